@@ -1,0 +1,93 @@
+"""Transfer learning for any PyTorch model, organised by layer groups.
+
+The names below load when they are first used, so that `import layergroups` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Anatomy": "anatomy",
+    "Cut": "models",
+    "DataError": "errors",
+    "History": "training",
+    "ImageDataLoaders": "data",
+    "InputSpec": "input_spec",
+    "LayerGroup": "groups",
+    "LayerGroups": "groups",
+    "LayerGroupsError": "errors",
+    "LayerGroupsWarning": "errors",
+    "Learner": "training",
+    "cnn_learner": "training",
+    "create_body": "models",
+    "create_head": "models",
+    "decay": "groups",
+    "list_models": "models",
+    "load_learner": "training",
+    "load_model": "models",
+    "read_anatomy": "anatomy",
+    "vision_learner": "training",
+}
+
+__all__ = [
+    "Anatomy",
+    "Cut",
+    "DataError",
+    "History",
+    "ImageDataLoaders",
+    "InputSpec",
+    "LayerGroup",
+    "LayerGroups",
+    "LayerGroupsError",
+    "LayerGroupsWarning",
+    "Learner",
+    "__version__",
+    "cnn_learner",
+    "create_body",
+    "create_head",
+    "decay",
+    "list_models",
+    "load_learner",
+    "load_model",
+    "read_anatomy",
+    "vision_learner",
+]
+
+if TYPE_CHECKING:
+    from layergroups.anatomy import Anatomy as Anatomy
+    from layergroups.anatomy import read_anatomy as read_anatomy
+    from layergroups.data import ImageDataLoaders as ImageDataLoaders
+    from layergroups.errors import DataError as DataError
+    from layergroups.errors import LayerGroupsError as LayerGroupsError
+    from layergroups.errors import LayerGroupsWarning as LayerGroupsWarning
+    from layergroups.groups import LayerGroup as LayerGroup
+    from layergroups.groups import LayerGroups as LayerGroups
+    from layergroups.groups import decay as decay
+    from layergroups.input_spec import InputSpec as InputSpec
+    from layergroups.models import Cut as Cut
+    from layergroups.models import create_body as create_body
+    from layergroups.models import create_head as create_head
+    from layergroups.models import list_models as list_models
+    from layergroups.models import load_model as load_model
+    from layergroups.training import History as History
+    from layergroups.training import Learner as Learner
+    from layergroups.training import cnn_learner as cnn_learner
+    from layergroups.training import load_learner as load_learner
+    from layergroups.training import vision_learner as vision_learner
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its room when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"layergroups has no name {name!r}; it exports {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"layergroups.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

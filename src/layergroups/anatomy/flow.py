@@ -1,0 +1,105 @@
+"""Questions to a trace: what is still needed at a moment, where a value comes from, its shape."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from functools import cached_property
+
+from layergroups.anatomy.trace import ACTIVATION, Op, Trace
+
+
+class Flow:
+    """The dataflow of one trace, indexed for questions about time."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.times = [op.time for op in trace.ops]
+
+    @cached_property
+    def born(self) -> dict[int, int]:
+        """For each activation the time at which it was produced."""
+        return {
+            v: self.trace.ops[value.producer].time
+            for v, value in enumerate(self.trace.values)
+            if value.kind == ACTIVATION and value.producer >= 0
+        }
+
+    @cached_property
+    def batch(self) -> int:
+        """Number of items in the example input."""
+        shapes = [v.shape for v in self.trace.values if v.producer == -1 and v.shape]
+        return shapes[0][0] if shapes else 1
+
+    def needed(self, moment: int, start: int, end: int) -> int:
+        """How many activations made before `moment` are read in [start, end)."""
+        return len(
+            {
+                v
+                for op in self.between(start, end)
+                for v in op.reads
+                if self.born.get(v, moment) < moment
+            }
+        )
+
+    def between(self, start: int, end: int) -> tuple[Op, ...]:
+        """The operations with start <= time < end."""
+        return self.trace.ops[bisect_left(self.times, start) : bisect_left(self.times, end)]
+
+    def producer(self, value: int) -> Op | None:
+        """The operation that made a value, or None for an input."""
+        index = self.trace.values[value].producer
+        return self.trace.ops[index] if index >= 0 else None
+
+    def flat(self, value: int) -> bool:
+        """True where a value holds one vector for each item of the batch."""
+        shape = self.shape(value)
+        return is_flat(shape) and shape[0] == self.batch
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """The shape of a value when it was made."""
+        return self.trace.values[value].shape
+
+    def activations(self, op: Op) -> Iterator[int]:
+        """The activations that an operation wrote."""
+        return (v for v in op.writes if self.trace.values[v].kind == ACTIVATION)
+
+    def upstream(self, op: Op) -> set[int]:
+        """Times of all operations that an operation depends on."""
+        seen: set[int] = set()
+        todo = [op]
+        while todo:
+            for value in todo.pop().reads:
+                maker = self.producer(value)
+                if maker is not None and maker.time not in seen:
+                    seen.add(maker.time)
+                    todo.append(maker)
+        return seen
+
+
+def is_flat(shape: tuple[int, ...]) -> bool:
+    """True where each item is one vector: (N, C), (N, C, 1, 1), (N, 1, C)."""
+    return len(shape) >= 2 and math.prod(shape[1:]) == max(shape[1:])
+
+
+def sides(shape: tuple[int, ...], aspect: float = 1.0) -> tuple[float, float] | None:
+    """Height and width of a feature map, or None for a vector.
+
+    Args:
+        shape: (N, C, H, W), (N, H, W, C) or (N, tokens, C); of the first two the one is meant whose
+            sides have the image's aspect; tokens are taken as a square map.
+        aspect: height over width of the image.
+    """
+    if is_flat(shape):
+        return None
+    if len(shape) == 5:
+        return float(shape[3]), float(shape[4])
+    if len(shape) == 4:
+        choices = [(shape[2], shape[3]), (shape[1], shape[2])]
+        h, w = min(choices, key=lambda s: abs(math.log(s[0] / s[1] / aspect)))
+        return float(h), float(w)
+    if len(shape) == 3:
+        side = math.sqrt(shape[1])
+        return side, side
+    return None

@@ -1,0 +1,46 @@
+"""Saved by name, in safetensors and JSON: checkpoints and exported models."""
+
+from layergroups.checkpoints.export import (
+    Blueprint,
+    Exported,
+    described_head,
+    load_export,
+    read_export,
+    rebuild,
+    why_not_rebuilt,
+    write_export,
+)
+from layergroups.checkpoints.file import read, write
+from layergroups.checkpoints.state import (
+    check_optimizer,
+    check_weights,
+    load_optimizer_state,
+    load_random_state,
+    load_weights,
+    optimizer_state,
+    random_state,
+    under_prefix,
+    with_prefix,
+)
+
+__all__ = [
+    "Blueprint",
+    "Exported",
+    "check_optimizer",
+    "check_weights",
+    "described_head",
+    "load_export",
+    "load_optimizer_state",
+    "load_random_state",
+    "load_weights",
+    "optimizer_state",
+    "random_state",
+    "read",
+    "read_export",
+    "rebuild",
+    "under_prefix",
+    "why_not_rebuilt",
+    "with_prefix",
+    "write",
+    "write_export",
+]

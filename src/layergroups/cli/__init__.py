@@ -1,0 +1,5 @@
+"""The command line: parses words, calls the library. Heavy libraries load inside the commands."""
+
+from layergroups.cli.entry import main
+
+__all__ = ["main"]

@@ -1,0 +1,264 @@
+"""The commands and their options, as they stand in `--help`. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layergroups import __version__
+
+app = typer.Typer(
+    name="layergroups",
+    help="Fine-tune pretrained networks on folders of photos, by layer groups.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class OnError(StrEnum):
+    """What happens with images that cannot be read."""
+
+    stop = "raise"
+    skip = "skip"
+
+
+Model = Annotated[
+    Path, typer.Argument(metavar="DIR", help="What `layergroups train` wrote.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Photos in a batch.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", show_default=False,
+        help="Processes that prepare batches; chosen if not given.",
+    ),
+]  # fmt: skip
+Broken = Annotated[
+    OnError, typer.Option(help="Stop at images that cannot be read, or leave them out.")
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        metavar="RULE",
+        help="auto, layerwise, classic, a number of groups, or the modules where groups begin: "
+        "layer2,layer4.",
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"layergroups {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Fine-tune pretrained networks on folders of photos, by layer groups."""
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the model and the pictures.")
+    ] = Path("demo-run"),
+    epochs: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Epochs in which all groups train.")
+    ] = 3,
+) -> None:
+    """Fine-tune a real network on real photos, here and now, without a download.
+
+    210 photos of clothes, EfficientNet-Lite0 with ImageNet weights, and two minutes on 2 cores.
+    """
+    from layergroups.demo import run
+
+    run(out, epochs=epochs)
+
+
+@app.command()
+def train(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            show_default=False,
+            help="Photos: a sub-folder for each class, or train/ and valid/ with those in them.",
+        ),
+    ],
+    arch: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="A network: resnet18, torchvision:…, timm:…"),
+    ] = "resnet18",
+    epochs: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Epochs in which all groups train.")
+    ] = 3,
+    freeze_epochs: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Epochs before, in which only the head trains.")
+    ] = 1,
+    lr: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="RATE",
+            help="Learning rate of the head alone; afterwards all groups train at a tenth of it.",
+        ),
+    ] = 1e-3,
+    size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Side of the images, pixels.")
+    ] = 224,
+    batch_size: BatchSize = 64,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="A new or empty folder for the model, or an earlier model's, which is replaced "
+            "when the training is done.",
+        ),
+    ] = Path("model"),
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Pretrained weights, .safetensors or .pth, instead of a download.",
+        ),
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained/--no-pretrained", help="Begin with pretrained weights.")
+    ] = True,
+    valid_pct: Annotated[
+        float, typer.Option(metavar="PART", help="Part of each class kept for validation.")
+    ] = 0.2,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Decides split, order, variations and first weights.")
+    ] = 42,
+    split: Split = "auto",
+    workers: Workers = None,
+    on_error: Broken = OnError.stop,
+    json: AsJson = False,
+) -> None:
+    """Fine-tune a network on a folder of photos.
+
+    First the new head trains, then all layer groups. Ctrl-C ends it and saves what was learned.
+    """  # fmt: skip
+    from layergroups.cli import train as command
+
+    command.run(
+        command.Order(
+            folder=folder, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, size=size,
+            batch_size=batch_size, out=out, weights=weights, pretrained=pretrained,
+            valid_pct=valid_pct, seed=seed, split=split, workers=workers, on_error=on_error.value,
+            json=json,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE…", help="Photos, or folders of them.", show_default=False),
+    ],
+    batch_size: BatchSize = 64,
+    workers: Workers = None,
+    on_error: Broken = OnError.stop,
+    json: AsJson = False,
+) -> None:
+    """Say what is on photos."""
+    from layergroups.cli import predict as command
+
+    command.run(
+        model, images, batch_size=batch_size, workers=workers, on_error=on_error.value, json=json
+    )
+
+
+@app.command()
+def validate(
+    model: Model,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            show_default=False,
+            help="Photos: a sub-folder for each class. Of train/ and valid/, valid/ is taken.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Write a picture of the confusion matrix: .png, .svg or .pdf.",
+        ),
+    ] = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = None,
+    on_error: Broken = OnError.stop,
+    json: AsJson = False,
+) -> None:
+    """Measure a model on photos whose classes are known."""  # fmt: skip
+    from layergroups.cli import validate as command
+
+    command.run(
+        model, folder, out=out, batch_size=batch_size, workers=workers, on_error=on_error.value,
+        json=json,
+    )  # fmt: skip
+
+
+@app.command()
+def inspect(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH_OR_DIR",
+            show_default=False,
+            help="A network such as resnet18 or timm:…, or what `layergroups train` wrote.",
+        ),
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            show_default=False,
+            help="auto (default of a network), layerwise, classic, a number of groups, or the "
+            "modules where groups begin: layer2,layer4.",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="Side of the images, pixels; that of the weights if not given.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Draw the network in its groups: .png, .svg or .pdf.",
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Show the layer groups of a network and why each split is where it is.
+
+    Weights are not needed, and nothing is downloaded.
+    """  # fmt: skip
+    from layergroups.cli import inspect as command
+
+    command.run(what, split=split, size=size, out=out, json=json)

@@ -1,0 +1,177 @@
+"""`layergroups train`: a folder of photos to a model in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from layergroups.cli.interrupt import Interrupts, ignore_interrupts
+from layergroups.cli.words import split_rule
+from layergroups.data import ImageDataLoaders
+from layergroups.data.checks import OnError
+from layergroups.errors import DataError
+from layergroups.reports import (
+    ConfusionMatrix,
+    RunFiles,
+    claim_folder,
+    confusion_matrix_picture,
+    write_run,
+)
+from layergroups.reports.output import say, show_figures, show_json
+from layergroups.reports.run_folder import PICTURE
+from layergroups.training import vision_learner
+
+if TYPE_CHECKING:
+    from layergroups.training import Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the user asks for; the options of the command."""
+
+    folder: Path
+    arch: str
+    epochs: int
+    freeze_epochs: int
+    lr: float
+    size: int
+    batch_size: int
+    out: Path
+    weights: Path | None
+    pretrained: bool
+    valid_pct: float
+    seed: int
+    split: str
+    workers: int | None
+    on_error: OnError
+    json: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How good the trained model is on the validation photos."""
+
+    loss: float
+    confusion: ConfusionMatrix
+
+
+def run(order: Order) -> None:
+    """Train, save, measure, and say how to go on.
+
+    Raises:
+        LayerGroupsError: photos, network or folder are not as they should be.
+        typer.Exit: with code 130 after Ctrl-C.
+    """
+    _check(order)
+    made_here = not order.out.exists()
+    earlier = claim_folder(order.out)
+    try:
+        learn = _learner(order)
+        if earlier:
+            say(f"{order.out} holds an earlier model; it is replaced when the training is done.")
+        _train(learn, order)
+    finally:
+        if made_here and not any(order.out.iterdir()):
+            order.out.rmdir()
+
+
+def _check(order: Order) -> None:
+    """What needs no heavy work to be seen."""
+    if not order.epochs and not order.freeze_epochs:
+        raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
+    if order.out.resolve().is_relative_to(order.folder.resolve()) and order.folder.is_dir():
+        raise DataError(
+            f"--out {order.out} lies in the folder of the photos, {order.folder}, where it would "
+            "be taken for a class. Give a folder outside of it."
+        )
+
+
+def _learner(order: Order) -> Learner:
+    dls = ImageDataLoaders.from_folder(
+        order.folder,
+        valid_pct=order.valid_pct,
+        seed=order.seed,
+        size=order.size,
+        batch_size=order.batch_size,
+        num_workers=order.workers,
+        on_error=order.on_error,
+    )
+    say(
+        f"{len(dls.train_photos)} training and {len(dls.valid_photos)} validation photos of "
+        f"{dls.c} classes, {order.size} x {order.size} pixels"
+    )
+    learn = vision_learner(
+        dls,
+        order.arch,
+        pretrained=order.pretrained,
+        weights=order.weights,
+        split=split_rule(order.split),
+        metrics=["accuracy"],
+        seed=order.seed,
+    )
+    groups = ", ".join(learn.layer_groups.names)
+    name = learn.blueprint.arch if learn.blueprint else order.arch
+    start = "pretrained" if order.pretrained or order.weights else "from noise"
+    say(f"{name}, {start}; layer groups: {groups}")
+    return learn
+
+
+def _train(learn: Learner, order: Order) -> None:
+    """Train, save, then measure; Ctrl-C loses nothing that was learned."""
+    with Interrupts() as interrupts:
+        learn.callbacks.append(interrupts)
+        try:
+            learn.fine_tune(order.epochs, order.lr, freeze_epochs=order.freeze_epochs)
+        except KeyboardInterrupt:
+            ignore_interrupts()
+            _save_interrupted(learn, order, interrupts.steps)
+            raise typer.Exit(130) from None
+        ignore_interrupts()
+        files = write_run(learn, order.out)
+    try:
+        measured = _measure(learn)
+    except KeyboardInterrupt:
+        say(f"Interrupted: the model is trained and saved in {order.out}, but not measured.")
+        raise typer.Exit(130) from None
+    picture = order.out / PICTURE
+    confusion_matrix_picture(measured.confusion.matrix, measured.confusion.classes, picture)
+    _tell(order, measured, replace(files, picture=picture))
+
+
+def _measure(learn: Learner) -> Measured:
+    found: Any = learn.get_preds(with_loss=True)
+    probabilities, targets, losses = found
+    names = [str(name) for name in getattr(learn.dls, "vocab", ())]
+    confusion = ConfusionMatrix.from_predictions(probabilities, targets, names)
+    return Measured(float(losses.mean()), confusion)
+
+
+def _save_interrupted(learn: Learner, order: Order, steps: int) -> None:
+    if not steps:
+        say("Interrupted before the first step: nothing was learned, nothing is saved.")
+        return
+    write_run(learn, order.out)
+    say(f"Interrupted: the model as it was after {steps} steps is saved in {order.out}.")
+
+
+def _tell(order: Order, measured: Measured, files: RunFiles) -> None:
+    confusion = measured.confusion
+    if order.json:
+        figures: dict[str, Any] = {"model": str(order.out), "loss": measured.loss}
+        show_json(figures | confusion.to_dict())
+    else:
+        say()
+        show_figures(
+            {
+                "accuracy": confusion.accuracy,
+                "loss": measured.loss,
+                "photos": confusion.total,
+                "model": order.out,
+                "history": files.history,
+                "confusion": files.picture,
+            }
+        )
+    say(f"\nPredict with it:  layergroups predict {order.out} photo.jpg")

@@ -1,0 +1,27 @@
+"""Images to batches: folders of photos, checked, divided, varied and normalised."""
+
+from __future__ import annotations
+
+from layergroups.data.batches import OrderedBatches, TrainBatches
+from layergroups.data.checks import BrokenImage, check_images
+from layergroups.data.images import IMAGE_ENDINGS, open_image
+from layergroups.data.loaders import ImageDataLoaders, labelled_batches, unlabelled_batches
+from layergroups.data.photos import Photos, stratified_split
+from layergroups.data.transforms import Augmentation, EvalTransform, transform_from_config
+
+__all__ = [
+    "IMAGE_ENDINGS",
+    "Augmentation",
+    "BrokenImage",
+    "EvalTransform",
+    "ImageDataLoaders",
+    "OrderedBatches",
+    "Photos",
+    "TrainBatches",
+    "check_images",
+    "labelled_batches",
+    "open_image",
+    "stratified_split",
+    "transform_from_config",
+    "unlabelled_batches",
+]

@@ -1,0 +1,298 @@
+"""Photos to batches, in an order and with variations that depend on explicit numbers only.
+
+A *plan* says for each batch which photos it has, and for each photo the seed of its variation, or
+none for the photo as it is. Plans are made in the main process from (seed, epoch, photo), so order
+and variations are the same for any number of workers, whatever the global random state is; and
+neither making nor following a plan changes that state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
+from layergroups.data.images import open_image, quiet
+from layergroups.data.photos import Photos
+from layergroups.data.transforms import EvalTransform, TrainTransform, normalise
+
+Item = tuple[int, int | None]
+Plan = Iterable[list[Item]]
+Raw = tuple[torch.Tensor, torch.Tensor] | BrokenImage
+
+_WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
+_SLOW_TO_READ = 0.005  # seconds
+_SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
+_SECONDS_PER_BYTE = 1 / 45e6
+_SAMPLE = 100  # files whose size is looked at
+
+
+def default_workers(photos: Photos) -> int:
+    """How many processes prepare batches, if the user does not say.
+
+    None where a pass over the photos spends less than two seconds on reading them, since workers
+    must first be started. With an accelerator, else one for each core but one, at most 8. Without,
+    training keeps all cores busy already, so there are workers only for photos that are slow to
+    read (files of about 200 kB or more): one for every two cores, at most 8.
+    """
+    per_photo = _reading_seconds(photos)
+    if per_photo * len(photos) < _WORTH_WORKERS:
+        return 0
+    if torch.accelerator.is_available():
+        return min(8, _cores() - 1)
+    return min(8, _cores() // 2) if per_photo > _SLOW_TO_READ else 0
+
+
+def _reading_seconds(photos: Photos) -> float:
+    """Estimated time to read and resize one photo, from the sizes of some of the files."""
+    sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
+    sizes = [os.path.getsize(file) for file in sample]
+    return _SECONDS_PER_PHOTO + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
+
+
+def derived_seed(*numbers: int) -> int:
+    """A 32-bit seed that depends on all of the numbers."""
+    text = ",".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+
+
+@contextmanager
+def private_randomness(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's CPU generators start from a seed, and are restored after."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the generators of accelerators too.
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class PhotoDataset(Dataset[Any]):
+    """Photos as pixels, one at a time; an item is (position, seed of its variation or None)."""
+
+    def __init__(
+        self, photos: Photos, plain: EvalTransform, varied: TrainTransform | None = None
+    ) -> None:
+        self.photos = photos
+        self.plain = plain
+        self.varied = varied
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, int] | BrokenImage:
+        """Pixels, uint8 (height, width, 3), and the label (-1 if unknown); or what is broken."""
+        position, seed = item
+        file = self.photos.files[position]
+        varied = None if seed is None else self.varied
+        try:
+            with quiet():
+                image = open_image(file, min_size=(varied or self.plain).decode_size)
+        except Exception as error:  # the file changed since it was checked: reported by its path
+            return BrokenImage(Path(file), reason_of(error, file))
+        label = -1 if self.photos.labels is None else self.photos.labels[position]
+        if varied is None or seed is None:
+            return self.plain.pixels(image), label
+        with private_randomness(seed):
+            return varied.pixels(image), label
+
+
+def stack(items: Sequence[tuple[torch.Tensor, int] | BrokenImage]) -> Raw:
+    """Items as one batch: uint8 (N, height, width, 3) and int64 (N,); or the first broken one."""
+    pixels, labels = [], []
+    for item in items:
+        if isinstance(item, BrokenImage):
+            return item
+        pixels.append(item[0])
+        labels.append(item[1])
+    return torch.stack(pixels), torch.tensor(labels)
+
+
+class Feed:
+    """Makes the batches of any plan over a set of photos, in this process or by workers.
+
+    The workers start with the first plan and stay. While one plan is being followed, others get
+    workers of their own.
+
+    Args:
+        dataset: the photos.
+        num_workers: processes that prepare batches; 0 for this one.
+    """
+
+    def __init__(self, dataset: PhotoDataset, num_workers: int) -> None:
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self._pool: DataLoader[Any] | None = None
+        self._busy = False
+
+    def follow(self, plan: Plan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches (x, y): float32 (N, 3, height, width), normalised, and int64 (N,)."""
+        if self._busy or self.num_workers == 0:
+            yield from map(self._finished, self._new_loader(plan, stay=False))
+            return
+        if self._pool is None:
+            self._pool = self._new_loader((), stay=True)
+        _plan_of(self._pool).batches = plan
+        self._busy = True
+        try:
+            yield from map(self._finished, self._pool)
+        finally:
+            self._busy = False
+
+    def batch(self, items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch, made in this process."""
+        return self._finished(stack([self.dataset[item] for item in items]))
+
+    def _finished(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(raw, BrokenImage):
+            raise broken_images_error([raw])
+        return normalise(raw[0], self.dataset.plain.input), raw[1]
+
+    def _new_loader(self, plan: Plan, *, stay: bool) -> DataLoader[Any]:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=_PlanSampler(plan),
+            num_workers=self.num_workers,
+            collate_fn=stack,
+            persistent_workers=stay and self.num_workers > 0,
+            generator=torch.Generator(),  # else each pass would draw from the global one
+        )
+
+
+class _PlanSampler:
+    """Hands a plan, which may be changed between passes, to a DataLoader."""
+
+    def __init__(self, batches: Plan) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return iter(self.batches)
+
+
+def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
+    sampler = loader.batch_sampler
+    assert isinstance(sampler, _PlanSampler)
+    return sampler
+
+
+class OrderedBatches:
+    """All photos of a feed in their order, as often as one likes.
+
+    Iterating yields (x, y): float32 (N, 3, height, width), normalised, and int64 (N,); or x alone
+    if the photos have no labels.
+
+    Args:
+        feed: makes the batches.
+        batch_size: photos in a batch; the last one may have fewer.
+        view_seed: gives the seed of each photo's variation; None for the photos as they are.
+    """
+
+    def __init__(
+        self, feed: Feed, batch_size: int, view_seed: Callable[[int], int] | None = None
+    ) -> None:
+        self.feed = feed
+        self.batch_size = batch_size
+        self._view_seed = view_seed
+
+    @property
+    def photos(self) -> Photos:
+        """The photos, in the order of the batches."""
+        return self.feed.dataset.photos
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Their paths, in the order of the batches."""
+        return self.photos.paths
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.photos) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, y in self.feed.follow(self._plan()):
+            yield x if self.photos.labels is None else (x, y)
+
+    def _plan(self) -> Iterator[list[Item]]:
+        seed_of = self._view_seed
+        for start in range(0, len(self.photos), self.batch_size):
+            positions = range(start, min(start + self.batch_size, len(self.photos)))
+            yield [(i, None if seed_of is None else seed_of(i)) for i in positions]
+
+
+class TrainBatches:
+    """Shuffled, varied training photos; each epoch has another order and other variations.
+
+    Iterating takes the epoch that `epoch` names and moves that number on by one, so a plain loop
+    gets new batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
+    `OrderedBatches`. The last batch is smaller where the photos do not fill it, and is left out if
+    it would hold a single photo, of which batch norm cannot take statistics.
+
+    Args:
+        feed: makes the batches.
+        batch_size: photos in a batch.
+        seed: with the epoch it decides everything.
+    """
+
+    def __init__(self, feed: Feed, batch_size: int, seed: int) -> None:
+        self.feed = feed
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def photos(self) -> Photos:
+        """The photos, before shuffling."""
+        return self.feed.dataset.photos
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Their paths, before shuffling."""
+        return self.photos.paths
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.photos), self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        plan = self.plan(self.epoch)
+        self.epoch += 1
+        return self.feed.follow(plan)
+
+    def plan(self, epoch: int) -> Iterator[list[Item]]:
+        """The batches of an epoch, as photos and seeds."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
+        order = torch.randperm(len(self.photos), generator=generator)
+        varied = self.feed.dataset.varied is not None
+        for number in range(len(self)):
+            chosen = order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+            yield [(i, view_seed(self.seed, epoch, i) if varied else None) for i in chosen]
+
+
+def view_seed(seed: int, epoch: int, position: int) -> int:
+    """The seed of a photo's variation in an epoch."""
+    return derived_seed(seed, epoch, position)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,321 @@
+"""Folders of photos: which files are images, which class each has, and which are for validation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from layergroups.data.checks import OnError, drop_broken
+from layergroups.data.images import IMAGE_ENDINGS
+from layergroups.data.photos import Photos, stratified_split
+from layergroups.errors import DataError
+
+_LOG = logging.getLogger("layergroups")
+_MENTIONED = 10  # things that a one-line message names
+_NOT_WORTH_A_WORD = frozenset(["thumbs.db", "desktop.ini"])
+_LEARN = ("train", "training")
+_MEASURE = ("valid", "validation", "val", "dev", "eval")
+_PARTS = (*_LEARN, *_MEASURE, "test", "testing")
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """What `read_folder` found.
+
+    Attributes:
+        vocab: the class names, sorted.
+        train: the photos to learn from.
+        valid: the photos to measure with.
+    """
+
+    vocab: tuple[str, ...]
+    train: Photos
+    valid: Photos
+
+
+def read_folder(
+    path: str | os.PathLike[str],
+    *,
+    train: str = "train",
+    valid: str = "valid",
+    valid_pct: float = 0.2,
+    seed: int = 42,
+    on_error: OnError = "raise",
+) -> LabelledFolder:
+    """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`.
+
+    Raises:
+        DataError: the folder is not laid out as expected; the message says how.
+        BrokenImagesError: images are broken and `on_error` is "raise".
+    """
+    if not 0 < valid_pct < 1:
+        raise DataError(
+            f"valid_pct={valid_pct} is not between 0 and 1: it is the share of the photos that is "
+            "kept for validation. For 20 % write valid_pct=0.2."
+        )
+    root = existing_folder(path)
+    if _has_both_parts(root, train, valid):
+        return _read_parts(root / train, root / valid, on_error)
+    return _read_and_split(root, valid_pct, seed, on_error)
+
+
+def read_labelled(
+    path: str | os.PathLike[str], vocab: Sequence[str], *, on_error: OnError = "raise"
+) -> Photos:
+    """The photos of a folder of classes, labelled by a vocabulary that is known already.
+
+    Classes of the vocabulary without a folder are no error; folders that it does not know are.
+    """
+    root = existing_folder(path)
+    classes = _find_classes(root)
+    unknown = sorted(set(classes) - set(vocab))
+    if unknown:
+        raise DataError(
+            f"{root} has classes that the model does not know: {_names(unknown)}. "
+            f"It knows {_names(vocab)}."
+        )
+    place = {name: label for label, name in enumerate(vocab)}
+    sound = drop_broken(classes, on_error)
+    pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
+    if not pairs:
+        raise DataError(f"{root} has no images in its class folders.")
+    return Photos(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
+
+
+def read_unlabelled(
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    on_error: OnError = "raise",
+) -> Photos:
+    """One image, a list of images, or all images below a folder, checked, without labels."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        files = find_images(existing_folder(path)) if path.is_dir() else [os.fspath(path)]
+        if not files:
+            raise DataError(f"{path} has no images, nor have its sub-folders.")
+    else:
+        files = [os.fspath(item) for item in source]
+    if not files:
+        raise DataError("The list of images is empty: give at least one path.")
+    return Photos(drop_broken({"": files}, on_error).get("", ()))
+
+
+def _read_parts(train: Path, valid: Path, on_error: OnError) -> LabelledFolder:
+    parts = {part: _find_classes(part) for part in (train, valid)}
+    _same_classes(parts[train], parts[valid], train, valid)
+    for part, classes in parts.items():
+        _several_full_classes(classes, part)
+    both = {(part, name): files for part in parts for name, files in parts[part].items()}
+    sound = drop_broken(both, on_error)
+    photos = {}
+    for part, classes in parts.items():
+        vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
+    return LabelledFolder(vocab, photos[train], photos[valid])
+
+
+def _read_and_split(root: Path, valid_pct: float, seed: int, on_error: OnError) -> LabelledFolder:
+    classes = _find_classes(root)
+    _several_full_classes(classes, root)
+    vocab, photos = _label(drop_broken(classes, on_error), root)
+    train_at, valid_at = stratified_split(photos.labels or (), valid_pct, seed)
+    single = [n for n, count in zip(vocab, photos.counts(len(vocab)), strict=True) if count == 1]
+    if not valid_at:
+        raise DataError(
+            f"No class of {root} has two photos, so there is nothing to validate with. Add photos."
+        )
+    if single:
+        _LOG.warning("One photo only of %s: kept for training, none to validate.", _names(single))
+    return LabelledFolder(vocab, photos.take(train_at), photos.take(valid_at))
+
+
+def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """The path, if it is a folder.
+
+    Raises:
+        DataError: there is nothing, or a file.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise DataError(f"{folder} is a file; expected a folder of photos, a sub-folder per class.")
+    near = next(p for p in (folder, *folder.parents) if p.exists() or p == p.parent)
+    raise DataError(
+        f"There is no folder {folder} (of this path, {near.resolve()} exists). "
+        "Expected a folder of photos with a sub-folder for each class."
+    )
+
+
+def find_images(folder: Path) -> list[str]:
+    """All images at any depth below a folder, sorted; hidden files and folders are left out.
+
+    One line tells how many other files were passed over.
+    """
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    for file in _walk(folder, set()):
+        ending = os.path.splitext(file)[1].lower()
+        if ending in IMAGE_ENDINGS:
+            images.append(file)
+        elif os.path.basename(file).lower() not in _NOT_WORTH_A_WORD:
+            others[ending or "no ending"] += 1
+    if others:
+        kinds = ", ".join(f"{ending}: {n}" for ending, n in others.most_common(_MENTIONED))
+        _LOG.warning(
+            "%s: passed over %d files whose ending is not an image's (%s).",
+            folder,
+            others.total(),
+            kinds,
+        )
+    return sorted(images)
+
+
+def _walk(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """Visible files below a folder; follows links to folders, but enters none twice."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    for entry in visible:
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+        else:
+            yield entry.path
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    return [
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".") and not p.is_dir()
+    ]
+
+
+def _find_classes(root: Path) -> dict[str, list[str]]:
+    """The images of each class folder; at least two classes, none empty."""
+    classes: dict[str, list[str]] = {}
+    for folder in _sub_folders(root):
+        # macOS and Linux write accents differently; the same name is the same class.
+        name = unicodedata.normalize("NFC", folder.name)
+        classes.setdefault(name, []).extend(find_images(folder))
+    loose = _loose_images(root)
+    if not any(classes.values()):
+        raise DataError(_no_images(root, loose))
+    if loose:
+        _LOG.warning(
+            "%s: passed over %d images that lie in no class folder (%s).",
+            root,
+            len(loose),
+            _names(sorted(p.name for p in loose)),
+        )
+    return classes
+
+
+def _no_images(root: Path, loose: Sequence[Path]) -> str:
+    layout = f"Expected a sub-folder for each class: {root}/cat/1.jpg, {root}/dog/2.jpg."
+    if loose:
+        return (
+            f"{root} has {len(loose)} images, but not in class folders, so their classes are "
+            f"unknown. {layout}"
+        )
+    return f"{root} has no images ({', '.join(sorted(IMAGE_ENDINGS))}). {layout}"
+
+
+def _has_both_parts(root: Path, train: str, valid: str) -> bool:
+    """Whether the folder is divided already; almost divided is an error, not a guess."""
+    present = {name: (root / name).is_dir() for name in (train, valid)}
+    if all(present.values()):
+        return True
+    if (train, valid) != ("train", "valid"):
+        missing = " nor ".join(repr(name) for name, there in present.items() if not there)
+        raise DataError(
+            f"{root} has no sub-folder {missing}, given as train={train!r}, valid={valid!r}. "
+            f"It has {_names([p.name for p in _sub_folders(root)])}."
+        )
+    _refuse_other_parts(root)
+    return False
+
+
+def _refuse_other_parts(root: Path) -> None:
+    """A folder with other parts than train and valid, such as train and test."""
+    parts = {
+        p.name.lower(): p.name
+        for p in _sub_folders(root)
+        if p.name.lower() in _PARTS and _holds_classes(p)
+    }
+    if not parts:
+        return
+    learn = next((parts[name] for name in _LEARN if name in parts), None)
+    measure = next((parts[name] for name in _MEASURE if name in parts), None)
+    if learn and measure:
+        fix = f"from_folder({str(root)!r}, train={learn!r}, valid={measure!r})"
+    else:
+        fix = f"from_folder({str(root / (learn or next(iter(parts.values()))))!r}, valid_pct=0.2)"
+    raise DataError(
+        f"{root} looks divided into {_names(parts.values())}, with class folders in each, but "
+        f"there are not both a train and a valid. Perhaps you meant {fix}."
+    )
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether it looks like a part of a data set, and not like a class."""
+    return not _loose_images(folder) and len(_sub_folders(folder)) > 1
+
+
+def _same_classes(
+    train: Mapping[str, object], valid: Mapping[str, object], train_at: Path, valid_at: Path
+) -> None:
+    missing = [
+        f"only in {here}: {_names(sorted(extra))}"
+        for here, extra in (
+            (train_at, set(train) - set(valid)),
+            (valid_at, set(valid) - set(train)),
+        )
+        if extra
+    ]
+    if missing:
+        raise DataError(
+            f"Train and valid have different classes: {'; '.join(missing)}. Expected the same "
+            "class folders in both; for another split give the folder of all photos and valid_pct."
+        )
+
+
+def _several_full_classes(classes: Mapping[str, Sequence[str]], root: Path) -> None:
+    empty = sorted(name for name, files in classes.items() if not files)
+    if empty:
+        raise DataError(
+            f"No readable images in {'class' if len(empty) == 1 else 'classes'} {_names(empty)} of "
+            f"{root}. Add images, or remove the folder if it is not a class."
+        )
+    if len(classes) == 1:
+        raise DataError(
+            f"{root} has one class only, {_names(classes)}. A classifier needs at least two: "
+            f"expected a sub-folder for each class in {root}."
+        )
+
+
+def _label(classes: Mapping[str, Sequence[str]], root: Path) -> tuple[tuple[str, ...], Photos]:
+    _several_full_classes(classes, root)
+    vocab = tuple(sorted(classes))
+    pairs = [(file, label) for label, name in enumerate(vocab) for file in classes[name]]
+    return vocab, Photos(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _MENTIONED} more" if len(listed) > _MENTIONED else ""
+    return ", ".join(repr(name) for name in listed[:_MENTIONED]) + more

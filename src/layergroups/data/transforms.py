@@ -1,0 +1,312 @@
+"""From an opened image to pixels of one size, and from pixels to what a network takes.
+
+An image becomes a uint8 tensor (height, width, 3); a batch of those is normalised at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from layergroups.data.checks import BrokenImage, reason_of
+from layergroups.data.images import open_image, to_rgb
+from layergroups.errors import BrokenImagesError, DataError
+from layergroups.input_spec import InputSpec
+
+Size = tuple[int, int]
+Transform = Callable[[Any], Any]
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | torch.Tensor
+
+CROP_PCT = 0.95
+_INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How strongly training photos are varied; the defaults fit transfer learning.
+
+    A part of the photo is cut out and resized (Szegedy et al. 2015, "Going deeper with
+    convolutions", with a much milder cut than for training from scratch), perhaps mirrored, and its
+    brightness and contrast are changed a little.
+
+    Attributes:
+        scale: smallest and largest share of the photo's area that is cut out.
+        ratio: smallest and largest width divided by height of that part.
+        flip: probability of mirroring left and right.
+        brightness: largest relative change of brightness; 0.1 means 0.9 to 1.1 times.
+        contrast: largest relative change of contrast, likewise.
+    """
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    brightness: float = 0.1
+    contrast: float = 0.1
+
+    def __post_init__(self) -> None:
+        _expect(0 < self.scale[0] <= self.scale[1] <= 1, "scale", self.scale, "(0.5, 1.0)")
+        _expect(0 < self.ratio[0] <= self.ratio[1], "ratio", self.ratio, "(0.75, 1.33)")
+        for name in ("flip", "brightness", "contrast"):
+            value = getattr(self, name)
+            _expect(0 <= value <= 1, name, value, "a number from 0 to 1")
+
+    def transform(self, size: Size, interpolation: str) -> Transform:
+        """The torchvision transform of an image to a varied one of `size` (height, width)."""
+        steps: list[Any] = [
+            v2.RandomResizedCrop(
+                list(size),
+                scale=self.scale,
+                ratio=self.ratio,
+                interpolation=v2.InterpolationMode(interpolation),
+            ),
+            v2.RandomHorizontalFlip(self.flip),
+        ]
+        if self.brightness or self.contrast:
+            steps.append(v2.ColorJitter(brightness=self.brightness, contrast=self.contrast))
+        return v2.Compose(steps)  # type: ignore[no-any-return]
+
+    def decode_size(self, size: Size) -> int:
+        """The shorter side in pixels from which even the smallest cut fills `size`."""
+        narrowest = min(self.ratio[0], 1 / self.ratio[1], 1.0)
+        return math.ceil(max(size) / math.sqrt(self.scale[0] * narrowest))
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """What is done to photos to measure or to predict, nothing of it at random.
+
+    The image is resized so that it just covers `size / crop_pct`, and its middle is cut out. The
+    default keeps more of the photo than the 0.875 that most weights come with: after training with
+    the milder default augmentation that measured better, by 0.02 in accuracy on clothing photos.
+    Squeezing the photo into the size measured worse.
+
+    Attributes:
+        size: height and width of the result in pixels.
+        input: mean, standard deviation and interpolation in use; its own size and crop are not.
+        crop_pct: share of the resized image's side that is kept.
+    """
+
+    size: Size
+    input: InputSpec = field(default_factory=InputSpec)
+    crop_pct: float = CROP_PCT
+
+    def __post_init__(self) -> None:
+        _check_spec(self.input)
+        _expect(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "0.95")
+
+    @property
+    def decode_size(self) -> int:
+        """The shorter side in pixels that an image must keep while it is decoded."""
+        return math.ceil(max(self.size) / self.crop_pct)
+
+    def __call__(self, source: ImageSource) -> torch.Tensor:
+        """One image as a network takes it.
+
+        Args:
+            source: a path, a Pillow image, an array (H, W) or (H, W, 1 to 4), or a tensor (H, W) or
+                (1 to 4, H, W); pixels are uint8, or fractions from 0 to 1, not yet normalised.
+
+        Returns:
+            float32 (3, height, width), normalised.
+
+        Raises:
+            BrokenImagesError: the file is absent or broken.
+            DataError: the array or tensor is no image.
+        """
+        return normalise(self.pixels(self._open(source))[None], self.input)[0]
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """An RGB image as uint8 (height, width, 3)."""
+        mode = v2.InterpolationMode(self.input.interpolation)
+        resized = v2.functional.resize(image, self._covering(image), interpolation=mode)
+        return pixels_of(v2.functional.center_crop(resized, list(self.size)))
+
+    def _covering(self, image: Image.Image) -> list[int]:
+        """Height and width to resize to: the least that covers, rounded as torchvision does."""
+        height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.size)
+        if height * image.width >= width * image.height:
+            return [height, max(width, height * image.width // image.height)]
+        return [max(height, width * image.height // image.width), width]
+
+    def to_config(self) -> dict[str, Any]:
+        """The transform as JSON-ready values."""
+        spec = self.input
+        return {
+            "size": list(self.size),
+            "crop_pct": self.crop_pct,
+            "interpolation": spec.interpolation,
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "source": spec.source,
+        }
+
+    def _open(self, source: ImageSource) -> Image.Image:
+        if isinstance(source, Image.Image):
+            return to_rgb(source)
+        if isinstance(source, torch.Tensor):
+            array = source.detach().cpu().numpy()
+            return _image_of(array if array.ndim == 2 else np.moveaxis(array, 0, -1), source.shape)
+        if isinstance(source, np.ndarray):
+            return _image_of(source, source.shape)
+        if isinstance(source, str | os.PathLike):
+            try:
+                return open_image(source, min_size=self.decode_size)
+            except Exception as error:  # whatever Pillow's readers meet: the file is broken
+                broken = BrokenImage(Path(source), reason_of(error, source))
+                raise BrokenImagesError(f"Cannot read the image {broken}.") from error
+        raise DataError(
+            f"A {type(source).__name__} is no image; give a path, a Pillow image, an array "
+            "(height, width, 3) or a tensor (3, height, width)."
+        )
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """What is done to photos to learn from them.
+
+    Attributes:
+        augment: an `Augmentation`, or any function of a Pillow image that gives a Pillow image or
+            a tensor (3, H, W), uint8 or from 0 to 1; its result is brought to size if need be.
+        plain: the transform for measuring, whose size and statistics are used here too.
+    """
+
+    augment: Augmentation | Transform
+    plain: EvalTransform
+    _vary: Transform = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        vary = self.augment
+        if isinstance(vary, Augmentation):
+            vary = vary.transform(self.plain.size, self.plain.input.interpolation)
+        object.__setattr__(self, "_vary", vary)
+
+    @property
+    def decode_size(self) -> int | None:
+        """The shorter side that must be kept in decoding; None for the whole image."""
+        if isinstance(self.augment, Augmentation):
+            return self.augment.decode_size(self.plain.size)
+        return None
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """An RGB image as uint8 (height, width, 3), varied by the global random generators."""
+        varied = self._vary(image)
+        if isinstance(varied, torch.Tensor):
+            varied = _image_of(np.moveaxis(varied.cpu().numpy(), 0, -1), varied.shape)
+        if not isinstance(varied, Image.Image):
+            raise DataError(
+                f"augment= gave a {type(varied).__name__} for an image; expected a Pillow image or "
+                "a tensor (3, height, width), not yet normalised."
+            )
+        varied = to_rgb(varied)
+        if (varied.height, varied.width) != self.plain.size:
+            return self.plain.pixels(varied)
+        return pixels_of(varied)
+
+
+def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
+    """The inverse of `EvalTransform.to_config`, to predict without the training photos.
+
+    Raises:
+        DataError: an entry is absent.
+    """
+    try:
+        height, width = config["size"]
+        spec = InputSpec(
+            size=(int(height), int(width)),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            source=config["source"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        expected = ", ".join(EvalTransform((1, 1)).to_config())
+        raise DataError(
+            f"This is not the description of a transform: expected the entries {expected}; "
+            f"got {dict(config)}."
+        ) from error
+    return EvalTransform(spec.size, spec, spec.crop_pct)
+
+
+def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """Scale pixels to 0..1, subtract the mean and divide by the standard deviation.
+
+    Args:
+        pixels: uint8 (N, height, width, 3).
+        spec: whose mean and standard deviation are used.
+
+    Returns:
+        float32 (N, 3, height, width) in channels-last memory format, in which convolutions on a
+        CPU are up to 1.8 times as fast, and which costs nothing here.
+    """
+    n, height, width, channels = pixels.shape
+    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+    # Whole rows of pixels at a time: many times faster than broadcasting along three channels.
+    rows = pixels.reshape(n * height, width * channels).to(torch.float32)
+    rows.mul_((1 / (255 * std)).repeat(width)).sub_((mean / std).repeat(width))
+    return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    """An RGB image as uint8 (height, width, 3)."""
+    return torch.from_numpy(np.array(image))
+
+
+def as_size(size: int | Size) -> Size:
+    """A side, or height and width, as height and width.
+
+    Raises:
+        DataError: it is neither.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    whole = len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
+    _expect(whole and min(pair) > 0, "size", size, "224, or (height, width)")
+    return pair[0], pair[1]
+
+
+def _image_of(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Image.Image:
+    """An array (H, W) or (H, W, C) as an RGB image."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[-1] <= 4):
+        raise DataError(
+            f"Shape {tuple(shape)} is not one image; expected an array (height, width, 3) or a "
+            "tensor (3, height, width)."
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8:
+        low, high = float(array.min(initial=0)), float(array.max(initial=0))
+        if not np.issubdtype(array.dtype, np.floating) or low < 0 or high > 1:
+            raise DataError(
+                f"Pixels of type {array.dtype} from {low:.4g} to {high:.4g}: expected uint8, or "
+                "fractions from 0 to 1. Do not normalise them; that is done with the statistics "
+                "of the weights."
+            )
+        array = np.round(array * 255).astype(np.uint8)
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def _check_spec(spec: InputSpec) -> None:
+    if spec.interpolation not in _INTERPOLATIONS:
+        raise DataError(
+            f"interpolation={spec.interpolation!r} is not known; expected one of "
+            f"{', '.join(_INTERPOLATIONS)}."
+        )
+    if (len(spec.mean), len(spec.std)) != (3, 3) or min(spec.std) <= 0:
+        raise DataError(
+            f"mean={spec.mean}, std={spec.std}: expected three numbers each, for red, green and "
+            "blue, and none of std zero. Photos are read as RGB."
+        )
+
+
+def _expect(holds: bool, name: str, value: object, example: str) -> None:
+    if not holds:
+        raise DataError(f"{name}={value!r} does not work; expected for example {example}.")

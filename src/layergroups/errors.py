@@ -1,0 +1,84 @@
+"""Every exception and warning of the library, as one tree.
+
+    LayerGroupsError
+    ├── AnatomyError          a model could not be read by a dry run
+    │   ├── LazyModuleError       it holds lazy modules that never ran
+    │   └── ExampleInputError     no example input fits it
+    ├── GroupingError         a rule, a freeze or a rate does not fit the groups
+    ├── ModelError            a model could not be made
+    │   ├── UnknownArchitectureError
+    │   ├── WeightsError          pretrained weights are absent or do not fit
+    │   ├── CutError              the body cannot be cut there
+    │   └── InputSizeError        the network cannot take images of this size
+    ├── DataError             a folder, a file or a label is wrong
+    │   └── BrokenImagesError     images that cannot be opened; lists their paths
+    ├── TrainingError         a run could not start or go on
+    └── CheckpointError       a saved file is absent, damaged or does not fit
+
+    LayerGroupsWarning        something will work, but perhaps not as meant
+
+An error of this library says what was wrong, what was expected and which call would be right;
+the original cause, where there is one, is chained to it.
+"""
+
+from __future__ import annotations
+
+
+class LayerGroupsError(Exception):
+    """Root of all errors that this library raises on purpose."""
+
+
+class AnatomyError(LayerGroupsError):
+    """A model could not be read by a dry run."""
+
+
+class LazyModuleError(AnatomyError):
+    """The model holds lazy modules whose shapes are not known yet."""
+
+
+class ExampleInputError(AnatomyError):
+    """No example input is known for the model, or the given one does not fit it."""
+
+
+class GroupingError(LayerGroupsError, ValueError):
+    """A split rule, a freeze or a learning rate does not fit the layer groups."""
+
+
+class ModelError(LayerGroupsError):
+    """A model could not be made."""
+
+
+class UnknownArchitectureError(ModelError, ValueError):
+    """No library knows an architecture of this name."""
+
+
+class WeightsError(ModelError):
+    """Pretrained weights could not be had, or do not fit the model."""
+
+
+class CutError(ModelError, ValueError):
+    """The body cannot be cut from the network at this place."""
+
+
+class InputSizeError(ModelError, ValueError):
+    """The network cannot take images of this size."""
+
+
+class DataError(LayerGroupsError, ValueError):
+    """A folder, a file or a label is not what was expected."""
+
+
+class BrokenImagesError(DataError):
+    """Some images cannot be opened; the message lists their paths and reasons."""
+
+
+class TrainingError(LayerGroupsError):
+    """A training run could not start, or could not go on."""
+
+
+class CheckpointError(LayerGroupsError):
+    """A saved file is absent, damaged, or does not fit the learner."""
+
+
+class LayerGroupsWarning(UserWarning):
+    """Something will work, but perhaps not as it was meant."""

@@ -1,0 +1,57 @@
+"""Layer groups as a table for the terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from layergroups.groups.layer_groups import LayerGroup, LayerGroups
+
+
+def rich_table(groups: LayerGroups) -> Table:
+    """A rich table: a row for each group, nearest the input first."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"Layer groups of {type(groups.model).__name__}")
+    table.caption = f"rule: {groups.rule}; read by a {groups.anatomy.source}"
+    for column in ("#", "group", "blocks", "layers", "parameters", "trainable", "rate"):
+        table.add_column(column, justify="left" if column in ("group", "blocks") else "right")
+    table.add_column("begins here because", max_width=58)
+    for group in groups:
+        table.add_row(*_cells(group))
+    return table
+
+
+def _cells(group: LayerGroup) -> tuple[str, ...]:
+    parameters = list(group.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return (
+        str(group.index),
+        group.name,
+        _blocks(group),
+        str(len(group.layers)),
+        f"{sum(p.numel() for p in parameters):,d}",
+        f"{trainable:,d}" if trainable else "frozen" if group.frozen else "0",
+        f"{group.lr:.2g}",
+        group.reason,
+    )
+
+
+def _blocks(group: LayerGroup) -> str:
+    blocks = group.blocks
+    if not blocks:
+        return "-"
+    first, last = blocks[0].name, blocks[-1].name
+    span = first if len(blocks) == 1 else f"{first} … {last}"
+    return f"{len(blocks)}: {span}"
+
+
+def group_table(groups: LayerGroups, width: int | None = None) -> str:
+    """The table as plain text."""
+    out = io.StringIO()
+    console = Console(file=out, width=width or 160, no_color=True, highlight=False)
+    console.print(rich_table(groups))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

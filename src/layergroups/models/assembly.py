@@ -1,0 +1,308 @@
+"""Cut a body from a network, measure its features, put a new head on: `Sequential(body, head)`."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.anatomy import Flow, Trace, find_head, output_shape, trace
+from layergroups.errors import AnatomyError, CutError, InputSizeError
+from layergroups.groups import LayerGroups, Split
+from layergroups.input_spec import InputSpec
+from layergroups.models.catalog import LoadedModel
+from layergroups.models.cut import Cut, plan_cut
+from layergroups.models.heads import create_head
+
+log = logging.getLogger("layergroups")
+
+CutGiven = int | str | Callable[[nn.Module], nn.Module]
+_SIDES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A body with a new head.
+
+    Attributes:
+        model: `Sequential(body, head)`.
+        cut: how the body was cut from the network.
+        features: number of channels, or of features, that the body gives.
+        pooled: whether the body gives one vector an image, so that the head has no pooling.
+        network: class of the original network.
+        input: what the body's weights expect of an image.
+        example: an input of the model, zeros of shape (2, C, H, W).
+    """
+
+    model: nn.Sequential
+    cut: Cut
+    features: int
+    pooled: bool
+    network: str
+    input: InputSpec
+    example: Tensor
+
+    def layer_groups(self, split: Split = "auto") -> LayerGroups:
+        """The layer groups of the model; its last child is known to be the head."""
+        return LayerGroups(
+            self.model, split, example_input=self.example, head="1", network=self.network
+        )
+
+
+class TokensAsMap(nn.Module):
+    """Shows tokens (N, T, C) to a pooling head as a map (N, C, T, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, T, C) in, a map (N, C, T, 1) out."""
+        return x.transpose(1, 2).unsqueeze(-1)
+
+
+def assemble(
+    loaded: LoadedModel,
+    n_out: int,
+    *,
+    size: int | tuple[int, int],
+    cut: CutGiven | None = None,
+    custom_head: nn.Module | None = None,
+    lin_ftrs: Sequence[int] | None = None,
+    ps: float | Sequence[float] = 0.5,
+    concat_pool: bool = True,
+    bn_final: bool = False,
+    first_bn: bool = True,
+    lin_first: bool = False,
+) -> Assembled:
+    """Put a new head on the body of a network.
+
+    The network's modules are used, not copied.
+
+    Args:
+        loaded: the network, with what its weights expect.
+        n_out: classes, or numbers, that the head gives.
+        size: side, or height and width, in pixels of the images that will come.
+        cut: where the body ends, if not where the dataflow shows: an index into the children
+            (`cut=-2` leaves the last two out), the path of the first module to leave out, or a
+            function from the network to a body.
+        custom_head: a head instead of `create_head`'s; it takes what the body gives.
+        lin_ftrs: sizes of the head's hidden layers; `[512]` by default, `[]` for none.
+        ps: dropout rates of the head.
+        concat_pool: pool by maximum and average both, where the body gives a map.
+        bn_final: a batch norm at the very end.
+        first_bn: batch norm before the first linear layer.
+        lin_first: linear layers before their batch norm and dropout.
+
+    Raises:
+        CutError: the body cannot be cut there, or does not give one tensor of features.
+        InputSizeError: the network cannot take images of this size.
+    """
+    example = _example(loaded.input, size)
+    body, planned, shape = _cut_body(loaded, example, cut)
+    if len(planned.removed) > 1:
+        log.warning("replaced together with the old classifier: %s", ", ".join(planned.removed[1:]))
+    pooled, features = len(shape) == 2, shape[-1] if len(shape) == 3 else shape[1]
+    head = custom_head
+    if head is None:
+        head = create_head(
+            features, n_out, lin_ftrs=lin_ftrs, ps=ps, pool=not pooled, concat_pool=concat_pool,
+            bn_final=bn_final, first_bn=first_bn, lin_first=lin_first,
+        )  # fmt: skip
+        if len(shape) == 3:
+            head = nn.Sequential(TokensAsMap(), *head)
+    where = next(body.parameters(), example).device
+    return Assembled(
+        model=nn.Sequential(body, head.to(where)),
+        cut=planned,
+        features=features,
+        pooled=pooled,
+        network=type(loaded.model).__name__,
+        input=loaded.input,
+        example=example,
+    )
+
+
+def create_body(
+    network: nn.Module, cut: CutGiven | None = None, *, size: int | tuple[int, int] = 224
+) -> nn.Module:
+    """The body of a network: what is left when its classifier is taken out.
+
+    Args:
+        network: a network for images; its modules are used, not copied.
+        cut: see `assemble`.
+        size: side, or height and width, in pixels of the images that will come.
+
+    Raises:
+        CutError: the body cannot be cut there.
+        InputSizeError: the network cannot take images of this size.
+    """
+    spec = InputSpec()
+    loaded = LoadedModel(model=network, name="", input=spec, pretrained=False, weights="")
+    return _cut_body(loaded, _example(spec, size, network), cut)[0]
+
+
+def _example(spec: InputSpec, size: int | tuple[int, int], network: Any = None) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    convolution = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None) \
+        if network is not None else None  # fmt: skip
+    channels = convolution.in_channels if convolution is not None else spec.channels
+    return torch.zeros(2, channels, height, width)
+
+
+def _cut_body(
+    loaded: LoadedModel, example: Tensor, cut: CutGiven | None
+) -> tuple[nn.Module, Cut, tuple[int, ...]]:
+    """The body, how it was cut, and the shape of what it gives for the example."""
+    network = loaded.model
+    if cut is not None:
+        body, planned = _by_hand(network, cut)
+        return body, planned, _feature_shape(_trace_body(body, example, planned), planned)
+    found = _trace_at(loaded, example)
+    planned = _plan(network, found)
+    if planned.kind == "chain":
+        body = _sequential(network, planned.children)
+        now = _same_function(found, body, example)
+        if now is not None:
+            return body, planned, _feature_shape(now, planned)
+        classifiers = tuple(c.path for c in find_head(Flow(found)).classifiers)
+        planned = Cut("whole", (), classifiers, "its children do more than run one after the other")
+    now = _whole_without(network, planned, example)
+    planned = replace(planned, removed=_with_idle(planned.removed, found, now))
+    return network, planned, _feature_shape(now, planned)
+
+
+def _plan(network: nn.Module, found: Trace) -> Cut:
+    flow = Flow(found)
+    if not found.outputs or not flow.flat(found.outputs[0]):
+        return Cut("whole", (), (), "its output is a map or a row of tokens, not classes")
+    return plan_cut(network, flow, find_head(flow))
+
+
+def _whole_without(network: nn.Module, planned: Cut, example: Tensor) -> Trace:
+    """Take the classifier out of a network; what a run of the rest shows.
+
+    Where an Identity in its place does not do (several classifiers that take different features),
+    the network is asked to take it out itself, as timm's networks can.
+    """
+    try:
+        for path in planned.removed:
+            _take_out(network, path)
+        now = _trace_body(network, example, planned)
+        _feature_shape(now, planned)
+    except CutError:
+        if not planned.removed or not hasattr(network, "reset_classifier"):
+            raise
+        reset: Any = network
+        reset.reset_classifier(0)
+        now = _trace_body(network, example, planned)
+    return now
+
+
+def _with_idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
+    """What was removed, and whatever else no longer runs without it: nothing goes in silence."""
+    inside = tuple(f"{path}." for path in removed)
+    lost = [n for n in before.first_use if n not in now.first_use and not n.startswith(inside)]
+    return tuple(dict.fromkeys([*removed, *(n.rpartition(".")[0] or n for n in lost)]))
+
+
+def _sequential(network: nn.Module, names: Sequence[str]) -> nn.Sequential:
+    children = dict(network.named_children())
+    return nn.Sequential(OrderedDict((name, children[name]) for name in names))
+
+
+def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
+    """The trace of a chain if it runs the network's operations on the same weights, else None."""
+    try:
+        theirs = trace(body, example)
+    except AnatomyError:
+        return None
+    names = [(op.name, op.parameters, op.weight_shape) for op in theirs.ops]
+    start = [(op.name, op.parameters, op.weight_shape) for op in found.ops[: len(names)]]
+    return theirs if names == start else None
+
+
+def _take_out(network: nn.Module, path: str) -> None:
+    """Put an Identity in the place of a module."""
+    if not path or not _is_plain_classifier(network.get_submodule(path)):
+        kind = type(network.get_submodule(path)).__name__ if path else type(network).__name__
+        raise CutError(
+            f"the classifier of {type(network).__name__} is not a layer of its own but part of "
+            f"{path or 'the network'} ({kind}), so it cannot be taken out by itself. Say where the "
+            f"body ends, cut={path!r} or a function: cut=lambda network: network.features"
+        )
+    network.set_submodule(path, nn.Identity())
+
+
+def _is_plain_classifier(module: nn.Module) -> bool:
+    return not any(module.children()) or hasattr(module, "parametrizations")
+
+
+def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
+    try:
+        return trace(loaded.model, example)
+    except AnatomyError as error:
+        sizes = [s for s in _SIDES if _takes(loaded.model, example.shape[1], s)]
+        side = "×".join(map(str, example.shape[2:]))
+        if not sizes:
+            raise
+        hint = f"it takes {', '.join(map(str, sizes))}: give size={sizes[-1]} to the data"
+        if loaded.name.startswith("timm:"):
+            hint += f", or img_size={example.shape[2]} to the learner if the architecture has it"
+        raise InputSizeError(
+            f"{loaded.name} cannot take images of {side} pixels; {hint}"
+        ) from error
+
+
+def _takes(network: nn.Module, channels: int, side: int) -> bool:
+    try:
+        return trace(network, torch.zeros(2, channels, side, side)).source == "fake run"
+    except AnatomyError:
+        return False
+
+
+def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> Trace:
+    try:
+        return trace(body, example)
+    except AnatomyError as error:
+        children = ", ".join(f"{i}: {name}" for i, (name, _) in enumerate(body.named_children()))
+        raise CutError(
+            f"the body cannot run: {planned}. Its children are {children}. Without cut= it is "
+            f"found by looking; cut=-1 leaves out the last child. Cause: {error}"
+        ) from error
+
+
+def _feature_shape(found: Trace, planned: Cut) -> tuple[int, ...]:
+    shape = output_shape(found)
+    if len(shape) not in (2, 3, 4) or shape[0] != Flow(found).batch:
+        raise CutError(
+            f"the body gives a tensor of shape {shape}, not (N, features), (N, tokens, features) "
+            f"or (N, channels, height, width): {planned}. Give a function that ends with one of "
+            f"these, cut=lambda network: …"
+        )
+    return shape
+
+
+def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
+    names = [name for name, _ in network.named_children()]
+    listed = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+    if callable(cut):
+        made = cut(network)
+        inside = tuple(name for name, _ in made.named_children())
+        return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
+    if isinstance(cut, str):
+        if cut not in names:
+            raise CutError(
+                f"cut={cut!r}: no child is called so; the children of {type(network).__name__} are "
+                f"{listed}. Give the name or the index of the first child to leave out"
+            )
+        cut = names.index(cut)
+    kept = names[:cut]
+    if not kept or (len(kept) == len(names) and cut != len(names)):
+        raise CutError(
+            f"cut={cut} leaves nothing of {type(network).__name__}, whose children are {listed}; "
+            f"cut=-1 keeps all but the last, cut=1 the first alone"
+        )
+    gone = tuple(n for n in names[cut:] if any(True for _ in network.get_submodule(n).parameters()))
+    return _sequential(network, kept), Cut("by hand", tuple(kept), gone, f"cut={cut} says so")

@@ -1,0 +1,95 @@
+"""The folder of a run: the export, the history and the confusion matrix, side by side."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layergroups.checkpoints.export import DESCRIPTION
+from layergroups.errors import CheckpointError
+from layergroups.reports.confusion import ConfusionMatrix
+from layergroups.reports.pictures import confusion_matrix_picture
+
+if TYPE_CHECKING:
+    from layergroups.training import Learner
+
+HISTORY = "history.csv"
+PICTURE = "confusion_matrix.png"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run left behind.
+
+    Attributes:
+        folder: the export; `load_learner(folder)` and `layergroups predict` read it.
+        history: a row for each epoch, as comma-separated values.
+        picture: of the confusion matrix; None if there is none.
+    """
+
+    folder: Path
+    history: Path
+    picture: Path | None
+
+
+def claim_folder(folder: str | Path) -> bool:
+    """See before a run that its folder can be written and holds nothing of other kinds.
+
+    Args:
+        folder: made if it is missing. Hidden files do not count as content.
+
+    Returns:
+        Whether there is an earlier export, which `write_run` will replace.
+
+    Raises:
+        CheckpointError: it holds other things, is a file, or cannot be written.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        found = sorted(path.name for path in target.iterdir() if path.name[0] != ".")
+    except OSError as cause:
+        raise CheckpointError(f"{target} cannot be a folder for the model: {cause}") from cause
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise CheckpointError(f"There is no permission to write into the folder {target}.")
+    if found and DESCRIPTION not in found:
+        raise CheckpointError(
+            f"The folder {target} holds other things ({', '.join(found[:3])}"
+            f"{', …' if len(found) > 3 else ''}) and no earlier model. Give a new or an empty "
+            f"folder for the model, such as {target / 'model'}."
+        )
+    return bool(found)
+
+
+def write_run(
+    learn: Learner, folder: str | Path, confusion: ConfusionMatrix | None = None
+) -> RunFiles:
+    """Write a learner's export, its history and, if given, its confusion matrix.
+
+    All files are made in a folder beside, then put in their places one after another, so a run
+    that is killed while it writes leaves an earlier export as it was. Other files in the folder
+    stay.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target) as name:
+            draft = Path(name)
+            learn.export(draft)
+            learn.history.to_csv(draft / HISTORY)
+            if confusion is not None:
+                confusion_matrix_picture(confusion.matrix, confusion.classes, draft / PICTURE)
+            else:
+                (target / PICTURE).unlink(missing_ok=True)  # of an earlier run
+            for made in sorted(draft.iterdir()):
+                os.replace(made, target / made.name)
+    except OSError as cause:
+        raise CheckpointError(f"Could not write {target}: {cause}") from cause
+    picture = None if confusion is None else target / PICTURE
+    return RunFiles(target, target / HISTORY, picture)

@@ -1,0 +1,145 @@
+"""Predictions and classes as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from layergroups.reports.confusion import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from layergroups.groups import LayerGroup, LayerGroups
+
+
+@dataclass(frozen=True)
+class PhotoPrediction:
+    """What a model says of one photo.
+
+    Attributes:
+        path: the photo.
+        ranking: (class, probability) of all classes, the likeliest first.
+        actual: the class that it is of, where that is known.
+    """
+
+    path: Path
+    ranking: tuple[tuple[str, float], ...]
+    actual: str | None = None
+
+    @classmethod
+    def from_probabilities(
+        cls, path: Path, probabilities: Tensor, classes: Sequence[str], actual: str | None = None
+    ) -> PhotoPrediction:
+        """Of the probabilities (C,) of one photo."""
+        pairs = zip(classes, probabilities.tolist(), strict=True)
+        return cls(path, tuple(sorted(pairs, key=lambda pair: -pair[1])), actual)
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return self.ranking[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest class, 0..1."""
+        return self.ranking[0][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        known = {} if self.actual is None else {"actual": self.actual}
+        return {
+            "path": str(self.path),
+            **known,
+            "prediction": self.label,
+            "probability": self.probability,
+            "probabilities": dict(self.ranking),
+        }
+
+
+def predictions_table(rows: Sequence[PhotoPrediction]) -> Table:
+    """A row for each photo; with the actual class where every photo has one."""
+    known = bool(rows) and all(row.actual is not None for row in rows)
+    table = _table("photo")
+    if known:
+        table.add_column("is")
+    table.add_column("prediction")
+    table.add_column("probability", justify="right")
+    table.add_column("next", style="dim")
+    for row in rows:
+        actual = [Text(row.actual or "")] if known else []
+        label = Text(row.label, style=_verdict(row))
+        probability = f"{row.probability:.3f}"
+        table.add_row(Text(str(row.path)), *actual, label, probability, _runner_up(row))
+    return table
+
+
+def per_class_table(confusion: ConfusionMatrix) -> Table:
+    """A row for each class: photos, how many were found, and what else they were taken for."""
+    table = _table("class")
+    for heading in ("photos", "found", "recall", "precision"):
+        table.add_column(heading, justify="right")
+    table.add_column("most often taken for", style="dim")
+    wrong = confusion.most_confused(len(confusion.classes) ** 2)
+    per_class = zip(
+        confusion.classes, confusion.matrix, confusion.recall, confusion.precision, strict=True
+    )
+    for i, (name, row, recall, precision) in enumerate(per_class):
+        others = [f"{c.predicted} ({c.count})" for c in wrong if c.actual == name][:2]
+        figures = (str(sum(row)), str(row[i]), _figure(recall), _figure(precision))
+        table.add_row(Text(name), *figures, Text(", ".join(others)))
+    return table
+
+
+def groups_report(groups: LayerGroups) -> Group:
+    """A row for each layer group, and below, why each begins where it does; 80 columns will do."""
+    table = _table("group")
+    table.add_column("blocks", overflow="fold")
+    for heading in ("layers", "parameters", "trainable", "rate"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    why = Table(box=None, pad_edge=False, show_header=False)
+    for group in groups:
+        table.add_row(*_group_cells(group))
+        why.add_row(Text(f"{group.name} begins here:"), Text(group.reason))
+    return Group(table, why)
+
+
+def _group_cells(group: LayerGroup) -> tuple[Text | str, ...]:
+    sizes = [(p.numel(), p.requires_grad) for p in group.parameters()]
+    trainable = sum(n for n, trains in sizes if trains)
+    names = [block.name for block in group.blocks]
+    span = " … ".join(dict.fromkeys((names[0], names[-1]))) if names else "-"
+    return (
+        Text(group.name, style="bold"),
+        Text(f"{len(names)}: {span}" if names else span),
+        f"{len(group.layers)}",
+        f"{sum(n for n, _ in sizes):,d}",
+        f"{trainable:,d}" if trainable else "frozen",
+        f"{group.lr:.2g}",
+    )
+
+
+def _table(first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _verdict(row: PhotoPrediction) -> str:
+    if row.actual is None:
+        return "bold"
+    return "bold green" if row.actual == row.label else "bold red"
+
+
+def _runner_up(row: PhotoPrediction) -> Text:
+    return Text("  ".join(f"{name} {chance:.3f}" for name, chance in row.ranking[1:2]))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,33 @@
+"""Training: the Learner, its loop, and what hangs on them."""
+
+from layergroups.training.callbacks import EVENTS, Callback
+from layergroups.training.evaluation import Prediction
+from layergroups.training.factory import cnn_learner, load_learner, vision_learner
+from layergroups.training.history import EpochRow, History
+from layergroups.training.learner import Learner
+from layergroups.training.loop import Run
+from layergroups.training.progress import Bar, Reporter
+from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
+from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
+
+__all__ = [
+    "EVENTS",
+    "Bar",
+    "Callback",
+    "EpochRow",
+    "FineTuneDefaults",
+    "Flat",
+    "FlatCos",
+    "History",
+    "Learner",
+    "OneCycle",
+    "Phase",
+    "Prediction",
+    "Reporter",
+    "Run",
+    "Schedule",
+    "cnn_learner",
+    "load_learner",
+    "plan_fine_tune",
+    "vision_learner",
+]

@@ -1,0 +1,91 @@
+"""Callbacks: what may happen at which moment of a fit. The one list of all events is here.
+
+Order within a fit:
+
+    before_fit
+        before_epoch
+            before_step     the rates are set; the batch is on the device
+            after_step      the weights have moved; gradients are still there
+        after_epoch         validation is done, run.rows[-1] is this epoch's row
+    after_fit               also after a callback has stopped the fit
+
+A callback is any object with some of these methods; it need not inherit from anything. Callbacks
+are called in the order in which they are listed. To end a fit early, set `run.stop` to a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+
+from layergroups.errors import LayerGroupsError, TrainingError
+
+if TYPE_CHECKING:
+    from layergroups.training.loop import Run
+
+Event = Literal[
+    "before_fit", "before_epoch", "before_step", "after_step", "after_epoch", "after_fit"
+]
+EVENTS: Final[tuple[str, ...]] = get_args(Event)
+
+
+class Callback(Protocol):
+    """All events; a class that inherits from this one overrides those it needs."""
+
+    def before_fit(self, run: Run) -> None:
+        """Once, before the first epoch."""
+
+    def before_epoch(self, run: Run) -> None:
+        """Before the epoch's first batch."""
+
+    def before_step(self, run: Run) -> None:
+        """The model may still be changed here; the step sees the change."""
+
+    def after_step(self, run: Run) -> None:
+        """After the optimizer has moved the weights."""
+
+    def after_epoch(self, run: Run) -> None:
+        """After validation."""
+
+    def after_fit(self, run: Run) -> None:
+        """Once, after the last epoch."""
+
+
+def notify(callbacks: Sequence[object], event: Event, run: Run) -> None:
+    """Call one event of every callback that has it.
+
+    Raises:
+        TrainingError: a callback failed; the message names it and the event, the cause is chained.
+    """
+    for callback in callbacks:
+        method = getattr(callback, event, None)
+        if method is None:
+            continue
+        try:
+            method(run)
+        except LayerGroupsError:
+            raise
+        except Exception as cause:
+            raise TrainingError(
+                f"Callback {type(callback).__name__} failed in {event} "
+                f"(epoch {run.epoch}, step {run.step}): {type(cause).__name__}: {cause}"
+            ) from cause
+
+
+def checked(callbacks: Sequence[object]) -> list[object]:
+    """The callbacks as a list.
+
+    Raises:
+        TrainingError: one is a class instead of an object, or has no event at all.
+    """
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise TrainingError(
+                f"{callback.__name__} is a class; callbacks are objects: {callback.__name__}()."
+            )
+        if not any(hasattr(callback, event) for event in EVENTS):
+            raise TrainingError(
+                f"{type(callback).__name__} has none of the events of a callback: "
+                f"{', '.join(EVENTS)}."
+            )
+    return list(callbacks)

@@ -1,0 +1,100 @@
+"""Device, precision and backward, all through accelerate; nothing here wraps the model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from layergroups.errors import TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(mixed_precision: str | None) -> Accelerator:
+    """An Accelerator of this precision, also after another one was made in this process.
+
+    Accelerate keeps its precision in one place for the whole process; two learners of different
+    precision would else be an error, or worse, silently share one.
+
+    Args:
+        mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
+
+    Raises:
+        TrainingError: the precision is unknown or this machine cannot do it.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    wanted = precision_name(mixed_precision)
+    state = AcceleratorState._shared_state
+    if state and state.get("_mixed_precision") != wanted:
+        AcceleratorState._reset_state()
+    try:
+        return Accelerator(mixed_precision=wanted)
+    except (ValueError, ImportError) as cause:
+        raise TrainingError(
+            f'mixed_precision="{wanted}" does not work here: {cause}. Use "no", "bf16" or "fp16".'
+        ) from cause
+
+
+def precision_name(mixed_precision: str | None) -> str:
+    """The precision as accelerate calls it; None means its environment variable, else "no"."""
+    return mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def to_device(batch: object, device: torch.device) -> object:
+    """A batch of tensors, in any nesting of lists, tuples and dicts, on the device."""
+    from accelerate.utils import send_to_device
+
+    moved: object = send_to_device(batch, device, non_blocking=device.type == "cuda")
+    return moved
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, on the device; parameters stay the same objects. Quick where nothing moves."""
+    if any(not _is_on(t, device) for t in (*model.parameters(), *model.buffers())):
+        model.to(device)
+    return model
+
+
+def _is_on(tensor: torch.Tensor, device: torch.device) -> bool:
+    """Whether a tensor is on a device; "cuda" without a number means any."""
+    own = tensor.device
+    return own.type == device.type and device.index in (None, own.index)
+
+
+def optimizer_step(accelerator: Accelerator, optimizer: Optimizer) -> None:
+    """Move the weights, through the gradient scaler in fp16; Ctrl-C waits until all have moved."""
+    with uninterrupted():
+        if accelerator.scaler is None:
+            optimizer.step()
+        else:
+            accelerator.scaler.step(optimizer)
+            accelerator.scaler.update()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C for a moment; it is raised on leaving."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    received: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if received and callable(before):
+            before(*received[0])

@@ -1,0 +1,143 @@
+"""Running a model over batches without changing it: validation and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.errors import TrainingError
+from layergroups.training.checks import split_batch
+from layergroups.training.device import to_device
+from layergroups.training.losses import LossFunc, checked_loss, item_losses, probabilities
+from layergroups.training.metrics import Meter
+from layergroups.training.modes import evaluating
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Forward = Callable[[Any], Tensor]
+
+
+class Prediction(NamedTuple):
+    """What the model says of one item.
+
+    Attributes:
+        label: name of the likeliest class.
+        index: its position in the classes.
+        probabilities: of all classes, float (C,), on the CPU.
+    """
+
+    label: str
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    probabilities: Tensor
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss_func: LossFunc,
+    meter: Meter,
+    accelerator: Accelerator,
+    forward: Forward | None = None,
+    advance: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Mean loss over the items, and the metrics.
+
+    The model's mode and the random state are afterwards as before; nothing is read from the device
+    until the end.
+
+    Args:
+        model: the model; put in eval mode for the time.
+        batches: pairs of inputs and targets.
+        loss_func: the mean loss of a batch.
+        meter: fresh metrics.
+        accelerator: where and in which precision to compute.
+        forward: the inputs' way through the model; all of it if None.
+        advance: called after every batch.
+
+    Returns:
+        "valid_loss" and the value of each metric, by name.
+
+    Raises:
+        TrainingError: there are no batches.
+    """
+    total: Tensor | None = None
+    items = 0
+    with evaluating(model):
+        meter.to(accelerator.device)
+        for outputs, targets in _outputs(batches, forward or model, accelerator, advance):
+            if targets is None:
+                raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
+            loss = checked_loss(loss_func, outputs, targets).float() * len(targets)
+            total = loss if total is None else total + loss
+            items += len(targets)
+            meter.update(probabilities(loss_func, outputs), targets)
+    if total is None:
+        raise TrainingError("There are no validation photos. Give valid_pct=0.2, or validate(dl).")
+    return {"valid_loss": float(total) / items, **meter.compute()}
+
+
+def predict_all(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss_func: LossFunc,
+    accelerator: Accelerator,
+    with_loss: bool = False,
+    advance: Callable[[], None] | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Probabilities, targets and losses of every item, in the order of the batches, on the CPU.
+
+    Returns:
+        Probabilities (N, C); targets (N,), None where the batches have none; losses (N,), None
+        unless asked for.
+
+    Raises:
+        TrainingError: there are no batches, or losses are asked for without targets.
+    """
+    kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    with evaluating(model):
+        for outputs, targets in _outputs(batches, model, accelerator, advance):
+            losses = None
+            if with_loss:
+                if targets is None:
+                    raise TrainingError("with_loss=True needs batches of (inputs, targets).")
+                losses = item_losses(loss_func, outputs, targets).cpu()
+            known = None if targets is None else targets.cpu()
+            kept.append((probabilities(loss_func, outputs).cpu(), known, losses))
+    if not kept:
+        raise TrainingError("There is nothing to predict: the batches are empty.")
+    columns = list(zip(*kept, strict=True))
+    return (torch.cat(columns[0]), _joined(columns[1]), _joined(columns[2]))
+
+
+def _outputs(
+    batches: Iterable[Any],
+    forward: Forward,
+    accelerator: Accelerator,
+    advance: Callable[[], None] | None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The model's outputs and the targets of every batch that is not empty."""
+    for batch in batches:
+        inputs, targets = split_batch(to_device(batch, accelerator.device))
+        if targets is None or len(targets):
+            with accelerator.autocast():
+                outputs = forward(inputs)
+            yield outputs, targets
+        if advance is not None:
+            advance()
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
+def prediction(found: Tensor, names: Sequence[str]) -> Prediction:
+    """The likeliest class by its probabilities (C,); named by its position if it has no name."""
+    index = int(found.argmax())
+    return Prediction(names[index] if names else str(index), index, found)

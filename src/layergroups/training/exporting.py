@@ -1,0 +1,84 @@
+"""A learner's export, and the learner that comes out of one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from layergroups.checkpoints import Exported, described_head, why_not_rebuilt, write_export
+from layergroups.errors import CheckpointError, TrainingError
+from layergroups.groups import LayerGroups, Split
+from layergroups.training.loaders import class_names
+
+if TYPE_CHECKING:
+    from layergroups.training.learner import Learner
+
+_log = logging.getLogger("layergroups")
+_WORDS = ("auto", "layerwise", "classic", "classic-v1")
+
+
+def export(learner: Learner, folder: Path) -> Path:
+    """Write the export of a learner; says in one line if the folder will need the model.
+
+    Raises:
+        TrainingError: the data do not describe their transform.
+        CheckpointError: the folder cannot be written.
+    """
+    config = getattr(learner.dls, "transform_config", None)
+    if config is None:
+        raise TrainingError(
+            f"export needs the transform of the photos, but {type(learner.dls).__name__} has no "
+            "transform_config(). Use ImageDataLoaders, or save the weights alone: "
+            "learn.save(name)."
+        )
+    head = described_head(learner.model)
+    reason = why_not_rebuilt(learner.model, learner.blueprint, head)
+    if reason:
+        _log.warning("To load %s, the model must be given, because %s.", folder, reason)
+    exported = Exported(
+        classes=class_names(learner.dls),
+        blueprint=learner.blueprint,
+        head=head,
+        needs_model=reason,
+        transform=config(),
+        groups=learner.layer_groups.state_dict(),
+        loss=type(learner.loss_func).__name__,
+        metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
+    )
+    return write_export(folder, learner.model, exported)
+
+
+def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:
+    """Layer groups as they were, frozen flags and rates too.
+
+    Args:
+        model: with its weights.
+        exported: what the folder says.
+        options: for `LayerGroups`.
+
+    Raises:
+        CheckpointError: the saved groups do not fit the model.
+    """
+    saved = exported.groups
+    try:
+        rule = str(saved["rule"])
+        groups = LayerGroups(model, rule if rule in _WORDS else by_members(saved), **options)
+        if groups.state_dict()["members"] != saved["members"]:
+            groups = LayerGroups(model, by_members(saved), **options)
+        groups.load_state_dict(saved)
+    except (KeyError, ValueError) as cause:
+        raise CheckpointError(f"The saved layer groups do not fit the model: {cause}") from cause
+    return groups
+
+
+def by_members(saved: Mapping[str, Any]) -> Split:
+    """A split rule that gives each group the parameters that it had."""
+    return {
+        group: "|".join(re.escape(name) for name in names)
+        for group, names in saved["members"].items()
+    }

@@ -1,0 +1,193 @@
+"""Learners from the name of an architecture, and from an exported folder."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from layergroups.checkpoints import Blueprint, load_export
+from layergroups.data import transform_from_config
+from layergroups.errors import TrainingError
+from layergroups.groups import Split
+from layergroups.models import Assembled, LoadedModel, assemble, load_model
+from layergroups.training.exporting import groups_of_export
+from layergroups.training.learner import Learner
+from layergroups.training.loaders import NoPhotos, bound
+from layergroups.training.seeds import mixed
+
+if TYPE_CHECKING:
+    from layergroups.data import ImageDataLoaders
+    from layergroups.training.losses import LossFunc
+    from layergroups.training.optimizers import OptFunc
+
+_log = logging.getLogger("layergroups")
+_LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
+
+Arch = str | Callable[..., nn.Module] | nn.Module
+
+
+def vision_learner(
+    dls: ImageDataLoaders,
+    arch: Arch,
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    cut: int | str | Callable[[nn.Module], nn.Module] | None = None,
+    split: Split = "auto",
+    metrics: Any = (),
+    lin_ftrs: Sequence[int] | None = None,
+    ps: float | Sequence[float] = 0.5,
+    concat_pool: bool = True,
+    custom_head: nn.Module | None = None,
+    bn_final: bool = False,
+    first_bn: bool = True,
+    lin_first: bool = False,
+    loss_func: LossFunc | None = None,
+    opt_func: OptFunc = "adamw",
+    seed: int | None = None,
+    **options: Any,
+) -> Learner:
+    """A learner whose model is the body of a pretrained network and a new head for the data.
+
+    With pretrained weights the body starts frozen, as in fastai: `fit` trains the head,
+    `fine_tune` or `unfreeze` the rest. The photos are normalised as the weights need it.
+
+    Args:
+        dls: the photos and their classes.
+        arch: "resnet18", "torchvision:resnet18", "timm:...", a function of these libraries that
+            makes a model, or any module.
+        pretrained: begin with the library's pretrained weights.
+        weights: a local file of pretrained weights, `.safetensors` or `.pth`, instead.
+        cut: where the body ends, if not where the dry run finds it: an index into the children, a
+            name of a child, or a function from network to body.
+        split: the rule that divides the model into layer groups.
+        metrics: names, torchmetrics objects or functions.
+        lin_ftrs: sizes of the hidden layers of the head.
+        ps: dropout of the head.
+        concat_pool: pool by average and by maximum, both.
+        custom_head: takes the body's output, instead of the head made here.
+        bn_final: a batch norm at the very end.
+        first_bn: a batch norm before the first linear layer.
+        lin_first: linear layers before batch norm and dropout.
+        loss_func: cross entropy if None.
+        opt_func: as for `Learner`.
+        seed: of the first weights too.
+        **options: those of `Learner`; any other goes to the architecture's factory, such as
+            `img_size=160` for a vision transformer of timm.
+
+    Raises:
+        UnknownArchitectureError: no library knows the name.
+        WeightsError: the weights cannot be had, or do not fit.
+        CutError: the body cannot be cut there.
+        InputSizeError: the network cannot take images of this size.
+    """
+    own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(mixed(seed, "first weights"))
+        loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+        assembled = assemble(
+            loaded,
+            dls.c,
+            size=dls.size,
+            cut=cut,
+            custom_head=custom_head,
+            lin_ftrs=lin_ftrs,
+            ps=ps,
+            concat_pool=concat_pool,
+            bn_final=bn_final,
+            first_bn=first_bn,
+            lin_first=lin_first,
+        )
+    learner = Learner(
+        bound(dls, assembled.input),
+        assembled.model,
+        groups=assembled.layer_groups(split),
+        split=split,
+        metrics=metrics,
+        loss_func=loss_func,
+        opt_func=opt_func,
+        seed=seed,
+        **own,
+    )
+    learner.blueprint = _blueprint(loaded, assembled, dls)
+    if loaded.pretrained and len(learner.layer_groups) > 1:
+        learner.freeze()
+    return learner
+
+
+def cnn_learner(
+    dls: ImageDataLoaders,
+    arch: Arch,
+    *,
+    split_on: Split | None = None,
+    **options: Any,
+) -> Learner:
+    """The older name of `vision_learner`; `split_on` is the older name of `split`."""
+    if split_on is not None:
+        if "split" in options:
+            raise TrainingError("split_on is the older name of split: give one of them.")
+        options["split"] = split_on
+    return vision_learner(dls, arch, **options)
+
+
+def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learner:
+    """The learner that `learn.export(folder)` wrote; it predicts at once.
+
+    To train it further, give it photos with the same classes: `learn.dls = dls`.
+
+    Args:
+        folder: the export.
+        model: the module itself, where the folder cannot describe it.
+
+    Raises:
+        CheckpointError: the folder is not an export, is damaged, or needs `model`.
+    """
+    made, exported = load_export(Path(folder), model)
+    photos = NoPhotos(exported.classes, transform_from_config(exported.transform))
+    example = torch.zeros(2, photos.input.channels, *photos.size)
+    options: dict[str, Any] = {"example_input": example}
+    if exported.blueprint is not None:
+        options |= {"head": "1", "network": exported.blueprint.network}
+    learner = Learner(
+        photos,
+        made,
+        groups=groups_of_export(made, exported, options),
+        metrics=exported.metrics,
+        loss_func=_loss(exported.loss),
+    )
+    learner.blueprint = exported.blueprint
+    return learner
+
+
+def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders) -> Blueprint:
+    return Blueprint(
+        arch=loaded.name,
+        kwargs=loaded.kwargs,
+        cut=assembled.cut,
+        network=assembled.network,
+        size=dls.size,
+        input=assembled.input,
+    )
+
+
+def _loss(name: str) -> LossFunc | None:
+    """A loss by the name of its class; it matters for probabilities, and for training further."""
+    known: dict[str, type[nn.Module]] = {
+        "BCEWithLogitsLoss": nn.BCEWithLogitsLoss,
+        "CrossEntropyLoss": nn.CrossEntropyLoss,
+    }
+    if name not in known:
+        _log.warning(
+            "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
+            "to it. Until then it is cross entropy.",
+            name,
+        )
+        return None
+    return known[name]()

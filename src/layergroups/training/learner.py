@@ -1,0 +1,400 @@
+"""The Learner: a model, its layer groups, and batches; it trains, saves and predicts.
+
+It holds the state and calls functions of this room; what they do is said in their own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from layergroups import checkpoints
+from layergroups.errors import TrainingError
+from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.training import exporting, loop, recipes, saving
+from layergroups.training.callbacks import checked
+from layergroups.training.device import make_accelerator, place, precision_name
+from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
+from layergroups.training.history import EpochRow, History
+from layergroups.training.loaders import (
+    Batches,
+    Loaders,
+    class_names,
+    count_of,
+    example_of,
+    load_item,
+    n_classes,
+)
+from layergroups.training.losses import LossFunc, default_loss
+from layergroups.training.metrics import Meter, as_list, check_metrics
+from layergroups.training.modes import BatchNorm, NormPolicy
+from layergroups.training.optimizers import OptFunc, build_optimizer
+from layergroups.training.progress import Reporter, reporter
+from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
+from layergroups.training.schedules import Flat, OneCycle, Schedule
+from layergroups.training.seeds import mixed
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from layergroups.checkpoints import Blueprint
+
+
+class Learner:
+    """Trains a model on batches, group by group.
+
+    `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
+    on it. Change it as you like; before the next step groups, freezing and optimizer follow.
+
+    Args:
+        dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
+            `valid`.
+        model: from inputs to outputs, such as logits (N, C).
+        loss_func: mean loss of outputs and targets; cross entropy if None.
+        groups: layer groups of this model, if they are made already.
+        split: the rule that divides the model into groups, where `groups` is not given.
+        opt_func: a name from torch.optim, a class, or a callable that takes parameter groups.
+        lr: base rate of the groups until a fit says otherwise; None: those they have, at first
+            1e-3.
+        weight_decay: not applied to norms, biases and tokens.
+        wd: shorter name of `weight_decay`.
+        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, classes).
+        callbacks: objects with some of the events of `layergroups.training.Callback`.
+        batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
+        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
+        path: folder of `save` and `load`.
+        seed: if given, every epoch seeds torch's generator with it and the epoch's number.
+        progress: show bars and rows on stderr; or an object that does so.
+
+    Raises:
+        TrainingError: an argument is not what it should be.
+        GroupingError: the split rule does not fit the model.
+    """
+
+    def __init__(
+        self,
+        dls: Loaders,
+        model: nn.Module,
+        *,
+        loss_func: LossFunc | None = None,
+        groups: LayerGroups | None = None,
+        split: Split = "auto",
+        opt_func: OptFunc = "adamw",
+        lr: Rate | None = None,
+        weight_decay: float = 0.01,
+        wd: float | None = None,
+        metrics: Any = (),
+        callbacks: Sequence[object] = (),
+        batch_norm: BatchNorm = "auto",
+        mixed_precision: str | None = None,
+        path: str | Path = "models",
+        seed: int | None = None,
+        progress: bool | Reporter = True,
+    ) -> None:
+        self._dls = dls
+        self._model = model
+        if groups is None:
+            groups = LayerGroups(model, split, example_input=example_of(dls))
+        self.groups = groups
+        if self.groups.model is not model:
+            raise TrainingError("groups= are those of another model; use LayerGroups(model).")
+        if lr is not None:
+            self.groups.set_rates(lr)
+        self.loss_func = loss_func or default_loss()
+        self.opt_func = opt_func
+        self.weight_decay = weight_decay if wd is None else wd
+        self.metrics = as_list(metrics)
+        check_metrics(self.metrics)
+        self.callbacks = checked(callbacks)
+        self.norms = NormPolicy(batch_norm, model)
+        self.mixed_precision = mixed_precision
+        self.path = Path(path)
+        self.seed = seed
+        self.progress = progress
+        self.opt: Optimizer | None = None
+        self.history = History()
+        self.epochs_done = 0
+        self.blueprint: Blueprint | None = None
+        self._split = split
+        self._accelerator: Accelerator | None = None
+        self._reporter: tuple[bool | Reporter, Reporter] | None = None
+
+    # What it is made of
+
+    @property
+    def model(self) -> nn.Module:
+        """The model. Another one may be assigned: groups and optimizer follow."""
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        if model is self._model:
+            return
+        groups = regroup(self.layer_groups, model, self._split, self._dls)
+        self._model, self.groups = model, groups
+        self.norms.note(model)
+        if self.opt is not None:
+            self.placed_model()
+            self.opt = carry_optimizer(self.opt, groups)
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """The layer groups, in step with the model as it is now."""
+        self.groups.sync()
+        return self.groups
+
+    @property
+    def dls(self) -> Loaders:
+        """The data. Others with the same classes may be assigned."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: Loaders) -> None:
+        self._dls = fitting_data(self._dls, dls)
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Device and precision; made when first used."""
+        made = self._accelerator
+        if made is None or made.mixed_precision != precision_name(self.mixed_precision):
+            made = self._accelerator = make_accelerator(self.mixed_precision)
+        return made
+
+    @property
+    def reporter(self) -> Reporter:
+        """Who shows bars and rows."""
+        if self._reporter is None or self._reporter[0] is not self.progress:
+            self._reporter = (self.progress, reporter(self.progress))
+        return self._reporter[1]
+
+    def placed_model(self) -> nn.Module:
+        """The model, on the device where it runs."""
+        return place(self._model, self.accelerator.device)
+
+    def made_optimizer(self) -> Optimizer:
+        """The optimizer, over all groups on the device; made before the first fit, then kept."""
+        self.placed_model()
+        if self.opt is None:
+            groups = self.layer_groups
+            self.opt = build_optimizer(
+                self.opt_func,
+                groups.param_groups(weight_decay=self.weight_decay),
+                lr=max(groups.rates),
+            )
+            groups.attach(self.opt)
+        return self.opt
+
+    # Training
+
+    def fit(self, epochs: int, lr: Rate | None = None) -> History:
+        """Train at flat rates.
+
+        Args:
+            epochs: passes over the training photos.
+            lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
+                or `decay(...)`. None: the rates that the groups have.
+
+        Returns:
+            The rows of these epochs; `history` has those of all fits.
+        """
+        return self._fit(epochs, lr, Flat(), "fit")
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+    ) -> History:
+        """Train with rates that rise and fall once; see `OneCycle`.
+
+        Args:
+            epochs: passes over the training photos.
+            lr: the highest rate of each group, as in `fit`.
+            div: the first rate is lr / div.
+            div_final: the last rate is lr / div_final.
+            pct_start: part of the steps in which the rate rises.
+            moms: momentum at the start, at the highest rate and at the end.
+        """
+        return self._fit(epochs, lr, OneCycle(div, div_final, pct_start, moms), "one cycle")
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float | None = None,
+        *,
+        freeze_epochs: int = 1,
+        lr: Rate | None = None,
+        store: bool = True,
+        defaults: recipes.FineTuneDefaults | None = None,
+    ) -> History:
+        """Train the head on the frozen body, then all groups.
+
+        Otherwise than in fastai, a frozen epoch does not go back through the body, nor does the
+        head see its outputs once only: they are kept (for two augmented views of each photo, which
+        is what one frozen epoch costs), and the head trains on them for many cheap passes, until
+        it is no longer better on training photos that were held out. Rates in the second phase are
+        the same for all groups, a tenth of base_lr; fastai spreads them from base_lr / 200 to
+        base_lr / 2. Callbacks see stored features as inputs in the first phase.
+
+        Args:
+            epochs: passes over the training photos with no group frozen.
+            base_lr: rate of the head in the first phase.
+            freeze_epochs: of the first phase; each is two forward passes of the body.
+            lr: rates of the second phase, as in `fit`; None is a tenth of base_lr.
+            store: False trains the frozen epochs through the whole network.
+            defaults: all other figures.
+
+        Returns:
+            A row for the first phase and one for each epoch of the second.
+        """
+        figures = defaults or recipes.FineTuneDefaults()
+        options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
+        plan = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
+        return recipes.run_plan(self, plan, figures)
+
+    def freeze(self) -> None:
+        """Let the last group train, no other."""
+        self.layer_groups.freeze()
+
+    def freeze_to(self, n: int) -> None:
+        """Let group n and those after it train: `freeze_to(-2)` the last two."""
+        self.layer_groups.freeze_to(n)
+
+    def unfreeze(self) -> None:
+        """Let all groups train."""
+        self.layer_groups.unfreeze()
+
+    # Looking
+
+    def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
+        """Loss and metrics on the validation photos, or on other batches; changes nothing.
+
+        Returns:
+            "valid_loss" and each metric, by name.
+        """
+        batches: Iterable[Any] = self.dls.valid if dl is None else dl
+        model = self.placed_model()
+        with self.reporter.bar("validation", count_of(batches)) as bar:
+            return evaluate(
+                model,
+                batches,
+                loss_func=self.loss_func,
+                meter=Meter(self.metrics, n_classes(self.dls)),
+                accelerator=self.accelerator,
+                advance=bar.advance,
+            )
+
+    def get_preds(
+        self, dl: Iterable[Any] | None = None, with_loss: bool = False
+    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
+        """Probabilities of the validation photos, or of other batches; changes nothing.
+
+        Args:
+            dl: batches (inputs, targets), or of inputs only, such as `dls.test_dl(paths)`.
+            with_loss: also give the loss of each item.
+
+        Returns:
+            Probabilities (N, C) and targets (N,), in the order of the batches, on the CPU; targets
+            are None where the batches have none. With `with_loss` also the losses (N,).
+        """
+        batches: Iterable[Any] = self.dls.valid if dl is None else dl
+        model = self.placed_model()
+        with self.reporter.bar("predictions", count_of(batches)) as bar:
+            found, targets, losses = predict_all(
+                model,
+                batches,
+                loss_func=self.loss_func,
+                accelerator=self.accelerator,
+                with_loss=with_loss,
+                advance=bar.advance,
+            )
+        return (found, targets) if losses is None else (found, targets, losses)
+
+    def predict(self, item: object) -> Prediction:
+        """The class of one image: a path, a PIL image, an array or a tensor."""
+        inputs = load_item(self.dls, item).unsqueeze(0)
+        found, _, _ = predict_all(
+            self.placed_model(),
+            [inputs],
+            loss_func=self.loss_func,
+            accelerator=self.accelerator,
+        )
+        return prediction(found[0], class_names(self.dls))
+
+    # Saving
+
+    def save(self, name: str) -> Path:
+        """Write weights, optimizer, groups, history and random states to `path/name.safetensors`.
+
+        Returns:
+            The file.
+        """
+        return checkpoints.write(self._file(name), *saving.state_of(self))
+
+    def load(self, name: str, *, with_opt: bool = True) -> Learner:
+        """Go back to what `save(name)` wrote; training goes on as if it had never stopped.
+
+        Args:
+            name: as given to `save`.
+            with_opt: also take over the optimizer's state.
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it does not fit the model.
+        """
+        source = self._file(name)
+        tensors, state = checkpoints.read(source)
+        saving.restore(self, tensors, state, with_opt=with_opt, source=str(source))
+        return self
+
+    def export(self, folder: str | Path) -> Path:
+        """Write a folder from which `load_learner(folder)` predicts, without the photos.
+
+        Returns:
+            The folder.
+        """
+        return exporting.export(self, Path(folder))
+
+    # What the loop asks for
+
+    def fit_phase(self, epochs: int, schedule: Schedule, phase: str) -> History:
+        """Train at the groups' rates as they stand."""
+        if not isinstance(epochs, int) or epochs < 0:
+            raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
+        return loop.fit(loop.new_run(self, epochs, schedule, phase)) if epochs else History()
+
+    def begin_epoch(self, batches: Batches) -> None:
+        """Order, random state and modes of the coming epoch."""
+        if self.seed is not None:
+            torch.manual_seed(self.epoch_seed())
+        set_epoch = getattr(batches, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self.epochs_done)
+        self.norms.train(self.model)
+
+    def end_epoch(self, row: EpochRow) -> None:
+        """Keep and show what the epoch came to."""
+        self.history += (row,)
+        self.epochs_done += 1
+        self.reporter.row(row)
+
+    def epoch_seed(self) -> int:
+        """A seed for the coming epoch, by the learner's seed or that of its data."""
+        seed = getattr(self.dls, "seed", 0) if self.seed is None else self.seed
+        return mixed(seed, self.epochs_done)
+
+    def _fit(self, epochs: int, lr: Rate | None, schedule: Schedule, phase: str) -> History:
+        if lr is not None:
+            self.layer_groups.set_rates(lr)
+        return self.fit_phase(epochs, schedule, phase)
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name.removesuffix('.safetensors')}.safetensors"

@@ -1,0 +1,296 @@
+"""The loop: fit -> run_epoch -> train_step. Everything else in this room hangs on these three."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from layergroups.errors import TrainingError
+from layergroups.groups.surgery import Watch
+from layergroups.training.callbacks import notify
+from layergroups.training.checks import (
+    BATCH_OF_ONE,
+    check_batch_count,
+    check_classes,
+    check_trainable,
+    explain_not_finite,
+    is_batch_of_one,
+    labelled,
+    warn_of_missing_gradients,
+)
+from layergroups.training.device import optimizer_step, to_device
+from layergroups.training.evaluation import evaluate
+from layergroups.training.history import EpochRow, History
+from layergroups.training.loaders import Batches, n_classes
+from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
+from layergroups.training.metrics import Meter
+from layergroups.training.optimizers import rates_in_use, set_momentum, set_rates
+from layergroups.training.schedules import Schedule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from layergroups.groups import LayerGroups
+    from layergroups.training.learner import Learner
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A fit in progress, as callbacks see it.
+
+    Attributes:
+        learner: whose fit it is; its model may be changed at any moment.
+        optimizer: over all groups; the same one over all fits of a model.
+        epochs: how many were asked for.
+        schedule: the multiplier on the rates.
+        phase: the kind of fit, for the history.
+        train: training batches.
+        valid: validation batches, or None.
+        accelerator: device and precision.
+        callbacks: called in this order.
+        part: the inputs' way through the model; None is all of it.
+        seconds_before: time already spent on the first epoch.
+        epoch: of this fit, counted from 0.
+        step: optimizer steps that this fit has done.
+        steps: optimizer steps of the whole fit.
+        inputs: of the step, on the device.
+        targets: of the step, on the device.
+        loss: of the step, still on its device.
+        changes: how often surgery was seen in this fit.
+        stop: a callback writes the reason here to end the fit.
+        losses: of the epoch so far.
+        highest: multiplier of the schedule in the epoch so far.
+        lrs: the rates in the optimizer at that step, one for each group.
+        rows: the epochs done.
+    """
+
+    learner: Learner
+    optimizer: Optimizer
+    epochs: int
+    schedule: Schedule
+    phase: str
+    train: Batches
+    valid: Batches | None
+    accelerator: Accelerator
+    callbacks: tuple[object, ...] = ()
+    part: Callable[..., Tensor] | None = None
+    seconds_before: float = 0.0
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    inputs: Any = None
+    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    follower: Follower = field(init=False)
+    loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
+    changes: int = 0
+    stop: str = ""
+    losses: LossMeter = field(default_factory=LossMeter)
+    highest: float = 0.0
+    lrs: tuple[float, ...] = ()
+    rows: list[EpochRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.follower = Follower(self.learner)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it is now."""
+        return self.learner.model
+
+    @property
+    def groups(self) -> LayerGroups:
+        """Its layer groups."""
+        return self.learner.groups
+
+    def forward(self, inputs: object) -> Tensor:
+        """Inputs through the model, or through the part of it that these batches are for."""
+        outputs: Tensor = (self.part or self.model)(inputs)
+        return outputs
+
+
+def new_run(learner: Learner, epochs: int, schedule: Schedule, phase: str) -> Run:
+    """A fit about to begin, on the learner's own batches."""
+    return Run(
+        learner=learner,
+        optimizer=learner.made_optimizer(),
+        epochs=epochs,
+        schedule=schedule,
+        phase=phase,
+        train=learner.dls.train,
+        valid=learner.dls.valid,
+        accelerator=learner.accelerator,
+        callbacks=tuple(learner.callbacks),
+    )
+
+
+def fit(run: Run) -> History:
+    """Train for `run.epochs` epochs.
+
+    Raises:
+        TrainingError: there is nothing to train on or nothing that trains, the loss is not finite,
+            or a callback failed.
+        KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
+    """
+    run.steps = run.epochs * check_batch_count(run.train)
+    check_trainable(run.groups)
+    run.optimizer.zero_grad(set_to_none=True)
+    try:
+        notify(run.callbacks, "before_fit", run)
+        for epoch in range(run.epochs):
+            run.epoch = epoch
+            run_epoch(run)
+            if run.stop:
+                break
+        notify(run.callbacks, "after_fit", run)
+    finally:
+        run.optimizer.zero_grad(set_to_none=True)
+        set_momentum(run.optimizer, None)
+        run.model.eval()
+    return History(tuple(run.rows))
+
+
+def run_epoch(run: Run) -> None:
+    """Train on every batch once, validate, and add a row to the history."""
+    started, run.losses = time.perf_counter() - run.seconds_before, LossMeter()
+    run.seconds_before, run.highest, run.lrs = 0.0, 0.0, ()
+    run.learner.begin_epoch(run.train)
+    notify(run.callbacks, "before_epoch", run)
+    try:
+        _train_on_all(run)
+        results = _validate(run)
+    except KeyboardInterrupt:
+        if run.losses.mean() is not None:
+            _add_row(run, {}, time.perf_counter() - started, note="interrupted")
+        raise
+    _add_row(run, results, time.perf_counter() - started)
+    notify(run.callbacks, "after_epoch", run)
+
+
+def train_step(run: Run) -> None:
+    """One batch forward and back, one step of the optimizer; surgery is seen before it."""
+    notify(run.callbacks, "before_step", run)
+    surgery = run.follower.follow()
+    if surgery:
+        run.changes += 1
+        run.optimizer = run.learner.made_optimizer()
+    _follow_schedule(run)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.loss = _loss(run)
+    run.losses.add(run.step, run.loss, len(run.targets))
+    run.accelerator.backward(run.loss)
+    if run.step == 0 or surgery:
+        warn_of_missing_gradients(run.groups)
+    optimizer_step(run.accelerator, run.optimizer)
+    run.step += 1
+    notify(run.callbacks, "after_step", run)
+
+
+class Follower:
+    """Sees before each step whether the model or the freezing changed, and brings all in step.
+
+    It compares identities itself instead of asking `groups.sync()` each time: a callback that looks
+    at the groups after surgery has then synced them already, but new parts must still be placed.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._look()
+
+    def follow(self) -> bool:
+        """Whether there was surgery; if so it has been followed."""
+        learner, groups = self._learner, self._learner.groups
+        surgery = learner.model is not self._model or self._watch.changed()
+        if surgery:
+            groups.sync()
+            learner.placed_model()
+        if surgery or (groups.frozen, groups.rates) != self._standing:
+            learner.norms.train(learner.model)
+            self._look()
+        return surgery
+
+    def _look(self) -> None:
+        groups = self._learner.groups
+        self._model = self._learner.model
+        self._watch = Watch(self._model)
+        self._standing = (groups.frozen, groups.rates)
+
+
+def _follow_schedule(run: Run) -> None:
+    """Give the optimizer this step's rates and momentum; the epoch's row shows the highest."""
+    done = run.step / run.steps
+    multiplier = run.schedule.multiplier(done)
+    set_rates(run.optimizer, run.groups.rates, multiplier)
+    set_momentum(run.optimizer, run.schedule.momentum(done))
+    if not run.lrs or multiplier > run.highest:
+        run.highest, run.lrs = multiplier, rates_in_use(run.optimizer, len(run.groups))
+
+
+def _loss(run: Run) -> Tensor:
+    """The loss of the batch, in the precision asked for."""
+    with run.accelerator.autocast():
+        try:
+            outputs = run.forward(run.inputs)
+        except ValueError as cause:
+            if is_batch_of_one(cause, run.targets):
+                raise TrainingError(BATCH_OF_ONE) from cause
+            raise
+        if run.step == 0:
+            check_classes(outputs, run.targets)
+        return checked_loss(run.learner.loss_func, outputs, run.targets)
+
+
+def _train_on_all(run: Run) -> None:
+    """One pass over the training batches; empty ones are passed over."""
+    title = f"epoch {run.learner.epochs_done}"
+    try:
+        with run.learner.reporter.bar(title, len(run.train)) as bar:
+            for batch in run.train:
+                run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
+                if len(run.targets):
+                    train_step(run)
+                bar.advance(run.losses.latest)
+                if run.stop:
+                    break
+        run.losses.read()
+    except NotFiniteError as cause:
+        raise explain_not_finite(cause, run) from cause
+
+
+def _validate(run: Run) -> dict[str, float]:
+    if run.valid is None or len(run.valid) == 0:
+        return {}
+    learner = run.learner
+    with learner.reporter.bar("validation", len(run.valid)) as bar:
+        return evaluate(
+            run.model,
+            run.valid,
+            loss_func=learner.loss_func,
+            meter=Meter(learner.metrics, n_classes(learner.dls)),
+            accelerator=run.accelerator,
+            forward=run.forward,
+            advance=bar.advance,
+        )
+
+
+def _add_row(run: Run, results: dict[str, float], seconds: float, note: str = "") -> None:
+    """Close the epoch: the row goes to the history and to whoever watches."""
+    learner = run.learner
+    row = EpochRow(
+        epoch=learner.epochs_done,
+        phase=run.phase,
+        train_loss=run.losses.mean(),
+        valid_loss=results.pop("valid_loss", None),
+        metrics=results,
+        seconds=seconds,
+        lrs=run.lrs,
+        frozen=tuple(run.groups.frozen),
+        note=note or run.stop,
+    )
+    run.rows.append(row)
+    learner.end_epoch(row)

@@ -1,0 +1,124 @@
+"""Losses: probabilities from outputs, losses for each item, and a meter that does not wait."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.errors import TrainingError
+
+LossFunc = Callable[[Tensor, Tensor], Tensor]
+CHECK_EVERY: Final = 50
+
+
+def default_loss() -> LossFunc:
+    """Cross entropy, for one class for each image."""
+    return nn.CrossEntropyLoss()
+
+
+def probabilities(loss_func: LossFunc, outputs: Tensor) -> Tensor:
+    """The model's outputs as probabilities, by what the loss expects.
+
+    A loss with an attribute `activation` says it itself; binary cross entropy means a sigmoid;
+    anything else means a softmax over dimension 1.
+    """
+    own = getattr(loss_func, "activation", None)
+    if callable(own):
+        result: Tensor = own(outputs)
+        return result
+    if isinstance(loss_func, nn.BCEWithLogitsLoss):
+        return outputs.float().sigmoid()
+    return outputs.float().softmax(dim=1)
+
+
+def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a batch, one number.
+
+    Raises:
+        TrainingError: the loss cannot be computed or is not one number; says the shapes.
+    """
+    try:
+        loss = loss_func(outputs, targets)
+    except Exception as cause:
+        raise TrainingError(_misfit(loss_func, outputs, targets, str(cause))) from cause
+    if loss.ndim:
+        raise TrainingError(
+            _misfit(loss_func, outputs, targets, f"it gave shape {tuple(loss.shape)}")
+            + " It must give one number, the mean over the batch."
+        )
+    return loss
+
+
+def item_losses(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each item, shape (N,)."""
+    if hasattr(loss_func, "reduction"):
+        single: Any = copy.copy(loss_func)
+        single.reduction = "none"
+        losses: Tensor = single(outputs, targets)
+        return losses.reshape(len(losses), -1).mean(dim=1)
+    pairs = zip(outputs.split(1), targets.split(1), strict=True)
+    return torch.stack([loss_func(output, target) for output, target in pairs])
+
+
+class LossMeter:
+    """Mean loss of an epoch. Losses stay on their device and are read every 50 steps.
+
+    On the CPU, where reading is free, each loss is checked at once, before the weights move.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, Tensor, int]] = []
+        self._total = 0.0
+        self._items = 0
+        self.latest = math.nan
+
+    def add(self, step: int, loss: Tensor, items: int) -> None:
+        """Take in the loss of one step.
+
+        Raises:
+            NotFiniteError: this loss, or one still waiting, is NaN or infinite.
+        """
+        self._waiting.append((step, loss.detach(), items))
+        if loss.device.type == "cpu" or len(self._waiting) >= CHECK_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Read what is waiting on the device."""
+        if not self._waiting:
+            return
+        values = torch.stack([loss.float() for _, loss, _ in self._waiting]).tolist()
+        waiting, self._waiting = self._waiting, []
+        for (step, _, items), value in zip(waiting, values, strict=True):
+            if not math.isfinite(value):
+                raise NotFiniteError(step, value)
+            self._total += value * items
+            self._items += items
+        self.latest = values[-1]
+
+    def mean(self) -> float | None:
+        """The mean over items; None if there were none."""
+        self.read()
+        return self._total / self._items if self._items else None
+
+
+class NotFiniteError(TrainingError):
+    """A loss is NaN or infinite; the loop adds what it knows of the rates."""
+
+    def __init__(self, step: int, value: float) -> None:
+        """Keep which step it was and what the loss was."""
+        super().__init__(f"The loss at step {step} is {value}.")
+        self.step = step
+        self.value = value
+
+
+def _misfit(loss_func: LossFunc, outputs: Tensor, targets: Tensor, reason: str) -> str:
+    name = getattr(loss_func, "__name__", type(loss_func).__name__)
+    return (
+        f"The loss {name} does not fit outputs {tuple(outputs.shape)} {outputs.dtype} and targets "
+        f"{tuple(targets.shape)} {targets.dtype}: {reason}."
+    )

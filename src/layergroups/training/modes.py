@@ -1,0 +1,103 @@
+"""Training and evaluation modes: who moves in a step, and what is put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from layergroups.errors import TrainingError
+
+BatchNorm = Literal["auto", "keep", "update"]
+POLICIES: Final[tuple[str, ...]] = get_args(BatchNorm)
+
+
+class NormPolicy:
+    """Which normalisation layers keep their running statistics while they are trained.
+
+    On few photos, statistics that follow the batches are worse than those of the pretraining: here
+    they cost up to 0.13 of accuracy. A layer that keeps its statistics normalises with them in
+    training too; its scale and shift are trained as usual. What is decided for a layer does not
+    depend on how the model is grouped.
+
+    - "auto": a layer whose statistics are not the initial ones when it is first seen keeps them.
+    - "keep": every layer of the body keeps them.
+    - "update": none does.
+
+    A head (the second part of a `Sequential` of body and head) always updates its statistics.
+    """
+
+    def __init__(self, policy: str, model: nn.Module) -> None:
+        """Look at the model as it is now.
+
+        Raises:
+            TrainingError: the policy is unknown.
+        """
+        if policy not in POLICIES:
+            raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
+        self.policy = policy
+        self._fitted_at_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+        self.note(model)
+
+    def note(self, model: nn.Module) -> None:
+        """Remember of every layer not seen before whether it came with statistics."""
+        for layer in norm_layers(model):
+            if layer not in self._fitted_at_first:
+                self._fitted_at_first[layer] = has_statistics(layer)
+
+    def train(self, model: nn.Module) -> None:
+        """Put the model in training mode, and the layers that keep their statistics in eval."""
+        self.note(model)
+        model.train()
+        if self.policy == "update":
+            return
+        found = head_of(model)
+        head = set() if found is None else set(found.modules())
+        for layer in norm_layers(model):
+            if layer not in head and (self.policy == "keep" or self._fitted_at_first[layer]):
+                layer.eval()
+
+
+def norm_layers(model: nn.Module) -> Iterator[_NormBase]:
+    """Batch and instance norms that have running statistics, in the order of the constructor."""
+    for layer in model.modules():
+        if isinstance(layer, _NormBase) and isinstance(layer.running_mean, Tensor):
+            yield layer
+
+
+def has_statistics(layer: _NormBase) -> bool:
+    """Whether the running statistics are other than the initial mean 0 and variance 1."""
+    mean, variance = layer.running_mean, layer.running_var
+    if mean is None or variance is None or mean.is_meta:
+        return False
+    return bool((mean != 0).any()) or bool((variance != 1).any())
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """The head of a `Sequential` of body and head; None for any other model."""
+    if isinstance(model, nn.Sequential) and len(model) == 2:
+        return model[1]
+    return None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every module's mode and the random state are back."""
+    modes = [(module, module.training) for module in model.modules()]
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)

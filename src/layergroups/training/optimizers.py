@@ -1,0 +1,121 @@
+"""From a name or a class to an optimizer over the layer groups, and its rates at each step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from torch.optim import Optimizer
+
+from layergroups.errors import TrainingError
+
+OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
+Groups = list[dict[str, Any]]
+
+_NAMED_OPTIONS: Final[dict[str, dict[str, Any]]] = {"sgd": {"momentum": 0.9}}
+
+
+def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optimizer:
+    """Make an optimizer; the fused implementation where torch has one for these parameters.
+
+    Args:
+        opt_func: a name from torch.optim in any case ("adamw", "SGD"; by name, SGD has momentum
+            0.9), a class, or a callable that takes parameter groups.
+        param_groups: what `LayerGroups.param_groups` returns; each has its own rate and decay.
+        lr: the default rate, for parameters that join later without one.
+
+    Raises:
+        TrainingError: unknown name, or what was given does not make an optimizer of these groups.
+    """
+    factory, options = _factory(opt_func)
+    options |= _speed_options(factory, param_groups)
+    if "lr" in _argument_names(factory):
+        options["lr"] = lr
+    try:
+        optimizer = factory(param_groups, **options)
+    except (TypeError, ValueError) as cause:
+        raise TrainingError(
+            f"opt_func={_name(opt_func)} could not make an optimizer: {cause}. It is called with a "
+            "list of parameter groups; to set options, use "
+            "opt_func=functools.partial(torch.optim.SGD, momentum=0.9)."
+        ) from cause
+    if not all("layer_group" in group for group in optimizer.param_groups):
+        raise TrainingError(
+            f"opt_func={_name(opt_func)} dropped the layer groups. It must hand the list of "
+            "groups that it is given to the optimizer as it is."
+        )
+    return optimizer
+
+
+def set_rates(optimizer: Optimizer, rates: Sequence[float], multiplier: float) -> None:
+    """Give every parameter group `base rate of its layer group * multiplier`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["layer_group"]] * multiplier
+
+
+def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
+    """Set momentum (or the first beta); None puts the optimizer's own value back."""
+    for key in ("betas", "momentum"):
+        own = optimizer.defaults.get(key)
+        if own is None or own == 0:
+            continue
+        for group in optimizer.param_groups:
+            if momentum is None:
+                group[key] = own
+            else:
+                group[key] = (momentum, *own[1:]) if isinstance(own, tuple) else momentum
+
+
+def rates_in_use(optimizer: Optimizer, count: int) -> tuple[float, ...]:
+    """The rate of each layer group as the optimizer has it now; 0 for a group without parameters.
+
+    Args:
+        optimizer: one that `build_optimizer` made.
+        count: number of layer groups.
+    """
+    lrs = [0.0] * count
+    for group in optimizer.param_groups:
+        lrs[group["layer_group"]] = float(group["lr"])
+    return tuple(lrs)
+
+
+def _factory(opt_func: OptFunc) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+    if not isinstance(opt_func, str):
+        if not callable(opt_func):
+            raise TrainingError(
+                f"opt_func={opt_func!r} is not a name, an optimizer class or a callable. Use for "
+                'example opt_func="adamw" or opt_func=torch.optim.SGD.'
+            )
+        return opt_func, {}
+    known = {
+        name.lower(): value
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
+    }
+    if opt_func.lower() not in known:
+        raise TrainingError(f"No optimizer is called {opt_func!r}; there are {sorted(known)}.")
+    return known[opt_func.lower()], dict(_NAMED_OPTIONS.get(opt_func.lower(), {}))
+
+
+def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> dict[str, Any]:
+    """`fused=True` for a class of torch.optim that has it, where every parameter allows it."""
+    if not inspect.isclass(factory) or factory.__module__.split(".")[0] != "torch":
+        return {}
+    if "fused" not in _argument_names(factory):
+        return {}
+    parameters = [parameter for group in param_groups for parameter in group["params"]]
+    fits = all(p.is_floating_point() and p.device.type in {"cpu", "cuda"} for p in parameters)
+    return {"fused": True} if fits else {}
+
+
+def _argument_names(factory: Callable[..., object]) -> set[str]:
+    try:
+        return set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def _name(opt_func: OptFunc) -> str:
+    return opt_func if isinstance(opt_func, str) else getattr(opt_func, "__name__", repr(opt_func))

@@ -1,0 +1,124 @@
+"""A schedule is a multiplier on each group's own rate, over the course of one fit.
+
+`t` is the part of the fit that is done, 0 before the first step and 1 after the last. At every
+step `rate of a group = its base rate * multiplier(t)`; there is no other factor anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from layergroups.errors import TrainingError
+
+
+class Schedule(Protocol):
+    """What the loop asks of a schedule."""
+
+    def multiplier(self, t: float) -> float:
+        """The factor on every group's base rate, at part `t` of the fit."""
+
+    def momentum(self, t: float) -> float | None:
+        """The momentum (SGD) or first beta (Adam) at `t`; None leaves the optimizer's own."""
+
+
+def _cosine(start: float, end: float, t: float) -> float:
+    """From start to end along half a cosine, `t` in 0..1; exact at both ends."""
+    if t <= 0:
+        return start
+    if t >= 1:
+        return end
+    return start + (end - start) * (1 - math.cos(math.pi * t)) / 2
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The base rates throughout."""
+
+    def multiplier(self, t: float) -> float:
+        """Always 1."""
+        return 1.0
+
+    def momentum(self, t: float) -> float | None:
+        """The optimizer's own."""
+        return None
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up from 1/div to the base rate, then down to 1/div_final, along cosines.
+
+    Source: Smith, «Super-Convergence», 2018; the cosine form and the defaults are fastai's.
+
+    Attributes:
+        div: the first multiplier is 1/div.
+        div_final: the last multiplier is 1/div_final.
+        pct_start: part of the fit that goes up.
+        moms: momentum at the start, at the top and at the end.
+    """
+
+    div: float = 25.0
+    div_final: float = 1e5
+    pct_start: float = 0.25
+    moms: tuple[float, float, float] = (0.95, 0.85, 0.95)
+
+    def __post_init__(self) -> None:
+        if self.div <= 0 or self.div_final <= 0:
+            raise TrainingError(
+                f"div={self.div} and div_final={self.div_final} divide the rate: they must be "
+                "above 0, such as div=25, div_final=1e5."
+            )
+        _check_part("pct_start", self.pct_start)
+        if len(self.moms) != 3 or not all(0 <= m < 1 for m in self.moms):
+            raise TrainingError(
+                f"moms={self.moms} must be three momenta in 0..1 (start, top, end), such as "
+                "moms=(0.95, 0.85, 0.95)."
+            )
+
+    def multiplier(self, t: float) -> float:
+        """1/div at 0, 1 at pct_start, 1/div_final at 1."""
+        return self._along(t, 1 / self.div, 1.0, 1 / self.div_final)
+
+    def momentum(self, t: float) -> float | None:
+        """Low where the rate is high."""
+        return self._along(t, *self.moms)
+
+    def _along(self, t: float, start: float, top: float, end: float) -> float:
+        if t < self.pct_start:
+            return _cosine(start, top, t / self.pct_start)
+        rest = 1 - self.pct_start
+        return _cosine(top, end, (t - self.pct_start) / rest) if rest else top
+
+
+@dataclass(frozen=True)
+class FlatCos:
+    """The base rates for the first part, then a cosine down to 1/div_final.
+
+    Attributes:
+        pct_start: part of the fit that stays flat.
+        div_final: the last multiplier is 1/div_final.
+    """
+
+    pct_start: float = 0.75
+    div_final: float = 1e5
+
+    def __post_init__(self) -> None:
+        _check_part("pct_start", self.pct_start)
+        if self.div_final <= 0:
+            raise TrainingError(f"div_final={self.div_final} must be above 0, such as 1e5.")
+
+    def multiplier(self, t: float) -> float:
+        """1 until pct_start, 1/div_final at 1."""
+        if t <= self.pct_start:
+            return 1.0
+        return _cosine(1.0, 1 / self.div_final, (t - self.pct_start) / (1 - self.pct_start))
+
+    def momentum(self, t: float) -> float | None:
+        """The optimizer's own."""
+        return None
+
+
+def _check_part(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise TrainingError(f"{name}={value} is a part of the fit: it must be within 0..1.")

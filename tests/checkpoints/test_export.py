@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from layergroups.checkpoints import (
+    Blueprint,
+    Exported,
+    described_head,
+    load_export,
+    read_export,
+    rebuild,
+    why_not_rebuilt,
+    write_export,
+)
+from layergroups.errors import CheckpointError
+from layergroups.models import assemble, load_model
+
+ARCHITECTURES = ["torchvision:squeezenet1_1", "timm:test_resnet", "timm:test_vit"]
+
+
+def made(arch: str, **kwargs) -> tuple[nn.Sequential, Blueprint]:
+    loaded = load_model(arch, pretrained=False, **kwargs)
+    size = (64, 64) if "vit" not in arch else loaded.input.size
+    assembled = assemble(loaded, 3, size=size)
+    blueprint = Blueprint(
+        arch=loaded.name,
+        kwargs=loaded.kwargs,
+        cut=assembled.cut,
+        network=assembled.network,
+        size=size,
+        input=assembled.input,
+    )
+    return assembled.model, blueprint
+
+
+def exported_as(blueprint: Blueprint | None, model: nn.Module, needs: str = "") -> Exported:
+    return Exported(
+        classes=("a", "ß", "<c>"),
+        blueprint=blueprint,
+        head=described_head(model),
+        needs_model=needs,
+        transform={"size": [64, 64]},
+        groups={"names": ["a"]},
+        loss="CrossEntropyLoss",
+        metrics=("accuracy",),
+    )
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_model_is_made_again_from_its_description(arch: str, tmp_path: Path) -> None:
+    model, blueprint = made(arch)
+    assert why_not_rebuilt(model, blueprint, described_head(model)) == ""
+    write_export(tmp_path, model, exported_as(blueprint, model))
+    again, exported = load_export(tmp_path)
+    assert exported == exported_as(blueprint, model)
+    image = torch.randn(2, 3, *blueprint.size)
+    assert torch.equal(model.eval()(image), again.eval()(image))
+
+
+def test_a_blueprint_goes_through_json() -> None:
+    _, blueprint = made("timm:test_vit", img_size=64)
+    fields = json.loads(json.dumps(blueprint.to_dict()))
+    assert Blueprint.from_dict(fields) == blueprint
+    assert blueprint.kwargs == {"img_size": 64}
+
+
+def test_making_it_again_draws_nothing_from_the_global_random_state() -> None:
+    model, blueprint = made("timm:test_resnet")
+    state = torch.get_rng_state()
+    rebuild(blueprint, described_head(model))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_what_cannot_be_made_again_is_said() -> None:
+    model, blueprint = made("timm:test_resnet")
+    head = described_head(model)
+    assert "not from the name" in why_not_rebuilt(model, None, head)
+    assert "plain layers" in why_not_rebuilt(model, blueprint, None)
+    longer = nn.Sequential(*model, nn.Identity())
+    assert "not a Sequential" in why_not_rebuilt(longer, blueprint, head)
+    model[0].add_module("extra", nn.Linear(2, 2))
+    assert "extra" in why_not_rebuilt(model, blueprint, head)
+
+
+def test_a_cut_that_names_absent_children_is_refused() -> None:
+    model, blueprint = made("torchvision:squeezenet1_1")
+    fields = blueprint.to_dict()
+    fields["cut"]["children"] = ["nothing"]
+    with pytest.raises(CheckpointError, match="nothing"):
+        rebuild(Blueprint.from_dict(fields), described_head(model))
+
+
+def test_a_description_cannot_make_the_factory_read_files() -> None:
+    model, blueprint = made("timm:test_resnet")
+    fields = blueprint.to_dict() | {"kwargs": {"checkpoint_path": "evil.pth"}}
+    with pytest.raises(CheckpointError, match="checkpoint_path"):
+        rebuild(Blueprint.from_dict(fields), described_head(model))
+
+
+def test_an_export_that_needs_its_model_takes_it(tmp_path: Path) -> None:
+    model = nn.Linear(4, 3)
+    write_export(tmp_path, model, exported_as(None, model, "it is a module of one's own"))
+    with pytest.raises(CheckpointError, match="because it is a module of one's own"):
+        load_export(tmp_path)
+    again, _ = load_export(tmp_path, nn.Linear(4, 3))
+    assert torch.equal(again.weight, model.weight)
+
+
+def test_class_names_are_kept_as_they_are(tmp_path: Path) -> None:
+    model = nn.Linear(4, 3)
+    write_export(tmp_path, model, exported_as(None, model))
+    assert read_export(tmp_path)[1].classes == ("a", "ß", "<c>")
+    assert "ß" in (tmp_path / "learner.json").read_text(encoding="utf-8")

@@ -1,0 +1,125 @@
+"""`layergroups train`: what it writes and says, what it refuses, and Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.cli.conftest import TINY, Run, make_photos
+
+from layergroups import load_learner
+from layergroups.cli.interrupt import Interrupts
+
+
+def test_it_writes_model_history_and_picture(model: Path) -> None:
+    names = {path.name for path in model.iterdir()}
+    assert names == {"learner.json", "model.safetensors", "history.csv", "confusion_matrix.png"}
+    with (model / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["phase"] for row in rows] == ["head", "all"]
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    with Image.open(model / "confusion_matrix.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_stdout_has_the_figures_and_stderr_the_rest(run: Run, photos: Path, tmp_path: Path) -> None:
+    answer = run("train", photos, *TINY, "--epochs", 1, "--out", tmp_path / "m")
+    assert answer.code == 0
+    figures = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
+    assert list(figures) == ["accuracy", "loss", "photos", "model", "history", "confusion"]
+    assert "valid_loss" in answer.err
+    assert f"layergroups predict {tmp_path / 'm'} photo.jpg" in answer.err
+
+
+def test_json_is_all_that_stands_on_stdout(run: Run, photos: Path, tmp_path: Path) -> None:
+    words = ["--epochs", 0, "--seed", 1, "--json", "--out", tmp_path / "m"]
+    answer = run("train", photos, *TINY, *words)
+    found = json.loads(answer.out)
+    assert found["classes"] == ["blue", "green", "red"]
+    assert found["photos"] == sum(map(sum, found["matrix"])) == 6
+    assert len(load_learner(tmp_path / "m").layer_groups) == 3
+
+
+def test_the_split_is_asked_for_in_words(run: Run, photos: Path, tmp_path: Path) -> None:
+    words = ["--epochs", 0, "--split", "4", "--out", tmp_path / "m"]
+    assert "body-1, body-2, body-3, head" in run("train", photos, *TINY, *words).err
+    assert len(load_learner(tmp_path / "m").layer_groups) == 4
+
+
+def test_a_folder_with_other_things_is_left_alone(run: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    line = run("train", photos, *TINY, "--out", tmp_path).only_error_line
+    assert "holds other things (thesis.txt)" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_earlier_model_is_replaced_and_that_is_said(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    words = ["train", photos, *TINY, "--epochs", 0, "--out", tmp_path / "m"]
+    run(*words)
+    before = (tmp_path / "m/model.safetensors").read_bytes()
+    answer = run(*words, "--seed", 7)
+    assert "holds an earlier model" in answer.err
+    assert (tmp_path / "m/model.safetensors").read_bytes() != before
+
+
+def test_the_model_may_not_lie_among_the_photos(run: Run, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", each=1)
+    line = run("train", photos, *TINY, "--out", photos / "model").only_error_line
+    assert "would be taken for a class" in line
+    assert not (photos / "model").exists()
+
+
+def test_after_a_fault_no_empty_folder_stays(run: Run, photos: Path, tmp_path: Path) -> None:
+    line = run("train", photos, *TINY, "--arch", "resnet-18", "--out", tmp_path / "m")
+    assert line.code == 2
+    assert not (tmp_path / "m").exists()
+
+
+def test_ctrl_c_waits_for_the_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        interrupts.before_step(None)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.after_step(None)  # type: ignore[arg-type]
+        assert interrupts.steps == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_between_steps_and_for_the_second_time_ctrl_c_comes_at_once() -> None:
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.before_step(None)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_what_was_learned(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "layergroups", "train", str(photos), *TINY]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000", "--out", str(tmp_path / "m")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert any(" all " in line for line in process.stderr)  # the second phase has begun
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert "Interrupted: the model as it was after" in err.splitlines()[-1]
+    assert {"learner.json", "history.csv"} <= {path.name for path in (tmp_path / "m").iterdir()}
+    photo = next((photos / "red").iterdir())
+    assert load_learner(tmp_path / "m").predict(photo).label in ("red", "green", "blue")

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from layergroups.data import Augmentation, EvalTransform, OrderedBatches, Photos, TrainBatches
+from layergroups.data.batches import (
+    Feed,
+    PhotoDataset,
+    default_workers,
+    derived_seed,
+    private_randomness,
+)
+from layergroups.data.transforms import TrainTransform
+from layergroups.errors import BrokenImagesError
+
+# From Python 3.12 on, the start of workers by fork is remarked on.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+N = 11
+PLAIN = EvalTransform((12, 12))
+DEFAULT = Augmentation()
+
+
+@pytest.fixture
+def photos(photo: Callable[..., Path]) -> Photos:
+    files = tuple(str(photo(f"{i}.jpg", seed=i, size=(20, 16))) for i in range(N))
+    return Photos(files, tuple(i % 3 for i in range(N)))
+
+
+def fed(photos: Photos, workers: int = 0, augment: Any = DEFAULT) -> Feed:
+    varied = None if augment is None else TrainTransform(augment, PLAIN)
+    return Feed(PhotoDataset(photos, PLAIN, varied), workers)
+
+
+def training(photos: Photos, workers: int = 0, size: int = 4, seed: int = 5) -> TrainBatches:
+    return TrainBatches(fed(photos, workers), size, seed)
+
+
+def together(batches: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    pairs = list(batches)
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def same(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    return all(map(torch.equal, together(one), together(other)))
+
+
+def global_state() -> list[Any]:
+    return [random.getstate(), torch.get_rng_state().tolist(), repr(np.random.get_state())]
+
+
+def random_rotation(image: Image.Image) -> Image.Image:
+    """Draws from all three global generators."""
+    return image.rotate(random.random() * 9 + np.random.rand() * 9 + float(torch.rand(())) * 9)
+
+
+def test_a_batch_is_normalised_pixels_and_labels(photos: Photos) -> None:
+    x, y = next(iter(training(photos)))
+    assert (x.shape, x.dtype) == ((4, 3, 12, 12), torch.float32)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert (y.shape, y.dtype) == ((4,), torch.int64)
+
+
+def test_each_epoch_shows_every_photo_once_in_another_order(photos: Photos) -> None:
+    batches = training(photos, size=3)
+    orders = [[i for batch in batches.plan(epoch) for i, _ in batch] for epoch in range(5)]
+    assert all(sorted(order) == list(range(N)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 5
+
+
+def test_passes_move_the_epoch_on_and_set_epoch_takes_it_back(photos: Photos) -> None:
+    batches = training(photos)
+    first, second = together(batches), together(batches)
+    assert batches.epoch == 2
+    assert not torch.equal(first[0], second[0])
+    batches.set_epoch(1)
+    assert torch.equal(together(batches)[0], second[0])
+
+
+def test_another_seed_gives_other_batches(photos: Photos) -> None:
+    assert not same(training(photos, seed=1), training(photos, seed=2))
+
+
+@pytest.mark.parametrize("augment", [Augmentation(), random_rotation])
+def test_batches_are_the_same_for_any_number_of_workers(photos: Photos, augment: Any) -> None:
+    for epoch in (0, 3):
+        passes = []
+        for workers in (0, 1, 2):
+            batches = TrainBatches(fed(photos, workers, augment), 4, seed=5)
+            batches.set_epoch(epoch)
+            passes.append(batches)
+        assert same(passes[0], passes[1])
+        passes[0].set_epoch(epoch)
+        assert same(passes[0], passes[2])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_pass_reads_or_changes_the_global_random_state(photos: Photos, workers: int) -> None:
+    batches = TrainBatches(fed(photos, workers, random_rotation), 4, seed=5)
+    torch.manual_seed(1)
+    before = global_state()
+    first = together(batches)
+    assert global_state() == before
+    torch.manual_seed(2)
+    random.seed(2)
+    np.random.seed(2)
+    batches.set_epoch(0)
+    assert torch.equal(together(batches)[0], first[0])
+
+
+def test_the_same_photo_varies_alike_in_all_orders(photos: Photos) -> None:
+    """The variation belongs to (seed, epoch, photo), not to the place in a batch."""
+    small, large = (OrderedBatches(fed(photos), n, lambda i: derived_seed(1, i)) for n in (2, 7))
+    assert same(small, large)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_passes_may_be_nested_and_broken_off(photos: Photos, workers: int) -> None:
+    batches = OrderedBatches(fed(photos, workers), 2)
+    expected = together(OrderedBatches(fed(photos), 2))
+    for (x, _), (again, _) in zip(batches, batches, strict=True):
+        assert torch.equal(x, again)
+    for _ in batches:
+        break
+    held = iter(batches)
+    next(held)
+    assert torch.equal(together(batches)[0], expected[0])
+    assert torch.equal(torch.cat([x for x, _ in held]), expected[0][2:])
+
+
+def test_workers_stay_between_passes(photos: Photos) -> None:
+    feed = fed(photos, 1)
+
+    def pids(batches: OrderedBatches) -> list[int]:
+        list(batches)
+        assert feed._pool is not None
+        return [w.pid for w in feed._pool._iterator._workers]  # type: ignore[union-attr]
+
+    assert pids(OrderedBatches(feed, 3)) == pids(OrderedBatches(feed, 5))
+
+
+def test_photos_without_variation_are_in_their_order(photos: Photos) -> None:
+    batches = OrderedBatches(fed(photos), 4)
+    x, y = together(batches)
+    assert tuple(y.tolist()) == photos.labels
+    torch.testing.assert_close(x, torch.stack([PLAIN(path) for path in photos.paths]))
+    assert [len(y) for _, y in batches] == [4, 4, 3]
+    assert len(batches) == 3
+    assert batches.paths == photos.paths
+
+
+def test_photos_without_labels_give_images_alone(photos: Photos) -> None:
+    batches = list(OrderedBatches(fed(Photos(photos.files)), 6))
+    assert [x.shape for x in batches] == [(6, 3, 12, 12), (5, 3, 12, 12)]
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths"),
+    [(4, [4, 4, 3]), (5, [5, 5]), (10, [10]), (11, [11]), (20, [11]), (1, [1] * 11)],
+)
+def test_a_last_batch_of_one_photo_is_left_out(
+    photos: Photos, size: int, lengths: list[int]
+) -> None:
+    batches = training(photos, size=size)
+    assert [len(y) for _, y in batches] == lengths
+    assert len(batches) == len(lengths)
+
+
+def test_training_without_augmentation_is_shuffled_but_not_varied(photos: Photos) -> None:
+    batches = TrainBatches(fed(photos, augment=None), 11, seed=0)
+    order = [i for i, _ in next(batches.plan(0))]
+    plain, _ = together(OrderedBatches(fed(photos), 4))
+    assert torch.equal(together(batches)[0], plain[order])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_breaks_later_is_named(photos: Photos, workers: int) -> None:
+    photos.paths[6].write_bytes(b"")
+    with pytest.raises(BrokenImagesError, match=r"6\.jpg: empty, 0 bytes"):
+        list(OrderedBatches(fed(photos, workers), 4))
+
+
+def test_private_randomness_is_restored_after_an_error() -> None:
+    before = global_state()
+    with pytest.raises(ZeroDivisionError), private_randomness(3):
+        _ = (random.random() + np.random.rand() + float(torch.rand(()))) / 0
+    assert global_state() == before
+
+
+def test_private_randomness_follows_its_seed() -> None:
+    def draw(seed: int) -> tuple[float, float, float]:
+        with private_randomness(seed):
+            return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    assert draw(1) == draw(1)
+    assert all(a != b for a, b in zip(draw(1), draw(2), strict=True))
+
+
+def test_seeds_differ_for_all_numbers() -> None:
+    seeds = {derived_seed(s, e, i) for s in range(5) for e in range(-5, 5) for i in range(20)}
+    assert len(seeds) == 1000
+    assert derived_seed(1, 23) != derived_seed(12, 3)
+
+
+def test_small_sets_start_no_workers(photos: Photos) -> None:
+    assert default_workers(photos) == 0
+
+
+def test_many_large_photos_are_read_by_workers(photos: Photos, tmp_path: Path) -> None:
+    large = tmp_path / "large.jpg"
+    large.write_bytes(photos.paths[0].read_bytes() + b"\0" * 1_000_000)
+    workers = default_workers(Photos((str(large),) * 1000))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert min(8, (cores or 1) // 2) <= workers <= 8
+
+
+def test_memory_does_not_hold_the_photos(photos: Photos) -> None:
+    """A plan over very many photos is made as it is followed."""
+    many = Photos(photos.files * 100_000, (photos.labels or ()) * 100_000)
+    passes: Iterator[Any] = iter(OrderedBatches(fed(many), 2))
+    assert len(next(passes)[1]) == 2

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from layergroups.data import Augmentation, EvalTransform, transform_from_config
+from layergroups.data.transforms import TrainTransform, as_size, normalise
+from layergroups.errors import BrokenImagesError, DataError
+from layergroups.input_spec import InputSpec
+
+from .conftest import picture
+
+HALF = InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", source="a test")
+
+
+def test_normalising_is_torchvisions_and_channels_last() -> None:
+    pixels = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8)
+    spec = InputSpec()
+    expected = v2.functional.normalize(
+        pixels.permute(0, 3, 1, 2).float() / 255, list(spec.mean), list(spec.std)
+    )
+    result = normalise(pixels, spec)
+    assert (result.dtype, result.shape) == (torch.float32, (3, 3, 5, 7))
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_the_transform_is_torchvisions_resize_and_centre_crop(interpolation: str) -> None:
+    spec = InputSpec(interpolation=interpolation)
+    image = picture(1, (61, 45))
+    mode = v2.InterpolationMode(interpolation)
+    resized = v2.functional.resize(image, [30], interpolation=mode)
+    expected = v2.functional.pil_to_tensor(v2.functional.center_crop(resized, [24, 24]))
+    pixels = EvalTransform((24, 24), spec, crop_pct=0.8).pixels(image)
+    assert torch.equal(pixels.permute(2, 0, 1), expected)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 50), (50, 20), (1, 1)])
+@pytest.mark.parametrize("shape", [(48, 40), (7, 300), (300, 7), (1, 1)])
+def test_any_image_comes_out_in_the_size(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    image = picture(0, shape)
+    plain = EvalTransform(size)
+    assert plain.pixels(image).shape == (*size, 3)
+    varied = TrainTransform(Augmentation(), plain)
+    assert varied.pixels(image).shape == (*size, 3)
+
+
+def test_a_picture_is_loaded_the_same_from_anything(photo: Callable[..., Path]) -> None:
+    path = photo("a.png", seed=2)
+    image = Image.open(path)
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    load = EvalTransform((32, 24), HALF)
+    expected = load(path)
+    assert (expected.shape, expected.dtype) == ((3, 32, 24), torch.float32)
+    for source in (str(path), image, array, array / 255, tensor, tensor / 255):
+        torch.testing.assert_close(load(source), expected)
+
+
+def test_grey_arrays_and_tensors_are_images_too() -> None:
+    load = EvalTransform((8, 8), HALF)
+    grey = np.full((10, 10), 51, dtype=np.uint8)
+    for source in (grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+        torch.testing.assert_close(load(source), torch.full((3, 8, 8), -0.6))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((2, 3, 8, 8), np.uint8), "is not one image"),
+        (np.zeros((3, 8, 8), np.uint8), r"expected an array \(height, width, 3\)"),
+        (torch.zeros(8, 8, 3), r"a tensor \(3, height, width\)"),
+        (torch.full((3, 8, 8), -1.5), "Do not normalise them"),
+        (np.full((8, 8, 3), 700), "expected uint8"),
+        (17, "A int is no image"),
+    ],
+)
+def test_what_is_no_image_is_refused(source: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        EvalTransform((8, 8))(source)
+
+
+def test_a_broken_file_is_named_and_the_cause_chained(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    with pytest.raises(BrokenImagesError, match=r"a\.jpg: the file does not exist") as caught:
+        EvalTransform((8, 8))(path)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_the_description_gives_the_transform_back(photo: Callable[..., Path]) -> None:
+    transform = EvalTransform((20, 30), HALF, crop_pct=0.9)
+    again = transform_from_config(json.loads(json.dumps(transform.to_config())))
+    path = photo("a.jpg")
+    assert torch.equal(again(path), transform(path))
+    assert again.to_config() == transform.to_config()
+
+
+def test_a_description_with_gaps_is_refused() -> None:
+    with pytest.raises(DataError, match="expected the entries size, crop_pct"):
+        transform_from_config({"size": [2, 2]})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale": (0.0, 1.0)},
+        {"scale": (0.9, 0.5)},
+        {"ratio": (2.0, 1.0)},
+        {"flip": 2},
+        {"brightness": -0.1},
+    ],
+)
+def test_impossible_augmentations_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="does not work"):
+        Augmentation(**options)
+
+
+def test_augmentation_varies_and_can_be_tuned_off() -> None:
+    image, plain = picture(4, (32, 32)), EvalTransform((32, 32), crop_pct=1.0)
+    varied = TrainTransform(Augmentation(), plain)
+    assert not torch.equal(varied.pixels(image), varied.pixels(image))
+    none = Augmentation(scale=(1, 1), ratio=(1, 1), flip=0, brightness=0, contrast=0)
+    assert torch.equal(TrainTransform(none, plain).pixels(image), plain.pixels(image))
+
+
+def test_photos_are_decoded_large_enough_for_the_smallest_cut() -> None:
+    for augmentation in (Augmentation(), Augmentation(scale=(0.08, 1.0), ratio=(0.5, 2.0))):
+        side = augmentation.decode_size((100, 100))
+        smallest = (side * side * augmentation.scale[0] * augmentation.ratio[0]) ** 0.5
+        assert 100 <= smallest <= 101
+    assert TrainTransform(Augmentation(), EvalTransform((100, 50))).decode_size == 164
+    assert TrainTransform(v2.Identity(), EvalTransform((100, 50))).decode_size is None
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        lambda image: image.rotate(90, expand=True),
+        lambda image: image.convert("L"),
+        v2.RandomResizedCrop(16),
+        v2.PILToTensor(),
+        v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),
+    ],
+)
+def test_any_function_of_an_image_augments(augment: Any) -> None:
+    pixels = TrainTransform(augment, EvalTransform((16, 16))).pixels(picture())
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), torch.uint8)
+
+
+def test_an_augmentation_must_give_an_image() -> None:
+    with pytest.raises(DataError, match="augment= gave a str"):
+        TrainTransform(lambda image: "no", EvalTransform((16, 16))).pixels(picture())
+
+
+@pytest.mark.parametrize("size", [0, -1, (2, 3, 4), (2.5, 3), (0, 5), True, "ab"])
+def test_impossible_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(DataError, match="size="):
+        as_size(size)
+
+
+def test_sizes_are_a_side_or_height_and_width() -> None:
+    assert as_size(224) == (224, 224)
+    assert as_size((100, 50)) == (100, 50)
+
+
+@pytest.mark.parametrize(
+    ("spec", "crop_pct", "message"),
+    [
+        (InputSpec(interpolation="cubic"), 0.9, "interpolation='cubic'.*bicubic"),
+        (InputSpec(mean=(0.5,), std=(0.5,)), 0.9, "three numbers each"),
+        (InputSpec(std=(0.5, 0.0, 0.5)), 0.9, "none of std zero"),
+        (InputSpec(), 1.5, "crop_pct=1.5"),
+    ],
+)
+def test_statistics_that_do_not_fit_photos_are_refused(
+    spec: InputSpec, crop_pct: float, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        EvalTransform((8, 8), spec, crop_pct)

@@ -1,0 +1,181 @@
+"""Bodies that lose nothing, and the model that fact 1 and 2 of fastai's users name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from layergroups.errors import CutError, GroupingError, InputSizeError
+from layergroups.models import AdaptiveConcatPool2d, assemble, create_body, load_model
+from layergroups.models.assembly import Assembled
+
+
+def made(name: str, n_out: int = 2, size: int = 64, **options: object) -> Assembled:
+    return assemble(load_model(name, pretrained=False), n_out, size=size, **options)  # type: ignore[arg-type]
+
+
+def test_fact_1_the_model_of_resnet18() -> None:
+    body, head = made("torchvision:resnet18").model
+    assert [name for name, _ in body.named_children()] == [
+        "conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4",
+    ]  # fmt: skip
+    kinds = [AdaptiveConcatPool2d, nn.Flatten, nn.BatchNorm1d, nn.Dropout, nn.Linear, nn.ReLU,
+             nn.BatchNorm1d, nn.Dropout, nn.Linear]  # fmt: skip
+    assert [type(m) for m in head] == kinds
+    assert [name for name, _ in head[0].named_children()] == ["ap", "mp"]
+    assert (head[2].num_features, head[3].p, head[6].num_features, head[7].p) == (
+        1024, 0.25, 512, 0.5,
+    )  # fmt: skip
+    assert head[4].weight.shape == (512, 1024)
+    assert head[4].bias is not None
+    assert head[8].weight.shape == (2, 512)
+
+
+def test_fact_2_the_classic_groups_of_resnet18() -> None:
+    groups = made("torchvision:resnet18").layer_groups("classic")
+    assert [len(g.layers) for g in groups] == [26, 24, 10]
+    assert groups[0].layers[-1] is groups.model[0].layer2[-1].bn2
+    first = groups[1].layers[0]
+    assert isinstance(first, nn.Conv2d)
+    assert (first.in_channels, first.out_channels, first.stride) == (128, 256, (2, 2))
+    assert [type(m).__name__ for m in groups[2].layers][:3] == [
+        "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "Flatten",
+    ]  # fmt: skip
+
+
+CLASSIC = [
+    ("resnet34", "layer3"),
+    ("resnet50", "layer3"),
+    ("vgg11_bn", "features.22"),
+    ("vgg16_bn", "features.22"),
+    ("vgg19_bn", "features.22"),
+    ("densenet121", "features.denseblock3"),
+    ("squeezenet1_1", "features.5"),
+    ("alexnet", "features.6"),
+    ("mobilenet_v2", "features.10"),
+]
+
+
+@pytest.mark.parametrize(("name", "place"), CLASSIC)
+def test_fact_2_the_classic_table(name: str, place: str) -> None:
+    groups = made(name).layer_groups("classic")
+    features = groups.model[0]
+    index = {"densenet121": 7}.get(name)
+    container = dict(features.named_modules())
+    expected = container[place] if index is None else list(features.features.children())[index]
+    inside = {id(m) for m in expected.modules()}
+    assert len(groups) == 3
+    first = next(m for m in groups[1].layers)
+    assert id(first) in inside
+    assert not any(id(m) in inside for m in groups[0].layers)
+
+
+def test_the_older_table_of_squeezenet_has_two_splits() -> None:
+    assert len(made("squeezenet1_1").layer_groups("classic-v1")) == 4
+
+
+def test_networks_outside_the_classic_table_say_so() -> None:
+    with pytest.raises(GroupingError, match="no split for SwinTransformer"):
+        made("swin_t").layer_groups("classic")
+
+
+FACT_4 = ["mobilenet_v2", "convnext_tiny", "swin_t", "efficientnet_b0", "squeezenet1_1"]
+
+
+@pytest.mark.parametrize("name", [*FACT_4, "vit_b_16"])
+def test_fact_4_no_cut_is_needed(name: str) -> None:
+    size = 224 if name == "vit_b_16" else 64
+    assembled = made(name, 10, size)
+    groups = assembled.layer_groups()
+    assert groups.names == ("early", "late", "head")
+    groups.freeze()
+    assert {n for n, p in groups.model.named_parameters() if p.requires_grad} == {
+        n for n, _ in groups.model.named_parameters() if n.startswith("1.")
+    }
+    assembled.model.eval()
+    with torch.no_grad():
+        assert assembled.model(torch.randn(2, 3, size, size)).shape == (2, 10)
+
+
+# what the old classifier received must be what the body gives, pooled as the network pooled it
+SAME_FEATURES = [
+    ("resnet18", "fc"),
+    ("mobilenet_v2", "classifier.1"),
+    ("densenet121", "classifier"),
+    ("convnext_tiny", "classifier.2"),
+    ("mobilenet_v3_small", "classifier.3"),
+    ("efficientnet_b0", "classifier.1"),
+    ("swin_t", "head"),
+    ("shufflenet_v2_x0_5", "fc"),
+    ("timm:tf_efficientnet_lite0", "classifier"),
+    ("timm:vgg11", "head.fc"),
+    ("timm:mobilenetv3_small_100", "classifier"),
+    ("timm:vit_tiny_patch16_224", "head"),
+]
+
+
+@pytest.mark.parametrize(("name", "classifier"), SAME_FEATURES)
+def test_the_body_keeps_the_pretrained_features(name: str, classifier: str) -> None:
+    torch.manual_seed(1)
+    size = 224 if "vit" in name else 64
+    loaded = load_model(name, pretrained=False)
+    network = loaded.model.eval()
+    seen: list[Tensor] = []
+    hook = network.get_submodule(classifier).register_forward_pre_hook(
+        lambda m, args: seen.append(args[0].flatten(1))
+    )
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        network(x)
+        hook.remove()
+        assembled = assemble(loaded, 2, size=size)
+        given = assembled.model[0].eval()(x)
+    pooled = given if given.ndim == 2 else given.mean((2, 3))
+    assert torch.allclose(pooled, seen[0], atol=1e-5)
+
+
+def test_layers_replaced_together_with_the_classifier_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assembled = made("vgg11")
+    assert assembled.cut.removed == ("classifier.6", "classifier.3", "classifier.0")
+    assert "classifier.3, classifier.0" in caplog.text
+
+
+def test_cut_by_index_by_name_and_by_function() -> None:
+    by_index = made("mobilenet_v2", cut=-1)
+    by_name = made("mobilenet_v2", cut="classifier")
+    assert by_index.cut.children == by_name.cut.children == ("features",)
+    by_function = made("mobilenet_v2", cut=lambda network: network.features[:7])
+    assert by_function.features == 32
+    shallow = made("resnet18", cut=6)
+    assert shallow.features == 128
+
+
+def test_a_cut_that_is_impossible_tells_the_children_and_the_way_out() -> None:
+    with pytest.raises(CutError, match=r"the children of ResNet are 0: conv1, 1: bn1"):
+        made("resnet18", cut="layer9")
+    with pytest.raises(CutError, match=r"leaves nothing .* cut=-1 keeps all but the last"):
+        made("resnet18", cut=0)
+    with pytest.raises(CutError, match=r"cannot run.*Without cut= it is found"):
+        made("vit_b_16", size=224, cut=-1)
+
+
+def test_a_size_that_the_network_cannot_take_is_refused_with_those_that_it_can() -> None:
+    with pytest.raises(InputSizeError, match=r"cannot take images of 160×160 pixels; it takes 224"):
+        made("vit_b_16", size=160)
+
+
+def test_a_module_of_ones_own_and_a_head_of_ones_own() -> None:
+    network = torchvision.models.resnet18(weights=None)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 4))
+    assembled = assemble(load_model(network), 4, size=64, custom_head=head)
+    assert assembled.model[1] is head
+    assert assembled.layer_groups()["head"].layers[-1] is head[2]
+
+
+def test_create_body_gives_the_body_alone() -> None:
+    body = create_body(torchvision.models.resnet18(weights=None))
+    assert body(torch.zeros(2, 3, 64, 64)).shape == (2, 512, 2, 2)

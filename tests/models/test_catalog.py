@@ -1,0 +1,172 @@
+"""The catalogue: names, functions and modules become models, with what their weights expect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.transforms import v2
+
+from layergroups.errors import ModelError, WeightsError
+from layergroups.input_spec import IMAGENET_MEAN, InputSpec
+from layergroups.models.catalog import LoadedModel, load_model
+
+SMALL = "timm:test_resnet.r160_in1k"
+
+
+def _again(loaded: LoadedModel) -> nn.Module:
+    kwargs = json.loads(json.dumps(loaded.kwargs))
+    return load_model(loaded.name, pretrained=False, **kwargs).model
+
+
+def test_torchvision_input_is_that_of_its_weights() -> None:
+    with torch.device("meta"):
+        found = {n: load_model(n, pretrained=False).input for n in ("resnet50", "efficientnet_b0")}
+    assert found["resnet50"] == InputSpec(
+        crop_pct=224 / 232, source="torchvision ResNet50_Weights.IMAGENET1K_V2"
+    )
+    assert found["efficientnet_b0"].interpolation == "bicubic"
+
+
+def test_timm_input_is_that_of_its_weights_for_the_arguments() -> None:
+    lite = load_model("timm:tf_efficientnet_lite0", pretrained=False).input
+    vit = load_model("timm:vit_tiny_patch16_224", pretrained=False, img_size=160)
+    grey = load_model("timm:resnet18", pretrained=False, in_chans=1).input
+    tall = load_model("timm:vit_tiny_patch16_224", pretrained=False, img_size=(160, 96))
+    assert (lite.size, lite.mean, lite.std) == ((224, 224), (0.5,) * 3, (0.5,) * 3)
+    assert lite.interpolation == "bicubic"
+    assert lite.source == "timm tf_efficientnet_lite0.in1k"
+    assert (vit.input.size, vit.kwargs) == ((160, 160), {"img_size": 160})
+    assert (tall.input.size, tall.kwargs) == ((160, 96), {"img_size": [160, 96]})
+    assert grey.mean == (pytest.approx(sum(IMAGENET_MEAN) / 3),)
+
+
+@pytest.mark.parametrize(
+    ("arch", "kwargs"),
+    [
+        ("timm:vit_tiny_patch16_224", {"img_size": (32, 64), "depth": 1}),
+        ("torchvision:squeezenet1_1", {"num_classes": 7}),
+        ("torchvision:googlenet", {}),
+    ],
+)
+def test_a_model_can_be_made_again_from_name_and_arguments(
+    arch: str, kwargs: dict[str, Any]
+) -> None:
+    loaded = load_model(arch, pretrained=False, **kwargs)
+    again = _again(loaded)
+    again.load_state_dict(loaded.model.state_dict(), strict=True)
+    size = loaded.input.size if "vit" in arch else (64, 64)
+    x = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        assert torch.equal(loaded.model.eval()(x), again.eval()(x))
+
+
+def test_wrong_arguments_are_explained() -> None:
+    with pytest.raises(ModelError, match=r"resnet18 cannot be made with depth=3: .*depth"):
+        load_model("resnet18", pretrained=False, depth=3)
+    with pytest.raises(ModelError, match="cannot be made with global_pool='sum'"):
+        load_model(SMALL, pretrained=False, global_pool="sum")
+    with pytest.raises(ModelError, match=r"cannot be written as JSON(.|\n)*make the module"):
+        load_model("resnet18", pretrained=False, norm_layer=nn.BatchNorm2d)
+
+
+def test_a_module_is_taken_as_it_is(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
+    loaded = load_model(module)
+    assert loaded.model is module
+    assert loaded.name == "module:Sequential"
+    assert loaded.input.source == "ImageNet defaults (not known for a module of one's own)"
+    with pytest.raises(ModelError, match="made already, so depth cannot be given"):
+        load_model(module, depth=3)
+    ones = {name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()}
+    save_file(ones, tmp_path / "ones.safetensors")
+    assert load_model(module, weights=tmp_path / "ones.safetensors").pretrained
+    assert module[0].weight.eq(1).all()
+
+
+def test_a_timm_module_brings_its_input() -> None:
+    with torch.device("meta"):
+        loaded = load_model(timm.create_model("tf_efficientnet_lite0"))
+    assert loaded.name == "module:EfficientNet"
+    assert loaded.input.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["torchvision:googlenet", "torchvision:inception_v3"])
+def test_auxiliary_classifiers_are_off_and_the_input_is_transformed(name: str) -> None:
+    with torch.device("meta"):
+        model = load_model(name, pretrained=False).model.train()
+        assert isinstance(model(torch.empty(2, 3, 96, 96)), torch.Tensor)
+    assert model.transform_input
+    with pytest.raises(ModelError, match="aux_logits=True gives several outputs"):
+        load_model(name, aux_logits=True)
+
+
+def test_old_densenet_names_are_understood(tmp_path: Path) -> None:
+    source = torchvision.models.densenet121().state_dict()
+    old = {
+        name.replace(".norm1.", ".norm.1.")
+        .replace(".norm2.", ".norm.2.")
+        .replace(".conv1.", ".conv.1.")
+        .replace(".conv2.", ".conv.2."): tensor
+        for name, tensor in source.items()
+        if "num_batches" not in name
+    }
+    assert len(old.keys() - source.keys()) > 100
+    save_file(old, tmp_path / "old.safetensors")
+    model = load_model("densenet121", weights=tmp_path / "old.safetensors").model
+    ours = model.state_dict()
+    assert all(torch.equal(ours[k], v) for k, v in source.items())
+
+
+def test_position_embeddings_of_a_file_are_resized(tmp_path: Path) -> None:
+    source = timm.create_model("vit_tiny_patch16_224", depth=1).state_dict()
+    save_file(source, tmp_path / "vit.safetensors")
+    loaded = load_model(
+        "vit_tiny_patch16_224", weights=tmp_path / "vit.safetensors", depth=1, img_size=96
+    )
+    ours = loaded.model.state_dict()
+    assert ours["pos_embed"].shape == (1, 1 + 6 * 6, 192)
+    assert torch.equal(ours["pos_embed"][:, 0], source["pos_embed"][:, 0])
+    assert torch.equal(ours["blocks.0.attn.qkv.weight"], source["blocks.0.attn.qkv.weight"])
+    assert loaded.input.size == (96, 96)
+    assert loaded.input.source.endswith("(assumed for file vit.safetensors)")
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="another architecture"):
+        load_model("squeezenet1_1", weights=tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_model("resnet18", weights=tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
+def test_real_weights_recognise_real_photos(shared: Path, name: str) -> None:
+    file = shared / "data" / "weights" / name / f"{name}.safetensors"
+    loaded = load_model(f"torchvision:{name}", weights=file)
+    assert loaded.pretrained
+    assert loaded.weights == f"file {name}.safetensors"
+    photos = sorted((shared / "data/images/clothing_small/valid/pants").glob("*.jpg"))[:12]
+    spec = loaded.input
+    prepare = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize([round(spec.size[0] / spec.crop_pct)], antialias=True),
+            v2.CenterCrop(list(spec.size)),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(spec.mean, spec.std),
+        ]
+    )
+    batch = torch.stack([prepare(Image.open(photo).convert("RGB")) for photo in photos])
+    labels = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    with torch.inference_mode():
+        found = loaded.model.eval()(batch).argmax(1)
+    assert [labels[index] for index in found].count("jean") >= 3  # by chance: one in a thousand

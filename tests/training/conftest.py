@@ -1,0 +1,32 @@
+"""A maker of learners that are alike: same data, same first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.tiny import TinyLoaders, pretrained, tiny_model
+from torch import nn
+
+from layergroups.training import Learner
+
+
+@pytest.fixture
+def dls() -> TinyLoaders:
+    return TinyLoaders()
+
+
+@pytest.fixture
+def make(dls: TinyLoaders, tmp_path: Path) -> Callable[..., Learner]:
+    def maker(model: nn.Module | None = None, **options: Any) -> Learner:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made = pretrained(tiny_model()) if model is None else model
+        defaults: dict[str, Any] = {"progress": False, "seed": 0, "path": tmp_path}
+        defaults["split"] = ["0.0", "0.7", "1"]
+        return Learner(options.pop("dls", dls), made, **(defaults | options))
+
+    return maker

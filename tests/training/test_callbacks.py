@@ -1,0 +1,82 @@
+import pytest
+
+from layergroups.errors import TrainingError
+from layergroups.training import EVENTS, Callback
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str):
+        if name not in EVENTS:
+            raise AttributeError(name)
+        return lambda run: self.seen.append(name)
+
+
+class Fails(Callback):
+    def after_epoch(self, run) -> None:
+        raise KeyError("x")
+
+
+def test_events_come_in_the_stated_order(make) -> None:
+    recorder = Recorder()
+    make(callbacks=[recorder]).fit(2)
+    steps = ["before_step", "after_step"] * 6
+    epoch = ["before_epoch", *steps, "after_epoch"]
+    assert recorder.seen == ["before_fit", *epoch, *epoch, "after_fit"]
+
+
+def test_callbacks_are_called_in_the_order_of_the_list(make) -> None:
+    order = []
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def before_fit(self, run) -> None:
+            order.append(self.name)
+
+    make(callbacks=[Named("a"), Named("b")]).fit(1)
+    assert order == ["a", "b"]
+
+
+def test_a_failing_callback_is_named_with_its_event(make) -> None:
+    with pytest.raises(TrainingError, match=r"Fails failed in after_epoch .*KeyError") as caught:
+        make(callbacks=[Fails()]).fit(1)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_run_shows_what_happens(make) -> None:
+    seen = []
+
+    class Looks:
+        def after_step(self, run) -> None:
+            seen.append((run.epoch, run.step, run.steps, tuple(run.inputs.shape)))
+            assert run.loss.ndim == 0
+            assert all(p.grad is not None for p in run.model.parameters())
+
+        def after_epoch(self, run) -> None:
+            assert run.rows[-1].epoch == run.epoch
+
+    make(callbacks=[Looks()]).fit(2)
+    assert seen[0] == (0, 1, 12, (8, 3, 16, 16))
+    assert seen[-1] == (1, 12, 12, (8, 3, 16, 16))
+
+
+def test_a_callback_may_stop_the_fit(make) -> None:
+    class Stops:
+        def after_step(self, run) -> None:
+            if run.step == 8:
+                run.stop = "enough"
+
+    learn = make(callbacks=[Stops()])
+    rows = learn.fit(5)
+    assert [row.note for row in rows] == ["", "enough"]
+    assert len(learn.history) == learn.epochs_done == 2
+
+
+@pytest.mark.parametrize(("given", "says"), [(Fails, r"Fails\(\)"), (object(), "before_fit")])
+def test_what_is_no_callback_is_refused(make, given, says) -> None:
+    with pytest.raises(TrainingError, match=says):
+        make(callbacks=[given])

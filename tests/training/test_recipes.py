@@ -1,0 +1,151 @@
+import logging
+
+import pytest
+import torch
+from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot
+from torch import nn
+
+from layergroups.errors import TrainingError
+from layergroups.training import FineTuneDefaults, plan_fine_tune
+from layergroups.training.head_phase import KeepBest
+
+QUICK = FineTuneDefaults(head_passes=4)
+
+
+def test_a_plan_is_data() -> None:
+    head, whole = plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2)
+    assert (head.epochs, head.freeze_to, head.lr, head.from_store) == (2, -1, 1e-2, True)
+    assert (whole.epochs, whole.freeze_to, whole.lr) == (3, 0, pytest.approx(1e-3))
+    assert plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2) == (head, whole)
+    assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["all"]
+    assert [phase.name for phase in plan_fine_tune(0)] == ["head"]
+    assert plan_fine_tune(1, lr=slice(1e-6, 1e-4))[1].lr == slice(1e-6, 1e-4)
+
+
+@pytest.mark.parametrize("options", [{"epochs": -1}, {"epochs": 1, "freeze_epochs": 0.5}])
+def test_a_plan_needs_whole_epochs(options) -> None:
+    with pytest.raises(TrainingError, match="whole number"):
+        plan_fine_tune(**options)
+
+
+def test_fine_tune_trains_the_head_then_all(make) -> None:
+    learn = make(metrics=["accuracy"])
+    rows = learn.fine_tune(2, 1e-2, freeze_epochs=2, defaults=QUICK)
+    assert [row.phase for row in rows] == ["head", "all", "all"]
+    assert [row.epoch for row in rows] == [0, 2, 3]
+    assert [row.frozen for row in rows] == [(True, True, False)] + [(False,) * 3] * 2
+    assert rows[0].lrs == pytest.approx((1e-2,) * 3, rel=0.05)
+    assert rows[1].lrs == pytest.approx((1e-3,) * 3, rel=0.05)
+    assert rows[-1].valid_loss < rows[0].valid_loss + 0.2
+    assert learn.layer_groups.frozen == (False,) * 3
+
+
+def test_the_frozen_phase_moves_no_bit_of_the_body_and_validates_the_model(make) -> None:
+    learn = make(metrics=["accuracy"])
+    before = snapshot(learn.model)
+    rows = learn.fine_tune(0, 1e-2, defaults=FineTuneDefaults(head_passes=20))
+    changed = moved(before, learn.model)
+    assert {"1.4.weight", "1.2.running_mean"} <= changed
+    assert not {name for name in changed if name.startswith("0")}
+    found = learn.validate()
+    assert found["valid_loss"] == pytest.approx(rows[0].valid_loss, abs=1e-5)
+    assert found["accuracy"] == rows[0].metrics["accuracy"] > 0.8
+
+
+def test_the_body_runs_once_for_each_view_and_once_for_validation(make, dls) -> None:
+    learn = make()
+    items = []
+    learn.model[0].register_forward_hook(lambda module, args, out: items.append(len(out)))
+    learn.fine_tune(0, defaults=QUICK)
+    assert sum(items) == 2 * 48 + 18
+    items.clear()
+    dls.augment = None
+    learn.fine_tune(0, freeze_epochs=3, defaults=QUICK)
+    assert sum(items) == 48 + 18
+
+
+def test_without_the_store_it_trains_through_the_network(make) -> None:
+    learn = make()
+    rows = learn.fine_tune(1, freeze_epochs=2, store=False)
+    assert [row.phase for row in rows] == ["head", "head", "all"]
+
+
+def test_where_the_store_cannot_be_used_one_line_says_why(make, caplog) -> None:
+    learn = make(split=["0.0", "0.7"])
+    caplog.clear()
+    rows = learn.fine_tune(0, freeze_epochs=2)
+    assert len(rows) == 2
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    assert "'0.7' holds layers of the body" in caplog.text
+
+
+def test_features_that_take_too_much_memory_are_not_kept(make, caplog) -> None:
+    rows = make().fine_tune(0, freeze_epochs=2, defaults=FineTuneDefaults(max_bytes=100))
+    assert len(rows) == 2
+    assert "more than 0 MB" in caplog.text
+
+
+def test_data_without_views_train_through_the_network(make, caplog) -> None:
+    class Plain:
+        def __init__(self) -> None:
+            known = TinyLoaders()
+            self.train, self.valid = known.train, known.valid
+            self.vocab, self.size, self.input = known.vocab, known.size, known.input
+
+    make(dls=Plain()).fine_tune(0)
+    assert "train_views" in caplog.text
+
+
+def test_the_best_head_on_held_out_photos_is_kept_not_the_last(make) -> None:
+    """A rate that spoils the head in the end: what is kept is from before."""
+
+    class Watches:
+        def __init__(self) -> None:
+            self.losses = []
+
+        def after_step(self, run) -> None:
+            best = next(c for c in run.callbacks if isinstance(c, KeepBest))
+            self.best = best
+            if run.step % best.per_pass == 0:
+                self.losses.append(best._loss(run))
+
+    learn = make(dls=TinyLoaders(n=300, batch_size=32), callbacks=[watches := Watches()])
+    figures = FineTuneDefaults(head_passes=12, patience=3)
+    rows = learn.fine_tune(0, 3.0, defaults=figures)
+    best = watches.best
+    assert best.best_loss == pytest.approx(min(watches.losses), rel=1e-5)
+    assert best.best_pass == watches.losses.index(min(watches.losses)) + 1
+    assert rows[0].note == f"best of {len(watches.losses)} passes of the head: {best.best_pass}"
+    assert len(best.held_out.stored) == 30
+
+
+def test_surgery_while_the_head_trains_on_features_drops_them(make, caplog) -> None:
+    class Replaces:
+        def before_step(self, run) -> None:
+            if run.step == 5 and run.phase == "head":
+                run.model[0][7] = nn.Conv2d(8, 8, 1)
+                run.groups.sync()
+
+    learn = make(callbacks=[Replaces()])
+    rows = learn.fine_tune(0, freeze_epochs=2, defaults=QUICK)
+    assert "changed while its head trained" in caplog.text
+    assert [row.phase for row in rows] == ["head", "head"]
+
+
+def test_the_store_learns_what_training_through_the_body_learns(make, dls) -> None:
+    """Without variation both see the same features: the losses after some passes are alike."""
+    dls.augment = None
+    dls.train_views = lambda epoch: TinyBatches(dls.train.x, dls.train.y)
+    stored, through = make(), make()
+    rows = stored.fine_tune(0, 1e-2, defaults=FineTuneDefaults(head_passes=30))
+    through.freeze()
+    through.fit_one_cycle(30, 1e-2)
+    assert rows[0].valid_loss == pytest.approx(through.history[-1].valid_loss, abs=0.1)
+
+
+def test_fine_tune_is_the_same_with_the_same_seed(make) -> None:
+    one, two = make(), make()
+    for learn in (one, two):
+        learn.fine_tune(1, defaults=QUICK)
+        torch.rand(3)
+    assert not moved(snapshot(one.model), two.model)

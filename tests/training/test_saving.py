@@ -1,0 +1,166 @@
+import json
+import logging
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
+from torch import nn
+
+from layergroups import checkpoints
+from layergroups.errors import CheckpointError
+from layergroups.training import FineTuneDefaults, Learner
+
+
+def train_frozen(learn: Learner) -> None:
+    learn.freeze()
+    learn.fit(1, 1e-2)
+
+
+def train_spread(learn: Learner) -> None:
+    learn.fit_one_cycle(1, slice(1e-4, 1e-2))
+
+
+def train_fine(learn: Learner) -> None:
+    learn.fine_tune(1, 1e-2, defaults=FineTuneDefaults(head_passes=3))
+
+
+@pytest.mark.parametrize("first", [train_frozen, train_spread, train_fine])
+@pytest.mark.parametrize("opt_func", ["adamw", "sgd"])
+@pytest.mark.parametrize("seed", [None, 5])
+def test_training_after_a_load_equals_the_unbroken_one_bit_for_bit(
+    make, first, opt_func, seed
+) -> None:
+    unbroken = make(opt_func=opt_func, seed=seed)
+    first(unbroken)
+    unbroken.save("stage-1")
+    unbroken.fit(1)
+    unbroken.fit_one_cycle(1)
+
+    resumed = make(pretrained(tiny_model()), opt_func=opt_func, seed=seed)
+    torch.manual_seed(99)
+    random.seed(99)
+    assert resumed.load("stage-1") is resumed
+    assert resumed.history == unbroken.history[:-2]
+    assert resumed.layer_groups.state_dict() == unbroken.layer_groups.state_dict()
+    resumed.fit(1)
+    resumed.fit_one_cycle(1)
+    assert not moved(snapshot(unbroken.model), resumed.model)
+    for one, two in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+        ours, theirs = unbroken.opt.state[one], resumed.opt.state[two]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours if key != "momentum_buffer")
+    for ours, theirs in zip(unbroken.history, resumed.history, strict=True):
+        assert ours.train_loss == theirs.train_loss
+        assert ours.valid_loss == theirs.valid_loss
+
+
+def test_saving_changes_nothing(make) -> None:
+    saves, does_not = make(seed=None), make(seed=None)
+    for learn in (saves, does_not):
+        torch.manual_seed(3)
+        learn.fit(1)
+        if learn is saves:
+            learn.save("a")
+            learn.save("b")
+        learn.fit(1)
+    assert not moved(snapshot(saves.model), does_not.model)
+
+
+def test_loading_goes_back_in_the_same_learner(make) -> None:
+    learn = make()
+    learn.fit(1)
+    saved = snapshot(learn.model)
+    path = learn.save("stage-1")
+    assert path == learn.path / "stage-1.safetensors"
+    learn.freeze()
+    learn.fit(2, 1e-2)
+    learn.load("stage-1")
+    assert not moved(saved, learn.model)
+    assert learn.layer_groups.frozen == (False,) * 3
+    assert learn.layer_groups.rates == (1e-3,) * 3
+    assert len(learn.history) == learn.epochs_done == 1
+
+
+def test_a_learner_that_was_never_trained_can_be_saved(make) -> None:
+    learn = make()
+    saved = snapshot(learn.model)
+    learn.save("start")
+    learn.fit(1)
+    learn.load("start")
+    assert not moved(saved, learn.model)
+    assert not learn.opt.state
+    assert not learn.history
+
+
+def test_weights_alone_may_be_loaded(make) -> None:
+    learn = make()
+    learn.fit(1)
+    learn.save("adam")
+    other = make(opt_func="sgd")
+    before = snapshot(other.model)
+    with pytest.raises(CheckpointError, match="opt_func='adamw'"):
+        other.load("adam")
+    assert not moved(before, other.model)
+    other.load("adam", with_opt=False)
+    assert not moved(snapshot(learn.model), other.model)
+
+
+def test_other_groups_keep_their_freezing_and_say_so(make, caplog) -> None:
+    make().save("three")
+    other = make(split=["0.0", "1"])
+    other.freeze()
+    caplog.clear()
+    other.load("three")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "0.7" in caplog.text
+    assert other.layer_groups.frozen == (True, False)
+
+
+def test_optimizer_state_finds_its_parameters_in_other_groups(make) -> None:
+    learn = make()
+    learn.fit(1)
+    learn.save("three")
+    other = make(split=["0.0", "1"])
+    other.load("three")
+    ours = learn.opt.state[learn.model[0][7].weight]["exp_avg"]
+    assert torch.equal(ours, other.opt.state[other.model[0][7].weight]["exp_avg"])
+
+
+def test_another_head_is_refused_with_its_shapes(make) -> None:
+    make().save("three-classes")
+    other = make(tiny_model(5), dls=TinyLoaders(vocab=tuple("abcde")))
+    with pytest.raises(CheckpointError, match=r"1\.4\.weight: saved \(3, 8\), model \(5, 8\)"):
+        other.load("three-classes")
+
+
+def test_only_json_and_tensors_are_in_the_file(make) -> None:
+    learn = make()
+    learn.fit(1)
+    tensors, state = checkpoints.read(learn.save("a"))
+    assert {name.split("/")[0] for name in tensors} == {"model", "optimizer", "random"}
+    assert json.loads(json.dumps(state)) == state
+    assert "optimizer/exp_avg/1.4.weight" in tensors
+
+
+def test_a_file_of_another_kind_is_refused(make, tmp_path: Path) -> None:
+    learn = make()
+    tensors = {f"model/{name}": t for name, t in learn.model.state_dict().items()}
+    checkpoints.write(tmp_path / "odd.safetensors", tensors, {"kind": "odd"})
+    with pytest.raises(CheckpointError, match=r"learn\.save"):
+        learn.load("odd")
+
+
+def test_tied_weights_survive(make) -> None:
+    def tied() -> nn.Sequential:
+        model = tiny_model()
+        model[0][7].weight = model[0][3].weight
+        return model
+
+    learn = make(tied(), split=1)
+    learn.fit(1)
+    learn.save("tied")
+    other = make(tied(), split=1).load("tied")
+    assert other.model[0][7].weight is other.model[0][3].weight
+    assert not moved(snapshot(learn.model), other.model)

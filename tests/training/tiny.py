@@ -1,0 +1,115 @@
+"""Tiny data and models that train in milliseconds, and behave as the real ones do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.input_spec import InputSpec
+
+
+@dataclass
+class TinyBatches:
+    """Images in memory; order and noise depend on seed and epoch only, as in ImageDataLoaders."""
+
+    x: Tensor
+    y: Tensor
+    batch_size: int = 8
+    shuffle: bool = False
+    noise: float = 0.0
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.x) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(1000 + self.epoch)
+        order = torch.arange(len(self.x))
+        if self.shuffle:
+            order = torch.randperm(len(self.x), generator=generator)
+        x = self.x + self.noise * torch.randn(self.x.shape, generator=generator)
+        for chosen in order.split(self.batch_size):
+            yield x[chosen], self.y[chosen]
+
+
+@dataclass
+class TinyLoaders:
+    """Three classes of 16 x 16 images that differ in colour."""
+
+    n: int = 48
+    batch_size: int = 8
+    vocab: tuple[str, ...] = ("red", "green", "blue")
+    size: tuple[int, int] = (16, 16)
+    input: InputSpec = field(default_factory=InputSpec)
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        self.c = len(self.vocab)
+        self.train = self._batches(self.n, 1, shuffle=True)
+        self.valid = self._batches(18, 2)
+
+    def _batches(self, n: int, seed: int, **options: Any) -> TinyBatches:
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.arange(n) % self.c
+        x = torch.randn(n, 3, *self.size, generator=generator) * 0.5
+        x[torch.arange(n), y % 3] += 1.0
+        return TinyBatches(x, y, self.batch_size, **options)
+
+    def train_views(self, *, epoch: int) -> TinyBatches:
+        return TinyBatches(self.train.x, self.train.y, self.batch_size, noise=0.1, epoch=epoch)
+
+    def load(self, item: Any) -> Tensor:
+        return torch.as_tensor(item)
+
+
+def tiny_model(n_out: int = 3) -> nn.Sequential:
+    """A body of three convolutions with batch norm and dropout, and a head."""
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+    )
+    head = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.BatchNorm1d(8),
+        nn.Dropout(0.2),
+        nn.Linear(8, n_out),
+    )
+    return nn.Sequential(body, head)
+
+
+def pretrained(model: nn.Sequential) -> nn.Sequential:
+    """Give the body's batch norms statistics as if it had been trained."""
+    for module in model[0].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            generator = torch.Generator().manual_seed(3)
+            module.running_mean.copy_(torch.rand(8, generator=generator))
+            module.running_var.copy_(torch.rand(8, generator=generator) + 0.5)
+    return model
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """All weights and buffers, copied."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """Names of the weights and buffers that differ by any bit."""
+    after = module.state_dict()
+    return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
