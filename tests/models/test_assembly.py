@@ -45,6 +45,13 @@ def test_fact_2_the_classic_groups_of_resnet18() -> None:
     ]  # fmt: skip
 
 
+def test_a_map_of_one_pixel_is_still_a_map() -> None:
+    assembled = made("torchvision:resnet18", size=32)
+    assert not assembled.pooled
+    assert len(assembled.model[0]) == 8
+    assert [len(g.layers) for g in assembled.layer_groups("classic")] == [26, 24, 10]
+
+
 CLASSIC = [
     ("resnet34", "layer3"),
     ("resnet50", "layer3"),

@@ -245,7 +245,7 @@ def test_surgery_in_the_body_is_found_at_export(learn: Learner, tmp_path: Path, 
     caplog.clear()
     folder = learn.export(tmp_path / "model")
     assert "gives other outputs" in json.loads((folder / "learner.json").read_text())["needs_model"]
-    assert "model must be given" in caplog.text
+    assert "load_learner(folder, model=...)" in caplog.text
 
 
 def test_export_changes_nothing(learn: Learner, tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ class LayerGroups:
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments for a
             dry run; where it is left out, one is made from what the model tells of itself.
         head: path of the module that is the head, where that is known.
-        network: class of the network that the body was made from, for `split="classic"`.
+        network: class of the network that the body was made from, where the model is made of parts
+            of it; for the table, and for `split="classic"`.
 
     Raises:
         AnatomyError: the model cannot be run on the example input.
@@ -125,7 +126,8 @@ class LayerGroups:
         self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
         self._head = head
         self._anatomy = read_anatomy(self.model, self._example, head=head)
-        partition = divide(self.model, self._anatomy, split, network=network)
+        self.network = network or type(self.model).__name__
+        partition = divide(self.model, self._anatomy, split, network=self.network)
         self.rule = partition.rule
         self._parts: tuple[Part, ...] = partition.parts
         self._homes = dict(partition.homes)

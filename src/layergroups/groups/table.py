@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def rich_table(groups: LayerGroups) -> Table:
     """A rich table: a row for each group, nearest the input first."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"Layer groups of {type(groups.model).__name__}")
-    table.caption = f"rule: {groups.rule}; read by a {groups.anatomy.source}"
+    title = f"Layer groups of {groups.network} (rule: {groups.rule})"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in ("#", "group", "blocks", "layers", "parameters", "trainable", "rate"):
         table.add_column(column, justify="left" if column in ("group", "blocks") else "right")
     table.add_column("begins here because", max_width=58)

@@ -160,17 +160,37 @@ def _cut_body(
         body, planned = _by_hand(network, cut)
         return body, planned, _feature_shape(_trace_body(body, example, planned), planned)
     found = _trace_at(loaded, example)
-    planned = _plan(network, found)
+    planned, seen, seen_at = _plan_at_full_size(loaded, found, example)
     if planned.kind == "chain":
         body = _sequential(network, planned.children)
-        now = _same_function(found, body, example)
-        if now is not None:
-            return body, planned, _feature_shape(now, planned)
+        if _same_function(seen, body, seen_at):
+            return body, planned, _feature_shape(_trace_body(body, example, planned), planned)
         classifiers = tuple(c.path for c in find_head(Flow(found)).classifiers)
         planned = Cut("whole", (), classifiers, "its children do more than run one after the other")
     now = _whole_without(network, planned, example)
     planned = replace(planned, removed=_with_idle(planned.removed, found, now))
     return network, planned, _feature_shape(now, planned)
+
+
+def _plan_at_full_size(
+    loaded: LoadedModel, found: Trace, example: Tensor
+) -> tuple[Cut, Trace, Tensor]:
+    """A plan for the cut, with the run that it was read from and that run's input.
+
+    On small images the last map may be a single pixel, which looks like a vector; then the plan is
+    read from a run at the size that the weights were made for.
+    """
+    planned = _plan(loaded.model, found)
+    full = _example(loaded.input, loaded.input.size)
+    if planned.kind == "whole" and full.shape[-1] > example.shape[-1]:
+        try:
+            larger = trace(loaded.model, full)
+        except AnatomyError:
+            return planned, found, example
+        at_full_size = _plan(loaded.model, larger)
+        if at_full_size.kind == "chain":
+            return at_full_size, larger, full
+    return planned, found, example
 
 
 def _plan(network: nn.Module, found: Trace) -> Cut:
@@ -212,15 +232,15 @@ def _sequential(network: nn.Module, names: Sequence[str]) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, children[name]) for name in names))
 
 
-def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
-    """The trace of a chain if it runs the network's operations on the same weights, else None."""
+def _same_function(found: Trace, body: nn.Module, example: Tensor) -> bool:
+    """Whether a chain runs the operations of the network on the same weights."""
     try:
         theirs = trace(body, example)
     except AnatomyError:
-        return None
+        return False
     names = [(op.name, op.parameters, op.weight_shape) for op in theirs.ops]
     start = [(op.name, op.parameters, op.weight_shape) for op in found.ops[: len(names)]]
-    return theirs if names == start else None
+    return names == start
 
 
 def _take_out(network: nn.Module, path: str) -> None:

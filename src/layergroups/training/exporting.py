@@ -39,7 +39,10 @@ def export(learner: Learner, folder: Path) -> Path:
     head = described_head(learner.model)
     reason = why_not_rebuilt(learner.model, learner.blueprint, head)
     if reason:
-        _log.warning("To load %s, the model must be given, because %s.", folder, reason)
+        _log.warning(
+            "This export must be loaded with its model, load_learner(folder, model=...): %s.",
+            reason,
+        )
     exported = Exported(
         classes=class_names(learner.dls),
         blueprint=learner.blueprint,
