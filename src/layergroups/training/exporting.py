@@ -39,10 +39,7 @@ def export(learner: Learner, folder: Path) -> Path:
     head = described_head(learner.model)
     reason = why_not_rebuilt(learner.model, learner.blueprint, head)
     if reason:
-        _log.warning(
-            "This export must be loaded with its model, load_learner(folder, model=...): %s.",
-            reason,
-        )
+        _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
     exported = Exported(
         classes=class_names(learner.dls),
         blueprint=learner.blueprint,
