@@ -47,7 +47,7 @@ def test_fine_tune_folder(tmp_path: Path, photos: Path, capsys: pytest.CaptureFi
         [str(photos), *TINY, "--from-noise", "--epochs", "0", "--out", str(out)]
     )
     told = capsys.readouterr().out
-    assert "Layer groups of Sequential" in told
+    assert "Layer groups of " in told
     assert "accuracy 0." in told
     assert {"learner.json", "network.png"} <= {path.name for path in out.iterdir()}
 
