@@ -11,8 +11,12 @@ from benchmarks.coverage.classification import Verdict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from layergroups.anatomy import read_anatomy
 from layergroups.anatomy.anatomy import first_trace
 from layergroups.groups import LayerGroups
+from layergroups.models import replace_head
+
+_OTHER = 7
 
 
 def check(family: str, name: str) -> Verdict:
@@ -66,6 +70,19 @@ def _reached(model: nn.Module, example: Any) -> set[str]:
     return reached
 
 
+def _new_head(model: nn.Module, groups: LayerGroups, example: Any) -> str:
+    """`replace_head` gives other outputs, and the groups follow; returns what is wrong, or ""."""
+    paths = replace_head(model, _OTHER, example_input=example)
+    groups.sync()
+    if wrong := laws.cover(groups) or laws.freezing(groups, None):
+        return wrong
+    groups.unfreeze()
+    reached = _reached(model, example)
+    missed = [p for p in paths if f"{p}.weight" not in reached]
+    old = [c.path for c in read_anatomy(model, example).classifiers if c.out_features != _OTHER]
+    return f"no gradient reaches {missed}" if missed else f"old outputs: {old}" if old else ""
+
+
 def _check(model: nn.Module, example: Any, *, has_head: bool) -> Verdict:
     verdict = Verdict()
     used, found = first_trace(model, example)
@@ -82,6 +99,8 @@ def _check(model: nn.Module, example: Any, *, has_head: bool) -> Verdict:
     missed = alone - _reached(model, used)
     verdict.note("backward", f"no gradient reaches {laws.some(missed)}" if missed else "")
     verdict.note("trained", laws.few(alone, found))
+    if has_head and not verdict.failed:
+        verdict.note("new head", _new_head(model, groups, used))
     device = next(model.parameters()).device
     verdict.facts = {
         "parameters": sum(p.numel() for p in model.parameters()), "groups": len(groups),

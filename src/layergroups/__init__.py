@@ -30,6 +30,7 @@ _HOMES = {
     "load_learner": "training",
     "load_model": "models",
     "read_anatomy": "anatomy",
+    "replace_head": "models",
     "vision_learner": "training",
 }
 
@@ -54,6 +55,7 @@ __all__ = [
     "load_learner",
     "load_model",
     "read_anatomy",
+    "replace_head",
     "vision_learner",
 ]
 
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from layergroups.models import create_head as create_head
     from layergroups.models import list_models as list_models
     from layergroups.models import load_model as load_model
+    from layergroups.models import replace_head as replace_head
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner
     from layergroups.training import cnn_learner as cnn_learner

@@ -16,6 +16,28 @@ def test_every_split_has_its_reason(run: Run) -> None:
     assert max(map(len, answer.out.splitlines())) < 120
 
 
+def test_the_runners_up_and_the_classic_split_stand_below(run: Run) -> None:
+    out = run("inspect", "torchvision:resnet18").out
+    assert "layer2.0:  falls 56 → 28 after 5 of 20 layers, but that is not yet 1/16" in out
+    assert "classic:  fastai's classic table splits ResNet at layer3: the same parameters" in out
+    assert out.count("the resolution falls 28 → 14, 1/16 of the image") == 1
+
+
+def test_a_rule_by_hand_says_what_it_implies(run: Run) -> None:
+    out = run("inspect", "resnet18", "--split", "layer2.0.bn1,fc").out
+    assert "implied:" in out
+    assert "cuts through layer2.0" in " ".join(out.split())
+
+
+def test_json_holds_the_explanation(run: Run) -> None:
+    found = json.loads(run("inspect", "resnet18", "--json").out)["explanation"]
+    assert [why["group"] for why in found["chosen"]] == ["late", "head"]
+    assert found["chosen"][0]["stride"] == 2
+    assert found["runners_up"]
+    assert found["classic"]["same"] is True
+    assert found["implied"] is None
+
+
 def test_json_describes_the_groups(run: Run) -> None:
     found = json.loads(run("inspect", "resnet18", "--split", "classic", "--json").out)
     assert found["name"] == "torchvision:resnet18"

@@ -186,3 +186,26 @@ def test_a_module_of_ones_own_and_a_head_of_ones_own() -> None:
 def test_create_body_gives_the_body_alone() -> None:
     body = create_body(torchvision.models.resnet18(weights=None))
     assert body(torch.zeros(2, 3, 64, 64)).shape == (2, 512, 2, 2)
+
+
+def test_a_body_that_gives_tokens_gets_a_head_that_pools_them() -> None:
+    class Tokens(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network.forward_features(x)  # type: ignore[operator]
+
+    assembled = made("timm:test_vit", 4, 160, cut=Tokens)
+    assert not assembled.pooled
+    assembled.model.eval()
+    with torch.no_grad():
+        assert assembled.model(torch.randn(3, 3, 160, 160)).shape == (3, 4)
+    assert assembled.layer_groups().names[-1] == "head"
+
+
+def test_several_classifiers_are_taken_out_together() -> None:
+    assembled = made("timm:deit_tiny_distilled_patch16_224", 4, 224)
+    assert assembled.cut.removed == ("head", "head_dist")
+    assert assembled.pooled

@@ -11,6 +11,7 @@ import torch
 from layergroups.checkpoints.export import DESCRIPTION
 from layergroups.cli.words import split_rule
 from layergroups.groups import LayerGroup, LayerGroups
+from layergroups.groups.explain_table import explanation_report
 from layergroups.models import load_model
 from layergroups.reports import groups_report, network_picture
 from layergroups.reports.drawing import check_ending
@@ -40,6 +41,7 @@ def run(what: str, *, split: str | None, size: int | None, out: Path | None, jso
     else:
         show(_headline(found))
         show(groups_report(found.groups))
+        show(explanation_report(found.groups.explain(), reasons=False))
     if out is not None:
         network_picture(found.groups, out, title=found.name)
         say(f"The network is drawn in {out}.")
@@ -92,6 +94,7 @@ def _described(found: Inspected) -> dict[str, Any]:
         "image": anatomy.image,
         "head_reason": anatomy.head_reason,
         "groups": [_group(group) for group in found.groups],
+        "explanation": found.groups.explain().to_dict(),
     }
 
 

@@ -1,6 +1,8 @@
 """Divides a model into layer groups, and keeps the division true when the model changes."""
 
-from layergroups.groups.layer_groups import LayerGroup, LayerGroups
+from layergroups.groups.explain import Explanation, Why
+from layergroups.groups.layer_group import LayerGroup
+from layergroups.groups.layer_groups import LayerGroups
 from layergroups.groups.partition import Partition
 from layergroups.groups.rates import Rate, decay, spread_rates
 from layergroups.groups.rules import Split, divide
@@ -8,11 +10,13 @@ from layergroups.groups.surgery import Change
 
 __all__ = [
     "Change",
+    "Explanation",
     "LayerGroup",
     "LayerGroups",
     "Partition",
     "Rate",
     "Split",
+    "Why",
     "decay",
     "divide",
     "spread_rates",

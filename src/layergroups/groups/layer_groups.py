@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -15,7 +14,10 @@ from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, GroupingError
+from layergroups.groups.explain import Explanation, explain
 from layergroups.groups.freezing import ModeKeeper, frozen_modules, is_norm
+from layergroups.groups.html import groups_html
+from layergroups.groups.layer_group import LayerGroup
 from layergroups.groups.optimizer import check_attachable, parameter_groups, reconcile
 from layergroups.groups.partition import Part, some
 from layergroups.groups.places import Places, leaf_paths
@@ -25,71 +27,6 @@ from layergroups.groups.surgery import Change, Watch
 from layergroups.groups.table import group_table
 
 log = logging.getLogger("layergroups")
-
-
-@dataclass(frozen=True)
-class LayerGroup:
-    """Consecutive blocks that are trained as a unit; always shows the model as it is now.
-
-    Attributes:
-        groups: the layer groups that it is one of.
-        index: its place; 0 is nearest the input.
-    """
-
-    groups: LayerGroups
-    index: int
-
-    @property
-    def name(self) -> str:
-        """Its name, "early" or "head"."""
-        return self.groups.names[self.index]
-
-    @property
-    def reason(self) -> str:
-        """Why it begins where it does."""
-        return self.groups.reasons[self.index]
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """Its blocks, in the order of execution."""
-        return self.groups._blocks_of(self.index)
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        """Its leaf modules, in the order of execution."""
-        model = self.groups.model
-        return [model.get_submodule(path) for path in self.groups._layers_of(self.index)]
-
-    @property
-    def frozen(self) -> bool:
-        """Whether it is frozen."""
-        return self.groups.frozen[self.index]
-
-    @property
-    def lr(self) -> float:
-        """Its base learning rate, which a schedule multiplies."""
-        return self.groups.rates[self.index]
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names as in the model, and parameters."""
-        return self.groups._members(self.index)
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Its parameters."""
-        return (p for _, p in self.named_parameters())
-
-    def freeze(self) -> None:
-        """Freeze this group alone."""
-        self.groups._set_frozen({self.index: True})
-
-    def unfreeze(self) -> None:
-        """Let this group train."""
-        self.groups._set_frozen({self.index: False})
-
-    def __repr__(self) -> str:
-        n = sum(p.numel() for p in self.parameters())
-        state = "frozen" if self.frozen else f"trains at {self.lr:g}"
-        return f"LayerGroup({self.index}, {self.name!r}, {n:,d} parameters, {state})"
 
 
 class LayerGroups:
@@ -129,6 +66,7 @@ class LayerGroups:
         self.network = network or type(self.model).__name__
         partition = divide(self.model, self._anatomy, split, network=self.network)
         self.rule = partition.rule
+        self.by_hand = not isinstance(split, str | int)  # paths, patterns or a function
         self._parts: tuple[Part, ...] = partition.parts
         self._homes = dict(partition.homes)
         self._optimizers: list[weakref.ref[Optimizer]] = []
@@ -168,6 +106,10 @@ class LayerGroups:
         """The base learning rate of each group."""
         return self._rates
 
+    def explain(self) -> Explanation:
+        """Why each group begins where it does, and why not elsewhere; `print` shows a table."""
+        return explain(self)
+
     def __len__(self) -> int:
         return len(self._parts)
 
@@ -190,6 +132,9 @@ class LayerGroups:
 
     def __repr__(self) -> str:
         return f"LayerGroups({', '.join(map(repr, self))})"
+
+    def _repr_html_(self) -> str:
+        return groups_html(self)
 
     def _index(self, which: int | str) -> int:
         if isinstance(which, str):

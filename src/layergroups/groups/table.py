@@ -10,22 +10,28 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from layergroups.groups.layer_groups import LayerGroup, LayerGroups
+    from layergroups.groups.layer_group import LayerGroup
+    from layergroups.groups.layer_groups import LayerGroups
+
+
+HEADINGS = ("#", "group", "blocks", "layers", "parameters", "trainable", "rate")
+REASON = "begins here because"
 
 
 def rich_table(groups: LayerGroups) -> Table:
     """A rich table: a row for each group, nearest the input first."""
     title = f"Layer groups of {groups.network} (rule: {groups.rule})"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in ("#", "group", "blocks", "layers", "parameters", "trainable", "rate"):
+    for column in HEADINGS:
         table.add_column(column, justify="left" if column in ("group", "blocks") else "right")
-    table.add_column("begins here because", max_width=58)
+    table.add_column(REASON, max_width=58)
     for group in groups:
-        table.add_row(*_cells(group))
+        table.add_row(*group_cells(group))
     return table
 
 
-def _cells(group: LayerGroup) -> tuple[str, ...]:
+def group_cells(group: LayerGroup) -> tuple[str, ...]:
+    """The row of a group: a cell for each of `HEADINGS`, and the reason."""
     parameters = list(group.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     return (

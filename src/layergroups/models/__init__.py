@@ -4,6 +4,7 @@ from layergroups.models.assembly import Assembled, assemble, create_body
 from layergroups.models.catalog import LoadedModel, list_models, load_model
 from layergroups.models.cut import Cut
 from layergroups.models.head_description import describe_head, head_from_description
+from layergroups.models.head_surgery import replace_head
 from layergroups.models.heads import AdaptiveConcatPool2d, create_head
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "head_from_description",
     "list_models",
     "load_model",
+    "replace_head",
 ]

@@ -1,0 +1,261 @@
+"""Why the groups begin where they do: each boundary with its facts, and the runners-up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from layergroups.anatomy import Anatomy, Block, Boundary
+from layergroups.errors import GroupingError
+from layergroups.groups.classic import classic_paths
+from layergroups.groups.explain_table import explanation_report, explanation_text, percent
+from layergroups.groups.partition import some
+from layergroups.groups.rules import divide
+from layergroups.groups.runners_up import runners_up
+
+if TYPE_CHECKING:
+    from layergroups.groups.layer_group import LayerGroup
+    from layergroups.groups.layer_groups import LayerGroups
+
+_FEW_GROUPS = 6
+
+
+@dataclass(frozen=True)
+class Why:
+    """One place where a network is divided, or could be.
+
+    Depth and shares are those of the body; the head begins where all of the body is before it.
+
+    Attributes:
+        group: the group that begins there; None for a runner-up.
+        block: index of the block that begins there; 0 is nearest the input.
+        blocks: number of blocks of the network.
+        path: name of that block.
+        depth_before: contractions (linear maps by a weight) of the body before it.
+        depth: contractions of the body in all.
+        side_before: side in pixels of what the block before works at; 0 where there is none.
+        side_after: likewise of the block itself.
+        channels_before: channels that the block before gives.
+        channels_after: likewise of the block itself.
+        stride: `side_before / side_after`; 1 where the resolution does not fall.
+        parameters: share of the body's parameters before it, 0..1.
+        flops: share of the body's FLOPs before it, 0..1.
+        sentence: why, or why not, in plain words.
+    """
+
+    group: str | None
+    block: int
+    blocks: int
+    path: str
+    depth_before: int
+    depth: int
+    side_before: int
+    side_after: int
+    channels_before: int
+    channels_after: int
+    stride: float
+    parameters: float
+    flops: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Classic:
+    """What fastai's classic table says of the network.
+
+    Attributes:
+        paths: the modules before which it splits.
+        same: whether the groups hold the same parameters as with that split.
+        sentence: both in plain words.
+    """
+
+    paths: tuple[str, ...]
+    same: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a network is divided as it is.
+
+    Attributes:
+        network: class of the network.
+        rule: the rule in words.
+        chosen: a `Why` for each group but the first, nearest the input first.
+        runners_up: the best other places, at most 4, each with why it is none.
+        classic: the classic table's split; None where the table has none.
+        implied: for a rule by hand, what it implies for parameters, depth and blocks; else None.
+    """
+
+    network: str
+    rule: str
+    chosen: tuple[Why, ...]
+    runners_up: tuple[Why, ...]
+    classic: Classic | None
+    implied: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        classic = self.classic and {**asdict(self.classic), "paths": list(self.classic.paths)}
+        return {
+            "network": self.network,
+            "rule": self.rule,
+            "chosen": [asdict(why) for why in self.chosen],
+            "runners_up": [asdict(why) for why in self.runners_up],
+            "classic": classic,
+            "implied": self.implied,
+        }
+
+    def __str__(self) -> str:
+        return explanation_text(self)
+
+    def __rich__(self) -> RenderableType:
+        return explanation_report(self)
+
+
+def explain(groups: LayerGroups) -> Explanation:
+    """Explain the groups of a model as it is now."""
+    anatomy = groups.anatomy
+    homes = {name: group.index for group in groups for name, _ in group.named_parameters()}
+    starts = _starts(anatomy, homes)
+    cut = _cut_through(anatomy, homes)
+    chosen = tuple(
+        _why(
+            anatomy, starts[group.index], _sentence(groups, group, starts[group.index], cut), group
+        )
+        for group in groups[1:]
+        if group.index in starts
+    )
+    between = [why.block for why in chosen if why.path not in cut]
+    taken = [block for block in between if not anatomy.blocks[block].in_head]
+    return Explanation(
+        network=groups.network,
+        rule=groups.rule,
+        chosen=chosen,
+        runners_up=tuple(
+            _why(anatomy, boundary.block, words) for boundary, words in runners_up(anatomy, taken)
+        ),
+        classic=_classic(groups, anatomy, homes),
+        implied=_implied(groups, anatomy, homes, cut) if groups.by_hand else None,
+    )
+
+
+def _starts(anatomy: Anatomy, homes: Mapping[str, int]) -> dict[int, int]:
+    """For each group the block in which it begins."""
+    starts: dict[int, int] = {}
+    for block in anatomy.blocks:
+        for name in block.parameters:
+            if name in homes:
+                starts.setdefault(homes[name], block.index)
+    return starts
+
+
+def _cut_through(anatomy: Anatomy, homes: Mapping[str, int]) -> list[str]:
+    """Names of the blocks whose parameters are in several groups."""
+    return [
+        block.name
+        for block in anatomy.blocks
+        if len({homes[name] for name in block.parameters if name in homes}) > 1
+    ]
+
+
+def _why(anatomy: Anatomy, block: int, sentence: str, group: LayerGroup | None = None) -> Why:
+    place = _place(anatomy, anatomy.blocks[block])
+    falls = 0 < place.side_after < place.side_before
+    return Why(
+        group=group.name if group else None,
+        blocks=len(anatomy.blocks),
+        stride=round(place.side_before / place.side_after, 2) if falls else 1.0,
+        sentence=sentence,
+        **asdict(place),
+    )
+
+
+def _place(anatomy: Anatomy, block: Block) -> Boundary:
+    """The facts of the place where a block begins, also of the first block and of the head's."""
+    for boundary in anatomy.boundaries:
+        if boundary.block == block.index:
+            return boundary
+    last = anatomy.boundaries[-1] if anatomy.boundaries else None
+    given = block.shape[0 if len(block.shape) == 3 else -1] if block.shape else 0
+    done = float(block.in_head)
+    depth = sum(b.contractions for b in anatomy.body)
+    return Boundary(
+        block=block.index,
+        path=block.name,
+        depth_before=depth if block.in_head else 0,
+        depth=depth,
+        side_before=last.side_after if last and block.in_head else 0,
+        side_after=0,
+        channels_before=last.channels_after if last and block.in_head else 0,
+        channels_after=given if block.in_head else 0,
+        parameters=done,
+        flops=done,
+    )
+
+
+def _sentence(groups: LayerGroups, group: LayerGroup, start: int, cut: list[str]) -> str:
+    """The reason of the rule; where it was given by hand, with what is there."""
+    if not groups.by_hand:
+        return group.reason
+    anatomy = groups.anatomy
+    block = anatomy.blocks[start]
+    first = next((name for name in block.parameters), "")
+    if block.name in cut and first not in dict(group.named_parameters()):
+        return f"{group.reason}, inside the block {block.name}, which is cut in two"
+    here = next((b.describe() for b in anatomy.boundaries if b.block == start), None)
+    return f"{group.reason}: {here or ('the head' if block.in_head else 'the first block')}"
+
+
+def _classic(groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int]) -> Classic | None:
+    paths = classic_paths(groups.network, groups.model)
+    if not paths:
+        return None
+    words = f"fastai's classic table splits {groups.network} at {', '.join(paths)}"
+    try:
+        split = divide(groups.model, anatomy, "classic", network=groups.network)
+    except GroupingError as error:
+        return Classic(paths, False, f"{words}, which does not fit this model: {error}")
+    there = {name: split.homes[name] for name in homes}
+    if there == homes:
+        return Classic(paths, True, f"{words}: the same parameters in each group")
+    starts = _starts(anatomy, there)
+    places = [_place(anatomy, anatomy.blocks[starts[i + 1]]) for i in range(len(paths))]
+    depths = ", ".join(f"{p.depth_before} of {p.depth}" for p in places)
+    return Classic(paths, False, f"{words}, after {depths} layers: not the same groups")
+
+
+def _implied(
+    groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int], cut: list[str]
+) -> str:
+    """What a rule by hand does to parameters, depth and blocks."""
+    shares = _shares(groups, anatomy)
+    depth = sum(block.contractions for block in anatomy.blocks)
+    if len(shares) <= _FEW_GROUPS:
+        said = [f"{n} holds {percent(p)} of the parameters and {_layers(d)}" for n, p, d in shares]
+    else:
+        parameters, depths = [p for _, p, _ in shares], [d for _, _, d in shares]
+        said = [
+            f"{len(shares)} groups of {min(depths)} to {max(depths)} layers, each with "
+            f"{percent(min(parameters))} to {percent(max(parameters))} of the parameters"
+        ]
+    blocks = f"cuts through {some(cut)}" if cut else "no block is cut through"
+    order = [homes[n] for block in anatomy.blocks for n in block.parameters if n in homes]
+    turns = "" if order == sorted(order) else "; the groups take turns in the order of execution"
+    return f"of {depth} layers in all: {'; '.join(said)}; {blocks}{turns}"
+
+
+def _layers(n: int) -> str:
+    return f"{n} layer{'' if n == 1 else 's'}"
+
+
+def _shares(groups: LayerGroups, anatomy: Anatomy) -> list[tuple[str, float, int]]:
+    """Name of each group, its share of all parameters, and its depth."""
+    sizes = [sum(p.numel() for p in group.parameters()) for group in groups]
+    depths = [sum(block.contractions for block in group.blocks) for group in groups]
+    total = max(1, sum(sizes))
+    shares = [size / total for size in sizes]
+    return list(zip(groups.names, shares, depths, strict=True))
