@@ -27,6 +27,7 @@ from layergroups.training.checks import (
 from layergroups.training.device import optimizer_step, to_device
 from layergroups.training.evaluation import evaluate
 from layergroups.training.history import EpochRow, History
+from layergroups.training.layout import in_safe_layout
 from layergroups.training.loaders import Batches, n_classes
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.training.metrics import Meter
@@ -233,6 +234,7 @@ def _follow_schedule(run: Run) -> None:
 
 def _loss(run: Run) -> Tensor:
     """The loss of the batch, in the precision asked for."""
+    run.inputs = in_safe_layout(run.inputs, run.model)
     with run.accelerator.autocast():
         try:
             outputs = run.forward(run.inputs)

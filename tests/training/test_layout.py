@@ -1,0 +1,53 @@
+"""Batches come in the layout in which the CPU's kernels are right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+from layergroups.training.layout import in_safe_layout
+
+
+def photos() -> torch.Tensor:
+    return torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_stay_as_they_are_where_nothing_goes_wrong() -> None:
+    x = photos()
+    assert in_safe_layout(x, nn.Conv2d(3, 8, 3, stride=2)) is x
+    assert in_safe_layout(x, nn.Conv2d(3, 8, 1)) is x
+    assert in_safe_layout(x, nn.Sequential(nn.Conv2d(64, 8, 1, stride=2))) is x
+    assert in_safe_layout({"x": x}, nn.Linear(2, 2)) == {"x": x}
+
+
+def test_a_strided_convolution_of_one_pixel_and_few_channels_gets_the_ordinary_layout() -> None:
+    x = photos()
+    given = in_safe_layout(x, nn.Sequential(nn.Conv2d(3, 8, 1, stride=2)))
+    assert isinstance(given, torch.Tensor)
+    assert given.is_contiguous()
+    assert torch.equal(given, x)
+
+
+def test_such_a_network_trains_without_a_crash() -> None:
+    """In a process of its own: with the wrong layout it ends with a segmentation fault."""
+    code = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from layergroups import Learner
+x = torch.randn(8, 3, 96, 96).contiguous(memory_format=torch.channels_last)
+class Batches:
+    def __len__(self): return 6
+    def __iter__(self):
+        for _ in range(6): yield x, torch.arange(8) % 2
+class Loaders:
+    train = Batches(); valid = Batches(); c = 2; vocab = ("a", "b"); seed = 0
+net = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2), nn.BatchNorm2d(48), nn.ReLU(),
+                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 2))
+Learner(Loaders(), net, progress=False).fit(1, 1e-3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1500:]
