@@ -161,6 +161,19 @@ def test_cut_by_index_by_name_and_by_function() -> None:
     assert shallow.features == 128
 
 
+def test_cut_by_the_path_of_a_module_inside_a_child() -> None:
+    assembled = made("mobilenet_v2", cut="features.7")
+    assert assembled.features == 32
+    assert len(assembled.model[0].features) == 7
+    assert [name for name, _ in made("resnet18", cut="layer2.1").model[0].named_children()][-1] == (
+        "layer2"
+    )
+    with pytest.raises(CutError, match="only a Sequential can be cut in two"):
+        made("resnet18", cut="layer2.1.conv2")
+    with pytest.raises(CutError, match="the children of Sequential are 0: 0, 1: 1"):
+        made("resnet18", cut="layer2.9")
+
+
 def test_a_cut_that_is_impossible_tells_the_children_and_the_way_out() -> None:
     with pytest.raises(CutError, match=r"the children of ResNet are 0: conv1, 1: bn1"):
         made("resnet18", cut="layer9")

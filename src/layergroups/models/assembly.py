@@ -311,13 +311,12 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
         made = cut(network)
         inside = tuple(name for name, _ in made.named_children())
         return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
+    if isinstance(cut, str) and "." in cut:
+        body = _before(network, cut)
+        inside = tuple(name for name, _ in body.named_children())
+        return body, Cut("by hand", inside, (), f"cut={cut!r} says so")
     if isinstance(cut, str):
-        if cut not in names:
-            raise CutError(
-                f"cut={cut!r}: no child is called so; the children of {type(network).__name__} are "
-                f"{listed}. Give the name or the index of the first child to leave out"
-            )
-        cut = names.index(cut)
+        cut = _index_of(network, cut)
     kept = names[:cut]
     if not kept or (len(kept) == len(names) and cut != len(names)):
         raise CutError(
@@ -326,3 +325,31 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
         )
     gone = tuple(n for n in names[cut:] if any(True for _ in network.get_submodule(n).parameters()))
     return _sequential(network, kept), Cut("by hand", tuple(kept), gone, f"cut={cut} says so")
+
+
+def _before(network: nn.Module, path: str) -> nn.Sequential:
+    """What runs before the module at a path, in a chain of children and of their children."""
+    name, _, rest = path.partition(".")
+    children = list(network.named_children())
+    kept = children[: _index_of(network, name)]
+    if rest:
+        inner = network.get_submodule(name)
+        if not isinstance(inner, nn.Sequential):
+            raise CutError(
+                f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be cut in "
+                f"two. Give a function that makes the body, cut=lambda network: …"
+            )
+        part = _before(inner, rest)
+        kept += [(name, part)] if len(part) else []
+    return nn.Sequential(OrderedDict(kept))
+
+
+def _index_of(network: nn.Module, name: str) -> int:
+    names = [child for child, _ in network.named_children()]
+    if name not in names:
+        listed = ", ".join(f"{i}: {child}" for i, child in enumerate(names))
+        raise CutError(
+            f"cut={name!r}: no child is called so; the children of {type(network).__name__} are "
+            f"{listed}. Give the name or the index of the first child to leave out"
+        )
+    return names.index(name)
