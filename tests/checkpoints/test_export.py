@@ -21,10 +21,10 @@ from layergroups.models import assemble, load_model
 ARCHITECTURES = ["torchvision:squeezenet1_1", "timm:test_resnet", "timm:test_vit"]
 
 
-def made(arch: str, **kwargs) -> tuple[nn.Sequential, Blueprint]:
+def made(arch: str, cut=None, **kwargs) -> tuple[nn.Sequential, Blueprint]:
     loaded = load_model(arch, pretrained=False, **kwargs)
     size = (64, 64) if "vit" not in arch else loaded.input.size
-    assembled = assemble(loaded, 3, size=size)
+    assembled = assemble(loaded, 3, size=size, cut=cut)
     blueprint = Blueprint(
         arch=loaded.name,
         kwargs=loaded.kwargs,
@@ -57,6 +57,16 @@ def test_a_model_is_made_again_from_its_description(arch: str, tmp_path: Path) -
     again, exported = load_export(tmp_path)
     assert exported == exported_as(blueprint, model)
     image = torch.randn(2, 3, *blueprint.size)
+    assert torch.equal(model.eval()(image), again.eval()(image))
+
+
+@pytest.mark.parametrize("cut", ["features.7", "classifier", -1])
+def test_a_body_cut_by_hand_is_made_again(cut: str | int, tmp_path: Path) -> None:
+    model, blueprint = made("torchvision:mobilenet_v2", cut)
+    assert why_not_rebuilt(model, blueprint, described_head(model)) == ""
+    write_export(tmp_path, model, exported_as(blueprint, model))
+    again, _ = load_export(tmp_path)
+    image = torch.randn(2, 3, 64, 64)
     assert torch.equal(model.eval()(image), again.eval()(image))
 
 

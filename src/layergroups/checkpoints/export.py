@@ -21,7 +21,13 @@ from layergroups.checkpoints import file
 from layergroups.checkpoints.state import load_weights
 from layergroups.errors import CheckpointError, LayerGroupsError
 from layergroups.input_spec import InputSpec
-from layergroups.models import Cut, describe_head, head_from_description, load_model
+from layergroups.models import (
+    Cut,
+    body_before,
+    describe_head,
+    head_from_description,
+    load_model,
+)
 
 VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
@@ -234,6 +240,8 @@ def _body(network: nn.Module, cut: Cut) -> nn.Module:
         for path in cut.removed:
             network.set_submodule(path, nn.Identity())
         return network
+    if cut.path:
+        return body_before(network, cut.path)
     children = dict(network.named_children())
     missing = [name for name in cut.children if name not in children]
     if missing:

@@ -1,6 +1,6 @@
 """Where models come from: a catalog of architectures, bodies cut from them, heads put on them."""
 
-from layergroups.models.assembly import Assembled, assemble, create_body
+from layergroups.models.assembly import Assembled, assemble, body_before, create_body
 from layergroups.models.catalog import LoadedModel, list_models, load_model
 from layergroups.models.cut import Cut
 from layergroups.models.head_description import describe_head, head_from_description
@@ -13,6 +13,7 @@ __all__ = [
     "Cut",
     "LoadedModel",
     "assemble",
+    "body_before",
     "create_body",
     "create_head",
     "describe_head",

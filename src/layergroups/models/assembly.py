@@ -312,9 +312,9 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
         inside = tuple(name for name, _ in made.named_children())
         return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
     if isinstance(cut, str) and "." in cut:
-        body = _before(network, cut)
+        body = body_before(network, cut)
         inside = tuple(name for name, _ in body.named_children())
-        return body, Cut("by hand", inside, (), f"cut={cut!r} says so")
+        return body, Cut("by hand", inside, (), f"cut={cut!r} says so", path=cut)
     if isinstance(cut, str):
         cut = _index_of(network, cut)
     kept = names[:cut]
@@ -327,8 +327,12 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
     return _sequential(network, kept), Cut("by hand", tuple(kept), gone, f"cut={cut} says so")
 
 
-def _before(network: nn.Module, path: str) -> nn.Sequential:
-    """What runs before the module at a path, in a chain of children and of their children."""
+def body_before(network: nn.Module, path: str) -> nn.Sequential:
+    """What runs before the module at a path, in a chain of children and of their children.
+
+    Raises:
+        CutError: nothing stands there, or a module on the way is no `nn.Sequential`.
+    """
     name, _, rest = path.partition(".")
     children = list(network.named_children())
     kept = children[: _index_of(network, name)]
@@ -339,7 +343,7 @@ def _before(network: nn.Module, path: str) -> nn.Sequential:
                 f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be cut in "
                 f"two. Give a function that makes the body, cut=lambda network: …"
             )
-        part = _before(inner, rest)
+        part = body_before(inner, rest)
         kept += [(name, part)] if len(part) else []
     return nn.Sequential(OrderedDict(kept))
 

@@ -27,12 +27,14 @@ class Cut:
         children: names of the network's children that make up a chain.
         removed: paths of modules that are taken out and hold parameters, the old classifier first.
         reason: why it is cut there, in words.
+        path: of the module before which it is cut by hand, where that stands inside a child.
     """
 
     kind: str
     children: tuple[str, ...]
     removed: tuple[str, ...]
     reason: str
+    path: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
