@@ -8,8 +8,9 @@ from itertools import pairwise
 from layergroups.anatomy.blocks import Block
 from layergroups.anatomy.flow import sides
 
-_SLACK = 1.15  # 15 of 224 pixels still counts as 1/16
-_EDGE = 0.1  # a part of less than a tenth of the depth is no half
+SIXTEENTH = 1.15 / 16  # of the image; 15 of 224 pixels still counts
+TOO_DEEP = 2 / 3  # of the depth
+EDGE = 0.1  # a part of less than a tenth of the depth is no half
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,11 @@ def choose_split(
     otherwise at the fall of resolution nearest to half the depth; otherwise in the middle of the
     repeated blocks.
     """
-    inner = [b for b in boundaries if _EDGE <= b.share <= 1 - _EDGE]
+    inner = [b for b in boundaries if EDGE <= b.share <= 1 - EDGE]
     falls = [b for b in inner if b.falls and not _is_stem_end(b, blocks)]
-    sixteenth = max(image) / 16 * _SLACK if image else 0.0
+    sixteenth = max(image) * SIXTEENTH if image else 0.0
     deep = next((b for b in falls if b.side_after <= sixteenth), None)
-    if deep is not None and deep.share <= 2 / 3:
+    if deep is not None and deep.share <= TOO_DEEP:
         return deep, (
             f"the resolution falls {deep.fall}, 1/16 of the image; {deep.depth_before} of "
             f"{deep.depth} layers of the body come before"

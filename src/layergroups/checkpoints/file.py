@@ -67,7 +67,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as opened:
             header = dict(opened.metadata() or {})
-            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()  # it is no dict and cannot be iterated over
+            stored = {name: opened.get_tensor(name) for name in names}
     except (OSError, SafetensorError, ValueError) as cause:
         raise CheckpointError(
             f"{path} is damaged or is not a safetensors file ({cause}). Load an older copy, or "

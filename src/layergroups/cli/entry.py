@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command.main(words, prog_name="layergroups", standalone_mode=False)
     except _USAGE_ERROR as error:
-        return _complain(error.format_message(), usage=True)  # type: ignore[attr-defined]
+        return _complain(error.format_message(), usage=True)  # type: ignore[attr-defined] # click
     except LayerGroupsError as error:
         return _complain(_in_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):

@@ -72,7 +72,7 @@ class Augmentation:
         ]
         if self.brightness or self.contrast:
             steps.append(v2.ColorJitter(brightness=self.brightness, contrast=self.contrast))
-        return v2.Compose(steps)  # type: ignore[no-any-return]
+        return v2.Compose(steps)  # type: ignore[no-any-return] # torchvision, untyped
 
     def decode_size(self, size: Size) -> int:
         """The shorter side in pixels from which even the smallest cut fills `size`."""

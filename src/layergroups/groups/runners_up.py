@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from layergroups.anatomy import Anatomy, Boundary, choose_split, choose_splits
+from layergroups.anatomy.boundaries import EDGE, SIXTEENTH, TOO_DEEP
 
-# the numbers of `layergroups.anatomy.boundaries.choose_split`, here for its words only
-_SIXTEENTH = 1.15 / 16
-_TOO_DEEP = 2 / 3
-_EDGE = 0.1
 _MOST = 4
 
 Alternative = tuple[Boundary, str]
@@ -36,7 +33,7 @@ def runners_up(anatomy: Anatomy, taken: Sequence[int]) -> list[Alternative]:
         key=lambda b: abs(b.share - 0.5),
     )
     spare = middle and middle.block not in taken and not middle.falls
-    repeats = [middle] if middle and spare and _EDGE <= middle.share <= 1 - _EDGE else []
+    repeats = [middle] if middle and spare and EDGE <= middle.share <= 1 - EDGE else []
     found = [*falls[: _MOST - len(repeats)], *repeats]
     found.sort(key=lambda b: b.block)
     if len(boundaries) == 1:
@@ -69,16 +66,16 @@ def _not_halved(anatomy: Anatomy, other: Boundary, chosen: Boundary) -> str:
     falls = f"falls {other.fall}"
     if other.block == 1 and anatomy.blocks[0].name == "stem":
         return f"{falls}, but only the stem comes before, {_depth(other)}"
-    if other.share < _EDGE:
+    if other.share < EDGE:
         return f"{falls} already after {_depth(other)}, less than a tenth"
-    if other.share > 1 - _EDGE:
+    if other.share > 1 - EDGE:
         return f"{falls} only after {_depth(other)}, more than nine tenths"
-    if _is_deep(anatomy, chosen) and chosen.share <= _TOO_DEEP:
+    if _is_deep(anatomy, chosen) and chosen.share <= TOO_DEEP:
         if not _is_deep(anatomy, other):
             return f"{falls} after {_depth(other)}, but that is not yet 1/16 of the image"
-        too_late = ", more than two thirds" if other.share > _TOO_DEEP else ""
+        too_late = ", more than two thirds" if other.share > TOO_DEEP else ""
         return f"{falls} only after {_depth(other)}{too_late}; 1/16 is reached before"
-    if _is_deep(anatomy, other) and chosen.share <= _TOO_DEEP < other.share:
+    if _is_deep(anatomy, other) and chosen.share <= TOO_DEEP < other.share:
         return f"{falls} only after {_depth(other)}, more than two thirds"
     return f"{falls} after {_depth(other)}, further from half of the depth than the one chosen"
 
@@ -99,7 +96,7 @@ def _not_even(other: Boundary, chosen: Sequence[Boundary]) -> str:
 
 
 def _is_deep(anatomy: Anatomy, boundary: Boundary) -> bool:
-    limit = max(anatomy.image) * _SIXTEENTH if anatomy.image else 0.0
+    limit = max(anatomy.image) * SIXTEENTH if anatomy.image else 0.0
     return boundary.falls and boundary.side_after <= limit
 
 

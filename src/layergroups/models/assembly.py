@@ -163,8 +163,11 @@ def _cut_body(
     planned, seen, seen_at = _plan_at_full_size(loaded, found, example)
     if planned.kind == "chain":
         body = _sequential(network, planned.children)
-        if _same_function(seen, body, seen_at):
-            return body, planned, _feature_shape(_trace_body(body, example, planned), planned)
+        now = _same_function(seen, body, seen_at)
+        if now is not None:
+            if seen_at is not example:
+                now = _trace_body(body, example, planned)
+            return body, planned, _feature_shape(now, planned)
         classifiers = tuple(c.path for c in find_head(Flow(found)).classifiers)
         planned = Cut("whole", (), classifiers, "its children do more than run one after the other")
     now = _whole_without(network, planned, example)
@@ -232,15 +235,15 @@ def _sequential(network: nn.Module, names: Sequence[str]) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, children[name]) for name in names))
 
 
-def _same_function(found: Trace, body: nn.Module, example: Tensor) -> bool:
-    """Whether a chain runs the operations of the network on the same weights."""
+def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
+    """The trace of a chain if it runs the network's operations on the same weights, else None."""
     try:
         theirs = trace(body, example)
     except AnatomyError:
-        return False
+        return None
     names = [(op.name, op.parameters, op.weight_shape) for op in theirs.ops]
     start = [(op.name, op.parameters, op.weight_shape) for op in found.ops[: len(names)]]
-    return names == start
+    return theirs if names == start else None
 
 
 def _take_out(network: nn.Module, path: str) -> None:

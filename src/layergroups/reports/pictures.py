@@ -114,5 +114,5 @@ def _title(axes: Axes, matrix: Sequence[Sequence[int]], place: tuple[float, floa
         color=drawing.INK, va="top",
     )  # fmt: skip
     x, y = place
-    lower = y - 0.27 / figure.get_figheight()  # type: ignore[union-attr]
+    lower = y - 0.27 / figure.get_figheight()  # type: ignore[union-attr] # never a subfigure
     figure.text(x, lower, "blue: right, orange: mistaken", fontsize=9, color=drawing.GREY, va="top")

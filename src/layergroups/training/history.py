@@ -83,7 +83,7 @@ class History(Sequence[EpochRow]):
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=1000, color_system=None)
         console.print(table_of(self.rows))
-        written = console.file.getvalue()  # type: ignore[attr-defined]
+        written = console.file.getvalue()  # type: ignore[attr-defined] # a StringIO
         return "\n".join(line.rstrip() for line in str(written).splitlines())
 
     def __rich__(self) -> Table:
