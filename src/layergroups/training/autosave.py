@@ -103,7 +103,8 @@ class Keeper:
         elif self.series.files():
             raise TrainingError(
                 f"{self.series.folder} holds checkpoints of an earlier run. To go on from them "
-                "give resume=True (--resume); to begin again, another checkpoint_dir, or delete this one."
+                "give resume=True (--resume); to begin again, another checkpoint_dir, or delete "
+                "this one."
             )
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
