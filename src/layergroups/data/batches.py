@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
 from layergroups.data.images import open_image, quiet
 from layergroups.data.photos import Photos
@@ -87,11 +88,16 @@ class PhotoDataset(Dataset[Any]):
     """Photos as pixels, one at a time; an item is (position, seed of its variation or None)."""
 
     def __init__(
-        self, photos: Photos, plain: EvalTransform, varied: TrainTransform | None = None
+        self,
+        photos: Photos,
+        plain: EvalTransform,
+        varied: TrainTransform | None = None,
+        cache: DecodedCache | None = None,
     ) -> None:
         self.photos = photos
         self.plain = plain
         self.varied = varied
+        self._open = open_image if cache is None else cache.open
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -103,7 +109,7 @@ class PhotoDataset(Dataset[Any]):
         varied = None if seed is None else self.varied
         try:
             with quiet():
-                image = open_image(file, min_size=(varied or self.plain).decode_size)
+                image = self._open(file, min_size=(varied or self.plain).decode_size)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
         label = -1 if self.photos.labels is None else self.photos.labels[position]

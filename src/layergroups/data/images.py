@@ -39,8 +39,8 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
 
     Args:
         path: the image file.
-        min_size: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is quicker,
-            as long as its shorter side keeps at least this many pixels.
+        min_size: if given, an image may be made smaller by a whole number, as long as its shorter
+            side keeps at least this many pixels; a JPEG is decoded so, which is quicker.
 
     Returns:
         An image of mode "RGB".
@@ -54,7 +54,13 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
         if min_size is not None:
             image.draft(None, (min_size, min_size))
         image.load()
-        return to_rgb(image)
+        return _reduced(to_rgb(image), min_size)
+
+
+def _reduced(image: Image.Image, min_size: int | None) -> Image.Image:
+    """A much too large image in a size that is easier to handle, each pixel the mean of several."""
+    factor = 1 if min_size is None else min(image.size) // max(1, min_size)
+    return image.reduce(factor) if factor > 1 else image
 
 
 def open_image_quietly(path: str | os.PathLike[str], *, min_size: int | None = None) -> Image.Image:

@@ -19,6 +19,7 @@ from layergroups.data.batches import (
     default_workers,
     view_seed,
 )
+from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError
 from layergroups.data.folders import read_folder, read_labelled, read_unlabelled
 from layergroups.data.photos import Photos
@@ -64,6 +65,7 @@ class ImageDataLoaders:
         seed: decides split, order and variations.
         num_workers: processes that prepare batches; 0 for none but the main one.
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
+        cache: keeps the decoded pixels of the photos; None decodes them each time.
     """
 
     train_photos: Photos
@@ -78,6 +80,7 @@ class ImageDataLoaders:
     seed: int = 42
     num_workers: int = 0
     on_error: OnError = "raise"
+    cache: DecodedCache | None = None
 
     @classmethod
     def from_folder(
@@ -96,6 +99,7 @@ class ImageDataLoaders:
         crop_pct: float = CROP_PCT,
         num_workers: int | None = None,
         on_error: OnError = "raise",
+        cache: bool | str | os.PathLike[str] | DecodedCache = True,
     ) -> ImageDataLoaders:
         """Read a folder with a sub-folder of photos for each class.
 
@@ -122,6 +126,10 @@ class ImageDataLoaders:
                 without, none for small photos, because training keeps all cores busy, and one for
                 every two cores for large ones (about 200 kB or more); never more than 8.
             on_error: "raise" to stop at broken images, "skip" to leave them out and say so.
+            cache: keep the decoded pixels for the next epoch and the next run, in the user's cache
+                folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
+                of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
+                False to decode the photos each time. Batches are the same in any case.
 
         Raises:
             DataError: folder or arguments are not as expected; the message says how.
@@ -152,6 +160,7 @@ class ImageDataLoaders:
             seed=seed,
             num_workers=default_workers(found.train) if num_workers is None else num_workers,
             on_error=on_error,
+            cache=_cache(cache),
         )
 
     @cached_property
@@ -162,7 +171,8 @@ class ImageDataLoaders:
     @cached_property
     def valid(self) -> OrderedBatches:
         """Validation batches, in the order of `valid_photos`."""
-        feed = Feed(PhotoDataset(self.valid_photos, self.transform), self.num_workers)
+        photos = PhotoDataset(self.valid_photos, self.transform, cache=self.cache)
+        feed = Feed(photos, self.num_workers)
         return OrderedBatches(feed, self.batch_size)
 
     @cached_property
@@ -230,7 +240,8 @@ class ImageDataLoaders:
     @cached_property
     def _train_feed(self) -> Feed:
         varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
-        return Feed(PhotoDataset(self.train_photos, self.transform, varied), self.num_workers)
+        photos = PhotoDataset(self.train_photos, self.transform, varied, self.cache)
+        return Feed(photos, self.num_workers)
 
     def __repr__(self) -> str:
         spec, counts = self.input, self._counts()
@@ -324,6 +335,12 @@ def _augmentation(augment: bool | Augmentation | Transform) -> Augmentation | Tr
             "Pillow image."
         )
     return augment
+
+
+def _cache(cache: bool | str | os.PathLike[str] | DecodedCache) -> DecodedCache | None:
+    if isinstance(cache, bool):
+        return DecodedCache() if cache else None
+    return cache if isinstance(cache, DecodedCache) else DecodedCache(cache)
 
 
 def _batch_size(batch_size: int) -> int:
