@@ -22,10 +22,13 @@ from layergroups.checkpoints.state import (
     under_prefix,
     with_prefix,
 )
+from layergroups.checkpoints.transplant import Graft, Transplant, transplant
 
 __all__ = [
     "Blueprint",
     "Exported",
+    "Graft",
+    "Transplant",
     "check_optimizer",
     "check_weights",
     "described_head",
@@ -38,6 +41,7 @@ __all__ = [
     "read",
     "read_export",
     "rebuild",
+    "transplant",
     "under_prefix",
     "why_not_rebuilt",
     "with_prefix",

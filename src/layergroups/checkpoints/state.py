@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from layergroups.errors import CheckpointError
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
-_PLAIN: Final = (bool, int, float, str, type(None))
+PLAIN: Final = (bool, int, float, str, type(None))
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
@@ -35,7 +35,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{key}/{name}"] = value
-            elif isinstance(value, _PLAIN):
+            elif isinstance(value, PLAIN):
                 plain.setdefault(name, {})[key] = value
             else:
                 raise CheckpointError(
@@ -77,7 +77,7 @@ def load_optimizer_state(
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition("/")
         if name in parameters:
-            optimizer.state[parameters[name]][key] = _placed(tensor, parameters[name])
+            optimizer.state[parameters[name]][key] = placed(tensor, parameters[name])
         else:
             unknown.add(name)
     for name, values in state["values"].items():
@@ -85,11 +85,11 @@ def load_optimizer_state(
             optimizer.state[parameters[name]].update(values)
         else:
             unknown.add(name)
-    _place_steps(optimizer)
+    place_steps(optimizer)
     return tuple(sorted(unknown))
 
 
-def _placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
+def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
     if saved.ndim == 0:
         return saved.clone()
@@ -98,7 +98,7 @@ def _placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     return saved.to(parameter.device, copy=True)
 
 
-def _place_steps(optimizer: Optimizer) -> None:
+def place_steps(optimizer: Optimizer) -> None:
     """Fused and capturable optimizers count steps on the parameter's own device."""
     for group in optimizer.param_groups:
         if not (group.get("fused") or group.get("capturable")):
