@@ -146,8 +146,8 @@ def _images_read(op: Op, found: Trace) -> list[int]:
     values = found.values
     return [
         v
-        for v, shape in zip(op.reads, op.read_shapes, strict=True)
-        if values[v].kind == INPUT and values[v].floating and len(shape) >= 3
+        for v in op.reads
+        if values[v].kind == INPUT and values[v].floating and len(values[v].shape) >= 3
     ]
 
 

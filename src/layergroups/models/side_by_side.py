@@ -39,10 +39,6 @@ class SideBySide(nn.ModuleList):
         """Join what the parts make of (..., in) to (..., out)."""
         return torch.cat([part(x) for part in self], dim=self.dim)
 
-    def extra_repr(self) -> str:
-        """The sizes, for `print(model)`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}"
-
 
 def parts_of(layer: nn.Module) -> list[nn.Module]:
     """The layers that a classifier is made of; one that was never grown is its only part."""
