@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from layergroups import LayerGroups, read_anatomy
 from layergroups.errors import ModelError
-from layergroups.models import SideBySide, create_head, grow_head, replace_head, shrink_head
+from layergroups.models import (
+    SideBySide,
+    create_body,
+    create_head,
+    grow_head,
+    replace_head,
+    shrink_head,
+)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +223,12 @@ def test_a_grown_head_is_one_for_all_that_follows() -> None:
     assert replace_head(model, 4, example_input=image()) == ("head",)
     assert type(model.head) is nn.Linear
     assert answers(model, image()).shape == (2, 4)
+
+
+def test_a_grown_classifier_is_taken_out_as_one_when_a_body_is_cut() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    grow_head(model, 5)
+    assert create_body(model)(torch.zeros(2, 3, 160, 160)).shape == (2, 64)
 
 
 def test_a_tied_classifier_stays_tied_when_it_grows_and_says_so_when_it_is_cut(

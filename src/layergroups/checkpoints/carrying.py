@@ -109,12 +109,15 @@ def _rest(
     ours, theirs = tensors_of(old), tensors_of(new)
     used = {id(ours[name]) for move in moves for name in move.sources}
     filled = {id(theirs[move.target]) for move in moves}
+    hint = "" if by_class.target else "; rows go by name with classes="
     left = {
-        name: refused.get(name) or by_class.source.get(_path(name)) or _why(name, ours, theirs)
+        name: refused.get(name)
+        or by_class.source.get(_path(name))
+        or _why(name, ours, theirs, "target", hint)
         for name in _unless(ours, used)
     }
     kept = {
-        name: by_class.target.get(_path(name)) or _why(name, theirs, ours, "source")
+        name: by_class.target.get(_path(name)) or _why(name, theirs, ours, "source", hint)
         for name in _unless(theirs, filled)
     }
     return left, kept
@@ -127,15 +130,15 @@ def _unless(tensors: Mapping[str, Tensor], seen: set[int]) -> list[str]:
 
 
 def _why(
-    name: str, own: Mapping[str, Tensor], other: Mapping[str, Tensor], which: str = "target"
+    name: str, own: Mapping[str, Tensor], other: Mapping[str, Tensor], which: str, hint: str
 ) -> str:
+    """Why a tensor found no partner in the other model, which is "source" or "target"."""
     if name not in other:
         return f"no layer of the {which} fits"
     here, there = tuple(own[name].shape), tuple(other[name].shape)
     if here == there:
-        return f"another tensor of its layer has another shape in the {which}"
-    hint = "; rows go by name with classes=" if here[1:] == there[1:] != () else ""
-    return f"shape {here}, in the {which} {there}{hint}"
+        return f"its layer does not fit that of the {which} as a whole"
+    return f"shape {here}, in the {which} {there}{hint if here[1:] == there[1:] != () else ''}"
 
 
 def _path(name: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from layergroups.anatomy import Anatomy
 from layergroups.errors import TransplantError
 from layergroups.models.head_surgery import classifier_layers
-from layergroups.models.side_by_side import SideBySide, outputs_of, parts_of
+from layergroups.models.side_by_side import SideBySide, outputs_of, parts_of, whole_path
 
 Slot = tuple[str, int]
 Slots = list[Slot]
@@ -219,8 +219,7 @@ def _last_map(model: nn.Module, ran: Sequence[str], n: int) -> list[str]:
     """The last linear layer that ran, if it has n outputs: a norm may come after it."""
     for path in reversed(ran):
         if _is_map(model.get_submodule(path)):
-            above = path.rpartition(".")[0]
-            whole = above if isinstance(model.get_submodule(above), SideBySide) else path
+            whole = whole_path(model, path)
             return [whole] if _n(model.get_submodule(whole)) == n else []
     return []
 

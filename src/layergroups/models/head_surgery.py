@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
-from layergroups.models.side_by_side import SideBySide, outputs_of, parts_of
+from layergroups.models.side_by_side import SideBySide, outputs_of, parts_of, whole_path
 
 log = logging.getLogger("layergroups")
 
@@ -138,9 +138,7 @@ def classifier_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module
             if isinstance(model.get_submodule(other), nn.Linear):
                 path = other
                 break
-        above = path.rpartition(".")[0]
-        if path and isinstance(model.get_submodule(above), SideBySide):
-            path = above
+        path = whole_path(model, path)
         found[path] = model.get_submodule(path)
     return found
 

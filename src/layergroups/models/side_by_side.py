@@ -45,6 +45,12 @@ def parts_of(layer: nn.Module) -> list[nn.Module]:
     return list(layer) if isinstance(layer, SideBySide) else [layer]
 
 
+def whole_path(model: nn.Module, path: str) -> str:
+    """The path of a classifier: for a part of a grown one that of the whole."""
+    above = path.rpartition(".")[0]
+    return above if path and isinstance(model.get_submodule(above), SideBySide) else path
+
+
 def outputs_of(layer: nn.Module) -> int:
     """How many numbers, or channels, come out of a linear layer or a convolution."""
     return _size(layer, "out_features", "out_channels", 1)
