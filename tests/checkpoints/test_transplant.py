@@ -145,7 +145,10 @@ def test_a_wrapped_layer_is_found_and_a_grown_head() -> None:
     done = transplant(source, target)
     assert torch.equal(source.fc.weight, target.fc[0].weight)
     assert names(done.not_filled) == {"fc.1.weight", "fc.1.bias"}
-    assert "moved: fc → fc.0" in {g.reason for g in done.carried}
+    assert {g.reason for g in done.carried} == {"same name", "wrapped: now at .0"}
+    shrunk = TinyResNet()
+    assert "unwrapped: was at .0" in {g.reason for g in transplant(target, shrunk).carried}
+    assert torch.equal(source.fc.weight, shrunk.fc.weight)
 
 
 def test_tied_weights_are_filled_once() -> None:

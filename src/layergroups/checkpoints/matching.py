@@ -77,11 +77,12 @@ def match_layers(source: Layers, target: Layers) -> list[Match]:
     matches += _take(left, free, "", "")
     while (places := _places(left, free)) is not None:
         matches += _take(left, free, *places)
-    unwrapped = [(path, goal) for goal, path in _wrapped(free, left)]
-    for path, goal in _wrapped(left, free) + unwrapped:
-        if path in left and goal in free:
-            del left[path], free[goal]
-            matches.append(Match(path, goal, _moved(path, goal)))
+    for path, goal in _wrapped(left, free):
+        matches.append(Match(path, goal, f"wrapped: now at .{goal.rpartition('.')[2]}"))
+        del left[path], free[goal]
+    for goal, path in _wrapped(free, left):
+        matches.append(Match(path, goal, f"unwrapped: was at .{path.rpartition('.')[2]}"))
+        del left[path], free[goal]
     return matches
 
 
