@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tests.cli.conftest import TINY, Run, make_photos
 
 from layergroups import load_learner
@@ -51,6 +53,25 @@ def test_the_split_is_asked_for_in_words(run: Run, photos: Path, tmp_path: Path)
     words = ["--epochs", 0, "--split", "4", "--out", tmp_path / "m"]
     assert "body-1, body-2, body-3, head" in run("train", photos, *TINY, *words).err
     assert len(load_learner(tmp_path / "m").layer_groups) == 4
+
+
+def test_a_training_goes_on_from_its_checkpoints(
+    run: Run, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["--epochs", 1, "--checkpoint-dir", tmp_path / "saved", "--out"]
+    assert run("train", photos, *TINY, *words, tmp_path / "one").code == 0
+    again = run("train", photos, *TINY, *words, tmp_path / "two")
+    assert "(--resume)" in again.err
+    assert run("train", photos, *TINY, *words, tmp_path / "two", "--resume").code == 0
+    assert "Fit 1 was done before" in caplog.text
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_resuming_needs_a_folder_to_go_on_from(run: Run, photos: Path, tmp_path: Path) -> None:
+    line = run("train", photos, *TINY, "--resume", "--out", tmp_path / "m").only_error_line
+    assert "--resume needs --checkpoint-dir" in line
 
 
 def test_a_folder_with_other_things_is_left_alone(run: Run, photos: Path, tmp_path: Path) -> None:

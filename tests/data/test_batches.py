@@ -86,6 +86,20 @@ def test_passes_move_the_epoch_on_and_set_epoch_takes_it_back(photos: Photos) ->
     assert torch.equal(together(batches)[0], second[0])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_may_start_at_any_batch(photos: Photos, workers: int) -> None:
+    batches = TrainBatches(fed(photos, workers, random_rotation), 4, seed=5)
+    whole = list(batches)
+    for first in (1, len(whole) - 1, len(whole)):
+        batches.set_epoch(0)
+        rest = list(batches.starting_at(first))
+        assert batches.epoch == 1
+        assert len(rest) == len(whole) - first
+        for (x, y), (x2, y2) in zip(rest, whole[first:], strict=True):
+            assert torch.equal(x, x2)
+            assert torch.equal(y, y2)
+
+
 def test_another_seed_gives_other_batches(photos: Photos) -> None:
     assert not same(training(photos, seed=1), training(photos, seed=2))
 

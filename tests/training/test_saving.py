@@ -107,15 +107,81 @@ def test_weights_alone_may_be_loaded(make) -> None:
     assert not moved(snapshot(learn.model), other.model)
 
 
-def test_other_groups_keep_their_freezing_and_say_so(make, caplog) -> None:
-    make().save("three")
+def test_other_groups_take_what_matches_and_say_what_differs(make, caplog) -> None:
+    saved = make()
+    saved.layer_groups.freeze("0.7")
+    saved.layer_groups.set_rates([1e-5, 1e-4, 1e-2])
+    saved.save("three")
     other = make(split=["0.0", "1"])
     other.freeze()
     caplog.clear()
     other.load("three")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "0.7" in caplog.text
-    assert other.layer_groups.frozen == (True, False)
+    assert "only in the file: 0.7" in caplog.text
+    assert "4 parameters of '0.7' are in '0.0'" in caplog.text
+    assert other.layer_groups.frozen == (False, False)
+    assert other.layer_groups.rates == (1e-5, 1e-2)
+
+
+def test_strict_refuses_other_groups_and_changes_nothing(make) -> None:
+    learn = make()
+    learn.fit(1)
+    learn.save("three")
+    other = make(split=["0.0", "1"])
+    before = snapshot(other.model)
+    with pytest.raises(CheckpointError, match="other layer groups"):
+        other.load("three", strict=True)
+    assert not moved(before, other.model)
+    make().load("three", strict=True)
+
+
+def test_not_strict_loads_the_weights_that_fit_and_tells_the_others(make, caplog) -> None:
+    learn = make()
+    learn.fit(1)
+    learn.save("three-classes")
+    other = make(tiny_model(5), dls=TinyLoaders(vocab=tuple("abcde")))
+    head = snapshot(other.model[1][4])
+    caplog.clear()
+    other.load("three-classes", strict=False)
+    assert "1.4.weight: saved (3, 8), model (5, 8)" in caplog.text
+    assert not moved(snapshot(learn.model[0]), other.model[0])
+    assert not moved(head, other.model[1][4])
+    other.fit(1)
+
+
+def test_nothing_that_fits_is_an_error(make) -> None:
+    make().save("tiny")
+    other = make(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), split=1)
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        other.load("tiny", strict=False)
+
+
+def test_a_norm_layer_keeps_its_policy_in_a_learner_that_did_not_know_it(make) -> None:
+    learn = make()  # its body came with statistics, so they stay
+    learn.save("pretrained")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = make(tiny_model()).load("pretrained")
+    statistics = snapshot(fresh.model[0][1])["running_mean"]
+    fresh.fit(1)
+    assert torch.equal(fresh.model[0][1].running_mean, statistics)
+
+
+def test_settings_of_the_optimizer_and_passing_buffers_survive(make) -> None:
+    def counting() -> nn.Sequential:
+        model = pretrained(tiny_model())
+        model[1].register_buffer("seen", torch.zeros(2), persistent=False)
+        return model
+
+    learn = make(counting())
+    learn.fit(1)
+    for group in learn.opt.param_groups:
+        group["weight_decay"] = 0.3
+    learn.model[1].seen.fill_(7.0)
+    learn.save("a")
+    other = make(counting()).load("a")
+    assert {group["weight_decay"] for group in other.opt.param_groups} == {0.3}
+    assert other.model[1].seen.tolist() == [7.0, 7.0]
 
 
 def test_optimizer_state_finds_its_parameters_in_other_groups(make) -> None:

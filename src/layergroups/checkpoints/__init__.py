@@ -11,9 +11,12 @@ from layergroups.checkpoints.export import (
     write_export,
 )
 from layergroups.checkpoints.file import read, write
+from layergroups.checkpoints.nested import join_tensors, split_tensors
+from layergroups.checkpoints.series import Saved, Series
 from layergroups.checkpoints.state import (
     check_optimizer,
     check_weights,
+    fitting_weights,
     load_optimizer_state,
     load_random_state,
     load_weights,
@@ -28,10 +31,14 @@ __all__ = [
     "Blueprint",
     "Exported",
     "Graft",
+    "Saved",
+    "Series",
     "Transplant",
     "check_optimizer",
     "check_weights",
     "described_head",
+    "fitting_weights",
+    "join_tensors",
     "load_export",
     "load_optimizer_state",
     "load_random_state",
@@ -41,6 +48,7 @@ __all__ = [
     "read",
     "read_export",
     "rebuild",
+    "split_tensors",
     "transplant",
     "under_prefix",
     "why_not_rebuilt",

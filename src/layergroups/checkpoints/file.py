@@ -22,7 +22,7 @@ from torch import Tensor
 from layergroups.errors import CheckpointError
 
 FORMAT: Final = "layergroups"
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
@@ -155,16 +155,19 @@ def _header(
         state_text = json.dumps(state)
     except (TypeError, ValueError) as cause:
         raise CheckpointError(f"The state cannot be written as JSON: {cause}") from cause
-    manifest = {
-        "tensors": {name: _fingerprint(tensor) for name, tensor in stored.items()},
-        "aliases": dict(aliases),
-        "state": zlib.crc32(state_text.encode()),
-    }
+    manifest = json.dumps(
+        {
+            "tensors": {name: _fingerprint(tensor) for name, tensor in stored.items()},
+            "aliases": dict(aliases),
+            "state": zlib.crc32(state_text.encode()),
+        }
+    )
     return {
         "format": FORMAT,
         "version": str(VERSION),
         "state": state_text,
-        "manifest": json.dumps(manifest),
+        "manifest": manifest,
+        "checksum": str(zlib.crc32(manifest.encode())),
     }
 
 
@@ -183,15 +186,17 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[dict[str, An
     if header.get("version") != str(VERSION):
         raise CheckpointError(
             f"{path} has format version {header.get('version')}; this release reads version "
-            f"{VERSION}. Upgrade layergroups."
+            f"{VERSION}. Use the release of layergroups that wrote it."
         )
     try:
+        if str(zlib.crc32(header["manifest"].encode())) != header["checksum"]:
+            raise ValueError("its manifest does not match its checksum")
         manifest: dict[str, Any] = json.loads(header["manifest"])
         if zlib.crc32(header["state"].encode()) != manifest["state"]:
             raise ValueError("its state does not match the manifest")
         state: dict[str, Any] = json.loads(header["state"])
         return {"tensors": dict(manifest["tensors"]), "aliases": dict(manifest["aliases"])}, state
-    except (KeyError, TypeError, ValueError) as cause:
+    except (KeyError, TypeError, ValueError, RecursionError) as cause:
         raise CheckpointError(f"The header of {path} is damaged: {cause!r}.") from cause
 
 

@@ -15,6 +15,12 @@ from layergroups.errors import CheckpointError
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 PLAIN: Final = (bool, int, float, str, type(None))
+_NOT_SAVED: Final = frozenset(
+    {
+        *("lr", "betas", "momentum"),  # what a schedule sets at each step
+        *("name", "layer_group", "fused", "foreach", "capturable"),
+    }
+)
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
@@ -42,7 +48,14 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
                     f"{type(optimizer).__name__} keeps a {type(value).__name__} as {key!r} for "
                     f"{name}; only tensors and plain values can be saved without pickle."
                 )
-    return tensors, {"class": type(optimizer).__name__, "values": plain}
+    options = {g["name"]: _options(g) for g in optimizer.param_groups if "name" in g}
+    return tensors, {"class": type(optimizer).__name__, "values": plain, "groups": options}
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain settings of a parameter group, such as weight decay, but no schedule's."""
+    plain = {key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))}
+    return {key: value for key, value in plain.items() if key not in _NOT_SAVED}
 
 
 def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
@@ -86,6 +99,9 @@ def load_optimizer_state(
         else:
             unknown.add(name)
     place_steps(optimizer)
+    for group in optimizer.param_groups:
+        for key, value in state["groups"].get(group.get("name"), {}).items():
+            group[key] = tuple(value) if isinstance(value, list) else value
     return tuple(sorted(unknown))
 
 
@@ -162,33 +178,55 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     Raises:
         CheckpointError: they differ; names everything that does.
     """
-    own = model.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{name}: saved {tuple(weights[name].shape)}, model {tuple(own[name].shape)}"
-        for name in own.keys() & weights.keys()
-        if isinstance(own[name], Tensor) and own[name].shape != weights[name].shape
-    ]
-    if missing or unexpected or shapes:
+    _, told = fitting_weights(model, weights, source)
+    if told:
         raise CheckpointError(
-            f"{source} does not fit this model."
-            + _listing("missing in the file", missing)
-            + _listing("unknown to the model", unexpected)
-            + _listing("of another shape", sorted(shapes))
-            + " Make the learner as it was made when this was saved: the same arch, classes and"
-            " head."
+            told + " Make the learner as it was made when this was saved: the same arch, classes "
+            "and head. Or load what fits, strict=False."
         )
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load weights strictly.
+def fitting_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], str]:
+    """Those of the saved weights that the model has in the same shape.
+
+    Returns:
+        The weights, and what does not fit in words; empty words if all fit.
 
     Raises:
-        CheckpointError: names or shapes differ; nothing was loaded then.
+        CheckpointError: not a single one fits.
     """
-    check_weights(model, weights, source)
-    model.load_state_dict(dict(weights), strict=True)
+    own = model.state_dict()
+    common = own.keys() & weights.keys()
+    shapes = {
+        name: f"{name}: saved {tuple(weights[name].shape)}, model {tuple(own[name].shape)}"
+        for name in common
+        if isinstance(own[name], Tensor) and own[name].shape != weights[name].shape
+    }
+    fitting = {name: t for name, t in weights.items() if name in common and name not in shapes}
+    told = (
+        _listing("missing in the file", sorted(own.keys() - weights.keys()))
+        + _listing("unknown to the model", sorted(weights.keys() - own.keys()))
+        + _listing("of another shape", sorted(shapes.values()))
+    )
+    told = f"{source} does not fit this model.{told}" if told else ""
+    if own and not fitting:
+        raise CheckpointError(told)
+    return fitting, told
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str, *, strict: bool = True
+) -> None:
+    """Load weights by name.
+
+    Raises:
+        CheckpointError: it is strict, and names or shapes differ; nothing was loaded then.
+    """
+    if strict:
+        check_weights(model, weights, source)
+    model.load_state_dict(dict(weights), strict=strict)
 
 
 def _listing(what: str, names: Iterable[str], most: int = 4) -> str:

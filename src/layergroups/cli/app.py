@@ -144,6 +144,17 @@ def train(
         int, typer.Option(metavar="N", help="Decides split, order, variations and first weights.")
     ] = 42,
     split: Split = "auto",
+    checkpoint_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Save the whole state of the training here after each epoch.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what is in --checkpoint-dir.")
+    ] = False,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
     json: AsJson = False,
@@ -158,8 +169,8 @@ def train(
         command.Order(
             folder=folder, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, size=size,
             batch_size=batch_size, out=out, weights=weights, pretrained=pretrained,
-            valid_pct=valid_pct, seed=seed, split=split, workers=workers, on_error=on_error.value,
-            json=json,
+            valid_pct=valid_pct, seed=seed, split=split, checkpoint_dir=checkpoint_dir,
+            resume=resume, workers=workers, on_error=on_error.value, json=json,
         )
     )  # fmt: skip
 

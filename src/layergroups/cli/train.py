@@ -45,6 +45,8 @@ class Order:
     valid_pct: float
     seed: int
     split: str
+    checkpoint_dir: Path | None
+    resume: bool
     workers: int | None
     on_error: OnError
     json: bool
@@ -82,6 +84,8 @@ def _check(order: Order) -> None:
     """What needs no heavy work to be seen."""
     if not order.epochs and not order.freeze_epochs:
         raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
+    if order.resume and order.checkpoint_dir is None:
+        raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
     if order.out.resolve().is_relative_to(order.folder.resolve()) and order.folder.is_dir():
         raise DataError(
             f"--out {order.out} lies in the folder of the photos, {order.folder}, where it would "
@@ -124,7 +128,13 @@ def _train(learn: Learner, order: Order) -> None:
     with Interrupts() as interrupts:
         learn.callbacks.append(interrupts)
         try:
-            learn.fine_tune(order.epochs, order.lr, freeze_epochs=order.freeze_epochs)
+            learn.fine_tune(
+                order.epochs,
+                order.lr,
+                freeze_epochs=order.freeze_epochs,
+                checkpoint_dir=order.checkpoint_dir,
+                resume=order.resume,
+            )
         except KeyboardInterrupt:
             ignore_interrupts()
             _save_interrupted(learn, order, interrupts.steps)

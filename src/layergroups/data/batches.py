@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,12 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         plan = self.plan(self.epoch)
+        self.epoch += 1
+        return self.feed.follow(plan)
+
+    def starting_at(self, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """A pass as by `iter`, without its first batches, which are not read either."""
+        plan = islice(self.plan(self.epoch), batch, None)
         self.epoch += 1
         return self.feed.follow(plan)
 

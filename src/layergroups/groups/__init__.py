@@ -1,5 +1,6 @@
 """Divides a model into layer groups, and keeps the division true when the model changes."""
 
+from layergroups.groups.difference import GroupDifference
 from layergroups.groups.explain import Explanation, Why
 from layergroups.groups.layer_group import LayerGroup
 from layergroups.groups.layer_groups import LayerGroups
@@ -11,6 +12,7 @@ from layergroups.groups.surgery import Change
 __all__ = [
     "Change",
     "Explanation",
+    "GroupDifference",
     "LayerGroup",
     "LayerGroups",
     "Partition",

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, GroupingError
+from layergroups.groups.difference import GroupDifference, compare_groups
 from layergroups.groups.explain import Explanation, explain
 from layergroups.groups.freezing import ModeKeeper, frozen_modules, is_norm
 from layergroups.groups.html import groups_html
@@ -374,15 +375,28 @@ class LayerGroups:
             "rates": list(self._rates),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the frozen flags and rates of groups that were saved.
+    def compare(self, state: Mapping[str, Any]) -> GroupDifference | None:
+        """What differs between groups that were saved and these; None if nothing does."""
+        return compare_groups(state, self.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
+        """Take over the frozen flags and rates of groups that were saved, by their names.
+
+        Args:
+            state: what `state_dict` gave.
+            strict: False takes over those of groups that are here too, and leaves the others.
 
         Raises:
-            GroupingError: the saved groups have other names than these.
+            GroupingError: the saved groups have other names than these, and it is strict.
         """
-        if list(state["names"]) != list(self.names):
-            raise GroupingError(
-                f"the saved layer groups are {list(state['names'])}, these are {list(self.names)}"
-            )
-        self._rates = tuple(float(r) for r in state["rates"])
-        self._set_frozen(dict(enumerate(state["frozen"])), state.get("norm", "freeze"))
+        names = list(state["names"])
+        if strict and names != list(self.names):
+            raise GroupingError(f"the saved layer groups are {names}, these are {list(self.names)}")
+        known = {name: i for i, name in enumerate(names)}
+        places = {i: known[name] for i, name in enumerate(self.names) if name in known}
+        self._rates = tuple(
+            float(state["rates"][places[i]]) if i in places else rate
+            for i, rate in enumerate(self._rates)
+        )
+        flags = {i: bool(state["frozen"][at]) for i, at in places.items()}
+        self._set_frozen(flags, state.get("norm", "freeze"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from layergroups.data.photos import stratified_split
 from layergroups.errors import TrainingError
 from layergroups.training import loop
+from layergroups.training.autosave import Keeper, asked
 from layergroups.training.evaluation import evaluate
 from layergroups.training.features import (
     Stored,
@@ -24,6 +26,7 @@ from layergroups.training.features import (
 from layergroups.training.metrics import Meter
 
 if TYPE_CHECKING:
+    from layergroups.training.autosave import Autosave
     from layergroups.training.history import History
     from layergroups.training.learner import Learner
     from layergroups.training.recipes import FineTuneDefaults, Phase
@@ -33,24 +36,28 @@ _VIEWS_FROM = 1 << 20  # epoch numbers of the views, apart from those of ordinar
 _LEAST_HELD_OUT = 16
 
 
-def train_head(learner: Learner, phase: Phase, defaults: FineTuneDefaults) -> History:
+def train_head(
+    learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
+) -> History:
     """Run the frozen body over some views of the photos, then train the head on its outputs.
 
     The best head is chosen by its loss on a stratified part of the training photos, which the head
     does not train on; the validation photos choose nothing. One row is added to the history.
     """
-    run = loop.new_run(learner, 1, phase.schedule, phase.name)
+    keeper = None if plan is None else Keeper(plan, learner, kind="-head")
+    done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
+    if done:
+        return done
+    run = loop.new_run(learner, 1, phase.schedule, phase.name, keeper)
+    run.passes = phase.epochs
+    first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
-        varied = getattr(learner.dls, "augment", True) is not None
-        views = phase.epochs * defaults.views if varied else 1
-        stored, valid = _store(learner, views, run, defaults.max_bytes)
-        _prepare(run, stored, valid, defaults)
-        rows = loop.fit(run)
+        stored, valid = _store(run, first_epoch, defaults)
+        _prepare(run, stored, valid, first_epoch, defaults)
+        return loop.fit(run)
     except (TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
-        return learner.fit_phase(phase.epochs, phase.schedule, phase.name)
-    learner.epochs_done += phase.epochs - 1
-    return rows
+        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan)
 
 
 class StoreOutdatedError(TrainingError):
@@ -87,6 +94,17 @@ class KeepBest:
                 head.load_state_dict(self._weights)
             run.stop = f"best of {done} passes of the head: {self.best_pass}"
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has found so far."""
+        found = {"loss": self.best_loss, "pass": self.best_pass} if self._weights else {}
+        return {"best": found, "weights": dict(self._weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._weights = dict(state["weights"])
+        if state["best"]:
+            self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]
+
     def _loss(self, run: loop.Run) -> float:
         results = evaluate(
             run.model,
@@ -100,19 +118,21 @@ class KeepBest:
 
 
 def _store(
-    learner: Learner, views: int, run: loop.Run, max_bytes: int
+    run: loop.Run, first_epoch: int, defaults: FineTuneDefaults
 ) -> tuple[Stored, Stored | None]:
     """The features of the training photos in all views, and of the validation photos."""
-    started = time.perf_counter()
+    started, learner = time.perf_counter(), run.learner
+    varied = getattr(learner.dls, "augment", True) is not None
+    views = run.passes * defaults.views if varied else 1
     train_views: Any = getattr(learner.dls, "train_views")  # noqa: B009 - not all data have it
-    first_view = _VIEWS_FROM + learner.epochs_done * views
+    first_view = _VIEWS_FROM + first_epoch * views
     passes = [train_views(epoch=first_view + view) for view in range(views)]
     held = [] if run.valid is None or not len(run.valid) else [run.valid]
     total = sum(map(len, passes)) + sum(map(len, held))
     with learner.reporter.bar("features of the frozen body", total) as bar:
         options: dict[str, Any] = {
             "accelerator": run.accelerator,
-            "max_bytes": max_bytes,
+            "max_bytes": defaults.max_bytes,
             "advance": bar.advance,
         }
         stored = store(learner.model, passes, **options)
@@ -122,17 +142,22 @@ def _store(
 
 
 def _prepare(
-    run: loop.Run, stored: Stored, valid: Stored | None, defaults: FineTuneDefaults
+    run: loop.Run,
+    stored: Stored,
+    valid: Stored | None,
+    first_epoch: int,
+    defaults: FineTuneDefaults,
 ) -> None:
     """Let the run train the head from the store."""
     size = int(getattr(run.learner.dls, "batch_size", 64))
     kept, held_out = _split(stored, defaults.hold_out)
-    train = StoredBatches(kept, size, defaults.head_passes, seed=run.learner.epoch_seed())
+    seed = run.learner.epoch_seed(first_epoch)
+    train = StoredBatches(kept, size, defaults.head_passes, seed=seed)
     run.train = train
     run.valid = None if valid is None else StoredBatches(valid, size)
     if held_out is not None:
         best = KeepBest(StoredBatches(held_out, size), train.per_pass, defaults.patience)
-        run.callbacks = (*run.callbacks, best)
+        run.callbacks = (best, *run.callbacks)
     first = split_head(run.model.get_submodule("1"))
 
     def head_alone(features: Tensor) -> Tensor:

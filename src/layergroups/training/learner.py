@@ -17,6 +17,7 @@ from layergroups import checkpoints
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
 from layergroups.training import exporting, loop, recipes, saving
+from layergroups.training.autosave import Autosave, Keeper, asked, autosave
 from layergroups.training.callbacks import checked
 from layergroups.training.device import make_accelerator, place, precision_name
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
@@ -119,6 +120,7 @@ class Learner:
         self.opt: Optimizer | None = None
         self.history = History()
         self.epochs_done = 0
+        self.fits_done = 0
         self.blueprint: Blueprint | None = None
         self._split = split
         self._accelerator: Accelerator | None = None
@@ -191,18 +193,37 @@ class Learner:
 
     # Training
 
-    def fit(self, epochs: int, lr: Rate | None = None) -> History:
+    def fit(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
         """Train at flat rates.
 
         Args:
             epochs: passes over the training photos.
             lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
                 or `decay(...)`. None: the rates that the groups have.
+            checkpoint_dir: save the whole state here after each epoch, each fit of the learner in
+                a folder of its own.
+            checkpoint_every: save also after so many optimizer steps.
+            resume: go on from the newest whole checkpoint there. A script in which every fit has
+                `resume=True` can be killed at any moment and started again: it ends bit for bit
+                where the unbroken run ends.
 
         Returns:
             The rows of these epochs; `history` has those of all fits.
+
+        Raises:
+            TrainingError: nothing would train, or the folder holds an earlier run.
+            CheckpointError: every checkpoint is damaged, or they are of another fit or model.
         """
-        return self._fit(epochs, lr, Flat(), "fit")
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return self._fit(epochs, lr, Flat(), "fit", plan)
 
     def fit_one_cycle(
         self,
@@ -213,6 +234,9 @@ class Learner:
         div_final: float = 1e5,
         pct_start: float = 0.25,
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
     ) -> History:
         """Train with rates that rise and fall once; see `OneCycle`.
 
@@ -223,8 +247,12 @@ class Learner:
             div_final: the last rate is lr / div_final.
             pct_start: part of the steps in which the rate rises.
             moms: momentum at the start, at the highest rate and at the end.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
         """
-        return self._fit(epochs, lr, OneCycle(div, div_final, pct_start, moms), "one cycle")
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return self._fit(epochs, lr, OneCycle(div, div_final, pct_start, moms), "one cycle", plan)
 
     def fine_tune(
         self,
@@ -235,6 +263,9 @@ class Learner:
         lr: Rate | None = None,
         store: bool = True,
         defaults: recipes.FineTuneDefaults | None = None,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
     ) -> History:
         """Train the head on the frozen body, then all groups.
 
@@ -252,14 +283,18 @@ class Learner:
             lr: rates of the second phase, as in `fit`; None is a tenth of base_lr.
             store: False trains the frozen epochs through the whole network.
             defaults: all other figures.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
 
         Returns:
             A row for the first phase and one for each epoch of the second.
         """
         figures = defaults or recipes.FineTuneDefaults()
         options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
-        plan = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
-        return recipes.run_plan(self, plan, figures)
+        phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return recipes.run_plan(self, phases, figures, plan)
 
     def freeze(self) -> None:
         """Let the last group train, no other."""
@@ -340,19 +375,25 @@ class Learner:
         """
         return checkpoints.write(self._file(name), *saving.state_of(self))
 
-    def load(self, name: str, *, with_opt: bool = True) -> Learner:
+    def load(
+        self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
+    ) -> Learner:
         """Go back to what `save(name)` wrote; training goes on as if it had never stopped.
 
         Args:
-            name: as given to `save`.
+            name: as given to `save`, or the path of a checkpoint that a fit has written.
             with_opt: also take over the optimizer's state.
+            strict: None takes the freezing and rates of the layer groups that are in both, and
+                prints what differs; True refuses other groups; False takes also those weights that
+                fit where others do not (`transplant` does more).
 
         Raises:
             CheckpointError: there is no such file, it is damaged, or it does not fit the model.
         """
         source = self._file(name)
         tensors, state = checkpoints.read(source)
-        saving.restore(self, tensors, state, with_opt=with_opt, source=str(source))
+        options: dict[str, Any] = {"with_opt": with_opt, "strict": strict, "source": str(source)}
+        saving.restore(self, tensors, state, **options)
         return self
 
     def export(self, folder: str | Path) -> Path:
@@ -365,36 +406,44 @@ class Learner:
 
     # What the loop asks for
 
-    def fit_phase(self, epochs: int, schedule: Schedule, phase: str) -> History:
-        """Train at the groups' rates as they stand."""
+    def fit_phase(
+        self, epochs: int, schedule: Schedule, phase: str, plan: Autosave | None = None
+    ) -> History:
+        """Train at the groups' rates as they stand, saved as planned."""
         if not isinstance(epochs, int) or epochs < 0:
             raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
-        return loop.fit(loop.new_run(self, epochs, schedule, phase)) if epochs else History()
+        if not epochs:
+            return History()
+        keeper = None if plan is None else Keeper(plan, self)
+        done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
+        return done or loop.fit(loop.new_run(self, epochs, schedule, phase, keeper))
 
-    def begin_epoch(self, batches: Batches) -> None:
-        """Order, random state and modes of the coming epoch."""
-        if self.seed is not None:
+    def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
+        """Order, random state and modes of the coming epoch; not seeded in the midst of it."""
+        if self.seed is not None and seeded:
             torch.manual_seed(self.epoch_seed())
         set_epoch = getattr(batches, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.epochs_done)
         self.norms.train(self.model)
 
-    def end_epoch(self, row: EpochRow) -> None:
-        """Keep and show what the epoch came to."""
+    def end_epoch(self, row: EpochRow, passes: int = 1) -> None:
+        """Keep and show what the epoch came to, which stands for so many passes."""
         self.history += (row,)
-        self.epochs_done += 1
+        self.epochs_done += passes
         self.reporter.row(row)
 
-    def epoch_seed(self) -> int:
-        """A seed for the coming epoch, by the learner's seed or that of its data."""
+    def epoch_seed(self, epoch: int | None = None) -> int:
+        """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
         seed = getattr(self.dls, "seed", 0) if self.seed is None else self.seed
-        return mixed(seed, self.epochs_done)
+        return mixed(seed, self.epochs_done if epoch is None else epoch)
 
-    def _fit(self, epochs: int, lr: Rate | None, schedule: Schedule, phase: str) -> History:
+    def _fit(
+        self, epochs: int, lr: Rate | None, schedule: Schedule, phase: str, plan: Autosave | None
+    ) -> History:
         if lr is not None:
             self.layer_groups.set_rates(lr)
-        return self.fit_phase(epochs, schedule, phase)
+        return self.fit_phase(epochs, schedule, phase, plan)
 
-    def _file(self, name: str) -> Path:
-        return self.path / f"{name.removesuffix('.safetensors')}.safetensors"
+    def _file(self, name: str | Path) -> Path:
+        return self.path / f"{str(name).removesuffix('.safetensors')}.safetensors"

@@ -32,12 +32,14 @@ from layergroups.training.loaders import Batches, n_classes
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.training.metrics import Meter
 from layergroups.training.optimizers import rates_in_use, set_momentum, set_rates
+from layergroups.training.position import RandomStart, batches_left
 from layergroups.training.schedules import Schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from layergroups.groups import LayerGroups
+    from layergroups.training.autosave import Keeper
     from layergroups.training.learner import Learner
 
 
@@ -56,8 +58,10 @@ class Run:
         accelerator: device and precision.
         callbacks: called in this order.
         part: the inputs' way through the model; None is all of it.
-        seconds_before: time already spent on the first epoch.
+        passes: over the training photos that one epoch of this fit stands for.
+        seconds_before: time already spent on the epoch that comes.
         epoch: of this fit, counted from 0.
+        batch: batches of the epoch that were taken.
         step: optimizer steps that this fit has done.
         steps: optimizer steps of the whole fit.
         inputs: of the step, on the device.
@@ -69,6 +73,8 @@ class Run:
         highest: multiplier of the schedule in the epoch so far.
         lrs: the rates in the optimizer at that step, one for each group.
         rows: the epochs done.
+        epoch_start: random states before the epoch's first batch was drawn.
+        started: the moment when the epoch began, in seconds of `time.perf_counter`.
     """
 
     learner: Learner
@@ -81,8 +87,10 @@ class Run:
     accelerator: Accelerator
     callbacks: tuple[object, ...] = ()
     part: Callable[..., Tensor] | None = None
+    passes: int = 1
     seconds_before: float = 0.0
     epoch: int = 0
+    batch: int = 0
     step: int = 0
     steps: int = 0
     inputs: Any = None
@@ -95,6 +103,8 @@ class Run:
     highest: float = 0.0
     lrs: tuple[float, ...] = ()
     rows: list[EpochRow] = field(default_factory=list)
+    epoch_start: RandomStart | None = None
+    started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.follower = Follower(self.learner)
@@ -109,14 +119,21 @@ class Run:
         """Its layer groups."""
         return self.learner.groups
 
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done, or a callback has ended the fit after the last one."""
+        return self.epoch >= self.epochs or (bool(self.stop) and self.batch == 0)
+
     def forward(self, inputs: object) -> Tensor:
         """Inputs through the model, or through the part of it that these batches are for."""
         outputs: Tensor = (self.part or self.model)(inputs)
         return outputs
 
 
-def new_run(learner: Learner, epochs: int, schedule: Schedule, phase: str) -> Run:
-    """A fit about to begin, on the learner's own batches."""
+def new_run(
+    learner: Learner, epochs: int, schedule: Schedule, phase: str, keeper: Keeper | None = None
+) -> Run:
+    """A fit about to begin, on the learner's own batches; `keeper` writes its checkpoints."""
     return Run(
         learner=learner,
         optimizer=learner.made_optimizer(),
@@ -126,7 +143,7 @@ def new_run(learner: Learner, epochs: int, schedule: Schedule, phase: str) -> Ru
         train=learner.dls.train,
         valid=learner.dls.valid,
         accelerator=learner.accelerator,
-        callbacks=tuple(learner.callbacks),
+        callbacks=(*learner.callbacks, *([] if keeper is None else [keeper])),
     )
 
 
@@ -143,11 +160,9 @@ def fit(run: Run) -> History:
     run.optimizer.zero_grad(set_to_none=True)
     try:
         notify(run.callbacks, "before_fit", run)
-        for epoch in range(run.epochs):
-            run.epoch = epoch
+        while not run.over:
             run_epoch(run)
-            if run.stop:
-                break
+        run.learner.fits_done += 1
         notify(run.callbacks, "after_fit", run)
     finally:
         run.optimizer.zero_grad(set_to_none=True)
@@ -157,20 +172,22 @@ def fit(run: Run) -> History:
 
 
 def run_epoch(run: Run) -> None:
-    """Train on every batch once, validate, and add a row to the history."""
-    started, run.losses = time.perf_counter() - run.seconds_before, LossMeter()
-    run.seconds_before, run.highest, run.lrs = 0.0, 0.0, ()
-    run.learner.begin_epoch(run.train)
-    notify(run.callbacks, "before_epoch", run)
+    """Train on every batch once, validate, and add a row; or go on in the midst of an epoch."""
+    run.started, run.seconds_before = time.perf_counter() - run.seconds_before, 0.0
+    run.learner.begin_epoch(run.train, seeded=run.batch == 0)
+    if run.batch == 0:
+        run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
+        notify(run.callbacks, "before_epoch", run)
     try:
         _train_on_all(run)
         results = _validate(run)
     except KeyboardInterrupt:
         if run.losses.mean() is not None:
-            _add_row(run, {}, time.perf_counter() - started, note="interrupted")
+            _add_row(run, {}, note="interrupted")
         raise
-    _add_row(run, results, time.perf_counter() - started)
+    _add_row(run, results)
     notify(run.callbacks, "after_epoch", run)
+    run.epoch, run.batch = run.epoch + 1, 0
 
 
 def train_step(run: Run) -> None:
@@ -252,8 +269,9 @@ def _train_on_all(run: Run) -> None:
     title = f"epoch {run.learner.epochs_done}"
     try:
         with run.learner.reporter.bar(title, len(run.train)) as bar:
-            for batch in run.train:
+            for batch in () if run.stop else batches_left(run):
                 run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
+                run.batch += 1
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)
@@ -280,7 +298,7 @@ def _validate(run: Run) -> dict[str, float]:
         )
 
 
-def _add_row(run: Run, results: dict[str, float], seconds: float, note: str = "") -> None:
+def _add_row(run: Run, results: dict[str, float], note: str = "") -> None:
     """Close the epoch: the row goes to the history and to whoever watches."""
     learner = run.learner
     row = EpochRow(
@@ -289,10 +307,10 @@ def _add_row(run: Run, results: dict[str, float], seconds: float, note: str = ""
         train_loss=run.losses.mean(),
         valid_loss=results.pop("valid_loss", None),
         metrics=results,
-        seconds=seconds,
+        seconds=time.perf_counter() - run.started,
         lrs=run.lrs,
         frozen=tuple(run.groups.frozen),
         note=note or run.stop,
     )
     run.rows.append(row)
-    learner.end_epoch(row)
+    learner.end_epoch(row, run.passes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -104,6 +104,16 @@ class LossMeter:
         """The mean over items; None if there were none."""
         self.read()
         return self._total / self._items if self._items else None
+
+    def state_dict(self) -> dict[str, float]:
+        """The sums so far, JSON-ready."""
+        self.read()
+        return {"total": self._total, "items": self._items}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from the sums that `state_dict` gave."""
+        self._waiting.clear()
+        self._total, self._items = float(state["total"]), int(state["items"])
 
 
 class NotFiniteError(TrainingError):

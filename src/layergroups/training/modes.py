@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Literal, get_args
 from weakref import WeakKeyDictionary
@@ -49,6 +49,19 @@ class NormPolicy:
         for layer in norm_layers(model):
             if layer not in self._fitted_at_first:
                 self._fitted_at_first[layer] = has_statistics(layer)
+
+    def state_dict(self, model: nn.Module) -> dict[str, bool]:
+        """For each norm layer by its path whether it came with statistics; JSON-ready."""
+        self.note(model)
+        own = set(norm_layers(model))
+        return {p: self._fitted_at_first[m] for p, m in model.named_modules() if m in own}
+
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, bool]) -> None:
+        """Take over what `state_dict` gave, for the layers that stand at the same paths."""
+        self.note(model)
+        for path, layer in model.named_modules():
+            if path in state and layer in self._fitted_at_first:
+                self._fitted_at_first[layer] = bool(state[path])
 
     def train(self, model: nn.Module) -> None:
         """Put the model in training mode, and the layers that keep their statistics in eval."""

@@ -14,6 +14,7 @@ from layergroups.training.history import History
 from layergroups.training.schedules import OneCycle, Schedule
 
 if TYPE_CHECKING:
+    from layergroups.training.autosave import Autosave
     from layergroups.training.learner import Learner
 
 _log = logging.getLogger("layergroups")
@@ -102,16 +103,21 @@ def plan_fine_tune(
 
 
 def run_plan(
-    learner: Learner, plan: tuple[Phase, ...], defaults: FineTuneDefaults | None = None
+    learner: Learner,
+    phases: tuple[Phase, ...],
+    defaults: FineTuneDefaults | None = None,
+    plan: Autosave | None = None,
 ) -> History:
-    """Do the phases one after another."""
+    """Do the phases one after another, each saved as planned."""
     rows = History()
-    for phase in plan:
-        rows += run_phase(learner, phase, defaults or FineTuneDefaults())
+    for phase in phases:
+        rows += run_phase(learner, phase, defaults or FineTuneDefaults(), plan)
     return rows
 
 
-def run_phase(learner: Learner, phase: Phase, defaults: FineTuneDefaults) -> History:
+def run_phase(
+    learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
+) -> History:
     """Set freezing and rates, then train: from the store if it is asked for and possible."""
     groups = learner.layer_groups
     if phase.freeze_to:
@@ -122,9 +128,9 @@ def run_phase(learner: Learner, phase: Phase, defaults: FineTuneDefaults) -> His
     if phase.from_store:
         reason = _reason_against_store(learner)
         if reason is None:
-            return train_head(learner, phase, defaults)
+            return train_head(learner, phase, defaults, plan)
         _log.warning("The head trains through the whole network, because %s.", reason)
-    return learner.fit_phase(phase.epochs, phase.schedule, phase.name)
+    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan)
 
 
 def _reason_against_store(learner: Learner) -> str | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from layergroups.checkpoints import (
+    Saved,
     check_optimizer,
     check_weights,
+    fitting_weights,
     load_optimizer_state,
     load_random_state,
     load_weights,
@@ -19,26 +24,33 @@ from layergroups.checkpoints import (
     under_prefix,
     with_prefix,
 )
-from layergroups.errors import CheckpointError, GroupingError
+from layergroups.errors import CheckpointError
+from layergroups.groups import GroupDifference
 from layergroups.training.history import History
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
 
 _log = logging.getLogger("layergroups")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, optimizer, groups, history, epoch and random states."""
+    """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states."""
     groups = learner.layer_groups
     random_tensors, random_values = random_state()
     tensors = with_prefix("model", learner.model.state_dict())
+    tensors |= with_prefix("buffer", _passing_buffers(learner.model))
     tensors |= with_prefix("random", random_tensors)
     state: dict[str, Any] = {
+        "structure": structure_of(learner.model),
         "epochs_done": learner.epochs_done,
+        "fits_done": learner.fits_done,
         "groups": groups.state_dict(),
+        "norms": learner.norms.state_dict(learner.model),
         "history": learner.history.to_dict(),
         "random": random_values,
+        "scaler": _scaler_state(learner),
         "optimizer": None,
     }
     if learner.opt is not None:
@@ -53,38 +65,108 @@ def restore(
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     *,
-    with_opt: bool,
     source: str,
+    with_opt: bool = True,
+    strict: bool | None = None,
 ) -> None:
     """Put a learner where it was when `state_of` was taken.
+
+    Args:
+        learner: it keeps its model; weights are copied into it.
+        tensors: of the checkpoint.
+        state: of the checkpoint.
+        source: the file, for messages.
+        with_opt: also take over the optimizer's state.
+        strict: True refuses other groups and other weights; None refuses other weights; False takes
+            what fits. What does not fit is told in a warning.
 
     Raises:
         CheckpointError: weights, groups or optimizer do not fit this learner.
     """
     try:
-        weights = under_prefix("model", tensors)
-        check_weights(learner.model, weights, source)
+        weights = _chosen_weights(learner, under_prefix("model", tensors), strict, source)
         saved_optimizer = state["optimizer"]
         if with_opt and saved_optimizer is not None:
             check_optimizer(learner.made_optimizer(), saved_optimizer)
-        load_weights(learner.model, weights, source)
-        _restore_groups(learner, state["groups"])
+        difference = learner.layer_groups.compare(state["groups"])
+        if strict and difference:
+            raise CheckpointError(f"{source} has other layer groups than this model. {difference}")
+        load_weights(learner.model, weights, source, strict=strict is not False)
+        _load_buffers(learner.model, under_prefix("buffer", tensors))
+        _restore_groups(learner, state["groups"], difference)
+        learner.norms.load_state_dict(learner.model, state["norms"])
         if with_opt:
             _restore_optimizer(learner, under_prefix("optimizer", tensors), saved_optimizer)
+        if state["scaler"] and learner.accelerator.scaler is not None:
+            learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
         learner.history = History.from_dict(state["history"])
-        learner.epochs_done = int(state["epochs_done"])
+        learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
         load_random_state(under_prefix("random", tensors), state["random"])
     except (KeyError, TypeError, ValueError, IndexError) as cause:
         raise CheckpointError(f"{source} is not what learn.save writes: {cause!r}.") from cause
 
 
-def _restore_groups(learner: Learner, saved: Mapping[str, Any]) -> None:
-    """Freezing and rates; groups of other names stay as they are, and that is said."""
-    groups = learner.layer_groups
-    try:
-        groups.load_state_dict(saved)
-    except GroupingError as cause:
-        _log.warning("Weights are loaded, freezing and rates are not: %s", cause)
+def check_resumable(learner: Learner, saved: Saved) -> None:
+    """A run goes on only in a model that is built as it was.
+
+    Raises:
+        CheckpointError: it has other weights, or is built otherwise.
+    """
+    source = str(saved.path)
+    check_weights(learner.model, under_prefix("model", saved.tensors), source)
+    if saved.state.get("structure") != structure_of(learner.model):
+        raise CheckpointError(
+            f"{source} is of a model with the same weights but other layers than this one. Make "
+            "the learner as it was made when this was saved."
+        )
+
+
+def structure_of(model: nn.Module) -> str:
+    """A short text that is another one as soon as the model is built otherwise."""
+    shapes = [f"{name} {tuple(p.shape)} {p.dtype}" for name, p in model.named_parameters()]
+    text = _ADDRESS.sub("", repr(model)) + "\n".join(shapes)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _chosen_weights(
+    learner: Learner, weights: dict[str, Tensor], strict: bool | None, source: str
+) -> dict[str, Tensor]:
+    """The weights to load: all, or those that fit, of which the others are told."""
+    if strict is not False:
+        check_weights(learner.model, weights, source)
+        return weights
+    fitting, told = fitting_weights(learner.model, weights, source)
+    if told:
+        _log.warning("%s Loaded %d that fit; the others stay.", told, len(fitting))
+    return fitting
+
+
+def _passing_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state dict leaves out."""
+    kept = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+
+
+def _load_buffers(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, buffer in _passing_buffers(model).items():
+            if name in saved and saved[name].shape == buffer.shape:
+                buffer.copy_(saved[name])
+
+
+def _scaler_state(learner: Learner) -> dict[str, Any] | None:
+    """Of the gradient scaler in fp16."""
+    scaler = learner.accelerator.scaler
+    return None if scaler is None else dict(scaler.state_dict())
+
+
+def _restore_groups(
+    learner: Learner, saved: Mapping[str, Any], difference: GroupDifference | None
+) -> None:
+    """Freezing and rates, of the groups of the same name; the difference is told."""
+    learner.layer_groups.load_state_dict(saved, strict=False)
+    if difference:
+        _log.warning("The checkpoint has other layer groups than this model. %s", difference)
 
 
 def _restore_optimizer(

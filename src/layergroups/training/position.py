@@ -1,0 +1,66 @@
+"""Where a run stands in its data, and how it gets there again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layergroups.checkpoints import load_random_state, random_state
+from layergroups.training.loaders import Batches
+
+if TYPE_CHECKING:
+    from layergroups.training.loop import Run
+
+RandomStart = dict[str, Any]
+
+
+def batches_left(run: Run) -> Iterator[Any]:
+    """The batches of the epoch from the one at which the run stands.
+
+    A pass is started from the random states at which it was started the first time, so order and
+    augmentation are the same whatever draws them; then the states of the moment are put back.
+    """
+    if run.epoch_start is None or run.batch == 0:
+        run.epoch_start = _random_start(run.train)
+        return iter(run.train)
+    now = random_state()
+    _begin_again(run.train, run.epoch_start)
+    left = _without_first(run.train, run.batch)
+    load_random_state(*now)
+    return left
+
+
+def _without_first(batches: Batches, count: int) -> Iterator[Any]:
+    """A pass that leaves out its first batches; data that can do so do not even read them."""
+    quick = getattr(batches, "starting_at", None)
+    if quick is not None:
+        started: Iterator[Any] = iter(quick(count))
+        return started
+    passing = iter(batches)
+    for _ in islice(passing, count):
+        pass
+    return passing
+
+
+def _random_start(batches: Batches) -> RandomStart:
+    """The states of the global generators, and of the generator that a DataLoader may have."""
+    tensors, plain = random_state()
+    own = {name: g.get_state() for name, g in _generators(batches).items()}
+    return {"tensors": tensors, "plain": plain, "own": own}
+
+
+def _begin_again(batches: Batches, start: RandomStart) -> None:
+    load_random_state(start["tensors"], start["plain"])
+    for name, generator in _generators(batches).items():
+        if name in start["own"]:
+            generator.set_state(start["own"][name])
+
+
+def _generators(batches: Batches) -> dict[str, torch.Generator]:
+    """Generators of a torch DataLoader and of its sampler."""
+    places = {"loader": batches, "sampler": getattr(batches, "sampler", None)}
+    found = {name: getattr(place, "generator", None) for name, place in places.items()}
+    return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}
