@@ -22,15 +22,20 @@ _HOMES = {
     "LayerGroupsError": "errors",
     "LayerGroupsWarning": "errors",
     "Learner": "training",
+    "Transplant": "checkpoints",
+    "change_input_channels": "models",
     "cnn_learner": "training",
     "create_body": "models",
     "create_head": "models",
     "decay": "groups",
+    "grow_head": "models",
     "list_models": "models",
     "load_learner": "training",
     "load_model": "models",
     "read_anatomy": "anatomy",
     "replace_head": "models",
+    "shrink_head": "models",
+    "transplant": "checkpoints",
     "vision_learner": "training",
 }
 
@@ -46,22 +51,29 @@ __all__ = [
     "LayerGroupsError",
     "LayerGroupsWarning",
     "Learner",
+    "Transplant",
     "__version__",
+    "change_input_channels",
     "cnn_learner",
     "create_body",
     "create_head",
     "decay",
+    "grow_head",
     "list_models",
     "load_learner",
     "load_model",
     "read_anatomy",
     "replace_head",
+    "shrink_head",
+    "transplant",
     "vision_learner",
 ]
 
 if TYPE_CHECKING:
     from layergroups.anatomy import Anatomy as Anatomy
     from layergroups.anatomy import read_anatomy as read_anatomy
+    from layergroups.checkpoints import Transplant as Transplant
+    from layergroups.checkpoints import transplant as transplant
     from layergroups.data import ImageDataLoaders as ImageDataLoaders
     from layergroups.errors import DataError as DataError
     from layergroups.errors import LayerGroupsError as LayerGroupsError
@@ -71,11 +83,14 @@ if TYPE_CHECKING:
     from layergroups.groups import decay as decay
     from layergroups.input_spec import InputSpec as InputSpec
     from layergroups.models import Cut as Cut
+    from layergroups.models import change_input_channels as change_input_channels
     from layergroups.models import create_body as create_body
     from layergroups.models import create_head as create_head
+    from layergroups.models import grow_head as grow_head
     from layergroups.models import list_models as list_models
     from layergroups.models import load_model as load_model
     from layergroups.models import replace_head as replace_head
+    from layergroups.models import shrink_head as shrink_head
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner
     from layergroups.training import cnn_learner as cnn_learner

@@ -13,7 +13,8 @@
     ├── DataError             a folder, a file or a label is wrong
     │   └── BrokenImagesError     images that cannot be opened; lists their paths
     ├── TrainingError         a run could not start or go on
-    └── CheckpointError       a saved file is absent, damaged or does not fit
+    ├── CheckpointError       a saved file is absent, damaged or does not fit
+    └── TransplantError       nothing can go from one model to another, or not as asked
 
     LayerGroupsWarning        something will work, but perhaps not as meant
 
@@ -78,6 +79,10 @@ class TrainingError(LayerGroupsError):
 
 class CheckpointError(LayerGroupsError):
     """A saved file is absent, damaged, or does not fit the learner."""
+
+
+class TransplantError(LayerGroupsError, ValueError):
+    """Nothing can be carried from one model to another, or not in the way that was asked for."""
 
 
 class LayerGroupsWarning(UserWarning):

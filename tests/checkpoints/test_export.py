@@ -16,7 +16,7 @@ from layergroups.checkpoints import (
     write_export,
 )
 from layergroups.errors import CheckpointError
-from layergroups.models import assemble, load_model
+from layergroups.models import assemble, grow_head, load_model
 
 ARCHITECTURES = ["torchvision:squeezenet1_1", "timm:test_resnet", "timm:test_vit"]
 
@@ -57,6 +57,17 @@ def test_a_model_is_made_again_from_its_description(arch: str, tmp_path: Path) -
     again, exported = load_export(tmp_path)
     assert exported == exported_as(blueprint, model)
     image = torch.randn(2, 3, *blueprint.size)
+    assert torch.equal(model.eval()(image), again.eval()(image))
+
+
+def test_a_model_with_a_grown_head_is_made_again(tmp_path: Path) -> None:
+    model, blueprint = made("timm:test_resnet")
+    grow_head(model, 4, example_input=torch.zeros(2, 3, 64, 64))
+    grow_head(model, 6, example_input=torch.zeros(2, 3, 64, 64))
+    assert why_not_rebuilt(model, blueprint, described_head(model)) == ""
+    write_export(tmp_path, model, exported_as(blueprint, model))
+    again, _ = load_export(tmp_path)
+    image = torch.randn(2, 3, 64, 64)
     assert torch.equal(model.eval()(image), again.eval()(image))
 
 

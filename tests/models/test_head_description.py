@@ -15,6 +15,7 @@ from torch import nn
 from layergroups.errors import ModelError
 from layergroups.models.head_description import describe_head, head_from_description
 from layergroups.models.heads import AdaptiveConcatPool2d, create_head
+from layergroups.models.side_by_side import SideBySide
 
 _size = st.integers(1, 6)
 _plain_layers = st.one_of(
@@ -118,3 +119,15 @@ def test_what_is_not_plain_has_no_description() -> None:
 def test_wrong_descriptions_are_explained(description: Any, words: str) -> None:
     with pytest.raises(ModelError, match=words):
         head_from_description(description)
+
+
+def test_a_grown_head_is_described_too() -> None:
+    head = nn.Sequential(nn.Flatten(), SideBySide([nn.Linear(4, 2), nn.Linear(4, 3)]))
+    described = describe_head(head)
+    again = head_from_description(json.loads(json.dumps(described)))
+    again.load_state_dict(head.state_dict())
+    x = torch.randn(3, 4)
+    assert torch.equal(again(x), head(x))
+    for wrong in ({"dim": "x"}, {"layers": []}):
+        with pytest.raises(ModelError, match="SideBySide"):
+            head_from_description([described[1] | wrong])

@@ -25,12 +25,15 @@ from layergroups.checkpoints.state import (
     under_prefix,
     with_prefix,
 )
+from layergroups.checkpoints.transplant import Graft, Transplant, transplant
 
 __all__ = [
     "Blueprint",
     "Exported",
+    "Graft",
     "Saved",
     "Series",
+    "Transplant",
     "check_optimizer",
     "check_weights",
     "described_head",
@@ -46,6 +49,7 @@ __all__ = [
     "read_export",
     "rebuild",
     "split_tensors",
+    "transplant",
     "under_prefix",
     "why_not_rebuilt",
     "with_prefix",

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from layergroups.errors import CheckpointError
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
-_PLAIN: Final = (bool, int, float, str, type(None))
+PLAIN: Final = (bool, int, float, str, type(None))
 _NOT_SAVED: Final = frozenset(
     {
         *("lr", "betas", "momentum"),  # what a schedule sets at each step
@@ -41,7 +41,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{key}/{name}"] = value
-            elif isinstance(value, _PLAIN):
+            elif isinstance(value, PLAIN):
                 plain.setdefault(name, {})[key] = value
             else:
                 raise CheckpointError(
@@ -54,7 +54,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     """The plain settings of a parameter group, such as weight decay, but no schedule's."""
-    plain = {key: value for key, value in group.items() if isinstance(value, (*_PLAIN, tuple))}
+    plain = {key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))}
     return {key: value for key, value in plain.items() if key not in _NOT_SAVED}
 
 
@@ -90,7 +90,7 @@ def load_optimizer_state(
     for full_name, tensor in tensors.items():
         key, _, name = full_name.partition("/")
         if name in parameters:
-            optimizer.state[parameters[name]][key] = _placed(tensor, parameters[name])
+            optimizer.state[parameters[name]][key] = placed(tensor, parameters[name])
         else:
             unknown.add(name)
     for name, values in state["values"].items():
@@ -98,14 +98,14 @@ def load_optimizer_state(
             optimizer.state[parameters[name]].update(values)
         else:
             unknown.add(name)
-    _place_steps(optimizer)
+    place_steps(optimizer)
     for group in optimizer.param_groups:
         for key, value in state["groups"].get(group.get("name"), {}).items():
             group[key] = tuple(value) if isinstance(value, list) else value
     return tuple(sorted(unknown))
 
 
-def _placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
+def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
     if saved.ndim == 0:
         return saved.clone()
@@ -114,7 +114,7 @@ def _placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     return saved.to(parameter.device, copy=True)
 
 
-def _place_steps(optimizer: Optimizer) -> None:
+def place_steps(optimizer: Optimizer) -> None:
     """Fused and capturable optimizers count steps on the parameter's own device."""
     for group in optimizer.param_groups:
         if not (group.get("fused") or group.get("capturable")):

@@ -298,7 +298,10 @@ class LayerGroups:
         try:
             self._anatomy = read_anatomy(self.model, self._example, head=self._head)
         except AnatomyError as error:
-            log.warning("the changed model cannot be run on the example input: %s", error)
+            try:  # it may take other inputs now, such as images of other channels
+                self._anatomy = read_anatomy(self.model, head=self._head)
+            except AnatomyError:
+                log.warning("the changed model cannot be run on the example input: %s", error)
 
     def _remember(self) -> None:
         self._watch = Watch(self.model)

@@ -18,6 +18,7 @@ from layergroups.input_spec import InputSpec
 from layergroups.models.catalog import LoadedModel
 from layergroups.models.cut import Cut, plan_cut
 from layergroups.models.heads import create_head
+from layergroups.models.side_by_side import SideBySide, whole_path
 
 log = logging.getLogger("layergroups")
 
@@ -168,7 +169,9 @@ def _cut_body(
             if seen_at is not example:
                 now = _trace_body(body, example, planned)
             return body, planned, _feature_shape(now, planned)
-        classifiers = tuple(c.path for c in find_head(Flow(found)).classifiers)
+        seen_head = find_head(Flow(found))
+        paths = (whole_path(network, c.path) for c in seen_head.classifiers)
+        classifiers = tuple(dict.fromkeys(paths))
         planned = Cut("whole", (), classifiers, "its children do more than run one after the other")
     now = _whole_without(network, planned, example)
     planned = replace(planned, removed=_with_idle(planned.removed, found, now))
@@ -259,7 +262,8 @@ def _take_out(network: nn.Module, path: str) -> None:
 
 
 def _is_plain_classifier(module: nn.Module) -> bool:
-    return not any(module.children()) or hasattr(module, "parametrizations")
+    whole = not any(module.children()) or isinstance(module, SideBySide)
+    return whole or hasattr(module, "parametrizations")
 
 
 def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:

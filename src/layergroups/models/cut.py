@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from layergroups.anatomy import Classifier, Flow, Head, Op, is_flat
+from layergroups.models.side_by_side import whole_path
 
 _MEANS = ("mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "avg_pool2d")
 _POOLS = (*_MEANS, "max_pool2d_with_indices", "max_pool2d", "adaptive_max_pool2d")
@@ -64,7 +65,7 @@ def plan_cut(network: nn.Module, flow: Flow, head: Head) -> Cut:
         if children:
             gone = _owners(o for o in flow.trace.ops if o.time >= op.time)
             return Cut("chain", children, tuple(reversed(gone)), reason)
-    paths = tuple(dict.fromkeys(c.path for c in head.classifiers))
+    paths = tuple(dict.fromkeys(whole_path(network, c.path) for c in head.classifiers))
     return Cut("whole", (), paths, "its own forward runs, so that nothing before is bypassed")
 
 

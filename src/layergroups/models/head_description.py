@@ -15,6 +15,7 @@ from torch import nn
 
 from layergroups.errors import ModelError
 from layergroups.models.heads import AdaptiveConcatPool2d
+from layergroups.models.side_by_side import SideBySide
 
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 _CONV = (
@@ -48,6 +49,7 @@ _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Sigmoid": (nn.Sigmoid, ()),
     "Tanh": (nn.Tanh, ()),
 }
+_HOLDERS = {"Sequential": ("layers",), "SideBySide": ("dim", "layers")}
 _NAMES = {layer: name for name, (layer, _) in _LAYERS.items()}
 
 
@@ -104,7 +106,7 @@ def head_from_description(layers: Sequence[Mapping[str, Any]]) -> nn.Sequential:
         ) from error
 
 
-def _describe_children(head: nn.Sequential) -> list[dict[str, Any]] | None:
+def _describe_children(head: nn.Module) -> list[dict[str, Any]] | None:
     described = []
     for name, module in head.named_children():
         fields = _describe_layer(module)
@@ -115,9 +117,10 @@ def _describe_children(head: nn.Sequential) -> list[dict[str, Any]] | None:
 
 
 def _describe_layer(module: nn.Module) -> dict[str, Any] | None:
-    if type(module) is nn.Sequential:
+    if type(module) in (nn.Sequential, SideBySide):
         layers = _describe_children(module)
-        return None if layers is None else {"layer": "Sequential", "layers": layers}
+        dim = {"dim": module.dim} if isinstance(module, SideBySide) else {}
+        return None if layers is None else {"layer": type(module).__name__, **dim, "layers": layers}
     name = _NAMES.get(type(module))
     if name is None:
         return None
@@ -141,6 +144,8 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
     _check_fields(layer, tuple(arguments))
     if layer == "Sequential":
         return str(name), head_from_description(arguments["layers"])
+    if layer == "SideBySide":
+        return str(name), _side_by_side(arguments)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     try:
         return str(name), _LAYERS[layer][0](**values)
@@ -148,8 +153,19 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
         raise ModelError(f"{layer} cannot be made with {values}: {error}") from error
 
 
+def _side_by_side(arguments: Mapping[str, Any]) -> SideBySide:
+    layers, dim = head_from_description(arguments["layers"]), arguments["dim"]
+    names = [name for name, _ in layers.named_children()]
+    if not isinstance(dim, int) or not names or names != list(map(str, range(len(names)))):
+        raise ModelError(
+            f"A described SideBySide has a dim such as -1 and layers named 0, 1 and so on; this "
+            f"one has dim={dim!r} and the layers {names}."
+        )
+    return SideBySide(layers, dim)
+
+
 def _check_fields(layer: object, given: tuple[str, ...]) -> None:
-    known = {"Sequential": ("layers",), **{name: fields for name, (_, fields) in _LAYERS.items()}}
+    known = {**_HOLDERS, **{name: fields for name, (_, fields) in _LAYERS.items()}}
     if not isinstance(layer, str) or layer not in known:
         raise ModelError(
             f"A head cannot be made with a layer {layer!r}; known are {', '.join(sorted(known))}."

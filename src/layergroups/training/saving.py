@@ -96,7 +96,12 @@ def restore(
         _restore_groups(learner, state["groups"], difference)
         learner.norms.load_state_dict(learner.model, state["norms"])
         if with_opt:
-            _restore_optimizer(learner, under_prefix("optimizer", tensors), saved_optimizer)
+            moments = {
+                name: moment
+                for name, moment in under_prefix("optimizer", tensors).items()
+                if name.partition("/")[2] in weights
+            }
+            _restore_optimizer(learner, moments, saved_optimizer)
         if state["scaler"] and learner.accelerator.scaler is not None:
             learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
         learner.history = History.from_dict(state["history"])
