@@ -1,7 +1,7 @@
 """Photos decoded once: their pixels, kept in the user's cache folder, a file for each photo.
 
-A file is written beside its place and renamed, so several processes may read and write at once, and a
-killed one leaves nothing that could be taken for a photo.
+A file is written beside its place and renamed, so several processes may read and write at once, and
+a killed one leaves nothing that could be taken for a photo.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class DecodedCache:
             self._room = 0
 
     def _look(self) -> int:
-        """Bytes that may still be written; deletes what is left behind, and the oldest if need be."""
+        """Bytes that may still be written; the oldest entries go if there are too many."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = sorted(_entries(self.folder))
         taken = sum(size for _, size, _ in entries)

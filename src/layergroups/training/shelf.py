@@ -37,8 +37,8 @@ class StoreOptions:
     def __post_init__(self) -> None:
         if self.views < 1 or self.memory < 0 or self.disk < 0:
             raise TrainingError(
-                f"views={self.views}, memory={self.memory}, disk={self.disk}: expected at least one "
-                "view, and bytes of 0 or more."
+                f"views={self.views}, memory={self.memory}, disk={self.disk}: expected at least "
+                "one view, and bytes of 0 or more."
             )
 
 

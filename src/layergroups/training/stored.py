@@ -1,9 +1,9 @@
 """Epochs of a frozen phase from stored outputs of the frozen layers.
 
 While groups are frozen, what they give for an item is a constant. So the frozen layers run over all
-items once, in as many augmented views as are asked for, one in each of the first epochs; every epoch
-trains the rest of the model on what was kept. Surgery, thawing, other weights, other data: whatever
-changes the constant drops it, at once, and training goes on through the whole network.
+items once, in as many augmented views as are asked for, one in each of the first epochs; every
+epoch trains the rest of the model on what was kept. Surgery, thawing, other weights, other data:
+whatever changes the constant drops it, at once, and training goes on through the whole network.
 """
 
 from __future__ import annotations
