@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
+_CACHE = tempfile.TemporaryDirectory(prefix="layergroups-tests-")
+os.environ["LAYERGROUPS_CACHE"] = _CACHE.name
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

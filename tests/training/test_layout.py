@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from layergroups.training.layout import in_safe_layout
+from layergroups.training.layout import in_fast_layout, in_safe_layout
 
 
 def photos() -> torch.Tensor:
@@ -29,6 +29,29 @@ def test_a_strided_convolution_of_one_pixel_and_few_channels_gets_the_ordinary_l
     assert isinstance(given, torch.Tensor)
     assert given.is_contiguous()
     assert torch.equal(given, x)
+
+
+def test_convolutions_come_into_channels_last_and_keep_values_and_identity() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten())
+    weights = [(p, p.detach().clone()) for p in model.parameters()]
+    assert in_fast_layout(model) is model
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    for (parameter, value), now in zip(weights, model.parameters(), strict=True):
+        assert now is parameter
+        assert torch.equal(now, value)
+
+
+def test_a_model_in_which_that_goes_wrong_stays_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1, stride=2))
+    assert in_fast_layout(model)[0].weight.is_contiguous()
+
+
+def test_parametrized_and_lazy_convolutions_are_left_alone() -> None:
+    model = nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.LazyConv2d(4, 3)
+    )
+    in_fast_layout(model)
+    assert model(photos()).shape[1] == 4
 
 
 def test_such_a_network_trains_without_a_crash() -> None:

@@ -1,11 +1,33 @@
-"""The memory layout of training batches: channels_last, but where the CPU's kernels are wrong."""
+"""The memory layout of models and batches: channels_last, but where the CPU's kernels are wrong."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _BLOCK = 16  # channels; oneDNN's block on AVX-512, 8 on AVX2
+
+
+def in_fast_layout(model: nn.Module) -> nn.Module:
+    """The model with the weights of its convolutions in channels_last, as its batches are.
+
+    Convolutions need not reorder their inputs and weights then, in each step. Parameters stay the
+    same objects with the same values. A model that `in_safe_layout` guards stays as it is.
+    """
+    weights = [w for m in model.modules() if isinstance(m, nn.Conv2d) for w in _plain(m)]
+    slow = [w for w in weights if not w.is_contiguous(memory_format=torch.channels_last)]
+    if slow and not any(map(_goes_wrong, model.modules())):
+        for weight in slow:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def _plain(convolution: nn.Conv2d) -> list[nn.Parameter]:
+    """Its weight, if it is an ordinary parameter."""
+    weight = convolution._parameters.get("weight")
+    usual = weight is not None and not is_lazy(weight) and type(weight.data) is Tensor
+    return [weight] if weight is not None and usual else []
 
 
 def in_safe_layout(inputs: object, model: nn.Module) -> object:

@@ -22,6 +22,7 @@ from layergroups.training.callbacks import checked
 from layergroups.training.device import make_accelerator, place, precision_name
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
 from layergroups.training.history import EpochRow, History
+from layergroups.training.layout import in_fast_layout
 from layergroups.training.loaders import (
     Batches,
     Loaders,
@@ -175,8 +176,8 @@ class Learner:
         return self._reporter[1]
 
     def placed_model(self) -> nn.Module:
-        """The model, on the device where it runs."""
-        return place(self._model, self.accelerator.device)
+        """The model, on the device where it runs and in the layout in which it is quick."""
+        return in_fast_layout(place(self._model, self.accelerator.device))
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""
