@@ -11,7 +11,7 @@ os.environ["LAYERGROUPS_CACHE"] = _CACHE.name
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import pytest
+import pytest  # noqa: E402 - the environment must be set before
 
 
 @pytest.fixture(scope="session")
