@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -14,16 +14,22 @@ from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, GroupingError
+from layergroups.groups.attachment import bind, bound_to, unwrapped
+from layergroups.groups.change import Change
 from layergroups.groups.explain import Explanation, explain
+from layergroups.groups.fixed import Hold, find_fixed, fixed_by_hand
+from layergroups.groups.following import describe, homes_after, names_of
 from layergroups.groups.freezing import ModeKeeper, frozen_modules, is_norm
 from layergroups.groups.html import groups_html
 from layergroups.groups.layer_group import LayerGroup
+from layergroups.groups.memory import inherit, place_steps, refit
 from layergroups.groups.optimizer import check_attachable, parameter_groups, reconcile
 from layergroups.groups.partition import Part, some
-from layergroups.groups.places import Places, leaf_paths
+from layergroups.groups.places import Places
 from layergroups.groups.rates import Rate, spread_rates
 from layergroups.groups.rules import Split, divide
-from layergroups.groups.surgery import Change, Watch
+from layergroups.groups.standing import Standing, conversions, take_standing
+from layergroups.groups.surgery import Watch
 from layergroups.groups.table import group_table
 
 log = logging.getLogger("layergroups")
@@ -69,13 +75,14 @@ class LayerGroups:
         self.by_hand = not isinstance(split, str | int)  # paths, patterns or a function
         self._parts: tuple[Part, ...] = partition.parts
         self._homes = dict(partition.homes)
-        self._optimizers: list[weakref.ref[Optimizer]] = []
         self._keeper = ModeKeeper()
         self._norms_train = False
         self._rates = (1e-3,) * len(self._parts)
         self._frozen = [False] * len(self._parts)
-        self._fixed = self._find_fixed()
-        self._remember()
+        self._fixed = find_fixed(self.model)
+        self._holds: list[Hold] = []
+        self._changes: list[Change] = []
+        self._remember(take_standing(self.model))
         self._report_unused()
 
     # -- looking ---------------------------------------------------------------------------------
@@ -105,6 +112,11 @@ class LayerGroups:
     def rates(self) -> tuple[float, ...]:
         """The base learning rate of each group."""
         return self._rates
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Every change of the model that was seen since the groups were made."""
+        return tuple(self._changes)
 
     def explain(self) -> Explanation:
         """Why each group begins where it does, and why not elsewhere; `print` shows a table."""
@@ -202,10 +214,11 @@ class LayerGroups:
 
     def _apply_freezing(self) -> None:
         resting = self._resting()
+        self._fixed = {p for p in self._fixed if not p.requires_grad}
         for i in range(len(self)):
             for name, parameter in self._members(i):
                 moves = i not in resting or (self._norms_train and self._in_norm(name))
-                trains = moves and id(parameter) not in self._fixed
+                trains = moves and parameter not in self._fixed
                 parameter.requires_grad_(trains and parameter.is_floating_point())
                 if not parameter.requires_grad:
                     parameter.grad = None
@@ -237,10 +250,20 @@ class LayerGroups:
         return parameter_groups(self._all_members(), self._rates, weight_decay)
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Keep an optimizer made from `param_groups` in step with the model from now on."""
-        check_attachable(optimizer)
-        self._optimizers = [r for r in self._optimizers if r() not in (None, optimizer)]
-        self._optimizers.append(weakref.ref(optimizer))
+        """Keep an optimizer made from `param_groups` in step with the model from now on.
+
+        A hook before each of its steps calls `sync()`, so a plain loop needs no other call: what
+        joins a group that trains moves in that very step, what joins a frozen one does not. Several
+        optimizers may be attached; each follows the groups that it was attached to last.
+
+        Raises:
+            GroupingError: the optimizer was not made from `param_groups` of these groups.
+        """
+        optimizer = unwrapped(optimizer)
+        check_attachable(optimizer, self.names)
+        self.sync()
+        reconcile(optimizer, self._all_members())
+        bind(optimizer, self)
 
     # -- surgery ---------------------------------------------------------------------------------
 
@@ -248,50 +271,63 @@ class LayerGroups:
         """Bring everything in step with the model; returns what had changed, or None.
 
         Surviving parameters keep group and optimizer state, new ones join the group of the place
-        where they stand with its rate and freezing, dead ones are dropped. One line tells of it.
+        where they stand with its rate and freezing, dead ones are dropped. Moments follow a
+        parameter to another type or device. One line tells of it, and `changes` keeps it.
         """
         if not self._watch.changed():
             return None
         change = self._follow()
-        log.warning("%s", change)
+        self._changes.append(change)
+        log.log(logging.WARNING if self._is_news(change) else logging.INFO, "%s", change)
         return change
 
-    def _follow(self) -> Change:
-        old_homes, old_names, old_layers = self._homes, self._names_by_id, self._leaves
-        places = Places(old_homes)
-        survivors = {
-            name: old_homes[old_names[id(p)]]
-            for name, p in self.model.named_parameters()
-            if id(p) in old_names
-        }
-        known = Places({**old_homes, **survivors})
-        homes: dict[str, int] = {}
-        for name, _ in self.model.named_parameters():
-            homes[name] = survivors.get(name, known.locate(name, self.model))
-        for path in leaf_paths(self.model):
-            own = {g for n, g in homes.items() if n.rpartition(".")[0] == path}
-            fallback = places.locate(path, self.model) if path not in old_homes else old_homes[path]
-            homes[path] = min(own) if own else fallback
-        self._homes = homes
-        kept = self._held
-        self._remember()
-        del kept
-        self._look_again()
-        self._apply_freezing()
-        for reference in self._optimizers:
-            optimizer = reference()
-            if optimizer is not None:
-                reconcile(optimizer, self._all_members())
-        return self._describe(old_names, old_layers)
+    def _is_news(self, change: Change) -> bool:
+        """A move to another device is none where no optimizer remembers anything of it yet."""
+        if change != Change(moved=change.moved):
+            return True
+        moved = [self.model.get_parameter(name) for name, *_ in change.moved]
+        return any(p in optimizer.state for optimizer in bound_to(self) for p in moved)
 
-    def _describe(self, old: Mapping[int, str], old_layers: list[str]) -> Change:
-        new = self._names_by_id
-        return Change(
-            added=tuple((n, self.names[self._homes[n]]) for i, n in new.items() if i not in old),
-            removed=tuple(n for i, n in old.items() if i not in new),
-            renamed=tuple((old[i], n) for i, n in new.items() if i in old and old[i] != n),
-            layers=old_layers != self._leaves,
-        )
+    def _follow(self) -> Change:
+        now = take_standing(self.model)
+        heirs = conversions(self._standing, now)
+        old = self._standing.succeeded_by(heirs)
+        fixed, released = self._fix(old, now, heirs)
+        self._homes = homes_after(self.model, old, now, self._homes)
+        self._remember(now)
+        change = describe(old, now, self._homes, self.names, self._frozen)
+        if old.names != now.names or change.layers:
+            self._look_again()
+        self._apply_freezing()
+        for optimizer in bound_to(self):
+            inherit(optimizer, heirs)
+            reconcile(optimizer, self._all_members())
+            for parameter, was in old.forms.items():
+                if now.forms.get(parameter, was) != was:
+                    refit(optimizer, parameter, was)
+            place_steps(optimizer)
+        return replace(change, fixed=names_of(fixed, now), released=names_of(released, now))
+
+    def _fix(
+        self, old: Standing, now: Standing, heirs: Mapping[nn.Parameter, nn.Parameter]
+    ) -> tuple[set[nn.Parameter], set[nn.Parameter]]:
+        """Parameters that a hand has fixed since, and fixed ones that are free again."""
+        new = {parameter: heir for heir, parameter in heirs.items()}
+        self._holds = [hold.succeeded_by(new) for hold in self._holds]
+        before = {new.get(p, p) for p in self._fixed} & set(now.names)
+        over = [hold for hold in self._holds if hold.over(now)]
+        self._holds = [hold for hold in self._holds if hold not in over]
+        free = {p for p in before if p.requires_grad or any(p in h.parameters for h in over)}
+        trained = {p for p in old.names if p not in before and self._may_train(old, p)}
+        fixed, hold = fixed_by_hand(old, now, trained)
+        self._holds += [hold] if hold is not None else []
+        self._fixed = (before - free) | fixed
+        return fixed, free
+
+    def _may_train(self, standing: Standing, parameter: nn.Parameter) -> bool:
+        name = standing.first(parameter)
+        norm = self._norms_train and is_norm(standing.owners[name])
+        return norm or self._homes[name] not in self._resting()
 
     def _look_again(self) -> None:
         try:
@@ -299,30 +335,14 @@ class LayerGroups:
         except AnatomyError as error:
             log.warning("the changed model cannot be run on the example input: %s", error)
 
-    def _remember(self) -> None:
+    def _remember(self, standing: Standing) -> None:
         self._watch = Watch(self.model)
-        named = dict(self.model.named_parameters())
-        self._held = tuple(named.values())
-        self._names_by_id = {id(p): name for name, p in named.items()}
-        self._leaves = leaf_paths(self.model)
+        self._standing = standing
 
-    def _find_fixed(self) -> set[int]:
-        """Parameters that the model's author fixed, such as sine position embeddings.
-
-        A model that comes mostly frozen was frozen by hand: there nothing counts as fixed.
-        """
-        named = list(self.model.named_parameters())
-        fixed = [(n, p) for n, p in named if not p.requires_grad]
-        if len(fixed) * 2 > len(named):
-            log.warning(
-                "the model came frozen; its layer groups now say what trains: none is frozen"
-            )
-            for _, p in fixed:
-                p.requires_grad_(p.is_floating_point())
-            return set()
-        if fixed:
-            log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
-        return {id(p) for _, p in fixed}
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is a view on the copied model; no optimizer follows it."""
+        self.sync()
+        return self.__dict__
 
     def _report_unused(self) -> None:
         if self._anatomy.unused:
@@ -348,7 +368,7 @@ class LayerGroups:
         self.sync()
         ran = [p for p in self._anatomy.layers if self._homes.get(p) == index]
         seen = set(self._anatomy.layers)
-        return ran + [p for p in self._leaves if p not in seen and self._homes[p] == index]
+        return ran + [p for p in self._standing.leaves if p not in seen and self._homes[p] == index]
 
     def _blocks_of(self, index: int) -> tuple[Block, ...]:
         self.sync()

@@ -32,7 +32,7 @@ def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, optimizer, groups, history, epoch and random states."""
     groups = learner.layer_groups
     random_tensors, random_values = random_state()
-    tensors = with_prefix("model", learner.model.state_dict())
+    tensors = with_prefix("model", groups.model.state_dict())
     tensors |= with_prefix("random", random_tensors)
     state: dict[str, Any] = {
         "epochs_done": learner.epochs_done,
@@ -42,7 +42,7 @@ def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "optimizer": None,
     }
     if learner.opt is not None:
-        moments, values = optimizer_state(learner.opt, learner.model)
+        moments, values = optimizer_state(learner.opt, groups.model)
         tensors |= with_prefix("optimizer", moments)
         state["optimizer"] = values
     return tensors, state
@@ -63,11 +63,12 @@ def restore(
     """
     try:
         weights = under_prefix("model", tensors)
-        check_weights(learner.model, weights, source)
+        model = learner.groups.model  # without the wrapper of torch.compile
+        check_weights(model, weights, source)
         saved_optimizer = state["optimizer"]
         if with_opt and saved_optimizer is not None:
             check_optimizer(learner.made_optimizer(), saved_optimizer)
-        load_weights(learner.model, weights, source)
+        load_weights(model, weights, source)
         _restore_groups(learner, state["groups"])
         if with_opt:
             _restore_optimizer(learner, under_prefix("optimizer", tensors), saved_optimizer)
@@ -95,6 +96,6 @@ def _restore_optimizer(
             learner.opt.state.clear()
         return
     optimizer = learner.made_optimizer()
-    unknown = load_optimizer_state(optimizer, learner.model, tensors, saved)
+    unknown = load_optimizer_state(optimizer, learner.groups.model, tensors, saved)
     if unknown:
         _log.warning("The optimizer's state of %s is for no parameter here.", ", ".join(unknown))
