@@ -18,12 +18,14 @@ class Tie:
         names: all its names; the first is the one that the groups use.
         group: the group it is counted in, the first that runs it.
         others: groups of its other places.
-        conflict: True where one of these groups is frozen and another is not.
+        frozen: whether it is frozen, as its group is.
+        conflict: True where a group of its other places is not as its own is.
     """
 
     names: tuple[str, ...]
     group: str
     others: tuple[str, ...] = ()
+    frozen: bool = False
     conflict: bool = False
 
 
@@ -112,7 +114,11 @@ def _was(n: int) -> str:
 
 def _tie_in_words(tie: Tie) -> str:
     text = f"{' and '.join(tie.names)} are tied now: one parameter, in group {tie.group!r}"
-    if tie.conflict:
-        others = ", ".join(map(repr, tie.others))
-        text += f", and frozen or not as that group is, not as {others}"
-    return text
+    if not tie.conflict:
+        return text
+    others = " and ".join(map(repr, tie.others))
+    return text + (
+        f" that is frozen, though {others} is not"
+        if tie.frozen
+        else f" that trains, though {others} is frozen"
+    )

@@ -31,19 +31,34 @@ def homes_after(
         for p, names in now.names.items()
         if p in old.names and not _ties_differ(old.names[p], names)
     }
-    known = Places({**homes, **stay})
+    tied = {n for names in (*old.names.values(), *now.names.values()) for n in names[1:] and names}
+    known = Places({n: group for n, group in {**homes, **stay}.items() if n not in tied})
     places = _Old(old, homes)
     after: dict[str, int] = {}
-    for parameter, names in now.names.items():
-        after[names[0]] = stay[names[0]] if names[0] in stay else min(
-            places.group(parameter, name, known, model) for name in names
-        )  # fmt: skip
-    alone = [names[0] for names in now.names.values() if len(names) == 1]
-    for path in now.leaves:
-        own = {after[name] for name in alone if name.rpartition(".")[0] == path}
-        before = homes[path] if path in homes else Places(homes).locate(path, model)
-        after[path] = min(own) if own else before
-    return after
+    for parameter, (first, *others) in now.names.items():
+        found = (places.group(parameter, n, known, model) for n in (first, *others))
+        after[first] = stay[first] if first in stay else min(found)
+    return after | _homes_of_layers(model, now, homes, after)
+
+
+def _homes_of_layers(
+    model: nn.Module, now: Standing, before: Mapping[str, int], after: Mapping[str, int]
+) -> dict[str, int]:
+    """The groups of the leaf modules: those of their own parameters, else of where they stand."""
+    own: dict[str, int] = {}
+    for names in now.names.values():
+        if len(names) == 1:
+            path = names[0].rpartition(".")[0]
+            own[path] = min(after[names[0]], own.get(path, after[names[0]]))
+    places = Places(before)
+    return {
+        path: own[path]
+        if path in own
+        else before[path]
+        if path in before
+        else places.locate(path, model)
+        for path in now.leaves
+    }
 
 
 def _ties_differ(before: Sequence[str], names: Sequence[str]) -> bool:
@@ -105,11 +120,13 @@ def _tie(
     own = homes[names[0]]
     layers = [homes.get(name.rpartition(".")[0], own) for name in names]
     others = [i for i in dict.fromkeys(layers) if i != own]
+    against = [i for i in others if frozen[i] != frozen[own]]
     return Tie(
         names=names,
         group=groups[own],
-        others=tuple(groups[i] for i in others),
-        conflict=any(frozen[i] != frozen[own] for i in others),
+        others=tuple(groups[i] for i in against or others),
+        frozen=frozen[own],
+        conflict=bool(against),
     )
 
 
