@@ -31,7 +31,11 @@ def homes_after(
         for p, names in now.names.items()
         if p in old.names and not _ties_differ(old.names[p], names)
     }
-    tied = {n for names in (*old.names.values(), *now.names.values()) for n in names[1:] and names}
+    tied = {
+        name
+        for names in (*old.names.values(), *now.names.values()) if len(names) > 1
+        for name in names
+    }  # fmt: skip
     known = Places({n: group for n, group in {**homes, **stay}.items() if n not in tied})
     places = _Old(old, homes)
     after: dict[str, int] = {}

@@ -219,7 +219,7 @@ class LayerGroups:
             for name, parameter in self._members(i):
                 moves = i not in resting or (self._norms_train and self._in_norm(name))
                 trains = moves and parameter not in self._fixed
-                parameter.requires_grad_(trains and parameter.is_floating_point())
+                parameter.requires_grad = trains and parameter.is_floating_point()
                 if not parameter.requires_grad:
                     parameter.grad = None
         paths = frozen_modules(self.model, Places(self._homes), resting)

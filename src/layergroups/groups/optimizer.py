@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from layergroups.errors import GroupingError
@@ -20,7 +21,7 @@ _NO_DECAY_NAMES = re.compile(r"(^|\.|_)(bias|token|tokens|pos_embed|position_emb
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: not to biases, norms and other vectors, tokens, positions."""
-    if parameter.ndim <= 1 or _NO_DECAY_NAMES.search(name):
+    if (not is_lazy(parameter) and parameter.ndim <= 1) or _NO_DECAY_NAMES.search(name):
         return False
     return "relative_position_bias_table" not in name and "pos_embedding" not in name
 
