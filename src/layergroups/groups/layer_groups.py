@@ -391,6 +391,11 @@ class LayerGroups:
         Raises:
             GroupingError: the saved groups have other names than these.
         """
+        missing = [key for key in ("names", "rates", "frozen") if key not in (state or ())]
+        if missing:
+            raise GroupingError(
+                f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
+            )
         if list(state["names"]) != list(self.names):
             raise GroupingError(
                 f"the saved layer groups are {list(state['names'])}, these are {list(self.names)}"
