@@ -228,3 +228,29 @@ def test_the_tiny_network_compiles_whole() -> None:
     groups.freeze()
     explained = torch._dynamo.explain(model)(image())
     assert explained.graph_break_count == 0
+
+
+class Broken(nn.Module):
+    """Its dropout runs in a graph of its own, where no parameter tells what is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.drop, self.fc = nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        torch._dynamo.graph_break()
+        x = self.drop(x)
+        torch._dynamo.graph_break()
+        return self.fc(x)
+
+
+def test_a_graph_without_parameters_keeps_no_stale_mode() -> None:
+    called = torch.compile(Broken(), backend="eager")
+    groups = LayerGroups(called, ["body", "fc"], example_input=torch.randn(2, 6))
+    x = torch.randn(4, 6)
+    for first in (1, 0, 1, 0):
+        groups.freeze_to(first)
+        called.train()
+        with torch.no_grad():
+            assert torch.equal(called(x), called(x)) == (first == 1)

@@ -8,36 +8,12 @@ adapters for whose sake it was fixed are gone.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from layergroups.groups.partition import some
-from layergroups.groups.standing import Standing, has_adapters
-
-log = logging.getLogger("layergroups")
-
-
-def find_fixed(model: nn.Module) -> set[nn.Parameter]:
-    """Parameters that a model came with as fixed, such as sine position embeddings.
-
-    A model that comes mostly frozen was frozen by hand: there nothing counts as fixed, unless it
-    has adapters.
-    """
-    named = list(model.named_parameters())
-    fixed = [(n, p) for n, p in named if not p.requires_grad]
-    if has_adapters(model):
-        log.warning("the model has adapters: %d other parameters are fixed and stay so", len(fixed))
-    elif len(fixed) * 2 > len(named):
-        log.warning("the model came frozen; its layer groups now say what trains: none is frozen")
-        for _, p in fixed:
-            p.requires_grad_(p.is_floating_point())
-        return set()
-    elif fixed:
-        log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
-    return {p for _, p in fixed}
+from layergroups.groups.standing import Standing
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,20 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
-from layergroups.errors import AnatomyError, GroupingError
+from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups.attachment import bind, bound_to, unwrapped
 from layergroups.groups.change import Change
 from layergroups.groups.explain import Explanation, explain
-from layergroups.groups.fixed import Hold, find_fixed, fixed_by_hand
+from layergroups.groups.fixed import Hold, fixed_by_hand
 from layergroups.groups.following import describe, homes_after, names_of
-from layergroups.groups.freezing import ModeKeeper, frozen_modules, is_norm
+from layergroups.groups.freezing import (
+    Freezing,
+    find_fixed,
+    first_to_train,
+    frozen_modules,
+    is_norm,
+    keep_in_eval,
+)
 from layergroups.groups.html import groups_html
 from layergroups.groups.layer_group import LayerGroup
 from layergroups.groups.memory import inherit, place_steps, refit
@@ -75,7 +82,6 @@ class LayerGroups:
         self.by_hand = not isinstance(split, str | int)  # paths, patterns or a function
         self._parts: tuple[Part, ...] = partition.parts
         self._homes = dict(partition.homes)
-        self._keeper = ModeKeeper()
         self._norms_train = False
         self._rates = (1e-3,) * len(self._parts)
         self._frozen = [False] * len(self._parts)
@@ -153,77 +159,103 @@ class LayerGroups:
             if which not in self.names:
                 raise GroupingError(f"no layer group is called {which!r}; there are {self.names}")
             return self.names.index(which)
-        if not -len(self) <= which < len(self):
-            raise IndexError(f"layer group {which} of {len(self)}: {', '.join(self.names)}")
-        return which % len(self)
+        n = len(self)
+        if not isinstance(which, int):
+            raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
+        if not -n <= which < n:
+            raise GroupIndexError(
+                f"there is no layer group {which} with {n} groups ({', '.join(self.names)}); give "
+                f"{-n} to {n - 1}, or a name"
+            )
+        return which % n
 
     # -- freezing --------------------------------------------------------------------------------
 
-    def freeze(self, *which: str | int, norm: str = "freeze") -> None:
+    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
         """Freeze all groups but the last, or the groups named.
 
         Args:
             which: names or indices of the groups to freeze; none for all but the last.
             norm: "freeze", or "train" to let the norm layers of frozen groups train all the same.
 
+        Returns:
+            With `with`, it puts back at the end of the block what was before; see `Freezing`.
+
         Raises:
             GroupingError: the model has one group only, so that nothing would be frozen.
         """
         if which:
-            self._set_frozen({self._index(w): True for w in which}, norm)
-        elif len(self) == 1:
+            return self._set_frozen({self._index(w): True for w in which}, norm)
+        if len(self) == 1:
             raise GroupingError(
                 f"freeze() freezes all groups but the last, and there is one: {self.names[0]!r}. "
                 f"Divide the model, split=2, or freeze it by name, freeze({self.names[0]!r})"
             )
-        else:
-            self.freeze_to(-1, norm=norm)
+        return self.freeze_to(-1, norm=norm)
 
-    def freeze_to(self, n: int, *, norm: str = "freeze") -> None:
-        """Freeze the groups before group n: `freeze_to(-2)` lets the last two train.
+    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
+        """Freeze the groups before group n: `freeze_to(-2)` or `freeze_to("late")`; as `freeze`.
 
         Raises:
             GroupingError: there is no group n.
         """
-        if not -len(self) <= n < len(self):
-            raise GroupingError(
-                f"freeze_to({n}) with {len(self)} groups ({', '.join(self.names)}); give "
-                f"{-len(self)} to {len(self) - 1}"
-            )
-        first = n % len(self)
-        self._set_frozen({i: i < first for i in range(len(self))}, norm)
+        first = self._index(n)
+        return self._set_frozen({i: i < first for i in range(len(self))}, norm)
 
-    def unfreeze(self, *which: str | int) -> None:
-        """Let all groups train, or the groups named."""
+    def unfreeze(self, *which: str | int) -> Freezing:
+        """Let all groups train, or the groups named; as `freeze`."""
         chosen = [self._index(w) for w in which] if which else range(len(self))
-        self._set_frozen(dict.fromkeys(chosen, False))
+        return self._set_frozen(dict.fromkeys(chosen, False))
 
-    def _set_frozen(self, flags: Mapping[int, bool], norm: str | None = None) -> None:
+    def thaw(
+        self, epoch: int, *, every: int = 1, start: int | str = -1, norm: str = "freeze"
+    ) -> Freezing:
+        """Gradual unfreezing: call it at the start of each epoch; see `freezing.first_to_train`.
+
+        Args:
+            epoch: counted from 0; what follows depends on nothing else.
+            every: epochs after which the next group, from the head down, trains too.
+            start: the lowest group that trains in epoch 0.
+            norm: as in `freeze`.
+        """
+        return self.freeze_to(first_to_train(epoch, self._index(start), every), norm=norm)
+
+    def _set_frozen(self, flags: Mapping[int, bool], norm: str | None = None) -> Freezing:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
+        others = tuple((p, p.requires_grad) for p, may in self._may() if p.requires_grad != may)
+        before = Freezing(self, self.frozen, self._norms_train, others)
         for i, flag in flags.items():
             self._frozen[i] = flag
         if norm is not None:
             self._norms_train = norm == "train"
         self._apply_freezing()
+        return before
 
     def _resting(self) -> set[int]:
         """Groups in which nothing may move: frozen ones, and those with a rate of 0."""
         return {i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0}
 
     def _apply_freezing(self) -> None:
+        self._fixed = {p for p in self._fixed if not p.requires_grad}  # a hand may free one
+        turned_off = []
+        for parameter, may_train in self._may():
+            parameter.requires_grad = may_train
+            if not may_train:
+                parameter.grad = None
+                if parameter not in self._fixed:
+                    turned_off.append(parameter)
+        frozen = frozen_modules(self.model, Places(self._homes), self._resting())
+        keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
+
+    def _may(self) -> Iterator[tuple[nn.Parameter, bool]]:
+        """Every parameter, and whether it may train."""
         resting = self._resting()
-        self._fixed = {p for p in self._fixed if not p.requires_grad}
-        for i in range(len(self)):
-            for name, parameter in self._members(i):
-                moves = i not in resting or (self._norms_train and self._in_norm(name))
-                trains = moves and parameter not in self._fixed
-                parameter.requires_grad = trains and parameter.is_floating_point()
-                if not parameter.requires_grad:
-                    parameter.grad = None
-        paths = frozen_modules(self.model, Places(self._homes), resting)
-        self._keeper.hold(self.model, paths, norms_train=self._norms_train)
+        for name, p in self.model.named_parameters():
+            moves = self._homes[name] not in resting or (self._norms_train and self._in_norm(name))
+            differentiable = p.is_floating_point() or p.is_complex()
+            yield p, moves and differentiable and p not in self._fixed
 
     def _in_norm(self, name: str) -> bool:
         return is_norm(self.model.get_submodule(name.rpartition(".")[0]))
@@ -397,6 +429,11 @@ class LayerGroups:
         Raises:
             GroupingError: the saved groups have other names than these.
         """
+        missing = [key for key in ("names", "rates", "frozen") if key not in (state or ())]
+        if missing:
+            raise GroupingError(
+                f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
+            )
         if list(state["names"]) != list(self.names):
             raise GroupingError(
                 f"the saved layer groups are {list(state['names'])}, these are {list(self.names)}"

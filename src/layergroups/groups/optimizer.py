@@ -64,7 +64,8 @@ def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
     Raises:
         GroupingError: it was not made from `groups.param_groups(...)`, or not of these groups.
     """
-    if any("layer_group" not in group for group in optimizer.param_groups):
+    made = getattr(optimizer, "param_groups", [{}])
+    if any("layer_group" not in group for group in made):
         raise GroupingError(
             "this optimizer was not made from the layer groups; make it with "
             "torch.optim.AdamW(groups.param_groups(lr=1e-3, weight_decay=0.01))"

@@ -95,7 +95,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: what a model caches could not train then
             yield
     finally:
         for module, training in modes:
