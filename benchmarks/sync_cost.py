@@ -2,8 +2,8 @@
 
     python benchmarks/sync_cost.py [--batches 300]
 
-`groups.sync()` is called many times in batches of 100; the machine may be busy, so the fastest batch
-and the median of all batches are given, for one call.
+The look before a step, and `groups.sync()`, are called many times in batches of 100; the machine may
+be busy, so the fastest batch and the median of all batches are given, for one call.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import argparse
 import logging
 import statistics
 import timeit
+from collections.abc import Callable
+from functools import partial
 
 import timm
 import torch
@@ -28,10 +30,10 @@ NETWORKS = {
 CALLS = 100
 
 
-def readings(groups: LayerGroups, batches: int) -> list[float]:
-    """Microseconds for one call of `sync()`, for each batch of calls."""
-    assert groups.sync() is None
-    return [s / CALLS * 1e6 for s in timeit.repeat(groups.sync, number=CALLS, repeat=batches)]
+def readings(look: Callable[[], object], batches: int) -> list[float]:
+    """Microseconds for one look, for each batch of calls."""
+    assert look() is None
+    return [s / CALLS * 1e6 for s in timeit.repeat(look, number=CALLS, repeat=batches)]
 
 
 def after_surgery(model: nn.Module, groups: LayerGroups) -> float:
@@ -51,18 +53,23 @@ def main() -> None:
     batches = parser.parse_args().batches
     logging.getLogger("layergroups").setLevel(logging.ERROR)
     print(f"torch {torch.__version__}")
-    print("| network | modules | parameters | µs, fastest | µs, median | ms after surgery |")
-    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    print(
+        "| network | modules | parameters | µs a step, fastest | median | µs sync() "
+        "| ms after surgery |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for name, make in NETWORKS.items():
         model = make()
         groups = LayerGroups(model)
         groups.freeze()
         groups.attach(torch.optim.AdamW(groups.param_groups(lr=1e-3)))
-        seen = readings(groups, batches)
+        step = readings(partial(groups.sync, names=False), batches)
+        whole = readings(groups.sync, batches)
         modules, parameters = len(list(model.modules())), len(list(model.parameters()))
         print(
-            f"| {name} | {modules} | {parameters} | {min(seen):.1f} | {statistics.median(seen):.1f} "
-            f"| {after_surgery(model, groups):.0f} |",
+            f"| {name} | {modules} | {parameters} "
+            f"| {min(step):.1f} | {statistics.median(step):.1f} "
+            f"| {min(whole):.1f} | {after_surgery(model, groups):.0f} |",
             flush=True,
         )
 

@@ -166,6 +166,7 @@ def learner(tmp_path: Path, model: nn.Module, **options: Any) -> Learner:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_learner_takes_a_compiled_model_and_saves_without_the_wrapper(tmp_path: Path) -> None:
     torch.manual_seed(0)
     learn = learner(tmp_path, torch.compile(tiny_model(), backend="eager"))
@@ -179,6 +180,7 @@ def test_a_learner_takes_a_compiled_model_and_saves_without_the_wrapper(tmp_path
     assert learn.load("compiled") is learn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [True, False])
 def test_a_learner_goes_on_with_the_compiled_model(tmp_path: Path, within: bool) -> None:
     class Compiles:
@@ -205,6 +207,7 @@ def test_a_learner_goes_on_with_the_compiled_model(tmp_path: Path, within: bool)
     assert learn.history[-1].valid_loss is not None
 
 
+@pytest.mark.slow
 def test_a_plain_and_a_compiled_fit_are_one(tmp_path: Path) -> None:
     results = []
     for compiled in (False, True):

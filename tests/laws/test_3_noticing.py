@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -62,6 +63,20 @@ def test_every_change_is_seen(
 def test_the_quick_check_works_with_this_torch() -> None:
     """If this fails torch has moved it: noticing still is exact, but slower."""
     assert Watch(TinyResNet())._same_forms()
+
+
+def test_another_name_alone_is_seen_and_until_then_does_no_harm() -> None:
+    model, groups, optimizer = make()
+    prune.l1_unstructured(model.fc, "weight", amount=0.3)
+    backward(model, optimizer)
+    optimizer.step()
+    prune.remove(model.fc, "weight")  # the same parameter, again last in its module
+    backward(model, optimizer)
+    optimizer.step()
+    groups.freeze()
+    change = groups.changes[-1]
+    assert change.renamed == (("fc.weight_orig", "fc.weight"),)
+    assert {n for n, _ in groups["head"].named_parameters()} == {"fc.weight", "fc.bias"}
 
 
 def test_what_is_no_change_is_not_seen() -> None:

@@ -65,7 +65,10 @@ def bound_to(groups: LayerGroups) -> Iterator[Optimizer]:
 
 
 def _before_step(groups: LayerGroups, optimizer: Optimizer, *_: object) -> None:
-    change = groups.sync()
+    if groups._looked:
+        groups._looked = False
+        return
+    change = groups.sync(names=False)
     if change is not None and change.added:
         new = {name for name, _ in change.added}
         _unscale([p for n, p in groups.model.named_parameters() if n in new], optimizer)

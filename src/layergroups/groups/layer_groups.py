@@ -88,6 +88,7 @@ class LayerGroups:
         self._fixed = find_fixed(self.model)
         self._holds: list[Hold] = []
         self._changes: list[Change] = []
+        self._looked = False
         self._remember(take_standing(self.model))
         self._report_unused()
 
@@ -253,7 +254,7 @@ class LayerGroups:
         """Every parameter, and whether it may train."""
         resting = self._resting()
         for name, p in self.model.named_parameters():
-            moves = self._homes[name] not in resting or (self._norms_train and self._in_norm(name))
+            moves = self._home(p) not in resting or (self._norms_train and self._in_norm(name))
             differentiable = p.is_floating_point() or p.is_complex()
             yield p, moves and differentiable and p not in self._fixed
 
@@ -299,19 +300,28 @@ class LayerGroups:
 
     # -- surgery ---------------------------------------------------------------------------------
 
-    def sync(self) -> Change | None:
+    def sync(self, *, names: bool = True) -> Change | None:
         """Bring everything in step with the model; returns what had changed, or None.
 
         Surviving parameters keep group and optimizer state, new ones join the group of the place
         where they stand with its rate and freezing, dead ones are dropped. Moments follow a
         parameter to another type or device. One line tells of it, and `changes` keeps it.
+
+        Args:
+            names: False overlooks, for a third of the time, that a parameter or module has another
+                name and is the same otherwise; no step depends on that.
         """
-        if not self._watch.changed():
+        self._looked = False
+        if not self._watch.changed(names=names):
             return None
         change = self._follow()
         self._changes.append(change)
         log.log(logging.WARNING if self._is_news(change) else logging.INFO, "%s", change)
         return change
+
+    def looked(self) -> None:
+        """A loop that calls `sync()` itself before each step spares the next step's hook the look."""
+        self._looked = True
 
     def _is_news(self, change: Change) -> bool:
         """A move to another device is none where no optimizer remembers anything of it yet."""
@@ -385,15 +395,16 @@ class LayerGroups:
 
     # -- members ---------------------------------------------------------------------------------
 
+    def _home(self, parameter: nn.Parameter) -> int:
+        return self._homes[self._standing.first(parameter)]
+
     def _members(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
-        return (
-            (name, p) for name, p in self.model.named_parameters() if self._homes[name] == index
-        )
+        return (pair for pair in self.model.named_parameters() if self._home(pair[1]) == index)
 
     def _all_members(self) -> list[tuple[str, list[tuple[str, nn.Parameter]]]]:
         members: list[tuple[str, list[tuple[str, nn.Parameter]]]] = [(n, []) for n in self.names]
         for name, p in self.model.named_parameters():
-            members[self._homes[name]][1].append((name, p))
+            members[self._home(p)][1].append((name, p))
         return members
 
     def _layers_of(self, index: int) -> list[str]:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
 
@@ -57,14 +58,21 @@ class Watch:
         self._with_modules = [d for d in inside if _MODULES(d)]
         self._empty = [d for pair in map(_BOTH, inside) for d in pair if not d]
         self._held = self._objects()  # held, so that no identity is used twice
+        self._names = self._keys()
         self._parameters = list(model.parameters())
         self._forms = list(map(form_of, self._parameters))
         self._same_forms = _quick_check(self._parameters)
 
-    def changed(self) -> bool:
-        """Whether a parameter or module came, went or was exchanged, or a tensor changed form."""
+    def changed(self, *, names: bool = True) -> bool:
+        """Whether a parameter or module came, went or was exchanged, or a tensor changed form.
+
+        Args:
+            names: also compare names; one that alone is another matters to no step of an optimizer.
+        """
         now = self._objects()
         if len(now) != len(self._held) or not all(map(is_, now, self._held)):
+            return True
+        if names and self._keys() != self._names:
             return True
         return not self._same_forms() and self._other_forms()
 
@@ -78,6 +86,10 @@ class Watch:
             *map(_MODULES, self._with_modules),
             *self._empty,
         )
+
+    def _keys(self) -> list[str]:
+        own = map(_PARAMETERS, self._with_parameters)
+        return list(chain(chain.from_iterable(own), *map(_MODULES, self._with_modules)))
 
     def _other_forms(self) -> bool:
         """The exact comparison, for the quick one also looks at what may change freely."""

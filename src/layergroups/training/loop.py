@@ -204,7 +204,8 @@ class Follower:
 
     def follow(self) -> bool:
         """Whether there was surgery; if so it has been followed."""
-        learner, groups = self._learner, self._learner.layer_groups
+        learner, groups = self._learner, self._learner.groups
+        groups.sync(names=False)
         surgery = learner.model is not self._model or len(groups.changes) != self._changes
         if surgery:
             learner.placed_model()
@@ -212,6 +213,7 @@ class Follower:
         if surgery or (groups.frozen, groups.rates) != self._standing:
             learner.norms.train(learner.model)
             self._look()
+        groups.looked()
         return surgery
 
     def _look(self) -> None:
