@@ -10,16 +10,27 @@ import torch
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 
+from layergroups.errors import AnatomyError
+
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers."""
+    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers.
+
+    Raises:
+        AnatomyError: it is no module.
+    """
     while True:
         if isinstance(model, OptimizedModule):
             model = model._orig_mod
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        else:
+        elif isinstance(model, nn.Module):
             return model
+        else:
+            raise AnatomyError(
+                f"{model!r} is no torch.nn.Module. Give the model itself: for one by name, "
+                "load_model('resnet18').model"
+            )
 
 
 @contextmanager

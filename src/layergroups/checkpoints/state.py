@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.errors import CheckpointError
+from layergroups.groups.memory import place_steps
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 PLAIN: Final = (bool, int, float, str, type(None))
@@ -112,17 +113,6 @@ def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     if saved.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
     return saved.to(parameter.device, copy=True)
-
-
-def place_steps(optimizer: Optimizer) -> None:
-    """Fused and capturable optimizers count steps on the parameter's own device."""
-    for group in optimizer.param_groups:
-        if not (group.get("fused") or group.get("capturable")):
-            continue
-        for parameter in group["params"]:
-            memory = optimizer.state.get(parameter, {})
-            if isinstance(memory.get("step"), Tensor):
-                memory["step"] = memory["step"].to(parameter.device)
 
 
 def random_state() -> Saved:

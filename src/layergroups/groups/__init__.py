@@ -1,5 +1,6 @@
 """Divides a model into layer groups, and keeps the division true when the model changes."""
 
+from layergroups.groups.change import Change, Tie
 from layergroups.groups.difference import GroupDifference
 from layergroups.groups.explain import Explanation, Why
 from layergroups.groups.layer_group import LayerGroup
@@ -7,7 +8,6 @@ from layergroups.groups.layer_groups import LayerGroups
 from layergroups.groups.partition import Partition
 from layergroups.groups.rates import Rate, decay, spread_rates
 from layergroups.groups.rules import Split, divide
-from layergroups.groups.surgery import Change
 
 __all__ = [
     "Change",
@@ -18,6 +18,7 @@ __all__ = [
     "Partition",
     "Rate",
     "Split",
+    "Tie",
     "Why",
     "decay",
     "divide",

@@ -9,6 +9,7 @@ from layergroups.training.loop import Run
 from layergroups.training.progress import Bar, Reporter
 from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
+from layergroups.training.thawing import Thaw
 
 __all__ = [
     "EVENTS",
@@ -26,6 +27,7 @@ __all__ = [
     "Reporter",
     "Run",
     "Schedule",
+    "Thaw",
     "cnn_learner",
     "load_learner",
     "plan_fine_tune",

@@ -36,8 +36,9 @@ def export(learner: Learner, folder: Path) -> Path:
             "transform_config(). Use ImageDataLoaders, or save the weights alone: "
             "learn.save(name)."
         )
-    head = described_head(learner.model)
-    reason = why_not_rebuilt(learner.model, learner.blueprint, head)
+    model = learner.layer_groups.model  # without the wrapper of torch.compile
+    head = described_head(model)
+    reason = why_not_rebuilt(model, learner.blueprint, head)
     if reason:
         _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
     exported = Exported(
@@ -50,7 +51,7 @@ def export(learner: Learner, folder: Path) -> Path:
         loss=type(learner.loss_func).__name__,
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
     )
-    return write_export(folder, learner.model, exported)
+    return write_export(folder, model, exported)
 
 
 def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:

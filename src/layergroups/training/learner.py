@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups import checkpoints
+from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
 from layergroups.training import exporting, loop, recipes, saving
@@ -102,7 +103,7 @@ class Learner:
         if groups is None:
             groups = LayerGroups(model, split, example_input=example_of(dls))
         self.groups = groups
-        if self.groups.model is not model:
+        if self.groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)

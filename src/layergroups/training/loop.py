@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.errors import TrainingError
-from layergroups.groups.surgery import Watch
 from layergroups.training.callbacks import notify
 from layergroups.training.checks import (
     BATCH_OF_ONE,
@@ -212,8 +211,8 @@ def train_step(run: Run) -> None:
 class Follower:
     """Sees before each step whether the model or the freezing changed, and brings all in step.
 
-    It compares identities itself instead of asking `groups.sync()` each time: a callback that looks
-    at the groups after surgery has then synced them already, but new parts must still be placed.
+    It counts the changes that the groups have seen, for a callback that looks at the groups after
+    surgery has then synced them already, but new parts must still be placed.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -223,19 +222,20 @@ class Follower:
     def follow(self) -> bool:
         """Whether there was surgery; if so it has been followed."""
         learner, groups = self._learner, self._learner.groups
-        surgery = learner.model is not self._model or self._watch.changed()
+        groups.sync(names=False)
+        surgery = learner.model is not self._model or len(groups.changes) != self._changes
         if surgery:
-            groups.sync()
             learner.placed_model()
+            groups.sync()
         if surgery or (groups.frozen, groups.rates) != self._standing:
             learner.norms.train(learner.model)
             self._look()
+        groups.looked()
         return surgery
 
     def _look(self) -> None:
         groups = self._learner.groups
-        self._model = self._learner.model
-        self._watch = Watch(self._model)
+        self._model, self._changes = self._learner.model, len(groups.changes)
         self._standing = (groups.frozen, groups.rates)
 
 
