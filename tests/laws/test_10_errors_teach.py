@@ -161,6 +161,27 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.replace_head("resnet18", 3), errors.AnatomyError, "load_model", None),
         (lambda p: lg.replace_head(tiny_model(), 0), errors.ModelError, "n_out=0", None),
     ],
+    "grow_head": [
+        (lambda p: lg.grow_head("resnet18", 3), errors.AnatomyError, "load_model", None),
+        (lambda p: lg.grow_head(tiny_model(), 2, example_input=EXAMPLE), errors.ModelError,
+         "shrink_head", None),
+    ],
+    "shrink_head": [
+        (lambda p: lg.shrink_head(tiny_model(), 4, example_input=EXAMPLE), errors.ModelError,
+         r"has 3 outputs.*shrink_head\(model, 2\)", None),
+        (lambda p: lg.shrink_head(tiny_model(), [0, 7], example_input=EXAMPLE), errors.ModelError,
+         "7", None),
+    ],
+    "change_input_channels": [
+        (lambda p: lg.change_input_channels(tiny_model(), 0, example_input=EXAMPLE),
+         errors.ModelError, "channels=0", None),
+    ],
+    "transplant": [
+        (lambda p: lg.transplant(nn.Linear(2, 3), nn.Conv2d(3, 4, 5)), errors.TransplantError,
+         "", None),
+        (lambda p: lg.transplant("old", tiny_model()), errors.TransplantError,
+         r"a str.*transplant\(old_learn", None),
+    ],
     "load_model": [
         (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "prefixes", None),
         (lambda p: lg.load_model(""), errors.UnknownArchitectureError, "list_models", None),
@@ -195,7 +216,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
 }  # fmt: skip
 # read by the library or made by it, not called with what a person types
 DATA = {"Anatomy", "Cut", "DataError", "History", "InputSpec", "LayerGroupsError",
-        "LayerGroupsWarning", "__version__", "list_models"}  # fmt: skip
+        "LayerGroupsWarning", "Transplant", "__version__", "list_models"}  # fmt: skip
 CASES = [(entry, i) for entry, rows in MISTAKES.items() for i in range(len(rows))]
 
 
