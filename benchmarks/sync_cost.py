@@ -2,8 +2,8 @@
 
     python benchmarks/sync_cost.py [--batches 300]
 
-The look before a step, and `groups.sync()`, are called many times in batches of 100; the machine may
-be busy, so the fastest batch and the median of all batches are given, for one call.
+The look before a step, and `groups.sync()`, are called many times in batches of 100. The machine
+may be busy, so the fastest batch and the median of all batches are given, for one call.
 """
 
 from __future__ import annotations

@@ -321,7 +321,7 @@ class LayerGroups:
         return change
 
     def looked(self) -> None:
-        """A loop that calls `sync()` itself before each step spares the next step's hook the look."""
+        """For a loop that calls `sync()` before each step: the next step's hook need not look."""
         self._looked = True
 
     def _is_news(self, change: Change) -> bool:
@@ -403,9 +403,11 @@ class LayerGroups:
         return self._homes[self._standing.first(parameter)]
 
     def _members(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
+        self.sync()
         return (pair for pair in self.model.named_parameters() if self._home(pair[1]) == index)
 
     def _all_members(self) -> list[tuple[str, list[tuple[str, nn.Parameter]]]]:
+        self.sync()
         members: list[tuple[str, list[tuple[str, nn.Parameter]]]] = [(n, []) for n in self.names]
         for name, p in self.model.named_parameters():
             members[self._home(p)][1].append((name, p))
