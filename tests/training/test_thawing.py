@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.training.tiny import moved, snapshot
 
-from layergroups.errors import GroupingError
+from layergroups.errors import GroupingError, TrainingError
 from layergroups.training import Thaw
 
 
@@ -118,3 +118,39 @@ def test_a_start_that_is_not_there_stops_the_fit_before_it_begins(make) -> None:
     with pytest.raises(GroupingError, match=r"'0\.0', '0\.7', '1'"):
         learn.fit(2)
     assert not moved(before, learn.model)
+
+
+def test_a_learner_thaws_by_itself_in_as_many_epochs_as_it_needs(make) -> None:
+    learn = make(callbacks=[watches := Watches()])
+    rows = learn.thaw(lr=slice(1e-3, 1e-2))
+    assert [" ".join(sorted(names)) for names in watches.moved] == ["1", "0.7 1", "0.0 0.7 1"]
+    assert {row.phase for row in rows} == {"thaw"}
+    assert learn.layer_groups.frozen == (False, False, False)
+    assert len(learn.thaw(2, every=2, start="0.7")) == 2
+    assert watches.moved[-2:] == [{"0.7", "1"}, {"0.7", "1"}]
+
+
+def test_a_thaw_that_crashed_goes_on_half_thawed(make, tmp_path) -> None:
+    class Crash:
+        def after_step(self, run) -> None:
+            if run.step == 9:
+                raise RuntimeError
+
+    options = {"checkpoint_dir": tmp_path / "saved", "resume": True, "checkpoint_every": 2}
+    unbroken, resumed = make(), make()
+    unbroken.thaw(lr=1e-2)
+    with pytest.raises(TrainingError, match="Crash"):
+        make(callbacks=[Crash()]).thaw(lr=1e-2, **options)
+    resumed.thaw(lr=1e-2, **options)
+    assert not moved(snapshot(unbroken.model), resumed.model)
+    assert [row.frozen for row in resumed.history] == [row.frozen for row in unbroken.history]
+
+
+def test_a_learner_freezes_by_name_and_for_a_while(make) -> None:
+    learn = make()
+    learn.freeze("0.7", norm="train")
+    with learn.freeze_to("1"):
+        assert learn.layer_groups.frozen == (True, True, False)
+    assert learn.layer_groups.frozen == (False, True, False)
+    learn.unfreeze("0.7")
+    assert learn.layer_groups.frozen == (False, False, False)

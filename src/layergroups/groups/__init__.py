@@ -3,6 +3,7 @@
 from layergroups.groups.change import Change, Tie
 from layergroups.groups.difference import GroupDifference
 from layergroups.groups.explain import Explanation, Why
+from layergroups.groups.freezing import Freezing
 from layergroups.groups.layer_group import LayerGroup
 from layergroups.groups.layer_groups import LayerGroups
 from layergroups.groups.partition import Partition
@@ -12,6 +13,7 @@ from layergroups.groups.rules import Split, divide
 __all__ = [
     "Change",
     "Explanation",
+    "Freezing",
     "GroupDifference",
     "LayerGroup",
     "LayerGroups",

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from layergroups import checkpoints
 from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
 from layergroups.training.callbacks import checked
@@ -40,6 +40,7 @@ from layergroups.training.progress import Reporter, reporter
 from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.schedules import Flat, OneCycle, Schedule
 from layergroups.training.seeds import mixed
+from layergroups.training.thawing import Thaw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -297,17 +298,54 @@ class Learner:
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
         return recipes.run_plan(self, phases, figures, plan)
 
-    def freeze(self) -> None:
-        """Let the last group train, no other."""
-        self.layer_groups.freeze()
+    def thaw(
+        self,
+        epochs: int | None = None,
+        lr: Rate | None = None,
+        *,
+        every: int = 1,
+        start: int | str = -1,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Gradual unfreezing: train in one cycle, one more group each few epochs, head first.
 
-    def freeze_to(self, n: int) -> None:
+        Source: Howard and Ruder 2018 (ULMFiT); see `Thaw`, which does the same in any fit.
+
+        Args:
+            epochs: passes over the training photos; None: just enough that all groups train.
+            lr: the highest rate of each group, as in `fit`.
+            every: epochs after which the next group trains too.
+            start: name or index of the lowest group that trains in the first epoch.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+        """
+        thaw, groups = Thaw(every, start), self.layer_groups
+        groups.freeze_to(start)
+        if lr is not None:
+            groups.set_rates(lr)
+        enough = groups[start].index * every + 1
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return self.fit_phase(
+            enough if epochs is None else epochs, OneCycle(), "thaw", plan, callbacks=(thaw,)
+        )
+
+    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
+        """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
+
+        `norm="train"` lets the norm layers of frozen groups train all the same.
+        """
+        return self.layer_groups.freeze(*which, norm=norm)
+
+    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
         """Let group n and those after it train: `freeze_to(-2)` the last two."""
-        self.layer_groups.freeze_to(n)
+        return self.layer_groups.freeze_to(n, norm=norm)
 
-    def unfreeze(self) -> None:
-        """Let all groups train."""
-        self.layer_groups.unfreeze()
+    def unfreeze(self, *which: str | int) -> Freezing:
+        """Let all groups train, or the groups named."""
+        return self.layer_groups.unfreeze(*which)
 
     # Looking
 
@@ -408,16 +446,21 @@ class Learner:
     # What the loop asks for
 
     def fit_phase(
-        self, epochs: int, schedule: Schedule, phase: str, plan: Autosave | None = None
+        self,
+        epochs: int,
+        schedule: Schedule,
+        phase: str,
+        plan: Autosave | None = None,
+        callbacks: Sequence[object] = (),
     ) -> History:
-        """Train at the groups' rates as they stand, saved as planned."""
+        """Train at the groups' rates as they stand, saved as planned, with further callbacks."""
         if not isinstance(epochs, int) or epochs < 0:
             raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
         if not epochs:
             return History()
         keeper = None if plan is None else Keeper(plan, self)
         done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
-        return done or loop.fit(loop.new_run(self, epochs, schedule, phase, keeper))
+        return done or loop.fit(loop.new_run(self, epochs, schedule, phase, keeper, callbacks))
 
     def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
         """Order, random state and modes of the coming epoch; not seeded in the midst of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -130,9 +130,23 @@ class Run:
 
 
 def new_run(
-    learner: Learner, epochs: int, schedule: Schedule, phase: str, keeper: Keeper | None = None
+    learner: Learner,
+    epochs: int,
+    schedule: Schedule,
+    phase: str,
+    keeper: Keeper | None = None,
+    callbacks: Sequence[object] = (),
 ) -> Run:
-    """A fit about to begin, on the learner's own batches; `keeper` writes its checkpoints."""
+    """A fit about to begin, on the learner's own batches.
+
+    Args:
+        learner: whose fit it is.
+        epochs: of it.
+        schedule: of its rates.
+        phase: its name in the history.
+        keeper: writes its checkpoints; the last of the callbacks.
+        callbacks: of this fit alone; before the learner's own.
+    """
     return Run(
         learner=learner,
         optimizer=learner.made_optimizer(),
@@ -142,7 +156,7 @@ def new_run(
         train=learner.dls.train,
         valid=learner.dls.valid,
         accelerator=learner.accelerator,
-        callbacks=(*learner.callbacks, *([] if keeper is None else [keeper])),
+        callbacks=(*callbacks, *learner.callbacks, *([] if keeper is None else [keeper])),
     )
 
 
