@@ -43,7 +43,9 @@ def train_head(learner: Learner, phase: Phase, defaults: FineTuneDefaults) -> Hi
     try:
         varied = getattr(learner.dls, "augment", True) is not None
         views = phase.epochs * defaults.views if varied else 1
-        stored, valid = _store(learner, views, run, defaults.max_bytes)
+        with run.processes.together():
+            run.replicas.align(run.model, "the start of the head's training")
+            stored, valid = _store(learner, views, run, defaults.max_bytes)
         _prepare(run, stored, valid, defaults)
         rows = loop.fit(run)
     except (TooLargeError, StoreOutdatedError) as reason:
@@ -94,6 +96,7 @@ class KeepBest:
             loss_func=run.learner.loss_func,
             meter=Meter((), 0),
             accelerator=run.accelerator,
+            processes=run.processes,
             forward=run.forward,
         )
         return results["valid_loss"]
@@ -114,6 +117,7 @@ def _store(
             "accelerator": run.accelerator,
             "max_bytes": max_bytes,
             "advance": bar.advance,
+            "processes": run.processes,
         }
         stored = store(learner.model, passes, **options)
         valid = store(learner.model, [held[0]], **options) if held else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from layergroups.checkpoints import (
     random_state,
     under_prefix,
     with_prefix,
+    write,
 )
 from layergroups.errors import CheckpointError, GroupingError
 from layergroups.training.history import History
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
     from layergroups.training.learner import Learner
 
 _log = logging.getLogger("layergroups")
+
+
+def save(learner: Learner, file: Path) -> Path:
+    """Write the state of a learner; with several processes the main one writes, all wait."""
+    learner.processes.write(f"save {file.name}", lambda: write(file, *state_of(learner)))
+    return file
 
 
 def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,242 @@
+"""What one process of a distributed test does: `torchrun … distributed_script.py SCENARIO FOLDER`.
+
+It writes what it came to into FOLDER, a file for each process. Started without a launcher, it is
+the single process that the others are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.training.tiny import TinyLoaders, snapshot
+from torch import nn
+
+from layergroups.errors import TrainingError
+from layergroups.training import Learner
+from layergroups.training.replicas import checksum
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def network(n_out: int = 3, seed: int = 0) -> nn.Sequential:
+    """No dropout, and norms that do not depend on the batch: sharing must not change a thing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1),
+            nn.BatchNorm2d(8), nn.ReLU(),
+        )  # fmt: skip
+        body[4].running_mean += 0.1  # as if it had been trained: it keeps its statistics
+        return nn.Sequential(body, head(n_out))
+
+
+def head(n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_out))
+
+
+class Watches:
+    """Notes the hash of all that the model is, at the end of every epoch."""
+
+    def __init__(self) -> None:
+        self.hashes: list[int] = []
+
+    def after_epoch(self, run: Any) -> None:
+        self.hashes.append(hash(tuple(checksum(t) for t in run.model.state_dict().values())))
+
+
+def learner(**options: Any) -> Learner:
+    watches = Watches()
+    defaults: dict[str, Any] = {
+        "split": ["0.0", "0.3", "1"],
+        "lr": [1e-3, 2e-3, 1e-2],
+        "metrics": ["accuracy", "roc_auc", function_metric],
+        "progress": False,
+        "model": network(),
+        "dls": TinyLoaders(),
+    }
+    defaults |= options
+    callbacks = [watches, *defaults.pop("callbacks", [])]
+    made = Learner(defaults.pop("dls"), defaults.pop("model"), callbacks=callbacks, **defaults)
+    made.watches = watches  # type: ignore[attr-defined]
+    return made
+
+
+def function_metric(probabilities: torch.Tensor, classes: torch.Tensor) -> float:
+    """Depends on the order of the items."""
+    order = torch.arange(1, len(classes) + 1)
+    return float((probabilities[:, 0] * order).sum() / order.sum() + classes[0])
+
+
+class Lives:
+    """Freeze, thaw and surgery in the middle of training."""
+
+    def before_step(self, run: Any) -> None:
+        if run.step == 3:
+            run.learner.unfreeze()
+        if run.step == 8:
+            new = head(3)
+            with torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(5)
+                for p in new.parameters():
+                    p.copy_(torch.randn(p.shape) * 0.1)
+                if RANK:  # another start than the main process has: it must not matter
+                    new[2].weight += 1.0
+            run.learner.model[1] = new
+        if run.step == 13:
+            run.learner.freeze_to(1)
+
+
+def life(folder: Path, **options: Any) -> Learner:
+    learn = learner(callbacks=[Lives()], **options)
+    learn.freeze()
+    learn.fit_one_cycle(3)
+    return learn
+
+
+def uneven(folder: Path) -> Learner:
+    """Batches of 8, 8, 8, 3 photos to train on, and of 8 and 1 to validate on."""
+    dls = TinyLoaders(n=27)
+    dls.valid.x, dls.valid.y = dls.valid.x[:9], dls.valid.y[:9]
+    learn = learner(dls=dls)
+    learn.fit(2)
+    return learn
+
+
+def few(folder: Path) -> Learner:
+    """A single photo to validate on: one process has none."""
+    dls = TinyLoaders(n=16)
+    dls.valid.x, dls.valid.y = dls.valid.x[:1], dls.valid.y[:1]
+    learn = learner(dls=dls, metrics=["accuracy", function_metric])
+    learn.fit(1)
+    return learn
+
+
+def fine_tune(folder: Path) -> Learner:
+    dls = TinyLoaders(n=240, batch_size=24)
+    learn = learner(dls=dls)
+    learn.fine_tune(1, 1e-2)
+    learn.save("state")
+    return learn
+
+
+def accumulated(folder: Path) -> Learner:
+    """Windows of 4 batches over 6; frozen, thawed and operated on within windows."""
+
+    class InTheMidst:
+        batches = 0
+
+        def before_step(self, run: Any) -> None:
+            self.batches += 1
+            if self.batches == 3:
+                run.learner.freeze()
+            if self.batches == 8:
+                run.learner.unfreeze()
+
+    return_ = learner(accumulate=4, callbacks=[InTheMidst()])
+    return_.fit(3)
+    return return_
+
+
+def moving_norms(folder: Path) -> Learner:
+    """Statistics follow the batches: not those of one process, but the same everywhere."""
+    learn = learner(batch_norm="update")
+    learn.fit(2)
+    return learn
+
+
+def shuffled(folder: Path) -> Learner:
+    """An ordinary DataLoader that shuffles by the global random state, which differs."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    torch.manual_seed(RANK)
+    dls = TinyLoaders()
+    data = TensorDataset(dls.train.x, dls.train.y)
+    dls.train = DataLoader(data, batch_size=8, shuffle=True)
+    learn = learner(dls=dls)
+    learn.fit(2)
+    return learn
+
+
+def stops(folder: Path) -> Learner:
+    class Stops:
+        def after_step(self, run: Any) -> None:
+            if run.step == 4 and int(os.environ.get("WORLD_SIZE", "1")) - 1 == RANK:
+                run.stop = "enough"
+
+    learn = learner(callbacks=[Stops()])
+    learn.fit(3)
+    return learn
+
+
+def _fails(what: Callable[[Any], None]) -> Callable[[Path], Learner]:
+    class OnOneProcess:
+        def before_step(self, run: Any) -> None:
+            if run.step == 2 and RANK == 1:
+                what(run)
+
+    def scenario(folder: Path) -> Learner:
+        learn = learner(callbacks=[OnOneProcess()])
+        error = ""
+        try:
+            learn.fit(2)
+        except TrainingError as raised:
+            error = str(raised)
+        (folder / f"error-{RANK}.txt").write_text(error)
+        learn.callbacks.pop()
+        return learn
+
+    return scenario
+
+
+def _other_head(run: Any) -> None:
+    run.learner.model[1] = head(3)
+
+
+def _raises(run: Any) -> None:
+    raise RuntimeError("the disk is full")
+
+
+def _spoils(run: Any) -> None:
+    with torch.no_grad():
+        run.model[0][0].weight[0, 0, 0, 0] += 1e-3
+
+
+SCENARIOS: dict[str, Callable[[Path], Learner]] = {
+    "life": life,
+    "life_sgd": lambda folder: life(folder, opt_func="sgd"),
+    "life_bf16": lambda folder: life(folder, mixed_precision="bf16"),
+    "uneven": uneven,
+    "few": few,
+    "fine_tune": fine_tune,
+    "accumulated": accumulated,
+    "moving_norms": moving_norms,
+    "shuffled": shuffled,
+    "stops": stops,
+    "freeze_on_one": _fails(lambda run: run.learner.freeze()),
+    "surgery_on_one": _fails(_other_head),
+    "error_on_one": _fails(_raises),
+    "change_on_one": _fails(_spoils),
+}
+
+
+def main() -> None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    os.chdir(folder)
+    learn = SCENARIOS[name](folder)
+    torch.save(snapshot(learn.model), folder / f"weights-{RANK}.pt")
+    told = {
+        "world": learn.processes.world,
+        "hashes": learn.watches.hashes,  # type: ignore[attr-defined]
+        "history": learn.history.to_dict(),
+    }
+    (folder / f"told-{RANK}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
