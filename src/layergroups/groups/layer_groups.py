@@ -256,6 +256,21 @@ class LayerGroups:
         log.warning("%s", change)
         return change
 
+    def adopt(self) -> None:
+        """Take over parameters that were exchanged under the same names, as FSDP2 does.
+
+        Groups, rates and freezing stay as they were. Attached optimizers get the new parameters,
+        without any state.
+        """
+        fixed = {name for i, name in self._names_by_id.items() if i in self._fixed}
+        self._remember()
+        self._fixed = {i for i, name in self._names_by_id.items() if name in fixed}
+        self._apply_freezing()
+        for reference in self._optimizers:
+            optimizer = reference()
+            if optimizer is not None:
+                reconcile(optimizer, self._all_members())
+
     def _follow(self) -> Change:
         old_homes, old_names, old_layers = self._homes, self._names_by_id, self._leaves
         places = Places(old_homes)
@@ -294,6 +309,8 @@ class LayerGroups:
         )
 
     def _look_again(self) -> None:
+        if any(hasattr(p, "full_tensor") for p in self.model.parameters()):
+            return  # spread over processes by FSDP2: such a model cannot run on fake tensors
         try:
             self._anatomy = read_anatomy(self.model, self._example, head=self._head)
         except AnatomyError as error:

@@ -185,7 +185,9 @@ class Processes:
             heard = self.objects(own)
         except RuntimeError as cause:
             raise DisagreementError(f"Another process ended at {where}.") from cause
-        failures = [f"Process {rank} failed: {text}" for rank, (_, _, text) in enumerate(heard) if text]
+        failures = [
+            f"Process {rank} failed: {text}" for rank, (_, _, text) in enumerate(heard) if text
+        ]
         if failures:
             told = "\n".join(failures)
             raise DisagreementError(f"{told}\nProcess {self.rank} was at {where} then.")

@@ -44,6 +44,7 @@ from layergroups.training.progress import Reporter, reporter
 from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.schedules import Flat, OneCycle, Schedule
 from layergroups.training.seeds import mixed
+from layergroups.training.sharding import shard, wants_sharding
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -194,7 +195,10 @@ class Learner:
 
     def placed_model(self) -> nn.Module:
         """The model, on the device where it runs."""
-        return place(self._model, self.accelerator.device)
+        placed = place(self._model, self.accelerator.device)
+        if wants_sharding() and self.processes.several:
+            shard(placed, self.groups, self.processes, self.accelerator.device.type)
+        return placed
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""

@@ -222,10 +222,12 @@ def train_step(run: Run) -> None:
     _follow_schedule(run)
     if not run.waiting:
         run.optimizer.zero_grad(set_to_none=True)
+    if run.replicas.sharded:
+        run.replicas.meet(f"a batch before step {run.step}", run.groups, run.optimizer, run.share)
     run.loss = _loss(run)
     run.losses.add(run.step, run.loss, run.share.own)
-    whole = run.share.weight == 1
-    run.accelerator.backward(run.loss if whole else run.loss * run.share.weight)
+    factor = run.replicas.factor(run.share)
+    run.accelerator.backward(run.loss if factor == 1 else run.loss * factor)
     run.waiting += 1
     if run.waiting == run.accumulate:
         _take_step(run)
@@ -304,9 +306,9 @@ def _train_on_all(run: Run) -> None:
     title = f"epoch {run.learner.epochs_done}"
     try:
         with run.learner.reporter.bar(title, len(run.train)) as bar:
-            for run.share in shares_of(run.train, run.processes, least=_least(run), apart=True):
-                batch = to_device(run.share.batch, run.accelerator.device)
-                run.inputs, run.targets = labelled(batch)
+            for share in shares_of(run.train, run.processes, least=_least(run), apart=True):
+                batch = to_device(share.batch, run.accelerator.device)
+                run.share, (run.inputs, run.targets) = share, labelled(batch)
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)

@@ -63,9 +63,7 @@ class Meter:
             metric.to(device)
         return self
 
-    def update(
-        self, probabilities: Tensor, targets: Tensor, places: Tensor | None = None
-    ) -> None:
+    def update(self, probabilities: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
         """Take in a batch; nothing is read from the device.
 
         Args:

@@ -27,10 +27,15 @@ class Replicas:
 
     Args:
         processes: who has a copy.
+
+    Attributes:
+        sharded: whether each has a part of the parameters only; then torch's FSDP2 exchanges
+            parameters and gradients by itself (and takes the mean of gradients).
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
+        self.sharded = False
         self._structure = 0
 
     def align(self, model: nn.Module, where: str) -> None:
@@ -44,6 +49,7 @@ class Replicas:
         """
         if not self.processes.several:
             return
+        self.sharded = any(is_sharded(p) for p in model.parameters())
         built = structure(model)
         self._structure = zlib.crc32(repr(built).encode())
         self.processes.meet(where, {"parameters and layers": built})
@@ -77,6 +83,10 @@ class Replicas:
                 f"{share.items} items, check {share.check}" if share else ""
             ),
         }
+
+    def factor(self, share: Share) -> float:
+        """What a share's mean loss counts for, so that the sum is the loss of the whole batch."""
+        return share.weight * (self.processes.world if self.sharded else 1)
 
     def add_gradients(self, model: nn.Module) -> None:
         """Sum the gradients of all processes; call it when all have met.

@@ -23,6 +23,7 @@ from layergroups.checkpoints import (
 )
 from layergroups.errors import CheckpointError, GroupingError
 from layergroups.training.history import History
+from layergroups.training.sharding import whole
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
@@ -32,7 +33,12 @@ _log = logging.getLogger("layergroups")
 
 def save(learner: Learner, file: Path) -> Path:
     """Write the state of a learner; with several processes the main one writes, all wait."""
-    learner.processes.write(f"save {file.name}", lambda: write(file, *state_of(learner)))
+    processes = learner.processes
+    with processes.together():
+        processes.meet(f"save {file.name}")
+        tensors, state = state_of(learner)
+        whole_tensors = whole(tensors)
+        processes.write(f"save {file.name}", lambda: write(file, whole_tensors, state))
     return file
 
 
