@@ -10,17 +10,22 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tests.laws.models import TinyTransformer
+from tests.laws.models import TinyTransformer, image
 from tests.training.tiny import TinyLoaders, snapshot
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from layergroups.errors import TrainingError
-from layergroups.training import Learner
-from layergroups.training.replicas import checksum, is_sharded
+from layergroups.groups import LayerGroups
+from layergroups.groups.surgery import is_spread
+from layergroups.training import EpochRow, History, Learner, average_gradients, same_weights
+from layergroups.training.distributed import current_processes
+from layergroups.training.replicas import checksum
 from layergroups.training.sharding import whole
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -232,6 +237,63 @@ def saved(folder: Path) -> Learner:
     return learn
 
 
+class PlainLoop:
+    """A loop of one's own, told as if it were a learner's."""
+
+    def __init__(self, spread: bool) -> None:
+        self.processes, self.spread = current_processes(), spread and "RANK" in os.environ
+        self.model = network(seed=RANK)  # other first weights in each process
+        self.groups = LayerGroups(self.model, ["0.0", "0.3", "1"], example_input=image(16))
+        same_weights(self.groups)
+        self._spread(*self.model[0], *self.model)
+        rates = [1e-3, 2e-3, 1e-2]
+        self.opt = torch.optim.Adam(self.groups.param_groups(rates), foreach=False)
+        self.groups.attach(self.opt)
+        self.hashes, self.history = [], History()
+        self.watches = self
+        self.train()
+
+    def _spread(self, *modules: nn.Module) -> None:
+        if self.spread:
+            for module in modules:
+                fully_shard(module)
+
+    def train(self) -> None:
+        self.groups.freeze()
+        batches = list(TinyLoaders().train)
+        for step, (x, y) in enumerate(batches * 2):
+            if step == 3:
+                self.groups.unfreeze()
+            if step == 6:
+                self.model[1] = head(3)
+                same_weights(self.groups)
+                with torch.no_grad():
+                    self.model[1][2].weight.copy_(torch.linspace(-0.3, 0.3, 24).view(3, 8))
+                    self.model[1][2].bias.zero_()
+                self._spread(self.model[1])
+                self.groups.sync()
+            if step == 9:
+                self.groups.freeze_to(1)
+            self.model.train()
+            self.model[0][4].eval()  # keeps its statistics
+            self.opt.zero_grad()
+            mine = slice(self.processes.rank, None, self.processes.world)
+            nn.functional.cross_entropy(self.model(x[mine]), y[mine]).backward()
+            average_gradients(self.groups)
+            self.opt.step()
+        self.model.eval()
+        row = EpochRow(epoch=0, phase="own", train_loss=0.0, valid_loss=0.0, seconds=0.0)
+        self.history += (replace(row, frozen=self.groups.frozen),)
+        tensors = whole(self.model.state_dict()).values()
+        self.hashes.append(hash(tuple(checksum(t) for t in tensors)))
+
+
+def plain(folder: Path, spread: bool = False) -> Any:
+    if "RANK" in os.environ and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    return PlainLoop(spread)
+
+
 def stops(folder: Path) -> Learner:
     class Stops:
         def after_step(self, run: Any) -> None:
@@ -284,6 +346,8 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "few": few,
     "fine_tune": fine_tune,
     "transformer": transformer,
+    "plain": plain,
+    "plain_spread": lambda folder: plain(folder, spread=True),
     "skips": skips,
     "skips_alike": lambda folder: skips(folder, by_rank=False),
     "saved": saved,
@@ -312,7 +376,7 @@ def _run(name: str, folder: Path) -> None:
         torch.save(whole(snapshot(learn.model)), folder / f"weights-{RANK}.pt")
     told = {
         "world": learn.processes.world,
-        "sharded": all(is_sharded(p) for p in learn.model.parameters()),
+        "sharded": all(is_spread(p) for p in learn.model.parameters()),
         "hashes": learn.watches.hashes,  # type: ignore[attr-defined]
         "history": learn.history.to_dict(),
     }

@@ -190,6 +190,15 @@ def test_what_several_processes_save_one_process_loads(request: Any, kind: str) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["plain", "plain_spread"])
+def test_a_loop_of_ones_own(tmp_path: Path, scenario: str) -> None:
+    launch((scenario,), tmp_path)
+    assert_in_step(told(tmp_path, scenario), 2)
+    assert all(p["sharded"] == (scenario == "plain_spread") for p in told(tmp_path, scenario))
+    assert_as_alone(tmp_path, scenario, tmp_path)
+
+
+@pytest.mark.slow
 def test_three_processes_started_by_accelerate(tmp_path: Path) -> None:
     launch(("life", "uneven"), tmp_path, by="accelerate", n=3)
     for scenario in ("life", "uneven"):
@@ -225,7 +234,7 @@ def test_batches_that_are_shared_out_already_are_refused() -> None:
     data = TinyLoaders().train
     sampler = DistributedSampler(data.y, num_replicas=2, rank=0)
     loader = DataLoader(list(zip(data.x, data.y, strict=True)), sampler=sampler)
-    with pytest.raises(TrainingError, match="DistributedSampler.*the whole data"):
+    with pytest.raises(TrainingError, match=r"DistributedSampler.*the whole data"):
         next(shares_of(loader, Processes(0, 2)))
 
 

@@ -23,7 +23,7 @@ from layergroups.groups.partition import Part, some
 from layergroups.groups.places import Places, leaf_paths
 from layergroups.groups.rates import Rate, spread_rates
 from layergroups.groups.rules import Split, divide
-from layergroups.groups.surgery import Change, Watch
+from layergroups.groups.surgery import Change, Watch, is_spread
 from layergroups.groups.table import group_table
 
 log = logging.getLogger("layergroups")
@@ -252,15 +252,24 @@ class LayerGroups:
         """
         if not self._watch.changed():
             return None
+        if self._only_spread():
+            self.adopt()
+            return None
         change = self._follow()
         log.warning("%s", change)
         return change
 
+    def _only_spread(self) -> bool:
+        """Whether all that happened is that FSDP2 exchanged parameters under the same names."""
+        new = [(n, p) for n, p in self.model.named_parameters() if id(p) not in self._names_by_id]
+        names = [n for n, _ in self.model.named_parameters()]
+        same = names == list(self._names_by_id.values()) and leaf_paths(self.model) == self._leaves
+        return same and bool(new) and all(is_spread(p) for _, p in new)
+
     def adopt(self) -> None:
         """Take over parameters that were exchanged under the same names, as FSDP2 does.
 
-        Groups, rates and freezing stay as they were. Attached optimizers get the new parameters,
-        without any state.
+        Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
         """
         fixed = {name for i, name in self._names_by_id.items() if i in self._fixed}
         self._remember()
@@ -309,8 +318,8 @@ class LayerGroups:
         )
 
     def _look_again(self) -> None:
-        if any(hasattr(p, "full_tensor") for p in self.model.parameters()):
-            return  # spread over processes by FSDP2: such a model cannot run on fake tensors
+        if any(map(is_spread, self.model.parameters())):
+            return  # such a model cannot run on fake tensors
         try:
             self._anatomy = read_anatomy(self.model, self._example, head=self._head)
         except AnatomyError as error:

@@ -47,6 +47,11 @@ class Change:
         return f"the model changed: parameters: {'; '.join(parts)}"
 
 
+def is_spread(tensor: object) -> bool:
+    """Whether each process holds a part of a tensor only, as FSDP2 has it."""
+    return hasattr(tensor, "full_tensor")
+
+
 class Watch:
     """Remembers which objects a model is made of; comparing costs microseconds.
 

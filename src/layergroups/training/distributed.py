@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from layergroups.errors import TrainingError
 from layergroups.training.device import uninterrupted
 
 Facts = Mapping[str, object]
+_MOMENT: Final = 0.1  # seconds
 _FAILED: Final = "a failure"
 _FIX: Final = (
     "Every process must make the same calls in the same order: freeze, unfreeze, rates, changes of "
@@ -132,7 +134,7 @@ class Processes:
     def first_word(self, where: str, text: str) -> str:
         """The text of the first process that has any; empty if none has."""
         if any(said for (said,) in self.meet(where, say=[bool(text)])):
-            return next(word for word in self.objects(text) if word)
+            return str(next(word for word in self.objects(text) if word))
         return ""
 
     @contextmanager
@@ -236,11 +238,17 @@ def _joined(everybody: dist.ProcessGroup) -> Processes:
     atexit.register(_leave)
     backend = dist.get_backend(everybody)
     group = everybody if backend == "gloo" else dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
     return Processes(dist.get_rank(), dist.get_world_size(), group)
 
 
 def _leave() -> None:
-    """Threads of a group that is still open abort the interpreter as it ends."""
+    """Close the group before the interpreter ends.
+
+    Threads of gloo let go of the last message's tensors a moment after it has been waited for, and
+    need the interpreter for that; one that comes when it is ending aborts the process.
+    """
+    time.sleep(_MOMENT)
     if dist.is_initialized():
         _joined.cache_clear()
         dist.destroy_process_group()

@@ -237,7 +237,7 @@ def _take_step(run: Run) -> None:
     """Move the weights by the mean gradient of the batches that wait, in all processes."""
     run.replicas.meet(f"step {run.step}", run.groups, run.optimizer, run.share)
     run.replicas.add_gradients(run.model)
-    divide_gradients(run.model, run.waiting)
+    divide_gradients(run.model.parameters(), run.waiting)
     if run.step == 0 or run.changed:
         warn_of_missing_gradients(run.groups)
     optimizer_step(run.accelerator, run.optimizer)

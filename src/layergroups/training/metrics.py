@@ -186,7 +186,7 @@ def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
     """Whether a metric, and those that it is made of, gather from other processes."""
     for one in metric.modules():
         if _is_torchmetric(one):
-            one.sync_on_compute = one._to_sync = on  # type: ignore[assignment,union-attr]
+            one.sync_on_compute = one._to_sync = on
 
 
 def _value(name: str, compute: Callable[[], Any]) -> float:

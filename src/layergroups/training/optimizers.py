@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from layergroups.errors import TrainingError
-from layergroups.training.replicas import is_sharded
+from layergroups.groups.surgery import is_spread
 
 OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]
@@ -108,7 +108,7 @@ def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> d
         return {}
     parameters = [parameter for group in param_groups for parameter in group["params"]]
     fits = all(
-        p.is_floating_point() and p.device.type in {"cpu", "cuda"} and not is_sharded(p)
+        p.is_floating_point() and p.device.type in {"cpu", "cuda"} and not is_spread(p)
         for p in parameters
     )
     return {"fused": True} if fits else {}

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.errors import TrainingError
+from layergroups.groups.surgery import is_spread
+from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.modes import norm_layers
 
 if TYPE_CHECKING:
     from layergroups.data.shares import Share
     from layergroups.groups import LayerGroups
-    from layergroups.training.distributed import Processes
 
 _BUCKET: Final = 32 << 20  # bytes of gradients in one message
 
@@ -49,7 +50,7 @@ class Replicas:
         """
         if not self.processes.several:
             return
-        self.sharded = any(is_sharded(p) for p in model.parameters())
+        self.sharded = any(is_spread(p) for p in model.parameters())
         built = structure(model)
         self._structure = zlib.crc32(repr(built).encode())
         self.processes.meet(where, {"parameters and layers": built})
@@ -59,7 +60,11 @@ class Replicas:
                 _broadcast(tensors[index][1])
 
     def meet(
-        self, where: str, groups: LayerGroups, optimizer: Optimizer, share: Share | None = None
+        self,
+        where: str,
+        groups: LayerGroups,
+        optimizer: Optimizer | None = None,
+        share: Share | None = None,
     ) -> None:
         """Wait for all processes, and make sure that all are about to do the same.
 
@@ -70,7 +75,7 @@ class Replicas:
             self.processes.meet(where, self._facts(groups, optimizer, share))
 
     def _facts(
-        self, groups: LayerGroups, optimizer: Optimizer, share: Share | None
+        self, groups: LayerGroups, optimizer: Optimizer | None, share: Share | None
     ) -> dict[str, object]:
         trains = [p.requires_grad for p in groups.model.parameters()]
         return {
@@ -95,7 +100,7 @@ class Replicas:
         """
         if not self.processes.several:
             return
-        training = [p for p in model.parameters() if p.requires_grad and not is_sharded(p)]
+        training = [p for p in model.parameters() if p.requires_grad and not is_spread(p)]
         has = torch.tensor([p.grad is not None for p in training], dtype=torch.uint8)
         dist.all_reduce(has, dist.ReduceOp.MAX, group=self.processes.group)
         wanted = [p for p, any_has in zip(training, has.tolist(), strict=True) if any_has]
@@ -147,7 +152,7 @@ class Replicas:
         for name, parameter in model.named_parameters():
             memory = optimizer.state.get(parameter, {})
             named += [(f"{key} of {name}", m) for key, m in memory.items() if isinstance(m, Tensor)]
-        named = [(name, t) for name, t in named if not is_sharded(t)]
+        named = [(name, t) for name, t in named if not is_spread(t)]
         differing = self._differing(named)
         if differing:
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
@@ -166,13 +171,44 @@ class Replicas:
         return [int(i) for i in (lowest != highest).nonzero()]
 
 
-def divide_gradients(model: nn.Module, by: int) -> None:
+def divide_gradients(parameters: Iterable[nn.Parameter], by: int) -> None:
     """From the sum over several batches to the mean."""
     if by > 1:
         with torch.no_grad():
-            for p in model.parameters():
+            for p in parameters:
                 if p.grad is not None:
                     p.grad /= by
+
+
+def same_weights(groups: LayerGroups) -> None:
+    """Give the models of all processes the weights of the main one; for a loop of one's own.
+
+    Call it once the process group is there, and after surgery: new layers begin from random
+    numbers, which differ between processes.
+
+    Raises:
+        DisagreementError: the models are built differently.
+    """
+    groups.sync()
+    Replicas(current_processes()).align(groups.model, "same_weights")
+
+
+def average_gradients(groups: LayerGroups) -> None:
+    """The mean gradient over all processes; for a loop of one's own, after backward.
+
+    It stands in the place of torch's DistributedDataParallel, which exchanges the gradients of
+    those parameters only that trained when it was made: after a thaw the processes would drift
+    apart in silence. Parameters that FSDP2 has spread are left to it.
+
+    Raises:
+        DisagreementError: freezing, rates or the parameters that train differ.
+    """
+    replicas = Replicas(current_processes())
+    if replicas.processes.several:
+        replicas.meet("average_gradients", groups)
+        replicas.add_gradients(groups.model)
+        whole = (p for p in groups.model.parameters() if not is_spread(p))
+        divide_gradients(whole, replicas.processes.world)
 
 
 def structure(model: nn.Module) -> list[str]:
@@ -185,7 +221,7 @@ def structure(model: nn.Module) -> list[str]:
 def copies(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Names and tensors of all that each process has a copy of."""
     named = (*model.named_parameters(), *model.named_buffers())
-    return [(name, tensor.detach()) for name, tensor in named if not is_sharded(tensor)]
+    return [(name, tensor.detach()) for name, tensor in named if not is_spread(tensor)]
 
 
 def checksum(tensor: Tensor) -> int:
@@ -193,12 +229,7 @@ def checksum(tensor: Tensor) -> int:
     plain = tensor.detach().cpu().contiguous()
     if not plain.numel():
         return 0
-    return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy())
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds a part of it only, as FSDP2 has it."""
-    return hasattr(tensor, "full_tensor")
+    return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _broadcast(tensor: Tensor) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.groups.partition import under
+from layergroups.groups.surgery import is_spread
 from layergroups.training.distributed import Processes
-from layergroups.training.replicas import Replicas, is_sharded
+from layergroups.training.replicas import Replicas
 
 
 def wants_sharding() -> bool:
@@ -52,7 +53,7 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
         processes: all of the job.
         device: type of the device, "cuda" or "cpu".
     """
-    if not any(not is_sharded(p) for p in model.parameters()):
+    if not any(not is_spread(p) for p in model.parameters()):
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -67,7 +68,7 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
     if not isinstance(model, FSDPModule):
         fully_shard(model, **options)
     groups.adopt()
-    left = [name for name, p in model.named_parameters() if not is_sharded(p)]
+    left = [name for name, p in model.named_parameters() if not is_spread(p)]
     if left:
         raise TrainingError(
             f"{left[0]} is new and stands beside parameters that FSDP2 has spread already. Replace "
@@ -88,7 +89,7 @@ def units(model: nn.Module, groups: LayerGroups) -> list[nn.Module]:
     found: list[nn.Module] = []
 
     def visit(module: nn.Module, path: str) -> None:
-        new = [(n, p) for n, p in module.named_parameters(path) if not is_sharded(p)]
+        new = [(n, p) for n, p in module.named_parameters(path) if not is_spread(p)]
         if not new:
             return
         blocks = {homes.get(name) for name, _ in new}
@@ -110,5 +111,5 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _full(tensor: Any) -> Tensor:
-    made: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    made: Tensor = tensor.full_tensor() if is_spread(tensor) else tensor
     return made
