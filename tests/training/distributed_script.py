@@ -19,8 +19,9 @@ from tests.laws.models import TinyTransformer, image
 from tests.training.tiny import TinyLoaders, snapshot
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
-from layergroups.errors import TrainingError
+from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.groups.surgery import is_spread
 from layergroups.training import EpochRow, History, Learner, average_gradients, same_weights
@@ -294,6 +295,41 @@ def plain(folder: Path, spread: bool = False) -> Any:
     return PlainLoop(spread)
 
 
+def stale(folder: Path) -> Any:
+    """torch's own wrapper: thawed, frozen and operated on after it was made."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    model = network()
+    groups = LayerGroups(model, ["0.0", "0.3", "1"], example_input=image(16))
+    groups.freeze()
+    groups = LayerGroups(
+        wrapper := DistributedDataParallel(model), ["0.0", "0.3", "1"], example_input=image(16)
+    )
+    groups.freeze()
+    said = []
+
+    def forward(what: Callable[[], Any]) -> None:
+        what()
+        try:
+            wrapper.train()(image(16)).sum().backward()
+            said.append("")
+        except GroupingError as error:
+            said.append(str(error))
+
+    forward(lambda: None)
+    forward(groups.unfreeze)
+    wrapper = DistributedDataParallel(groups.model)
+    groups = LayerGroups(wrapper, ["0.0", "0.3", "1"], example_input=image(16))
+    forward(lambda: None)
+    forward(groups.freeze)
+    forward(groups.unfreeze)
+    forward(lambda: setattr(groups.model[1], "2", nn.Linear(8, 3)))
+    (folder / f"error-{RANK}.txt").write_text("\n".join(said))
+    learn = learner()
+    learn.groups = groups
+    return learn
+
+
 def stops(folder: Path) -> Learner:
     class Stops:
         def after_step(self, run: Any) -> None:
@@ -346,6 +382,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "few": few,
     "fine_tune": fine_tune,
     "transformer": transformer,
+    "stale": stale,
     "plain": plain,
     "plain_spread": lambda folder: plain(folder, spread=True),
     "skips": skips,

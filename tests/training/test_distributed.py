@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +198,17 @@ def test_a_loop_of_ones_own(tmp_path: Path, scenario: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_wrapper_of_torch_that_is_stale_refuses_to_train(tmp_path: Path) -> None:
+    launch(("stale",), tmp_path)
+    for rank in range(2):
+        said = (tmp_path / "stale" / f"error-{rank}.txt").read_text().split("\n")
+        assert [bool(text) for text in said] == [False, True, False, True, False, True]
+        assert "0.0.weight, 0.0.bias, 0.1.weight and 5 more would be trained by each" in said[1]
+        assert "8 that do not train any more would be waited for" in said[3]
+        assert "1.2.weight, 1.2.bias would be trained by each" in said[5]
+
+
+@pytest.mark.slow
 def test_three_processes_started_by_accelerate(tmp_path: Path) -> None:
     launch(("life", "uneven"), tmp_path, by="accelerate", n=3)
     for scenario in ("life", "uneven"):
@@ -285,14 +295,26 @@ def test_freezing_within_a_window_drops_what_was_gathered() -> None:
     assert moved(before, learn.model) == {"1.2.weight", "1.2.bias"}
 
 
+def test_a_head_on_stored_features_accumulates_as_larger_batches_would() -> None:
+    models = []
+    for size, accumulate in ((8, 3), (24, 1)):
+        dls = TinyLoaders(n=240, batch_size=size)
+        learn = script.learner(dls=dls, accumulate=accumulate)
+        row = learn.fine_tune(0)[0]
+        assert "passes of the head" in row.note
+        models.append(learn.model[1])
+    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
 def test_accumulate_must_be_a_whole_number(wrong: Any) -> None:
     with pytest.raises(TrainingError, match="accumulate="):
         script.learner(accumulate=wrong)
 
 
-def test_accumulation_of_the_launcher_is_meant_once(monkeypatch: Any, make: Callable) -> None:
-    plain, launched = script.learner(accumulate=2), None
+def test_accumulation_of_the_launcher_is_meant_once(monkeypatch: Any) -> None:
+    plain = script.learner(accumulate=2)
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
     launched = script.learner()
     assert launched.accumulate == 2

@@ -25,6 +25,7 @@ from layergroups.groups.rates import Rate, spread_rates
 from layergroups.groups.rules import Split, divide
 from layergroups.groups.surgery import Change, Watch, is_spread
 from layergroups.groups.table import group_table
+from layergroups.groups.wrapped import guard
 
 log = logging.getLogger("layergroups")
 
@@ -59,6 +60,7 @@ class LayerGroups:
         head: str | None = None,
         network: str | None = None,
     ) -> None:
+        guard(model)
         self.model = unwrap(model)
         self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
         self._head = head

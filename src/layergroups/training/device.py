@@ -54,7 +54,8 @@ def _is_cpu_job() -> bool:
 
     Accelerate takes them for strangers to each other unless it is told.
     """
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched and not torch.accelerator.is_available()
 
 
 def precision_name(mixed_precision: str | None) -> str:

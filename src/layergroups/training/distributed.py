@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -236,6 +237,8 @@ def current_processes() -> Processes:
 def _joined(everybody: dist.ProcessGroup) -> Processes:
     """The group for messages is made once for a job; every process comes here at its first fit."""
     atexit.register(_leave)
+    if dist.get_rank() > 0:  # what all say needs to be read once
+        logging.getLogger("layergroups").addFilter(lambda record: record.levelno > logging.WARNING)
     backend = dist.get_backend(everybody)
     group = everybody if backend == "gloo" else dist.new_group(backend="gloo")
     assert isinstance(group, dist.ProcessGroup)

@@ -129,7 +129,8 @@ def _prepare(
     run: loop.Run, stored: Stored, valid: Stored | None, defaults: FineTuneDefaults
 ) -> None:
     """Let the run train the head from the store."""
-    size = int(getattr(run.learner.dls, "batch_size", 64))
+    size = int(getattr(run.learner.dls, "batch_size", 64)) * run.accumulate
+    run.accumulate = 1  # stored features are small: several batches are one
     kept, held_out = _split(stored, defaults.hold_out)
     train = StoredBatches(kept, size, defaults.head_passes, seed=run.learner.epoch_seed())
     run.train = train

@@ -74,11 +74,8 @@ class Learner:
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
-        accumulate: batches for each step of the optimizer, for a larger batch than memory holds:
-            the step follows the mean of their gradients. Schedules and `after_step` count steps,
-            `before_step` is called for each batch. A group that is frozen between two of these
-            batches loses what it has gathered, one that is thawed takes part from then on. None is
-            what `accelerate launch` has set, or 1.
+        accumulate: batches for each step of the optimizer, which follows the mean of their
+            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
         progress: show bars and rows on stderr; or an object that does so.

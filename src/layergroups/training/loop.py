@@ -163,6 +163,7 @@ def fit(run: Run) -> History:
     """
     with run.processes.together():
         run.replicas.align(run.model, "the start of a fit")
+        run.replicas.check(run.model, run.optimizer)
         return _fit(run)
 
 
@@ -210,7 +211,10 @@ def run_epoch(run: Run) -> None:
 def train_step(run: Run) -> None:
     """One batch forward and back, and a step of the optimizer; surgery is seen before it.
 
-    With `accumulate=n` the optimizer steps after every n batches, and after the last of an epoch.
+    With `accumulate=n` the optimizer steps after every n batches, and after the last of an epoch,
+    by the mean of their gradients. Schedules, `run.step` and `after_step` count steps of the
+    optimizer; `before_step` comes before each batch. A group that is frozen between two of the n
+    batches loses what it has gathered; one that is thawed, or new, takes part from then on.
     """
     notify(run.callbacks, "before_step", run)
     surgery = run.follower.follow()

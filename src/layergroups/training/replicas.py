@@ -164,6 +164,8 @@ class Replicas:
 
     def _differing(self, named: list[tuple[str, Tensor]]) -> list[int]:
         """Positions of the tensors that are not equal everywhere."""
+        names = [f"{name} {tuple(tensor.shape)}" for name, tensor in named]
+        self.processes.meet("a comparison of all copies", {"weights, buffers and moments": names})
         sums = torch.tensor([checksum(t) for _, t in named], dtype=torch.long)
         lowest, highest = sums.clone(), sums
         dist.all_reduce(lowest, dist.ReduceOp.MIN, group=self.processes.group)

@@ -45,7 +45,8 @@ def wants_sharding() -> bool:
 def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: str) -> None:
     """Spread all parameters that are whole over the processes; those that are spread stay.
 
-    Whole ones are first made equal to those of the main process.
+    Whole ones are first made equal to those of the main process. All processes come here before
+    every call that runs the model, for none can run it alone.
 
     Args:
         model: on its device.
@@ -53,7 +54,8 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
         processes: all of the job.
         device: type of the device, "cuda" or "cpu".
     """
-    if not any(not is_spread(p) for p in model.parameters()):
+    processes.meet("a call that runs a model spread by FSDP2")
+    if all(map(is_spread, model.parameters())):
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
