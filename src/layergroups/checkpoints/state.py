@@ -110,6 +110,8 @@ def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
     if saved.ndim == 0:
         return saved.clone()
+    if hasattr(parameter, "full_tensor"):
+        return spread_as(saved, parameter)
     if saved.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
     return saved.to(parameter.device, copy=True)
@@ -216,7 +218,20 @@ def load_weights(
     """
     if strict:
         check_weights(model, weights, source)
-    model.load_state_dict(dict(weights), strict=strict)
+    own = model.state_dict()
+    spread = {name: spread_as(tensor, own[name]) for name, tensor in weights.items()}
+    model.load_state_dict(spread, strict=strict)
+
+
+def spread_as(saved: Tensor, like: object) -> Tensor:
+    """A saved tensor, spread over the processes where the one that it is for is (FSDP2)."""
+    if not hasattr(like, "full_tensor"):
+        return saved
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    made: Tensor = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    return made
 
 
 def _listing(what: str, names: Iterable[str], most: int = 4) -> str:

@@ -37,8 +37,9 @@ from layergroups.groups.places import Places
 from layergroups.groups.rates import Rate, spread_rates
 from layergroups.groups.rules import Split, divide
 from layergroups.groups.standing import Standing, conversions, take_standing
-from layergroups.groups.surgery import Watch
+from layergroups.groups.surgery import Watch, is_spread
 from layergroups.groups.table import group_table
+from layergroups.groups.wrapped import guard
 
 log = logging.getLogger("layergroups")
 
@@ -73,6 +74,7 @@ class LayerGroups:
         head: str | None = None,
         network: str | None = None,
     ) -> None:
+        guard(model)
         self.model = unwrap(model)
         self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
         self._head = head
@@ -315,6 +317,9 @@ class LayerGroups:
         self._looked = False
         if not self._watch.changed(names=names):
             return None
+        if self._only_spread():
+            self.adopt()
+            return None
         change = self._follow()
         self._changes.append(change)
         log.log(logging.WARNING if self._is_news(change) else logging.INFO, "%s", change)
@@ -323,6 +328,25 @@ class LayerGroups:
     def looked(self) -> None:
         """For a loop that calls `sync()` before each step: the next step's hook need not look."""
         self._looked = True
+
+    def _only_spread(self) -> bool:
+        """Whether all that happened is that FSDP2 exchanged parameters under the same names."""
+        was, now = self._standing, take_standing(self.model)
+        new = [p for p in now.names if p not in was.names]
+        same = list(now.names.values()) == list(was.names.values()) and now.leaves == was.leaves
+        return same and bool(new) and all(map(is_spread, new))
+
+    def adopt(self) -> None:
+        """Take over parameters that were exchanged under the same names, as FSDP2 does.
+
+        Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
+        """
+        fixed = {self._standing.first(p) for p in self._fixed}
+        self._remember(take_standing(self.model))
+        self._fixed = {p for p in self._standing.names if self._standing.first(p) in fixed}
+        self._apply_freezing()
+        for optimizer in bound_to(self):
+            reconcile(optimizer, self._all_members())
 
     def _is_news(self, change: Change) -> bool:
         """A move to another device is none where no optimizer remembers anything of it yet."""
@@ -373,6 +397,8 @@ class LayerGroups:
         return norm or self._homes[name] not in self._resting()
 
     def _look_again(self) -> None:
+        if any(map(is_spread, self.model.parameters())):
+            return  # such a model cannot run on fake tensors
         try:
             self._anatomy = read_anatomy(self.model, self._example, head=self._head)
         except AnatomyError as error:

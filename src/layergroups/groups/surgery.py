@@ -39,6 +39,11 @@ def form_of(parameter: nn.Parameter) -> Form:
     return Form(parameter.dtype, parameter.device, shape)
 
 
+def is_spread(tensor: object) -> bool:
+    """Whether each process holds a part of a tensor only, as FSDP2 has it."""
+    return hasattr(tensor, "full_tensor")
+
+
 class Watch:
     """Remembers which objects a model is made of; comparing costs microseconds.
 

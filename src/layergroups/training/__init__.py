@@ -8,6 +8,7 @@ from layergroups.training.learner import Learner
 from layergroups.training.loop import Run
 from layergroups.training.progress import Bar, Reporter
 from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
+from layergroups.training.replicas import average_gradients, same_weights
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.thawing import Thaw
 
@@ -28,8 +29,10 @@ __all__ = [
     "Run",
     "Schedule",
     "Thaw",
+    "average_gradients",
     "cnn_learner",
     "load_learner",
     "plan_fine_tune",
+    "same_weights",
     "vision_learner",
 ]

@@ -20,7 +20,13 @@ from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
 from layergroups.training.callbacks import checked
-from layergroups.training.device import make_accelerator, place, precision_name
+from layergroups.training.device import (
+    launched_accumulation,
+    make_accelerator,
+    place,
+    precision_name,
+)
+from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
 from layergroups.training.history import EpochRow, History
 from layergroups.training.loaders import (
@@ -40,6 +46,7 @@ from layergroups.training.progress import Reporter, reporter
 from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.schedules import Flat, OneCycle, Schedule
 from layergroups.training.seeds import mixed
+from layergroups.training.sharding import shard, wants_sharding
 from layergroups.training.thawing import Thaw
 
 if TYPE_CHECKING:
@@ -70,6 +77,8 @@ class Learner:
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
+        accumulate: batches for each step of the optimizer, which follows the mean of their
+            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
         progress: show bars and rows on stderr; or an object that does so.
@@ -95,6 +104,7 @@ class Learner:
         callbacks: Sequence[object] = (),
         batch_norm: BatchNorm = "auto",
         mixed_precision: str | None = None,
+        accumulate: int | None = None,
         path: str | Path = "models",
         seed: int | None = None,
         progress: bool | Reporter = True,
@@ -116,6 +126,7 @@ class Learner:
         self.callbacks = checked(callbacks)
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision
+        self.accumulate = launched_accumulation(accumulate)
         self.path = Path(path)
         self.seed = seed
         self.progress = progress
@@ -173,12 +184,22 @@ class Learner:
     def reporter(self) -> Reporter:
         """Who shows bars and rows."""
         if self._reporter is None or self._reporter[0] is not self.progress:
-            self._reporter = (self.progress, reporter(self.progress))
+            shown = self.progress if self.processes.is_main else False
+            self._reporter = (self.progress, reporter(shown))
         return self._reporter[1]
+
+    @property
+    def processes(self) -> Processes:
+        """Who trains together: those that `torchrun` or `accelerate launch` has started."""
+        _ = self.accelerator  # it joins them
+        return current_processes()
 
     def placed_model(self) -> nn.Module:
         """The model, on the device where it runs."""
-        return place(self._model, self.accelerator.device)
+        placed = place(self._model, self.accelerator.device)
+        if wants_sharding() and self.processes.several:
+            shard(placed, self.groups, self.processes, self.accelerator.device.type)
+        return placed
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""
@@ -364,6 +385,7 @@ class Learner:
                 loss_func=self.loss_func,
                 meter=Meter(self.metrics, n_classes(self.dls)),
                 accelerator=self.accelerator,
+                processes=self.processes,
                 advance=bar.advance,
             )
 
@@ -412,7 +434,7 @@ class Learner:
         Returns:
             The file.
         """
-        return checkpoints.write(self._file(name), *saving.state_of(self))
+        return saving.save(self, self._file(name))
 
     def load(
         self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
@@ -441,7 +463,8 @@ class Learner:
         Returns:
             The folder.
         """
-        return exporting.export(self, Path(folder))
+        self.processes.write("export", lambda: exporting.export(self, Path(folder)))
+        return Path(folder)
 
     # What the loop asks for
 

@@ -6,6 +6,7 @@ import logging
 import re
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,17 +17,21 @@ from layergroups.checkpoints import (
     check_optimizer,
     check_weights,
     fitting_weights,
+    join_tensors,
     load_optimizer_state,
     load_random_state,
     load_weights,
     optimizer_state,
     random_state,
+    split_tensors,
     under_prefix,
     with_prefix,
+    write,
 )
 from layergroups.errors import CheckpointError
 from layergroups.groups import GroupDifference
 from layergroups.training.history import History
+from layergroups.training.sharding import whole
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
@@ -35,8 +40,21 @@ _log = logging.getLogger("layergroups")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
+def save(learner: Learner, file: Path) -> Path:
+    """Write the state of a learner; with several processes the main one writes, all wait."""
+    processes = learner.processes
+    with processes.together():
+        processes.meet(f"save {file.name}")
+        tensors, state = state_of(learner)
+        processes.write(f"save {file.name}", lambda: write(file, tensors, state))
+    return file
+
+
 def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states."""
+    """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states.
+
+    With several processes all call it when they have met; random states are those of each.
+    """
     groups = learner.layer_groups
     random_tensors, random_values = random_state()
     model = groups.model  # without the wrapper of torch.compile
@@ -58,7 +76,11 @@ def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
         moments, values = optimizer_state(learner.opt, model)
         tensors |= with_prefix("optimizer", moments)
         state["optimizer"] = values
-    return tensors, state
+    processes = learner.processes
+    each, told = split_tensors([*map(list, processes.objects(random_state()))], "ranks")
+    if processes.several:
+        tensors, state = tensors | each, state | {"ranks": told}
+    return whole(tensors), state
 
 
 def restore(
@@ -108,9 +130,20 @@ def restore(
             learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
         learner.history = History.from_dict(state["history"])
         learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
-        load_random_state(under_prefix("random", tensors), state["random"])
+        _restore_random(learner, tensors, state)
     except (KeyError, TypeError, ValueError, IndexError) as cause:
         raise CheckpointError(f"{source} is not what learn.save writes: {cause!r}.") from cause
+
+
+def _restore_random(
+    learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """The random states of this process; those of the main one if there were others then."""
+    ranks = join_tensors(state.get("ranks", []), tensors)
+    if len(ranks) == learner.processes.world > 1:
+        load_random_state(*ranks[learner.processes.rank])
+    else:
+        load_random_state(under_prefix("random", tensors), state["random"])
 
 
 def check_resumable(learner: Learner, saved: Saved) -> None:
