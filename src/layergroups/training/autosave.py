@@ -99,24 +99,24 @@ class Keeper:
         self._start_rates = tuple(learner.layer_groups.rates)
         self._base: Path | None = None  # before the first surgery of this fit
         self._structure = ""
-        self._found: Saved | None = None
         with learner.processes.together():
-            self._find(learner)
+            self._found = self._find(learner)
             found = "" if self._found is None else self._found.path.name
             learner.processes.meet("the start of a fit with checkpoints", {"goes on from": found})
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
-    def _find(self, learner: Learner) -> None:
+    def _find(self, learner: Learner) -> Saved | None:
         """Look for a checkpoint to go on from, or see that there is none in the way."""
         if self.plan.resume:
-            self._found = self._newest_that_fits(learner)
-        elif self.series.files():
+            return self._newest_that_fits(learner)
+        if self.series.files():
             raise TrainingError(
                 f"{self.series.folder} holds checkpoints of an earlier run. To go on from them "
                 "give resume=True (--resume); to begin again, another checkpoint_dir, or delete "
                 "this one."
             )
+        return None
 
     def finished(self, learner: Learner, asked: Mapping[str, Any]) -> History | None:
         """The rows of a fit that was done before; the learner is then as it was at its end."""
