@@ -91,7 +91,7 @@ def test_adapters_train_in_the_groups_of_their_layers(
     assert caplog.messages == [str(change)]
     base = {n for n in before if "lora" not in n}
     assert set(change.fixed) == base
-    assert f"{len(base)} parameters came or were set with requires_grad=False" in str(change)
+    assert f"{len(base)} parameters found with requires_grad=False, fixed by hand" in str(change)
     for adapter, group in change.added:
         layer = adapter.partition(".lora_")[0]
         assert group == home[f"{layer}.weight"]

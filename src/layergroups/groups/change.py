@@ -97,8 +97,8 @@ class Change:
     def _hands(self) -> Iterator[str]:
         if self.fixed:
             yield (
-                f"{_count(len(self.fixed))} came or were set with requires_grad=False, and stay "
-                f"fixed in every group ({some(self.fixed, 2)})"
+                f"{_count(len(self.fixed))} found with requires_grad=False, fixed by hand in "
+                f"every group ({some(self.fixed, 2)})"
             )
         if self.released:
             yield f"{_count(len(self.released))} no longer fixed ({some(self.released, 2)})"

@@ -147,9 +147,14 @@ def find_fixed(model: nn.Module) -> set[nn.Parameter]:
     return {p for _, p in fixed}
 
 
-def _thaw_what_others_froze(model: nn.Module) -> bool:
+def turned_off(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that do not train because layer groups froze them, and for no other reason."""
     hooks = [hook for m in model.modules() for hook in m._forward_pre_hooks.values()]
-    theirs = [p for h in hooks if isinstance(h, StayInEval) for p in h.parameters]
+    return [p for h in hooks if isinstance(h, StayInEval) for p in h.parameters]
+
+
+def _thaw_what_others_froze(model: nn.Module) -> bool:
+    theirs = turned_off(model)
     for p in theirs:
         p.requires_grad_(p.is_floating_point() or p.is_complex())
     if theirs:
