@@ -29,7 +29,7 @@ def test_equal_channels_give_what_they_gave(before: int, after: int, double: boo
     old = nn.functional.conv2d(grey.expand(2, before, 8, 8), weight)
     new = nn.functional.conv2d(grey.expand(2, after, 8, 8), adapted_weight(weight, after))
     assert new.dtype == dtype
-    torch.testing.assert_close(new, old)
+    torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4)  # sums of up to 81 products
 
 
 def test_the_channels_come_in_a_cycle() -> None:
