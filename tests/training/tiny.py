@@ -27,16 +27,29 @@ class TinyBatches:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def photos(self) -> Tensor:
+        return self.x
+
+    @property
+    def varied(self) -> bool:
+        return bool(self.noise)
+
     def __len__(self) -> int:
         return math.ceil(len(self.x) / self.batch_size)
 
+    def positions(self, epoch: int) -> list[list[int]]:
+        return [chosen.tolist() for chosen in self._order(epoch).split(self.batch_size)]
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(1000 + epoch)
+        order = torch.randperm(len(self.x), generator=generator)
+        return order if self.shuffle else torch.arange(len(self.x))
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(1000 + self.epoch)
-        order = torch.arange(len(self.x))
-        if self.shuffle:
-            order = torch.randperm(len(self.x), generator=generator)
+        generator = torch.Generator().manual_seed(7000 + self.epoch)
         x = self.x + self.noise * torch.randn(self.x.shape, generator=generator)
-        for chosen in order.split(self.batch_size):
+        for chosen in self._order(self.epoch).split(self.batch_size):
             yield x[chosen], self.y[chosen]
 
 
@@ -50,10 +63,11 @@ class TinyLoaders:
     size: tuple[int, int] = (16, 16)
     input: InputSpec = field(default_factory=InputSpec)
     seed: int = 7
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         self.c = len(self.vocab)
-        self.train = self._batches(self.n, 1, shuffle=True)
+        self.train = self._batches(self.n, 1, shuffle=True, noise=self.noise)
         self.valid = self._batches(18, 2)
 
     def _batches(self, n: int, seed: int, **options: Any) -> TinyBatches:
@@ -64,7 +78,8 @@ class TinyLoaders:
         return TinyBatches(x, y, self.batch_size, **options)
 
     def train_views(self, *, epoch: int) -> TinyBatches:
-        return TinyBatches(self.train.x, self.train.y, self.batch_size, noise=0.1, epoch=epoch)
+        noise = self.noise or 0.1  # views that a head is trained on are varied in any case
+        return TinyBatches(self.train.x, self.train.y, self.batch_size, noise=noise, epoch=epoch)
 
     def load(self, item: Any) -> Tensor:
         return torch.as_tensor(item)

@@ -13,6 +13,7 @@ from torch import nn
 from layergroups.checkpoints import Exported, described_head, why_not_rebuilt, write_export
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
+from layergroups.groups.surgery import is_spread
 from layergroups.training.loaders import class_names
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def export(learner: Learner, folder: Path) -> Path:
     """Write the export of a learner; says in one line if the folder will need the model.
 
     Raises:
-        TrainingError: the data do not describe their transform.
+        TrainingError: the data do not describe their transform, or FSDP2 has spread the weights.
         CheckpointError: the folder cannot be written.
     """
+    if any(map(is_spread, learner.model.parameters())):
+        raise TrainingError(
+            "FSDP2 has spread the weights over the processes. Use learn.save(name) here; then, in "
+            "one process, learn.load(name).export(folder)."
+        )
     config = getattr(learner.dls, "transform_config", None)
     if config is None:
         raise TrainingError(
@@ -36,8 +42,9 @@ def export(learner: Learner, folder: Path) -> Path:
             "transform_config(). Use ImageDataLoaders, or save the weights alone: "
             "learn.save(name)."
         )
-    head = described_head(learner.model)
-    reason = why_not_rebuilt(learner.model, learner.blueprint, head)
+    model = learner.layer_groups.model  # without the wrapper of torch.compile
+    head = described_head(model)
+    reason = why_not_rebuilt(model, learner.blueprint, head)
     if reason:
         _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
     exported = Exported(
@@ -50,7 +57,7 @@ def export(learner: Learner, folder: Path) -> Path:
         loss=type(learner.loss_func).__name__,
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
     )
-    return write_export(folder, learner.model, exported)
+    return write_export(folder, model, exported)
 
 
 def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:

@@ -12,12 +12,14 @@ import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from layergroups.groups.freezing import is_ours
+from layergroups.groups.freezing import StayInEval
 from layergroups.training.checks import labelled
 from layergroups.training.device import to_device
 from layergroups.training.modes import evaluating
@@ -32,7 +34,6 @@ from layergroups.training.seeds import mixed
 from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError
 
 if TYPE_CHECKING:
-    from layergroups.training.learner import Learner
     from layergroups.training.loop import Run
 
 _log = logging.getLogger("layergroups")
@@ -95,23 +96,27 @@ class StoredEpochs:
     """Where the batches of each epoch of one fit come from, and how they go through the model.
 
     Args:
-        learner: whose store it is.
+        store: of the learner.
         options: bounds and views.
     """
 
-    def __init__(self, learner: Learner, options: StoreOptions) -> None:
-        self.store = learner.store
+    def __init__(self, store: FeatureStore, options: StoreOptions) -> None:
+        self.store = store
         self.options = options
         self.on = False
+        self._resting: list[Tensor] = []
         self._token: object = None
         self._told = ""
 
     def begin_epoch(self, run: Run) -> bool:
         """Let the coming epoch train from the store, if it can and if it is worth it."""
-        self.on, run.source = False, run.train
-        if not run.groups.resting_modules():
+        self.on = False
+        resting = run.groups.resting_modules()
+        if not resting:
+            self.store.begin(0, (None, None))
             return False
-        reason = _why_not(run) or self._look(run)
+        self._resting = _tensors_of(run.model, resting)
+        reason = _why_not(run) or self._look(run, resting)
         if reason:
             self._tell(reason)
             return False
@@ -127,35 +132,42 @@ class StoredEpochs:
             self.store.reason = str(problem)
             self._tell(str(problem))
             return False
-        self.on, self._token, run.source = True, _token(run), _Replays(self, run, epoch)
+        self.on, self._token, run.source = True, self._now(run), _Replays(self, run, epoch)
         return True
 
     def forward(self, run: Run, inputs: Features) -> Any:
         """Stored values through the rest of the model; if they are out of date, the images."""
         if not self.holds(run):
-            self.on = False
-            self._tell("the model was changed in the midst of an epoch")
+            self.on, run.source = False, run.train
+            _log.warning("Something frozen changed: this epoch goes on through the whole network.")
             run.inputs, _ = labelled(to_device(next(_raw(run, run.batch - 1)), _device(run)))
-            return run.network(run.inputs)
+            return run.forward(run.inputs)
         assert self.store.passage is not None
         return forward_from(run.model, self.store.passage, inputs)
 
     def holds(self, run: Run) -> bool:
         """Whether the values are those that the frozen layers would give now."""
-        return self.on and self._token == _token(run)
+        return self.on and self._token == self._now(run)
 
     def validation(self, run: Run) -> Iterable[Any] | None:
         """The validation batches from the store; None if they are to be read."""
         if not self.holds(run) or self.store.valid is None or run.valid is None:
             return None
-        return _in_order(self.store.valid, run.learner.batch_size)
+        return _in_order(self.store.valid, _batch_size(run))
 
     # The store
 
-    def _look(self, run: Run) -> str:
+    def _now(self, run: Run) -> object:
+        """Another value as soon as model, freezing or weights change, as far as that is cheap."""
+        groups = run.groups
+        rests = tuple(rate == 0 for rate in groups.rates)
+        versions = sum(tensor._version for tensor in self._resting)
+        return id(run.model), groups.frozen, rests, groups.norms_train, run.changes, versions
+
+    def _look(self, run: Run, resting: Sequence[nn.Module]) -> str:
         """Bring the store in step with model and data; why it cannot be used, or empty."""
-        store, frozen = self.store, run.groups.resting_modules()
-        mark, data = _mark(run, frozen), (run.train, run.valid)
+        store, frozen = self.store, _paths(run.model, resting)
+        mark, data = _mark(run, frozen, self._resting), (run.train, run.valid)
         same = store.data[0] is data[0] and store.data[1] is data[1]
         if store.mark == mark and same:
             return store.reason
@@ -173,7 +185,7 @@ class StoredEpochs:
 
     def _fill_train(self, run: Run, epoch: int) -> None:
         """Keep one more view of the training items, as they are varied in that epoch."""
-        batches = run.learner.train_views(epoch)
+        batches = _train_views(run, epoch)
         view = len(self.store.epochs)
         self.store.train = self._fill(run, batches, self.store.train, view, self._views(run))
         self.store.epochs.append(epoch)
@@ -228,9 +240,8 @@ class _Replays:
         """Without the first batches; the images themselves from where the store is dropped."""
         store, run = self.stored.store, self.run
         views = self._drawn()
-        for number, positions in enumerate(run.learner.positions(self.epoch)):
-            if number < first:
-                continue
+        order: list[list[int]] = run.train.positions(self.epoch)  # type: ignore[attr-defined] # see _why_not
+        for number, positions in islice(enumerate(order), first, None):
             if not self.stored.holds(run):
                 yield from _raw(run, number)
                 return
@@ -258,12 +269,13 @@ def _in_order(shelf: Shelf, batch_size: int) -> Iterator[Any]:
 def _raw(run: Run, batch: int) -> Iterator[Any]:
     """The training batches themselves, from one of this epoch on."""
     run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see _why_not
-    return iter(run.train.starting_at(batch))  # type: ignore[attr-defined]
+    quick = getattr(run.train, "starting_at", None)
+    return islice(iter(run.train), batch, None) if quick is None else iter(quick(batch))
 
 
 def _why_not(run: Run) -> str:
     """Why nothing can be stored for these data and this learner; empty if it can."""
-    if not all(hasattr(run.train, name) for name in ("positions", "starting_at", "set_epoch")):
+    if not all(hasattr(run.train, name) for name in ("positions", "set_epoch", "photos")):
         return f"{type(run.train).__name__} does not tell which item is where"
     if not hasattr(run.learner.dls, "train_views"):
         return f"{type(run.learner.dls).__name__} has no train_views(epoch)"
@@ -285,37 +297,50 @@ def _check_hooks(model: nn.Module, passage: Passage) -> None:
     for path in passage.paths:
         for below, module in model.get_submodule(path).named_modules(prefix=path):
             hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-            if not all(map(is_ours, hooks)):
+            if not all(isinstance(hook, StayInEval) for hook in hooks):
                 raise NoPassageError(f"there are hooks on {below}, which would see nothing")
 
 
-def _token(run: Run) -> object:
-    """Another value as soon as model, freezing or weights are changed, as far as that is cheap."""
-    groups = run.groups
-    versions = sum(t._version for t in groups.resting_tensors())
-    return id(run.model), groups.frozen, tuple(map(bool, groups.rates)), run.changes, versions
+def _tensors_of(model: nn.Module, resting: Sequence[nn.Module]) -> list[Tensor]:
+    """All that the frozen part computes with: what does not train, and buffers of what rests."""
+    fixed = [p for p in model.parameters() if not p.requires_grad]
+    buffers = {id(b): b for module in resting for b in module.buffers()}
+    return [*fixed, *buffers.values()]
 
 
-def _mark(run: Run, frozen: Sequence[str]) -> int:
+def _paths(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
+    wanted = set(modules)
+    return [path for path, module in model.named_modules() if module in wanted]
+
+
+def _mark(run: Run, frozen: Sequence[str], tensors: Sequence[Tensor]) -> int:
     """A checksum of all that the kept values depend on."""
-    loader = run.learner.dls
-    what = [*frozen, getattr(loader, "size", ""), getattr(loader, "input", ""),
-            getattr(loader, "augment", ""), str(run.accelerator.mixed_precision)]  # fmt: skip
-    mark = zlib.crc32(repr(what).encode())
-    for tensor in run.groups.resting_tensors():
+    data = run.learner.dls
+    told = [getattr(data, name, "") for name in ("size", "input", "augment", "crop_pct", "seed")]
+    mark = zlib.crc32(repr([*frozen, *told, run.accelerator.mixed_precision]).encode())
+    for tensor in tensors:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         mark = zlib.crc32(plain.view(torch.uint8).numpy().data if len(plain) else b"", mark)
     return mark
 
 
+def _train_views(run: Run, epoch: int) -> Any:
+    """The training items in their order, varied as in an epoch."""
+    return run.learner.dls.train_views(epoch=epoch)  # type: ignore[attr-defined] # see _why_not
+
+
 def _probe(run: Run) -> Any:
     """A few items, as the model takes them."""
-    inputs, _ = labelled(to_device(next(iter(run.learner.train_views(0))), _device(run)))
-    return torch.utils._pytree.tree_map_only(Tensor, lambda t: t[:_PROBE], inputs)
+    inputs, _ = labelled(to_device(next(iter(_train_views(run, 0))), _device(run)))
+    return tree_map_only(Tensor, lambda t: t[:_PROBE], inputs)
 
 
 def _count(batches: Any) -> int:
     return len(batches.photos)
+
+
+def _batch_size(run: Run) -> int:
+    return int(getattr(run.learner.dls, "batch_size", 64))
 
 
 def _device(run: Run) -> torch.device:
