@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.tiny import TinyBatches, TinyLoaders, moved, pretrained, snapshot, tiny_model
+from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
 from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
@@ -17,10 +17,8 @@ from layergroups.training.stored import Features
 class PlainLoaders(TinyLoaders):
     """Photos that are not varied, so that a view is the photo."""
 
-    def train_views(self, *, epoch: int) -> TinyBatches:
-        return TinyBatches(
-            self.train.x, self.train.y, self.batch_size, noise=self.noise, epoch=epoch
-        )
+    def __init__(self, n: int = 48, noise: float = 0.0) -> None:
+        super().__init__(n=n, noise=noise)
 
 
 class Counter(nn.Module):

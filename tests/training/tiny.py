@@ -63,7 +63,7 @@ class TinyLoaders:
     size: tuple[int, int] = (16, 16)
     input: InputSpec = field(default_factory=InputSpec)
     seed: int = 7
-    noise: float = 0.0
+    noise: float = 0.1
 
     def __post_init__(self) -> None:
         self.c = len(self.vocab)
@@ -78,8 +78,8 @@ class TinyLoaders:
         return TinyBatches(x, y, self.batch_size, **options)
 
     def train_views(self, *, epoch: int) -> TinyBatches:
-        noise = self.noise or 0.1  # views that a head is trained on are varied in any case
-        return TinyBatches(self.train.x, self.train.y, self.batch_size, noise=noise, epoch=epoch)
+        x, y = self.train.x, self.train.y
+        return TinyBatches(x, y, self.batch_size, noise=self.noise, epoch=epoch)
 
     def load(self, item: Any) -> Tensor:
         return torch.as_tensor(item)
