@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from layergroups.errors import TrainingError
+from layergroups.training.modes import each_module
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -62,14 +63,18 @@ def to_device(batch: object, device: torch.device) -> object:
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, on the device; parameters stay the same objects. Quick where nothing moves."""
-    if any(not _is_on(t, device) for t in (*model.parameters(), *model.buffers())):
-        model.to(device)
-    return model
+    own = {
+        tensor.device
+        for module in each_module(model)
+        for tensors in (module._parameters, module._buffers)
+        for tensor in tensors.values()
+        if tensor is not None
+    }
+    return model if all(_is(device, found) for found in own) else model.to(device)
 
 
-def _is_on(tensor: torch.Tensor, device: torch.device) -> bool:
-    """Whether a tensor is on a device; "cuda" without a number means any."""
-    own = tensor.device
+def _is(device: torch.device, own: torch.device) -> bool:
+    """Whether a tensor's device is the one meant; "cuda" without a number means any."""
     return own.type == device.type and device.index in (None, own.index)
 
 
