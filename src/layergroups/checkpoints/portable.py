@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from layergroups import __version__
 from layergroups.anatomy.looking import unwrap
 from layergroups.checkpoints import file
 from layergroups.checkpoints.onnx_file import run_onnx, write_onnx
@@ -77,7 +77,7 @@ class Portable:
             "before_the_graph": _before(self.transform),
             "inside_the_graph": {"scale": 1 / 255, "mean": list(spec.mean), "std": list(spec.std)},
             "made_with": {
-                "layergroups": __version__,
+                "layergroups": sys.modules["layergroups"].__version__,  # no import of what is above
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

@@ -63,18 +63,20 @@ def to_device(batch: object, device: torch.device) -> object:
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, on the device; parameters stay the same objects. Quick where nothing moves."""
-    own = {
-        tensor.device
-        for module in each_module(model)
-        for tensors in (module._parameters, module._buffers)
-        for tensor in tensors.values()
-        if tensor is not None
-    }
-    return model if all(_is(device, found) for found in own) else model.to(device)
+    on_cpu = device.type == "cpu"
+    for module in each_module(model):
+        for own in (module._parameters, module._buffers):
+            for tensor in own.values():
+                if tensor is None or (on_cpu and tensor.is_cpu):
+                    continue  # quicker to ask than device
+                if not _is_on(tensor, device):
+                    return model.to(device)
+    return model
 
 
-def _is(device: torch.device, own: torch.device) -> bool:
-    """Whether a tensor's device is the one meant; "cuda" without a number means any."""
+def _is_on(tensor: torch.Tensor, device: torch.device) -> bool:
+    """Whether a tensor is on a device; "cuda" without a number means any."""
+    own = tensor.device
     return own.type == device.type and device.index in (None, own.index)
 
 

@@ -102,19 +102,26 @@ def head_of(model: nn.Module) -> nn.Module | None:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; afterwards every module's mode and the random state are back.
 
-    Quick enough for a single photo: about 0.1 ms for 300 modules.
+    Quick enough for a single photo: about 0.2 ms for 300 modules.
     """
-    modes = [(module, module.training) for module in each_module(model)]
+    modules = each_module(model)
+    modes = [module.training for module in modules]
+    plain = _are_plain(modules)
     cpu = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    _to_eval(model, modes)
+    if plain:
+        _set_modes(modules, [False] * len(modules))
+    else:
+        model.eval()
     try:
         with torch.no_grad():  # not inference_mode: what a model caches could not train then
             yield
     finally:
-        for module, training in modes:
-            if module.training is not training:
-                _set_mode(module, training)
+        if plain:
+            _set_modes(modules, modes)
+        else:
+            for module, training in zip(modules, modes, strict=True):
+                module.training = training
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
@@ -132,23 +139,17 @@ def each_module(model: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def _to_eval(model: nn.Module, modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    """What `model.eval()` does; by it, where a module has a `train` or `eval` of its own."""
-    plain = all(
-        kind.train is nn.Module.train and kind.eval is nn.Module.eval
-        for kind in {type(module) for module, _ in modes}
-    )
-    if not plain or any("train" in m.__dict__ or "eval" in m.__dict__ for m, _ in modes):
-        model.eval()
-        return
-    for module, training in modes:
-        if training:
-            _set_mode(module, False)
+def _are_plain(modules: Sequence[nn.Module]) -> bool:
+    """Whether modes may be set past `eval()` and `__setattr__`: no module has its own of these."""
+    kinds = {type(module) for module in modules}
+    own = nn.Module
+    return all(
+        (kind.train, kind.eval, kind.__setattr__) == (own.train, own.eval, own.__setattr__)
+        for kind in kinds
+    ) and not any("train" in m.__dict__ or "eval" in m.__dict__ for m in modules)
 
 
-def _set_mode(module: nn.Module, training: bool) -> None:
-    """Set `training`, past the slow search for parameters and modules in `Module.__setattr__`."""
-    if type(module).__setattr__ is nn.Module.__setattr__:
-        object.__setattr__(module, "training", training)
-    else:
-        module.training = training
+def _set_modes(modules: Sequence[nn.Module], modes: Sequence[bool]) -> None:
+    """Set `training`; in the dict itself, since `Module.__setattr__` takes 2 µs for each."""
+    for module, training in zip(modules, modes, strict=True):
+        module.__dict__["training"] = training
