@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,12 @@ def test_without_out_it_stands_in_the_folder(run: Run, model: Path, tmp_path: Pa
 )
 def test_formats_that_are_not_clear(run: Run, model: Path, words: list[str], says: str) -> None:
     assert says in run("export", model, *words).only_error_line
+
+
+def test_missing_packages_are_told_in_options(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    line = run("export", model, "--out", tmp_path / "m.onnx").only_error_line
+    assert 'pip install "layergroups[onnx]"' in line
+    assert line.endswith("torch.export's own format works: --format pt2.")

@@ -166,3 +166,24 @@ def test_a_module_in_two_places_has_its_mode_back(make, photos, folder: Path) ->
     first, second = learn.predict(photo), learn.predict(photo)
     assert torch.equal(first.probabilities, second.probabilities)
     assert shared.training
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_learner_of_several_labels_exports_what_it_says(
+    make, photos, folder: Path, tmp_path: Path, precision: str
+) -> None:
+    learn = make(dls=photos, loss_func=nn.BCEWithLogitsLoss(), mixed_precision=precision)
+    learn.freeze()
+    file = learn.export(tmp_path / "m.pt2")
+    photo = next(folder.iterdir())
+    pixels = photos.transform.pixels(Image.open(photo))
+    (found,) = torch.export.load(file).module()(pixels[None])
+    expected = learn.predict(photo).probabilities
+    assert torch.allclose(found, expected, atol=1e-5 if precision == "no" else 2e-2)
+    assert found.sum() != pytest.approx(1, abs=1e-3)
+
+
+def test_an_export_needs_to_know_the_transform(make, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="TinyLoaders has no transform_config"):
+        make().export(tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []

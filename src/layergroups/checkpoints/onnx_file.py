@@ -26,9 +26,8 @@ def write_onnx(
         names: of input and output.
 
     Raises:
-        CheckpointError: an operation has no counterpart in ONNX, or the packages are missing.
+        CheckpointError: an operation has no counterpart in ONNX, or the file would be too large.
     """
-    check_packages()
     try:
         made: Any = torch.onnx.export(
             program,
@@ -52,9 +51,8 @@ def run_onnx(path: Path, pixels: Tensor) -> Tensor:
     """What an ONNX file of one input and one output says, on the CPU.
 
     Raises:
-        CheckpointError: onnxruntime is missing, or cannot run the file.
+        CheckpointError: onnxruntime cannot run the file.
     """
-    check_packages()
     import onnxruntime
 
     try:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from layergroups.anatomy.looking import unwrap
 from layergroups.checkpoints import file
-from layergroups.checkpoints.onnx_file import run_onnx, write_onnx
+from layergroups.checkpoints.onnx_file import check_packages, run_onnx, write_onnx
 from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError
 from layergroups.groups.freezing import stay_in_eval
@@ -131,14 +131,17 @@ def write_portable(
         CheckpointError: the model cannot be captured, the file gives other probabilities, cannot be
             written, or a package for its format is missing.
     """
+    ending = path.suffix.lower()
+    if ending == ".onnx":
+        check_packages()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the converters, about themselves
         program = captured(FromPixels(clean_copy(model), wanted), pixels[:2])
-        description = wanted.to_dict(path.suffix.lower())
+        description = wanted.to_dict(ending)
 
         def fill(part: str) -> None:
             text = json.dumps(description, ensure_ascii=False)
-            write, run = _FORMATS[path.suffix.lower()]
+            write, run = _FORMATS[ending]
             write(program, Path(part), text)
             answers = [run(Path(part), batch) for batch in (pixels, pixels[:1])]
             found = torch.cat(answers)
