@@ -5,6 +5,7 @@
     │   ├── LazyModuleError       it holds lazy modules that never ran
     │   └── ExampleInputError     no example input fits it
     ├── GroupingError         a rule, a freeze or a rate does not fit the groups
+    │   └── GroupIndexError       there is no group of this number
     ├── ModelError            a model could not be made
     │   ├── UnknownArchitectureError
     │   ├── WeightsError          pretrained weights are absent or do not fit
@@ -43,6 +44,10 @@ class ExampleInputError(AnatomyError):
 
 class GroupingError(LayerGroupsError, ValueError):
     """A split rule, a freeze or a learning rate does not fit the layer groups."""
+
+
+class GroupIndexError(GroupingError, IndexError):
+    """There is no layer group of this number."""
 
 
 class ModelError(LayerGroupsError):

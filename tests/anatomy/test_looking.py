@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups.anatomy import read_anatomy
+from layergroups.errors import AnatomyError
 
 
 class Caching(nn.Module):
@@ -61,3 +62,13 @@ def test_a_dry_run_changes_nothing(branch: bool) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert not nn.modules.module._global_forward_hooks
     assert not nn.modules.module._global_forward_pre_hooks
+
+
+def test_a_run_that_fails_is_told_once_and_not_by_torch(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2))
+    with pytest.raises(AnatomyError, match="shapes cannot be multiplied"):
+        read_anatomy(model, torch.zeros(2, 3))
+    assert not caplog.records
+    assert capfd.readouterr().err == ""

@@ -11,7 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from layergroups.data import Augmentation, EvalTransform, OrderedBatches, Photos, TrainBatches
+from layergroups.data import (
+    Augmentation,
+    EvalTransform,
+    OrderedBatches,
+    Photos,
+    TrainBatches,
+    batches,
+)
 from layergroups.data.batches import (
     Feed,
     PhotoDataset,
@@ -26,6 +33,7 @@ from layergroups.errors import BrokenImagesError
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 N = 11
+PICTURE = Image.new("RGB", (20, 16))
 PLAIN = EvalTransform((12, 12))
 DEFAULT = Augmentation()
 
@@ -223,6 +231,41 @@ def test_seeds_differ_for_all_numbers() -> None:
     seeds = {derived_seed(s, e, i) for s in range(5) for e in range(-5, 5) for i in range(20)}
     assert len(seeds) == 1000
     assert derived_seed(1, 23) != derived_seed(12, 3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shares_of_all_processes_are_the_batch(photos: Photos, world: int, workers: int) -> None:
+    whole = list(training(photos))
+    shares = [list(training(photos, workers).shares(rank, world)) for rank in range(world)]
+    for number, (x, y) in enumerate(whole):
+        seen = torch.zeros(len(y))
+        for share in (own[number] for own in shares):
+            assert (share.items, share.check) == (len(y), shares[0][number].check)
+            counted = list(share.positions)[: share.own]
+            assert torch.equal(share.batch[0][: share.own], x[counted])
+            assert torch.equal(share.batch[1][: share.own], y[counted])
+            seen[counted] += 1
+        assert (seen == 1).all()
+
+
+def test_a_process_opens_its_own_photos_only(photos: Photos, monkeypatch: Any) -> None:
+    opened = []
+    monkeypatch.setattr(batches, "open_image", lambda file, **_: opened.append(file) or PICTURE)
+    list(OrderedBatches(fed(photos, augment=None), 4).shares(1, 2))
+    assert opened == [str(photos.files[i]) for i in (1, 3, 5, 7, 9)]
+
+
+def test_shares_of_photos_without_labels_are_images(photos: Photos) -> None:
+    unlabelled = OrderedBatches(fed(Photos(photos.files, None), augment=None), 4)
+    assert [len(share.batch) for share in unlabelled.shares(0, 2)] == [2, 2, 2]
+
+
+def test_each_pass_of_shares_is_another_epoch(photos: Photos) -> None:
+    batches_ = training(photos)
+    first, second = ([s.check for s in batches_.shares(0, 2)] for _ in range(2))
+    assert first != second
+    assert batches_.epoch == 2
 
 
 def test_small_sets_start_no_workers(photos: Photos) -> None:

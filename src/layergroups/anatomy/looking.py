@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,16 +11,29 @@ import torch
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 
+from layergroups.errors import AnatomyError
+
+_TORCH_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers."""
+    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers.
+
+    Raises:
+        AnatomyError: it is no module.
+    """
     while True:
         if isinstance(model, OptimizedModule):
             model = model._orig_mod
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        else:
+        elif isinstance(model, nn.Module):
             return model
+        else:
+            raise AnatomyError(
+                f"{model!r} is no torch.nn.Module. Give the model itself: for one by name, "
+                "load_model('resnet18').model"
+            )
 
 
 @contextmanager
@@ -36,11 +50,14 @@ def untouched(model: nn.Module) -> Iterator[None]:
     ]
     values = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    shown = _TORCH_LOG.level
     try:
+        _TORCH_LOG.setLevel(logging.CRITICAL)  # a run that fails is told in our words, once
         with torch.random.fork_rng(devices=devices):
             model.eval()
             yield
     finally:
+        _TORCH_LOG.setLevel(shown)
         for now, was in kept:
             now.clear()
             now.update(was)

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from layergroups.checkpoints.class_rows import ClassPlan, Row, RowMove
 from layergroups.checkpoints.matching import Layer, layers_of, match_layers
-from layergroups.checkpoints.state import PLAIN, place_steps, placed
+from layergroups.checkpoints.state import PLAIN, placed
 from layergroups.errors import TransplantError
+from layergroups.groups.memory import place_steps
 
 _NOT_OWNED = "the new optimizer does not have this parameter"
 

@@ -27,7 +27,7 @@ from layergroups.checkpoints import file
 from layergroups.checkpoints.onnx_file import check_packages, run_onnx, write_onnx
 from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError
-from layergroups.groups.freezing import stay_in_eval
+from layergroups.groups.freezing import release
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -166,11 +166,7 @@ def clean_copy(model: nn.Module) -> nn.Module:
         raise CheckpointError(
             f"{type(model).__name__} cannot be copied, and only a copy is exported: {_short(cause)}"
         ) from cause
-    for module in copied.modules():
-        hooks = module._forward_pre_hooks
-        for key, hook in list(hooks.items()):
-            if isinstance(hook, partial) and hook.func is stay_in_eval:
-                del hooks[key]
+    release(copied)
     return copied.cpu().float().eval().requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.errors import CheckpointError
+from layergroups.groups.memory import place_steps
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 PLAIN: Final = (bool, int, float, str, type(None))
@@ -109,20 +110,11 @@ def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
     if saved.ndim == 0:
         return saved.clone()
+    if hasattr(parameter, "full_tensor"):
+        return spread_as(saved, parameter)
     if saved.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
     return saved.to(parameter.device, copy=True)
-
-
-def place_steps(optimizer: Optimizer) -> None:
-    """Fused and capturable optimizers count steps on the parameter's own device."""
-    for group in optimizer.param_groups:
-        if not (group.get("fused") or group.get("capturable")):
-            continue
-        for parameter in group["params"]:
-            memory = optimizer.state.get(parameter, {})
-            if isinstance(memory.get("step"), Tensor):
-                memory["step"] = memory["step"].to(parameter.device)
 
 
 def random_state() -> Saved:
@@ -226,7 +218,20 @@ def load_weights(
     """
     if strict:
         check_weights(model, weights, source)
-    model.load_state_dict(dict(weights), strict=strict)
+    own = model.state_dict()
+    spread = {name: spread_as(tensor, own[name]) for name, tensor in weights.items()}
+    model.load_state_dict(spread, strict=strict)
+
+
+def spread_as(saved: Tensor, like: object) -> Tensor:
+    """A saved tensor, spread over the processes where the one that it is for is (FSDP2)."""
+    if not hasattr(like, "full_tensor"):
+        return saved
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    made: Tensor = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    return made
 
 
 def _listing(what: str, names: Iterable[str], most: int = 4) -> str:

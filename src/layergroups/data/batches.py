@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
 from layergroups.data.images import open_image, quiet
 from layergroups.data.photos import Photos
+from layergroups.data.shares import Share, planned
 from layergroups.data.transforms import EvalTransform, TrainTransform, normalise
 
 Item = tuple[int, int | None]
@@ -227,6 +229,11 @@ class OrderedBatches:
         for x, y in self.feed.follow(self._plan()):
             yield x if self.photos.labels is None else (x, y)
 
+    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Share]:
+        """What one of several processes takes of each batch; it opens these photos only."""
+        for share in shares_of_plan(self.feed, self._plan(), rank, world, least):
+            yield share if self.photos.labels is not None else replace(share, batch=share.batch[0])
+
     def _plan(self) -> Iterator[list[Item]]:
         seed_of = self._view_seed
         for start in range(0, len(self.photos), self.batch_size):
@@ -283,6 +290,12 @@ class TrainBatches:
         self.epoch += 1
         return self.feed.follow(plan)
 
+    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Share]:
+        """What one of several processes takes of each batch; it opens these photos only."""
+        plan = self.plan(self.epoch)
+        self.epoch += 1
+        return shares_of_plan(self.feed, plan, rank, world, least)
+
     def plan(self, epoch: int) -> Iterator[list[Item]]:
         """The batches of an epoch, as photos and seeds."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
@@ -291,6 +304,15 @@ class TrainBatches:
         for number in range(len(self)):
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
             yield [(i, view_seed(self.seed, epoch, i) if varied else None) for i in chosen]
+
+
+def shares_of_plan(
+    feed: Feed, plan: Iterator[list[Item]], rank: int, world: int, least: int
+) -> Iterator[Share]:
+    """The share of one process in each batch of a plan, with its photos opened."""
+    work, shares = planned(plan, rank, world, least)
+    for share, batch in zip(shares, feed.follow(work), strict=True):
+        yield replace(share, batch=batch)
 
 
 def view_seed(seed: int, epoch: int, position: int) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from layergroups.errors import GroupingError
 from layergroups.groups.partition import some
 
 
@@ -51,3 +52,30 @@ def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDi
         only_here=tuple(n for n in here["names"] if n not in saved["names"]),
         moved=moved,
     )
+
+
+def taken_over(
+    saved: Mapping[str, Any], names: Sequence[str], rates: Sequence[float], *, strict: bool
+) -> tuple[tuple[float, ...], dict[int, bool]]:
+    """The rates and frozen flags that groups get from saved ones of the same name.
+
+    Args:
+        saved: a `LayerGroups.state_dict()`.
+        names: of the groups.
+        rates: of the groups until now; those without a namesake keep them.
+        strict: whether the names must all be the same.
+
+    Raises:
+        GroupingError: it is no such state; or the names differ, and it is strict.
+    """
+    missing = [key for key in ("names", "rates", "frozen") if key not in (saved or ())]
+    if missing:
+        raise GroupingError(
+            f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
+        )
+    known = {name: i for i, name in enumerate(saved["names"])}
+    if strict and list(known) != list(names):
+        raise GroupingError(f"the saved layer groups are {list(known)}, these are {list(names)}")
+    places = {i: known[name] for i, name in enumerate(names) if name in known}
+    new = tuple(float(saved["rates"][places[i]]) if i in places else r for i, r in enumerate(rates))
+    return new, {i: bool(saved["frozen"][at]) for i, at in places.items()}

@@ -1,23 +1,42 @@
 """Frozen means frozen: no weight, buffer, running statistic or dropout mask of a group moves.
 
 `requires_grad` stops the weights; statistics and masks follow the mode of a module, so frozen
-modules are put in eval mode, and a forward pre-hook on the outermost of them keeps them there when
-somebody calls `model.train()`.
+modules are put in eval mode, and forward pre-hooks keep them there when somebody calls
+`model.train()`. The hooks stand on every frozen module that may look at its mode, so it does not
+matter who calls it: the model, a loop over a `ModuleList`, or a person.
+
+Three limits. A layer or parameter that several groups run belongs to the first of them, and is
+frozen or trains with it. A container that holds layers of frozen groups and of others trains: what
+it does by itself (functional dropout in its own `forward`, a buffer of its own) is not frozen.
+And what draws without looking at its mode, as `nn.FractionalMaxPool2d` does, draws when frozen too.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
-from functools import partial
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
+from layergroups.errors import GroupingError
+from layergroups.groups.partition import some
 from layergroups.groups.places import Places
+from layergroups.groups.standing import has_adapters
+
+if TYPE_CHECKING:
+    from layergroups.groups.layer_groups import LayerGroups
+
+log = logging.getLogger("layergroups")
 
 NORMS = (
     nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm,
 )  # fmt: skip
+_READING_FILES = ("batchnorm", "dropout", "instancenorm", "rnn", "transformer")
+_READING_TYPES = (nn.RReLU, nn.MultiheadAttention)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -28,53 +47,204 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, NORMS) or name.endswith(("Norm", "Norm2d"))
 
 
-def frozen_modules(model: nn.Module, places: Places, frozen: Collection[int]) -> list[str]:
-    """Paths of the outermost modules all of whose parameters and layers are in frozen groups."""
-    outermost: list[str] = []
+def frozen_modules(model: nn.Module, places: Places, frozen: Collection[int]) -> list[nn.Module]:
+    """Modules all of whose parameters and layers are in frozen groups, outer ones first.
 
-    def visit(module: nn.Module, path: str) -> None:
-        groups = places.groups(path)
-        if groups and groups <= set(frozen):
-            outermost.append(path)
-            return
-        for name, child in module.named_children():
-            visit(child, f"{path}.{name}" if path else name)
-
-    visit(model, "")
-    return outermost
+    A module that stands in several places counts where it is registered first.
+    """
+    groups = {module: places.groups(path) for path, module in model.named_modules()}
+    for module in reversed(list(groups)):
+        if not groups[module]:  # another name for modules registered before
+            groups[module] = set().union(*(groups[child] for child in module.children()))
+    return [module for module, known in groups.items() if known and known <= set(frozen)]
 
 
-def stay_in_eval(modules: tuple[nn.Module, ...], *_: object) -> None:
-    """Forward pre-hook: put modules that should not train back in eval mode."""
-    for module in modules:
-        if module.training:
-            module.training = False
+@dataclass(frozen=True, eq=False)
+class StayInEval:
+    """A forward pre-hook that puts modules which should not train back in eval mode.
+
+    Attributes:
+        modules: the module that it stands on and those inside it.
+        parameters: what freezing turned off, so that other layer groups of the same model, or of a
+            copy, can tell it from what the model's author fixed.
+    """
+
+    modules: tuple[nn.Module, ...]
+    parameters: tuple[nn.Parameter, ...] = ()
+
+    def __call__(self, *_: object) -> None:
+        """Put them in eval mode."""
+        for module in self.modules:
+            if module.training:
+                module.training = False
 
 
-class ModeKeeper:
-    """Holds the hooks that keep frozen modules in eval mode."""
+def keep_in_eval(
+    model: nn.Module,
+    modules: Iterable[nn.Module],
+    turned_off: Iterable[nn.Parameter],
+    *,
+    norms_train: bool,
+) -> None:
+    """Keep these modules in eval mode, and no others any more.
 
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
-        self._held: tuple[nn.Module, ...] = ()
+    Args:
+        model: all of it; hooks of other layer groups, or of the model that it is a copy of, go.
+        modules: frozen ones, outer ones first.
+        turned_off: parameters that would train if nothing were frozen.
+        norms_train: leave norm layers in the mode that they have.
+    """
+    frozen = dict.fromkeys(modules)
+    held = {m for m in frozen if not (norms_train and is_norm(m)) and not _harmless(m)}
+    before = release(model)
+    for module in before - held:
+        module.training = model.training
+    if before != held:
+        torch.compiler.reset()  # compiled graphs do not see that hooks come or go
+    left = {id(p): p for p in turned_off}
+    for module in model.modules():
+        known = module.parameters(recurse=module in frozen)
+        own = tuple(p for p in known if left.pop(id(p), None) is not None)
+        below = tuple(m for m in module.modules() if m in held) if _looks(module, held) else ()
+        if own or below:
+            # first of all hooks: that of the older spectral_norm looks at the mode
+            module.register_forward_pre_hook(StayInEval(below, own), prepend=True)
+    StayInEval(tuple(held))()
 
-    def hold(self, model: nn.Module, paths: Iterable[str], *, norms_train: bool) -> None:
-        """Keep the modules at these paths in eval mode, and no others any more."""
-        self.release()
-        held: list[nn.Module] = []
-        for path in paths:
-            top = model.get_submodule(path)
-            below = tuple(m for m in top.modules() if not (norms_train and is_norm(m)))
-            stay_in_eval(below)
-            self._handles.append(top.register_forward_pre_hook(partial(stay_in_eval, below)))
-            held += below
-        freed = set(self._held) - set(held)
-        for module in freed:
-            module.training = model.training
-        self._held = tuple(held)
 
-    def release(self) -> None:
-        """Take the hooks away; modes stay as they are."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+def release(model: nn.Module) -> set[nn.Module]:
+    """Take away all hooks that keep modules in eval mode; returns those modules, modes as is."""
+    held: set[nn.Module] = set()
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, StayInEval):
+                held.update(hook.modules)
+                del module._forward_pre_hooks[key]
+    return held
+
+
+def find_fixed(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters that the model's author fixed, such as sine position embeddings.
+
+    A model that comes mostly frozen was frozen by hand: there nothing counts as fixed. Nor does
+    what other layer groups of this model, or of the one that it is a copy of, had frozen. In both
+    cases no parameter is frozen afterwards, and one line says so. In a model with adapters of peft
+    all other parameters are fixed on purpose, and stay so.
+    """
+    if _thaw_what_others_froze(model):
+        log.warning("the model was frozen by other layer groups; now these say what trains: all do")
+    named = list(model.named_parameters())
+    fixed = [(n, p) for n, p in named if not p.requires_grad]
+    if has_adapters(model):
+        log.warning("the model has adapters: %d other parameters are fixed and stay so", len(fixed))
+    elif len(fixed) * 2 > len(named):
+        log.warning("the model came frozen; its layer groups now say what trains: none is frozen")
+        for _, p in fixed:
+            p.requires_grad_(p.is_floating_point() or p.is_complex())
+        return set()
+    elif fixed:
+        log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
+    return {p for _, p in fixed}
+
+
+def turned_off(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that do not train because layer groups froze them, and for no other reason."""
+    hooks = [hook for m in model.modules() for hook in m._forward_pre_hooks.values()]
+    return [p for h in hooks if isinstance(h, StayInEval) for p in h.parameters]
+
+
+def _thaw_what_others_froze(model: nn.Module) -> bool:
+    theirs = turned_off(model)
+    for p in theirs:
+        p.requires_grad_(p.is_floating_point() or p.is_complex())
+    if theirs:
+        keep_in_eval(model, (), (), norms_train=False)
+    return bool(theirs)
+
+
+def _looks(module: nn.Module, held: Collection[nn.Module]) -> bool:
+    """Whether a held module may look at its mode: all do, but for those of torch that never do."""
+    if module not in held:
+        return False
+    _, _, file = type(module).__module__.rpartition("torch.nn.modules.")
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
+    known = type(module).__module__.startswith("torch.nn.modules.")
+    return not known or hooked or file in _READING_FILES or isinstance(module, _READING_TYPES)
+
+
+def _harmless(module: nn.Module) -> bool:
+    """A recurrent layer without dropout has nothing that moves, and cuDNN wants it in train."""
+    return isinstance(module, nn.RNNBase) and not module.dropout
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """What was frozen before a change of it; as a context manager it puts that back at the end.
+
+        with groups.freeze_to(-1):
+            train_the_head()
+
+    The change itself is done at the call, with or without `with`. Frozen flags, the norm choice and
+    `requires_grad` go back; modules and parameters that came in between have the standing of their
+    group, and the optimizer is not touched.
+
+    Attributes:
+        groups: the layer groups.
+        frozen: which of them were frozen at the call.
+        norms_train: whether norm layers of frozen groups trained.
+        by_hand: parameters whose `requires_grad` was otherwise than the groups say, and how.
+    """
+
+    groups: LayerGroups
+    frozen: tuple[bool, ...]
+    norms_train: bool
+    by_hand: tuple[tuple[nn.Parameter, bool], ...] = field(default=(), repr=False)
+
+    def __enter__(self) -> LayerGroups:
+        return self.groups
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        flags = dict(enumerate(self.frozen))
+        self.groups._set_frozen(flags, "train" if self.norms_train else "freeze")
+        alive = set(map(id, self.groups.model.parameters()))
+        for parameter, trained in self.by_hand:
+            if id(parameter) in alive:
+                parameter.requires_grad_(trained)
+
+    def __repr__(self) -> str:
+        return f"Freezing({_standing(self.groups)})"
+
+
+def _standing(groups: LayerGroups) -> str:
+    pairs = list(zip(groups.names, groups.frozen, strict=True))
+    trains = ", ".join(name for name, frozen in pairs if not frozen) or "none"
+    rests = ", ".join(name for name, frozen in pairs if frozen) or "none"
+    return f"frozen: {rests}; trains: {trains}"
+
+
+def first_to_train(epoch: int, start: int, every: int = 1) -> int:
+    """The lowest layer group that trains in an epoch of gradual unfreezing.
+
+    Groups thaw from the head down, one more after each `every` epochs, until all train. Source:
+    Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text Classification».
+
+    Args:
+        epoch: counted from 0.
+        start: index, from 0, of the lowest group that trains in epoch 0.
+        every: epochs between one group and the next.
+
+    Raises:
+        GroupingError: an epoch that is negative or not whole, or `every` below 1.
+    """
+    for name, value, least in (("epoch", epoch, 0), ("every", every, 1)):
+        if not isinstance(value, int) or value < least:
+            raise GroupingError(
+                f"{name}={value!r} must be a whole number of epochs, {least} or more; to thaw a "
+                f"group each second epoch: thaw(epoch, every=2)"
+            )
+    return max(0, start - epoch // every)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from layergroups.anatomy import Block
+from layergroups.groups.freezing import Freezing
 
 if TYPE_CHECKING:
     from layergroups.groups.layer_groups import LayerGroups
@@ -65,13 +66,13 @@ class LayerGroup:
         """Its parameters."""
         return (p for _, p in self.named_parameters())
 
-    def freeze(self) -> None:
-        """Freeze this group alone."""
-        self.groups._set_frozen({self.index: True})
+    def freeze(self) -> Freezing:
+        """Freeze this group alone; with `with`, until the end of the block."""
+        return self.groups._set_frozen({self.index: True})
 
-    def unfreeze(self) -> None:
-        """Let this group train."""
-        self.groups._set_frozen({self.index: False})
+    def unfreeze(self) -> Freezing:
+        """Let this group train; with `with`, until the end of the block."""
+        return self.groups._set_frozen({self.index: False})
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.parameters())

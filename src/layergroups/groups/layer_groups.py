@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -13,19 +13,33 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
-from layergroups.errors import AnatomyError, GroupingError
-from layergroups.groups.difference import GroupDifference, compare_groups
+from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
+from layergroups.groups.attachment import bind, bound_to, unwrapped
+from layergroups.groups.change import Change
+from layergroups.groups.difference import GroupDifference, compare_groups, taken_over
 from layergroups.groups.explain import Explanation, explain
-from layergroups.groups.freezing import ModeKeeper, frozen_modules, is_norm
+from layergroups.groups.fixed import Hold, fixed_by_hand
+from layergroups.groups.following import describe, homes_after, names_of
+from layergroups.groups.freezing import (
+    Freezing,
+    find_fixed,
+    first_to_train,
+    frozen_modules,
+    is_norm,
+    keep_in_eval,
+)
 from layergroups.groups.html import groups_html
 from layergroups.groups.layer_group import LayerGroup
+from layergroups.groups.memory import inherit, place_steps, refit
 from layergroups.groups.optimizer import check_attachable, parameter_groups, reconcile
 from layergroups.groups.partition import Part, some
-from layergroups.groups.places import Places, leaf_paths
+from layergroups.groups.places import Places
 from layergroups.groups.rates import Rate, spread_rates
 from layergroups.groups.rules import Split, divide
-from layergroups.groups.surgery import Change, Watch
+from layergroups.groups.standing import Standing, conversions, take_standing
+from layergroups.groups.surgery import Watch, is_spread
 from layergroups.groups.table import group_table
+from layergroups.groups.wrapped import guard
 
 log = logging.getLogger("layergroups")
 
@@ -60,6 +74,7 @@ class LayerGroups:
         head: str | None = None,
         network: str | None = None,
     ) -> None:
+        guard(model)
         self.model = unwrap(model)
         self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
         self._head = head
@@ -70,13 +85,14 @@ class LayerGroups:
         self.by_hand = not isinstance(split, str | int)  # paths, patterns or a function
         self._parts: tuple[Part, ...] = partition.parts
         self._homes = dict(partition.homes)
-        self._optimizers: list[weakref.ref[Optimizer]] = []
-        self._keeper = ModeKeeper()
         self._norms_train = False
         self._rates = (1e-3,) * len(self._parts)
         self._frozen = [False] * len(self._parts)
-        self._fixed = self._find_fixed()
-        self._remember()
+        self._fixed = find_fixed(self.model)
+        self._holds: list[Hold] = []
+        self._changes: list[Change] = []
+        self._looked = False
+        self._remember(take_standing(self.model))
         self._report_unused()
 
     # -- looking ---------------------------------------------------------------------------------
@@ -106,6 +122,11 @@ class LayerGroups:
     def rates(self) -> tuple[float, ...]:
         """The base learning rate of each group."""
         return self._rates
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Every change of the model that was seen since the groups were made."""
+        return tuple(self._changes)
 
     def explain(self) -> Explanation:
         """Why each group begins where it does, and why not elsewhere; `print` shows a table."""
@@ -142,76 +163,103 @@ class LayerGroups:
             if which not in self.names:
                 raise GroupingError(f"no layer group is called {which!r}; there are {self.names}")
             return self.names.index(which)
-        if not -len(self) <= which < len(self):
-            raise IndexError(f"layer group {which} of {len(self)}: {', '.join(self.names)}")
-        return which % len(self)
+        n = len(self)
+        if not isinstance(which, int):
+            raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
+        if not -n <= which < n:
+            raise GroupIndexError(
+                f"there is no layer group {which} with {n} groups ({', '.join(self.names)}); give "
+                f"{-n} to {n - 1}, or a name"
+            )
+        return which % n
 
     # -- freezing --------------------------------------------------------------------------------
 
-    def freeze(self, *which: str | int, norm: str = "freeze") -> None:
+    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
         """Freeze all groups but the last, or the groups named.
 
         Args:
             which: names or indices of the groups to freeze; none for all but the last.
             norm: "freeze", or "train" to let the norm layers of frozen groups train all the same.
 
+        Returns:
+            With `with`, it puts back at the end of the block what was before; see `Freezing`.
+
         Raises:
             GroupingError: the model has one group only, so that nothing would be frozen.
         """
         if which:
-            self._set_frozen({self._index(w): True for w in which}, norm)
-        elif len(self) == 1:
+            return self._set_frozen({self._index(w): True for w in which}, norm)
+        if len(self) == 1:
             raise GroupingError(
                 f"freeze() freezes all groups but the last, and there is one: {self.names[0]!r}. "
                 f"Divide the model, split=2, or freeze it by name, freeze({self.names[0]!r})"
             )
-        else:
-            self.freeze_to(-1, norm=norm)
+        return self.freeze_to(-1, norm=norm)
 
-    def freeze_to(self, n: int, *, norm: str = "freeze") -> None:
-        """Freeze the groups before group n: `freeze_to(-2)` lets the last two train.
+    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
+        """Freeze the groups before group n: `freeze_to(-2)` or `freeze_to("late")`; as `freeze`.
 
         Raises:
             GroupingError: there is no group n.
         """
-        if not -len(self) <= n < len(self):
-            raise GroupingError(
-                f"freeze_to({n}) with {len(self)} groups ({', '.join(self.names)}); give "
-                f"{-len(self)} to {len(self) - 1}"
-            )
-        first = n % len(self)
-        self._set_frozen({i: i < first for i in range(len(self))}, norm)
+        first = self._index(n)
+        return self._set_frozen({i: i < first for i in range(len(self))}, norm)
 
-    def unfreeze(self, *which: str | int) -> None:
-        """Let all groups train, or the groups named."""
+    def unfreeze(self, *which: str | int) -> Freezing:
+        """Let all groups train, or the groups named; as `freeze`."""
         chosen = [self._index(w) for w in which] if which else range(len(self))
-        self._set_frozen(dict.fromkeys(chosen, False))
+        return self._set_frozen(dict.fromkeys(chosen, False))
 
-    def _set_frozen(self, flags: Mapping[int, bool], norm: str | None = None) -> None:
+    def thaw(
+        self, epoch: int, *, every: int = 1, start: int | str = -1, norm: str = "freeze"
+    ) -> Freezing:
+        """Gradual unfreezing: call it at the start of each epoch; see `freezing.first_to_train`.
+
+        Args:
+            epoch: counted from 0; what follows depends on nothing else.
+            every: epochs after which the next group, from the head down, trains too.
+            start: the lowest group that trains in epoch 0.
+            norm: as in `freeze`.
+        """
+        return self.freeze_to(first_to_train(epoch, self._index(start), every), norm=norm)
+
+    def _set_frozen(self, flags: Mapping[int, bool], norm: str | None = None) -> Freezing:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
+        others = tuple((p, p.requires_grad) for p, may in self._may() if p.requires_grad != may)
+        before = Freezing(self, self.frozen, self._norms_train, others)
         for i, flag in flags.items():
             self._frozen[i] = flag
         if norm is not None:
             self._norms_train = norm == "train"
         self._apply_freezing()
+        return before
 
     def _resting(self) -> set[int]:
         """Groups in which nothing may move: frozen ones, and those with a rate of 0."""
         return {i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0}
 
     def _apply_freezing(self) -> None:
+        self._fixed = {p for p in self._fixed if not p.requires_grad}  # a hand may free one
+        turned_off = []
+        for parameter, may_train in self._may():
+            parameter.requires_grad = may_train
+            if not may_train:
+                parameter.grad = None
+                if parameter not in self._fixed:
+                    turned_off.append(parameter)
+        frozen = frozen_modules(self.model, Places(self._homes), self._resting())
+        keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
+
+    def _may(self) -> Iterator[tuple[nn.Parameter, bool]]:
+        """Every parameter, and whether it may train."""
         resting = self._resting()
-        for i in range(len(self)):
-            for name, parameter in self._members(i):
-                moves = i not in resting or (self._norms_train and self._in_norm(name))
-                trains = moves and id(parameter) not in self._fixed
-                parameter.requires_grad_(trains and parameter.is_floating_point())
-                if not parameter.requires_grad:
-                    parameter.grad = None
-        paths = frozen_modules(self.model, Places(self._homes), resting)
-        self._keeper.hold(self.model, paths, norms_train=self._norms_train)
+        for name, p in self.model.named_parameters():
+            moves = self._home(p) not in resting or (self._norms_train and self._in_norm(name))
+            differentiable = p.is_floating_point() or p.is_complex()
+            yield p, moves and differentiable and p not in self._fixed
 
     def _in_norm(self, name: str) -> bool:
         return is_norm(self.model.get_submodule(name.rpartition(".")[0]))
@@ -238,63 +286,119 @@ class LayerGroups:
         return parameter_groups(self._all_members(), self._rates, weight_decay)
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Keep an optimizer made from `param_groups` in step with the model from now on."""
-        check_attachable(optimizer)
-        self._optimizers = [r for r in self._optimizers if r() not in (None, optimizer)]
-        self._optimizers.append(weakref.ref(optimizer))
+        """Keep an optimizer made from `param_groups` in step with the model from now on.
+
+        A hook before each of its steps calls `sync()`, so a plain loop needs no other call: what
+        joins a group that trains moves in that very step, what joins a frozen one does not. Several
+        optimizers may be attached; each follows the groups that it was attached to last.
+
+        Raises:
+            GroupingError: the optimizer was not made from `param_groups` of these groups.
+        """
+        optimizer = unwrapped(optimizer)
+        check_attachable(optimizer, self.names)
+        self.sync()
+        reconcile(optimizer, self._all_members())
+        bind(optimizer, self)
 
     # -- surgery ---------------------------------------------------------------------------------
 
-    def sync(self) -> Change | None:
+    def sync(self, *, names: bool = True) -> Change | None:
         """Bring everything in step with the model; returns what had changed, or None.
 
         Surviving parameters keep group and optimizer state, new ones join the group of the place
-        where they stand with its rate and freezing, dead ones are dropped. One line tells of it.
+        where they stand with its rate and freezing, dead ones are dropped. Moments follow a
+        parameter to another type or device. One line tells of it, and `changes` keeps it.
+
+        Args:
+            names: False overlooks, for a third of the time, that a parameter or module has another
+                name and is the same otherwise; no step depends on that.
         """
-        if not self._watch.changed():
+        self._looked = False
+        if not self._watch.changed(names=names):
+            return None
+        if self._only_spread():
+            self.adopt()
             return None
         change = self._follow()
-        log.warning("%s", change)
+        self._changes.append(change)
+        log.log(logging.WARNING if self._is_news(change) else logging.INFO, "%s", change)
         return change
 
-    def _follow(self) -> Change:
-        old_homes, old_names, old_layers = self._homes, self._names_by_id, self._leaves
-        places = Places(old_homes)
-        survivors = {
-            name: old_homes[old_names[id(p)]]
-            for name, p in self.model.named_parameters()
-            if id(p) in old_names
-        }
-        known = Places({**old_homes, **survivors})
-        homes: dict[str, int] = {}
-        for name, _ in self.model.named_parameters():
-            homes[name] = survivors.get(name, known.locate(name, self.model))
-        for path in leaf_paths(self.model):
-            own = {g for n, g in homes.items() if n.rpartition(".")[0] == path}
-            fallback = places.locate(path, self.model) if path not in old_homes else old_homes[path]
-            homes[path] = min(own) if own else fallback
-        self._homes = homes
-        kept = self._held
-        self._remember()
-        del kept
-        self._look_again()
-        self._apply_freezing()
-        for reference in self._optimizers:
-            optimizer = reference()
-            if optimizer is not None:
-                reconcile(optimizer, self._all_members())
-        return self._describe(old_names, old_layers)
+    def looked(self) -> None:
+        """For a loop that calls `sync()` before each step: the next step's hook need not look."""
+        self._looked = True
 
-    def _describe(self, old: Mapping[int, str], old_layers: list[str]) -> Change:
-        new = self._names_by_id
-        return Change(
-            added=tuple((n, self.names[self._homes[n]]) for i, n in new.items() if i not in old),
-            removed=tuple(n for i, n in old.items() if i not in new),
-            renamed=tuple((old[i], n) for i, n in new.items() if i in old and old[i] != n),
-            layers=old_layers != self._leaves,
-        )
+    def _only_spread(self) -> bool:
+        """Whether all that happened is that FSDP2 exchanged parameters under the same names."""
+        was, now = self._standing, take_standing(self.model)
+        new = [p for p in now.names if p not in was.names]
+        same = list(now.names.values()) == list(was.names.values()) and now.leaves == was.leaves
+        return same and bool(new) and all(map(is_spread, new))
+
+    def adopt(self) -> None:
+        """Take over parameters that were exchanged under the same names, as FSDP2 does.
+
+        Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
+        """
+        fixed = {self._standing.first(p) for p in self._fixed}
+        self._remember(take_standing(self.model))
+        self._fixed = {p for p in self._standing.names if self._standing.first(p) in fixed}
+        self._apply_freezing()
+        for optimizer in bound_to(self):
+            reconcile(optimizer, self._all_members())
+
+    def _is_news(self, change: Change) -> bool:
+        """A move to another device is none where no optimizer remembers anything of it yet."""
+        if change != Change(moved=change.moved):
+            return True
+        moved = [self.model.get_parameter(name) for name, *_ in change.moved]
+        return any(p in optimizer.state for optimizer in bound_to(self) for p in moved)
+
+    def _follow(self) -> Change:
+        now = take_standing(self.model)
+        heirs = conversions(self._standing, now)
+        old = self._standing.succeeded_by(heirs)
+        fixed, released = self._fix(old, now, heirs)
+        self._homes = homes_after(self.model, old, now, self._homes)
+        self._remember(now)
+        change = describe(old, now, self._homes, self.names, self._frozen)
+        if old.names != now.names or change.layers:
+            self._look_again()
+        self._apply_freezing()
+        for optimizer in bound_to(self):
+            inherit(optimizer, heirs)
+            reconcile(optimizer, self._all_members())
+            for parameter, was in old.forms.items():
+                if now.forms.get(parameter, was) != was:
+                    refit(optimizer, parameter, was)
+            place_steps(optimizer)
+        return replace(change, fixed=names_of(fixed, now), released=names_of(released, now))
+
+    def _fix(
+        self, old: Standing, now: Standing, heirs: Mapping[nn.Parameter, nn.Parameter]
+    ) -> tuple[set[nn.Parameter], set[nn.Parameter]]:
+        """Parameters that a hand has fixed since, and fixed ones that are free again."""
+        new = {parameter: heir for heir, parameter in heirs.items()}
+        self._holds = [hold.succeeded_by(new) for hold in self._holds]
+        before = {new.get(p, p) for p in self._fixed} & set(now.names)
+        over = [hold for hold in self._holds if hold.over(now)]
+        self._holds = [hold for hold in self._holds if hold not in over]
+        free = {p for p in before if p.requires_grad or any(p in h.parameters for h in over)}
+        trained = {p for p in old.names if p not in before and self._may_train(old, p)}
+        fixed, hold = fixed_by_hand(old, now, trained)
+        self._holds += [hold] if hold is not None else []
+        self._fixed = (before - free) | fixed
+        return fixed, free
+
+    def _may_train(self, standing: Standing, parameter: nn.Parameter) -> bool:
+        name = standing.first(parameter)
+        norm = self._norms_train and is_norm(standing.owners[name])
+        return norm or self._homes[name] not in self._resting()
 
     def _look_again(self) -> None:
+        if any(map(is_spread, self.model.parameters())):
+            return  # such a model cannot run on fake tensors
         try:
             self._anatomy = read_anatomy(self.model, self._example, head=self._head)
         except AnatomyError as error:
@@ -303,30 +407,14 @@ class LayerGroups:
             except AnatomyError:
                 log.warning("the changed model cannot be run on the example input: %s", error)
 
-    def _remember(self) -> None:
+    def _remember(self, standing: Standing) -> None:
         self._watch = Watch(self.model)
-        named = dict(self.model.named_parameters())
-        self._held = tuple(named.values())
-        self._names_by_id = {id(p): name for name, p in named.items()}
-        self._leaves = leaf_paths(self.model)
+        self._standing = standing
 
-    def _find_fixed(self) -> set[int]:
-        """Parameters that the model's author fixed, such as sine position embeddings.
-
-        A model that comes mostly frozen was frozen by hand: there nothing counts as fixed.
-        """
-        named = list(self.model.named_parameters())
-        fixed = [(n, p) for n, p in named if not p.requires_grad]
-        if len(fixed) * 2 > len(named):
-            log.warning(
-                "the model came frozen; its layer groups now say what trains: none is frozen"
-            )
-            for _, p in fixed:
-                p.requires_grad_(p.is_floating_point())
-            return set()
-        if fixed:
-            log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
-        return {id(p) for _, p in fixed}
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is a view on the copied model; no optimizer follows it."""
+        self.sync()
+        return self.__dict__
 
     def _report_unused(self) -> None:
         if self._anatomy.unused:
@@ -337,22 +425,25 @@ class LayerGroups:
 
     # -- members ---------------------------------------------------------------------------------
 
+    def _home(self, parameter: nn.Parameter) -> int:
+        return self._homes[self._standing.first(parameter)]
+
     def _members(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
-        return (
-            (name, p) for name, p in self.model.named_parameters() if self._homes[name] == index
-        )
+        self.sync()
+        return (pair for pair in self.model.named_parameters() if self._home(pair[1]) == index)
 
     def _all_members(self) -> list[tuple[str, list[tuple[str, nn.Parameter]]]]:
+        self.sync()
         members: list[tuple[str, list[tuple[str, nn.Parameter]]]] = [(n, []) for n in self.names]
         for name, p in self.model.named_parameters():
-            members[self._homes[name]][1].append((name, p))
+            members[self._home(p)][1].append((name, p))
         return members
 
     def _layers_of(self, index: int) -> list[str]:
         self.sync()
         ran = [p for p in self._anatomy.layers if self._homes.get(p) == index]
         seen = set(self._anatomy.layers)
-        return ran + [p for p in self._leaves if p not in seen and self._homes[p] == index]
+        return ran + [p for p in self._standing.leaves if p not in seen and self._homes[p] == index]
 
     def _blocks_of(self, index: int) -> tuple[Block, ...]:
         self.sync()
@@ -389,14 +480,6 @@ class LayerGroups:
         Raises:
             GroupingError: the saved groups have other names than these, and it is strict.
         """
-        names = list(state["names"])
-        if strict and names != list(self.names):
-            raise GroupingError(f"the saved layer groups are {names}, these are {list(self.names)}")
-        known = {name: i for i, name in enumerate(names)}
-        places = {i: known[name] for i, name in enumerate(self.names) if name in known}
-        self._rates = tuple(
-            float(state["rates"][places[i]]) if i in places else rate
-            for i, rate in enumerate(self._rates)
-        )
-        flags = {i: bool(state["frozen"][at]) for i, at in places.items()}
+        rates, flags = taken_over(state, self.names, self._rates, strict=strict)
+        self._rates = rates
         self._set_frozen(flags, state.get("norm", "freeze"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from layergroups.errors import GroupingError
@@ -20,7 +21,7 @@ _NO_DECAY_NAMES = re.compile(r"(^|\.|_)(bias|token|tokens|pos_embed|position_emb
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: not to biases, norms and other vectors, tokens, positions."""
-    if parameter.ndim <= 1 or _NO_DECAY_NAMES.search(name):
+    if (not is_lazy(parameter) and parameter.ndim <= 1) or _NO_DECAY_NAMES.search(name):
         return False
     return "relative_position_bias_table" not in name and "pos_embedding" not in name
 
@@ -57,16 +58,23 @@ def parameter_groups(
     return made
 
 
-def check_attachable(optimizer: Optimizer) -> None:
+def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
     """An optimizer can be kept in step only if its groups say which layer group they are.
 
     Raises:
-        GroupingError: it was not made from `groups.param_groups(...)`.
+        GroupingError: it was not made from `groups.param_groups(...)`, or not of these groups.
     """
-    if any("layer_group" not in group for group in optimizer.param_groups):
+    made = getattr(optimizer, "param_groups", [{}])
+    if any("layer_group" not in group for group in made):
         raise GroupingError(
             "this optimizer was not made from the layer groups; make it with "
             "torch.optim.AdamW(groups.param_groups(lr=1e-3, weight_decay=0.01))"
+        )
+    theirs = {str(group["name"]).rpartition("/")[0] for group in optimizer.param_groups}
+    if not theirs <= set(names):
+        raise GroupingError(
+            f"this optimizer has the layer groups {sorted(theirs)}, these are {list(names)}; make "
+            "one from them: torch.optim.AdamW(groups.param_groups(lr=1e-3))"
         )
 
 
@@ -76,11 +84,13 @@ def reconcile(
     """Give each parameter group the parameters it should hold now.
 
     Survivors keep their state, dead ones and their state are dropped, new ones start without any.
+    Parameter groups that are of no layer group are left as they are.
     """
     wanted = {g["name"]: g["params"] for g in parameter_groups(members, [0.0] * len(members), 0.0)}
     alive: set[int] = set()
     for group in optimizer.param_groups:
-        group["params"] = wanted[group["name"]]
+        if "layer_group" in group:
+            group["params"] = wanted[group["name"]]
         alive.update(id(p) for p in group["params"])
     for parameter in [p for p in optimizer.state if id(p) not in alive]:
         del optimizer.state[parameter]

@@ -45,7 +45,15 @@ def spread_rates(
         GroupingError: a wrong number of rates, an unknown name, a rate that is negative or no
             number.
     """
-    rates = _spread(lr, names, current)
+    try:
+        rates = _spread(lr, names, current)
+    except GroupingError:
+        raise
+    except (TypeError, ValueError) as cause:
+        raise GroupingError(
+            f"the learning rate {lr!r} holds something that is no number ({cause}); give numbers, "
+            f"such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
+        ) from cause
     for name, rate in zip(names, rates, strict=True):
         if not math.isfinite(rate) or rate < 0:
             raise GroupingError(f"the learning rate of group {name!r} is {rate}; give one >= 0")

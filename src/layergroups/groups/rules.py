@@ -58,6 +58,11 @@ def divide(
         return by_pattern(model, anatomy, split)
     if callable(split):
         return by_function(model, anatomy, split)
+    if not isinstance(split, Sequence) or not split:
+        raise GroupingError(
+            f"split={split!r} is no rule; give 'auto', a number of groups, a list of module paths, "
+            f"a dict of patterns, or a function of the model"
+        )
     return by_path(model, anatomy, split)
 
 
@@ -165,6 +170,8 @@ def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partiti
 def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) -> Partition:
     """Groups by name: each takes the parameters whose names begin with its regular expression."""
     found: dict[str, list[str]] = {group: [] for group in patterns}
+    for group, pattern in patterns.items():
+        _check_pattern(group, pattern)
     for name, _ in model.named_parameters():
         hits = [g for g, p in patterns.items() if re.match(rf"(?:{p})(?=\.|$)", name)]
         if len(hits) > 1:
@@ -183,13 +190,23 @@ def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) 
     return _from_lists(model, anatomy, f"patterns for {', '.join(patterns)}", found)
 
 
+def _check_pattern(group: str, pattern: object) -> None:
+    try:
+        re.compile(pattern)  # type: ignore[call-overload]  # whatever a person gave
+    except (TypeError, re.error) as cause:
+        raise GroupingError(
+            f"the pattern {pattern!r} of group {group!r} is no regular expression ({cause}); give "
+            f"one that names begin with, such as 'layer1|layer2'"
+        ) from cause
+
+
 def by_function(
     model: nn.Module, anatomy: Anatomy, function: Callable[[nn.Module], Iterable[Any]]
 ) -> Partition:
     """Groups as a function gives them: lists of parameters, lists of modules, or modules."""
     names = {id(p): name for name, p in model.named_parameters()}
     found: dict[str, list[str]] = {}
-    for index, item in enumerate(function(model)):
+    for index, item in enumerate(_called(function, model)):
         group = [names.get(id(p), "") for p in _parameters_of(item)]
         if "" in group:
             raise GroupingError(
@@ -197,6 +214,18 @@ def by_function(
             )
         found[f"group-{index}"] = list(dict.fromkeys(group))
     return _from_lists(model, anatomy, f"function {_name(function)}", found)
+
+
+def _called(function: Callable[[nn.Module], Iterable[Any]], model: nn.Module) -> list[Any]:
+    """What a split function gives, each item a list of parameters."""
+    try:
+        return [_parameters_of(item) for item in function(model)]
+    except Exception as cause:
+        raise GroupingError(
+            f"the split function {_name(function)} does not work on {type(model).__name__}: "
+            f"{type(cause).__name__}: {cause}. It takes the model and returns for each group "
+            f"modules or parameters, such as lambda m: [m.body, m.head]"
+        ) from cause
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -1,69 +1,123 @@
-"""Notices that a model has changed since it was last looked at, and says what changed."""
+"""Notices that a model has changed since it was last looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from operator import is_, itemgetter
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from layergroups.groups.partition import some
+_PARAMETERS, _MODULES = itemgetter("_parameters"), itemgetter("_modules")
+_BOTH = itemgetter("_parameters", "_modules")
 
 
 @dataclass(frozen=True)
-class Change:
-    """What surgery did to a model, and what followed from it.
+class Form:
+    """What of a tensor may change while its parameter stays the same object.
 
     Attributes:
-        added: for each new parameter its name and the group that it joined.
-        removed: names that the parameters which are gone had.
-        renamed: for each surviving parameter that moved its old and new name.
-        layers: whether layers without parameters came or went.
+        dtype: of its numbers.
+        device: where they are.
+        shape: None for a lazy parameter that has none yet.
     """
 
-    added: tuple[tuple[str, str], ...]
-    removed: tuple[str, ...]
-    renamed: tuple[tuple[str, str], ...]
-    layers: bool
+    dtype: torch.dtype
+    device: torch.device
+    shape: tuple[int, ...] | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON-ready values."""
-        return asdict(self)
 
-    def __str__(self) -> str:
-        parts = []
-        for group in dict.fromkeys(group for _, group in self.added):
-            names = [name for name, g in self.added if g == group]
-            parts.append(f"{len(names)} new in group {group!r} ({some(names, 3)})")
-        if self.removed:
-            parts.append(f"{len(self.removed)} dropped ({some(self.removed, 3)})")
-        if self.renamed:
-            old, new = self.renamed[0]
-            parts.append(f"{len(self.renamed)} moved ({old} → {new})")
-        if not parts:
-            return "the model changed: layers without parameters"
-        return f"the model changed: parameters: {'; '.join(parts)}"
+def form_of(parameter: nn.Parameter) -> Form:
+    """The form of a parameter as it is now."""
+    shape = None if is_lazy(parameter) else tuple(parameter.shape)
+    return Form(parameter.dtype, parameter.device, shape)
+
+
+def is_spread(tensor: object) -> bool:
+    """Whether each process holds a part of a tensor only, as FSDP2 has it."""
+    return hasattr(tensor, "full_tensor")
 
 
 class Watch:
     """Remembers which objects a model is made of; comparing costs microseconds.
 
-    What is compared are the identities of all modules and parameters in their places, read from the
-    modules' own dictionaries, so a change by `setattr`, `del` or through `_modules` counts too.
+    Compared are the identities of all modules and parameters in their places, read from the
+    dictionaries of the modules, so a change by `setattr`, `del` or through `_modules` counts too;
+    and the type, device and shape of every parameter, for `model.half()`, `model.to(device)` and
+    `p.data = ...` leave the parameter itself in its place.
+
+    `gc.get_referents` gives the values of many dictionaries in one call. A dictionary that holds
+    something is looked up in its module each time, for torch itself exchanges whole dictionaries.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._dicts: list[dict[str, Any]] = []
-        for module in model.modules():
-            self._dicts += (module._parameters, module._modules)
-        self._held: Sequence[object] = list(self._objects())  # held, so that no id is used twice
-        self._ids = list(map(id, self._held))
+        self._model = model
+        inside = [module.__dict__ for module in model.modules()]
+        self._with_parameters = [d for d in inside if _PARAMETERS(d)]
+        self._with_modules = [d for d in inside if _MODULES(d)]
+        self._empty = [d for pair in map(_BOTH, inside) for d in pair if not d]
+        self._held = self._objects()  # held, so that no identity is used twice
+        self._names = self._keys()
+        self._parameters = list(model.parameters())
+        self._forms = list(map(form_of, self._parameters))
+        self._same_forms = _quick_check(self._parameters)
 
-    def _objects(self) -> chain[object]:
-        return chain.from_iterable(d.values() for d in self._dicts)
+    def changed(self, *, names: bool = True) -> bool:
+        """Whether a parameter or module came, went or was exchanged, or a tensor changed form.
 
-    def changed(self) -> bool:
-        """Whether any parameter or module came, went or was exchanged."""
-        return list(map(id, self._objects())) != self._ids
+        Args:
+            names: also compare names; one that alone is another matters to no step of an optimizer.
+        """
+        now = self._objects()
+        if len(now) != len(self._held) or not all(map(is_, now, self._held)):
+            return True
+        if names and self._keys() != self._names:
+            return True
+        return not self._same_forms() and self._other_forms()
+
+    def __reduce__(self) -> tuple[type[Watch], tuple[nn.Module]]:
+        """A copy watches the copied model."""
+        return Watch, (self._model,)
+
+    def _objects(self) -> Sequence[object]:
+        return gc.get_referents(
+            *map(_PARAMETERS, self._with_parameters),
+            *map(_MODULES, self._with_modules),
+            *self._empty,
+        )
+
+    def _keys(self) -> list[str]:
+        own = map(_PARAMETERS, self._with_parameters)
+        return list(chain(chain.from_iterable(own), *map(_MODULES, self._with_modules)))
+
+    def _other_forms(self) -> bool:
+        """The exact comparison, for the quick one also looks at what may change freely."""
+        if list(map(form_of, self._parameters)) != self._forms:
+            return True
+        self._same_forms = _quick_check(self._parameters)
+        return False
+
+
+def _quick_check(parameters: Sequence[nn.Parameter]) -> Callable[[], bool]:
+    """A call that is True only if no parameter has changed its form since now.
+
+    torch compares the forms of many tensors in one call for `torch.compile`; where that does not
+    work with these parameters, it is never True, and each is compared by itself.
+    """
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        sizes: list[Any] = [list(p.shape) for p in parameters]
+        strides: list[Any] = [[None] * p.ndim for p in parameters]
+        guards = TensorGuards(*parameters, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+        if parameters and guards.check(*parameters):
+            return partial(guards.check, *parameters)
+    except Exception:
+        pass
+    return lambda: False

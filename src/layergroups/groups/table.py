@@ -41,7 +41,7 @@ def group_cells(group: LayerGroup) -> tuple[str, ...]:
         str(len(group.layers)),
         f"{sum(p.numel() for p in parameters):,d}",
         f"{trainable:,d}" if trainable else "frozen" if group.frozen else "0",
-        f"{group.lr:.2g}",
+        f"{group.lr:.4g}",
         group.reason,
     )
 

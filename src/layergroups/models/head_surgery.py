@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
+from layergroups.groups.freezing import turned_off
 from layergroups.models.side_by_side import SideBySide, outputs_of, parts_of, whole_path
 
 log = logging.getLogger("layergroups")
@@ -117,7 +118,7 @@ def shrink_head(
     """
     found = _found(model, example_input, "nn.Sequential(model, nn.Linear(features, n))")
     kept = {path: _kept(keep, outputs_of(layer), path) for path, layer in found.items()}
-    made = {path: _chosen(layer, path, kept[path]) for path, layer in found.items()}
+    made = {path: _chosen(model, path, kept[path]) for path in found}
     _warn_of_ties(model, found, made)
     _put(model, made)
     first = next(iter(kept.values()))
@@ -226,8 +227,9 @@ def _kept(keep: int | Sequence[int], n: int, path: str) -> tuple[int, ...]:
     return kept
 
 
-def _chosen(layer: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
+def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
     """A classifier with the chosen outputs: whole parts as they are, or else a new layer."""
+    layer = model.get_submodule(path)
     parts = parts_of(layer)
     for n in range(1, len(parts) + 1):
         if kept == tuple(range(sum(map(outputs_of, parts[:n])))):
@@ -235,7 +237,8 @@ def _chosen(layer: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
     weight = torch.cat([_rows(part, path) for part in parts])
     biases = [part.bias for part in parts if isinstance(part.bias, Tensor)]
     new = _like(parts[0], path, len(kept), device="meta")
-    trains = any(p.requires_grad for p in layer.parameters())
+    groups_froze = set(turned_off(model))
+    trains = any(p.requires_grad or p in groups_froze for p in layer.parameters())
     chosen = torch.tensor(kept, device=weight.device)
     new.weight = nn.Parameter(weight[chosen], requires_grad=trains)
     if biases:

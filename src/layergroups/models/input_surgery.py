@@ -15,6 +15,7 @@ from layergroups.anatomy.anatomy import first_trace
 from layergroups.anatomy.head import parent
 from layergroups.anatomy.trace import INPUT
 from layergroups.errors import AnatomyError, ModelError
+from layergroups.groups.freezing import turned_off
 
 _COUNTS = ("num_channels", "in_chans", "in_channels", "in_chan", "num_input_channels")
 
@@ -77,7 +78,7 @@ def change_input_channels(
         return InputChange(paths, before, channels, "unchanged")
     old: dict[str, Any] = {path: model.get_submodule(path).weight for path in paths}
     for path, weight in old.items():
-        _exchange(model.get_submodule(path), _adapted(weight, channels))
+        _exchange(model.get_submodule(path), _adapted(model, weight, channels))
     told = list(_told(model, paths, before))
     for holder, name in told:
         _set(holder, name, channels)
@@ -182,8 +183,10 @@ def _is_as_given(shape: tuple[int, ...], found: Trace) -> bool:
     return any(len(s) == len(shape) and s[1] == shape[1] for s in inputs)
 
 
-def _adapted(weight: Tensor, channels: int) -> nn.Parameter:
-    return nn.Parameter(adapted_weight(weight, channels), requires_grad=weight.requires_grad)
+def _adapted(model: nn.Module, weight: nn.Parameter, channels: int) -> nn.Parameter:
+    """The new weight; it trains unless a hand has fixed the old one (a frozen group has not)."""
+    trains = weight.requires_grad or any(weight is p for p in turned_off(model))
+    return nn.Parameter(adapted_weight(weight, channels), requires_grad=trains)
 
 
 def _exchange(layer: Any, weight: nn.Parameter) -> None:

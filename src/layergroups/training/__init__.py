@@ -8,7 +8,9 @@ from layergroups.training.learner import Learner
 from layergroups.training.loop import Run
 from layergroups.training.progress import Bar, Reporter
 from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
+from layergroups.training.replicas import average_gradients, same_weights
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
+from layergroups.training.thawing import Thaw
 
 __all__ = [
     "EVENTS",
@@ -26,8 +28,11 @@ __all__ = [
     "Reporter",
     "Run",
     "Schedule",
+    "Thaw",
+    "average_gradients",
     "cnn_learner",
     "load_learner",
     "plan_fine_tune",
+    "same_weights",
     "vision_learner",
 ]

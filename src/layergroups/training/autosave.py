@@ -16,6 +16,8 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from layergroups.checkpoints import (
     Saved,
     Series,
@@ -97,17 +99,24 @@ class Keeper:
         self._start_rates = tuple(learner.layer_groups.rates)
         self._base: Path | None = None  # before the first surgery of this fit
         self._structure = ""
-        self._found: Saved | None = None
-        if plan.resume:
-            self._found = self._newest_that_fits(learner)
-        elif self.series.files():
+        with learner.processes.together():
+            self._found = self._find(learner)
+            found = "" if self._found is None else self._found.path.name
+            learner.processes.meet("the start of a fit with checkpoints", {"goes on from": found})
+        if self._found is not None:
+            self.first_epoch = int(self._found.state["fit"]["first_epoch"])
+
+    def _find(self, learner: Learner) -> Saved | None:
+        """Look for a checkpoint to go on from, or see that there is none in the way."""
+        if self.plan.resume:
+            return self._newest_that_fits(learner)
+        if self.series.files():
             raise TrainingError(
                 f"{self.series.folder} holds checkpoints of an earlier run. To go on from them "
                 "give resume=True (--resume); to begin again, another checkpoint_dir, or delete "
                 "this one."
             )
-        if self._found is not None:
-            self.first_epoch = int(self._found.state["fit"]["first_epoch"])
+        return None
 
     def finished(self, learner: Learner, asked: Mapping[str, Any]) -> History | None:
         """The rows of a fit that was done before; the learner is then as it was at its end."""
@@ -156,10 +165,26 @@ class Keeper:
     # Writing
 
     def _write(self, run: Run, *, epoch_done: bool = False, done: bool = False) -> None:
-        tensors, state = saving.state_of(run.learner)
+        with run.processes.together():
+            run.processes.meet("a checkpoint")
+            tensors, state = self._state(run, epoch_done=epoch_done, done=done)
+            run.processes.write("a checkpoint", lambda: self._store(run.step, tensors, state))
+
+    def _store(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write a file, and delete those that it makes superfluous."""
         if self._base is None and self._structure not in ("", state["structure"]):
             self._base = next(iter(self.series.files()), None)
         self._structure = state["structure"]
+        state["fit"]["base"] = None if self._base is None else self._base.name
+        written = self.series.write(step, tensors, state)
+        newest = self.series.files()[: 1 if state["fit"]["done"] else _KEPT]
+        self.series.prune({written, *newest, *([self._base] if self._base else [])})
+
+    def _state(
+        self, run: Run, *, epoch_done: bool, done: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of the learner, and where the run stands."""
+        tensors, state = saving.state_of(run.learner)
         callbacks, told = split_tensors(_callback_states(run), "callbacks")
         epoch, start = split_tensors(run.epoch_start, "epoch")
         state["fit"] = (
@@ -170,14 +195,11 @@ class Keeper:
                 "done": done,
                 "first_epoch": self.first_epoch,
                 "start_rates": list(self._start_rates),
-                "base": None if self._base is None else self._base.name,
                 "epoch_start": start,
                 "callbacks": told,
             }
         )
-        written = self.series.write(run.step, {**tensors, **callbacks, **epoch}, state)
-        newest = self.series.files()[: 1 if done else _KEPT]
-        self.series.prune({written, *newest, *([self._base] if self._base else [])})
+        return {**tensors, **callbacks, **epoch}, state
 
     # Going on
 

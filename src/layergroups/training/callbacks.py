@@ -4,13 +4,16 @@ Order within a fit:
 
     before_fit
         before_epoch
-            before_step     the rates are set; the batch is on the device
+            before_step     the batch is on the device; with accumulate=n, for each of n batches
             after_step      the weights have moved; gradients are still there
         after_epoch         validation is done, run.rows[-1] is this epoch's row
     after_fit               also after a callback has stopped the fit
 
 A callback is any object with some of these methods; it need not inherit from anything. Callbacks
 are called in the order in which they are listed. To end a fit early, set `run.stop` to a reason.
+
+With several processes the callbacks run in all of them, each with its share of the batch, and must
+do the same to model, groups and rates; a reason to stop in one process stops all.
 """
 
 from __future__ import annotations

@@ -41,16 +41,41 @@ def make_accelerator(mixed_precision: str | None) -> Accelerator:
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()
     try:
-        return Accelerator(mixed_precision=wanted)
+        made = Accelerator(mixed_precision=wanted, cpu=_is_cpu_job())
     except (ValueError, ImportError) as cause:
         raise TrainingError(
             f'mixed_precision="{wanted}" does not work here: {cause}. Use "no", "bf16" or "fp16".'
         ) from cause
+    made.gradient_accumulation_steps = 1  # the loop does this itself
+    return made
+
+
+def _is_cpu_job() -> bool:
+    """Whether a launcher started several processes on a machine without accelerator.
+
+    Accelerate takes them for strangers to each other unless it is told.
+    """
+    launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched and not torch.accelerator.is_available()
 
 
 def precision_name(mixed_precision: str | None) -> str:
     """The precision as accelerate calls it; None means its environment variable, else "no"."""
     return mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def launched_accumulation(accumulate: int | None) -> int:
+    """Batches for each optimizer step; None means accelerate's environment variable, else 1.
+
+    Raises:
+        TrainingError: it is not a whole number from 1.
+    """
+    wanted = accumulate
+    if wanted is None:
+        wanted = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise TrainingError(f"accumulate={wanted!r} must be a whole number of batches, 1 or more.")
+    return wanted
 
 
 def to_device(batch: object, device: torch.device) -> object:
@@ -77,7 +102,7 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 def _is_on(tensor: torch.Tensor, device: torch.device) -> bool:
     """Whether a tensor is on a device; "cuda" without a number means any."""
     own = tensor.device
-    return own.type == device.type and device.index in (None, own.index)
+    return own.type == device.type and (own.type == "cpu" or device.index in (None, own.index))
 
 
 def optimizer_step(accelerator: Accelerator, optimizer: Optimizer) -> None:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from layergroups.data.shares import Share, check_of
 from layergroups.errors import TrainingError
 from layergroups.training.checks import split_batch
 from layergroups.training.device import to_device
+from layergroups.training.distributed import ALONE, Processes
 from layergroups.training.losses import LossFunc, checked_loss, item_losses, probabilities
 from layergroups.training.metrics import Meter
 from layergroups.training.modes import evaluating
+from layergroups.training.shares import shares_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,6 +45,7 @@ def evaluate(
     loss_func: LossFunc,
     meter: Meter,
     accelerator: Accelerator,
+    processes: Processes = ALONE,
     forward: Forward | None = None,
     advance: Callable[[], None] | None = None,
 ) -> dict[str, float]:
@@ -56,6 +60,7 @@ def evaluate(
         loss_func: the mean loss of a batch.
         meter: fresh metrics.
         accelerator: where and in which precision to compute.
+        processes: who share the work; all of them call this, and get the same.
         forward: the inputs' way through the model; all of it if None.
         advance: called after every batch.
 
@@ -65,20 +70,73 @@ def evaluate(
     Raises:
         TrainingError: there are no batches.
     """
-    total: Tensor | None = None
-    items = 0
-    with evaluating(model):
-        meter.to(accelerator.device)
-        for outputs, targets in _outputs(batches, forward or model, accelerator, advance):
-            if targets is None:
-                raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
-            loss = checked_loss(loss_func, outputs, targets).float() * len(targets)
-            total = loss if total is None else total + loss
-            items += len(targets)
-            meter.update(probabilities(loss_func, outputs), targets)
-    if total is None:
-        raise TrainingError("There are no validation photos. Give valid_pct=0.2, or validate(dl).")
-    return {"valid_loss": float(total) / items, **meter.compute()}
+    seen = _Seen()
+    with processes.together():
+        with evaluating(model):
+            meter.to(accelerator.device)
+            for share in shares_of(batches, processes):
+                for outputs, targets in _outputs(
+                    [share.batch], forward or model, accelerator, advance
+                ):
+                    seen.add(loss_func, outputs, targets, share, meter)
+        said = processes.meet("validation", {"batches": seen.check}, say=[seen.items])
+        if processes.several and not all(items for (items,) in said) and any(map(any, said)):
+            return _evaluate_small(meter, model, batches, loss_func, accelerator, forward)
+        total, items = processes.total(float(seen.total), seen.items)
+        if not items:
+            raise TrainingError(
+                "There are no validation photos. Give valid_pct=0.2, or validate(dl)."
+            )
+        return {"valid_loss": total / items, **meter.compute(processes)}
+
+
+class _Seen:
+    """Sums over the batches of an evaluation, on the device until the end."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.items = 0
+        self.check = 0
+        self._whole = 0
+
+    def add(
+        self,
+        loss_func: LossFunc,
+        outputs: Tensor,
+        targets: Tensor | None,
+        share: Share,
+        meter: Meter,
+    ) -> None:
+        """Take in what the model says of this process's share of a batch."""
+        if targets is None:
+            raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
+        places = torch.tensor(share.positions, device=targets.device) + self._whole
+        self._whole += share.items
+        self.check = check_of([self.check, share.items, share.check])
+        if share.own:
+            loss = checked_loss(loss_func, outputs, targets).float() * share.own
+            self.total, self.items = self.total + loss, self.items + share.own
+            meter.update(probabilities(loss_func, outputs), targets, places)
+
+
+def _evaluate_small(
+    meter: Meter,
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_func: LossFunc,
+    accelerator: Accelerator,
+    forward: Forward | None,
+) -> dict[str, float]:
+    """So few items that some process had none: every process looks at all of them."""
+    meter.reset()
+    return evaluate(
+        model,
+        batches,
+        loss_func=loss_func,
+        meter=meter,
+        accelerator=accelerator,
+        forward=forward,
+    )
 
 
 def predict_all(
@@ -127,9 +185,14 @@ def _outputs(
         if targets is None or len(targets):
             with accelerator.autocast():
                 outputs = forward(inputs)
-            yield outputs, targets
+            yield _in_full(outputs), targets
         if advance is not None:
             advance()
+
+
+def _in_full(outputs: Tensor) -> Tensor:
+    """Losses of outputs in half precision would be rounded to three digits."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
 
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:

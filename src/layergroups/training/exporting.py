@@ -25,6 +25,7 @@ from layergroups.checkpoints import (
 from layergroups.data.transforms import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
+from layergroups.groups.surgery import is_spread
 from layergroups.training.evaluation import predict_all
 from layergroups.training.loaders import class_names
 from layergroups.training.losses import probabilities
@@ -42,14 +43,20 @@ def export(learner: Learner, target: Path) -> Path:
     Says in one line if the folder will need the model.
 
     Raises:
-        TrainingError: the data do not describe their transform.
+        TrainingError: the data do not describe their transform, or FSDP2 has spread the weights.
         CheckpointError: it cannot be written, or the model does not fit the format.
     """
+    if any(map(is_spread, learner.model.parameters())):
+        raise TrainingError(
+            "FSDP2 has spread the weights over the processes. Use learn.save(name) here; then, in "
+            "one process, learn.load(name).export(folder)."
+        )
     if target.suffix.lower() in ENDINGS:
         return _export_portable(learner, target)
     transform = _transform_config(learner)
-    head = described_head(learner.model)
-    reason = why_not_rebuilt(learner.model, learner.blueprint, head)
+    model = learner.layer_groups.model  # without the wrapper of torch.compile
+    head = described_head(model)
+    reason = why_not_rebuilt(model, learner.blueprint, head)
     if reason:
         _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
     exported = Exported(
@@ -62,7 +69,7 @@ def export(learner: Learner, target: Path) -> Path:
         loss=type(learner.loss_func).__name__,
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
     )
-    return write_export(target, learner.model, exported)
+    return write_export(target, model, exported)
 
 
 def _export_portable(learner: Learner, path: Path) -> Path:

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from layergroups.data.shares import Share
 from layergroups.errors import TrainingError
 from layergroups.models.heads import AdaptiveConcatPool2d
 from layergroups.training.checks import labelled
 from layergroups.training.device import to_device
+from layergroups.training.distributed import ALONE, Processes
 from layergroups.training.modes import evaluating
+from layergroups.training.shares import shares_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -159,6 +162,7 @@ def store(
     accelerator: Accelerator,
     max_bytes: int,
     advance: Callable[[], None],
+    processes: Processes = ALONE,
 ) -> Stored:
     """Run the frozen body over each pass of batches and keep what comes out.
 
@@ -168,6 +172,7 @@ def store(
         accelerator: where and in which precision to compute; the features stay there.
         max_bytes: the most that they may take.
         advance: called after every batch.
+        processes: who share the work; each gets the features of all photos.
 
     Raises:
         TooLargeError: the features need more.
@@ -177,27 +182,56 @@ def store(
     first = split_head(head)
     views: list[Tensor] = []
     targets: Tensor | None = None
-    used = 0
+    room = max_bytes // processes.world  # for what each process finds itself
     with evaluating(model):
         for batches in passes:
-            kept: list[tuple[Tensor, Tensor]] = []
-            for batch in batches:
-                inputs, labels = labelled(to_device(batch, accelerator.device))
+            kept = _Pass(room)
+            for share in shares_of(batches, processes):
+                inputs, labels = labelled(to_device(share.batch, accelerator.device))
                 with accelerator.autocast():
                     features = _reshaped(head, first, body(inputs))
-                kept.append((features, labels))
-                used += features.numel() * features.element_size()
-                if used > max_bytes:
-                    raise TooLargeError(f"the body's outputs need more than {max_bytes >> 20} MB")
+                kept.add(share, features, labels)
                 advance()
-            views.append(torch.cat([features for features, _ in kept]))
-            these = torch.cat([labels for _, labels in kept])
+                if kept.room < 0:
+                    break
+            view, these = kept.joined(processes, max_bytes)
+            room = kept.room
+            views.append(view)
             if targets is not None and not torch.equal(targets, these):
                 raise TrainingError("The views of the training photos differ in their order.")
             targets = these
-    if targets is None:
-        raise TrainingError("There are no photos to run the body over.")
+    assert targets is not None
     return Stored(tuple(view.clone() for view in views), targets.clone())
+
+
+class _Pass:
+    """What one process keeps of one pass over the photos."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._whole = 0
+
+    def add(self, share: Share, features: Tensor, labels: Tensor) -> None:
+        """Keep its share of a batch."""
+        places = torch.tensor(share.positions[: share.own], dtype=torch.long) + self._whole
+        self._rows.append((features[: share.own], labels[: share.own], places))
+        self._whole += share.items
+        self.room -= features.numel() * features.element_size()
+
+    def joined(self, processes: Processes, max_bytes: int) -> tuple[Tensor, Tensor]:
+        """Features and targets of all photos, in their order.
+
+        Raises:
+            TooLargeError: they need too much memory, in any process.
+        """
+        said = processes.meet("the features of a pass", say=[self.room < 0])
+        if any(full for (full,) in said):
+            raise TooLargeError(f"the body's outputs need more than {max_bytes >> 20} MB")
+        if not self._rows:
+            raise TrainingError("There are no photos to run the body over.")
+        features, labels, places = (torch.cat(column) for column in zip(*self._rows, strict=True))
+        return processes.in_order(features, places), processes.in_order(labels, places)
 
 
 def _reshaped(head: nn.Module, first: int, features: Tensor) -> Tensor:

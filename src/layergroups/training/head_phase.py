@@ -52,7 +52,9 @@ def train_head(
     run.passes = phase.epochs
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
-        stored, valid = _store(run, first_epoch, defaults)
+        with run.processes.together():
+            run.replicas.align(run.model, "the start of the head's training")
+            stored, valid = _store(run, first_epoch, defaults)
         _prepare(run, stored, valid, first_epoch, defaults)
         return loop.fit(run)
     except (TooLargeError, StoreOutdatedError) as reason:
@@ -112,6 +114,7 @@ class KeepBest:
             loss_func=run.learner.loss_func,
             meter=Meter((), 0),
             accelerator=run.accelerator,
+            processes=run.processes,
             forward=run.forward,
         )
         return results["valid_loss"]
@@ -134,6 +137,7 @@ def _store(
             "accelerator": run.accelerator,
             "max_bytes": defaults.max_bytes,
             "advance": bar.advance,
+            "processes": run.processes,
         }
         stored = store(learner.model, passes, **options)
         valid = store(learner.model, [held[0]], **options) if held else None
@@ -149,7 +153,8 @@ def _prepare(
     defaults: FineTuneDefaults,
 ) -> None:
     """Let the run train the head from the store."""
-    size = int(getattr(run.learner.dls, "batch_size", 64))
+    size = int(getattr(run.learner.dls, "batch_size", 64)) * run.accumulate
+    run.accumulate = 1  # stored features are small: several batches are one
     kept, held_out = _split(stored, defaults.hold_out)
     seed = run.learner.epoch_seed(first_epoch)
     train = StoredBatches(kept, size, defaults.head_passes, seed=seed)

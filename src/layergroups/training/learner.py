@@ -14,12 +14,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups import checkpoints
+from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
 from layergroups.training.callbacks import checked
-from layergroups.training.device import make_accelerator, place, precision_name
+from layergroups.training.device import (
+    launched_accumulation,
+    make_accelerator,
+    place,
+    precision_name,
+)
+from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
 from layergroups.training.history import EpochRow, History
 from layergroups.training.loaders import (
@@ -40,6 +47,8 @@ from layergroups.training.progress import Reporter, reporter
 from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.schedules import Flat, OneCycle, Schedule
 from layergroups.training.seeds import mixed
+from layergroups.training.sharding import shard, wants_sharding
+from layergroups.training.thawing import Thaw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,6 +80,8 @@ class Learner:
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
+        accumulate: batches for each step of the optimizer, which follows the mean of their
+            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
         progress: show bars and rows on stderr; or an object that does so.
@@ -96,6 +107,7 @@ class Learner:
         callbacks: Sequence[object] = (),
         batch_norm: BatchNorm = "auto",
         mixed_precision: str | None = None,
+        accumulate: int | None = None,
         path: str | Path = "models",
         seed: int | None = None,
         progress: bool | Reporter = True,
@@ -105,7 +117,7 @@ class Learner:
         if groups is None:
             groups = LayerGroups(model, split, example_input=example_of(dls))
         self.groups = groups
-        if self.groups.model is not model:
+        if self.groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)
@@ -117,6 +129,7 @@ class Learner:
         self.callbacks = checked(callbacks)
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision
+        self.accumulate = launched_accumulation(accumulate)
         self.path = Path(path)
         self.seed = seed
         self.progress = progress
@@ -174,12 +187,22 @@ class Learner:
     def reporter(self) -> Reporter:
         """Who shows bars and rows."""
         if self._reporter is None or self._reporter[0] is not self.progress:
-            self._reporter = (self.progress, reporter(self.progress))
+            shown = self.progress if self.processes.is_main else False
+            self._reporter = (self.progress, reporter(shown))
         return self._reporter[1]
+
+    @property
+    def processes(self) -> Processes:
+        """Who trains together: those that `torchrun` or `accelerate launch` has started."""
+        _ = self.accelerator  # it joins them
+        return current_processes()
 
     def placed_model(self) -> nn.Module:
         """The model, on the device where it runs."""
-        return place(self._model, self.accelerator.device)
+        placed = place(self._model, self.accelerator.device)
+        if wants_sharding() and self.processes.several:
+            shard(placed, self.groups, self.processes, self.accelerator.device.type)
+        return placed
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""
@@ -299,17 +322,54 @@ class Learner:
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
         return recipes.run_plan(self, phases, figures, plan)
 
-    def freeze(self) -> None:
-        """Let the last group train, no other."""
-        self.layer_groups.freeze()
+    def thaw(
+        self,
+        epochs: int | None = None,
+        lr: Rate | None = None,
+        *,
+        every: int = 1,
+        start: int | str = -1,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Gradual unfreezing: train in one cycle, one more group each few epochs, head first.
 
-    def freeze_to(self, n: int) -> None:
+        Source: Howard and Ruder 2018 (ULMFiT); see `Thaw`, which does the same in any fit.
+
+        Args:
+            epochs: passes over the training photos; None: just enough that all groups train.
+            lr: the highest rate of each group, as in `fit`.
+            every: epochs after which the next group trains too.
+            start: name or index of the lowest group that trains in the first epoch.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+        """
+        thaw, groups = Thaw(every, start), self.layer_groups
+        groups.freeze_to(start)
+        if lr is not None:
+            groups.set_rates(lr)
+        enough = groups[start].index * every + 1
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return self.fit_phase(
+            enough if epochs is None else epochs, OneCycle(), "thaw", plan, callbacks=(thaw,)
+        )
+
+    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
+        """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
+
+        `norm="train"` lets the norm layers of frozen groups train all the same.
+        """
+        return self.layer_groups.freeze(*which, norm=norm)
+
+    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
         """Let group n and those after it train: `freeze_to(-2)` the last two."""
-        self.layer_groups.freeze_to(n)
+        return self.layer_groups.freeze_to(n, norm=norm)
 
-    def unfreeze(self) -> None:
-        """Let all groups train."""
-        self.layer_groups.unfreeze()
+    def unfreeze(self, *which: str | int) -> Freezing:
+        """Let all groups train, or the groups named."""
+        return self.layer_groups.unfreeze(*which)
 
     # Looking
 
@@ -328,6 +388,7 @@ class Learner:
                 loss_func=self.loss_func,
                 meter=Meter(self.metrics, n_classes(self.dls)),
                 accelerator=self.accelerator,
+                processes=self.processes,
                 advance=bar.advance,
             )
 
@@ -392,7 +453,7 @@ class Learner:
         Returns:
             The file.
         """
-        return checkpoints.write(self._file(name), *saving.state_of(self))
+        return saving.save(self, self._file(name))
 
     def load(
         self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
@@ -429,21 +490,27 @@ class Learner:
             TrainingError: the data do not describe their transform.
             CheckpointError: it cannot be written, or the model cannot be captured as a graph.
         """
-        return exporting.export(self, Path(folder))
+        self.processes.write("export", lambda: exporting.export(self, Path(folder)))
+        return Path(folder)
 
     # What the loop asks for
 
     def fit_phase(
-        self, epochs: int, schedule: Schedule, phase: str, plan: Autosave | None = None
+        self,
+        epochs: int,
+        schedule: Schedule,
+        phase: str,
+        plan: Autosave | None = None,
+        callbacks: Sequence[object] = (),
     ) -> History:
-        """Train at the groups' rates as they stand, saved as planned."""
+        """Train at the groups' rates as they stand, saved as planned, with further callbacks."""
         if not isinstance(epochs, int) or epochs < 0:
             raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
         if not epochs:
             return History()
         keeper = None if plan is None else Keeper(plan, self)
         done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
-        return done or loop.fit(loop.new_run(self, epochs, schedule, phase, keeper))
+        return done or loop.fit(loop.new_run(self, epochs, schedule, phase, keeper, callbacks))
 
     def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
         """Order, random state and modes of the coming epoch; not seeded in the midst of it."""

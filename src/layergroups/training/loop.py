@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups.data.shares import Share
 from layergroups.errors import TrainingError
-from layergroups.groups.surgery import Watch
 from layergroups.training.callbacks import notify
 from layergroups.training.checks import (
     BATCH_OF_ONE,
@@ -25,14 +26,17 @@ from layergroups.training.checks import (
     warn_of_missing_gradients,
 )
 from layergroups.training.device import optimizer_step, to_device
+from layergroups.training.distributed import ALONE, Processes
 from layergroups.training.evaluation import evaluate
 from layergroups.training.history import EpochRow, History
 from layergroups.training.layout import in_safe_layout
 from layergroups.training.loaders import Batches, n_classes
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.training.metrics import Meter
+from layergroups.training.modes import norm_layers
 from layergroups.training.optimizers import rates_in_use, set_momentum, set_rates
-from layergroups.training.position import RandomStart, batches_left
+from layergroups.training.position import RandomStart, shares_left
+from layergroups.training.replicas import Replicas, divide_gradients
 from layergroups.training.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -56,6 +60,8 @@ class Run:
         train: training batches.
         valid: validation batches, or None.
         accelerator: device and precision.
+        replicas: the copies of the model in all processes of this run.
+        accumulate: batches for each step of the optimizer.
         callbacks: called in this order.
         part: the inputs' way through the model; None is all of it.
         passes: over the training photos that one epoch of this fit stands for.
@@ -64,10 +70,13 @@ class Run:
         batch: batches of the epoch that were taken.
         step: optimizer steps that this fit has done.
         steps: optimizer steps of the whole fit.
-        inputs: of the step, on the device.
-        targets: of the step, on the device.
-        loss: of the step, still on its device.
+        inputs: of the batch, on the device; with several processes, of this one's share of it.
+        targets: of the batch, on the device, likewise.
+        share: what this process has of the batch.
+        waiting: batches whose gradients wait for the next step of the optimizer.
+        loss: of the batch, still on its device.
         changes: how often surgery was seen in this fit.
+        changed: whether it was seen since the last step.
         stop: a callback writes the reason here to end the fit.
         losses: of the epoch so far.
         highest: multiplier of the schedule in the epoch so far.
@@ -85,6 +94,8 @@ class Run:
     train: Batches
     valid: Batches | None
     accelerator: Accelerator
+    replicas: Replicas = field(default_factory=lambda: Replicas(ALONE))
+    accumulate: int = 1
     callbacks: tuple[object, ...] = ()
     part: Callable[..., Tensor] | None = None
     passes: int = 1
@@ -95,9 +106,12 @@ class Run:
     steps: int = 0
     inputs: Any = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    share: Share = field(default_factory=lambda: Share(None, 1, 1, range(1)))
+    waiting: int = 0
     follower: Follower = field(init=False)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
     changes: int = 0
+    changed: bool = False
     stop: str = ""
     losses: LossMeter = field(default_factory=LossMeter)
     highest: float = 0.0
@@ -124,6 +138,11 @@ class Run:
         """Whether all epochs are done, or a callback has ended the fit after the last one."""
         return self.epoch >= self.epochs or (bool(self.stop) and self.batch == 0)
 
+    @property
+    def processes(self) -> Processes:
+        """Who trains together."""
+        return self.replicas.processes
+
     def forward(self, inputs: object) -> Tensor:
         """Inputs through the model, or through the part of it that these batches are for."""
         outputs: Tensor = (self.part or self.model)(inputs)
@@ -131,9 +150,23 @@ class Run:
 
 
 def new_run(
-    learner: Learner, epochs: int, schedule: Schedule, phase: str, keeper: Keeper | None = None
+    learner: Learner,
+    epochs: int,
+    schedule: Schedule,
+    phase: str,
+    keeper: Keeper | None = None,
+    callbacks: Sequence[object] = (),
 ) -> Run:
-    """A fit about to begin, on the learner's own batches; `keeper` writes its checkpoints."""
+    """A fit about to begin, on the learner's own batches.
+
+    Args:
+        learner: whose fit it is.
+        epochs: of it.
+        schedule: of its rates.
+        phase: its name in the history.
+        keeper: writes its checkpoints; the last of the callbacks.
+        callbacks: of this fit alone; before the learner's own.
+    """
     return Run(
         learner=learner,
         optimizer=learner.made_optimizer(),
@@ -143,7 +176,9 @@ def new_run(
         train=learner.dls.train,
         valid=learner.dls.valid,
         accelerator=learner.accelerator,
-        callbacks=(*learner.callbacks, *([] if keeper is None else [keeper])),
+        replicas=Replicas(learner.processes),
+        accumulate=learner.accumulate,
+        callbacks=(*callbacks, *learner.callbacks, *([] if keeper is None else [keeper])),
     )
 
 
@@ -155,7 +190,15 @@ def fit(run: Run) -> History:
             or a callback failed.
         KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
     """
-    run.steps = run.epochs * check_batch_count(run.train)
+    with run.processes.together():
+        run.replicas.align(run.model, "the start of a fit")
+        run.replicas.check(run.model, run.optimizer)
+        return _fit(run)
+
+
+def _fit(run: Run) -> History:
+    """All epochs, between the first and the last event."""
+    run.steps = run.epochs * math.ceil(check_batch_count(run.train) / run.accumulate)
     check_trainable(run.groups)
     run.optimizer.zero_grad(set_to_none=True)
     try:
@@ -177,9 +220,11 @@ def run_epoch(run: Run) -> None:
     run.learner.begin_epoch(run.train, seeded=run.batch == 0)
     if run.batch == 0:
         run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
+        run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
     try:
         _train_on_all(run)
+        _bring_together(run)
         results = _validate(run)
     except KeyboardInterrupt:
         if run.losses.mean() is not None:
@@ -187,24 +232,48 @@ def run_epoch(run: Run) -> None:
         raise
     _add_row(run, results)
     notify(run.callbacks, "after_epoch", run)
+    run.stop = run.processes.first_word("the events after an epoch", run.stop)
     run.epoch, run.batch = run.epoch + 1, 0
 
 
 def train_step(run: Run) -> None:
-    """One batch forward and back, one step of the optimizer; surgery is seen before it."""
+    """One batch forward and back, and a step of the optimizer; surgery is seen before it.
+
+    With `accumulate=n` the optimizer steps after every n batches, and after the last of an epoch,
+    by the mean of their gradients. Schedules, `run.step` and `after_step` count steps of the
+    optimizer; `before_step` comes before each batch. A group that is frozen between two of the n
+    batches loses what it has gathered; one that is thawed, or new, takes part from then on.
+    """
     notify(run.callbacks, "before_step", run)
     surgery = run.follower.follow()
     if surgery:
         run.changes += 1
         run.optimizer = run.learner.made_optimizer()
+        run.changed = True
+        run.replicas.align(run.model, f"surgery before step {run.step}")
     _follow_schedule(run)
-    run.optimizer.zero_grad(set_to_none=True)
+    if not run.waiting:
+        run.optimizer.zero_grad(set_to_none=True)
+    if run.replicas.sharded:
+        run.replicas.meet(f"a batch before step {run.step}", run.groups, run.optimizer, run.share)
     run.loss = _loss(run)
-    run.losses.add(run.step, run.loss, len(run.targets))
-    run.accelerator.backward(run.loss)
-    if run.step == 0 or surgery:
+    run.losses.add(run.step, run.loss, run.share.own)
+    factor = run.replicas.factor(run.share)
+    run.accelerator.backward(run.loss if factor == 1 else run.loss * factor)
+    run.waiting += 1
+    if run.waiting == run.accumulate:
+        _take_step(run)
+
+
+def _take_step(run: Run) -> None:
+    """Move the weights by the mean gradient of the batches that wait, in all processes."""
+    run.replicas.meet(f"step {run.step}", run.groups, run.optimizer, run.share)
+    run.replicas.add_gradients(run.model)
+    divide_gradients(run.model.parameters(), run.waiting)
+    if run.step == 0 or run.changed:
         warn_of_missing_gradients(run.groups)
     optimizer_step(run.accelerator, run.optimizer)
+    run.waiting, run.changed = 0, False
     run.step += 1
     notify(run.callbacks, "after_step", run)
 
@@ -212,8 +281,8 @@ def train_step(run: Run) -> None:
 class Follower:
     """Sees before each step whether the model or the freezing changed, and brings all in step.
 
-    It compares identities itself instead of asking `groups.sync()` each time: a callback that looks
-    at the groups after surgery has then synced them already, but new parts must still be placed.
+    It counts the changes that the groups have seen, for a callback that looks at the groups after
+    surgery has then synced them already, but new parts must still be placed.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -223,19 +292,20 @@ class Follower:
     def follow(self) -> bool:
         """Whether there was surgery; if so it has been followed."""
         learner, groups = self._learner, self._learner.groups
-        surgery = learner.model is not self._model or self._watch.changed()
+        groups.sync(names=False)
+        surgery = learner.model is not self._model or len(groups.changes) != self._changes
         if surgery:
-            groups.sync()
             learner.placed_model()
+            groups.sync()
         if surgery or (groups.frozen, groups.rates) != self._standing:
             learner.norms.train(learner.model)
             self._look()
+        groups.looked()
         return surgery
 
     def _look(self) -> None:
         groups = self._learner.groups
-        self._model = self._learner.model
-        self._watch = Watch(self._model)
+        self._model, self._changes = self._learner.model, len(groups.changes)
         self._standing = (groups.frozen, groups.rates)
 
 
@@ -269,17 +339,34 @@ def _train_on_all(run: Run) -> None:
     title = f"epoch {run.learner.epochs_done}"
     try:
         with run.learner.reporter.bar(title, len(run.train)) as bar:
-            for batch in () if run.stop else batches_left(run):
-                run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
+            for share in () if run.stop else shares_left(run, _least(run)):
+                batch = to_device(share.batch, run.accelerator.device)
+                run.share, (run.inputs, run.targets) = share, labelled(batch)
                 run.batch += 1
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)
+                run.stop = run.processes.first_word("the events after a step", run.stop)
                 if run.stop:
                     break
+            if run.waiting:
+                _take_step(run)
         run.losses.read()
     except NotFiniteError as cause:
         raise explain_not_finite(cause, run) from cause
+
+
+def _least(run: Run) -> int:
+    """The fewest items that a process can train on: batch norm cannot learn from one."""
+    return 2 if any(norm_layers(run.model)) else 1
+
+
+def _bring_together(run: Run) -> None:
+    """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
+    run.replicas.meet("the end of training on all batches", run.groups, run.optimizer)
+    run.losses.combine(run.processes)
+    run.replicas.even_out(run.model)
+    run.replicas.check(run.model, run.optimizer)
 
 
 def _validate(run: Run) -> dict[str, float]:
@@ -293,6 +380,7 @@ def _validate(run: Run) -> dict[str, float]:
             loss_func=learner.loss_func,
             meter=Meter(learner.metrics, n_classes(learner.dls)),
             accelerator=run.accelerator,
+            processes=run.processes,
             forward=run.forward,
             advance=bar.advance,
         )
@@ -300,14 +388,16 @@ def _validate(run: Run) -> dict[str, float]:
 
 def _add_row(run: Run, results: dict[str, float], note: str = "") -> None:
     """Close the epoch: the row goes to the history and to whoever watches."""
-    learner = run.learner
+    learner, seconds = run.learner, time.perf_counter() - run.started
+    if not note:
+        seconds = run.processes.of_main("the end of an epoch", seconds)
     row = EpochRow(
         epoch=learner.epochs_done,
         phase=run.phase,
         train_loss=run.losses.mean(),
         valid_loss=results.pop("valid_loss", None),
         metrics=results,
-        seconds=time.perf_counter() - run.started,
+        seconds=seconds,
         lrs=run.lrs,
         frozen=tuple(run.groups.frozen),
         note=note or run.stop,

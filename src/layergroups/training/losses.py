@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
+
+if TYPE_CHECKING:
+    from layergroups.training.distributed import Processes
 
 LossFunc = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY: Final = 50
@@ -99,6 +102,12 @@ class LossMeter:
             self._total += value * items
             self._items += items
         self.latest = values[-1]
+
+    def combine(self, processes: Processes) -> None:
+        """Add up the losses of all processes; call it when all have met."""
+        self.read()
+        self._total, items = processes.total(self._total, self._items)
+        self._items = round(items)
 
     def mean(self) -> float | None:
         """The mean over items; None if there were none."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layergroups.errors import TrainingError
+from layergroups.training.distributed import ALONE, Processes
 
 if TYPE_CHECKING:
     import torchmetrics
@@ -46,6 +47,7 @@ class Meter:
         self._objects: dict[str, torchmetrics.Metric] = {}
         self._functions: dict[str, MetricFunction] = {}
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._places: list[Tensor] = []
         given = list(metrics)
         check_metrics(given)
         for metric in given:
@@ -61,25 +63,47 @@ class Meter:
             metric.to(device)
         return self
 
-    def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Take in a batch; nothing is read from the device."""
+    def update(self, probabilities: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
+        """Take in a batch; nothing is read from the device.
+
+        Args:
+            probabilities: float (N, C).
+            targets: (N, ...).
+            places: where these items stand among those of all processes, int64 (N,).
+        """
         for metric in self._objects.values():
             metric.update(probabilities, targets)
         if self._functions:
             self._kept.append((probabilities, targets))
+            if places is not None:
+                self._places.append(places)
 
-    def compute(self) -> dict[str, float]:
-        """The values over all that was taken in.
+    def reset(self) -> None:
+        """Forget all that was taken in."""
+        for metric in self._objects.values():
+            metric.reset()
+        self._kept.clear()
+        self._places.clear()
+
+    def compute(self, processes: Processes = ALONE) -> dict[str, float]:
+        """The values over all that was taken in, by all processes if they are given.
+
+        torchmetrics objects add up their own states; functions get the predictions of all.
 
         Raises:
             TrainingError: a metric failed; the message names it, the cause is chained.
         """
         values: dict[str, float] = {}
         for name, metric in self._objects.items():
+            _set_sync(metric, processes.several)
             values[name] = _value(name, metric.compute)
         if self._functions and self._kept:
-            probabilities = torch.cat([batch.cpu() for batch, _ in self._kept])
-            targets = torch.cat([batch.cpu() for _, batch in self._kept])
+            probabilities, targets = (torch.cat(column) for column in zip(*self._kept, strict=True))
+            if processes.several:
+                places = torch.cat(self._places)
+                probabilities = processes.in_order(probabilities, places)
+                targets = processes.in_order(targets, places)
+            probabilities, targets = probabilities.cpu(), targets.cpu()
             for name, function in self._functions.items():
                 values[name] = _value(name, partial(function, probabilities, targets))
         return values
@@ -156,6 +180,13 @@ def _named(name: str, n_classes: int) -> torchmetrics.Metric:
 def _is_torchmetric(metric: object) -> bool:
     """Without importing torchmetrics when nobody has: then it cannot be one of its objects."""
     return any(base.__module__.startswith("torchmetrics.") for base in type(metric).__mro__)
+
+
+def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
+    """Whether a metric, and those that it is made of, gather from other processes."""
+    for one in metric.modules():
+        if _is_torchmetric(one):
+            one.sync_on_compute = one._to_sync = on
 
 
 def _value(name: str, compute: Callable[[], Any]) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
 
 BatchNorm = Literal["auto", "keep", "update"]
@@ -93,6 +94,7 @@ def has_statistics(layer: _NormBase) -> bool:
 
 def head_of(model: nn.Module) -> nn.Module | None:
     """The head of a `Sequential` of body and head; None for any other model."""
+    model = unwrap(model)
     if isinstance(model, nn.Sequential) and len(model) == 2:
         return model[1]
     return None

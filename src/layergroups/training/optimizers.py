@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from layergroups.errors import TrainingError
+from layergroups.groups.surgery import is_spread
 
 OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]
@@ -106,7 +107,10 @@ def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> d
     if "fused" not in _argument_names(factory):
         return {}
     parameters = [parameter for group in param_groups for parameter in group["params"]]
-    fits = all(p.is_floating_point() and p.device.type in {"cpu", "cuda"} for p in parameters)
+    fits = all(
+        p.is_floating_point() and p.device.type in {"cpu", "cuda"} and not is_spread(p)
+        for p in parameters
+    )
     return {"fused": True} if fits else {}
 
 

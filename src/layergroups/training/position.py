@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layergroups.checkpoints import load_random_state, random_state
+from layergroups.data.shares import Share
 from layergroups.training.loaders import Batches
+from layergroups.training.shares import shares_of
 
 if TYPE_CHECKING:
     from layergroups.training.loop import Run
@@ -17,32 +19,30 @@ if TYPE_CHECKING:
 RandomStart = dict[str, Any]
 
 
-def batches_left(run: Run) -> Iterator[Any]:
-    """The batches of the epoch from the one at which the run stands.
+def shares_left(run: Run, least: int) -> Iterator[Share]:
+    """What this process takes of the epoch's batches, from the one at which the run stands.
 
     A pass is started from the random states at which it was started the first time, so order and
     augmentation are the same whatever draws them; then the states of the moment are put back.
+
+    Args:
+        run: in the midst of an epoch, or at its start.
+        least: the fewest items that a process can work on.
     """
     if run.epoch_start is None or run.batch == 0:
         run.epoch_start = _random_start(run.train)
-        return iter(run.train)
+        return shares_of(run.train, run.processes, least=least, apart=True)
     now = random_state()
     _begin_again(run.train, run.epoch_start)
-    left = _without_first(run.train, run.batch)
+    quick = getattr(run.train, "starting_at", None)
+    if quick is not None and not run.processes.several:  # the first batches are not even read
+        left = shares_of(quick(run.batch), run.processes)
+    else:
+        left = shares_of(run.train, run.processes, least=least, apart=True)
+        for _ in islice(left, run.batch):
+            pass
     load_random_state(*now)
     return left
-
-
-def _without_first(batches: Batches, count: int) -> Iterator[Any]:
-    """A pass that leaves out its first batches; data that can do so do not even read them."""
-    quick = getattr(batches, "starting_at", None)
-    if quick is not None:
-        started: Iterator[Any] = iter(quick(count))
-        return started
-    passing = iter(batches)
-    for _ in islice(passing, count):
-        pass
-    return passing
 
 
 def _random_start(batches: Batches) -> RandomStart:

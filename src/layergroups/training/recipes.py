@@ -12,6 +12,7 @@ from layergroups.training.features import why_not
 from layergroups.training.head_phase import train_head
 from layergroups.training.history import History
 from layergroups.training.schedules import OneCycle, Schedule
+from layergroups.training.sharding import wants_sharding
 
 if TYPE_CHECKING:
     from layergroups.training.autosave import Autosave
@@ -135,6 +136,8 @@ def run_phase(
 
 def _reason_against_store(learner: Learner) -> str | None:
     """Why the head cannot train on stored features of this learner; None if it can."""
+    if wants_sharding() and learner.processes.several:
+        return "FSDP2 gathers the weights only where a model runs as a whole"
     if not hasattr(learner.dls, "train_views"):
         return f"{type(learner.dls).__name__} has no train_views(epoch=...)"
     return why_not(learner.model, learner.groups)

@@ -7,6 +7,7 @@ import logging
 from torch import nn
 from torch.optim import Optimizer
 
+from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Split
 from layergroups.training.loaders import (
@@ -22,7 +23,12 @@ _log = logging.getLogger("layergroups")
 
 
 def regroup(old: LayerGroups, model: nn.Module, split: Split, dls: Loaders) -> LayerGroups:
-    """Layer groups of another model by the same rule; freezing and rates go over where they fit."""
+    """Layer groups of another model by the same rule; freezing and rates go over where they fit.
+
+    A compiled model is the same one in a wrapper: its groups stay as they are.
+    """
+    if unwrap(model) is old.model:
+        return old
     new = LayerGroups(model, split, example_input=example_of(dls))
     if new.names == old.names:
         new.load_state_dict(old.state_dict())

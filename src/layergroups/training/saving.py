@@ -6,6 +6,7 @@ import logging
 import re
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,17 +17,21 @@ from layergroups.checkpoints import (
     check_optimizer,
     check_weights,
     fitting_weights,
+    join_tensors,
     load_optimizer_state,
     load_random_state,
     load_weights,
     optimizer_state,
     random_state,
+    split_tensors,
     under_prefix,
     with_prefix,
+    write,
 )
 from layergroups.errors import CheckpointError
 from layergroups.groups import GroupDifference
 from layergroups.training.history import History
+from layergroups.training.sharding import whole
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
@@ -35,29 +40,47 @@ _log = logging.getLogger("layergroups")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
+def save(learner: Learner, file: Path) -> Path:
+    """Write the state of a learner; with several processes the main one writes, all wait."""
+    processes = learner.processes
+    with processes.together():
+        processes.meet(f"save {file.name}")
+        tensors, state = state_of(learner)
+        processes.write(f"save {file.name}", lambda: write(file, tensors, state))
+    return file
+
+
 def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states."""
+    """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states.
+
+    With several processes all call it when they have met; random states are those of each.
+    """
     groups = learner.layer_groups
     random_tensors, random_values = random_state()
-    tensors = with_prefix("model", learner.model.state_dict())
-    tensors |= with_prefix("buffer", _passing_buffers(learner.model))
+    model = groups.model  # without the wrapper of torch.compile
+    tensors = with_prefix("model", model.state_dict())
+    tensors |= with_prefix("buffer", _passing_buffers(model))
     tensors |= with_prefix("random", random_tensors)
     state: dict[str, Any] = {
-        "structure": structure_of(learner.model),
+        "structure": structure_of(model),
         "epochs_done": learner.epochs_done,
         "fits_done": learner.fits_done,
         "groups": groups.state_dict(),
-        "norms": learner.norms.state_dict(learner.model),
+        "norms": learner.norms.state_dict(model),
         "history": learner.history.to_dict(),
         "random": random_values,
         "scaler": _scaler_state(learner),
         "optimizer": None,
     }
     if learner.opt is not None:
-        moments, values = optimizer_state(learner.opt, learner.model)
+        moments, values = optimizer_state(learner.opt, model)
         tensors |= with_prefix("optimizer", moments)
         state["optimizer"] = values
-    return tensors, state
+    processes = learner.processes
+    each, told = split_tensors([*map(list, processes.objects(random_state()))], "ranks")
+    if processes.several:
+        tensors, state = tensors | each, state | {"ranks": told}
+    return whole(tensors), state
 
 
 def restore(
@@ -84,17 +107,18 @@ def restore(
         CheckpointError: weights, groups or optimizer do not fit this learner.
     """
     try:
-        weights = _chosen_weights(learner, under_prefix("model", tensors), strict, source)
+        model = learner.groups.model  # without the wrapper of torch.compile
+        weights = _chosen_weights(model, under_prefix("model", tensors), strict, source)
         saved_optimizer = state["optimizer"]
         if with_opt and saved_optimizer is not None:
             check_optimizer(learner.made_optimizer(), saved_optimizer)
         difference = learner.layer_groups.compare(state["groups"])
         if strict and difference:
             raise CheckpointError(f"{source} has other layer groups than this model. {difference}")
-        load_weights(learner.model, weights, source, strict=strict is not False)
-        _load_buffers(learner.model, under_prefix("buffer", tensors))
+        load_weights(model, weights, source, strict=strict is not False)
+        _load_buffers(model, under_prefix("buffer", tensors))
         _restore_groups(learner, state["groups"], difference)
-        learner.norms.load_state_dict(learner.model, state["norms"])
+        learner.norms.load_state_dict(model, state["norms"])
         if with_opt:
             moments = {
                 name: moment
@@ -106,9 +130,20 @@ def restore(
             learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
         learner.history = History.from_dict(state["history"])
         learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
-        load_random_state(under_prefix("random", tensors), state["random"])
+        _restore_random(learner, tensors, state)
     except (KeyError, TypeError, ValueError, IndexError) as cause:
         raise CheckpointError(f"{source} is not what learn.save writes: {cause!r}.") from cause
+
+
+def _restore_random(
+    learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """The random states of this process; those of the main one if there were others then."""
+    ranks = join_tensors(state.get("ranks", []), tensors)
+    if len(ranks) == learner.processes.world > 1:
+        load_random_state(*ranks[learner.processes.rank])
+    else:
+        load_random_state(under_prefix("random", tensors), state["random"])
 
 
 def check_resumable(learner: Learner, saved: Saved) -> None:
@@ -118,8 +153,9 @@ def check_resumable(learner: Learner, saved: Saved) -> None:
         CheckpointError: it has other weights, or is built otherwise.
     """
     source = str(saved.path)
-    check_weights(learner.model, under_prefix("model", saved.tensors), source)
-    if saved.state.get("structure") != structure_of(learner.model):
+    model = learner.groups.model
+    check_weights(model, under_prefix("model", saved.tensors), source)
+    if saved.state.get("structure") != structure_of(model):
         raise CheckpointError(
             f"{source} is of a model with the same weights but other layers than this one. Make "
             "the learner as it was made when this was saved."
@@ -134,13 +170,13 @@ def structure_of(model: nn.Module) -> str:
 
 
 def _chosen_weights(
-    learner: Learner, weights: dict[str, Tensor], strict: bool | None, source: str
+    model: nn.Module, weights: dict[str, Tensor], strict: bool | None, source: str
 ) -> dict[str, Tensor]:
     """The weights to load: all, or those that fit, of which the others are told."""
     if strict is not False:
-        check_weights(learner.model, weights, source)
+        check_weights(model, weights, source)
         return weights
-    fitting, told = fitting_weights(learner.model, weights, source)
+    fitting, told = fitting_weights(model, weights, source)
     if told:
         _log.warning("%s Loaded %d that fit; the others stay.", told, len(fitting))
     return fitting
@@ -182,6 +218,6 @@ def _restore_optimizer(
             learner.opt.state.clear()
         return
     optimizer = learner.made_optimizer()
-    unknown = load_optimizer_state(optimizer, learner.model, tensors, saved)
+    unknown = load_optimizer_state(optimizer, learner.groups.model, tensors, saved)
     if unknown:
         _log.warning("The optimizer's state of %s is for no parameter here.", ", ".join(unknown))

@@ -1,0 +1,244 @@
+"""The words for freezing: by name, for a time, and by epoch."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.laws.models import TinyResNet, TinyTransformer, image
+from torch import nn
+from torch.optim import AdamW
+
+from layergroups import LayerGroups
+from layergroups.errors import GroupingError
+from layergroups.groups.freezing import StayInEval, first_to_train
+
+
+def make() -> tuple[TinyResNet, LayerGroups]:
+    torch.manual_seed(0)
+    model = TinyResNet(width=4, blocks=1)
+    return model, LayerGroups(model, example_input=image())
+
+
+def standing(groups: LayerGroups) -> tuple[object, ...]:
+    flags = [p.requires_grad for p in groups.model.parameters()]
+    return groups.frozen, groups.state_dict()["norm"], flags
+
+
+def test_groups_are_frozen_by_name_or_number() -> None:
+    _, groups = make()
+    groups.freeze("early", -1)
+    assert groups.frozen == (True, False, True)
+    groups["early"].unfreeze()
+    assert groups.frozen == (False, False, True)
+    groups.unfreeze(2)
+    groups.freeze_to("late")
+    assert groups.frozen == (True, False, False)
+    groups["late"].freeze()
+    assert groups.frozen == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda g: g.freeze("stem"), "'early', 'late', 'head'"),
+        (lambda g: g.freeze(3), "give -3 to 2"),
+        (lambda g: g.freeze(None), "by name or index, not by None"),
+        (lambda g: g.freeze_to("stem"), "'early', 'late', 'head'"),
+        (lambda g: g.freeze_to(1.0), "by name or index"),
+        (lambda g: g.freeze(norm="eval"), "give norm='freeze' or norm='train'"),
+        (lambda g: g.unfreeze("tail"), "'early', 'late', 'head'"),
+        (lambda g: g.thaw(-1), "epoch=-1"),
+        (lambda g: g.thaw(0.5), "epoch=0.5"),
+        (lambda g: g.thaw(1, every=0), "thaw"),
+        (lambda g: g.thaw(1, start=7), "give -3 to 2"),
+    ],
+)
+def test_a_wrong_word_is_an_error_and_changes_nothing(call, words) -> None:
+    _, groups = make()
+    groups.freeze("late")
+    before = standing(groups)
+    with pytest.raises(GroupingError, match=words):
+        call(groups)
+    assert standing(groups) == before
+
+
+CALLS = {
+    "freeze": lambda g: g.freeze(),
+    "freeze, norms train": lambda g: g.freeze(norm="train"),
+    "freeze by name": lambda g: g.freeze("late"),
+    "freeze_to": lambda g: g.freeze_to(-2),
+    "unfreeze": lambda g: g.unfreeze(),
+    "thaw": lambda g: g.thaw(1),
+    "group.freeze": lambda g: g["head"].freeze(),
+    "group.unfreeze": lambda g: g["early"].unfreeze(),
+}
+
+
+@pytest.mark.parametrize("first", CALLS)
+@pytest.mark.parametrize("second", CALLS)
+def test_a_word_takes_effect_at_once_and_with_with_for_a_time(first: str, second: str) -> None:
+    _, groups = make()
+    CALLS[first](groups)
+    before = standing(groups)
+    CALLS[second](groups)
+    meant = standing(groups)
+    CALLS["unfreeze"](groups)
+    groups.load_state_dict({**groups.state_dict(), "frozen": before[0], "norm": before[1]})
+    assert standing(groups) == before
+    with CALLS[second](groups) as same:
+        assert same is groups
+        assert standing(groups) == meant
+    assert standing(groups) == before
+
+
+def test_blocks_may_be_nested_and_left_by_an_error() -> None:
+    _, groups = make()
+    with pytest.raises(ZeroDivisionError), groups.freeze():  # noqa: PT012
+        with groups["early"].unfreeze():
+            assert groups.frozen == (False, True, False)
+        assert groups.frozen == (True, True, False)
+        _ = 1 / 0
+    assert groups.frozen == (False, False, False)
+
+
+def test_modes_follow_at_the_end_of_the_block() -> None:
+    model, groups = make()
+    x = image()
+    with groups.freeze("early", "late"):
+        model.train()
+        assert torch.equal(model(x), model(x))
+    assert not torch.equal(model(x), model(x))
+    with groups.freeze(), groups.unfreeze():
+        assert not torch.equal(model(x), model(x))
+
+
+def test_what_was_set_by_hand_comes_back() -> None:
+    model, groups = make()
+    model.layer3[0].way.weight.requires_grad_(False)
+    model.fc.bias.requires_grad_(False)
+    before = standing(groups)
+    with groups.freeze():
+        assert model.fc.bias.requires_grad
+        model.fc = nn.Linear(16, 5)
+    assert not model.layer3[0].way.weight.requires_grad
+    assert model.fc.bias.requires_grad
+    assert groups.frozen == before[0]
+
+
+def test_surgery_in_the_block_is_survived() -> None:
+    model, groups = make()
+    groups.freeze()
+    with groups.unfreeze():
+        model.fc = nn.Linear(16, 5)
+        model.layer2.append(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Dropout(0.5)))
+    assert groups.frozen == (True, True, False)
+    assert not any(p.requires_grad for p in model.layer2.parameters())
+    assert all(p.requires_grad for p in model.fc.parameters())
+    model.train()
+    x = image()
+    assert torch.equal(model(x), model(x))
+
+
+def test_the_optimizer_is_the_same_before_in_and_after_a_block() -> None:
+    model, groups = make()
+    optimizer = AdamW(groups.param_groups(lr=1e-3))
+    groups.attach(optimizer)
+    model(image()).sum().backward()
+    optimizer.step()
+    held = [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups]
+    memory = copy.deepcopy(optimizer.state_dict())
+    with groups.freeze():
+        pass
+    assert [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups] == held
+    for key, kept in memory["state"].items():
+        assert all(optimizer.state_dict()["state"][key][k].equal(v) for k, v in kept.items())
+
+
+def test_what_comes_back_from_a_word_says_what_stands() -> None:
+    _, groups = make()
+    assert repr(groups.freeze()) == "Freezing(frozen: early, late; trains: head)"
+    assert repr(groups.unfreeze()) == "Freezing(frozen: none; trains: early, late, head)"
+
+
+# -- gradual unfreezing --------------------------------------------------------------------------
+
+
+@given(start=st.integers(0, 20), every=st.integers(1, 5))
+def test_groups_thaw_one_by_one_from_the_head_down(start: int, every: int) -> None:
+    firsts = [first_to_train(epoch, start, every) for epoch in range(start * every + 1)]
+    assert firsts[0] == start
+    assert firsts[-1] == 0
+    assert all(a - b in (0, 1) for a, b in itertools.pairwise(firsts))
+    assert all(firsts.count(first) == every for first in range(1, start + 1))
+    assert first_to_train(10_000, start, every) == 0
+
+
+def test_thaw_depends_on_the_epoch_alone() -> None:
+    _, groups = make()
+    expected = [(True, True, False), (True, False, False), (False, False, False)]
+    for epoch in (0, 1, 1, 2, 5, 0):
+        groups.thaw(epoch)
+        assert groups.frozen == expected[min(epoch, 2)]
+    groups.thaw(3, every=2, start="late")
+    assert groups.frozen == (False, False, False)
+    groups.thaw(1, every=2, start="late", norm="train")
+    assert groups.frozen == (True, False, False)
+    assert groups.state_dict()["norm"] == "train"
+
+
+# -- several views of one model ------------------------------------------------------------------
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(isinstance(h, StayInEval) for m in model.modules()
+               for h in m._forward_pre_hooks.values())  # fmt: skip
+
+
+@pytest.mark.parametrize("frozen", [["early"], ["early", "late"], ["head"]])
+@pytest.mark.parametrize("copied", [True, False])
+def test_new_groups_of_a_model_that_others_froze_say_what_trains(
+    frozen: list[str], copied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = TinyTransformer()
+    model.pos_embed.requires_grad_(False)  # fixed by its author
+    LayerGroups(model, example_input=image()).freeze(*frozen)
+    model = copy.deepcopy(model) if copied else model
+    caplog.clear()
+    groups = LayerGroups(model, example_input=image())
+    assert "frozen by other layer groups" in caplog.text
+    assert groups.frozen == (False, False, False)
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"pos_embed"}
+    assert hooks(model) == 0
+    groups.freeze()
+    groups.unfreeze()
+    model.train()
+    x = image()
+    assert not torch.equal(model(x), model(x))
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"pos_embed"}
+
+
+def test_looking_with_a_second_view_says_nothing_where_nothing_was_frozen(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, groups = make()
+    groups.freeze()
+    groups.unfreeze()
+    with caplog.at_level(logging.WARNING):
+        LayerGroups(model, example_input=image())
+    assert not caplog.records
+
+
+@settings(max_examples=15, deadline=None)
+@given(names=st.lists(st.sampled_from(["early", "late", "head"]), max_size=6))
+def test_hooks_do_not_pile_up(names: list[str]) -> None:
+    model, groups = make()
+    for name in names:
+        groups.freeze(name)
+    groups.unfreeze()
+    assert hooks(model) == 0

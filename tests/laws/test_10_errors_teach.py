@@ -1,0 +1,264 @@
+"""Law 10: an error is of our tree, names what was wrong and a right call, and keeps the cause."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import layergroups as lg
+from layergroups import errors
+from layergroups.training import FlatCos, OneCycle, Thaw, plan_fine_tune
+from tests.training.tiny import TinyLoaders, tiny_model
+
+EXAMPLE = torch.zeros(2, 3, 16, 16)
+PATHS = ["0.0", "0.7", "1"]
+
+
+@dataclass
+class Place:
+    """Where mistakes are made: a folder of photos, an empty one, a damaged file."""
+
+    photos: Path
+    path: Path
+
+    def __post_init__(self) -> None:
+        (self.path / "empty").mkdir()
+        (self.path / "bad.safetensors").write_bytes(b"junk")
+
+    @cached_property
+    def dls(self) -> lg.ImageDataLoaders:
+        return lg.ImageDataLoaders.from_folder(self.photos, size=32, batch_size=4)
+
+    def groups(self, split: Any = None, **options: Any) -> lg.LayerGroups:
+        options.setdefault("example_input", EXAMPLE)
+        return lg.LayerGroups(tiny_model(), PATHS if split is None else split, **options)
+
+    def learn(self, **options: Any) -> lg.Learner:
+        made = {"split": PATHS, "progress": False, "path": self.path, **options}
+        return lg.Learner(TinyLoaders(n=16), tiny_model(), **made)
+
+    def vision(self, arch: Any = "timm:test_resnet", **options: Any) -> lg.Learner:
+        return lg.vision_learner(self.dls, arch, **{"pretrained": False, **options})
+
+
+@pytest.fixture
+def place(folder: Path, tmp_path: Path) -> Place:
+    return Place(folder, tmp_path)
+
+
+def freeze_all(place: Place) -> None:
+    learn = place.learn()
+    learn.layer_groups.freeze(*PATHS)
+    learn.fit(1)
+
+
+Mistake = Callable[[Place], object]
+# what was wrong, what the message must name (a pattern), and the kind of the cause that it keeps
+MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException] | None]]] = {
+    "LayerGroups": [
+        (lambda p: lg.LayerGroups("resnet18"), errors.AnatomyError,  # type: ignore[arg-type]
+         r"'resnet18' is no torch.nn.Module.*load_model\(", None),
+        (lambda p: p.groups(example_input=torch.zeros(2, 5)), errors.AnatomyError, r"\(2, 5\)",
+         RuntimeError),
+        (lambda p: p.groups(head="classifier"), errors.AnatomyError, "'classifier'", None),
+        (lambda p: p.groups(1.5), errors.GroupingError, r"split=1.5.*'auto'", None),
+        (lambda p: p.groups([]), errors.GroupingError, r"split=\[\].*a list of module paths", None),
+        (lambda p: p.groups(["0.77"]), errors.GroupingError, "'0.77'; the model's children", None),
+        (lambda p: p.groups({"a": "("}), errors.GroupingError, r"'\(' of group 'a'", Exception),
+        (lambda p: p.groups({"a": 3}), errors.GroupingError, "pattern 3 of group 'a'", TypeError),
+        (lambda p: p.groups(lambda m: m.layer4), errors.GroupingError,
+         "layer4.*takes the model and returns", AttributeError),
+        (lambda p: p.groups(lambda m: None), errors.GroupingError, "returns for each", TypeError),
+        (lambda p: p.groups(0), errors.GroupingError, "split=0", None),
+        (lambda p: p.groups().freeze("stem"), errors.GroupingError, "'stem'; there are", None),
+        (lambda p: p.groups().freeze_to(9), errors.GroupIndexError, "group 9.*give -3 to 2", None),
+        (lambda p: p.groups().unfreeze(None), errors.GroupingError, "not by None", None),
+        (lambda p: p.groups().thaw(-1), errors.GroupingError, r"epoch=-1.*thaw\(epoch", None),
+        (lambda p: p.groups(1).freeze(), errors.GroupingError, r"split=2.*freeze\('all'\)", None),
+        (lambda p: p.groups().set_rates([1, 2]), errors.GroupingError, "2 learning rates", None),
+        (lambda p: p.groups().set_rates({"1": "fast"}), errors.GroupingError, "'fast'", ValueError),
+        (lambda p: p.groups().set_rates(None), errors.GroupingError, r"NoneType; give a num", None),
+        (lambda p: p.groups().param_groups(lr=-1), errors.GroupingError, "is -1.*>= 0", None),
+        (lambda p: p.groups().attach(torch.optim.SGD(tiny_model().parameters(), 0.1)),
+         errors.GroupingError, r"groups\.param_groups\(", None),
+        (lambda p: p.groups().attach(None), errors.GroupingError, r"groups\.param_groups\(", None),
+        (lambda p: p.groups().load_state_dict({}), errors.GroupingError, r"state_dict\(\)", None),
+    ],
+    "LayerGroup": [
+        (lambda p: p.groups()[3], errors.GroupIndexError, "give -3 to 2, or a name", None),
+        (lambda p: p.groups()[1.5], errors.GroupingError, "by name or index, not by 1.5", None),
+        (lambda p: p.groups()["tail"].freeze(), errors.GroupingError, "'tail'; there are", None),
+    ],
+    "decay": [
+        (lambda p: p.groups().set_rates(lg.decay("a")), errors.GroupingError, "give numbers",
+         TypeError),
+        (lambda p: p.groups().set_rates(lg.decay(1e-3, -0.5)), errors.GroupingError, ">= 0", None),
+    ],
+    "Learner": [
+        (lambda p: lg.Learner(TinyLoaders(), "resnet18"), errors.AnatomyError, "load_model", None),
+        (lambda p: p.learn(opt_func="adamx").fit(1), errors.TrainingError, "'adamw'", None),
+        (lambda p: p.learn(opt_func="lbfgs").fit(1), errors.TrainingError, "partial", ValueError),
+        (lambda p: p.learn(loss_func="ce").fit(1), errors.TrainingError, "loss str", TypeError),
+        (lambda p: p.learn(metrics=["acc"]), errors.TrainingError, "'acc'.*accuracy", None),
+        (lambda p: p.learn(callbacks=[Thaw]), errors.TrainingError, r"Thaw\(\)", None),
+        (lambda p: p.learn(callbacks=[3]), errors.TrainingError, "before_fit", None),
+        (lambda p: p.learn(batch_norm="freeze"), errors.TrainingError, "'update'", None),
+        (lambda p: p.learn(mixed_precision="fp32").fit(1), errors.TrainingError, "bf16",
+         ValueError),
+        (lambda p: p.learn(lr="fast"), errors.GroupingError, r"slice\(low, high\)", None),
+        (lambda p: p.learn().fit(1.5), errors.TrainingError, "epochs=1.5.*such as 3", None),
+        (lambda p: p.learn().fit_one_cycle(1, div=0), errors.TrainingError, "div=25", None),
+        (lambda p: p.learn().fine_tune(-1), errors.TrainingError, "epochs=-1", None),
+        (freeze_all, errors.TrainingError, r"Nothing would train.*learn\.unfreeze\(\)", None),
+        (lambda p: p.learn().load("nothing"), errors.CheckpointError, "no file .*nothing", None),
+        (lambda p: p.learn().load("bad"), errors.CheckpointError, "damaged", Exception),
+        (lambda p: p.learn().validate([]), errors.TrainingError, r"validate\(dl\)", None),
+        (lambda p: p.learn().validate([EXAMPLE]), errors.TrainingError, "inputs only", None),
+        (lambda p: p.learn().get_preds([]), errors.TrainingError, "batches are empty", None),
+        (lambda p: p.learn().export(p.path / "e"), errors.TrainingError, r"learn\.save\(", None),
+        (lambda p: setattr(p.learn(), "model", None), errors.AnatomyError, "torch.nn.Module", None),
+        (lambda p: setattr(p.learn(), "dls", TinyLoaders(vocab=("a", "b"))), errors.TrainingError,
+         "a, b.*red, green, blue", None),
+    ],
+    "vision_learner": [
+        (lambda p: p.vision("resnet1"), errors.UnknownArchitectureError, "torchvision:resnet18",
+         None),
+        (lambda p: p.vision(3), errors.UnknownArchitectureError, "load_model", None),
+        (lambda p: p.vision(nonsense=1), errors.ModelError, "nonsense=1", TypeError),
+        (lambda p: p.vision(cut="nothing"), errors.CutError, "'nothing'.*children of", None),
+        (lambda p: p.vision(ps=2), errors.ModelError, "0 <= p < 1, not 2", None),
+        (lambda p: p.vision(weights="no.pth"), errors.WeightsError, "no.pth.*Expected", None),
+        (lambda p: p.vision(weights=p.path / "bad.safetensors"), errors.WeightsError, "cannot be",
+         Exception),
+    ],
+    "cnn_learner": [
+        (lambda p: lg.cnn_learner(p.dls, "resnet18", split="auto", split_on="auto"),
+         errors.TrainingError, "give one of them", None),
+    ],
+    "load_learner": [
+        (lambda p: lg.load_learner(p.path / "no"), errors.CheckpointError, r"learn\.export", None),
+        (lambda p: lg.load_learner(p.path / "empty"), errors.CheckpointError, "learner.json", None),
+    ],
+    "create_body": [
+        (lambda p: lg.create_body(tiny_model(), 99), errors.CutError, r"cut=99.*cut=-1", None),
+        (lambda p: lg.create_body(tiny_model(), "x"), errors.CutError, "cut='x'.*children", None),
+    ],
+    "create_head": [
+        (lambda p: lg.create_head(0, 2), errors.ModelError, r"nf .*create_head\(512, 10", None),
+        (lambda p: lg.create_head(8, 1.5), errors.ModelError, "n_out .* not 1.5", None),
+    ],
+    "replace_head": [
+        (lambda p: lg.replace_head(nn.ReLU(), 3, example_input=torch.zeros(2, 3)),
+         errors.ModelError, r"nn\.Sequential\(model, nn\.Linear", None),
+        (lambda p: lg.replace_head("resnet18", 3), errors.AnatomyError, "load_model", None),
+        (lambda p: lg.replace_head(tiny_model(), 0), errors.ModelError, "n_out=0", None),
+    ],
+    "grow_head": [
+        (lambda p: lg.grow_head("resnet18", 3), errors.AnatomyError, "load_model", None),
+        (lambda p: lg.grow_head(tiny_model(), 2, example_input=EXAMPLE), errors.ModelError,
+         "shrink_head", None),
+    ],
+    "shrink_head": [
+        (lambda p: lg.shrink_head(tiny_model(), 4, example_input=EXAMPLE), errors.ModelError,
+         r"has 3 outputs.*shrink_head\(model, 2\)", None),
+        (lambda p: lg.shrink_head(tiny_model(), [0, 7], example_input=EXAMPLE), errors.ModelError,
+         "7", None),
+    ],
+    "change_input_channels": [
+        (lambda p: lg.change_input_channels(tiny_model(), 0, example_input=EXAMPLE),
+         errors.ModelError, "channels=0", None),
+    ],
+    "transplant": [
+        (lambda p: lg.transplant(nn.Linear(2, 3), nn.Conv2d(3, 4, 5)), errors.TransplantError,
+         "", None),
+        (lambda p: lg.transplant("old", tiny_model()), errors.TransplantError,
+         r"a str.*transplant\(old_learn", None),
+    ],
+    "load_model": [
+        (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "prefixes", None),
+        (lambda p: lg.load_model(""), errors.UnknownArchitectureError, "list_models", None),
+        (lambda p: lg.load_model("resnet18", pretrained=False, foo=1), errors.ModelError, "foo=1",
+         TypeError),
+    ],
+    "read_anatomy": [
+        (lambda p: lg.read_anatomy(None), errors.AnatomyError, "None is no torch", None),
+        (lambda p: lg.read_anatomy(nn.LazyLinear(3)), errors.LazyModuleError, "Run it once", None),
+        (lambda p: lg.read_anatomy(tiny_model(), EXAMPLE, head="x"), errors.AnatomyError, "'x'",
+         None),
+    ],
+    "ImageDataLoaders": [
+        (lambda p: lg.ImageDataLoaders.from_folder(p.path / "no"), errors.DataError,
+         "Expected a folder", None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.path / "empty"), errors.DataError,
+         "has no images", None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, valid_pct=2), errors.DataError,
+         "valid_pct=0.2", None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, batch_size=0), errors.DataError,
+         "such as 64", None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, size="a"), errors.DataError, "224",
+         None),
+        (lambda p: p.dls.test_dl(["no.jpg"]), errors.BrokenImagesError, "no.jpg.*skip", None),
+    ],
+    "training": [
+        (lambda p: OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),  # type: ignore[arg-type]
+        (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
+        (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
+        (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),
+    ],
+}  # fmt: skip
+# read by the library or made by it, not called with what a person types
+DATA = {"Anatomy", "Cut", "DataError", "History", "InputSpec", "LayerGroupsError",
+        "LayerGroupsWarning", "Transplant", "__version__", "list_models"}  # fmt: skip
+CASES = [(entry, i) for entry, rows in MISTAKES.items() for i in range(len(rows))]
+
+
+@pytest.mark.parametrize(("entry", "number"), CASES)
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_a_mistake_is_answered_with_an_error_that_teaches(
+    entry: str, number: int, place: Place
+) -> None:
+    mistake, kind, words, cause = MISTAKES[entry][number]
+    with pytest.raises(errors.LayerGroupsError) as caught:
+        mistake(place)
+    error = caught.value
+    assert type(error) is kind
+    message = " ".join(str(error).split())
+    assert error.__class__.__module__ == "layergroups.errors"
+    assert re.search(words, message), message
+    assert not isinstance(error, (StopIteration, AssertionError, KeyError))
+    if cause is None:
+        assert error.__cause__ is None
+    else:
+        assert isinstance(error.__cause__, cause)
+
+
+def test_every_public_entry_point_has_a_mistake_in_the_table() -> None:
+    assert set(lg.__all__) - DATA <= set(MISTAKES)
+
+
+def test_a_name_that_is_not_exported_lists_those_that_are() -> None:
+    with pytest.raises(AttributeError, match=r"no name 'Learnr'; it exports .*Learner"):
+        getattr(lg, "Learnr")  # noqa: B009
+
+
+def test_all_errors_are_in_one_tree_and_drawn_in_it() -> None:
+    found = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, Exception)]
+    for kind in found:
+        assert issubclass(kind, (errors.LayerGroupsError, errors.LayerGroupsWarning))
+        assert kind.__name__ in str(errors.__doc__)
+        assert kind.__doc__
+
+
+def test_a_group_that_is_not_there_is_an_index_error_too() -> None:
+    """So that code written for a sequence works."""
+    groups = lg.LayerGroups(tiny_model(), PATHS, example_input=EXAMPLE)
+    with pytest.raises(IndexError):
+        groups[3]

@@ -1,0 +1,323 @@
+"""Several processes train as one does: real second processes, gloo, CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training import distributed_script as script
+from tests.training.tiny import TinyLoaders, moved, snapshot
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from layergroups.data.shares import part
+from layergroups.errors import TrainingError
+from layergroups.training import Learner
+from layergroups.training.distributed import Processes
+from layergroups.training.shares import cut, shares_of
+
+ROOT = Path(__file__).parents[2]
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node"),
+    "accelerate": (
+        "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_processes",
+    ),
+    "fsdp": (
+        "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2",
+        "--main_process_port", "0", "--num_processes",
+    ),
+}  # fmt: skip
+EQUAL = ("life", "life_sgd", "uneven", "few", "fine_tune", "accumulated", "stops", "transformer")
+FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
+OTHERS = ("moving_norms", "life_bf16", "shuffled", "skips_alike", "saved")
+
+
+def launch(scenarios: tuple[str, ...], folder: Path, *, by: str = "torchrun", n: int = 2) -> Path:
+    """Run scenarios in n processes of a launcher; they end in two minutes or fail."""
+    module, *options = LAUNCHERS[by]
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "",
+    }
+    environment.pop("WORLD_SIZE")
+    command = [sys.executable, "-m", module, *options, str(n), script.__file__]
+    done = subprocess.run(
+        [*command, ",".join(scenarios), str(folder)],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def told(folder: Path, scenario: str) -> list[dict[str, Any]]:
+    """What every process came to."""
+    files = sorted((folder / scenario).glob("told-*.json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def alone(scenario: str, folder: Path) -> Learner:
+    """The same in this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with torch.random.fork_rng():
+            return script.SCENARIOS[scenario](folder)
+    finally:
+        os.chdir(before)
+
+
+def assert_in_step(processes: list[dict[str, Any]], n: int) -> None:
+    assert [p["world"] for p in processes] == [n] * n
+    assert all(p["history"] == processes[0]["history"] for p in processes)
+    assert all(p["hashes"] == processes[0]["hashes"] for p in processes)
+    assert len(processes[0]["hashes"]) == len(processes[0]["history"]) > 0
+
+
+def assert_as_alone(folder: Path, scenario: str, tmp_path: Path) -> None:
+    """Weights, losses and metrics as those of one process, within rounding."""
+    one, many = alone(scenario, tmp_path / "alone"), told(folder, scenario)
+    weights = torch.load(folder / scenario / "weights-0.pt")
+    for name, tensor in snapshot(one.model).items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    for own, theirs in zip(one.history, many[0]["history"], strict=True):
+        assert theirs["train_loss"] == pytest.approx(own.train_loss, rel=1e-5)
+        assert theirs["valid_loss"] == pytest.approx(own.valid_loss, rel=1e-5)
+        assert theirs["metrics"] == pytest.approx(dict(own.metrics), rel=1e-4)
+        assert tuple(theirs["frozen"]) == own.frozen
+        assert theirs["note"] == own.note
+
+
+def test_freeze_thaw_and_surgery_under_torchrun_are_those_of_one_process(tmp_path: Path) -> None:
+    launch(("life",), tmp_path)
+    assert_in_step(told(tmp_path, "life"), 2)
+    assert_as_alone(tmp_path, "life", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replicated")
+    return launch((*EQUAL, *FAILING, "change_on_one", "skips", *OTHERS), folder)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch((*EQUAL, *FAILING, *OTHERS), tmp_path_factory.mktemp("sharded"), by="fsdp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", EQUAL)
+def test_two_processes_train_as_one(replicated: Path, tmp_path: Path, scenario: str) -> None:
+    assert_in_step(told(replicated, scenario), 2)
+    assert not any(p["sharded"] for p in told(replicated, scenario))
+    assert_as_alone(replicated, scenario, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", [s for s in EQUAL if s != "fine_tune"])
+def test_two_processes_train_as_one_under_fsdp2(
+    sharded: Path, tmp_path: Path, scenario: str
+) -> None:
+    assert_in_step(told(sharded, scenario), 2)
+    assert all(p["sharded"] for p in told(sharded, scenario))
+    assert_as_alone(sharded, scenario, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["fine_tune", *OTHERS])
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_processes_stay_in_step(request: Any, kind: str, scenario: str) -> None:
+    assert_in_step(told(request.getfixturevalue(kind), scenario), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+@pytest.mark.parametrize(
+    ("scenario", "says"),
+    [
+        ("freeze_on_one", "frozen: 0.0 False on process 0, 0.0 True on process 1"),
+        ("surgery_on_one", "process 1 at "),
+        ("rates_on_one", "rates: 1 0.01 on process 0, 1 0.5 on process 1"),
+        ("error_on_one", "the disk is full"),
+    ],
+)
+def test_what_is_done_on_one_process_only_is_an_error_on_all(
+    request: Any, kind: str, scenario: str, says: str
+) -> None:
+    folder = request.getfixturevalue(kind) / scenario
+    errors = [(folder / f"error-{rank}.txt").read_text() for rank in range(2)]
+    assert all(says in error for error in errors), errors
+    if scenario != "error_on_one":
+        assert all("Every process must make the same calls" in error for error in errors)
+    else:
+        assert "Process 1 failed" in errors[0]
+
+
+@pytest.mark.slow
+def test_a_part_that_only_some_processes_use_still_trains_everywhere(replicated: Path) -> None:
+    assert_in_step(told(replicated, "skips"), 2)
+    weights = torch.load(replicated / "skips" / "weights-0.pt")
+    torch.manual_seed(0)
+    before = script.Skips(by_rank=True).state_dict()
+    still = {name for name, tensor in weights.items() if torch.equal(tensor, before[name])}
+    assert still == {"never.weight", "never.bias"}
+
+
+@pytest.mark.slow
+def test_a_weight_changed_on_one_process_is_named(replicated: Path) -> None:
+    for rank in range(2):
+        error = (replicated / "change_on_one" / f"error-{rank}.txt").read_text()
+        assert "differ between the processes: 0.0.weight" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_what_several_processes_save_one_process_loads(request: Any, kind: str) -> None:
+    folder = request.getfixturevalue(kind) / "saved"
+    assert [file.name for file in folder.glob("*.safetensors")] == ["state.safetensors"]
+    learn = script.learner(path=folder).load("state")
+    weights = torch.load(folder / "weights-0.pt")
+    assert not moved(weights, learn.model)
+    learn.fit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["plain", "plain_spread"])
+def test_a_loop_of_ones_own(tmp_path: Path, scenario: str) -> None:
+    launch((scenario,), tmp_path)
+    assert_in_step(told(tmp_path, scenario), 2)
+    assert all(p["sharded"] == (scenario == "plain_spread") for p in told(tmp_path, scenario))
+    assert_as_alone(tmp_path, scenario, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_wrapper_of_torch_that_is_stale_refuses_to_train(tmp_path: Path) -> None:
+    launch(("stale",), tmp_path)
+    for rank in range(2):
+        said = (tmp_path / "stale" / f"error-{rank}.txt").read_text().split("\n")
+        assert [bool(text) for text in said] == [False, True, False, True, False, True]
+        assert "0.0.weight, 0.0.bias, 0.1.weight and 5 more would be trained by each" in said[1]
+        assert "8 that do not train any more would be waited for" in said[3]
+        assert "1.2.weight, 1.2.bias would be trained by each" in said[5]
+
+
+@pytest.mark.slow
+def test_three_processes_started_by_accelerate(tmp_path: Path) -> None:
+    launch(("life", "uneven"), tmp_path, by="accelerate", n=3)
+    for scenario in ("life", "uneven"):
+        assert_in_step(told(tmp_path, scenario), 3)
+        assert_as_alone(tmp_path, scenario, tmp_path)
+
+
+# What needs no second process
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 64])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("least", [1, 2])
+def test_shares_cover_a_batch_exactly(n: int, world: int, least: int) -> None:
+    parts = [part(n, rank, world, least) for rank in range(world)]
+    counted = [i for mine, own in parts for i in mine[:own]]
+    assert sorted(counted) == list(range(n))
+    assert all(len(mine) >= min(least, n) for mine, _ in parts)
+
+
+def test_a_share_cuts_every_tensor_of_the_batch() -> None:
+    batch = ({"a": torch.arange(5), "b": [torch.arange(10).view(5, 2)]}, torch.arange(5) * 10)
+    share = cut(batch, Processes(1, 2), 1)
+    assert share.batch[0]["a"].tolist() == [1, 3]
+    assert share.batch[0]["b"][0].tolist() == [[2, 3], [6, 7]]
+    assert share.batch[1].tolist() == [10, 30]
+    assert (share.own, share.items, share.weight) == (2, 5, 0.4)
+    assert share.check == cut(batch, Processes(0, 2), 1).check
+    assert share.check != cut((batch[0], batch[1] + 1), Processes(0, 2), 1).check
+
+
+def test_batches_that_are_shared_out_already_are_refused() -> None:
+    data = TinyLoaders().train
+    sampler = DistributedSampler(data.y, num_replicas=2, rank=0)
+    loader = DataLoader(list(zip(data.x, data.y, strict=True)), sampler=sampler)
+    with pytest.raises(TrainingError, match=r"DistributedSampler.*the whole data"):
+        next(shares_of(loader, Processes(0, 2)))
+
+
+def test_accumulated_steps_are_those_of_larger_batches() -> None:
+    models = []
+    for size, accumulate in ((8, 3), (24, 1)):
+        dls = TinyLoaders(batch_size=size)
+        learn = script.learner(dls=dls, accumulate=accumulate)
+        learn.fit_one_cycle(2)
+        models.append(learn.model)
+    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_last_steps_of_an_epoch_take_the_mean_of_the_batches_that_are_left() -> None:
+    steps, gradients = [], []
+
+    class Looks:
+        def before_step(self, run: Any) -> None:
+            steps.append(run.step)
+
+        def after_step(self, run: Any) -> None:
+            gradients.append(run.model[1][2].bias.grad.clone())
+
+    learn = script.learner(accumulate=4, callbacks=[Looks()], lr=1e-12)
+    learn.fit(1)
+    assert steps == [0, 0, 0, 0, 1, 1]
+    dls = TinyLoaders()
+    batches = list(dls.train)[4:]
+    learn.norms.train(learn.model)
+    losses = [nn.functional.cross_entropy(learn.model(x), y) for x, y in batches]
+    (sum(losses) / 2).backward()
+    torch.testing.assert_close(gradients[1], learn.model[1][2].bias.grad)
+
+
+def test_freezing_within_a_window_drops_what_was_gathered() -> None:
+    class Freezes:
+        batches = 0
+
+        def before_step(self, run: Any) -> None:
+            self.batches += 1
+            if self.batches == 2:
+                run.learner.freeze()
+
+    learn = script.learner(accumulate=3, callbacks=[Freezes()])
+    before = snapshot(learn.model)
+    learn.fit(1)
+    assert moved(before, learn.model) == {"1.2.weight", "1.2.bias"}
+
+
+def test_a_head_on_stored_features_accumulates_as_larger_batches_would() -> None:
+    models = []
+    for size, accumulate in ((8, 3), (24, 1)):
+        dls = TinyLoaders(n=240, batch_size=size)
+        learn = script.learner(dls=dls, accumulate=accumulate)
+        row = learn.fine_tune(0)[0]
+        assert "passes of the head" in row.note
+        models.append(learn.model[1])
+    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
+def test_accumulate_must_be_a_whole_number(wrong: Any) -> None:
+    with pytest.raises(TrainingError, match="accumulate="):
+        script.learner(accumulate=wrong)
+
+
+def test_accumulation_of_the_launcher_is_meant_once(monkeypatch: Any) -> None:
+    plain = script.learner(accumulate=2)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    launched = script.learner()
+    assert launched.accumulate == 2
+    for learn in (plain, launched):
+        learn.fit(1)
+    assert not moved(snapshot(plain.model), launched.model)
