@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
+from layergroups import ImageDataLoaders, vision_learner
 from layergroups.demo.run import PHOTOS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -38,7 +43,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_all_examples_are_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"fine_tune_folder", "plain_loop"}
+    found = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert found == {"fine_tune_folder", "plain_loop", "run_exported"}
 
 
 def test_fine_tune_folder(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,3 +63,56 @@ def test_plain_loop(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert told.count("validation photos right") == 2
     assert "head" in told
+
+
+@pytest.fixture
+def odd_photos(tmp_path: Path) -> list[str]:
+    """Photos that must be turned, shrunk while they are decoded, enlarged, and cut at both ends."""
+    colours = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(colours)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    image.resize((301, 203)).save(tmp_path / "turned.jpg", exif=turned)
+    image.resize((40, 131)).save(tmp_path / "tall.png")
+    image.resize((19, 17)).convert("L").save(tmp_path / "small.png")
+    return [str(tmp_path / name) for name in ("turned.jpg", "tall.png", "small.png")]
+
+
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_run_exported(
+    ending: str,
+    tmp_path: Path,
+    photos: Path,
+    odd_photos: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if ending == "onnx":
+        pytest.importorskip("onnxruntime", reason="pip install layergroups[onnx]")
+        pytest.importorskip("onnxscript", reason="pip install layergroups[onnx]")
+    dls = ImageDataLoaders.from_folder(photos, size=(32, 40))
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, seed=0, progress=False)
+    file = learn.export(tmp_path / f"model.{ending}")
+    load("run_exported")([str(file), *odd_photos])
+    for line, photo in zip(capsys.readouterr().out.splitlines(), odd_photos, strict=True):
+        expected = learn.predict(photo)
+        name, chance = line.removeprefix(f"{photo}: ").split()
+        assert name == expected.label
+        assert float(chance) == pytest.approx(float(expected.probabilities.max()), abs=2e-4)
+
+
+@pytest.mark.slow
+def test_an_exported_model_runs_without_this_library(
+    tmp_path: Path, photos: Path, odd_photos: list[str]
+) -> None:
+    dls = ImageDataLoaders.from_folder(photos, size=32)
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, seed=0, progress=False)
+    file = learn.export(tmp_path / "model.pt2")
+    barred = "".join(f"sys.modules[{name!r}] = None; " for name in ("layergroups", "timm"))
+    script = f"import sys; {barred}sys.argv[1:] = {[str(file), *odd_photos]}; "
+    script += (
+        f"import runpy; runpy.run_path({str(EXAMPLES / 'run_exported.py')!r}, None, '__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert learn.predict(odd_photos[0]).label in done.stdout.splitlines()[0]

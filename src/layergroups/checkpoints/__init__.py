@@ -12,6 +12,7 @@ from layergroups.checkpoints.export import (
 )
 from layergroups.checkpoints.file import read, write
 from layergroups.checkpoints.nested import join_tensors, split_tensors
+from layergroups.checkpoints.portable import ENDINGS, Portable, trial_pixels, write_portable
 from layergroups.checkpoints.series import Saved, Series
 from layergroups.checkpoints.state import (
     check_optimizer,
@@ -28,9 +29,11 @@ from layergroups.checkpoints.state import (
 from layergroups.checkpoints.transplant import Graft, Transplant, transplant
 
 __all__ = [
+    "ENDINGS",
     "Blueprint",
     "Exported",
     "Graft",
+    "Portable",
     "Saved",
     "Series",
     "Transplant",
@@ -50,9 +53,11 @@ __all__ = [
     "rebuild",
     "split_tensors",
     "transplant",
+    "trial_pixels",
     "under_prefix",
     "why_not_rebuilt",
     "with_prefix",
     "write",
     "write_export",
+    "write_portable",
 ]

@@ -85,10 +85,23 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         CheckpointError: the file cannot be written.
     """
+    return fill(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+
+
+def fill(path: str | Path, write_to: Callable[[str], object]) -> Path:
+    """Let a function write a file, all or nothing; missing folders are made.
+
+    Args:
+        path: the file.
+        write_to: is given the path of a file beside it; what it raises leaves the old file.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+        _replace(path, write_to)
     except OSError as cause:
         raise CheckpointError(f"Could not write {path}: {cause}") from cause
     return path

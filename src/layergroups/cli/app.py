@@ -27,6 +27,22 @@ class OnError(StrEnum):
     skip = "skip"
 
 
+class Rows(StrEnum):
+    """How predictions are written."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+class Graph(StrEnum):
+    """Which kind of file runs without this library."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
+
+
 Model = Annotated[
     Path, typer.Argument(metavar="DIR", help="What `layergroups train` wrote.", show_default=False)
 ]
@@ -182,17 +198,53 @@ def predict(
         list[Path],
         typer.Argument(metavar="IMAGE…", help="Photos, or folders of them.", show_default=False),
     ],
+    format: Annotated[
+        Rows | None,
+        typer.Option(help="How rows are written, as they come.", show_default="table"),
+    ] = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
-    json: AsJson = False,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Say what is on photos."""
+    """Say what is on photos.
+
+    All photos are checked first; then each batch is written as soon as it is predicted.
+    """
     from layergroups.cli import predict as command
 
+    if json and format not in (None, Rows.json):
+        raise typer.BadParameter(f"--json and --format {format} are two formats; give one.")
     command.run(
-        model, images, batch_size=batch_size, workers=workers, on_error=on_error.value, json=json
-    )
+        model, images, batch_size=batch_size, workers=workers, on_error=on_error.value,
+        format="json" if json else (format or Rows.table).value,
+    )  # fmt: skip
+
+
+@app.command()
+def export(
+    model: Model,
+    format: Annotated[
+        Graph | None,
+        typer.Option(help="onnx, or pt2 of torch.export; that of --out's ending if not given."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="The file to write: .onnx or .pt2; DIR/model.onnx or .pt2 if not given.",
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Write a model as one file that runs without this library, checked against the model.
+
+    It takes pixels as they are and gives probabilities; FILE.json says the rest.
+    """  # fmt: skip
+    from layergroups.cli import export as command
+
+    command.run(model, format=format and format.value, out=out, json=json)
 
 
 @app.command()

@@ -27,6 +27,7 @@ _AS_OPTIONS = (
     (r"\bbatch_size=(\d+)", r"--batch-size \1"),
     (r'\bweights="([^"]+)"', r"--weights \1"),
     (r"\bsize=(\d+)", r"--size \1"),
+    (r'\blearn\.export\("model\.(\w+)"\)', r"--format \1"),
     (r"\bThe same call works", "The same command works"),
 )
 

@@ -107,6 +107,12 @@ class EvalTransform:
         """The shorter side in pixels that an image must keep while it is decoded."""
         return math.ceil(max(self.size) / self.crop_pct)
 
+    @property
+    def covering(self) -> Size:
+        """Height and width in pixels that the resized image just covers, before it is cut."""
+        height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.size)
+        return height, width
+
     def __call__(self, source: ImageSource) -> torch.Tensor:
         """One image as a network takes it.
 
@@ -131,7 +137,7 @@ class EvalTransform:
 
     def _covering(self, image: Image.Image) -> list[int]:
         """Height and width to resize to: the least that covers, rounded as torchvision does."""
-        height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.size)
+        height, width = self.covering
         if height * image.width >= width * image.height:
             return [height, max(width, height * image.width // image.height)]
         return [max(height, width * image.height // image.width), width]

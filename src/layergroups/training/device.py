@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from layergroups.errors import TrainingError
+from layergroups.training.modes import each_module
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,8 +88,14 @@ def to_device(batch: object, device: torch.device) -> object:
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, on the device; parameters stay the same objects. Quick where nothing moves."""
-    if any(not _is_on(t, device) for t in (*model.parameters(), *model.buffers())):
-        model.to(device)
+    on_cpu = device.type == "cpu"
+    for module in each_module(model):
+        for own in (module._parameters, module._buffers):
+            for tensor in own.values():
+                if tensor is None or (on_cpu and tensor.is_cpu):
+                    continue  # quicker to ask than device
+                if not _is_on(tensor, device):
+                    return model.to(device)
     return model
 
 

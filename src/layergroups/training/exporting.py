@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from layergroups.checkpoints import Exported, described_head, why_not_rebuilt, write_export
+from layergroups.checkpoints import (
+    ENDINGS,
+    Exported,
+    Portable,
+    described_head,
+    trial_pixels,
+    why_not_rebuilt,
+    write_export,
+    write_portable,
+)
+from layergroups.data.transforms import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
 from layergroups.groups.surgery import is_spread
+from layergroups.training.evaluation import predict_all
 from layergroups.training.loaders import class_names
+from layergroups.training.losses import probabilities
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
@@ -23,25 +37,23 @@ _log = logging.getLogger("layergroups")
 _WORDS = ("auto", "layerwise", "classic", "classic-v1")
 
 
-def export(learner: Learner, folder: Path) -> Path:
-    """Write the export of a learner; says in one line if the folder will need the model.
+def export(learner: Learner, target: Path) -> Path:
+    """Write the export of a learner: a folder, or a `.pt2` or `.onnx` file.
+
+    Says in one line if the folder will need the model.
 
     Raises:
         TrainingError: the data do not describe their transform, or FSDP2 has spread the weights.
-        CheckpointError: the folder cannot be written.
+        CheckpointError: it cannot be written, or the model does not fit the format.
     """
     if any(map(is_spread, learner.model.parameters())):
         raise TrainingError(
             "FSDP2 has spread the weights over the processes. Use learn.save(name) here; then, in "
             "one process, learn.load(name).export(folder)."
         )
-    config = getattr(learner.dls, "transform_config", None)
-    if config is None:
-        raise TrainingError(
-            f"export needs the transform of the photos, but {type(learner.dls).__name__} has no "
-            "transform_config(). Use ImageDataLoaders, or save the weights alone: "
-            "learn.save(name)."
-        )
+    if target.suffix.lower() in ENDINGS:
+        return _export_portable(learner, target)
+    transform = _transform_config(learner)
     model = learner.layer_groups.model  # without the wrapper of torch.compile
     head = described_head(model)
     reason = why_not_rebuilt(model, learner.blueprint, head)
@@ -52,12 +64,45 @@ def export(learner: Learner, folder: Path) -> Path:
         blueprint=learner.blueprint,
         head=head,
         needs_model=reason,
-        transform=config(),
+        transform=transform,
         groups=learner.layer_groups.state_dict(),
         loss=type(learner.loss_func).__name__,
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
     )
-    return write_export(folder, model, exported)
+    return write_export(target, model, exported)
+
+
+def _export_portable(learner: Learner, path: Path) -> Path:
+    """A file that runs without this library, compared with what the learner itself says."""
+    transform = transform_from_config(_transform_config(learner))
+    model, accelerator = learner.placed_model(), learner.accelerator
+    pixels = trial_pixels(transform.size)
+    options: dict[str, Any] = {"loss_func": learner.loss_func, "accelerator": accelerator}
+    expected, _, _ = predict_all(model, [normalise(pixels, transform.input)], **options)
+    wanted = Portable(
+        classes=class_names(learner.dls),
+        transform=transform,
+        activation=partial(probabilities, learner.loss_func),
+        loss=type(learner.loss_func).__name__,
+    )
+    exact = (
+        accelerator.device.type == "cpu"
+        and accelerator.mixed_precision == "no"
+        and all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    )
+    return write_portable(path, model, wanted, pixels=pixels, expected=expected, exact=exact)
+
+
+def _transform_config(learner: Learner) -> dict[str, Any]:
+    """How photos become inputs, which an export must know."""
+    config: Callable[[], dict[str, Any]] | None = getattr(learner.dls, "transform_config", None)
+    if config is None:
+        raise TrainingError(
+            f"export needs the transform of the photos, but {type(learner.dls).__name__} has no "
+            "transform_config(). Use ImageDataLoaders, or save the weights alone: "
+            "learn.save(name)."
+        )
+    return config()
 
 
 def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:

@@ -5,7 +5,7 @@ It holds the state and calls functions of this room; what they do is said in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from layergroups.training.losses import LossFunc, default_loss
 from layergroups.training.metrics import Meter, as_list, check_metrics
 from layergroups.training.modes import BatchNorm, NormPolicy
 from layergroups.training.optimizers import OptFunc, build_optimizer
+from layergroups.training.prediction import predictions
 from layergroups.training.progress import Reporter, reporter
 from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.schedules import Flat, OneCycle, Schedule
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from layergroups.checkpoints import Blueprint
+    from layergroups.data import OrderedBatches
+    from layergroups.data.loaders import Paths
 
 
 class Learner:
@@ -441,6 +444,22 @@ class Learner:
         )
         return prediction(found[0], class_names(self.dls))
 
+    def iter_preds(self, photos: Paths | OrderedBatches) -> Iterator[tuple[Path, Prediction]]:
+        """Each photo of a folder with its prediction, as they come; memory stays bounded.
+
+        Photos are checked first, then go through in batches of which nothing is kept; workers
+        prepare the next ones meanwhile. Between two photos the model is as it was.
+
+        Args:
+            photos: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
+                another batch size.
+
+        Raises:
+            DataError: there are no images.
+            BrokenImagesError: images are broken, and the data are to stop at them.
+        """
+        return predictions(self, photos)
+
     # Saving
 
     def save(self, name: str) -> Path:
@@ -475,8 +494,16 @@ class Learner:
     def export(self, folder: str | Path) -> Path:
         """Write a folder from which `load_learner(folder)` predicts, without the photos.
 
+        A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
+        without this library, with `model.onnx.json` beside it: RGB pixels, uint8 (N, H, W, 3), in,
+        probabilities (N, C) out. It is compared with what the learner says before it is kept.
+
         Returns:
-            The folder.
+            The folder, or the file.
+
+        Raises:
+            TrainingError: the data do not describe their transform.
+            CheckpointError: it cannot be written, or the model cannot be captured as a graph.
         """
         self.processes.write("export", lambda: exporting.export(self, Path(folder)))
         return Path(folder)

@@ -1,0 +1,189 @@
+"""Predictions photo by photo: the same answers, bounded memory, and a model left alone."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from layergroups.data import EvalTransform
+from layergroups.data.batches import Feed, OrderedBatches, PhotoDataset
+from layergroups.data.photos import Photos
+from layergroups.errors import BrokenImagesError, TrainingError
+from layergroups.training.loaders import NoPhotos
+
+NAMES = ("red", "green", "blue")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(7):
+        pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def photos() -> NoPhotos:
+    data = NoPhotos(NAMES, EvalTransform((16, 16)))
+    data.batch_size = 3
+    return data
+
+
+class Watched(OrderedBatches):
+    """Batches that know how many of them are alive whenever another is made."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self.alive: list[int] = []
+        known: list[weakref.ref[Any]] = []
+        for batch in super().__iter__():
+            known.append(weakref.ref(batch))
+            self.alive.append(sum(ref() is not None for ref in known))
+            yield batch
+
+
+def watched(folder: Path, batch_size: int) -> Watched:
+    files = tuple(map(str, sorted(folder.iterdir())))
+    feed = Feed(PhotoDataset(Photos(files), EvalTransform((16, 16))), 0)
+    return Watched(feed, batch_size)
+
+
+def test_the_photos_of_a_folder_in_order_as_predict_says(make, photos, folder: Path) -> None:
+    learn = make(dls=photos)
+    found = list(learn.iter_preds(folder))
+    assert [path.name for path, _ in found] == [f"{number}.png" for number in range(7)]
+    for path, prediction in found:
+        alone = learn.predict(path)
+        assert (prediction.label, prediction.index) == (alone.label, alone.index)
+        assert torch.allclose(prediction.probabilities, alone.probabilities, atol=1e-6)
+    assert torch.stack([p.probabilities for _, p in found]).shape == (7, 3)
+
+
+@pytest.mark.parametrize("given", ["one", "list", "generator", "batches"])
+def test_what_photos_may_be(make, photos, folder: Path, given: str) -> None:
+    files = sorted(folder.iterdir())[:2]
+    wanted = {
+        "one": str(files[0]),
+        "list": files,
+        "generator": (str(file) for file in files),
+        "batches": photos.test_dl(files),
+    }[given]
+    found = [path for path, _ in make(dls=photos).iter_preds(wanted)]
+    assert found == files[: len(found)]
+    assert len(found) == (1 if given == "one" else 2)
+
+
+def test_no_batch_outlives_the_next(make, photos, folder: Path) -> None:
+    batches = watched(folder, 1)
+    rows = 0
+    for _ in make(dls=photos).iter_preds(batches):
+        rows += 1
+        assert len(batches.alive) == rows  # none is made before it is needed
+    assert rows == 7
+    assert max(batches.alive) <= 2
+
+
+def test_all_predictions_at_once_keep_no_batch_either(make, photos, folder: Path) -> None:
+    batches = watched(folder, 1)
+    found, _ = make(dls=photos).get_preds(batches)
+    assert found.shape == (7, 3)
+    assert max(batches.alive) <= 2
+
+
+def test_the_model_is_as_it_was_between_two_photos(make, photos, folder: Path) -> None:
+    learn = make(dls=photos)
+    learn.freeze()
+    learn.model.train()
+    modes = [module.training for module in learn.model.modules()]
+    random = torch.get_rng_state()
+    for _, _prediction in learn.iter_preds(folder):
+        assert modes == [module.training for module in learn.model.modules()]
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        assert torch.equal(random, torch.get_rng_state())
+
+
+def test_broken_photos_are_told_before_any_prediction(make, photos, folder: Path) -> None:
+    (folder / "6.png").write_text("not a photo", encoding="utf-8")
+    with pytest.raises(BrokenImagesError, match=r"6\.png"):
+        make(dls=photos).iter_preds(folder)
+
+
+def test_data_that_cannot_read_photos_and_things_that_are_none(make, photos) -> None:
+    with pytest.raises(TrainingError, match="TinyLoaders has no test_dl"):
+        make().iter_preds("photos")
+    for wrong in ([torch.zeros(1, 3, 16, 16)], 3):
+        with pytest.raises(TrainingError, match=r"learn\.get_preds\(batches\)"):
+            make(dls=photos).iter_preds(wrong)
+
+
+class Stubborn(nn.Module):
+    """Has its own idea of training mode, which eval must go through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bool] = []
+        self.linear = nn.Linear(4, 3)
+
+    def train(self, mode: bool = True) -> Stubborn:
+        super().train(mode)
+        self.__dict__.setdefault("asked", []).append(mode)
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.linear.training
+        return self.linear(x.mean((2, 3)))
+
+
+def test_a_train_method_of_ones_own_is_called(make, photos, folder: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Stubborn())
+    learn = make(model, dls=photos, split=["0", "1"])
+    model.train()
+    model[1].asked.clear()
+    learn.predict(next(folder.iterdir()))
+    assert model[1].asked == [False]
+    assert all(module.training for module in model.modules())
+
+
+def test_a_module_in_two_places_has_its_mode_back(make, photos, folder: Path) -> None:
+    shared = nn.Dropout(0.5)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), shared, nn.Conv2d(4, 3, 3), shared, nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )  # fmt: skip
+    learn = make(model, dls=photos, split=["0", "2"])
+    model.train()
+    photo = next(folder.iterdir())
+    first, second = learn.predict(photo), learn.predict(photo)
+    assert torch.equal(first.probabilities, second.probabilities)
+    assert shared.training
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_learner_of_several_labels_exports_what_it_says(
+    make, photos, folder: Path, tmp_path: Path, precision: str
+) -> None:
+    learn = make(dls=photos, loss_func=nn.BCEWithLogitsLoss(), mixed_precision=precision)
+    learn.freeze()
+    file = learn.export(tmp_path / "m.pt2")
+    photo = next(folder.iterdir())
+    pixels = photos.transform.pixels(Image.open(photo))
+    (found,) = torch.export.load(file).module()(pixels[None])
+    expected = learn.predict(photo).probabilities
+    assert torch.allclose(found, expected, atol=1e-5 if precision == "no" else 2e-2)
+    assert found.sum() != pytest.approx(1, abs=1e-3)
+
+
+def test_an_export_needs_to_know_the_transform(make, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="TinyLoaders has no transform_config"):
+        make().export(tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
