@@ -205,15 +205,15 @@ class Learner:
         return current_processes()
 
     def placed_model(self) -> nn.Module:
-        """The model, on the device where it runs and in the layout in which it is quick."""
-        placed = in_fast_layout(place(self._model, self.accelerator.device))
+        """The model, on the device where it runs."""
+        placed = place(self._model, self.accelerator.device)
         if wants_sharding() and self.processes.several:
             shard(placed, self.groups, self.processes, self.accelerator.device.type)
         return placed
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""
-        self.placed_model()
+        in_fast_layout(self.placed_model())
         if self.opt is None:
             groups = self.layer_groups
             self.opt = build_optimizer(
