@@ -1,6 +1,6 @@
 """The Learner: a model, its layer groups, and batches; it trains, saves and predicts.
 
-It holds the state and calls functions of this room; what they do is said in their own files.
+Its state is that of a `Workbench`; what its methods do is said in the files of their functions.
 """
 
 from __future__ import annotations
@@ -9,59 +9,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from layergroups import checkpoints
-from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
-from layergroups.groups import Freezing, LayerGroups, Rate, Split
+from layergroups.groups import Freezing, Rate
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
-from layergroups.training.callbacks import checked
-from layergroups.training.device import (
-    launched_accumulation,
-    make_accelerator,
-    place,
-    precision_name,
-)
-from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
-from layergroups.training.history import EpochRow, History
-from layergroups.training.layout import in_fast_layout
+from layergroups.training.history import History
 from layergroups.training.loaders import (
-    Batches,
-    Loaders,
     class_names,
     count_of,
-    example_of,
     load_item,
     n_classes,
 )
-from layergroups.training.losses import LossFunc, default_loss
-from layergroups.training.metrics import Meter, as_list, check_metrics
-from layergroups.training.modes import BatchNorm, NormPolicy
-from layergroups.training.optimizers import OptFunc, build_optimizer
+from layergroups.training.metrics import Meter
 from layergroups.training.prediction import predictions
-from layergroups.training.progress import Reporter, reporter
-from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.schedules import Flat, OneCycle, Schedule
-from layergroups.training.seeds import mixed
-from layergroups.training.sharding import shard, wants_sharding
-from layergroups.training.shelf import StoreOptions
-from layergroups.training.stored import FeatureStore, StoredEpochs
+from layergroups.training.stored import StoredEpochs
 from layergroups.training.thawing import Thaw
+from layergroups.training.workbench import Workbench
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from layergroups.checkpoints import Blueprint
     from layergroups.data import OrderedBatches
     from layergroups.data.loaders import Paths
 
 
-class Learner:
+class Learner(Workbench):
     """Trains a model on batches, group by group.
 
     `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
@@ -94,135 +69,6 @@ class Learner:
         TrainingError: an argument is not what it should be.
         GroupingError: the split rule does not fit the model.
     """
-
-    def __init__(
-        self,
-        dls: Loaders,
-        model: nn.Module,
-        *,
-        loss_func: LossFunc | None = None,
-        groups: LayerGroups | None = None,
-        split: Split = "auto",
-        opt_func: OptFunc = "adamw",
-        lr: Rate | None = None,
-        weight_decay: float = 0.01,
-        wd: float | None = None,
-        metrics: Any = (),
-        callbacks: Sequence[object] = (),
-        batch_norm: BatchNorm = "auto",
-        mixed_precision: str | None = None,
-        accumulate: int | None = None,
-        store: StoreOptions | None = None,
-        path: str | Path = "models",
-        seed: int | None = None,
-        progress: bool | Reporter = True,
-    ) -> None:
-        self._dls = dls
-        self._model = model
-        if groups is None:
-            groups = LayerGroups(model, split, example_input=example_of(dls))
-        self.groups = groups
-        if self.groups.model is not unwrap(model):
-            raise TrainingError("groups= are those of another model; use LayerGroups(model).")
-        if lr is not None:
-            self.groups.set_rates(lr)
-        self.loss_func = loss_func or default_loss()
-        self.opt_func = opt_func
-        self.weight_decay = weight_decay if wd is None else wd
-        self.metrics = as_list(metrics)
-        check_metrics(self.metrics)
-        self.callbacks = checked(callbacks)
-        self.norms = NormPolicy(batch_norm, model)
-        self.mixed_precision = mixed_precision
-        self.accumulate = launched_accumulation(accumulate)
-        self.path = Path(path)
-        self.seed = seed
-        self.progress = progress
-        self.opt: Optimizer | None = None
-        self.history = History()
-        self.epochs_done = 0
-        self.fits_done = 0
-        self.store_options = store or StoreOptions()
-        self.store = FeatureStore()
-        self.blueprint: Blueprint | None = None
-        self._split = split
-        self._accelerator: Accelerator | None = None
-        self._reporter: tuple[bool | Reporter, Reporter] | None = None
-
-    # What it is made of
-
-    @property
-    def model(self) -> nn.Module:
-        """The model. Another one may be assigned: groups and optimizer follow."""
-        return self._model
-
-    @model.setter
-    def model(self, model: nn.Module) -> None:
-        if model is self._model:
-            return
-        groups = regroup(self.layer_groups, model, self._split, self._dls)
-        self._model, self.groups = model, groups
-        self.norms.note(model)
-        if self.opt is not None:
-            self.placed_model()
-            self.opt = carry_optimizer(self.opt, groups)
-
-    @property
-    def layer_groups(self) -> LayerGroups:
-        """The layer groups, in step with the model as it is now."""
-        self.groups.sync()
-        return self.groups
-
-    @property
-    def dls(self) -> Loaders:
-        """The data. Others with the same classes may be assigned."""
-        return self._dls
-
-    @dls.setter
-    def dls(self, dls: Loaders) -> None:
-        self._dls = fitting_data(self._dls, dls)
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """Device and precision; made when first used."""
-        made = self._accelerator
-        if made is None or made.mixed_precision != precision_name(self.mixed_precision):
-            made = self._accelerator = make_accelerator(self.mixed_precision)
-        return made
-
-    @property
-    def reporter(self) -> Reporter:
-        """Who shows bars and rows."""
-        if self._reporter is None or self._reporter[0] is not self.progress:
-            shown = self.progress if self.processes.is_main else False
-            self._reporter = (self.progress, reporter(shown))
-        return self._reporter[1]
-
-    @property
-    def processes(self) -> Processes:
-        """Who trains together: those that `torchrun` or `accelerate launch` has started."""
-        _ = self.accelerator  # it joins them
-        return current_processes()
-
-    def placed_model(self) -> nn.Module:
-        """The model, on the device where it runs."""
-        placed = place(self._model, self.accelerator.device)
-        if wants_sharding() and self.processes.several:
-            shard(placed, self.groups, self.processes, self.accelerator.device.type)
-        return placed
-
-    def made_optimizer(self) -> Optimizer:
-        """The optimizer, over all groups on the device; made before the first fit, then kept."""
-        in_fast_layout(self.placed_model())
-        if self.opt is None:
-            groups = self.layer_groups
-            self.opt = build_optimizer(
-                self.opt_func,
-                groups.param_groups(weight_decay=self.weight_decay),
-                lr=max(groups.rates),
-            )
-            groups.attach(self.opt)
-        return self.opt
 
     # Training
 
@@ -261,7 +107,7 @@ class Learner:
             CheckpointError: every checkpoint is damaged, or they are of another fit or model.
         """
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return self._fit(epochs, lr, Flat(), "fit", plan, store)
+        return self.fit_phase(epochs, Flat(), "fit", plan, lr=lr, store=store)
 
     def fit_one_cycle(
         self,
@@ -293,7 +139,7 @@ class Learner:
         """
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
         schedule = OneCycle(div, div_final, pct_start, moms)
-        return self._fit(epochs, lr, schedule, "one cycle", plan, store)
+        return self.fit_phase(epochs, schedule, "one cycle", plan, lr=lr, store=store)
 
     def fine_tune(
         self,
@@ -363,13 +209,10 @@ class Learner:
         """
         thaw, groups = Thaw(every, start), self.layer_groups
         groups.freeze_to(start)
-        if lr is not None:
-            groups.set_rates(lr)
-        enough = groups[start].index * every + 1
+        if epochs is None:
+            epochs = groups[start].index * every + 1
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return self.fit_phase(
-            enough if epochs is None else epochs, OneCycle(), "thaw", plan, callbacks=(thaw,)
-        )
+        return self.fit_phase(epochs, OneCycle(), "thaw", plan, lr=lr, callbacks=(thaw,))
 
     def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
         """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
@@ -508,7 +351,7 @@ class Learner:
         self.processes.write("export", lambda: exporting.export(self, Path(folder)))
         return Path(folder)
 
-    # What the loop asks for
+    # What the fits come to
 
     def fit_phase(
         self,
@@ -516,10 +359,24 @@ class Learner:
         schedule: Schedule,
         phase: str,
         plan: Autosave | None = None,
+        *,
+        lr: Rate | None = None,
         callbacks: Sequence[object] = (),
         store: bool = True,
     ) -> History:
-        """Train at the groups' rates as they stand, saved as planned, with further callbacks."""
+        """Train by a schedule; what the methods above come to, but for `fine_tune`.
+
+        Args:
+            epochs: passes over the training photos.
+            schedule: of the rates.
+            phase: its name in the history.
+            plan: of the checkpoints, if there are to be any.
+            lr: as in `fit`.
+            callbacks: of this fit alone.
+            store: as in `fit`.
+        """
+        if lr is not None:
+            self.layer_groups.set_rates(lr)
         if not isinstance(epochs, int) or epochs < 0:
             raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
         if not epochs:
@@ -531,39 +388,6 @@ class Learner:
         run = loop.new_run(self, epochs, schedule, phase, keeper, callbacks)
         run.stored = StoredEpochs(self.store, self.store_options) if store else None
         return loop.fit(run)
-
-    def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
-        """Order, random state and modes of the coming epoch; not seeded in the midst of it."""
-        if self.seed is not None and seeded:
-            torch.manual_seed(self.epoch_seed())
-        set_epoch = getattr(batches, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(self.epochs_done)
-        self.norms.train(self.model)
-
-    def end_epoch(self, row: EpochRow, passes: int = 1) -> None:
-        """Keep and show what the epoch came to, which stands for so many passes."""
-        self.history += (row,)
-        self.epochs_done += passes
-        self.reporter.row(row)
-
-    def epoch_seed(self, epoch: int | None = None) -> int:
-        """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
-        seed = getattr(self.dls, "seed", 0) if self.seed is None else self.seed
-        return mixed(seed, self.epochs_done if epoch is None else epoch)
-
-    def _fit(
-        self,
-        epochs: int,
-        lr: Rate | None,
-        schedule: Schedule,
-        phase: str,
-        plan: Autosave | None,
-        store: bool,
-    ) -> History:
-        if lr is not None:
-            self.layer_groups.set_rates(lr)
-        return self.fit_phase(epochs, schedule, phase, plan, store=store)
 
     def _file(self, name: str | Path) -> Path:
         return self.path / f"{str(name).removesuffix('.safetensors')}.safetensors"

@@ -1,0 +1,199 @@
+"""What a learner is made of, and how its parts stay in step; `Learner` adds what one does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from layergroups.anatomy.looking import unwrap
+from layergroups.errors import TrainingError
+from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.training.callbacks import checked
+from layergroups.training.device import (
+    launched_accumulation,
+    make_accelerator,
+    place,
+    precision_name,
+)
+from layergroups.training.distributed import Processes, current_processes
+from layergroups.training.history import EpochRow, History
+from layergroups.training.layout import in_fast_layout
+from layergroups.training.loaders import Batches, Loaders, example_of
+from layergroups.training.losses import LossFunc, default_loss
+from layergroups.training.metrics import as_list, check_metrics
+from layergroups.training.modes import BatchNorm, NormPolicy
+from layergroups.training.optimizers import OptFunc, build_optimizer
+from layergroups.training.progress import Reporter, reporter
+from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
+from layergroups.training.seeds import mixed
+from layergroups.training.sharding import shard, wants_sharding
+from layergroups.training.shelf import StoreOptions
+from layergroups.training.stored import FeatureStore
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from layergroups.checkpoints import Blueprint
+
+
+class Workbench:
+    """Model, layer groups, data, optimizer, device, counts: the state of a `Learner`.
+
+    For the arguments see there.
+    """
+
+    def __init__(
+        self,
+        dls: Loaders,
+        model: nn.Module,
+        *,
+        loss_func: LossFunc | None = None,
+        groups: LayerGroups | None = None,
+        split: Split = "auto",
+        opt_func: OptFunc = "adamw",
+        lr: Rate | None = None,
+        weight_decay: float = 0.01,
+        wd: float | None = None,
+        metrics: Any = (),
+        callbacks: Sequence[object] = (),
+        batch_norm: BatchNorm = "auto",
+        mixed_precision: str | None = None,
+        accumulate: int | None = None,
+        store: StoreOptions | None = None,
+        path: str | Path = "models",
+        seed: int | None = None,
+        progress: bool | Reporter = True,
+    ) -> None:
+        self._dls = dls
+        self._model = in_fast_layout(model)
+        if groups is None:
+            groups = LayerGroups(model, split, example_input=example_of(dls))
+        self.groups = groups
+        if self.groups.model is not unwrap(model):
+            raise TrainingError("groups= are those of another model; use LayerGroups(model).")
+        if lr is not None:
+            self.groups.set_rates(lr)
+        self.loss_func = loss_func or default_loss()
+        self.opt_func = opt_func
+        self.weight_decay = weight_decay if wd is None else wd
+        self.metrics = as_list(metrics)
+        check_metrics(self.metrics)
+        self.callbacks = checked(callbacks)
+        self.norms = NormPolicy(batch_norm, model)
+        self.mixed_precision = mixed_precision
+        self.accumulate = launched_accumulation(accumulate)
+        self.path = Path(path)
+        self.seed = seed
+        self.progress = progress
+        self.opt: Optimizer | None = None
+        self.history = History()
+        self.epochs_done = 0
+        self.fits_done = 0
+        self.store_options = store or StoreOptions()
+        self.store = FeatureStore()
+        self.blueprint: Blueprint | None = None
+        self._split = split
+        self._accelerator: Accelerator | None = None
+        self._reporter: tuple[bool | Reporter, Reporter] | None = None
+
+    # What it is made of
+
+    @property
+    def model(self) -> nn.Module:
+        """The model. Another one may be assigned: groups and optimizer follow."""
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        if model is self._model:
+            return
+        groups = regroup(self.layer_groups, in_fast_layout(model), self._split, self._dls)
+        self._model, self.groups = model, groups
+        self.norms.note(model)
+        if self.opt is not None:
+            self.placed_model()
+            self.opt = carry_optimizer(self.opt, groups)
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """The layer groups, in step with the model as it is now."""
+        self.groups.sync()
+        return self.groups
+
+    @property
+    def dls(self) -> Loaders:
+        """The data. Others with the same classes may be assigned."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: Loaders) -> None:
+        self._dls = fitting_data(self._dls, dls)
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Device and precision; made when first used."""
+        made = self._accelerator
+        if made is None or made.mixed_precision != precision_name(self.mixed_precision):
+            made = self._accelerator = make_accelerator(self.mixed_precision)
+        return made
+
+    @property
+    def reporter(self) -> Reporter:
+        """Who shows bars and rows."""
+        if self._reporter is None or self._reporter[0] is not self.progress:
+            shown = self.progress if self.processes.is_main else False
+            self._reporter = (self.progress, reporter(shown))
+        return self._reporter[1]
+
+    @property
+    def processes(self) -> Processes:
+        """Who trains together: those that `torchrun` or `accelerate launch` has started."""
+        _ = self.accelerator  # it joins them
+        return current_processes()
+
+    def placed_model(self) -> nn.Module:
+        """The model, on the device where it runs."""
+        placed = place(self._model, self.accelerator.device)
+        if wants_sharding() and self.processes.several:
+            shard(placed, self.groups, self.processes, self.accelerator.device.type)
+        return placed
+
+    def made_optimizer(self) -> Optimizer:
+        """The optimizer, over all groups on the device; made before the first fit, then kept."""
+        in_fast_layout(self.placed_model())
+        if self.opt is None:
+            groups = self.layer_groups
+            self.opt = build_optimizer(
+                self.opt_func,
+                groups.param_groups(weight_decay=self.weight_decay),
+                lr=max(groups.rates),
+            )
+            groups.attach(self.opt)
+        return self.opt
+
+    # What the loop asks for
+
+    def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
+        """Order, random state and modes of the coming epoch; not seeded in the midst of it."""
+        if self.seed is not None and seeded:
+            torch.manual_seed(self.epoch_seed())
+        set_epoch = getattr(batches, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self.epochs_done)
+        self.norms.train(self.model)
+
+    def end_epoch(self, row: EpochRow, passes: int = 1) -> None:
+        """Keep and show what the epoch came to, which stands for so many passes."""
+        self.history += (row,)
+        self.epochs_done += passes
+        self.reporter.row(row)
+
+    def epoch_seed(self, epoch: int | None = None) -> int:
+        """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
+        seed = getattr(self.dls, "seed", 0) if self.seed is None else self.seed
+        return mixed(seed, self.epochs_done if epoch is None else epoch)
