@@ -1,0 +1,105 @@
+"""The frozen phase alone: epochs of layergroups with and without the store, and of fastai.
+
+    python benchmarks/fine_tune/frozen.py PHOTOS [--peers PEERS/bin/python] [--epochs 5]
+
+Each contender is a process of its own. PHOTOS and PEERS are those of run.py. Prints a Markdown
+table: seconds of each epoch with its validation, of the phase, and the peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from layergroups.demo.weights import efficientnet_lite0_weights
+
+OURS = """
+import json, resource, sys, time
+from layergroups import ImageDataLoaders, vision_learner
+photos, weights, size, epochs, store = *sys.argv[1:3], *map(int, sys.argv[3:6])
+dls = ImageDataLoaders.from_folder(photos, size=size, batch_size=64, seed=0)
+learn = vision_learner(
+    dls, "timm:tf_efficientnet_lite0", weights=weights, metrics=["accuracy"], seed=0, progress=False
+)
+begin = time.perf_counter()
+learn.freeze()
+rows = learn.fit(epochs, 1e-3, store=bool(store))
+print(json.dumps({
+    "epochs": [row.seconds for row in rows],
+    "seconds": time.perf_counter() - begin,
+    "accuracy": rows[-1].metrics["accuracy"],
+    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+}))
+"""
+FASTAI = """
+import json, resource, sys, time, warnings
+warnings.simplefilter("ignore")
+from fastai.vision.all import *
+from safetensors.torch import load_file
+photos, weights, size, epochs = *sys.argv[1:3], *map(int, sys.argv[3:5])
+set_seed(0)
+dls = ImageDataLoaders.from_folder(
+    photos, train="train", valid="valid", item_tfms=Resize(size), bs=64,
+    batch_tfms=[*aug_transforms(), Normalize.from_stats([0.5] * 3, [0.5] * 3)],
+)
+learn = vision_learner(
+    dls, "tf_efficientnet_lite0", pretrained=False, normalize=False, metrics=accuracy
+)
+learn.model[0].model.load_state_dict(load_file(weights), strict=False)
+learn.freeze()
+class Times(Callback):
+    def __init__(self): self.rows = []
+    def before_epoch(self): self.start = time.perf_counter()
+    def after_epoch(self): self.rows.append(time.perf_counter() - self.start)
+times = Times()
+begin = time.perf_counter()
+with learn.no_bar(), learn.no_logging():
+    learn.fit_one_cycle(epochs, 1e-3, cbs=times)
+print(json.dumps({
+    "epochs": times.rows,
+    "seconds": time.perf_counter() - begin,
+    "accuracy": float(learn.recorder.values[-1][-1]),
+    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+}))
+"""
+
+
+def measure(python: str, code: str, *options: str) -> dict[str, list[float]]:
+    """Run one contender and read the JSON line that it ends with."""
+    done = subprocess.run([python, "-c", code, *options], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"a contender failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Measure all contenders and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--peers", help="python of the peers' environment; without it fastai rests")
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=5)
+    args = parser.parse_args()
+    options = [str(args.photos), str(efficientnet_lite0_weights()), str(args.size)]
+    options.append(str(args.epochs))
+    found = {
+        "layergroups": measure(sys.executable, OURS, *options, "1"),
+        "layergroups, store=False": measure(sys.executable, OURS, *options, "0"),
+    }
+    if args.peers:
+        found["fastai 2.8.12"] = measure(args.peers, FASTAI, *options)
+    print("| | seconds of each epoch | phase | accuracy | peak memory, MB |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, result in found.items():
+        epochs = ", ".join(f"{seconds:.1f}" for seconds in result["epochs"])
+        print(
+            f"| {name} | {epochs} | {result['seconds']:.1f} | {result['accuracy']:.3f} "
+            f"| {result['peak_mb']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
