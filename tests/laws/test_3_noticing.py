@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from layergroups import LayerGroups
 from layergroups.groups import surgery
 from layergroups.groups.surgery import Watch
-from tests.laws.models import TinyResNet, image
+from tests.laws.models import Residual, TinyResNet, image
 from tests.laws.surgeries import SURGERIES, Surgery, append_block, assert_agree, memory
 
 
@@ -298,3 +298,27 @@ def test_what_joins_a_frozen_group_is_not_stepped(surgery: Surgery) -> None:
     optimizer.step()
     assert new.grad is None
     assert torch.equal(new, before)
+
+
+def test_a_fused_sgd_with_momentum_takes_newcomers() -> None:
+    model = TinyResNet()
+    groups = LayerGroups(model, example_input=image())
+    optimizer = SGD(groups.param_groups(lr=0.01), momentum=0.9, fused=True)
+    plain = copy.deepcopy(model)
+    own = LayerGroups(plain, example_input=image())
+    other = SGD(own.param_groups(lr=0.01), momentum=0.9)
+    groups.attach(optimizer)
+    own.attach(other)
+    x = image()
+    for number in range(3):
+        for net, opt in ((model, optimizer), (plain, other)):
+            if number == 1:
+                with torch.random.fork_rng():
+                    torch.manual_seed(3)
+                    net.layer3.append(Residual(32, 32))
+            net.eval()
+            opt.zero_grad()
+            net(x).square().mean().backward()
+            opt.step()
+    for one, two in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, two)

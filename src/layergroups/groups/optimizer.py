@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from layergroups.errors import GroupingError
 
@@ -94,6 +95,22 @@ def reconcile(
         alive.update(id(p) for p in group["params"])
     for parameter in [p for p in optimizer.state if id(p) not in alive]:
         del optimizer.state[parameter]
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, SGD) and group.get("fused") and group.get("momentum"):
+            _fill_momentum(optimizer, group["params"])
+
+
+def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Torch's fused SGD wants the momentum of all parameters of a group, or of none.
+
+    New ones get zeros, from which the first step is what it would be (if `dampening` is 0).
+    """
+    memories = [optimizer.state[p] for p in parameters if p in optimizer.state]
+    if not any(memory.get("momentum_buffer") is not None for memory in memories):
+        return
+    for parameter in parameters:
+        if optimizer.state[parameter].get("momentum_buffer") is None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def set_optimizer_rates(

@@ -101,7 +101,13 @@ def _factory(opt_func: OptFunc) -> tuple[Callable[..., Optimizer], dict[str, Any
 
 
 def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> dict[str, Any]:
-    """`fused=True` for a class of torch.optim that has it, where every parameter allows it."""
+    """`fused=True` for a class of torch.optim that has it, where every parameter allows it.
+
+    Not for SGD: its fused form fails where some parameters of a group have no momentum yet, as
+    after surgery, or when layers thaw beside norm layers that have trained.
+    """
+    if factory is torch.optim.SGD:
+        return {}
     if not inspect.isclass(factory) or factory.__module__.split(".")[0] != "torch":
         return {}
     if "fused" not in _argument_names(factory):
