@@ -149,3 +149,14 @@ def test_fine_tune_is_the_same_with_the_same_seed(make) -> None:
         learn.fine_tune(1, defaults=QUICK)
         torch.rand(3)
     assert not moved(snapshot(one.model), two.model)
+
+
+def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
+    figures = FineTuneDefaults(lowest=1, head_passes=2)
+    learn, plain = make(), make()
+    rows = learn.fine_tune(4, 1e-2, defaults=figures)
+    assert [row.phase for row in rows] == ["head", "late", "late", "late", "late"]
+    assert [sum(row.frozen) for row in rows] == [2, 1, 1, 1, 1]
+    assert {row.note for row in rows[1:]} == {"frozen outputs stored"}
+    plain.fine_tune(4, 1e-2, defaults=figures, store=False)
+    assert {row.note for row in plain.history} == {""}

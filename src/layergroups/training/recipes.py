@@ -28,6 +28,8 @@ class FineTuneDefaults:
     Attributes:
         base_lr: rate of the head while the body is frozen.
         unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
+        lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
+            frozen, so that its outputs are kept too: half the time, as good on few photos.
         views: augmented views of each training photo for one frozen epoch.
         head_passes: the most passes of the head over its stored features.
         hold_out: part of the training photos by which the best head is chosen.
@@ -39,6 +41,7 @@ class FineTuneDefaults:
 
     base_lr: float = 1e-3
     unfrozen_ratio: float = 0.1
+    lowest: int = 0
     views: int = 2
     head_passes: int = 20
     hold_out: float = 0.1
@@ -58,7 +61,8 @@ class Phase:
         freeze_to: the first layer group that trains, as in `freeze_to`; 0 trains all.
         lr: a rate for each group.
         schedule: the multiplier on it.
-        from_store: train the head on stored outputs of the body where that is possible.
+        from_store: train the head to the end on stored outputs of the body, where possible.
+        stored: let frozen layers run once only, as `fit` does.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Phase:
     lr: Rate
     schedule: Schedule
     from_store: bool = False
+    stored: bool = True
 
 
 def plan_fine_tune(
@@ -97,8 +102,16 @@ def plan_fine_tune(
             lr=head_lr,
             schedule=known.head_schedule,
             from_store=store,
+            stored=store,
         ),
-        Phase(name="all", epochs=epochs, freeze_to=0, lr=all_lr, schedule=known.schedule),
+        Phase(
+            name="late" if known.lowest else "all",
+            epochs=epochs,
+            freeze_to=known.lowest,
+            lr=all_lr,
+            schedule=known.schedule,
+            stored=store,
+        ),
     )
     return tuple(phase for phase in phases if phase.epochs)
 
@@ -131,7 +144,7 @@ def run_phase(
         if reason is None:
             return train_head(learner, phase, defaults, plan)
         _log.warning("The head trains through the whole network, because %s.", reason)
-    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=phase.from_store)
+    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=phase.stored)
 
 
 def _reason_against_store(learner: Learner) -> str | None:
