@@ -307,3 +307,31 @@ def test_a_crashed_fit_goes_on_bit_for_bit_from_a_store_that_is_filled_again(tmp
     resumed.fit(5, 1e-2, **saved)
     resumed.fit(2, 1e-3, **saved)
     assert not moved(snapshot(unbroken.model), resumed.model)
+
+
+def test_what_was_dropped_in_mid_epoch_stays_dropped_after_a_crash(tmp_path: Any) -> None:
+    class Thaws:
+        def __init__(self, crash: bool = False) -> None:
+            self.crash = crash
+
+        def before_step(self, run: Run) -> None:
+            if run.step == 9:
+                run.groups.freeze_to(-2)
+
+        def after_step(self, run: Run) -> None:
+            if self.crash and run.step == 11:
+                raise RuntimeError
+
+    def make(crash: bool = False) -> Learner:
+        learn = learner(PlainLoaders(noise=0.3), callbacks=[Thaws(crash)])
+        learn.freeze()
+        return learn
+
+    saved = {"checkpoint_dir": tmp_path, "checkpoint_every": 1, "resume": True}
+    unbroken, resumed = make(), make()
+    unbroken.fit(5, 1e-2)
+    with pytest.raises(TrainingError, match="Thaws"):
+        make(crash=True).fit(5, 1e-2, **saved)
+    resumed.fit(5, 1e-2, **saved)
+    assert not moved(snapshot(unbroken.model), resumed.model)
+    assert [row.note for row in unbroken.history] == [row.note for row in resumed.history]

@@ -278,6 +278,7 @@ def _position(run: Run, *, epoch_done: bool) -> dict[str, Any]:
         "step": run.step,
         "changes": run.changes,
         "stop": run.stop,
+        "stored": run.source is not run.train,
         "rows": len(run.rows),
         "losses": run.losses.state_dict(),
         "highest": run.highest,
@@ -290,6 +291,7 @@ def _place(run: Run, fit: Mapping[str, Any], saved: Saved) -> None:
     """Put a run where it stood."""
     for name in ("epoch", "batch", "step", "changes", "stop", "highest"):
         setattr(run, name, fit[name])
+    run.from_store = bool(fit["stored"]) if run.batch else None
     run.lrs = tuple(fit["lrs"])
     run.seconds_before = float(fit["seconds"]) if run.batch else 0.0
     run.losses.load_state_dict(fit["losses"])

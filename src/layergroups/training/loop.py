@@ -68,6 +68,7 @@ class Run:
         part: the inputs' way through the model; None is all of it.
         stored: keeps outputs of frozen layers; None runs them in every epoch.
         source: where the batches of this epoch come from: `train`, or what was stored.
+        from_store: which of the two it was when the run was cut off in the midst of the epoch.
         passes: over the training photos that one epoch of this fit stands for.
         seconds_before: time already spent on the epoch that comes.
         epoch: of this fit, counted from 0.
@@ -104,6 +105,7 @@ class Run:
     part: Callable[..., Tensor] | None = None
     stored: StoredEpochs | None = None
     source: Batches = field(init=False)
+    from_store: bool | None = None
     passes: int = 1
     seconds_before: float = 0.0
     epoch: int = 0
@@ -232,9 +234,10 @@ def run_epoch(run: Run) -> None:
         run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
-    run.source = run.train
-    if run.stored is not None and run.part is None:
+    run.source = run.train if run.part is None else run.source
+    if run.stored is not None and run.part is None and run.from_store is not False:
         run.stored.begin_epoch(run)
+    run.from_store = None
     try:
         _train_on_all(run)
         _bring_together(run)

@@ -9,6 +9,7 @@ whatever changes the constant drops it, at once, and training goes on through th
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("layergroups")
 _PROBE = 3  # items by which the boundary is found
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, another one in each process
 
 
 class Features(tuple[Tensor, ...]):
@@ -317,7 +319,8 @@ def _mark(run: Run, frozen: Sequence[str], tensors: Sequence[Tensor]) -> int:
     """A checksum of all that the kept values depend on."""
     data = run.learner.dls
     told = [getattr(data, name, "") for name in ("size", "input", "augment", "crop_pct", "seed")]
-    mark = zlib.crc32(repr([*frozen, *told, run.accelerator.mixed_precision]).encode())
+    text = _ADDRESS.sub("", repr([*frozen, *told, run.accelerator.mixed_precision]))
+    mark = zlib.crc32(text.encode())
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         mark = zlib.crc32(plain.view(torch.uint8).numpy().data if len(plain) else b"", mark)
