@@ -110,6 +110,13 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(metrics=["acc"]), errors.TrainingError, "'acc'.*accuracy", None),
         (lambda p: p.learn(callbacks=[Thaw]), errors.TrainingError, r"Thaw\(\)", None),
         (lambda p: p.learn(callbacks=[3]), errors.TrainingError, "before_fit", None),
+        (lambda p: p.learn(callbacks=3), errors.TrainingError, r"callbacks=\[3\]", None),
+        (lambda p: p.learn(wd="a"), errors.TrainingError, "such as 0.01", None),
+        (lambda p: p.learn(weight_decay=-1), errors.TrainingError, "weight_decay=-1", None),
+        (lambda p: lg.Learner(None, tiny_model()), errors.TrainingError,  # type: ignore[arg-type]
+         "no train and no valid.*from_folder", None),
+        (lambda p: p.learn().fine_tune(1, base_lr="a"), errors.TrainingError, "base_lr='a'", None),
+        (lambda p: p.learn().fit(1, resume=True), errors.TrainingError, "checkpoint_dir=", None),
         (lambda p: p.learn(batch_norm="freeze"), errors.TrainingError, "'update'", None),
         (lambda p: p.learn(mixed_precision="fp32").fit(1), errors.TrainingError, "bf16",
          ValueError),
@@ -148,6 +155,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.load_learner(p.path / "empty"), errors.CheckpointError, "learner.json", None),
     ],
     "create_body": [
+        (lambda p: lg.create_body("resnet18"), errors.AnatomyError, "load_model", None),
         (lambda p: lg.create_body(tiny_model(), 99), errors.CutError, r"cut=99.*cut=-1", None),
         (lambda p: lg.create_body(tiny_model(), "x"), errors.CutError, "cut='x'.*children", None),
     ],
@@ -209,6 +217,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     ],
     "training": [
         (lambda p: OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),  # type: ignore[arg-type]
+        (lambda p: OneCycle(moms="abc"), errors.TrainingError, "moms=", None),  # type: ignore[arg-type]
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
         (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layergroups.anatomy import Flow, Trace, find_head, output_shape, trace
+from layergroups.anatomy import Flow, Trace, find_head, output_shape, trace, unwrap
 from layergroups.errors import AnatomyError, CutError, InputSizeError
 from layergroups.groups import LayerGroups, Split
 from layergroups.input_spec import InputSpec
@@ -139,7 +139,7 @@ def create_body(
         CutError: the body cannot be cut there.
         InputSizeError: the network cannot take images of this size.
     """
-    spec = InputSpec()
+    network, spec = unwrap(network), InputSpec()
     loaded = LoadedModel(model=network, name="", input=spec, pretrained=False, weights="")
     return _cut_body(loaded, _example(spec, size, network), cut)[0]
 

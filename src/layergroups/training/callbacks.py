@@ -75,12 +75,16 @@ def notify(callbacks: Sequence[object], event: Event, run: Run) -> None:
             ) from cause
 
 
-def checked(callbacks: Sequence[object]) -> list[object]:
-    """The callbacks as a list.
+def checked(callbacks: Sequence[object] | None) -> list[object]:
+    """The callbacks as a list; None for none.
 
     Raises:
-        TrainingError: one is a class instead of an object, or has no event at all.
+        TrainingError: it is no list, or one is a class instead of an object, or has no event.
     """
+    if callbacks is None:
+        return []
+    if not isinstance(callbacks, Sequence):
+        raise TrainingError(f"callbacks={callbacks!r} must be a list: callbacks=[{callbacks!r}].")
     for callback in callbacks:
         if isinstance(callback, type):
             raise TrainingError(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from layergroups.anatomy.looking import unwrap
+
 _BLOCK = 16  # channels; oneDNN's block on AVX-512, 8 on AVX2
 
 
@@ -15,9 +17,10 @@ def in_fast_layout(model: nn.Module) -> nn.Module:
     Convolutions need not reorder their inputs and weights then, in each step. Parameters stay the
     same objects with the same values. A model that `in_safe_layout` guards stays as it is.
     """
-    weights = [w for m in model.modules() if isinstance(m, nn.Conv2d) for w in _plain(m)]
+    inside = unwrap(model)
+    weights = [w for m in inside.modules() if isinstance(m, nn.Conv2d) for w in _plain(m)]
     slow = [w for w in weights if not w.is_contiguous(memory_format=torch.channels_last)]
-    if slow and not any(map(_goes_wrong, model.modules())):
+    if slow and not any(map(_goes_wrong, inside.modules())):
         for weight in slow:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model

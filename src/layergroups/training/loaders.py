@@ -40,6 +40,21 @@ class Loaders(Protocol):
         """Validation batches."""
 
 
+def check_loaders(dls: object) -> None:
+    """Data must have batches to train on and batches to validate on.
+
+    Raises:
+        TrainingError: they have not.
+    """
+    missing = [name for name in ("train", "valid") if not hasattr(type(dls), name)]
+    missing = [name for name in missing if name not in getattr(dls, "__dict__", {})]
+    if missing:
+        raise TrainingError(
+            f"The data ({type(dls).__name__}) have no {' and no '.join(missing)}. Give "
+            "ImageDataLoaders.from_folder(...), or an object with batches `train` and `valid`."
+        )
+
+
 def count_of(batches: Iterable[Any]) -> int:
     """How many batches there are; 0 if they do not tell."""
     return len(batches) if isinstance(batches, Sized) else 0

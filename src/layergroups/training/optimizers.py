@@ -50,6 +50,17 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
     return optimizer
 
 
+def checked_decay(weight_decay: float) -> float:
+    """The weight decay.
+
+    Raises:
+        TrainingError: it is no number, or below 0.
+    """
+    if isinstance(weight_decay, (int, float)) and weight_decay >= 0:
+        return weight_decay
+    raise TrainingError(f"weight_decay={weight_decay!r} must be a number from 0, such as 0.01.")
+
+
 def set_rates(optimizer: Optimizer, rates: Sequence[float], multiplier: float) -> None:
     """Give every parameter group `base rate of its layer group * multiplier`."""
     for group in optimizer.param_groups:

@@ -91,6 +91,8 @@ def plan_fine_tune(
     for name, value in (("epochs", epochs), ("freeze_epochs", freeze_epochs)):
         if not isinstance(value, int) or value < 0:
             raise TrainingError(f"{name}={value!r} must be a whole number of epochs, 0 or more.")
+    if base_lr is not None and not (isinstance(base_lr, (int, float)) and base_lr >= 0):
+        raise TrainingError(f"base_lr={base_lr!r} must be a rate from 0, such as 1e-3.")
     known = defaults or FineTuneDefaults()
     head_lr = known.base_lr if base_lr is None else base_lr
     all_lr = head_lr * known.unfrozen_ratio if lr is None else lr

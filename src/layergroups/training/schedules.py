@@ -70,7 +70,8 @@ class OneCycle:
                 "above 0, such as div=25, div_final=1e5."
             )
         _check_part("pct_start", self.pct_start)
-        if len(self.moms) != 3 or not all(0 <= m < 1 for m in self.moms):
+        numbers = [m for m in self.moms if isinstance(m, (int, float)) and 0 <= m < 1]
+        if len(self.moms) != 3 or len(numbers) != 3:
             raise TrainingError(
                 f"moms={self.moms} must be three momenta in 0..1 (start, top, end), such as "
                 "moms=(0.95, 0.85, 0.95)."

@@ -23,11 +23,11 @@ from layergroups.training.device import (
 from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.history import EpochRow, History
 from layergroups.training.layout import in_fast_layout
-from layergroups.training.loaders import Batches, Loaders, example_of
+from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of
 from layergroups.training.losses import LossFunc, default_loss
 from layergroups.training.metrics import as_list, check_metrics
 from layergroups.training.modes import BatchNorm, NormPolicy
-from layergroups.training.optimizers import OptFunc, build_optimizer
+from layergroups.training.optimizers import OptFunc, build_optimizer, checked_decay
 from layergroups.training.progress import Reporter, reporter
 from layergroups.training.replacing import carry_optimizer, fitting_data, regroup
 from layergroups.training.seeds import mixed
@@ -60,7 +60,7 @@ class Workbench:
         weight_decay: float = 0.01,
         wd: float | None = None,
         metrics: Any = (),
-        callbacks: Sequence[object] = (),
+        callbacks: Sequence[object] | None = (),
         batch_norm: BatchNorm = "auto",
         mixed_precision: str | None = None,
         accumulate: int | None = None,
@@ -69,6 +69,7 @@ class Workbench:
         seed: int | None = None,
         progress: bool | Reporter = True,
     ) -> None:
+        check_loaders(dls)
         self._dls = dls
         self._model = in_fast_layout(model)
         if groups is None:
@@ -80,7 +81,7 @@ class Workbench:
             self.groups.set_rates(lr)
         self.loss_func = loss_func or default_loss()
         self.opt_func = opt_func
-        self.weight_decay = weight_decay if wd is None else wd
+        self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
         check_metrics(self.metrics)
         self.callbacks = checked(callbacks)
