@@ -71,7 +71,7 @@ class Workbench:
     ) -> None:
         check_loaders(dls)
         self._dls = dls
-        self._model = in_fast_layout(model)
+        self._model = _laid_out(model)
         if groups is None:
             groups = LayerGroups(model, split, example_input=example_of(dls))
         self.groups = groups
@@ -113,7 +113,7 @@ class Workbench:
     def model(self, model: nn.Module) -> None:
         if model is self._model:
             return
-        groups = regroup(self.layer_groups, in_fast_layout(model), self._split, self._dls)
+        groups = regroup(self.layer_groups, _laid_out(model), self._split, self._dls)
         self._model, self.groups = model, groups
         self.norms.note(model)
         if self.opt is not None:
@@ -166,7 +166,7 @@ class Workbench:
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""
-        in_fast_layout(self.placed_model())
+        _laid_out(self.placed_model())
         if self.opt is None:
             groups = self.layer_groups
             self.opt = build_optimizer(
@@ -198,3 +198,8 @@ class Workbench:
         """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
         seed = getattr(self.dls, "seed", 0) if self.seed is None else self.seed
         return mixed(seed, self.epochs_done if epoch is None else epoch)
+
+
+def _laid_out(model: nn.Module) -> nn.Module:
+    """The model in the layout in which it is quick; FSDP2 spreads ordinary tensors only."""
+    return model if wants_sharding() else in_fast_layout(model)
