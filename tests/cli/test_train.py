@@ -108,10 +108,10 @@ def test_after_a_fault_no_empty_folder_stays(run: Run, photos: Path, tmp_path: P
 def test_ctrl_c_waits_for_the_step() -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
-        interrupts.before_step(None)  # type: ignore[arg-type]
+        interrupts.before_step(None)  # type: ignore[arg-type] # no run is looked at
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            interrupts.after_step(None)  # type: ignore[arg-type]
+            interrupts.after_step(None)  # type: ignore[arg-type] # no run is looked at
         assert interrupts.steps == 1
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -120,7 +120,7 @@ def test_between_steps_and_for_the_second_time_ctrl_c_comes_at_once() -> None:
     with Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        interrupts.before_step(None)  # type: ignore[arg-type]
+        interrupts.before_step(None)  # type: ignore[arg-type] # no run is looked at
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

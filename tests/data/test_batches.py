@@ -165,7 +165,7 @@ def test_workers_stay_between_passes(photos: Photos) -> None:
     def pids(batches: OrderedBatches) -> list[int]:
         list(batches)
         assert feed._pool is not None
-        return [w.pid for w in feed._pool._iterator._workers]  # type: ignore[union-attr]
+        return [w.pid for w in feed._pool._iterator._workers]  # type: ignore[union-attr] # the inside of torch's DataLoader
 
     assert pids(OrderedBatches(feed, 3)) == pids(OrderedBatches(feed, 5))
 

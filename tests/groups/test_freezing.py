@@ -99,7 +99,7 @@ def test_a_word_takes_effect_at_once_and_with_with_for_a_time(first: str, second
 
 def test_blocks_may_be_nested_and_left_by_an_error() -> None:
     _, groups = make()
-    with pytest.raises(ZeroDivisionError), groups.freeze():  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), groups.freeze():  # noqa: PT012 - the block is what is tested
         with groups["early"].unfreeze():
             assert groups.frozen == (False, True, False)
         assert groups.frozen == (True, True, False)

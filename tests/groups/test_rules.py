@@ -68,7 +68,7 @@ def test_a_fastai_splitter_works_as_it_is() -> None:
         return list(m.parameters())
 
     def splitter(m: nn.Module) -> list[list[nn.Parameter]]:
-        return [params(m.stem) + params(m.layer1), params(m.layer2) + params(m.layer3),  # type: ignore[arg-type]
+        return [params(m.stem) + params(m.layer1), params(m.layer2) + params(m.layer3),  # type: ignore[arg-type] # as a person writes it
                 params(m.fc)]  # type: ignore[arg-type] # fmt: skip
 
     groups = LayerGroups(TinyResNet(), splitter, example_input=image())
@@ -79,7 +79,7 @@ def test_a_fastai_splitter_works_as_it_is() -> None:
 
 def test_a_function_may_return_modules() -> None:
     def splitter(m: nn.Module) -> list[nn.Module]:
-        return [m.stem, nn.ModuleList([m.layer1, m.layer2, m.layer3]), m.fc]  # type: ignore[list-item]
+        return [m.stem, nn.ModuleList([m.layer1, m.layer2, m.layer3]), m.fc]  # type: ignore[list-item] # as a person writes it
 
     assert len(LayerGroups(TinyResNet(), splitter, example_input=image())) == 3
 

@@ -64,7 +64,7 @@ Mistake = Callable[[Place], object]
 # what was wrong, what the message must name (a pattern), and the kind of the cause that it keeps
 MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException] | None]]] = {
     "LayerGroups": [
-        (lambda p: lg.LayerGroups("resnet18"), errors.AnatomyError,  # type: ignore[arg-type]
+        (lambda p: lg.LayerGroups("resnet18"), errors.AnatomyError,  # type: ignore[arg-type] # wrong on purpose
          r"'resnet18' is no torch.nn.Module.*load_model\(", None),
         (lambda p: p.groups(example_input=torch.zeros(2, 5)), errors.AnatomyError, r"\(2, 5\)",
          RuntimeError),
@@ -113,7 +113,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(callbacks=3), errors.TrainingError, r"callbacks=\[3\]", None),
         (lambda p: p.learn(wd="a"), errors.TrainingError, "such as 0.01", None),
         (lambda p: p.learn(weight_decay=-1), errors.TrainingError, "weight_decay=-1", None),
-        (lambda p: lg.Learner(None, tiny_model()), errors.TrainingError,  # type: ignore[arg-type]
+        (lambda p: lg.Learner(None, tiny_model()), errors.TrainingError,  # type: ignore[arg-type] # wrong on purpose
          "no train and no valid.*from_folder", None),
         (lambda p: p.learn().fine_tune(1, base_lr="a"), errors.TrainingError, "base_lr='a'", None),
         (lambda p: p.learn().fit(1, resume=True), errors.TrainingError, "checkpoint_dir=", None),
@@ -216,8 +216,8 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.dls.test_dl(["no.jpg"]), errors.BrokenImagesError, "no.jpg.*skip", None),
     ],
     "training": [
-        (lambda p: OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),  # type: ignore[arg-type]
-        (lambda p: OneCycle(moms="abc"), errors.TrainingError, "moms=", None),  # type: ignore[arg-type]
+        (lambda p: OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: OneCycle(moms="abc"), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
         (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),
@@ -255,7 +255,7 @@ def test_every_public_entry_point_has_a_mistake_in_the_table() -> None:
 
 def test_a_name_that_is_not_exported_lists_those_that_are() -> None:
     with pytest.raises(AttributeError, match=r"no name 'Learnr'; it exports .*Learner"):
-        getattr(lg, "Learnr")  # noqa: B009
+        getattr(lg, "Learnr")  # noqa: B009 - a wrong name on purpose
 
 
 def test_all_errors_are_in_one_tree_and_drawn_in_it() -> None:

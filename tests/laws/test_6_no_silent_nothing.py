@@ -29,7 +29,7 @@ def test_freeze_on_one_group_says_what_to_do() -> None:
 )
 def test_a_rule_that_matches_nothing(split: object, words: str) -> None:
     with pytest.raises(GroupingError, match=words):
-        LayerGroups(TinyResNet(), split, example_input=image())  # type: ignore[arg-type]
+        LayerGroups(TinyResNet(), split, example_input=image())  # type: ignore[arg-type] # wrong on purpose
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_rule_that_matches_nothing(split: object, words: str) -> None:
 def test_rates_that_do_not_fit(lr: object, words: str) -> None:
     groups = LayerGroups(TinyResNet(), example_input=image())
     with pytest.raises(GroupingError, match=words):
-        groups.set_rates(lr)  # type: ignore[arg-type]
+        groups.set_rates(lr)  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_rates_that_fit() -> None:

@@ -67,7 +67,7 @@ def test_a_run_is_written_and_may_be_replaced(learn: Learner, tmp_path: Path) ->
 
 
 class Bare(Data):
-    transform_config = None  # type: ignore[assignment]
+    transform_config = None  # type: ignore[assignment] # has none on purpose
 
 
 def test_a_run_that_fails_in_writing_leaves_the_earlier_one(learn: Learner, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def learner(**options: Any) -> Learner:
     defaults |= options
     callbacks = [watches, *defaults.pop("callbacks", [])]
     made = Learner(defaults.pop("dls"), defaults.pop("model"), callbacks=callbacks, **defaults)
-    made.watches = watches  # type: ignore[attr-defined]
+    made.watches = watches  # type: ignore[attr-defined] # an attribute of this script's own
     return made
 
 
@@ -234,7 +234,7 @@ def saved(folder: Path) -> Learner:
     learn.save("state")
     learn.fit(1)
     learn.load("state")
-    learn.watches.hashes.pop()  # type: ignore[attr-defined]
+    learn.watches.hashes.pop()  # type: ignore[attr-defined] # an attribute of this script's own
     return learn
 
 
@@ -414,7 +414,7 @@ def _run(name: str, folder: Path) -> None:
     told = {
         "world": learn.processes.world,
         "sharded": all(is_spread(p) for p in learn.model.parameters()),
-        "hashes": learn.watches.hashes,  # type: ignore[attr-defined]
+        "hashes": learn.watches.hashes,  # type: ignore[attr-defined] # an attribute of this script's own
         "history": learn.history.to_dict(),
     }
     (folder / f"told-{RANK}.json").write_text(json.dumps(told))

@@ -284,7 +284,7 @@ def test_a_callback_that_needs_images_is_told_how_to_get_them() -> None:
 @pytest.mark.parametrize("wrong", [{"views": 0}, {"memory": -1}])
 def test_options_that_make_no_sense(wrong: dict[str, int]) -> None:
     with pytest.raises(TrainingError, match="at least one view"):
-        StoreOptions(**wrong)  # type: ignore[arg-type]
+        StoreOptions(**wrong)  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_a_crashed_fit_goes_on_bit_for_bit_from_a_store_that_is_filled_again(tmp_path: Any) -> None:

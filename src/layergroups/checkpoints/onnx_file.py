@@ -70,9 +70,9 @@ def check_packages() -> None:
         CheckpointError: a package is missing; says how to install it.
     """
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        import onnx  # noqa: F401 - only whether it is there
+        import onnxruntime  # noqa: F401 - only whether it is there
+        import onnxscript  # noqa: F401 - only whether it is there
     except ImportError as cause:
         raise CheckpointError(
             f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Without '

@@ -8,34 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from layergroups.data.shares import Share
 from layergroups.errors import TrainingError
-from layergroups.models.heads import AdaptiveConcatPool2d
 from layergroups.training.checks import labelled
 from layergroups.training.device import to_device
 from layergroups.training.distributed import ALONE, Processes
 from layergroups.training.modes import evaluating
+from layergroups.training.replay import RESHAPING
 from layergroups.training.shares import shares_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from layergroups.groups import LayerGroups
-
-_RESHAPING: Final = (
-    AdaptiveConcatPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.AvgPool2d,
-    nn.Flatten,
-    nn.Identity,
-    nn.MaxPool2d,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +128,7 @@ def split_head(head: nn.Module) -> int:
         return 0
     count = 0
     for layer in head:
-        if type(layer) not in _RESHAPING or layer._forward_hooks or layer._forward_pre_hooks:
+        if type(layer) not in RESHAPING or layer._forward_hooks or layer._forward_pre_hooks:
             break
         count += 1
     return count

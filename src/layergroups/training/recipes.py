@@ -29,7 +29,7 @@ class FineTuneDefaults:
         base_lr: rate of the head while the body is frozen.
         unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
         lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
-            frozen, so that its outputs are kept too: half the time, as good on few photos.
+            frozen, so that its outputs are kept too and cost nothing in the later epochs.
         views: augmented views of each training photo for one frozen epoch.
         head_passes: the most passes of the head over its stored features.
         hold_out: part of the training photos by which the best head is chosen.

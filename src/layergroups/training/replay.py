@@ -24,7 +24,7 @@ from layergroups.errors import TrainingError
 from layergroups.models.heads import AdaptiveConcatPool2d
 from layergroups.training.modes import evaluating
 
-_RESHAPING: Final = (
+RESHAPING: Final = (
     AdaptiveConcatPool2d,
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
@@ -244,7 +244,7 @@ def _recorded_calls(
 
         return listen
 
-    reshaping = [p for p, m in model.named_modules() if type(m) in _RESHAPING and p]
+    reshaping = [p for p, m in model.named_modules() if type(m) in RESHAPING and p]
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         paths = dict.fromkeys([*frozen, *reshaping])
         with _forwards(model, paths, listening):
