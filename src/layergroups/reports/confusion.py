@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
-
-if TYPE_CHECKING:
-    from layergroups.training import Learner
-    from layergroups.training.loaders import Batches
+from layergroups.reports.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class ConfusionMatrix:
         }
 
 
-def confusion_matrix(learn: Learner, dl: Batches | None = None) -> ConfusionMatrix:
+def confusion_matrix(learn: Subject, dl: Any = None) -> ConfusionMatrix:
     """The confusion matrix of a learner on its validation photos, or on other batches.
 
     Raises:

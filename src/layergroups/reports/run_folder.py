@@ -6,15 +6,12 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layergroups.checkpoints.export import DESCRIPTION
 from layergroups.errors import CheckpointError
 from layergroups.reports.confusion import ConfusionMatrix
 from layergroups.reports.pictures import confusion_matrix_picture
-
-if TYPE_CHECKING:
-    from layergroups.training import Learner
+from layergroups.reports.subject import Subject
 
 HISTORY = "history.csv"
 PICTURE = "confusion_matrix.png"
@@ -65,7 +62,7 @@ def claim_folder(folder: str | Path) -> bool:
 
 
 def write_run(
-    learn: Learner, folder: str | Path, confusion: ConfusionMatrix | None = None
+    learn: Subject, folder: str | Path, confusion: ConfusionMatrix | None = None
 ) -> RunFiles:
     """Write a learner's export, its history and, if given, its confusion matrix.
 

@@ -1,42 +1,28 @@
 """The Learner: a model, its layer groups, and batches; it trains, saves and predicts.
 
-Its state is that of a `Workbench`; what its methods do is said in the files of their functions.
+Its state is that of a `Workbench`, its methods that change nothing are those of `Looking`; what all
+of them do is said in the files of their functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
+from typing import Any
 
 from layergroups import checkpoints
 from layergroups.errors import TrainingError
 from layergroups.groups import Freezing, Rate
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
-from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
 from layergroups.training.history import History
-from layergroups.training.loaders import (
-    class_names,
-    count_of,
-    load_item,
-    n_classes,
-)
-from layergroups.training.metrics import Meter
-from layergroups.training.prediction import predictions
+from layergroups.training.looking import Looking
 from layergroups.training.schedules import Flat, OneCycle, Schedule
 from layergroups.training.stored import StoredEpochs
 from layergroups.training.thawing import Thaw
-from layergroups.training.workbench import Workbench
-
-if TYPE_CHECKING:
-    from layergroups.data import OrderedBatches
-    from layergroups.data.loaders import Paths
 
 
-class Learner(Workbench):
+class Learner(Looking):
     """Trains a model on batches, group by group.
 
     `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
@@ -228,80 +214,6 @@ class Learner(Workbench):
     def unfreeze(self, *which: str | int) -> Freezing:
         """Let all groups train, or the groups named."""
         return self.layer_groups.unfreeze(*which)
-
-    # Looking
-
-    def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
-        """Loss and metrics on the validation photos, or on other batches; changes nothing.
-
-        Returns:
-            "valid_loss" and each metric, by name.
-        """
-        batches: Iterable[Any] = self.dls.valid if dl is None else dl
-        model = self.placed_model()
-        with self.reporter.bar("validation", count_of(batches)) as bar:
-            return evaluate(
-                model,
-                batches,
-                loss_func=self.loss_func,
-                meter=Meter(self.metrics, n_classes(self.dls)),
-                accelerator=self.accelerator,
-                processes=self.processes,
-                advance=bar.advance,
-            )
-
-    def get_preds(
-        self, dl: Iterable[Any] | None = None, with_loss: bool = False
-    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities of the validation photos, or of other batches; changes nothing.
-
-        Args:
-            dl: batches (inputs, targets), or of inputs only, such as `dls.test_dl(paths)`.
-            with_loss: also give the loss of each item.
-
-        Returns:
-            Probabilities (N, C) and targets (N,), in the order of the batches, on the CPU; targets
-            are None where the batches have none. With `with_loss` also the losses (N,).
-        """
-        batches: Iterable[Any] = self.dls.valid if dl is None else dl
-        model = self.placed_model()
-        with self.reporter.bar("predictions", count_of(batches)) as bar:
-            found, targets, losses = predict_all(
-                model,
-                batches,
-                loss_func=self.loss_func,
-                accelerator=self.accelerator,
-                with_loss=with_loss,
-                advance=bar.advance,
-            )
-        return (found, targets) if losses is None else (found, targets, losses)
-
-    def predict(self, item: object) -> Prediction:
-        """The class of one image: a path, a PIL image, an array or a tensor."""
-        inputs = load_item(self.dls, item).unsqueeze(0)
-        found, _, _ = predict_all(
-            self.placed_model(),
-            [inputs],
-            loss_func=self.loss_func,
-            accelerator=self.accelerator,
-        )
-        return prediction(found[0], class_names(self.dls))
-
-    def iter_preds(self, photos: Paths | OrderedBatches) -> Iterator[tuple[Path, Prediction]]:
-        """Each photo of a folder with its prediction, as they come; memory stays bounded.
-
-        Photos are checked first, then go through in batches of which nothing is kept; workers
-        prepare the next ones meanwhile. Between two photos the model is as it was.
-
-        Args:
-            photos: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
-                another batch size.
-
-        Raises:
-            DataError: there are no images.
-            BrokenImagesError: images are broken, and the data are to stop at them.
-        """
-        return predictions(self, photos)
 
     # Saving
 

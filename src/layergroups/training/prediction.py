@@ -14,11 +14,11 @@ from layergroups.training.evaluation import Prediction, predict_all, prediction
 from layergroups.training.loaders import class_names
 
 if TYPE_CHECKING:
-    from layergroups.training.learner import Learner
+    from layergroups.training.workbench import Workbench
 
 
 def predictions(
-    learner: Learner, photos: Paths | OrderedBatches
+    learner: Workbench, photos: Paths | OrderedBatches
 ) -> Iterator[tuple[Path, Prediction]]:
     """Each photo with what the model says of it, batch by batch.
 
@@ -37,7 +37,7 @@ def predictions(
     return _each(learner, iter(batches), map(Path, batches.photos.files))
 
 
-def _batches(learner: Learner, photos: Paths | OrderedBatches) -> OrderedBatches:
+def _batches(learner: Workbench, photos: Paths | OrderedBatches) -> OrderedBatches:
     """The photos as batches, checked."""
     if isinstance(photos, OrderedBatches):
         return photos
@@ -67,7 +67,7 @@ def _paths(photos: object) -> Paths:
 
 
 def _each(
-    learner: Learner, batches: Iterator[Any], paths: Iterator[Path]
+    learner: Workbench, batches: Iterator[Any], paths: Iterator[Path]
 ) -> Iterator[tuple[Path, Prediction]]:
     names = class_names(learner.dls)
     for batch in batches:

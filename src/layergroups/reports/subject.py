@@ -1,0 +1,35 @@
+"""What a report needs of a learner; reports lie below training and know no more of it than this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Rows(Protocol):
+    """What happened in training, a row for each epoch."""
+
+    def to_csv(self, path: Path) -> Any:
+        """Write the rows as comma-separated values."""
+
+
+class Subject(Protocol):
+    """A `Learner`, as a report sees it."""
+
+    @property
+    def dls(self) -> Any:
+        """Its data."""
+
+    @property
+    def history(self) -> Rows:
+        """What happened in training."""
+
+    def get_preds(
+        self, dl: Any = None, with_loss: bool = False
+    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
+        """Probabilities (N, C), targets (N,), and losses (N,) if asked for."""
+
+    def export(self, folder: str | Path) -> Path:
+        """Write a folder that predicts."""
