@@ -134,6 +134,21 @@ def fine_tune(folder: Path) -> Learner:
     return learn
 
 
+def stored(folder: Path) -> Learner:
+    """Epochs from stored outputs of frozen layers; frozen layers are written to in the last one."""
+
+    class Writes:
+        def after_step(self, run: Any) -> None:
+            if run.step == 13:
+                with torch.no_grad():
+                    run.model[0][0].weight.mul_(1.1)
+
+    learn = learner(dls=TinyLoaders(n=27), callbacks=[Writes()])
+    learn.freeze_to(-2)
+    learn.fit(4)
+    return learn
+
+
 def accumulated(folder: Path) -> Learner:
     """Windows of 4 batches over 6; frozen, thawed and operated on within windows."""
 
@@ -381,6 +396,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "uneven": uneven,
     "few": few,
     "fine_tune": fine_tune,
+    "stored": stored,
     "transformer": transformer,
     "stale": stale,
     "plain": plain,

@@ -2,7 +2,16 @@ import logging
 
 import pytest
 import torch
-from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot
+from tests.laws.models import TinyTransformer
+from tests.training.tiny import (
+    Counter,
+    TinyBatches,
+    TinyLoaders,
+    moved,
+    pretrained,
+    snapshot,
+    tiny_model,
+)
 from torch import nn
 
 from layergroups.errors import TrainingError
@@ -52,16 +61,20 @@ def test_the_frozen_phase_moves_no_bit_of_the_body_and_validates_the_model(make)
     assert found["accuracy"] == rows[0].metrics["accuracy"] > 0.8
 
 
+def counting() -> nn.Sequential:
+    model = pretrained(tiny_model())
+    model[0].insert(0, Counter())
+    return model
+
+
 def test_the_body_runs_once_for_each_view_and_once_for_validation(make, dls) -> None:
-    learn = make()
-    items = []
-    learn.model[0].register_forward_hook(lambda module, args, out: items.append(len(out)))
+    learn = make(counting(), split=["0.1", "0.8", "1"])
+    counter, probe = learn.model[0][0], 3
     learn.fine_tune(0, defaults=QUICK)
-    assert sum(items) == 2 * 48 + 18
-    items.clear()
-    dls.augment = None
+    assert counter.items == 2 * 48 + 18 + probe
+    counter.items, dls.augment = 0, None
     learn.fine_tune(0, freeze_epochs=3, defaults=QUICK)
-    assert sum(items) == 48 + 18
+    assert counter.items == 48 + 18 + probe
 
 
 def test_without_the_store_it_trains_through_the_network(make) -> None:
@@ -76,13 +89,13 @@ def test_where_the_store_cannot_be_used_one_line_says_why(make, caplog) -> None:
     rows = learn.fine_tune(0, freeze_epochs=2)
     assert len(rows) == 2
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert "'0.7' holds layers of the body" in caplog.text
+    assert "the layers that train are 29% of the network, too much for 20 passes" in caplog.text
 
 
 def test_features_that_take_too_much_memory_are_not_kept(make, caplog) -> None:
     rows = make().fine_tune(0, freeze_epochs=2, defaults=FineTuneDefaults(max_bytes=100))
     assert len(rows) == 2
-    assert "more than 0 MB" in caplog.text
+    assert "more than the 0 MB of memory" in caplog.text
 
 
 def test_data_without_views_train_through_the_network(make, caplog) -> None:
@@ -116,7 +129,7 @@ def test_the_best_head_on_held_out_photos_is_kept_not_the_last(make) -> None:
     assert best.best_loss == pytest.approx(min(watches.losses), rel=1e-5)
     assert best.best_pass == watches.losses.index(min(watches.losses)) + 1
     assert rows[0].note == f"best of {len(watches.losses)} passes of the head: {best.best_pass}"
-    assert len(best.held_out.stored) == 30
+    assert len(best.held_out.items) == 30
 
 
 def test_surgery_while_the_head_trains_on_features_drops_them(make, caplog) -> None:
@@ -160,3 +173,27 @@ def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
     assert {row.note for row in rows[1:]} == {"frozen outputs stored"}
     plain.fine_tune(4, 1e-2, defaults=figures, store=False)
     assert {row.note for row in plain.history} == {""}
+
+
+def test_a_network_of_any_build_trains_its_head_from_the_store(make) -> None:
+    """A root with bare parameters and a classifier of its own, no Sequential of body and head."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = TinyTransformer(layers=2)
+    learn = make(model, dls=TinyLoaders(n=240, batch_size=24, size=(32, 32)), split="layerwise")
+    before = snapshot(learn.model)
+    rows = learn.fine_tune(0, 1e-2, defaults=QUICK)
+    assert "passes of the head" in rows[0].note
+    assert moved(before, learn.model) == {"head.weight", "head.bias"}
+    assert learn.validate()["valid_loss"] == pytest.approx(rows[0].valid_loss, abs=1e-5)
+
+
+def test_a_group_thawed_while_the_head_trains_on_features_drops_them(make, caplog) -> None:
+    class Thaws:
+        def before_step(self, run) -> None:
+            if run.step == 5:
+                run.groups.freeze_to(-2)
+
+    rows = make(callbacks=[Thaws()]).fine_tune(0, freeze_epochs=2, defaults=QUICK)
+    assert "changed while its head trained" in caplog.text
+    assert rows[-1].frozen == (True, False, False)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
-from torch import Tensor, nn
+from tests.training.tiny import Counter, TinyLoaders, moved, pretrained, snapshot, tiny_model
+from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.training import Learner, Run, StoreOptions, Thaw
+from layergroups.training.kept import Kept
 from layergroups.training.stored import Features
 
 
@@ -19,18 +20,6 @@ class PlainLoaders(TinyLoaders):
 
     def __init__(self, n: int = 48, noise: float = 0.0) -> None:
         super().__init__(n=n, noise=noise)
-
-
-class Counter(nn.Module):
-    """Counts the items that run through it, without hooks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.items = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.items += len(x)
-        return x
 
 
 def counted() -> nn.Sequential:
@@ -49,6 +38,12 @@ def learner(dls: Any = None, **options: Any) -> Learner:
     split = options.pop("split", ["0.0", "0.8", "1"])
     given = {"progress": False, "seed": 0, "metrics": ["accuracy"], **options}
     return Learner(dls or PlainLoaders(), model, split=split, **given)
+
+
+def kept(learn: Learner) -> Kept:
+    """What is kept at the one boundary that there is; nothing if there is none."""
+    (known,) = learn.store.kept.values() or [Kept(0)]
+    return known
 
 
 def assert_close(one: Learner, two: Learner) -> None:
@@ -91,7 +86,7 @@ def test_augmented_items_have_several_views_and_the_first_epochs_are_as_ever() -
         return learn
 
     stored, whole = noisy(True), noisy(False)
-    assert stored.store.epochs == [0, 1]
+    assert kept(stored).views == [0, 1]
     assert stored.model[0][0].items <= 2 * 48 + 18 + 3
     losses = [[row.train_loss for row in learn.history] for learn in (stored, whole)]
     # views are drawn in the order of the photos, so noise meets other photos than in an epoch
@@ -103,14 +98,14 @@ def test_more_views_may_be_asked_for() -> None:
     learn = learner(PlainLoaders(noise=0.5), store=StoreOptions(views=4))
     learn.freeze()
     learn.fit(6, 1e-2)
-    assert learn.store.epochs == [0, 1, 2, 3]
+    assert kept(learn).views == [0, 1, 2, 3]
 
 
 def test_few_epochs_are_not_worth_it() -> None:
     learn = learner()
     learn.freeze()
     learn.fit(1, 1e-2)
-    assert learn.store.train is None
+    assert kept(learn).train is None
 
 
 # Never out of date
@@ -205,10 +200,10 @@ def test_unfrozen_training_drops_it() -> None:
     learn = learner()
     learn.freeze()
     learn.fit(2, 1e-2)
-    assert learn.store.train is not None
+    assert kept(learn).train is not None
     learn.unfreeze()
     learn.fit(1, 1e-3)
-    assert learn.store.train is None
+    assert kept(learn).train is None
 
 
 # Where
@@ -221,8 +216,8 @@ def test_what_does_not_fit_into_memory_lies_in_a_file(half: bool, tmp_path: Any)
     for learn, store in ((stored, True), (whole, False)):
         learn.freeze_to(-2)
         learn.fit(3, 1e-2, store=store)
-    assert stored.store.train is not None
-    assert stored.store.train.mapped
+    assert kept(stored).train is not None
+    assert kept(stored).train.mapped
     if not half:
         assert_close(whole, stored)
     assert stored.history[-1].train_loss == pytest.approx(whole.history[-1].train_loss, rel=0.1)

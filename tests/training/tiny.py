@@ -85,6 +85,18 @@ class TinyLoaders:
         return torch.as_tensor(item)
 
 
+class Counter(nn.Module):
+    """Counts the items that run through it, without hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.items += len(x)
+        return x
+
+
 def tiny_model(n_out: int = 3) -> nn.Sequential:
     """A body of three convolutions with batch norm and dropout, and a head."""
     body = nn.Sequential(

@@ -14,7 +14,8 @@ And what draws without looking at its mode, as `nn.FractionalMaxPool2d` does, dr
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -218,6 +219,28 @@ class Freezing:
 
     def __repr__(self) -> str:
         return f"Freezing({_standing(self.groups)})"
+
+
+@contextmanager
+def as_if_resting(groups: LayerGroups, which: Collection[int]) -> Iterator[list[nn.Module]]:
+    """For a while, parameters require gradients as if these groups rested and no others.
+
+    Modes, hooks and what a hand has fixed in other groups stay as they are.
+
+    Yields:
+        The modules in which nothing would move, outer ones first.
+    """
+    differ = {*which} ^ {*groups.resting}
+    among = {p for index in differ for p in groups[index].parameters()}
+    before = [(p, p.requires_grad) for p in among]
+    try:
+        for p, may in groups._may(which):
+            if p in among:
+                p.requires_grad = may
+        yield groups.resting_modules(which)
+    finally:
+        for p, trained in before:
+            p.requires_grad = trained
 
 
 def _standing(groups: LayerGroups) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, overload
 
@@ -228,7 +228,9 @@ class LayerGroups:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
-        others = tuple((p, p.requires_grad) for p, may in self._may() if p.requires_grad != may)
+        others = tuple(
+            (p, p.requires_grad) for p, may in self._may(self.resting) if p.requires_grad != may
+        )
         before = Freezing(self, self.frozen, self._norms_train, others)
         for i, flag in flags.items():
             self._frozen[i] = flag
@@ -237,35 +239,35 @@ class LayerGroups:
         self._apply_freezing()
         return before
 
-    def _resting(self) -> set[int]:
-        """Groups in which nothing may move: frozen ones, and those with a rate of 0."""
-        return {i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0}
+    @property
+    def resting(self) -> tuple[int, ...]:
+        """Indices of the groups in which nothing moves: frozen ones, and those with a rate of 0."""
+        return tuple(i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0)
 
     @property
     def norms_train(self) -> bool:
         """Whether the norm layers of frozen groups train all the same."""
         return self._norms_train
 
-    def resting_modules(self) -> list[nn.Module]:
-        """Modules in which nothing moves: of frozen groups, and of those with a rate of 0."""
+    def resting_modules(self, which: Collection[int]) -> list[nn.Module]:
+        """Modules in which nothing moves if these groups rest and no others, outer ones first."""
         self.sync()
-        return frozen_modules(self.model, Places(self._homes), self._resting())
+        return frozen_modules(self.model, Places(self._homes), which)
 
     def _apply_freezing(self) -> None:
         self._fixed = {p for p in self._fixed if not p.requires_grad}  # a hand may free one
         turned_off = []
-        for parameter, may_train in self._may():
+        for parameter, may_train in self._may(self.resting):
             parameter.requires_grad = may_train
             if not may_train:
                 parameter.grad = None
                 if parameter not in self._fixed:
                     turned_off.append(parameter)
-        frozen = frozen_modules(self.model, Places(self._homes), self._resting())
+        frozen = frozen_modules(self.model, Places(self._homes), self.resting)
         keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
 
-    def _may(self) -> Iterator[tuple[nn.Parameter, bool]]:
-        """Every parameter, and whether it may train."""
-        resting = self._resting()
+    def _may(self, resting: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
+        """Every parameter, and whether it may train if these groups rest."""
         for name, p in self.model.named_parameters():
             moves = self._home(p) not in resting or (self._norms_train and self._in_norm(name))
             differentiable = p.is_floating_point() or p.is_complex()
@@ -278,9 +280,9 @@ class LayerGroups:
 
     def set_rates(self, lr: Rate) -> None:
         """Set the base learning rate of each group; see `layergroups.groups.rates.spread_rates`."""
-        before = self._resting()
+        before = self.resting
         self._rates = spread_rates(lr, self.names, self._rates)
-        if self._resting() != before:
+        if self.resting != before:
             self._apply_freezing()
 
     def param_groups(
@@ -404,7 +406,7 @@ class LayerGroups:
     def _may_train(self, standing: Standing, parameter: nn.Parameter) -> bool:
         name = standing.first(parameter)
         norm = self._norms_train and is_norm(standing.owners[name])
-        return norm or self._homes[name] not in self._resting()
+        return norm or self._homes[name] not in self.resting
 
     def _look_again(self) -> None:
         if any(map(is_spread, self.model.parameters())):

@@ -1,34 +1,39 @@
-"""The frozen phase on stored features: the head trained to the end, for the price of few passes."""
+"""The first phase of `fine_tune`: the head trained to the end, for the price of few passes.
+
+The recipe alone: which photos are held out, how many passes there are, and which head is the best.
+What the frozen layers give comes from the learner's store, as in every fit.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from layergroups.data.photos import stratified_split
 from layergroups.errors import TrainingError
 from layergroups.training import loop
 from layergroups.training.autosave import Keeper, asked
+from layergroups.training.checks import check_batch_count
 from layergroups.training.evaluation import evaluate
-from layergroups.training.features import (
-    Stored,
-    StoredBatches,
-    TooLargeError,
-    forward_rest,
-    split_head,
-    store,
-)
+from layergroups.training.filling import fill_train, fill_valid, is_varied
 from layergroups.training.metrics import Meter
+from layergroups.training.replay import NoPassageError
+from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError
+from layergroups.training.stored import Rows, StoredEpochs, batch_size, why_not
 
 if TYPE_CHECKING:
     from layergroups.training.autosave import Autosave
     from layergroups.training.history import History
+    from layergroups.training.kept import FeatureStore, Resting
     from layergroups.training.learner import Learner
+    from layergroups.training.loaders import Batches
     from layergroups.training.recipes import FineTuneDefaults, Phase
 
 _log = logging.getLogger("layergroups")
@@ -39,7 +44,7 @@ _LEAST_HELD_OUT = 16
 def train_head(
     learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
 ) -> History:
-    """Run the frozen body over some views of the photos, then train the head on its outputs.
+    """Run the frozen layers over some views of the photos, then train the rest on their outputs.
 
     The best head is chosen by its loss on a stratified part of the training photos, which the head
     does not train on; the validation photos choose nothing. One row is added to the history.
@@ -53,26 +58,108 @@ def train_head(
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
         with run.processes.together():
-            run.replicas.align(run.model, "the start of the head's training")
-            stored, valid = _store(run, first_epoch, defaults)
-        _prepare(run, stored, valid, first_epoch, defaults)
+            _prepare(run, defaults, first_epoch)
         return loop.fit(run)
-    except (TooLargeError, StoreOutdatedError) as reason:
+    except (NoPassageError, TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
-        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan)
+        again = phase.stored and isinstance(reason, StoreOutdatedError)
+        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=again)
 
 
 class StoreOutdatedError(TrainingError):
     """The model was changed while its head trained on stored features."""
 
 
+@dataclass(frozen=True)
+class Passes(Rows):
+    """Passes over rows of a shelf, each through every item in every view once.
+
+    Attributes:
+        shelf: of the training items.
+        items: positions of those that are meant, (N,).
+        views: how many there are.
+        batch_size: rows in a batch; with a seed a last batch of one row is left out.
+        passes: how often to go through all.
+        seed: of the order, drawn anew for each pass; None keeps the order of the items.
+    """
+
+    shelf: Shelf
+    items: Tensor
+    views: int
+    batch_size: int
+    passes: int = 1
+    seed: int | None = None
+
+    @property
+    def per_pass(self) -> int:
+        """Batches in one pass."""
+        full, rest = divmod(len(self.items) * self.views, self.batch_size)
+        return full + (rest > (self.seed is not None and full > 0))
+
+    def __len__(self) -> int:
+        return self.passes * self.per_pass
+
+    def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views and positions of the items of each batch."""
+        generator = torch.Generator()
+        if self.seed is not None:
+            generator.manual_seed(self.seed)
+        count = len(self.items)
+        for _ in range(self.passes):
+            order = torch.arange(count * self.views)
+            if self.seed is not None:
+                order = torch.randperm(len(order), generator=generator)
+            for chosen in order.split(self.batch_size)[: self.per_pass]:
+                yield chosen // count, self.items[chosen % count]
+
+
+class HeadFromStore(StoredEpochs):
+    """The batches of this phase.
+
+    Args:
+        store: of the learner.
+        options: bounds.
+        boundary: below the head.
+        passes: over what is kept there.
+    """
+
+    def __init__(
+        self, store: FeatureStore, options: StoreOptions, boundary: Resting, passes: Passes
+    ) -> None:
+        super().__init__(store, options)
+        self.boundary = boundary
+        self.passes = passes
+
+    def begin_epoch(self, run: loop.Run) -> None:
+        """Train on what was filled before the fit, if it is still true."""
+        known = self.store.kept.get(self.boundary)
+        resting = run.groups.resting
+        if resting != self.boundary or known is None or self.look(run, resting) is not known:
+            raise StoreOutdatedError(_OUTDATED)
+        self._turn_on(run, self.boundary)
+
+    def without(self, run: loop.Run) -> Any:
+        """There is no such phase without the store.
+
+        Raises:
+            StoreOutdatedError: always.
+        """
+        raise StoreOutdatedError(_OUTDATED)
+
+    def _source(self, run: loop.Run) -> Batches:
+        return self.passes
+
+
+_OUTDATED = "the model was changed while its head trained on stored outputs"
+
+
 class KeepBest:
-    """Keeps the head whose held-out loss is the best, and puts it back at the end.
+    """Keeps the weights whose held-out loss is the best, and puts them back at the end.
 
     A callback of this phase alone.
     """
 
-    def __init__(self, held_out: StoredBatches, per_pass: int, patience: int) -> None:
+    def __init__(self, held_out: Passes, per_pass: int, patience: int) -> None:
         self.held_out = held_out
         self.per_pass = per_pass
         self.patience = patience
@@ -85,15 +172,15 @@ class KeepBest:
         if run.step % self.per_pass:
             return
         done = run.step // self.per_pass
-        head = run.model.get_submodule("1")
         loss = self._loss(run)
         if loss < self.best_loss:
             self.best_loss, self.best_pass = loss, done
-            self._weights = {name: t.clone() for name, t in head.state_dict().items()}
+            self._weights = {name: t.detach().clone() for name, t in _moving(run).items()}
         early = done - self.best_pass >= self.patience
         if early or run.step == run.steps:
-            if self._weights:
-                head.load_state_dict(self._weights)
+            with torch.no_grad():
+                for name, tensor in _moving(run).items() if self._weights else ():
+                    tensor.copy_(self._weights[name])
             run.stop = f"best of {done} passes of the head: {self.best_pass}"
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,64 +207,67 @@ class KeepBest:
         return results["valid_loss"]
 
 
-def _store(
-    run: loop.Run, first_epoch: int, defaults: FineTuneDefaults
-) -> tuple[Stored, Stored | None]:
-    """The features of the training photos in all views, and of the validation photos."""
-    started, learner = time.perf_counter(), run.learner
-    varied = getattr(learner.dls, "augment", True) is not None
-    views = run.passes * defaults.views if varied else 1
-    train_views: Any = getattr(learner.dls, "train_views")  # noqa: B009 - not all data have it
-    first_view = _VIEWS_FROM + first_epoch * views
-    passes = [train_views(epoch=first_view + view) for view in range(views)]
-    held = [] if run.valid is None or not len(run.valid) else [run.valid]
-    total = sum(map(len, passes)) + sum(map(len, held))
-    with learner.reporter.bar("features of the frozen body", total) as bar:
-        options: dict[str, Any] = {
-            "accelerator": run.accelerator,
-            "max_bytes": defaults.max_bytes,
-            "advance": bar.advance,
-            "processes": run.processes,
-        }
-        stored = store(learner.model, passes, **options)
-        valid = store(learner.model, [held[0]], **options) if held else None
-    run.seconds_before = time.perf_counter() - started
-    return stored, valid
+def _moving(run: loop.Run) -> dict[str, Tensor]:
+    """What of the model may move in this phase: what trains, and buffers of what does not rest."""
+    still = {
+        m for module in run.groups.resting_modules(run.groups.resting) for m in module.modules()
+    }
+    moving: dict[str, Tensor] = {n: p for n, p in run.model.named_parameters() if p.requires_grad}
+    for path, module in run.model.named_modules():
+        if module not in still:
+            moving |= module.named_buffers(prefix=path, recurse=False)
+    return moving
 
 
-def _prepare(
-    run: loop.Run,
-    stored: Stored,
-    valid: Stored | None,
-    first_epoch: int,
-    defaults: FineTuneDefaults,
-) -> None:
-    """Let the run train the head from the store."""
-    size = int(getattr(run.learner.dls, "batch_size", 64)) * run.accumulate
-    run.accumulate = 1  # stored features are small: several batches are one
-    kept, held_out = _split(stored, defaults.hold_out)
+def _prepare(run: loop.Run, defaults: FineTuneDefaults, first_epoch: int) -> None:
+    """Fill the store, and let the run train the head from it.
+
+    Raises:
+        NoPassageError: the rest of the model cannot run from stored values.
+        TooLargeError: there is no room for them.
+    """
+    started = time.perf_counter()
+    run.replicas.align(run.model, "the start of the head's training")
+    reason = why_not(run)
+    if reason:
+        raise NoPassageError(reason)
+    check_batch_count(run.train)
+    size = batch_size(run) * run.accumulate
+    run.accumulate = 1  # stored values are small: several batches are one
+    views = run.passes * defaults.views if is_varied(run) else 1
+    shelf = _fill(run, defaults, [_VIEWS_FROM + first_epoch * views + n for n in range(views)])
+    kept, held_out = _split(shelf.targets, defaults.hold_out)
     seed = run.learner.epoch_seed(first_epoch)
-    train = StoredBatches(kept, size, defaults.head_passes, seed=seed)
-    run.train = run.source = train
-    run.valid = None if valid is None else StoredBatches(valid, size)
-    if held_out is not None:
-        best = KeepBest(StoredBatches(held_out, size), train.per_pass, defaults.patience)
+    train = Passes(shelf, kept, views, size, defaults.head_passes, seed)
+    if len(held_out):
+        best = KeepBest(Passes(shelf, held_out, views, size), train.per_pass, defaults.patience)
         run.callbacks = (best, *run.callbacks)
-    first = split_head(run.model.get_submodule("1"))
-
-    def head_alone(features: Tensor) -> Tensor:
-        if run.changes:
-            raise StoreOutdatedError("the model was changed while its head trained on features")
-        return forward_rest(run.model.get_submodule("1"), first, features)
-
-    run.part = head_alone
+    store, options = run.learner.store, run.learner.store_options
+    run.stored = HeadFromStore(store, options, run.groups.resting, train)
+    run.source = train
+    run.seconds_before = time.perf_counter() - started
 
 
-def _split(stored: Stored, part: float) -> tuple[Stored, Stored | None]:
-    """Features to train on, and those of other photos to choose by; None where there are few."""
-    if stored.targets.ndim != 1 or stored.targets.is_floating_point():
-        return stored, None
-    kept, held_out = stratified_split(stored.targets.tolist(), part, seed=0)
-    if len(held_out) < _LEAST_HELD_OUT:
-        return stored, None
-    return stored.take(kept), stored.take(held_out)
+def _fill(run: loop.Run, defaults: FineTuneDefaults, epochs: Sequence[int]) -> Shelf:
+    """Keep these views of the training items, and the validation items, below the head."""
+    store, options = run.learner.store, run.learner.store_options
+    if defaults.max_bytes is not None:
+        memory = min(options.memory, defaults.max_bytes)
+        options = replace(options, memory=memory, disk=min(options.disk, defaults.max_bytes))
+    boundary = run.groups.resting
+    store.keep_only([])
+    kept = StoredEpochs(store, options).look(run, boundary)
+    for epoch in epochs:
+        fill_train(run, store, options, [boundary], epoch=epoch, views=len(epochs))
+    fill_valid(run, store, options, [boundary])
+    assert kept.train is not None
+    return kept.train
+
+
+def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:
+    """Positions of items to train on, and of others to choose by; none where there are few."""
+    if targets.ndim == 1 and not targets.is_floating_point():
+        kept, held_out = stratified_split(targets.tolist(), part, seed=0)
+        if len(held_out) >= _LEAST_HELD_OUT:
+            return torch.tensor(kept), torch.tensor(held_out)
+    return torch.arange(len(targets)), torch.arange(0)

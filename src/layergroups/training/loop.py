@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +65,6 @@ class Run:
         replicas: the copies of the model in all processes of this run.
         accumulate: batches for each step of the optimizer.
         callbacks: called in this order.
-        part: the inputs' way through the model; None is all of it.
         stored: keeps outputs of frozen layers; None runs them in every epoch.
         source: where the batches of this epoch come from: `train`, or what was stored.
         from_store: which of the two it was when the run was cut off in the midst of the epoch.
@@ -103,7 +101,6 @@ class Run:
     replicas: Replicas = field(default_factory=lambda: Replicas(ALONE))
     accumulate: int = 1
     callbacks: tuple[object, ...] = ()
-    part: Callable[..., Tensor] | None = None
     stored: StoredEpochs | None = None
     source: Batches = field(init=False)
     from_store: bool | None = None
@@ -154,11 +151,11 @@ class Run:
         return self.replicas.processes
 
     def forward(self, inputs: object) -> Tensor:
-        """Inputs through the model, or through the part of it that these batches are for."""
-        way = self.part or self.model
+        """Inputs through the model, or stored outputs of its frozen layers through the rest."""
         if isinstance(inputs, Features) and self.stored is not None:
-            way = partial(self.stored.forward, self)
-        outputs: Tensor = way(inputs)
+            outputs: Tensor = self.stored.forward(self, inputs)
+        else:
+            outputs = self.model(inputs)
         return outputs
 
 
@@ -211,7 +208,7 @@ def fit(run: Run) -> History:
 
 def _fit(run: Run) -> History:
     """All epochs, between the first and the last event."""
-    run.steps = run.epochs * math.ceil(check_batch_count(run.train) / run.accumulate)
+    run.steps = run.epochs * math.ceil(check_batch_count(run.source) / run.accumulate)
     check_trainable(run.groups)
     run.optimizer.zero_grad(set_to_none=True)
     try:
@@ -235,8 +232,8 @@ def run_epoch(run: Run) -> None:
         run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
-    run.source = run.train if run.part is None else run.source
-    if run.stored is not None and run.part is None and run.from_store is not False:
+    run.source = run.train
+    if run.stored is not None and run.from_store is not False:
         run.stored.begin_epoch(run)
     run.from_store = None
     try:
@@ -324,7 +321,7 @@ def _train_on_all(run: Run) -> None:
     """One pass over the training batches; empty ones are passed over."""
     title = f"epoch {run.learner.epochs_done}"
     try:
-        with run.learner.reporter.bar(title, len(run.train)) as bar:
+        with run.learner.reporter.bar(title, len(run.source)) as bar:
             for share in () if run.stop else shares_left(run, _least(run)):
                 batch = to_device(share.batch, run.accelerator.device)
                 run.share, (run.inputs, run.targets) = share, labelled(batch)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate
-from layergroups.training.features import why_not
 from layergroups.training.head_phase import train_head
 from layergroups.training.history import History
 from layergroups.training.schedules import OneCycle, Schedule
-from layergroups.training.sharding import wants_sharding
 
 if TYPE_CHECKING:
     from layergroups.training.autosave import Autosave
     from layergroups.training.learner import Learner
 
 _log = logging.getLogger("layergroups")
+_CHEAP = 0.05  # part of the network's work above which the head is not trained in many passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,8 @@ class FineTuneDefaults:
         patience: passes without a better loss on them after which the head is done.
         head_schedule: over all passes of the head.
         schedule: over the unfrozen epochs.
-        max_bytes: the most memory for stored features.
+        max_bytes: the most bytes of stored outputs for the head's passes; None: what the learner's
+            `StoreOptions` allow.
     """
 
     base_lr: float = 1e-3
@@ -48,7 +48,7 @@ class FineTuneDefaults:
     patience: int = 5
     head_schedule: Schedule = field(default_factory=OneCycle)
     schedule: Schedule = field(default_factory=lambda: OneCycle(div=5.0))
-    max_bytes: int = 1 << 30
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +142,22 @@ def run_phase(
         groups.unfreeze()
     groups.set_rates(phase.lr)
     if phase.from_store:
-        reason = _reason_against_store(learner)
-        if reason is None:
+        reason = _reason_against_passes(learner, defaults)
+        if not reason:
             return train_head(learner, phase, defaults, plan)
         _log.warning("The head trains through the whole network, because %s.", reason)
     return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=phase.stored)
 
 
-def _reason_against_store(learner: Learner) -> str | None:
-    """Why the head cannot train on stored features of this learner; None if it can."""
-    if wants_sharding() and learner.processes.several:
-        return "FSDP2 gathers the weights only where a model runs as a whole"
-    if not hasattr(learner.dls, "train_views"):
-        return f"{type(learner.dls).__name__} has no train_views(epoch=...)"
-    return why_not(learner.model, learner.groups)
+def _reason_against_passes(learner: Learner, defaults: FineTuneDefaults) -> str:
+    """Why many passes over stored outputs would cost too much; empty if they are cheap."""
+    groups = learner.layer_groups
+    work = [sum(block.flops for block in group.blocks) for group in groups]
+    trains = sum(work) - sum(work[index] for index in groups.resting)
+    share = trains / max(1, sum(work))
+    if share <= _CHEAP:
+        return ""
+    return (
+        f"the layers that train are {share:.0%} of the network, too much for "
+        f"{defaults.head_passes} passes"
+    )

@@ -11,8 +11,8 @@ anything is stored.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +33,9 @@ RESHAPING: Final = (
     nn.Identity,
     nn.MaxPool2d,
 )
+
+
+_Make = Callable[[str, Callable[..., Any]], Callable[..., Any]]  # of another forward
 
 
 class NoPassageError(TrainingError):
@@ -164,57 +167,77 @@ def forward_from(model: nn.Module, passage: Passage, values: Sequence[Tensor]) -
     return _answering(model, passage, answers, passage.inputs.blank(items, device))
 
 
-def record(model: nn.Module, passage: Passage, inputs: Any) -> list[Tensor]:
-    """Run the constant part alone; the kept values, in the order of the leaves.
+def record(model: nn.Module, passages: Sequence[Passage], inputs: Any) -> list[list[Tensor]]:
+    """Run the constant part alone, once for all passages.
+
+    Returns:
+        For each passage the kept values, in the order of its leaves.
 
     Raises:
         NoPassageError: the model called its constant modules otherwise than when it was looked at.
     """
-    try:
-        with recording(model, passage, stop=True) as taken:
+    recorders = [_Recorder(passage) for passage in passages]
+
+    def enough() -> bool:
+        return all(recorder.full for recorder in recorders)
+
+    with ExitStack() as stack:
+        for recorder in recorders:
+            stack.enter_context(_forwards(model, recorder.passage.paths, recorder.make(enough)))
+        with suppress(_EnoughError):
             model(inputs)
-    except _EnoughError:
-        return taken
-    if len(taken) != len(passage.leaves):
+    if not enough():
         raise NoPassageError("its frozen modules are called otherwise than when it was looked at")
-    return taken
+    return [recorder.taken for recorder in recorders]
 
 
 class _EnoughError(Exception):
     """All kept values are there, so the rest of the model need not run."""
 
 
-@contextmanager
-def recording(model: nn.Module, passage: Passage, *, stop: bool = False) -> Iterator[list[Tensor]]:
-    """While the model runs once, take down the kept values, in the order of the leaves.
+class _Recorder:
+    """Takes down the kept values of one passage while the model runs."""
 
-    Args:
-        model: in any mode.
-        passage: which values.
-        stop: end the run by an exception as soon as all are there.
-    """
-    wanted, counts = set(passage.kept), Counter[str]()
-    seen: dict[Call, list[Tensor]] = {}
-    taken: list[Tensor] = []
+    def __init__(self, passage: Passage) -> None:
+        self.passage = passage
+        self._counts: Counter[str] = Counter()
+        self._inside = False
+        self._seen: dict[Call, list[Tensor]] = {}
 
-    def listening(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def listen(*args: Any, **kwargs: Any) -> Any:
-            call = Call(path, counts[path])
-            counts[path] += 1
-            value = forward(*args, **kwargs)
-            if call in wanted:
-                seen[call] = [tensor.detach() for tensor in _tensors(value)]
-                if stop and len(seen) == len(wanted):
-                    raise _EnoughError
-            return value
+    @property
+    def full(self) -> bool:
+        """Whether all values are there."""
+        return len(self._seen) == len(self.passage.kept)
 
-        return listen
+    @property
+    def taken(self) -> list[Tensor]:
+        """The values, in the order of the leaves."""
+        return [tensor for call in self.passage.kept for tensor in self._seen[call]]
 
-    with _forwards(model, dict.fromkeys(call.path for call in passage.kept), listening):
-        try:
-            yield taken
-        finally:
-            taken += [tensor for call in passage.kept for tensor in seen.get(call, [])]
+    def make(self, enough: Callable[[], bool]) -> _Make:
+        """Forwards that listen, and end the run as soon as there is enough."""
+        wanted = set(self.passage.kept)
+
+        def listening(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+            def listen(*args: Any, **kwargs: Any) -> Any:
+                if self._inside:  # only calls from outside the constant part are counted
+                    return forward(*args, **kwargs)
+                call = Call(path, self._counts[path])
+                self._counts[path] += 1
+                self._inside = True
+                try:
+                    value = forward(*args, **kwargs)
+                finally:
+                    self._inside = False
+                if call in wanted:
+                    self._seen[call] = [tensor.detach() for tensor in _tensors(value)]
+                    if enough():
+                        raise _EnoughError
+                return value
+
+            return listen
+
+        return listening
 
 
 def _recorded_calls(
@@ -306,11 +329,7 @@ def _answering(model: nn.Module, passage: Passage, answers: Mapping[Call, Any], 
 
 
 @contextmanager
-def _forwards(
-    model: nn.Module,
-    paths: Any,
-    make: Callable[[str, Callable[..., Any]], Callable[..., Any]],
-) -> Iterator[None]:
+def _forwards(model: nn.Module, paths: Iterable[str], make: _Make) -> Iterator[None]:
     """For a while, other forwards for the modules at these paths."""
     changed: list[tuple[nn.Module, Any]] = []
     try:

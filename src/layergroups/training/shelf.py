@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ class StoreOptions:
 
     Attributes:
         views: augmented views of each training item to keep; each epoch draws one of them for each
-            item. Data that are not varied have one.
-        memory: the most bytes to keep in memory.
-        disk: the most bytes to keep in a memory-mapped file, where memory does not suffice; 0 for
+            item. Data that are not varied have one. Views that the first phase of `fine_tune` has
+            kept for the second (see `FineTuneDefaults.views`) count, and all stay.
+        memory: the most bytes to keep in memory, for all that one learner keeps. With several
+            processes each keeps all, and has these bounds for itself.
+        disk: the most bytes to keep in memory-mapped files, where memory does not suffice; 0 for
             never.
         folder: where that file is made; None is the system's folder for temporary files.
         half: keep floats as bfloat16, in half the space; the head then sees them rounded.
@@ -40,6 +42,13 @@ class StoreOptions:
                 f"views={self.views}, memory={self.memory}, disk={self.disk}: expected at least "
                 "one view, and bytes of 0 or more."
             )
+
+    def left_by(self, shelves: Iterable[Shelf]) -> StoreOptions:
+        """The same with the room that these leave."""
+        kept = list(shelves)
+        memory = self.memory - sum(shelf.bytes for shelf in kept if not shelf.mapped)
+        disk = self.disk - sum(shelf.bytes for shelf in kept if shelf.mapped)
+        return replace(self, memory=max(0, memory), disk=max(0, disk))
 
 
 class TooLargeError(TrainingError):
@@ -64,7 +73,7 @@ class Shelf:
     ) -> None:
         self.items, self.views = items, views
         self._dtypes = [example.dtype for example in examples]
-        self._last = [_channels_last(example) for example in examples]
+        self._last = [is_channels_last(example) for example in examples]
         shapes = [_row(e, last) for e, last in zip(examples, self._last, strict=True)]
         kept = [_kept_dtype(example.dtype, options.half) for example in examples]
         sizes = [
@@ -84,7 +93,6 @@ class Shelf:
             for shape, dtype in zip(shapes, kept, strict=True)
         ]
         self._targets: Tensor | None = None
-        self._filled = torch.zeros(views, items, dtype=torch.bool)
 
     def put(self, view: int, positions: Sequence[int], values: Sequence[Tensor], y: Tensor) -> None:
         """Keep the values (N, ...) and targets (N, ...) of the items at these positions."""
@@ -96,7 +104,6 @@ class Shelf:
         if self._targets is None:
             self._targets = torch.zeros(self.items, *y.shape[1:], dtype=y.dtype)
         self._targets[index] = y.cpu()
-        self._filled[view, index] = True
 
     def get(self, views: Tensor, positions: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Values and targets of the items at these positions (N,), each in one view (N,)."""
@@ -107,12 +114,6 @@ class Shelf:
             for room, last, dtype in zip(self._rows, self._last, self._dtypes, strict=True)
         )
         return values, self._targets[positions]
-
-    def full_views(self, but: Sequence[int] = ()) -> int:
-        """How many views, from the first, hold every item but these."""
-        filled = self._filled.clone()
-        filled[:, list(but)] = True
-        return int(filled.all(dim=1).long().cumprod(0).sum())
 
     @property
     def targets(self) -> Tensor:
@@ -135,7 +136,7 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, mapped: StoreOptions | Non
     return room
 
 
-def _channels_last(example: Tensor) -> bool:
+def is_channels_last(example: Tensor) -> bool:
     """Whether maps (N, C, H, W) come with the channels innermost, as they are then given back."""
     return (
         example.ndim == 4

@@ -9,37 +9,33 @@ whatever changes the constant drops it, at once, and training goes on through th
 from __future__ import annotations
 
 import logging
-import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from layergroups.groups.freezing import StayInEval
+from layergroups.data.shares import Share, check_of, part
 from layergroups.training.checks import labelled
 from layergroups.training.device import to_device
-from layergroups.training.modes import evaluating
-from layergroups.training.replay import (
-    NoPassageError,
-    Passage,
-    find_passage,
-    forward_from,
-    record,
-)
+from layergroups.training.filling import fill_train, fill_valid, is_varied, train_views
+from layergroups.training.kept import FeatureStore, Kept, Resting, kept_at
+from layergroups.training.replay import NoPassageError, forward_from
 from layergroups.training.seeds import mixed
+from layergroups.training.shares import shares_of
 from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError
 
 if TYPE_CHECKING:
+    from layergroups.training.loaders import Batches
     from layergroups.training.loop import Run
 
 _log = logging.getLogger("layergroups")
 _PROBE = 3  # items by which the boundary is found
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, another one in each process
+_version = attrgetter("_version")
 
 
 class Features(tuple[Tensor, ...]):
@@ -54,46 +50,6 @@ class Features(tuple[Tensor, ...]):
         )
 
 
-@dataclass
-class FeatureStore:
-    """What a learner keeps between its fits; it knows by itself when it is out of date.
-
-    Attributes:
-        mark: of everything that the kept values depend on.
-        data: the training and validation batches, held so that they are not taken for others.
-        passage: where values pass from the frozen part to the rest; None if they cannot.
-        train: values of training items.
-        valid: values of validation items.
-        epochs: those in whose augmentation the views were taken.
-        pending: mark and epochs of a store that was lost with its process.
-    """
-
-    mark: int = 0
-    data: tuple[object, object] = (None, None)
-    passage: Passage | None = None
-    train: Shelf | None = None
-    valid: Shelf | None = None
-    epochs: list[int] = field(default_factory=list)
-    pending: Mapping[str, Any] = field(default_factory=dict)
-    reason: str = ""
-
-    def begin(self, mark: int, data: tuple[object, object]) -> None:
-        """Forget everything, and note what comes next."""
-        self.mark, self.data, self.passage, self.reason = mark, data, None, ""
-        self.train, self.valid, self.epochs, self.pending = None, None, [], {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is needed to fill it again, JSON-ready."""
-        if self.pending:
-            return dict(self.pending)
-        return {"mark": self.mark, "epochs": list(self.epochs)} if self.epochs else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Fill it again when it is needed, if model and data are the same then."""
-        self.begin(0, (None, None))
-        self.pending = dict(state)
-
-
 class StoredEpochs:
     """Where the batches of each epoch of one fit come from, and how they go through the model.
 
@@ -106,131 +62,148 @@ class StoredEpochs:
         self.store = store
         self.options = options
         self.on = False
-        self._resting: list[Tensor] = []
+        self.least = 1  # items that a process can train on
+        self._kept = Kept(0)
         self._token: object = None
         self._told = ""
+        self._items: Any = None
 
-    def begin_epoch(self, run: Run) -> bool:
+    def begin_epoch(self, run: Run) -> None:
         """Let the coming epoch train from the store, if it can and if it is worth it."""
         self.on = False
-        resting = run.groups.resting_modules()
-        if not resting:
-            self.store.begin(0, (None, None))
-            return False
-        self._resting = _tensors_of(run.model, resting)
-        reason = _why_not(run) or self._look(run, resting)
-        if reason:
-            self._tell(reason)
-            return False
-        epoch, views = run.learner.epochs_done, self._views(run)
-        fresh = epoch not in self.store.epochs and len(self.store.epochs) < views
-        if fresh and not self.store.epochs and run.epochs - run.epoch <= views:
-            return False
+        boundary = run.groups.resting
+        self.store.keep_only([boundary] if boundary else [])
+        if not boundary:
+            return
+        reason = why_not(run)
         try:
-            if fresh:
-                self._fill_train(run, epoch)
-            self._fill_valid(run)
+            if not reason and self._fill(run, boundary):
+                self._turn_on(run, boundary)
         except (NoPassageError, TooLargeError) as problem:
-            self.store.reason = str(problem)
-            self._tell(str(problem))
-            return False
-        self.on, self._token, run.source = True, self._now(run), _Replays(self, run, epoch)
-        return True
+            reason = str(problem)
+            known = self.store.kept[boundary]
+            self.store.kept[boundary] = Kept(known.mark, reason=reason)
+        if reason and reason != self._told:
+            _log.warning("The frozen layers run in every epoch, because %s.", reason)
+        self._told = reason
 
     def forward(self, run: Run, inputs: Features) -> Any:
         """Stored values through the rest of the model; if they are out of date, the images."""
         if not self.holds(run):
-            self.on, run.source = False, run.train
-            _log.warning("Something frozen changed: this epoch goes on through the whole network.")
-            run.inputs, _ = labelled(to_device(next(_raw(run, run.batch - 1)), _device(run)))
-            return run.forward(run.inputs)
-        assert self.store.passage is not None
-        return forward_from(run.model, self.store.passage, inputs)
+            return self.without(run)
+        assert self._kept.passage is not None
+        return forward_from(run.model, self._kept.passage, inputs)
 
     def holds(self, run: Run) -> bool:
         """Whether the values are those that the frozen layers would give now."""
         return self.on and self._token == self._now(run)
 
+    def without(self, run: Run) -> Any:
+        """The images of this batch through the whole network, as all that come after it."""
+        self.on, run.source = False, run.train
+        _log.warning("Something frozen changed: this epoch goes on through the whole network.")
+        share = next(raw_shares(run, run.batch - 1, self.least))
+        run.inputs, _ = labelled(to_device(share.batch, _device(run)))
+        return run.forward(run.inputs)
+
     def validation(self, run: Run) -> Iterable[Any] | None:
         """The validation batches from the store; None if they are to be read."""
-        if not self.holds(run) or self.store.valid is None or run.valid is None:
+        if self._kept.valid is None or not self.holds(run):
             return None
-        return _in_order(self.store.valid, _batch_size(run))
+        return InOrder(self._kept.valid, batch_size(run))
 
-    # The store
+    def look(self, run: Run, boundary: Resting) -> Kept:
+        """What is kept at a boundary, in step with model and data.
+
+        Raises:
+            NoPassageError: nothing can be.
+        """
+        if self._items is None:
+            inputs, _ = labelled(to_device(next(iter(train_views(run, 0))), _device(run)))
+            self._items = tree_map_only(Tensor, lambda t: t[:_PROBE], inputs)
+        kept = kept_at(run, self.store, boundary, lambda: self._items)
+        if kept.reason:
+            raise NoPassageError(kept.reason)
+        return kept
+
+    def _turn_on(self, run: Run, boundary: Resting) -> None:
+        self._kept, self.on = self.store.kept[boundary], True
+        self._token, run.source = self._now(run), self._source(run)
+
+    def _source(self, run: Run) -> Batches:
+        """Where the batches of the coming epoch come from."""
+        return _Replays(self, run, self._kept, run.learner.epochs_done)
 
     def _now(self, run: Run) -> object:
         """Another value as soon as model, freezing or weights change, as far as that is cheap."""
+        versions = sum(map(_version, self._kept.tensors))
         groups = run.groups
-        rests = tuple(rate == 0 for rate in groups.rates)
-        versions = sum(tensor._version for tensor in self._resting)
-        return id(run.model), groups.frozen, rests, groups.norms_train, run.changes, versions
+        return id(run.model), groups.resting, groups.norms_train, run.changes, versions
 
-    def _look(self, run: Run, resting: Sequence[nn.Module]) -> str:
-        """Bring the store in step with model and data; why it cannot be used, or empty."""
-        store, frozen = self.store, _paths(run.model, resting)
-        mark, data = _mark(run, frozen, self._resting), (run.train, run.valid)
-        same = store.data[0] is data[0] and store.data[1] is data[1]
-        if store.mark == mark and same:
-            return store.reason
-        pending = store.pending
-        store.begin(mark, data)
-        try:
-            store.passage = find_passage(run.model, frozen, _probe(run))
-            _check_hooks(run.model, store.passage)
-            if pending.get("mark") == mark:
-                for epoch in pending["epochs"]:
-                    self._fill_train(run, epoch)
-        except (NoPassageError, TooLargeError) as problem:
-            store.reason = str(problem)
-        return store.reason
+    def _fill(self, run: Run, boundary: Resting) -> bool:
+        """Bring the store in step, with one more view if there are too few; whether it is used."""
+        kept, views = self.look(run, boundary), self.options.views if is_varied(run) else 1
+        lost = self.store.pending.pop(boundary, {})
+        if lost.get("mark") == kept.mark and not kept.views:
+            for epoch in lost["views"]:
+                self._fill_train(run, boundary, epoch, max(views, len(lost["views"])))
+        room = views if kept.train is None else min(views, kept.train.views)
+        epoch = run.learner.epochs_done
+        if epoch not in kept.views and len(kept.views) < room:
+            if not kept.views and run.epochs - run.epoch <= views:
+                return False  # too few epochs to come
+            self._fill_train(run, boundary, epoch, views)
+        fill_valid(run, self.store, self.options, [boundary])
+        return True
 
-    def _fill_train(self, run: Run, epoch: int) -> None:
-        """Keep one more view of the training items, as they are varied in that epoch."""
-        batches = _train_views(run, epoch)
-        view = len(self.store.epochs)
-        self.store.train = self._fill(run, batches, self.store.train, view, self._views(run))
-        self.store.epochs.append(epoch)
+    def _fill_train(self, run: Run, boundary: Resting, epoch: int, views: int) -> None:
+        fill_train(run, self.store, self.options, [boundary], epoch=epoch, views=views)
 
-    def _fill_valid(self, run: Run) -> None:
-        if self.store.valid is None and run.valid is not None and len(run.valid):
-            self.store.valid = self._fill(run, run.valid, None, 0, 1)
 
-    def _fill(self, run: Run, batches: Any, shelf: Shelf | None, view: int, views: int) -> Shelf:
-        """Run the frozen layers over batches that hold all items in their order."""
-        passage, done = self.store.passage, 0
-        assert passage is not None
-        model, title = run.model, "outputs of the frozen layers"
-        with evaluating(model), run.learner.reporter.bar(title, len(batches)) as bar:
-            for batch in batches:
-                inputs, targets = labelled(to_device(batch, _device(run)))
-                with run.accelerator.autocast():
-                    values = record(model, passage, inputs)
-                if shelf is None:
-                    shelf = Shelf(_count(batches), views, values, self.options)
-                shelf.put(view, range(done, done + len(targets)), values, targets)
-                done += len(targets)
-                bar.advance()
-        if shelf is None or done != shelf.items:
-            raise NoPassageError(f"the data gave {done} items, not as many as they say")
-        return shelf
+class Rows:
+    """Batches from a shelf; which rows, is said by `plan`."""
 
-    def _views(self, run: Run) -> int:
-        return self.options.views if getattr(run.train, "varied", True) else 1
+    shelf: Shelf
 
-    def _tell(self, reason: str) -> None:
-        if reason != self._told:
-            _log.warning("The frozen layers run in every epoch, because %s.", reason)
-        self._told = reason
+    def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views and positions of the items of each batch."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_taken(self.shelf, *rows) for rows in self.plan())
+
+    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Share]:
+        """What one of several processes takes of each batch."""
+        return (_share(self.shelf, *rows, rank, world, least) for rows in self.plan())
 
 
 @dataclass(frozen=True)
-class _Replays:
-    """The batches of one epoch from the store, in the order that this epoch has."""
+class InOrder(Rows):
+    """All items of a shelf in their order, in its first view."""
+
+    shelf: Shelf
+    batch_size: int
+
+    def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views and positions of the items of each batch."""
+        for positions in torch.arange(self.shelf.items).split(self.batch_size):
+            yield torch.zeros_like(positions), positions
+
+
+@dataclass(frozen=True)
+class _Replays(Rows):
+    """The batches of one epoch from the store; the images from where the store is dropped."""
 
     stored: StoredEpochs
     run: Run
+    kept: Kept
     epoch: int
+
+    @property
+    def shelf(self) -> Shelf:  # type: ignore[override] # read only
+        """Of the training items."""
+        assert self.kept.train is not None
+        return self.kept.train
 
     def __len__(self) -> int:
         return len(self.run.train)
@@ -239,43 +212,64 @@ class _Replays:
         return self.starting_at(0)
 
     def starting_at(self, first: int) -> Iterator[Any]:
-        """Without the first batches; the images themselves from where the store is dropped."""
-        store, run = self.stored.store, self.run
-        views = self._drawn()
-        order: list[list[int]] = run.train.positions(self.epoch)  # type: ignore[attr-defined] # see _why_not
-        for number, positions in islice(enumerate(order), first, None):
-            if not self.stored.holds(run):
-                yield from _raw(run, number)
+        """Without the first batches."""
+        for number, rows in islice(enumerate(self.plan()), first, None):
+            if not self.stored.on:
+                yield from (share.batch for share in raw_shares(self.run, number))
                 return
-            assert store.train is not None
-            index = torch.tensor(positions)
-            values, targets = store.train.get(views[index], index)
-            yield Features(values), targets
+            yield _taken(self.shelf, *rows)
+
+    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Share]:
+        """What one of several processes takes of each batch."""
+        self.stored.least = least
+        for number, rows in enumerate(self.plan()):
+            if not self.stored.on:
+                yield from raw_shares(self.run, number, least)
+                return
+            yield _share(self.shelf, *rows, rank, world, least)
+
+    def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views and positions of the items of each batch, in the order that this epoch has."""
+        views = self._drawn()
+        order: list[list[int]] = self.run.train.positions(self.epoch)  # type: ignore[attr-defined] # see why_not
+        for chosen in order:
+            positions = torch.tensor(chosen)
+            yield views[positions], positions
 
     def _drawn(self) -> Tensor:
         """The view of each item: the one taken in this epoch, else one of all by chance."""
-        store = self.stored.store
-        assert store.train is not None
-        if self.epoch in store.epochs:
-            return torch.full((store.train.items,), store.epochs.index(self.epoch))
+        views, items = self.kept.views, self.shelf.items
+        if self.epoch in views:
+            return torch.full((items,), views.index(self.epoch))
         generator = torch.Generator().manual_seed(mixed(self.run.learner.epoch_seed(), "views"))
-        return torch.randint(len(store.epochs), (store.train.items,), generator=generator)
+        return torch.randint(len(views), (items,), generator=generator)
 
 
-def _in_order(shelf: Shelf, batch_size: int) -> Iterator[Any]:
-    for positions in torch.arange(shelf.items).split(batch_size):
-        values, targets = shelf.get(torch.zeros_like(positions), positions)
-        yield Features(values), targets
+def _taken(shelf: Shelf, views: Tensor, positions: Tensor) -> tuple[Features, Tensor]:
+    values, targets = shelf.get(views, positions)
+    return Features(values), targets
 
 
-def _raw(run: Run, batch: int) -> Iterator[Any]:
+def _share(
+    shelf: Shelf, views: Tensor, positions: Tensor, rank: int, world: int, least: int
+) -> Share:
+    """What one of several processes takes of a batch of rows."""
+    mine, own = part(len(positions), rank, world, least)
+    batch = _taken(shelf, views[list(mine)], positions[list(mine)])
+    check = check_of([views.tolist(), positions.tolist()])
+    return Share(batch, own, len(positions), mine, check)
+
+
+def raw_shares(run: Run, first: int, least: int = 1) -> Iterator[Share]:
     """The training batches themselves, from one of this epoch on."""
-    run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see _why_not
+    run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see why_not
     quick = getattr(run.train, "starting_at", None)
-    return islice(iter(run.train), batch, None) if quick is None else iter(quick(batch))
+    if quick is not None and not run.processes.several:
+        return shares_of(quick(first), run.processes)
+    return islice(shares_of(run.train, run.processes, least=least), first, None)
 
 
-def _why_not(run: Run) -> str:
+def why_not(run: Run) -> str:
     """Why nothing can be stored for these data and this learner; empty if it can."""
     if not all(hasattr(run.train, name) for name in ("positions", "set_epoch", "photos")):
         return f"{type(run.train).__name__} does not tell which item is where"
@@ -283,66 +277,15 @@ def _why_not(run: Run) -> str:
         return f"{type(run.learner.dls).__name__} has no train_views(epoch)"
     if run.groups.norms_train:
         return "frozen norm layers train"
-    if run.accelerator.num_processes > 1:
-        return "each process sees other items in each epoch"
+    if run.replicas.sharded:
+        return "FSDP2 gathers the weights only where a model runs as a whole"
     if any(getattr(m, "_compiled_call_impl", None) is not None for m in run.model.modules()):
         return "the model is compiled"
     return ""
 
 
-def _check_hooks(model: nn.Module, passage: Passage) -> None:
-    """Hooks of other hands on constant modules would see nothing.
-
-    Raises:
-        NoPassageError: there are some.
-    """
-    for path in passage.paths:
-        for below, module in model.get_submodule(path).named_modules(prefix=path):
-            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-            if not all(isinstance(hook, StayInEval) for hook in hooks):
-                raise NoPassageError(f"there are hooks on {below}, which would see nothing")
-
-
-def _tensors_of(model: nn.Module, resting: Sequence[nn.Module]) -> list[Tensor]:
-    """All that the frozen part computes with: what does not train, and buffers of what rests."""
-    fixed = [p for p in model.parameters() if not p.requires_grad]
-    buffers = {id(b): b for module in resting for b in module.buffers()}
-    return [*fixed, *buffers.values()]
-
-
-def _paths(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
-    wanted = set(modules)
-    return [path for path, module in model.named_modules() if module in wanted]
-
-
-def _mark(run: Run, frozen: Sequence[str], tensors: Sequence[Tensor]) -> int:
-    """A checksum of all that the kept values depend on."""
-    data = run.learner.dls
-    told = [getattr(data, name, "") for name in ("size", "input", "augment", "crop_pct", "seed")]
-    text = _ADDRESS.sub("", repr([*frozen, *told, run.accelerator.mixed_precision]))
-    mark = zlib.crc32(text.encode())
-    for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        mark = zlib.crc32(plain.view(torch.uint8).numpy().data if len(plain) else b"", mark)
-    return mark
-
-
-def _train_views(run: Run, epoch: int) -> Any:
-    """The training items in their order, varied as in an epoch."""
-    return run.learner.dls.train_views(epoch=epoch)  # type: ignore[attr-defined] # see _why_not
-
-
-def _probe(run: Run) -> Any:
-    """A few items, as the model takes them."""
-    inputs, _ = labelled(to_device(next(iter(_train_views(run, 0))), _device(run)))
-    return tree_map_only(Tensor, lambda t: t[:_PROBE], inputs)
-
-
-def _count(batches: Any) -> int:
-    return len(batches.photos)
-
-
-def _batch_size(run: Run) -> int:
+def batch_size(run: Run) -> int:
+    """Items in a batch of the data; 64 if they do not tell."""
     return int(getattr(run.learner.dls, "batch_size", 64))
 
 

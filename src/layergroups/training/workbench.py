@@ -22,6 +22,7 @@ from layergroups.training.device import (
 )
 from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.history import EpochRow, History
+from layergroups.training.kept import FeatureStore
 from layergroups.training.layout import in_fast_layout
 from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of
 from layergroups.training.losses import LossFunc, default_loss
@@ -33,7 +34,6 @@ from layergroups.training.replacing import carry_optimizer, fitting_data, regrou
 from layergroups.training.seeds import mixed
 from layergroups.training.sharding import shard, wants_sharding
 from layergroups.training.shelf import StoreOptions
-from layergroups.training.stored import FeatureStore
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
