@@ -65,6 +65,16 @@ def phases(folder: Path) -> Learner:
     return learn
 
 
+def two_boundaries(folder: Path) -> Learner:
+    """fine_tune whose second phase trains on what the first one kept for it."""
+    saved = {"checkpoint_dir": folder / "saved", "checkpoint_every": 3, "resume": True}
+    learn = learner()
+    figures = FineTuneDefaults(lowest=1, head_passes=4, hold_out=0.3)
+    learn.fine_tune(3, 1e-2, defaults=figures, **saved)
+    learn.fit(1, 1e-3, **saved)
+    return learn
+
+
 def surgery(folder: Path) -> Learner:
     """Parts change in the midst of a fit, twice."""
     saved = {"checkpoint_dir": folder / "saved", "checkpoint_every": 2, "resume": True}
@@ -87,7 +97,7 @@ def unseeded(folder: Path) -> Learner:
 
 
 RUNS: dict[str, Callable[[Path], Learner]] = {
-    "phases": phases, "surgery": surgery, "unseeded": unseeded,
+    "phases": phases, "two_boundaries": two_boundaries, "surgery": surgery, "unseeded": unseeded,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from layergroups.training import FineTuneDefaults, Learner, Run
 from tests.laws import killed
 from tests.laws.killed import learner
 
-RUNS = [("phases", 8), ("surgery", 6), ("unseeded", 6)]
+RUNS = [("phases", 8), ("two_boundaries", 6), ("surgery", 6), ("unseeded", 6)]
 ROOT = Path(__file__).parents[2]
 
 
@@ -123,6 +123,36 @@ def test_the_head_phase_of_fine_tune_goes_on_with_its_best_head(tmp_path: Path) 
     assert_same_end(unbroken, resumed)
     assert [row.note for row in unbroken.history] == [row.note for row in resumed.history]
     assert resumed.epochs_done == unbroken.epochs_done == 3
+
+
+@pytest.mark.parametrize("step", [30, 49, 60, 75])
+def test_fine_tune_of_which_one_pass_feeds_both_phases_goes_on(step: int, tmp_path: Path) -> None:
+    """The store of the second phase is filled again with the views that the first one took."""
+    figures = FineTuneDefaults(lowest=1, head_passes=3, hold_out=0.3)
+
+    class Crashes:
+        """At a step of the whole run."""
+
+        def __init__(self) -> None:
+            self.steps = 0
+
+        def after_step(self, run: Run) -> None:
+            self.steps += 1
+            if self.steps == step:
+                raise Crash
+
+    def tune(learn: Learner, **saved: Any) -> None:
+        learn.fine_tune(3, 1e-2, defaults=figures, **saved)
+
+    saved = {"checkpoint_dir": tmp_path, "checkpoint_every": 2, "resume": True}
+    unbroken, resumed = learner(), learner()
+    tune(unbroken)
+    with pytest.raises(TrainingError, match="Crashes"):
+        tune(learner((Crashes(),)), **saved)
+    tune(resumed, **saved)
+    assert_same_end(unbroken, resumed)
+    assert [row.note for row in unbroken.history] == [row.note for row in resumed.history]
+    assert unbroken.store.state_dict() == resumed.store.state_dict() != []
 
 
 def test_a_finished_fit_is_not_done_again(tmp_path: Path) -> None:

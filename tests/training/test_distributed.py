@@ -34,7 +34,8 @@ LAUNCHERS = {
     ),
 }  # fmt: skip
 EQUAL = (
-    "life", "life_sgd", "uneven", "few", "fine_tune", "stored", "accumulated", "stops", "transformer",
+    "life", "life_sgd", "uneven", "few", "fine_tune", "stored", "accumulated", "stops",
+    "transformer",
 )  # fmt: skip
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
 OTHERS = ("moving_norms", "life_bf16", "shuffled", "skips_alike", "saved")

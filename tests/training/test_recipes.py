@@ -15,7 +15,7 @@ from tests.training.tiny import (
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.training import FineTuneDefaults, plan_fine_tune
+from layergroups.training import FineTuneDefaults, Learner, StoreOptions, plan_fine_tune
 from layergroups.training.head_phase import KeepBest
 
 QUICK = FineTuneDefaults(head_passes=4)
@@ -164,15 +164,97 @@ def test_fine_tune_is_the_same_with_the_same_seed(make) -> None:
     assert not moved(snapshot(one.model), two.model)
 
 
+# The second phase takes over what the first one kept
+
+LATE = FineTuneDefaults(lowest=1, head_passes=2)
+
+
+def late(make, **options) -> Learner:
+    return make(counting(), split=["0.1", "0.8", "1"], **options)
+
+
 def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
-    figures = FineTuneDefaults(lowest=1, head_passes=2)
-    learn, plain = make(), make()
-    rows = learn.fine_tune(4, 1e-2, defaults=figures)
+    learn, plain = late(make), late(make)
+    rows = learn.fine_tune(4, 1e-2, defaults=LATE)
     assert [row.phase for row in rows] == ["head", "late", "late", "late", "late"]
     assert [sum(row.frozen) for row in rows] == [2, 1, 1, 1, 1]
     assert {row.note for row in rows[1:]} == {"frozen outputs stored"}
-    plain.fine_tune(4, 1e-2, defaults=figures, store=False)
+    plain.fine_tune(4, 1e-2, defaults=LATE, store=False)
     assert {row.note for row in plain.history} == {""}
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_one_pass_of_the_body_feeds_both_phases(make, epochs: int) -> None:
+    learn = late(make)
+    learn.fine_tune(epochs, 1e-2, defaults=LATE)
+    assert learn.model[0][0].items == 2 * 48 + 18 + 2 * 3  # and a few to find each boundary
+    assert learn.store.kept.keys() == {(0,)}
+
+
+def test_what_the_second_phase_takes_over_are_outputs_of_the_early_group(make, dls) -> None:
+    learn = late(make)
+    learn.fine_tune(2, 1e-2, defaults=LATE)
+    (kept,) = learn.store.kept.values()
+    early = learn.model.eval()[0][:8]
+    for view, epoch in enumerate(kept.views):
+        values, targets = kept.train.get(torch.full((48,), view), torch.arange(48))
+        assert torch.equal(targets, dls.train.y)
+        whole = torch.cat([early(x) for x, _ in dls.train_views(epoch=epoch)])
+        torch.testing.assert_close(values[0], whole)
+    values, _ = kept.valid.get(torch.zeros(18, dtype=torch.long), torch.arange(18))
+    torch.testing.assert_close(values[0], early(dls.valid.x))
+
+
+def test_both_phases_learn_what_they_learn_through_the_network(make, dls) -> None:
+    """Without variation, and with no photos held out: the same head, then the same late group."""
+    dls.augment, dls.train.noise, dls.noise = None, 0.0, 0.0
+    learn, plain = late(make), late(make)
+    figures = FineTuneDefaults(lowest=1, head_passes=1, hold_out=0.0)
+    learn.fine_tune(3, 1e-2, defaults=figures)
+    before = snapshot(learn.model)
+    learn.fit_one_cycle(2, 1e-3)
+    plain.model.load_state_dict(before)
+    plain.freeze_to(1)
+    plain.opt, plain.epochs_done = None, learn.epochs_done - 2
+    plain.fit_one_cycle(2, 1e-3, store=False)
+    assert learn.history[-1].valid_loss == pytest.approx(plain.history[-1].valid_loss, rel=0.05)
+
+
+def test_where_there_is_room_for_one_the_second_phase_fills_its_own(make) -> None:
+    figures = FineTuneDefaults(lowest=1, head_passes=2, max_bytes=20_000)
+    learn = late(make)
+    rows = learn.fine_tune(4, 1e-2, defaults=figures)
+    assert {row.note for row in rows} == {"frozen outputs stored"}
+    assert learn.model[0][0].items > 3 * 48
+
+
+def test_where_there_is_room_for_none_the_second_phase_says_so(make, caplog) -> None:
+    room = StoreOptions(memory=20_000, disk=0)
+    rows = late(make, store=room).fine_tune(4, 1e-2, defaults=LATE)
+    assert [row.phase for row in rows] == ["head"] + ["late"] * 4
+    assert {row.note for row in rows[1:]} == {""}
+    assert caplog.text.count("The frozen layers run in every epoch, because its outputs need") == 1
+
+
+def test_more_views_come_in_the_epochs_of_the_second_phase(make) -> None:
+    learn = late(make, store=StoreOptions(views=3))
+    learn.fine_tune(4, 1e-2, defaults=LATE)
+    (kept,) = learn.store.kept.values()
+    assert len(kept.views) == 3
+    assert kept.views[2] == 1
+
+
+def test_the_early_group_written_to_between_the_phases_is_run_again(make) -> None:
+    class Writes:
+        def before_fit(self, run) -> None:
+            if run.phase == "late":
+                with torch.no_grad():
+                    run.model[0][1].weight.mul_(1.5)
+
+    learn = late(make, callbacks=[Writes()])
+    learn.fine_tune(4, 1e-2, defaults=LATE)
+    (kept,) = learn.store.kept.values()
+    assert kept.views == [1, 2]
 
 
 def test_a_network_of_any_build_trains_its_head_from_the_store(make) -> None:

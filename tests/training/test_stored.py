@@ -196,6 +196,35 @@ def test_other_data_are_not_taken_for_the_old_ones() -> None:
     assert_close(train(False), train(True))
 
 
+def test_a_head_built_otherwise_is_not_fed_what_the_old_one_took() -> None:
+    """The old head pooled first, so that pooled values were kept; the new one needs the maps."""
+
+    def train(store: bool) -> Learner:
+        learn = learner()
+        learn.freeze()
+        learn.fit(3, 1e-2, store=store)
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            first = nn.Conv2d(8, 8, 3)
+            learn.model[1] = nn.Sequential(first, nn.Flatten(), nn.Linear(32, 3))
+        learn.fit(3, 1e-2, store=store)
+        return learn
+
+    stored = train(True)
+    assert_close(train(False), stored)
+    assert {row.note for row in stored.history} == {"frozen outputs stored"}
+
+
+def test_a_head_that_takes_the_same_values_finds_them() -> None:
+    learn = learner()
+    learn.freeze()
+    learn.fit(3, 1e-2)
+    before = learn.model[0][0].items
+    learn.model[1][4] = nn.Linear(8, 3)
+    learn.fit(3, 1e-2)
+    assert learn.model[0][0].items == before + 3  # to see what the new head needs
+
+
 def test_unfrozen_training_drops_it() -> None:
     learn = learner()
     learn.freeze()

@@ -49,7 +49,6 @@ def fill_train(
     boundaries: Sequence[Resting],
     *,
     epoch: int,
-    views: int,
 ) -> None:
     """Keep one more view of the training items at these boundaries.
 
@@ -59,16 +58,16 @@ def fill_train(
         options: bounds.
         boundaries: the first is needed; others are dropped if there is no room for them.
         epoch: in whose augmentation.
-        views: that there will be.
 
     Raises:
         TooLargeError: there is no room for the first.
         NoPassageError: the model or the data are not what they were when they were looked at.
     """
-    chosen = [store.kept[boundary] for boundary in boundaries]
-    aims = [_Aim(kept, len(kept.views), views, kept.train) for kept in chosen]
+    there = [boundary for boundary in boundaries if boundary in store.kept]
+    chosen = [store.kept[boundary] for boundary in there]
+    aims = [_Aim(kept, len(kept.views), kept.room, kept.train) for kept in chosen]
     _go_over(run, train_views(run, epoch), aims, store, options)
-    for boundary, aim in zip(boundaries, aims, strict=True):
+    for boundary, aim in zip(there, aims, strict=True):
         if aim.gone:
             del store.kept[boundary]
         else:

@@ -42,12 +42,23 @@ _LEAST_HELD_OUT = 16
 
 
 def train_head(
-    learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
+    learner: Learner,
+    phase: Phase,
+    defaults: FineTuneDefaults,
+    plan: Autosave | None = None,
+    also: Sequence[Resting] = (),
 ) -> History:
     """Run the frozen layers over some views of the photos, then train the rest on their outputs.
 
     The best head is chosen by its loss on a stratified part of the training photos, which the head
     does not train on; the validation photos choose nothing. One row is added to the history.
+
+    Args:
+        learner: with its body frozen.
+        phase: of the recipe.
+        defaults: figures of the recipe.
+        plan: of the checkpoints, if there are to be any.
+        also: boundaries of later phases, at which values are kept in the same passes.
     """
     keeper = None if plan is None else Keeper(plan, learner, kind="-head")
     done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
@@ -58,7 +69,7 @@ def train_head(
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
         with run.processes.together():
-            _prepare(run, defaults, first_epoch)
+            _prepare(run, defaults, first_epoch, also)
         return loop.fit(run)
     except (NoPassageError, TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
@@ -219,7 +230,9 @@ def _moving(run: loop.Run) -> dict[str, Tensor]:
     return moving
 
 
-def _prepare(run: loop.Run, defaults: FineTuneDefaults, first_epoch: int) -> None:
+def _prepare(
+    run: loop.Run, defaults: FineTuneDefaults, first_epoch: int, also: Sequence[Resting]
+) -> None:
     """Fill the store, and let the run train the head from it.
 
     Raises:
@@ -235,7 +248,8 @@ def _prepare(run: loop.Run, defaults: FineTuneDefaults, first_epoch: int) -> Non
     size = batch_size(run) * run.accumulate
     run.accumulate = 1  # stored values are small: several batches are one
     views = run.passes * defaults.views if is_varied(run) else 1
-    shelf = _fill(run, defaults, [_VIEWS_FROM + first_epoch * views + n for n in range(views)])
+    epochs = [_VIEWS_FROM + first_epoch * views + n for n in range(views)]
+    shelf = _fill(run, defaults, epochs, also)
     kept, held_out = _split(shelf.targets, defaults.hold_out)
     seed = run.learner.epoch_seed(first_epoch)
     train = Passes(shelf, kept, views, size, defaults.head_passes, seed)
@@ -248,20 +262,44 @@ def _prepare(run: loop.Run, defaults: FineTuneDefaults, first_epoch: int) -> Non
     run.seconds_before = time.perf_counter() - started
 
 
-def _fill(run: loop.Run, defaults: FineTuneDefaults, epochs: Sequence[int]) -> Shelf:
-    """Keep these views of the training items, and the validation items, below the head."""
-    store, options = run.learner.store, run.learner.store_options
+def _fill(
+    run: loop.Run, defaults: FineTuneDefaults, epochs: Sequence[int], also: Sequence[Resting]
+) -> Shelf:
+    """Keep these views of the training items, and the validation items.
+
+    They are kept below the head, and where there is room also at other boundaries.
+    """
+    store, options, boundary = run.learner.store, run.learner.store_options, run.groups.resting
     if defaults.max_bytes is not None:
         memory = min(options.memory, defaults.max_bytes)
         options = replace(options, memory=memory, disk=min(options.disk, defaults.max_bytes))
-    boundary = run.groups.resting
     store.keep_only([])
-    kept = StoredEpochs(store, options).look(run, boundary)
-    for epoch in epochs:
-        fill_train(run, store, options, [boundary], epoch=epoch, views=len(epochs))
-    fill_valid(run, store, options, [boundary])
+    looks = StoredEpochs(store, options)
+    kept = looks.look(run, boundary)
+    kept.room = len(epochs)
+    others = [other for other in also if looks.sees(run, other)]
+    for other in others:
+        store.kept[other].room = max(len(epochs), options.views if is_varied(run) else 1)
+    try:
+        _fill_all(run, options, [boundary, *others], epochs)
+    except TooLargeError:
+        if not others:
+            raise
+        store.keep_only([boundary])
+        _fill_all(run, options, [boundary], epochs)
     assert kept.train is not None
     return kept.train
+
+
+def _fill_all(
+    run: loop.Run, options: StoreOptions, boundaries: Sequence[Resting], epochs: Sequence[int]
+) -> None:
+    """Fill what is not there yet."""
+    store = run.learner.store
+    for epoch in epochs:
+        if epoch not in store.kept[boundaries[0]].views:
+            fill_train(run, store, options, boundaries, epoch=epoch)
+    fill_valid(run, store, options, boundaries)
 
 
 def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +39,9 @@ class Kept:
         train: values of training items.
         valid: values of validation items.
         views: the epochs in whose augmentation the views of training items were taken.
-        reason: why there are none.
+        room: how many views the shelf of training items has room for, or is to have.
+        modules: those of the model when the passage was found.
+        reason: why there are no values.
     """
 
     mark: int
@@ -47,6 +50,8 @@ class Kept:
     train: Shelf | None = None
     valid: Shelf | None = None
     views: list[int] = field(default_factory=list)
+    room: int = 1
+    modules: Sequence[nn.Module] = ()
     reason: str = ""
 
     @property
@@ -110,19 +115,41 @@ def kept_at(run: Run, store: FeatureStore, boundary: Resting, probe: Callable[[]
     data = (run.train, run.valid)
     if store.data[0] is not data[0] or store.data[1] is not data[1]:
         store.kept, store.data = {}, data
-    with as_if_resting(run.groups, boundary) as modules:
-        frozen, tensors = _paths(run.model, modules), _tensors_of(run.model, modules)
-        mark, kept = _mark(run, frozen, tensors), store.kept.get(boundary)
-        if kept is None or kept.mark != mark:
-            kept = store.kept[boundary] = Kept(mark)
-            try:
-                kept.passage = find_passage(run.model, frozen, probe())
-            except NoPassageError as problem:
-                kept.reason = str(problem)
+    with as_if_resting(run.groups, boundary) as resting:
+        tensors, mark = _tensors_of(run.model, resting), _mark(run, resting)
+        kept = store.kept.get(boundary)
+        if kept is None or kept.mark != mark or not _is_built_so(run.model, kept):
+            kept = store.kept[boundary] = _looked_again(run, mark, resting, kept, probe)
     kept.tensors = tensors
     if kept.passage is not None:
         kept.reason = next(_strangers(run.model, kept.passage), "")
     return kept
+
+
+def _is_built_so(model: nn.Module, kept: Kept) -> bool:
+    """Whether the model is made of the modules of which the passage was found."""
+    now = list(model.modules())
+    return len(now) == len(kept.modules) and all(map(is_, now, kept.modules))
+
+
+def _looked_again(
+    run: Run,
+    mark: int,
+    resting: Sequence[nn.Module],
+    kept: Kept | None,
+    probe: Callable[[], Any],
+) -> Kept:
+    """With the passage found anew; values stay if they are true and are what the rest needs."""
+    modules = list(run.model.modules())
+    try:
+        passage = find_passage(run.model, _paths(run.model, resting), probe())
+    except NoPassageError as problem:
+        return Kept(mark, modules=modules, reason=str(problem))
+    if kept is None or kept.mark != mark or kept.passage is None:
+        return Kept(mark, passage=passage, modules=modules)
+    if kept.passage.needs != passage.needs:
+        return Kept(mark, passage=passage, modules=modules)
+    return replace(kept, passage=passage, modules=modules)
 
 
 def _strangers(model: nn.Module, passage: Passage) -> Iterator[str]:
@@ -146,13 +173,15 @@ def _paths(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
     return [path for path, module in model.named_modules() if module in wanted]
 
 
-def _mark(run: Run, frozen: Sequence[str], tensors: Sequence[Tensor]) -> int:
+def _mark(run: Run, resting: Sequence[nn.Module]) -> int:
     """A checksum of all that the values depend on."""
     data = run.learner.dls
     told = [getattr(data, name, "") for name in ("size", "input", "augment", "crop_pct", "seed")]
-    text = _ADDRESS.sub("", repr([*frozen, *told, run.accelerator.mixed_precision]))
+    built = [(path, run.model.get_submodule(path)) for path in _paths(run.model, resting)]
+    lines = [f"{path} {type(module).__name__} {module.extra_repr()}" for path, module in built]
+    text = _ADDRESS.sub("", repr([*lines, *told, run.accelerator.mixed_precision]))
     mark = zlib.crc32(text.encode())
-    for tensor in tensors:
+    for tensor in _tensors_of(run.model, resting):
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         mark = zlib.crc32(plain.view(torch.uint8).numpy().data if len(plain) else b"", mark)
     return mark

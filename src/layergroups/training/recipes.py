@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from layergroups.errors import TrainingError
-from layergroups.groups import Rate
+from layergroups.groups import LayerGroups, Rate, spread_rates
 from layergroups.training.head_phase import train_head
 from layergroups.training.history import History
 from layergroups.training.schedules import OneCycle, Schedule
@@ -28,8 +29,10 @@ class FineTuneDefaults:
         base_lr: rate of the head while the body is frozen.
         unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
         lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
-            frozen, so that its outputs are kept too and cost nothing in the later epochs.
-        views: augmented views of each training photo for one frozen epoch.
+            frozen, so that its outputs are kept too, in the passes of the first phase, and cost
+            nothing in the later epochs.
+        views: augmented views of each training photo for one frozen epoch. Layers that stay frozen
+            afterwards keep theirs too; where `StoreOptions.views` says more, those follow later.
         head_passes: the most passes of the head over its stored features.
         hold_out: part of the training photos by which the best head is chosen.
         patience: passes without a better loss on them after which the head is done.
@@ -126,15 +129,24 @@ def run_plan(
 ) -> History:
     """Do the phases one after another, each saved as planned."""
     rows = History()
-    for phase in phases:
-        rows += run_phase(learner, phase, defaults or FineTuneDefaults(), plan)
+    for number, phase in enumerate(phases, start=1):
+        rows += run_phase(
+            learner, phase, defaults or FineTuneDefaults(), plan, later=phases[number:]
+        )
     return rows
 
 
 def run_phase(
-    learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
+    learner: Learner,
+    phase: Phase,
+    defaults: FineTuneDefaults,
+    plan: Autosave | None = None,
+    later: Sequence[Phase] = (),
 ) -> History:
-    """Set freezing and rates, then train: from the store if it is asked for and possible."""
+    """Set freezing and rates, then train: from the store if it is asked for and possible.
+
+    What the frozen layers of later phases give is kept in the same passes, where there is room.
+    """
     groups = learner.layer_groups
     if phase.freeze_to:
         groups.freeze_to(phase.freeze_to)
@@ -144,9 +156,18 @@ def run_phase(
     if phase.from_store:
         reason = _reason_against_passes(learner, defaults)
         if not reason:
-            return train_head(learner, phase, defaults, plan)
+            also = [_resting(groups, other) for other in later if other.stored]
+            also = [boundary for boundary in also if boundary and boundary != groups.resting]
+            return train_head(learner, phase, defaults, plan, also)
         _log.warning("The head trains through the whole network, because %s.", reason)
     return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=phase.stored)
+
+
+def _resting(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
+    """The groups that will rest in a phase."""
+    rates = spread_rates(phase.lr, groups.names, groups.rates)
+    first = groups[phase.freeze_to].index
+    return tuple(index for index, rate in enumerate(rates) if index < first or rate == 0)
 
 
 def _reason_against_passes(learner: Learner, defaults: FineTuneDefaults) -> str:

@@ -118,13 +118,14 @@ class Passage:
         return tuple(leaf for call in self.kept for leaf in self.calls[call].tensors)
 
     @property
+    def needs(self) -> list[tuple[Call, tuple[Leaf, ...]]]:
+        """Whose values are kept, and their shapes."""
+        return [(call, self.calls[call].tensors) for call in self.kept]
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The constant modules."""
         return tuple(dict.fromkeys(call.path for call in self.calls))
-
-    def bytes_per_item(self) -> int:
-        """Of the kept tensors."""
-        return sum(torch.Size(leaf.shape).numel() * leaf.dtype.itemsize for leaf in self.leaves)
 
 
 def find_passage(model: nn.Module, frozen: Sequence[str], inputs: Any) -> Passage:

@@ -81,8 +81,7 @@ class StoredEpochs:
                 self._turn_on(run, boundary)
         except (NoPassageError, TooLargeError) as problem:
             reason = str(problem)
-            known = self.store.kept[boundary]
-            self.store.kept[boundary] = Kept(known.mark, reason=reason)
+            self._give_up(boundary, reason)
         if reason and reason != self._told:
             _log.warning("The frozen layers run in every epoch, because %s.", reason)
         self._told = reason
@@ -126,6 +125,22 @@ class StoredEpochs:
             raise NoPassageError(kept.reason)
         return kept
 
+    def _give_up(self, boundary: Resting, reason: str) -> None:
+        """Do not try again what cannot be done; a hook may go, and is looked for each time."""
+        known = self.store.kept[boundary]
+        if not known.reason:
+            gone = Kept(known.mark, modules=known.modules, reason=reason)
+            self.store.kept[boundary] = gone
+
+    def sees(self, run: Run, boundary: Resting) -> bool:
+        """Whether values can be kept at a boundary."""
+        try:
+            self.look(run, boundary)
+        except NoPassageError:
+            self.store.kept.pop(boundary, None)
+            return False
+        return True
+
     def _turn_on(self, run: Run, boundary: Resting) -> None:
         self._kept, self.on = self.store.kept[boundary], True
         self._token, run.source = self._now(run), self._source(run)
@@ -144,20 +159,18 @@ class StoredEpochs:
         """Bring the store in step, with one more view if there are too few; whether it is used."""
         kept, views = self.look(run, boundary), self.options.views if is_varied(run) else 1
         lost = self.store.pending.pop(boundary, {})
-        if lost.get("mark") == kept.mark and not kept.views:
-            for epoch in lost["views"]:
-                self._fill_train(run, boundary, epoch, max(views, len(lost["views"])))
-        room = views if kept.train is None else min(views, kept.train.views)
+        true = lost["views"] if lost.get("mark") == kept.mark and not kept.views else []
+        if kept.train is None:
+            kept.room = max(views, len(true))
+        for epoch in true:
+            fill_train(run, self.store, self.options, [boundary], epoch=epoch)
         epoch = run.learner.epochs_done
-        if epoch not in kept.views and len(kept.views) < room:
+        if epoch not in kept.views and len(kept.views) < min(views, kept.room):
             if not kept.views and run.epochs - run.epoch <= views:
                 return False  # too few epochs to come
-            self._fill_train(run, boundary, epoch, views)
+            fill_train(run, self.store, self.options, [boundary], epoch=epoch)
         fill_valid(run, self.store, self.options, [boundary])
         return True
-
-    def _fill_train(self, run: Run, boundary: Resting, epoch: int, views: int) -> None:
-        fill_train(run, self.store, self.options, [boundary], epoch=epoch, views=views)
 
 
 class Rows:
