@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from tests.training.tiny import (
 from torch import nn
 
 from layergroups.errors import TrainingError
+from layergroups.input_spec import InputSpec
 from layergroups.training import FineTuneDefaults, Learner, StoreOptions, plan_fine_tune
 from layergroups.training.head_phase import KeepBest
+from layergroups.training.recipes import lowest_group
+from layergroups.training.schedules import FlatCos
 
 QUICK = FineTuneDefaults(head_passes=4)
 
@@ -24,9 +28,9 @@ QUICK = FineTuneDefaults(head_passes=4)
 def test_a_plan_is_data() -> None:
     head, whole = plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2)
     assert (head.epochs, head.freeze_to, head.lr, head.from_store) == (2, -1, 1e-2, True)
-    assert (whole.epochs, whole.freeze_to, whole.lr) == (3, 0, pytest.approx(1e-3))
+    assert (whole.epochs, whole.freeze_to, whole.lr) == (3, 1, pytest.approx(2e-3))
     assert plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2) == (head, whole)
-    assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["all"]
+    assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["late"]
     assert [phase.name for phase in plan_fine_tune(0)] == ["head"]
     assert plan_fine_tune(1, lr=slice(1e-6, 1e-4))[1].lr == slice(1e-6, 1e-4)
 
@@ -37,16 +41,72 @@ def test_a_plan_needs_whole_epochs(options) -> None:
         plan_fine_tune(**options)
 
 
-def test_fine_tune_trains_the_head_then_all(make) -> None:
+def test_fine_tune_trains_the_head_then_all_but_the_first_group(make) -> None:
     learn = make(metrics=["accuracy"])
     rows = learn.fine_tune(2, 1e-2, freeze_epochs=2, defaults=QUICK)
-    assert [row.phase for row in rows] == ["head", "all", "all"]
+    assert [row.phase for row in rows] == ["head", "late", "late"]
     assert [row.epoch for row in rows] == [0, 2, 3]
-    assert [row.frozen for row in rows] == [(True, True, False)] + [(False,) * 3] * 2
+    assert [row.frozen for row in rows] == [(True, True, False)] + [(True, False, False)] * 2
     assert rows[0].lrs == pytest.approx((1e-2,) * 3, rel=0.05)
-    assert rows[1].lrs == pytest.approx((1e-3,) * 3, rel=0.05)
+    assert rows[1].lrs == pytest.approx((2e-3,) * 3, rel=0.05)
     assert rows[-1].valid_loss < rows[0].valid_loss + 0.2
+    assert learn.layer_groups.frozen == (True, False, False)
+
+
+def test_all_groups_train_if_asked_for(make) -> None:
+    learn = make()
+    rows = learn.fine_tune(1, defaults=replace(QUICK, lowest=0))
+    assert [row.phase for row in rows] == ["head", "all"]
     assert learn.layer_groups.frozen == (False,) * 3
+
+
+@pytest.mark.parametrize("why", ["two groups", "from noise", "other channels"])
+def test_all_groups_train_where_the_first_cannot_stay_frozen(make, dls, why: str) -> None:
+    learn = make(split=["1"]) if why == "two groups" else make()
+    learn.pretrained = why != "from noise"
+    if why == "other channels":
+        five = (0.5,) * 5
+        learn.dls.input = InputSpec(mean=five, std=five)
+    assert lowest_group(learn, QUICK) == 0
+
+
+def test_an_epoch_from_the_store_goes_over_every_view_of_every_photo() -> None:
+    """Each of two passes takes the photos in other views; the rates fall over both."""
+    seen: list[tuple[float, tuple[float, ...]]] = []
+
+    class Watch:
+        def after_step(self, run) -> None:
+            if run.phase == "late":
+                values = tuple(run.inputs[0].reshape(len(run.inputs[0]), -1).sum(1).tolist())
+                seen.append((run.optimizer.param_groups[-1]["lr"], values))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = pretrained(tiny_model())
+    learn = Learner(TinyLoaders(), model, split=["0.0", "0.7", "1"], progress=False, seed=0)
+    learn.callbacks.append(Watch())
+    learn.fine_tune(2, lr=1e-3, defaults=replace(QUICK, schedule=FlatCos(pct_start=0.0)))
+    per_epoch = 2 * 6
+    assert len(seen) == 2 * per_epoch
+    for epoch in (seen[:per_epoch], seen[per_epoch:]):
+        values = [value for _, batch in epoch for value in batch]
+        assert len(set(values)) == len(values) == 2 * 48
+    rates = [rate for rate, _ in seen]
+    assert rates == sorted(rates, reverse=True)
+    expected = [1e-3 * FlatCos(pct_start=0.0).multiplier(i / 24) for i in range(24)]
+    assert rates == pytest.approx(expected)
+
+
+def test_an_epoch_of_two_passes_that_loses_its_store_goes_on_with_the_photos(make, caplog) -> None:
+    class Thaws:
+        def before_step(self, run) -> None:
+            if run.phase == "late" and run.step == 9:
+                run.groups.unfreeze()
+
+    rows = make(seed=0, callbacks=[Thaws()]).fine_tune(2, defaults=QUICK)
+    assert "goes on through the whole network" in caplog.text
+    assert [row.note for row in rows[1:]] == ["", ""]
+    assert [row.frozen[0] for row in rows] == [True, False, False]
 
 
 def test_the_frozen_phase_moves_no_bit_of_the_body_and_validates_the_model(make) -> None:
@@ -80,7 +140,7 @@ def test_the_body_runs_once_for_each_view_and_once_for_validation(make, dls) -> 
 def test_without_the_store_it_trains_through_the_network(make) -> None:
     learn = make()
     rows = learn.fine_tune(1, freeze_epochs=2, store=False)
-    assert [row.phase for row in rows] == ["head", "head", "all"]
+    assert [row.phase for row in rows] == ["head", "head", "late"]
 
 
 def test_where_the_store_cannot_be_used_one_line_says_why(make, caplog) -> None:

@@ -10,6 +10,7 @@ resumed run ends bit for bit where the unbroken one ends, on the same machine wi
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
@@ -276,6 +277,7 @@ def _position(run: Run, *, epoch_done: bool) -> dict[str, Any]:
         "epoch": run.epoch + epoch_done,
         "batch": 0 if epoch_done else run.batch,
         "step": run.step,
+        "first_step": run.first_step,
         "changes": run.changes,
         "stop": run.stop,
         "stored": run.source is not run.train,
@@ -291,6 +293,7 @@ def _place(run: Run, fit: Mapping[str, Any], saved: Saved) -> None:
     """Put a run where it stood."""
     for name in ("epoch", "batch", "step", "changes", "stop", "highest"):
         setattr(run, name, fit[name])
+    run.first_step = fit.get("first_step", run.step - math.ceil(run.batch / run.accumulate))
     run.from_store = bool(fit["stored"]) if run.batch else None
     run.lrs = tuple(fit["lrs"])
     run.seconds_before = float(fit["seconds"]) if run.batch else 0.0

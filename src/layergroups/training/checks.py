@@ -120,7 +120,7 @@ def warn_of_missing_gradients(groups: LayerGroups) -> None:
 
 def explain_not_finite(error: NotFiniteError, run: Run) -> TrainingError:
     """What to look at when a loss is NaN or infinite."""
-    multiplier = run.schedule.multiplier(run.step / run.steps)
+    multiplier = run.schedule.multiplier(run.done)
     rates = ", ".join(
         f"{group.name} {rate * multiplier:.2g}"
         for group, rate in zip(run.groups, run.groups.rates, strict=True)

@@ -117,6 +117,7 @@ def vision_learner(
         **own,
     )
     learner.blueprint = _blueprint(loaded, assembled, dls)
+    learner.pretrained = loaded.pretrained
     if loaded.pretrained and len(learner.layer_groups) > 1:
         learner.freeze()
     return learner

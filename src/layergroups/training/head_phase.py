@@ -139,7 +139,7 @@ class HeadFromStore(StoredEpochs):
     ) -> None:
         super().__init__(store, options)
         self.boundary = boundary
-        self.passes = passes
+        self.rows = passes
 
     def begin_epoch(self, run: loop.Run) -> None:
         """Train on what was filled before the fit, if it is still true."""
@@ -158,7 +158,7 @@ class HeadFromStore(StoredEpochs):
         raise StoreOutdatedError(_OUTDATED)
 
     def _source(self, run: loop.Run) -> Batches:
-        return self.passes
+        return self.rows
 
 
 _OUTDATED = "the model was changed while its head trained on stored outputs"

@@ -7,6 +7,7 @@ of them do is said in the files of their functions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,21 +141,25 @@ class Learner(Looking):
         checkpoint_every: int | None = None,
         resume: bool = False,
     ) -> History:
-        """Train the head on the frozen body, then all groups.
+        """Train the head on the frozen body, then the groups above the first one.
 
         Otherwise than in fastai, a frozen epoch does not go back through the body, nor does the
         head see its outputs once only: they are kept (for two augmented views of each photo, which
         is what one frozen epoch costs), and the head trains on them for many cheap passes, until
-        it is no longer better on training photos that were held out. Rates in the second phase are
-        the same for all groups, a tenth of base_lr; fastai spreads them from base_lr / 200 to
-        base_lr / 2. Callbacks see stored features as inputs in the first phase.
+        it is no longer better on training photos that were held out. The second phase leaves the
+        first layer group frozen: what it gives was kept in the same passes, so that no photo goes
+        through it again, and each epoch is two passes over that. Its rates are the same for all
+        groups, a fifth of base_lr; fastai spreads them from base_lr / 200 to base_lr / 2.
+        Callbacks see stored outputs as inputs. `FineTuneDefaults(lowest=0)` trains all groups, as
+        fine_tune does by itself where the network begins from noise or has no group between the
+        first and the head.
 
         Args:
-            epochs: passes over the training photos with no group frozen.
+            epochs: of the second phase.
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
-            lr: rates of the second phase, as in `fit`; None is a tenth of base_lr.
-            store: False trains the frozen epochs through the whole network.
+            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr.
+            store: False runs the frozen layers in every epoch.
             defaults: all other figures.
             checkpoint_dir: as in `fit`.
             checkpoint_every: as in `fit`.
@@ -164,6 +169,7 @@ class Learner(Looking):
             A row for the first phase and one for each epoch of the second.
         """
         figures = defaults or recipes.FineTuneDefaults()
+        figures = replace(figures, lowest=recipes.lowest_group(self, figures))
         options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
         phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
@@ -275,6 +281,7 @@ class Learner(Looking):
         lr: Rate | None = None,
         callbacks: Sequence[object] = (),
         store: bool = True,
+        passes: int = 1,
     ) -> History:
         """Train by a schedule; what the methods above come to, but for `fine_tune`.
 
@@ -286,6 +293,7 @@ class Learner(Looking):
             lr: as in `fit`.
             callbacks: of this fit alone.
             store: as in `fit`.
+            passes: over stored outputs of frozen layers, for each epoch that has them.
         """
         if lr is not None:
             self.layer_groups.set_rates(lr)
@@ -298,7 +306,7 @@ class Learner(Looking):
         if done:
             return done
         run = loop.new_run(self, epochs, schedule, phase, keeper, callbacks)
-        run.stored = StoredEpochs(self.store, self.store_options) if store else None
+        run.stored = StoredEpochs(self.store, self.store_options, passes) if store else None
         return loop.fit(run)
 
     def _file(self, name: str | Path) -> Path:

@@ -73,7 +73,9 @@ class Run:
         epoch: of this fit, counted from 0.
         batch: batches of the epoch that were taken.
         step: optimizer steps that this fit has done.
-        steps: optimizer steps of the whole fit.
+        steps: optimizer steps of the whole fit, if each epoch is one pass over `train`.
+        first_step: the step with which this epoch began.
+        epoch_steps: steps that this epoch has.
         inputs: of the batch, on the device; with several processes, of this one's share of it.
         targets: of the batch, on the device, likewise.
         share: what this process has of the batch.
@@ -110,6 +112,8 @@ class Run:
     batch: int = 0
     step: int = 0
     steps: int = 0
+    first_step: int = 0
+    epoch_steps: int = 1
     inputs: Any = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     share: Share = field(default_factory=lambda: Share(None, 1, 1, range(1)))
@@ -144,6 +148,12 @@ class Run:
     def over(self) -> bool:
         """Whether all epochs are done, or a callback has ended the fit after the last one."""
         return self.epoch >= self.epochs or (bool(self.stop) and self.batch == 0)
+
+    @property
+    def done(self) -> float:
+        """The part of the fit that is done, 0..1; every epoch is an equal part of it."""
+        here = min(self.step - self.first_step, self.epoch_steps)
+        return (self.epoch * self.epoch_steps + here) / (self.epochs * self.epoch_steps)
 
     @property
     def processes(self) -> Processes:
@@ -230,12 +240,14 @@ def run_epoch(run: Run) -> None:
     run.learner.begin_epoch(run.train, seeded=run.batch == 0)
     if run.batch == 0:
         run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
+        run.first_step = run.step
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
     run.source = run.train
     if run.stored is not None and run.from_store is not False:
         run.stored.begin_epoch(run)
     run.from_store = None
+    run.epoch_steps = math.ceil(len(run.source) / run.accumulate)
     try:
         _train_on_all(run)
         _bring_together(run)
@@ -294,10 +306,9 @@ def _take_step(run: Run) -> None:
 
 def _follow_schedule(run: Run) -> None:
     """Give the optimizer this step's rates and momentum; the epoch's row shows the highest."""
-    done = run.step / run.steps
-    multiplier = run.schedule.multiplier(done)
+    multiplier = run.schedule.multiplier(run.done)
     set_rates(run.optimizer, run.groups.rates, multiplier)
-    set_momentum(run.optimizer, run.schedule.momentum(done))
+    set_momentum(run.optimizer, run.schedule.momentum(run.done))
     if not run.lrs or multiplier > run.highest:
         run.highest, run.lrs = multiplier, rates_in_use(run.optimizer, len(run.groups))
 

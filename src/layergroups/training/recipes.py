@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
 from layergroups.training.head_phase import train_head
 from layergroups.training.history import History
+from layergroups.training.loaders import input_of
 from layergroups.training.schedules import OneCycle, Schedule
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class FineTuneDefaults:
         unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
         lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
             frozen, so that its outputs are kept too, in the passes of the first phase, and cost
-            nothing in the later epochs.
+            nothing in the later epochs. All train where that does not fit: see `lowest_group`.
+        passes: over the kept outputs of layers that stay frozen, for each epoch asked for; each
+            takes the photos in other views.
         views: augmented views of each training photo for one frozen epoch. Layers that stay frozen
             afterwards keep theirs too; where `StoreOptions.views` says more, those follow later.
         head_passes: the most passes of the head over its stored features.
@@ -43,14 +46,15 @@ class FineTuneDefaults:
     """
 
     base_lr: float = 1e-3
-    unfrozen_ratio: float = 0.1
-    lowest: int = 0
+    unfrozen_ratio: float = 0.2
+    lowest: int = 1
+    passes: int = 2
     views: int = 2
     head_passes: int = 20
     hold_out: float = 0.1
     patience: int = 5
     head_schedule: Schedule = field(default_factory=OneCycle)
-    schedule: Schedule = field(default_factory=lambda: OneCycle(div=5.0))
+    schedule: Schedule = field(default_factory=lambda: OneCycle(pct_start=0.1))
     max_bytes: int | None = None
 
 
@@ -66,6 +70,7 @@ class Phase:
         schedule: the multiplier on it.
         from_store: train the head to the end on stored outputs of the body, where possible.
         stored: let frozen layers run once only, as `fit` does.
+        passes: over what is stored, for each epoch.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Phase:
     schedule: Schedule
     from_store: bool = False
     stored: bool = True
+    passes: int = 1
 
 
 def plan_fine_tune(
@@ -116,9 +122,21 @@ def plan_fine_tune(
             lr=all_lr,
             schedule=known.schedule,
             stored=store,
+            passes=known.passes,
         ),
     )
     return tuple(phase for phase in phases if phase.epochs)
+
+
+def lowest_group(learner: Learner, defaults: FineTuneDefaults) -> int:
+    """The first layer group that trains after the head, as `defaults.lowest` asks where it can.
+
+    All groups train if no layer of the body would train otherwise, if the network begins from
+    noise, or if its first layers were made anew for images of other channels.
+    """
+    spec = input_of(learner.dls)
+    known = learner.pretrained and (spec is None or spec.channels == 3)
+    return defaults.lowest if known and defaults.lowest < len(learner.layer_groups) - 1 else 0
 
 
 def run_plan(
@@ -160,7 +178,8 @@ def run_phase(
             also = [boundary for boundary in also if boundary and boundary != groups.resting]
             return train_head(learner, phase, defaults, plan, also)
         _log.warning("The head trains through the whole network, because %s.", reason)
-    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=phase.stored)
+    options: dict[str, Any] = {"store": phase.stored, "passes": phase.passes}
+    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
 
 
 def _resting(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:

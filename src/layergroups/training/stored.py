@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from layergroups.training.loop import Run
 
 _log = logging.getLogger("layergroups")
+_FURTHER = 1 << 24  # between the epoch numbers that give further passes their orders
 _PROBE = 3  # items by which the boundary is found
 _version = attrgetter("_version")
 
@@ -56,11 +57,13 @@ class StoredEpochs:
     Args:
         store: of the learner.
         options: bounds and views.
+        passes: over all training items, for each epoch from the store; each in other views.
     """
 
-    def __init__(self, store: FeatureStore, options: StoreOptions) -> None:
+    def __init__(self, store: FeatureStore, options: StoreOptions, passes: int = 1) -> None:
         self.store = store
         self.options = options
+        self.passes = passes
         self.on = False
         self.least = 1  # items that a process can train on
         self._kept = Kept(0)
@@ -101,7 +104,7 @@ class StoredEpochs:
         """The images of this batch through the whole network, as all that come after it."""
         self.on, run.source = False, run.train
         _log.warning("Something frozen changed: this epoch goes on through the whole network.")
-        share = next(raw_shares(run, run.batch - 1, self.least))
+        share = next(raw_shares(run, (run.batch - 1) % len(run.train), self.least))
         run.inputs, _ = labelled(to_device(share.batch, _device(run)))
         return run.forward(run.inputs)
 
@@ -147,7 +150,7 @@ class StoredEpochs:
 
     def _source(self, run: Run) -> Batches:
         """Where the batches of the coming epoch come from."""
-        return _Replays(self, run, self._kept, run.learner.epochs_done)
+        return _Replays(self, run, self._kept, run.learner.epochs_done, self.passes)
 
     def _now(self, run: Run) -> object:
         """Another value as soon as model, freezing or weights change, as far as that is cheap."""
@@ -211,6 +214,7 @@ class _Replays(Rows):
     run: Run
     kept: Kept
     epoch: int
+    passes: int
 
     @property
     def shelf(self) -> Shelf:  # type: ignore[override] # read only
@@ -219,7 +223,7 @@ class _Replays(Rows):
         return self.kept.train
 
     def __len__(self) -> int:
-        return len(self.run.train)
+        return self.passes * len(self.run.train)
 
     def __iter__(self) -> Iterator[Any]:
         return self.starting_at(0)
@@ -228,7 +232,7 @@ class _Replays(Rows):
         """Without the first batches."""
         for number, rows in islice(enumerate(self.plan()), first, None):
             if not self.stored.on:
-                yield from (share.batch for share in raw_shares(self.run, number))
+                yield from (share.batch for share in raw_shares(self.run, self._raw(number)))
                 return
             yield _taken(self.shelf, *rows)
 
@@ -237,17 +241,23 @@ class _Replays(Rows):
         self.stored.least = least
         for number, rows in enumerate(self.plan()):
             if not self.stored.on:
-                yield from raw_shares(self.run, number, least)
+                yield from raw_shares(self.run, self._raw(number), least)
                 return
             yield _share(self.shelf, *rows, rank, world, least)
 
     def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Views and positions of the items of each batch, in the order that this epoch has."""
-        views = self._drawn()
-        order: list[list[int]] = self.run.train.positions(self.epoch)  # type: ignore[attr-defined] # see why_not
-        for chosen in order:
-            positions = torch.tensor(chosen)
-            yield views[positions], positions
+        views, count = self._drawn(), len(self.kept.views)
+        for number in range(self.passes):
+            shuffled = self.epoch + number * _FURTHER
+            order: list[list[int]] = self.run.train.positions(shuffled)  # type: ignore[attr-defined] # see why_not
+            for chosen in order:
+                positions = torch.tensor(chosen)
+                yield (views[positions] + number) % count, positions
+
+    def _raw(self, number: int) -> int:
+        """The batch of the training data at which to go on instead of a batch from the store."""
+        return number % len(self.run.train)
 
     def _drawn(self) -> Tensor:
         """The view of each item: the one taken in this epoch, else one of all by chance."""

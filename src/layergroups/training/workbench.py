@@ -98,6 +98,7 @@ class Workbench:
         self.store_options = store or StoreOptions()
         self.store = FeatureStore()
         self.blueprint: Blueprint | None = None
+        self.pretrained = True
         self._split = split
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
