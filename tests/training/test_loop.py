@@ -273,6 +273,37 @@ def test_ctrl_c_waits_for_the_end_of_a_step() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_in_a_fit_waits_for_the_step_and_leaves_the_handler_as_it_was(make) -> None:
+    learn, ended = make(), []
+    learn.fit(1)
+    step = learn.opt.step
+
+    def interrupted_step() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        step()
+        ended.append("step")
+
+    learn.opt.step = interrupted_step
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1)
+    assert ended == ["step"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_set_in_mid_fit_stays(make) -> None:
+    def own(*_) -> None: ...
+
+    class Sets:
+        def after_step(self, run) -> None:
+            signal.signal(signal.SIGINT, own)
+
+    try:
+        make(callbacks=[Sets()]).fit(1)
+        assert signal.getsignal(signal.SIGINT) is own
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_bf16_trains_and_learners_of_other_precision_live_side_by_side(make) -> None:
     half, full = make(mixed_precision="bf16"), make()
     seen = []

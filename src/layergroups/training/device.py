@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -80,6 +80,10 @@ def launched_accumulation(accumulate: int | None) -> int:
 
 def to_device(batch: object, device: torch.device) -> object:
     """A batch of tensors, in any nesting of lists, tuples and dicts, on the device."""
+    if device.type == "cpu" and type(batch) in (tuple, list):
+        pair: Any = batch
+        if all(isinstance(part, torch.Tensor) and part.is_cpu for part in pair):
+            return batch
     from accelerate.utils import send_to_device
 
     moved: object = send_to_device(batch, device, non_blocking=device.type == "cuda")
@@ -105,6 +109,22 @@ def _is_on(tensor: torch.Tensor, device: torch.device) -> bool:
     return own.type == device.type and (own.type == "cpu" or device.index in (None, own.index))
 
 
+def autocast(accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Computing in the precision that was asked for; nothing to enter where it is the full one."""
+    if accelerator.native_amp:
+        mixed: AbstractContextManager[Any] = accelerator.autocast()
+        return mixed
+    return nullcontext()
+
+
+def backward(accelerator: Accelerator, loss: torch.Tensor) -> None:
+    """Gradients of the loss, scaled in fp16."""
+    if accelerator.scaler is None:
+        loss.backward()
+    else:
+        accelerator.backward(loss)
+
+
 def optimizer_step(accelerator: Accelerator, optimizer: Optimizer) -> None:
     """Move the weights, through the gradient scaler in fp16; Ctrl-C waits until all have moved."""
     with uninterrupted():
@@ -115,18 +135,65 @@ def optimizer_step(accelerator: Accelerator, optimizer: Optimizer) -> None:
             accelerator.scaler.update()
 
 
+class _Interrupts:
+    """Holds back Ctrl-C at a flag while it is the handler of it; setting a handler takes 10 µs."""
+
+    def __init__(self, before: Callable[[int, FrameType | None], object]) -> None:
+        self.before = before
+        self.holding = False
+        self._received: tuple[int, FrameType | None] | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.holding:
+            self._received = (number, frame)
+        else:
+            self.before(number, frame)
+
+    def release(self) -> None:
+        """Let through what was held back, and what comes."""
+        received, self.holding, self._received = self._received, False, None
+        if received is not None:
+            self.before(*received)
+
+
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C for a moment; it is raised on leaving."""
+def interrupts() -> Iterator[None]:
+    """For a whole fit, so that the many `uninterrupted` moments in it are quick."""
+    before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is None:
+    if not in_main or not callable(before) or isinstance(before, _Interrupts):
         yield
         return
-    received: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    own = _Interrupts(before)
+    signal.signal(signal.SIGINT, own)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if received and callable(before):
-            before(*received[0])
+        if signal.getsignal(signal.SIGINT) is own:  # else somebody has set another meanwhile
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C for a moment; it is raised on leaving."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    if not isinstance(handler, _Interrupts):
+        with interrupts():
+            handler = signal.getsignal(signal.SIGINT)
+            yield from _held(handler)
+        return
+    yield from _held(handler)
+
+
+def _held(handler: object) -> Iterator[None]:
+    if not isinstance(handler, _Interrupts) or handler.holding:
+        yield
+        return
+    handler.holding = True
+    try:
+        yield
+    finally:
+        handler.release()

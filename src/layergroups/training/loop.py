@@ -25,12 +25,12 @@ from layergroups.training.checks import (
     labelled,
     warn_of_missing_gradients,
 )
-from layergroups.training.device import optimizer_step, to_device
+from layergroups.training.device import autocast, backward, interrupts, optimizer_step, to_device
 from layergroups.training.distributed import ALONE, Processes
 from layergroups.training.evaluation import evaluate
 from layergroups.training.follower import Follower
 from layergroups.training.history import EpochRow, History
-from layergroups.training.layout import in_safe_layout
+from layergroups.training.layout import SafeLayout
 from layergroups.training.loaders import Batches, n_classes
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.training.metrics import Meter
@@ -87,6 +87,7 @@ class Run:
         losses: of the epoch so far.
         highest: multiplier of the schedule in the epoch so far.
         lrs: the rates in the optimizer at that step, one for each group.
+        layout: puts batches in the layout in which the CPU's kernels are right.
         rows: the epochs done.
         epoch_start: random states before the epoch's first batch was drawn.
         started: the moment when the epoch began, in seconds of `time.perf_counter`.
@@ -119,6 +120,7 @@ class Run:
     share: Share = field(default_factory=lambda: Share(None, 1, 1, range(1)))
     waiting: int = 0
     follower: Follower = field(init=False)
+    layout: SafeLayout = field(default_factory=SafeLayout)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
     changes: int = 0
     changed: bool = False
@@ -210,7 +212,7 @@ def fit(run: Run) -> History:
             or a callback failed.
         KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
     """
-    with run.processes.together():
+    with run.processes.together(), interrupts():
         run.replicas.align(run.model, "the start of a fit")
         run.replicas.check(run.model, run.optimizer)
         return _fit(run)
@@ -285,7 +287,7 @@ def train_step(run: Run) -> None:
     run.loss = _loss(run)
     run.losses.add(run.step, run.loss, run.share.own)
     factor = run.replicas.factor(run.share)
-    run.accelerator.backward(run.loss if factor == 1 else run.loss * factor)
+    backward(run.accelerator, run.loss if factor == 1 else run.loss * factor)
     run.waiting += 1
     if run.waiting == run.accumulate:
         _take_step(run)
@@ -315,8 +317,8 @@ def _follow_schedule(run: Run) -> None:
 
 def _loss(run: Run) -> Tensor:
     """The loss of the batch, in the precision asked for."""
-    run.inputs = in_safe_layout(run.inputs, run.model)
-    with run.accelerator.autocast():
+    run.inputs = run.layout(run.inputs, run.model, run.changes)
+    with autocast(run.accelerator):
         try:
             outputs = run.forward(run.inputs)
         except ValueError as cause:

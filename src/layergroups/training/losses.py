@@ -86,8 +86,11 @@ class LossMeter:
         Raises:
             NotFiniteError: this loss, or one still waiting, is NaN or infinite.
         """
+        if loss.is_cpu:
+            self._take(step, loss.item(), items)
+            return
         self._waiting.append((step, loss.detach(), items))
-        if loss.device.type == "cpu" or len(self._waiting) >= CHECK_EVERY:
+        if len(self._waiting) >= CHECK_EVERY:
             self.read()
 
     def read(self) -> None:
@@ -97,11 +100,14 @@ class LossMeter:
         values = torch.stack([loss.float() for _, loss, _ in self._waiting]).tolist()
         waiting, self._waiting = self._waiting, []
         for (step, _, items), value in zip(waiting, values, strict=True):
-            if not math.isfinite(value):
-                raise NotFiniteError(step, value)
-            self._total += value * items
-            self._items += items
-        self.latest = values[-1]
+            self._take(step, value, items)
+
+    def _take(self, step: int, value: float, items: int) -> None:
+        if not math.isfinite(value):
+            raise NotFiniteError(step, value)
+        self._total += value * items
+        self._items += items
+        self.latest = value
 
     def combine(self, processes: Processes) -> None:
         """Add up the losses of all processes; call it when all have met."""
