@@ -126,9 +126,7 @@ def _of_torch() -> dict[str, type[Optimizer]]:
     }
 
 
-def _of_timm(
-    name: str, of_torch: Iterable[str]
-) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+def _of_timm(name: str, of_torch: Iterable[str]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
     """An optimizer of timm, with the settings that go with its name there.
 
     Raises:
