@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -37,7 +37,11 @@ _LEAST_HELD_OUT = 16
 
 
 def train_head(
-    learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
+    learner: Learner,
+    phase: Phase,
+    defaults: FineTuneDefaults,
+    plan: Autosave | None = None,
+    callbacks: Sequence[object] = (),
 ) -> History:
     """Run the frozen body over some views of the photos, then train the head on its outputs.
 
@@ -48,7 +52,7 @@ def train_head(
     done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
     if done:
         return done
-    run = loop.new_run(learner, 1, phase.schedule, phase.name, keeper)
+    run = loop.new_run(learner, 1, phase.schedule, phase.name, keeper, callbacks)
     run.passes = phase.epochs
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
@@ -59,7 +63,8 @@ def train_head(
         return loop.fit(run)
     except (TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
-        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan)
+        options: dict[str, Any] = {"callbacks": callbacks}
+        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
 
 
 class StoreOutdatedError(TrainingError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate
+from layergroups.training.callbacks import checked
 from layergroups.training.features import why_not
 from layergroups.training.head_phase import train_head
 from layergroups.training.history import History
@@ -123,16 +125,21 @@ def run_plan(
     phases: tuple[Phase, ...],
     defaults: FineTuneDefaults | None = None,
     plan: Autosave | None = None,
+    callbacks: Sequence[object] | None = (),
 ) -> History:
-    """Do the phases one after another, each saved as planned."""
-    rows = History()
+    """Do the phases one after another, each saved as planned, each with these callbacks."""
+    rows, each = History(), checked(callbacks)
     for phase in phases:
-        rows += run_phase(learner, phase, defaults or FineTuneDefaults(), plan)
+        rows += run_phase(learner, phase, defaults or FineTuneDefaults(), plan, each)
     return rows
 
 
 def run_phase(
-    learner: Learner, phase: Phase, defaults: FineTuneDefaults, plan: Autosave | None = None
+    learner: Learner,
+    phase: Phase,
+    defaults: FineTuneDefaults,
+    plan: Autosave | None = None,
+    callbacks: Sequence[object] = (),
 ) -> History:
     """Set freezing and rates, then train: from the store if it is asked for and possible."""
     groups = learner.layer_groups
@@ -144,9 +151,10 @@ def run_phase(
     if phase.from_store:
         reason = _reason_against_store(learner)
         if reason is None:
-            return train_head(learner, phase, defaults, plan)
+            return train_head(learner, phase, defaults, plan, callbacks)
         _log.warning("The head trains through the whole network, because %s.", reason)
-    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=phase.stored)
+    options: dict[str, Any] = {"callbacks": callbacks, "store": phase.stored}
+    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
 
 
 def _reason_against_store(learner: Learner) -> str | None:

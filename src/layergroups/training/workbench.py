@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.training.averaging import Ema, checked_ema
 from layergroups.training.callbacks import checked
+from layergroups.training.compiling import Compile, Compiled, checked_compile, is_compiled
 from layergroups.training.device import (
+    checked_clip,
     launched_accumulation,
     make_accelerator,
     place,
@@ -65,6 +68,9 @@ class Workbench:
         batch_norm: BatchNorm = "auto",
         mixed_precision: str | None = None,
         accumulate: int | None = None,
+        clip: float | None = None,
+        ema: Ema = None,
+        compile: Compile = None,
         store: StoreOptions | None = None,
         path: str | Path = "models",
         seed: int | None = None,
@@ -89,6 +95,10 @@ class Workbench:
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision
         self.accumulate = launched_accumulation(accumulate)
+        self.clip = checked_clip(clip)
+        self.ema: Ema = checked_ema(ema)
+        self.compile: Compile = compile
+        checked_compile(compile)
         self.path = Path(path)
         self.seed = seed
         self.progress = progress
@@ -99,6 +109,7 @@ class Workbench:
         self.store_options = store or StoreOptions()
         self.store = FeatureStore()
         self.blueprint: Blueprint | None = None
+        self._compiled: Compiled | None = None
         self._split = split
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
@@ -173,6 +184,16 @@ class Workbench:
         if wants_sharding() and self.processes.several:
             shard(placed, self.groups, self.processes, self.accelerator.device.type)
         return placed
+
+    def called_model(self) -> Callable[..., Tensor]:
+        """The model as fits call it: compiled, where that is asked for."""
+        options = checked_compile(self.compile)
+        if options is None or is_compiled(self._model):
+            return self._model
+        made = self._compiled
+        if made is None or made.model is not self._model or made.options != options:
+            made = self._compiled = Compiled(self._model, options)
+        return made
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""
