@@ -163,9 +163,8 @@ def average_from(live: Live, name: str, first: int) -> torch.Tensor:
 
 
 def test_the_feature_store_serves_an_average_too(make) -> None:
-    learn, plain = make(ema=0.9), make(ema=0.9)
+    learn, plain = (make(ema=0.9, dls=TinyLoaders(noise=0.0)) for _ in range(2))
     for one, store in ((learn, True), (plain, False)):
-        one.dls.train.noise = 0.0
         one.freeze()
         one.fit(4, 1e-2, store=store)
     assert [row.note for row in learn.history] == ["frozen outputs stored"] * 4
@@ -209,10 +208,12 @@ def test_weights_in_half_precision_have_a_wide_average(make) -> None:
 
 
 class Halves(TinyLoaders):
+    """Images in half precision."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.train.x, self.valid.x = self.train.x.bfloat16(), self.valid.x.bfloat16()
-        self.train.noise = 0.0
+        self.train = list(zip(self.train.x.bfloat16().split(8), self.train.y.split(8), strict=True))
+        self.valid = self.train
 
 
 # Saving

@@ -131,7 +131,7 @@ def draw_schedule(preview: SchedulePreview) -> Figure:
     height = _ABOVE + sum(parts) + _GAP * (len(parts) - 1) + _BELOW
     figure = drawing.new_figure(_WIDTH, height)
     left = min(2.2, 0.5 + max(drawing.text_width(name, 9) for name in preview.groups))
-    left = max(left, 0.95)
+    left = max(left, 1.05)
     top, axes = height - _ABOVE, []
     for part in parts:
         box = (left / _WIDTH, (top - part) / height, (_WIDTH - left - 0.3) / _WIDTH, part / height)
@@ -164,14 +164,20 @@ def _draw_rates(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) ->
             y = [nan if frozen else rate for rate, frozen in pairs]
             width = 1.6 + 3.4 * (count - 1 - i) / max(1, count - 1)
             axes.plot(x, y, color=colour, lw=width, solid_capstyle="butt")
-    highest = [phase.highest(i) for phase in preview.phases for i in range(count)]
+    _scale_rates(axes, [phase.highest(i) for phase in preview.phases for i in range(count)])
+
+
+def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
+    """Logarithmic where the rates of the groups lie far apart."""
     positive = [rate for rate in highest if rate > 0] or [1.0]
-    if max(positive) / min(positive) > _WIDE_APART:
+    top = max(positive)
+    if top / min(positive) > _WIDE_APART:
         axes.set_yscale("log")
-        axes.set_ylim(min(positive) / 300, max(positive) * 2)
+        axes.set_ylim(min(positive) / 300, top * 2)
     else:
-        axes.set_ylim(0, max(positive) * 1.08)
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+        axes.set_ylim(-0.025 * top, top * 1.08)
+        axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}" if rate > 0 else "0")
+    axes.minorticks_off()
     axes.set_ylabel("rate", fontsize=9, color=drawing.GREY)
     axes.grid(axis="y", color=drawing.FAINT, lw=0.7)
     axes.set_axisbelow(True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import TorchDynamoException, TorchRuntimeError
 
 from layergroups.errors import TrainingError
 
@@ -62,10 +62,12 @@ class Compiled:
             raise _failure(self.options, cause) from cause
 
     def __call__(self, *inputs: Any) -> Tensor:
-        """The model's outputs."""
+        """The model's outputs; an error of the model itself is raised as it is."""
         try:
             outputs: Tensor = self._called(*inputs)
         except TorchDynamoException as cause:
+            if isinstance(cause, TorchRuntimeError):  # of the layers: they say it better themselves
+                self.model(*inputs)
             raise _failure(self.options, cause) from cause
         return outputs
 

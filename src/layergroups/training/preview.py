@@ -80,8 +80,9 @@ def _parts(
         given = _bound(getattr(type(learner), fit), fit, words, named)
         parts = _PLANS[fit](learner.layer_groups, given)
     else:
+        schedule = _checked_schedule(fit)
         given = _bound(_with_schedule, "plot_schedule(schedule, ...)", words, named)
-        parts = (_simple("fit", _checked_schedule(fit), learner.layer_groups, given),)
+        parts = (_simple("fit", schedule, learner.layer_groups, given),)
     whole = [part for part in parts if part.epochs]
     if not whole:
         raise TrainingError("A fit of no epochs has no rates: give epochs=3.")
