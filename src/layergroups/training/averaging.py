@@ -86,14 +86,16 @@ class Averaging:
         """Let the averages follow."""
         self.steps += 1
         part = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        followed = self._followed()
-        self._averages = {tensor: self._average(tensor) for tensor in followed}
-        if not followed:
-            return
+        self._averages = {tensor: self._average(tensor) for tensor in self._followed()}
+        pairs = [(a, t.detach().to(a.dtype)) for t, a in self._averages.items()]
+        together = [pair for pair in pairs if not is_spread(pair[0])]
         with torch.no_grad():
-            averages = list(self._averages.values())
-            weights = [t.to(a.dtype) for t, a in self._averages.items()]
-            torch._foreach_lerp_(averages, weights, part)
+            if together:
+                averages, tensors = map(list, zip(*together, strict=True))
+                torch._foreach_lerp_(averages, tensors, part)
+            for average, tensor in pairs:
+                if is_spread(average):
+                    average.lerp_(tensor, part)
 
     def after_fit(self, run: Run) -> None:
         """The averages are the model's weights from now on."""
