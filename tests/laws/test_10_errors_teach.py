@@ -15,7 +15,14 @@ from torch import nn
 
 import layergroups as lg
 from layergroups import errors
-from layergroups.training import FlatCos, OneCycle, Thaw, plan_fine_tune
+from layergroups.training import (
+    CrossEntropy,
+    FlatCos,
+    FocalLoss,
+    OneCycle,
+    Thaw,
+    plan_fine_tune,
+)
 from tests.training.tiny import TinyLoaders, tiny_model
 
 EXAMPLE = torch.zeros(2, 3, 16, 16)
@@ -106,7 +113,19 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.Learner(TinyLoaders(), "resnet18"), errors.AnatomyError, "load_model", None),
         (lambda p: p.learn(opt_func="adamx").fit(1), errors.TrainingError, "'adamw'", None),
         (lambda p: p.learn(opt_func="lbfgs").fit(1), errors.TrainingError, "partial", ValueError),
-        (lambda p: p.learn(loss_func="ce").fit(1), errors.TrainingError, "loss str", TypeError),
+        (lambda p: p.learn(loss_func="ce"), errors.TrainingError, "'ce'.*cross_entropy", None),
+        (lambda p: p.learn(loss_func=nn.MSELoss), errors.TrainingError, r"MSELoss\(\)", None),
+        (lambda p: p.learn(opt_func="timm:lamp").fit(1), errors.TrainingError, "'lamb'", None),
+        (lambda p: p.learn(clip=-1), errors.TrainingError, "clip=-1.*such as 1.0", None),
+        (lambda p: p.learn(ema=2), errors.TrainingError, r"ema=2.*ema=0\.999", None),
+        (lambda p: p.learn(compile="fast"), errors.TrainingError, "compile=True", None),
+        (lambda p: p.learn(compile={"backend": "none"}).fit(1), errors.TrainingError,
+         "Leave compile= out", Exception),
+        (lambda p: p.learn().fit(1, callbacks=[Thaw]), errors.TrainingError, r"Thaw\(\)", None),
+        (lambda p: p.learn().fit_flat_cos(1, pct_start=2), errors.TrainingError, r"0\.\.1", None),
+        (lambda p: p.learn().fit_flat_cos("1"), errors.TrainingError, "such as 3", None),
+        (lambda p: p.learn().plot_schedule("fit"), errors.TrainingError, "'epochs'", TypeError),
+        (lambda p: p.learn().plot_schedule("cycle", 1), errors.TrainingError, "fit_one_c", None),
         (lambda p: p.learn(metrics=["acc"]), errors.TrainingError, "'acc'.*accuracy", None),
         (lambda p: p.learn(callbacks=[Thaw]), errors.TrainingError, r"Thaw\(\)", None),
         (lambda p: p.learn(callbacks=[3]), errors.TrainingError, "before_fit", None),
@@ -220,6 +239,10 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: OneCycle(moms="abc"), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
+        (lambda p: CrossEntropy(weight="even"), errors.TrainingError, r'"balanced".*\[1', None),
+        (lambda p: CrossEntropy(label_smoothing=3), errors.TrainingError, "from 0 to 1", None),
+        (lambda p: FocalLoss(gamma="a"), errors.TrainingError, r"FocalLoss\(gamma=2\)",  # type: ignore[arg-type] # wrong on purpose
+         None),
         (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),
     ],
 }  # fmt: skip

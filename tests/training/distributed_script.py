@@ -167,6 +167,22 @@ def accumulated(folder: Path) -> Learner:
     return learn
 
 
+def averaged(folder: Path) -> Learner:
+    """A moving average, clipped gradients of two batches, through freezing and surgery."""
+    learn = learner(callbacks=[Lives()], accumulate=2, ema=0.9, clip=0.05)
+    learn.freeze()
+    learn.fit_flat_cos(4, store=False)
+    learn.save("state")
+    return learn
+
+
+def averaged_norms(folder: Path) -> Learner:
+    """Statistics that follow the batches differ between processes; their averages must not."""
+    learn = learner(batch_norm="update", ema=0.9)
+    learn.fit(2)
+    return learn
+
+
 def moving_norms(folder: Path) -> Learner:
     """Statistics follow the batches: not those of one process, but the same everywhere."""
     learn = learner(batch_norm="update")
@@ -405,6 +421,8 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "skips_alike": lambda folder: skips(folder, by_rank=False),
     "saved": saved,
     "accumulated": accumulated,
+    "averaged": averaged,
+    "averaged_norms": averaged_norms,
     "moving_norms": moving_norms,
     "shuffled": shuffled,
     "stops": stops,

@@ -95,6 +95,7 @@ class Exported:
         groups: the state of the layer groups.
         loss: name of the loss, for turning outputs into probabilities.
         metrics: names of the metrics.
+        loss_settings: arguments of the loss, such as weights of classes.
     """
 
     classes: tuple[str, ...]
@@ -105,6 +106,7 @@ class Exported:
     groups: Mapping[str, Any]
     loss: str
     metrics: tuple[str, ...] = ()
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

@@ -4,6 +4,7 @@ from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
+from layergroups.reports.schedule_picture import PhasePreview, SchedulePreview
 from layergroups.reports.tables import (
     PhotoPrediction,
     groups_report,
@@ -14,8 +15,10 @@ from layergroups.reports.tables import (
 __all__ = [
     "Confusion",
     "ConfusionMatrix",
+    "PhasePreview",
     "PhotoPrediction",
     "RunFiles",
+    "SchedulePreview",
     "claim_folder",
     "confusion_matrix",
     "confusion_matrix_picture",

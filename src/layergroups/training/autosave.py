@@ -231,7 +231,9 @@ class Keeper:
         """What the checkpoint says of its fit, which must be the one that is asked for."""
         fit: Mapping[str, Any] = saved.state["fit"]
         other = [
-            f"{key} {fit[key]!r}, now {asked[key]!r}" for key in asked if fit[key] != asked[key]
+            f"{key} {fit.get(key)!r}, now {asked[key]!r}"
+            for key in asked
+            if fit.get(key) != asked[key]
         ]
         if other:
             raise CheckpointError(
@@ -268,6 +270,7 @@ def asked(phase: str, epochs: int, schedule: Schedule, learner: Learner) -> dict
         "epochs": epochs,
         "schedule": shown,
         "classes": list(class_names(learner.dls)),
+        "ema": learner.ema,
     }
 
 

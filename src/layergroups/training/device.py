@@ -125,14 +125,46 @@ def backward(accelerator: Accelerator, loss: torch.Tensor) -> None:
         accelerator.backward(loss)
 
 
-def optimizer_step(accelerator: Accelerator, optimizer: Optimizer) -> None:
-    """Move the weights, through the gradient scaler in fp16; Ctrl-C waits until all have moved."""
+def checked_clip(clip: float | None) -> float | None:
+    """The greatest gradient norm; None does not clip.
+
+    Raises:
+        TrainingError: it is not a number above 0.
+    """
+    number = isinstance(clip, (int, float)) and not isinstance(clip, bool)
+    if clip is None or (number and 0 < clip < float("inf")):
+        return clip
+    raise TrainingError(
+        f"clip={clip!r} must be the greatest norm of the gradients, a number above 0 such as 1.0, "
+        "or None."
+    )
+
+
+def optimizer_step(
+    accelerator: Accelerator, optimizer: Optimizer, clip: float | None = None
+) -> None:
+    """Move the weights, through the gradient scaler in fp16; Ctrl-C waits until all have moved.
+
+    Args:
+        accelerator: has the scaler, if there is one.
+        optimizer: whose parameters have their gradients, summed over batches and processes.
+        clip: the greatest norm of all gradients together, of all layer groups.
+    """
     with uninterrupted():
-        if accelerator.scaler is None:
+        scaler = accelerator.scaler
+        if clip is not None:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(_with_gradients(optimizer), clip)
+        if scaler is None:
             optimizer.step()
         else:
-            accelerator.scaler.step(optimizer)
-            accelerator.scaler.update()
+            scaler.step(optimizer)
+            scaler.update()
+
+
+def _with_gradients(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 class _Interrupts:

@@ -28,6 +28,7 @@ from layergroups.groups import LayerGroups, Split
 from layergroups.groups.surgery import is_spread
 from layergroups.training.evaluation import predict_all
 from layergroups.training.loaders import class_names
+from layergroups.training.loss_names import describe_loss
 from layergroups.training.losses import probabilities
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def export(learner: Learner, target: Path) -> Path:
         groups=learner.layer_groups.state_dict(),
         loss=type(learner.loss_func).__name__,
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
+        loss_settings=describe_loss(learner.loss_func),
     )
     return write_export(target, model, exported)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layergroups.checkpoints import Blueprint, load_export
+from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import transform_from_config
 from layergroups.errors import TrainingError
 from layergroups.groups import Split
@@ -19,6 +19,7 @@ from layergroups.models import Assembled, LoadedModel, assemble, load_model
 from layergroups.training.exporting import groups_of_export
 from layergroups.training.learner import Learner
 from layergroups.training.loaders import NoPhotos, bound
+from layergroups.training.loss_names import loss_from
 from layergroups.training.seeds import mixed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def vision_learner(
     bn_final: bool = False,
     first_bn: bool = True,
     lin_first: bool = False,
-    loss_func: LossFunc | None = None,
+    loss_func: LossFunc | str | None = None,
     opt_func: OptFunc = "adamw",
     seed: int | None = None,
     **options: Any,
@@ -75,7 +76,7 @@ def vision_learner(
         bn_final: a batch norm at the very end.
         first_bn: a batch norm before the first linear layer.
         lin_first: linear layers before batch norm and dropout.
-        loss_func: cross entropy if None.
+        loss_func: a name or a function, as for `Learner`; cross entropy if None.
         opt_func: as for `Learner`.
         seed: of the first weights too.
         **options: those of `Learner`; any other goes to the architecture's factory, such as
@@ -161,7 +162,7 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         made,
         groups=groups_of_export(made, exported, options),
         metrics=exported.metrics,
-        loss_func=_loss(exported.loss),
+        loss_func=_loss(exported),
     )
     learner.blueprint = exported.blueprint
     return learner
@@ -178,17 +179,13 @@ def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders)
     )
 
 
-def _loss(name: str) -> LossFunc | None:
-    """A loss by the name of its class; it matters for probabilities, and for training further."""
-    known: dict[str, type[nn.Module]] = {
-        "BCEWithLogitsLoss": nn.BCEWithLogitsLoss,
-        "CrossEntropyLoss": nn.CrossEntropyLoss,
-    }
-    if name not in known:
+def _loss(exported: Exported) -> LossFunc | None:
+    """The loss as it was; it matters for probabilities, and for training further."""
+    made = loss_from(exported.loss, exported.loss_settings)
+    if made is None:
         _log.warning(
             "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
             "to it. Until then it is cross entropy.",
-            name,
+            exported.loss,
         )
-        return None
-    return known[name]()
+    return made

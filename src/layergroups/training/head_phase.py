@@ -47,6 +47,7 @@ def train_head(
     defaults: FineTuneDefaults,
     plan: Autosave | None = None,
     also: Sequence[Resting] = (),
+    callbacks: Sequence[object] = (),
 ) -> History:
     """Run the frozen layers over some views of the photos, then train the rest on their outputs.
 
@@ -59,12 +60,13 @@ def train_head(
         defaults: figures of the recipe.
         plan: of the checkpoints, if there are to be any.
         also: boundaries of later phases, at which values are kept in the same passes.
+        callbacks: of this phase.
     """
     keeper = None if plan is None else Keeper(plan, learner, kind="-head")
     done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
     if done:
         return done
-    run = loop.new_run(learner, 1, phase.schedule, phase.name, keeper)
+    run = loop.new_run(learner, 1, phase.schedule, phase.name, keeper, callbacks)
     run.passes = phase.epochs
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
@@ -74,7 +76,8 @@ def train_head(
     except (NoPassageError, TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
         again = phase.stored and isinstance(reason, StoreOutdatedError)
-        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, store=again)
+        options: dict[str, Any] = {"callbacks": callbacks, "store": again}
+        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
 
 
 class StoreOutdatedError(TrainingError):

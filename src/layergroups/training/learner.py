@@ -16,9 +16,11 @@ from layergroups.errors import TrainingError
 from layergroups.groups import Freezing, Rate
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
+from layergroups.training.averaging import Averaging, checked_ema
+from layergroups.training.callbacks import checked
 from layergroups.training.history import History
 from layergroups.training.looking import Looking
-from layergroups.training.schedules import Flat, OneCycle, Schedule
+from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.stored import StoredEpochs
 from layergroups.training.thawing import Thaw
 
@@ -33,10 +35,13 @@ class Learner(Looking):
         dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
             `valid`.
         model: from inputs to outputs, such as logits (N, C).
-        loss_func: mean loss of outputs and targets; cross entropy if None.
+        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
+            such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
+            or any function that gives the mean loss of outputs and targets; cross entropy if None.
         groups: layer groups of this model, if they are made already.
         split: the rule that divides the model into groups, where `groups` is not given.
-        opt_func: a name from torch.optim, a class, or a callable that takes parameter groups.
+        opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
+            callable that takes parameter groups; see `build_optimizer`.
         lr: base rate of the groups until a fit says otherwise; None: those they have, at first
             1e-3.
         weight_decay: not applied to norms, biases and tokens.
@@ -47,6 +52,15 @@ class Learner(Looking):
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
         accumulate: batches for each step of the optimizer, which follows the mean of their
             gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
+        clip: the greatest norm of the gradients of all groups together, taken over all batches of a
+            step, and processes; larger ones are scaled down to it. None does not clip.
+        ema: the decay of an exponential moving average of the weights, such as 0.999, or True for
+            that. The average validates at the end of each epoch and is in the model after the fit,
+            so it is saved, exported and predicts; see `Averaging`. Not in the first phase of
+            `fine_tune`, where the head is chosen by photos that were held out.
+        compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
+            `learn.model` stays the model itself, and what is changed, frozen or thawed is compiled
+            anew when it next runs. Epochs from stored outputs and predictions run it as it is.
         store: how outputs of frozen layers are kept, see `StoreOptions`.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
@@ -64,6 +78,7 @@ class Learner(Looking):
         epochs: int,
         lr: Rate | None = None,
         *,
+        callbacks: Sequence[object] | None = (),
         store: bool = True,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
@@ -78,6 +93,7 @@ class Learner(Looking):
             epochs: passes over the training photos.
             lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
                 or `decay(...)`. None: the rates that the groups have.
+            callbacks: of this fit alone; they come before those of the learner.
             store: False runs the frozen layers in every epoch.
             checkpoint_dir: save the whole state here after each epoch, each fit of the learner in
                 a folder of its own.
@@ -94,7 +110,7 @@ class Learner(Looking):
             CheckpointError: every checkpoint is damaged, or they are of another fit or model.
         """
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return self.fit_phase(epochs, Flat(), "fit", plan, lr=lr, store=store)
+        return self.fit_phase(epochs, Flat(), "fit", plan, lr=lr, callbacks=callbacks, store=store)
 
     def fit_one_cycle(
         self,
@@ -105,6 +121,7 @@ class Learner(Looking):
         div_final: float = 1e5,
         pct_start: float = 0.25,
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        callbacks: Sequence[object] | None = (),
         store: bool = True,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
@@ -119,6 +136,7 @@ class Learner(Looking):
             div_final: the last rate is lr / div_final.
             pct_start: part of the steps in which the rate rises.
             moms: momentum at the start, at the highest rate and at the end.
+            callbacks: as in `fit`.
             store: as in `fit`.
             checkpoint_dir: as in `fit`.
             checkpoint_every: as in `fit`.
@@ -126,7 +144,38 @@ class Learner(Looking):
         """
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
         schedule = OneCycle(div, div_final, pct_start, moms)
-        return self.fit_phase(epochs, schedule, "one cycle", plan, lr=lr, store=store)
+        options: dict[str, Any] = {"lr": lr, "callbacks": callbacks, "store": store}
+        return self.fit_phase(epochs, schedule, "one cycle", plan, **options)
+
+    def fit_flat_cos(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        div_final: float = 1e5,
+        pct_start: float = 0.75,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train at flat rates, then let them fall along a cosine; see `FlatCos`.
+
+        Args:
+            epochs: passes over the training photos.
+            lr: the rate of each group in the flat part, as in `fit`.
+            div_final: the last rate is lr / div_final.
+            pct_start: part of the steps that is flat.
+            callbacks: as in `fit`.
+            store: as in `fit`.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+        """
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        options: dict[str, Any] = {"lr": lr, "callbacks": callbacks, "store": store}
+        return self.fit_phase(epochs, FlatCos(pct_start, div_final), "flat cos", plan, **options)
 
     def fine_tune(
         self,
@@ -135,6 +184,7 @@ class Learner(Looking):
         *,
         freeze_epochs: int = 1,
         lr: Rate | None = None,
+        callbacks: Sequence[object] | None = (),
         store: bool = True,
         defaults: recipes.FineTuneDefaults | None = None,
         checkpoint_dir: str | Path | None = None,
@@ -159,6 +209,7 @@ class Learner(Looking):
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
             lr: rates of the second phase, as in `fit`; None is a fifth of base_lr.
+            callbacks: of both phases, as in `fit`.
             store: False runs the frozen layers in every epoch.
             defaults: all other figures.
             checkpoint_dir: as in `fit`.
@@ -173,7 +224,7 @@ class Learner(Looking):
         options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
         phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
         plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return recipes.run_plan(self, phases, figures, plan)
+        return recipes.run_plan(self, phases, figures, plan, callbacks)
 
     def thaw(
         self,
@@ -182,6 +233,8 @@ class Learner(Looking):
         *,
         every: int = 1,
         start: int | str = -1,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume: bool = False,
@@ -195,16 +248,20 @@ class Learner(Looking):
             lr: the highest rate of each group, as in `fit`.
             every: epochs after which the next group trains too.
             start: name or index of the lowest group that trains in the first epoch.
+            callbacks: as in `fit`.
+            store: as in `fit`.
             checkpoint_dir: as in `fit`.
             checkpoint_every: as in `fit`.
             resume: as in `fit`.
         """
         thaw, groups = Thaw(every, start), self.layer_groups
+        each = (thaw, *checked(callbacks))
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
         groups.freeze_to(start)
         if epochs is None:
-            epochs = groups[start].index * every + 1
-        plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return self.fit_phase(epochs, OneCycle(), "thaw", plan, lr=lr, callbacks=(thaw,))
+            epochs = thaw.epochs_for(groups)
+        options: dict[str, Any] = {"lr": lr, "callbacks": each, "store": store}
+        return self.fit_phase(epochs, OneCycle(), "thaw", plan, **options)
 
     def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
         """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
@@ -279,7 +336,7 @@ class Learner(Looking):
         plan: Autosave | None = None,
         *,
         lr: Rate | None = None,
-        callbacks: Sequence[object] = (),
+        callbacks: Sequence[object] | None = (),
         store: bool = True,
         passes: int = 1,
     ) -> History:
@@ -295,18 +352,23 @@ class Learner(Looking):
             store: as in `fit`.
             passes: over stored outputs of frozen layers, for each epoch that has them.
         """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
+        each = checked(callbacks)
         if lr is not None:
             self.layer_groups.set_rates(lr)
-        if not isinstance(epochs, int) or epochs < 0:
-            raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
         if not epochs:
             return History()
         keeper = None if plan is None else Keeper(plan, self)
         done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
         if done:
             return done
-        run = loop.new_run(self, epochs, schedule, phase, keeper, callbacks)
+        run = loop.new_run(self, epochs, schedule, phase, keeper, each)
         run.stored = StoredEpochs(self.store, self.store_options, passes) if store else None
+        decay = checked_ema(self.ema)
+        if decay is not None:
+            run.averaging = Averaging(self, decay)
+            run.callbacks = (run.averaging, *run.callbacks)
         return loop.fit(run)
 
     def _file(self, name: str | Path) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from layergroups.reports.schedule_picture import SchedulePreview
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
 from layergroups.training.loaders import (
     class_names,
@@ -17,6 +18,8 @@ from layergroups.training.loaders import (
 )
 from layergroups.training.metrics import Meter
 from layergroups.training.prediction import predictions
+from layergroups.training.preview import preview_fit
+from layergroups.training.schedules import Schedule
 from layergroups.training.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -98,3 +101,36 @@ class Looking(Workbench):
             BrokenImagesError: images are broken, and the data are to stop at them.
         """
         return predictions(self, photos)
+
+    def plot_schedule(
+        self,
+        fit: str | Schedule = "fit_one_cycle",
+        *words: Any,
+        path: str | Path | None = None,
+        **named: Any,
+    ) -> SchedulePreview:
+        """The rates and the momentum of all layer groups over a fit, before it runs.
+
+        It takes the words of the fit itself:
+
+            learn.plot_schedule("fit_one_cycle", 3, slice(1e-5, 1e-3), path="rates.png")
+            learn.plot_schedule("fine_tune", 4, 2e-3)
+            learn.plot_schedule(OneCycle(div=10), epochs=3, lr=1e-3)
+
+        Args:
+            fit: "fit", "fit_one_cycle", "fit_flat_cos", "fine_tune" or "thaw"; or a schedule.
+            *words: arguments of that fit.
+            path: write the picture here, .png, .svg or .pdf.
+            **named: arguments of that fit.
+
+        Returns:
+            The rates as data; `print` shows a table, a notebook the picture, `save` writes it.
+
+        Raises:
+            TrainingError: there is no such fit, or it does not take these arguments.
+            LayerGroupsError: the picture cannot be written.
+        """
+        made = preview_fit(self, fit, words, named)
+        if path is not None:
+            made.save(path)
+        return made

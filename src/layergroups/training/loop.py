@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from layergroups.data.shares import Share
 from layergroups.errors import TrainingError
+from layergroups.training.averaging import Averaging
 from layergroups.training.callbacks import notify
 from layergroups.training.checks import (
     BATCH_OF_ONE,
@@ -25,7 +27,14 @@ from layergroups.training.checks import (
     labelled,
     warn_of_missing_gradients,
 )
-from layergroups.training.device import autocast, backward, interrupts, optimizer_step, to_device
+from layergroups.training.device import (
+    autocast,
+    backward,
+    checked_clip,
+    interrupts,
+    optimizer_step,
+    to_device,
+)
 from layergroups.training.distributed import ALONE, Processes
 from layergroups.training.evaluation import evaluate
 from layergroups.training.follower import Follower
@@ -66,6 +75,7 @@ class Run:
         accumulate: batches for each step of the optimizer.
         callbacks: called in this order.
         stored: keeps outputs of frozen layers; None runs them in every epoch.
+        averaging: keeps the moving average of the weights; None if there is to be none.
         source: where the batches of this epoch come from: `train`, or what was stored.
         from_store: which of the two it was when the run was cut off in the midst of the epoch.
         passes: over the training photos that one epoch of this fit stands for.
@@ -105,6 +115,7 @@ class Run:
     accumulate: int = 1
     callbacks: tuple[object, ...] = ()
     stored: StoredEpochs | None = None
+    averaging: Averaging | None = None
     source: Batches = field(init=False)
     from_store: bool | None = None
     passes: int = 1
@@ -167,7 +178,7 @@ class Run:
         if isinstance(inputs, Features) and self.stored is not None:
             outputs: Tensor = self.stored.forward(self, inputs)
         else:
-            outputs = self.model(inputs)
+            outputs = self.learner.called_model()(inputs)
         return outputs
 
 
@@ -230,6 +241,8 @@ def _fit(run: Run) -> History:
         run.learner.fits_done += 1
         notify(run.callbacks, "after_fit", run)
     finally:
+        if run.averaging is not None:
+            run.averaging.show()
         run.optimizer.zero_grad(set_to_none=True)
         set_momentum(run.optimizer, None)
         run.model.eval()
@@ -253,6 +266,8 @@ def run_epoch(run: Run) -> None:
     try:
         _train_on_all(run)
         _bring_together(run)
+        if run.averaging is not None:
+            run.averaging.show(partial(run.replicas.even_out, run.model))
         results = _validate(run)
     except KeyboardInterrupt:
         if run.losses.mean() is not None:
@@ -300,7 +315,7 @@ def _take_step(run: Run) -> None:
     divide_gradients(run.model.parameters(), run.waiting)
     if run.step == 0 or run.changed:
         warn_of_missing_gradients(run.groups)
-    optimizer_step(run.accelerator, run.optimizer)
+    optimizer_step(run.accelerator, run.optimizer, checked_clip(run.learner.clip))
     run.waiting, run.changed = 0, False
     run.step += 1
     notify(run.callbacks, "after_step", run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
+from layergroups.training.callbacks import checked
 from layergroups.training.head_phase import train_head
 from layergroups.training.history import History
 from layergroups.training.loaders import input_of
@@ -144,13 +145,13 @@ def run_plan(
     phases: tuple[Phase, ...],
     defaults: FineTuneDefaults | None = None,
     plan: Autosave | None = None,
+    callbacks: Sequence[object] | None = (),
 ) -> History:
-    """Do the phases one after another, each saved as planned."""
-    rows = History()
+    """Do the phases one after another, each saved as planned, each with these callbacks."""
+    rows, each = History(), checked(callbacks)
+    options: dict[str, Any] = {"defaults": defaults or FineTuneDefaults(), "plan": plan}
     for number, phase in enumerate(phases, start=1):
-        rows += run_phase(
-            learner, phase, defaults or FineTuneDefaults(), plan, later=phases[number:]
-        )
+        rows += run_phase(learner, phase, **options, later=phases[number:], callbacks=each)
     return rows
 
 
@@ -160,6 +161,7 @@ def run_phase(
     defaults: FineTuneDefaults,
     plan: Autosave | None = None,
     later: Sequence[Phase] = (),
+    callbacks: Sequence[object] = (),
 ) -> History:
     """Set freezing and rates, then train: from the store if it is asked for and possible.
 
@@ -176,9 +178,10 @@ def run_phase(
         if not reason:
             also = [_resting(groups, other) for other in later if other.stored]
             also = [boundary for boundary in also if boundary and boundary != groups.resting]
-            return train_head(learner, phase, defaults, plan, also)
+            return train_head(learner, phase, defaults, plan, also, callbacks)
         _log.warning("The head trains through the whole network, because %s.", reason)
     options: dict[str, Any] = {"store": phase.stored, "passes": phase.passes}
+    options |= {"callbacks": callbacks}
     return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
 
 

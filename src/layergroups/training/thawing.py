@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from layergroups.groups.freezing import first_to_train
 
 if TYPE_CHECKING:
+    from layergroups.groups import LayerGroups
     from layergroups.training.loop import Run
 
 _log = logging.getLogger("layergroups")
@@ -35,6 +36,10 @@ class Thaw:
 
     def __post_init__(self) -> None:
         first_to_train(0, 0, self.every)
+
+    def epochs_for(self, groups: LayerGroups) -> int:
+        """The least number of epochs in which all groups come to train."""
+        return groups[self.start].index * self.every + 1
 
     def before_fit(self, run: Run) -> None:
         """Warn if the fit ends before all groups train."""

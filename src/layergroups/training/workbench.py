@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.training.averaging import Ema, checked_ema
 from layergroups.training.callbacks import checked
+from layergroups.training.compiling import Compile, Compiled, checked_compile, is_compiled
 from layergroups.training.device import (
+    checked_clip,
     launched_accumulation,
     make_accelerator,
     place,
@@ -25,6 +28,7 @@ from layergroups.training.history import EpochRow, History
 from layergroups.training.kept import FeatureStore
 from layergroups.training.layout import in_fast_layout
 from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of
+from layergroups.training.loss_names import as_loss
 from layergroups.training.losses import LossFunc, default_loss
 from layergroups.training.metrics import as_list, check_metrics
 from layergroups.training.modes import BatchNorm, NormPolicy
@@ -52,7 +56,7 @@ class Workbench:
         dls: Loaders,
         model: nn.Module,
         *,
-        loss_func: LossFunc | None = None,
+        loss_func: LossFunc | str | None = None,
         groups: LayerGroups | None = None,
         split: Split = "auto",
         opt_func: OptFunc = "adamw",
@@ -64,6 +68,9 @@ class Workbench:
         batch_norm: BatchNorm = "auto",
         mixed_precision: str | None = None,
         accumulate: int | None = None,
+        clip: float | None = None,
+        ema: Ema = None,
+        compile: Compile = None,
         store: StoreOptions | None = None,
         path: str | Path = "models",
         seed: int | None = None,
@@ -79,7 +86,7 @@ class Workbench:
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)
-        self.loss_func = loss_func or default_loss()
+        self.loss_func = default_loss() if loss_func is None else loss_func
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
@@ -88,6 +95,10 @@ class Workbench:
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision
         self.accumulate = launched_accumulation(accumulate)
+        self.clip = checked_clip(clip)
+        self.ema: Ema = checked_ema(ema)
+        self.compile: Compile = compile
+        checked_compile(compile)
         self.path = Path(path)
         self.seed = seed
         self.progress = progress
@@ -99,6 +110,7 @@ class Workbench:
         self.store = FeatureStore()
         self.blueprint: Blueprint | None = None
         self.pretrained = True
+        self._compiled: Compiled | None = None
         self._split = split
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
@@ -137,6 +149,15 @@ class Workbench:
         self._dls = fitting_data(self._dls, dls)
 
     @property
+    def loss_func(self) -> LossFunc:
+        """The loss of a batch. A name, or weights that are "balanced", may be assigned too."""
+        return self._loss_func
+
+    @loss_func.setter
+    def loss_func(self, loss_func: LossFunc | str) -> None:
+        self._loss_func = as_loss(loss_func, self._dls)
+
+    @property
     def accelerator(self) -> Accelerator:
         """Device and precision; made when first used."""
         made = self._accelerator
@@ -164,6 +185,16 @@ class Workbench:
         if wants_sharding() and self.processes.several:
             shard(placed, self.groups, self.processes, self.accelerator.device.type)
         return placed
+
+    def called_model(self) -> Callable[..., Tensor]:
+        """The model as fits call it: compiled, where that is asked for."""
+        options = checked_compile(self.compile)
+        if options is None or is_compiled(self._model):
+            return self._model
+        made = self._compiled
+        if made is None or made.model is not self._model or made.options != options:
+            made = self._compiled = Compiled(self._model, options)
+        return made
 
     def made_optimizer(self) -> Optimizer:
         """The optimizer, over all groups on the device; made before the first fit, then kept."""

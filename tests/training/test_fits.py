@@ -1,0 +1,215 @@
+"""What all fits have in common: rates in every form, callbacks of their own, clipped gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests.training.tiny import TinyLoaders, snapshot
+from torch import nn
+
+from layergroups import decay
+from layergroups.errors import TrainingError
+from layergroups.training import FineTuneDefaults, FlatCos, Learner
+from layergroups.training.device import optimizer_step
+
+FITS = ["fit", "fit_one_cycle", "fit_flat_cos", "fine_tune", "thaw"]
+RATES: list[tuple[Any, tuple[float, ...]]] = [
+    (1e-3, (1e-3, 1e-3, 1e-3)),
+    (slice(1e-5, 1e-3), (1e-5, 1e-4, 1e-3)),
+    (slice(1e-3), (1e-4, 1e-4, 1e-3)),
+    ([1e-5, 2e-5, 3e-5], (1e-5, 2e-5, 3e-5)),
+    ({"0.7": 5e-3}, (1e-2, 5e-3, 1e-2)),
+    (decay(1e-3, 0.5), (2.5e-4, 5e-4, 1e-3)),
+]
+
+
+class Sees:
+    """Notes every event, and the highest rate of each group."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name, self.events, self.rates = name, [], [0.0] * 3
+
+    def __getattr__(self, event: str) -> Callable[[Any], None]:
+        if not event.startswith(("before_", "after_")):
+            raise AttributeError(event)
+
+        def note(run: Any) -> None:
+            self.events.append((event, run.phase))
+            for group in run.optimizer.param_groups if event == "after_step" else ():
+                i = group["layer_group"]
+                self.rates[i] = max(self.rates[i], group["lr"])
+
+        return note
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(("lr", "rates"), RATES)
+def test_every_fit_takes_rates_in_every_form(make, fit: str, lr: Any, rates: Any) -> None:
+    learn = make(dls=TinyLoaders(n=16, batch_size=2), lr=1e-2)
+    sees = Sees()
+    options = {"freeze_epochs": 0} if fit == "fine_tune" else {}
+    getattr(learn, fit)(1, lr=lr, callbacks=[sees], **options)
+    assert learn.layer_groups.rates == pytest.approx(rates)
+    peak = 1.0 if fit != "thaw" else 0.99  # of 8 steps, one is where the cycle is highest
+    assert all(peak * r <= seen <= r * 1.0001 for seen, r in zip(sees.rates, rates, strict=True))
+
+
+def test_fine_tune_takes_rates_in_its_second_phase(make) -> None:
+    learn, sees = make(), Sees()
+    learn.fine_tune(1, 1e-2, lr=slice(1e-5, 1e-3), callbacks=[sees])
+    assert learn.layer_groups.rates == pytest.approx((1e-5, 1e-4, 1e-3))
+    assert [row.lrs[-1] for row in learn.history] == pytest.approx([1e-2, 1e-3], rel=0.05)
+
+
+def test_flat_cos_is_flat_then_falls(make) -> None:
+    learn = make(lr=1e-3)
+    rates = []
+
+    class Rates:
+        def after_step(self, run: Any) -> None:
+            rates.append(run.optimizer.param_groups[0]["lr"])
+
+    learn.fit_flat_cos(2, [1e-4, 1e-3, 1e-2], pct_start=0.5, div_final=10, callbacks=[Rates()])
+    schedule = FlatCos(pct_start=0.5, div_final=10)
+    assert rates == pytest.approx([1e-4 * schedule.multiplier(i / 12) for i in range(12)])
+    assert learn.history[-1].phase == "flat cos"
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_callbacks_of_one_fit_come_before_those_of_the_learner_and_go(make, fit: str) -> None:
+    order: list[str] = []
+
+    class Notes:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def before_fit(self, run: Any) -> None:
+            order.append(f"{self.name} {run.phase}")
+
+    learn = make(callbacks=[Notes("learner's")])
+    getattr(learn, fit)(1, callbacks=[Notes("own")])
+    names = [word.partition(" ")[0] for word in order]
+    assert names == ["own", "learner's"] * (2 if fit == "fine_tune" else 1)
+    if fit == "fine_tune":
+        assert [word.partition(" ")[2] for word in order[::2]] == ["head", "all"]
+    assert len(learn.callbacks) == 1
+    order.clear()
+    learn.fit(1)
+    assert order == ["learner's fit"]
+
+
+def test_callbacks_stay_where_the_head_trains_through_the_network(make) -> None:
+    learn, sees = make(), Sees()
+    learn.fine_tune(1, store=False, callbacks=[sees])
+    assert {phase for _, phase in sees.events} == {"head", "all"}
+    learn, sees = make(), Sees()
+    learn.fine_tune(1, defaults=FineTuneDefaults(max_bytes=10), callbacks=[sees])
+    assert {phase for _, phase in sees.events} == {"head", "all"}
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(("wrong", "says"), [([Sees], r"Sees\(\)"), (3, r"\[3\]")])
+def test_wrong_callbacks_are_refused_before_anything_changes(make, fit, wrong, says) -> None:
+    learn = make(lr=1e-2)
+    learn.freeze_to(-2)
+    with pytest.raises(TrainingError, match=says):
+        getattr(learn, fit)(1, lr=1e-3, callbacks=wrong)
+    assert learn.layer_groups.rates == (1e-2,) * 3
+    assert learn.layer_groups.frozen == (True, False, False)
+
+
+def test_wrong_epochs_change_no_rate(make) -> None:
+    learn = make(lr=1e-2)
+    for epochs in (-1, 1.5, True):
+        with pytest.raises(TrainingError, match="such as 3"):
+            learn.fit_flat_cos(epochs, 1e-3)
+    assert learn.layer_groups.rates == (1e-2,) * 3
+
+
+# Clipping
+
+
+def norm(learn: Learner) -> float:
+    grads = [p.grad for p in learn.model.parameters() if p.grad is not None]
+    return float(torch.stack([g.norm() for g in grads]).norm())
+
+
+class Norms:
+    """The norm of the gradients by which the weights have moved."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def after_step(self, run: Any) -> None:
+        self.seen.append(norm(run.learner))
+
+
+def test_gradients_are_clipped_to_the_norm(make) -> None:
+    free, tight = Norms(), Norms()
+    make(opt_func="sgd").fit(1, 1e-2, callbacks=[free])
+    make(opt_func="sgd", clip=0.05).fit(1, 1e-2, callbacks=[tight])
+    assert min(free.seen) > 0.05
+    assert tight.seen == pytest.approx([0.05] * 6, rel=1e-3)
+    wide = Norms()
+    make(opt_func="sgd", clip=1e6).fit(1, 1e-2, callbacks=[wide])
+    assert wide.seen == free.seen
+
+
+def test_frozen_groups_have_no_part_in_the_norm(make) -> None:
+    learn, norms = make(opt_func="sgd", clip=0.01), Norms()
+    learn.freeze()
+    before = snapshot(learn.model[0])
+    learn.fit(1, 1e-2, store=False, callbacks=[norms])
+    assert norms.seen == pytest.approx([0.01] * 6, rel=1e-3)
+    assert all(torch.equal(t, before[n]) for n, t in learn.model[0].state_dict().items())
+
+
+def test_several_batches_are_clipped_once_together(make) -> None:
+    """As one batch of their size would be: after the mean was taken."""
+    ends = []
+    for options in ({"batch_size": 8, "accumulate": 2}, {"batch_size": 16, "accumulate": 1}):
+        accumulate = options.pop("accumulate")
+        model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+        with torch.no_grad():
+            model[1].weight.fill_(0.01)
+            model[1].bias.zero_()
+        dls = TinyLoaders(n=48, **options)
+        learn = make(model, dls=dls, split=1, opt_func="sgd", accumulate=accumulate, clip=0.1)
+        dls.train.noise = 0.0
+        norms = Norms()
+        learn.fit(1, 1e-2, callbacks=[norms])
+        assert norms.seen == pytest.approx([0.1] * 3, rel=1e-3)
+        ends.append(snapshot(model))
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_scaled_gradients_are_clipped_by_their_true_size() -> None:
+    """As in fp16, with the scaler that goes with it."""
+    ends = []
+    for scale in (1.0, 1024.0):
+        model = nn.Linear(4, 2)
+        with torch.no_grad():
+            model.weight.fill_(0.5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        before = snapshot(model)
+        scaler.scale(model(torch.ones(3, 4)).square().sum()).backward()
+        optimizer_step(SimpleNamespace(scaler=scaler), optimizer, 0.25)
+        step = torch.cat([(before[n] - p).flatten() for n, p in model.named_parameters()])
+        assert float(step.norm()) == pytest.approx(0.25, rel=1e-4)
+        ends.append(step)
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("clip", [0, -1, "a", True, float("inf")])
+def test_a_norm_that_cannot_be(make, clip: Any) -> None:
+    with pytest.raises(TrainingError, match=r"clip=.*such as 1\.0"):
+        make(clip=clip)
+    learn = make()
+    learn.clip = clip
+    with pytest.raises(TrainingError, match=r"clip=.*such as 1\.0"):
+        learn.fit(1)
