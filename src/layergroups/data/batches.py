@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
-from layergroups.data.images import open_picture, quiet
+from layergroups.data.images import Picture, open_picture, quiet
 from layergroups.data.photos import Photos
 from layergroups.data.shares import Share, planned
 from layergroups.data.transforms import EvalTransform, TrainTransform, normalise
@@ -60,6 +61,8 @@ def default_workers(photos: Photos) -> int:
 
 def _reading_seconds(photos: Photos) -> float:
     """Estimated time to read and resize one photo, from the sizes of some of the files."""
+    if photos.items is not None:  # not known: as a photo of 200 kB
+        return _SLOW_TO_READ
     sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
     sizes = [os.path.getsize(file) for file in sample]
     return _SECONDS_PER_PHOTO + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
@@ -100,7 +103,9 @@ class PhotoDataset(Dataset[Any]):
         self.photos = photos
         self.plain = plain
         self.varied = varied
-        self._open = open_picture if cache is None else cache.open
+        self._open: Callable[..., Picture] = open_picture if cache is None else cache.open
+        if photos.items is not None:
+            self._open = photos.items.open
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -108,6 +113,14 @@ class PhotoDataset(Dataset[Any]):
     def __getitem__(self, item: Item) -> One | BrokenImage:
         """Pixels (height, width, channels) and the target; or what is broken."""
         position, seed = item
+        if self.photos.items is None and seed is None:
+            return self._made(position, None)
+        # A dataset of someone's own may draw too: for a photo as it is, always the same.
+        fixed = zlib.crc32(self.photos.files[position].encode())
+        with private_randomness(fixed if seed is None else seed):
+            return self._made(position, seed)
+
+    def _made(self, position: int, seed: int | None) -> One | BrokenImage:
         file = self.photos.files[position]
         varied = None if seed is None else self.varied
         try:
@@ -116,11 +129,7 @@ class PhotoDataset(Dataset[Any]):
                 image = self._open(file, min_size=decoded, channels=self.plain.channels)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
-        target = self.photos.target(position)
-        if varied is None or seed is None:
-            return self.plain.pixels(image), target
-        with private_randomness(seed):
-            return varied.pixels(image), target
+        return (varied or self.plain).pixels(image), self.photos.target(position)
 
 
 def stack(items: Sequence[One | BrokenImage]) -> Raw:

@@ -68,7 +68,7 @@ def check_images(
     check = partial(_check_chunk, channels=channels)
     with (
         quiet(),
-        _progress(len(paths)) as advance,
+        progress(len(paths)) as advance,
         ThreadPoolExecutor(workers) as pool,
     ):
         for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
@@ -79,7 +79,7 @@ def check_images(
 
 def drop_broken(
     groups: Mapping[Key, Sequence[str]], on_error: OnError, channels: int = 3
-) -> dict[Key, tuple[str, ...]]:
+) -> tuple[dict[Key, tuple[str, ...]], tuple[BrokenImage, ...]]:
     """Check all files of all groups in one pass, and keep those that can be read.
 
     Args:
@@ -88,7 +88,7 @@ def drop_broken(
         channels: as for `check_images`.
 
     Returns:
-        The same groups without the broken files; a group may be empty then.
+        The same groups without the broken files, a group may be empty then; and what is broken.
 
     Raises:
         BrokenImagesError: there are broken images and `on_error` is "raise"; it lists them.
@@ -98,10 +98,11 @@ def drop_broken(
     broken = check_images([f for files in groups.values() for f in files], channels=channels)
     report_broken(broken, on_error)
     bad = {image.path for image in broken}
-    return {
+    sound = {
         key: tuple(f for f in files if not bad or Path(f) not in bad)
         for key, files in groups.items()
     }
+    return sound, broken
 
 
 def check_on_error(on_error: OnError) -> None:
@@ -177,7 +178,7 @@ def _is_empty(path: str | os.PathLike[str]) -> bool:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def progress(total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function that is told how many more files are done."""
     if total < _PROGRESS_FROM:
         yield lambda _: None

@@ -65,7 +65,7 @@ def read_labelled(
             f"It knows {names_of(vocab)}."
         )
     place = {name: label for label, name in enumerate(vocab)}
-    sound = drop_broken(classes, on_error, channels)
+    sound, _ = drop_broken(classes, on_error, channels)
     pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
     if not pairs:
         raise DataError(f"{root} has no images in its class folders.")
@@ -85,10 +85,21 @@ def read_unlabelled(
         if not files:
             raise DataError(f"{path} has no images, nor have its sub-folders.")
     else:
-        files = [os.fspath(item) for item in source]
+        files = _listed(source)
     if not files:
         raise DataError("The list of images is empty: give at least one path.")
-    return Photos(drop_broken({"": files}, on_error, channels).get("", ()))
+    sound, _ = drop_broken({"": files}, on_error, channels)
+    return Photos(sound[""])
+
+
+def _listed(source: Iterable[str | os.PathLike[str]]) -> list[str]:
+    try:
+        return [os.fspath(item) for item in source]
+    except TypeError as error:
+        raise DataError(
+            f"{source!r:.200} is neither a path nor a list of paths: {error}. Give an image, a "
+            "folder, a list of images, or a dataset."
+        ) from error
 
 
 def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> Divided:
@@ -97,11 +108,11 @@ def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> D
     for part, classes in parts.items():
         _several_full_classes(classes, part)
     both = {(part, name): files for part in parts for name, files in parts[part].items()}
-    sound = drop_broken(both, on_error, channels)
+    sound, broken = drop_broken(both, on_error, channels)
     photos = {}
     for part, classes in parts.items():
         vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
-    return Divided(vocab, photos[train], photos[valid])
+    return Divided(vocab, photos[train], photos[valid], broken)
 
 
 def _read_and_split(
@@ -109,8 +120,9 @@ def _read_and_split(
 ) -> Divided:
     classes = _find_classes(root, channels)
     _several_full_classes(classes, root)
-    vocab, photos = _label(drop_broken(classes, on_error, channels), root)
-    return divided(photos, vocab, valid_pct, seed, source=root)
+    sound, broken = drop_broken(classes, on_error, channels)
+    vocab, photos = _label(sound, root)
+    return divided(photos, vocab, valid_pct, seed, source=root).with_broken(broken)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:

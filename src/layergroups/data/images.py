@@ -90,7 +90,7 @@ def open_picture(
     """
     if Path(path).suffix.lower() in ARRAY_ENDINGS:
         with open(path, "rb") as opened:  # an absent file is an OSError, a damaged one a ValueError
-            return _reduced_picture(array_picture(np.load(opened), channels), min_size)
+            return reduced_picture(array_picture(np.load(opened), channels), min_size)
     if channels == 3:
         return open_image(path, min_size=min_size)
     try:
@@ -98,10 +98,10 @@ def open_picture(
             _refuse_bomb(image)
             if min_size is not None:
                 image.draft(None, (min_size, min_size))
-            return _reduced_picture(with_channels(image, channels), min_size)
+            return reduced_picture(with_channels(image, channels), min_size)
     except (ValueError, UnidentifiedImageError) as error:
         bands = _bands_by_tifffile(path, error)
-    return _reduced_picture(array_picture(bands, channels), min_size)
+    return reduced_picture(array_picture(bands, channels), min_size)
 
 
 def with_channels(image: Image.Image, channels: int) -> Picture:
@@ -188,7 +188,8 @@ def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array
     return np.asarray(tifffile.imread(path))
 
 
-def _reduced_picture(picture: Picture, min_size: int | None) -> Picture:
+def reduced_picture(picture: Picture, min_size: int | None) -> Picture:
+    """A much too large picture made smaller, as `open_picture` says of `min_size`."""
     if isinstance(picture, Image.Image):
         return _reduced(picture, min_size)
     if min_size is None or min(picture.shape[:2]) // max(1, min_size) < 2:

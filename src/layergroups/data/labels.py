@@ -62,7 +62,7 @@ def understood(
         raise DataError(f'task={task!r} is not known; give "single", "multi" or "regression".')
     if isinstance(vocab, str):
         raise DataError(f"vocab={vocab!r}: expected a list of names, such as [{vocab!r}].")
-    values = [_plain(label) for label in labels]
+    values = [plain(label) for label in labels]
     names = None if vocab is None else tuple(map(str, vocab))
     if names is not None and len(set(names)) < len(names):
         raise DataError(f"vocab={list(names)} has a name twice; give each once.")
@@ -118,7 +118,7 @@ def _several(
         _all_known(flat, [file for file, row in zip(files, named, strict=True) for _ in row], known)
         at = {name: i for i, name in enumerate(known)}
         places = [tuple(sorted({at[name] for name in row})) for row in named]
-    if not known or not any(places):
+    if vocab is None and not any(places):
         raise DataError("No photo has any label, so there is nothing to learn.")
     _say_none(sum(not row for row in places), len(places))
     return Answers("multi", known, tuple(places))
@@ -210,16 +210,16 @@ def _say_none(empty: int, total: int) -> None:
         _LOG.info("%d of %d photos have none of the labels.", empty, total)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A label of NumPy, PyTorch or a tuple or set as plain Python: a string, number or list."""
     if isinstance(value, str | bool | int) or value is None:
         return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, set | frozenset):
-        return sorted(map(_plain, value), key=str)
+        return sorted(map(plain, value), key=str)
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

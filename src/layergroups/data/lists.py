@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from layergroups.data.checks import check_images, report_broken
+from layergroups.data.checks import BrokenImage, check_images, report_broken
 from layergroups.data.folders import find_images
 from layergroups.data.labels import Answers, understood
-from layergroups.data.photos import Divided, Photos, Task, divided, names_of
+from layergroups.data.photos import Divided, Opener, Photos, Task, divided, names_of
 from layergroups.data.settings import Settings
 from layergroups.errors import DataError
 
@@ -52,14 +52,16 @@ def read_lists(
     _equally_long(names, labels=answers_of, is_valid=marks)
     told: _Told = {"task": task, "vocab": vocab, "columns": columns}
     understood(answers_of, names, **told)  # before the files, which take longer
-    kept = sound_positions(names, settings)
+    kept, broken = sound_positions(names, settings)
     names = [names[i] for i in kept]
     answers = understood([answers_of[i] for i in kept], names, **told)
     photos = photos_of(names, answers)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
-        return divided(photos, answers.vocab, *whole, source="The list of photos")
-    return marked(photos, answers.vocab, [marks[i] for i in kept])
+        found = divided(photos, answers.vocab, *whole, source="The list of photos")
+    else:
+        found = marked(photos, answers.vocab, [marks[i] for i in kept])
+    return found.with_broken(broken)
 
 
 def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labeller) -> list[Any]:
@@ -124,8 +126,10 @@ def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
     return [os.path.expanduser(item) for item in listed]
 
 
-def sound_positions(files: Sequence[str], settings: Settings) -> list[int]:
-    """Which files can be read, each checked once.
+def sound_positions(
+    files: Sequence[str], settings: Settings
+) -> tuple[list[int], tuple[BrokenImage, ...]]:
+    """Which files can be read, each checked once, and which cannot.
 
     Raises:
         BrokenImagesError: some cannot, and `settings.on_error` is "raise".
@@ -138,13 +142,13 @@ def sound_positions(files: Sequence[str], settings: Settings) -> list[int]:
     if not kept:
         raise DataError("No image can be read, so there is nothing to learn from.")
     _say_twice([files[i] for i in kept])
-    return kept
+    return kept, broken
 
 
-def photos_of(files: Sequence[str], answers: Answers) -> Photos:
+def photos_of(files: Sequence[str], answers: Answers, items: Opener | None = None) -> Photos:
     """Files and labels together."""
     outputs = len(answers.vocab) if answers.task == "multi" else 0
-    return Photos(tuple(files), answers.labels, answers.task, outputs)
+    return Photos(tuple(files), answers.labels, answers.task, outputs, items)
 
 
 def marked(photos: Photos, vocab: Sequence[str], is_valid: Sequence[bool]) -> Divided:

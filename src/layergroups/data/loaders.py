@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -16,16 +17,19 @@ from layergroups.data.batches import (
     OrderedBatches,
     PhotoDataset,
     TrainBatches,
-    default_workers,
     view_seed,
 )
 from layergroups.data.cache import DecodedCache
-from layergroups.data.checks import OnError
-from layergroups.data.folders import read_labelled, read_unlabelled
+from layergroups.data.checks import BrokenImage, OnError
+from layergroups.data.folds import folds_of, joined
+from layergroups.data.measuring import Paths as Paths
+from layergroups.data.measuring import test_batches
 from layergroups.data.photos import Divided, Photos, Task
 from layergroups.data.pixels import Size
-from layergroups.data.settings import Settings, check_batch_size
+from layergroups.data.settings import Settings
+from layergroups.data.show import BatchPicture, shown_batch
 from layergroups.data.sources import Sources
+from layergroups.data.summary import DataSummary, summarised
 from layergroups.data.transforms import (
     CROP_PCT,
     Augmentation,
@@ -39,8 +43,6 @@ from layergroups.input_spec import InputSpec
 _LOG = logging.getLogger("layergroups")
 _CLASSES_SHOWN = 10
 _KINDS: dict[Task, str] = {"single": "classes", "multi": "labels", "regression": "numbers"}
-
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,6 +71,7 @@ class ImageDataLoaders(Sources):
         num_workers: processes that prepare batches; 0 for none but the main one.
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
         cache: keeps the decoded pixels of the photos; None decodes them each time.
+        broken: what was left out because it cannot be read, where `on_error` is "skip".
     """
 
     train_photos: Photos
@@ -84,13 +87,15 @@ class ImageDataLoaders(Sources):
     num_workers: int = 0
     on_error: OnError = "raise"
     cache: DecodedCache | None = None
+    broken: tuple[BrokenImage, ...] = ()
 
     @classmethod
     def _of(cls, found: Divided, settings: Settings) -> Self:
         n, wanted = len(found.train), settings.wanted
         if n < wanted:
             _LOG.warning("Only %d training photos: batch_size is %d instead of %d.", n, n, wanted)
-        return cls(found.train, found.valid, found.vocab, **settings.loading(found.train))
+        made = settings.loading(found.train)
+        return cls(found.train, found.valid, found.vocab, broken=found.broken, **made)
 
     @cached_property
     def train(self) -> TrainBatches:
@@ -117,18 +122,38 @@ class ImageDataLoaders(Sources):
             self._train_feed, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
         )
 
-    def test_dl(self, paths: Paths) -> OrderedBatches:
-        """Batches x, without labels, of an image, a list of images or all images below a folder.
+    def test_dl(
+        self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
+    ) -> OrderedBatches:
+        """Batches x of other photos, or (x, y) where their labels are known; with `paths`.
 
-        Its `paths` says which photo is where.
+        Args:
+            source: an image, a list of images, a folder of images at any depth, or a dataset.
+            labels: of a list of images, a label for each, as these data were made of.
+            with_labels: take them from the class folders in the folder, or from the dataset.
 
         Raises:
-            DataError: there are no images.
+            DataError: there are no images, or labels do not fit them or are not known.
             BrokenImagesError: images are broken, and `on_error` is "raise".
         """
-        return unlabelled_batches(
-            paths, self.transform, batch_size=self.batch_size, on_error=self.on_error
-        )
+        return test_batches(self, source, labels, with_labels)
+
+    def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
+        """All photos, training and validation, as n loaders, for cross-validation.
+
+        In turn each n-th part is for validation. Classes are dealt out evenly; the same seed gives
+        the same folds, however the photos were divided before.
+
+        Args:
+            n: how many folds.
+            seed: decides the folds; None for that of these data.
+
+        Raises:
+            DataError: n is below 2, or above the number of photos.
+        """
+        photos = joined(self.train_photos, self.valid_photos)
+        parts = folds_of(photos, n, self.seed if seed is None else seed)
+        return (self._with_photos(photos.take(train), photos.take(valid)) for train, valid in parts)
 
     def load(self, source: ImageSource) -> torch.Tensor:
         """One image as the network takes it: float32 (channels, height, width), normalised."""
@@ -137,6 +162,38 @@ class ImageDataLoaders(Sources):
     def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The first batch of the next training epoch; changes nothing."""
         return self._train_feed.batch(next(self.train.plan(self.train.epoch)))
+
+    def show_batch(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        n: int = 9,
+        *,
+        valid: bool = False,
+        unique: bool = False,
+    ) -> BatchPicture:
+        """Draw photos as the network sees them, with their labels; changes nothing.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf to write; a notebook shows the result.
+            n: how many photos.
+            valid: of the validation photos, instead of those of the next training epoch.
+            unique: one photo in n variations, to look at the augmentation.
+
+        Raises:
+            DataError: n is below 1, or the file cannot be written.
+        """
+        picture = shown_batch(self, n, valid=valid, unique=unique)
+        if path is not None:
+            picture.save(Path(path))
+        return picture
+
+    def summary(self) -> DataSummary:
+        """What the photos are like: counts, sizes, broken files, copies; prints as a table.
+
+        It reads the head of every file, about 0.1 ms each, and the whole of those that have the
+        size of another; of a dataset it opens every item.
+        """
+        return summarised(self)
 
     def bind(self, spec: InputSpec) -> ImageDataLoaders:
         """The same photos with the statistics and the interpolation of the weights in use.
@@ -177,6 +234,10 @@ class ImageDataLoaders(Sources):
         """The number of outputs that a network needs: classes, labels or numbers."""
         return len(self.vocab)
 
+    def _with_photos(self, train: Photos, valid: Photos) -> ImageDataLoaders:
+        size = min(self.batch_size, len(train))
+        return replace(self, train_photos=train, valid_photos=valid, batch_size=size)
+
     @cached_property
     def _train_feed(self) -> Feed:
         varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
@@ -208,67 +269,6 @@ class ImageDataLoaders(Sources):
         ]
         more = f", and {self.c - _CLASSES_SHOWN} more" if self.c > _CLASSES_SHOWN else ""
         return ", ".join(shown) + more
-
-
-def unlabelled_batches(
-    paths: Paths,
-    transform: EvalTransform,
-    *,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
-) -> OrderedBatches:
-    """Batches x of an image, a list of images or all images below a folder, without labels.
-
-    Args:
-        paths: the images.
-        transform: what is done to them; for an exported model, `transform_from_config`.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
-
-    Raises:
-        DataError: there are no images.
-        BrokenImagesError: images are broken, and `on_error` is "raise".
-    """
-    photos = read_unlabelled(paths, on_error=on_error, channels=transform.channels)
-    return _ordered(photos, transform, batch_size, num_workers)
-
-
-def labelled_batches(
-    path: str | os.PathLike[str],
-    vocab: Sequence[str],
-    transform: EvalTransform,
-    *,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
-) -> OrderedBatches:
-    """Batches (x, y) of a folder of class folders, to measure a model whose classes are known.
-
-    Args:
-        path: the folder; a class of `vocab` may be absent in it, but no other may be there.
-        vocab: the classes of the model.
-        transform: what is done to the photos; for an exported model, `transform_from_config`.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
-
-    Raises:
-        DataError: the folder has no photos, or classes that `vocab` has not.
-        BrokenImagesError: images are broken, and `on_error` is "raise".
-    """
-    photos = read_labelled(path, vocab, on_error=on_error, channels=transform.channels)
-    return _ordered(photos, transform, batch_size, num_workers)
-
-
-def _ordered(
-    photos: Photos, transform: EvalTransform, batch_size: int, num_workers: int | None
-) -> OrderedBatches:
-    workers = default_workers(photos) if num_workers is None else num_workers
-    return OrderedBatches(
-        Feed(PhotoDataset(photos, transform), workers), check_batch_size(batch_size)
-    )
 
 
 def _workers(n: int) -> str:

@@ -6,19 +6,30 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
 from layergroups.errors import DataError
+
+if TYPE_CHECKING:
+    from layergroups.data.checks import BrokenImage
+    from layergroups.data.images import Picture
 
 Task = Literal["single", "multi", "regression"]
 Label = int | tuple[float, ...]
 
 _LOG = logging.getLogger("layergroups")
 _MENTIONED = 10  # things that a one-line message names
+
+
+class Opener(Protocol):
+    """Opens photos by their names, with the arguments of `open_picture`."""
+
+    def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
+        """The photo."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +43,14 @@ class Photos:
             its numbers.
         task: "single", one class each; "multi", any number of labels; "regression", numbers.
         c: outputs that a network needs for "multi"; the other tasks do not ask it.
+        items: opens the photos where they are no files but items of a dataset.
     """
 
     files: tuple[str, ...]
     labels: tuple[Label, ...] | None = None
     task: Task = "single"
     c: int = 0
+    items: Opener | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -89,11 +102,17 @@ class Divided:
         vocab: names of the classes, of the labels, or of the numbers.
         train: the photos to learn from.
         valid: the photos to measure with.
+        broken: what was left out because it cannot be read.
     """
 
     vocab: tuple[str, ...]
     train: Photos
     valid: Photos
+    broken: tuple[BrokenImage, ...] = ()
+
+    def with_broken(self, broken: Sequence[BrokenImage]) -> Divided:
+        """The same, with what was left out."""
+        return replace(self, broken=tuple(broken))
 
 
 def check_valid_pct(valid_pct: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack
 
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError
+from layergroups.data.datasets import read_datasets
 from layergroups.data.folders import read_folder
 from layergroups.data.lists import Files, Labeller, find_files, labels_by_name, read_lists
 from layergroups.data.photos import Divided, Task
@@ -207,6 +208,45 @@ class Sources:
             task=task,
             vocab=vocab,
             columns=rows.columns,
+        )
+        return cls._of(found, settings)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        train: Any,
+        valid: Any | None = None,
+        *,
+        image: str | int | None = None,
+        label: str | int | None = None,
+        task: Task | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Any map-style dataset: of torchvision, of Hugging Face, or of one's own.
+
+        An item is (image, label), or a dict with both. Images are Pillow images, paths, or arrays
+        and tensors that are not yet normalised. All items are read once, to check them. They are
+        opened anew for each batch, nothing of them is cached, and what a dataset draws by itself is
+        drawn from the seeds too; what is to vary belongs in `augment=`.
+
+        Args:
+            train: has len(train) and train[i].
+            valid: likewise, for validation; else `valid_pct` of `train` is.
+            image: key or position of the image in an item; None to find it.
+            label: key or position of the label; None to find it.
+            task: as for `from_lists`.
+            vocab: names of classes or labels; None for those that the dataset knows (`classes`, or
+                the features of Hugging Face), or the labels themselves.
+            **options: the other arguments of `from_folder`; `cache` does nothing.
+
+        Raises:
+            DataError: datasets, items or arguments are not as expected; the message says how.
+            BrokenImagesError: items are broken, and `on_error` is "raise"; it lists them.
+        """
+        settings = Settings.of(options)
+        found = read_datasets(
+            train, valid, settings, image=image, label=label, task=task, vocab=vocab
         )
         return cls._of(found, settings)
 
