@@ -171,7 +171,7 @@ def test_another_dataset_is_predicted_or_measured() -> None:
         (lambda: ImageDataLoaders.from_dataset(Subset([3, 4], [0, 1])), "is a int; expected"),
         (lambda: ImageDataLoaders.from_dataset(Subset([{"a": 1}], [0])), "Which of 'a' is the im"),
         (lambda: ImageDataLoaders.from_dataset(Subset([{"img": 1}], [0])), "has no label"),
-        (lambda: ImageDataLoaders.from_dataset(Pairs(), vocab=["ant"]), "have no class"),
+        (lambda: ImageDataLoaders.from_dataset(Pairs(), vocab=["ant"]), "no class for"),
     ],
 )
 def test_mistakes_are_explained(make: Callable[[], object], message: str) -> None:

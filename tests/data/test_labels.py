@@ -63,8 +63,8 @@ def test_the_vocabulary_may_be_said() -> None:
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (["a", None, "b"], {}, r"1 photos \('1.jpg'\) have no class"),
-        ([0.5, float("nan")], {}, r"1 photos \('1.jpg'\) have no number.*task='multi'"),
+        (["a", None, "b"], {}, r"no class for 1 photo \('1.jpg'\)"),
+        ([0.5, float("nan")], {}, r"no number for 1 photo \('1.jpg'\).*task='multi'"),
         (["a", "a"], {}, "at least two classes"),
         (["a", "b"], {"task": "classes"}, '"single", "multi" or "regression"'),
         (["a", "b"], {"vocab": ["a"]}, r"lacks 'b' \('b' is the label of 1.jpg\)"),

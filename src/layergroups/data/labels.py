@@ -15,6 +15,7 @@ from layergroups.errors import DataError
 _LOG = logging.getLogger("layergroups")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
+_FILES_SHOWN = 3
 _MANY_NUMBERS = 20  # classes named by whole numbers, from which they may be numbers to predict
 
 
@@ -79,8 +80,8 @@ def _classes(
     lists = [file for file, v in zip(files, values, strict=True) if isinstance(v, list)]
     if lists:
         raise DataError(
-            f"task='single' means one class for each photo, but {_photos(lists)} have lists. For "
-            "several labels of a photo: task='multi'; for several numbers: task='regression'."
+            "task='single' means one class for each photo, but there are lists for "
+            f"{_photos(lists)}. For several labels of a photo: task='multi'; for several numbers: task='regression'."
         )
     names = [_name(value) for value in values]
     known = vocab or _sorted(names)
@@ -138,7 +139,7 @@ def _numbers(
         first = values[files.index(odd[0])]
         raise DataError(
             f"task='regression' needs a number, or a list of numbers, for each photo, but "
-            f"{_photos(odd)} have none (the first has {first!r})."
+            f"there is none for {_photos(odd)}; the first has {first!r}."
         )
     widths = sorted({len(row) for row in rows})
     if len(widths) > 1:
@@ -189,8 +190,8 @@ def _none_missing(values: Sequence[Any], files: Sequence[str], task: Task) -> No
     if empty:
         what = "class" if task == "single" else "number"
         raise DataError(
-            f"{_photos(empty)} have no {what}. Fill the gaps, or leave these rows out; where a "
-            "photo may have no label at all, give task='multi'."
+            f"There is no {what} for {_photos(empty)}. Fill the gaps, or leave these rows out; "
+            "where a photo may have no label at all, give task='multi'."
         )
 
 
@@ -259,4 +260,6 @@ def _sorted(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _photos(files: Sequence[str]) -> str:
-    return f"{len(files)} photos ({names_of(files)})"
+    more = ", ..." if len(files) > _FILES_SHOWN else ""
+    shown = ", ".join(map(repr, files[:_FILES_SHOWN]))
+    return f"{len(files)} photo{'s' if len(files) > 1 else ''} ({shown}{more})"
