@@ -81,7 +81,8 @@ def _classes(
     if lists:
         raise DataError(
             "task='single' means one class for each photo, but there are lists for "
-            f"{_photos(lists)}. For several labels of a photo: task='multi'; for several numbers: task='regression'."
+            f"{_photos(lists)}. For several labels of a photo: task='multi'; for several numbers: "
+            "task='regression'."
         )
     names = [_name(value) for value in values]
     known = vocab or _sorted(names)

@@ -85,6 +85,8 @@ def _files(found: DataSummary) -> str:
 def _range(spread: Spread | None, unit: str) -> str:
     if spread is None:
         return "unknown"
+    if spread.min == spread.max:
+        return f"{spread.min:g} {unit}"
     return f"{spread.min:g} to {spread.max:g} {unit}, median {spread.median:g}"
 
 
