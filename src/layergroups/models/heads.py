@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups.errors import ModelError
+from layergroups.models.output_layers import SigmoidRange, TargetUnits, checked_range
 
 _HIDDEN = 512
 
@@ -49,6 +50,8 @@ def create_head(
     bn_final: bool = False,
     first_bn: bool = True,
     lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    units: TargetUnits | None = None,
 ) -> nn.Sequential:
     """A head of linear layers on the features of a body, as one flat `nn.Sequential`.
 
@@ -68,6 +71,8 @@ def create_head(
         bn_final: end with a batch norm of momentum 0.01 on the outputs.
         first_bn: a batch norm in the first block.
         lin_first: within a block the linear layer and its ReLU stand before norm and dropout.
+        y_range: for numbers: end with a `SigmoidRange` between these bounds.
+        units: for numbers: end with this layer, which brings them to the size of the targets.
 
     Returns:
         The head: (N, nf, H, W), or (N, nf) without pool, in; (N, n_out) out.
@@ -89,6 +94,7 @@ def create_head(
     layers += blocks([features, *hidden, n_out], rates, first_bn)
     if bn_final:
         layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
+    layers += _output_layer(n_out, y_range, units)
     head = nn.Sequential(*layers)
     _init_linears(head)
     return head
@@ -115,6 +121,22 @@ def _linear_first(sizes: list[int], rates: list[float], first_bn: bool) -> list[
 def _norm_and_dropout(features: int, rate: float, *, norm: bool) -> list[nn.Module]:
     layers: list[nn.Module] = [nn.BatchNorm1d(features)] if norm else []
     return [*layers, nn.Dropout(rate)] if rate else layers
+
+
+def _output_layer(
+    n_out: int, y_range: tuple[float, float] | None, units: TargetUnits | None
+) -> list[nn.Module]:
+    """What brings the numbers to the size of the targets, if anything does."""
+    if y_range is not None and units is not None:
+        raise ModelError("create_head: give y_range=, which bounds the numbers, or units=.")
+    if units is not None and len(units.mean) != n_out:
+        raise ModelError(
+            f"create_head: units= are of {len(units.mean)} numbers, but the head gives {n_out}. "
+            "Right would be units=TargetUnits.of(targets), with targets (N, n_out)."
+        )
+    if y_range is not None:
+        return [SigmoidRange(*checked_range(y_range))]
+    return [] if units is None else [units]
 
 
 def _init_linears(head: nn.Sequential) -> None:

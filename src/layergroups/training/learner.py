@@ -32,7 +32,9 @@ class Learner(Looking):
         dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
             `valid`.
         model: from inputs to outputs, such as logits (N, C).
-        loss_func: mean loss of outputs and targets; cross entropy if None.
+        loss_func: mean loss of outputs and targets. None: by the task of the data, cross entropy,
+            for several labels binary cross entropy, for numbers the mean squared error.
+        thresh: for several labels, the probability above which `predict` names one.
         groups: layer groups of this model, if they are made already.
         split: the rule that divides the model into groups, where `groups` is not given.
         opt_func: a name from torch.optim, a class, or a callable that takes parameter groups.
@@ -40,7 +42,7 @@ class Learner(Looking):
             1e-3.
         weight_decay: not applied to norms, biases and tokens.
         wd: shorter name of `weight_decay`.
-        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, classes).
+        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
@@ -251,7 +253,8 @@ class Learner(Looking):
 
         A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
         without this library, with `model.onnx.json` beside it: RGB pixels, uint8 (N, H, W, 3), in,
-        probabilities (N, C) out. It is compared with what the learner says before it is kept.
+        probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
+        before it is kept.
 
         Returns:
             The folder, or the file.

@@ -34,6 +34,7 @@ from layergroups.training.seeds import mixed
 from layergroups.training.sharding import shard, wants_sharding
 from layergroups.training.shelf import StoreOptions
 from layergroups.training.stored import FeatureStore
+from layergroups.training.tasks import Task, checked_threshold, task_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,6 +54,7 @@ class Workbench:
         model: nn.Module,
         *,
         loss_func: LossFunc | None = None,
+        thresh: float = 0.5,
         groups: LayerGroups | None = None,
         split: Split = "auto",
         opt_func: OptFunc = "adamw",
@@ -79,7 +81,8 @@ class Workbench:
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)
-        self.loss_func = loss_func or default_loss()
+        self.loss_func = loss_func or default_loss(task_of(dls))
+        self.thresh = checked_threshold(thresh)
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
@@ -134,6 +137,11 @@ class Workbench:
     @dls.setter
     def dls(self, dls: Loaders) -> None:
         self._dls = fitting_data(self._dls, dls)
+
+    @property
+    def task(self) -> Task:
+        """What is asked of the model: "single" class, "multi"ple labels, or "regression"."""
+        return task_of(self._dls, self.loss_func)
 
     @property
     def accelerator(self) -> Accelerator:
