@@ -2,6 +2,7 @@
 
 from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_matrix
 from layergroups.reports.network_picture import network_picture
+from layergroups.reports.photo_rows import PhotoLabels, PhotoNumbers
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
 from layergroups.reports.tables import (
@@ -14,6 +15,8 @@ from layergroups.reports.tables import (
 __all__ = [
     "Confusion",
     "ConfusionMatrix",
+    "PhotoLabels",
+    "PhotoNumbers",
     "PhotoPrediction",
     "RunFiles",
     "claim_folder",
