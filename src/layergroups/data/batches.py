@@ -32,6 +32,7 @@ from layergroups.data.transforms import EvalTransform, TrainTransform, normalise
 
 Item = tuple[int, int | None]
 Plan = Iterable[list[Item]]
+One = tuple[torch.Tensor, int | torch.Tensor]
 Raw = tuple[torch.Tensor, torch.Tensor] | BrokenImage
 
 _WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
@@ -104,8 +105,8 @@ class PhotoDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, item: Item) -> tuple[torch.Tensor, int] | BrokenImage:
-        """Pixels, uint8 (height, width, 3), and the label (-1 if unknown); or what is broken."""
+    def __getitem__(self, item: Item) -> One | BrokenImage:
+        """Pixels, uint8 (height, width, 3), and the target; or what is broken."""
         position, seed = item
         file = self.photos.files[position]
         varied = None if seed is None else self.varied
@@ -114,22 +115,26 @@ class PhotoDataset(Dataset[Any]):
                 image = self._open(file, min_size=(varied or self.plain).decode_size)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
-        label = -1 if self.photos.labels is None else self.photos.labels[position]
+        target = self.photos.target(position)
         if varied is None or seed is None:
-            return self.plain.pixels(image), label
+            return self.plain.pixels(image), target
         with private_randomness(seed):
-            return varied.pixels(image), label
+            return varied.pixels(image), target
 
 
-def stack(items: Sequence[tuple[torch.Tensor, int] | BrokenImage]) -> Raw:
-    """Items as one batch: uint8 (N, height, width, 3) and int64 (N,); or the first broken one."""
-    pixels, labels = [], []
+def stack(items: Sequence[One | BrokenImage]) -> Raw:
+    """Items as one batch; or the first broken one.
+
+    Returns:
+        uint8 (N, height, width, 3), and int64 (N,) for classes or float32 (N, C) for more.
+    """
+    pixels, targets = [], []
     for item in items:
         if isinstance(item, BrokenImage):
             return item
         pixels.append(item[0])
-        labels.append(item[1])
-    return torch.stack(pixels), torch.tensor(labels)
+        targets.append(torch.as_tensor(item[1]))
+    return torch.stack(pixels), torch.stack(targets)
 
 
 class Feed:
@@ -150,7 +155,7 @@ class Feed:
         self._busy = False
 
     def follow(self, plan: Plan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches (x, y): float32 (N, 3, height, width), normalised, and int64 (N,)."""
+        """Batches (x, y): float32 (N, channels, height, width), normalised, and the targets."""
         if self._busy or self.num_workers == 0:
             yield from map(self._finished, self._new_loader(plan, stay=False))
             return
@@ -202,8 +207,9 @@ def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
 class OrderedBatches:
     """All photos of a feed in their order, as often as one likes.
 
-    Iterating yields (x, y): float32 (N, 3, height, width), normalised, and int64 (N,); or x alone
-    if the photos have no labels.
+    Iterating yields (x, y): float32 (N, channels, height, width), normalised, and the targets,
+    int64 (N,) for classes, float32 (N, C) for several labels or numbers; or x alone if the photos
+    have no labels.
 
     Args:
         feed: makes the batches.

@@ -89,20 +89,38 @@ def drop_broken(
         BrokenImagesError: there are broken images and `on_error` is "raise"; it lists them.
         DataError: `on_error` is another word.
     """
+    check_on_error(on_error)
+    broken = check_images([file for files in groups.values() for file in files])
+    report_broken(broken, on_error)
+    bad = {image.path for image in broken}
+    return {
+        key: tuple(f for f in files if not bad or Path(f) not in bad)
+        for key, files in groups.items()
+    }
+
+
+def check_on_error(on_error: OnError) -> None:
+    """The word is known.
+
+    Raises:
+        DataError: it is another word.
+    """
     if on_error not in ("raise", "skip"):
         raise DataError(f'on_error={on_error!r} is not known; give "raise" or "skip".')
-    broken = check_images([file for files in groups.values() for file in files])
+
+
+def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:
+    """Stop at broken images, or say in one line that they are left out.
+
+    Raises:
+        BrokenImagesError: there are some and `on_error` is "raise"; it lists them.
+    """
     if broken and on_error == "raise":
         raise broken_images_error(broken)
     if broken:
         listed = "; ".join(map(str, broken[:_MENTIONED]))
         more = f"; and {len(broken) - _MENTIONED} more" if len(broken) > _MENTIONED else ""
         _LOG.warning("Skipped %d broken images: %s%s.", len(broken), listed, more)
-    bad = {image.path for image in broken}
-    return {
-        key: tuple(f for f in files if not bad or Path(f) not in bad)
-        for key, files in groups.items()
-    }
 
 
 def broken_images_error(broken: Sequence[BrokenImage]) -> BrokenImagesError:

@@ -7,12 +7,11 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from layergroups.data.checks import OnError, drop_broken
 from layergroups.data.images import IMAGE_ENDINGS
-from layergroups.data.photos import Photos, stratified_split
+from layergroups.data.photos import Divided, Photos, check_valid_pct, divided, names_of
 from layergroups.errors import DataError
 
 _LOG = logging.getLogger("layergroups")
@@ -23,21 +22,6 @@ _MEASURE = ("valid", "validation", "val", "dev", "eval")
 _PARTS = (*_LEARN, *_MEASURE, "test", "testing")
 
 
-@dataclass(frozen=True)
-class LabelledFolder:
-    """What `read_folder` found.
-
-    Attributes:
-        vocab: the class names, sorted.
-        train: the photos to learn from.
-        valid: the photos to measure with.
-    """
-
-    vocab: tuple[str, ...]
-    train: Photos
-    valid: Photos
-
-
 def read_folder(
     path: str | os.PathLike[str],
     *,
@@ -46,18 +30,14 @@ def read_folder(
     valid_pct: float = 0.2,
     seed: int = 42,
     on_error: OnError = "raise",
-) -> LabelledFolder:
+) -> Divided:
     """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`.
 
     Raises:
         DataError: the folder is not laid out as expected; the message says how.
         BrokenImagesError: images are broken and `on_error` is "raise".
     """
-    if not 0 < valid_pct < 1:
-        raise DataError(
-            f"valid_pct={valid_pct} is not between 0 and 1: it is the share of the photos that is "
-            "kept for validation. For 20 % write valid_pct=0.2."
-        )
+    check_valid_pct(valid_pct)
     root = existing_folder(path)
     if _has_both_parts(root, train, valid):
         return _read_parts(root / train, root / valid, on_error)
@@ -76,8 +56,8 @@ def read_labelled(
     unknown = sorted(set(classes) - set(vocab))
     if unknown:
         raise DataError(
-            f"{root} has classes that the model does not know: {_names(unknown)}. "
-            f"It knows {_names(vocab)}."
+            f"{root} has classes that the model does not know: {names_of(unknown)}. "
+            f"It knows {names_of(vocab)}."
         )
     place = {name: label for label, name in enumerate(vocab)}
     sound = drop_broken(classes, on_error)
@@ -105,7 +85,7 @@ def read_unlabelled(
     return Photos(drop_broken({"": files}, on_error).get("", ()))
 
 
-def _read_parts(train: Path, valid: Path, on_error: OnError) -> LabelledFolder:
+def _read_parts(train: Path, valid: Path, on_error: OnError) -> Divided:
     parts = {part: _find_classes(part) for part in (train, valid)}
     _same_classes(parts[train], parts[valid], train, valid)
     for part, classes in parts.items():
@@ -115,22 +95,14 @@ def _read_parts(train: Path, valid: Path, on_error: OnError) -> LabelledFolder:
     photos = {}
     for part, classes in parts.items():
         vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
-    return LabelledFolder(vocab, photos[train], photos[valid])
+    return Divided(vocab, photos[train], photos[valid])
 
 
-def _read_and_split(root: Path, valid_pct: float, seed: int, on_error: OnError) -> LabelledFolder:
+def _read_and_split(root: Path, valid_pct: float, seed: int, on_error: OnError) -> Divided:
     classes = _find_classes(root)
     _several_full_classes(classes, root)
     vocab, photos = _label(drop_broken(classes, on_error), root)
-    train_at, valid_at = stratified_split(photos.labels or (), valid_pct, seed)
-    single = [n for n, count in zip(vocab, photos.counts(len(vocab)), strict=True) if count == 1]
-    if not valid_at:
-        raise DataError(
-            f"No class of {root} has two photos, so there is nothing to validate with. Add photos."
-        )
-    if single:
-        _LOG.warning("One photo only of %s: kept for training, none to validate.", _names(single))
-    return LabelledFolder(vocab, photos.take(train_at), photos.take(valid_at))
+    return divided(photos, vocab, valid_pct, seed, source=root)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
@@ -220,7 +192,7 @@ def _find_classes(root: Path) -> dict[str, list[str]]:
             "%s: passed over %d images that lie in no class folder (%s).",
             root,
             len(loose),
-            _names(sorted(p.name for p in loose)),
+            names_of(sorted(p.name for p in loose)),
         )
     return classes
 
@@ -244,7 +216,7 @@ def _has_both_parts(root: Path, train: str, valid: str) -> bool:
         missing = " nor ".join(repr(name) for name, there in present.items() if not there)
         raise DataError(
             f"{root} has no sub-folder {missing}, given as train={train!r}, valid={valid!r}. "
-            f"It has {_names([p.name for p in _sub_folders(root)])}."
+            f"It has {names_of([p.name for p in _sub_folders(root)])}."
         )
     _refuse_other_parts(root)
     return False
@@ -266,7 +238,7 @@ def _refuse_other_parts(root: Path) -> None:
     else:
         fix = f"from_folder({str(root / (learn or next(iter(parts.values()))))!r}, valid_pct=0.2)"
     raise DataError(
-        f"{root} looks divided into {_names(parts.values())}, with class folders in each, but "
+        f"{root} looks divided into {names_of(parts.values())}, with class folders in each, but "
         f"there are not both a train and a valid. Perhaps you meant {fix}."
     )
 
@@ -280,7 +252,7 @@ def _same_classes(
     train: Mapping[str, object], valid: Mapping[str, object], train_at: Path, valid_at: Path
 ) -> None:
     missing = [
-        f"only in {here}: {_names(sorted(extra))}"
+        f"only in {here}: {names_of(sorted(extra))}"
         for here, extra in (
             (train_at, set(train) - set(valid)),
             (valid_at, set(valid) - set(train)),
@@ -298,12 +270,12 @@ def _several_full_classes(classes: Mapping[str, Sequence[str]], root: Path) -> N
     empty = sorted(name for name, files in classes.items() if not files)
     if empty:
         raise DataError(
-            f"No readable images in {'class' if len(empty) == 1 else 'classes'} {_names(empty)} of "
-            f"{root}. Add images, or remove the folder if it is not a class."
+            f"No readable images in {'class' if len(empty) == 1 else 'classes'} {names_of(empty)} "
+            f"of {root}. Add images, or remove the folder if it is not a class."
         )
     if len(classes) == 1:
         raise DataError(
-            f"{root} has one class only, {_names(classes)}. A classifier needs at least two: "
+            f"{root} has one class only, {names_of(classes)}. A classifier needs at least two: "
             f"expected a sub-folder for each class in {root}."
         )
 
@@ -313,9 +285,3 @@ def _label(classes: Mapping[str, Sequence[str]], root: Path) -> tuple[tuple[str,
     vocab = tuple(sorted(classes))
     pairs = [(file, label) for label, name in enumerate(vocab) for file in classes[name]]
     return vocab, Photos(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _MENTIONED} more" if len(listed) > _MENTIONED else ""
-    return ", ".join(repr(name) for name in listed[:_MENTIONED]) + more

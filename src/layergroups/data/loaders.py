@@ -1,4 +1,4 @@
-"""`ImageDataLoaders`: a folder of photos as training and validation batches."""
+"""`ImageDataLoaders`: photos as training and validation batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -21,8 +21,10 @@ from layergroups.data.batches import (
 )
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError
-from layergroups.data.folders import read_folder, read_labelled, read_unlabelled
-from layergroups.data.photos import Photos
+from layergroups.data.folders import read_labelled, read_unlabelled
+from layergroups.data.photos import Divided, Photos, Task
+from layergroups.data.settings import Settings, check_batch_size
+from layergroups.data.sources import Sources
 from layergroups.data.transforms import (
     CROP_PCT,
     Augmentation,
@@ -31,30 +33,31 @@ from layergroups.data.transforms import (
     Size,
     TrainTransform,
     Transform,
-    as_size,
 )
-from layergroups.errors import DataError
 from layergroups.input_spec import InputSpec
 
 _LOG = logging.getLogger("layergroups")
 _CLASSES_SHOWN = 10
+_KINDS: dict[Task, str] = {"single": "classes", "multi": "labels", "regression": "numbers"}
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ImageDataLoaders:
-    """Photos of several classes as batches for training and for validation.
+class ImageDataLoaders(Sources):
+    """Photos and what is to be learned of them, as batches for training and for validation.
 
-    Make it with `ImageDataLoaders.from_folder`. Batches are pairs (x, y): x is float32
-    (N, 3, height, width), normalised, in channels-last memory format; y is int64 (N,), positions in
-    `vocab`. What a pass yields depends on the seed, the epoch and the photos only, not on the
-    number of workers nor on any global random state; and it changes no global random state.
+    Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
+    Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
+    channels-last memory format. Where each photo has one class, y is int64 (N,), positions in
+    `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
+    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the photos
+    only, not on the number of workers nor on any global random state; and it changes none.
 
     Attributes:
         train_photos: files and labels to learn from.
         valid_photos: files and labels to measure with.
-        vocab: the class names, sorted.
+        vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
         size: height and width of the images in a batch, in pixels.
         batch_size: photos in a batch.
         augment: how training photos are varied; None for not at all.
@@ -83,85 +86,11 @@ class ImageDataLoaders:
     cache: DecodedCache | None = None
 
     @classmethod
-    def from_folder(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        train: str = "train",
-        valid: str = "valid",
-        valid_pct: float = 0.2,
-        seed: int = 42,
-        size: int | Size = 224,
-        batch_size: int = 64,
-        bs: int | None = None,
-        augment: bool | Augmentation | Transform = True,
-        normalize: InputSpec | None = None,
-        crop_pct: float = CROP_PCT,
-        num_workers: int | None = None,
-        on_error: OnError = "raise",
-        cache: bool | str | os.PathLike[str] | DecodedCache = True,
-    ) -> ImageDataLoaders:
-        """Read a folder with a sub-folder of photos for each class.
-
-        If the folder has both sub-folders `train` and `valid`, the classes are looked for in those;
-        otherwise a share of each class is kept for validation, chosen by the seed. Photos lie
-        at any depth below the folder of their class. Hidden files are left out. All photos are
-        checked once, before anything else is done.
-
-        Args:
-            path: the folder.
-            train: name of the sub-folder with the training photos.
-            valid: name of the sub-folder with the validation photos.
-            valid_pct: share for validation, if there are no such sub-folders.
-            seed: decides split, order and variations.
-            size: side of the images in a batch, or (height, width), in pixels.
-            batch_size: photos in a batch; with fewer training photos, that many.
-            bs: another name of `batch_size`, as in fastai.
-            augment: True for `Augmentation()`, False for none, an `Augmentation`, or any function
-                of a Pillow image, such as a transform of torchvision.transforms.v2.
-            normalize: statistics and interpolation, if not those of the weights that are trained.
-            crop_pct: share of the resized image's side that validation keeps.
-            num_workers: processes that prepare batches. By default none where all training photos
-                are read in two seconds; else, with an accelerator, one for each core but one, and
-                without, none for small photos, because training keeps all cores busy, and one for
-                every two cores for large ones (about 200 kB or more); never more than 8.
-            on_error: "raise" to stop at broken images, "skip" to leave them out and say so.
-            cache: keep the decoded pixels for the next epoch and the next run, in the user's cache
-                folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
-                of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
-                False to decode the photos each time. Batches are the same in any case.
-
-        Raises:
-            DataError: folder or arguments are not as expected; the message says how.
-            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
-        """
-        wanted = _batch_size(batch_size if bs is None else bs)
-        shape = as_size(size)
-        varied = _augmentation(augment)
-        plain = EvalTransform(shape, normalize or InputSpec(), crop_pct)  # checks the arguments
-        if num_workers is not None and num_workers < 0:
-            raise DataError(f"num_workers={num_workers}: expected 0 or more, or None to choose.")
-        found = read_folder(
-            path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, on_error=on_error
-        )
-        n = len(found.train)
+    def _of(cls, found: Divided, settings: Settings) -> Self:
+        n, wanted = len(found.train), settings.wanted
         if n < wanted:
             _LOG.warning("Only %d training photos: batch_size is %d instead of %d.", n, n, wanted)
-        return cls(
-            found.train,
-            found.valid,
-            found.vocab,
-            shape,
-            min(wanted, n),
-            augment=varied,
-            input=plain.input,
-            input_is_default=normalize is None,
-            crop_pct=crop_pct,
-            seed=seed,
-            num_workers=default_workers(found.train) if num_workers is None else num_workers,
-            on_error=on_error,
-            cache=_cache(cache),
-        )
+        return cls(found.train, found.valid, found.vocab, **settings.loading(found.train))
 
     @cached_property
     def train(self) -> TrainBatches:
@@ -228,13 +157,18 @@ class ImageDataLoaders:
         return EvalTransform(self.size, self.input, self.crop_pct)
 
     @property
+    def task(self) -> Task:
+        """What is learned: "single" (a class each), "multi" (several labels) or "regression"."""
+        return self.train_photos.task
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names; the same as `vocab`."""
         return self.vocab
 
     @property
     def c(self) -> int:
-        """The number of classes."""
+        """The number of outputs that a network needs: classes, labels or numbers."""
         return len(self.vocab)
 
     @cached_property
@@ -244,12 +178,12 @@ class ImageDataLoaders:
         return Feed(photos, self.num_workers)
 
     def __repr__(self) -> str:
-        spec, counts = self.input, self._counts()
+        spec, kind, counts = self.input, _KINDS[self.task], self._counts()
         return "\n".join(
             [
                 f"ImageDataLoaders: {len(self.train_photos)} training and "
-                f"{len(self.valid_photos)} validation photos of {self.c} classes",
-                f"  classes (train + valid): {counts}",
+                f"{len(self.valid_photos)} validation photos of {self.c} {kind}",
+                f"  {kind} (train + valid): {counts}",
                 f"  images: {self.size[0]} x {self.size[1]} pixels (height x width), "
                 f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
                 f"  training photos: {'not varied' if self.augment is None else self.augment}",
@@ -259,6 +193,8 @@ class ImageDataLoaders:
         )
 
     def _counts(self) -> str:
+        if self.task == "regression":
+            return ", ".join(self.vocab)
         train, valid = (p.counts(self.c) for p in (self.train_photos, self.valid_photos))
         shown = [f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True)][
             :_CLASSES_SHOWN
@@ -323,30 +259,9 @@ def _ordered(
     photos: Photos, transform: EvalTransform, batch_size: int, num_workers: int | None
 ) -> OrderedBatches:
     workers = default_workers(photos) if num_workers is None else num_workers
-    return OrderedBatches(Feed(PhotoDataset(photos, transform), workers), _batch_size(batch_size))
-
-
-def _augmentation(augment: bool | Augmentation | Transform) -> Augmentation | Transform | None:
-    if isinstance(augment, bool):
-        return Augmentation() if augment else None
-    if not callable(augment) and not isinstance(augment, Augmentation):
-        raise DataError(
-            f"augment={augment!r}: expected True, False, Augmentation(...), or a function of a "
-            "Pillow image."
-        )
-    return augment
-
-
-def _cache(cache: bool | str | os.PathLike[str] | DecodedCache) -> DecodedCache | None:
-    if isinstance(cache, bool):
-        return DecodedCache() if cache else None
-    return cache if isinstance(cache, DecodedCache) else DecodedCache(cache)
-
-
-def _batch_size(batch_size: int) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise DataError(f"batch_size={batch_size!r}: expected a whole number from 1, such as 64.")
-    return batch_size
+    return OrderedBatches(
+        Feed(PhotoDataset(photos, transform), workers), check_batch_size(batch_size)
+    )
 
 
 def _workers(n: int) -> str:
