@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import cycle, islice
 
 import torch
 
 from layergroups.anatomy import trace
 from layergroups.errors import AnatomyError
-from layergroups.input_spec import InputSpec
 from layergroups.models.catalog import LoadedModel
 from layergroups.models.input_surgery import InputChange, change_input_channels
 
@@ -34,7 +32,7 @@ def with_channels(
     """
     if channels == loaded.input.channels:
         return loaded, None
-    spec = input_with_channels(loaded.input, channels)
+    spec = loaded.input.for_channels(channels)
     try:
         trace(loaded.model, torch.zeros(2, channels, *size))
     except AnatomyError:
@@ -42,21 +40,3 @@ def with_channels(
         change = change_input_channels(loaded.model, channels, example_input=example)
         return replace(loaded, input=spec), change
     return replace(loaded, input=spec), None
-
-
-def input_with_channels(spec: InputSpec, channels: int) -> InputSpec:
-    """Statistics for another number of channels, in step with the weights of the first layer.
-
-    One channel gets the average of all, as `adapted_weight` adds up their weights; of more, each
-    gets those of the channel from which its weights come, in a cycle.
-    """
-    if channels == 1:
-        averages = [sum(figures) / len(figures) for figures in (spec.mean, spec.std)]
-        source = f"{spec.source} (averaged over {spec.channels} channels)"
-        return replace(spec, mean=(averages[0],), std=(averages[1],), source=source)
-    return replace(
-        spec,
-        mean=tuple(islice(cycle(spec.mean), channels)),
-        std=tuple(islice(cycle(spec.std), channels)),
-        source=f"{spec.source} (of {spec.channels} channels in a cycle)",
-    )

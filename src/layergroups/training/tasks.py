@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import torch
 from torch import Tensor
 
+from layergroups.data.photos import Task as Task
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
     from layergroups.training.loaders import Loaders
     from layergroups.training.losses import LossFunc
 
-Task = Literal["single", "multi", "regression"]
 Activation = Literal["softmax", "sigmoid", "identity"]
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
 
