@@ -98,6 +98,7 @@ class Exported:
         metrics: names of the metrics.
         task: "single", "multi" or "regression", what the outputs answer.
         thresh: for several labels, the probability above which one counts as there.
+        loss_settings: arguments of the loss, such as weights of classes.
     """
 
     classes: tuple[str, ...]
@@ -110,6 +111,7 @@ class Exported:
     metrics: tuple[str, ...] = ()
     task: str = "single"
     thresh: float = 0.5
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

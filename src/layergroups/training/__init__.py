@@ -6,6 +6,15 @@ from layergroups.training.factory import cnn_learner, load_learner, vision_learn
 from layergroups.training.history import EpochRow, History
 from layergroups.training.learner import Learner
 from layergroups.training.loop import Run
+from layergroups.training.loss_functions import (
+    L1,
+    BinaryCrossEntropy,
+    BinaryFocalLoss,
+    CrossEntropy,
+    FocalLoss,
+    Huber,
+    MeanSquaredError,
+)
 from layergroups.training.progress import Bar, Reporter
 from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
 from layergroups.training.replicas import average_gradients, same_weights
@@ -15,15 +24,22 @@ from layergroups.training.thawing import Thaw
 
 __all__ = [
     "EVENTS",
+    "L1",
     "Bar",
+    "BinaryCrossEntropy",
+    "BinaryFocalLoss",
     "Callback",
+    "CrossEntropy",
     "EpochRow",
     "FineTuneDefaults",
     "Flat",
     "FlatCos",
+    "FocalLoss",
     "History",
+    "Huber",
     "LabelsPrediction",
     "Learner",
+    "MeanSquaredError",
     "NumbersPrediction",
     "OneCycle",
     "Phase",

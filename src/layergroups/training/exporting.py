@@ -28,6 +28,7 @@ from layergroups.groups import LayerGroups, Split
 from layergroups.groups.surgery import is_spread
 from layergroups.training.evaluation import predict_all
 from layergroups.training.loaders import class_names
+from layergroups.training.loss_names import describe_loss
 from layergroups.training.losses import probabilities
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def export(learner: Learner, target: Path) -> Path:
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
         task=learner.task,
         thresh=learner.thresh,
+        loss_settings=describe_loss(learner.loss_func),
     )
     return write_export(target, model, exported)
 

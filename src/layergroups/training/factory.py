@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layergroups.checkpoints import Blueprint, load_export
+from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import transform_from_config
 from layergroups.errors import ModelError, TrainingError
 from layergroups.groups import Split
@@ -21,6 +21,7 @@ from layergroups.models.output_layers import checked_range
 from layergroups.training.exporting import groups_of_export
 from layergroups.training.learner import Learner
 from layergroups.training.loaders import NoPhotos, bound, target_units
+from layergroups.training.loss_names import loss_from
 from layergroups.training.losses import default_loss
 from layergroups.training.seeds import mixed
 from layergroups.training.tasks import Task, checked_task, task_of
@@ -53,7 +54,7 @@ def vision_learner(
     first_bn: bool = True,
     lin_first: bool = False,
     y_range: tuple[float, float] | None = None,
-    loss_func: LossFunc | None = None,
+    loss_func: LossFunc | str | None = None,
     opt_func: OptFunc = "adamw",
     seed: int | None = None,
     **options: Any,
@@ -86,7 +87,7 @@ def vision_learner(
         first_bn: a batch norm before the first linear layer.
         lin_first: linear layers before batch norm and dropout.
         y_range: for regression: the numbers lie between these two, a little beyond the targets.
-        loss_func: None for the usual one, by the task of the data; see `Learner`.
+        loss_func: a name or a function, as for `Learner`; None for the usual one of the task.
         opt_func: as for `Learner`.
         seed: of the first weights too.
         **options: those of `Learner`; any other goes to the architecture's factory, such as
@@ -179,7 +180,7 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         made,
         groups=groups_of_export(made, exported, options),
         metrics=exported.metrics,
-        loss_func=_loss(exported.loss, task),
+        loss_func=_loss(exported, task),
         thresh=exported.thresh,
     )
     learner.blueprint = exported.blueprint
@@ -226,23 +227,15 @@ def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders)
     )
 
 
-def _loss(name: str, task: Task) -> LossFunc:
-    """A loss by the name of its class; it matters for probabilities, and for training further."""
-    known = (
-        nn.BCEWithLogitsLoss,
-        nn.CrossEntropyLoss,
-        nn.HuberLoss,
-        nn.L1Loss,
-        nn.MSELoss,
-        nn.SmoothL1Loss,
-    )
-    made: LossFunc | None = next((loss() for loss in known if loss.__name__ == name), None)
+def _loss(exported: Exported, task: Task) -> LossFunc:
+    """The loss as it was; it matters for probabilities, and for training further."""
+    made = loss_from(exported.loss, exported.loss_settings)
     if made is None:
         made = default_loss(task)
         _log.warning(
             "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
             "to it. Until then it is %s.",
-            name,
+            exported.loss,
             type(made).__name__,
         )
     return made

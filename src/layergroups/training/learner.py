@@ -32,12 +32,16 @@ class Learner(Looking):
         dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
             `valid`.
         model: from inputs to outputs, such as logits (N, C).
-        loss_func: mean loss of outputs and targets. None: by the task of the data, cross entropy,
-            for several labels binary cross entropy, for numbers the mean squared error.
+        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
+            such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
+            or any function that gives the mean loss of outputs and targets. None: by the task of
+            the data, cross entropy, for several labels binary cross entropy, for numbers the mean
+            squared error.
         thresh: for several labels, the probability above which `predict` names one.
         groups: layer groups of this model, if they are made already.
         split: the rule that divides the model into groups, where `groups` is not given.
-        opt_func: a name from torch.optim, a class, or a callable that takes parameter groups.
+        opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
+            callable that takes parameter groups; see `build_optimizer`.
         lr: base rate of the groups until a fit says otherwise; None: those they have, at first
             1e-3.
         weight_decay: not applied to norms, biases and tokens.
