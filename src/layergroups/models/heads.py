@@ -13,6 +13,7 @@ from layergroups.errors import ModelError
 from layergroups.models.output_layers import SigmoidRange, TargetUnits, checked_range
 
 _HIDDEN = 512
+_QUIET = 0.01  # how much smaller the last weights begin where a layer for numbers follows
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -58,7 +59,8 @@ def create_head(
     With the default arguments, nf=512 and n_out=2 it is AdaptiveConcatPool2d, Flatten,
     BatchNorm1d(1024), Dropout(0.25), Linear(1024, 512), ReLU, BatchNorm1d(512), Dropout(0.5),
     Linear(512, 2). Every linear layer has a bias, as in fastai 1 (fastai 2 leaves it out after a
-    batch norm). Linear weights start Kaiming-normal, biases at zero.
+    batch norm). Linear weights start Kaiming-normal, biases at zero; the last ones a hundredth of
+    that where `y_range` or `units` is given, so that the first outputs are near the middle.
 
     Args:
         nf: channels that the body gives, before a concat pool doubles them.
@@ -96,7 +98,7 @@ def create_head(
         layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
     layers += _output_layer(n_out, y_range, units)
     head = nn.Sequential(*layers)
-    _init_linears(head)
+    _init_linears(head, quiet=y_range is not None or units is not None)
     return head
 
 
@@ -139,11 +141,15 @@ def _output_layer(
     return [] if units is None else [units]
 
 
-def _init_linears(head: nn.Sequential) -> None:
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
+    """Fresh weights; a quiet head begins near the middle of its numbers, not with noise around."""
+    linears = [layer for layer in head if isinstance(layer, nn.Linear)]
+    for layer in linears:
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    if quiet:
+        with torch.no_grad():
+            linears[-1].weight.mul_(_QUIET)
 
 
 def _check_sizes(nf: int, n_out: int, hidden: list[int]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from layergroups.groups import LayerGroups
 
 
 class Rows(Protocol):
@@ -21,6 +24,14 @@ class Subject(Protocol):
     @property
     def dls(self) -> Any:
         """Its data."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Its model."""
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """The layer groups, in step with the model."""
 
     @property
     def history(self) -> Rows:
