@@ -64,9 +64,9 @@ class ConfusionMatrix:
         """
         if targets is not None and targets.ndim == 2:
             raise LayerGroupsError(
-                "A confusion matrix is for one class for each item. Of several labels each has a "
-                "matrix of its own: ConfusionMatrix.from_predictions(torch.stack([1 - p[:, i], "
-                'p[:, i]], 1), y[:, i].long(), ["without", name]). Numbers have none.'
+                "A confusion matrix is for one class for each item, targets (N,). Several labels "
+                "are measured one by one, Interpretation.from_learner(learn).class_report(), and "
+                "numbers by their errors, residuals()."
             )
         if targets is None or targets.ndim != 1 or probabilities.ndim != 2:
             raise LayerGroupsError(
