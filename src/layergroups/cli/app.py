@@ -241,7 +241,8 @@ def train(
     command.run(
         command.Order(
             folder=folder, labels=labels, channels=channels, arch=arch, epochs=epochs,
-            freeze_epochs=freeze_epochs, lr=lr, size=size, batch_size=batch_size, out=out, weights=weights, pretrained=pretrained,
+            freeze_epochs=freeze_epochs, lr=lr, size=size, batch_size=batch_size, out=out,
+            weights=weights, pretrained=pretrained,
             valid_pct=valid_pct, seed=seed, split=split, checkpoint_dir=checkpoint_dir,
             resume=resume, workers=workers, on_error=on_error.value, json=json,
         )
