@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
-from layergroups.data.images import open_image, quiet
+from layergroups.data.images import open_picture, quiet
 from layergroups.data.photos import Photos
 from layergroups.data.shares import Share, planned
 from layergroups.data.transforms import EvalTransform, TrainTransform, normalise
@@ -100,19 +100,20 @@ class PhotoDataset(Dataset[Any]):
         self.photos = photos
         self.plain = plain
         self.varied = varied
-        self._open = open_image if cache is None else cache.open
+        self._open = open_picture if cache is None else cache.open
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, item: Item) -> One | BrokenImage:
-        """Pixels, uint8 (height, width, 3), and the target; or what is broken."""
+        """Pixels (height, width, channels) and the target; or what is broken."""
         position, seed = item
         file = self.photos.files[position]
         varied = None if seed is None else self.varied
         try:
             with quiet():
-                image = self._open(file, min_size=(varied or self.plain).decode_size)
+                decoded = (varied or self.plain).decode_size
+                image = self._open(file, min_size=decoded, channels=self.plain.channels)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
         target = self.photos.target(position)
@@ -126,7 +127,8 @@ def stack(items: Sequence[One | BrokenImage]) -> Raw:
     """Items as one batch; or the first broken one.
 
     Returns:
-        uint8 (N, height, width, 3), and int64 (N,) for classes or float32 (N, C) for more.
+        Pixels (N, height, width, channels), uint8, or float32 if some are; and int64 (N,) for
+        classes or float32 (N, C) for more.
     """
     pixels, targets = [], []
     for item in items:
@@ -134,6 +136,8 @@ def stack(items: Sequence[One | BrokenImage]) -> Raw:
             return item
         pixels.append(item[0])
         targets.append(torch.as_tensor(item[1]))
+    if any(image.is_floating_point() for image in pixels):
+        pixels = [image if image.is_floating_point() else image / 255 for image in pixels]
     return torch.stack(pixels), torch.stack(targets)
 
 

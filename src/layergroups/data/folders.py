@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from layergroups.data.checks import OnError, drop_broken
-from layergroups.data.images import IMAGE_ENDINGS
+from layergroups.data.images import ARRAY_ENDINGS, IMAGE_ENDINGS
 from layergroups.data.photos import Divided, Photos, check_valid_pct, divided, names_of
 from layergroups.errors import DataError
 
@@ -30,6 +30,7 @@ def read_folder(
     valid_pct: float = 0.2,
     seed: int = 42,
     on_error: OnError = "raise",
+    channels: int = 3,
 ) -> Divided:
     """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`.
 
@@ -40,19 +41,23 @@ def read_folder(
     check_valid_pct(valid_pct)
     root = existing_folder(path)
     if _has_both_parts(root, train, valid):
-        return _read_parts(root / train, root / valid, on_error)
-    return _read_and_split(root, valid_pct, seed, on_error)
+        return _read_parts(root / train, root / valid, on_error, channels)
+    return _read_and_split(root, valid_pct, seed, on_error, channels)
 
 
 def read_labelled(
-    path: str | os.PathLike[str], vocab: Sequence[str], *, on_error: OnError = "raise"
+    path: str | os.PathLike[str],
+    vocab: Sequence[str],
+    *,
+    on_error: OnError = "raise",
+    channels: int = 3,
 ) -> Photos:
     """The photos of a folder of classes, labelled by a vocabulary that is known already.
 
     Classes of the vocabulary without a folder are no error; folders that it does not know are.
     """
     root = existing_folder(path)
-    classes = _find_classes(root)
+    classes = _find_classes(root, channels)
     unknown = sorted(set(classes) - set(vocab))
     if unknown:
         raise DataError(
@@ -60,7 +65,7 @@ def read_labelled(
             f"It knows {names_of(vocab)}."
         )
     place = {name: label for label, name in enumerate(vocab)}
-    sound = drop_broken(classes, on_error)
+    sound = drop_broken(classes, on_error, channels)
     pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
     if not pairs:
         raise DataError(f"{root} has no images in its class folders.")
@@ -71,37 +76,40 @@ def read_unlabelled(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     on_error: OnError = "raise",
+    channels: int = 3,
 ) -> Photos:
     """One image, a list of images, or all images below a folder, checked, without labels."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        files = find_images(existing_folder(path)) if path.is_dir() else [os.fspath(path)]
+        files = find_images(existing_folder(path), channels) if path.is_dir() else [os.fspath(path)]
         if not files:
             raise DataError(f"{path} has no images, nor have its sub-folders.")
     else:
         files = [os.fspath(item) for item in source]
     if not files:
         raise DataError("The list of images is empty: give at least one path.")
-    return Photos(drop_broken({"": files}, on_error).get("", ()))
+    return Photos(drop_broken({"": files}, on_error, channels).get("", ()))
 
 
-def _read_parts(train: Path, valid: Path, on_error: OnError) -> Divided:
-    parts = {part: _find_classes(part) for part in (train, valid)}
+def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> Divided:
+    parts = {part: _find_classes(part, channels) for part in (train, valid)}
     _same_classes(parts[train], parts[valid], train, valid)
     for part, classes in parts.items():
         _several_full_classes(classes, part)
     both = {(part, name): files for part in parts for name, files in parts[part].items()}
-    sound = drop_broken(both, on_error)
+    sound = drop_broken(both, on_error, channels)
     photos = {}
     for part, classes in parts.items():
         vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
     return Divided(vocab, photos[train], photos[valid])
 
 
-def _read_and_split(root: Path, valid_pct: float, seed: int, on_error: OnError) -> Divided:
-    classes = _find_classes(root)
+def _read_and_split(
+    root: Path, valid_pct: float, seed: int, on_error: OnError, channels: int
+) -> Divided:
+    classes = _find_classes(root, channels)
     _several_full_classes(classes, root)
-    vocab, photos = _label(drop_broken(classes, on_error), root)
+    vocab, photos = _label(drop_broken(classes, on_error, channels), root)
     return divided(photos, vocab, valid_pct, seed, source=root)
 
 
@@ -123,16 +131,18 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     )
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Path, channels: int = 3) -> list[str]:
     """All images at any depth below a folder, sorted; hidden files and folders are left out.
 
-    One line tells how many other files were passed over.
+    Arrays in `.npy` files count where images are not to have three channels. One line tells how
+    many other files were passed over.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
+    wanted = IMAGE_ENDINGS if channels == 3 else IMAGE_ENDINGS | ARRAY_ENDINGS
     for file in _walk(folder, set()):
         ending = os.path.splitext(file)[1].lower()
-        if ending in IMAGE_ENDINGS:
+        if ending in wanted:
             images.append(file)
         elif os.path.basename(file).lower() not in _NOT_WORTH_A_WORD:
             others[ending or "no ending"] += 1
@@ -177,13 +187,13 @@ def _loose_images(folder: Path) -> list[Path]:
     ]
 
 
-def _find_classes(root: Path) -> dict[str, list[str]]:
+def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
     """The images of each class folder; at least two classes, none empty."""
     classes: dict[str, list[str]] = {}
     for folder in _sub_folders(root):
         # macOS and Linux write accents differently; the same name is the same class.
         name = unicodedata.normalize("NFC", folder.name)
-        classes.setdefault(name, []).extend(find_images(folder))
+        classes.setdefault(name, []).extend(find_images(folder, channels))
     loose = _loose_images(root)
     if not any(classes.values()):
         raise DataError(_no_images(root, loose))

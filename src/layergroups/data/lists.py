@@ -89,7 +89,7 @@ def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labell
     return [match[group] for match in found if match is not None]
 
 
-def find_files(source: Files) -> list[str]:
+def find_files(source: Files, channels: int = 3) -> list[str]:
     """The images below a folder, or those of a list.
 
     Raises:
@@ -100,7 +100,7 @@ def find_files(source: Files) -> list[str]:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; give a folder of images, or a list of them.")
-    files = find_images(folder)
+    files = find_images(folder, channels)
     if not files:
         raise DataError(f"{folder} has no images, nor have its sub-folders.")
     return files
@@ -131,7 +131,7 @@ def sound_positions(files: Sequence[str], settings: Settings) -> list[int]:
         BrokenImagesError: some cannot, and `settings.on_error` is "raise".
         DataError: none can.
     """
-    broken = check_images(list(dict.fromkeys(files)))
+    broken = check_images(list(dict.fromkeys(files)), channels=settings.n_channels)
     report_broken(broken, settings.on_error)
     bad = {str(image.path) for image in broken}
     kept = [i for i, file in enumerate(files) if str(Path(file)) not in bad]

@@ -23,6 +23,7 @@ from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError
 from layergroups.data.folders import read_labelled, read_unlabelled
 from layergroups.data.photos import Divided, Photos, Task
+from layergroups.data.pixels import Size
 from layergroups.data.settings import Settings, check_batch_size
 from layergroups.data.sources import Sources
 from layergroups.data.transforms import (
@@ -30,7 +31,6 @@ from layergroups.data.transforms import (
     Augmentation,
     EvalTransform,
     ImageSource,
-    Size,
     TrainTransform,
     Transform,
 )
@@ -131,7 +131,7 @@ class ImageDataLoaders(Sources):
         )
 
     def load(self, source: ImageSource) -> torch.Tensor:
-        """One image as the network takes it: float32 (3, height, width), normalised."""
+        """One image as the network takes it: float32 (channels, height, width), normalised."""
         return self.transform(source)
 
     def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,9 +141,10 @@ class ImageDataLoaders(Sources):
     def bind(self, spec: InputSpec) -> ImageDataLoaders:
         """The same photos with the statistics and the interpolation of the weights in use.
 
-        The size stays, and so do epoch and `input_is_default`.
+        Size and channels stay, and so do epoch and `input_is_default`; statistics of other channels
+        are adapted, as `InputSpec.for_channels` says.
         """
-        bound = replace(self, input=spec)
+        bound = replace(self, input=spec.for_channels(self.channels))
         bound.train.set_epoch(self.train.epoch)
         return bound
 
@@ -160,6 +161,11 @@ class ImageDataLoaders(Sources):
     def task(self) -> Task:
         """What is learned: "single" (a class each), "multi" (several labels) or "regression"."""
         return self.train_photos.task
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 3 for RGB, 1 for grey."""
+        return self.input.channels
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -179,12 +185,13 @@ class ImageDataLoaders(Sources):
 
     def __repr__(self) -> str:
         spec, kind, counts = self.input, _KINDS[self.task], self._counts()
+        channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
         return "\n".join(
             [
                 f"ImageDataLoaders: {len(self.train_photos)} training and "
                 f"{len(self.valid_photos)} validation photos of {self.c} {kind}",
                 f"  {kind} (train + valid): {counts}",
-                f"  images: {self.size[0]} x {self.size[1]} pixels (height x width), "
+                f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
                 f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
                 f"  training photos: {'not varied' if self.augment is None else self.augment}",
                 f"  statistics: mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, "
@@ -224,7 +231,7 @@ def unlabelled_batches(
         DataError: there are no images.
         BrokenImagesError: images are broken, and `on_error` is "raise".
     """
-    photos = read_unlabelled(paths, on_error=on_error)
+    photos = read_unlabelled(paths, on_error=on_error, channels=transform.channels)
     return _ordered(photos, transform, batch_size, num_workers)
 
 
@@ -251,7 +258,7 @@ def labelled_batches(
         DataError: the folder has no photos, or classes that `vocab` has not.
         BrokenImagesError: images are broken, and `on_error` is "raise".
     """
-    photos = read_labelled(path, vocab, on_error=on_error)
+    photos = read_labelled(path, vocab, on_error=on_error, channels=transform.channels)
     return _ordered(photos, transform, batch_size, num_workers)
 
 

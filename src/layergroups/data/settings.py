@@ -12,11 +12,11 @@ from layergroups.data.batches import default_workers
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError, check_on_error
 from layergroups.data.photos import Photos, check_valid_pct
+from layergroups.data.pixels import Size
 from layergroups.data.transforms import (
     CROP_PCT,
     Augmentation,
     EvalTransform,
-    Size,
     Transform,
     as_size,
 )

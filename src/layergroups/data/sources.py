@@ -14,9 +14,10 @@ from layergroups.data.checks import OnError
 from layergroups.data.folders import read_folder
 from layergroups.data.lists import Files, Labeller, find_files, labels_by_name, read_lists
 from layergroups.data.photos import Divided, Task
+from layergroups.data.pixels import Size
 from layergroups.data.settings import Options, Settings
 from layergroups.data.tables import Column, read_table, rows_of
-from layergroups.data.transforms import CROP_PCT, Augmentation, Size, Transform
+from layergroups.data.transforms import CROP_PCT, Augmentation, Transform
 from layergroups.input_spec import InputSpec
 
 
@@ -100,7 +101,13 @@ class Sources:
             cache=cache,
         )
         found = read_folder(
-            path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, on_error=on_error
+            path,
+            train=train,
+            valid=valid,
+            valid_pct=valid_pct,
+            seed=seed,
+            on_error=on_error,
+            channels=settings.n_channels,
         )
         return cls._of(found, settings)
 
@@ -232,7 +239,7 @@ class Sources:
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
         settings = Settings.of(options)
-        paths = find_files(files)
+        paths = find_files(files, settings.n_channels)
         labels = labels_by_name(paths, pattern)
         found = read_lists(paths, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
         return cls._of(found, settings)
