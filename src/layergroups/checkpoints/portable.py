@@ -28,13 +28,14 @@ from layergroups.checkpoints.onnx_file import check_packages, run_onnx, write_on
 from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError
 from layergroups.groups.freezing import release
+from layergroups.input_spec import InputSpec
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 INPUT: Final = "pixels"
 OUTPUTS: Final = {"single": "probabilities", "multi": "probabilities", "regression": "numbers"}
-_CHANNELS: Final = {1: "grey images", 3: "RGB images"}
+_EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
 DESCRIPTION: Final = "description.json"
 VERSION: Final = 1
 
@@ -76,7 +77,7 @@ class Portable:
             **({"threshold": self.thresh} if self.task == "multi" else {}),
             "input": {
                 "name": INPUT,
-                "type": "uint8",
+                "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
                 "shape": ["batch", height, width, spec.channels],
                 "meaning": _pixels_in_words(spec.channels),
             },
@@ -87,7 +88,11 @@ class Portable:
                 "meaning": f"{self._meaning()}; the model was trained with {self.loss}",
             },
             "before_the_graph": _before(self.transform),
-            "inside_the_graph": {"scale": 1 / 255, "mean": list(spec.mean), "std": list(spec.std)},
+            "inside_the_graph": {
+                "scale": 1 / _largest(spec),
+                "mean": list(spec.mean),
+                "std": list(spec.std),
+            },
             "made_with": {
                 "layergroups": sys.modules["layergroups"].__version__,  # no import of what is above
                 "torch": torch.__version__,
@@ -104,7 +109,8 @@ class Portable:
 class FromPixels(nn.Module):
     """A model with its statistics before it and its activation behind.
 
-    Shapes: uint8 (N, H, W, channels) in, float32 (N, C) out.
+    Shapes: uint8 (N, H, W, channels) in, or fractions where images are neither grey nor RGB;
+    float32 (N, C) out.
     """
 
     scale: Tensor
@@ -116,7 +122,7 @@ class FromPixels(nn.Module):
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         self.model = model
         self.activation = wanted.activation
-        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("scale", 1 / (_largest(spec) * std))
         self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -140,7 +146,7 @@ def write_portable(
         path: the file; missing folders are made.
         model: from normalised images (N, channels, H, W) to outputs (N, C).
         wanted: what the file must do.
-        pixels: images to try the file on, uint8 (N, H, W, channels).
+        pixels: images to try the file on (N, H, W, channels), see `trial_pixels`.
         expected: what the model says of them, probabilities or numbers (N, C), on the CPU.
         exact: False where those were computed in half precision or on an accelerator.
 
@@ -240,13 +246,19 @@ def compared(
 
 
 def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
-    """Images to compare two models on: smooth colours, noise, black; uint8 (4, H, W, channels)."""
+    """Images to compare two models on: smooth colours, noise, black.
+
+    Returns:
+        uint8 (4, H, W, channels), or float32 from 0 to 1 where they are neither grey nor RGB.
+    """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, channels, 5, 4, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=size, mode="bilinear")
     noise = torch.rand(1, channels, *size, generator=generator)
     images = torch.cat([smooth, noise, torch.zeros(1, channels, *size)])
-    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    if channels in _EIGHT_BITS:
+        images = (images * 255).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 def _before(transform: EvalTransform) -> dict[str, Any]:
@@ -254,7 +266,7 @@ def _before(transform: EvalTransform) -> dict[str, Any]:
     height, width = transform.covering
     return {
         "jpeg_draft": transform.decode_size,
-        "turn": "upright, as EXIF says; transparent parts on white; RGB, 8 bits",
+        "turn": _turned(transform.input.channels),
         "resize_to_cover": [height, width],
         "interpolation": transform.input.interpolation,
         "antialias": True,
@@ -267,9 +279,25 @@ def _before(transform: EvalTransform) -> dict[str, Any]:
     }
 
 
+def _turned(channels: int) -> str:
+    if channels not in _EIGHT_BITS:
+        return "as the file has it; whole numbers divided by the largest of their type"
+    kind = _EIGHT_BITS[channels]
+    return f"upright, as EXIF says; transparent parts on white; {kind}, 8 bits"
+
+
 def _pixels_in_words(channels: int) -> str:
-    kind = _CHANNELS.get(channels, f"images of {channels} channels")
-    return f"{kind}, 0 to 255, height and width before the channels"
+    if channels not in _EIGHT_BITS:
+        return f"images of {channels} channels, fractions from 0 to 1, height and width first"
+    kind = _EIGHT_BITS[channels]
+    if channels == 3:
+        return f"{kind} images, 0 to 255, as numpy.asarray(PIL image) gives them"
+    return f"{kind} images, 0 to 255, height and width first"
+
+
+def _largest(spec: InputSpec) -> int:
+    """What stands for full brightness in the pixels that the file takes."""
+    return 255 if spec.channels in _EIGHT_BITS else 1
 
 
 def _write_pt2(

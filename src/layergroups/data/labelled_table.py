@@ -58,7 +58,7 @@ def table_batches(
     )
     wanted = [i for i in range(len(rows.files)) if rows.valid is None or rows.valid[i]]
     files = [rows.files[i] for i in wanted]
-    sound = sound_positions(files, Settings(on_error=on_error))
+    sound = sound_positions(files, Settings(on_error=on_error, channels=transform.channels))
     files = [files[i] for i in sound]
     labels = [rows.labels[wanted[i]] for i in sound]
     photos = photos_of(files, understood(labels, files, task=task, vocab=vocab))

@@ -256,7 +256,8 @@ class Learner(Looking):
         """Write a folder from which `load_learner(folder)` predicts, without the photos.
 
         A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
-        without this library, with `model.onnx.json` beside it: RGB pixels, uint8 (N, H, W, 3), in,
+        without this library, with `model.onnx.json` beside it: pixels, uint8 (N, H, W, 3), in
+        (of grey images one channel, of images of many channels fractions from 0 to 1);
         probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
         before it is kept.
 
