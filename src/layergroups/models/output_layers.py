@@ -87,6 +87,23 @@ class TargetUnits(nn.Module):
         return f"{len(self.mean)}"
 
 
+def resize_units(model: nn.Module, after: int, kept: Sequence[int] = ()) -> None:
+    """Let the `TargetUnits` of a model follow its head to another number of outputs, in place.
+
+    Args:
+        model: it is changed.
+        after: outputs from now on.
+        kept: positions of the old outputs that stay, at the front; further ones get mean 0, spread
+            1.
+    """
+    for module in model.modules():
+        if isinstance(module, TargetUnits):
+            index = torch.tensor(list(kept), dtype=torch.long, device=module.mean.device)
+            mean, std = module.mean.new_zeros(after), module.std.new_ones(after)
+            mean[: len(index)], std[: len(index)] = module.mean[index], module.std[index]
+            module.mean, module.std = mean, std
+
+
 def checked_range(y_range: Any) -> tuple[float, float]:
     """Two bounds in rising order.
 
