@@ -35,7 +35,7 @@ LAUNCHERS = {
 }  # fmt: skip
 EQUAL = (
     "life", "life_sgd", "uneven", "few", "fine_tune", "stored", "accumulated", "averaged", "stops",
-    "transformer",
+    "transformer", "labels", "numbers",
 )  # fmt: skip
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
 OTHERS = ("averaged_norms", "moving_norms", "life_bf16", "shuffled", "skips_alike", "saved")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from layergroups.groups import LayerGroups
 
 
 class Rows(Protocol):
@@ -23,13 +26,21 @@ class Subject(Protocol):
         """Its data."""
 
     @property
+    def model(self) -> nn.Module:
+        """Its model."""
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """The layer groups, in step with the model."""
+
+    @property
     def history(self) -> Rows:
         """What happened in training."""
 
     def get_preds(
         self, dl: Any = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities (N, C), targets (N,), and losses (N,) if asked for."""
+        """Probabilities (N, C) or numbers (N, K), targets, and losses (N,) if asked for."""
 
     def export(self, folder: str | Path) -> Path:
         """Write a folder that predicts."""

@@ -1,7 +1,7 @@
 """Training: the Learner, its loop, and what hangs on them."""
 
+from layergroups.training.answers import LabelsPrediction, NumbersPrediction, Prediction
 from layergroups.training.callbacks import EVENTS, Callback
-from layergroups.training.evaluation import Prediction
 from layergroups.training.factory import cnn_learner, load_learner, vision_learner
 from layergroups.training.history import EpochRow, History
 from layergroups.training.learner import Learner
@@ -37,8 +37,10 @@ __all__ = [
     "FocalLoss",
     "History",
     "Huber",
+    "LabelsPrediction",
     "Learner",
     "MeanSquaredError",
+    "NumbersPrediction",
     "OneCycle",
     "Phase",
     "Prediction",

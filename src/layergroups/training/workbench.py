@@ -38,6 +38,7 @@ from layergroups.training.replacing import carry_optimizer, fitting_data, regrou
 from layergroups.training.seeds import mixed
 from layergroups.training.sharding import shard, wants_sharding
 from layergroups.training.shelf import StoreOptions
+from layergroups.training.tasks import Task, checked_threshold, task_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,6 +58,7 @@ class Workbench:
         model: nn.Module,
         *,
         loss_func: LossFunc | str | None = None,
+        thresh: float = 0.5,
         groups: LayerGroups | None = None,
         split: Split = "auto",
         opt_func: OptFunc = "adamw",
@@ -86,7 +88,8 @@ class Workbench:
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)
-        self.loss_func = default_loss() if loss_func is None else loss_func
+        self.loss_func = default_loss(task_of(dls)) if loss_func is None else loss_func
+        self.thresh = checked_threshold(thresh)
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
@@ -147,6 +150,11 @@ class Workbench:
     @dls.setter
     def dls(self, dls: Loaders) -> None:
         self._dls = fitting_data(self._dls, dls)
+
+    @property
+    def task(self) -> Task:
+        """What is asked of the model: "single" class, "multi"ple labels, or "regression"."""
+        return task_of(self._dls, self.loss_func)
 
     @property
     def loss_func(self) -> LossFunc:
