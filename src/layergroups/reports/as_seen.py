@@ -114,9 +114,9 @@ def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
 
 
 def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
-    """A picture with a heat map laid over it: what is warm spoke for the class.
+    """A picture with a heat map laid over it: what is coloured spoke for the class.
 
-    What did not speak stays as it is, only paler, so that the photo can still be made out.
+    The photo is grey, so that no colour in it can be taken for heat.
 
     Args:
         pixels: (H, W, 3), from 0 to 1.
@@ -125,8 +125,8 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     from matplotlib import colormaps
 
     strength = heat.float().cpu().numpy()[..., None]
-    colours = colormaps["inferno"](0.25 + 0.7 * strength[..., 0])[..., :3]
-    cover = 0.7 * np.clip(strength * 1.6 - 0.15, 0, 1)
-    pale = pixels * 0.75 + 0.25 * pixels.mean(axis=2, keepdims=True)
-    mixed = pale * (1 - cover) + colours * cover
+    colours = colormaps["inferno"](0.35 + 0.55 * strength[..., 0])[..., :3]
+    grey = pixels @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    cover = 0.72 * strength
+    mixed = (0.08 + 0.84 * grey) * (1 - cover) + colours * cover
     return np.asarray(np.clip(mixed, 0, 1), dtype=np.float32)

@@ -32,6 +32,7 @@ def draw_calibration(calibration: Calibration) -> Figure:
     axes.plot([0, 1], [0, 1], color=drawing.GREY, lw=1, ls=(0, (4, 3)), zorder=3)
     for each in calibration.bins:
         _draw_bin(axes, each)
+    axes.text(0.03, 0.94, "orange: how far it is off", fontsize=8.5, color=_ORANGE)
     axes.set_ylabel("part that is right", fontsize=10, color=drawing.GREY)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [""] * 5)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
@@ -77,11 +78,11 @@ def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErr
         errors: what they come to, a row for each number.
     """
     shown = errors[:_MOST_NUMBERS]
-    step = _SIDE + 0.95
-    width, height = max(5.0, 0.85 + len(shown) * step), _SIDE + 1.75
+    step = _SIDE + 1.3
+    width, height = max(5.4, _LEFT + len(shown) * step), _SIDE + 1.75
     figure = drawing.new_figure(width, height)
     for k, row in enumerate(shown):
-        place = (0.85 + k * step) / width, 0.7 / height, _SIDE / width, _SIDE / height
+        place = (_LEFT + k * step) / width, 0.7 / height, _SIDE / width, _SIDE / height
         _draw_numbers(figure.add_axes(place), predicted[:, k], actual[:, k], row)
     more = f"; {len(shown)} of {len(errors)} are shown" if len(shown) < len(errors) else ""
     note = f"{len(predicted)} items; on the line, predicted and actual are the same{more}"
@@ -90,9 +91,12 @@ def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErr
 
 
 _MOST_NUMBERS = 4
+_LEFT = 1.05  # inches, for the numbers on the axis
 
 
 def _draw_numbers(axes: Axes, predicted: Tensor, actual: Tensor, row: OutputErrors) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     x, y = actual.double().numpy(), predicted.double().numpy()
     low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     room = (high - low) * 0.05 or 1.0
@@ -103,6 +107,9 @@ def _draw_numbers(axes: Axes, predicted: Tensor, actual: Tensor, row: OutputErro
     clear = 0.85 if len(x) <= _LINES else max(0.08, _LINES / len(x))
     axes.plot(x, y, "o", color=_BLUE, ms=4, alpha=clear, mew=0)
     axes.set(xlim=limits, ylim=limits)
+    ticks = [t for t in MaxNLocator(5).tick_values(*limits) if limits[0] <= t <= limits[1]]
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
     axes.set_xlabel("actual", fontsize=10, color=drawing.GREY)
     axes.set_ylabel("predicted", fontsize=10, color=drawing.GREY)
     r2 = "" if row.r2 is None else f", R² {row.r2:.3f}"

@@ -57,7 +57,8 @@ class HeatMap:
 
     def _figure(self) -> Figure:
         sure = "" if self.probability is None else f"probability {self.probability:.2f}"
-        lines = (*((sure,) if sure else ()), f"looked at {self.layer}")
+        where = f"looked at {self.layer}" if self.heat.any() else "nothing in it speaks for this"
+        lines = (*((sure,) if sure else ()), where)
         tile = Tile((self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines)
         return draw_photos([tile], f"What speaks for {self.target}", f"Predicted: {self.predicted}")
 

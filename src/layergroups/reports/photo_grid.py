@@ -56,11 +56,11 @@ def draw_photos(tiles: Sequence[Tile], title: str, note: str = "", columns: int 
     high, wide = tiles[0].pictures[0].shape[:2]
     tall = _PHOTO * high / wide
     across = side_by_side * _PHOTO + (side_by_side - 1) * _PAIR_GAP
-    below = _LINE * (1 + max(len(tile.lines) for tile in tiles)) + 0.12
+    below = _LINE * (1 + max(len(tile.lines) for tile in tiles)) + 0.06
     rows = math.ceil(len(tiles) / columns)
     words = max(drawing.text_width(title, 13, bold=True), drawing.text_width(note, 9))
     width = 2 * _MARGIN + max(columns * (across + _GAP) - _GAP, words * 1.03)
-    height = _TITLE + _MARGIN * 0.5 + rows * (tall + below + _GAP)
+    height = _TITLE + rows * (tall + below + _GAP) - _GAP + _MARGIN * 0.5
     figure = drawing.new_figure(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     _write(axes, _MARGIN, 0.24, title, 13, drawing.INK, bold=True)

@@ -165,11 +165,13 @@ def model_summary(
         raise LayerGroupsError(f"detail={detail!r} is not known: summary('blocks') or 'layers'.")
     left = dict(groups.model.named_parameters())
     homes = {name: group.name for group in groups for name, _ in group.named_parameters()}
-    rows = _block_rows(groups, left, homes)
-    if detail == "layers":
-        left = dict(groups.model.named_parameters())
+    if detail == "blocks":
+        rows = _block_rows(groups, left)
+    else:
         rows = _layer_rows(groups, left, homes, example_input)
-    rows += [_bare(name, p, homes[name], detail) for name, p in left.items()]
+    rows += [
+        LayerRow(name, "never used", (), *_counts([p]), homes[name]) for name, p in left.items()
+    ]
     tensors = [*groups.model.parameters(), *groups.model.buffers()]
     trained = [p for p in groups.model.parameters() if p.requires_grad]
     return ModelSummary(
@@ -187,9 +189,7 @@ def model_summary(
     )
 
 
-def _block_rows(
-    groups: LayerGroups, left: dict[str, nn.Parameter], homes: dict[str, str]
-) -> list[LayerRow]:
+def _block_rows(groups: LayerGroups, left: dict[str, nn.Parameter]) -> list[LayerRow]:
     rows = []
     for group in groups:
         for block in group.blocks:
@@ -207,25 +207,35 @@ def _layer_rows(
 ) -> list[LayerRow]:
     """Layers in the order in which they run first, each with what it gives then."""
     _, found = first_trace(groups.model, example_input)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for call in found.calls:
-        shapes.setdefault(call.path, call.shape)
     modules = dict(groups.model.named_modules())
+    first = {call.path: call for call in reversed(found.calls)}
     group_of = {block.index: group.name for group in groups for block in group.blocks}
-    rows = []
-    for path, index in groups.anatomy.layers.items():
-        names = [n for n in left if n.rpartition(".")[0] == path]
-        home = homes[names[0]] if names else group_of.get(index, groups.names[-1])
+    layers = groups.anatomy.layers
+    timed: list[tuple[int, LayerRow]] = []
+    for path in sorted(first, key=lambda path: first[path].start):
+        module, names = modules[path], [n for n in left if n.rpartition(".")[0] == path]
+        if not _is_layer(module, path):
+            continue
+        home = homes[names[0]] if names else group_of.get(layers.get(path, 0), groups.names[-1])
         counts = _counts([left.pop(name) for name in names])
-        shape = shapes.get(path, ())[1:]
-        rows.append(LayerRow(path, type(modules[path]).__name__, shape, *counts, home))
-    return rows
+        shape = first[path].shape[1:]
+        timed.append(
+            (first[path].start, LayerRow(path, type(module).__name__, shape, *counts, home))
+        )
+    for name in [n for n in left if n in found.first_use]:
+        row = LayerRow(name, "parameter", (), *_counts([left.pop(name)]), homes[name])
+        timed.append((found.first_use[name], row))
+    return [row for _, row in sorted(timed, key=lambda pair: pair[0])]
 
 
-def _bare(name: str, parameter: nn.Parameter, group: str, detail: str) -> LayerRow:
-    """A parameter of no row: of a container itself, or one that is never used."""
-    kind = "never used" if detail == "blocks" else "parameter"
-    return LayerRow(name, kind, (), *_counts([parameter]), group)
+def _is_layer(module: nn.Module, path: str) -> bool:
+    """A module without parts, or one that has parameters of its own and no part that has any."""
+    if not path or isinstance(module, nn.Identity):
+        return False
+    if not any(module.children()):
+        return True
+    own = any(True for _ in module.parameters(recurse=False))
+    return own and not any(any(True for _ in child.parameters()) for child in module.children())
 
 
 def _counts(held: Iterable[nn.Parameter]) -> tuple[int, int]:

@@ -39,5 +39,5 @@ def _tile(interp: Interpretation, item: TopLoss, photos: tuple[Pixels, ...]) -> 
     sure = "" if item.probability is None else f", probability {item.probability:.2f}"
     name = () if item.path is None else (item.path.name,)
     right = None if interp.task == "regression" else bool(interp.correct[item.index])
-    lines = (f"is {item.actual}", f"loss {item.loss:.2f}{sure}", *name)
+    lines = (f"is {item.actual}", f"loss {item.loss:.3g}{sure}", *name)
     return Tile(photos, item.predicted, right, lines)
