@@ -201,7 +201,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     "Interpretation": [
         (lambda p: lg.Interpretation.from_learner(None), errors.LayerGroupsError,  # type: ignore[arg-type] # wrong on purpose
          r"from_learner\(learn\)", None),
-        (lambda p: lg.Interpretation.from_learner(p.learn(), [EXAMPLE]), errors.LayerGroupsError,
+        (lambda p: lg.Interpretation.from_learner(p.learn(), [EXAMPLE]), errors.TrainingError,
          r"\(inputs, targets\)", None),
         (lambda p: lg.Interpretation.from_learner(p.learn()).residuals(), errors.LayerGroupsError,
          r"interp\.class_report\(\)", None),
