@@ -1,16 +1,19 @@
 """Reports: what a run came to, as data, tables and pictures."""
 
+from layergroups.reports.answers import TopLoss
 from layergroups.reports.calibration import Calibration
 from layergroups.reports.class_report import ClassReport
 from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_matrix
 from layergroups.reports.grad_cam import grad_cam
-from layergroups.reports.interpretation import Interpretation, TopLoss
+from layergroups.reports.heat_map import HeatMap
+from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.photo_rows import PhotoLabels, PhotoNumbers
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.residuals import Residuals
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
 from layergroups.reports.schedule_picture import PhasePreview, SchedulePreview
+from layergroups.reports.summary import ModelSummary
 from layergroups.reports.tables import (
     PhotoPrediction,
     groups_report,
@@ -23,7 +26,9 @@ __all__ = [
     "ClassReport",
     "Confusion",
     "ConfusionMatrix",
+    "HeatMap",
     "Interpretation",
+    "ModelSummary",
     "PhasePreview",
     "PhotoLabels",
     "PhotoNumbers",

@@ -18,8 +18,8 @@ class Rows(Protocol):
         """Write the rows as comma-separated values."""
 
 
-class Subject(Protocol):
-    """A `Learner`, as a report sees it."""
+class Answering(Protocol):
+    """What can be asked of a `Learner` about its data; asking changes nothing."""
 
     @property
     def dls(self) -> Any:
@@ -33,14 +33,18 @@ class Subject(Protocol):
     def layer_groups(self) -> LayerGroups:
         """The layer groups, in step with the model."""
 
-    @property
-    def history(self) -> Rows:
-        """What happened in training."""
-
     def get_preds(
         self, dl: Any = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
         """Probabilities (N, C) or numbers (N, K), targets, and losses (N,) if asked for."""
+
+
+class Subject(Answering, Protocol):
+    """A `Learner`, as the report of a run sees it."""
+
+    @property
+    def history(self) -> Rows:
+        """What happened in training."""
 
     def export(self, folder: str | Path) -> Path:
         """Write a folder that predicts."""
