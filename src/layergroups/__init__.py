@@ -12,8 +12,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Anatomy": "anatomy",
+    "CSVLog": "training",
     "Cut": "models",
     "DataError": "errors",
+    "EarlyStopping": "training",
     "History": "training",
     "ImageDataLoaders": "data",
     "InputSpec": "input_spec",
@@ -22,6 +24,11 @@ _HOMES = {
     "LayerGroupsError": "errors",
     "LayerGroupsWarning": "errors",
     "Learner": "training",
+    "LivePlot": "training",
+    "ReduceLROnPlateau": "training",
+    "SaveBest": "training",
+    "StopOnNaN": "training",
+    "Trackers": "training",
     "Transplant": "checkpoints",
     "change_input_channels": "models",
     "cnn_learner": "training",
@@ -41,8 +48,10 @@ _HOMES = {
 
 __all__ = [
     "Anatomy",
+    "CSVLog",
     "Cut",
     "DataError",
+    "EarlyStopping",
     "History",
     "ImageDataLoaders",
     "InputSpec",
@@ -51,6 +60,11 @@ __all__ = [
     "LayerGroupsError",
     "LayerGroupsWarning",
     "Learner",
+    "LivePlot",
+    "ReduceLROnPlateau",
+    "SaveBest",
+    "StopOnNaN",
+    "Trackers",
     "Transplant",
     "__version__",
     "change_input_channels",
@@ -91,8 +105,15 @@ if TYPE_CHECKING:
     from layergroups.models import load_model as load_model
     from layergroups.models import replace_head as replace_head
     from layergroups.models import shrink_head as shrink_head
+    from layergroups.training import CSVLog as CSVLog
+    from layergroups.training import EarlyStopping as EarlyStopping
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner
+    from layergroups.training import LivePlot as LivePlot
+    from layergroups.training import ReduceLROnPlateau as ReduceLROnPlateau
+    from layergroups.training import SaveBest as SaveBest
+    from layergroups.training import StopOnNaN as StopOnNaN
+    from layergroups.training import Trackers as Trackers
     from layergroups.training import cnn_learner as cnn_learner
     from layergroups.training import load_learner as load_learner
     from layergroups.training import vision_learner as vision_learner

@@ -135,6 +135,36 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: setattr(p.learn(), "dls", TinyLoaders(vocab=("a", "b"))), errors.TrainingError,
          "a, b.*red, green, blue", None),
     ],
+    "EarlyStopping": [
+        (lambda p: lg.EarlyStopping(3), errors.TrainingError, 'monitor="valid_loss"', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.EarlyStopping(patience=0), errors.TrainingError, "patience=3", None),
+        (lambda p: lg.EarlyStopping(min_delta="a"), errors.TrainingError, "min_delta=0.001", None),
+        (lambda p: lg.EarlyStopping(mode="up"), errors.TrainingError, "'up'.*\"max\"", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn(callbacks=[lg.EarlyStopping("val_loss")]).fit(1), errors.TrainingError,
+         "'val_loss' is no column of this fit, which has train_loss, valid_loss", None),
+    ],
+    "ReduceLROnPlateau": [
+        (lambda p: lg.ReduceLROnPlateau(factor=10), errors.TrainingError, "factor=10.*0.1", None),
+        (lambda p: lg.ReduceLROnPlateau(min_lr=-1), errors.TrainingError, "min_lr=-1", None),
+    ],
+    "SaveBest": [
+        (lambda p: lg.SaveBest(name=3), errors.TrainingError, 'name=3.*name="best"', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn(callbacks=[lg.SaveBest("accuracy")]).fit(1), errors.TrainingError,
+         r'metrics=\["accuracy"\]', None),
+    ],
+    "CSVLog": [
+        (lambda p: lg.CSVLog(3), errors.TrainingError, r'CSVLog\("logs/history.csv"\)', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.CSVLog(p.path), errors.TrainingError, "must be that of a file", None),
+    ],
+    "Trackers": [
+        (lambda p: lg.Trackers("board"), errors.TrainingError, "no tracker.*tensorboard", None),
+        (lambda p: lg.Trackers(3), errors.TrainingError, "GeneralTracker", None),
+        (lambda p: lg.Trackers("swanlab"), errors.TrainingError, "pip install swanlab", None),
+        (lambda p: lg.Trackers([], every=0), errors.TrainingError, "every=10", None),
+    ],
+    "LivePlot": [
+        (lambda p: lg.LivePlot(seconds=-1), errors.TrainingError, "seconds=-1.*seconds=2", None),
+    ],
     "vision_learner": [
         (lambda p: p.vision("resnet1"), errors.UnknownArchitectureError, "torchvision:resnet18",
          None),

@@ -7,6 +7,15 @@ from layergroups.training.history import EpochRow, History
 from layergroups.training.learner import Learner
 from layergroups.training.loop import Run
 from layergroups.training.progress import Bar, Reporter
+from layergroups.training.ready import (
+    CSVLog,
+    EarlyStopping,
+    LivePlot,
+    ReduceLROnPlateau,
+    SaveBest,
+    StopOnNaN,
+    Trackers,
+)
 from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
 from layergroups.training.replicas import average_gradients, same_weights
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
@@ -16,21 +25,28 @@ from layergroups.training.thawing import Thaw
 __all__ = [
     "EVENTS",
     "Bar",
+    "CSVLog",
     "Callback",
+    "EarlyStopping",
     "EpochRow",
     "FineTuneDefaults",
     "Flat",
     "FlatCos",
     "History",
     "Learner",
+    "LivePlot",
     "OneCycle",
     "Phase",
     "Prediction",
+    "ReduceLROnPlateau",
     "Reporter",
     "Run",
+    "SaveBest",
     "Schedule",
+    "StopOnNaN",
     "StoreOptions",
     "Thaw",
+    "Trackers",
     "average_gradients",
     "cnn_learner",
     "load_learner",

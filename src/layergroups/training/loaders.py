@@ -70,6 +70,11 @@ def n_classes(dls: Loaders) -> int:
     return int(getattr(dls, "c", 0) or len(class_names(dls)))
 
 
+def task_name(dls: Loaders) -> str:
+    """What the data ask: "single" (one class), "multi" (several labels) or "regression"."""
+    return str(getattr(dls, "task", None) or "single")
+
+
 def input_of(dls: Loaders) -> InputSpec | None:
     """The statistics by which the images are normalised, if they are images."""
     spec: InputSpec | None = getattr(dls, "input", None)

@@ -14,6 +14,7 @@ from layergroups.training.loaders import (
     count_of,
     load_item,
     n_classes,
+    task_name,
 )
 from layergroups.training.metrics import Meter
 from layergroups.training.prediction import predictions
@@ -40,7 +41,7 @@ class Looking(Workbench):
                 model,
                 batches,
                 loss_func=self.loss_func,
-                meter=Meter(self.metrics, n_classes(self.dls)),
+                meter=Meter(self.metrics, n_classes(self.dls), task_name(self.dls)),
                 accelerator=self.accelerator,
                 processes=self.processes,
                 advance=bar.advance,

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from layergroups.data.shares import Share
 from layergroups.errors import TrainingError
-from layergroups.training.callbacks import notify
+from layergroups.training.callbacks import notify, notify_last
 from layergroups.training.checks import (
     BATCH_OF_ONE,
     check_batch_count,
@@ -32,7 +32,7 @@ from layergroups.training.evaluation import evaluate
 from layergroups.training.follower import Follower
 from layergroups.training.history import EpochRow, History
 from layergroups.training.layout import in_safe_layout
-from layergroups.training.loaders import Batches, n_classes
+from layergroups.training.loaders import Batches, n_classes, task_name
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.training.metrics import Meter
 from layergroups.training.modes import norm_layers
@@ -84,6 +84,7 @@ class Run:
         changes: how often surgery was seen in this fit.
         changed: whether it was seen since the last step.
         stop: a callback writes the reason here to end the fit.
+        forgiving: a loss that is not finite ends the fit, and is no error; see `StopOnNaN`.
         losses: of the epoch so far.
         highest: multiplier of the schedule in the epoch so far.
         lrs: the rates in the optimizer at that step, one for each group.
@@ -122,6 +123,7 @@ class Run:
     changes: int = 0
     changed: bool = False
     stop: str = ""
+    forgiving: bool = False
     losses: LossMeter = field(default_factory=LossMeter)
     highest: float = 0.0
     lrs: tuple[float, ...] = ()
@@ -214,16 +216,19 @@ def _fit(run: Run) -> History:
     run.steps = run.epochs * math.ceil(check_batch_count(run.train) / run.accumulate)
     check_trainable(run.groups)
     run.optimizer.zero_grad(set_to_none=True)
+    failing = True
     try:
         notify(run.callbacks, "before_fit", run)
         while not run.over:
             run_epoch(run)
         run.learner.fits_done += 1
         notify(run.callbacks, "after_fit", run)
+        failing = False
     finally:
         run.optimizer.zero_grad(set_to_none=True)
         set_momentum(run.optimizer, None)
         run.model.eval()
+        notify_last(run.callbacks, run, quietly=failing)
     return History(tuple(run.rows))
 
 
@@ -235,6 +240,7 @@ def run_epoch(run: Run) -> None:
         run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
+    run.losses.forgiving = run.forgiving
     run.source = run.train if run.part is None else run.source
     if run.stored is not None and run.part is None and run.from_store is not False:
         run.stored.begin_epoch(run)
@@ -332,7 +338,9 @@ def _train_on_all(run: Run) -> None:
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)
-                run.stop = run.processes.first_word("the events after a step", run.stop)
+                run.stop = run.processes.first_word(
+                    "the events after a step", run.stop or run.losses.trouble
+                )
                 if run.stop:
                     break
             if run.waiting:
@@ -351,12 +359,13 @@ def _bring_together(run: Run) -> None:
     """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
     run.replicas.meet("the end of training on all batches", run.groups, run.optimizer)
     run.losses.combine(run.processes)
+    run.stop = run.stop or run.losses.trouble
     run.replicas.even_out(run.model)
     run.replicas.check(run.model, run.optimizer)
 
 
 def _validate(run: Run) -> dict[str, float]:
-    if run.valid is None or len(run.valid) == 0:
+    if run.valid is None or len(run.valid) == 0 or run.losses.trouble:
         return {}
     learner, kept = run.learner, None
     if run.stored is not None:
@@ -366,7 +375,7 @@ def _validate(run: Run) -> dict[str, float]:
             run.model,
             run.valid if kept is None else kept,
             loss_func=learner.loss_func,
-            meter=Meter(learner.metrics, n_classes(learner.dls)),
+            meter=Meter(learner.metrics, n_classes(learner.dls), task_name(learner.dls)),
             accelerator=run.accelerator,
             processes=run.processes,
             forward=run.forward,

@@ -23,7 +23,7 @@ from layergroups.training.device import (
 from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.history import EpochRow, History
 from layergroups.training.layout import in_fast_layout
-from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of
+from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of, task_name
 from layergroups.training.losses import LossFunc, default_loss
 from layergroups.training.metrics import as_list, check_metrics
 from layergroups.training.modes import BatchNorm, NormPolicy
@@ -83,7 +83,7 @@ class Workbench:
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
-        check_metrics(self.metrics)
+        check_metrics(self.metrics, task_name(dls))
         self.callbacks = checked(callbacks)
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision
