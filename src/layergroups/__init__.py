@@ -14,6 +14,7 @@ _HOMES = {
     "Anatomy": "anatomy",
     "CSVLog": "training",
     "Cut": "models",
+    "CutMix": "training",
     "DataError": "errors",
     "EarlyStopping": "training",
     "History": "training",
@@ -25,6 +26,8 @@ _HOMES = {
     "LayerGroupsWarning": "errors",
     "Learner": "training",
     "LivePlot": "training",
+    "MixUp": "training",
+    "ProgressiveSizes": "training",
     "ReduceLROnPlateau": "training",
     "SaveBest": "training",
     "StopOnNaN": "training",
@@ -50,6 +53,7 @@ __all__ = [
     "Anatomy",
     "CSVLog",
     "Cut",
+    "CutMix",
     "DataError",
     "EarlyStopping",
     "History",
@@ -61,6 +65,8 @@ __all__ = [
     "LayerGroupsWarning",
     "Learner",
     "LivePlot",
+    "MixUp",
+    "ProgressiveSizes",
     "ReduceLROnPlateau",
     "SaveBest",
     "StopOnNaN",
@@ -106,10 +112,13 @@ if TYPE_CHECKING:
     from layergroups.models import replace_head as replace_head
     from layergroups.models import shrink_head as shrink_head
     from layergroups.training import CSVLog as CSVLog
+    from layergroups.training import CutMix as CutMix
     from layergroups.training import EarlyStopping as EarlyStopping
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner
     from layergroups.training import LivePlot as LivePlot
+    from layergroups.training import MixUp as MixUp
+    from layergroups.training import ProgressiveSizes as ProgressiveSizes
     from layergroups.training import ReduceLROnPlateau as ReduceLROnPlateau
     from layergroups.training import SaveBest as SaveBest
     from layergroups.training import StopOnNaN as StopOnNaN

@@ -147,6 +147,9 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.ReduceLROnPlateau(factor=10), errors.TrainingError, "factor=10.*0.1", None),
         (lambda p: lg.ReduceLROnPlateau(min_lr=-1), errors.TrainingError, "min_lr=-1", None),
     ],
+    "StopOnNaN": [
+        (lambda p: p.learn(callbacks=[lg.StopOnNaN]), errors.TrainingError, r"StopOnNaN\(\)", None),
+    ],
     "SaveBest": [
         (lambda p: lg.SaveBest(name=3), errors.TrainingError, 'name=3.*name="best"', None),  # type: ignore[arg-type] # wrong on purpose
         (lambda p: p.learn(callbacks=[lg.SaveBest("accuracy")]).fit(1), errors.TrainingError,
@@ -161,6 +164,19 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.Trackers(3), errors.TrainingError, "GeneralTracker", None),
         (lambda p: lg.Trackers("swanlab"), errors.TrainingError, "pip install swanlab", None),
         (lambda p: lg.Trackers([], every=0), errors.TrainingError, "every=10", None),
+    ],
+    "MixUp": [
+        (lambda p: lg.MixUp(alpha=0), errors.TrainingError, "alpha=0 must.*alpha=0.4", None),
+        (lambda p: lg.MixUp("a"), errors.TrainingError, "alpha='a'", None),  # type: ignore[arg-type] # wrong on purpose
+    ],
+    "CutMix": [
+        (lambda p: lg.CutMix(p=2), errors.TrainingError, "p=2 must.*p=1", None),
+    ],
+    "ProgressiveSizes": [
+        (lambda p: lg.ProgressiveSizes(224), errors.TrainingError, r"\(\[128, 160, 224\]\)", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.ProgressiveSizes([0]), errors.TrainingError, "size=0", errors.DataError),
+        (lambda p: p.vision(callbacks=[lg.ProgressiveSizes([16, 24])]).fit(1), errors.TrainingError,
+         "24 x 24, but the data", None),
     ],
     "LivePlot": [
         (lambda p: lg.LivePlot(seconds=-1), errors.TrainingError, "seconds=-1.*seconds=2", None),
@@ -243,6 +259,10 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          "such as 64", None),
         (lambda p: lg.ImageDataLoaders.from_folder(p.photos, size="a"), errors.DataError, "224",
          None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, augment="strong"), errors.DataError,
+         '"rand", "trivial"', None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, balance="yes"), errors.DataError,
+         "True for all classes equally often", None),
         (lambda p: p.dls.test_dl(["no.jpg"]), errors.BrokenImagesError, "no.jpg.*skip", None),
     ],
     "training": [

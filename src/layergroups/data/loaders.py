@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from layergroups.data.balance import Balance, photo_weights
 from layergroups.data.batches import (
     Feed,
     OrderedBatches,
@@ -66,6 +67,7 @@ class ImageDataLoaders:
         num_workers: processes that prepare batches; 0 for none but the main one.
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
         cache: keeps the decoded pixels of the photos; None decodes them each time.
+        balance: how often training photos come, see `from_folder`.
     """
 
     train_photos: Photos
@@ -81,6 +83,10 @@ class ImageDataLoaders:
     num_workers: int = 0
     on_error: OnError = "raise"
     cache: DecodedCache | None = None
+    balance: Balance = False
+
+    def __post_init__(self) -> None:
+        photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
 
     @classmethod
     def from_folder(
@@ -94,12 +100,13 @@ class ImageDataLoaders:
         size: int | Size = 224,
         batch_size: int = 64,
         bs: int | None = None,
-        augment: bool | Augmentation | Transform = True,
+        augment: bool | str | Augmentation | Transform = True,
         normalize: InputSpec | None = None,
         crop_pct: float = CROP_PCT,
         num_workers: int | None = None,
         on_error: OnError = "raise",
         cache: bool | str | os.PathLike[str] | DecodedCache = True,
+        balance: Balance = False,
     ) -> ImageDataLoaders:
         """Read a folder with a sub-folder of photos for each class.
 
@@ -117,7 +124,8 @@ class ImageDataLoaders:
             size: side of the images in a batch, or (height, width), in pixels.
             batch_size: photos in a batch; with fewer training photos, that many.
             bs: another name of `batch_size`, as in fastai.
-            augment: True for `Augmentation()`, False for none, an `Augmentation`, or any function
+            augment: True for `Augmentation()`, False for none, a word for stronger variations
+                ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
                 of a Pillow image, such as a transform of torchvision.transforms.v2.
             normalize: statistics and interpolation, if not those of the weights that are trained.
             crop_pct: share of the resized image's side that validation keeps.
@@ -130,6 +138,9 @@ class ImageDataLoaders:
                 folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
                 of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
                 False to decode the photos each time. Batches are the same in any case.
+            balance: True lets all classes come equally often in training; a dict by class name
+                says how often each comes against the others; a list gives a weight to each
+                training photo. An epoch has as many photos as before, some of them repeatedly.
 
         Raises:
             DataError: folder or arguments are not as expected; the message says how.
@@ -161,12 +172,14 @@ class ImageDataLoaders:
             num_workers=default_workers(found.train) if num_workers is None else num_workers,
             on_error=on_error,
             cache=_cache(cache),
+            balance=balance,
         )
 
     @cached_property
     def train(self) -> TrainBatches:
         """Shuffled and varied training batches; its `epoch` says which the next pass is."""
-        return TrainBatches(self._train_feed, self.batch_size, self.seed)
+        weights = photo_weights(self.balance, self.train_photos, self.vocab)
+        return TrainBatches(self._train_feed, self.batch_size, self.seed, weights)
 
     @cached_property
     def valid(self) -> OrderedBatches:
@@ -326,13 +339,17 @@ def _ordered(
     return OrderedBatches(Feed(PhotoDataset(photos, transform), workers), _batch_size(batch_size))
 
 
-def _augmentation(augment: bool | Augmentation | Transform) -> Augmentation | Transform | None:
+def _augmentation(
+    augment: bool | str | Augmentation | Transform,
+) -> Augmentation | Transform | None:
+    if isinstance(augment, str):
+        return Augmentation.named(augment)
     if isinstance(augment, bool):
         return Augmentation() if augment else None
     if not callable(augment) and not isinstance(augment, Augmentation):
         raise DataError(
-            f"augment={augment!r}: expected True, False, Augmentation(...), or a function of a "
-            "Pillow image."
+            f'augment={augment!r}: expected True, False, a word such as "trivial", '
+            "Augmentation(...), or a function of a Pillow image."
         )
     return augment
 

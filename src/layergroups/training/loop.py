@@ -79,6 +79,7 @@ class Run:
         inputs: of the batch, on the device; with several processes, of this one's share of it.
         targets: of the batch, on the device, likewise.
         share: what this process has of the batch.
+        mixed: whether a callback has mixed the items of the batch with each other.
         waiting: batches whose gradients wait for the next step of the optimizer.
         loss: of the batch, still on its device.
         changes: how often surgery was seen in this fit.
@@ -117,6 +118,7 @@ class Run:
     inputs: Any = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     share: Share = field(default_factory=lambda: Share(None, 1, 1, range(1)))
+    mixed: bool = False
     waiting: int = 0
     follower: Follower = field(init=False)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
@@ -334,7 +336,7 @@ def _train_on_all(run: Run) -> None:
             for share in () if run.stop else shares_left(run, _least(run)):
                 batch = to_device(share.batch, run.accelerator.device)
                 run.share, (run.inputs, run.targets) = share, labelled(batch)
-                run.batch += 1
+                run.batch, run.mixed = run.batch + 1, False
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)

@@ -8,6 +8,7 @@ or of all labels, of which those with a probability above 0.5 count as said.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -137,7 +138,10 @@ def make_named(name: str, n_classes: int, task: str) -> torchmetrics.Metric:
             f"Metric {name!r} needs to know the number of classes, but the data do not tell: give "
             "them an attribute vocab or c, or give a torchmetrics object instead of a name."
         )
-    made = _built(named, n_classes, task)
+    with warnings.catch_warnings():
+        # Some keep all predictions, as functions do; a validation set fits into memory.
+        warnings.filterwarnings("ignore", ".*large memory footprint")
+        made = _built(named, n_classes, task)
     return 1 - made if named.minus else made
 
 
