@@ -30,6 +30,7 @@ from layergroups.training import (
     EpochRow,
     History,
     Learner,
+    MixUp,
     ReduceLROnPlateau,
     SaveBest,
     StopOnNaN,
@@ -383,6 +384,13 @@ def broken_loss(folder: Path) -> Learner:
     return learn
 
 
+def mixes(folder: Path) -> Learner:
+    """Each process mixes within its share."""
+    learn = learner(callbacks=[MixUp()])
+    learn.fit(2)
+    return learn
+
+
 def _fails(what: Callable[[Any], None]) -> Callable[[Path], Learner]:
     class OnOneProcess:
         def before_step(self, run: Any) -> None:
@@ -436,6 +444,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "stops": stops,
     "ready": ready,
     "broken_loss": broken_loss,
+    "mixes": mixes,
     "freeze_on_one": _fails(lambda run: run.learner.freeze()),
     "surgery_on_one": _fails(_other_head),
     "rates_on_one": _fails(lambda run: run.learner.layer_groups.set_rates({"1": 0.5})),

@@ -36,7 +36,7 @@ LAUNCHERS = {
 EQUAL = ("life", "life_sgd", "uneven", "few", "fine_tune", "accumulated", "stops", "transformer",
          "ready")  # fmt: skip
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
-OTHERS = ("moving_norms", "life_bf16", "shuffled", "skips_alike", "saved", "broken_loss")
+OTHERS = ("moving_norms", "life_bf16", "shuffled", "skips_alike", "saved", "broken_loss", "mixes")
 
 
 def launch(scenarios: tuple[str, ...], folder: Path, *, by: str = "torchrun", n: int = 2) -> Path:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layergroups.training.loop import Run
 
 _log = logging.getLogger("layergroups")
+_REST = 10  # drawing takes at most a tenth of the time
 _POINTS = 2000  # losses of steps that are kept; beyond it every second one is left out
 
 
@@ -38,7 +39,7 @@ class LivePlot:
         self._losses: list[float] = []
         self._every = 1
         self._handle: Any = None
-        self._drawn = 0.0
+        self._next = 0.0
         self._rows: list[Any] = []
         self._names: tuple[str, ...] = ()
 
@@ -57,7 +58,7 @@ class LivePlot:
         if len(self._losses) > _POINTS:
             self._places, self._losses = self._places[::2], self._losses[::2]
             self._every *= 2
-        if time.monotonic() - self._drawn >= self.seconds:
+        if time.monotonic() >= self._next:
             self._draw(run)
 
     def after_epoch(self, run: Run) -> None:
@@ -82,7 +83,7 @@ class LivePlot:
         self._every = int(state["every"])
 
     def _draw(self, run: Run) -> None:
-        self._rows, self._drawn = list(run.rows), time.monotonic()
+        self._rows, started = list(run.rows), time.monotonic()
         if not run.processes.is_main or not in_notebook():
             return
         from IPython.display import Image, display
@@ -92,6 +93,8 @@ class LivePlot:
             self._handle = display(picture, display_id=True)
         else:
             self._handle.update(picture)
+        took = time.monotonic() - started
+        self._next = time.monotonic() + max(self.seconds, _REST * took)
 
 
 def in_notebook() -> bool:
