@@ -17,7 +17,7 @@ _POLICIES: Final = {
 POLICIES: Final = tuple(_POLICIES)
 ERASE: Final = "erase"  # the word for random erasing alone
 ERASED: Final = 0.25  # the part of photos of which it erases a rectangle
-_FILL: Final = (124, 116, 104)  # the mean of ImageNet's pixels, which is 0 after normalising
+GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
 
 
 def check_word(word: str) -> str:
@@ -35,11 +35,10 @@ def check_word(word: str) -> str:
     return word
 
 
-def policy_step(policy: str, channels: int = 3) -> Any:
+def policy_step(policy: str) -> Any:
     """The transform of torchvision that a word stands for."""
-    options: dict[str, Any] = {"interpolation": v2.InterpolationMode.BILINEAR}
-    fill = list(_FILL) if channels == 3 else None
-    return getattr(v2, _POLICIES[policy])(fill=fill, **options)
+    smooth = v2.InterpolationMode.BILINEAR
+    return getattr(v2, _POLICIES[policy])(fill=GREY, interpolation=smooth)
 
 
 def erase_steps(p: float) -> list[Any]:
@@ -47,4 +46,4 @@ def erase_steps(p: float) -> list[Any]:
 
     Source: Zhong et al. 2017, «Random Erasing Data Augmentation».
     """
-    return [v2.PILToTensor(), v2.RandomErasing(p, value=list(map(float, _FILL)))]
+    return [v2.PILToTensor(), v2.RandomErasing(p, value=GREY)]
