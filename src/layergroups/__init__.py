@@ -12,8 +12,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Anatomy": "anatomy",
+    "CSVLog": "training",
     "Cut": "models",
+    "CutMix": "training",
     "DataError": "errors",
+    "EarlyStopping": "training",
     "History": "training",
     "ImageDataLoaders": "data",
     "InputSpec": "input_spec",
@@ -23,6 +26,13 @@ _HOMES = {
     "LayerGroupsError": "errors",
     "LayerGroupsWarning": "errors",
     "Learner": "training",
+    "LivePlot": "training",
+    "MixUp": "training",
+    "ProgressiveSizes": "training",
+    "ReduceLROnPlateau": "training",
+    "SaveBest": "training",
+    "StopOnNaN": "training",
+    "Trackers": "training",
     "Transplant": "checkpoints",
     "change_input_channels": "models",
     "cnn_learner": "training",
@@ -43,8 +53,11 @@ _HOMES = {
 
 __all__ = [
     "Anatomy",
+    "CSVLog",
     "Cut",
+    "CutMix",
     "DataError",
+    "EarlyStopping",
     "History",
     "ImageDataLoaders",
     "InputSpec",
@@ -54,6 +67,13 @@ __all__ = [
     "LayerGroupsError",
     "LayerGroupsWarning",
     "Learner",
+    "LivePlot",
+    "MixUp",
+    "ProgressiveSizes",
+    "ReduceLROnPlateau",
+    "SaveBest",
+    "StopOnNaN",
+    "Trackers",
     "Transplant",
     "__version__",
     "change_input_channels",
@@ -97,8 +117,18 @@ if TYPE_CHECKING:
     from layergroups.models import shrink_head as shrink_head
     from layergroups.reports import Interpretation as Interpretation
     from layergroups.reports import grad_cam as grad_cam
+    from layergroups.training import CSVLog as CSVLog
+    from layergroups.training import CutMix as CutMix
+    from layergroups.training import EarlyStopping as EarlyStopping
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner
+    from layergroups.training import LivePlot as LivePlot
+    from layergroups.training import MixUp as MixUp
+    from layergroups.training import ProgressiveSizes as ProgressiveSizes
+    from layergroups.training import ReduceLROnPlateau as ReduceLROnPlateau
+    from layergroups.training import SaveBest as SaveBest
+    from layergroups.training import StopOnNaN as StopOnNaN
+    from layergroups.training import Trackers as Trackers
     from layergroups.training import cnn_learner as cnn_learner
     from layergroups.training import load_learner as load_learner
     from layergroups.training import vision_learner as vision_learner

@@ -170,6 +170,52 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: setattr(p.learn(), "dls", TinyLoaders(vocab=("a", "b"))), errors.TrainingError,
          "a, b.*red, green, blue", None),
     ],
+    "EarlyStopping": [
+        (lambda p: lg.EarlyStopping(3), errors.TrainingError, 'monitor="valid_loss"', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.EarlyStopping(patience=0), errors.TrainingError, "patience=3", None),
+        (lambda p: lg.EarlyStopping(min_delta="a"), errors.TrainingError, "min_delta=0.001", None),
+        (lambda p: lg.EarlyStopping(mode="up"), errors.TrainingError, "'up'.*\"max\"", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn(callbacks=[lg.EarlyStopping("val_loss")]).fit(1), errors.TrainingError,
+         "'val_loss' is no column of this fit, which has train_loss, valid_loss", None),
+    ],
+    "ReduceLROnPlateau": [
+        (lambda p: lg.ReduceLROnPlateau(factor=10), errors.TrainingError, "factor=10.*0.1", None),
+        (lambda p: lg.ReduceLROnPlateau(min_lr=-1), errors.TrainingError, "min_lr=-1", None),
+    ],
+    "StopOnNaN": [
+        (lambda p: p.learn(callbacks=[lg.StopOnNaN]), errors.TrainingError, r"StopOnNaN\(\)", None),
+    ],
+    "SaveBest": [
+        (lambda p: lg.SaveBest(name=3), errors.TrainingError, 'name=3.*name="best"', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn(callbacks=[lg.SaveBest("accuracy")]).fit(1), errors.TrainingError,
+         r'metrics=\["accuracy"\]', None),
+    ],
+    "CSVLog": [
+        (lambda p: lg.CSVLog(3), errors.TrainingError, r'CSVLog\("logs/history.csv"\)', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.CSVLog(p.path), errors.TrainingError, "must be that of a file", None),
+    ],
+    "Trackers": [
+        (lambda p: lg.Trackers("board"), errors.TrainingError, "no tracker.*tensorboard", None),
+        (lambda p: lg.Trackers(3), errors.TrainingError, "GeneralTracker", None),
+        (lambda p: lg.Trackers("swanlab"), errors.TrainingError, "pip install swanlab", None),
+        (lambda p: lg.Trackers([], every=0), errors.TrainingError, "every=10", None),
+    ],
+    "MixUp": [
+        (lambda p: lg.MixUp(alpha=0), errors.TrainingError, "alpha=0 must.*alpha=0.4", None),
+        (lambda p: lg.MixUp("a"), errors.TrainingError, "alpha='a'", None),  # type: ignore[arg-type] # wrong on purpose
+    ],
+    "CutMix": [
+        (lambda p: lg.CutMix(p=2), errors.TrainingError, "p=2 must.*p=1", None),
+    ],
+    "ProgressiveSizes": [
+        (lambda p: lg.ProgressiveSizes(224), errors.TrainingError, r"\(\[128, 160, 224\]\)", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.ProgressiveSizes([0]), errors.TrainingError, "size=0", errors.DataError),
+        (lambda p: p.vision(callbacks=[lg.ProgressiveSizes([16, 24])]).fit(1), errors.TrainingError,
+         "24 x 24, but the data", None),
+    ],
+    "LivePlot": [
+        (lambda p: lg.LivePlot(seconds=-1), errors.TrainingError, "seconds=-1.*seconds=2", None),
+    ],
     "vision_learner": [
         (lambda p: p.vision("resnet1"), errors.UnknownArchitectureError, "torchvision:resnet18",
          None),
@@ -272,6 +318,10 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          "such as 64", None),
         (lambda p: lg.ImageDataLoaders.from_folder(p.photos, size="a"), errors.DataError, "224",
          None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, augment="strong"), errors.DataError,
+         '"rand", "trivial"', None),
+        (lambda p: lg.ImageDataLoaders.from_folder(p.photos, balance="yes"), errors.DataError,
+         "True for all classes equally often", None),
         (lambda p: p.dls.test_dl(["no.jpg"]), errors.BrokenImagesError, "no.jpg.*skip", None),
         (lambda p: p.dls.test_dl(3), errors.DataError, "nor a list of paths.*a folder", TypeError),
         (lambda p: p.dls.test_dl(["a.jpg"], ["x", "y"]), errors.DataError, "2 labels", None),

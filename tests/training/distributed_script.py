@@ -25,7 +25,19 @@ from torchmetrics.regression import MeanAbsoluteError
 from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.groups.surgery import is_spread
-from layergroups.training import EpochRow, History, Learner, average_gradients, same_weights
+from layergroups.training import (
+    CSVLog,
+    EarlyStopping,
+    EpochRow,
+    History,
+    Learner,
+    MixUp,
+    ReduceLROnPlateau,
+    SaveBest,
+    StopOnNaN,
+    average_gradients,
+    same_weights,
+)
 from layergroups.training.distributed import current_processes
 from layergroups.training.replicas import checksum
 from layergroups.training.sharding import whole
@@ -387,6 +399,44 @@ def stops(folder: Path) -> Learner:
     return learn
 
 
+def ready(folder: Path) -> Learner:
+    """Callbacks that watch, save, write and put back."""
+    learn = learner(
+        path=folder,
+        callbacks=[
+            CSVLog(folder / "log.csv"),
+            StopOnNaN(),
+            ReduceLROnPlateau("accuracy", patience=1, mode="min"),
+            EarlyStopping("accuracy", patience=2, mode="min"),
+            SaveBest("train_loss", mode="max", restore=True),
+        ],
+    )
+    learn.fit(5)
+    learn.watches.hashes[-1] = 0  # type: ignore[attr-defined] # of before the best was put back
+    return learn
+
+
+def broken_loss(folder: Path) -> Learner:
+    """A loss that is not finite in one process only."""
+
+    class Spoils:
+        def before_step(self, run: Any) -> None:
+            if run.step == 8 and 1 in run.share.positions:
+                run.inputs[list(run.share.positions).index(1)] = float("nan")
+
+    learn = learner(callbacks=[Spoils(), StopOnNaN()])
+    learn.fit(3)
+    learn.watches.hashes[-1] = 0  # type: ignore[attr-defined] # of spoilt weights
+    return learn
+
+
+def mixes(folder: Path) -> Learner:
+    """Each process mixes within its share."""
+    learn = learner(callbacks=[MixUp()])
+    learn.fit(2)
+    return learn
+
+
 def _fails(what: Callable[[Any], None]) -> Callable[[Path], Learner]:
     class OnOneProcess:
         def before_step(self, run: Any) -> None:
@@ -443,6 +493,9 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "moving_norms": moving_norms,
     "shuffled": shuffled,
     "stops": stops,
+    "ready": ready,
+    "broken_loss": broken_loss,
+    "mixes": mixes,
     "freeze_on_one": _fails(lambda run: run.learner.freeze()),
     "surgery_on_one": _fails(_other_head),
     "rates_on_one": _fails(lambda run: run.learner.layer_groups.set_rates({"1": 0.5})),

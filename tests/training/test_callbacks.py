@@ -24,7 +24,7 @@ def test_events_come_in_the_stated_order(make) -> None:
     make(callbacks=[recorder]).fit(2)
     steps = ["before_step", "after_step"] * 6
     epoch = ["before_epoch", *steps, "after_epoch"]
-    assert recorder.seen == ["before_fit", *epoch, *epoch, "after_fit"]
+    assert recorder.seen == ["before_fit", *epoch, *epoch, "after_fit", "after_all"]
 
 
 def test_callbacks_are_called_in_the_order_of_the_list(make) -> None:
@@ -45,6 +45,50 @@ def test_a_failing_callback_is_named_with_its_event(make) -> None:
     with pytest.raises(TrainingError, match=r"Fails failed in after_epoch .*KeyError") as caught:
         make(callbacks=[Fails()]).fit(1)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, None])
+def test_the_last_event_comes_whatever_happened(make, error) -> None:
+    class Breaks:
+        def after_step(self, run) -> None:
+            if run.step == 8 and error:
+                raise error
+
+    recorder = Recorder()
+    learn = make(callbacks=[Breaks(), recorder])
+    if error is None:
+        learn.fit(1)
+    else:
+        with pytest.raises((TrainingError, KeyboardInterrupt)):
+            learn.fit(2)
+    assert recorder.seen.count("after_all") == 1
+    assert recorder.seen[-1] == "after_all"
+
+
+def test_closing_does_not_hide_the_error_that_came_first(make, caplog) -> None:
+    class Closes:
+        def after_step(self, run) -> None:
+            raise KeyboardInterrupt
+
+        def after_all(self, run) -> None:
+            raise OSError("cannot close")
+
+    recorder = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        make(callbacks=[Closes(), recorder]).fit(1)
+    assert "Closes failed in after_all" in caplog.text
+    assert recorder.seen[-1] == "after_all"
+
+
+def test_closing_that_fails_after_all_went_well_is_an_error(make) -> None:
+    class Closes:
+        def after_all(self, run) -> None:
+            raise OSError("cannot close")
+
+    learn = make(callbacks=[Closes()])
+    with pytest.raises(TrainingError, match=r"Closes failed in after_all .*cannot close"):
+        learn.fit(1)
+    assert learn.epochs_done == 1
 
 
 def test_a_run_shows_what_happens(make) -> None:

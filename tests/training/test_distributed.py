@@ -35,10 +35,13 @@ LAUNCHERS = {
 }  # fmt: skip
 EQUAL = (
     "life", "life_sgd", "uneven", "few", "fine_tune", "stored", "accumulated", "averaged", "stops",
-    "transformer", "labels", "numbers",
+    "transformer", "labels", "numbers", "ready",
 )  # fmt: skip
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
-OTHERS = ("averaged_norms", "moving_norms", "life_bf16", "shuffled", "skips_alike", "saved")
+OTHERS = (
+    "averaged_norms", "moving_norms", "life_bf16", "shuffled", "skips_alike", "saved",
+    "broken_loss", "mixes",
+)  # fmt: skip
 
 
 def launch(scenarios: tuple[str, ...], folder: Path, *, by: str = "torchrun", n: int = 2) -> Path:

@@ -10,7 +10,7 @@ from layergroups.checkpoints.export import (
     why_not_rebuilt,
     write_export,
 )
-from layergroups.checkpoints.file import read, write
+from layergroups.checkpoints.file import read, write, write_text
 from layergroups.checkpoints.nested import join_tensors, split_tensors
 from layergroups.checkpoints.portable import ENDINGS, Portable, trial_pixels, write_portable
 from layergroups.checkpoints.series import Saved, Series
@@ -60,4 +60,5 @@ __all__ = [
     "write",
     "write_export",
     "write_portable",
+    "write_text",
 ]

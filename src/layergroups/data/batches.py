@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from layergroups.data.balance import weighted_order
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
 from layergroups.data.images import Picture, open_picture, quiet
@@ -285,9 +286,15 @@ class TrainBatches:
         feed: makes the batches.
         batch_size: photos in a batch.
         seed: with the epoch it decides everything.
+        weights: the part of an epoch that each photo is due, float64 (N,), summing to 1; an epoch
+            has as many photos as there are, of which some then come repeatedly, each time varied
+            otherwise, and others not at all. None: each once.
     """
 
-    def __init__(self, feed: Feed, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, feed: Feed, batch_size: int, seed: int, weights: torch.Tensor | None = None
+    ) -> None:
+        self.weights = weights
         self.feed = feed
         self.batch_size = batch_size
         self.seed = seed
@@ -339,12 +346,21 @@ class TrainBatches:
 
     def plan(self, epoch: int) -> Iterator[list[Item]]:
         """The batches of an epoch, as photos and seeds."""
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
-        order = torch.randperm(len(self.photos), generator=generator)
-        varied = self.varied
+        order = self._order(derived_seed(self.seed, epoch))
+        varied, times = self.varied, [0] * len(self.photos)
         for number in range(len(self)):
-            chosen = order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
-            yield [(i, view_seed(self.seed, epoch, i) if varied else None) for i in chosen]
+            items: list[Item] = []
+            for i in order[number * self.batch_size : (number + 1) * self.batch_size].tolist():
+                again = (times[i],) if times[i] else ()
+                items.append((i, view_seed(self.seed, epoch, i, *again) if varied else None))
+                times[i] += 1
+            yield items
+
+    def _order(self, seed: int) -> torch.Tensor:
+        """The photos of an epoch, as they come."""
+        if self.weights is not None:
+            return weighted_order(self.weights, self.photos.labels, seed)
+        return torch.randperm(len(self.photos), generator=torch.Generator().manual_seed(seed))
 
 
 def shares_of_plan(
@@ -356,9 +372,9 @@ def shares_of_plan(
         yield replace(share, batch=batch)
 
 
-def view_seed(seed: int, epoch: int, position: int) -> int:
-    """The seed of a photo's variation in an epoch."""
-    return derived_seed(seed, epoch, position)
+def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
+    """The seed of a photo's variation in an epoch, and of its k-th one where it comes again."""
+    return derived_seed(seed, epoch, position, *again)
 
 
 def _cores() -> int:

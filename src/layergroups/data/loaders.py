@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from layergroups.data.balance import Balance, photo_weights
 from layergroups.data.batches import (
     Feed,
     OrderedBatches,
@@ -72,6 +73,7 @@ class ImageDataLoaders(Sources):
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
         cache: keeps the decoded pixels of the photos; None decodes them each time.
         broken: what was left out because it cannot be read, where `on_error` is "skip".
+        balance: how often training photos come, see `from_folder`.
     """
 
     train_photos: Photos
@@ -88,6 +90,10 @@ class ImageDataLoaders(Sources):
     on_error: OnError = "raise"
     cache: DecodedCache | None = None
     broken: tuple[BrokenImage, ...] = ()
+    balance: Balance = False
+
+    def __post_init__(self) -> None:
+        photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
 
     @classmethod
     def _of(cls, found: Divided, settings: Settings) -> Self:
@@ -100,7 +106,8 @@ class ImageDataLoaders(Sources):
     @cached_property
     def train(self) -> TrainBatches:
         """Shuffled and varied training batches; its `epoch` says which the next pass is."""
-        return TrainBatches(self._train_feed, self.batch_size, self.seed)
+        weights = photo_weights(self.balance, self.train_photos, self.vocab)
+        return TrainBatches(self._train_feed, self.batch_size, self.seed, weights)
 
     @cached_property
     def valid(self) -> OrderedBatches:

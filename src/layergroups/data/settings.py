@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from layergroups.data.balance import Balance
 from layergroups.data.batches import default_workers
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError, check_on_error
@@ -34,13 +35,14 @@ class Options(TypedDict, total=False):
     size: int | Size
     batch_size: int
     bs: int | None
-    augment: bool | Augmentation | Transform
+    augment: bool | str | Augmentation | Transform
     normalize: InputSpec | None
     crop_pct: float
     channels: int | None
     num_workers: int | None
     on_error: OnError
     cache: Cache
+    balance: Balance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,14 @@ class Settings:
     size: int | Size = 224
     batch_size: int = 64
     bs: int | None = None
-    augment: bool | Augmentation | Transform = True
+    augment: bool | str | Augmentation | Transform = True
     normalize: InputSpec | None = None
     crop_pct: float = CROP_PCT
     channels: int | None = None
     num_workers: int | None = None
     on_error: OnError = "raise"
     cache: Cache = True
+    balance: Balance = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Settings:
@@ -87,6 +90,7 @@ class Settings:
         check_batch_size(self.wanted)
         _augmentation(self.augment)
         check_on_error(self.on_error)
+        _check_channels_of_words(_augmentation(self.augment), self.n_channels)
         self.transform  # noqa: B018 - its making checks size, statistics and crop
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise DataError(f"seed={self.seed!r}: expected a whole number, such as 42.")
@@ -123,6 +127,7 @@ class Settings:
             "num_workers": workers,
             "on_error": self.on_error,
             "cache": _cache(self.cache),
+            "balance": self.balance,
         }
 
     def _input(self) -> InputSpec:
@@ -161,15 +166,29 @@ def _channels(channels: int) -> int:
     return channels
 
 
-def _augmentation(augment: bool | Augmentation | Transform) -> Augmentation | Transform | None:
+def _augmentation(
+    augment: bool | str | Augmentation | Transform,
+) -> Augmentation | Transform | None:
+    if isinstance(augment, str):
+        return Augmentation.named(augment)
     if isinstance(augment, bool):
         return Augmentation() if augment else None
     if not callable(augment) and not isinstance(augment, Augmentation):
         raise DataError(
-            f"augment={augment!r}: expected True, False, Augmentation(...), or a function of a "
-            "Pillow image."
+            f'augment={augment!r}: expected True, False, a word such as "trivial", '
+            "Augmentation(...), or a function of a Pillow image."
         )
     return augment
+
+
+def _check_channels_of_words(augment: Augmentation | Transform | None, channels: int) -> None:
+    """Torchvision's policies are for colours."""
+    if isinstance(augment, Augmentation) and channels != 3 and (augment.policy or augment.erase):
+        raise DataError(
+            f"augment={augment.policy or 'erase'!r} varies images of 3 channels, these have "
+            f"{channels}: give augment=True, Augmentation(...) without policy and erase, or a "
+            "function of an image."
+        )
 
 
 def _cache(cache: Cache) -> DecodedCache | None:

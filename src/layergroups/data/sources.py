@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
+from layergroups.data.balance import Balance
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError
 from layergroups.data.datasets import read_datasets
@@ -42,13 +43,14 @@ class Sources:
         size: int | Size = 224,
         batch_size: int = 64,
         bs: int | None = None,
-        augment: bool | Augmentation | Transform = True,
+        augment: bool | str | Augmentation | Transform = True,
         normalize: InputSpec | None = None,
         crop_pct: float = CROP_PCT,
         channels: int | None = None,
         num_workers: int | None = None,
         on_error: OnError = "raise",
         cache: bool | str | os.PathLike[str] | DecodedCache = True,
+        balance: Balance = False,
     ) -> Self:
         """Read a folder with a sub-folder of photos for each class.
 
@@ -66,7 +68,8 @@ class Sources:
             size: side of the images in a batch, or (height, width), in pixels.
             batch_size: photos in a batch; with fewer training photos, that many.
             bs: another name of `batch_size`, as in fastai.
-            augment: True for `Augmentation()`, False for none, an `Augmentation`, or any function
+            augment: True for `Augmentation()`, False for none, a word for stronger variations
+                ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
                 of a Pillow image, such as a transform of torchvision.transforms.v2.
             normalize: statistics and interpolation, if not those of the weights that are trained.
             crop_pct: share of the resized image's side that validation keeps.
@@ -82,6 +85,9 @@ class Sources:
                 folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
                 of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
                 False to decode the photos each time. Batches are the same in any case.
+            balance: True lets all classes come equally often in training; a dict by class name
+                says how often each comes against the others; a list gives a weight to each
+                training photo. An epoch has as many photos as before, some of them repeatedly.
 
         Raises:
             DataError: folder or arguments are not as expected; the message says how.
@@ -100,6 +106,7 @@ class Sources:
             num_workers=num_workers,
             on_error=on_error,
             cache=cache,
+            balance=balance,
         )
         found = read_folder(
             path,

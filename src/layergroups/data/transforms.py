@@ -29,6 +29,7 @@ from layergroups.data.pixels import (
     picture_of_tensor,
     pixels_of,
 )
+from layergroups.data.policies import ERASE, ERASED, check_word, erase_steps, policy_step
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
 
@@ -55,6 +56,10 @@ class Augmentation:
         flip: probability of mirroring left and right.
         brightness: largest relative change of brightness; 0.1 means 0.9 to 1.1 times.
         contrast: largest relative change of contrast, likewise.
+        policy: stronger variations besides: "rand" (RandAugment, Cubuk et al. 2019), "trivial"
+            (TrivialAugment, Müller and Hutter 2021), "auto" (AutoAugment, Cubuk et al. 2018) or
+            "augmix" (Hendrycks et al. 2019), as torchvision does them; None for none.
+        erase: probability of filling a rectangle of the photo with grey (Zhong et al. 2017).
     """
 
     scale: tuple[float, float] = (0.5, 1.0)
@@ -62,11 +67,26 @@ class Augmentation:
     flip: float = 0.5
     brightness: float = 0.1
     contrast: float = 0.1
+    policy: str | None = None
+    erase: float = 0.0
+
+    @classmethod
+    def named(cls, word: str) -> Augmentation:
+        """What a word stands for: a policy instead of brightness and contrast, or "erase".
+
+        Raises:
+            DataError: there is no such word; lists them.
+        """
+        if check_word(word) == ERASE:
+            return cls(erase=ERASED)
+        return cls(brightness=0.0, contrast=0.0, policy=word)
 
     def __post_init__(self) -> None:
         _expect(0 < self.scale[0] <= self.scale[1] <= 1, "scale", self.scale, "(0.5, 1.0)")
         _expect(0 < self.ratio[0] <= self.ratio[1], "ratio", self.ratio, "(0.75, 1.33)")
-        for name in ("flip", "brightness", "contrast"):
+        if self.policy is not None and check_word(self.policy) == ERASE:
+            raise DataError('"erase" is no policy: Augmentation(erase=0.25).')
+        for name in ("flip", "brightness", "contrast", "erase"):
             value = getattr(self, name)
             _expect(0 <= value <= 1, name, value, "a number from 0 to 1")
 
@@ -83,6 +103,10 @@ class Augmentation:
         ]
         if self.brightness or self.contrast:
             steps.append(_Light(self.brightness, self.contrast))
+        if self.policy is not None:
+            steps.append(policy_step(self.policy))
+        if self.erase:
+            steps += erase_steps(self.erase)
         return v2.Compose(steps)  # type: ignore[no-any-return] # torchvision, untyped
 
     def decode_size(self, size: Size) -> int:

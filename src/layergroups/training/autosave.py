@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -308,15 +309,20 @@ def _place(run: Run, fit: Mapping[str, Any], saved: Saved) -> None:
     for name, callback in _stateful(run):
         if name in states:
             callback.load_state_dict(states[name])
+        else:
+            _log.warning("%s has no state of %s, which begins afresh.", saved.path.name, name)
 
 
 def _stateful(run: Run) -> list[tuple[str, Any]]:
-    """Callbacks that have a state, each with a name by class and place."""
-    return [
-        (f"{number}-{type(callback).__name__}", callback)
-        for number, callback in enumerate(run.callbacks)
-        if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
-    ]
+    """Callbacks that have a state, each with a name by class and place among those of its class."""
+    found: list[tuple[str, Any]] = []
+    counts: Counter[str] = Counter()
+    for callback in run.callbacks:
+        if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
+            kind = type(callback).__name__
+            found.append((f"{counts[kind]}-{kind}", callback))
+            counts[kind] += 1
+    return found
 
 
 def _callback_states(run: Run) -> dict[str, Any]:

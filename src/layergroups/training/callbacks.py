@@ -8,17 +8,26 @@ Order within a fit:
             after_step      the weights have moved; gradients are still there
         after_epoch         validation is done, run.rows[-1] is this epoch's row
     after_fit               also after a callback has stopped the fit
+    after_all               always, also after an error or Ctrl-C: to close what was opened
 
-A callback is any object with some of these methods; it need not inherit from anything. Callbacks
-are called in the order in which they are listed. To end a fit early, set `run.stop` to a reason.
+Ready ones are in `training.ready`. A callback is any object with some of these methods; it need not
+inherit from anything. Callbacks are called in the order in which they are listed. To end a fit
+early, set `run.stop` to a reason.
 
 With several processes the callbacks run in all of them, each with its share of the batch, and must
-do the same to model, groups and rates; a reason to stop in one process stops all.
+do the same to model, groups and rates; a reason to stop in one process stops all. In `after_all`
+they cannot wait for each other: one of them may have failed.
+
+A callback with `state_dict()` and `load_state_dict(state)` has its state in the checkpoints of a
+fit (tensors, numbers, texts, in any nesting of dicts and lists); a resumed fit calls `before_fit`
+first, then `load_state_dict`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 from layergroups.errors import LayerGroupsError, TrainingError
@@ -27,8 +36,15 @@ if TYPE_CHECKING:
     from layergroups.training.loop import Run
 
 Event = Literal[
-    "before_fit", "before_epoch", "before_step", "after_step", "after_epoch", "after_fit"
+    "before_fit",
+    "before_epoch",
+    "before_step",
+    "after_step",
+    "after_epoch",
+    "after_fit",
+    "after_all",
 ]
+_log = logging.getLogger("layergroups")
 EVENTS: Final[tuple[str, ...]] = get_args(Event)
 
 
@@ -53,6 +69,9 @@ class Callback(Protocol):
     def after_fit(self, run: Run) -> None:
         """Once, after the last epoch."""
 
+    def after_all(self, run: Run) -> None:
+        """Once, whatever happened."""
+
 
 def notify(callbacks: Sequence[object], event: Event, run: Run) -> None:
     """Call one event of every callback that has it.
@@ -73,6 +92,32 @@ def notify(callbacks: Sequence[object], event: Event, run: Run) -> None:
                 f"Callback {type(callback).__name__} failed in {event} "
                 f"(epoch {run.epoch}, step {run.step}): {type(cause).__name__}: {cause}"
             ) from cause
+
+
+def notify_last(callbacks: Sequence[object], run: Run, *, quietly: bool) -> None:
+    """Call `after_all` of every callback, whatever the others do.
+
+    Raises:
+        LayerGroupsError: one failed; quietly, where another error is on its way, it is only told.
+    """
+    failures: list[LayerGroupsError] = []
+    for callback in callbacks:
+        try:
+            notify([callback], "after_all", run)
+        except LayerGroupsError as failure:
+            failures.append(failure)
+    for told in failures[0 if quietly else 1 :]:
+        _log.warning("%s", told)
+    if failures and not quietly:
+        raise failures[0]
+
+
+def end_after(run: Run, reason: str) -> None:
+    """In `after_epoch`: end the fit, and note why in the row of the epoch."""
+    run.stop = reason
+    noted = replace(run.rows[-1], note=reason)
+    run.rows[-1] = noted
+    run.learner.history = replace(run.learner.history, rows=(*run.learner.history.rows[:-1], noted))
 
 
 def checked(callbacks: Sequence[object] | None) -> list[object]:

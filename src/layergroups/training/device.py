@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def make_accelerator(mixed_precision: str | None) -> Accelerator:
+def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator:
     """An Accelerator of this precision, also after another one was made in this process.
 
     Accelerate keeps its precision in one place for the whole process; two learners of different
@@ -29,6 +29,7 @@ def make_accelerator(mixed_precision: str | None) -> Accelerator:
 
     Args:
         mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
+        options: others of an Accelerator.
 
     Raises:
         TrainingError: the precision is unknown or this machine cannot do it.
@@ -41,7 +42,7 @@ def make_accelerator(mixed_precision: str | None) -> Accelerator:
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()
     try:
-        made = Accelerator(mixed_precision=wanted, cpu=_is_cpu_job())
+        made = Accelerator(mixed_precision=wanted, cpu=_is_cpu_job(), **options)
     except (ValueError, ImportError) as cause:
         raise TrainingError(
             f'mixed_precision="{wanted}" does not work here: {cause}. Use "no", "bf16" or "fp16".'

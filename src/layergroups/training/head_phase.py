@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layergroups.data.balance import weighted_order
 from layergroups.data.photos import stratified_split
 from layergroups.errors import TrainingError
 from layergroups.training import loop
@@ -95,6 +96,7 @@ class Passes(Rows):
         batch_size: rows in a batch; with a seed a last batch of one row is left out.
         passes: how often to go through all.
         seed: of the order, drawn anew for each pass; None keeps the order of the items.
+        weights: the part of a pass that each item is due, float64 (N,); None for all alike.
     """
 
     shelf: Shelf
@@ -103,6 +105,7 @@ class Passes(Rows):
     batch_size: int
     passes: int = 1
     seed: int | None = None
+    weights: Tensor | None = None
 
     @property
     def per_pass(self) -> int:
@@ -121,7 +124,10 @@ class Passes(Rows):
         count = len(self.items)
         for _ in range(self.passes):
             order = torch.arange(count * self.views)
-            if self.seed is not None:
+            if self.weights is not None:
+                drawn = int(torch.randint(1 << 31, (), generator=generator))
+                order = weighted_order(self.weights.repeat(self.views), None, drawn)
+            elif self.seed is not None:
                 order = torch.randperm(len(order), generator=generator)
             for chosen in order.split(self.batch_size)[: self.per_pass]:
                 yield chosen // count, self.items[chosen % count]
@@ -136,6 +142,8 @@ class HeadFromStore(StoredEpochs):
         boundary: below the head.
         passes: over what is kept there.
     """
+
+    needed = True
 
     def __init__(
         self, store: FeatureStore, options: StoreOptions, boundary: Resting, passes: Passes
@@ -255,7 +263,9 @@ def _prepare(
     shelf = _fill(run, defaults, epochs, also)
     kept, held_out = _split(shelf.targets, defaults.hold_out)
     seed = run.learner.epoch_seed(first_epoch)
-    train = Passes(shelf, kept, views, size, defaults.head_passes, seed)
+    weights: Tensor | None = getattr(run.train, "weights", None)
+    due = None if weights is None else weights[kept]
+    train = Passes(shelf, kept, views, size, defaults.head_passes, seed, due)
     if len(held_out):
         best = KeepBest(Passes(shelf, held_out, views, size), train.per_pass, defaults.patience)
         run.callbacks = (best, *run.callbacks)
@@ -307,8 +317,9 @@ def _fill_all(
 
 def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:
     """Positions of items to train on, and of others to choose by; none where there are few."""
-    if targets.ndim == 1 and not targets.is_floating_point():
-        kept, held_out = stratified_split(targets.tolist(), part, seed=0)
-        if len(held_out) >= _LEAST_HELD_OUT:
-            return torch.tensor(kept), torch.tensor(held_out)
+    classes = targets.ndim == 1 and not targets.is_floating_point()
+    labels = targets.tolist() if classes else [0] * len(targets)
+    kept, held_out = stratified_split(labels, part, seed=0)
+    if len(held_out) >= _LEAST_HELD_OUT:
+        return torch.tensor(kept), torch.tensor(held_out)
     return torch.arange(len(targets)), torch.arange(0)

@@ -52,7 +52,7 @@ class Looking(Workbench):
                 batches,
                 loss_func=self.loss_func,
                 task=self.task,
-                meter=Meter(self.metrics, n_classes(self.dls)),
+                meter=Meter(self.metrics, n_classes(self.dls), self.task),
                 accelerator=self.accelerator,
                 processes=self.processes,
                 advance=bar.advance,

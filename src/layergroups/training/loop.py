@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from layergroups.data.shares import Share
 from layergroups.errors import TrainingError
 from layergroups.training.averaging import Averaging
-from layergroups.training.callbacks import notify
+from layergroups.training.callbacks import notify, notify_last
 from layergroups.training.checks import (
     BATCH_OF_ONE,
     check_batch_count,
@@ -89,11 +89,13 @@ class Run:
         inputs: of the batch, on the device; with several processes, of this one's share of it.
         targets: of the batch, on the device, likewise.
         share: what this process has of the batch.
+        mixed: whether a callback has mixed the items of the batch with each other.
         waiting: batches whose gradients wait for the next step of the optimizer.
         loss: of the batch, still on its device.
         changes: how often surgery was seen in this fit.
         changed: whether it was seen since the last step.
         stop: a callback writes the reason here to end the fit.
+        forgiving: a loss that is not finite ends the fit, and is no error; see `StopOnNaN`.
         losses: of the epoch so far.
         highest: multiplier of the schedule in the epoch so far.
         lrs: the rates in the optimizer at that step, one for each group.
@@ -129,6 +131,7 @@ class Run:
     inputs: Any = None
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     share: Share = field(default_factory=lambda: Share(None, 1, 1, range(1)))
+    mixed: bool = False
     waiting: int = 0
     follower: Follower = field(init=False)
     layout: SafeLayout = field(default_factory=SafeLayout)
@@ -136,6 +139,7 @@ class Run:
     changes: int = 0
     changed: bool = False
     stop: str = ""
+    forgiving: bool = False
     losses: LossMeter = field(default_factory=LossMeter)
     highest: float = 0.0
     lrs: tuple[float, ...] = ()
@@ -161,6 +165,11 @@ class Run:
     def over(self) -> bool:
         """Whether all epochs are done, or a callback has ended the fit after the last one."""
         return self.epoch >= self.epochs or (bool(self.stop) and self.batch == 0)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether this fit trains on stored outputs or not at all, as fine_tune's first phase."""
+        return self.stored is not None and self.stored.needed
 
     @property
     def done(self) -> float:
@@ -235,18 +244,21 @@ def _fit(run: Run) -> History:
     check_trainable(run.groups)
     check_loss(run.learner.loss_func, run.learner.task)
     run.optimizer.zero_grad(set_to_none=True)
+    failing = True
     try:
         notify(run.callbacks, "before_fit", run)
         while not run.over:
             run_epoch(run)
         run.learner.fits_done += 1
         notify(run.callbacks, "after_fit", run)
+        failing = False
     finally:
         if run.averaging is not None:
             run.averaging.show()
         run.optimizer.zero_grad(set_to_none=True)
         set_momentum(run.optimizer, None)
         run.model.eval()
+        notify_last(run.callbacks, run, quietly=failing)
     return History(tuple(run.rows))
 
 
@@ -259,6 +271,7 @@ def run_epoch(run: Run) -> None:
         run.first_step = run.step
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
+    run.losses.forgiving = run.forgiving
     run.source = run.train
     if run.stored is not None and run.from_store is not False:
         run.stored.begin_epoch(run)
@@ -354,11 +367,13 @@ def _train_on_all(run: Run) -> None:
             for share in () if run.stop else shares_left(run, _least(run)):
                 batch = to_device(share.batch, run.accelerator.device)
                 run.share, (run.inputs, run.targets) = share, labelled(batch)
-                run.batch += 1
+                run.batch, run.mixed = run.batch + 1, False
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)
-                run.stop = run.processes.first_word("the events after a step", run.stop)
+                run.stop = run.processes.first_word(
+                    "the events after a step", run.stop or run.losses.trouble
+                )
                 if run.stop:
                     break
             if run.waiting:
@@ -377,12 +392,13 @@ def _bring_together(run: Run) -> None:
     """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
     run.replicas.meet("the end of training on all batches", run.groups, run.optimizer)
     run.losses.combine(run.processes)
+    run.stop = run.stop or run.losses.trouble
     run.replicas.even_out(run.model)
     run.replicas.check(run.model, run.optimizer)
 
 
 def _validate(run: Run) -> dict[str, float]:
-    if run.valid is None or len(run.valid) == 0:
+    if run.valid is None or len(run.valid) == 0 or run.losses.trouble:
         return {}
     learner, kept = run.learner, None
     if run.stored is not None:
@@ -393,7 +409,7 @@ def _validate(run: Run) -> dict[str, float]:
             run.valid if kept is None else kept,
             loss_func=learner.loss_func,
             task=learner.task,
-            meter=Meter(learner.metrics, n_classes(learner.dls)),
+            meter=Meter(learner.metrics, n_classes(learner.dls), learner.task),
             accelerator=run.accelerator,
             processes=run.processes,
             forward=run.forward,

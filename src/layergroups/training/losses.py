@@ -74,9 +74,15 @@ class LossMeter:
     """Mean loss of an epoch. Losses stay on their device and are read every 50 steps.
 
     On the CPU, where reading is free, each loss is checked at once, before the weights move.
+
+    Attributes:
+        forgiving: a loss that is not finite is left out and noted in `trouble`; else it raises.
+        trouble: what the first one was, and at which step; empty if there was none.
     """
 
     def __init__(self) -> None:
+        self.forgiving = False
+        self.trouble = ""
         self._waiting: list[tuple[int, Tensor, int]] = []
         self._total = 0.0
         self._items = 0
@@ -86,7 +92,7 @@ class LossMeter:
         """Take in the loss of one step.
 
         Raises:
-            NotFiniteError: this loss, or one still waiting, is NaN or infinite.
+            NotFiniteError: this loss, or one still waiting, is NaN or infinite; not if forgiving.
         """
         if loss.is_cpu:
             self._take(step, loss.item(), items)
@@ -106,14 +112,18 @@ class LossMeter:
 
     def _take(self, step: int, value: float, items: int) -> None:
         if not math.isfinite(value):
-            raise NotFiniteError(step, value)
+            if not self.forgiving:
+                raise NotFiniteError(step, value)
+            self.trouble = self.trouble or f"the loss became {value} at step {step}"
+            return
         self._total += value * items
         self._items += items
         self.latest = value
 
     def combine(self, processes: Processes) -> None:
-        """Add up the losses of all processes; call it when all have met."""
+        """Add up the losses of all processes, and share what trouble one had; all call this."""
         self.read()
+        self.trouble = processes.first_word("the losses of an epoch", self.trouble)
         self._total, items = processes.total(self._total, self._items)
         self._items = round(items)
 

@@ -3,57 +3,57 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from layergroups.errors import TrainingError
 from layergroups.training.distributed import ALONE, Processes
+from layergroups.training.named_metrics import make_named, meaning
+from layergroups.training.tasks import checked_task
 
 if TYPE_CHECKING:
     import torchmetrics
 
 MetricFunction = Callable[[Tensor, Tensor], Any]
-_NAMED: Final = {
-    "accuracy": ("MulticlassAccuracy", "micro"),
-    "balanced_accuracy": ("MulticlassAccuracy", "macro"),
-    "error_rate": ("MulticlassAccuracy", "micro"),
-    "f1": ("MulticlassF1Score", "macro"),
-    "precision": ("MulticlassPrecision", "macro"),
-    "recall": ("MulticlassRecall", "macro"),
-    "roc_auc": ("MulticlassAUROC", "macro"),
-}
-_TOP: Final = re.compile(r"top_(\d+)_accuracy")
 
 
 class Meter:
     """Several metrics over the same predictions; `name -> value` at the end.
 
-    Each update gets probabilities, float (N, C), and classes, int64 (N,). A torchmetrics object is
-    copied, so that the one that was given stays as it is. A plain function is called once, with the
-    probabilities and classes of all items, on the CPU.
+    Each update gets probabilities, float (N, C), and classes, int64 (N,); for the task "multi"
+    probabilities of labels, each by itself, and float32 (N, C) of 0 and 1; for "regression" numbers
+    and numbers (N, K). A torchmetrics object is copied, so that the one that was given stays as it
+    is. A plain function is called once, with the probabilities and targets of all items, on the
+    CPU.
     """
 
-    def __init__(self, metrics: Iterable[object], n_classes: int) -> None:
+    def __init__(self, metrics: Iterable[object], n_classes: int, task: str = "single") -> None:
         """Make the metrics.
 
+        Args:
+            metrics: names, torchmetrics objects, functions of (probabilities, targets).
+            n_classes: outputs of the model.
+            task: "single", "multi" or "regression", which decides what names mean.
+
         Raises:
-            TrainingError: an unknown name, or something that cannot be a metric.
+            TrainingError: a name unknown for the task, or something that cannot be a metric.
         """
+        self._task = checked_task(task)
+        self._by_name: set[str] = set()
         self._objects: dict[str, torchmetrics.Metric] = {}
         self._functions: dict[str, MetricFunction] = {}
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._places: list[Tensor] = []
         given = list(metrics)
-        check_metrics(given)
-        for metric in given:
-            name, made = metric_name(metric), _made(metric, n_classes)
-            while name in self._objects or name in self._functions:
-                name += "_"
+        check_metrics(given, task)
+        for name, metric in zip(metric_names(given), given, strict=True):
+            made = _made(metric, n_classes, task)
+            if isinstance(metric, str):
+                self._by_name.add(name)
             into: dict[str, Any] = self._objects if _is_torchmetric(made) else self._functions
             into[name] = made
 
@@ -72,7 +72,7 @@ class Meter:
             places: where these items stand among those of all processes, int64 (N,).
         """
         for metric in self._objects.values():
-            metric.update(probabilities, targets)
+            metric.update(*_as_expected(metric, self._task, probabilities, targets))
         if self._functions:
             self._kept.append((probabilities, targets))
             if places is not None:
@@ -96,7 +96,8 @@ class Meter:
         values: dict[str, float] = {}
         for name, metric in self._objects.items():
             _set_sync(metric, processes.several)
-            values[name] = _value(name, metric.compute)
+            several = name in self._by_name  # one for each output: their mean
+            values[name] = _value(name, partial(_mean, metric) if several else metric.compute)
         if self._functions and self._kept:
             probabilities, targets = (torch.cat(column) for column in zip(*self._kept, strict=True))
             if processes.several:
@@ -116,27 +117,44 @@ def metric_name(metric: object) -> str:
     return str(getattr(metric, "__name__", type(metric).__name__))
 
 
-def check_metrics(metrics: Iterable[object]) -> None:
+def metric_names(metrics: Iterable[object]) -> list[str]:
+    """The column headings of several metrics, each another one."""
+    names: list[str] = []
+    for metric in metrics:
+        name = metric_name(metric)
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
+
+
+def higher_is_better(metric: object, task: str = "single") -> bool | None:
+    """Whether more of a metric is better; None for a function that does not say.
+
+    torchmetrics objects say it by their attribute `higher_is_better`, as a function may.
+    """
+    if isinstance(metric, str):
+        return meaning(metric, task).higher
+    said = getattr(metric, "higher_is_better", None)
+    return said if isinstance(said, bool) else None
+
+
+def check_metrics(metrics: Iterable[object], task: str = "single") -> None:
     """Find out early what is not a metric, without importing torchmetrics.
 
     Raises:
-        TrainingError: an unknown name, a class, or something that cannot be called.
+        TrainingError: a name unknown for the task, a class, or something that cannot be called.
     """
     for metric in metrics:
         if isinstance(metric, str):
-            if metric not in _NAMED and not _TOP.fullmatch(metric):
-                raise TrainingError(
-                    f"No metric is called {metric!r}. By name there are: {', '.join(_NAMED)} and "
-                    "top_5_accuracy (any number). Any torchmetrics object or function of "
-                    "(probabilities, classes) works too."
-                )
+            meaning(metric, task)
         elif isinstance(metric, type):
             name = metric.__name__
             raise TrainingError(f"{name} is a class; give an object, such as {name}(...).")
         elif not callable(metric):
             raise TrainingError(
-                f"{metric!r} is not a metric. Give a name ({', '.join(_NAMED)}), a torchmetrics "
-                "object, or a function of (probabilities, classes)."
+                f'{metric!r} is not a metric. Give a name, such as "accuracy", a torchmetrics '
+                "object, or a function of (probabilities, targets)."
             )
 
 
@@ -147,34 +165,15 @@ def as_list(metrics: object) -> list[Any]:
     return list(metrics)
 
 
-def _made(metric: object, n_classes: int) -> object:
+def _made(metric: object, n_classes: int, task: str) -> object:
     """A fresh torchmetrics object, or the function."""
     if isinstance(metric, str):
-        return _named(metric, n_classes)
+        return make_named(metric, n_classes, task)
     if _is_torchmetric(metric):
         fresh: Any = copy.deepcopy(metric)
         fresh.reset()
         return fresh
     return metric
-
-
-def _named(name: str, n_classes: int) -> torchmetrics.Metric:
-    """A torchmetrics object by name; averages over classes count every class alike."""
-    from torchmetrics import classification
-
-    if n_classes < 2:
-        raise TrainingError(
-            f"Metric {name!r} needs to know the number of classes, but the data do not tell: give "
-            "them an attribute vocab or c, or give a torchmetrics object instead of a name."
-        )
-    options: dict[str, Any] = {"num_classes": n_classes, "validate_args": False}
-    top = _TOP.fullmatch(name)
-    if top:
-        k = min(int(top[1]), n_classes)
-        return classification.MulticlassAccuracy(top_k=k, average="micro", **options)
-    kind, average = _NAMED[name]
-    made: torchmetrics.Metric = getattr(classification, kind)(average=average, **options)
-    return 1 - made if name == "error_rate" else made
 
 
 def _is_torchmetric(metric: object) -> bool:
@@ -189,11 +188,29 @@ def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
             one.sync_on_compute = one._to_sync = on
 
 
+def _as_expected(
+    metric: object, task: str, probabilities: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Predictions and targets in the form that torchmetrics wants for a task.
+
+    Metrics of labels want whole numbers, those of a single number vectors (N,).
+    """
+    if task == "multi" and not type(metric).__module__.startswith("torchmetrics.regression"):
+        return probabilities, (targets > 0.5).long()
+    if task == "regression" and targets.ndim == 2 and targets.shape[1] == 1:
+        return probabilities.reshape(len(targets)), targets[:, 0]
+    return probabilities, targets
+
+
+def _mean(metric: torchmetrics.Metric) -> Tensor:
+    return torch.as_tensor(metric.compute()).float().mean()
+
+
 def _value(name: str, compute: Callable[[], Any]) -> float:
     try:
         return float(compute())
     except Exception as cause:
         raise TrainingError(
-            f"Metric {name} failed: {cause}. It is given probabilities (N, classes) and the true "
-            "classes (N,), and must give one number."
+            f"Metric {name} failed: {cause}. It is given probabilities (N, C) and the true classes "
+            "(N,), or labels or numbers (N, C), and must give one number."
         ) from cause

@@ -171,6 +171,22 @@ def structure_of(model: nn.Module) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and all buffers, not copied; with FSDP2 every process must call this."""
+    tensors = with_prefix("model", model.state_dict())
+    return whole(tensors | with_prefix("buffer", _passing_buffers(model)))
+
+
+def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy what `weights_of` gave, or a checkpoint's weights and buffers, into the model.
+
+    Raises:
+        CheckpointError: names or shapes differ; nothing was loaded then.
+    """
+    load_weights(model, under_prefix("model", tensors), source)
+    _load_buffers(model, under_prefix("buffer", tensors))
+
+
 def _chosen_weights(
     model: nn.Module, weights: dict[str, Tensor], strict: bool | None, source: str
 ) -> dict[str, Tensor]:

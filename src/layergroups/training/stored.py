@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,8 @@ class StoredEpochs:
         options: bounds and views.
         passes: over all training items, for each epoch from the store; each in other views.
     """
+
+    needed: ClassVar[bool] = False  # whether the fit cannot go on through the whole network
 
     def __init__(self, store: FeatureStore, options: StoreOptions, passes: int = 1) -> None:
         self.store = store

@@ -93,7 +93,7 @@ class Workbench:
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
-        check_metrics(self.metrics)
+        check_metrics(self.metrics, self.task)
         self.callbacks = checked(callbacks)
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision

@@ -1,0 +1,51 @@
+"""Checks of the arguments of callbacks; each error shows a call that is right."""
+
+from __future__ import annotations
+
+import math
+
+from layergroups.errors import TrainingError
+
+
+def whole_number(name: str, value: object, least: int, example: int) -> int:
+    """A whole number, at least so large.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise TrainingError(
+            f"{name}={value!r} must be a whole number from {least}, such as {name}={example}."
+        )
+    return value
+
+
+def number(
+    name: str, value: object, low: float, high: float, example: float, *, open_ends: bool = False
+) -> float:
+    """A number between two bounds, or strictly between them.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    inside = False
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        inside = low < value < high if open_ends else low <= value <= high
+    if not inside or not isinstance(value, int | float):
+        upto = f"and below {high:g}" if math.isfinite(high) else ""
+        bound = f"above {low:g} {upto}" if open_ends else f"from {low:g} to {high:g}"
+        raise TrainingError(
+            f"{name}={value!r} must be a number {bound.rstrip()}, such as {name}={example:g}."
+        )
+    return float(value)
+
+
+def text(name: str, value: object, example: str) -> str:
+    """A word that is not empty.
+
+    Raises:
+        TrainingError: it is none.
+    """
+    if not isinstance(value, str) or not value:
+        raise TrainingError(f'{name}={value!r} must be a text, such as {name}="{example}".')
+    return value
