@@ -24,7 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.groups.surgery import is_spread
-from layergroups.training import EpochRow, History, Learner, average_gradients, same_weights
+from layergroups.training import (
+    EpochRow,
+    FineTuneDefaults,
+    History,
+    Learner,
+    average_gradients,
+    same_weights,
+)
 from layergroups.training.distributed import current_processes
 from layergroups.training.replicas import checksum
 from layergroups.training.sharding import whole
@@ -131,6 +138,13 @@ def fine_tune(folder: Path) -> Learner:
     learn = learner(dls=dls)
     learn.fine_tune(1, 1e-2)
     learn.save("state")
+    return learn
+
+
+def two_boundaries(folder: Path) -> Learner:
+    """The passes of the first phase feed the second one too."""
+    learn = learner(dls=TinyLoaders(n=240, batch_size=24))
+    learn.fine_tune(3, 1e-2, defaults=FineTuneDefaults(lowest=1, head_passes=3))
     return learn
 
 
@@ -397,6 +411,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "few": few,
     "fine_tune": fine_tune,
     "stored": stored,
+    "two_boundaries": two_boundaries,
     "transformer": transformer,
     "stale": stale,
     "plain": plain,
