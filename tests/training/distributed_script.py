@@ -29,6 +29,7 @@ from layergroups.training import (
     CSVLog,
     EarlyStopping,
     EpochRow,
+    FineTuneDefaults,
     History,
     Learner,
     MixUp,
@@ -158,6 +159,13 @@ def fine_tune(folder: Path) -> Learner:
     learn = learner(dls=dls)
     learn.fine_tune(1, 1e-2)
     learn.save("state")
+    return learn
+
+
+def two_boundaries(folder: Path) -> Learner:
+    """The passes of the first phase feed the second one too."""
+    learn = learner(dls=TinyLoaders(n=240, batch_size=24))
+    learn.fine_tune(3, 1e-2, defaults=FineTuneDefaults(lowest=1, head_passes=3))
     return learn
 
 
@@ -480,6 +488,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "stored": stored,
     "labels": lambda folder: wide_targets(LabelLoaders(n=27)),
     "numbers": lambda folder: wide_targets(NumberLoaders(n=27)),
+    "two_boundaries": two_boundaries,
     "transformer": transformer,
     "stale": stale,
     "plain": plain,

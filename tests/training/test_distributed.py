@@ -35,8 +35,9 @@ LAUNCHERS = {
 }  # fmt: skip
 EQUAL = (
     "life", "life_sgd", "uneven", "few", "fine_tune", "stored", "accumulated", "averaged", "stops",
-    "transformer", "labels", "numbers", "ready",
+    "transformer", "labels", "numbers", "ready", "two_boundaries",
 )  # fmt: skip
+STORED = ("fine_tune", "stored", "two_boundaries")  # under FSDP2 they train through the network
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
 OTHERS = (
     "averaged_norms", "moving_norms", "life_bf16", "shuffled", "skips_alike", "saved",
@@ -127,7 +128,7 @@ def test_two_processes_train_as_one(replicated: Path, tmp_path: Path, scenario: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", [s for s in EQUAL if s not in {"fine_tune", "stored"}])
+@pytest.mark.parametrize("scenario", [s for s in EQUAL if s not in STORED])
 def test_two_processes_train_as_one_under_fsdp2(
     sharded: Path, tmp_path: Path, scenario: str
 ) -> None:
@@ -137,7 +138,7 @@ def test_two_processes_train_as_one_under_fsdp2(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["fine_tune", "stored", *OTHERS])
+@pytest.mark.parametrize("scenario", [*STORED, *OTHERS])
 @pytest.mark.parametrize("kind", ["replicated", "sharded"])
 def test_processes_stay_in_step(request: Any, kind: str, scenario: str) -> None:
     assert_in_step(told(request.getfixturevalue(kind), scenario), 2)

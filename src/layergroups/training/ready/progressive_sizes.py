@@ -15,7 +15,7 @@ from layergroups.training.loaders import Batches, input_of
 from layergroups.training.modes import evaluating
 
 if TYPE_CHECKING:
-    from layergroups.data.transforms import Size
+    from layergroups.data.pixels import Size
     from layergroups.training.loop import Run
 
 _log = logging.getLogger("layergroups")
