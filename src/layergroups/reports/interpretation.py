@@ -339,7 +339,13 @@ class Interpretation:
     def _repr_html_(self) -> str:
         report = self.residuals() if self.task == "regression" else self.class_report()
         rows = [
-            (t.path or t.index, t.actual, t.predicted, _figure(t.probability), _figure(t.loss))
+            (
+                _short(t.path) or t.index,
+                t.actual,
+                t.predicted,
+                _figure(t.probability),
+                _figure(t.loss),
+            )
             for t in self.top_losses(_SHOWN)
         ]
         headings = ("largest losses", "actual", "predicted", "probability", "loss")
@@ -380,6 +386,11 @@ def _rows(values: Tensor) -> Tensor:
 
 def _numbered(task: str, predictions: Tensor) -> tuple[str, ...]:
     return () if task == "regression" else tuple(map(str, range(predictions.shape[1])))
+
+
+def _short(path: Path | None) -> str:
+    """A file with its folder only."""
+    return "" if path is None else "/".join(path.parts[-2:])
 
 
 def _figure(value: float | None) -> str:

@@ -33,11 +33,15 @@ def html_table(
         left: headings of the columns whose text begins at the left; the first does always.
     """
     sides = ["left" if i == 0 or h in left else "right" for i, h in enumerate(headings)]
-    title = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
+    title = (
+        f'<caption style="text-align:left;white-space:nowrap">{escape(caption)}</caption>'
+        if caption
+        else ""
+    )
     head = _row("th", headings, sides)
     body = "".join(_row("td", row, sides) for row in rows)
     return (
-        f'<table style="border-collapse:collapse">{title}<thead>{head}</thead>'
+        f'<table style="border-collapse:collapse;margin:0.5em 0">{title}<thead>{head}</thead>'
         f"<tbody>{body}</tbody></table>"
     )
 
@@ -45,6 +49,7 @@ def html_table(
 def _row(tag: str, cells: Sequence[object], sides: Sequence[str]) -> str:
     pairs = zip(cells, sides, strict=True)
     inside = "".join(
-        f'<{tag} style="text-align:{side}">{escape(str(cell))}</{tag}>' for cell, side in pairs
+        f'<{tag} style="text-align:{side};padding:0.15em 0.6em">{escape(str(cell))}</{tag}>'
+        for cell, side in pairs
     )
     return f"<tr>{inside}</tr>"
