@@ -11,7 +11,7 @@ from tests.training.tiny import TinyLoaders, moved, snapshot
 from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
-from layergroups.training import Learner
+from layergroups.training import FineTuneDefaults, Learner
 from layergroups.training.compiling import Compiled, checked_compile
 
 EAGER = {"backend": "eager"}
@@ -112,7 +112,7 @@ def test_the_feature_store_works_beside_it(make) -> None:
     assert [row.note for row in learn.history] == ["frozen outputs stored"] * 3
     assert counts.graphs == 0
     assert not moved(snapshot(learn.model), plain.model)
-    learn.fine_tune(1)
+    learn.fine_tune(1, defaults=FineTuneDefaults(lowest=0))
     assert counts.graphs > 0
 
 

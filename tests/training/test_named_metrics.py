@@ -140,7 +140,7 @@ def test_functions_get_the_targets_as_they_are() -> None:
         ("multi", "top_2_accuracy", "exact_match"),
         ("regression", "accuracy", "is for one class.*these data have numbers.*mse, rmse, mae"),
         ("regression", "rmsee", "No metric is called 'rmsee'.*rmse"),
-        ("numbers", "mse", "single, multi, regression"),
+        ("numbers", "mse", "'single'.*'multi'.*'regression'"),
     ],
 )
 def test_a_name_that_does_not_fit_the_task_lists_those_that_do(task, name, says) -> None:

@@ -13,9 +13,16 @@ from torch import nn
 from torchmetrics.regression import MeanAbsoluteError
 
 from layergroups.errors import TrainingError
-from layergroups.training import LabelsPrediction, NumbersPrediction, Prediction
+from layergroups.training import (
+    FineTuneDefaults,
+    LabelsPrediction,
+    NumbersPrediction,
+    Prediction,
+)
 from layergroups.training.answers import answer
 from layergroups.training.tasks import task_of
+
+ALL = FineTuneDefaults(lowest=0)  # the tiny body begins from noise
 
 
 def model_for(dls: TinyLoaders) -> nn.Sequential:
@@ -62,7 +69,7 @@ def test_fine_tune_learns_several_labels(make) -> None:
     dls = LabelLoaders(n=96)
     learn = make(model_for(dls), dls=dls, metrics=[right_labels])
     before = learn.validate()
-    history = learn.fine_tune(8, 2e-2)
+    history = learn.fine_tune(8, 2e-2, defaults=ALL)
     after = learn.validate()
     assert after["valid_loss"] < 0.6 * before["valid_loss"]
     assert after["right_labels"] > 0.85 > 0.7 > before["right_labels"]
@@ -77,7 +84,7 @@ def test_fine_tune_learns_numbers(make) -> None:
     dls = NumberLoaders(n=96)
     learn = make(model_for(dls), dls=dls, metrics=[MeanAbsoluteError()])
     before = learn.validate()
-    learn.fine_tune(10, 2e-2)
+    learn.fine_tune(10, 2e-2, defaults=ALL)
     after = learn.validate()
     assert after["MeanAbsoluteError"] < 0.12 < 0.3 < before["MeanAbsoluteError"]
     found, targets = learn.get_preds()
@@ -180,7 +187,7 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(make, tmp_path: Path) -> None
 
     class Crash:
         def after_epoch(self, run: Any) -> None:
-            if run.phase == "all" and run.epoch == 0:
+            if run.phase == "late" and run.epoch == 0:
                 raise RuntimeError("power cut")
 
     folder = tmp_path / "runs"

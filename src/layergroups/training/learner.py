@@ -7,7 +7,6 @@ of them do is said in the files of their functions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +221,7 @@ class Learner(Looking):
         Returns:
             A row for the first phase and one for each epoch of the second.
         """
-        figures = defaults or recipes.FineTuneDefaults()
-        figures = replace(figures, lowest=recipes.lowest_group(self, figures))
+        figures = recipes.fitted(self, defaults)
         options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
         phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
         plan = autosave(checkpoint_dir, checkpoint_every, resume)

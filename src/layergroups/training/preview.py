@@ -16,7 +16,7 @@ from layergroups.reports.schedule_picture import PhasePreview, SchedulePreview
 from layergroups.training.callbacks import checked
 from layergroups.training.checks import check_batch_count
 from layergroups.training.optimizers import build_optimizer
-from layergroups.training.recipes import plan_fine_tune
+from layergroups.training.recipes import fitted, plan_fine_tune
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.thawing import Thaw
 
@@ -40,6 +40,7 @@ class _Part:
     frozen: Frozen
     thaws: tuple[Thaw, ...] = ()
     note: str = ""
+    passes: int = 1
 
 
 def preview_fit(
@@ -63,7 +64,7 @@ def preview_fit(
     for part in parts:
         if part.lr is not None:
             rates = spread_rates(part.lr, groups.names, rates)
-        phases.append(_phase(part, groups, rates, per_epoch, momentum))
+        phases.append(_phase(part, groups, rates, per_epoch * part.passes, momentum))
     return SchedulePreview(groups=groups.names, phases=tuple(phases))
 
 
@@ -78,6 +79,8 @@ def _parts(
                 f'learn.plot_schedule("fit_one_cycle", 3, 1e-3): one of {", ".join(_PLANS)}.'
             )
         given = _bound(getattr(type(learner), fit), fit, words, named)
+        if fit == "fine_tune":
+            given["defaults"] = fitted(learner, given["defaults"])
         parts = _PLANS[fit](learner.layer_groups, given)
     else:
         schedule = _checked_schedule(fit)
@@ -149,6 +152,7 @@ def _thaw(groups: LayerGroups, given: Mapping[str, Any]) -> tuple[_Part, ...]:
 def _fine_tune(groups: LayerGroups, given: Mapping[str, Any]) -> tuple[_Part, ...]:
     names = ("base_lr", "freeze_epochs", "lr", "store", "defaults")
     phases = plan_fine_tune(given["epochs"], **{name: given[name] for name in names})
+    filled = given["store"] and given["freeze_epochs"] > 0
     return tuple(
         _Part(
             name=phase.name,
@@ -157,6 +161,7 @@ def _fine_tune(groups: LayerGroups, given: Mapping[str, Any]) -> tuple[_Part, ..
             lr=phase.lr,
             frozen=_frozen_to(groups, groups[phase.freeze_to].index),
             note=_FROM_STORE if phase.from_store else "",
+            passes=phase.passes if filled and phase.freeze_to > 0 else 1,
         )
         for phase in phases
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from layergroups.errors import TrainingError
@@ -18,6 +18,7 @@ from layergroups.training.schedules import OneCycle, Schedule
 if TYPE_CHECKING:
     from layergroups.training.autosave import Autosave
     from layergroups.training.learner import Learner
+    from layergroups.training.looking import Looking
 
 _log = logging.getLogger("layergroups")
 _CHEAP = 0.05  # part of the network's work above which the head is not trained in many passes
@@ -129,7 +130,13 @@ def plan_fine_tune(
     return tuple(phase for phase in phases if phase.epochs)
 
 
-def lowest_group(learner: Learner, defaults: FineTuneDefaults) -> int:
+def fitted(learner: Looking, defaults: FineTuneDefaults | None) -> FineTuneDefaults:
+    """The figures for this learner: `lowest` as it can be."""
+    known = defaults or FineTuneDefaults()
+    return replace(known, lowest=lowest_group(learner, known))
+
+
+def lowest_group(learner: Looking, defaults: FineTuneDefaults) -> int:
     """The first layer group that trains after the head, as `defaults.lowest` asks where it can.
 
     All groups train if no layer of the body would train otherwise, if the network begins from
