@@ -169,6 +169,11 @@ LEARNER_LOOKS: dict[str, Callable[[Learner], object]] = {
     "get_preds of other batches": lambda learn: learn.get_preds(BATCHES),
     "predict": lambda learn: learn.predict(torch.ones(3, 16, 16)),
     "save": lambda learn: learn.save("look"),
+    "lr_find": lambda learn: learn.lr_find(num_it=20),
+    "suggest_groups": lambda learn: (
+        setattr(learn.dls.train, "batch_size", 5),
+        learn.suggest_groups(),
+    ),
     "print": lambda learn: str(learn.layer_groups),
     "history": lambda learn: (str(learn.history), repr(learn.history)),
 }

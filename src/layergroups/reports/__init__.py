@@ -3,6 +3,7 @@
 from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_matrix
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.pictures import confusion_matrix_picture
+from layergroups.reports.rate_curves import RateCurve, rate_picture
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
 from layergroups.reports.tables import (
     PhotoPrediction,
@@ -15,6 +16,7 @@ __all__ = [
     "Confusion",
     "ConfusionMatrix",
     "PhotoPrediction",
+    "RateCurve",
     "RunFiles",
     "claim_folder",
     "confusion_matrix",
@@ -23,5 +25,6 @@ __all__ = [
     "network_picture",
     "per_class_table",
     "predictions_table",
+    "rate_picture",
     "write_run",
 ]
