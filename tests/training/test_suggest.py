@@ -172,28 +172,34 @@ def test_a_block_whose_outputs_do_not_change_is_seen() -> None:
     assert not head.frozen
 
 
-def some(name: str, relative: float, ratio: float = 1.0) -> Evidence:
-    return Evidence(name, 10, relative, ratio, 0.1)
+def some(name: str, relative: float, ratio: float = 1.0, change: float | None = 0.1) -> Evidence:
+    return Evidence(name, 10, relative, ratio, change)
 
 
 def proposal(*found: Evidence) -> GroupProposal:
     return propose(found, [(f.name, f) for f in found], base_lr=1e-3, batches=4, head_batches=0)
 
 
-def test_rates_follow_the_relative_gradient_and_noise_is_frozen() -> None:
-    made = proposal(some("a", 0.5, 0.001), some("b", 0.01), some("c", 0.4), some("d", 1.0))
-    assert made.rates == {"a": 0, "b": 0, "c": pytest.approx(4e-4), "d": pytest.approx(1e-3)}
-    assert made.frozen == ("a", "b")
+def test_rates_follow_the_relative_gradient_of_what_trains() -> None:
+    still = some("still", 2.0, change=1e-4)
+    made = proposal(some("noise", 0.5, 0.0001), still, some("c", 0.4, change=None), some("d", 1.0))
+    assert made.rates == {"noise": 0, "still": 0, "c": pytest.approx(4e-4), "d": 1e-3}
+    assert made.frozen == ("noise", "still")
     reasons = [advice.reason for advice in made.groups]
-    assert "noise; signal to noise is 0.001" in reasons[0]
-    assert reasons[1] == "frozen: its gradient is 1% of the largest, beside its weights"
-    assert reasons[2] == "trains: its gradient is 40% of the largest, beside its weights"
-    last = proposal(some("a", 1.0), some("b", 1e-6, 0.0))
-    assert last.rates == {"a": pytest.approx(1e-3), "b": pytest.approx(5e-5)}
+    assert reasons[0].endswith("its gradient is noise; signal to noise is 0.0001")
+    assert reasons[1].endswith("its outputs change little, 0.1% of the largest change")
+    assert reasons[2].endswith("its gradient is 40% of the largest of those that train")
+    assert reasons[3].endswith("beside its weights its gradient is the largest")
+
+
+def test_the_last_group_always_trains() -> None:
+    made = proposal(some("a", 1.0), some("b", 1e-6, 0.0, 0.0))
+    assert made.rates == {"a": 1e-3, "b": pytest.approx(5e-5)}
+    assert proposal(some("all", 0.0, 0.0, None)).rates == {"all": 1e-3}
 
 
 def test_it_is_taken_over_by_apply_or_by_what_is_printed(make: Make) -> None:
-    made = proposal(some("0.0", 0.01), some("0.7", 0.5), some("1", 1.0))
+    made = proposal(some("0.0", 3.0, change=0.0), some("0.7", 0.5), some("1", 1.0))
     one, other = make(), make()
     one.freeze()
     made.apply(one)
@@ -211,7 +217,8 @@ def test_it_is_taken_over_by_apply_or_by_what_is_printed(make: Make) -> None:
 def test_a_rate_of_zero_is_a_frozen_group_in_fine_tune(make: Make) -> None:
     learn = make()
     start = learn.model[0][0].weight.detach().clone()
-    learn.fine_tune(1, lr=proposal(some("0.0", 0.01), some("0.7", 0.5), some("1", 1.0)).rates)
+    made = proposal(some("0.0", 3.0, change=0.0), some("0.7", 0.5), some("1", 1.0))
+    learn.fine_tune(1, lr=made.rates)
     assert torch.equal(learn.model[0][0].weight, start)
 
 

@@ -164,8 +164,8 @@ class Looking(Workbench):
 
         For every block and layer group: the gradient's norm beside that of the weights, how much
         of the gradient is signal and not noise from batch to batch, and how much the outputs
-        change in some steps of all groups at one rate. From the first two follows a proposal;
-        `propose` says how. Everything is put back to the bit, as after `lr_find`.
+        change in some steps of all groups at one rate. From these follows a proposal; `propose`
+        says how. Everything is put back to the bit, as after `lr_find`.
 
         Behind a head that has never trained, gradients of the body are those of chance. So the
         last group first trains, on trial, on batches that are not measured.
@@ -176,7 +176,7 @@ class Looking(Workbench):
         see `training/evidence.py` for the measures.
 
         Args:
-            base_lr: rate of the group that needs it most; None is that of all groups in
+            base_lr: rate of the group that gets the highest; None is that of all groups in
                 `fine_tune`.
             batches: to measure, 3 or more; at most those of an epoch.
             train_head: whether the last group trains before; None: if this learner has never

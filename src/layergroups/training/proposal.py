@@ -17,8 +17,9 @@ from layergroups.training.evidence import Evidence
 if TYPE_CHECKING:
     from layergroups.training.looking import Looking
 
-_LITTLE: Final = 0.05  # of the highest relative gradient, below which a group is left frozen
-_MOSTLY_NOISE: Final = 0.01  # signal to noise below which a group's gradient says little
+_UNMOVED: Final = 0.01  # of the largest change of outputs, below which a group is left frozen
+_NOISE: Final = 1e-3  # signal to noise below which a thousand batches hardly agree on a direction
+_LEAST: Final = 0.05  # of base_lr: the lowest rate of a group that trains
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class GroupProposal:
     Attributes:
         groups: advice for each layer group, nearest the input first.
         blocks: for each block the name of its group and what was measured.
-        base_lr: rate of the group that needs it most.
+        base_lr: rate of the group that gets the highest.
         batches: that were measured.
         head_batches: by which the last group was trained before, on trial; 0 if it was not.
     """
@@ -127,32 +128,45 @@ def propose(
     batches: int,
     head_batches: int,
 ) -> GroupProposal:
-    """A rate for each group in proportion to its relative gradient, as Auto-RGN has it.
+    """Freeze what is not worth training; a rate for each other group by its relative gradient.
 
-    The group whose gradient is largest beside its weights gets `base_lr`. One below a twentieth of
-    it, or whose gradient is hardly more than noise, is left frozen; the last group always trains.
+    A group is left frozen where its gradient is noise from batch to batch, or where its outputs
+    changed by less than a hundredth of the largest change while all trained at one rate: frozen it
+    saves time, and little is lost. The last group always trains. Of those that train, the one
+    whose gradient is largest beside its weights gets `base_lr`, the others in proportion, but a
+    twentieth at least.
 
-    Source: Lee et al. 2022; that groups are frozen by both criteria at once is ours.
+    Source: Lee et al. 2022, Auto-RGN for the rates and the thought of Auto-SNR for noise; to freeze
+    by the change of outputs is ours.
     """
-    highest = max((found.relative_gradient for found in groups), default=0.0)
+    changes = [found.change for found in groups if found.change is not None]
+    most = max(changes, default=0.0)
+    frozen = [_why_frozen(found, most) for found in groups[:-1]]
+    trains = [f for f, why in zip(groups, [*frozen, ""], strict=True) if not why]
+    highest = max(found.relative_gradient for found in trains)
     advice = [
-        _advice(found, highest, base_lr, last=i == len(groups) - 1)
-        for i, found in enumerate(groups)
+        Advice(found, 0.0, f"frozen: {why}") if why else _training(found, highest, base_lr)
+        for found, why in zip(groups, [*frozen, ""], strict=True)
     ]
     return GroupProposal(tuple(advice), tuple(blocks), base_lr, batches, head_batches)
 
 
-def _advice(found: Evidence, highest: float, base_lr: float, *, last: bool) -> Advice:
-    share = found.relative_gradient / highest if highest else 1.0
-    told = f"its gradient is {share:.0%} of the largest, beside its weights"
-    if share == 1:
-        told = "its gradient is the largest, beside its weights"
-    if found.signal_to_noise < _MOSTLY_NOISE and not last:
+def _why_frozen(found: Evidence, most: float) -> str:
+    """Why a group is not worth training; empty if it is."""
+    if found.signal_to_noise < _NOISE:
         ratio = f"signal to noise is {found.signal_to_noise:.2g}"
-        return Advice(found, 0.0, f"frozen: from batch to batch its gradient is noise; {ratio}")
-    if share < _LITTLE and not last:
-        return Advice(found, 0.0, f"frozen: {told}")
-    return Advice(found, base_lr * max(share, _LITTLE), f"trains: {told}")
+        return f"from batch to batch its gradient is noise; {ratio}"
+    if found.change is not None and found.change < _UNMOVED * most:
+        part = found.change / most
+        return f"trained, its outputs change little, {part:.1%} of the largest change"
+    return ""
+
+
+def _training(found: Evidence, highest: float, base_lr: float) -> Advice:
+    share = found.relative_gradient / highest if highest else 1.0
+    told = f"{share:.0%} of the largest of those that train" if share < 1 else "the largest"
+    reason = f"trains: beside its weights its gradient is {told}"
+    return Advice(found, base_lr * max(share, _LEAST), reason)
 
 
 def _measured(proposal: GroupProposal) -> str:
