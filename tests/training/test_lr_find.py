@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.training import Learner
 from layergroups.training.lr_find import Losses
+from layergroups.training.notebook import show
 from layergroups.training.shelf import StoreOptions
 from layergroups.training.suggestions import minimum, slide, steep, valley
 
@@ -170,6 +172,31 @@ def test_a_loss_that_holds_the_model_sees_it_train_and_gets_it_back() -> None:
     before = whole_state(learn)
     learn.lr_find(**QUICK)
     assert len(seen) > 10
+    assert differences(before, whole_state(learn)) == []
+
+
+@pytest.mark.parametrize("place", ["in it", "around it"])
+def test_a_compiled_model_is_tried_without_compiling_and_stays_compiled(place: str) -> None:
+    model: Any = pretrained(tiny_model())
+    if place == "in it":
+        model.compile(backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+    learn = Learner(TinyLoaders(n=24), model, split=NAMES, progress=False)
+    compiled = learn.groups.model._compiled_call_impl
+    before = whole_state(learn)
+    assert len(learn.lr_find(**QUICK).groups) == 3
+    assert differences(before, whole_state(learn)) == []
+    assert learn.groups.model._compiled_call_impl is compiled
+
+
+def test_layers_that_make_their_weights_when_they_run() -> None:
+    model = pretrained(tiny_model())
+    nn.utils.parametrizations.weight_norm(model[0][7])
+    nn.utils.parametrizations.spectral_norm(model[1][4])
+    learn = Learner(TinyLoaders(n=24), model, split=NAMES, progress=False)
+    before = whole_state(learn)
+    learn.lr_find(**QUICK)
     assert differences(before, whole_state(learn)) == []
 
 
@@ -368,12 +395,18 @@ def test_it_prints_and_draws(make: Make, tmp_path: Path) -> None:
     assert [row for row in rows if row in ("all", *NAMES)] == ["all", *NAMES]
     assert "learn.fit_one_cycle(3, lr=found.rates)" in str(found)
     assert all(len(line) <= 100 for line in lines)
+    assert re.fullmatch(r"FoundRates\(valley=.*, slide=.*, rates=\{.*\}\)", repr(found))
     assert found.to_dict()["groups"]["1"]["lrs"] == found.groups["1"].lrs
     assert found.plot(tmp_path / "rates.png").stat().st_size > 10_000
     figure: Any = found.plot()
     curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
     assert len(curves) == 4
     assert list(curves[-1].get_ydata()) == list(found.losses)
+
+
+def test_a_picture_is_shown_in_a_notebook_only(make: Make) -> None:
+    found = make().lr_find(**QUICK, by_group=False)
+    assert not show(found.figure)
 
 
 # -- suggestions ---------------------------------------------------------------------------------

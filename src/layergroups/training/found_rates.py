@@ -73,8 +73,7 @@ class FoundRates:
     @property
     def suggestions(self) -> dict[str, dict[str, float]]:
         """Every suggestion: for "all" and for each group by name, a rate by each kind."""
-        curves = [self.together, *self.groups.values()]
-        return {curve.name: dict(curve.suggestions) for curve in curves}
+        return {curve.name: dict(curve.suggestions) for curve in self._curves}
 
     @property
     def rates(self) -> dict[str, float]:
@@ -104,6 +103,10 @@ class FoundRates:
         found = {} if curve is None else curve.suggestions
         return found.get(kind, 0.0) / len(self.relation)
 
+    def figure(self) -> Figure:
+        """All curves with their suggestions, as a figure of matplotlib."""
+        return draw_rates(self._curves, self._note)
+
     def plot(self, path: str | Path | None = None) -> Path | Figure:
         """Draw all curves with their suggestions.
 
@@ -113,9 +116,16 @@ class FoundRates:
         Raises:
             LayerGroupsError: another ending, or the file cannot be written.
         """
-        curves = [self.together, *self.groups.values()]
-        note = f"Not tried, because frozen: {', '.join(self.resting)}" if self.resting else ""
-        return draw_rates(curves, note) if path is None else rate_picture(curves, path, note)
+        return self.figure() if path is None else rate_picture(self._curves, path, self._note)
+
+    @property
+    def _curves(self) -> list[RateCurve]:
+        return [self.together, *self.groups.values()]
+
+    @property
+    def _note(self) -> str:
+        words = "Not tried, because frozen or at rate 0"
+        return f"{words}: {', '.join(self.resting)}" if self.resting else ""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
@@ -129,6 +139,10 @@ class FoundRates:
 
     def __iter__(self) -> Iterator[float]:
         return iter(self.together.suggestions.values())
+
+    def __repr__(self) -> str:
+        found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
+        return f"FoundRates({', '.join([*found, f'rates={_short(self.rates)}'])})"
 
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
@@ -153,6 +167,10 @@ def _chosen(suggestions: Mapping[str, float], kind: str) -> float:
     return suggestions[kind]
 
 
+def _short(rates: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{rate:.2g}") for name, rate in rates.items()}
+
+
 def _use(rates: Mapping[str, float]) -> str:
     listed = ", ".join(f"{name} {rate:.1e}" for name, rate in rates.items())
     return f"rates of all at once: {listed}\nlearn.fit_one_cycle(3, lr=found.rates) takes them."
@@ -166,7 +184,7 @@ def _table(found: FoundRates) -> Table:
     for heading in (*kinds, "loss", "lowest"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("ended", style="dim")
-    for curve in (found.together, *found.groups.values()):
+    for curve in found._curves:
         rates = [f"{curve.suggestions[k]:.1e}" if k in curve.suggestions else "-" for k in kinds]
         losses = (f"{curve.losses[0]:.3f}", f"{min(curve.losses):.3f}")
         table.add_row(Text(curve.name, style="bold"), *rates, *losses, Text(curve.end))

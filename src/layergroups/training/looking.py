@@ -150,7 +150,7 @@ class Looking(Workbench):
         plan = lr_find.Plan(start_lr, end_lr, num_it, stop_div, suggest)
         found = lr_find.find_rates(self, plan, by_group)
         if show_plot:
-            notebook.show(found.plot)
+            notebook.show(found.figure)
         return found
 
     def suggest_groups(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def show(draw: Callable[[], Any]) -> bool:
+def show(draw: Callable[[], Figure]) -> bool:
     """Draw and show a picture, if this is the kernel of a notebook; whether it is."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is None:
         return False
-    sys.modules["IPython"].display.display(draw())
+    display: Any = importlib.import_module("IPython.display")
+    data = io.BytesIO()
+    draw().savefig(data, format="png", dpi=110)
+    display.display(display.Image(data=data.getvalue()))
     return True

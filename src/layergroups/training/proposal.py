@@ -106,6 +106,9 @@ class GroupProposal:
             "head_batches": self.head_batches,
         }
 
+    def __repr__(self) -> str:
+        return f"GroupProposal(rates={ {a.name: float(f'{a.rate:.2g}') for a in self.groups} })"
+
     def __str__(self) -> str:
         console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
         with console.capture() as captured:
