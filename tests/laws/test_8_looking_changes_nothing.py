@@ -171,7 +171,7 @@ LEARNER_LOOKS: dict[str, Callable[[Learner], object]] = {
     "save": lambda learn: learn.save("look"),
     "lr_find": lambda learn: learn.lr_find(num_it=20),
     "suggest_groups": lambda learn: (
-        setattr(learn.dls.train, "batch_size", 5),
+        setattr(learn.dls.train, "batch_size", 4),
         learn.suggest_groups(),
     ),
     "print": lambda learn: str(learn.layer_groups),

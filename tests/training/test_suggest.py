@@ -254,3 +254,6 @@ def test_mistakes_are_told(make: Make) -> None:
         learn.suggest_groups()
     with pytest.raises(TrainingError, match="The loss is nan"):
         learn.suggest_groups(train_head=False)
+    single = make(dls=TinyLoaders(n=4, batch_size=1))
+    with pytest.raises(TrainingError, match="training batch has one item"):
+        single.suggest_groups(train_head=False)

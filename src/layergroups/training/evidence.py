@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from layergroups.training.checks import labelled
+from layergroups.errors import TrainingError
+from layergroups.training.checks import BATCH_OF_ONE, is_batch_of_one, labelled
 from layergroups.training.device import to_device
 from layergroups.training.layout import in_safe_layout
 from layergroups.training.losses import checked_loss
@@ -123,14 +124,22 @@ def gradients(learner: Looking, batches: Iterable[Any], done: Callable[[], None]
         learner: with its model in training mode, and all parameters to look at trainable.
         batches: pairs (inputs, targets).
         done: called after each.
+
+    Raises:
+        TrainingError: the loss cannot be computed, or a batch has one item beside batch norm.
     """
     model, accelerator, found = learner.groups.model, learner.accelerator, Gradients()
     for batch in batches:
         inputs, targets = labelled(to_device(batch, accelerator.device))
         model.zero_grad(set_to_none=True)
-        with accelerator.autocast():
-            outputs = model(in_safe_layout(inputs, model))
-            loss = checked_loss(learner.loss_func, outputs, targets)
+        try:
+            with accelerator.autocast():
+                outputs = model(in_safe_layout(inputs, model))
+                loss = checked_loss(learner.loss_func, outputs, targets)
+        except ValueError as cause:
+            if is_batch_of_one(cause, targets):
+                raise TrainingError(BATCH_OF_ONE) from cause
+            raise
         accelerator.backward(loss)
         scaler = accelerator.scaler
         found.add(model, 1.0 if scaler is None else scaler.get_scale())
