@@ -30,6 +30,8 @@ class RateCurve:
         raw: at each step, as they were.
         suggestions: a rate by each name; empty where there are too few steps.
         end: why the sweep ended.
+        skip: steps at the start that are not looked at, nor drawn, for the average of a few
+            batches is not even yet.
     """
 
     name: str
@@ -38,6 +40,13 @@ class RateCurve:
     raw: tuple[float, ...]
     suggestions: Mapping[str, float] = field(default_factory=dict)
     end: str = ""
+    skip: int = 0
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Rate and smoothed loss of each step that is looked at; of all if there are few."""
+        pairs = list(zip(self.lrs, self.losses, strict=True))
+        return pairs[self.skip :] or pairs
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -79,7 +88,8 @@ def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
 
 
 def _draw(axes: Axes, curve: RateCurve, colour: str, *, thick: bool) -> None:
-    axes.plot(curve.lrs, curve.losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
+    lrs, losses = zip(*curve.points, strict=True)
+    axes.plot(lrs, losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
     for marker, rate in zip(_MARKERS, curve.suggestions.values(), strict=False):
         axes.plot(
             [rate], [_loss_at(curve, rate)], marker=marker, markersize=7, color=colour,
@@ -89,7 +99,7 @@ def _draw(axes: Axes, curve: RateCurve, colour: str, *, thick: bool) -> None:
 
 def _loss_at(curve: RateCurve, rate: float) -> float:
     """The loss on the curve at a rate, between its steps too."""
-    pairs = list(zip(curve.lrs, curve.losses, strict=True))
+    pairs = curve.points
     for (low, first), (high, second) in pairwise(pairs):
         if low <= rate <= high:
             part = math.log(rate / low) / math.log(high / low)
@@ -99,8 +109,8 @@ def _loss_at(curve: RateCurve, rate: float) -> float:
 
 def _scale(axes: Axes, curves: Sequence[RateCurve]) -> None:
     """Losses from the lowest to somewhat above where the sweeps began; what diverges runs out."""
-    lowest = min(min(curve.losses) for curve in curves)
-    begin = max(curve.losses[0] for curve in curves)
+    lowest = min(loss for curve in curves for _, loss in curve.points)
+    begin = max(curve.points[0][1] for curve in curves)
     room = max(begin - lowest, abs(begin) * 0.02, 1e-9)
     axes.set_xscale("log")
     axes.set_ylim(lowest - 0.08 * room, begin + 0.45 * room)

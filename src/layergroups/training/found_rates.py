@@ -186,6 +186,7 @@ def _table(found: FoundRates) -> Table:
     table.add_column("ended", style="dim")
     for curve in found._curves:
         rates = [f"{curve.suggestions[k]:.1e}" if k in curve.suggestions else "-" for k in kinds]
-        losses = (f"{curve.losses[0]:.3f}", f"{min(curve.losses):.3f}")
-        table.add_row(Text(curve.name, style="bold"), *rates, *losses, Text(curve.end))
+        losses = [loss for _, loss in curve.points]
+        ends = (f"{losses[0]:.3f}", f"{min(losses):.3f}")
+        table.add_row(Text(curve.name, style="bold"), *rates, *ends, Text(curve.end))
     return table

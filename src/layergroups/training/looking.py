@@ -133,7 +133,8 @@ class Looking(Workbench):
             start_lr: the first rate of the group whose rate is highest.
             end_lr: its last rate.
             num_it: steps of the optimizer in each sweep, 20 or more.
-            stop_div: end a sweep as soon as the smoothed loss is four times its lowest.
+            stop_div: end a sweep, after its first tenth, as soon as the smoothed loss is four times
+                its lowest.
             show_plot: in a notebook, show the picture.
             suggest_funcs: names, or functions of (rates, losses) that give a rate; the first of
                 them makes `rates`.

@@ -198,7 +198,7 @@ class _Finder:
         run = loop.new_run(learner, 1, rising, "lr_find")
         run.steps = plan.num_it - 1  # so that the last step has the last rate
         shortcut = Shortcut(learner, self.example, self.room)
-        steps, losses = Steps(run, self.batches.rounds(), shortcut), Losses()
+        steps, losses = Steps(run, self.batches.rounds(), shortcut), Losses(plan.num_it // 10)
         with learner.reporter.bar(f"rates of {name}", plan.num_it) as bar:
             while len(losses) < plan.num_it and not losses.end(stop_div=plan.stop_div):
                 losses.add(steps.step())
@@ -245,12 +245,17 @@ class Losses:
     Smoothed is the exponential average over about 50 steps, free of the bias of its start, as in
     fastai.
 
+    Args:
+        skip: steps at the start that say nothing of divergence: batches differ, and the average of
+            a few is not even yet.
+
     Attributes:
         raw: as they came; one that is not finite is the last.
         smooth: the averages, all finite.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
         self.raw: list[float] = []
         self.smooth: list[float] = []
         self._average = 0.0
@@ -269,7 +274,8 @@ class Losses:
         """Why the sweep should end; empty if it should not."""
         if len(self.smooth) < len(self.raw):
             return f"loss {self.raw[-1]}"
-        if stop_div and self.smooth and self.smooth[-1] > _DIVERGED * min(self.smooth):
+        seen = self.smooth[self.skip :]
+        if stop_div and seen and seen[-1] > _DIVERGED * min(seen):
             return "diverged"
         return ""
 
@@ -288,13 +294,14 @@ def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
         )
     rising, n = Rising(plan.start_lr, plan.end_lr), len(losses.smooth)
     lrs = [rising.multiplier(i / (plan.num_it - 1)) for i in range(n)]
-    seen = slice(plan.num_it // 10, n - _LAST)
+    seen = slice(losses.skip, n - _LAST)
     points = lrs[seen], losses.smooth[seen]
     enough = len(points[0]) >= _LEAST_POINTS
     found = {kind: float(f(*points)) for kind, f in plan.suggest.items()} if enough else {}
     reason = losses.end(stop_div=plan.stop_div)
     end = f"{reason} at {lrs[-1]:.1e}" if reason else "at the last rate"
-    return RateCurve(name, tuple(lrs), tuple(losses.smooth), tuple(losses.raw), found, end)
+    smooth, raw = tuple(losses.smooth), tuple(losses.raw)
+    return RateCurve(name, tuple(lrs), smooth, raw, found, end, losses.skip)
 
 
 def _check_enough(curve: RateCurve, plan: Plan) -> None:
