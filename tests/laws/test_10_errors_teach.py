@@ -62,6 +62,12 @@ def place(folder: Path, tmp_path: Path) -> Place:
     return Place(folder, tmp_path)
 
 
+def frozen(place: Place, *names: str) -> lg.Learner:
+    learn = place.learn()
+    learn.freeze(*(names or ["0.0"]))
+    return learn
+
+
 def freeze_all(place: Place) -> None:
     learn = place.learn()
     learn.layer_groups.freeze(*PATHS)
@@ -148,6 +154,34 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(mixed_precision="fp32").fit(1), errors.TrainingError, "bf16",
          ValueError),
         (lambda p: p.learn(lr="fast"), errors.GroupingError, r"slice\(low, high\)", None),
+        (lambda p: p.learn().lr_find(start_lr="low"), errors.TrainingError, "start_lr='low'", None),
+        (lambda p: p.learn().lr_find(end_lr=None), errors.TrainingError, "end_lr=None", None),
+        (lambda p: p.learn().lr_find(1, 0.1), errors.TrainingError, "start_lr=1 must be below",
+         None),
+        (lambda p: p.learn().lr_find(num_it=5), errors.TrainingError, "num_it=5 .*20 or more",
+         None),
+        (lambda p: p.learn().lr_find(num_it="all"), errors.TrainingError, "num_it='all'", None),
+        (lambda p: p.learn().lr_find(suggest_funcs="best"), errors.TrainingError,
+         "'best' is no suggestion.*valley", None),
+        (lambda p: p.learn().lr_find(suggest_funcs=[]), errors.TrainingError, "at least one", None),
+        (lambda p: p.learn().lr_find(by_group="1"), errors.TrainingError, "by_group='1'.*list",
+         None),
+        (lambda p: p.learn().lr_find(by_group=["tail"]), errors.GroupingError, "'tail'; there are",
+         None),
+        (lambda p: frozen(p).lr_find(by_group=["1", "0.0"]), errors.TrainingError,
+         r"names 0\.0, frozen.*learn\.unfreeze\('0\.0'\)", None),
+        (lambda p: frozen(p, *PATHS).lr_find(), errors.TrainingError, "Nothing would train", None),
+        (lambda p: p.learn().lr_find(num_it=20).rates_by("x"), errors.TrainingError,
+         "no suggestion 'x'; there are valley", None),
+        (lambda p: p.learn().lr_find(num_it=20).plot("x.txt"), errors.LayerGroupsError,
+         r"x\.png", None),
+        (lambda p: p.learn().suggest_groups("fast"), errors.TrainingError, "base_lr='fast'", None),
+        (lambda p: p.learn().suggest_groups(batches=1), errors.TrainingError, "batches=1.*3 or m",
+         None),
+        (lambda p: p.learn().suggest_groups(train_head="yes"), errors.TrainingError,
+         "train_head='yes'", None),
+        (lambda p: p.learn().suggest_groups(), errors.TrainingError, "2 training batches cannot",
+         None),
         (lambda p: p.learn().fit(1.5), errors.TrainingError, "epochs=1.5.*such as 3", None),
         (lambda p: p.learn().fit_one_cycle(1, div=0), errors.TrainingError, "div=25", None),
         (lambda p: p.learn().fine_tune(-1), errors.TrainingError, "epochs=-1", None),

@@ -10,6 +10,7 @@ from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.photo_rows import PhotoLabels, PhotoNumbers
 from layergroups.reports.pictures import confusion_matrix_picture
+from layergroups.reports.rate_curves import RateCurve, rate_picture
 from layergroups.reports.residuals import Residuals
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
 from layergroups.reports.schedule_picture import PhasePreview, SchedulePreview
@@ -33,6 +34,7 @@ __all__ = [
     "PhotoLabels",
     "PhotoNumbers",
     "PhotoPrediction",
+    "RateCurve",
     "Residuals",
     "RunFiles",
     "SchedulePreview",
@@ -45,5 +47,6 @@ __all__ = [
     "network_picture",
     "per_class_table",
     "predictions_table",
+    "rate_picture",
     "write_run",
 ]

@@ -3,6 +3,7 @@
 from layergroups.training.answers import LabelsPrediction, NumbersPrediction, Prediction
 from layergroups.training.callbacks import EVENTS, Callback
 from layergroups.training.factory import cnn_learner, load_learner, vision_learner
+from layergroups.training.found_rates import FoundRates
 from layergroups.training.history import EpochRow, History
 from layergroups.training.learner import Learner
 from layergroups.training.loop import Run
@@ -16,6 +17,7 @@ from layergroups.training.loss_functions import (
     MeanSquaredError,
 )
 from layergroups.training.progress import Bar, Reporter
+from layergroups.training.proposal import GroupProposal
 from layergroups.training.ready import (
     CSVLog,
     CutMix,
@@ -32,6 +34,7 @@ from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
 from layergroups.training.replicas import average_gradients, same_weights
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.shelf import StoreOptions
+from layergroups.training.suggestions import minimum, slide, steep, valley
 from layergroups.training.thawing import Thaw
 
 __all__ = [
@@ -50,6 +53,8 @@ __all__ = [
     "Flat",
     "FlatCos",
     "FocalLoss",
+    "FoundRates",
+    "GroupProposal",
     "History",
     "Huber",
     "LabelsPrediction",
@@ -74,7 +79,11 @@ __all__ = [
     "average_gradients",
     "cnn_learner",
     "load_learner",
+    "minimum",
     "plan_fine_tune",
     "same_weights",
+    "slide",
+    "steep",
+    "valley",
     "vision_learner",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ class Run:
         replicas: the copies of the model in all processes of this run.
         accumulate: batches for each step of the optimizer.
         callbacks: called in this order.
+        way: of the inputs of a batch through the model, if not the usual one.
         stored: keeps outputs of frozen layers; None runs them in every epoch.
         averaging: keeps the moving average of the weights; None if there is to be none.
         source: where the batches of this epoch come from: `train`, or what was stored.
@@ -116,6 +117,7 @@ class Run:
     replicas: Replicas = field(default_factory=lambda: Replicas(ALONE))
     accumulate: int = 1
     callbacks: tuple[object, ...] = ()
+    way: Callable[..., Any] | None = None
     stored: StoredEpochs | None = None
     averaging: Averaging | None = None
     source: Batches = field(init=False)
@@ -187,7 +189,7 @@ class Run:
         if isinstance(inputs, Features) and self.stored is not None:
             outputs: Tensor = self.stored.forward(self, inputs)
         else:
-            outputs = self.learner.called_model()(inputs)
+            outputs = (self.way or self.learner.called_model())(inputs)
         return outputs
 
 

@@ -30,10 +30,10 @@ def shares_left(run: Run, least: int) -> Iterator[Share]:
         least: the fewest items that a process can work on.
     """
     if run.epoch_start is None or run.batch == 0:
-        run.epoch_start = _random_start(run.source)
+        run.epoch_start = random_start(run.source)
         return shares_of(run.source, run.processes, least=least, apart=True)
     now = random_state()
-    _begin_again(run.source, run.epoch_start)
+    begin_again(run.source, run.epoch_start)
     quick = getattr(run.source, "starting_at", None)
     if quick is not None and not run.processes.several:  # the first batches are not even read
         left = shares_of(quick(run.batch), run.processes)
@@ -45,14 +45,15 @@ def shares_left(run: Run, least: int) -> Iterator[Share]:
     return left
 
 
-def _random_start(batches: Batches) -> RandomStart:
+def random_start(batches: Batches) -> RandomStart:
     """The states of the global generators, and of the generator that a DataLoader may have."""
     tensors, plain = random_state()
     own = {name: g.get_state() for name, g in _generators(batches).items()}
     return {"tensors": tensors, "plain": plain, "own": own}
 
 
-def _begin_again(batches: Batches, start: RandomStart) -> None:
+def begin_again(batches: Batches, start: RandomStart) -> None:
+    """Put back the states that `random_start` gave."""
     load_random_state(start["tensors"], start["plain"])
     for name, generator in _generators(batches).items():
         if name in start["own"]:

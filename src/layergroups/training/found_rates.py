@@ -1,0 +1,192 @@
+"""What `lr_find` has found, as data that prints, draws itself, and goes into a fit."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from layergroups.errors import TrainingError
+from layergroups.reports.rate_curves import RateCurve, draw_rates, rate_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class FoundRates:
+    """The losses of one sweep of all groups and one of each, and the rates that they suggest.
+
+    It unpacks as in fastai, `steep, valley = learn.lr_find(suggest_funcs=("steep", "valley"))`,
+    into the suggestions for all groups together, and they are attributes too: `found.valley`. The
+    rate of such a suggestion is that of the group whose rate is highest.
+
+    Attributes:
+        together: the sweep of all groups that train, the relation of their rates kept.
+        groups: the sweep of each of them alone, by its name; empty if not asked for.
+        relation: the rate of each of them in `together`, as a part of the highest.
+        resting: groups that were frozen or had rate 0, and so were not tried.
+    """
+
+    together: RateCurve
+    groups: Mapping[str, RateCurve] = field(default_factory=dict)
+    relation: Mapping[str, float] = field(default_factory=dict)
+    resting: tuple[str, ...] = ()
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """The rates of the sweep of all groups."""
+        return self.together.lrs
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The smoothed losses of the sweep of all groups."""
+        return self.together.losses
+
+    @property
+    def valley(self) -> float:
+        """For all groups together: half way down the longest fall of the loss."""
+        return _chosen(self.together.suggestions, "valley")
+
+    @property
+    def steep(self) -> float:
+        """For all groups together: where the loss falls fastest."""
+        return _chosen(self.together.suggestions, "steep")
+
+    @property
+    def minimum(self) -> float:
+        """For all groups together: a tenth of the rate where the loss is lowest."""
+        return _chosen(self.together.suggestions, "minimum")
+
+    @property
+    def slide(self) -> float:
+        """For all groups together: below the rates at which the slope of the loss changes."""
+        return _chosen(self.together.suggestions, "slide")
+
+    @property
+    def suggestions(self) -> dict[str, dict[str, float]]:
+        """Every suggestion: for "all" and for each group by name, a rate by each kind."""
+        return {curve.name: dict(curve.suggestions) for curve in self._curves}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """A rate for each group that trains, for `learn.fit_one_cycle(3, lr=found.rates)`.
+
+        By the first kind of suggestion; see `rates_by`.
+        """
+        return self.rates_by(next(iter(self.together.suggestions)))
+
+    def rates_by(self, kind: str) -> dict[str, float]:
+        """A rate for each group that trains, by one kind of suggestion.
+
+        What a group bears alone is divided by the number of groups: to first order, together they
+        then change the loss as much as one of them alone. A group that was not tried alone, or
+        whose sweep was too short, gets its part of the rate for all.
+
+        Raises:
+            TrainingError: there is no such kind.
+        """
+        rate = _chosen(self.together.suggestions, kind)
+        return {
+            name: self._alone(name, kind) or rate * part for name, part in self.relation.items()
+        }
+
+    def _alone(self, name: str, kind: str) -> float:
+        curve = self.groups.get(name)
+        found = {} if curve is None else curve.suggestions
+        return found.get(kind, 0.0) / len(self.relation)
+
+    def figure(self) -> Figure:
+        """All curves with their suggestions, as a figure of matplotlib."""
+        return draw_rates(self._curves, self._note)
+
+    def plot(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw all curves with their suggestions.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+
+        Raises:
+            LayerGroupsError: another ending, or the file cannot be written.
+        """
+        return self.figure() if path is None else rate_picture(self._curves, path, self._note)
+
+    @property
+    def _curves(self) -> list[RateCurve]:
+        return [self.together, *self.groups.values()]
+
+    @property
+    def _note(self) -> str:
+        words = "Not tried, because frozen or at rate 0"
+        return f"{words}: {', '.join(self.resting)}" if self.resting else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return {
+            "together": self.together.to_dict(),
+            "groups": {name: curve.to_dict() for name, curve in self.groups.items()},
+            "relation": dict(self.relation),
+            "resting": list(self.resting),
+            "rates": self.rates,
+        }
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.together.suggestions.values())
+
+    def __repr__(self) -> str:
+        found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
+        return f"FoundRates({', '.join([*found, f'rates={_short(self.rates)}'])})"
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __rich__(self) -> Group:
+        notes = [Text(_use(self.rates))]
+        if self.resting:
+            words = f"Frozen or at rate 0, and so not tried: {', '.join(self.resting)}."
+            notes.append(Text(f"{words} learn.unfreeze() to try them."))
+        return Group(_table(self), *notes)
+
+
+def _chosen(suggestions: Mapping[str, float], kind: str) -> float:
+    if kind not in suggestions:
+        raise TrainingError(
+            f"There is no suggestion {kind!r}; there are {', '.join(suggestions)}. Ask for it: "
+            f'learn.lr_find(suggest_funcs=("{kind}",)).'
+        )
+    return suggestions[kind]
+
+
+def _short(rates: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{rate:.2g}") for name, rate in rates.items()}
+
+
+def _use(rates: Mapping[str, float]) -> str:
+    listed = ", ".join(f"{name} {rate:.1e}" for name, rate in rates.items())
+    return f"rates of all at once: {listed}\nlearn.fit_one_cycle(3, lr=found.rates) takes them."
+
+
+def _table(found: FoundRates) -> Table:
+    """A row for each sweep; 80 columns will do for names of up to a dozen letters."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("trains", overflow="fold")
+    kinds = list(found.together.suggestions)
+    for heading in (*kinds, "loss", "lowest"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("ended", style="dim")
+    for curve in found._curves:
+        rates = [f"{curve.suggestions[k]:.1e}" if k in curve.suggestions else "-" for k in kinds]
+        losses = [loss for _, loss in curve.points]
+        ends = (f"{losses[0]:.3f}", f"{min(losses):.3f}")
+        table.add_row(Text(curve.name, style="bold"), *rates, *ends, Text(curve.end))
+    return table

@@ -1,0 +1,317 @@
+"""The learning-rate finder: for all layer groups together, and for each alone.
+
+Source: Smith 2017, «Cyclical Learning Rates for Training Neural Networks»: train while the rate
+rises from step to step in equal ratios, and look where the loss falls and where it goes up again.
+Beside the sweep of all groups, each group has one of its own while the others rest, since layers
+of different depth bear different rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from layergroups.errors import TrainingError
+from layergroups.reports.rate_curves import RateCurve
+from layergroups.training import loop
+from layergroups.training.as_it_was import Moment, as_it_was
+from layergroups.training.checks import check_trainable, labelled
+from layergroups.training.device import to_device
+from layergroups.training.distributed import ALONE
+from layergroups.training.found_rates import FoundRates
+from layergroups.training.losses import NotFiniteError
+from layergroups.training.shares import shares_of
+from layergroups.training.suggestions import SuggestFunc
+from layergroups.training.trial_batches import Room, Shortcut, TrialBatches
+
+if TYPE_CHECKING:
+    from layergroups.training.looking import Looking
+
+_LEAST_STEPS: Final = 20
+_LEAST_POINTS: Final = 4
+_LAST: Final = 5  # steps that the suggestions do not look at
+_DIVERGED: Final = 4.0  # times the lowest loss
+_BETA: Final = 0.98
+
+
+@dataclass(frozen=True)
+class Rising:
+    """A schedule: the rate rises in equal ratios.
+
+    Attributes:
+        first: the first multiplier.
+        last: the last multiplier.
+    """
+
+    first: float
+    last: float
+
+    def multiplier(self, t: float) -> float:
+        """`first` at 0, `last` at 1."""
+        return self.first * math.pow(self.last / self.first, t)
+
+    def momentum(self, t: float) -> float | None:
+        """The optimizer's own."""
+        return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `lr_find` was asked for, checked.
+
+    Attributes:
+        start_lr: the first rate.
+        end_lr: the last rate.
+        num_it: steps of the optimizer in each sweep.
+        stop_div: end a sweep when the smoothed loss is four times its lowest.
+        suggest: suggestions by name.
+    """
+
+    start_lr: float
+    end_lr: float
+    num_it: int
+    stop_div: bool
+    suggest: Mapping[str, SuggestFunc]
+
+    def __post_init__(self) -> None:
+        for name, value in (("start_lr", self.start_lr), ("end_lr", self.end_lr)):
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise TrainingError(f"{name}={value!r} must be a rate above 0. {_USUAL}")
+        if self.start_lr >= self.end_lr:
+            raise TrainingError(
+                f"start_lr={self.start_lr:g} must be below end_lr={self.end_lr:g}. {_USUAL}"
+            )
+        whole = isinstance(self.num_it, int) and not isinstance(self.num_it, bool)
+        if not whole or self.num_it < _LEAST_STEPS:
+            raise TrainingError(
+                f"num_it={self.num_it!r} must be a whole number of steps, {_LEAST_STEPS} or more: "
+                f"fewer make no curve. {_USUAL}"
+            )
+
+
+_USUAL: Final = "The usual sweep is learn.lr_find(start_lr=1e-7, end_lr=10, num_it=100)."
+
+
+def find_rates(
+    learner: Looking, plan: Plan, by_group: bool | Sequence[str | int] = True
+) -> FoundRates:
+    """Sweep all groups together, then each alone; afterwards everything is as before.
+
+    Args:
+        learner: frozen groups rest in every sweep.
+        plan: of each sweep.
+        by_group: whether groups are also tried alone, or which.
+
+    Raises:
+        TrainingError: nothing trains, or the loss is not finite or diverges from the first steps.
+    """
+    groups = learner.layer_groups
+    check_trainable(groups)
+    training = [g.name for g in groups if not g.frozen and g.lr > 0 and _trains(g)]
+    chosen = _chosen(learner, by_group, training)
+    highest = max(groups[name].lr for name in training)
+    relation = {name: groups[name].lr / highest for name in training}
+    with as_it_was(learner) as moment:
+        finder = _Finder(moment, plan)
+        with closing(finder.batches):
+            together = finder.sweep("all", highest)
+            _check_enough(together, plan)
+            if len(training) == 1:
+                alone = {name: replace(together, name=name) for name in chosen}
+            else:
+                alone = {name: finder.sweep_alone(name) for name in chosen}
+    resting = tuple(name for name in groups.names if name not in training)
+    return FoundRates(together, alone, relation, resting)
+
+
+def _trains(group: Any) -> bool:
+    return any(parameter.requires_grad for parameter in group.parameters())
+
+
+def _chosen(
+    learner: Looking, by_group: bool | Sequence[str | int], training: Sequence[str]
+) -> list[str]:
+    """Names of the groups to try alone, in their order.
+
+    Raises:
+        TrainingError: one of them does not train.
+        GroupingError: there is no such group.
+    """
+    if isinstance(by_group, bool):
+        return list(training) if by_group else []
+    if isinstance(by_group, str) or not isinstance(by_group, Sequence):
+        raise TrainingError(
+            f"by_group={by_group!r} must be True, False, or a list of layer groups, such as "
+            f"by_group={[learner.groups.names[-1]]}."
+        )
+    names = [learner.groups[which].name for which in by_group]
+    frozen = [name for name in names if name not in training]
+    if frozen:
+        raise TrainingError(
+            f"by_group names {', '.join(frozen)}, frozen or at rate 0. Thaw first: "
+            f"learn.unfreeze({', '.join(map(repr, frozen))})."
+        )
+    return [name for name in training if name in names]
+
+
+class _Finder:
+    """Sweeps one after another, each from the same state over the same batches.
+
+    Args:
+        moment: the state.
+        plan: of each sweep.
+    """
+
+    def __init__(self, moment: Moment, plan: Plan) -> None:
+        self.moment = moment
+        self.learner = moment.learner
+        self.plan = plan
+        self.room = Room(self.learner.store_options.memory)
+        self.batches = TrialBatches(self.learner, self.room)
+
+    @cached_property
+    def example(self) -> Any:
+        """The first batch."""
+        return next(self.batches.rounds())[1]
+
+    def sweep_alone(self, name: str) -> RateCurve:
+        """Train one group while all others rest."""
+        self.moment.rewind()
+        groups = self.learner.groups
+        groups.freeze(*(other for other in groups.names if other != name), norm="freeze")
+        return self.sweep(name, groups[name].lr)
+
+    def sweep(self, name: str, base: float) -> RateCurve:
+        """Train what is not frozen while the rates rise.
+
+        Args:
+            name: of the sweep.
+            base: the highest rate of the groups.
+        """
+        learner, plan = self.learner, self.plan
+        learner.begin_epoch(learner.dls.train)
+        rising = Rising(plan.start_lr / base, plan.end_lr / base)
+        run = loop.new_run(learner, 1, rising, "lr_find")
+        run.steps = plan.num_it - 1  # so that the last step has the last rate
+        shortcut = Shortcut(learner, self.example, self.room)
+        steps, losses = Steps(run, self.batches.rounds(), shortcut), Losses(plan.num_it // 10)
+        with learner.reporter.bar(f"rates of {name}", plan.num_it) as bar:
+            while len(losses) < plan.num_it and not losses.end(stop_div=plan.stop_div):
+                losses.add(steps.step())
+                bar.advance(losses.raw[-1])
+        shortcut.forget()
+        return _curve(name, losses, plan)
+
+
+class Steps:
+    """Steps of the optimizer, each by the next batches.
+
+    Args:
+        run: a fit in progress.
+        rounds: numbered batches without end, as those of `TrialBatches`.
+        shortcut: for frozen layers.
+    """
+
+    def __init__(
+        self, run: loop.Run, rounds: Iterator[tuple[int | None, Any]], shortcut: Shortcut
+    ) -> None:
+        self.run = run
+        self._rounds = rounds
+        self._shortcut = shortcut
+
+    def step(self) -> float:
+        """Take one; the mean loss of its batches, before the weights moved."""
+        run, losses, before = self.run, [], self.run.step
+        try:
+            while run.step == before:
+                number, batch = next(self._rounds)
+                (run.share,) = shares_of([batch], ALONE)
+                run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
+                run.way = self._shortcut.way(number)
+                loop.train_step(run)
+                losses.append(float(run.loss.detach()))
+        except NotFiniteError as error:
+            return error.value
+        return sum(losses) / len(losses)
+
+
+class Losses:
+    """The losses of a sweep, as they come and smoothed.
+
+    Smoothed is the exponential average over about 50 steps, free of the bias of its start, as in
+    fastai.
+
+    Args:
+        skip: steps at the start that say nothing of divergence: batches differ, and the average of
+            a few is not even yet.
+
+    Attributes:
+        raw: as they came; one that is not finite is the last.
+        smooth: the averages, all finite.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        self.skip = skip
+        self.raw: list[float] = []
+        self.smooth: list[float] = []
+        self._average = 0.0
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def add(self, loss: float) -> None:
+        """Take in the next one."""
+        self.raw.append(loss)
+        if math.isfinite(loss):
+            self._average = _BETA * self._average + (1 - _BETA) * loss
+            self.smooth.append(self._average / (1 - _BETA ** len(self.raw)))
+
+    def end(self, *, stop_div: bool) -> str:
+        """Why the sweep should end; empty if it should not."""
+        if len(self.smooth) < len(self.raw):
+            return f"loss {self.raw[-1]}"
+        seen = self.smooth[self.skip :]
+        if stop_div and seen and seen[-1] > _DIVERGED * min(seen):
+            return "diverged"
+        return ""
+
+
+def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
+    """The sweep as data, with its suggestions.
+
+    Raises:
+        TrainingError: not even the first loss was finite.
+    """
+    if not losses.smooth:
+        raise TrainingError(
+            f"The loss of the first batch is {losses.raw[0]}, before any weight has moved, so no "
+            "rate would help. Usual causes: inputs that are not finite or not normalised, weights "
+            'that an earlier fit has spoilt, or fp16 (use mixed_precision="bf16" or "no").'
+        )
+    rising, n = Rising(plan.start_lr, plan.end_lr), len(losses.smooth)
+    lrs = [rising.multiplier(i / (plan.num_it - 1)) for i in range(n)]
+    seen = slice(losses.skip, n - _LAST)
+    points = lrs[seen], losses.smooth[seen]
+    enough = len(points[0]) >= _LEAST_POINTS
+    found = {kind: float(f(*points)) for kind, f in plan.suggest.items()} if enough else {}
+    reason = losses.end(stop_div=plan.stop_div)
+    end = f"{reason} at {lrs[-1]:.1e}" if reason else "at the last rate"
+    smooth, raw = tuple(losses.smooth), tuple(losses.raw)
+    return RateCurve(name, tuple(lrs), smooth, raw, found, end, losses.skip)
+
+
+def _check_enough(curve: RateCurve, plan: Plan) -> None:
+    """The sweep of all groups must go far enough for a suggestion.
+
+    Raises:
+        TrainingError: it diverged in its first steps.
+    """
+    if not curve.suggestions:
+        raise TrainingError(
+            f"The sweep ended after {len(curve.raw)} of {plan.num_it} steps, {curve.end}: too soon "
+            f"for a suggestion. Begin lower: learn.lr_find(start_lr={plan.start_lr / 1e3:.0e})."
+        )
