@@ -140,6 +140,7 @@ def _store(
             "processes": run.processes,
         }
         stored = store(learner.model, passes, **options)
+        run.body_passes, run.store_seconds = views, time.perf_counter() - started
         valid = store(learner.model, [held[0]], **options) if held else None
     run.seconds_before = time.perf_counter() - started
     return stored, valid
@@ -159,6 +160,7 @@ def _prepare(
     seed = run.learner.epoch_seed(first_epoch)
     train = StoredBatches(kept, size, defaults.head_passes, seed=seed)
     run.train = run.source = train
+    run.per_pass = train.per_pass / len(kept.views)
     run.valid = None if valid is None else StoredBatches(valid, size)
     if held_out is not None:
         best = KeepBest(StoredBatches(held_out, size), train.per_pass, defaults.patience)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class StoredEpochs:
 
     def begin_epoch(self, run: Run) -> bool:
         """Let the coming epoch train from the store, if it can and if it is worth it."""
-        self.on = False
+        self.on, run.body_passes, run.store_seconds = False, 0, 0.0
         resting = run.groups.resting_modules()
         if not resting:
             self.store.begin(0, (None, None))
@@ -187,10 +188,12 @@ class StoredEpochs:
 
     def _fill_train(self, run: Run, epoch: int) -> None:
         """Keep one more view of the training items, as they are varied in that epoch."""
-        batches = _train_views(run, epoch)
+        batches, started = _train_views(run, epoch), time.perf_counter()
         view = len(self.store.epochs)
         self.store.train = self._fill(run, batches, self.store.train, view, self._views(run))
         self.store.epochs.append(epoch)
+        run.body_passes += 1
+        run.store_seconds += time.perf_counter() - started
 
     def _fill_valid(self, run: Run) -> None:
         if self.store.valid is None and run.valid is not None and len(run.valid):
