@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from layergroups.groups import LayerGroups
 
 
 class Rows(Protocol):
@@ -13,6 +15,9 @@ class Rows(Protocol):
 
     def to_csv(self, path: Path) -> Any:
         """Write the rows as comma-separated values."""
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as JSON-ready values."""
 
 
 class Subject(Protocol):
@@ -25,6 +30,17 @@ class Subject(Protocol):
     @property
     def history(self) -> Rows:
         """What happened in training."""
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """Its layer groups, in step with the model."""
+
+    @property
+    def accelerator(self) -> Any:
+        """Device and precision."""
+
+    def placed_model(self) -> nn.Module:
+        """The model, on the device where it runs."""
 
     def get_preds(
         self, dl: Any = None, with_loss: bool = False

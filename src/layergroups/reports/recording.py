@@ -1,0 +1,148 @@
+"""From a learner to the record of its run; the learner is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from layergroups.errors import LayerGroupsError
+from layergroups.reports.facts_json import epoch_facts
+from layergroups.reports.items import common_folder, data_name
+from layergroups.reports.network_picture import stacks_of
+from layergroups.reports.outcome import Found, measure
+from layergroups.reports.run_facts import DataFacts, NetworkFacts, SetupFacts
+from layergroups.reports.run_record import RunRecord
+from layergroups.reports.subject import Subject
+from layergroups.reports.surroundings import command_line, machine, versions
+
+
+def record_run(
+    learn: Subject,
+    *,
+    title: str | None = None,
+    command: Sequence[str] | None = None,
+    found: Found | None = None,
+    measured: bool = True,
+    pictures: bool = True,
+) -> RunRecord:
+    """All that is to be told of a run: history, groups, predictions, data, command, versions.
+
+    The validation data go through the model once, and Grad-CAM looks at a few items.
+
+    Args:
+        learn: a learner; training changes nothing in the record afterwards.
+        title: of the page; default is the network's name and the data's.
+        command: the words of the command that was typed; None takes those of the process.
+        found: what `learn.get_preds(with_loss=True)` has given, if that is known already.
+        measured: False leaves the predictions out.
+        pictures: False leaves the photos out.
+    """
+    data = _data(learn.dls)
+    network = _network(learn)
+    name = network.name.rpartition(":")[2]
+    return RunRecord(
+        title=title or (f"{name} on {data.name}" if data.name else name),
+        network=network,
+        epochs=epoch_facts(learn.history.to_dict()),
+        outcome=measure(learn, found, pictures=pictures) if measured else None,
+        data=data,
+        setup=SetupFacts(
+            command=command_line(command),
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            settings=_settings(learn),
+            versions=versions(),
+            machine=machine(learn.accelerator),
+        ),
+    )
+
+
+def _network(learn: Subject) -> NetworkFacts:
+    groups = learn.layer_groups
+    blueprint = getattr(learn, "blueprint", None)
+    name = groups.anatomy.model if blueprint is None else str(blueprint.arch)
+    return NetworkFacts(name=name, rule=str(groups.rule), groups=tuple(stacks_of(groups)))
+
+
+def _settings(learn: Any) -> dict[str, str]:
+    """How the learner trains, in words."""
+    blueprint, seed = getattr(learn, "blueprint", None), getattr(learn, "seed", None)
+    found = {
+        "network": "" if blueprint is None else str(blueprint.arch),
+        "loss": _name(learn.loss_func),
+        "optimizer": _name(learn.opt_func),
+        "weight decay": f"{learn.weight_decay:g}",
+        "precision": str(learn.accelerator.mixed_precision).replace("no", "float32"),
+        "batches for a step": str(learn.accumulate),
+        "seed": str(getattr(learn.dls, "seed", "none") if seed is None else seed),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _name(thing: object) -> str:
+    """What a loss or an optimizer is called."""
+    if isinstance(thing, str):
+        return thing
+    return str(getattr(thing, "__name__", type(thing).__name__))
+
+
+def _data(dls: Any) -> DataFacts:
+    """What the data tell of themselves."""
+    train, valid = (getattr(dls, f"{part}_photos", None) for part in ("train", "valid"))
+    names = tuple(str(name) for name in getattr(dls, "vocab", ()))
+    folder = common_folder((*getattr(train, "files", ()), *getattr(valid, "files", ())))
+    return DataFacts(
+        name=data_name(folder) if folder else "",
+        train=_count(dls, "train"),
+        valid=_count(dls, "valid"),
+        counts=_counts(names, train, valid),
+        facts=_facts(dls, folder),
+        broken=_broken(dls),
+    )
+
+
+def _count(dls: Any, part: str) -> int | None:
+    """Items in a part of the data; None if it does not tell."""
+    try:
+        batches = getattr(dls, part)
+        photos = getattr(batches, "photos", None)
+        return len(photos if photos is not None else batches.dataset)
+    except (LayerGroupsError, AttributeError, TypeError):
+        return None
+
+
+def _counts(names: Sequence[str], train: Any, valid: Any) -> tuple[tuple[str, int, int], ...]:
+    try:
+        parts = [photos.counts(len(names)) for photos in (train, valid)]
+    except AttributeError:
+        return ()
+    return tuple(zip(names, *parts, strict=True))
+
+
+def _facts(dls: Any, folder: str) -> dict[str, str]:
+    """Sizes and what is done to the images."""
+    size, spec = getattr(dls, "size", None), getattr(dls, "input", None)
+    augment = getattr(dls, "augment", "")
+    found = {
+        "folder": folder,
+        "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
+        "batch size": str(getattr(dls, "batch_size", "")),
+        "training images": "as they are" if augment is None else str(augment),
+        "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
+        "interpolation": str(getattr(spec, "interpolation", "")),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _few(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def _broken(dls: Any) -> tuple[tuple[str, str], ...]:
+    """Files that were left out, with the reason."""
+    found: Any = getattr(dls, "broken", ())
+    if isinstance(found, Mapping):
+        return tuple((str(path), str(reason)) for path, reason in found.items())
+    return tuple((str(image.path), str(image.reason)) for image in found or ())
+
+
