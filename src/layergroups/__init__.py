@@ -17,6 +17,7 @@ _HOMES = {
     "History": "training",
     "ImageDataLoaders": "data",
     "InputSpec": "input_spec",
+    "Interpretation": "reports",
     "LayerGroup": "groups",
     "LayerGroups": "groups",
     "LayerGroupsError": "errors",
@@ -28,6 +29,7 @@ _HOMES = {
     "create_body": "models",
     "create_head": "models",
     "decay": "groups",
+    "grad_cam": "reports",
     "grow_head": "models",
     "list_models": "models",
     "load_learner": "training",
@@ -46,6 +48,7 @@ __all__ = [
     "History",
     "ImageDataLoaders",
     "InputSpec",
+    "Interpretation",
     "LayerGroup",
     "LayerGroups",
     "LayerGroupsError",
@@ -58,6 +61,7 @@ __all__ = [
     "create_body",
     "create_head",
     "decay",
+    "grad_cam",
     "grow_head",
     "list_models",
     "load_learner",
@@ -91,6 +95,8 @@ if TYPE_CHECKING:
     from layergroups.models import load_model as load_model
     from layergroups.models import replace_head as replace_head
     from layergroups.models import shrink_head as shrink_head
+    from layergroups.reports import Interpretation as Interpretation
+    from layergroups.reports import grad_cam as grad_cam
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner
     from layergroups.training import cnn_learner as cnn_learner

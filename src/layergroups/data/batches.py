@@ -235,16 +235,23 @@ class OrderedBatches:
         for x, y in self.feed.follow(self._plan()):
             yield x if self.photos.labels is None else (x, y)
 
+    def at(self, positions: Sequence[int]) -> Any:
+        """One batch of the photos at these positions, in that order; it opens these only."""
+        x, y = self.feed.batch(self._items(positions))
+        return x if self.photos.labels is None else (x, y)
+
     def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Share]:
         """What one of several processes takes of each batch; it opens these photos only."""
         for share in shares_of_plan(self.feed, self._plan(), rank, world, least):
             yield share if self.photos.labels is not None else replace(share, batch=share.batch[0])
 
     def _plan(self) -> Iterator[list[Item]]:
-        seed_of = self._view_seed
         for start in range(0, len(self.photos), self.batch_size):
-            positions = range(start, min(start + self.batch_size, len(self.photos)))
-            yield [(i, None if seed_of is None else seed_of(i)) for i in positions]
+            yield self._items(range(start, min(start + self.batch_size, len(self.photos))))
+
+    def _items(self, positions: Iterable[int]) -> list[Item]:
+        seed_of = self._view_seed
+        return [(i, None if seed_of is None else seed_of(i)) for i in positions]
 
 
 class TrainBatches:

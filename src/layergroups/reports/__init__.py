@@ -1,8 +1,13 @@
 """Reports: what a run came to, as data, tables and pictures."""
 
+from layergroups.reports.calibration import Calibration
+from layergroups.reports.class_report import ClassReport
 from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_matrix
+from layergroups.reports.grad_cam import grad_cam
+from layergroups.reports.interpretation import Interpretation, TopLoss
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.pictures import confusion_matrix_picture
+from layergroups.reports.residuals import Residuals
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
 from layergroups.reports.tables import (
     PhotoPrediction,
@@ -12,13 +17,19 @@ from layergroups.reports.tables import (
 )
 
 __all__ = [
+    "Calibration",
+    "ClassReport",
     "Confusion",
     "ConfusionMatrix",
+    "Interpretation",
     "PhotoPrediction",
+    "Residuals",
     "RunFiles",
+    "TopLoss",
     "claim_folder",
     "confusion_matrix",
     "confusion_matrix_picture",
+    "grad_cam",
     "groups_report",
     "network_picture",
     "per_class_table",

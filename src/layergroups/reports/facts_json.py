@@ -115,6 +115,8 @@ def outcome_facts(found: Mapping[str, Any]) -> Outcome:
         cells=_all(_cell, found["cells"]),
         labels=_all(_label, found["labels"]),
         points=tuple((float(x), float(y)) for x, y in found["points"]),
+        calibration=tuple((float(p), float(r), int(n)) for p, r, n in found["calibration"]),
+        calibration_error=_number(found["calibration_error"]),
         photos=_all(_photo, found["photos"]),
         worst=_all(_photo, found["worst"]),
     )

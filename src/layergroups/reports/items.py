@@ -1,76 +1,72 @@
-"""The items of the validation data as a report shows them: names, classes in words, pictures."""
+"""The items of a validation as a report shows them: their names and their pictures."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import Tensor
 
 from layergroups.data.images import open_image_quietly
 from layergroups.errors import LayerGroupsError
-from layergroups.reports.as_seen import as_pixels, images_at
+from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.thumbnails import THUMB, image_of
 
 if TYPE_CHECKING:
     from layergroups.reports.as_seen import Pixels
 
+_PARTS = ("train", "training", "valid", "validation", "val", "test", "photos", "images", "data")
+
 
 @dataclass(frozen=True)
 class Items:
-    """Names and pictures of validation items, by their position.
+    """Names and pictures of items, by their position.
 
     Attributes:
-        dls: the data that they belong to.
+        interp: what was said of them.
+        root: the folder that all their files lie in; empty if there is none.
     """
 
-    dls: Any
+    interp: Interpretation
+    root: str
 
-    @cached_property
-    def files(self) -> tuple[str, ...]:
-        """The files, in order; empty where the items are none."""
-        return tuple(map(str, getattr(self.dls.valid, "paths", None) or ()))
-
-    @cached_property
-    def root(self) -> str:
-        """The folder that all files lie in; empty if there is none."""
-        return common_folder(self.files)
+    @classmethod
+    def of(cls, interp: Interpretation) -> Items:
+        """The items of an interpretation."""
+        return cls(interp, common_folder(str(path) for path in interp.paths if path is not None))
 
     def name(self, position: int) -> str:
         """The file below the common folder, or a number."""
-        if position >= len(self.files):
+        path = self.interp.paths[position]
+        if path is None:
             return f"item {position}"
-        return os.path.relpath(self.files[position], self.root or None)
+        return os.path.relpath(path, self.root) if self.root else str(path)
 
     def pictures(self, positions: Sequence[int]) -> dict[int, Image.Image]:
         """Small pictures of items; those that cannot be made are left out."""
-        if self.files:
-            opened = ((position, _opened(self.files[position])) for position in positions)
-            return {position: image for position, image in opened if image is not None}
-        seen = {position: self.as_seen(x) for position, x in self.inputs(positions).items()}
-        return {position: image_of(pixels) for position, pixels in seen.items()}
+        files = {position: self.interp.paths[position] for position in positions}
+        opened = {p: _opened(path) for p, path in files.items() if path is not None}
+        unknown = [position for position, path in files.items() if path is None]
+        seen = {p: image_of(pixels) for p, pixels in self.as_seen(unknown).items()}
+        return {p: image for p, image in (opened | seen).items() if image is not None}
 
-    def inputs(self, positions: Sequence[int]) -> dict[int, Tensor]:
-        """Items as the model takes them, if they are images (C, H, W)."""
+    def as_seen(self, positions: Sequence[int]) -> dict[int, Pixels]:
+        """Items as the model has seen them, as pixels for people; none if they are no images."""
         try:
-            images = images_at(self.dls.valid, positions) if positions else ()
-        except (LayerGroupsError, TypeError, AttributeError):
-            return {}  # they cannot be had again, or are no tensors
-        shaped = isinstance(images, Tensor) and images.ndim == 4
-        return dict(zip(positions, images, strict=True)) if shaped else {}
-
-    def as_seen(self, inputs: Tensor) -> Pixels:
-        """An item as the model takes it, as pixels for people."""
-        return as_pixels(inputs, getattr(self.dls, "input", None))
+            found = self.interp.images(positions) if positions else []
+        except (LayerGroupsError, TypeError, ValueError, AttributeError):
+            return {}  # they cannot be had again, or are no images
+        return dict(zip(positions, found, strict=True))
 
 
 def common_folder(files: Iterable[str]) -> str:
-    """The folder that all files lie in; empty if there are none, or if they share none."""
+    """The folder that all files lie in; empty if there are none, or if they share none.
+
+    Of files that lie in one folder of a class it is the folder above.
+    """
     folders = {os.path.dirname(os.path.abspath(file)) for file in files}
     if not folders:
         return ""
@@ -82,13 +78,13 @@ def common_folder(files: Iterable[str]) -> str:
 
 
 def data_name(folder: str) -> str:
-    """What data of a folder are called."""
+    """What the data of a folder are called."""
     path = Path(folder)
-    own = path.name.lower() not in ("train", "valid", "val", "test", "photos", "images", "data")
-    return path.name if own or not path.parent.name else f"{path.parent.name}/{path.name}"
+    own = path.name.lower() not in _PARTS or not path.parent.name
+    return path.name if own else f"{path.parent.name}/{path.name}"
 
 
-def _opened(file: str) -> Image.Image | None:
+def _opened(file: Path) -> Image.Image | None:
     try:
         return open_image_quietly(file, min_size=THUMB)
     except Exception:  # it changed since it was checked; the record goes on without its picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -11,232 +12,171 @@ from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports.as_seen import overlay
-from layergroups.reports.grad_cam import grad_cam
+from layergroups.reports.confusion import Confusion
+from layergroups.reports.interpretation import Interpretation, TopLoss
 from layergroups.reports.items import Items
 from layergroups.reports.run_facts import Cell, LabelFacts, Outcome, Photo
-from layergroups.reports.subject import Subject
 from layergroups.reports.thumbnails import LARGE, Budget, image_of, jpeg_uri
 
-MOST_THUMBS: Final = 1_500_000  # bytes, as data URIs
+MOST_THUMBS: Final = 1_500_000  # bytes of small pictures, as data URIs
 MOST_LARGE: Final = 500_000
 _IN_A_CELL: Final = 24
 _WORST: Final = 9
 _POINTS: Final = 800
-_LABEL_FROM: Final = 0.5  # probability from which a label counts as found
-_EXACT: Final = 1e-12
+_CHUNK: Final = 64
 
-Found = tuple[Tensor, Tensor, Tensor]
+Thumbs = dict[int, str]
+Members = dict[tuple[int, int], list[int]]
 
 
-def measure(learn: Subject, found: Found | None = None, *, pictures: bool = True) -> Outcome | None:
-    """Predictions of the validation data, with pictures of some; None where there is no such data.
+def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
+    """The results in figures, and pictures of some items; the learner is left as it was.
 
     Args:
-        learn: whose model predicts; it is left as it was.
-        found: what `learn.get_preds(with_loss=True)` has given, if that is known already.
+        interp: predictions, targets and losses of the items.
         pictures: False leaves all pictures out.
     """
-    try:
-        if found is None:
-            if not len(learn.dls.valid):
-                return None
-            predicted: Any = learn.get_preds(with_loss=True)
-            found = predicted
-    except (LayerGroupsError, TypeError):
-        return None  # loaded without photos, or batches without targets or length
-    answers, targets, losses = found
-    items = Items(learn.dls)
-    task = task_of(learn.dls, answers, targets)
-    names = _names(learn.dls, task, answers)
-    words = _words(task, names, answers, targets)
-    outcome = _OUTCOMES[task](answers, targets, names)
-    worst = losses.argsort(descending=True)[:_WORST].tolist()
-    chosen = list(_chosen(outcome.cells, answers, targets)) if task == "single" else []
-    thumbs = _thumbs(items, chosen) if pictures else {}
-    shown = {position: number for number, position in enumerate(thumbs)}
-    told = [_photo(items, words, losses, position, thumbs[position]) for position in thumbs]
-    return Outcome(
-        task=task,
-        items=len(answers),
-        loss=float(losses.mean()),
-        figures=outcome.figures,
-        classes=names,
-        cells=tuple(_with_photos(outcome.cells, answers, targets, shown)),
-        labels=outcome.labels,
-        points=outcome.points,
-        photos=tuple(told),
-        worst=tuple(_worst(learn, items, words, losses, worst, pictures)),
+    items = Items.of(interp)
+    told = Outcome(
+        task=interp.task,
+        items=len(interp),
+        loss=float(interp.losses.mean()) if len(interp) else None,
+        classes=interp.classes,
+        worst=tuple(_worst(interp, items, pictures)),
+    )
+    if interp.task == "regression":
+        return replace(told, figures=_distances(interp), points=_points(interp))
+    if interp.task == "multi":
+        return replace(told, figures=_shares(interp), labels=_labels(interp), **_calibrated(interp))
+    members = _members(interp)
+    thumbs = _thumbs(items, list(_chosen(members))) if pictures else {}
+    return replace(
+        told,
+        figures={"accuracy": interp.confusion_matrix().accuracy},
+        cells=tuple(_cells(members, thumbs)),
+        photos=tuple(_photo(items, interp.item(i), thumb) for i, thumb in thumbs.items()),
+        **_calibrated(interp),
     )
 
 
-def task_of(dls: Any, answers: Tensor, targets: Tensor) -> str:
-    """ "single", "multi" or "regression": as the data say, else as the targets look."""
-    said = getattr(dls, "task", None)
-    if said in _OUTCOMES:
-        return str(said)
-    if targets.ndim == 1 and not targets.is_floating_point() and answers.ndim == 2:
-        return "single"
-    marks = answers.shape == targets.shape and bool(((targets == 0) | (targets == 1)).all())
-    return "multi" if marks and hasattr(dls, "vocab") else "regression"
+def confusions_of(outcome: Outcome) -> tuple[Confusion, ...]:
+    """Classes that were taken for others, the most frequent first."""
+    wrong = [cell for cell in outcome.cells if cell.actual != cell.predicted]
+    return tuple(
+        Confusion(outcome.classes[cell.actual], outcome.classes[cell.predicted], cell.count)
+        for cell in sorted(wrong, key=lambda cell: -cell.count)
+    )
 
 
-def _names(dls: Any, task: str, answers: Tensor) -> tuple[str, ...]:
-    n = answers.shape[1] if answers.ndim > 1 else 1
-    own = tuple(str(name) for name in getattr(dls, "vocab", None) or ())
-    if len(own) == n:
-        return own
-    return tuple(f"value {i}" if task == "regression" else str(i) for i in range(n))
+# Figures
 
 
-# Results by task
-
-
-def _single(answers: Tensor, targets: Tensor, names: Sequence[str]) -> Outcome:
-    predicted, n = answers.argmax(1), answers.shape[1]
-    counts = torch.bincount(targets.long() * n + predicted, minlength=n * n)
-    cells = [Cell(c // n, c % n, int(counts[c])) for c in counts.nonzero().flatten().tolist()]
-    right = float((predicted == targets).float().mean())
-    return _partial("single", answers, {"accuracy": right}, cells=tuple(cells))
-
-
-def _multi(answers: Tensor, targets: Tensor, names: Sequence[str]) -> Outcome:
-    said, true = answers > _LABEL_FROM, targets > 0.5
-    counts = zip(names, true.sum(0), said.sum(0), (said & true).sum(0), strict=True)
-    labels = [LabelFacts(name, int(a), int(p), int(r)) for name, a, p, r in counts]
+def _shares(interp: Interpretation) -> dict[str, float]:
+    said, true = interp.predicted, interp.targets > 0.5
     right, all_ = int((said & true).sum()), int(said.sum()) + int(true.sum())
-    figures = {
-        "F1 over all labels": 2 * right / all_ if all_ else 1.0,
-        "all labels right": float((said == true).all(1).float().mean()),
+    return {
+        "F1 of all labels": 2 * right / all_ if all_ else 1.0,
+        "all labels right": float(interp.correct.float().mean()),
     }
-    return _partial("multi", answers, figures, labels=tuple(labels))
 
 
-def _regression(answers: Tensor, targets: Tensor, names: Sequence[str]) -> Outcome:
-    x, y = (t.reshape(len(t), -1).float() for t in (targets, answers))
-    spread = float(((x - x.mean(0)) ** 2).sum())
-    figures = {"mean absolute error": float((x - y).abs().mean())}
-    if spread > _EXACT:
-        figures["R²"] = 1 - float(((x - y) ** 2).sum()) / spread
-    step = max(1, -(-len(x) // _POINTS))
-    pairs = zip(x[::step, 0].tolist(), y[::step, 0].tolist(), strict=True)
-    return _partial("regression", answers, figures, points=tuple(pairs))
+def _labels(interp: Interpretation) -> tuple[LabelFacts, ...]:
+    said, true = interp.predicted, interp.targets > 0.5
+    counts = torch.stack([true.sum(0), said.sum(0), (said & true).sum(0)], 1).tolist()
+    return tuple(LabelFacts(name, *row) for name, row in zip(interp.classes, counts, strict=True))
 
 
-_OUTCOMES = {"single": _single, "multi": _multi, "regression": _regression}
+def _distances(interp: Interpretation) -> dict[str, float]:
+    """Over all numbers of all items."""
+    far = (interp.predictions - interp.targets).float()
+    spread = float((interp.targets - interp.targets.float().mean(0)).square().sum())
+    figures = {"mean absolute error": float(far.abs().mean())}
+    return figures | ({"R²": 1 - float(far.square().sum()) / spread} if spread > 0 else {})
 
 
-def _partial(task: str, answers: Tensor, figures: dict[str, float], **parts: Any) -> Outcome:
-    return Outcome(task=task, items=len(answers), figures=figures, **parts)
+def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
+    """Actual and predicted first number of some items, evenly chosen."""
+    step = max(1, -(-len(interp) // _POINTS))
+    both = (t[::step, 0].tolist() for t in (interp.targets, interp.predictions))
+    return tuple(zip(*both, strict=True))
 
 
-# Items in words and pictures
-
-_Words = dict[str, list[Any]]
-
-
-def _words(task: str, names: Sequence[str], answers: Tensor, targets: Tensor) -> _Words:
-    """What each item is, what it was taken for, and how sure the model was, in words."""
-    if task == "single":
-        score, place = answers.max(1)
-        return {
-            "actual": [names[i] for i in targets.tolist()],
-            "predicted": [names[i] for i in place.tolist()],
-            "score": score.tolist(),
-        }
-    if task == "multi":
-        told = [_listed(names, rows) for rows in (targets > 0.5, answers > _LABEL_FROM)]
-    else:
-        rows = (targets.reshape(len(targets), -1), answers.reshape(len(answers), -1))
-        told = [[", ".join(f"{v:.4g}" for v in row) for row in t.tolist()] for t in rows]
-    return {"actual": told[0], "predicted": told[1], "score": [None] * len(answers)}
+def _calibrated(interp: Interpretation) -> dict[str, Any]:
+    found = interp.calibration(10)
+    bins = [(b.said, b.right, b.count) for b in found.bins if b.said is not None]
+    return {"calibration": tuple(bins), "calibration_error": found.error}
 
 
-def _listed(names: Sequence[str], rows: Tensor) -> list[str]:
-    return [", ".join(names[i] for i in row.nonzero().flatten().tolist()) or "none" for row in rows]
+# The confusion matrix and its photos
 
 
-def _photo(
-    items: Items, words: _Words, losses: Tensor, position: int, thumb: str, heat: str = ""
-) -> Photo:
-    actual, predicted, score = (words[name][position] for name in ("actual", "predicted", "score"))
-    return Photo(
-        items.name(position), actual, predicted, score, float(losses[position]), thumb, heat
-    )
-
-
-def _members(answers: Tensor, targets: Tensor) -> dict[tuple[int, int], list[int]]:
+def _members(interp: Interpretation) -> Members:
     """Items of each cell: of mistakes the surest first, of the rest the least sure first."""
-    score, predicted = answers.max(1)
-    members: dict[tuple[int, int], list[int]] = {}
-    for position in score.argsort().tolist():
-        cell = (int(targets[position]), int(predicted[position]))
+    score, predicted = interp.predictions.max(1)
+    members: Members = {}
+    for position in score.argsort(stable=True).tolist():
+        cell = (int(interp.targets[position]), int(predicted[position]))
         members.setdefault(cell, []).append(position)
     return {
-        cell: (found if cell[0] == cell[1] else found[::-1]) for cell, found in members.items()
+        cell: found if cell[0] == cell[1] else found[::-1]
+        for cell, found in sorted(members.items())
     }
 
 
-def _chosen(cells: Sequence[Cell], answers: Tensor, targets: Tensor) -> Iterator[int]:
+def _chosen(members: Members) -> Iterator[int]:
     """Items worth a picture: one of each cell, then the next of each; mistakes first."""
-    members = _members(answers, targets)
-    ordered = sorted(cells, key=lambda c: (c.actual == c.predicted, -c.count))
-    queues = [members[c.actual, c.predicted][:_IN_A_CELL] for c in ordered]
-    for row in zip_longest(*queues):
+    ordered = sorted(members, key=lambda cell: (cell[0] == cell[1], -len(members[cell])))
+    for row in zip_longest(*(members[cell][:_IN_A_CELL] for cell in ordered)):
         yield from (position for position in row if position is not None)
 
 
-def _thumbs(items: Items, positions: Sequence[int]) -> dict[int, str]:
+def _thumbs(items: Items, positions: Sequence[int]) -> Thumbs:
     """Small pictures of items by position, in their order, as long as there is room."""
     budget, found = Budget(MOST_THUMBS), {}
-    chunk = 64
-    for first in range(0, len(positions), chunk):
-        if budget.spent:
-            break
-        pictures = items.pictures(positions[first : first + chunk])
-        for position in positions[first : first + chunk]:
-            uri = budget.take(jpeg_uri(pictures[position])) if position in pictures else ""
+    for first in range(0, len(positions), _CHUNK):
+        chunk = positions[first : first + _CHUNK]
+        pictures = {} if budget.spent else items.pictures(chunk)
+        for position in (p for p in chunk if p in pictures):
+            uri = budget.take(jpeg_uri(pictures[position]))
             if uri:
                 found[position] = uri
     return found
 
 
-def _with_photos(
-    cells: Sequence[Cell], answers: Tensor, targets: Tensor, shown: dict[int, int]
-) -> Iterator[Cell]:
-    members = _members(answers, targets) if cells else {}
-    for cell in cells:
-        here = members[cell.actual, cell.predicted]
-        photos = tuple(shown[position] for position in here if position in shown)
-        yield Cell(cell.actual, cell.predicted, cell.count, photos)
+def _cells(members: Members, thumbs: Thumbs) -> Iterator[Cell]:
+    number = {position: i for i, position in enumerate(thumbs)}
+    for (actual, predicted), found in members.items():
+        shown = tuple(number[position] for position in found if position in number)
+        yield Cell(actual, predicted, len(found), shown)
 
 
-def _worst(
-    learn: Subject,
-    items: Items,
-    words: _Words,
-    losses: Tensor,
-    positions: Sequence[int],
-    pictures: bool,
-) -> Iterator[Photo]:
-    """The items of the highest losses, with what spoke for the prediction where that can be told."""
-    inputs = items.inputs(positions) if pictures else {}
-    budget = Budget(MOST_LARGE)
-    for position in positions:
+def _photo(items: Items, item: TopLoss, thumb: str = "", heat: str = "") -> Photo:
+    told = (item.actual or "none", item.predicted or "none", item.probability, item.loss)
+    return Photo(items.name(item.index), *told, thumb, heat)
+
+
+# The highest losses
+
+
+def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[Photo]:
+    """The items of the highest losses, with what spoke for the prediction where it can be told."""
+    found, budget = interp.top_losses(_WORST), Budget(MOST_LARGE)
+    indices = [item.index for item in found]
+    seen = items.as_seen(indices) if pictures else {}
+    heats = _heats(interp, indices) if seen else {}
+    for item in found:
         picture = heat = ""
-        if position in inputs:
-            pixels = items.as_seen(inputs[position])
-            picture = budget.take(jpeg_uri(image_of(pixels), LARGE))
-            spoke = _heat(learn, inputs[position]) if picture else None
-            if spoke is not None:
-                heat = budget.take(jpeg_uri(image_of(overlay(pixels, spoke)), LARGE))
-        yield _photo(items, words, losses, position, picture, heat)
+        if item.index in seen:
+            picture = budget.take(jpeg_uri(image_of(seen[item.index]), LARGE))
+        if picture and item.index in heats:
+            glowing = overlay(seen[item.index], heats[item.index])
+            heat = budget.take(jpeg_uri(image_of(glowing), LARGE))
+        yield _photo(items, item, picture, heat)
 
 
-def _heat(learn: Subject, item: Tensor) -> Tensor | None:
-    """Where the prediction comes from, (H, W); None for a network of which that cannot be told."""
+def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:
+    """Where predictions come from, (H, W) each; none for a network of which that cannot be told."""
     try:
-        model = learn.placed_model()
-        device = next(model.parameters()).device
-        return grad_cam(model, item[None].to(device), anatomy=learn.layer_groups.anatomy)[0]
-    except (LayerGroupsError, RuntimeError):
-        return None
+        return dict(zip(indices, interp.grad_cam(indices), strict=True))
+    except (LayerGroupsError, RuntimeError):  # the record goes on without them
+        return {}

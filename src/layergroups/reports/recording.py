@@ -8,9 +8,10 @@ from typing import Any
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports.facts_json import epoch_facts
+from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.items import common_folder, data_name
 from layergroups.reports.network_picture import stacks_of
-from layergroups.reports.outcome import Found, measure
+from layergroups.reports.outcome import outcome_of
 from layergroups.reports.run_facts import DataFacts, NetworkFacts, SetupFacts
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.subject import Subject
@@ -22,7 +23,7 @@ def record_run(
     *,
     title: str | None = None,
     command: Sequence[str] | None = None,
-    found: Found | None = None,
+    interp: Interpretation | None = None,
     measured: bool = True,
     pictures: bool = True,
 ) -> RunRecord:
@@ -34,10 +35,11 @@ def record_run(
         learn: a learner; training changes nothing in the record afterwards.
         title: of the page; default is the network's name and the data's.
         command: the words of the command that was typed; None takes those of the process.
-        found: what `learn.get_preds(with_loss=True)` has given, if that is known already.
+        interp: what it says of its validation data, if that is known already.
         measured: False leaves the predictions out.
         pictures: False leaves the photos out.
     """
+    found = interp or (_interpreted(learn) if measured else None)
     data = _data(learn.dls)
     network = _network(learn)
     name = network.name.rpartition(":")[2]
@@ -45,7 +47,7 @@ def record_run(
         title=title or (f"{name} on {data.name}" if data.name else name),
         network=network,
         epochs=epoch_facts(learn.history.to_dict()),
-        outcome=measure(learn, found, pictures=pictures) if measured else None,
+        outcome=None if found is None else outcome_of(found, pictures=pictures),
         data=data,
         setup=SetupFacts(
             command=command_line(command),
@@ -55,6 +57,14 @@ def record_run(
             machine=machine(learn.accelerator),
         ),
     )
+
+
+def _interpreted(learn: Subject) -> Interpretation | None:
+    """What it says of its validation data; None if it has none, or none whose answers are known."""
+    try:
+        return Interpretation.from_learner(learn) if len(learn.dls.valid) else None
+    except (LayerGroupsError, TypeError):
+        return None
 
 
 def _network(learn: Subject) -> NetworkFacts:

@@ -115,6 +115,9 @@ class Outcome:
         cells: of the confusion matrix, those that are not empty; "single" only.
         labels: "multi" only.
         points: (actual, predicted) of the first number of some items; "regression" only.
+        calibration: mean probability said, part that was right, and number of predictions, for
+            predictions of about the same probability; not for "regression".
+        calibration_error: the mean distance of the two, 0..1.
         photos: pictures that cells show.
         worst: the items with the highest losses.
     """
@@ -127,6 +130,8 @@ class Outcome:
     cells: tuple[Cell, ...] = ()
     labels: tuple[LabelFacts, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
+    calibration: tuple[tuple[float, float, int], ...] = ()
+    calibration_error: float | None = None
     photos: tuple[Photo, ...] = ()
     worst: tuple[Photo, ...] = ()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
-from layergroups.groups import LayerGroups
+if TYPE_CHECKING:
+    from layergroups.groups import LayerGroups
 
 
 class Rows(Protocol):
@@ -28,19 +29,20 @@ class Subject(Protocol):
         """Its data."""
 
     @property
+    def model(self) -> nn.Module:
+        """Its model."""
+
+    @property
+    def layer_groups(self) -> LayerGroups:
+        """The layer groups, in step with the model."""
+
+    @property
     def history(self) -> Rows:
         """What happened in training."""
 
     @property
-    def layer_groups(self) -> LayerGroups:
-        """Its layer groups, in step with the model."""
-
-    @property
     def accelerator(self) -> Any:
         """Device and precision."""
-
-    def placed_model(self) -> nn.Module:
-        """The model, on the device where it runs."""
 
     def get_preds(
         self, dl: Any = None, with_loss: bool = False

@@ -1,0 +1,264 @@
+"""Grad-CAM looks at the right place of any network, says what spoke, and changes nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layergroups import LayerGroups, load_model
+from layergroups.errors import AnatomyError, LayerGroupsError
+from layergroups.reports.grad_cam import Place, find_place, grad_cam
+from tests.laws.models import TinyResNet, TinyTransformer, image
+from tests.laws.test_8_looking_changes_nothing import differences, model_state, surroundings
+from tests.reports.looked_at import corner_batches
+
+
+def trained(model: nn.Module, steps: int = 40) -> nn.Module:
+    """To tell whether the bright square is there."""
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    model.train()
+    for step in range(steps):
+        x, y = corner_batches(seed=step)[0]
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def answering(model: TinyResNet) -> TinyResNet:
+    """For every class some channels speak, so that no heat map is empty."""
+    with torch.no_grad():
+        model.fc.weight.abs_()
+        model.fc.weight[::2] *= torch.linspace(0, 2, model.fc.in_features)
+    return model
+
+
+def mass_in_corner(maps: Tensor) -> float:
+    """Part of the heat in the upper left quarter."""
+    half = maps.shape[-1] // 2
+    return float(maps[:, :half, :half].sum() / maps.sum())
+
+
+@pytest.mark.parametrize("kind", ["resnet", "transformer", "tokens averaged"])
+def test_the_heat_lies_where_the_class_is_decided(kind: str) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = {
+        "resnet": lambda: TinyResNet(width=8, blocks=1, classes=2),
+        "transformer": lambda: TinyTransformer(layers=2, classes=2),
+        "tokens averaged": Averaged,
+    }[kind]()
+    trained(model)
+    x, y = corner_batches(seed=99)[0]
+    bright = x[y == 1]
+    assert (model(bright).argmax(1) == 1).float().mean() > 0.9
+    maps = grad_cam(model, bright, 1)
+    assert maps.shape == (len(bright), 32, 32)
+    assert float(maps.min()) >= 0
+    assert float(maps.max()) == 1
+    assert mass_in_corner(maps) > 0.6  # 0.25 if it lay anywhere
+
+
+class Averaged(TinyTransformer):
+    """No class token: the tokens are averaged."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=2, classes=2)
+        self.pos_embed = nn.Parameter(torch.randn(1, 16, 16) * 0.02)
+        self.cls_token = None  # type: ignore[assignment] # has none
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2) + self.pos_embed
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x).mean(1))
+
+
+PLACES = {
+    "resnet18": Place("layer4.1", "NCHW", (2, 2)),
+    "mobilenet_v3_small": Place("features.12.2", "NCHW", (2, 2)),
+    "timm:efficientnet_lite0": Place("bn2", "NCHW", (2, 2)),
+    "timm:convnext_atto": Place("stages.3.blocks.1", "NCHW", (2, 2)),
+    "timm:test_vit": Place("blocks.5.norm1", "NTC", (10, 10), 1),
+}
+
+
+@pytest.mark.parametrize("arch", PLACES)
+def test_places_in_known_networks(arch: str) -> None:
+    side = 160 if "vit" in arch else 64
+    model = load_model(arch, pretrained=False).model
+    assert find_place(model, torch.randn(1, 3, side, side)) == PLACES[arch]
+    maps = grad_cam(model, torch.randn(2, 3, side, side))
+    assert maps.shape == (2, side, side)
+    assert bool(torch.isfinite(maps).all())
+
+
+MORE = {
+    "densenet121": Place("features.norm5", "NCHW", (2, 2)),
+    "googlenet": Place("inception5b", "NCHW", (2, 2)),
+    "vgg11_bn": Place("avgpool", "NCHW", (7, 7)),
+    "swin_t": Place("norm", "NHWC", (2, 2)),
+    "timm:deit_tiny_distilled_patch16_224": Place("blocks.11.norm1", "NTC", (14, 14), 2),
+    "timm:vit_dwee_patch16_reg1_gap_256": Place("fc_norm", "NTC", (16, 16), 1),
+    "timm:cait_xxs24_224": Place("blocks.23", "NTC", (14, 14)),
+    "timm:swin_tiny_patch4_window7_224": Place("norm", "NHWC", (7, 7)),
+    "timm:pvt_v2_b0": Place("stages.3.norm", "NTC", (2, 2)),
+    "timm:eva02_tiny_patch14_224": Place("norm", "NTC", (16, 16), 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", MORE)
+def test_places_in_more_networks(arch: str) -> None:
+    model = load_model(arch, pretrained=False).model
+    fixed = {"vit": 224, "deit": 224, "cait": 224, "swin_tiny": 224, "eva": 224, "dwee": 256}
+    side = next((n for word, n in reversed(fixed.items()) if word in arch), 64)
+    assert find_place(model, torch.randn(1, 3, side, side)) == MORE[arch]
+
+
+@pytest.mark.slow
+def test_networks_of_transformers() -> None:
+    from transformers import SwinConfig, SwinForImageClassification
+    from transformers import ViTConfig, ViTForImageClassification
+
+    small: dict[str, Any] = {"image_size": 64, "num_labels": 3}
+    vit = ViTForImageClassification(
+        ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=16,
+                  intermediate_size=64, **small)
+    )  # fmt: skip
+    place = find_place(vit, torch.randn(1, 3, 64, 64))
+    assert (place.layout, place.grid, place.prefix) == ("NTC", (4, 4), 1)
+    assert grad_cam(vit, torch.randn(2, 3, 64, 64)).shape == (2, 64, 64)
+    swin = SwinForImageClassification(
+        SwinConfig(embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4, **small)
+    )
+    place = find_place(swin, torch.randn(1, 3, 64, 64))
+    assert (place.layout, place.grid, place.prefix) == ("NTC", (8, 8), 0)
+
+
+def test_images_need_not_be_square() -> None:
+    model = TinyResNet(width=4, blocks=1)
+    assert find_place(model, torch.randn(1, 3, 64, 32)).grid == (8, 4)
+    assert grad_cam(model, torch.randn(1, 3, 64, 32)).shape == (1, 64, 32)
+
+
+@pytest.mark.parametrize("standing", ["as made", "in training", "frozen", "a group frozen"])
+@pytest.mark.parametrize("kind", [TinyResNet, TinyTransformer])
+def test_it_changes_nothing(kind: type[nn.Module], standing: str) -> None:
+    model = kind()
+    if standing == "frozen":
+        model.requires_grad_(False)
+    if standing == "a group frozen":
+        LayerGroups(model, 2, example_input=image()).freeze()
+    if standing == "in training":
+        model(image()).sum().backward()
+    model.train(standing != "as made")
+    images = image()
+    before = model_state(model), surroundings()
+    first = grad_cam(model, images)
+    assert differences(before, (model_state(model), surroundings())) == []
+    assert first.shape == (2, 32, 32)
+
+
+def test_frozen_or_not_it_is_the_same() -> None:
+    model, images = answering(TinyResNet()), image()
+    first = grad_cam(model, images, 1)
+    assert first.max() == 1
+    assert torch.equal(first, grad_cam(model, images, torch.tensor([1, 1])))
+    model.requires_grad_(False).train()
+    with torch.no_grad():
+        assert torch.equal(first, grad_cam(model, images, [1, 1]))
+    with torch.inference_mode():
+        assert torch.equal(first, grad_cam(model, images, 1))
+    assert torch.allclose(first[1:], grad_cam(model, images[1:], 1), atol=1e-5)
+
+
+def test_each_image_may_have_a_target_of_its_own() -> None:
+    model, images = answering(TinyResNet()), image()
+    both = grad_cam(model, images, [0, 2])
+    assert torch.allclose(both[0], grad_cam(model, images, 0)[0], atol=1e-5)
+    assert torch.allclose(both[1], grad_cam(model, images, 2)[1], atol=1e-5)
+    likeliest = copy.deepcopy(model).eval()(images).argmax(1)
+    assert torch.equal(grad_cam(model, images), grad_cam(model, images, likeliest))
+
+
+def test_it_is_grad_cam_as_published() -> None:
+    """The gradient of the score, averaged, weighs the channels of the last map."""
+    model, images = answering(TinyResNet(width=4, blocks=1)).eval(), image()
+    given = model.layer3(model.layer2(model.layer1(model.stem(images))))
+    scores = model.fc(model.pool(given).flatten(1))
+    (gradient,) = torch.autograd.grad(scores[:, 1].sum(), given)
+    small = (gradient.mean((2, 3), keepdim=True) * given).sum(1, keepdim=True).relu()
+    large = nn.functional.interpolate(small, size=(32, 32), mode="bilinear")[:, 0].detach()
+    wanted = large / large.amax((1, 2), keepdim=True)
+    assert torch.allclose(grad_cam(model, images, 1), wanted, atol=1e-5)
+
+
+class InPlace(nn.Module):
+    """Works in place on what its last block gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x += 1
+        return self.fc(x.relu_().mean((2, 3)))
+
+
+def test_what_comes_next_may_work_in_place() -> None:
+    assert find_place(InPlace(), image()).path == "conv"
+    assert grad_cam(InPlace(), image()).shape == (2, 32, 32)
+
+
+class ClassTokenOnly(nn.Module):
+    """Its only map is never looked at again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.mix = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.mix(torch.cat([self.token.expand(len(x), -1, -1), x], 1))
+        return self.fc(x[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Linear(4, 2)), "no block"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), r"\(2, 2, 30, 30\)"),
+    ],
+)
+def test_where_it_cannot_it_says_why(model: nn.Module, words: str) -> None:
+    with pytest.raises(AnatomyError, match=words):
+        grad_cam(model, image())
+
+
+@pytest.mark.parametrize(
+    ("images", "target", "words"),
+    [
+        ("a.jpg", None, r"learn\.grad_cam"),
+        (torch.zeros(3, 32, 32), None, r"\(3, 32, 32\)"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), None, "uint8"),
+        (torch.zeros(0, 3, 32, 32), None, "without images"),
+        (torch.zeros(2, 3, 32, 32), 3, "from 0 to 2"),
+        (torch.zeros(2, 3, 32, 32), -1, "from 0 to 2"),
+        (torch.zeros(2, 3, 32, 32), 1.5, "target=1.5"),
+        (torch.zeros(2, 3, 32, 32), "cat", "target='cat'"),
+        (torch.zeros(2, 3, 32, 32), [0, 1, 2], "or 2 of them"),
+    ],
+)
+def test_mistakes_are_answered(images: Any, target: Any, words: str) -> None:
+    with pytest.raises(LayerGroupsError, match=words):
+        grad_cam(TinyResNet(width=4, blocks=1), images, target)
