@@ -23,6 +23,7 @@ _HOMES = {
     "LayerGroupsError": "errors",
     "LayerGroupsWarning": "errors",
     "Learner": "training",
+    "RunReport": "reports",
     "Transplant": "checkpoints",
     "change_input_channels": "models",
     "cnn_learner": "training",
@@ -54,6 +55,7 @@ __all__ = [
     "LayerGroupsError",
     "LayerGroupsWarning",
     "Learner",
+    "RunReport",
     "Transplant",
     "__version__",
     "change_input_channels",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from layergroups.models import replace_head as replace_head
     from layergroups.models import shrink_head as shrink_head
     from layergroups.reports import Interpretation as Interpretation
+    from layergroups.reports import RunReport as RunReport
     from layergroups.reports import grad_cam as grad_cam
     from layergroups.training import History as History
     from layergroups.training import Learner as Learner

@@ -41,8 +41,6 @@ def corner_batches(n: int = 64, side: int = 32, seed: int = 0) -> list[tuple[Ten
     return list(zip(x.split(16), y.split(16), strict=True))
 
 
-
-
 def says(
     outputs: Tensor, targets: Tensor, vocab: Sequence[str], task: str | None, loss: Any
 ) -> Learner:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.laws.models import TinyResNet, TinyTransformer, image
+from tests.laws.test_8_looking_changes_nothing import differences, model_state, surroundings
+from tests.reports.looked_at import corner_batches
 from torch import Tensor, nn
 
 from layergroups import LayerGroups, load_model
 from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports.grad_cam import Place, find_place, grad_cam
-from tests.laws.models import TinyResNet, TinyTransformer, image
-from tests.laws.test_8_looking_changes_nothing import differences, model_state, surroundings
-from tests.reports.looked_at import corner_batches
 
 
 def trained(model: nn.Module, steps: int = 40) -> nn.Module:
@@ -122,8 +122,12 @@ def test_places_in_more_networks(arch: str) -> None:
 
 @pytest.mark.slow
 def test_networks_of_transformers() -> None:
-    from transformers import SwinConfig, SwinForImageClassification
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import (
+        SwinConfig,
+        SwinForImageClassification,
+        ViTConfig,
+        ViTForImageClassification,
+    )
 
     small: dict[str, Any] = {"image_size": 64, "num_labels": 3}
     vit = ViTForImageClassification(

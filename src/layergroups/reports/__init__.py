@@ -7,8 +7,11 @@ from layergroups.reports.grad_cam import grad_cam
 from layergroups.reports.interpretation import Interpretation, TopLoss
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.pictures import confusion_matrix_picture
+from layergroups.reports.recording import record_run
 from layergroups.reports.residuals import Residuals
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
+from layergroups.reports.run_record import RunRecord
+from layergroups.reports.run_report import RunReport
 from layergroups.reports.tables import (
     PhotoPrediction,
     groups_report,
@@ -25,6 +28,8 @@ __all__ = [
     "PhotoPrediction",
     "Residuals",
     "RunFiles",
+    "RunRecord",
+    "RunReport",
     "TopLoss",
     "claim_folder",
     "confusion_matrix",
@@ -34,5 +39,6 @@ __all__ = [
     "network_picture",
     "per_class_table",
     "predictions_table",
+    "record_run",
     "write_run",
 ]

@@ -133,7 +133,7 @@ def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
 
 
 def stacks_of(groups: LayerGroups) -> list[Stack]:
-    """The layer groups with their blocks and colours; runs of like blocks are one bar in a deep network."""
+    """Layer groups with blocks and colours; of a deep network, runs of like blocks as one."""
     listed = [group for group in groups if any(True for _ in group.parameters())]
     has_head = groups.anatomy.has_head and len(listed) > 1
     colours = drawing.group_colours(len(listed) - has_head, has_head)

@@ -154,5 +154,3 @@ def _broken(dls: Any) -> tuple[tuple[str, str], ...]:
     if isinstance(found, Mapping):
         return tuple((str(path), str(reason)) for path, reason in found.items())
     return tuple((str(image.path), str(image.reason)) for image in found or ())
-
-

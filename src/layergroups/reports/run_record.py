@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from layergroups.checkpoints.file import write_text
 from layergroups.errors import CheckpointError
 from layergroups.reports.facts_json import (
     data_facts,
@@ -93,9 +94,13 @@ class RunRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as cause:
             raise CheckpointError(f"This record of a run is damaged: {cause!r}.") from cause
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(json.dumps(self.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, all or nothing.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
+        write_text(path, json.dumps(self.to_dict(), ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:

@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     if torch.version.cuda:
-        found["CUDA"] = str(torch.version.cuda)
+        found["CUDA of torch"] = str(torch.version.cuda)
     return found
 
 

@@ -48,7 +48,8 @@ def group_styles(scope: str, colours: Sequence[str]) -> Html:
         "".join(f"--g{i}:{visible(safe_colour(c), back)};" for i, c in enumerate(colours))
         for back in (LIGHT, DARK)
     )
-    return _both(f"{scope}{{{light}}}", f"{scope}{{{dark}}}")
+    lines = "".join(f".g{i}{{stroke:var(--g{i})}}" for i in range(len(colours)))
+    return Html(_both(f"{scope}{{{light}}}", f"{scope}{{{dark}}}") + lines)
 
 
 def cell_styles() -> Html:
@@ -59,7 +60,7 @@ def cell_styles() -> Html:
             for level in range(LEVELS + 1):
                 shade = _hex(_mixed(_rgb(back), _rgb(colour), 0.08 + 0.92 * level / LEVELS))
                 text = max((INK, "#ffffff"), key=lambda t, s=shade: contrast(t, s))
-                rules[theme].append(f".{kind}-{level}{{background:{shade};color:{text}}}")
+                rules[theme].append(f".matrix .{kind}-{level}{{background:{shade};color:{text}}}")
     return _both("".join(rules[0]), "".join(rules[1]))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
-_VOID: Final = frozenset({"meta", "img", "line", "rect", "path", "polyline", "br"})
+_VOID: Final = frozenset({"meta", "img", "br"})
 _IN_SCRIPTS: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -24,19 +24,19 @@ class Html(str):
 Content = str | int | None | Iterable["Content"]
 
 
-def tag(name: str, *content: Content, **attributes: object) -> Html:
+def tag(element: str, /, *content: Content, **attributes: object) -> Html:
     """An element.
 
     Args:
-        name: of the element.
+        element: its name.
         content: elements, text, nothing (None), or lists of those.
         attributes: by name, an underscore at the end left out (`class_`), others as hyphens
             (`aria_label`); None and False leave one out, True writes its name alone.
     """
-    opened = f"<{name}{''.join(map(_attribute, attributes.items()))}>"
-    if name in _VOID:
+    opened = f"<{element}{''.join(map(_attribute, attributes.items()))}>"
+    if element in _VOID:
         return Html(opened)
-    return Html(f"{opened}{markup(*content)}</{name}>")
+    return Html(f"{opened}{markup(*content)}</{element}>")
 
 
 def markup(*content: Content) -> Html:

@@ -6,7 +6,7 @@ import math
 
 
 def count(n: int, one: str, several: str = "") -> str:
-    """ "1 photo", "1,234 photos"."""
+    """As "1 photo", "1,234 photos"."""
     return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 
@@ -19,7 +19,7 @@ def short(n: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "8.3 s", "2 min 05 s", "3 h 12 min"."""
+    """As "8.3 s", "2 min 05 s", "3 h 12 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: float | None) -> str:
-    """ "1.24 GB"; a dash where it is not known."""
+    """As "1.24 GB"; a dash where it is not known."""
     if size is None:
         return "–"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
@@ -44,7 +44,7 @@ def figure(value: float | None) -> str:
 
 
 def percent(part: float | None) -> str:
-    """ "87.3 %"; a dash where there is none."""
+    """As "87.3 %"; a dash where there is none."""
     return "–" if part is None else f"{part * 100:.1f} %"
 
 
@@ -57,5 +57,5 @@ def rate(value: float) -> str:
 
 
 def shape(sizes: tuple[int, ...]) -> str:
-    """ "320 × 7 × 7"."""
+    """As "320 × 7 × 7"."""
     return " × ".join(map(str, sizes))
