@@ -49,5 +49,9 @@ class Subject(Protocol):
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
         """Probabilities (N, C), targets (N,), and losses (N,) if asked for."""
 
+
+class Exportable(Subject, Protocol):
+    """A learner that can be written as a folder, too."""
+
     def export(self, folder: str | Path) -> Path:
         """Write a folder that predicts."""

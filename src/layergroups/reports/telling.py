@@ -11,7 +11,7 @@ from layergroups.reports.run_facts import EpochFacts, Outcome
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.words import count, duration, figure, memory, percent, short
 
-_NAMES = {"head": "the head alone", "all": "all layer groups", "late": "the later layer groups"}
+_TOLD = 4  # phases that the story names
 _SHARES = ("accuracy", "all labels right", "F1 of all labels")
 
 
@@ -66,15 +66,16 @@ class Savings:
 def phases_of(epochs: Sequence[EpochFacts]) -> tuple[PhaseFacts, ...]:
     """The rows in runs of the same phase."""
     found, start = [], 0
-    for name, run in groupby(epochs, lambda row: row.phase):
+    for phase, run in groupby(epochs, lambda row: row.phase):
         rows = tuple(run)
-        peaks = (
-            [r.cost[key] for r in rows if key in r.cost] for key in ("memory", "device_memory")
-        )
-        most = (max(values) if values else None for values in peaks)
-        found.append(PhaseFacts(name, start, rows, sum(row.seconds for row in rows), *most))
+        most = [_most(rows, name) for name in ("memory", "device_memory")]
+        found.append(PhaseFacts(phase, start, rows, sum(row.seconds for row in rows), *most))
         start += len(rows)
     return tuple(found)
+
+
+def _most(rows: Sequence[EpochFacts], name: str) -> float | None:
+    return max((row.cost[name] for row in rows if name in row.cost), default=None)
 
 
 def savings_of(epochs: Sequence[EpochFacts]) -> Savings | None:
@@ -150,19 +151,30 @@ def _training(record: RunRecord) -> str:
     phases = phases_of(record.epochs)
     if not phases:
         return "Nothing has been trained yet."
+    names = [group.name for group in record.network.groups]
     parts = [
-        f"{_NAMES.get(phase.name, f'“{phase.name}”')} for {count(len(phase.rows), 'epoch')}"
-        for phase in phases[:4]
+        f"{_who(phase, names)} for {count(len(phase.rows), 'epoch')}" for phase in phases[:_TOLD]
     ]
-    more = f", and {len(phases) - 4} more" if len(phases) > 4 else ""
-    known = all(phase.name in _NAMES for phase in phases[:4])
-    verb = "trained" if known else "was trained in the phases"
-    subject = "First " if known and len(parts) > 1 else ""
-    told = f"{', then '.join(parts)}{more}"
-    if known:
-        sentence = f"{subject}{told.replace(' for ', f' {verb} for ', 1)}"
-        return f"{sentence[0].upper()}{sentence[1:]}."
-    return f"It {verb} {told}."
+    more = f", and {count(len(phases) - _TOLD, 'more phase')}" if len(phases) > _TOLD else ""
+    first, *others = parts
+    told = "".join([first.replace(" for ", " trained for ", 1), *(f", then {p}" for p in others)])
+    sentence = f"first {told}{more}." if others else f"{told}."
+    return f"{sentence[0].upper()}{sentence[1:]}"
+
+
+def _who(phase: PhaseFacts, names: Sequence[str]) -> str:
+    """Which layer groups trained in a phase, in words."""
+    states = {row.frozen for row in phase.rows}
+    if len(states) != 1:
+        return "more and more layer groups"
+    (frozen,) = states
+    active = [i for i, rests in enumerate(frozen) if not rests]
+    if len(active) == len(frozen):
+        return "all layer groups" if len(frozen) > 1 else "the whole network"
+    if len(active) == 1 and len(names) == len(frozen):
+        name = names[active[0]]
+        return "the head alone" if name == "head" else f"“{name}” alone"
+    return f"{len(active)} of {len(frozen)} layer groups"
 
 
 def _result(record: RunRecord) -> str:

@@ -16,6 +16,7 @@ INK: Final = "#1b2733"
 PAPER: Final = "#f3f5f7"
 LEVELS: Final = 10  # shades of a cell of the confusion matrix
 _GRAPHICS: Final = 3.0  # contrast that WCAG 2.2 asks of lines and areas
+_TEXT: Final = 4.5  # and of text
 _KINDS: Final = {"right": ("#0b559f", "#5aa7e0"), "wrong": ("#c04f00", "#f08a3c")}
 _HEX: Final = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -59,9 +60,15 @@ def cell_styles() -> Html:
         for theme, (colour, back) in enumerate(zip(colours, (LIGHT, DARK), strict=True)):
             for level in range(LEVELS + 1):
                 shade = _hex(_mixed(_rgb(back), _rgb(colour), 0.08 + 0.92 * level / LEVELS))
-                text = max((INK, "#ffffff"), key=lambda t, s=shade: contrast(t, s))
+                text = _readable(shade)
                 rules[theme].append(f".matrix .{kind}-{level}{{background:{shade};color:{text}}}")
     return _both("".join(rules[0]), "".join(rules[1]))
+
+
+def _readable(background: str) -> str:
+    """Text with the contrast that WCAG 2.2 asks for: white or the ink, else black."""
+    known = ("#ffffff", INK, "#000000")
+    return next(text for text in known if contrast(text, background) >= _TEXT)
 
 
 def level(part: float) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Final
 
 from layergroups.reports.page.charts import (
     Line,
@@ -22,6 +23,9 @@ from layergroups.reports.run_facts import EpochFacts
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.telling import phases_of
 from layergroups.reports.words import count, duration, figure, rate
+
+_MOST_LANES: Final = 60  # epochs across; of more, some are left out
+_MOST_BANDS: Final = 20
 
 
 def learning(record: RunRecord) -> Html:
@@ -40,9 +44,13 @@ def losses(record: RunRecord) -> Html:
     ]
     lines = [line for line in lines if line.points]
     rows = [
-        (str(r.epoch), r.phase, figure(r.train_loss), figure(r.valid_loss), duration(r.seconds), r.note)
-        for r in epochs
-    ]  # fmt: skip
+        (
+            *(str(row.epoch), row.phase),
+            *(figure(row.train_loss), figure(row.valid_loss)),
+            *(duration(row.seconds), row.note),
+        )
+        for row in epochs
+    ]
     table = table_of(("epoch", "phase", "training", "validation", "time", "note"), rows, "Losses.")
     return line_chart(
         "Loss", lines, epoch_axis([row.epoch for row in epochs]),
@@ -88,7 +96,8 @@ def rates(record: RunRecord) -> Html | None:
     ]  # fmt: skip
     caption = "The highest rate of each layer group in each epoch; frozen groups have none."
     return line_chart(
-        "Learning rate of each layer group", lines, epoch_axis([row.epoch for row in record.epochs]),
+        "Learning rate of each layer group", lines,
+        epoch_axis([row.epoch for row in record.epochs]),
         rate_axis(b for line in lines for _, b in line.points if b > 0),
         table=table_of(("epoch", *names), rows, caption), y_label="rate", bands=_bands(record),
         describe=f"{count(len(lines), 'line')}, one for each group or for those that share a rate.",
@@ -98,7 +107,8 @@ def rates(record: RunRecord) -> Html | None:
 
 def lanes(record: RunRecord) -> Html | None:
     """A lane for each layer group: hatched where it was frozen, full where it trained."""
-    names, epochs = group_names(record), record.epochs
+    names = group_names(record)
+    epochs = record.epochs[:: -(-len(record.epochs) // _MOST_LANES) or 1]
     if not any(row.frozen for row in epochs):
         return None
     head = tag("tr", tag("th", "group", scope="col"), [
@@ -189,7 +199,9 @@ def _rate_of(row: EpochFacts, group: int) -> str:
 
 
 def _bands(record: RunRecord) -> list[tuple[float, str]]:
-    return [(float(phase.start), phase.name) for phase in phases_of(record.epochs)]
+    """Where each phase begins; nothing where there are too many to be told apart."""
+    phases = phases_of(record.epochs)
+    return [(float(p.start), p.name) for p in phases] if len(phases) <= _MOST_BANDS else []
 
 
 def _from_to(lines: Sequence[Line]) -> str:

@@ -49,8 +49,9 @@ def _group(group: Stack, i: int, most: int) -> Html:
 
 def _block(row: Row, most: int, frozen: bool) -> Html:
     width = max(0.4, 100 * row.parameters / max(1, most))
-    bar = tag("span", tag("span", class_="fill frozen" if frozen else "fill",
-                          style=f"width:{width:.1f}%"), class_="track", aria_hidden="true")  # fmt: skip
+    look = "fill frozen" if frozen else "fill"
+    fill = tag("span", class_=look, style=f"width:{width:.1f}%")
+    bar = tag("span", fill, class_="track", aria_hidden="true")
     return tag(
         "li", tag("span", row.name, class_="name"), bar,
         tag("span", short(row.parameters), class_="size"),
