@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import torch
 
-from layergroups import __version__
-
-_PACKAGES: Final = ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "safetensors")
+_PACKAGES: Final = (
+    *("layergroups", "torch", "torchvision", "timm"),
+    *("accelerate", "torchmetrics", "safetensors"),
+)
 _SECRET: Final = re.compile(r"(token|secret|password|passwd|api[-_]?key|credential)", re.IGNORECASE)
 _HIDDEN: Final = "***"
 _NOTEBOOKS: Final = ("ipykernel_launcher.py", "colab_kernel_launcher.py")
@@ -44,7 +45,7 @@ def command_line(words: Sequence[str] | None = None) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, this library and those that it stands on."""
-    found = {"Python": platform.python_version(), "layergroups": __version__}
+    found = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
