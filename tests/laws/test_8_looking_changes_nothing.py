@@ -16,7 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from layergroups import ImageDataLoaders, LayerGroups, Learner, read_anatomy, vision_learner
+from layergroups import (
+    ImageDataLoaders,
+    Interpretation,
+    LayerGroups,
+    Learner,
+    read_anatomy,
+    vision_learner,
+)
 from tests.laws.models import TinyResNet, TinyTransformer, image
 from tests.training.tiny import TinyLoaders, pretrained, tiny_model
 
@@ -169,6 +176,14 @@ LEARNER_LOOKS: dict[str, Callable[[Learner], object]] = {
     "get_preds of other batches": lambda learn: learn.get_preds(BATCHES),
     "predict": lambda learn: learn.predict(torch.ones(3, 16, 16)),
     "save": lambda learn: learn.save("look"),
+    "show_results": lambda learn: learn.show_results(),
+    "show_results of other batches": lambda learn: learn.show_results(dl=BATCHES),
+    "grad_cam": lambda learn: learn.grad_cam(torch.ones(3, 16, 16)),
+    "summary": lambda learn: (str(learn.summary()), learn.summary("layers").to_dict()),
+    "Interpretation": lambda learn: Interpretation.from_learner(learn).grad_cam([0, 1]),
+    "Interpretation of other batches": lambda learn: Interpretation.from_learner(
+        learn, BATCHES
+    ).images([3]),
     "print": lambda learn: str(learn.layer_groups),
     "history": lambda learn: (str(learn.history), repr(learn.history)),
 }
@@ -210,7 +225,7 @@ def test_an_export_changes_nothing(folder: Path, tmp_path: Path) -> None:
     learn = vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)
     learn.fit(1)
     learn.model.train()
-    for look in (lambda: learn.export(tmp_path / "out"), learn.validate, learn.get_preds,
+    for look in (lambda: learn.export(tmp_path / "out"), learn.validate, learn.get_preds, learn.tta,
                  lambda: learn.predict(dls.valid_photos.files[0])):  # fmt: skip
         before = learner_state(learn)
         look()

@@ -1,10 +1,12 @@
 """Reports: what a run came to, as data, tables and pictures."""
 
+from layergroups.reports.answers import TopLoss
 from layergroups.reports.calibration import Calibration
 from layergroups.reports.class_report import ClassReport
 from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_matrix
 from layergroups.reports.grad_cam import grad_cam
-from layergroups.reports.interpretation import Interpretation, TopLoss
+from layergroups.reports.heat_map import HeatMap
+from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.network_picture import network_picture
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.recording import record_run
@@ -12,6 +14,7 @@ from layergroups.reports.residuals import Residuals
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.run_report import RunReport
+from layergroups.reports.summary import ModelSummary
 from layergroups.reports.tables import (
     PhotoPrediction,
     groups_report,
@@ -24,7 +27,9 @@ __all__ = [
     "ClassReport",
     "Confusion",
     "ConfusionMatrix",
+    "HeatMap",
     "Interpretation",
+    "ModelSummary",
     "PhotoPrediction",
     "Residuals",
     "RunFiles",

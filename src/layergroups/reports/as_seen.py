@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,8 @@ def images_at(
         LayerGroupsError: the batches cannot be gone through again, or come in another order.
     """
     at = getattr(batches, "at", None)
-    found = _taken(at(positions)) if callable(at) else _picked(batches, positions)
-    images, known = found
+    with torch.random.fork_rng(devices=[]):  # a loader may draw its order
+        images, known = _taken(at(positions)) if callable(at) else _picked(batches, positions)
     if targets is not None and known is not None:
         wanted = targets[torch.tensor(list(positions), dtype=torch.int64)]
         if wanted.shape != known.shape or not torch.equal(wanted, known.to(wanted)):
@@ -55,27 +55,33 @@ def _taken(batch: Any) -> tuple[Tensor, Tensor | None]:
 
 def _picked(batches: Iterable[Any], positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """The items at the positions; goes no further than the last of them."""
-    left, start = set(positions), 0
+    left, count = set(positions), 0
     images: dict[int, Tensor] = {}
     targets: dict[int, Tensor] = {}
-    for batch in batches:
-        inputs, known = _taken(batch)
-        for position in [p for p in left if start <= p < start + len(inputs)]:
-            images[position] = inputs[position - start]
-            if known is not None:
-                targets[position] = known[position - start]
-            left.discard(position)
-        start += len(inputs)
+    for count, (image, target) in enumerate(each_of(batches), start=1):
+        if count - 1 in left:
+            images[count - 1] = image
+            if target is not None:
+                targets[count - 1] = target
+            left.discard(count - 1)
         if not left:
             break
     if left:
         raise LayerGroupsError(
-            f"There is no image {min(left)} in the batches any more: they gave {start} images in "
+            f"There is no image {min(left)} in the batches any more: they gave {count} images in "
             "this pass. Give batches that can be gone through more than once, such as a list or a "
             "DataLoader."
         )
     stacked = torch.stack([images[p] for p in positions])
     return stacked, torch.stack([targets[p] for p in positions]) if targets else None
+
+
+def each_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each image of some batches with its target."""
+    for batch in batches:
+        inputs, targets = _taken(batch)
+        for i, image in enumerate(inputs):
+            yield image, None if targets is None else targets[i]
 
 
 def paths_of(batches: object, n: int) -> tuple[Path | None, ...]:
@@ -108,9 +114,9 @@ def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
 
 
 def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
-    """A picture with a heat map laid over it: what is warm spoke for the class.
+    """A picture with a heat map laid over it: what is coloured spoke for the class.
 
-    What did not speak stays as it is, only paler, so that the photo can still be made out.
+    The photo is grey, so that no colour in it can be taken for heat.
 
     Args:
         pixels: (H, W, 3), from 0 to 1.
@@ -119,8 +125,8 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     from matplotlib import colormaps
 
     strength = heat.float().cpu().numpy()[..., None]
-    colours = colormaps["inferno"](0.25 + 0.7 * strength[..., 0])[..., :3]
-    cover = 0.7 * np.clip(strength * 1.6 - 0.15, 0, 1)
-    pale = pixels * 0.75 + 0.25 * pixels.mean(axis=2, keepdims=True)
-    mixed = pale * (1 - cover) + colours * cover
+    colours = colormaps["inferno"](0.35 + 0.55 * strength[..., 0])[..., :3]
+    grey = pixels @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    cover = 0.72 * strength
+    mixed = (0.08 + 0.84 * grey) * (1 - cover) + colours * cover
     return np.asarray(np.clip(mixed, 0, 1), dtype=np.float32)

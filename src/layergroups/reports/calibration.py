@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
@@ -92,13 +94,13 @@ class Calibration:
             return "No predictions"
         return f"Expected calibration error {self.error:.3f} of {self.count:,d} predictions"
 
-    def __rich__(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=self.caption, title_justify="left")
+    def __rich__(self) -> Group:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in _HEADINGS:
             table.add_column(heading, justify="left" if heading == "probability" else "right")
         for cells in self._rows():
             table.add_row(*cells)
-        return table
+        return Group(Text(self.caption), table)
 
     def __str__(self) -> str:
         return as_text(self)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +51,34 @@ def check_ending(path: str | Path) -> Path:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A white figure, width and height in inches, without any global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A white figure, width and height in inches, without any global state.
 
-    figure = Figure(figsize=(width, height), facecolor="white")
+    A notebook shows it where it is the last value of a cell.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _shown_figure()(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+@cache
+def _shown_figure() -> type[Figure]:
+    """A figure that a notebook can show without the global state of pyplot."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            return png(self, dpi=100)
+
+    return ShownFigure
+
+
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """A figure as the content of a PNG file."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
 
 
 def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
@@ -75,6 +98,19 @@ def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
     except OSError as cause:
         raise LayerGroupsError(f"Could not write {path}: {cause}") from cause
     return path
+
+
+def given(figure: Figure, path: str | Path | None) -> Path | Figure:
+    """The figure itself, or, with a path, the file that it was written to.
+
+    Raises:
+        LayerGroupsError: the path has another ending, or cannot be written.
+    """
+    if path is None:
+        return figure
+    if not isinstance(path, str | Path):
+        raise LayerGroupsError(f"path={path!r} is no path; give one such as 'picture.png'.")
+    return save(figure, check_ending(path))
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:

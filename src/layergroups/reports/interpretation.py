@@ -5,53 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
+from layergroups.reports import drawing
+from layergroups.reports.answers import TASKS, TopLoss, decided, words_of
 from layergroups.reports.as_seen import as_pixels, images_at, paths_of
 from layergroups.reports.calibration import Calibration
+from layergroups.reports.charts import draw_calibration, draw_residuals
 from layergroups.reports.class_report import ClassReport
 from layergroups.reports.confusion import Confusion, ConfusionMatrix
 from layergroups.reports.grad_cam import grad_cam
+from layergroups.reports.pictures import draw_confusion
 from layergroups.reports.residuals import Residuals
 from layergroups.reports.shown import html_table
-from layergroups.reports.subject import Subject
+from layergroups.reports.subject import Answering
+from layergroups.reports.top_losses_picture import draw_top_losses
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from layergroups.reports.as_seen import Pixels
 
-TASKS: Final = ("single", "multi", "regression")
 _CAM_BATCH = 16
 _SHOWN = 9
-
-
-@dataclass(frozen=True)
-class TopLoss:
-    """One item of which the loss is among the largest.
-
-    Attributes:
-        index: its position in the batches, and in `Interpretation.predictions`.
-        path: its file; None where the batches do not know it.
-        actual: its class; its labels, or its numbers, with commas between.
-        predicted: likewise what the model says.
-        probability: of the predicted class, 0..1; of several labels, that of the likeliest; None
-            for numbers.
-        loss: its loss.
-    """
-
-    index: int
-    path: Path | None
-    actual: str
-    predicted: str
-    probability: float | None
-    loss: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
-        return asdict(self) | {"path": None if self.path is None else str(self.path)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +61,7 @@ class Interpretation:
     classes: tuple[str, ...]
     task: str = "single"
     threshold: float = 0.5
-    learner: Subject | None = field(default=None)
+    learner: Answering | None = field(default=None)
     batches: Any = field(default=None)
 
     def __post_init__(self) -> None:
@@ -89,7 +69,7 @@ class Interpretation:
 
     @classmethod
     def from_learner(
-        cls, learn: Subject, dl: Any = None, *, threshold: float = 0.5
+        cls, learn: Answering, dl: Any = None, *, threshold: float = 0.5
     ) -> Interpretation:
         """What a learner says of its validation photos, or of other batches; changes nothing.
 
@@ -130,9 +110,7 @@ class Interpretation:
     @property
     def predicted(self) -> Tensor:
         """What the model decides: int (N,); for several labels bool (N, C); else the numbers."""
-        if self.task == "single":
-            return self.predictions.argmax(dim=1)
-        return self.predictions >= self.threshold if self.task == "multi" else self.predictions
+        return decided(self.predictions, self.task, self.threshold)
 
     @property
     def correct(self) -> Tensor:
@@ -170,12 +148,7 @@ class Interpretation:
         )
 
     def _words(self, value: Tensor) -> str:
-        """Classes, labels or numbers as a person writes them."""
-        if self.task == "single":
-            return self.classes[int(value)]
-        if self.task == "multi":
-            return ", ".join(n for n, has in zip(self.classes, value.tolist(), strict=True) if has)
-        return ", ".join(f"{number:.4g}" for number in value.tolist())
+        return words_of(value, self.task, self.classes)
 
     # All items
 
@@ -272,7 +245,7 @@ class Interpretation:
             )
         return images_at(self.batches, indices, self.targets)
 
-    def _known_learner(self) -> Subject:
+    def _known_learner(self) -> Answering:
         if self.learner is None:
             raise LayerGroupsError(
                 "This interpretation is of tensors alone, without images; make it with "
@@ -286,6 +259,55 @@ class Interpretation:
             raise LayerGroupsError(
                 f"{what} makes no sense for {told[task]} an item (the task is {task!r}). {instead}"
             )
+
+    # Pictures
+
+    def plot_confusion_matrix(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw the confusion matrix.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+
+        Raises:
+            LayerGroupsError: as `confusion_matrix`; another ending, or the file cannot be written.
+        """
+        found = self.confusion_matrix()
+        return drawing.given(draw_confusion(found.matrix, found.classes), path)
+
+    def plot_top_losses(
+        self, k: int = 9, path: str | Path | None = None, *, cam: bool = True, largest: bool = True
+    ) -> Path | Figure:
+        """Draw the photos with the largest losses, each as the model has seen it.
+
+        Args:
+            k: how many.
+            path: as in `plot_confusion_matrix`.
+            cam: beside each photo what spoke for what was predicted; see `grad_cam`.
+            largest: False for the smallest losses.
+
+        Raises:
+            AnatomyError: with `cam`: no part of the network knows where things are.
+            LayerGroupsError: as `images`; another ending, or the file cannot be written.
+        """
+        return drawing.given(draw_top_losses(self, k, cam=cam, largest=largest), path)
+
+    def plot_calibration(self, path: str | Path | None = None, bins: int = 15) -> Path | Figure:
+        """Draw how often predictions of each probability are right; see `calibration`.
+
+        Args:
+            path: as in `plot_confusion_matrix`.
+            bins: as in `calibration`.
+        """
+        return drawing.given(draw_calibration(self.calibration(bins)), path)
+
+    def plot_residuals(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw predicted numbers over actual ones; see `residuals`.
+
+        Args:
+            path: as in `plot_confusion_matrix`.
+        """
+        errors = self.residuals().outputs
+        return drawing.given(draw_residuals(self.predictions, self.targets, errors), path)
 
     # How it shows
 

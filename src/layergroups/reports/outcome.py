@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
+from layergroups.reports.answers import TopLoss
 from layergroups.reports.as_seen import overlay
 from layergroups.reports.confusion import Confusion
-from layergroups.reports.interpretation import Interpretation, TopLoss
+from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.items import Items
 from layergroups.reports.run_facts import Cell, LabelFacts, Outcome, Photo
 from layergroups.reports.thumbnails import LARGE, Budget, image_of, jpeg_uri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layergroups.reports import drawing
 
@@ -93,10 +93,13 @@ def _shade(colour: str, strength: float) -> tuple[float, ...]:
 
 def _label(axes: Axes, names: Sequence[str], letters: float, *, slanted: bool) -> None:
     places = [i + 0.5 for i in range(len(names))]
-    axes.set_yticks(places, names, fontsize=letters, color=drawing.INK)
-    axes.set_xticks(
-        places, names, fontsize=letters, color=drawing.INK, rotation=90 if slanted else 0
-    )
+    words: dict[str, Any] = {
+        "fontsize": letters,
+        "color": drawing.INK,
+        "parse_math": False,
+    }  # "$" is a letter
+    axes.set_yticks(places, names, **words)
+    axes.set_xticks(places, names, rotation=90 if slanted else 0, **words)
     axes.tick_params(length=0, pad=5)
     axes.set_xlabel("predicted", fontsize=10, color=drawing.GREY, labelpad=6)
     axes.set_ylabel("actual", fontsize=10, color=drawing.GREY, labelpad=6)

@@ -14,12 +14,12 @@ from layergroups.reports.network_picture import stacks_of
 from layergroups.reports.outcome import outcome_of
 from layergroups.reports.run_facts import DataFacts, NetworkFacts, SetupFacts
 from layergroups.reports.run_record import RunRecord
-from layergroups.reports.subject import Subject
+from layergroups.reports.subject import Trained
 from layergroups.reports.surroundings import command_line, machine, versions
 
 
 def record_run(
-    learn: Subject,
+    learn: Trained,
     *,
     title: str | None = None,
     command: Sequence[str] | None = None,
@@ -59,7 +59,7 @@ def record_run(
     )
 
 
-def _interpreted(learn: Subject) -> Interpretation | None:
+def _interpreted(learn: Trained) -> Interpretation | None:
     """What it says of its validation data; None if it has none, or none whose answers are known."""
     try:
         return Interpretation.from_learner(learn) if len(learn.dls.valid) else None
@@ -67,7 +67,7 @@ def _interpreted(learn: Subject) -> Interpretation | None:
         return None
 
 
-def _network(learn: Subject) -> NetworkFacts:
+def _network(learn: Trained) -> NetworkFacts:
     groups = learn.layer_groups
     blueprint = getattr(learn, "blueprint", None)
     name = groups.anatomy.model if blueprint is None else str(blueprint.arch)

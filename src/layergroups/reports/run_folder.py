@@ -13,7 +13,7 @@ from layergroups.reports.confusion import ConfusionMatrix
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.recording import record_run
 from layergroups.reports.run_record import RECORD, RunRecord
-from layergroups.reports.subject import Exportable
+from layergroups.reports.subject import Subject
 
 HISTORY = "history.csv"
 PICTURE = "confusion_matrix.png"
@@ -66,7 +66,7 @@ def claim_folder(folder: str | Path) -> bool:
 
 
 def write_run(
-    learn: Exportable,
+    learn: Subject,
     folder: str | Path,
     confusion: ConfusionMatrix | None = None,
     record: RunRecord | None = None,

@@ -16,7 +16,7 @@ from layergroups.reports.page import compare_page, run_page
 from layergroups.reports.recording import record_run
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.run_tables import compare_tables, run_tables
-from layergroups.reports.subject import Subject
+from layergroups.reports.subject import Trained
 
 _ENDINGS = (".html", ".htm")
 _WIDTH = 120
@@ -128,7 +128,7 @@ def check_title(title: object) -> None:
 
 
 def report_on(
-    learn: Subject, path: str | Path | None, *, title: str | None = None, pictures: bool = True
+    learn: Trained, path: str | Path | None, *, title: str | None = None, pictures: bool = True
 ) -> RunReport:
     """The report of a learner; the page is not written yet.
 

@@ -21,8 +21,8 @@ class Rows(Protocol):
         """The rows as JSON-ready values."""
 
 
-class Subject(Protocol):
-    """A `Learner`, as a report sees it."""
+class Answering(Protocol):
+    """What can be asked of a `Learner` about its data; asking changes nothing."""
 
     @property
     def dls(self) -> Any:
@@ -36,6 +36,15 @@ class Subject(Protocol):
     def layer_groups(self) -> LayerGroups:
         """The layer groups, in step with the model."""
 
+    def get_preds(
+        self, dl: Any = None, with_loss: bool = False
+    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
+        """Probabilities (N, C), targets (N,), and losses (N,) if asked for."""
+
+
+class Trained(Answering, Protocol):
+    """A `Learner`, as the record of a run sees it."""
+
     @property
     def history(self) -> Rows:
         """What happened in training."""
@@ -44,14 +53,9 @@ class Subject(Protocol):
     def accelerator(self) -> Any:
         """Device and precision."""
 
-    def get_preds(
-        self, dl: Any = None, with_loss: bool = False
-    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities (N, C), targets (N,), and losses (N,) if asked for."""
 
-
-class Exportable(Subject, Protocol):
-    """A learner that can be written as a folder, too."""
+class Subject(Trained, Protocol):
+    """A `Learner`, as the folder of a run sees it."""
 
     def export(self, folder: str | Path) -> Path:
         """Write a folder that predicts."""

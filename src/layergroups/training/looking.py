@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from layergroups.reports.heat_map import HeatMap, heat_map
+from layergroups.reports.results import results_picture
 from layergroups.reports.run_report import RunReport, report_on
+from layergroups.reports.summary import ModelSummary, model_summary
 from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
 from layergroups.training.loaders import (
     class_names,
     count_of,
+    example_of,
     load_item,
     n_classes,
 )
 from layergroups.training.metrics import Meter
 from layergroups.training.prediction import predictions
+from layergroups.training.tta import averaged_predictions
 from layergroups.training.workbench import Workbench
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from layergroups.data import OrderedBatches
     from layergroups.data.loaders import Paths
 
@@ -99,6 +106,75 @@ class Looking(Workbench):
             BrokenImagesError: images are broken, and the data are to stop at them.
         """
         return predictions(self, photos)
+
+    def tta(
+        self, dl: Iterable[Any] | None = None, n: int = 4, beta: float = 0.25
+    ) -> tuple[Tensor, Tensor | None]:
+        """Probabilities averaged over views of each photo, varied as for training.
+
+        As in fastai, but the views depend on the seed of the data alone, so that each call gives
+        the same; it changes nothing.
+
+        Args:
+            dl: `dls.test_dl(paths)`, or None for the validation photos.
+            n: how many views.
+            beta: weight of the photos as they are; the views together have the rest.
+
+        Returns:
+            As `get_preds`.
+
+        Raises:
+            TrainingError: the data are not varied, so that there are no views.
+        """
+        return averaged_predictions(self, dl, n, beta)
+
+    # What it looks like
+
+    def show_results(
+        self, path: str | Path | None = None, n: int = 9, dl: Iterable[Any] | None = None
+    ) -> Path | Figure:
+        """Draw some validation photos with what is and what is predicted; changes nothing.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+            n: how many; the seed of the data says which.
+            dl: other batches, with or without targets.
+        """
+        return results_picture(self, path, n, dl)
+
+    def grad_cam(
+        self, item: object, target: int | str | None = None, path: str | Path | None = None
+    ) -> HeatMap:
+        """Which parts of one image spoke for a class; changes nothing. See `reports.grad_cam`.
+
+        Args:
+            item: a path, a PIL image, an array or a tensor.
+            target: the class, by name or number; None for the one that is predicted.
+            path: also draw it to a file ending with .png, .svg or .pdf.
+
+        Raises:
+            AnatomyError: no part of the network knows where things are.
+            LayerGroupsError: there is no such class, or the file cannot be written.
+        """
+        found = heat_map(self, load_item(self.dls, item), target)
+        if path is not None:
+            found.plot(path)
+        return found
+
+    def summary(self, detail: str = "blocks") -> ModelSummary:
+        """Blocks or layers with outputs, parameters, what trains, groups; changes nothing.
+
+        Args:
+            detail: "blocks", or "layers" for a row for each layer.
+        """
+        return model_summary(
+            self.layer_groups,
+            detail=detail,
+            optimizer=self.opt,
+            opt_func=self.opt_func,
+            loss_func=self.loss_func,
+            example_input=example_of(self.dls),
+        )
 
     def report(
         self, path: str | Path | None = None, *, title: str | None = None, photos: bool = True

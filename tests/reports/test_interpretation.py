@@ -1,0 +1,355 @@
+"""What is read from predictions: what is worst, each class, calibration, for every task."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.laws.test_8_looking_changes_nothing import differences, learner_state
+from tests.reports.looked_at import Numbers, says
+from tests.reports.test_pictures import assert_readable
+from tests.training.tiny import TinyLoaders, tiny_model
+from torch import nn
+
+from layergroups import ImageDataLoaders, Interpretation, Learner, vision_learner
+from layergroups.errors import LayerGroupsError
+from layergroups.reports import Calibration, ClassReport, Residuals, TopLoss
+from layergroups.reports.charts import draw_calibration, draw_residuals
+from layergroups.reports.pictures import draw_confusion
+
+NAMES = ("cat", "dog", "cow")
+ONE = torch.tensor([[9.0, 0, 0], [0, 9, 0], [2, 0, 0], [0, 1, 0], [0, 0, 3], [0, 0, 5], [4, 0, 0]])
+IS = torch.tensor([0, 1, 0, 2, 2, 0, 1])
+
+
+@pytest.fixture
+def single() -> Interpretation:
+    return Interpretation.from_learner(says(ONE, IS, NAMES))
+
+
+@pytest.fixture
+def multi() -> Interpretation:
+    outputs = torch.tensor([[3.0, -3, 2], [-3, -3, 4], [-1, 2, -1], [-4, -4, -4]])
+    targets = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
+    return Interpretation.from_learner(
+        says(outputs, targets, NAMES, "multi", nn.BCEWithLogitsLoss())
+    )
+
+
+@pytest.fixture
+def numbers() -> Interpretation:
+    outputs = torch.tensor([[1.0], [2], [3], [7]])
+    targets = torch.tensor([[1.0], [2.5], [3], [4]])
+    return Interpretation.from_learner(says(outputs, targets, (), "regression", Numbers()))
+
+
+# One class an item
+
+
+def test_one_class_an_item(single: Interpretation) -> None:
+    assert (len(single), single.task, single.classes) == (7, "single", NAMES)
+    assert torch.equal(single.predictions, ONE.softmax(1))
+    assert torch.equal(single.targets, IS)
+    wanted = nn.functional.cross_entropy(ONE, IS, reduction="none")
+    assert torch.allclose(single.losses, wanted)
+    assert single.correct.tolist() == [True, True, True, False, True, False, False]
+    assert single.paths == (None,) * 7
+
+
+def test_top_losses_come_worst_first(single: Interpretation) -> None:
+    worst = single.top_losses(2)
+    assert [item.index for item in worst] == [5, 6]
+    assert (worst[0].actual, worst[0].predicted) == ("cat", "cow")
+    assert worst[0].probability == pytest.approx(float(ONE[5].softmax(0)[2]))
+    assert worst[0].loss == pytest.approx(float(single.losses.max()))
+    assert [item.loss for item in single.top_losses(None)] == sorted(
+        single.losses.tolist(), reverse=True
+    )
+    assert single.top_losses(1, largest=False)[0].loss == float(single.losses.min())
+    assert isinstance(worst[0], TopLoss)
+    assert json.loads(json.dumps(worst[0].to_dict()))["path"] is None
+
+
+def test_the_confusion_matrix(single: Interpretation) -> None:
+    assert single.confusion_matrix().matrix == ((2, 0, 1), (1, 1, 0), (0, 1, 1))
+    assert len(single.most_confused()) == 3
+    assert single.most_confused(2) == ()
+
+
+def test_a_report_for_each_class_is_that_of_scikit_learn(single: Interpretation) -> None:
+    report = single.class_report()
+    cat = report["cat"]
+    assert (cat.precision, cat.recall, cat.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert cat.support == 3
+    assert report.total.f1 == pytest.approx(4 / 7)
+    assert report.macro.recall == pytest.approx((2 / 3 + 1 / 2 + 1 / 2) / 3)
+    assert report.weighted.recall == pytest.approx(4 / 7)
+    assert report.total.support == 7
+    assert "cat" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["classes"][0]["support"] == 3
+
+
+def test_classes_without_photos_have_no_figures() -> None:
+    report = ClassReport.from_classes(torch.tensor([0, 0]), torch.tensor([0, 0]), ("a", "b"))
+    nothing = report["b"]
+    assert (nothing.precision, nothing.recall, nothing.f1, nothing.support) == (None,) * 3 + (0,)
+    assert report.macro.f1 == 1.0
+
+
+# Calibration
+
+
+def test_the_calibration_error_is_the_mean_distance() -> None:
+    said = torch.tensor([0.95, 0.9, 0.65, 0.7, 0.0])
+    right = torch.tensor([True, False, True, True, False])
+    found = Calibration.from_predictions(said, right, 5)
+    assert [b.count for b in found.bins] == [1, 0, 0, 2, 2]
+    assert found.bins[4].said == pytest.approx(0.925)
+    assert found.bins[4].right == 0.5
+    apart = [0.0, 1 - 0.675, 0.425]
+    assert found.error == pytest.approx((apart[0] + 2 * apart[1] + 2 * apart[2]) / 5)
+    assert found.worst == pytest.approx(0.425)
+    assert found.bins[1].said is None
+
+
+def test_it_agrees_with_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(500, 4, generator=generator).mul(2).softmax(1)
+    targets = torch.randint(0, 4, (500,), generator=generator)
+    wanted = multiclass_calibration_error(probabilities, targets, 4, n_bins=15)
+    right = probabilities.argmax(1) == targets
+    found = Calibration.from_predictions(probabilities.max(1).values, right)
+    assert found.error == pytest.approx(float(wanted), abs=1e-6)
+
+
+@pytest.mark.parametrize("bins", [1, 10])
+def test_who_is_always_sure_and_right_is_calibrated(bins: int) -> None:
+    found = Calibration.from_predictions(torch.ones(4), torch.ones(4, dtype=torch.bool), bins)
+    assert (found.error, found.count) == (0.0, 4)
+    assert Calibration.from_predictions(torch.ones(0), torch.ones(0)).error is None
+
+
+# Several labels, and numbers
+
+
+def test_several_labels_an_item(multi: Interpretation) -> None:
+    assert multi.correct.tolist() == [True, False, True, True]
+    report = multi.class_report()
+    assert (report["dog"].precision, report["dog"].recall) == (1.0, 0.5)
+    worst = multi.top_losses(1)[0]
+    assert (worst.index, worst.actual, worst.predicted) == (1, "dog, cow", "cow")
+    assert multi.top_losses(4, largest=False)[0].predicted in ("cat, cow", "none")
+    assert multi.calibration().count == 12
+    found = multi.calibration(2)
+    assert found.bins[1].right == 1.0
+    assert found.bins[0].right == pytest.approx(1 / 8)
+
+
+def test_the_threshold_is_a_choice() -> None:
+    learn = says(torch.zeros(3, 2), torch.ones(3, 2), ("a", "b"), "multi", nn.BCEWithLogitsLoss())
+    assert Interpretation.from_learner(learn, threshold=0.4).correct.all()
+    assert not Interpretation.from_learner(learn, threshold=0.6).correct.any()
+
+
+def test_numbers(numbers: Interpretation) -> None:
+    found = numbers.residuals()
+    row = found.outputs[0]
+    assert [value for (value,) in found.values] == [0, -0.5, 0, 3]
+    assert (row.mean, row.mean_absolute, row.largest) == (0.625, 0.875, 3)
+    assert row.root_mean_square == pytest.approx(math.sqrt(9.25 / 4))
+    spread = torch.tensor([1, 2.5, 3, 4]).sub(2.625).square().sum()
+    assert row.r2 == pytest.approx(1 - 9.25 / float(spread))
+    worst = numbers.top_losses(1)[0]
+    assert (worst.index, worst.predicted, worst.actual, worst.probability) == (3, "7", "4", None)
+
+
+def test_numbers_may_come_without_a_second_dimension() -> None:
+    found = Interpretation.from_learner(
+        says(torch.ones(4, 1), torch.zeros(4, 1), (), "regression", Numbers())
+    )
+    flat = Residuals.from_predictions(found.predictions, found.targets)
+    assert flat.outputs[0].r2 is None
+    assert flat.outputs[0].mean == 1
+
+
+REFUSED = [
+    ("multi", lambda i: i.confusion_matrix(), r"class_report\(\)"),
+    ("multi", lambda i: i.most_confused(), r"class_report\(\)"),
+    ("multi", lambda i: i.residuals(), r"class_report\(\)"),
+    ("numbers", lambda i: i.confusion_matrix(), r"residuals\(\)"),
+    ("numbers", lambda i: i.plot_confusion_matrix(), r"residuals\(\)"),
+    ("numbers", lambda i: i.class_report(), r"residuals\(\)"),
+    ("numbers", lambda i: i.calibration(), "without a probability"),
+    ("numbers", lambda i: i.correct, "near or far"),
+    ("single", lambda i: i.residuals(), r"class_report\(\)"),
+    ("single", lambda i: i.plot_residuals(), r"class_report\(\)"),
+    ("single", lambda i: i.top_losses("many"), "k='many'"),
+    ("single", lambda i: i.top_losses(-1), "k=-1"),
+    ("single", lambda i: i.plot_top_losses(0), "k=0"),
+    ("single", lambda i: i.most_confused("a"), "min_val='a'"),
+    ("single", lambda i: i.calibration(0), "bins=0"),
+    ("single", lambda i: i.grad_cam([99]), "0 to 6"),
+    ("single", lambda i: i.images([]), "no positions"),
+    ("single", lambda i: i.plot_calibration("a.gif"), r"\.png"),
+    ("single", lambda i: i.plot_calibration(3), "path=3"),
+]
+
+
+@pytest.mark.parametrize(("task", "ask", "words"), REFUSED)
+def test_what_makes_no_sense_is_refused(
+    task: str, ask: Any, words: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(LayerGroupsError, match=words):
+        ask(request.getfixturevalue(task))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"task": "detection"}, "'detection' is not known"),
+        ({"threshold": 3}, "threshold=3"),
+        ({"targets": torch.zeros(2, 2)}, r"targets have the shape \(2, 2\)"),
+        ({"losses": torch.zeros(3)}, "losses"),
+        ({"paths": ()}, "0 paths for 2 items"),
+        ({"predictions": [1]}, "must be a tensor"),
+        ({"classes": ("a",)}, r"predictions have the shape \(2, 2\)"),
+    ],
+)
+def test_tensors_must_fit_the_task(fields: dict[str, Any], words: str) -> None:
+    made: dict[str, Any] = {
+        "predictions": torch.ones(2, 2), "targets": torch.tensor([0, 1]),
+        "losses": torch.zeros(2), "paths": (None, None), "classes": ("a", "b"),
+    }  # fmt: skip
+    Interpretation(**made)
+    with pytest.raises(LayerGroupsError, match=words):
+        Interpretation(**(made | fields))
+
+
+def test_without_targets_or_a_learner_it_says_what_is_needed(single: Interpretation) -> None:
+    with pytest.raises(LayerGroupsError, match=r"\(inputs, targets\)"):
+        Interpretation.from_learner(says(ONE, IS, NAMES), [ONE])
+    with pytest.raises(LayerGroupsError, match=r"from_learner\(learn\)"):
+        Interpretation.from_learner("learn")  # type: ignore[arg-type] # wrong on purpose
+    alone = Interpretation(single.predictions, IS, single.losses, single.paths, NAMES)
+    with pytest.raises(LayerGroupsError, match="tensors alone"):
+        alone.images([0])
+
+
+# Photos
+
+
+def test_images_are_found_again_and_grad_cam_looks_at_them() -> None:
+    learn = Learner(TinyLoaders(), tiny_model(), split=2, progress=False)
+    found = Interpretation.from_learner(learn)
+    images = found.images([17, 0])
+    assert len(images) == 2
+    assert images[0].shape == (16, 16, 3)
+    spec, raw = learn.dls.input, learn.dls.valid.x[17]
+    pixels = raw * torch.tensor(spec.std)[:, None, None] + torch.tensor(spec.mean)[:, None, None]
+    assert torch.allclose(torch.from_numpy(images[0]), pixels.clamp(0, 1).permute(1, 2, 0))
+    assert found.grad_cam([17, 0, 3]).shape == (3, 16, 16)
+
+
+def test_batches_in_another_order_are_noticed() -> None:
+    data = torch.utils.data.TensorDataset(torch.randn(40, 3, 16, 16), torch.arange(40) % 3)
+    shuffled = torch.utils.data.DataLoader(data, 8, shuffle=True)
+    found = Interpretation.from_learner(
+        Learner(TinyLoaders(), tiny_model(), split=2, progress=False), shuffled
+    )
+    torch.manual_seed(1)  # with the random state of the first pass, the order would be the same
+    with pytest.raises(LayerGroupsError, match="shuffle=False"):
+        found.images(range(40))
+    once = Interpretation.from_learner(found.learner, iter(TinyLoaders().valid))  # type: ignore[arg-type] # a learner
+    with pytest.raises(LayerGroupsError, match="more than once"):
+        once.images([3])
+
+
+@pytest.fixture
+def clothes(folder: Any) -> Learner:
+    dls = ImageDataLoaders.from_folder(folder(cat=5, dog=5, cow=5), size=32, batch_size=4)
+    return vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)
+
+
+def test_photos_know_their_files(clothes: Learner) -> None:
+    found = Interpretation.from_learner(clothes)
+    assert found.paths == clothes.dls.valid_photos.paths  # type: ignore[attr-defined] # it has
+    assert found.classes == ("cat", "cow", "dog")
+    item = found.top_losses(1)[0]
+    assert item.path is not None
+    assert item.path.parent.name == item.actual
+    one = clothes.dls.load(item.path)  # type: ignore[attr-defined] # it has
+    batch = clothes.dls.valid.at([item.index])[0][0]  # type: ignore[attr-defined] # it has
+    assert torch.equal(one, batch)
+
+
+def test_pictures_are_drawn(clothes: Learner, tmp_path: Path) -> None:
+    found = Interpretation.from_learner(clothes)
+    before = learner_state(clothes)
+    for cam in (True, False):
+        figure = found.plot_top_losses(3, cam=cam)
+        assert_readable(figure)  # type: ignore[arg-type] # no path, so a figure
+        assert len(figure.axes[0].images) == (6 if cam else 3)  # type: ignore[union-attr] # likewise
+    assert found.plot_top_losses(1, tmp_path / "a/top.png") == tmp_path / "a/top.png"
+    assert found.plot_confusion_matrix(tmp_path / "c.svg") == tmp_path / "c.svg"
+    assert found.plot_calibration(tmp_path / "k.png").stat().st_size > 1000  # type: ignore[union-attr] # a path
+    assert differences(before, learner_state(clothes)) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_calibrations_can_be_read(count: int) -> None:
+    said = torch.linspace(0, 1, count)
+    assert_readable(draw_calibration(Calibration.from_predictions(said, said > 0.5)))
+
+
+@pytest.mark.parametrize(("n", "outputs"), [(1, 1), (30, 2), (400, 6)])
+def test_residuals_can_be_read(n: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    actual = torch.randn(n, outputs, generator=generator) * 1000
+    predicted = actual + torch.randn(n, outputs, generator=generator)
+    names = ["$a_{", "a very long name of a number that has no end at all", *"bcde"][:outputs]
+    errors = Residuals.from_predictions(predicted, actual, names).outputs
+    assert_readable(draw_residuals(predicted, actual, errors))
+
+
+def test_a_dollar_in_a_name_is_a_letter() -> None:
+    assert_readable(draw_confusion([[1, 0], [0, 1]], ["$a_{", "$b$"]))
+
+
+# How it shows
+
+
+@pytest.mark.parametrize("task", ["single", "multi", "numbers"])
+def test_it_shows_and_turns_into_json(task: str, request: pytest.FixtureRequest) -> None:
+    found: Interpretation = request.getfixturevalue(task)
+    again = json.loads(json.dumps(found.to_dict()))
+    assert again["items"] == len(found)
+    assert "right" in repr(found) or task == "numbers"
+    assert "<table" in found._repr_html_()
+
+
+def test_names_cannot_inject_markup() -> None:
+    bad = ("<script>alert(1)</script>", "<b>x", '"&')
+    found = Interpretation.from_learner(says(ONE, IS, bad))
+    parts = [found, found.class_report(), found.calibration()]
+    for html in (part._repr_html_() for part in parts):  # type: ignore[attr-defined] # all have
+        assert "<script" not in html
+        assert "<b>" not in html
+    assert "&lt;script&gt;" in found._repr_html_()
+    assert "[red]" in str(
+        ClassReport.from_classes(torch.tensor([0]), torch.tensor([0]), ("[red]",))
+    )
+
+
+def test_it_changes_nothing() -> None:
+    learn = Learner(TinyLoaders(), tiny_model(), split=2, progress=False)
+    learn.model.train()
+    before = learner_state(learn)
+    found = Interpretation.from_learner(learn)
+    found.top_losses(3), found.class_report(), found.grad_cam([0, 1]), found.to_dict()
+    assert differences(before, learner_state(learn)) == []
