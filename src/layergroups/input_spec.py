@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -34,6 +34,27 @@ class InputSpec:
     def channels(self) -> int:
         """Number of image channels."""
         return len(self.mean)
+
+    def for_channels(self, channels: int) -> InputSpec:
+        """The statistics for images of another number of channels.
+
+        They follow what `change_input_channels` does to weights: for one channel they are the
+        means over all channels; otherwise they are repeated in a cycle.
+        """
+        before = self.channels
+        if channels == before:
+            return self
+        if channels == 1:
+            mean, std = (sum(values) / before for values in (self.mean, self.std))
+            how = f"mean of {before} channels"
+            return replace(self, mean=(mean,), std=(std,), source=f"{self.source}, {how}")
+        cycle = [i % before for i in range(channels)]
+        return replace(
+            self,
+            mean=tuple(self.mean[i] for i in cycle),
+            std=tuple(self.std[i] for i in cycle),
+            source=f"{self.source}, {before} channels repeated for {channels}",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

@@ -251,7 +251,7 @@ def test_shares_of_all_processes_are_the_batch(photos: Photos, world: int, worke
 
 def test_a_process_opens_its_own_photos_only(photos: Photos, monkeypatch: Any) -> None:
     opened = []
-    monkeypatch.setattr(batches, "open_image", lambda file, **_: opened.append(file) or PICTURE)
+    monkeypatch.setattr(batches, "open_picture", lambda file, **_: opened.append(file) or PICTURE)
     list(OrderedBatches(fed(photos, augment=None), 4).shares(1, 2))
     assert opened == [str(photos.files[i]) for i in (1, 3, 5, 7, 9)]
 

@@ -106,7 +106,7 @@ def test_broken_images_are_skipped_in_one_line(
 ) -> None:
     good = str(photo("good.jpg"))
     with caplog.at_level(logging.WARNING, "layergroups"):
-        kept = drop_broken({"a": [good, str(broken["empty.jpg"])], "b": [good]}, "skip")
+        kept, _ = drop_broken({"a": [good, str(broken["empty.jpg"])], "b": [good]}, "skip")
     assert kept == {"a": (good,), "b": (good,)}
     (record,) = caplog.records
     assert record.getMessage() == f"Skipped 1 broken images: {broken['empty.jpg']}: empty, 0 bytes."

@@ -133,9 +133,10 @@ def test_given_statistics_are_the_users(root: Path) -> None:
     assert dls.input == HALF
 
 
-def test_bind_refuses_statistics_of_other_than_rgb(dls: ImageDataLoaders) -> None:
-    with pytest.raises(DataError, match="three numbers each"):
-        dls.bind(InputSpec(mean=(0.5,), std=(0.5,)))
+def test_bind_fits_statistics_to_the_channels_of_the_photos(dls: ImageDataLoaders) -> None:
+    bound = dls.bind(InputSpec(mean=(0.4,), std=(0.2,), source="grey weights"))
+    assert (bound.input.mean, bound.input.std) == ((0.4,) * 3, (0.2,) * 3)
+    assert bound.input.source == "grey weights, 1 channels repeated for 3"
 
 
 def test_photos_to_predict_come_in_order(dls: ImageDataLoaders, root: Path) -> None:

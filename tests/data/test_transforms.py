@@ -176,7 +176,7 @@ def test_sizes_are_a_side_or_height_and_width() -> None:
     ("spec", "crop_pct", "message"),
     [
         (InputSpec(interpolation="cubic"), 0.9, "interpolation='cubic'.*bicubic"),
-        (InputSpec(mean=(0.5,), std=(0.5,)), 0.9, "three numbers each"),
+        (InputSpec(mean=(0.5,)), 0.9, "a number for each channel"),
         (InputSpec(std=(0.5, 0.0, 0.5)), 0.9, "none of std zero"),
         (InputSpec(), 1.5, "crop_pct=1.5"),
     ],

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,13 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import BrokenImage, broken_images_error, reason_of
-from layergroups.data.images import open_image, quiet
+from layergroups.data.images import Picture, open_picture, quiet
 from layergroups.data.photos import Photos
 from layergroups.data.shares import Share, planned
 from layergroups.data.transforms import EvalTransform, TrainTransform, normalise
 
 Item = tuple[int, int | None]
 Plan = Iterable[list[Item]]
+One = tuple[torch.Tensor, int | torch.Tensor]
 Raw = tuple[torch.Tensor, torch.Tensor] | BrokenImage
 
 _WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
@@ -59,6 +61,8 @@ def default_workers(photos: Photos) -> int:
 
 def _reading_seconds(photos: Photos) -> float:
     """Estimated time to read and resize one photo, from the sizes of some of the files."""
+    if photos.items is not None:  # not known: as a photo of 200 kB
+        return _SLOW_TO_READ
     sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
     sizes = [os.path.getsize(file) for file in sample]
     return _SECONDS_PER_PHOTO + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
@@ -99,37 +103,51 @@ class PhotoDataset(Dataset[Any]):
         self.photos = photos
         self.plain = plain
         self.varied = varied
-        self._open = open_image if cache is None else cache.open
+        self._open: Callable[..., Picture] = open_picture if cache is None else cache.open
+        if photos.items is not None:
+            self._open = photos.items.open
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, item: Item) -> tuple[torch.Tensor, int] | BrokenImage:
-        """Pixels, uint8 (height, width, 3), and the label (-1 if unknown); or what is broken."""
+    def __getitem__(self, item: Item) -> One | BrokenImage:
+        """Pixels (height, width, channels) and the target; or what is broken."""
         position, seed = item
+        if self.photos.items is None and seed is None:
+            return self._made(position, None)
+        # A dataset of someone's own may draw too: for a photo as it is, always the same.
+        fixed = zlib.crc32(self.photos.files[position].encode())
+        with private_randomness(fixed if seed is None else seed):
+            return self._made(position, seed)
+
+    def _made(self, position: int, seed: int | None) -> One | BrokenImage:
         file = self.photos.files[position]
         varied = None if seed is None else self.varied
         try:
             with quiet():
-                image = self._open(file, min_size=(varied or self.plain).decode_size)
+                decoded = (varied or self.plain).decode_size
+                image = self._open(file, min_size=decoded, channels=self.plain.channels)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
-        label = -1 if self.photos.labels is None else self.photos.labels[position]
-        if varied is None or seed is None:
-            return self.plain.pixels(image), label
-        with private_randomness(seed):
-            return varied.pixels(image), label
+        return (varied or self.plain).pixels(image), self.photos.target(position)
 
 
-def stack(items: Sequence[tuple[torch.Tensor, int] | BrokenImage]) -> Raw:
-    """Items as one batch: uint8 (N, height, width, 3) and int64 (N,); or the first broken one."""
-    pixels, labels = [], []
+def stack(items: Sequence[One | BrokenImage]) -> Raw:
+    """Items as one batch; or the first broken one.
+
+    Returns:
+        Pixels (N, height, width, channels), uint8, or float32 if some are; and int64 (N,) for
+        classes or float32 (N, C) for more.
+    """
+    pixels, targets = [], []
     for item in items:
         if isinstance(item, BrokenImage):
             return item
         pixels.append(item[0])
-        labels.append(item[1])
-    return torch.stack(pixels), torch.tensor(labels)
+        targets.append(torch.as_tensor(item[1]))
+    if any(image.is_floating_point() for image in pixels):
+        pixels = [image if image.is_floating_point() else image / 255 for image in pixels]
+    return torch.stack(pixels), torch.stack(targets)
 
 
 class Feed:
@@ -150,7 +168,7 @@ class Feed:
         self._busy = False
 
     def follow(self, plan: Plan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches (x, y): float32 (N, 3, height, width), normalised, and int64 (N,)."""
+        """Batches (x, y): float32 (N, channels, height, width), normalised, and the targets."""
         if self._busy or self.num_workers == 0:
             yield from map(self._finished, self._new_loader(plan, stay=False))
             return
@@ -202,8 +220,9 @@ def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
 class OrderedBatches:
     """All photos of a feed in their order, as often as one likes.
 
-    Iterating yields (x, y): float32 (N, 3, height, width), normalised, and int64 (N,); or x alone
-    if the photos have no labels.
+    Iterating yields (x, y): float32 (N, channels, height, width), normalised, and the targets,
+    int64 (N,) for classes, float32 (N, C) for several labels or numbers; or x alone if the photos
+    have no labels.
 
     Args:
         feed: makes the batches.

@@ -18,12 +18,13 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from layergroups.data.images import open_image
+from layergroups.data.images import Array, Picture, open_picture
 
 LIMIT: Final = 10 << 30
 _SHARE_OF_FREE: Final = 0.25
-_HEAD: Final = struct.Struct("<8sII")  # mark, height, width
-_MARK: Final = b"lgpixel1"
+_HEAD: Final = struct.Struct("<5sBHII")  # mark, type of numbers, channels, height, width
+_MARK: Final = b"lgpx2"
+_TYPES: Final = (np.dtype(np.uint8), np.dtype("<f4"))
 _LOOK_EVERY: Final = 256  # files written between two looks at the size of the folder
 _STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
 
@@ -54,30 +55,34 @@ class DecodedCache:
         self._room: int | None = None
         self._writes = 0
 
-    def open(self, file: str | os.PathLike[str], *, min_size: int | None) -> Image.Image:
-        """As `open_image`; the result is the same whether it comes from the cache or not.
+    def open(
+        self, file: str | os.PathLike[str], *, min_size: int | None, channels: int = 3
+    ) -> Picture:
+        """As `open_picture`; the result is the same whether it comes from the cache or not.
 
         Raises:
             OSError: the file is absent, truncated or no image.
+            ValueError: it has another number of channels.
         """
         if min_size is None:  # the whole image, which may be large
-            return open_image(file)
-        entry = self._entry(file, min_size)
+            return open_picture(file, channels=channels)
+        entry = self._entry(file, min_size, channels)
         kept = _load(entry)
         if kept is not None:
             return kept
-        image = open_image(file, min_size=min_size)
+        image = open_picture(file, min_size=min_size, channels=channels)
         self._keep(entry, image)
         return image
 
-    def _entry(self, file: str | os.PathLike[str], min_size: int) -> Path:
+    def _entry(self, file: str | os.PathLike[str], min_size: int, channels: int) -> Path:
         path = os.path.abspath(file)
         found = os.stat(path)
         key = f"{path}\n{found.st_size}\n{found.st_mtime_ns}\n{min_size}"
+        key += "" if channels == 3 else f"\n{channels} channels"
         name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
         return self.folder / name[:2] / name[2:]
 
-    def _keep(self, entry: Path, image: Image.Image) -> None:
+    def _keep(self, entry: Path, image: Picture) -> None:
         """Write an entry, if there is room; a disk that cannot be written to is no error."""
         pixels = np.asarray(image)
         size = pixels.nbytes + _HEAD.size
@@ -88,7 +93,7 @@ class DecodedCache:
             if size > self._room:
                 return
             self._room -= size
-            _write(entry, _HEAD.pack(_MARK, image.height, image.width), pixels)
+            _write(entry, _head_of(pixels), pixels)
         except OSError:
             self._room = 0
 
@@ -107,7 +112,12 @@ class DecodedCache:
         return limit - taken
 
 
-def _load(entry: Path) -> Image.Image | None:
+def _head_of(pixels: Array) -> bytes:
+    height, width, channels = (*pixels.shape, 1)[:3]
+    return _HEAD.pack(_MARK, _TYPES.index(pixels.dtype), channels, height, width)
+
+
+def _load(entry: Path) -> Picture | None:
     """The image of an entry; None if there is none, or not a whole one."""
     try:
         content = np.memmap(entry, dtype=np.uint8, mode="r")
@@ -115,15 +125,19 @@ def _load(entry: Path) -> Image.Image | None:
         return None
     if len(content) < _HEAD.size:
         return None
-    mark, height, width = _HEAD.unpack(content[: _HEAD.size].tobytes())
-    if mark != _MARK or len(content) != _HEAD.size + 3 * height * width:
+    mark, kind, channels, height, width = _HEAD.unpack(content[: _HEAD.size].tobytes())
+    if mark != _MARK or kind >= len(_TYPES):
         return None
-    return Image.fromarray(content[_HEAD.size :].reshape(height, width, 3))
+    pixels = content[_HEAD.size :]
+    if len(pixels) != height * width * channels * _TYPES[kind].itemsize:
+        return None
+    shaped = pixels.view(_TYPES[kind]).reshape(height, width, channels)
+    if kind or channels not in (1, 3):
+        return np.asarray(shaped)
+    return Image.fromarray(shaped if channels == 3 else shaped[..., 0])
 
 
-def _write(
-    entry: Path, head: bytes, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-) -> None:
+def _write(entry: Path, head: bytes, pixels: Array) -> None:
     entry.parent.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(dir=entry.parent, suffix=".part")
     try:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from layergroups.data.images import open_image, quiet
+from layergroups.data.images import open_picture, quiet
 from layergroups.errors import BrokenImagesError, DataError
 
 OnError = Literal["raise", "skip"]
@@ -43,7 +44,7 @@ class BrokenImage:
 
 
 def check_images(
-    paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None
+    paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None, channels: int = 3
 ) -> tuple[BrokenImage, ...]:
     """Find the files that cannot be read as images, by decoding each of them once.
 
@@ -54,55 +55,78 @@ def check_images(
     Args:
         paths: the files to check.
         threads: how many threads work; by default one for each core, at most 8.
+        channels: how many channels the images must have; 3 and 1 can be made of most images.
 
     Returns:
         The broken ones, in the order of `paths`: truncated or empty files, files of another kind,
-        files that may not be read, and images over Pillow's limit of pixels.
+        files that may not be read, images with other channels, and images over Pillow's limit of
+        pixels.
     """
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     workers = threads or min(8, os.cpu_count() or 1)
     broken: list[BrokenImage] = []
+    check = partial(_check_chunk, channels=channels)
     with (
         quiet(),
-        _progress(len(paths)) as advance,
+        progress(len(paths)) as advance,
         ThreadPoolExecutor(workers) as pool,
     ):
-        for chunk, found in zip(chunks, pool.map(_check_chunk, chunks), strict=True):
+        for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
             broken += found
             advance(len(chunk))
     return tuple(broken)
 
 
 def drop_broken(
-    groups: Mapping[Key, Sequence[str]], on_error: OnError
-) -> dict[Key, tuple[str, ...]]:
+    groups: Mapping[Key, Sequence[str]], on_error: OnError, channels: int = 3
+) -> tuple[dict[Key, tuple[str, ...]], tuple[BrokenImage, ...]]:
     """Check all files of all groups in one pass, and keep those that can be read.
 
     Args:
         groups: files, by any key.
         on_error: "raise" to stop at broken images, "skip" to leave them out and say so in one line.
+        channels: as for `check_images`.
 
     Returns:
-        The same groups without the broken files; a group may be empty then.
+        The same groups without the broken files, a group may be empty then; and what is broken.
 
     Raises:
         BrokenImagesError: there are broken images and `on_error` is "raise"; it lists them.
         DataError: `on_error` is another word.
     """
+    check_on_error(on_error)
+    broken = check_images([f for files in groups.values() for f in files], channels=channels)
+    report_broken(broken, on_error)
+    bad = {image.path for image in broken}
+    sound = {
+        key: tuple(f for f in files if not bad or Path(f) not in bad)
+        for key, files in groups.items()
+    }
+    return sound, broken
+
+
+def check_on_error(on_error: OnError) -> None:
+    """The word is known.
+
+    Raises:
+        DataError: it is another word.
+    """
     if on_error not in ("raise", "skip"):
         raise DataError(f'on_error={on_error!r} is not known; give "raise" or "skip".')
-    broken = check_images([file for files in groups.values() for file in files])
+
+
+def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:
+    """Stop at broken images, or say in one line that they are left out.
+
+    Raises:
+        BrokenImagesError: there are some and `on_error` is "raise"; it lists them.
+    """
     if broken and on_error == "raise":
         raise broken_images_error(broken)
     if broken:
         listed = "; ".join(map(str, broken[:_MENTIONED]))
         more = f"; and {len(broken) - _MENTIONED} more" if len(broken) > _MENTIONED else ""
         _LOG.warning("Skipped %d broken images: %s%s.", len(broken), listed, more)
-    bad = {image.path for image in broken}
-    return {
-        key: tuple(f for f in files if not bad or Path(f) not in bad)
-        for key, files in groups.items()
-    }
 
 
 def broken_images_error(broken: Sequence[BrokenImage]) -> BrokenImagesError:
@@ -134,14 +158,14 @@ def reason_of(error: BaseException, path: str | os.PathLike[str]) -> str:
     return str(error) or type(error).__name__
 
 
-def _check_chunk(paths: Sequence[str | os.PathLike[str]]) -> list[BrokenImage]:
-    checked = ((path, _fault(path)) for path in paths)
+def _check_chunk(paths: Sequence[str | os.PathLike[str]], channels: int) -> list[BrokenImage]:
+    checked = ((path, _fault(path, channels)) for path in paths)
     return [BrokenImage(Path(path), fault) for path, fault in checked if fault is not None]
 
 
-def _fault(path: str | os.PathLike[str]) -> str | None:
+def _fault(path: str | os.PathLike[str], channels: int) -> str | None:
     try:
-        open_image(path, min_size=1)
+        open_picture(path, min_size=1, channels=channels)
     except Exception as error:
         # Pillow's readers raise whatever their parsing meets; each of it means a broken file,
         # and none of it is lost: it becomes the reason.
@@ -154,7 +178,7 @@ def _is_empty(path: str | os.PathLike[str]) -> bool:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def progress(total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function that is told how many more files are done."""
     if total < _PROGRESS_FROM:
         yield lambda _: None

@@ -7,12 +7,11 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from layergroups.data.checks import OnError, drop_broken
-from layergroups.data.images import IMAGE_ENDINGS
-from layergroups.data.photos import Photos, stratified_split
+from layergroups.data.images import ARRAY_ENDINGS, IMAGE_ENDINGS
+from layergroups.data.photos import Divided, Photos, check_valid_pct, divided, names_of
 from layergroups.errors import DataError
 
 _LOG = logging.getLogger("layergroups")
@@ -23,21 +22,6 @@ _MEASURE = ("valid", "validation", "val", "dev", "eval")
 _PARTS = (*_LEARN, *_MEASURE, "test", "testing")
 
 
-@dataclass(frozen=True)
-class LabelledFolder:
-    """What `read_folder` found.
-
-    Attributes:
-        vocab: the class names, sorted.
-        train: the photos to learn from.
-        valid: the photos to measure with.
-    """
-
-    vocab: tuple[str, ...]
-    train: Photos
-    valid: Photos
-
-
 def read_folder(
     path: str | os.PathLike[str],
     *,
@@ -46,41 +30,42 @@ def read_folder(
     valid_pct: float = 0.2,
     seed: int = 42,
     on_error: OnError = "raise",
-) -> LabelledFolder:
+    channels: int = 3,
+) -> Divided:
     """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`.
 
     Raises:
         DataError: the folder is not laid out as expected; the message says how.
         BrokenImagesError: images are broken and `on_error` is "raise".
     """
-    if not 0 < valid_pct < 1:
-        raise DataError(
-            f"valid_pct={valid_pct} is not between 0 and 1: it is the share of the photos that is "
-            "kept for validation. For 20 % write valid_pct=0.2."
-        )
+    check_valid_pct(valid_pct)
     root = existing_folder(path)
     if _has_both_parts(root, train, valid):
-        return _read_parts(root / train, root / valid, on_error)
-    return _read_and_split(root, valid_pct, seed, on_error)
+        return _read_parts(root / train, root / valid, on_error, channels)
+    return _read_and_split(root, valid_pct, seed, on_error, channels)
 
 
 def read_labelled(
-    path: str | os.PathLike[str], vocab: Sequence[str], *, on_error: OnError = "raise"
+    path: str | os.PathLike[str],
+    vocab: Sequence[str],
+    *,
+    on_error: OnError = "raise",
+    channels: int = 3,
 ) -> Photos:
     """The photos of a folder of classes, labelled by a vocabulary that is known already.
 
     Classes of the vocabulary without a folder are no error; folders that it does not know are.
     """
     root = existing_folder(path)
-    classes = _find_classes(root)
+    classes = _find_classes(root, channels)
     unknown = sorted(set(classes) - set(vocab))
     if unknown:
         raise DataError(
-            f"{root} has classes that the model does not know: {_names(unknown)}. "
-            f"It knows {_names(vocab)}."
+            f"{root} has classes that the model does not know: {names_of(unknown)}. "
+            f"It knows {names_of(vocab)}."
         )
     place = {name: label for label, name in enumerate(vocab)}
-    sound = drop_broken(classes, on_error)
+    sound, _ = drop_broken(classes, on_error, channels)
     pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
     if not pairs:
         raise DataError(f"{root} has no images in its class folders.")
@@ -91,46 +76,53 @@ def read_unlabelled(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     on_error: OnError = "raise",
+    channels: int = 3,
 ) -> Photos:
     """One image, a list of images, or all images below a folder, checked, without labels."""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        files = find_images(existing_folder(path)) if path.is_dir() else [os.fspath(path)]
+        files = find_images(existing_folder(path), channels) if path.is_dir() else [os.fspath(path)]
         if not files:
             raise DataError(f"{path} has no images, nor have its sub-folders.")
     else:
-        files = [os.fspath(item) for item in source]
+        files = _listed(source)
     if not files:
         raise DataError("The list of images is empty: give at least one path.")
-    return Photos(drop_broken({"": files}, on_error).get("", ()))
+    sound, _ = drop_broken({"": files}, on_error, channels)
+    return Photos(sound[""])
 
 
-def _read_parts(train: Path, valid: Path, on_error: OnError) -> LabelledFolder:
-    parts = {part: _find_classes(part) for part in (train, valid)}
+def _listed(source: Iterable[str | os.PathLike[str]]) -> list[str]:
+    try:
+        return [os.fspath(item) for item in source]
+    except TypeError as error:
+        raise DataError(
+            f"{source!r:.200} is neither a path nor a list of paths: {error}. Give an image, a "
+            "folder, a list of images, or a dataset."
+        ) from error
+
+
+def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> Divided:
+    parts = {part: _find_classes(part, channels) for part in (train, valid)}
     _same_classes(parts[train], parts[valid], train, valid)
     for part, classes in parts.items():
         _several_full_classes(classes, part)
     both = {(part, name): files for part in parts for name, files in parts[part].items()}
-    sound = drop_broken(both, on_error)
+    sound, broken = drop_broken(both, on_error, channels)
     photos = {}
     for part, classes in parts.items():
         vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
-    return LabelledFolder(vocab, photos[train], photos[valid])
+    return Divided(vocab, photos[train], photos[valid], broken)
 
 
-def _read_and_split(root: Path, valid_pct: float, seed: int, on_error: OnError) -> LabelledFolder:
-    classes = _find_classes(root)
+def _read_and_split(
+    root: Path, valid_pct: float, seed: int, on_error: OnError, channels: int
+) -> Divided:
+    classes = _find_classes(root, channels)
     _several_full_classes(classes, root)
-    vocab, photos = _label(drop_broken(classes, on_error), root)
-    train_at, valid_at = stratified_split(photos.labels or (), valid_pct, seed)
-    single = [n for n, count in zip(vocab, photos.counts(len(vocab)), strict=True) if count == 1]
-    if not valid_at:
-        raise DataError(
-            f"No class of {root} has two photos, so there is nothing to validate with. Add photos."
-        )
-    if single:
-        _LOG.warning("One photo only of %s: kept for training, none to validate.", _names(single))
-    return LabelledFolder(vocab, photos.take(train_at), photos.take(valid_at))
+    sound, broken = drop_broken(classes, on_error, channels)
+    vocab, photos = _label(sound, root)
+    return divided(photos, vocab, valid_pct, seed, source=root).with_broken(broken)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
@@ -151,16 +143,18 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     )
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Path, channels: int = 3) -> list[str]:
     """All images at any depth below a folder, sorted; hidden files and folders are left out.
 
-    One line tells how many other files were passed over.
+    Arrays in `.npy` files count where images are not to have three channels. One line tells how
+    many other files were passed over.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
+    wanted = IMAGE_ENDINGS if channels == 3 else IMAGE_ENDINGS | ARRAY_ENDINGS
     for file in _walk(folder, set()):
         ending = os.path.splitext(file)[1].lower()
-        if ending in IMAGE_ENDINGS:
+        if ending in wanted:
             images.append(file)
         elif os.path.basename(file).lower() not in _NOT_WORTH_A_WORD:
             others[ending or "no ending"] += 1
@@ -205,13 +199,13 @@ def _loose_images(folder: Path) -> list[Path]:
     ]
 
 
-def _find_classes(root: Path) -> dict[str, list[str]]:
+def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
     """The images of each class folder; at least two classes, none empty."""
     classes: dict[str, list[str]] = {}
     for folder in _sub_folders(root):
         # macOS and Linux write accents differently; the same name is the same class.
         name = unicodedata.normalize("NFC", folder.name)
-        classes.setdefault(name, []).extend(find_images(folder))
+        classes.setdefault(name, []).extend(find_images(folder, channels))
     loose = _loose_images(root)
     if not any(classes.values()):
         raise DataError(_no_images(root, loose))
@@ -220,7 +214,7 @@ def _find_classes(root: Path) -> dict[str, list[str]]:
             "%s: passed over %d images that lie in no class folder (%s).",
             root,
             len(loose),
-            _names(sorted(p.name for p in loose)),
+            names_of(sorted(p.name for p in loose)),
         )
     return classes
 
@@ -244,7 +238,7 @@ def _has_both_parts(root: Path, train: str, valid: str) -> bool:
         missing = " nor ".join(repr(name) for name, there in present.items() if not there)
         raise DataError(
             f"{root} has no sub-folder {missing}, given as train={train!r}, valid={valid!r}. "
-            f"It has {_names([p.name for p in _sub_folders(root)])}."
+            f"It has {names_of([p.name for p in _sub_folders(root)])}."
         )
     _refuse_other_parts(root)
     return False
@@ -266,7 +260,7 @@ def _refuse_other_parts(root: Path) -> None:
     else:
         fix = f"from_folder({str(root / (learn or next(iter(parts.values()))))!r}, valid_pct=0.2)"
     raise DataError(
-        f"{root} looks divided into {_names(parts.values())}, with class folders in each, but "
+        f"{root} looks divided into {names_of(parts.values())}, with class folders in each, but "
         f"there are not both a train and a valid. Perhaps you meant {fix}."
     )
 
@@ -280,7 +274,7 @@ def _same_classes(
     train: Mapping[str, object], valid: Mapping[str, object], train_at: Path, valid_at: Path
 ) -> None:
     missing = [
-        f"only in {here}: {_names(sorted(extra))}"
+        f"only in {here}: {names_of(sorted(extra))}"
         for here, extra in (
             (train_at, set(train) - set(valid)),
             (valid_at, set(valid) - set(train)),
@@ -298,12 +292,12 @@ def _several_full_classes(classes: Mapping[str, Sequence[str]], root: Path) -> N
     empty = sorted(name for name, files in classes.items() if not files)
     if empty:
         raise DataError(
-            f"No readable images in {'class' if len(empty) == 1 else 'classes'} {_names(empty)} of "
-            f"{root}. Add images, or remove the folder if it is not a class."
+            f"No readable images in {'class' if len(empty) == 1 else 'classes'} {names_of(empty)} "
+            f"of {root}. Add images, or remove the folder if it is not a class."
         )
     if len(classes) == 1:
         raise DataError(
-            f"{root} has one class only, {_names(classes)}. A classifier needs at least two: "
+            f"{root} has one class only, {names_of(classes)}. A classifier needs at least two: "
             f"expected a sub-folder for each class in {root}."
         )
 
@@ -313,9 +307,3 @@ def _label(classes: Mapping[str, Sequence[str]], root: Path) -> tuple[tuple[str,
     vocab = tuple(sorted(classes))
     pairs = [(file, label) for label, name in enumerate(vocab) for file in classes[name]]
     return vocab, Photos(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _MENTIONED} more" if len(listed) > _MENTIONED else ""
-    return ", ".join(repr(name) for name in listed[:_MENTIONED]) + more

@@ -1,4 +1,4 @@
-"""One image file of any kind, opened as upright 8-bit RGB."""
+"""One image file of any kind, opened as upright 8-bit RGB, or with as many channels as it has."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 IMAGE_ENDINGS = frozenset(
     {
@@ -18,6 +19,13 @@ IMAGE_ENDINGS = frozenset(
     }
 )
 """Endings, in lower case, of the files that count as images."""
+
+ARRAY_ENDINGS = frozenset({".npy"})
+"""Endings of files that count as images too where images are not to be RGB."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Picture = Image.Image | Array
+"""An image of mode "RGB" or "L"; or an array (height, width, channels) of uint8 or float32."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,16 +65,143 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
         return _reduced(to_rgb(image), min_size)
 
 
+def open_picture(
+    path: str | os.PathLike[str], *, min_size: int | None = None, channels: int = 3
+) -> Picture:
+    """Open an image with a number of channels.
+
+    Three channels are RGB, as by `open_image`. One is grey: colours are weighed as Pillow does. Any
+    other number must be that of the file: bands of an image (RGBA has four), pages of a TIFF, or an
+    array in a `.npy` file. What has more than 8 bits keeps them where it is not to be RGB.
+
+    Args:
+        path: the file.
+        min_size: as for `open_image`.
+        channels: how many channels are wanted.
+
+    Returns:
+        A Pillow image of mode "RGB" or "L" where there are three channels or one of 8 bits; else an
+        array (height, width, channels), see `array_picture`.
+
+    Raises:
+        OSError: the file is absent, truncated or no image.
+        ValueError: it has another number of channels.
+        PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if Path(path).suffix.lower() in ARRAY_ENDINGS:
+        with open(path, "rb") as opened:  # an absent file is an OSError, a damaged one a ValueError
+            return reduced_picture(array_picture(np.load(opened), channels), min_size)
+    if channels == 3:
+        return open_image(path, min_size=min_size)
+    try:
+        with Image.open(path) as image:
+            _refuse_bomb(image)
+            if min_size is not None:
+                image.draft(None, (min_size, min_size))
+            return reduced_picture(with_channels(image, channels), min_size)
+    except (ValueError, UnidentifiedImageError) as error:
+        bands = _bands_by_tifffile(path, error)
+    return reduced_picture(array_picture(bands, channels), min_size)
+
+
+def with_channels(image: Image.Image, channels: int) -> Picture:
+    """An image with a number of channels, as by `open_picture`.
+
+    Raises:
+        ValueError: it has another number.
+    """
+    if channels == 3:
+        return to_rgb(image)
+    if channels == 1 and getattr(image, "n_frames", 1) == 1:
+        deep = image.mode.startswith("I") or image.mode == "F"
+        upright = _upright(image)
+        return array_picture(np.asarray(upright), 1) if deep else to_rgb(upright).convert("L")
+    pages = getattr(image, "n_frames", 1)
+    if pages == channels and len(image.getbands()) == 1:
+        return array_picture(np.stack([_page(image, n) for n in range(pages)], -1), channels)
+    return array_picture(np.asarray(_upright(image)), channels)
+
+
+def array_picture(array: Array, channels: int) -> Picture:
+    """An array as a picture with a number of channels.
+
+    Args:
+        array: (height, width, channels), (channels, height, width), or (height, width) for one
+            channel; three equal channels are made of one. Whole numbers of more than 8 bits are
+            divided by the largest of their type; fractions stay as they are, and what is no number
+            becomes 0.
+        channels: how many are wanted.
+
+    Returns:
+        uint8 of one or three channels as a Pillow image; else the array as uint8 or float32.
+
+    Raises:
+        ValueError: it has another shape, or does not hold numbers.
+    """
+    shape = array.shape
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim == 3 and array.shape[-1] != channels and array.shape[0] == channels:
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1 and channels == 3:
+        array = np.repeat(array, 3, -1)
+    if array.ndim != 3 or array.shape[-1] != channels or not array.size:
+        found = f"{shape[-1]} channels" if len(shape) == 3 else f"shape {shape}"
+        raise ValueError(f"{found}, expected (height, width, {channels})")
+    if array.dtype != np.uint8:
+        return _fractions(array)
+    array = np.ascontiguousarray(array)
+    if channels == 1:
+        return Image.fromarray(array[..., 0])
+    return Image.fromarray(array) if channels == 3 else array
+
+
+def _fractions(array: Array) -> Array:
+    """Numbers as float32: whole ones from 0 to 1, or from -1 where they are signed."""
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"an array of {array.dtype}, expected numbers")
+    largest = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
+    scaled: Array = np.nan_to_num(np.ascontiguousarray(array, np.float32) / np.float32(largest))
+    return scaled
+
+
+def _page(image: Image.Image, number: int) -> Array:
+    image.seek(number)
+    page: Array = np.asarray(image)
+    return page
+
+
+def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array:
+    """A TIFF of bands that Pillow does not know, if tifffile is installed.
+
+    Raises:
+        ValueError: it is not, or the file is no TIFF.
+    """
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        raise reason
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError(
+            f"{reason}; Pillow reads few TIFF files of many channels: pip install tifffile, or "
+            "save the bands as .npy"
+        ) from reason
+    return np.asarray(tifffile.imread(path))
+
+
+def reduced_picture(picture: Picture, min_size: int | None) -> Picture:
+    """A much too large picture made smaller, as `open_picture` says of `min_size`."""
+    if isinstance(picture, Image.Image):
+        return _reduced(picture, min_size)
+    if min_size is None or min(picture.shape[:2]) // max(1, min_size) < 2:
+        return picture
+    bands = [Image.fromarray(picture[..., i]) for i in range(picture.shape[-1])]
+    return np.stack([np.asarray(_reduced(band, min_size)) for band in bands], -1)
+
+
 def _reduced(image: Image.Image, min_size: int | None) -> Image.Image:
     """A much too large image in a size that is easier to handle, each pixel the mean of several."""
     factor = 1 if min_size is None else min(image.size) // max(1, min_size)
     return image.reduce(factor) if factor > 1 else image
-
-
-def open_image_quietly(path: str | os.PathLike[str], *, min_size: int | None = None) -> Image.Image:
-    """`open_image` without Pillow's remarks on odd but readable files. Not for use in threads."""
-    with quiet():
-        return open_image(path, min_size=min_size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

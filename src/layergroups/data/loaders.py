@@ -1,13 +1,14 @@
-"""`ImageDataLoaders`: a folder of photos as training and validation batches."""
+"""`ImageDataLoaders`: photos as training and validation batches."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -16,45 +17,49 @@ from layergroups.data.batches import (
     OrderedBatches,
     PhotoDataset,
     TrainBatches,
-    default_workers,
     view_seed,
 )
 from layergroups.data.cache import DecodedCache
-from layergroups.data.checks import OnError
-from layergroups.data.folders import read_folder, read_labelled, read_unlabelled
-from layergroups.data.photos import Photos
+from layergroups.data.checks import BrokenImage, OnError
+from layergroups.data.folds import folds_of, joined
+from layergroups.data.measuring import Paths as Paths
+from layergroups.data.measuring import test_batches
+from layergroups.data.photos import Divided, Photos, Task
+from layergroups.data.pixels import Size
+from layergroups.data.settings import Settings
+from layergroups.data.show import BatchPicture, shown_batch
+from layergroups.data.sources import Sources
+from layergroups.data.summary import DataSummary, summarised
 from layergroups.data.transforms import (
     CROP_PCT,
     Augmentation,
     EvalTransform,
     ImageSource,
-    Size,
     TrainTransform,
     Transform,
-    as_size,
 )
-from layergroups.errors import DataError
 from layergroups.input_spec import InputSpec
 
 _LOG = logging.getLogger("layergroups")
 _CLASSES_SHOWN = 10
-
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+_KINDS: dict[Task, str] = {"single": "classes", "multi": "labels", "regression": "numbers"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ImageDataLoaders:
-    """Photos of several classes as batches for training and for validation.
+class ImageDataLoaders(Sources):
+    """Photos and what is to be learned of them, as batches for training and for validation.
 
-    Make it with `ImageDataLoaders.from_folder`. Batches are pairs (x, y): x is float32
-    (N, 3, height, width), normalised, in channels-last memory format; y is int64 (N,), positions in
-    `vocab`. What a pass yields depends on the seed, the epoch and the photos only, not on the
-    number of workers nor on any global random state; and it changes no global random state.
+    Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
+    Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
+    channels-last memory format. Where each photo has one class, y is int64 (N,), positions in
+    `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
+    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the photos
+    only, not on the number of workers nor on any global random state; and it changes none.
 
     Attributes:
         train_photos: files and labels to learn from.
         valid_photos: files and labels to measure with.
-        vocab: the class names, sorted.
+        vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
         size: height and width of the images in a batch, in pixels.
         batch_size: photos in a batch.
         augment: how training photos are varied; None for not at all.
@@ -66,6 +71,7 @@ class ImageDataLoaders:
         num_workers: processes that prepare batches; 0 for none but the main one.
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
         cache: keeps the decoded pixels of the photos; None decodes them each time.
+        broken: what was left out because it cannot be read, where `on_error` is "skip".
     """
 
     train_photos: Photos
@@ -81,87 +87,15 @@ class ImageDataLoaders:
     num_workers: int = 0
     on_error: OnError = "raise"
     cache: DecodedCache | None = None
+    broken: tuple[BrokenImage, ...] = ()
 
     @classmethod
-    def from_folder(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        train: str = "train",
-        valid: str = "valid",
-        valid_pct: float = 0.2,
-        seed: int = 42,
-        size: int | Size = 224,
-        batch_size: int = 64,
-        bs: int | None = None,
-        augment: bool | Augmentation | Transform = True,
-        normalize: InputSpec | None = None,
-        crop_pct: float = CROP_PCT,
-        num_workers: int | None = None,
-        on_error: OnError = "raise",
-        cache: bool | str | os.PathLike[str] | DecodedCache = True,
-    ) -> ImageDataLoaders:
-        """Read a folder with a sub-folder of photos for each class.
-
-        If the folder has both sub-folders `train` and `valid`, the classes are looked for in those;
-        otherwise a share of each class is kept for validation, chosen by the seed. Photos lie
-        at any depth below the folder of their class. Hidden files are left out. All photos are
-        checked once, before anything else is done.
-
-        Args:
-            path: the folder.
-            train: name of the sub-folder with the training photos.
-            valid: name of the sub-folder with the validation photos.
-            valid_pct: share for validation, if there are no such sub-folders.
-            seed: decides split, order and variations.
-            size: side of the images in a batch, or (height, width), in pixels.
-            batch_size: photos in a batch; with fewer training photos, that many.
-            bs: another name of `batch_size`, as in fastai.
-            augment: True for `Augmentation()`, False for none, an `Augmentation`, or any function
-                of a Pillow image, such as a transform of torchvision.transforms.v2.
-            normalize: statistics and interpolation, if not those of the weights that are trained.
-            crop_pct: share of the resized image's side that validation keeps.
-            num_workers: processes that prepare batches. By default none where all training photos
-                are read in two seconds; else, with an accelerator, one for each core but one, and
-                without, none for small photos, because training keeps all cores busy, and one for
-                every two cores for large ones (about 200 kB or more); never more than 8.
-            on_error: "raise" to stop at broken images, "skip" to leave them out and say so.
-            cache: keep the decoded pixels for the next epoch and the next run, in the user's cache
-                folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
-                of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
-                False to decode the photos each time. Batches are the same in any case.
-
-        Raises:
-            DataError: folder or arguments are not as expected; the message says how.
-            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
-        """
-        wanted = _batch_size(batch_size if bs is None else bs)
-        shape = as_size(size)
-        varied = _augmentation(augment)
-        plain = EvalTransform(shape, normalize or InputSpec(), crop_pct)  # checks the arguments
-        if num_workers is not None and num_workers < 0:
-            raise DataError(f"num_workers={num_workers}: expected 0 or more, or None to choose.")
-        found = read_folder(
-            path, train=train, valid=valid, valid_pct=valid_pct, seed=seed, on_error=on_error
-        )
-        n = len(found.train)
+    def _of(cls, found: Divided, settings: Settings) -> Self:
+        n, wanted = len(found.train), settings.wanted
         if n < wanted:
             _LOG.warning("Only %d training photos: batch_size is %d instead of %d.", n, n, wanted)
-        return cls(
-            found.train,
-            found.valid,
-            found.vocab,
-            shape,
-            min(wanted, n),
-            augment=varied,
-            input=plain.input,
-            input_is_default=normalize is None,
-            crop_pct=crop_pct,
-            seed=seed,
-            num_workers=default_workers(found.train) if num_workers is None else num_workers,
-            on_error=on_error,
-            cache=_cache(cache),
-        )
+        made = settings.loading(found.train)
+        return cls(found.train, found.valid, found.vocab, broken=found.broken, **made)
 
     @cached_property
     def train(self) -> TrainBatches:
@@ -188,33 +122,86 @@ class ImageDataLoaders:
             self._train_feed, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
         )
 
-    def test_dl(self, paths: Paths) -> OrderedBatches:
-        """Batches x, without labels, of an image, a list of images or all images below a folder.
+    def test_dl(
+        self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
+    ) -> OrderedBatches:
+        """Batches x of other photos, or (x, y) where their labels are known; with `paths`.
 
-        Its `paths` says which photo is where.
+        Args:
+            source: an image, a list of images, a folder of images at any depth, or a dataset.
+            labels: of a list of images, a label for each, as these data were made of.
+            with_labels: take them from the class folders in the folder, or from the dataset.
 
         Raises:
-            DataError: there are no images.
+            DataError: there are no images, or labels do not fit them or are not known.
             BrokenImagesError: images are broken, and `on_error` is "raise".
         """
-        return unlabelled_batches(
-            paths, self.transform, batch_size=self.batch_size, on_error=self.on_error
-        )
+        return test_batches(self, source, labels, with_labels)
+
+    def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
+        """All photos, training and validation, as n loaders, for cross-validation.
+
+        In turn each n-th part is for validation. Classes are dealt out evenly; the same seed gives
+        the same folds, however the photos were divided before.
+
+        Args:
+            n: how many folds.
+            seed: decides the folds; None for that of these data.
+
+        Raises:
+            DataError: n is below 2, or above the number of photos.
+        """
+        photos = joined(self.train_photos, self.valid_photos)
+        parts = folds_of(photos, n, self.seed if seed is None else seed)
+        return (self._with_photos(photos.take(train), photos.take(valid)) for train, valid in parts)
 
     def load(self, source: ImageSource) -> torch.Tensor:
-        """One image as the network takes it: float32 (3, height, width), normalised."""
+        """One image as the network takes it: float32 (channels, height, width), normalised."""
         return self.transform(source)
 
     def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The first batch of the next training epoch; changes nothing."""
         return self._train_feed.batch(next(self.train.plan(self.train.epoch)))
 
+    def show_batch(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        n: int = 9,
+        *,
+        valid: bool = False,
+        unique: bool = False,
+    ) -> BatchPicture:
+        """Draw photos as the network sees them, with their labels; changes nothing.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf to write; a notebook shows the result.
+            n: how many photos.
+            valid: of the validation photos, instead of those of the next training epoch.
+            unique: one photo in n variations, to look at the augmentation.
+
+        Raises:
+            DataError: n is below 1, or the file cannot be written.
+        """
+        picture = shown_batch(self, n, valid=valid, unique=unique)
+        if path is not None:
+            picture.save(Path(path))
+        return picture
+
+    def summary(self) -> DataSummary:
+        """What the photos are like: counts, sizes, broken files, copies; prints as a table.
+
+        It reads the head of every file, about 0.1 ms each, and the whole of those that have the
+        size of another; of a dataset it opens every item.
+        """
+        return summarised(self)
+
     def bind(self, spec: InputSpec) -> ImageDataLoaders:
         """The same photos with the statistics and the interpolation of the weights in use.
 
-        The size stays, and so do epoch and `input_is_default`.
+        Size and channels stay, and so do epoch and `input_is_default`; statistics of other channels
+        are adapted, as `InputSpec.for_channels` says.
         """
-        bound = replace(self, input=spec)
+        bound = replace(self, input=spec.for_channels(self.channels))
         bound.train.set_epoch(self.train.epoch)
         return bound
 
@@ -228,14 +215,28 @@ class ImageDataLoaders:
         return EvalTransform(self.size, self.input, self.crop_pct)
 
     @property
+    def task(self) -> Task:
+        """What is learned: "single" (a class each), "multi" (several labels) or "regression"."""
+        return self.train_photos.task
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 3 for RGB, 1 for grey."""
+        return self.input.channels
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names; the same as `vocab`."""
         return self.vocab
 
     @property
     def c(self) -> int:
-        """The number of classes."""
+        """The number of outputs that a network needs: classes, labels or numbers."""
         return len(self.vocab)
+
+    def _with_photos(self, train: Photos, valid: Photos) -> ImageDataLoaders:
+        size = min(self.batch_size, len(train))
+        return replace(self, train_photos=train, valid_photos=valid, batch_size=size)
 
     @cached_property
     def _train_feed(self) -> Feed:
@@ -244,13 +245,14 @@ class ImageDataLoaders:
         return Feed(photos, self.num_workers)
 
     def __repr__(self) -> str:
-        spec, counts = self.input, self._counts()
+        spec, kind, counts = self.input, _KINDS[self.task], self._counts()
+        channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
         return "\n".join(
             [
                 f"ImageDataLoaders: {len(self.train_photos)} training and "
-                f"{len(self.valid_photos)} validation photos of {self.c} classes",
-                f"  classes (train + valid): {counts}",
-                f"  images: {self.size[0]} x {self.size[1]} pixels (height x width), "
+                f"{len(self.valid_photos)} validation photos of {self.c} {kind}",
+                f"  {kind} (train + valid): {counts}",
+                f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
                 f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
                 f"  training photos: {'not varied' if self.augment is None else self.augment}",
                 f"  statistics: mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, "
@@ -259,94 +261,14 @@ class ImageDataLoaders:
         )
 
     def _counts(self) -> str:
+        if self.task == "regression":
+            return ", ".join(self.vocab)
         train, valid = (p.counts(self.c) for p in (self.train_photos, self.valid_photos))
         shown = [f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True)][
             :_CLASSES_SHOWN
         ]
         more = f", and {self.c - _CLASSES_SHOWN} more" if self.c > _CLASSES_SHOWN else ""
         return ", ".join(shown) + more
-
-
-def unlabelled_batches(
-    paths: Paths,
-    transform: EvalTransform,
-    *,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
-) -> OrderedBatches:
-    """Batches x of an image, a list of images or all images below a folder, without labels.
-
-    Args:
-        paths: the images.
-        transform: what is done to them; for an exported model, `transform_from_config`.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
-
-    Raises:
-        DataError: there are no images.
-        BrokenImagesError: images are broken, and `on_error` is "raise".
-    """
-    photos = read_unlabelled(paths, on_error=on_error)
-    return _ordered(photos, transform, batch_size, num_workers)
-
-
-def labelled_batches(
-    path: str | os.PathLike[str],
-    vocab: Sequence[str],
-    transform: EvalTransform,
-    *,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
-) -> OrderedBatches:
-    """Batches (x, y) of a folder of class folders, to measure a model whose classes are known.
-
-    Args:
-        path: the folder; a class of `vocab` may be absent in it, but no other may be there.
-        vocab: the classes of the model.
-        transform: what is done to the photos; for an exported model, `transform_from_config`.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
-
-    Raises:
-        DataError: the folder has no photos, or classes that `vocab` has not.
-        BrokenImagesError: images are broken, and `on_error` is "raise".
-    """
-    photos = read_labelled(path, vocab, on_error=on_error)
-    return _ordered(photos, transform, batch_size, num_workers)
-
-
-def _ordered(
-    photos: Photos, transform: EvalTransform, batch_size: int, num_workers: int | None
-) -> OrderedBatches:
-    workers = default_workers(photos) if num_workers is None else num_workers
-    return OrderedBatches(Feed(PhotoDataset(photos, transform), workers), _batch_size(batch_size))
-
-
-def _augmentation(augment: bool | Augmentation | Transform) -> Augmentation | Transform | None:
-    if isinstance(augment, bool):
-        return Augmentation() if augment else None
-    if not callable(augment) and not isinstance(augment, Augmentation):
-        raise DataError(
-            f"augment={augment!r}: expected True, False, Augmentation(...), or a function of a "
-            "Pillow image."
-        )
-    return augment
-
-
-def _cache(cache: bool | str | os.PathLike[str] | DecodedCache) -> DecodedCache | None:
-    if isinstance(cache, bool):
-        return DecodedCache() if cache else None
-    return cache if isinstance(cache, DecodedCache) else DecodedCache(cache)
-
-
-def _batch_size(batch_size: int) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise DataError(f"batch_size={batch_size!r}: expected a whole number from 1, such as 64.")
-    return batch_size
 
 
 def _workers(n: int) -> str:

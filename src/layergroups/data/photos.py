@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+
+from layergroups.errors import DataError
+
+if TYPE_CHECKING:
+    from layergroups.data.checks import BrokenImage
+    from layergroups.data.images import Picture
+
+Task = Literal["single", "multi", "regression"]
+Label = int | tuple[float, ...]
+
+_LOG = logging.getLogger("layergroups")
+_MENTIONED = 10  # things that a one-line message names
+
+
+class Opener(Protocol):
+    """Opens photos by their names, with the arguments of `open_picture`."""
+
+    def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
+        """The photo."""
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Image files and, where they are known, their classes.
+    """Image files and, where they are known, what is to be learned of them.
 
     Attributes:
         files: the paths, as strings because a large set of those is small.
-        labels: the class of each file, a position in the vocabulary; None for unlabelled photos.
+        labels: of each file; None for unlabelled photos. "single": its class, a position in the
+            vocabulary. "multi": the positions of its labels, ascending, perhaps none. "regression":
+            its numbers.
+        task: "single", one class each; "multi", any number of labels; "regression", numbers.
+        c: outputs that a network needs for "multi"; the other tasks do not ask it.
+        items: opens the photos where they are no files but items of a dataset.
     """
 
     files: tuple[str, ...]
-    labels: tuple[int, ...] | None = None
+    labels: tuple[Label, ...] | None = None
+    task: Task = "single"
+    c: int = 0
+    items: Opener | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -33,12 +64,103 @@ class Photos:
         """Those at the positions, in that order."""
         wanted = tuple(positions)
         labels = None if self.labels is None else tuple(self.labels[i] for i in wanted)
-        return Photos(tuple(self.files[i] for i in wanted), labels)
+        return replace(self, files=tuple(self.files[i] for i in wanted), labels=labels)
+
+    def target(self, position: int) -> int | torch.Tensor:
+        """What a network should say of a photo.
+
+        Returns:
+            "single": the class, -1 if it is unknown; "multi": float32 (C,), 1 for each of its
+            labels, else 0; "regression": float32 (K,).
+        """
+        label = -1 if self.labels is None else self.labels[position]
+        if isinstance(label, int):
+            return label
+        if self.task == "regression":
+            return torch.tensor(label, dtype=torch.float32)
+        hot = torch.zeros(self.c)
+        hot[[int(place) for place in label]] = 1.0
+        return hot
+
+    def classes(self) -> tuple[int, ...]:
+        """The class of each photo; empty if they have none, or are not of one class each."""
+        return tuple(label for label in self.labels or () if isinstance(label, int))
 
     def counts(self, n_classes: int) -> tuple[int, ...]:
-        """How many photos each class has; zeros where the photos have no labels."""
-        counted = Counter(self.labels or ())
+        """How many photos each class or label has; zeros where there are neither."""
+        counted: Counter[float] = Counter()
+        for label in (self.labels or ()) if self.task != "regression" else ():
+            counted.update((label,) if isinstance(label, int) else label)
         return tuple(counted[label] for label in range(n_classes))
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Photos in two parts, and what their labels mean.
+
+    Attributes:
+        vocab: names of the classes, of the labels, or of the numbers.
+        train: the photos to learn from.
+        valid: the photos to measure with.
+        broken: what was left out because it cannot be read.
+    """
+
+    vocab: tuple[str, ...]
+    train: Photos
+    valid: Photos
+    broken: tuple[BrokenImage, ...] = ()
+
+    def with_broken(self, broken: Sequence[BrokenImage]) -> Divided:
+        """The same, with what was left out."""
+        return replace(self, broken=tuple(broken))
+
+
+def check_valid_pct(valid_pct: float) -> None:
+    """The share for validation lies between 0 and 1.
+
+    Raises:
+        DataError: it does not, or is no number.
+    """
+    if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
+        raise DataError(
+            f"valid_pct={valid_pct} is not between 0 and 1: it is the share of the photos that is "
+            "kept for validation. For 20 % write valid_pct=0.2."
+        )
+
+
+def divided(
+    photos: Photos, vocab: Sequence[str], valid_pct: float, seed: int, *, source: object
+) -> Divided:
+    """Keep a share for validation: of each class where a photo has one, else of all photos.
+
+    Args:
+        photos: all of them, labelled.
+        vocab: what the labels mean.
+        valid_pct: the share.
+        seed: chooses the photos.
+        source: where the photos are from, for messages.
+
+    Raises:
+        DataError: there are too few photos.
+    """
+    if photos.task == "single":
+        train_at, valid_at = stratified_split(photos.classes(), valid_pct, seed)
+    else:
+        train_at, valid_at = random_split(len(photos), valid_pct, seed)
+    if not valid_at:
+        few = "No class of {} has two photos" if photos.task == "single" else "{} has one photo"
+        raise DataError(f"{few.format(source)}, so there is nothing to validate with. Add photos.")
+    warn_of_single_photos(photos, vocab)
+    return Divided(tuple(vocab), photos.take(train_at), photos.take(valid_at))
+
+
+def warn_of_single_photos(photos: Photos, vocab: Sequence[str]) -> None:
+    """Say in one line which classes have too few photos to be measured."""
+    if photos.task != "single":
+        return
+    single = [n for n, count in zip(vocab, photos.counts(len(vocab)), strict=True) if count == 1]
+    if single:
+        _LOG.warning("One photo only of %s: kept for training, none to validate.", names_of(single))
 
 
 def stratified_split(
@@ -57,13 +179,34 @@ def stratified_split(
     Returns:
         The positions for training and those for validation, each in ascending order.
     """
-    members: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        members.setdefault(label, []).append(position)
     chosen: set[int] = set()
-    for label, positions in members.items():
+    for label, positions in members_of(labels).items():
         n = len(positions)
         n_valid = min(max(1, round(n * valid_pct)), n - 1)
         chosen.update(random.Random(f"{seed}/{label}").sample(positions, n_valid))
     train = tuple(i for i in range(len(labels)) if i not in chosen)
     return train, tuple(sorted(chosen))
+
+
+def random_split(n: int, valid_pct: float, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divide n positions into train and valid by chance; each has at least one if n allows it.
+
+    Returns:
+        As `stratified_split`.
+    """
+    return stratified_split([0] * n, valid_pct, seed)
+
+
+def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
+    """The positions of each class."""
+    members: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        members.setdefault(label, []).append(position)
+    return members
+
+
+def names_of(names: Iterable[object]) -> str:
+    """Some names for a message: the first ten, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _MENTIONED} more" if len(listed) > _MENTIONED else ""
+    return ", ".join(repr(name) for name in listed[:_MENTIONED]) + more

@@ -1,6 +1,7 @@
 """From an opened image to pixels of one size, and from pixels to what a network takes.
 
-An image becomes a uint8 tensor (height, width, 3); a batch of those is normalised at once.
+An image becomes a tensor (height, width, channels), uint8 where it has 8 bits; a batch of those is
+normalised at once.
 """
 
 from __future__ import annotations
@@ -18,15 +19,25 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from layergroups.data.checks import BrokenImage, reason_of
-from layergroups.data.images import open_image, to_rgb
+from layergroups.data.images import Array, Picture, open_picture
+from layergroups.data.pixels import (
+    Size,
+    fitting,
+    for_torchvision,
+    height_and_width,
+    picture_of_array,
+    picture_of_tensor,
+    pixels_of,
+)
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
 
-Size = tuple[int, int]
 Transform = Callable[[Any], Any]
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | torch.Tensor
+ImageSource = str | os.PathLike[str] | Image.Image | Array | torch.Tensor
 
 CROP_PCT = 0.95
+# Tensors know fewer ways than Pillow: the nearest ones.
+_FOR_ARRAYS = {"box": "bilinear", "hamming": "bilinear", "lanczos": "bicubic"}
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -71,7 +82,7 @@ class Augmentation:
             v2.RandomHorizontalFlip(self.flip),
         ]
         if self.brightness or self.contrast:
-            steps.append(v2.ColorJitter(brightness=self.brightness, contrast=self.contrast))
+            steps.append(_Light(self.brightness, self.contrast))
         return v2.Compose(steps)  # type: ignore[no-any-return] # torchvision, untyped
 
     def decode_size(self, size: Size) -> int:
@@ -103,6 +114,11 @@ class EvalTransform:
         _expect(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "0.95")
 
     @property
+    def channels(self) -> int:
+        """Channels of the images: 3 for RGB, 1 for grey."""
+        return self.input.channels
+
+    @property
     def decode_size(self) -> int:
         """The shorter side in pixels that an image must keep while it is decoded."""
         return math.ceil(max(self.size) / self.crop_pct)
@@ -119,9 +135,11 @@ class EvalTransform:
         Args:
             source: a path, a Pillow image, an array (H, W) or (H, W, 1 to 4), or a tensor (H, W) or
                 (1 to 4, H, W); pixels are uint8, or fractions from 0 to 1, not yet normalised.
+                Where images are not RGB, arrays and tensors have as many channels as they have, and
+                what `array_picture` takes.
 
         Returns:
-            float32 (3, height, width), normalised.
+            float32 (channels, height, width), normalised.
 
         Raises:
             BrokenImagesError: the file is absent or broken.
@@ -129,18 +147,20 @@ class EvalTransform:
         """
         return normalise(self.pixels(self._open(source))[None], self.input)[0]
 
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as uint8 (height, width, 3)."""
-        mode = v2.InterpolationMode(self.input.interpolation)
-        resized = v2.functional.resize(image, self._covering(image), interpolation=mode)
+    def pixels(self, image: Picture) -> torch.Tensor:
+        """An image with its channels as (height, width, channels), uint8 or float32."""
+        mode = _interpolation_for(image, self.input)
+        given = for_torchvision(image)
+        resized = v2.functional.resize(given, self._covering(image), interpolation=mode)
         return pixels_of(v2.functional.center_crop(resized, list(self.size)))
 
-    def _covering(self, image: Image.Image) -> list[int]:
+    def _covering(self, image: Picture) -> list[int]:
         """Height and width to resize to: the least that covers, rounded as torchvision does."""
         height, width = self.covering
-        if height * image.width >= width * image.height:
-            return [height, max(width, height * image.width // image.height)]
-        return [max(height, width * image.height // image.width), width]
+        high, wide = height_and_width(image)
+        if height * wide >= width * high:
+            return [height, max(width, height * wide // high)]
+        return [max(height, width * high // wide), width]
 
     def to_config(self) -> dict[str, Any]:
         """The transform as JSON-ready values."""
@@ -154,23 +174,22 @@ class EvalTransform:
             "source": spec.source,
         }
 
-    def _open(self, source: ImageSource) -> Image.Image:
+    def _open(self, source: ImageSource) -> Picture:
         if isinstance(source, Image.Image):
-            return to_rgb(source)
+            return fitting(source, self.channels)
         if isinstance(source, torch.Tensor):
-            array = source.detach().cpu().numpy()
-            return _image_of(array if array.ndim == 2 else np.moveaxis(array, 0, -1), source.shape)
+            return picture_of_tensor(source, self.channels)
         if isinstance(source, np.ndarray):
-            return _image_of(source, source.shape)
+            return picture_of_array(source, source.shape, self.channels)
         if isinstance(source, str | os.PathLike):
             try:
-                return open_image(source, min_size=self.decode_size)
+                return open_picture(source, min_size=self.decode_size, channels=self.channels)
             except Exception as error:  # whatever Pillow's readers meet: the file is broken
                 broken = BrokenImage(Path(source), reason_of(error, source))
                 raise BrokenImagesError(f"Cannot read the image {broken}.") from error
         raise DataError(
             f"A {type(source).__name__} is no image; give a path, a Pillow image, an array "
-            "(height, width, 3) or a tensor (3, height, width)."
+            f"(height, width, {self.channels}) or a tensor ({self.channels}, height, width)."
         )
 
 
@@ -180,19 +199,24 @@ class TrainTransform:
 
     Attributes:
         augment: an `Augmentation`, or any function of a Pillow image that gives a Pillow image or
-            a tensor (3, H, W), uint8 or from 0 to 1; its result is brought to size if need be.
+            a tensor (3, H, W), uint8 or from 0 to 1; its result is brought to size if need be. What
+            is opened as an array goes in and comes out as a tensor (channels, H, W).
         plain: the transform for measuring, whose size and statistics are used here too.
     """
 
     augment: Augmentation | Transform
     plain: EvalTransform
     _vary: Transform = field(init=False, repr=False, compare=False)
+    _vary_array: Transform = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        vary = self.augment
+        vary = vary_array = self.augment
         if isinstance(vary, Augmentation):
-            vary = vary.transform(self.plain.size, self.plain.input.interpolation)
+            how = self.plain.input.interpolation
+            vary_array = vary.transform(self.plain.size, _FOR_ARRAYS.get(how, how))
+            vary = vary.transform(self.plain.size, how)
         object.__setattr__(self, "_vary", vary)
+        object.__setattr__(self, "_vary_array", vary_array)
 
     @property
     def decode_size(self) -> int | None:
@@ -201,20 +225,41 @@ class TrainTransform:
             return self.augment.decode_size(self.plain.size)
         return None
 
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        """An RGB image as uint8 (height, width, 3), varied by the global random generators."""
-        varied = self._vary(image)
+    def pixels(self, image: Picture) -> torch.Tensor:
+        """An image as (height, width, channels), varied by the global random generators."""
+        is_array, channels = isinstance(image, np.ndarray), self.plain.channels
+        varied = (self._vary_array if is_array else self._vary)(for_torchvision(image))
         if isinstance(varied, torch.Tensor):
-            varied = _image_of(np.moveaxis(varied.cpu().numpy(), 0, -1), varied.shape)
-        if not isinstance(varied, Image.Image):
+            varied = picture_of_tensor(varied, channels, strict=not is_array)
+        elif isinstance(varied, Image.Image):
+            varied = fitting(varied, channels)
+        else:
             raise DataError(
                 f"augment= gave a {type(varied).__name__} for an image; expected a Pillow image or "
-                "a tensor (3, height, width), not yet normalised."
+                f"a tensor ({channels}, height, width), not yet normalised."
             )
-        varied = to_rgb(varied)
-        if (varied.height, varied.width) != self.plain.size:
+        if height_and_width(varied) != self.plain.size:
             return self.plain.pixels(varied)
-        return pixels_of(varied)
+        return pixels_of(for_torchvision(varied))
+
+
+class _Light:
+    """Another brightness and contrast: of images by torchvision, of arrays of any channels here."""
+
+    def __init__(self, brightness: float, contrast: float) -> None:
+        self._jitter = v2.ColorJitter(brightness=brightness, contrast=contrast)
+        self._by = torch.tensor([brightness, contrast])
+
+    def __call__(self, image: Any) -> Any:
+        if isinstance(image, Image.Image):
+            return self._jitter(image)
+        bright, contrast = (1 + self._by * (2 * torch.rand(2) - 1)).tolist()
+        values = image.to(torch.float32) * bright
+        mean = values.mean()
+        varied = (values - mean) * contrast + mean
+        return (
+            varied if image.is_floating_point() else varied.round_().clamp_(0, 255).to(image.dtype)
+        )
 
 
 def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
@@ -246,24 +291,20 @@ def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """Scale pixels to 0..1, subtract the mean and divide by the standard deviation.
 
     Args:
-        pixels: uint8 (N, height, width, 3).
+        pixels: (N, height, width, channels), uint8, or float32 that is scaled already.
         spec: whose mean and standard deviation are used.
 
     Returns:
-        float32 (N, 3, height, width) in channels-last memory format, in which convolutions on a
-        CPU are up to 1.8 times as fast, and which costs nothing here.
+        float32 (N, channels, height, width) in channels-last memory format, in which convolutions
+        on a CPU are up to 1.8 times as fast, and which costs nothing here.
     """
     n, height, width, channels = pixels.shape
     mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
     # Whole rows of pixels at a time: many times faster than broadcasting along three channels.
-    rows = pixels.reshape(n * height, width * channels).to(torch.float32)
-    rows.mul_((1 / (255 * std)).repeat(width)).sub_((mean / std).repeat(width))
+    rows = pixels.reshape(n * height, width * channels).to(torch.float32, copy=True)
+    largest = 1 if pixels.is_floating_point() else 255
+    rows.mul_((1 / (largest * std)).repeat(width)).sub_((mean / std).repeat(width))
     return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-
-
-def pixels_of(image: Image.Image) -> torch.Tensor:
-    """An RGB image as uint8 (height, width, 3)."""
-    return torch.from_numpy(np.array(image))
 
 
 def as_size(size: int | Size) -> Size:
@@ -278,40 +319,27 @@ def as_size(size: int | Size) -> Size:
     return pair[0], pair[1]
 
 
-def _image_of(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Image.Image:
-    """An array (H, W) or (H, W, C) as an RGB image."""
-    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[-1] <= 4):
-        raise DataError(
-            f"Shape {tuple(shape)} is not one image; expected an array (height, width, 3) or a "
-            "tensor (3, height, width)."
-        )
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.dtype != np.uint8:
-        low, high = float(array.min(initial=0)), float(array.max(initial=0))
-        if not np.issubdtype(array.dtype, np.floating) or low < 0 or high > 1:
-            raise DataError(
-                f"Pixels of type {array.dtype} from {low:.4g} to {high:.4g}: expected uint8, or "
-                "fractions from 0 to 1. Do not normalise them; that is done with the statistics "
-                "of the weights."
-            )
-        array = np.round(array * 255).astype(np.uint8)
-    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
-
-
 def _check_spec(spec: InputSpec) -> None:
     if spec.interpolation not in _INTERPOLATIONS:
         raise DataError(
             f"interpolation={spec.interpolation!r} is not known; expected one of "
             f"{', '.join(_INTERPOLATIONS)}."
         )
-    if (len(spec.mean), len(spec.std)) != (3, 3) or min(spec.std) <= 0:
+    if not spec.mean or len(spec.mean) != len(spec.std) or min(spec.std) <= 0:
         raise DataError(
-            f"mean={spec.mean}, std={spec.std}: expected three numbers each, for red, green and "
-            "blue, and none of std zero. Photos are read as RGB."
+            f"mean={spec.mean}, std={spec.std}: expected a number for each channel in both, three "
+            "for RGB, and none of std zero."
         )
 
 
 def _expect(holds: bool, name: str, value: object, example: str) -> None:
     if not holds:
         raise DataError(f"{name}={value!r} does not work; expected for example {example}.")
+
+
+def _interpolation_for(image: Picture, spec: InputSpec) -> v2.InterpolationMode:
+    """How this image is resized: as the weights say, if it can be."""
+    how = spec.interpolation
+    if not isinstance(image, Image.Image):
+        how = _FOR_ARRAYS.get(how, how)
+    return v2.InterpolationMode(how)
