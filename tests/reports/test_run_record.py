@@ -16,6 +16,7 @@ from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
 from layergroups import ImageDataLoaders
 from layergroups.errors import CheckpointError
 from layergroups.reports import Interpretation, RunRecord, record_run
+from layergroups.reports.data_facts import data_facts_of
 from layergroups.reports.outcome import MOST_THUMBS, outcome_of
 from layergroups.reports.surroundings import command_line, versions
 from layergroups.reports.telling import phases_of, savings_of, story
@@ -151,3 +152,22 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     fields["outcome"]["cells"] = [{"actual": "x"}]
     with pytest.raises(CheckpointError, match="damaged"):
         RunRecord.from_dict(fields)
+
+
+def test_broken_files_and_copies_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40 + i, 40), (50 * i, 0, 0)).save(tmp_path / f"pets/{name}/{i}.png")
+    (tmp_path / "pets" / "a" / "<b>.jpg").write_bytes(b"no image")
+    dls = ImageDataLoaders.from_folder(
+        tmp_path / "pets", size=32, batch_size=4, on_error="skip", cache=False
+    )
+    facts = data_facts_of(dls)
+    ((path, reason),) = facts.broken
+    assert path.endswith("<b>.jpg")
+    assert "not an image" in reason
+    assert facts.facts["kinds"].startswith("8 ")
+    assert facts.facts["the same file twice or more"] == "4 times"
+    assert "sizes of the files" not in data_facts_of(dls, looked_into=False).facts
+    assert data_facts_of(dls, looked_into=False).broken == facts.broken

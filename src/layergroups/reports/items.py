@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from layergroups.data.images import open_image_quietly
+from layergroups.data.images import open_image, quiet
 from layergroups.errors import LayerGroupsError
 from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.thumbnails import THUMB, image_of
@@ -43,15 +43,16 @@ class Items:
         path = self.interp.paths[position]
         if path is None:
             return f"item {position}"
-        return os.path.relpath(path, self.root) if self.root else str(path)
+        below = self.root and path.parent != Path()
+        return os.path.relpath(path, self.root) if below else str(path)
 
     def pictures(self, positions: Sequence[int]) -> dict[int, Image.Image]:
         """Small pictures of items; those that cannot be made are left out."""
         files = {position: self.interp.paths[position] for position in positions}
         opened = {p: _opened(path) for p, path in files.items() if path is not None}
-        unknown = [position for position, path in files.items() if path is None]
-        seen = {p: image_of(pixels) for p, pixels in self.as_seen(unknown).items()}
-        return {p: image for p, image in (opened | seen).items() if image is not None}
+        found = {p: image for p, image in opened.items() if image is not None}
+        others = [position for position in positions if position not in found]
+        return found | {p: image_of(pixels) for p, pixels in self.as_seen(others).items()}
 
     def as_seen(self, positions: Sequence[int]) -> dict[int, Pixels]:
         """Items as the model has seen them, as pixels for people; none if they are no images."""
@@ -67,7 +68,7 @@ def common_folder(files: Iterable[str]) -> str:
 
     Of files that lie in one folder of a class it is the folder above.
     """
-    folders = {os.path.dirname(os.path.abspath(file)) for file in files}
+    folders = {os.path.dirname(os.path.abspath(file)) for file in files if os.path.dirname(file)}
     if not folders:
         return ""
     try:
@@ -86,6 +87,8 @@ def data_name(folder: str) -> str:
 
 def _opened(file: Path) -> Image.Image | None:
     try:
-        return open_image_quietly(file, min_size=THUMB)
-    except Exception:  # it changed since it was checked; the record goes on without its picture
+        with quiet():
+            image: Image.Image = open_image(file, min_size=THUMB)
+            return image
+    except Exception:  # no file, or no image that Pillow reads: it is shown as the model sees it
         return None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from layergroups.errors import LayerGroupsError
+from layergroups.reports.data_facts import data_facts_of
 from layergroups.reports.facts_json import epoch_facts
 from layergroups.reports.interpretation import Interpretation
-from layergroups.reports.items import common_folder, data_name
 from layergroups.reports.network_picture import stacks_of
 from layergroups.reports.outcome import outcome_of
-from layergroups.reports.run_facts import DataFacts, NetworkFacts, SetupFacts
+from layergroups.reports.run_facts import NetworkFacts, SetupFacts
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.subject import Trained
 from layergroups.reports.surroundings import command_line, machine, versions
@@ -40,7 +40,7 @@ def record_run(
         pictures: False leaves the photos out.
     """
     found = interp or (_interpreted(learn) if measured else None)
-    data = _data(learn.dls)
+    data = data_facts_of(learn.dls, looked_into=measured)
     network = _network(learn)
     name = network.name.rpartition(":")[2]
     return RunRecord(
@@ -94,63 +94,3 @@ def _name(thing: object) -> str:
     if isinstance(thing, str):
         return thing
     return str(getattr(thing, "__name__", type(thing).__name__))
-
-
-def _data(dls: Any) -> DataFacts:
-    """What the data tell of themselves."""
-    train, valid = (getattr(dls, f"{part}_photos", None) for part in ("train", "valid"))
-    names = tuple(str(name) for name in getattr(dls, "vocab", ()))
-    folder = common_folder((*getattr(train, "files", ()), *getattr(valid, "files", ())))
-    return DataFacts(
-        name=data_name(folder) if folder else "",
-        train=_count(dls, "train"),
-        valid=_count(dls, "valid"),
-        counts=_counts(names, train, valid),
-        facts=_facts(dls, folder),
-        broken=_broken(dls),
-    )
-
-
-def _count(dls: Any, part: str) -> int | None:
-    """Items in a part of the data; None if it does not tell."""
-    try:
-        batches = getattr(dls, part)
-        photos = getattr(batches, "photos", None)
-        return len(photos if photos is not None else batches.dataset)
-    except (LayerGroupsError, AttributeError, TypeError):
-        return None
-
-
-def _counts(names: Sequence[str], train: Any, valid: Any) -> tuple[tuple[str, int, int], ...]:
-    try:
-        parts = [photos.counts(len(names)) for photos in (train, valid)]
-    except AttributeError:
-        return ()
-    return tuple(zip(names, *parts, strict=True))
-
-
-def _facts(dls: Any, folder: str) -> dict[str, str]:
-    """Sizes and what is done to the images."""
-    size, spec = getattr(dls, "size", None), getattr(dls, "input", None)
-    augment = getattr(dls, "augment", "")
-    found = {
-        "folder": folder,
-        "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
-        "batch size": str(getattr(dls, "batch_size", "")),
-        "training images": "as they are" if augment is None else str(augment),
-        "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
-        "interpolation": str(getattr(spec, "interpolation", "")),
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _few(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
-
-
-def _broken(dls: Any) -> tuple[tuple[str, str], ...]:
-    """Files that were left out, with the reason."""
-    found: Any = getattr(dls, "broken", ())
-    if isinstance(found, Mapping):
-        return tuple((str(path), str(reason)) for path, reason in found.items())
-    return tuple((str(image.path), str(image.reason)) for image in found or ())
