@@ -109,6 +109,11 @@ class RunRecord:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
+        if not isinstance(path, str | Path):
+            raise CheckpointError(
+                f"The record of a run is read from a folder, not from a {type(path).__name__}: "
+                'RunRecord.load("model").'
+            )
         file = Path(path) / RECORD if Path(path).is_dir() else Path(path)
         try:
             text = file.read_text(encoding="utf-8")

@@ -35,6 +35,10 @@ class RunReport:
     path: Path | None = field(default=None)
 
     def __post_init__(self) -> None:
+        if not all(isinstance(record, RunRecord) for record in self.records):
+            raise LayerGroupsError(
+                "A report is of records of runs: RunReport.read(folder), or learn.report()."
+            )
         if not 1 <= len(self.records) <= 2:
             raise LayerGroupsError(
                 f"A report is of one run, or of two side by side, not of {len(self.records)}: "

@@ -22,7 +22,7 @@ from layergroups.reports.telling import (
     savings_text,
     story,
 )
-from layergroups.reports.words import count, duration, figure, memory, percent, rate, short
+from layergroups.reports.words import count, duration, figure, memory, moment, percent, rate, short
 
 _WORST = 9
 _CONFUSED = 10
@@ -50,7 +50,7 @@ def compare_tables(one: RunRecord, other: RunRecord) -> Group:
     runs = (one, other)
     parts: list[RenderableType] = [Text("Two runs", style="bold")]
     parts += [
-        Text(f"{letter}: {run.title}, {run.setup.created}")
+        Text(f"{letter}: {run.title}, {moment(run.setup.created)}")
         for letter, run in zip("AB", runs, strict=True)
     ]
     parts.append(_table(("", "A", "B"), figures_of(runs)))

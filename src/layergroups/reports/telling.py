@@ -152,10 +152,10 @@ def _training(record: RunRecord) -> str:
     if not phases:
         return "Nothing has been trained yet."
     names = [group.name for group in record.network.groups]
-    parts = [
-        f"{_who(phase, names)} for {count(len(phase.rows), 'epoch')}" for phase in phases[:_TOLD]
-    ]
-    more = f", and {count(len(phases) - _TOLD, 'more phase')}" if len(phases) > _TOLD else ""
+    stretches = groupby(phases, lambda phase: _who(phase, names))
+    lengths = [(who, sum(len(phase.rows) for phase in run)) for who, run in stretches]
+    parts = [f"{who} for {count(n, 'epoch')}" for who, n in lengths[:_TOLD]]
+    more = f", and {count(len(lengths) - _TOLD, 'more phase')}" if len(lengths) > _TOLD else ""
     first, *others = parts
     told = "".join([first.replace(" for ", " trained for ", 1), *(f", then {p}" for p in others)])
     sentence = f"first {told}{more}." if others else f"{told}."

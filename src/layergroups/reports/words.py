@@ -59,3 +59,8 @@ def rate(value: float) -> str:
 def shape(sizes: tuple[int, ...]) -> str:
     """As "320 × 7 × 7"."""
     return " × ".join(map(str, sizes))
+
+
+def moment(time: str) -> str:
+    """An ISO time to the minute, as "2026-11-22 01:02"."""
+    return time[:16].replace("T", " ")

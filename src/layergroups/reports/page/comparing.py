@@ -19,7 +19,7 @@ from layergroups.reports.page.result import confusions
 from layergroups.reports.run_facts import EpochFacts
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.telling import differences, figures_of, per_class
-from layergroups.reports.words import figure, percent
+from layergroups.reports.words import figure, moment, percent
 
 LETTERS = ("A", "B")
 
@@ -28,7 +28,7 @@ def compared_header(runs: Sequence[RunRecord]) -> Html:
     """Which two runs these are, and their figures beside each other."""
     named = [
         tag("li", tag("span", letter, class_=f"letter run-{i}"), run.title, " ",
-            tag("span", run.setup.created, class_="when"))
+            tag("span", moment(run.setup.created), class_="when"))
         for i, (letter, run) in enumerate(zip(LETTERS, runs, strict=True))
     ]  # fmt: skip
     return tag(

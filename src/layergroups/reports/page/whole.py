@@ -23,6 +23,7 @@ from layergroups.reports.page.pictures import worst
 from layergroups.reports.page.result import photos_for_script, result
 from layergroups.reports.page.summary import header
 from layergroups.reports.run_record import RunRecord
+from layergroups.reports.words import moment
 
 DATA: Final = "run-data"
 _WORST = (
@@ -112,7 +113,7 @@ def _made(records: Sequence[RunRecord]) -> Html:
     last = records[-1].setup
     version = last.versions.get("layergroups", "")
     said = f"Made by layergroups {version}".strip()
-    return markup(f"{said}, {last.created.replace('T', ' ')}" if last.created else said, ".")
+    return markup(f"{said}, {moment(last.created)}" if last.created else said, ".")
 
 
 def _file(name: str) -> str:
