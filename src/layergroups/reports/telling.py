@@ -96,7 +96,7 @@ def savings_text(savings: Savings) -> str:
     if savings.seconds is None:
         return f"{said}."
     return (
-        f"{said}, about {duration(savings.seconds)} (a pass took "
+        f"{said}, about {duration(savings.seconds)} (a pass, with the reading of the data, took "
         f"{duration(savings.store_seconds / savings.body_passes)})."
     )
 

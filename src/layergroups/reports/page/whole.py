@@ -27,8 +27,8 @@ from layergroups.reports.words import moment
 
 DATA: Final = "run-data"
 _WORST = (
-    "The photos of which the model was most sure and wrong, as it saw them; beside each the places "
-    "that spoke for its answer (Grad-CAM), the brighter the more."
+    "As the model saw them; beside each photo the places that spoke for its answer (Grad-CAM), the "
+    "brighter the more."
 )
 
 Section = tuple[str, str, Content]
