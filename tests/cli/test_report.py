@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Run
+from tests.cli.conftest import TINY, Run
 
 from layergroups import RunReport, load_learner
 
@@ -63,3 +63,24 @@ def test_mistakes_are_answered(run: Run, model: Path, tmp_path: Path) -> None:
     assert "two formats" in run("report", model, "--text", "--json").only_error_line
     line = run("report", model, "--out", tmp_path / "x.pdf").only_error_line
     assert "x.html" in line
+
+
+@pytest.mark.parametrize("task", ["labels", "numbers"])
+def test_runs_on_labels_and_on_numbers_have_a_page_too(
+    run: Run, photos: Path, tmp_path: Path, task: str
+) -> None:
+    files = sorted(photos.rglob("*.png"))
+    rows = [
+        f"{file},{'warm bright' if file.parent.name == 'red' else 'cold'},{number + 0.5}"
+        for number, file in enumerate(files)
+    ]
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join(["file,labels,numbers", *rows]) + "\n", encoding="utf-8")
+    words = ["--label-col", task, *(["--label-delim", " "] if task == "labels" else [])]
+    out = tmp_path / "m"
+    assert run("train", table, *TINY, "--epochs", 1, *words, "--out", out).code == 0
+    assert run("report", out).code == 0
+    page = (out / "run.html").read_text(encoding="utf-8")
+    assert 'class="matrix"' not in page
+    assert ("Each label" if task == "labels" else "Predicted against actual") in page
+    assert "The highest losses" in page

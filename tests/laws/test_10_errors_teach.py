@@ -15,8 +15,9 @@ from torch import nn
 
 import layergroups as lg
 from layergroups import errors
+from layergroups.models import TargetUnits
 from layergroups.training import FlatCos, OneCycle, Thaw, plan_fine_tune
-from tests.training.tiny import TinyLoaders, tiny_model
+from tests.training.tiny import LabelLoaders, TinyLoaders, tiny_model
 
 EXAMPLE = torch.zeros(2, 3, 16, 16)
 PATHS = ["0.0", "0.7", "1"]
@@ -117,6 +118,13 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          "no train and no valid.*from_folder", None),
         (lambda p: p.learn().fine_tune(1, base_lr="a"), errors.TrainingError, "base_lr='a'", None),
         (lambda p: p.learn().fit(1, resume=True), errors.TrainingError, "checkpoint_dir=", None),
+        (lambda p: p.learn(thresh=5), errors.TrainingError, r"thresh=5 .*thresh=0\.5", None),
+        (lambda p: p.learn(loss_func=nn.MSELoss()).fit(1), errors.TrainingError,
+         r"\(8, 3\).*targets \(8,\).*vision_learner", None),
+        (lambda p: lg.Learner(LabelLoaders(task="some"), tiny_model()), errors.TrainingError,
+         "task='some'.*'multi'", None),
+        (lambda p: lg.Learner(LabelLoaders(), tiny_model(), loss_func="cross_entropy").fit(1),
+         errors.TrainingError, "CrossEntropy does not fit.*'multi'.*BCEWithLogits", None),
         (lambda p: p.learn(batch_norm="freeze"), errors.TrainingError, "'update'", None),
         (lambda p: p.learn(mixed_precision="fp32").fit(1), errors.TrainingError, "bf16",
          ValueError),
@@ -148,6 +156,9 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          None),
         (lambda p: p.vision(3), errors.UnknownArchitectureError, "load_model", None),
         (lambda p: p.vision(nonsense=1), errors.ModelError, "nonsense=1", TypeError),
+        (lambda p: p.vision(y_range=(0, 1)), errors.ModelError, "'single'.*numbers", None),
+        (lambda p: p.vision(y_range=5), errors.ModelError, "two numbers, the lower one first",
+         None),
         (lambda p: p.vision(cut="nothing"), errors.CutError, "'nothing'.*children of", None),
         (lambda p: p.vision(ps=2), errors.ModelError, "0 <= p < 1, not 2", None),
         (lambda p: p.vision(weights="no.pth"), errors.WeightsError, "no.pth.*Expected", None),
@@ -170,6 +181,11 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     "create_head": [
         (lambda p: lg.create_head(0, 2), errors.ModelError, r"nf .*create_head\(512, 10", None),
         (lambda p: lg.create_head(8, 1.5), errors.ModelError, "n_out .* not 1.5", None),
+        (lambda p: lg.create_head(8, 1, y_range=(2, 1)), errors.ModelError, r"\(2, 1\)", None),
+        (lambda p: lg.create_head(8, 1, units=TargetUnits([0, 1], [1, 1])), errors.ModelError,
+         r"of 2 numbers.*TargetUnits\.of\(", None),
+        (lambda p: TargetUnits([0.4], [0]), errors.ModelError, "above 0", None),
+        (lambda p: TargetUnits(["a"], [1]), errors.ModelError, r"TargetUnits\(\[0\.4\]", None),
     ],
     "replace_head": [
         (lambda p: lg.replace_head(nn.ReLU(), 3, example_input=torch.zeros(2, 3)),

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from tests.laws.models import TinyTransformer, image
-from tests.training.tiny import TinyLoaders, snapshot
+from tests.training.tiny import LabelLoaders, NumberLoaders, TinyLoaders, snapshot
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torchmetrics.regression import MeanAbsoluteError
 
 from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
@@ -113,6 +114,20 @@ def uneven(folder: Path) -> Learner:
     dls = TinyLoaders(n=27)
     dls.valid.x, dls.valid.y = dls.valid.x[:9], dls.valid.y[:9]
     learn = learner(dls=dls)
+    learn.fit(2)
+    return learn
+
+
+def ordered_distance(answers: torch.Tensor, targets: torch.Tensor) -> float:
+    """Depends on the order of the items; for targets (N, C)."""
+    order = torch.arange(1, len(targets) + 1)
+    return float(((answers - targets).abs().mean(1) * order).sum() / order.sum() + targets[0, 0])
+
+
+def wide_targets(dls: TinyLoaders) -> Learner:
+    """Targets (N, C), of labels or of numbers, with rests that cannot be shared evenly."""
+    metrics = [MeanAbsoluteError(), ordered_distance]
+    learn = learner(dls=dls, model=network(dls.c), metrics=metrics)
     learn.fit(2)
     return learn
 
@@ -381,6 +396,8 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "uneven": uneven,
     "few": few,
     "fine_tune": fine_tune,
+    "labels": lambda folder: wide_targets(LabelLoaders(n=27)),
+    "numbers": lambda folder: wide_targets(NumberLoaders(n=27)),
     "transformer": transformer,
     "stale": stale,
     "plain": plain,

@@ -33,7 +33,10 @@ LAUNCHERS = {
         "--main_process_port", "0", "--num_processes",
     ),
 }  # fmt: skip
-EQUAL = ("life", "life_sgd", "uneven", "few", "fine_tune", "accumulated", "stops", "transformer")
+EQUAL = (
+    "life", "life_sgd", "uneven", "few", "fine_tune", "accumulated", "stops", "transformer",
+    "labels", "numbers",
+)  # fmt: skip
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")
 OTHERS = ("moving_norms", "life_bf16", "shuffled", "skips_alike", "saved")
 

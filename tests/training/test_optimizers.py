@@ -1,11 +1,16 @@
 from functools import partial
 
 import pytest
+import timm
 import torch
-from tests.training.tiny import tiny_model
+from tests.laws.models import TinyTransformer
+from tests.training.tiny import moved, snapshot, tiny_model
+from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
+from layergroups.groups.optimizer import decays
+from layergroups.training import Learner
 from layergroups.training.optimizers import (
     build_optimizer,
     rates_in_use,
@@ -45,6 +50,10 @@ def test_frozen_groups_are_in_it(groups: LayerGroups) -> None:
     ("given", "says"),
     [
         ("adamz", "adamw"),
+        ("lamp", "'lamb'"),
+        ("timm:nothing", "list_optimizers"),
+        ("muon", "timm:muon"),
+        ("adahessian", "gradients of gradients"),
         (3, "adamw"),
         (torch.optim.LBFGS, "partial"),
         (lambda groups: torch.optim.SGD([p for g in groups for p in g["params"]]), "groups"),
@@ -75,3 +84,109 @@ def test_momentum_goes_where_the_optimizer_has_it_and_comes_back(groups: LayerGr
     assert plain.param_groups[0]["momentum"] == 0
     set_momentum(adam, None)
     assert adam.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("RAdam", "RAdam"), ("lamb", "Lamb"), ("Lion", "Lion"), ("timm:lamb", "Lamb"),
+        ("timm:adamw", "AdamW"), ("timm:muon", "Muon"), ("timm:sgd", "SGD"),
+    ],
+)  # fmt: skip
+def test_names_of_timm_and_of_torch(groups: LayerGroups, name: str, kind: str) -> None:
+    made = build_optimizer(name, groups.param_groups(), 0.1)
+    assert type(made).__name__ == kind
+    assert made.defaults.get("momentum", 0.9) >= 0.9
+
+
+def models() -> dict[str, nn.Module]:
+    return {"tiny resnet": tiny_model(), "vit": timm.create_model("test_vit", num_classes=3)}
+
+
+NO_DECAY = {
+    "tiny resnet": {"0.0.bias", "0.1.weight", "0.1.bias", "1.2.weight", "1.4.bias"},
+    "vit": {"cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias", "head.bias"},
+}
+
+
+@pytest.mark.parametrize("arch", NO_DECAY)
+@pytest.mark.parametrize("opt_func", ["sgd", "adamw", "radam", "lamb", torch.optim.Adam])
+def test_weight_decay_moves_matrices_alone(arch: str, opt_func: str) -> None:
+    """With gradients of 0 what moves is what decays."""
+    model = models()[arch]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1  # nothing is 0, where decay would not show
+    size = (2, 3, 16, 16) if arch == "tiny resnet" else (2, 3, 160, 160)
+    groups = LayerGroups(model, 3, example_input=torch.zeros(size))
+    optimizer = build_optimizer(opt_func, groups.param_groups(0.1, weight_decay=0.5), 0.1)
+    before = snapshot(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(2):
+        optimizer.step()
+    named = dict(model.named_parameters())
+    stayed = {name for name, p in named.items() if torch.equal(p, before[name])}
+    vectors = {name for name, p in named.items() if p.ndim <= 1}
+    assert stayed == vectors | NO_DECAY[arch]
+    assert NO_DECAY[arch] <= stayed
+
+
+def test_positions_and_tokens_under_the_names_of_many_networks() -> None:
+    spared = (
+        "cls_token", "body.dist_token", "cls_token1", "cls_token_0", "pos_embed_1", "reg_tokens",
+        "pos_embed_window", "encoder.pos_embedding", "a.attention_biases", "attn.rel_pos_h",
+        "attn.logit_scale", "patch_pos", "embeddings.position_embedding.weight",
+        "attn.relative_position_bias_table", "layer_scale.gamma",
+    )  # fmt: skip
+    matrix = nn.Parameter(torch.zeros(1, 4, 4))
+    assert [name for name in spared if decays(name, matrix)] == []
+    assert all(decays(name, matrix) for name in ("tokenizer.weight", "pos_proj.weight", "head.w"))
+    model = TinyTransformer()
+    assert {n for n, p in model.named_parameters() if p.ndim > 1 and not decays(n, p)} == {
+        "cls_token",
+        "pos_embed",
+    }
+
+
+@pytest.mark.parametrize("opt_func", ["sgd", "radam", "lamb", "lion", "timm:muon"])
+def test_any_optimizer_lives_through_freezing_surgery_and_saving(make, opt_func: str) -> None:
+    def lived() -> Learner:
+        learn = make(opt_func=opt_func)
+        learn.freeze()
+        learn.fit(1, 1e-3)
+        learn.unfreeze()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            learn.model[1][4] = nn.Linear(8, 3)
+        learn.fit(1, 1e-3)
+        return learn
+
+    learn = lived()
+    learn.save("state")
+    other = make(opt_func=opt_func)
+    other.model[1][4] = nn.Linear(8, 3)
+    other.load("state")
+    learn.fit(1, 1e-3)
+    other.fit(1, 1e-3)
+    for one, two in zip(learn.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    unsaved = make(opt_func=opt_func)
+    unsaved.model[1][4] = nn.Linear(8, 3)
+    unsaved.load("state", with_opt=False)
+    unsaved.fit(1, 1e-3)
+    assert moved(snapshot(learn.model), unsaved.model)  # the memory does matter
+
+
+def test_steps_that_a_group_counts_go_back_where_they_were(make) -> None:
+    """timm counts them in the parameter groups, in a tensor."""
+    learn = make(opt_func="lamb")
+    learn.made_optimizer()
+    learn.save("new")
+    learn.fit(1, 1e-3)
+    assert {float(group["step"]) for group in learn.opt.param_groups} == {6.0}
+    learn.save("trained")
+    learn.load("new")
+    assert not any("step" in group for group in learn.opt.param_groups)
+    learn.load("trained")
+    assert {float(group["step"]) for group in learn.opt.param_groups} == {6.0}

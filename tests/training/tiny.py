@@ -85,6 +85,36 @@ class TinyLoaders:
         return torch.as_tensor(item)
 
 
+@dataclass
+class LabelLoaders(TinyLoaders):
+    """The same images, on which each of three colours may be or not."""
+
+    task: str = "multi"
+
+    def _batches(self, n: int, seed: int, **options: Any) -> TinyBatches:
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.randint(0, 2, (n, self.c), generator=generator).float()
+        x = torch.randn(n, 3, *self.size, generator=generator) * 0.5
+        x += y[:, :, None, None]
+        return TinyBatches(x, y, self.batch_size, **options)
+
+
+@dataclass
+class NumberLoaders(TinyLoaders):
+    """Images whose brightness and redness are to be told, in units of their own."""
+
+    vocab: tuple[str, ...] = ("brightness", "redness")
+    task: str = "regression"
+
+    def _batches(self, n: int, seed: int, **options: Any) -> TinyBatches:
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.rand(n, self.c, generator=generator)
+        x = torch.randn(n, 3, *self.size, generator=generator) * 0.5
+        x += 2 * y[:, :1, None, None]
+        x[:, 0] += 2 * y[:, 1, None, None]
+        return TinyBatches(x, y, self.batch_size, **options)
+
+
 def tiny_model(n_out: int = 3) -> nn.Sequential:
     """A body of three convolutions with batch norm and dropout, and a head."""
     body = nn.Sequential(

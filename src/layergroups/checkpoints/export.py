@@ -28,6 +28,7 @@ from layergroups.models import (
     head_from_description,
     load_model,
 )
+from layergroups.models.channels import with_channels
 
 VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
@@ -87,7 +88,7 @@ class Exported:
     """What `learner.json` says.
 
     Attributes:
-        classes: names, in the order of the outputs.
+        classes: names of classes, labels or numbers, in the order of the outputs.
         blueprint: how to make the body; None for a model that was not made by `vision_learner`.
         head: the head as a list of plain layers; None where it holds others.
         needs_model: empty, or why the model cannot be made from this file alone.
@@ -95,6 +96,9 @@ class Exported:
         groups: the state of the layer groups.
         loss: name of the loss, for turning outputs into probabilities.
         metrics: names of the metrics.
+        task: "single", "multi" or "regression", what the outputs answer.
+        thresh: for several labels, the probability above which one counts as there.
+        loss_settings: arguments of the loss, such as weights of classes.
     """
 
     classes: tuple[str, ...]
@@ -105,6 +109,9 @@ class Exported:
     groups: Mapping[str, Any]
     loss: str
     metrics: tuple[str, ...] = ()
+    task: str = "single"
+    thresh: float = 0.5
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -125,8 +132,9 @@ def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
             "would read other files, which an exported model never needs."
         )
     with torch.random.fork_rng(devices=[]):
-        network = load_model(blueprint.arch, pretrained=False, **blueprint.kwargs).model
-        return nn.Sequential(_body(network, blueprint.cut), head_from_description(head))
+        loaded = load_model(blueprint.arch, pretrained=False, **blueprint.kwargs)
+        loaded, _ = with_channels(loaded, blueprint.input.channels, size=blueprint.size)
+        return nn.Sequential(_body(loaded.model, blueprint.cut), head_from_description(head))
 
 
 def why_not_rebuilt(

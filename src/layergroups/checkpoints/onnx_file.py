@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_onnx(
-    program: ExportedProgram, path: Path, description: str, *, names: tuple[str, str]
+    program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
 ) -> None:
     """Write an ONNX file with its weights inside, and the description in its metadata.
 

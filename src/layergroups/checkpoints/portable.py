@@ -1,9 +1,10 @@
 """A model as one file that runs without this library: `.pt2` of torch.export, or `.onnx`.
 
-Pixels go in as they come from an image file, probabilities come out: statistics and softmax are in
-the graph, so nobody can get them wrong. What a graph cannot hold exactly, the resizing of an image
-of any size, stands in a JSON beside the file and in the file itself. The file is written under
-another name, run, and compared with what the model says, before it takes its place.
+Pixels go in as they come from an image file, probabilities or numbers come out: statistics and the
+last activation are in the graph, so nobody can get them wrong. What a graph cannot hold exactly,
+the resizing of an image of any size, stands in a JSON beside the file and in the file itself. The
+file is written under another name, run, and compared with what the model says, before it takes its
+place.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import json
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,12 +28,14 @@ from layergroups.checkpoints.onnx_file import check_packages, run_onnx, write_on
 from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError
 from layergroups.groups.freezing import release
+from layergroups.input_spec import InputSpec
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 INPUT: Final = "pixels"
-OUTPUT: Final = "probabilities"
+OUTPUTS: Final = {"single": "probabilities", "multi": "probabilities", "regression": "numbers"}
+_EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
 DESCRIPTION: Final = "description.json"
 VERSION: Final = 1
 
@@ -43,16 +45,25 @@ class Portable:
     """What a portable file must do.
 
     Attributes:
-        classes: names, in the order of the outputs.
+        classes: names of classes, labels or numbers, in the order of the outputs.
         transform: what is done to an image; its resizing stays outside of the graph.
-        activation: from outputs to probabilities.
+        activation: from outputs to probabilities or numbers.
         loss: name of the loss, by which the activation was chosen.
+        task: "single", "multi" or "regression", what the outputs answer.
+        thresh: for several labels, the probability above which one counts as there.
     """
 
     classes: tuple[str, ...]
     transform: EvalTransform
     activation: Callable[[Tensor], Tensor]
     loss: str
+    task: str = "single"
+    thresh: float = 0.5
+
+    @property
+    def output(self) -> str:
+        """Name of the output."""
+        return OUTPUTS[self.task]
 
     def to_dict(self, ending: str) -> dict[str, Any]:
         """What a user of the file must know, JSON-ready."""
@@ -61,21 +72,27 @@ class Portable:
         return {
             "version": VERSION,
             "format": ending.removeprefix("."),
+            "task": self.task,
             "classes": list(self.classes),
+            **({"threshold": self.thresh} if self.task == "multi" else {}),
             "input": {
                 "name": INPUT,
-                "type": "uint8",
-                "shape": ["batch", height, width, 3],
-                "meaning": "RGB images, 0 to 255, as numpy.asarray(PIL image) gives them",
+                "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
+                "shape": ["batch", height, width, spec.channels],
+                "meaning": _pixels_in_words(spec.channels),
             },
             "output": {
-                "name": OUTPUT,
+                "name": self.output,
                 "type": "float32",
                 "shape": ["batch", len(self.classes)],
-                "meaning": f"the probability of each class; the model was trained with {self.loss}",
+                "meaning": f"{self._meaning()}; the model was trained with {self.loss}",
             },
             "before_the_graph": _before(self.transform),
-            "inside_the_graph": {"scale": 1 / 255, "mean": list(spec.mean), "std": list(spec.std)},
+            "inside_the_graph": {
+                "scale": 1 / _largest(spec),
+                "mean": list(spec.mean),
+                "std": list(spec.std),
+            },
             "made_with": {
                 "layergroups": sys.modules["layergroups"].__version__,  # no import of what is above
                 "torch": torch.__version__,
@@ -83,11 +100,17 @@ class Portable:
             },
         }
 
+    def _meaning(self) -> str:
+        if self.task == "multi":
+            return "the probability of each label by itself; those above the threshold are there"
+        return "the numbers" if self.task == "regression" else "the probability of each class"
+
 
 class FromPixels(nn.Module):
     """A model with its statistics before it and its activation behind.
 
-    Shapes: uint8 (N, H, W, 3) in, float32 (N, C) out.
+    Shapes: uint8 (N, H, W, channels) in, or fractions where images are neither grey nor RGB;
+    float32 (N, C) out.
     """
 
     scale: Tensor
@@ -99,11 +122,11 @@ class FromPixels(nn.Module):
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         self.model = model
         self.activation = wanted.activation
-        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("scale", 1 / (_largest(spec) * std))
         self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """From pixels to probabilities."""
+        """From pixels to probabilities or numbers."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32)
         return self.activation(self.model(images * self.scale - self.shift)).to(torch.float32)
 
@@ -121,14 +144,14 @@ def write_portable(
 
     Args:
         path: the file; missing folders are made.
-        model: from normalised images (N, 3, H, W) to outputs (N, C).
+        model: from normalised images (N, channels, H, W) to outputs (N, C).
         wanted: what the file must do.
-        pixels: images to try the file on, uint8 (N, H, W, 3).
-        expected: what the model says of them, probabilities (N, C), on the CPU.
+        pixels: images to try the file on (N, H, W, channels), see `trial_pixels`.
+        expected: what the model says of them, probabilities or numbers (N, C), on the CPU.
         exact: False where those were computed in half precision or on an accelerator.
 
     Raises:
-        CheckpointError: the model cannot be captured, the file gives other probabilities, cannot be
+        CheckpointError: the model cannot be captured, the file gives other answers, cannot be
             written, or a package for its format is missing.
     """
     ending = path.suffix.lower()
@@ -142,11 +165,11 @@ def write_portable(
         def fill(part: str) -> None:
             text = json.dumps(description, ensure_ascii=False)
             write, run = _FORMATS[ending]
-            write(program, Path(part), text)
+            write(program, Path(part), text, (INPUT, wanted.output))
             answers = [run(Path(part), batch) for batch in (pixels, pixels[:1])]
             found = torch.cat(answers)
             again = torch.cat([expected, expected[:1]])
-            description["checked"] = compared(found, again, wanted.classes, path, exact=exact)
+            description["checked"] = compared(found, again, wanted, path, exact=exact)
 
         file.fill(path, fill)
     text = json.dumps(description, indent=2, ensure_ascii=False)
@@ -193,40 +216,49 @@ def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
 
 
 def compared(
-    found: Tensor, expected: Tensor, classes: Sequence[str], path: Path, *, exact: bool
+    found: Tensor, expected: Tensor, wanted: Portable, path: Path, *, exact: bool
 ) -> dict[str, Any]:
-    """How far the file's probabilities are from the model's own.
+    """How far the file's answers are from the model's own; numbers are measured by their size.
 
     Raises:
         CheckpointError: too far, or of another shape; says where and how far.
     """
     if found.shape != expected.shape:
         raise CheckpointError(
-            f"{path.name} gives probabilities of shape {tuple(found.shape)} where the model gives "
-            f"{tuple(expected.shape)}. Nothing was written."
+            f"{path.name} gives {wanted.output} of shape {tuple(found.shape)} where the model "
+            f"gives {tuple(expected.shape)}. Nothing was written."
         )
     rtol, atol = (1e-2, 1e-4) if exact else (0.2, 2e-2)
+    if wanted.task == "regression":
+        atol *= max(1e-30, float(expected.abs().max()))
     apart = (found - expected).abs().nan_to_num(nan=torch.inf)
     image, output = divmod(int(apart.flatten().argmax()), apart[0].numel())
     if not torch.allclose(found, expected, rtol=rtol, atol=atol):
-        name = classes[output] if output < len(classes) else f"output {output}"
+        names, kind = wanted.classes, "number" if wanted.task == "regression" else "probability"
+        name = names[output] if output < len(names) else f"output {output}"
         raise CheckpointError(
             f"{path.name} does not give what the model gives: on trial image {image} the "
-            f"probability of {name} is {found[image].flatten()[output]:.6f} in the file and "
+            f"{kind} of {name} is {found[image].flatten()[output]:.6f} in the file and "
             f"{expected[image].flatten()[output]:.6f} in the model. Nothing was written. A forward "
             "that draws at random or keeps something between calls cannot be exported."
         )
     return {"images": len(found), "largest_difference": float(apart.max())}
 
 
-def trial_pixels(size: tuple[int, int]) -> Tensor:
-    """Images to compare two models on: smooth colours, noise, black; uint8 (4, H, W, 3)."""
+def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Images to compare two models on: smooth colours, noise, black.
+
+    Returns:
+        uint8 (4, H, W, channels), or float32 from 0 to 1 where they are neither grey nor RGB.
+    """
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, 5, 4, generator=generator)
+    coarse = torch.rand(2, channels, 5, 4, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=size, mode="bilinear")
-    noise = torch.rand(1, 3, *size, generator=generator)
-    images = torch.cat([smooth, noise, torch.zeros(1, 3, *size)])
-    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    noise = torch.rand(1, channels, *size, generator=generator)
+    images = torch.cat([smooth, noise, torch.zeros(1, channels, *size)])
+    if channels in _EIGHT_BITS:
+        images = (images * 255).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 def _before(transform: EvalTransform) -> dict[str, Any]:
@@ -234,7 +266,7 @@ def _before(transform: EvalTransform) -> dict[str, Any]:
     height, width = transform.covering
     return {
         "jpeg_draft": transform.decode_size,
-        "turn": "upright, as EXIF says; transparent parts on white; RGB, 8 bits",
+        "turn": _turned(transform.input.channels),
         "resize_to_cover": [height, width],
         "interpolation": transform.input.interpolation,
         "antialias": True,
@@ -247,7 +279,30 @@ def _before(transform: EvalTransform) -> dict[str, Any]:
     }
 
 
-def _write_pt2(program: ExportedProgram, path: Path, description: str) -> None:
+def _turned(channels: int) -> str:
+    if channels not in _EIGHT_BITS:
+        return "as the file has it; whole numbers divided by the largest of their type"
+    kind = _EIGHT_BITS[channels]
+    return f"upright, as EXIF says; transparent parts on white; {kind}, 8 bits"
+
+
+def _pixels_in_words(channels: int) -> str:
+    if channels not in _EIGHT_BITS:
+        return f"images of {channels} channels, fractions from 0 to 1, height and width first"
+    kind = _EIGHT_BITS[channels]
+    if channels == 3:
+        return f"{kind} images, 0 to 255, as numpy.asarray(PIL image) gives them"
+    return f"{kind} images, 0 to 255, height and width first"
+
+
+def _largest(spec: InputSpec) -> int:
+    """What stands for full brightness in the pixels that the file takes."""
+    return 255 if spec.channels in _EIGHT_BITS else 1
+
+
+def _write_pt2(
+    program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
+) -> None:
     with path.open("wb") as opened:
         torch.export.save(program, opened, extra_files={DESCRIPTION: description})
 
@@ -266,10 +321,10 @@ def _short(cause: BaseException) -> str:
     return f"{type(cause).__name__}: {lines[0].rstrip('.')}" if lines[0] else type(cause).__name__
 
 
-_Write = Callable[["ExportedProgram", Path, str], None]
+_Write = Callable[["ExportedProgram", Path, str, tuple[str, str]], None]
 _Run = Callable[[Path, Tensor], Tensor]
 _FORMATS: Final[Mapping[str, tuple[_Write, _Run]]] = {
-    ".onnx": (partial(write_onnx, names=(INPUT, OUTPUT)), run_onnx),
+    ".onnx": (write_onnx, run_onnx),
     ".pt2": (_write_pt2, _run_pt2),
 }
 ENDINGS: Final = tuple(_FORMATS)

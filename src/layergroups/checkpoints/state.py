@@ -54,9 +54,29 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain settings of a parameter group, such as weight decay, but no schedule's."""
+    """The settings of a parameter group, such as weight decay, but no schedule's.
+
+    A number in a tensor, as which timm's optimizers count the steps of a group, is a dict here.
+    """
     plain = {key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))}
-    return {key: value for key, value in plain.items() if key not in _NOT_SAVED}
+    counts = {
+        key: {"tensor": value.item(), "dtype": str(value.dtype).removeprefix("torch.")}
+        for key, value in group.items()
+        if isinstance(value, Tensor) and value.ndim == 0
+    }
+    return {key: v for key, v in (plain | counts).items() if key not in _NOT_SAVED}
+
+
+def _load_options(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """The inverse of `_options`; a count that had not begun then begins anew."""
+    for key in [k for k, v in group.items() if isinstance(v, Tensor) and k not in _NOT_SAVED]:
+        if key not in saved:
+            del group[key]
+    for key, value in saved.items():
+        if isinstance(value, Mapping):
+            group[key] = torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+        else:
+            group[key] = tuple(value) if isinstance(value, list) else value
 
 
 def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
@@ -101,8 +121,8 @@ def load_optimizer_state(
             unknown.add(name)
     place_steps(optimizer)
     for group in optimizer.param_groups:
-        for key, value in state["groups"].get(group.get("name"), {}).items():
-            group[key] = tuple(value) if isinstance(value, list) else value
+        if group.get("name") in state["groups"]:
+            _load_options(group, state["groups"][group["name"]])
     return tuple(sorted(unknown))
 
 

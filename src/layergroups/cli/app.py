@@ -36,6 +36,14 @@ class Rows(StrEnum):
     csv = "csv"
 
 
+class Task(StrEnum):
+    """What is learned of each photo of a table."""
+
+    single = "single"
+    multi = "multi"
+    regression = "regression"
+
+
 class Graph(StrEnum):
     """Which kind of file runs without this library."""
 
@@ -58,6 +66,27 @@ Workers = Annotated[
 Broken = Annotated[
     OnError, typer.Option(help="Stop at images that cannot be read, or leave them out.")
 ]
+LabelCol = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False,
+        help="Of a table: the column of labels, or several with commas; the second if not given.",
+    ),
+]  # fmt: skip
+LabelDelim = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", show_default=False,
+        help="Of a table: what stands between several labels of one photo.",
+    ),
+]  # fmt: skip
+ValidCol = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False,
+        help="Of a table: the column that says which photos are for validation.",
+    ),
+]  # fmt: skip
 Split = Annotated[
     str,
     typer.Option(
@@ -110,7 +139,8 @@ def train(
         typer.Argument(
             metavar="FOLDER",
             show_default=False,
-            help="Photos: a sub-folder for each class, or train/ and valid/ with those in them.",
+            help="Photos: a sub-folder for each class, or train/ and valid/ with those in them; or "
+            "a .csv file with names of photos and their labels or numbers.",
         ),
     ],
     arch: Annotated[
@@ -161,6 +191,26 @@ def train(
         int, typer.Option(metavar="N", help="Decides split, order, variations and first weights.")
     ] = 42,
     split: Split = "auto",
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    valid_col: ValidCol = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            show_default=False,
+            help="Of a table: one class each, several labels, or numbers; seen from the labels if "
+            "not given.",
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="Channels of the images, such as 1 for grey; 3 if not given.",
+        ),
+    ] = None,
     checkpoint_dir: Annotated[
         Path | None,
         typer.Option(
@@ -176,16 +226,24 @@ def train(
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Fine-tune a network on a folder of photos.
+    """Fine-tune a network on a folder of photos, or on a table of them.
 
     First the new head trains, then all layer groups. Ctrl-C ends it and saves what was learned.
     """  # fmt: skip
     from layergroups.cli import train as command
+    from layergroups.cli.words import Labels
 
+    labels = Labels(
+        column=label_col,
+        delimiter=label_delim,
+        valid=valid_col,
+        task=None if task is None else task.value,
+    )
     command.run(
         command.Order(
-            folder=folder, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, size=size,
-            batch_size=batch_size, out=out, weights=weights, pretrained=pretrained,
+            folder=folder, labels=labels, channels=channels, arch=arch, epochs=epochs,
+            freeze_epochs=freeze_epochs, lr=lr, size=size, batch_size=batch_size, out=out,
+            weights=weights, pretrained=pretrained,
             valid_pct=valid_pct, seed=seed, split=split, checkpoint_dir=checkpoint_dir,
             resume=resume, workers=workers, on_error=on_error.value, json=json,
             command=(app.info.name or "", *(context.obj or ())),
@@ -257,7 +315,8 @@ def validate(
         typer.Argument(
             metavar="FOLDER",
             show_default=False,
-            help="Photos: a sub-folder for each class. Of train/ and valid/, valid/ is taken.",
+            help="Photos: a sub-folder for each class (of train/ and valid/, valid/ is taken), or "
+            "a .csv file as `layergroups train` takes it.",
         ),
     ],
     out: Annotated[
@@ -268,17 +327,22 @@ def validate(
             help="Write a picture of the confusion matrix: .png, .svg or .pdf.",
         ),
     ] = None,
+    label_col: LabelCol = None,
+    label_delim: LabelDelim = None,
+    valid_col: ValidCol = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Measure a model on photos whose classes are known."""  # fmt: skip
+    """Measure a model on photos whose classes, labels or numbers are known."""  # fmt: skip
     from layergroups.cli import validate as command
+    from layergroups.cli.words import Labels
 
+    labels = Labels(column=label_col, delimiter=label_delim, valid=valid_col)
     command.run(
-        model, folder, out=out, batch_size=batch_size, workers=workers, on_error=on_error.value,
-        json=json,
+        model, folder, labels=labels, out=out, batch_size=batch_size, workers=workers,
+        on_error=on_error.value, json=json,
     )  # fmt: skip
 
 

@@ -1,20 +1,20 @@
-"""`layergroups train`: a folder of photos to a model in a folder."""
+"""`layergroups train`: a folder of photos, or a table of them, to a model in a folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from layergroups.cli.interrupt import Interrupts, ignore_interrupts
-from layergroups.cli.words import split_rule
+from layergroups.cli.measuring import Measured, measure
+from layergroups.cli.words import Labels, is_table, split_rule
 from layergroups.data import ImageDataLoaders
 from layergroups.data.checks import OnError
 from layergroups.errors import DataError
 from layergroups.reports import (
-    ConfusionMatrix,
     Interpretation,
     RunFiles,
     claim_folder,
@@ -29,12 +29,17 @@ from layergroups.training import vision_learner
 if TYPE_CHECKING:
     from layergroups.training import Learner
 
+_KINDS: Final = {"single": "classes", "multi": "labels", "regression": "numbers"}
+_METRICS: Final[dict[str, list[str]]] = {"single": ["accuracy"], "multi": [], "regression": []}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """What the user asks for; the options of the command."""
 
     folder: Path
+    labels: Labels
+    channels: int | None
     arch: str
     epochs: int
     freeze_epochs: int
@@ -53,14 +58,6 @@ class Order:
     on_error: OnError
     json: bool
     command: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How good the trained model is on the validation photos."""
-
-    loss: float
-    confusion: ConfusionMatrix
 
 
 def run(order: Order) -> None:
@@ -89,6 +86,7 @@ def _check(order: Order) -> None:
         raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
     if order.resume and order.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
+    order.labels.check(order.folder)
     if order.out.resolve().is_relative_to(order.folder.resolve()) and order.folder.is_dir():
         raise DataError(
             f"--out {order.out} lies in the folder of the photos, {order.folder}, where it would "
@@ -97,18 +95,10 @@ def _check(order: Order) -> None:
 
 
 def _learner(order: Order) -> Learner:
-    dls = ImageDataLoaders.from_folder(
-        order.folder,
-        valid_pct=order.valid_pct,
-        seed=order.seed,
-        size=order.size,
-        batch_size=order.batch_size,
-        num_workers=order.workers,
-        on_error=order.on_error,
-    )
+    dls = _data(order)
     say(
         f"{len(dls.train_photos)} training and {len(dls.valid_photos)} validation photos of "
-        f"{dls.c} classes, {order.size} x {order.size} pixels"
+        f"{dls.c} {_KINDS[dls.task]}, {order.size} x {order.size} pixels"
     )
     learn = vision_learner(
         dls,
@@ -116,7 +106,7 @@ def _learner(order: Order) -> Learner:
         pretrained=order.pretrained,
         weights=order.weights,
         split=split_rule(order.split),
-        metrics=["accuracy"],
+        metrics=_METRICS[dls.task],
         seed=order.seed,
     )
     groups = ", ".join(learn.layer_groups.names)
@@ -124,6 +114,24 @@ def _learner(order: Order) -> Learner:
     start = "pretrained" if order.pretrained or order.weights else "from noise"
     say(f"{name}, {start}; layer groups: {groups}")
     return learn
+
+
+def _data(order: Order) -> ImageDataLoaders:
+    """The photos, of a folder or of a table."""
+    options: dict[str, Any] = {
+        "valid_pct": order.valid_pct,
+        "seed": order.seed,
+        "size": order.size,
+        "batch_size": order.batch_size,
+        "num_workers": order.workers,
+        "on_error": order.on_error,
+        "channels": order.channels,
+    }
+    if not is_table(order.folder):
+        return ImageDataLoaders.from_folder(order.folder, **options)
+    return ImageDataLoaders.from_table(
+        order.folder, task=order.labels.task, **order.labels.columns(), **options
+    )
 
 
 def _train(learn: Learner, order: Order) -> None:
@@ -149,9 +157,11 @@ def _train(learn: Learner, order: Order) -> None:
     except KeyboardInterrupt:
         say(f"Interrupted: the model is trained and saved in {order.out}, but not measured.")
         raise typer.Exit(130) from None
-    picture = order.out / PICTURE
-    confusion_matrix_picture(measured.confusion.matrix, measured.confusion.classes, picture)
-    _tell(order, measured, replace(files, picture=picture))
+    if measured.confusion is not None:
+        files = replace(files, picture=order.out / PICTURE)
+        matrix, classes = measured.confusion.matrix, measured.confusion.classes
+        confusion_matrix_picture(matrix, classes, order.out / PICTURE)
+    _tell(order, measured, files)
 
 
 def _write(learn: Learner, order: Order) -> RunFiles:
@@ -162,9 +172,9 @@ def _write(learn: Learner, order: Order) -> RunFiles:
 
 def _measure(learn: Learner, order: Order, files: RunFiles) -> Measured:
     """Ask the model about the validation photos; what it says goes into the record of the run."""
-    interp = Interpretation.from_learner(learn)
+    interp = Interpretation.from_learner(learn, threshold=learn.thresh)
     record_run(learn, command=order.command, interp=interp).save(files.record)
-    return Measured(float(interp.losses.mean()), interp.confusion_matrix())
+    return measure(learn, found=(interp.predictions, interp.targets, interp.losses))
 
 
 def _save_interrupted(learn: Learner, order: Order, steps: int) -> None:
@@ -176,20 +186,17 @@ def _save_interrupted(learn: Learner, order: Order, steps: int) -> None:
 
 
 def _tell(order: Order, measured: Measured, files: RunFiles) -> None:
-    confusion = measured.confusion
     if order.json:
-        figures: dict[str, Any] = {"model": str(order.out), "loss": measured.loss}
-        show_json(figures | confusion.to_dict())
+        show_json({"model": str(order.out)} | measured.to_dict())
     else:
         say()
+        written = {"model": order.out, "history": files.history, "confusion": files.picture}
         show_figures(
             {
-                "accuracy": confusion.accuracy,
+                **measured.figures,
                 "loss": measured.loss,
-                "photos": confusion.total,
-                "model": order.out,
-                "history": files.history,
-                "confusion": files.picture,
+                "photos": measured.photos,
+                **{name: path for name, path in written.items() if path is not None},
             }
         )
     say(f"\nLook at the run:  layergroups report {order.out}")

@@ -3,11 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from layergroups.data.folders import find_images
+from layergroups.data.photos import Task
 
 _RULES = ("auto", "layerwise", "classic", "classic-v1")
+_TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Where in a table the labels stand, and what they are; options of the commands.
+
+    Attributes:
+        column: name of the column, or of several with commas; None for the second one.
+        delimiter: what stands between several labels in it.
+        valid: name of the column that says which photos are for validation.
+        task: what the labels are; None for what they look like.
+    """
+
+    column: str | None = None
+    delimiter: str | None = None
+    valid: str | None = None
+    task: Task | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The arguments of `ImageDataLoaders.from_table` that they stand for."""
+        names = [name.strip() for name in (self.column or "").split(",") if name.strip()]
+        return {
+            "label_col": names[0] if len(names) == 1 else names or 1,
+            "label_delim": self.delimiter,
+            "valid_col": self.valid,
+        }
+
+    def check(self, photos: Path) -> None:
+        """Only a table has columns.
+
+        Raises:
+            typer.BadParameter: an option is of no use for a folder.
+        """
+        given = {
+            "--label-col": self.column,
+            "--label-delim": self.delimiter,
+            "--valid-col": self.valid,
+            "--task": self.task,
+        }
+        useless = [name for name, value in given.items() if value is not None]
+        if useless and not is_table(photos):
+            raise typer.BadParameter(
+                f"{', '.join(useless)} tells of a table, but {photos} is none: give a .csv or .tsv "
+                "file with the names of the photos in its first column."
+            )
+
+
+def is_table(path: Path) -> bool:
+    """Whether photos are given by a table, and not by a folder."""
+    return path.suffix.lower() in _TABLES and not path.is_dir()
 
 
 def split_rule(word: str) -> str | int | list[str]:

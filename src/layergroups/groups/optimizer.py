@@ -17,11 +17,18 @@ from torch.optim import SGD, Optimizer
 
 from layergroups.errors import GroupingError
 
-_NO_DECAY_NAMES = re.compile(r"(^|\.|_)(bias|token|tokens|pos_embed|position_embedding\w*|gamma)$")
+_NO_DECAY_NAMES = re.compile(
+    r"(^|\.|_)(bias|biases|tokens?(_?\d+)?|gamma|logit_scale|rel_pos_[hw]|(patch|pixel)_pos"
+    r"|pos_embed(_\w+)?|position_embedding\w*(\.weight)?)$"
+)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases, norms and other vectors, tokens, positions."""
+    """Whether weight decay applies: not to biases, norms and other vectors, tokens, positions.
+
+    These are the names that the networks of torchvision, timm and transformers give them; what
+    timm's `no_weight_decay()` lists is in them, but for layers that compute positions.
+    """
     if (not is_lazy(parameter) and parameter.ndim <= 1) or _NO_DECAY_NAMES.search(name):
         return False
     return "relative_position_bias_table" not in name and "pos_embedding" not in name

@@ -7,6 +7,7 @@ from layergroups.models.head_description import describe_head, head_from_descrip
 from layergroups.models.head_surgery import grow_head, replace_head, shrink_head
 from layergroups.models.heads import AdaptiveConcatPool2d, create_head
 from layergroups.models.input_surgery import InputChange, change_input_channels
+from layergroups.models.output_layers import SigmoidRange, TargetUnits
 from layergroups.models.side_by_side import SideBySide
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "InputChange",
     "LoadedModel",
     "SideBySide",
+    "SigmoidRange",
+    "TargetUnits",
     "assemble",
     "body_before",
     "change_input_channels",

@@ -18,6 +18,7 @@ from layergroups.input_spec import InputSpec
 from layergroups.models.catalog import LoadedModel
 from layergroups.models.cut import Cut, plan_cut
 from layergroups.models.heads import create_head
+from layergroups.models.output_layers import TargetUnits
 from layergroups.models.side_by_side import SideBySide, whole_path
 
 log = logging.getLogger("layergroups")
@@ -76,6 +77,8 @@ def assemble(
     bn_final: bool = False,
     first_bn: bool = True,
     lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    units: TargetUnits | None = None,
 ) -> Assembled:
     """Put a new head on the body of a network.
 
@@ -95,6 +98,8 @@ def assemble(
         bn_final: a batch norm at the very end.
         first_bn: batch norm before the first linear layer.
         lin_first: linear layers before their batch norm and dropout.
+        y_range: bounds of the numbers that the head gives, see `create_head`.
+        units: of the numbers that the head gives, see `create_head`.
 
     Raises:
         CutError: the body cannot be cut there, or does not give one tensor of features.
@@ -109,7 +114,7 @@ def assemble(
     if head is None:
         head = create_head(
             features, n_out, lin_ftrs=lin_ftrs, ps=ps, pool=not pooled, concat_pool=concat_pool,
-            bn_final=bn_final, first_bn=first_bn, lin_first=lin_first,
+            bn_final=bn_final, first_bn=first_bn, lin_first=lin_first, y_range=y_range, units=units,
         )  # fmt: skip
         if len(shape) == 3:
             head = nn.Sequential(TokensAsMap(), *head)

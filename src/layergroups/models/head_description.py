@@ -15,6 +15,7 @@ from torch import nn
 
 from layergroups.errors import ModelError
 from layergroups.models.heads import AdaptiveConcatPool2d
+from layergroups.models.output_layers import SigmoidRange, TargetUnits
 from layergroups.models.side_by_side import SideBySide
 
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -47,7 +48,9 @@ _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "ReLU": (nn.ReLU, ("inplace",)),
     "SiLU": (nn.SiLU, ("inplace",)),
     "Sigmoid": (nn.Sigmoid, ()),
+    "SigmoidRange": (SigmoidRange, ("low", "high")),
     "Tanh": (nn.Tanh, ()),
+    "TargetUnits": (TargetUnits, ("mean", "std")),
 }
 _HOLDERS = {"Sequential": ("layers",), "SideBySide": ("dim", "layers")}
 _NAMES = {layer: name for name, (layer, _) in _LAYERS.items()}
@@ -132,6 +135,8 @@ def _value(module: nn.Module, field: str) -> Any:
     if field == "bias":
         return module.bias is not None
     value = getattr(module, field)
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
     return list(value) if isinstance(value, tuple) else value
 
 

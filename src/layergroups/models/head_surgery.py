@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
 from layergroups.groups.freezing import turned_off
+from layergroups.models.output_layers import resize_units
 from layergroups.models.side_by_side import SideBySide, outputs_of, parts_of, whole_path
 
 log = logging.getLogger("layergroups")
@@ -45,6 +46,7 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
     made = {path: _like(parts_of(layer)[0], path, n_out) for path, layer in found.items()}
     _warn_of_ties(model, found, made)
     _put(model, made)
+    resize_units(model, n_out)
     _tell(model, found, n_out)
     return tuple(made)
 
@@ -83,13 +85,16 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
                 f"{outputs_of(layer) + 1}). Fewer are shrink_head(model, {n_out})."
             )
     made = {path: _grown(layer, path, n_out) for path, layer in found.items()}
+    old = range(min(map(outputs_of, found.values())))
     _put(model, made)
+    resize_units(model, n_out, old)
     try:
         _check_grown(model, made, example_input)
     except ModelError:
         _put(model, found)
+        resize_units(model, len(old), old)
         raise
-    _tell(model, found, n_out, kept=range(min(map(outputs_of, found.values()))))
+    _tell(model, found, n_out, kept=old)
     return tuple(made)
 
 
@@ -122,6 +127,7 @@ def shrink_head(
     _warn_of_ties(model, found, made)
     _put(model, made)
     first = next(iter(kept.values()))
+    resize_units(model, len(first), first)
     _tell(model, found, len(first), kept=first)
     return tuple(made)
 

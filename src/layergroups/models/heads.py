@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from layergroups.errors import ModelError
+from layergroups.models.output_layers import SigmoidRange, TargetUnits, checked_range
 
 _HIDDEN = 512
+_QUIET = 0.01  # how much smaller the last weights begin where a layer for numbers follows
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -49,13 +51,16 @@ def create_head(
     bn_final: bool = False,
     first_bn: bool = True,
     lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    units: TargetUnits | None = None,
 ) -> nn.Sequential:
     """A head of linear layers on the features of a body, as one flat `nn.Sequential`.
 
     With the default arguments, nf=512 and n_out=2 it is AdaptiveConcatPool2d, Flatten,
     BatchNorm1d(1024), Dropout(0.25), Linear(1024, 512), ReLU, BatchNorm1d(512), Dropout(0.5),
     Linear(512, 2). Every linear layer has a bias, as in fastai 1 (fastai 2 leaves it out after a
-    batch norm). Linear weights start Kaiming-normal, biases at zero.
+    batch norm). Linear weights start Kaiming-normal, biases at zero; the last ones a hundredth of
+    that where `y_range` or `units` is given, so that the first outputs are near the middle.
 
     Args:
         nf: channels that the body gives, before a concat pool doubles them.
@@ -68,6 +73,8 @@ def create_head(
         bn_final: end with a batch norm of momentum 0.01 on the outputs.
         first_bn: a batch norm in the first block.
         lin_first: within a block the linear layer and its ReLU stand before norm and dropout.
+        y_range: for numbers: end with a `SigmoidRange` between these bounds.
+        units: for numbers: end with this layer, which brings them to the size of the targets.
 
     Returns:
         The head: (N, nf, H, W), or (N, nf) without pool, in; (N, n_out) out.
@@ -89,8 +96,9 @@ def create_head(
     layers += blocks([features, *hidden, n_out], rates, first_bn)
     if bn_final:
         layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
+    layers += _output_layer(n_out, y_range, units)
     head = nn.Sequential(*layers)
-    _init_linears(head)
+    _init_linears(head, quiet=y_range is not None or units is not None)
     return head
 
 
@@ -117,11 +125,31 @@ def _norm_and_dropout(features: int, rate: float, *, norm: bool) -> list[nn.Modu
     return [*layers, nn.Dropout(rate)] if rate else layers
 
 
-def _init_linears(head: nn.Sequential) -> None:
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+def _output_layer(
+    n_out: int, y_range: tuple[float, float] | None, units: TargetUnits | None
+) -> list[nn.Module]:
+    """What brings the numbers to the size of the targets, if anything does."""
+    if y_range is not None and units is not None:
+        raise ModelError("create_head: give y_range=, which bounds the numbers, or units=.")
+    if units is not None and len(units.mean) != n_out:
+        raise ModelError(
+            f"create_head: units= are of {len(units.mean)} numbers, but the head gives {n_out}. "
+            "Right would be units=TargetUnits.of(targets), with targets (N, n_out)."
+        )
+    if y_range is not None:
+        return [SigmoidRange(*checked_range(y_range))]
+    return [] if units is None else [units]
+
+
+def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
+    """Fresh weights; a quiet head begins near the middle of its numbers, not with noise around."""
+    linears = [layer for layer in head if isinstance(layer, nn.Linear)]
+    for layer in linears:
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    if quiet:
+        with torch.no_grad():
+            linears[-1].weight.mul_(_QUIET)
 
 
 def _check_sizes(nf: int, n_out: int, hidden: list[int]) -> None:

@@ -8,6 +8,7 @@ from layergroups.reports.grad_cam import grad_cam
 from layergroups.reports.heat_map import HeatMap
 from layergroups.reports.interpretation import Interpretation
 from layergroups.reports.network_picture import network_picture
+from layergroups.reports.photo_rows import PhotoLabels, PhotoNumbers
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.recording import record_run
 from layergroups.reports.residuals import Residuals
@@ -30,6 +31,8 @@ __all__ = [
     "HeatMap",
     "Interpretation",
     "ModelSummary",
+    "PhotoLabels",
+    "PhotoNumbers",
     "PhotoPrediction",
     "Residuals",
     "RunFiles",

@@ -62,6 +62,12 @@ class ConfusionMatrix:
         Raises:
             LayerGroupsError: there are no targets, or they are not one class for each item.
         """
+        if targets is not None and targets.ndim == 2:
+            raise LayerGroupsError(
+                "A confusion matrix is for one class for each item, targets (N,). Several labels "
+                "are measured one by one, Interpretation.from_learner(learn).class_report(), and "
+                "numbers by their errors, residuals()."
+            )
         if targets is None or targets.ndim != 1 or probabilities.ndim != 2:
             raise LayerGroupsError(
                 "A confusion matrix needs one actual class for each item; give batches of (inputs, "

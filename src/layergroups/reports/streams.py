@@ -9,49 +9,51 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from layergroups.reports.tables import PhotoPrediction
+from layergroups.reports.photo_rows import Column, PhotoRow
 
 _WIDEST = 120  # columns for the path; longer ones push their row to the right
-_HEADINGS = ("photo", "prediction", "probability", "next")
 
 
 def write_rows(
-    format: str, rows: Iterable[PhotoPrediction], classes: Sequence[str], paths: Sequence[str]
+    format: str,
+    rows: Iterable[PhotoRow],
+    kind: type[PhotoRow],
+    names: Sequence[str],
+    paths: Sequence[str],
 ) -> None:
     """Write each row as soon as it is there; nothing is kept.
 
     Args:
         format: one of `FORMATS`.
         rows: the predictions.
-        classes: the names of all classes.
+        kind: their class, which knows the columns.
+        names: of all classes, labels or numbers.
         paths: all photos that will come, for the width of a table.
     """
-    for line in FORMATS[format](rows, classes, paths):
+    for line in FORMATS[format](rows, kind, names, paths):
         sys.stdout.write(line)
         sys.stdout.flush()
 
 
 def _table(
-    rows: Iterable[PhotoPrediction], classes: Sequence[str], paths: Sequence[str]
+    rows: Iterable[PhotoRow], kind: type[PhotoRow], names: Sequence[str], paths: Sequence[str]
 ) -> Iterator[str]:
-    widths = (
-        min(_WIDEST, max(map(len, (_HEADINGS[0], *paths)))),
-        max(map(len, (_HEADINGS[1], *classes))),
-        len(_HEADINGS[2]),
-    )
-    yield _cells(_HEADINGS, widths)
+    photo = Column("photo", min(_WIDEST, max(map(len, ("photo", *paths)))))
+    columns = (photo, *kind.columns(names))
+    yield _line([column.heading for column in columns], columns)
     for row in rows:
-        after = "  ".join(f"{name} {chance:.3f}" for name, chance in row.ranking[1:2])
-        yield _cells((str(row.path), row.label, f"{row.probability:.3f}", after), widths)
+        yield _line([str(row.path), *row.cells()], columns)
 
 
-def _cells(cells: tuple[str, str, str, str], widths: tuple[int, int, int]) -> str:
-    photo, label, probability, after = cells
-    line = f"{photo:<{widths[0]}}  {label:<{widths[1]}}  {probability:>{widths[2]}}  {after}"
-    return f"{line.rstrip()}\n"
+def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
+    placed = [
+        cell.rjust(column.width) if column.right else cell.ljust(column.width)
+        for cell, column in zip(cells, columns, strict=True)
+    ]
+    return f"{'  '.join(placed).rstrip()}\n"
 
 
-def _json(rows: Iterable[PhotoPrediction], *_: object) -> Iterator[str]:
+def _json(rows: Iterable[PhotoRow], *_: object) -> Iterator[str]:
     """One list; a comma before each row but the first."""
     before = "[\n"
     for row in rows:
@@ -60,17 +62,18 @@ def _json(rows: Iterable[PhotoPrediction], *_: object) -> Iterator[str]:
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
-def _jsonl(rows: Iterable[PhotoPrediction], *_: object) -> Iterator[str]:
+def _jsonl(rows: Iterable[PhotoRow], *_: object) -> Iterator[str]:
     for row in rows:
         yield json.dumps(row.to_dict(), ensure_ascii=False) + "\n"
 
 
-def _csv(rows: Iterable[PhotoPrediction], classes: Sequence[str], _: object) -> Iterator[str]:
-    """A column for the probability of each class, in the order of the model's outputs."""
-    yield _csv_line(["photo", "prediction", "probability", *classes])
+def _csv(
+    rows: Iterable[PhotoRow], kind: type[PhotoRow], names: Sequence[str], _: object
+) -> Iterator[str]:
+    """A column for each output, in the order of the model's."""
+    yield _csv_line(["photo", *kind.csv_columns(names)])
     for row in rows:
-        chances = dict(row.ranking)
-        yield _csv_line([row.path, row.label, row.probability, *(chances[c] for c in classes)])
+        yield _csv_line([row.path, *row.csv_cells(names)])
 
 
 def _csv_line(cells: Iterable[object]) -> str:
@@ -79,5 +82,7 @@ def _csv_line(cells: Iterable[object]) -> str:
     return line.getvalue()
 
 
-_Writer = Callable[[Iterable[PhotoPrediction], Sequence[str], Sequence[str]], Iterator[str]]
+_Writer = Callable[
+    [Iterable[PhotoRow], type[PhotoRow], Sequence[str], Sequence[str]], Iterator[str]
+]
 FORMATS: Final[dict[str, _Writer]] = {"table": _table, "json": _json, "jsonl": _jsonl, "csv": _csv}

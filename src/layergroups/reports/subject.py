@@ -39,7 +39,7 @@ class Answering(Protocol):
     def get_preds(
         self, dl: Any = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities (N, C), targets (N,), and losses (N,) if asked for."""
+        """Probabilities (N, C) or numbers (N, K), targets, and losses (N,) if asked for."""
 
 
 class Trained(Answering, Protocol):

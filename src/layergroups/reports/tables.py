@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import Tensor
 
 from layergroups.reports.confusion import ConfusionMatrix
+from layergroups.reports.photo_rows import Column
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroup, LayerGroups
@@ -50,6 +51,26 @@ class PhotoPrediction:
     def probability(self) -> float:
         """Of the likeliest class, 0..1."""
         return self.ranking[0][1]
+
+    @classmethod
+    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+        """Those of a table, after the photo's."""
+        label = Column("prediction", max(map(len, ("prediction", *names))))
+        return label, Column("probability", len("probability"), right=True), Column("next")
+
+    def cells(self) -> tuple[str, ...]:
+        """For each of these columns."""
+        return self.label, f"{self.probability:.3f}", str(_runner_up(self))
+
+    @classmethod
+    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+        """With a column for the probability of each class."""
+        return ("prediction", "probability", *names)
+
+    def csv_cells(self, names: Sequence[str]) -> tuple[object, ...]:
+        """For each of these columns; classes in the order of the model's outputs."""
+        chances = dict(self.ranking)
+        return (self.label, self.probability, *(chances[name] for name in names))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""

@@ -50,24 +50,6 @@ def check_trainable(groups: LayerGroups) -> None:
     )
 
 
-def check_classes(outputs: Tensor, targets: Tensor) -> None:
-    """At the first step of a fit: the model must have an output for every class in the batch.
-
-    Raises:
-        TrainingError: a class has no output.
-    """
-    if targets.is_floating_point() or targets.ndim != 1 or outputs.ndim != 2:
-        return
-    lowest, highest = int(targets.min()), int(targets.max())
-    if lowest < 0 or highest >= outputs.shape[1]:
-        raise TrainingError(
-            f"The model has {outputs.shape[1]} outputs, but the data have class "
-            f"{lowest if lowest < 0 else highest} (classes count from 0). Make the head for the "
-            "data, as vision_learner(dls, arch) does, or replace the last layer by one with an "
-            "output for each class."
-        )
-
-
 def split_batch(batch: object) -> tuple[Any, Tensor | None]:
     """Inputs and targets; targets are None for a batch of inputs only.
 

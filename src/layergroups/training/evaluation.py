@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +17,12 @@ from layergroups.training.losses import LossFunc, checked_loss, item_losses, pro
 from layergroups.training.metrics import Meter
 from layergroups.training.modes import evaluating
 from layergroups.training.shares import shares_of
+from layergroups.training.tasks import Task, check_loss, check_targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Forward = Callable[[Any], Tensor]
-
-
-class Prediction(NamedTuple):
-    """What the model says of one item.
-
-    Attributes:
-        label: name of the likeliest class.
-        index: its position in the classes.
-        probabilities: of all classes, float (C,), on the CPU.
-    """
-
-    label: str
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    probabilities: Tensor
 
 
 def evaluate(
@@ -45,6 +32,7 @@ def evaluate(
     loss_func: LossFunc,
     meter: Meter,
     accelerator: Accelerator,
+    task: Task = "single",
     processes: Processes = ALONE,
     forward: Forward | None = None,
     advance: Callable[[], None] | None = None,
@@ -60,6 +48,7 @@ def evaluate(
         loss_func: the mean loss of a batch.
         meter: fresh metrics.
         accelerator: where and in which precision to compute.
+        task: what the data ask.
         processes: who share the work; all of them call this, and get the same.
         forward: the inputs' way through the model; all of it if None.
         advance: called after every batch.
@@ -68,9 +57,10 @@ def evaluate(
         "valid_loss" and the value of each metric, by name.
 
     Raises:
-        TrainingError: there are no batches.
+        TrainingError: there are no batches, or loss or targets do not fit the task.
     """
-    seen = _Seen()
+    check_loss(loss_func, task)
+    seen = _Seen(task)
     with processes.together():
         with evaluating(model):
             meter.to(accelerator.device)
@@ -81,7 +71,7 @@ def evaluate(
                     seen.add(loss_func, outputs, targets, share, meter)
         said = processes.meet("validation", {"batches": seen.check}, say=[seen.items])
         if processes.several and not all(items for (items,) in said) and any(map(any, said)):
-            return _evaluate_small(meter, model, batches, loss_func, accelerator, forward)
+            return _evaluate_small(meter, model, batches, loss_func, accelerator, task, forward)
         total, items = processes.total(float(seen.total), seen.items)
         if not items:
             raise TrainingError(
@@ -93,7 +83,8 @@ def evaluate(
 class _Seen:
     """Sums over the batches of an evaluation, on the device until the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.total: Tensor | float = 0.0
         self.items = 0
         self.check = 0
@@ -114,9 +105,11 @@ class _Seen:
         self._whole += share.items
         self.check = check_of([self.check, share.items, share.check])
         if share.own:
+            if not self.items:
+                check_targets(outputs, targets, self.task)
             loss = checked_loss(loss_func, outputs, targets).float() * share.own
             self.total, self.items = self.total + loss, self.items + share.own
-            meter.update(probabilities(loss_func, outputs), targets, places)
+            meter.update(probabilities(loss_func, outputs, self.task), targets, places)
 
 
 def _evaluate_small(
@@ -125,6 +118,7 @@ def _evaluate_small(
     batches: Iterable[Any],
     loss_func: LossFunc,
     accelerator: Accelerator,
+    task: Task,
     forward: Forward | None,
 ) -> dict[str, float]:
     """So few items that some process had none: every process looks at all of them."""
@@ -135,6 +129,7 @@ def _evaluate_small(
         loss_func=loss_func,
         meter=meter,
         accelerator=accelerator,
+        task=task,
         forward=forward,
     )
 
@@ -145,14 +140,15 @@ def predict_all(
     *,
     loss_func: LossFunc,
     accelerator: Accelerator,
+    task: Task = "single",
     with_loss: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Probabilities, targets and losses of every item, in the order of the batches, on the CPU.
+    """Answers, targets and losses of every item, in the order of the batches, on the CPU.
 
     Returns:
-        Probabilities (N, C); targets (N,), None where the batches have none; losses (N,), None
-        unless asked for.
+        Probabilities (N, C), or numbers (N, K) where the task is regression; targets (N,), (N, C)
+        or (N, K), None where the batches have none; losses (N,), None unless asked for.
 
     Raises:
         TrainingError: there are no batches, or losses are asked for without targets.
@@ -166,7 +162,7 @@ def predict_all(
                     raise TrainingError("with_loss=True needs batches of (inputs, targets).")
                 losses = item_losses(loss_func, outputs, targets).cpu()
             known = None if targets is None else targets.cpu()
-            kept.append((probabilities(loss_func, outputs).cpu(), known, losses))
+            kept.append((probabilities(loss_func, outputs, task).cpu(), known, losses))
     if not kept:
         raise TrainingError("There is nothing to predict: the batches are empty.")
     columns = list(zip(*kept, strict=True))
@@ -198,9 +194,3 @@ def _in_full(outputs: Tensor) -> Tensor:
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     known = [part for part in parts if part is not None]
     return torch.cat(known) if known else None
-
-
-def prediction(found: Tensor, names: Sequence[str]) -> Prediction:
-    """The likeliest class by its probabilities (C,); named by its position if it has no name."""
-    index = int(found.argmax())
-    return Prediction(names[index] if names else str(index), index, found)

@@ -28,6 +28,7 @@ from layergroups.groups import LayerGroups, Split
 from layergroups.groups.surgery import is_spread
 from layergroups.training.evaluation import predict_all
 from layergroups.training.loaders import class_names
+from layergroups.training.loss_names import describe_loss
 from layergroups.training.losses import probabilities
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def export(learner: Learner, target: Path) -> Path:
         groups=learner.layer_groups.state_dict(),
         loss=type(learner.loss_func).__name__,
         metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
+        task=learner.task,
+        thresh=learner.thresh,
+        loss_settings=describe_loss(learner.loss_func),
     )
     return write_export(target, model, exported)
 
@@ -76,14 +80,17 @@ def _export_portable(learner: Learner, path: Path) -> Path:
     """A file that runs without this library, compared with what the learner itself says."""
     transform = transform_from_config(_transform_config(learner))
     model, accelerator = learner.placed_model(), learner.accelerator
-    pixels = trial_pixels(transform.size)
+    pixels = trial_pixels(transform.size, transform.input.channels)
     options: dict[str, Any] = {"loss_func": learner.loss_func, "accelerator": accelerator}
+    options["task"] = learner.task
     expected, _, _ = predict_all(model, [normalise(pixels, transform.input)], **options)
     wanted = Portable(
         classes=class_names(learner.dls),
         transform=transform,
-        activation=partial(probabilities, learner.loss_func),
+        activation=partial(probabilities, learner.loss_func, task=learner.task),
         loss=type(learner.loss_func).__name__,
+        task=learner.task,
+        thresh=learner.thresh,
     )
     exact = (
         accelerator.device.type == "cpu"

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layergroups.checkpoints import Blueprint, load_export
+from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import transform_from_config
-from layergroups.errors import TrainingError
+from layergroups.errors import ModelError, TrainingError
 from layergroups.groups import Split
-from layergroups.models import Assembled, LoadedModel, assemble, load_model
+from layergroups.models import Assembled, InputChange, LoadedModel, assemble, load_model
+from layergroups.models.channels import with_channels
+from layergroups.models.output_layers import checked_range
 from layergroups.training.exporting import groups_of_export
 from layergroups.training.learner import Learner
-from layergroups.training.loaders import NoPhotos, bound
+from layergroups.training.loaders import NoPhotos, bound, target_units
+from layergroups.training.loss_names import loss_from
+from layergroups.training.losses import default_loss
 from layergroups.training.seeds import mixed
+from layergroups.training.tasks import Task, checked_task, task_of
 
 if TYPE_CHECKING:
     from layergroups.data import ImageDataLoaders
@@ -48,7 +53,8 @@ def vision_learner(
     bn_final: bool = False,
     first_bn: bool = True,
     lin_first: bool = False,
-    loss_func: LossFunc | None = None,
+    y_range: tuple[float, float] | None = None,
+    loss_func: LossFunc | str | None = None,
     opt_func: OptFunc = "adamw",
     seed: int | None = None,
     **options: Any,
@@ -56,10 +62,15 @@ def vision_learner(
     """A learner whose model is the body of a pretrained network and a new head for the data.
 
     With pretrained weights the body starts frozen, as in fastai: `fit` trains the head,
-    `fine_tune` or `unfreeze` the rest. The photos are normalised as the weights need it.
+    `fine_tune` or `unfreeze` the rest. The photos are normalised as the weights need it. Where they
+    have other than three channels, the first convolution is changed by `change_input_channels`.
+
+    By the task of the data, the head gives a class, several labels or numbers. Numbers come in the
+    units of the targets: the head ends with `TargetUnits`, measured on the training photos, or with
+    a `SigmoidRange` where `y_range` is given.
 
     Args:
-        dls: the photos and their classes.
+        dls: the photos and their classes, labels or numbers.
         arch: "resnet18", "torchvision:resnet18", "timm:...", a function of these libraries that
             makes a model, or any module.
         pretrained: begin with the library's pretrained weights.
@@ -75,7 +86,8 @@ def vision_learner(
         bn_final: a batch norm at the very end.
         first_bn: a batch norm before the first linear layer.
         lin_first: linear layers before batch norm and dropout.
-        loss_func: cross entropy if None.
+        y_range: for regression: the numbers lie between these two, a little beyond the targets.
+        loss_func: a name or a function, as for `Learner`; None for the usual one of the task.
         opt_func: as for `Learner`.
         seed: of the first weights too.
         **options: those of `Learner`; any other goes to the architecture's factory, such as
@@ -86,12 +98,15 @@ def vision_learner(
         WeightsError: the weights cannot be had, or do not fit.
         CutError: the body cannot be cut there.
         InputSizeError: the network cannot take images of this size.
+        ModelError: the network cannot take images of so many channels, or y_range does not fit.
     """
+    _check_range(y_range, task_of(dls), custom_head)
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(mixed(seed, "first weights"))
         loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+        loaded, change = with_channels(loaded, dls.input.channels, size=dls.size)
         assembled = assemble(
             loaded,
             dls.c,
@@ -104,6 +119,8 @@ def vision_learner(
             bn_final=bn_final,
             first_bn=first_bn,
             lin_first=lin_first,
+            y_range=y_range,
+            units=None if y_range else target_units(dls),
         )
     learner = Learner(
         bound(dls, assembled.input),
@@ -119,6 +136,8 @@ def vision_learner(
     learner.blueprint = _blueprint(loaded, assembled, dls)
     if loaded.pretrained and len(learner.layer_groups) > 1:
         learner.freeze()
+    if change is not None:
+        _tell_channels(change, loaded, learner)
     return learner
 
 
@@ -150,7 +169,8 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         CheckpointError: the folder is not an export, is damaged, or needs `model`.
     """
     made, exported = load_export(Path(folder), model)
-    photos = NoPhotos(exported.classes, transform_from_config(exported.transform))
+    task = checked_task(exported.task)
+    photos = NoPhotos(exported.classes, transform_from_config(exported.transform), task)
     example = torch.zeros(2, photos.input.channels, *photos.size)
     options: dict[str, Any] = {"example_input": example}
     if exported.blueprint is not None:
@@ -160,10 +180,40 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         made,
         groups=groups_of_export(made, exported, options),
         metrics=exported.metrics,
-        loss_func=_loss(exported.loss),
+        loss_func=_loss(exported, task),
+        thresh=exported.thresh,
     )
     learner.blueprint = exported.blueprint
     return learner
+
+
+def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:
+    """Bounds are for numbers, and for the head that is made here."""
+    if y_range is None:
+        return
+    checked_range(y_range)
+    if task != "regression":
+        raise ModelError(
+            f"y_range={y_range!r} bounds the numbers of a regression, but the task of the data is "
+            f"{task!r}. Leave it out, or give the data numbers as targets."
+        )
+    if custom_head is not None:
+        raise ModelError(
+            f"y_range={y_range!r} is for the head that is made here. Let your head end with "
+            "layergroups.models.SigmoidRange(low, high)."
+        )
+
+
+def _tell_channels(change: InputChange, loaded: LoadedModel, learner: Learner) -> None:
+    """One line on the changed first layer; it is frozen with its group, adapted as it is."""
+    rests = loaded.pretrained and learner.layer_groups.frozen[0]
+    _log.warning(
+        "%s.%s",
+        change,
+        " They are frozen with the group of the first layers; fine_tune or unfreeze trains them."
+        if rests
+        else "",
+    )
 
 
 def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders) -> Blueprint:
@@ -177,17 +227,15 @@ def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders)
     )
 
 
-def _loss(name: str) -> LossFunc | None:
-    """A loss by the name of its class; it matters for probabilities, and for training further."""
-    known: dict[str, type[nn.Module]] = {
-        "BCEWithLogitsLoss": nn.BCEWithLogitsLoss,
-        "CrossEntropyLoss": nn.CrossEntropyLoss,
-    }
-    if name not in known:
+def _loss(exported: Exported, task: Task) -> LossFunc:
+    """The loss as it was; it matters for probabilities, and for training further."""
+    made = loss_from(exported.loss, exported.loss_settings)
+    if made is None:
+        made = default_loss(task)
         _log.warning(
             "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
-            "to it. Until then it is cross entropy.",
-            name,
+            "to it. Until then it is %s.",
+            exported.loss,
+            type(made).__name__,
         )
-        return None
-    return known[name]()
+    return made

@@ -85,7 +85,7 @@ class StoredBatches:
             generator.manual_seed(self.seed)
         device = self.stored.targets.device
         features = torch.cat(self.stored.views)
-        targets = self.stored.targets.repeat(len(self.stored.views))
+        targets = torch.cat([self.stored.targets] * len(self.stored.views))
         for _ in range(self.passes):
             order = torch.arange(len(targets))
             if self.seed is not None:

@@ -32,15 +32,21 @@ class Learner(Looking):
         dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
             `valid`.
         model: from inputs to outputs, such as logits (N, C).
-        loss_func: mean loss of outputs and targets; cross entropy if None.
+        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
+            such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
+            or any function that gives the mean loss of outputs and targets. None: by the task of
+            the data, cross entropy, for several labels binary cross entropy, for numbers the mean
+            squared error.
+        thresh: for several labels, the probability above which `predict` names one.
         groups: layer groups of this model, if they are made already.
         split: the rule that divides the model into groups, where `groups` is not given.
-        opt_func: a name from torch.optim, a class, or a callable that takes parameter groups.
+        opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
+            callable that takes parameter groups; see `build_optimizer`.
         lr: base rate of the groups until a fit says otherwise; None: those they have, at first
             1e-3.
         weight_decay: not applied to norms, biases and tokens.
         wd: shorter name of `weight_decay`.
-        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, classes).
+        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
@@ -250,8 +256,10 @@ class Learner(Looking):
         """Write a folder from which `load_learner(folder)` predicts, without the photos.
 
         A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
-        without this library, with `model.onnx.json` beside it: RGB pixels, uint8 (N, H, W, 3), in,
-        probabilities (N, C) out. It is compared with what the learner says before it is kept.
+        without this library, with `model.onnx.json` beside it: pixels, uint8 (N, H, W, 3), in
+        (of grey images one channel, of images of many channels fractions from 0 to 1);
+        probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
+        before it is kept.
 
         Returns:
             The folder, or the file.

@@ -13,6 +13,8 @@ from layergroups.data import EvalTransform, OrderedBatches, unlabelled_batches
 from layergroups.data.loaders import Paths
 from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
+from layergroups.models import TargetUnits
+from layergroups.training.tasks import Task, task_of
 
 _log = logging.getLogger("layergroups")
 
@@ -27,8 +29,9 @@ class Batches(Protocol):
 class Loaders(Protocol):
     """The least that a learner needs: batches to train on and batches to validate on.
 
-    `train` is told the epoch before each pass if it has `set_epoch(n)`. Names of classes come from
-    `vocab`. `ImageDataLoaders` has all this, and what prediction and stored features need.
+    `train` is told the epoch before each pass if it has `set_epoch(n)`. Names of classes, labels or
+    numbers come from `vocab`, what is asked from `task`, see `tasks`. `ImageDataLoaders` has all
+    this, and what prediction and stored features need.
     """
 
     @property
@@ -68,6 +71,14 @@ def class_names(dls: Loaders) -> tuple[str, ...]:
 def n_classes(dls: Loaders) -> int:
     """The number of classes; 0 if the data do not tell."""
     return int(getattr(dls, "c", 0) or len(class_names(dls)))
+
+
+def target_units(dls: Loaders) -> TargetUnits | None:
+    """Mean and spread of the numbers to be learned; None for another task, or unknown numbers."""
+    labels = getattr(getattr(dls, "train_photos", None), "labels", None)
+    if task_of(dls) != "regression" or not labels:
+        return None
+    return TargetUnits.of(torch.tensor(labels, dtype=torch.float64).reshape(len(labels), -1))
 
 
 def input_of(dls: Loaders) -> InputSpec | None:
@@ -132,12 +143,16 @@ class NoPhotos:
 
     Args:
         vocab: names of the classes.
-        transform: makes a tensor (3, H, W) of a path, a PIL image, an array or a tensor.
+        transform: makes a tensor (C, H, W) of a path, a PIL image, an array or a tensor.
+        task: what the model answers.
     """
 
     batch_size = 64
 
-    def __init__(self, vocab: tuple[str, ...], transform: EvalTransform) -> None:
+    def __init__(
+        self, vocab: tuple[str, ...], transform: EvalTransform, task: Task = "single"
+    ) -> None:
+        self.task = task
         self.vocab = self.classes = vocab
         self.c = len(vocab)
         self.transform = self.load = transform

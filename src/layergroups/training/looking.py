@@ -12,7 +12,8 @@ from layergroups.reports.heat_map import HeatMap, heat_map
 from layergroups.reports.results import results_picture
 from layergroups.reports.run_report import RunReport, report_on
 from layergroups.reports.summary import ModelSummary, model_summary
-from layergroups.training.evaluation import Prediction, evaluate, predict_all, prediction
+from layergroups.training.answers import answer
+from layergroups.training.evaluation import evaluate, predict_all
 from layergroups.training.loaders import (
     class_names,
     count_of,
@@ -48,6 +49,7 @@ class Looking(Workbench):
                 model,
                 batches,
                 loss_func=self.loss_func,
+                task=self.task,
                 meter=Meter(self.metrics, n_classes(self.dls)),
                 accelerator=self.accelerator,
                 processes=self.processes,
@@ -57,7 +59,7 @@ class Looking(Workbench):
     def get_preds(
         self, dl: Iterable[Any] | None = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities of the validation photos, or of other batches; changes nothing.
+        """Probabilities, or numbers, of the validation photos or of other batches; changes nothing.
 
         Args:
             dl: batches (inputs, targets), or of inputs only, such as `dls.test_dl(paths)`.
@@ -65,7 +67,8 @@ class Looking(Workbench):
 
         Returns:
             Probabilities (N, C) and targets (N,), in the order of the batches, on the CPU; targets
-            are None where the batches have none. With `with_loss` also the losses (N,).
+            are None where the batches have none. For several labels targets are (N, C), of 0 and
+            1; for regression both are numbers (N, K). With `with_loss` also the losses (N,).
         """
         batches: Iterable[Any] = self.dls.valid if dl is None else dl
         model = self.placed_model()
@@ -74,25 +77,33 @@ class Looking(Workbench):
                 model,
                 batches,
                 loss_func=self.loss_func,
+                task=self.task,
                 accelerator=self.accelerator,
                 with_loss=with_loss,
                 advance=bar.advance,
             )
         return (found, targets) if losses is None else (found, targets, losses)
 
-    def predict(self, item: object) -> Prediction:
-        """The class of one image: a path, a PIL image, an array or a tensor."""
+    def predict(self, item: object) -> Any:
+        """What is on one image: a path, a PIL image, an array or a tensor.
+
+        Returns:
+            A `Prediction` with label, index and probabilities. For several labels a
+            `LabelsPrediction`: the labels whose probability is above `learn.thresh`, and the
+            probabilities of all. For regression a `NumbersPrediction`, by name and as a tensor.
+        """
         inputs = load_item(self.dls, item).unsqueeze(0)
         found, _, _ = predict_all(
             self.placed_model(),
             [inputs],
             loss_func=self.loss_func,
+            task=self.task,
             accelerator=self.accelerator,
         )
-        return prediction(found[0], class_names(self.dls))
+        return answer(found[0], self.task, class_names(self.dls), self.thresh)
 
-    def iter_preds(self, photos: Paths | OrderedBatches) -> Iterator[tuple[Path, Prediction]]:
-        """Each photo of a folder with its prediction, as they come; memory stays bounded.
+    def iter_preds(self, photos: Paths | OrderedBatches) -> Iterator[tuple[Path, Any]]:
+        """Each photo of a folder with what `predict` says, as they come; memory stays bounded.
 
         Photos are checked first, then go through in batches of which nothing is kept; workers
         prepare the next ones meanwhile. Between two photos the model is as it was.

@@ -19,7 +19,6 @@ from layergroups.training.callbacks import notify
 from layergroups.training.checks import (
     BATCH_OF_ONE,
     check_batch_count,
-    check_classes,
     check_trainable,
     explain_not_finite,
     is_batch_of_one,
@@ -42,6 +41,7 @@ from layergroups.training.position import RandomStart, shares_left
 from layergroups.training.replicas import Replicas, divide_gradients
 from layergroups.training.schedules import Schedule
 from layergroups.training.stored import Features, StoredEpochs
+from layergroups.training.tasks import check_loss, check_targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -220,6 +220,7 @@ def _fit(run: Run) -> History:
     """All epochs, between the first and the last event."""
     run.steps = run.epochs * math.ceil(check_batch_count(run.train) / run.accumulate)
     check_trainable(run.groups)
+    check_loss(run.learner.loss_func, run.learner.task)
     run.optimizer.zero_grad(set_to_none=True)
     try:
         notify(run.callbacks, "before_fit", run)
@@ -323,7 +324,7 @@ def _loss(run: Run) -> Tensor:
                 raise TrainingError(BATCH_OF_ONE) from cause
             raise
         if run.step == 0:
-            check_classes(outputs, run.targets)
+            check_targets(outputs, run.targets, run.learner.task)
         return checked_loss(run.learner.loss_func, outputs, run.targets)
 
 
@@ -373,6 +374,7 @@ def _validate(run: Run) -> dict[str, float]:
             run.model,
             run.valid if kept is None else kept,
             loss_func=learner.loss_func,
+            task=learner.task,
             meter=Meter(learner.metrics, n_classes(learner.dls)),
             accelerator=run.accelerator,
             processes=run.processes,

@@ -1,4 +1,4 @@
-"""Losses: probabilities from outputs, losses for each item, and a meter that does not wait."""
+"""Losses: answers from outputs, losses for each item, and a meter that does not wait."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
+from layergroups.training.tasks import Task, activate, activation_for
 
 if TYPE_CHECKING:
     from layergroups.training.distributed import Processes
@@ -19,24 +20,25 @@ LossFunc = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY: Final = 50
 
 
-def default_loss() -> LossFunc:
-    """Cross entropy, for one class for each image."""
-    return nn.CrossEntropyLoss()
+def default_loss(task: Task = "single") -> LossFunc:
+    """Cross entropy for one class, binary cross entropy for labels, squared error for numbers."""
+    if task == "multi":
+        return nn.BCEWithLogitsLoss()
+    return nn.MSELoss() if task == "regression" else nn.CrossEntropyLoss()
 
 
-def probabilities(loss_func: LossFunc, outputs: Tensor) -> Tensor:
-    """The model's outputs as probabilities, by what the loss expects.
+def probabilities(loss_func: LossFunc, outputs: Tensor, task: Task = "single") -> Tensor:
+    """The model's outputs as answers: probabilities (N, C), or the numbers (N, K) themselves.
 
-    A loss with an attribute `activation` says it itself; binary cross entropy means a sigmoid;
-    anything else means a softmax over dimension 1.
+    A loss with an attribute `activation` says it itself. Cross entropy means a softmax over
+    dimension 1, binary cross entropy a sigmoid, a squared or absolute error the outputs as they
+    are; of another loss it is the task that tells, in the same order.
     """
     own = getattr(loss_func, "activation", None)
     if callable(own):
         result: Tensor = own(outputs)
         return result
-    if isinstance(loss_func, nn.BCEWithLogitsLoss):
-        return outputs.float().sigmoid()
-    return outputs.float().softmax(dim=1)
+    return activate(outputs, activation_for(loss_func, task))
 
 
 def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -15,15 +16,23 @@ from layergroups.groups.surgery import is_spread
 OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]
 
-_NAMED_OPTIONS: Final[dict[str, dict[str, Any]]] = {"sgd": {"momentum": 0.9}}
+_NAMED_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "sgd": {"momentum": 0.9},
+    "nadam": {"decoupled_weight_decay": True},
+    "radam": {"decoupled_weight_decay": True},
+}
+_TIMM: Final = "timm:"
 
 
 def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optimizer:
     """Make an optimizer; the fused implementation where torch has one for these parameters.
 
     Args:
-        opt_func: a name from torch.optim in any case ("adamw", "SGD"; by name, SGD has momentum
-            0.9), a class, or a callable that takes parameter groups.
+        opt_func: a name from torch.optim in any case ("adamw", "SGD", "RAdam"), one from timm.optim
+            ("lamb", "lion"; "timm:adamw" where torch has that name too), a class, or a callable
+            that takes parameter groups. By name, SGD has momentum 0.9, and the weight decay of
+            RAdam and NAdam is that of AdamW, not a part of the gradient. timm's Lamb clips the
+            gradient at norm 1 by itself.
         param_groups: what `LayerGroups.param_groups` returns; each has its own rate and decay.
         lr: the default rate, for parameters that join later without one.
 
@@ -40,7 +49,7 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
         raise TrainingError(
             f"opt_func={_name(opt_func)} could not make an optimizer: {cause}. It is called with a "
             "list of parameter groups; to set options, use "
-            "opt_func=functools.partial(torch.optim.SGD, momentum=0.9)."
+            f"opt_func=functools.partial(torch.optim.SGD, momentum=0.9).{_other(opt_func)}"
         ) from cause
     if not all("layer_group" in group for group in optimizer.param_groups):
         raise TrainingError(
@@ -101,14 +110,48 @@ def _factory(opt_func: OptFunc) -> tuple[Callable[..., Optimizer], dict[str, Any
                 'example opt_func="adamw" or opt_func=torch.optim.SGD.'
             )
         return opt_func, {}
-    known = {
+    name = opt_func.lower()
+    known = _of_torch()
+    if name in known:
+        return known[name], dict(_NAMED_OPTIONS.get(name, {}))
+    return _of_timm(name.removeprefix(_TIMM), known)
+
+
+def _of_torch() -> dict[str, type[Optimizer]]:
+    """The classes of torch.optim by their names in small letters."""
+    return {
         name.lower(): value
         for name, value in vars(torch.optim).items()
         if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
     }
-    if opt_func.lower() not in known:
-        raise TrainingError(f"No optimizer is called {opt_func!r}; there are {sorted(known)}.")
-    return known[opt_func.lower()], dict(_NAMED_OPTIONS.get(opt_func.lower(), {}))
+
+
+def _of_timm(name: str, of_torch: Iterable[str]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+    """An optimizer of timm, with the settings that go with its name there.
+
+    Raises:
+        TrainingError: timm does not know it either, or it needs a package that is not here.
+    """
+    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
+
+    if name not in list_optimizers():
+        near = difflib.get_close_matches(name, [*of_torch, *list_optimizers()], 3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise TrainingError(
+            f"No optimizer is called {name!r}.{hint} torch.optim has {sorted(of_torch)}; for those "
+            "of timm see timm.optim.list_optimizers()."
+        )
+    info = get_optimizer_info(name)
+    if info.second_order:
+        raise TrainingError(
+            f'opt_func="timm:{name}" needs gradients of gradients, which no fit computes. Use one '
+            'of the first order, such as opt_func="lamb".'
+        )
+    try:
+        made: Callable[..., Optimizer] = get_optimizer_class(name)
+    except (ImportError, AssertionError) as cause:
+        raise TrainingError(f'opt_func="timm:{name}" cannot be used here: {cause}.') from cause
+    return made, {"momentum": 0.9} if info.has_momentum else {}
 
 
 def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> dict[str, Any]:
@@ -129,6 +172,15 @@ def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> d
         for p in parameters
     )
     return {"fused": True} if fits else {}
+
+
+def _other(opt_func: OptFunc) -> str:
+    """Where torch's own does not do, as Muon for convolutions, timm's of the same name may."""
+    from timm.optim import list_optimizers
+
+    if isinstance(opt_func, str) and opt_func.lower() in list_optimizers():
+        return f' timm has one of this name too: opt_func="timm:{opt_func.lower()}".'
+    return ""
 
 
 def _argument_names(factory: Callable[..., object]) -> set[str]:

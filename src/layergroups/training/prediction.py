@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from layergroups.data import OrderedBatches
 from layergroups.data.loaders import Paths
 from layergroups.errors import TrainingError
-from layergroups.training.evaluation import Prediction, predict_all, prediction
+from layergroups.training.answers import AnyPrediction, answer
+from layergroups.training.evaluation import predict_all
 from layergroups.training.loaders import class_names
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def predictions(
     learner: Workbench, photos: Paths | OrderedBatches
-) -> Iterator[tuple[Path, Prediction]]:
+) -> Iterator[tuple[Path, AnyPrediction]]:
     """Each photo with what the model says of it, batch by batch.
 
     Between two batches the model is as it was: it may be used, or left, at any time.
@@ -68,15 +69,16 @@ def _paths(photos: object) -> Paths:
 
 def _each(
     learner: Workbench, batches: Iterator[Any], paths: Iterator[Path]
-) -> Iterator[tuple[Path, Prediction]]:
-    names = class_names(learner.dls)
+) -> Iterator[tuple[Path, AnyPrediction]]:
+    names, task = class_names(learner.dls), learner.task
     for batch in batches:
         found, _, _ = predict_all(
             learner.placed_model(),
             [batch],
             loss_func=learner.loss_func,
+            task=task,
             accelerator=learner.accelerator,
         )
         del batch  # before the next one is made
         for row in found:
-            yield next(paths), prediction(row, names)
+            yield next(paths), answer(row, task, names, learner.thresh)

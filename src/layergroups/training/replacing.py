@@ -66,8 +66,9 @@ def fitting_data(old: Loaders, new: Loaders) -> Loaders:
     """The new data, normalised as the weights need it.
 
     Raises:
-        TrainingError: the classes are others than the model was made for.
+        TrainingError: task, classes or channels are others than the model was made for.
     """
+    _check_task(old, new)
     if class_names(new) != class_names(old) and n_classes(old):
         raise TrainingError(
             f"These data have the classes {_shown(class_names(new))}, the model was made for "
@@ -75,6 +76,23 @@ def fitting_data(old: Loaders, new: Loaders) -> Loaders:
             "vision_learner(dls, arch)."
         )
     return bound(new, input_of(old))
+
+
+def _check_task(old: Loaders, new: Loaders) -> None:
+    """The same kind of targets, and images of as many channels."""
+    tasks = [getattr(dls, "task", None) for dls in (old, new)]
+    if None not in tasks and tasks[0] != tasks[1]:
+        raise TrainingError(
+            f"These data have the task {tasks[1]!r}, the model was made for {tasks[0]!r}. For "
+            "another task make a new learner: vision_learner(dls, arch)."
+        )
+    specs = [input_of(dls) for dls in (old, new)]
+    counts = [None if spec is None else spec.channels for spec in specs]
+    if None not in counts and counts[0] != counts[1]:
+        raise TrainingError(
+            f"These images have {counts[1]} channels, the model takes {counts[0]}. Read them with "
+            f"{counts[0]}, or make a new learner: vision_learner(dls, arch)."
+        )
 
 
 def _shown(names: tuple[str, ...]) -> str:

@@ -24,6 +24,7 @@ from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.history import EpochRow, History
 from layergroups.training.layout import in_fast_layout
 from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of
+from layergroups.training.loss_names import as_loss
 from layergroups.training.losses import LossFunc, default_loss
 from layergroups.training.metrics import as_list, check_metrics
 from layergroups.training.modes import BatchNorm, NormPolicy
@@ -34,6 +35,7 @@ from layergroups.training.seeds import mixed
 from layergroups.training.sharding import shard, wants_sharding
 from layergroups.training.shelf import StoreOptions
 from layergroups.training.stored import FeatureStore
+from layergroups.training.tasks import Task, checked_threshold, task_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,7 +54,8 @@ class Workbench:
         dls: Loaders,
         model: nn.Module,
         *,
-        loss_func: LossFunc | None = None,
+        loss_func: LossFunc | str | None = None,
+        thresh: float = 0.5,
         groups: LayerGroups | None = None,
         split: Split = "auto",
         opt_func: OptFunc = "adamw",
@@ -79,7 +82,8 @@ class Workbench:
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)
-        self.loss_func = loss_func or default_loss()
+        self.loss_func = default_loss(task_of(dls)) if loss_func is None else loss_func
+        self.thresh = checked_threshold(thresh)
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
         self.metrics = as_list(metrics)
@@ -134,6 +138,20 @@ class Workbench:
     @dls.setter
     def dls(self, dls: Loaders) -> None:
         self._dls = fitting_data(self._dls, dls)
+
+    @property
+    def task(self) -> Task:
+        """What is asked of the model: "single" class, "multi"ple labels, or "regression"."""
+        return task_of(self._dls, self.loss_func)
+
+    @property
+    def loss_func(self) -> LossFunc:
+        """The loss of a batch. A name, or weights that are "balanced", may be assigned too."""
+        return self._loss_func
+
+    @loss_func.setter
+    def loss_func(self, loss_func: LossFunc | str) -> None:
+        self._loss_func = as_loss(loss_func, self._dls)
 
     @property
     def accelerator(self) -> Accelerator:

@@ -1,0 +1,238 @@
+"""Losses by name and as objects: what they compute, where weights come from, how they are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from tests.training.tiny import TinyLoaders
+from torch import nn
+from torch.nn import functional as F
+
+from layergroups.data import ImageDataLoaders
+from layergroups.errors import CheckpointError, TrainingError
+from layergroups.training import (
+    L1,
+    BinaryCrossEntropy,
+    BinaryFocalLoss,
+    CrossEntropy,
+    FocalLoss,
+    Huber,
+    MeanSquaredError,
+    load_learner,
+    vision_learner,
+)
+from layergroups.training.class_counts import balanced_weights, label_counts, positive_weights
+from layergroups.training.loss_names import LOSSES, as_loss, describe_loss, loss_from
+from layergroups.training.losses import checked_loss, item_losses, probabilities
+
+GENERATOR = torch.Generator().manual_seed(0)
+OUTPUTS = torch.randn(6, 3, generator=GENERATOR)
+CLASSES = torch.tensor([0, 1, 2, 0, 0, 1])
+LABELS = (torch.rand(6, 3, generator=GENERATOR) > 0.5).float()
+SOFT = torch.rand(6, 3, generator=GENERATOR).softmax(1)
+WEIGHT = torch.tensor([1.0, 2.0, 5.0])
+
+
+def test_cross_entropy_is_that_of_torch() -> None:
+    assert torch.equal(CrossEntropy()(OUTPUTS, CLASSES), F.cross_entropy(OUTPUTS, CLASSES))
+    smooth = F.cross_entropy(OUTPUTS, CLASSES, label_smoothing=0.1)
+    assert torch.allclose(CrossEntropy(label_smoothing=0.1)(OUTPUTS, CLASSES), smooth)
+    assert torch.allclose(CrossEntropy()(OUTPUTS, SOFT), F.cross_entropy(OUTPUTS, SOFT))
+    ours = CrossEntropy(weight=WEIGHT)(OUTPUTS, CLASSES)
+    theirs = F.cross_entropy(OUTPUTS, CLASSES, weight=WEIGHT, reduction="sum")
+    assert torch.allclose(ours, theirs / len(OUTPUTS))  # the mean over items, not over weights
+
+
+def test_focal_loss_is_the_paper_s() -> None:
+    assert torch.allclose(FocalLoss(gamma=0)(OUTPUTS, CLASSES), F.cross_entropy(OUTPUTS, CLASSES))
+    p = OUTPUTS.softmax(1)[torch.arange(6), CLASSES]
+    assert torch.allclose(FocalLoss()(OUTPUTS, CLASSES), (-((1 - p) ** 2) * p.log()).mean())
+    weighted = (-WEIGHT[CLASSES] * (1 - p) ** 3 * p.log()).mean()
+    assert torch.allclose(FocalLoss(gamma=3, weight=WEIGHT)(OUTPUTS, CLASSES), weighted)
+    hard = F.one_hot(CLASSES, 3).float()
+    assert torch.allclose(FocalLoss()(OUTPUTS, hard), FocalLoss()(OUTPUTS, CLASSES))
+
+
+def test_binary_losses() -> None:
+    plain = F.binary_cross_entropy_with_logits(OUTPUTS, LABELS)
+    assert torch.equal(BinaryCrossEntropy()(OUTPUTS, LABELS), plain)
+    assert torch.equal(BinaryCrossEntropy()(OUTPUTS, LABELS.long()), plain)
+    assert torch.allclose(BinaryFocalLoss(gamma=0, alpha=None)(OUTPUTS, LABELS), plain)
+    p = OUTPUTS.sigmoid()
+    there, not_there = 0.25 * (1 - p) ** 2 * p.log(), 0.75 * p**2 * (1 - p).log()
+    expected = -torch.where(LABELS == 1, there, not_there).mean()
+    assert torch.allclose(BinaryFocalLoss()(OUTPUTS, LABELS), expected)
+    weighted = F.binary_cross_entropy_with_logits(OUTPUTS, LABELS, pos_weight=WEIGHT)
+    assert torch.allclose(BinaryCrossEntropy(pos_weight=WEIGHT)(OUTPUTS, LABELS), weighted)
+    smooth = F.binary_cross_entropy_with_logits(OUTPUTS, LABELS * 0.8 + 0.1)
+    assert torch.allclose(BinaryCrossEntropy(label_smoothing=0.2)(OUTPUTS, LABELS), smooth)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(MeanSquaredError(), F.mse_loss), (L1(), F.l1_loss), (Huber(), F.huber_loss)],
+)
+def test_numbers_of_one_column_are_not_spread_over_each_other(ours: Any, theirs: Any) -> None:
+    column, values = OUTPUTS[:, :1], LABELS[:, 0]
+    expected = theirs(column.squeeze(1), values)
+    assert torch.equal(ours(column, values), expected)
+    assert torch.equal(ours(column, values[:, None]), expected)
+    assert torch.equal(ours.activation(column), column)
+    with pytest.raises(TrainingError, match=r"one shape"):
+        checked_loss(ours, OUTPUTS, values)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_items_probabilities_and_half_precision(name: str) -> None:
+    loss: Any = LOSSES[name]()
+    targets = CLASSES if name in ("cross_entropy", "focal") else LABELS
+    each = item_losses(loss, OUTPUTS, targets)
+    assert each.shape == (6,)
+    assert torch.allclose(each.mean(), loss(OUTPUTS, targets))
+    assert loss.reduction == "mean"
+    assert loss(OUTPUTS.bfloat16(), targets).dtype == torch.float32
+    answers = probabilities(loss, OUTPUTS)
+    sums = answers.sum(1)
+    assert torch.allclose(sums, torch.ones(6)) == (name in ("cross_entropy", "focal"))
+    loss.reduction = "sum"
+    assert torch.allclose(loss(OUTPUTS, targets), loss.each(OUTPUTS, targets).sum())
+
+
+def test_a_weighted_loss_does_not_depend_on_how_items_are_batched() -> None:
+    for loss in (CrossEntropy(weight=WEIGHT, label_smoothing=0.1), FocalLoss(weight=WEIGHT)):
+        halves = [loss(OUTPUTS[i : i + 3], CLASSES[i : i + 3]) for i in (0, 3)]
+        assert torch.allclose(sum(halves) / 2, loss(OUTPUTS, CLASSES))
+
+
+# Weights from the data
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> ImageDataLoaders:
+    """Eight photos of one class, four of another."""
+    for name, count in (("a", 8), ("b", 4)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            pixels = numpy.full((32, 32, 3), 20 * number, dtype=numpy.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    return ImageDataLoaders.from_folder(tmp_path, size=32, batch_size=4, num_workers=0)
+
+
+def uneven() -> TinyLoaders:
+    """Of 12 items 6, 4 and 2 are of the three classes."""
+    dls = TinyLoaders(n=12)
+    dls.train.y = torch.tensor([0] * 6 + [1] * 4 + [2] * 2)
+    return dls
+
+
+def test_balanced_weights_even_out_the_training_data(make) -> None:
+    dls = uneven()
+    assert balanced_weights(dls) == pytest.approx((12 / 18, 1, 2))
+    learn = make(dls=dls, loss_func=CrossEntropy(weight="balanced"))
+    assert learn.loss_func == CrossEntropy(weight=balanced_weights(dls))
+    weight = torch.tensor(learn.loss_func.weight)[dls.train.y]
+    assert float(weight.mean()) == pytest.approx(1)
+    learn.fit(1)
+    learn.loss_func = FocalLoss(weight="balanced")
+    assert learn.loss_func.weight == pytest.approx((12 / 18, 1, 2))
+
+
+def test_labels_are_found_where_data_keep_them(photos: ImageDataLoaders) -> None:
+    assert label_counts(photos) == ([6, 3], 9)
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 3), torch.tensor([0, 0, 0, 1]))
+    loader = torch.utils.data.DataLoader(data, 2)
+    assert balanced_weights(SimpleNamespace(train=loader, valid=[], c=2)) == (4 / 6, 2.0)
+    assert balanced_weights(SimpleNamespace(train=loader, valid=[], c=3)) == (4 / 6, 2.0, 1.0)
+    named = SimpleNamespace(targets=["b", "a", "b"])
+    dls = SimpleNamespace(train=SimpleNamespace(dataset=named), valid=[], vocab=("a", "b"))
+    assert label_counts(dls) == ([1, 2], 3)
+
+
+def test_weights_of_labels() -> None:
+    dls = SimpleNamespace(train=SimpleNamespace(y=torch.tensor([[1, 0, 1], [0, 0, 1.0]])), c=3)
+    assert positive_weights(dls) == (1.0, 1.0, 1.0)
+    dls.train.y = torch.tensor([[1, 0], [0, 0], [0, 1], [0, 0.0]])
+    assert positive_weights(dls) == (3.0, 3.0)
+    with pytest.raises(TrainingError, match="pos_weight"):
+        balanced_weights(dls)
+
+
+def test_data_that_do_not_tell_their_labels(make) -> None:
+    dls = uneven()
+    dls.train = [(dls.train.x, dls.train.y)]
+    with pytest.raises(TrainingError, match=r"list does not tell.*weight=\[1\.0, 5\.0\]"):
+        make(dls=dls, loss_func=CrossEntropy(weight="balanced"))
+
+
+# Names and files
+
+
+def test_names_and_callables(make) -> None:
+    assert make(loss_func="focal").loss_func == FocalLoss()
+    learn = make(loss_func=F.cross_entropy)
+    assert learn.loss_func is F.cross_entropy
+    learn.loss_func = "cross_entropy"
+    assert learn.loss_func == CrossEntropy()
+    learn.fit(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: as_loss("focl", None), "'focal'"),
+        (lambda: as_loss(FocalLoss, None), r"FocalLoss\(\)"),
+        (lambda: as_loss(3, None), "cross_entropy"),
+        (lambda: CrossEntropy(label_smoothing=2), r"CrossEntropy\(label_smoothing=0\.1\)"),
+        (lambda: CrossEntropy(weight="even"), r'"balanced"'),
+        (lambda: CrossEntropy(weight=3), r"\[1\.0, 5\.0\]"),
+        (lambda: CrossEntropy(weight=[-1.0]), "from 0"),
+        (lambda: CrossEntropy(reduction="max"), "reduction='max'"),
+        (lambda: CrossEntropy(weight=[1.0])(OUTPUTS, CLASSES), "1 numbers for 3 outputs"),
+        (lambda: CrossEntropy(weight="balanced")(OUTPUTS, CLASSES), "give the loss to the learner"),
+        (lambda: FocalLoss(gamma=-1), "gamma=-1"),
+        (lambda: BinaryFocalLoss(alpha=2), "alpha=2"),
+        (lambda: Huber(delta=0), r"Huber\(delta=1\)"),
+    ],
+)
+def test_mistakes_teach(wrong: Any, says: str) -> None:
+    with pytest.raises(TrainingError, match=says):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(label_smoothing=0.1, weight=(1.0, 2.0)), FocalLoss(gamma=3),
+        BinaryCrossEntropy(pos_weight=[2.0, 3.0]), BinaryFocalLoss(alpha=None),
+        MeanSquaredError(), L1(), Huber(delta=2.0), nn.CrossEntropyLoss(label_smoothing=0.2),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0])), nn.SmoothL1Loss(beta=0.5),
+    ],
+)  # fmt: skip
+def test_a_loss_is_described_and_made_again(loss: Any) -> None:
+    again = loss_from(type(loss).__name__, describe_loss(loss))
+    assert describe_loss(again) == describe_loss(loss)
+    assert type(again) is type(loss)
+
+
+def test_settings_of_another_loss_are_refused() -> None:
+    assert loss_from("Unknown", {}) is None
+    assert describe_loss(F.cross_entropy) == {}
+    for settings in ({"speed": 1}, {"gamma": -1}):
+        with pytest.raises(CheckpointError, match="no settings of the loss FocalLoss"):
+            loss_from("FocalLoss", settings)
+
+
+def test_an_export_keeps_the_loss(photos: ImageDataLoaders, tmp_path: Path) -> None:
+    loss = CrossEntropy(label_smoothing=0.1, weight="balanced")
+    learn = vision_learner(
+        photos, "timm:test_resnet", pretrained=False, loss_func=loss, progress=False
+    )
+    again = load_learner(learn.export(tmp_path / "export"))
+    assert again.loss_func == learn.loss_func
+    assert again.loss_func.weight == balanced_weights(photos)
