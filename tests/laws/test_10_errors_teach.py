@@ -107,7 +107,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.Learner(TinyLoaders(), "resnet18"), errors.AnatomyError, "load_model", None),
         (lambda p: p.learn(opt_func="adamx").fit(1), errors.TrainingError, "'adamw'", None),
         (lambda p: p.learn(opt_func="lbfgs").fit(1), errors.TrainingError, "partial", ValueError),
-        (lambda p: p.learn(loss_func="ce").fit(1), errors.TrainingError, "loss str", TypeError),
+        (lambda p: p.learn(loss_func="ce"), errors.TrainingError, "'ce'.*cross_entropy", None),
         (lambda p: p.learn(metrics=["acc"]), errors.TrainingError, "'acc'.*accuracy", None),
         (lambda p: p.learn(callbacks=[Thaw]), errors.TrainingError, r"Thaw\(\)", None),
         (lambda p: p.learn(callbacks=[3]), errors.TrainingError, "before_fit", None),
@@ -233,7 +233,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     "Interpretation": [
         (lambda p: lg.Interpretation.from_learner(None), errors.LayerGroupsError,  # type: ignore[arg-type] # wrong on purpose
          r"from_learner\(learn\)", None),
-        (lambda p: lg.Interpretation.from_learner(p.learn(), [EXAMPLE]), errors.LayerGroupsError,
+        (lambda p: lg.Interpretation.from_learner(p.learn(), [EXAMPLE]), errors.TrainingError,
          r"\(inputs, targets\)", None),
         (lambda p: lg.Interpretation.from_learner(p.learn()).residuals(), errors.LayerGroupsError,
          r"interp\.class_report\(\)", None),

@@ -100,7 +100,6 @@ def test_pictures_that_are_none_are_left_out() -> None:
     assert not [1 for element, _ in Reader(page).elements if element == "img"]
 
 
-@pytest.mark.slow
 def test_the_largest_page_stays_below_five_megabytes() -> None:
     names = tuple(f"class number {i}" for i in range(1000))
     record = made_up(names, groups=40, epochs=3000)

@@ -56,6 +56,7 @@ def losses(record: RunRecord) -> Html:
         "Loss", lines, epoch_axis([row.epoch for row in epochs]),
         linear_axis([b for line in lines for _, b in line.points]),
         table=table, y_label="loss", bands=_bands(record), describe=_from_to(lines),
+        wide=not any(row.metrics for row in epochs),
     )  # fmt: skip
 
 
