@@ -33,6 +33,7 @@ _HOMES = {
     "SaveBest": "training",
     "StopOnNaN": "training",
     "Trackers": "training",
+    "RunReport": "reports",
     "Transplant": "checkpoints",
     "change_input_channels": "models",
     "cnn_learner": "training",
@@ -71,6 +72,7 @@ __all__ = [
     "MixUp",
     "ProgressiveSizes",
     "ReduceLROnPlateau",
+    "RunReport",
     "SaveBest",
     "StopOnNaN",
     "Trackers",
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from layergroups.models import replace_head as replace_head
     from layergroups.models import shrink_head as shrink_head
     from layergroups.reports import Interpretation as Interpretation
+    from layergroups.reports import RunReport as RunReport
     from layergroups.reports import grad_cam as grad_cam
     from layergroups.training import CSVLog as CSVLog
     from layergroups.training import CutMix as CutMix

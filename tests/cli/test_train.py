@@ -22,7 +22,8 @@ from layergroups.cli.interrupt import Interrupts
 
 def test_it_writes_model_history_and_picture(model: Path) -> None:
     names = {path.name for path in model.iterdir()}
-    assert names == {"learner.json", "model.safetensors", "history.csv", "confusion_matrix.png"}
+    written = {"learner.json", "model.safetensors", "history.csv", "confusion_matrix.png"}
+    assert names - {"run.html"} == {*written, "run.json"}
     with (model / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["phase"] for row in rows] == ["head", "all"]

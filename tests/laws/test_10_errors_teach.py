@@ -313,6 +313,22 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.transplant("old", tiny_model()), errors.TransplantError,
          r"a str.*transplant\(old_learn", None),
     ],
+    "RunReport": [
+        (lambda p: lg.RunReport(()), errors.LayerGroupsError, "not of 0", None),
+        (lambda p: lg.RunReport(("run",)), errors.LayerGroupsError,  # type: ignore[arg-type] # wrong on purpose
+         r"RunReport.read\(folder\)", None),
+        (lambda p: lg.RunReport.read(3), errors.CheckpointError, "not from a int", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.RunReport.read(p.path / "empty"), errors.CheckpointError,
+         "layergroups train --out", FileNotFoundError),
+        (lambda p: lg.RunReport.read(p.path / "bad.safetensors"), errors.CheckpointError,
+         "bad.safetensors", ValueError),
+        (lambda p: p.learn().report("run.pdf"), errors.LayerGroupsError, r"run\.html", None),
+        (lambda p: p.learn().report(3), errors.LayerGroupsError, "not to a int", None),
+        (lambda p: p.learn().report(title=3), errors.LayerGroupsError, "title=3", None),
+        (lambda p: p.learn().report(photos="no"), errors.LayerGroupsError, "photos='no'", None),
+        (lambda p: p.learn().report(p.path / "bad.safetensors" / "run.html"),
+         errors.CheckpointError, "bad.safetensors", OSError),
+    ],
     "Interpretation": [
         (lambda p: lg.Interpretation.from_learner(None), errors.LayerGroupsError,  # type: ignore[arg-type] # wrong on purpose
          r"from_learner\(learn\)", None),

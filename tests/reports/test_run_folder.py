@@ -12,7 +12,7 @@ from torch import Tensor
 from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.models import assemble, load_model
-from layergroups.reports import claim_folder, confusion_matrix, write_run
+from layergroups.reports import RunRecord, claim_folder, confusion_matrix, write_run
 from layergroups.training import Learner, load_learner
 
 
@@ -58,9 +58,10 @@ def test_a_run_is_written_and_may_be_replaced(learn: Learner, tmp_path: Path) ->
     learn.fit(1)
     files = write_run(learn, tmp_path, confusion_matrix(learn))
     assert {p.name for p in tmp_path.iterdir()} == {
-        "learner.json", "model.safetensors", "history.csv", "confusion_matrix.png"
+        "learner.json", "model.safetensors", "history.csv", "run.json", "confusion_matrix.png"
     }  # fmt: skip
     assert files.history.read_text(encoding="utf-8").count("\n") == 2
+    assert RunRecord.load(tmp_path).epochs[0].phase == "fit"
     assert claim_folder(tmp_path) is True
     write_run(learn, tmp_path)
     assert not (tmp_path / "confusion_matrix.png").exists()

@@ -133,6 +133,7 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     folder: Annotated[
         Path,
         typer.Argument(
@@ -245,6 +246,7 @@ def train(
             weights=weights, pretrained=pretrained,
             valid_pct=valid_pct, seed=seed, split=split, checkpoint_dir=checkpoint_dir,
             resume=resume, workers=workers, on_error=on_error.value, json=json,
+            command=(app.info.name or "", *(context.obj or ())),
         )
     )  # fmt: skip
 
@@ -389,3 +391,32 @@ def inspect(
     from layergroups.cli import inspect as command
 
     command.run(what, split=split, size=size, out=out, json=json)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR…", help="What `layergroups train` wrote.", show_default=False),
+    ],
+    compare: Annotated[bool, typer.Option("--compare", help="Put two runs side by side.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="The page to write, .html; DIR/run.html if not given, for two runs compare.html.",
+        ),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="Write the same facts as tables to stdout.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Make the page of a run: one HTML file with charts, photos and all figures.
+
+    Neither the model nor the photos are needed. It asks for nothing on the network.
+    """  # fmt: skip
+    from layergroups.cli import report as command
+
+    command.run(runs, compare=compare, out=out, text=text, json=json)

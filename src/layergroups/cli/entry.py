@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     command = typer.main.get_command(app)
     try:
-        code = command.main(words, prog_name="layergroups", standalone_mode=False)
+        code = command.main(words, prog_name="layergroups", standalone_mode=False, obj=words)
     except _USAGE_ERROR as error:
         return _complain(error.format_message(), usage=True)  # type: ignore[attr-defined] # click
     except LayerGroupsError as error:

@@ -46,10 +46,16 @@ class Measured:
         return {"loss": self.loss, "photos": self.photos, **self.figures, **told}
 
 
-def measure(learn: Learner, batches: Any = None) -> Measured:
-    """Measure a learner on its validation photos, or on other batches (inputs, targets)."""
-    found: Any = learn.get_preds(batches, with_loss=True)
-    answers, targets, losses = found
+def measure(learn: Learner, batches: Any = None, *, found: Any = None) -> Measured:
+    """Measure a learner on its validation photos, or on other batches (inputs, targets).
+
+    Args:
+        learn: the learner.
+        batches: None for its validation photos.
+        found: what `learn.get_preds(batches, with_loss=True)` has given, if it is known already.
+    """
+    known: Any = found or learn.get_preds(batches, with_loss=True)
+    answers, targets, losses = known
     names = [str(name) for name in getattr(learn.dls, "vocab", ())]
     loss, photos = float(losses.mean()), len(losses)
     if learn.task == "multi":

@@ -15,9 +15,11 @@ from layergroups.data import ImageDataLoaders
 from layergroups.data.checks import OnError
 from layergroups.errors import DataError
 from layergroups.reports import (
+    Interpretation,
     RunFiles,
     claim_folder,
     confusion_matrix_picture,
+    record_run,
     write_run,
 )
 from layergroups.reports.output import say, show_figures, show_json
@@ -55,6 +57,7 @@ class Order:
     workers: int | None
     on_error: OnError
     json: bool
+    command: tuple[str, ...]
 
 
 def run(order: Order) -> None:
@@ -148,9 +151,9 @@ def _train(learn: Learner, order: Order) -> None:
             _save_interrupted(learn, order, interrupts.steps)
             raise typer.Exit(130) from None
         ignore_interrupts()
-        files = write_run(learn, order.out)
+        files = _write(learn, order)
     try:
-        measured = measure(learn)
+        measured = _measure(learn, order, files)
     except KeyboardInterrupt:
         say(f"Interrupted: the model is trained and saved in {order.out}, but not measured.")
         raise typer.Exit(130) from None
@@ -161,11 +164,24 @@ def _train(learn: Learner, order: Order) -> None:
     _tell(order, measured, files)
 
 
+def _write(learn: Learner, order: Order) -> RunFiles:
+    """The folder of the run, not measured yet."""
+    record = record_run(learn, command=order.command, measured=False)
+    return write_run(learn, order.out, record=record)
+
+
+def _measure(learn: Learner, order: Order, files: RunFiles) -> Measured:
+    """Ask the model about the validation photos; what it says goes into the record of the run."""
+    interp = Interpretation.from_learner(learn, threshold=learn.thresh)
+    record_run(learn, command=order.command, interp=interp).save(files.record)
+    return measure(learn, found=(interp.predictions, interp.targets, interp.losses))
+
+
 def _save_interrupted(learn: Learner, order: Order, steps: int) -> None:
     if not steps:
         say("Interrupted before the first step: nothing was learned, nothing is saved.")
         return
-    write_run(learn, order.out)
+    _write(learn, order)
     say(f"Interrupted: the model as it was after {steps} steps is saved in {order.out}.")
 
 
@@ -183,4 +199,5 @@ def _tell(order: Order, measured: Measured, files: RunFiles) -> None:
                 **{name: path for name, path in written.items() if path is not None},
             }
         )
-    say(f"\nPredict with it:  layergroups predict {order.out} photo.jpg")
+    say(f"\nLook at the run:  layergroups report {order.out}")
+    say(f"Predict with it:  layergroups predict {order.out} photo.jpg")

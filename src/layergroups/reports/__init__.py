@@ -11,8 +11,11 @@ from layergroups.reports.network_picture import network_picture
 from layergroups.reports.photo_rows import PhotoLabels, PhotoNumbers
 from layergroups.reports.pictures import confusion_matrix_picture
 from layergroups.reports.rate_curves import RateCurve, rate_picture
+from layergroups.reports.recording import record_run
 from layergroups.reports.residuals import Residuals
 from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
+from layergroups.reports.run_record import RunRecord
+from layergroups.reports.run_report import RunReport
 from layergroups.reports.schedule_picture import PhasePreview, SchedulePreview
 from layergroups.reports.summary import ModelSummary
 from layergroups.reports.tables import (
@@ -37,6 +40,8 @@ __all__ = [
     "RateCurve",
     "Residuals",
     "RunFiles",
+    "RunRecord",
+    "RunReport",
     "SchedulePreview",
     "TopLoss",
     "claim_folder",
@@ -48,5 +53,6 @@ __all__ = [
     "per_class_table",
     "predictions_table",
     "rate_picture",
+    "record_run",
     "write_run",
 ]

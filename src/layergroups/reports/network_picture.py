@@ -109,7 +109,7 @@ def network_picture(groups: LayerGroups, path: str | Path, title: str | None = N
 
 def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
     """The figure of `network_picture`."""
-    stacks = _stacks(groups)
+    stacks = stacks_of(groups)
     small = sum(len(s.rows) for s in stacks) > 30
     letters = 7.5 if small else 9.0
     columns = _columns(stacks, letters)
@@ -132,7 +132,8 @@ def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
 # What is drawn
 
 
-def _stacks(groups: LayerGroups) -> list[Stack]:
+def stacks_of(groups: LayerGroups) -> list[Stack]:
+    """Layer groups with blocks and colours; of a deep network, runs of like blocks as one."""
     listed = [group for group in groups if any(True for _ in group.parameters())]
     has_head = groups.anatomy.has_head and len(listed) > 1
     colours = drawing.group_colours(len(listed) - has_head, has_head)

@@ -1,4 +1,4 @@
-"""The folder of a run: the export, the history and the confusion matrix, side by side."""
+"""The folder of a run: export, history, record and confusion matrix, side by side."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from layergroups.checkpoints.export import DESCRIPTION
 from layergroups.errors import CheckpointError
 from layergroups.reports.confusion import ConfusionMatrix
 from layergroups.reports.pictures import confusion_matrix_picture
+from layergroups.reports.recording import record_run
+from layergroups.reports.run_record import RECORD, RunRecord
 from layergroups.reports.subject import Subject
 
 HISTORY = "history.csv"
@@ -25,11 +27,13 @@ class RunFiles:
         folder: the export; `load_learner(folder)` and `layergroups predict` read it.
         history: a row for each epoch, as comma-separated values.
         picture: of the confusion matrix; None if there is none.
+        record: all that is told of the run, from which `layergroups report` makes the page.
     """
 
     folder: Path
     history: Path
     picture: Path | None
+    record: Path
 
 
 def claim_folder(folder: str | Path) -> bool:
@@ -62,24 +66,35 @@ def claim_folder(folder: str | Path) -> bool:
 
 
 def write_run(
-    learn: Subject, folder: str | Path, confusion: ConfusionMatrix | None = None
+    learn: Subject,
+    folder: str | Path,
+    confusion: ConfusionMatrix | None = None,
+    record: RunRecord | None = None,
 ) -> RunFiles:
-    """Write a learner's export, its history and, if given, its confusion matrix.
+    """Write a learner's export, its history, its record and, if given, its confusion matrix.
 
     All files are made in a folder beside, then put in their places one after another, so a run
     that is killed while it writes leaves an earlier export as it was. Other files in the folder
     stay.
 
+    Args:
+        learn: a learner.
+        folder: made if it is missing.
+        confusion: for a picture of it.
+        record: what is told of the run; None makes one without predictions and photos.
+
     Raises:
         CheckpointError: the folder cannot be written.
     """
     target = Path(folder)
+    told = record or record_run(learn, measured=False)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target) as name:
             draft = Path(name)
             learn.export(draft)
             learn.history.to_csv(draft / HISTORY)
+            told.save(draft / RECORD)
             if confusion is not None:
                 confusion_matrix_picture(confusion.matrix, confusion.classes, draft / PICTURE)
             else:
@@ -89,4 +104,4 @@ def write_run(
     except OSError as cause:
         raise CheckpointError(f"Could not write {target}: {cause}") from cause
     picture = None if confusion is None else target / PICTURE
-    return RunFiles(target, target / HISTORY, picture)
+    return RunFiles(target, target / HISTORY, picture, target / RECORD)

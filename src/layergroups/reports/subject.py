@@ -17,6 +17,9 @@ class Rows(Protocol):
     def to_csv(self, path: Path) -> Any:
         """Write the rows as comma-separated values."""
 
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as JSON-ready values."""
+
 
 class Answering(Protocol):
     """What can be asked of a `Learner` about its data; asking changes nothing."""
@@ -39,12 +42,20 @@ class Answering(Protocol):
         """Probabilities (N, C) or numbers (N, K), targets, and losses (N,) if asked for."""
 
 
-class Subject(Answering, Protocol):
-    """A `Learner`, as the report of a run sees it."""
+class Trained(Answering, Protocol):
+    """A `Learner`, as the record of a run sees it."""
 
     @property
     def history(self) -> Rows:
         """What happened in training."""
+
+    @property
+    def accelerator(self) -> Any:
+        """Device and precision."""
+
+
+class Subject(Trained, Protocol):
+    """A `Learner`, as the folder of a run sees it."""
 
     def export(self, folder: str | Path) -> Path:
         """Write a folder that predicts."""

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,7 @@ from layergroups.errors import TrainingError
 from layergroups.training.device import uninterrupted
 
 Facts = Mapping[str, object]
+_Value = TypeVar("_Value")
 _MOMENT: Final = 0.1  # seconds
 _FAILED: Final = "a failure"
 _FIX: Final = (
@@ -127,10 +128,11 @@ class Processes:
         dist.all_reduce(sums, group=self.group)
         return [float(value) for value in sums]
 
-    def of_main(self, where: str, value: float) -> float:
-        """The main process's value of something that may differ, such as a time."""
+    def of_main(self, where: str, value: _Value) -> _Value:
+        """The main process's value of something small that may differ, such as a time."""
         self.meet(where)
-        return float(self.objects(value)[0])
+        mine: _Value = self.objects(value)[0]
+        return mine
 
     def first_word(self, where: str, text: str) -> str:
         """The text of the first process that has any; empty if none has."""

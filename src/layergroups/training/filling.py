@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def fill_train(
         TooLargeError: there is no room for the first.
         NoPassageError: the model or the data are not what they were when they were looked at.
     """
+    started = time.perf_counter()
     there = [boundary for boundary in boundaries if boundary in store.kept]
     chosen = [store.kept[boundary] for boundary in there]
     aims = [_Aim(kept, len(kept.views), kept.room, kept.train) for kept in chosen]
@@ -73,6 +75,8 @@ def fill_train(
         else:
             aim.kept.train = aim.shelf
             aim.kept.views.append(epoch)
+    run.body_passes += 1
+    run.store_seconds += time.perf_counter() - started
 
 
 def fill_valid(

@@ -266,6 +266,7 @@ def _prepare(
     weights: Tensor | None = getattr(run.train, "weights", None)
     due = None if weights is None else weights[kept]
     train = Passes(shelf, kept, views, size, defaults.head_passes, seed, due)
+    run.per_pass = train.per_pass / views
     if len(held_out):
         best = KeepBest(Passes(shelf, held_out, views, size), train.per_pass, defaults.patience)
         run.callbacks = (best, *run.callbacks)

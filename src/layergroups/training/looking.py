@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layergroups.reports.heat_map import HeatMap, heat_map
 from layergroups.reports.results import results_picture
+from layergroups.reports.run_report import RunReport, report_on
 from layergroups.reports.schedule_picture import SchedulePreview
 from layergroups.reports.summary import ModelSummary, model_summary
 from layergroups.training import lr_find, notebook, suggest
@@ -192,6 +193,29 @@ class Looking(Workbench):
             loss_func=self.loss_func,
             example_input=example_of(self.dls),
         )
+
+    def report(
+        self, path: str | Path | None = None, *, title: str | None = None, photos: bool = True
+    ) -> RunReport:
+        """The page of the run so far: what was done, what it came to, with photos; changes nothing.
+
+        `learn.report("run.html")` writes one file that needs no network; without a path a notebook
+        shows the page, and `print(learn.report())` the same facts as tables.
+
+        Args:
+            path: a file that ends in .html; None writes nothing.
+            title: of the page; None for the network's name and the data's.
+            photos: False leaves out all photos, such as those that must not be passed on.
+
+        Raises:
+            LayerGroupsError: path or title is not what it should be.
+            CheckpointError: the file cannot be written.
+        """
+        made = report_on(self, path, title=title, pictures=photos)
+        if path is None:
+            return made
+        self.processes.write("report", lambda: made.save(path))
+        return RunReport(made.records, Path(path))
 
     def plot_schedule(
         self,

@@ -26,6 +26,7 @@ from layergroups.training.checks import (
     labelled,
     warn_of_missing_gradients,
 )
+from layergroups.training.costs import cost_of, course
 from layergroups.training.device import (
     autocast,
     backward,
@@ -104,6 +105,9 @@ class Run:
         rows: the epochs done.
         epoch_start: random states before the epoch's first batch was drawn.
         started: the moment when the epoch began, in seconds of `time.perf_counter`.
+        body_passes: of the frozen layers over the training items, to store their outputs for it.
+        store_seconds: that these took.
+        per_pass: batches in which all items come once, where the epoch has several such passes.
     """
 
     learner: Learner
@@ -148,6 +152,9 @@ class Run:
     rows: list[EpochRow] = field(default_factory=list)
     epoch_start: RandomStart | None = None
     started: float = field(default_factory=time.perf_counter)
+    body_passes: int = 0
+    store_seconds: float = 0.0
+    per_pass: float | None = None
 
     def __post_init__(self) -> None:
         self.follower = Follower(self.learner)
@@ -426,19 +433,22 @@ def _origin(run: Run) -> str:
 
 def _add_row(run: Run, results: dict[str, float], note: str = "") -> None:
     """Close the epoch: the row goes to the history and to whoever watches."""
-    learner, seconds = run.learner, time.perf_counter() - run.started
+    learner, took = run.learner, (time.perf_counter() - run.started, cost_of(run))
     if not note:
-        seconds = run.processes.of_main("the end of an epoch", seconds)
+        took = run.processes.of_main("the end of an epoch", took)
+    first, steps = run.epoch * run.epoch_steps, run.epochs * run.epoch_steps
     row = EpochRow(
         epoch=learner.epochs_done,
         phase=run.phase,
         train_loss=run.losses.mean(),
         valid_loss=results.pop("valid_loss", None),
         metrics=results,
-        seconds=seconds,
+        seconds=took[0],
         lrs=run.lrs,
         frozen=tuple(run.groups.frozen),
         note=note or run.stop or _origin(run),
+        course=course(run.schedule, first, first + run.step - run.first_step, steps),
+        cost=took[1],
     )
     run.rows.append(row)
     learner.end_epoch(row, run.passes)

@@ -75,7 +75,7 @@ class StoredEpochs:
 
     def begin_epoch(self, run: Run) -> None:
         """Let the coming epoch train from the store, if it can and if it is worth it."""
-        self.on = False
+        self.on, run.body_passes, run.store_seconds = False, 0, 0.0
         boundary = run.groups.resting
         self.store.keep_only([boundary] if boundary else [])
         if not boundary:

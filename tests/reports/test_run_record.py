@@ -1,0 +1,173 @@
+"""The record of a run: made of a learner, kept as JSON, without any change of the learner."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.reports.runs import made_up, tiny_run
+from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
+
+from layergroups import ImageDataLoaders
+from layergroups.errors import CheckpointError
+from layergroups.reports import Interpretation, RunRecord, record_run
+from layergroups.reports.data_facts import data_facts_of
+from layergroups.reports.outcome import MOST_THUMBS, outcome_of
+from layergroups.reports.surroundings import command_line, versions
+from layergroups.reports.telling import phases_of, savings_of, story
+from layergroups.reports.thumbnails import Budget
+from layergroups.training import Learner, vision_learner
+
+
+def test_it_tells_history_groups_result_and_versions() -> None:
+    record = tiny_run()
+    assert [row.phase for row in record.epochs] == ["head", "all", "all", "fit", "fit", "fit"]
+    assert [group.name for group in record.network.groups] == ["0.0", "0.7", "1"]
+    outcome = record.outcome
+    assert outcome.items == sum(cell.count for cell in outcome.cells) == 18
+    right = sum(cell.count for cell in outcome.cells if cell.actual == cell.predicted)
+    assert outcome.figures["accuracy"] == pytest.approx(right / 18)
+    assert record.setup.versions["torch"] == torch.__version__.partition("+")[0]
+    assert record.setup.command == "layergroups train 'my photos'"
+    assert record.setup.machine["device"] == "cpu"
+
+
+def test_each_cell_has_its_own_photos() -> None:
+    outcome = tiny_run().outcome
+    for cell in outcome.cells:
+        photos = [outcome.photos[i] for i in cell.photos]
+        assert len(photos) == cell.count
+        assert {photo.actual for photo in photos} == {outcome.classes[cell.actual]}
+        assert {photo.predicted for photo in photos} == {outcome.classes[cell.predicted]}
+        assert all(photo.thumb.startswith("data:image/jpeg;base64,") for photo in photos)
+
+
+def test_the_highest_losses_come_first_with_their_heat() -> None:
+    worst = tiny_run().outcome.worst
+    losses = [photo.loss for photo in worst]
+    assert losses == sorted(losses, reverse=True)
+    assert len(worst) == 9
+    assert all(photo.thumb and photo.heat and photo.thumb != photo.heat for photo in worst)
+
+
+def test_there_and_back_again(tmp_path: Path) -> None:
+    for record in (tiny_run(), made_up()):
+        record.save(tmp_path / "run.json")
+        assert RunRecord.load(tmp_path) == record
+
+
+def test_json_holds_no_number_that_json_does_not_know() -> None:
+    odd = replace(made_up(), epochs=(replace(made_up().epochs[0], train_loss=float("nan")),))
+    text = json.dumps(odd.to_dict(), allow_nan=False)
+    assert RunRecord.from_dict(json.loads(text)).epochs[0].train_loss is None
+
+
+def test_recording_changes_nothing() -> None:
+    learn = Learner(TinyLoaders(n=32), tiny_model(), split=["0", "1"], progress=False)
+    learn.fit(1)
+    before, state, rows = snapshot(learn.model), torch.get_rng_state(), len(learn.history)
+    record_run(learn)
+    assert not moved(before, learn.model)
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(learn.history) == rows
+    assert all(p.grad is None for p in learn.model.parameters())
+
+
+def test_pictures_stay_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = Learner(TinyLoaders(n=32), tiny_model(), split=["0", "1"], progress=False)
+    interp = Interpretation.from_learner(learn)
+    monkeypatch.setattr("layergroups.reports.outcome.MOST_THUMBS", 5000)
+    outcome = outcome_of(interp)
+    assert 0 < sum(len(photo.thumb) for photo in outcome.photos) <= 5000
+    assert all(i < len(outcome.photos) for cell in outcome.cells for i in cell.photos)
+    assert outcome_of(interp, pictures=False).photos == ()
+    assert MOST_THUMBS < 2 << 20
+    budget = Budget(100)
+    assert (budget.take("x" * 60), budget.take("x" * 60), budget.take("x")) == ("x" * 60, "", "")
+
+
+def test_photos_are_named_below_their_folder(tmp_path: Path) -> None:
+    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "pets" / name / f"{i}.png")
+    dls = ImageDataLoaders.from_folder(tmp_path / "pets", size=32, batch_size=4)
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, progress=False)
+    record = record_run(learn)
+    assert record.title == "test_resnet on pets"
+    assert record.data.counts == (("blue", 5, 1), ("red", 5, 1))
+    assert {photo.path.split("/")[0] for photo in record.outcome.photos} <= {"red", "blue"}
+    assert record.data.facts["images"].startswith("32 × 32")
+
+
+def test_a_learner_without_photos_is_told_without_a_result(tmp_path: Path) -> None:
+    class NoValidation(TinyLoaders):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.valid = []
+
+    record = record_run(Learner(NoValidation(n=16), tiny_model(), progress=False))
+    assert record.outcome is None
+    assert "not measured" in story(record)
+
+
+def test_phases_and_savings_are_added_up() -> None:
+    record = tiny_run()
+    phases = phases_of(record.epochs)
+    assert [(phase.name, phase.start, len(phase.rows)) for phase in phases] == [
+        ("head", 0, 1), ("all", 1, 2), ("fit", 3, 3),
+    ]  # fmt: skip
+    assert sum(phase.seconds for phase in phases) == pytest.approx(record.seconds)
+    savings = savings_of(record.epochs)
+    assert savings.saved == savings.passes - savings.body_passes > 5
+    assert savings_of(record.epochs[1:3]) is None
+
+
+def test_commands_are_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train.py", "--api-key", "abc", "--wandb_token=xyz", "two words"]
+    assert command_line(words) == "train.py --api-key '***' '--wandb_token=***' 'two words'"
+    monkeypatch.setattr(sys, "argv", ["/x/ipykernel_launcher.py", "-f", "y"])
+    assert command_line() == "a notebook"
+    monkeypatch.setattr(sys, "argv", ["/x/layergroups/__main__.py", "train"])
+    assert command_line() == "python -m layergroups train"
+    monkeypatch.setattr(sys, "argv", ["work/train.py", "--lr", "0.1"])
+    assert command_line() == "python work/train.py --lr 0.1"
+    assert {"Python", "layergroups", "torch", "torchvision", "timm"} <= set(versions())
+
+
+def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="layergroups train --out"):
+        RunRecord.load(tmp_path)
+    (tmp_path / "run.json").write_text("[1", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        RunRecord.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"version 7.*upgrade"):
+        RunRecord.from_dict({"version": 7})
+    fields = made_up().to_dict()
+    fields["outcome"]["cells"] = [{"actual": "x"}]
+    with pytest.raises(CheckpointError, match="damaged"):
+        RunRecord.from_dict(fields)
+
+
+def test_broken_files_and_copies_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40 + i, 40), (50 * i, 0, 0)).save(tmp_path / f"pets/{name}/{i}.png")
+    (tmp_path / "pets" / "a" / "<b>.jpg").write_bytes(b"no image")
+    dls = ImageDataLoaders.from_folder(
+        tmp_path / "pets", size=32, batch_size=4, on_error="skip", cache=False
+    )
+    facts = data_facts_of(dls)
+    ((path, reason),) = facts.broken
+    assert path.endswith("<b>.jpg")
+    assert "not an image" in reason
+    assert facts.facts["kinds"].startswith("8 ")
+    assert facts.facts["the same file twice or more"] == "4 times"
+    assert "sizes of the files" not in data_facts_of(dls, looked_into=False).facts
+    assert data_facts_of(dls, looked_into=False).broken == facts.broken

@@ -1,0 +1,78 @@
+"""`learn.report`: a page in a file, tables in a terminal, a frame in a notebook."""
+
+from __future__ import annotations
+
+from html import unescape
+from pathlib import Path
+
+import pytest
+from tests.reports.runs import NASTY, made_up, numbers, several_labels, tiny_run
+from tests.training.tiny import TinyLoaders, tiny_model
+
+from layergroups.errors import LayerGroupsError
+from layergroups.reports import RunReport
+from layergroups.training import Learner
+
+
+@pytest.fixture
+def learn() -> Learner:
+    return Learner(TinyLoaders(n=16), tiny_model(), split=["0", "1"], progress=False)
+
+
+def test_a_learner_writes_its_page(learn: Learner, tmp_path: Path) -> None:
+    learn.fit(1)
+    report = learn.report(tmp_path / "new" / "run.html", title="Mine", photos=False)
+    assert report.path == tmp_path / "new" / "run.html"
+    page = report.path.read_text(encoding="utf-8")
+    assert page == report.html()
+    assert "<title>Mine</title>" in page
+    assert "data:image/jpeg" not in page
+    assert repr(report) == f"RunReport of Mine, written to {report.path}"
+
+
+def test_without_a_path_nothing_is_written(
+    learn: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "Nothing has been trained yet" in str(learn.report())
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_arguments_are_refused_before_anything_is_computed(learn: Learner) -> None:
+    learn.get_preds = None  # type: ignore[method-assign] # nobody may ask for it
+    for arguments, says in (
+        (("run.pdf",), r"end it with \.html, for example run\.html"),
+        ((3,), "not to a int"),
+        ((None, {"title": 3}), "title=3 must be text"),
+        ((None, {"photos": "no"}), "photos='no' must be True or False"),
+    ):
+        path, options = (*arguments, {})[:2]
+        with pytest.raises(LayerGroupsError, match=says):
+            learn.report(path, **options)
+
+
+def test_tables_show_names_as_they_are() -> None:
+    text = str(RunReport((made_up(),)))
+    assert NASTY[0] in text.replace("\n", "")
+    assert "[bold]e" in text
+
+
+@pytest.mark.parametrize("record", [tiny_run, several_labels, numbers])
+def test_tables_fit_every_kind_of_result(record) -> None:
+    text = str(RunReport((record(),)))
+    assert "How to do it again" in text
+    assert "What it gets right" in text
+    assert str(RunReport((record(), tiny_run())))
+
+
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own() -> None:
+    report = RunReport((made_up(),))
+    frame = report._repr_html_()
+    assert frame.count("<") == 2
+    assert unescape(frame.split('srcdoc="')[1].split('" sandbox')[0]) == report.html()
+
+
+def test_a_report_is_of_one_run_or_two() -> None:
+    with pytest.raises(LayerGroupsError, match="not of 0"):
+        RunReport(())
+    assert len(RunReport((made_up(), made_up())).to_dict()["runs"]) == 2
