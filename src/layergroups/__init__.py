@@ -12,28 +12,35 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Anatomy": "anatomy",
+    "BinaryCrossEntropy": "training",
+    "BinaryFocalLoss": "training",
     "CSVLog": "training",
+    "CrossEntropy": "training",
     "Cut": "models",
     "CutMix": "training",
     "DataError": "errors",
     "EarlyStopping": "training",
+    "FocalLoss": "training",
     "History": "training",
+    "Huber": "training",
     "ImageDataLoaders": "data",
     "InputSpec": "input_spec",
     "Interpretation": "reports",
+    "L1": "training",
     "LayerGroup": "groups",
     "LayerGroups": "groups",
     "LayerGroupsError": "errors",
     "LayerGroupsWarning": "errors",
     "Learner": "training",
     "LivePlot": "training",
+    "MeanSquaredError": "training",
     "MixUp": "training",
     "ProgressiveSizes": "training",
     "ReduceLROnPlateau": "training",
+    "RunReport": "reports",
     "SaveBest": "training",
     "StopOnNaN": "training",
     "Trackers": "training",
-    "RunReport": "reports",
     "Transplant": "checkpoints",
     "change_input_channels": "models",
     "cnn_learner": "training",
@@ -53,13 +60,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "L1",
     "Anatomy",
+    "BinaryCrossEntropy",
+    "BinaryFocalLoss",
     "CSVLog",
+    "CrossEntropy",
     "Cut",
     "CutMix",
     "DataError",
     "EarlyStopping",
+    "FocalLoss",
     "History",
+    "Huber",
     "ImageDataLoaders",
     "InputSpec",
     "Interpretation",
@@ -69,6 +82,7 @@ __all__ = [
     "LayerGroupsWarning",
     "Learner",
     "LivePlot",
+    "MeanSquaredError",
     "MixUp",
     "ProgressiveSizes",
     "ReduceLROnPlateau",
@@ -120,12 +134,19 @@ if TYPE_CHECKING:
     from layergroups.reports import Interpretation as Interpretation
     from layergroups.reports import RunReport as RunReport
     from layergroups.reports import grad_cam as grad_cam
+    from layergroups.training import L1 as L1
+    from layergroups.training import BinaryCrossEntropy as BinaryCrossEntropy
+    from layergroups.training import BinaryFocalLoss as BinaryFocalLoss
+    from layergroups.training import CrossEntropy as CrossEntropy
     from layergroups.training import CSVLog as CSVLog
     from layergroups.training import CutMix as CutMix
     from layergroups.training import EarlyStopping as EarlyStopping
+    from layergroups.training import FocalLoss as FocalLoss
     from layergroups.training import History as History
+    from layergroups.training import Huber as Huber
     from layergroups.training import Learner as Learner
     from layergroups.training import LivePlot as LivePlot
+    from layergroups.training import MeanSquaredError as MeanSquaredError
     from layergroups.training import MixUp as MixUp
     from layergroups.training import ProgressiveSizes as ProgressiveSizes
     from layergroups.training import ReduceLROnPlateau as ReduceLROnPlateau

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from layergroups.anatomy import Anatomy, read_anatomy, trace, unwrap
 from layergroups.errors import ExampleInputError, LazyModuleError
+from layergroups.groups import LayerGroups
 
 
 def check_laws(model: nn.Module, example: Any = None) -> Anatomy:
@@ -117,6 +118,28 @@ def test_parameters_that_never_run_are_named() -> None:
     model = Answers("tuple")
     model.spare = nn.Linear(3, 3)
     assert check_laws(model).unused == ("spare.weight", "spare.bias")
+
+
+class Aside(nn.Module):
+    """Computes something that it may give or not."""
+
+    def __init__(self, given: bool) -> None:
+        super().__init__()
+        self.given = given
+        self.body, self.aside, self.head = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.body(x).relu()
+        aside = self.aside(y)
+        return {"logits": self.head(y), "aside": aside} if self.given else self.head(y)
+
+
+def test_parameters_that_lead_to_no_output_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert check_laws(Aside(True), torch.zeros(2, 4)).dead_ends == ()
+    anatomy = check_laws(Aside(False), torch.zeros(2, 4))
+    assert (anatomy.unused, anatomy.dead_ends) == ((), ("aside.weight", "aside.bias"))
+    LayerGroups(Aside(False), ["head"], example_input=torch.zeros(2, 4))
+    assert "lead to no output" in caplog.text
 
 
 def small() -> nn.Sequential:

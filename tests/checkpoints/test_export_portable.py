@@ -93,6 +93,15 @@ def test_pixels_go_in_and_probabilities_come_out(ending: str, tmp_path: Path) ->
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.json"]
 
 
+def test_onnx_calls_the_number_of_images_batch(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    path = write(tmp_path / "m.onnx", tiny())
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
+    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == [
+        "batch", "batch"
+    ]  # fmt: skip
+
+
 def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
     model = tiny()
     groups = LayerGroups(model, ["0.0", "1"], example_input=torch.zeros(2, 3, *SIZE))

@@ -57,6 +57,12 @@ def numbered(tables: Path) -> Path:
     return out
 
 
+def test_the_history_has_a_metric_of_the_task(labelled: Path, numbered: Path) -> None:
+    for folder, metric in ((labelled, "f1"), (numbered, "mae")):
+        first, *rows = csv.DictReader((folder / "history.csv").read_text("utf-8").splitlines())
+        assert all(float(row[metric]) >= 0 for row in (first, *rows))
+
+
 def test_labels_are_predicted_in_every_format(run: Run, labelled: Path, tables: Path) -> None:
     photos = [tables / "0.png", tables / "3.png"]
     expected = [load_learner(labelled).predict(photo) for photo in photos]

@@ -16,14 +16,7 @@ from torch import nn
 import layergroups as lg
 from layergroups import errors
 from layergroups.models import TargetUnits
-from layergroups.training import (
-    CrossEntropy,
-    FlatCos,
-    FocalLoss,
-    OneCycle,
-    Thaw,
-    plan_fine_tune,
-)
+from layergroups.training import FlatCos, OneCycle, Thaw, plan_fine_tune
 from tests.training.tiny import LabelLoaders, TinyLoaders, tiny_model
 
 EXAMPLE = torch.zeros(2, 3, 16, 16)
@@ -104,6 +97,8 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups().attach(torch.optim.SGD(tiny_model().parameters(), 0.1)),
          errors.GroupingError, r"groups\.param_groups\(", None),
         (lambda p: p.groups().attach(None), errors.GroupingError, r"groups\.param_groups\(", None),
+        (lambda p: p.groups().compare(None), errors.GroupingError, r"state_dict\(\)", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.groups().load_state_dict(3), errors.GroupingError, r"state_dict\(\)", None),  # type: ignore[arg-type] # wrong on purpose
         (lambda p: p.groups().load_state_dict({}), errors.GroupingError, r"state_dict\(\)", None),
     ],
     "LayerGroup": [
@@ -117,6 +112,26 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups().set_rates(lg.decay(1e-3, -0.5)), errors.GroupingError, ">= 0", None),
     ],
     "Learner": [
+        (lambda p: p.learn().predict(torch.zeros(2, 5)), errors.TrainingError,
+         r"inputs of shape \(1, 2, 5\).*takes one item", RuntimeError),
+        (lambda p: p.learn().get_preds(3), errors.TrainingError, r"dl=3 must.*test_dl", None),
+        (lambda p: p.learn().validate("photos"), errors.TrainingError, "dl='photos' must", None),
+        (lambda p: p.learn().tta(torch.zeros(2, 3, 16, 16)), errors.TrainingError,
+         r"dl=a tensor must.*\[inputs\]", None),
+        (lambda p: p.learn().show_results(dl=3), errors.TrainingError, "dl=3 must", None),
+        (lambda p: p.learn(path=None), errors.TrainingError, 'None is no path.*"models"', None),
+        (lambda p: p.learn(groups="auto"), errors.TrainingError, 'split="auto"', None),
+        (lambda p: p.learn().save("a\0b"), errors.CheckpointError, "NUL", None),
+        (lambda p: p.learn().save(None), errors.CheckpointError, r'learn\.save\("first"\)', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().export(3), errors.CheckpointError, r'learn\.export\("model"\)', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().fit(1, checkpoint_dir=3), errors.TrainingError, "checkpoints", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().fit_one_cycle(1, div="a"), errors.TrainingError, "div=25", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().fit_one_cycle(1, pct_start=None), errors.TrainingError, "0..1", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().fine_tune(1, defaults=3), errors.TrainingError,  # type: ignore[arg-type] # wrong on purpose
+         r"FineTuneDefaults\(", None),
+        (lambda p: p.learn().history.to_csv(3), errors.CheckpointError, "history.csv", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().plot_schedule("fit", 1, path=3), errors.LayerGroupsError,
+         "picture.png", None),
         (lambda p: lg.Learner(TinyLoaders(), "resnet18"), errors.AnatomyError, "load_model", None),
         (lambda p: p.learn(opt_func="adamx").fit(1), errors.TrainingError, "'adamw'", None),
         (lambda p: p.learn(opt_func="lbfgs").fit(1), errors.TrainingError, "partial", ValueError),
@@ -171,10 +186,10 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: frozen(p).lr_find(by_group=["1", "0.0"]), errors.TrainingError,
          r"names 0\.0, frozen.*learn\.unfreeze\('0\.0'\)", None),
         (lambda p: frozen(p, *PATHS).lr_find(), errors.TrainingError, "Nothing would train", None),
-        (lambda p: p.learn().lr_find(num_it=20).rates_by("x"), errors.TrainingError,
+        (lambda p: p.learn().lr_find(num_it=20, stop_div=False).rates_by("x"), errors.TrainingError,
          "no suggestion 'x'; there are valley", None),
-        (lambda p: p.learn().lr_find(num_it=20).plot("x.txt"), errors.LayerGroupsError,
-         r"x\.png", None),
+        (lambda p: p.learn().lr_find(num_it=20, stop_div=False).plot("x.txt"),
+         errors.LayerGroupsError, r"x\.png", None),
         (lambda p: p.learn().suggest_groups("fast"), errors.TrainingError, "base_lr='fast'", None),
         (lambda p: p.learn().suggest_groups(batches=1), errors.TrainingError, "batches=1.*3 or m",
          None),
@@ -251,6 +266,9 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.LivePlot(seconds=-1), errors.TrainingError, "seconds=-1.*seconds=2", None),
     ],
     "vision_learner": [
+        (lambda p: lg.vision_learner([], "resnet18"), errors.TrainingError,
+         r"no train, valid, input.*Learner\(dls, model\)", None),
+        (lambda p: p.vision(cut=1.5), errors.CutError, "cut=1.5 is no place.*0: ", None),
         (lambda p: p.vision("resnet1"), errors.UnknownArchitectureError, "torchvision:resnet18",
          None),
         (lambda p: p.vision(3), errors.UnknownArchitectureError, "load_model", None),
@@ -265,10 +283,15 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          Exception),
     ],
     "cnn_learner": [
+        (lambda p: lg.cnn_learner(None, "resnet18"), errors.TrainingError,
+         r"NoneType\) have no train.*from_folder\(", None),
         (lambda p: lg.cnn_learner(p.dls, "resnet18", split="auto", split_on="auto"),
          errors.TrainingError, "give one of them", None),
     ],
     "load_learner": [
+        (lambda p: lg.load_learner(None), errors.CheckpointError, r'None is no path.*\("model"\)',
+         None),
+        (lambda p: lg.load_learner("a\0b"), errors.CheckpointError, "NUL", None),
         (lambda p: lg.load_learner(p.path / "no"), errors.CheckpointError, r"learn\.export", None),
         (lambda p: lg.load_learner(p.path / "empty"), errors.CheckpointError, "learner.json", None),
     ],
@@ -278,6 +301,9 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.create_body(tiny_model(), "x"), errors.CutError, "cut='x'.*children", None),
     ],
     "create_head": [
+        (lambda p: lg.create_head(8, 2, lin_ftrs=3), errors.ModelError, r"lin_ftrs=\[256\]", None),
+        (lambda p: lg.create_head(8, 2, ps=None), errors.ModelError, "0 <= p < 1, not None", None),
+        (lambda p: lg.create_head(8, 2, units=3), errors.ModelError, r"TargetUnits\.of\(", None),
         (lambda p: lg.create_head(0, 2), errors.ModelError, r"nf .*create_head\(512, 10", None),
         (lambda p: lg.create_head(8, 1.5), errors.ModelError, "n_out .* not 1.5", None),
         (lambda p: lg.create_head(8, 1, y_range=(2, 1)), errors.ModelError, r"\(2, 1\)", None),
@@ -345,8 +371,13 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), EXAMPLE),
          errors.AnatomyError, "knows where things are", None),
     ],
+    "list_models": [
+        (lambda p: lg.list_models(3), errors.UnknownArchitectureError, r'list_models\("', None),  # type: ignore[arg-type] # wrong on purpose
+    ],
     "load_model": [
         (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "prefixes", None),
+        (lambda p: lg.load_model("resnet18", weights=3), errors.WeightsError,
+         '3 is no path.*weights="resnet18.pth"', None),
         (lambda p: lg.load_model(""), errors.UnknownArchitectureError, "list_models", None),
         (lambda p: lg.load_model("resnet18", pretrained=False, foo=1), errors.ModelError, "foo=1",
          TypeError),
@@ -358,6 +389,11 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          None),
     ],
     "ImageDataLoaders": [
+        (lambda p: lg.ImageDataLoaders.from_folder(None), errors.DataError,
+         r'None is no path.*from_folder\("photos"\)', None),
+        (lambda p: lg.ImageDataLoaders.from_folder("a\0b"), errors.DataError, "NUL", None),
+        (lambda p: lg.ImageDataLoaders.from_table("a\0b"), errors.DataError, "NUL", None),
+        (lambda p: p.dls.show_batch(3), errors.DataError, "3 is no path.*batch.png", None),
         (lambda p: lg.ImageDataLoaders.from_folder(p.path / "no"), errors.DataError,
          "Expected a folder", None),
         (lambda p: lg.ImageDataLoaders.from_folder(p.path / "empty"), errors.DataError,
@@ -393,21 +429,33 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.dls.show_batch(n=0), errors.DataError, "such as 9", None),
         (lambda p: p.dls.show_batch(p.path / "a.txt"), errors.DataError, "a.png", None),
     ],
+    "CrossEntropy": [
+        (lambda p: lg.CrossEntropy(weight="even"), errors.TrainingError, r'"balanced".*\[1', None),
+        (lambda p: lg.CrossEntropy(label_smoothing=3), errors.TrainingError, "from 0 to 1", None),
+    ],
+    "FocalLoss": [
+        (lambda p: lg.FocalLoss(gamma="a"), errors.TrainingError, r"FocalLoss\(gamma=2\)", None),  # type: ignore[arg-type] # wrong on purpose
+    ],
+    "BinaryCrossEntropy": [
+        (lambda p: lg.BinaryCrossEntropy(pos_weight="a"), errors.TrainingError, "pos_weight", None),
+    ],
+    "BinaryFocalLoss": [
+        (lambda p: lg.BinaryFocalLoss(gamma=-1), errors.TrainingError, "gamma=2", None),
+    ],
+    "Huber": [
+        (lambda p: lg.Huber(delta=0), errors.TrainingError, "delta=", None),
+    ],
     "training": [
         (lambda p: OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
         (lambda p: OneCycle(moms="abc"), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
-        (lambda p: CrossEntropy(weight="even"), errors.TrainingError, r'"balanced".*\[1', None),
-        (lambda p: CrossEntropy(label_smoothing=3), errors.TrainingError, "from 0 to 1", None),
-        (lambda p: FocalLoss(gamma="a"), errors.TrainingError, r"FocalLoss\(gamma=2\)",  # type: ignore[arg-type] # wrong on purpose
-         None),
         (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),
     ],
 }  # fmt: skip
 # read by the library or made by it, not called with what a person types
 DATA = {"Anatomy", "Cut", "DataError", "History", "InputSpec", "LayerGroupsError",
-        "LayerGroupsWarning", "Transplant", "__version__", "list_models"}  # fmt: skip
+        "LayerGroupsWarning", "Transplant", "__version__", "L1", "MeanSquaredError"}  # fmt: skip
 CASES = [(entry, i) for entry, rows in MISTAKES.items() for i in range(len(rows))]
 
 

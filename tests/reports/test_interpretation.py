@@ -18,6 +18,7 @@ from torch import nn
 from layergroups import ImageDataLoaders, Interpretation, Learner, vision_learner
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import Calibration, ClassReport, Residuals, TopLoss
+from layergroups.reports.as_seen import each_of
 from layergroups.reports.charts import draw_calibration, draw_residuals
 from layergroups.reports.pictures import draw_confusion
 
@@ -136,6 +137,19 @@ def test_who_is_always_sure_and_right_is_calibrated(bins: int) -> None:
 
 
 # Several labels, and numbers
+
+
+def test_labels_count_above_the_threshold_of_the_learner() -> None:
+    outputs = torch.tensor([[0.0, 3.0], [1.0, -3.0]])  # 0.5, 0.95; 0.73, 0.05
+    learn = says(outputs, torch.ones(2, 2), ("a", "b"), "multi", nn.BCEWithLogitsLoss())
+    interp = Interpretation.from_learner(learn)
+    assert interp.predicted.tolist() == [[False, True], [True, False]]
+    learn.thresh = 0.8
+    told = Interpretation.from_learner(learn)
+    assert (told.threshold, told.predicted.tolist()) == (0.8, [[False, True], [False, False]])
+    assert Interpretation.from_learner(learn, threshold=0.4).predicted.tolist()[0] == [True, True]
+    said = [learn.predict(row).labels for row, _ in each_of(learn.dls.valid)]
+    assert said == [("b",), ()]
 
 
 def test_several_labels_an_item(multi: Interpretation) -> None:

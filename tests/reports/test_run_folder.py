@@ -67,6 +67,18 @@ def test_a_run_is_written_and_may_be_replaced(learn: Learner, tmp_path: Path) ->
     assert not (tmp_path / "confusion_matrix.png").exists()
 
 
+def test_graphs_of_an_earlier_model_are_removed_and_told(
+    learn: Learner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(learn, tmp_path)
+    for name in ("model.pt2", "model.pt2.json", "mine.pt2"):
+        (tmp_path / name).touch()
+    write_run(learn, tmp_path)
+    assert not [*tmp_path.glob("model.pt2*")]
+    assert (tmp_path / "mine.pt2").exists()
+    assert "--format pt2" in caplog.text
+
+
 class Bare(Data):
     transform_config = None  # type: ignore[assignment] # has none on purpose
 

@@ -172,6 +172,17 @@ def test_an_export_predicts_without_the_photos(learn: Learner, tmp_path: Path, p
     assert torch.allclose(chances, learn.get_preds()[0], atol=1e-5)
 
 
+def test_groups_made_by_hand_know_their_reasons_after_an_export(
+    photos: ImageDataLoaders, tmp_path: Path
+) -> None:
+    for split in (["1"], 2):
+        learn = vision_learner(photos, TINY, pretrained=False, split=split, progress=False)
+        saved = learn.layer_groups
+        again = load_learner(learn.export(tmp_path / "model")).layer_groups
+        assert (again.reasons, again.rule) == (saved.reasons, saved.rule)
+        assert again.state_dict() == saved.state_dict()
+
+
 def test_an_export_can_be_trained_further_with_photos(learn: Learner, tmp_path, photos) -> None:
     learn.fit(1)
     again = load_learner(learn.export(tmp_path / "model"))

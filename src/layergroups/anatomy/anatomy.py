@@ -36,6 +36,7 @@ class Anatomy:
         boundaries: every place inside the body where it can be divided.
         layers: paths of the leaf modules that ran, with the index of their block, in order.
         unused: names of parameters that the run never touched.
+        dead_ends: names of parameters that the run used, but for nothing that the model gives.
         tied: for each parameter that has several names, the other names.
         image: height and width of the image that was used, or None for other inputs.
         source: "fake run", "real run", or "registration order" where the model cannot be run here.
@@ -48,6 +49,7 @@ class Anatomy:
     boundaries: tuple[Boundary, ...]
     layers: Mapping[str, int]
     unused: tuple[str, ...]
+    dead_ends: tuple[str, ...]
     tied: Mapping[str, tuple[str, ...]]
     image: tuple[int, int] | None
     source: str
@@ -116,6 +118,7 @@ def read_anatomy(
         boundaries=find_boundaries(blocks, image),
         layers=_layers(model, found, blocks),
         unused=tuple(n for n, _ in model.named_parameters() if n not in found.first_use),
+        dead_ends=flow.dead_ends(),
         tied=_tied(model),
         image=image,
         source=found.source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from layergroups.anatomy.trace import ACTIVATION, Op, Trace
@@ -67,8 +67,23 @@ class Flow:
 
     def upstream(self, op: Op) -> set[int]:
         """Times of all operations that an operation depends on."""
+        return self._before([op])
+
+    def dead_ends(self) -> tuple[str, ...]:
+        """Names of used parameters on which nothing depends that the model returned."""
+        values = [self.trace.values[v] for v in self.trace.returned]
+        if not values:
+            return ()  # not known
+        last = [self.trace.ops[value.producer] for value in values if value.producer >= 0]
+        live = self._before(last) | {op.time for op in last}
+        reached = {name for value in values for name in value.parameters}
+        reached.update(name for op in self.trace.ops if op.time in live for name in op.parameters)
+        used = (name for name in self.trace.shapes if name in self.trace.first_use)
+        return tuple(name for name in used if name not in reached)
+
+    def _before(self, ops: Iterable[Op]) -> set[int]:
         seen: set[int] = set()
-        todo = [op]
+        todo = list(ops)
         while todo:
             for value in todo.pop().reads:
                 maker = self.producer(value)

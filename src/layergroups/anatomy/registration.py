@@ -33,6 +33,7 @@ def registration_trace(model: nn.Module) -> Trace:
         calls=tuple(sorted(walk.calls, key=lambda c: c.start)),
         values=tuple(walk.values),
         outputs=(len(walk.values) - 1,),
+        returned=(),
         first_use=walk.first_use,
         shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
         source="registration order",

@@ -106,7 +106,9 @@ class Trace:
         ops: the operations that touch data, in order.
         calls: the calls of modules, ordered by their start; the first is the model itself.
         values: what `Op.reads` and `Op.writes` point to.
-        outputs: positions in `values` of the tensors that the model returned.
+        outputs: positions in `values` of the tensors that answer the task.
+        returned: likewise of all tensors that the model returned; empty where it gave things in
+            which tensors cannot be found.
         first_use: when each used parameter was used first; in order of time.
         shapes: the shape of every parameter.
         source: "fake run", "real run" or "registration order".
@@ -116,6 +118,7 @@ class Trace:
     calls: tuple[Call, ...]
     values: tuple[Value, ...]
     outputs: tuple[int, ...]
+    returned: tuple[int, ...]
     first_use: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]]
     source: str
@@ -356,16 +359,25 @@ def _run(model: nn.Module, example_input: Any, *, fake: bool) -> Trace:
         else:
             with mode, recorder:
                 out = model(*args, **kwargs)
-    found = [recorder.value_of(t) for t in tree_leaves(logits_of(out)) if isinstance(t, Tensor)]
+    answers = tree_leaves(logits_of(out))
+    given = tree_leaves(out)
+    plain = all(isinstance(leaf, Tensor | int | float | str | None) for leaf in given)
     return Trace(
         ops=tuple(recorder.ops),
         calls=tuple(sorted(recorder.calls, key=lambda c: c.start)),
         values=tuple(recorder.values),
-        outputs=tuple(dict.fromkeys(v for v in found if v is not None)),
+        outputs=_positions(recorder, answers),
+        returned=_positions(recorder, given) if plain else (),
         first_use=recorder.first_use,
         shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
         source="fake run" if fake else "real run",
     )
+
+
+def _positions(recorder: Recorder, leaves: Iterable[object]) -> tuple[int, ...]:
+    """Which values tensors hold, each once."""
+    found = (recorder.value_of(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    return tuple(dict.fromkeys(value for value in found if value is not None))
 
 
 def _computes_nothing(model: nn.Module) -> bool:

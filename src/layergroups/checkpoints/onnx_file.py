@@ -35,6 +35,7 @@ def write_onnx(
             verbose=False,
             input_names=[names[0]],
             output_names=[names[1]],
+            dynamic_shapes={names[0]: {0: "batch"}},  # else it has a name like s81
         )
         made.model.metadata_props["layergroups"] = description
         made.save(str(path), external_data=False)

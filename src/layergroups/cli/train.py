@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from layergroups.training import Learner
 
 _KINDS: Final = {"single": "classes", "multi": "labels", "regression": "numbers"}
-_METRICS: Final[dict[str, list[str]]] = {"single": ["accuracy"], "multi": [], "regression": []}
+_METRICS: Final[dict[str, list[str]]] = {
+    "single": ["accuracy"],
+    "multi": ["f1"],
+    "regression": ["mae"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +176,7 @@ def _write(learn: Learner, order: Order) -> RunFiles:
 
 def _measure(learn: Learner, order: Order, files: RunFiles) -> Measured:
     """Ask the model about the validation photos; what it says goes into the record of the run."""
-    interp = Interpretation.from_learner(learn, threshold=learn.thresh)
+    interp = Interpretation.from_learner(learn)
     record_run(learn, command=order.command, interp=interp).save(files.record)
     return measure(learn, found=(interp.predictions, interp.targets, interp.losses))
 

@@ -13,6 +13,7 @@ from layergroups.data.checks import OnError, drop_broken
 from layergroups.data.images import ARRAY_ENDINGS, IMAGE_ENDINGS
 from layergroups.data.photos import Divided, Photos, check_valid_pct, divided, names_of
 from layergroups.errors import DataError
+from layergroups.paths import path_of
 
 _LOG = logging.getLogger("layergroups")
 _MENTIONED = 10  # things that a one-line message names
@@ -131,7 +132,8 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         DataError: there is nothing, or a file.
     """
-    folder = Path(path).expanduser()
+    right = 'ImageDataLoaders.from_folder("photos")'
+    folder = path_of(path, DataError, right).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -191,7 +190,7 @@ class ImageDataLoaders(Sources):
         """
         picture = shown_batch(self, n, valid=valid, unique=unique)
         if path is not None:
-            picture.save(Path(path))
+            picture.save(path)
         return picture
 
     def summary(self) -> DataSummary:

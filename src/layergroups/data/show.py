@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,6 +17,7 @@ from layergroups.data.batches import Item, derived_seed
 from layergroups.data.photos import Task
 from layergroups.errors import DataError
 from layergroups.input_spec import InputSpec
+from layergroups.paths import path_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,13 +43,13 @@ class BatchPicture:
     figure: Figure
     labels: tuple[str, ...]
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as .png, .svg or .pdf; missing folders are made.
 
         Raises:
             DataError: another ending, or the file cannot be written.
         """
-        path = Path(path)
+        path = path_of(path, DataError, 'show_batch("batch.png")')
         if path.suffix.lower() not in _ENDINGS:
             raise DataError(
                 f"{path} does not end like a picture; end it with {', '.join(_ENDINGS)}, for "

@@ -12,6 +12,7 @@ from typing import Any
 from layergroups.data.labels import missing
 from layergroups.data.photos import names_of
 from layergroups.errors import DataError
+from layergroups.paths import path_of
 
 Column = str | int
 _SEPARATORS = ("\t", ",", ";", "|")
@@ -88,7 +89,8 @@ def read_table(source: Any, *, header: bool = True) -> Table:
         DataError: it is no table, or rows have different lengths.
     """
     if isinstance(source, str | os.PathLike):
-        return _read_file(Path(source).expanduser(), header)
+        right = 'ImageDataLoaders.from_table("labels.csv")'
+        return _read_file(path_of(source, DataError, right).expanduser(), header)
     if isinstance(source, Mapping):
         found = [(name, _values(column)) for name, column in source.items()]
     elif hasattr(source, "columns") and hasattr(source, "__getitem__"):

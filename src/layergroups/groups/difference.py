@@ -39,6 +39,20 @@ class GroupDifference:
         return "\n".join(lines)
 
 
+def check_state(saved: object, *keys: str) -> None:
+    """Saved layer groups are a dict with these keys.
+
+    Raises:
+        GroupingError: they are not.
+    """
+    known = saved if isinstance(saved, Mapping) else {}
+    missing = [key for key in keys if key not in known]
+    if missing:
+        raise GroupingError(
+            f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
+        )
+
+
 def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDifference | None:
     """Compare two `LayerGroups.state_dict()`; None if groups and members are the same."""
     was = {name: group for group, names in saved["members"].items() for name in names}
@@ -68,11 +82,7 @@ def taken_over(
     Raises:
         GroupingError: it is no such state; or the names differ, and it is strict.
     """
-    missing = [key for key in ("names", "rates", "frozen") if key not in (saved or ())]
-    if missing:
-        raise GroupingError(
-            f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
-        )
+    check_state(saved, "names", "rates", "frozen")
     known = {name: i for i, name in enumerate(saved["names"])}
     if strict and list(known) != list(names):
         raise GroupingError(f"the saved layer groups are {list(known)}, these are {list(names)}")

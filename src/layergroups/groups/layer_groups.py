@@ -16,7 +16,7 @@ from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups.attachment import bind, bound_to, unwrapped
 from layergroups.groups.change import Change
-from layergroups.groups.difference import GroupDifference, compare_groups, taken_over
+from layergroups.groups.difference import GroupDifference, check_state, compare_groups, taken_over
 from layergroups.groups.explain import Explanation, explain
 from layergroups.groups.fixed import Hold, fixed_by_hand
 from layergroups.groups.following import describe, homes_after, names_of
@@ -434,6 +434,11 @@ class LayerGroups:
                 "%d parameters are not used when the model runs, so they will not train: %s",
                 len(self._anatomy.unused), some(self._anatomy.unused),
             )  # fmt: skip
+        if self._anatomy.dead_ends:
+            log.warning(
+                "%d parameters lead to no output of the model, so they get no gradient and will "
+                "not train: %s", len(self._anatomy.dead_ends), some(self._anatomy.dead_ends),
+            )  # fmt: skip
 
     # -- members ---------------------------------------------------------------------------------
 
@@ -478,8 +483,30 @@ class LayerGroups:
             "rates": list(self._rates),
         }
 
+    def recall(self, state: Mapping[str, Any]) -> None:
+        """Take over the rule and the reasons of saved groups, if members are the same as here.
+
+        Groups that are made again from their members alone do not know why they were made.
+
+        Args:
+            state: what `state_dict` gave.
+        """
+        here = self.state_dict()
+        if any(here[key] != state.get(key) for key in ("names", "members")):
+            return
+        self.rule = str(state.get("rule", self.rule))
+        reasons = state.get("reasons") or self.reasons
+        self._parts = tuple(
+            Part(name, str(why)) for name, why in zip(self.names, reasons, strict=True)
+        )
+
     def compare(self, state: Mapping[str, Any]) -> GroupDifference | None:
-        """What differs between groups that were saved and these; None if nothing does."""
+        """What differs between groups that were saved and these; None if nothing does.
+
+        Raises:
+            GroupingError: this is nothing that `state_dict` gave.
+        """
+        check_state(state, "names", "members", "rule")
         return compare_groups(state, self.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:

@@ -329,6 +329,11 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
         return body, Cut("by hand", inside, (), f"cut={cut!r} says so", path=cut)
     if isinstance(cut, str):
         cut = _index_of(network, cut)
+    if isinstance(cut, bool) or not isinstance(cut, int):
+        raise CutError(
+            f"cut={cut!r} is no place in {type(network).__name__}, whose children are {listed}; "
+            "give a number or a name of them, a path, or a function: cut=-1"
+        )
     kept = names[:cut]
     if not kept or (len(kept) == len(names) and cut != len(names)):
         raise CutError(

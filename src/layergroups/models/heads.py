@@ -85,7 +85,7 @@ def create_head(
     Source: fastai, `create_head` and `apply_init(kaiming_normal_)`; He and others, "Delving Deep
     into Rectifiers" (2015), for the initial weights.
     """
-    hidden = [_HIDDEN] if lin_ftrs is None else list(lin_ftrs)
+    hidden = _hidden_sizes(lin_ftrs)
     _check_sizes(nf, n_out, hidden)
     rates = _dropout_rates(ps, len(hidden) + 1)
     features = nf * 2 if pool and concat_pool else nf
@@ -131,6 +131,11 @@ def _output_layer(
     """What brings the numbers to the size of the targets, if anything does."""
     if y_range is not None and units is not None:
         raise ModelError("create_head: give y_range=, which bounds the numbers, or units=.")
+    if units is not None and not isinstance(units, TargetUnits):
+        raise ModelError(
+            f"create_head: units= is a {type(units).__name__}. Right would be "
+            "units=TargetUnits.of(targets), with targets (N, n_out)."
+        )
     if units is not None and len(units.mean) != n_out:
         raise ModelError(
             f"create_head: units= are of {len(units.mean)} numbers, but the head gives {n_out}. "
@@ -152,6 +157,18 @@ def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
             linears[-1].weight.mul_(_QUIET)
 
 
+def _hidden_sizes(lin_ftrs: object) -> list[int]:
+    """Sizes of the hidden layers; a list, even of one."""
+    if lin_ftrs is None:
+        return [_HIDDEN]
+    if not isinstance(lin_ftrs, Sequence) or isinstance(lin_ftrs, str | bytes):
+        raise ModelError(
+            f"create_head: lin_ftrs={lin_ftrs!r} must be a list of sizes, such as lin_ftrs=[256]; "
+            "[] for no hidden layer."
+        )
+    return list(lin_ftrs)
+
+
 def _check_sizes(nf: int, n_out: int, hidden: list[int]) -> None:
     named = [("nf", nf), ("n_out", n_out), *(("a size in lin_ftrs", size) for size in hidden)]
     for name, value in named:
@@ -164,7 +181,7 @@ def _check_sizes(nf: int, n_out: int, hidden: list[int]) -> None:
 
 def _dropout_rates(ps: float | Sequence[float], linears: int) -> list[float]:
     """One dropout rate for each of the linear layers."""
-    given = [ps] if isinstance(ps, (int, float)) else list(ps)
+    given = list(ps) if isinstance(ps, Sequence) else [ps]
     for rate in given:
         if not isinstance(rate, (int, float)) or not math.isfinite(rate) or not 0 <= rate < 1:
             raise ModelError(f"create_head: a dropout in ps must lie in 0 <= p < 1, not {rate!r}.")

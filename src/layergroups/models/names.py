@@ -25,7 +25,15 @@ def list_models(pattern: str = "*") -> list[str]:
     Returns:
         Names as `load_model` takes them, torchvision's first, such as "torchvision:resnet18".
         timm's names stand without the tags of their weights.
+
+    Raises:
+        UnknownArchitectureError: the pattern is no text.
     """
+    if not isinstance(pattern, str):
+        raise UnknownArchitectureError(
+            f"pattern={pattern!r} must be a text, in which * stands for any letters: "
+            'list_models("*resnet*").'
+        )
     return [
         f"{library}:{name}"
         for library in _LIBRARIES

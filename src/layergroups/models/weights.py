@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layergroups.errors import WeightsError
+from layergroups.paths import path_of
 
 Converter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 
@@ -86,7 +87,7 @@ def find_weights(path: str | Path) -> Path:
     Raises:
         WeightsError: there is none, or its ending is not one of `WEIGHT_ENDINGS`.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, WeightsError, 'weights="resnet18.pth"').expanduser()
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "does not exist"
         raise WeightsError(f"weights={str(path)!r}: {file.absolute()} {kind}. {_expected()}")

@@ -42,7 +42,12 @@ def decided(predictions: Tensor, task: str, threshold: float) -> Tensor:
     """What a model decides: int (N,); for several labels bool (N, C); else the numbers (N, K)."""
     if task == "single":
         return predictions.argmax(dim=1)
-    return predictions >= threshold if task == "multi" else predictions
+    return predictions > threshold if task == "multi" else predictions
+
+
+def threshold_of(learn: object) -> float:
+    """The probability above which a learner counts a label as there."""
+    return float(getattr(learn, "thresh", 0.5))
 
 
 def words_of(value: Tensor, task: str, classes: Sequence[str]) -> str:

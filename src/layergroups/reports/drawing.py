@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layergroups.errors import LayerGroupsError
+from layergroups.paths import path_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def check_ending(path: str | Path) -> Path:
     Raises:
         LayerGroupsError: its ending is another one.
     """
-    path = Path(path)
+    path = path_of(path, LayerGroupsError, "'picture.png'")
     if path.suffix.lower() not in _ENDINGS:
         raise LayerGroupsError(
             f"{path} does not end like a picture; end it with {', '.join(_ENDINGS)}, for example "

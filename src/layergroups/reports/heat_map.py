@@ -7,12 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import drawing
-from layergroups.reports.answers import words_of
+from layergroups.reports.answers import decided, threshold_of, words_of
 from layergroups.reports.as_seen import as_pixels, overlay
 from layergroups.reports.grad_cam import find_place, grad_cam
 from layergroups.reports.photo_grid import Tile, draw_photos
@@ -92,7 +91,8 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
     predictions: Tensor = learn.get_preds([batch])[0]
     values = predictions.reshape(-1)
     number = int(values.argmax()) if target is None else _number(target, names, len(values))
-    said = words_of(_decided(values, task), task, names or tuple(map(str, range(len(values)))))
+    decision = decided(predictions.reshape(1, -1), task, threshold_of(learn))[0]
+    said = words_of(decision, task, names or tuple(map(str, range(len(values)))))
     return HeatMap(
         heat=grad_cam(learn.model, batch, number, anatomy=anatomy)[0],
         pixels=as_pixels(image, getattr(learn.dls, "input", None)),
@@ -103,18 +103,13 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
     )
 
 
-def _decided(values: Tensor, task: str) -> Tensor:
-    if task == "single":
-        return values.argmax()
-    return values >= 0.5 if task == "multi" else values
-
-
 def _number(target: object, names: tuple[str, ...], n: int) -> int:
     """The number of a class that is given by name or by number."""
     if isinstance(target, str) and target in names:
         return names.index(target)
-    whole = isinstance(target, int | torch.Tensor) and not isinstance(target, bool)
-    number = int(target) if whole else -1  # type: ignore[call-overload] # it is a whole number
+    if isinstance(target, Tensor) and target.numel() == 1:
+        target = target.item()
+    number = target if isinstance(target, int) and not isinstance(target, bool) else -1
     if not 0 <= number < n:
         known: Any = ", ".join(map(repr, names[:10])) or f"0 to {n - 1}"
         raise LayerGroupsError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import drawing
-from layergroups.reports.answers import TASKS, TopLoss, decided, words_of
+from layergroups.reports.answers import TASKS, TopLoss, decided, threshold_of, words_of
 from layergroups.reports.as_seen import as_pixels, images_at, paths_of
 from layergroups.reports.calibration import Calibration
 from layergroups.reports.charts import draw_calibration, draw_residuals
@@ -49,7 +49,7 @@ class Interpretation:
         paths: the file of each item; None where the batches do not know it.
         classes: names of the classes, or of the numbers where the data name them.
         task: "single", "multi" (several labels an item) or "regression".
-        threshold: from which probability a label counts as predicted, for several labels.
+        threshold: the probability above which a label counts as predicted, for several labels.
         learner: whom the predictions are of; None for an interpretation of tensors alone.
         batches: where the images come from; None likewise.
     """
@@ -69,14 +69,15 @@ class Interpretation:
 
     @classmethod
     def from_learner(
-        cls, learn: Answering, dl: Any = None, *, threshold: float = 0.5
+        cls, learn: Answering, dl: Any = None, *, threshold: float | None = None
     ) -> Interpretation:
         """What a learner says of its validation photos, or of other batches; changes nothing.
 
         Args:
             learn: the learner.
             dl: batches (inputs, targets) that keep their order; None for `learn.dls.valid`.
-            threshold: from which probability a label counts as predicted, for several labels.
+            threshold: the probability above which a label counts as predicted, for several labels;
+                None for `learn.thresh`, by which `learn.predict` names labels.
 
         Raises:
             LayerGroupsError: the batches have no targets, or not those of the task.
@@ -97,7 +98,7 @@ class Interpretation:
             paths=paths_of(batches, len(predictions)),
             classes=names or _numbered(task, predictions),
             task=task,
-            threshold=threshold,
+            threshold=threshold_of(learn) if threshold is None else threshold,
             learner=learn,
             batches=batches,
         )

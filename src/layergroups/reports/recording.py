@@ -62,9 +62,8 @@ def record_run(
 def _interpreted(learn: Trained) -> Interpretation | None:
     """What it says of its validation data; None if it has none, or none whose answers are known."""
     try:
-        threshold = float(getattr(learn, "thresh", 0.5))
         known = len(learn.dls.valid) > 0
-        return Interpretation.from_learner(learn, threshold=threshold) if known else None
+        return Interpretation.from_learner(learn) if known else None
     except (LayerGroupsError, TypeError):
         return None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import drawing
-from layergroups.reports.answers import decided, words_of
+from layergroups.reports.answers import decided, threshold_of, words_of
 from layergroups.reports.as_seen import as_pixels, each_of
 from layergroups.reports.photo_grid import Tile, draw_photos
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from layergroups.reports.subject import Answering
-
-_THRESHOLD = 0.5
 
 
 def results_picture(
@@ -47,7 +45,7 @@ def results_picture(
     names = tuple(map(str, getattr(learn.dls, "vocab", ()))) or tuple(
         map(str, range(predictions.shape[-1]))
     )
-    said = decided(predictions, task, _THRESHOLD)
+    said = decided(predictions, task, threshold_of(learn))
     spec = getattr(learn.dls, "input", None)
     tiles = []
     for i, image in enumerate(inputs):

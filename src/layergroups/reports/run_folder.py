@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from layergroups.checkpoints import ENDINGS
 from layergroups.checkpoints.export import DESCRIPTION
 from layergroups.errors import CheckpointError
 from layergroups.reports.confusion import ConfusionMatrix
@@ -17,6 +19,8 @@ from layergroups.reports.subject import Subject
 
 HISTORY = "history.csv"
 PICTURE = "confusion_matrix.png"
+
+_log = logging.getLogger("layergroups")
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,9 @@ def write_run(
     """Write a learner's export, its history, its record and, if given, its confusion matrix.
 
     All files are made in a folder beside, then put in their places one after another, so a run
-    that is killed while it writes leaves an earlier export as it was. Other files in the folder
-    stay.
+    that is killed while it writes leaves an earlier export as it was. A graph that `layergroups
+    export` made of an earlier model there (model.onnx, model.pt2) is removed, and told. Other files
+    in the folder stay.
 
     Args:
         learn: a learner.
@@ -99,9 +104,26 @@ def write_run(
                 confusion_matrix_picture(confusion.matrix, confusion.classes, draft / PICTURE)
             else:
                 (target / PICTURE).unlink(missing_ok=True)  # of an earlier run
+            _drop_graphs(target)
             for made in sorted(draft.iterdir()):
                 os.replace(made, target / made.name)
     except OSError as cause:
         raise CheckpointError(f"Could not write {target}: {cause}") from cause
     picture = None if confusion is None else target / PICTURE
     return RunFiles(target, target / HISTORY, picture, target / RECORD)
+
+
+def _drop_graphs(folder: Path) -> None:
+    """Remove the graphs of an earlier model: they would answer as that one did."""
+    for ending in ENDINGS:
+        graph = folder / f"model{ending}"
+        if graph.is_file():
+            graph.unlink()
+            graph.with_name(f"{graph.name}.json").unlink(missing_ok=True)
+            _log.warning(
+                "%s was made of the earlier model and is removed. Make it again: layergroups "
+                "export %s --format %s",
+                graph,
+                folder,
+                ending.removeprefix("."),
+            )

@@ -27,6 +27,7 @@ from layergroups.checkpoints import (
     split_tensors,
 )
 from layergroups.errors import CheckpointError, TrainingError
+from layergroups.paths import path_of
 from layergroups.training import saving
 from layergroups.training.history import History
 from layergroups.training.loaders import class_names
@@ -76,7 +77,8 @@ def autosave(
             f"checkpoint_every={every!r} must be a whole number of steps from 1, or None for the "
             "end of each epoch only."
         )
-    return Autosave(folder=Path(checkpoint_dir), every=every, resume=resume)
+    folder = path_of(checkpoint_dir, TrainingError, 'fit(..., checkpoint_dir="checkpoints")')
+    return Autosave(folder=folder, every=every, resume=resume)
 
 
 class Keeper:

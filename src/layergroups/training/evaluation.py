@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from layergroups.anatomy.arguments import describe_input
 from layergroups.data.shares import Share, check_of
 from layergroups.errors import TrainingError
 from layergroups.training.checks import split_batch
@@ -57,7 +59,7 @@ def evaluate(
         "valid_loss" and the value of each metric, by name.
 
     Raises:
-        TrainingError: there are no batches, or loss or targets do not fit the task.
+        TrainingError: there are no batches, or model, loss or targets do not fit them.
     """
     check_loss(loss_func, task)
     seen = _Seen(task)
@@ -151,7 +153,8 @@ def predict_all(
         or (N, K), None where the batches have none; losses (N,), None unless asked for.
 
     Raises:
-        TrainingError: there are no batches, or losses are asked for without targets.
+        TrainingError: there are no batches, the model cannot take them, or losses are asked for
+            without targets.
     """
     kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
     with evaluating(model):
@@ -179,11 +182,27 @@ def _outputs(
     for batch in batches:
         inputs, targets = split_batch(to_device(batch, accelerator.device))
         if targets is None or len(targets):
-            with accelerator.autocast():
+            with accelerator.autocast(), _taking(inputs):
                 outputs = forward(inputs)
             yield _in_full(outputs), targets
         if advance is not None:
             advance()
+
+
+@contextmanager
+def _taking(inputs: object) -> Iterator[None]:
+    """Say what was given to a model that cannot take it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as cause:
+        said = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+        raise TrainingError(
+            f"The model cannot take inputs {describe_input(inputs)}: {said}. Give batches "
+            "shaped as those that it was trained on; learn.predict takes one item, without the "
+            "batch dimension."
+        ) from cause
 
 
 def _in_full(outputs: Tensor) -> Tensor:

@@ -125,14 +125,20 @@ def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, An
     """
     saved = exported.groups
     try:
-        rule = str(saved["rule"])
-        groups = LayerGroups(model, rule if rule in _WORDS else by_members(saved), **options)
+        groups = LayerGroups(model, _by_rule(str(saved["rule"])) or by_members(saved), **options)
         if groups.state_dict()["members"] != saved["members"]:
             groups = LayerGroups(model, by_members(saved), **options)
+        groups.recall(saved)
         groups.load_state_dict(saved)
     except (KeyError, ValueError) as cause:
         raise CheckpointError(f"The saved layer groups do not fit the model: {cause}") from cause
     return groups
+
+
+def _by_rule(rule: str) -> Split | None:
+    """The rule that a name of one stands for; None for groups that were made by hand."""
+    number = re.fullmatch(r"(\d+) groups", rule)
+    return int(number[1]) if number else rule if rule in _WORDS else None
 
 
 def by_members(saved: Mapping[str, Any]) -> Split:

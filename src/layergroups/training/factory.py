@@ -13,14 +13,15 @@ from torch import nn
 
 from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import transform_from_config
-from layergroups.errors import ModelError, TrainingError
+from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
 from layergroups.models import Assembled, InputChange, LoadedModel, assemble, load_model
 from layergroups.models.channels import with_channels
 from layergroups.models.output_layers import checked_range
+from layergroups.paths import path_of
 from layergroups.training.exporting import groups_of_export
 from layergroups.training.learner import Learner
-from layergroups.training.loaders import NoPhotos, bound, target_units
+from layergroups.training.loaders import NoPhotos, bound, check_photos, target_units
 from layergroups.training.loss_names import loss_from
 from layergroups.training.losses import default_loss
 from layergroups.training.seeds import mixed
@@ -97,9 +98,11 @@ def vision_learner(
         UnknownArchitectureError: no library knows the name.
         WeightsError: the weights cannot be had, or do not fit.
         CutError: the body cannot be cut there.
+        TrainingError: the data do not tell what their images are like.
         InputSizeError: the network cannot take images of this size.
         ModelError: the network cannot take images of so many channels, or y_range does not fit.
     """
+    check_photos(dls)
     _check_range(y_range, task_of(dls), custom_head)
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -169,7 +172,7 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     Raises:
         CheckpointError: the folder is not an export, is damaged, or needs `model`.
     """
-    made, exported = load_export(Path(folder), model)
+    made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
     task = checked_task(exported.task)
     photos = NoPhotos(exported.classes, transform_from_config(exported.transform), task)
     example = torch.zeros(2, photos.input.channels, *photos.size)

@@ -13,6 +13,10 @@ from typing import Any, overload
 from rich.console import Console
 from rich.table import Table
 
+from layergroups.checkpoints import write_text
+from layergroups.errors import CheckpointError
+from layergroups.paths import path_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
@@ -117,7 +121,9 @@ class History(Sequence[EpochRow]):
         """As JSON text; also written to `path` if one is given."""
         text = json.dumps(self.to_dict(), indent=2)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            write_text(
+                path_of(path, CheckpointError, 'history.to_json("history.json")'), text + "\n"
+            )
         return text
 
     def to_csv(self, path: str | Path | None = None) -> str:
@@ -135,7 +141,8 @@ class History(Sequence[EpochRow]):
             losses = [row.train_loss, row.valid_loss]
             writer.writerow([row.epoch, row.phase, *losses, *values, row.seconds, lrs, frozen])
         if path is not None:
-            Path(path).write_text(text.getvalue(), encoding="utf-8")
+            target = path_of(path, CheckpointError, 'history.to_csv("history.csv")')
+            write_text(target, text.getvalue())
         return text.getvalue()
 
 

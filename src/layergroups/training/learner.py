@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from layergroups import checkpoints
-from layergroups.errors import TrainingError
+from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import Freezing, Rate
+from layergroups.paths import path_of
 from layergroups.training import exporting, loop, recipes, saving
 from layergroups.training.autosave import Autosave, Keeper, asked, autosave
 from layergroups.training.averaging import Averaging, checked_ema
@@ -326,8 +327,9 @@ class Learner(Looking):
             TrainingError: the data do not describe their transform.
             CheckpointError: it cannot be written, or the model cannot be captured as a graph.
         """
-        self.processes.write("export", lambda: exporting.export(self, Path(folder)))
-        return Path(folder)
+        target = path_of(folder, CheckpointError, 'learn.export("model")')
+        self.processes.write("export", lambda: exporting.export(self, target))
+        return target
 
     # What the fits come to
 
@@ -375,4 +377,5 @@ class Learner(Looking):
         return loop.fit(run)
 
     def _file(self, name: str | Path) -> Path:
-        return self.path / f"{str(name).removesuffix('.safetensors')}.safetensors"
+        text = str(path_of(name, CheckpointError, 'learn.save("first")'))
+        return self.path / f"{text.removesuffix('.safetensors')}.safetensors"

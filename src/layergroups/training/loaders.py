@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
 import torch
@@ -58,6 +58,38 @@ def check_loaders(dls: object) -> None:
         )
 
 
+def check_photos(dls: object) -> None:
+    """Data for which a network is chosen by name must tell what their images are like.
+
+    Raises:
+        TrainingError: they do not.
+    """
+    missing = [name for name in ("train", "valid", "input", "size", "c") if not hasattr(dls, name)]
+    if missing:
+        raise TrainingError(
+            f"The data ({type(dls).__name__}) have no {', '.join(missing)}, so no network can be "
+            "made for them. Right would be vision_learner(ImageDataLoaders.from_folder(folder), "
+            '"resnet18"); for batches of another kind: Learner(dls, model).'
+        )
+
+
+def batches_of(dls: Loaders, dl: object) -> Iterable[Any]:
+    """The batches that were given, or those of validation.
+
+    Raises:
+        TrainingError: something else was given.
+    """
+    if dl is None:
+        return dls.valid
+    if not isinstance(dl, Iterable) or isinstance(dl, str | bytes | Mapping | Tensor):
+        what = "a tensor" if isinstance(dl, Tensor) else f"{dl!r:.60}"
+        raise TrainingError(
+            f"dl={what} must give batches (inputs, targets), or inputs only: dls.test_dl(paths), a "
+            "DataLoader, or a list such as [inputs]."
+        )
+    return dl
+
+
 def count_of(batches: Iterable[Any]) -> int:
     """How many batches there are; 0 if they do not tell."""
     return len(batches) if isinstance(batches, Sized) else 0
@@ -102,8 +134,13 @@ def load_item(dls: Loaders, item: object) -> Tensor:
         TrainingError: these data cannot load a single item, and it is not a tensor.
     """
     load = getattr(dls, "load", None)
-    if load is not None:
-        loaded: Tensor = load(item)
+    if callable(load):
+        loaded = load(item)
+        if not isinstance(loaded, Tensor):
+            raise TrainingError(
+                f"{type(dls).__name__}.load(item) gave a {type(loaded).__name__}; it must give a "
+                "tensor shaped as one item, such as (3, 224, 224)."
+            )
         return loaded
     if isinstance(item, Tensor):
         return item

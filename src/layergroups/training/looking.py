@@ -18,6 +18,7 @@ from layergroups.training.answers import answer
 from layergroups.training.evaluation import evaluate, predict_all
 from layergroups.training.found_rates import FoundRates
 from layergroups.training.loaders import (
+    batches_of,
     class_names,
     count_of,
     example_of,
@@ -48,8 +49,11 @@ class Looking(Workbench):
 
         Returns:
             "valid_loss" and each metric, by name.
+
+        Raises:
+            TrainingError: these are no batches, or the model cannot take them.
         """
-        batches: Iterable[Any] = self.dls.valid if dl is None else dl
+        batches = batches_of(self.dls, dl)
         model = self.placed_model()
         with self.reporter.bar("validation", count_of(batches)) as bar:
             return evaluate(
@@ -76,8 +80,11 @@ class Looking(Workbench):
             Probabilities (N, C) and targets (N,), in the order of the batches, on the CPU; targets
             are None where the batches have none. For several labels targets are (N, C), of 0 and
             1; for regression both are numbers (N, K). With `with_loss` also the losses (N,).
+
+        Raises:
+            TrainingError: these are no batches, or the model cannot take them.
         """
-        batches: Iterable[Any] = self.dls.valid if dl is None else dl
+        batches = batches_of(self.dls, dl)
         model = self.placed_model()
         with self.reporter.bar("predictions", count_of(batches)) as bar:
             found, targets, losses = predict_all(
@@ -98,6 +105,10 @@ class Looking(Workbench):
             A `Prediction` with label, index and probabilities. For several labels a
             `LabelsPrediction`: the labels whose probability is above `learn.thresh`, and the
             probabilities of all. For regression a `NumbersPrediction`, by name and as a tensor.
+
+        Raises:
+            DataError: this is no image, or it cannot be read.
+            TrainingError: the model cannot take what it is.
         """
         inputs = load_item(self.dls, item).unsqueeze(0)
         found, _, _ = predict_all(
@@ -158,7 +169,7 @@ class Looking(Workbench):
             n: how many; the seed of the data says which.
             dl: other batches, with or without targets.
         """
-        return results_picture(self, path, n, dl)
+        return results_picture(self, path, n, batches_of(self.dls, dl))
 
     def grad_cam(
         self, item: object, target: int | str | None = None, path: str | Path | None = None

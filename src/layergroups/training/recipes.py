@@ -132,6 +132,11 @@ def plan_fine_tune(
 
 def fitted(learner: Looking, defaults: FineTuneDefaults | None) -> FineTuneDefaults:
     """The figures for this learner: `lowest` as it can be."""
+    if defaults is not None and not isinstance(defaults, FineTuneDefaults):
+        raise TrainingError(
+            f"defaults= is a {type(defaults).__name__}. Right would be fine_tune(4, "
+            "defaults=FineTuneDefaults(lowest=0))."
+        )
     known = defaults or FineTuneDefaults()
     return replace(known, lowest=lowest_group(learner, known))
 

@@ -64,14 +64,12 @@ class OneCycle:
     moms: tuple[float, float, float] = (0.95, 0.85, 0.95)
 
     def __post_init__(self) -> None:
-        if self.div <= 0 or self.div_final <= 0:
-            raise TrainingError(
-                f"div={self.div} and div_final={self.div_final} divide the rate: they must be "
-                "above 0, such as div=25, div_final=1e5."
-            )
+        _check_divisor("div", self.div, "div=25")
+        _check_divisor("div_final", self.div_final, "div_final=1e5")
         _check_part("pct_start", self.pct_start)
-        numbers = [m for m in self.moms if isinstance(m, (int, float)) and 0 <= m < 1]
-        if len(self.moms) != 3 or len(numbers) != 3:
+        moms = self.moms if isinstance(self.moms, (tuple, list)) else ()
+        numbers = [m for m in moms if isinstance(m, (int, float)) and 0 <= m < 1]
+        if len(moms) != 3 or len(numbers) != 3:
             raise TrainingError(
                 f"moms={self.moms} must be three momenta in 0..1 (start, top, end), such as "
                 "moms=(0.95, 0.85, 0.95)."
@@ -106,8 +104,7 @@ class FlatCos:
 
     def __post_init__(self) -> None:
         _check_part("pct_start", self.pct_start)
-        if self.div_final <= 0:
-            raise TrainingError(f"div_final={self.div_final} must be above 0, such as 1e5.")
+        _check_divisor("div_final", self.div_final, "div_final=1e5")
 
     def multiplier(self, t: float) -> float:
         """1 until pct_start, 1/div_final at 1."""
@@ -120,6 +117,11 @@ class FlatCos:
         return None
 
 
+def _check_divisor(name: str, value: object, right: str) -> None:
+    if not isinstance(value, (int, float)) or not value > 0:
+        raise TrainingError(f"{name}={value!r} divides the rate: it must be above 0, as {right}.")
+
+
 def _check_part(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise TrainingError(f"{name}={value} is a part of the fit: it must be within 0..1.")
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise TrainingError(f"{name}={value!r} is a part of the fit: it must be within 0..1.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from layergroups.data import OrderedBatches
 from layergroups.data.views import varied_views
 from layergroups.errors import TrainingError
+from layergroups.training.loaders import batches_of
 
 if TYPE_CHECKING:
     from layergroups.training.looking import Looking
@@ -31,7 +32,7 @@ def averaged_predictions(
             f"beta={beta!r} must be the weight of the photos as they are, from 0 to 1: "
             "learn.tta(beta=0.25)."
         )
-    batches: Iterable[Any] = learner.dls.valid if dl is None else dl
+    batches = batches_of(learner.dls, dl)
     plain, targets, *_ = learner.get_preds(batches)
     total = torch.zeros_like(plain)
     for view in _views(learner, batches, n):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from layergroups.anatomy.looking import unwrap
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
+from layergroups.paths import path_of
 from layergroups.training.averaging import Ema, checked_ema
 from layergroups.training.callbacks import checked
 from layergroups.training.compiling import Compile, Compiled, checked_compile, is_compiled
@@ -83,6 +84,11 @@ class Workbench:
         self._model = _laid_out(model)
         if groups is None:
             groups = LayerGroups(model, split, example_input=example_of(dls))
+        if not isinstance(groups, LayerGroups):
+            raise TrainingError(
+                f"groups= is a {type(groups).__name__}; give LayerGroups(model), or a rule: "
+                'Learner(dls, model, split="auto").'
+            )
         self.groups = groups
         if self.groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
@@ -102,7 +108,7 @@ class Workbench:
         self.ema: Ema = checked_ema(ema)
         self.compile: Compile = compile
         checked_compile(compile)
-        self.path = Path(path)
+        self.path = path_of(path, TrainingError, 'Learner(..., path="models")')
         self.seed = seed
         self.progress = progress
         self.opt: Optimizer | None = None

@@ -19,9 +19,11 @@ _log = logging.getLogger("layergroups")
 class EarlyStopping:
     """Ends a fit after some epochs without a better value.
 
-    Each fit counts anew. A schedule that falls to the end of the fit (`fit_one_cycle`) often gives
-    its best epochs last; this is at its best with flat rates. `SaveBest` beside it keeps the
-    weights of the best epoch. In fastai: EarlyStoppingCallback.
+    Each fit counts anew. `fine_tune` is two fits: an end of the first, of the head alone, does not
+    keep the second from running, in which it counts from its own first epoch. A schedule that
+    falls to the end of the fit (`fit_one_cycle`) often gives its best epochs last; this is at its
+    best with flat rates. `SaveBest` beside it keeps the weights of the best epoch. In fastai:
+    EarlyStoppingCallback.
 
     Args:
         monitor: "valid_loss", "train_loss" or the name of a metric.

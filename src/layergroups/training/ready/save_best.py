@@ -23,7 +23,8 @@ class SaveBest:
     """Saves the learner after each epoch that is better than all before it in this fit.
 
     `learn.load("best")` goes back to it at any time, also after Ctrl-C. Each fit looks for its own
-    best, so the file holds the best epoch of the last fit; `fine_tune` is two fits. In fastai:
+    best, so the file holds the best epoch of the last fit; `fine_tune` is two fits, and the best
+    epoch of its second replaces that of the first, even where it is worse. In fastai:
     SaveModelCallback, which puts the best back without being asked.
 
     Args:
