@@ -20,7 +20,7 @@ from layergroups.groups.freezing import StayInEval, as_if_resting
 from layergroups.training.replay import NoPassageError, Passage, find_passage
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
     from layergroups.training.shelf import Shelf
 
 Resting = tuple[int, ...]
