@@ -197,7 +197,7 @@ class _Finder:
         learner.begin_epoch(learner.dls.train)
         rising = Rising(plan.start_lr / base, plan.end_lr / base)
         run = new_run(learner, 1, rising, "lr_find")
-        run.steps = plan.num_it - 1  # so that the last step has the last rate
+        run.steps = run.epoch_steps = plan.num_it - 1  # so that the last step has the last rate
         shortcut = Shortcut(learner, self.example, self.room)
         steps, losses = Steps(run, self.batches.rounds(), shortcut), Losses(plan.num_it // 10)
         with learner.reporter.bar(f"rates of {name}", plan.num_it) as bar:

@@ -147,7 +147,7 @@ class _Measuring:
         learner = self.learner
         learner.begin_epoch(learner.dls.train)
         run = new_run(learner, 1, schedule, "suggest_groups")
-        run.steps = steps
+        run.steps = run.epoch_steps = steps
         shortcut = Shortcut(learner, batches[0], self.room)
         trial = Steps(run, cycle(enumerate(batches)), shortcut)
         with learner.reporter.bar(title, steps) as bar:
