@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from layergroups.data.shares import Share
     from layergroups.training.distributed import Processes
     from layergroups.training.kept import FeatureStore, Kept, Resting
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 
 @dataclass

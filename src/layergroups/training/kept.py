@@ -21,7 +21,7 @@ from layergroups.training.replay import NoPassageError, Passage, find_passage
 
 if TYPE_CHECKING:
     from layergroups.training.folding import Folding
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
     from layergroups.training.shelf import Shelf
 
 Resting = tuple[int, ...]

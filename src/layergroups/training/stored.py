@@ -31,7 +31,7 @@ from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError
 
 if TYPE_CHECKING:
     from layergroups.training.loaders import Batches
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 _FURTHER = 1 << 24  # between the epoch numbers that give further passes their orders
