@@ -9,10 +9,10 @@ table: seconds of each epoch with its validation, of the phase, and the peak mem
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
+
+from process import measure
 
 from layergroups.demo.weights import efficientnet_lite0_weights
 
@@ -67,14 +67,6 @@ print(json.dumps({
 """
 
 
-def measure(python: str, code: str, *options: str) -> dict[str, list[float]]:
-    """Run one contender and read the JSON line that it ends with."""
-    done = subprocess.run([python, "-c", code, *options], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"a contender failed:\n{done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
 def main() -> None:
     """Measure all contenders and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,11 +78,11 @@ def main() -> None:
     options = [str(args.photos), str(efficientnet_lite0_weights()), str(args.size)]
     options.append(str(args.epochs))
     found = {
-        "layergroups": measure(sys.executable, OURS, *options, "1"),
-        "layergroups, store=False": measure(sys.executable, OURS, *options, "0"),
+        "layergroups": measure(sys.executable, "-c", OURS, *options, "1"),
+        "layergroups, store=False": measure(sys.executable, "-c", OURS, *options, "0"),
     }
     if args.peers:
-        found["fastai 2.8.12"] = measure(args.peers, FASTAI, *options)
+        found["fastai 2.8.12"] = measure(args.peers, "-c", FASTAI, *options)
     print("| | seconds of each epoch | phase | accuracy | peak memory, MB |")
     print("| --- | --- | --- | --- | --- |")
     for name, result in found.items():

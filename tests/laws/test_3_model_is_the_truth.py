@@ -145,3 +145,11 @@ def test_a_held_group_is_a_living_view() -> None:
     head = groups["head"]
     replace_head(model)
     assert [p.shape[0] for p in head.parameters()] == [5, 5]
+
+
+def test_rates_may_be_set_right_after_surgery() -> None:
+    model, groups, _ = make()
+    model.fc = nn.Linear(8, 5)
+    groups.set_rates({"head": 0.0})
+    assert groups.changes[-1].added == (("fc.weight", "head"), ("fc.bias", "head"))
+    assert not any(p.requires_grad for p in model.fc.parameters())

@@ -22,7 +22,7 @@ from layergroups.reports.run_facts import (
     Photo,
     SetupFacts,
 )
-from layergroups.training import Learner
+from layergroups.training import FineTuneDefaults, Learner
 
 NASTY = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "a\"b'c&d [bold]e")
 
@@ -34,7 +34,7 @@ def tiny_run() -> RunRecord:
         TinyLoaders(n=48), tiny_model(), split=["0.0", "0.7", "1"], metrics=["accuracy"],
         progress=False,
     )  # fmt: skip
-    learn.fine_tune(2)
+    learn.fine_tune(2, defaults=FineTuneDefaults(lowest=0))
     learn.freeze()
     learn.fit(3)
     return record_run(learn, title="A tiny run", command=["layergroups", "train", "my photos"])

@@ -91,7 +91,7 @@ def test_every_block_of_any_model_is_measured(kind: str) -> None:
         assert found.signal_to_noise >= 0
         assert found.change is not None
         assert 0 <= found.change <= 1
-    assert max(proposal.rates.values()) == pytest.approx(1e-4)
+    assert max(proposal.rates.values()) == pytest.approx(2e-4)
     learn.fine_tune(1, lr=proposal.rates, store=False)
 
 
@@ -118,7 +118,7 @@ def test_a_gradient_counts_beside_the_size_of_its_weights() -> None:
         learn = Learner(TinyLoaders(n=24), model, split=["0", "1", "4"], progress=False)
         found = {a.name: a.evidence for a in learn.suggest_groups(train_head=False).groups}
         ratios.append(found["1"].relative_gradient)
-    assert ratios[0] / ratios[1] == pytest.approx(1e4, rel=1e-3)
+    assert ratios[0] / ratios[1] == pytest.approx(1e4, rel=5e-3)
 
 
 def test_signal_is_told_from_noise() -> None:

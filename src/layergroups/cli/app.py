@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,42 +51,41 @@ class Graph(StrEnum):
     pt2 = "pt2"
 
 
-Model = Annotated[
-    Path, typer.Argument(metavar="DIR", help="What `layergroups train` wrote.", show_default=False)
-]
+def _unset(metavar: str, help: str, **more: Any) -> Any:
+    """An option that is left out unless it is given."""
+    return typer.Option(metavar=metavar, show_default=False, help=help, **more)
+
+
+def _needed(metavar: str, help: str) -> Any:
+    """An argument that must be given."""
+    return typer.Argument(metavar=metavar, show_default=False, help=help)
+
+
+Model = Annotated[Path, _needed("DIR", "What `layergroups train` wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs in which all groups train.")]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Photos in a batch.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        min=0, metavar="N", show_default=False,
-        help="Processes that prepare batches; chosen if not given.",
-    ),
-]  # fmt: skip
+    _unset("N", "Processes that prepare batches; chosen if not given.", min=0),
+]
 Broken = Annotated[
     OnError, typer.Option(help="Stop at images that cannot be read, or leave them out.")
 ]
 LabelCol = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", show_default=False,
-        help="Of a table: the column of labels, or several with commas; the second if not given.",
+    _unset(
+        "NAME", "Of a table: the column of labels, or several with commas; the second if not given."
     ),
-]  # fmt: skip
+]
 LabelDelim = Annotated[
     str | None,
-    typer.Option(
-        metavar="TEXT", show_default=False,
-        help="Of a table: what stands between several labels of one photo.",
-    ),
-]  # fmt: skip
+    _unset("TEXT", "Of a table: what stands between several labels of one photo."),
+]
 ValidCol = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME", show_default=False,
-        help="Of a table: the column that says which photos are for validation.",
-    ),
-]  # fmt: skip
+    _unset("NAME", "Of a table: the column that says which photos are for validation."),
+]
 Split = Annotated[
     str,
     typer.Option(
@@ -118,9 +117,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the model and the pictures.")
     ] = Path("demo-run"),
-    epochs: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Epochs in which all groups train.")
-    ] = 3,
+    epochs: Epochs = 3,
 ) -> None:
     """Fine-tune a real network on real photos, here and now, without a download.
 
@@ -136,10 +133,9 @@ def train(
     context: typer.Context,
     folder: Annotated[
         Path,
-        typer.Argument(
-            metavar="FOLDER",
-            show_default=False,
-            help="Photos: a sub-folder for each class, or train/ and valid/ with those in them; or "
+        _needed(
+            "FOLDER",
+            "Photos: a sub-folder for each class, or train/ and valid/ with those in them; or "
             "a .csv file with names of photos and their labels or numbers.",
         ),
     ],
@@ -147,9 +143,7 @@ def train(
         str,
         typer.Option(metavar="NAME", help="A network: resnet18, torchvision:…, timm:…"),
     ] = "resnet18",
-    epochs: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Epochs in which all groups train.")
-    ] = 3,
+    epochs: Epochs = 3,
     freeze_epochs: Annotated[
         int, typer.Option(min=0, metavar="N", help="Epochs before, in which only the head trains.")
     ] = 1,
@@ -175,11 +169,7 @@ def train(
     ] = Path("model"),
     weights: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Pretrained weights, .safetensors or .pth, instead of a download.",
-        ),
+        _unset("FILE", "Pretrained weights, .safetensors or .pth, instead of a download."),
     ] = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained/--no-pretrained", help="Begin with pretrained weights.")
@@ -204,20 +194,11 @@ def train(
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default=False,
-            help="Channels of the images, such as 1 for grey; 3 if not given.",
-        ),
+        _unset("N", "Channels of the images, such as 1 for grey; 3 if not given.", min=1),
     ] = None,
     checkpoint_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="Save the whole state of the training here after each epoch.",
-        ),
+        _unset("DIR", "Save the whole state of the training here after each epoch."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from what is in --checkpoint-dir.")
@@ -256,7 +237,7 @@ def predict(
     model: Model,
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE…", help="Photos, or folders of them.", show_default=False),
+        _needed("IMAGE…", "Photos, or folders of them."),
     ],
     format: Annotated[
         Rows | None,
@@ -290,11 +271,7 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="The file to write: .onnx or .pt2; DIR/model.onnx or .pt2 if not given.",
-        ),
+        _unset("FILE", "The file to write: .onnx or .pt2; DIR/model.onnx or .pt2 if not given."),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -312,20 +289,15 @@ def validate(
     model: Model,
     folder: Annotated[
         Path,
-        typer.Argument(
-            metavar="FOLDER",
-            show_default=False,
-            help="Photos: a sub-folder for each class (of train/ and valid/, valid/ is taken), or "
+        _needed(
+            "FOLDER",
+            "Photos: a sub-folder for each class (of train/ and valid/, valid/ is taken), or "
             "a .csv file as `layergroups train` takes it.",
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Write a picture of the confusion matrix: .png, .svg or .pdf.",
-        ),
+        _unset("FILE", "Write a picture of the confusion matrix: .png, .svg or .pdf."),
     ] = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
@@ -350,37 +322,26 @@ def validate(
 def inspect(
     what: Annotated[
         str,
-        typer.Argument(
-            metavar="ARCH_OR_DIR",
-            show_default=False,
-            help="A network such as resnet18 or timm:…, or what `layergroups train` wrote.",
+        _needed(
+            "ARCH_OR_DIR",
+            "A network such as resnet18 or timm:…, or what `layergroups train` wrote.",
         ),
     ],
     split: Annotated[
         str | None,
-        typer.Option(
-            metavar="RULE",
-            show_default=False,
-            help="auto (default of a network), layerwise, classic, a number of groups, or the "
+        _unset(
+            "RULE",
+            "auto (default of a network), layerwise, classic, a number of groups, or the "
             "modules where groups begin: layer2,layer4.",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default=False,
-            help="Side of the images, pixels; that of the weights if not given.",
-        ),
+        _unset("N", "Side of the images, pixels; that of the weights if not given.", min=1),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Draw the network in its groups: .png, .svg or .pdf.",
-        ),
+        _unset("FILE", "Draw the network in its groups: .png, .svg or .pdf."),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -397,15 +358,14 @@ def inspect(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR…", help="What `layergroups train` wrote.", show_default=False),
+        _needed("DIR…", "What `layergroups train` wrote."),
     ],
     compare: Annotated[bool, typer.Option("--compare", help="Put two runs side by side.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="The page to write, .html; DIR/run.html if not given, for two runs compare.html.",
+        _unset(
+            "FILE",
+            "The page to write, .html; DIR/run.html if not given, for two runs compare.html.",
         ),
     ] = None,
     text: Annotated[

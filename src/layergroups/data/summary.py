@@ -138,12 +138,9 @@ class DataSummary:
         return summary_table(self)
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from layergroups.plain_text import plain_text
 
-        console = Console(width=100, color_system=None)
-        with console.capture() as captured:
-            console.print(self.__rich__())
-        return captured.get().rstrip()
+        return plain_text(self.__rich__()).rstrip()
 
 
 @dataclass(frozen=True)

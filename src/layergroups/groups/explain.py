@@ -24,41 +24,22 @@ _FEW_GROUPS = 6
 
 
 @dataclass(frozen=True)
-class Why:
-    """One place where a network is divided, or could be.
+class Why(Boundary):
+    """One place where a network is divided, or could be, and the reason.
 
-    Depth and shares are those of the body; the head begins where all of the body is before it.
+    All that a `Boundary` has, and more. Depth and shares are those of the body; the head begins
+    where all of the body is before it.
 
     Attributes:
         group: the group that begins there; None for a runner-up.
-        block: index of the block that begins there; 0 is nearest the input.
         blocks: number of blocks of the network.
-        path: name of that block.
-        depth_before: contractions (linear maps by a weight) of the body before it.
-        depth: contractions of the body in all.
-        side_before: side in pixels of what the block before works at; 0 where there is none.
-        side_after: likewise of the block itself.
-        channels_before: channels that the block before gives.
-        channels_after: likewise of the block itself.
         stride: `side_before / side_after`; 1 where the resolution does not fall.
-        parameters: share of the body's parameters before it, 0..1.
-        flops: share of the body's FLOPs before it, 0..1.
         sentence: why, or why not, in plain words.
     """
 
     group: str | None
-    block: int
     blocks: int
-    path: str
-    depth_before: int
-    depth: int
-    side_before: int
-    side_after: int
-    channels_before: int
-    channels_after: int
     stride: float
-    parameters: float
-    flops: float
     sentence: str
 
 
@@ -164,13 +145,12 @@ def _cut_through(anatomy: Anatomy, homes: Mapping[str, int]) -> list[str]:
 
 def _why(anatomy: Anatomy, block: int, sentence: str, group: LayerGroup | None = None) -> Why:
     place = _place(anatomy, anatomy.blocks[block])
-    falls = 0 < place.side_after < place.side_before
     return Why(
+        **asdict(place),
         group=group.name if group else None,
         blocks=len(anatomy.blocks),
-        stride=round(place.side_before / place.side_after, 2) if falls else 1.0,
+        stride=round(place.side_before / place.side_after, 2) if place.falls else 1.0,
         sentence=sentence,
-        **asdict(place),
     )
 
 

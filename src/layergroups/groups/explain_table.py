@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from layergroups.plain_text import plain_text
 
 if TYPE_CHECKING:
     from layergroups.groups.explain import Explanation, Why
 
-_WIDTH = 100
 _WORDS = 92  # columns of a sentence where there is room
 _FIGURES = ("block", "layers", "pixels", "channels", "params", "FLOPs")
 
@@ -47,10 +47,7 @@ def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Gro
 
 def explanation_text(explanation: Explanation) -> str:
     """The report as plain text."""
-    out = io.StringIO()
-    console = Console(file=out, width=_WIDTH, no_color=True, highlight=False)
-    console.print(explanation_report(explanation), markup=False)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return plain_text(explanation_report(explanation))
 
 
 def percent(share: float) -> str:

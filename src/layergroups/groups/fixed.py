@@ -8,12 +8,17 @@ adapters for whose sake it was fixed are gone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from layergroups.groups.standing import Standing
+from layergroups.groups.freezing import thaw_what_others_froze
+from layergroups.groups.partition import some
+from layergroups.groups.standing import Standing, has_adapters
+
+log = logging.getLogger("layergroups")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Hold:
             return all(now.first(p) == name for p, name in self.before if p in now.names)
         return not any(p in now.names for p in self.guests)
 
-    def succeeded_by(self, new: dict[nn.Parameter, nn.Parameter]) -> Hold:
+    def succeeded_by(self, new: Mapping[nn.Parameter, nn.Parameter]) -> Hold:
         """The same with heirs (old parameter -> new) in the place of converted parameters."""
         return replace(
             self,
@@ -46,7 +51,62 @@ class Hold:
         )
 
 
-def fixed_by_hand(
+@dataclass(frozen=True)
+class Fixed:
+    """All parameters of a model that stay fixed whatever its groups say.
+
+    Attributes:
+        parameters: these.
+        holds: for whose sake some of them are fixed, and how long.
+    """
+
+    parameters: frozenset[nn.Parameter] = frozenset()
+    holds: tuple[Hold, ...] = ()
+
+    def __contains__(self, parameter: object) -> bool:
+        return parameter in self.parameters
+
+    def still(self) -> Fixed:
+        """The same without those that a hand has freed since."""
+        return replace(
+            self, parameters=frozenset(p for p in self.parameters if not p.requires_grad)
+        )
+
+    def exchanged(self, old: Standing, now: Standing) -> Fixed:
+        """The same for parameters that stand in their place now, under the same names."""
+        names = {old.first(p) for p in self.parameters}
+        return replace(self, parameters=frozenset(p for p in now.names if now.first(p) in names))
+
+    def after(
+        self,
+        old: Standing,
+        now: Standing,
+        heirs: Mapping[nn.Parameter, nn.Parameter],
+        moved: Collection[nn.Parameter],
+    ) -> tuple[Fixed, Collection[nn.Parameter], Collection[nn.Parameter]]:
+        """What is fixed after surgery.
+
+        Args:
+            old: the model before, heirs in the place of what they are conversions of.
+            now: the model after.
+            heirs: those conversions: new parameter -> old one.
+            moved: parameters of the model before that their groups let train.
+
+        Returns:
+            All that is fixed, what a hand has fixed since, and what was fixed and is free again.
+        """
+        new = {parameter: heir for heir, parameter in heirs.items()}
+        before = {new.get(p, p) for p in self.parameters} & set(now.names)
+        holds = [hold.succeeded_by(new) for hold in self.holds]
+        over = [hold for hold in holds if hold.over(now)]
+        loose = frozenset[nn.Parameter]().union(*(hold.parameters for hold in over))
+        free = {p for p in before if p.requires_grad or p in loose}
+        fixed, hold = _fixed_by_hand(old, now, {p for p in moved if p not in before})
+        kept = (*(h for h in holds if h not in over), *([] if hold is None else [hold]))
+        return Fixed(frozenset((before - free) | fixed), kept), fixed, free
+
+
+def _fixed_by_hand(
     old: Standing, now: Standing, trained: Collection[nn.Parameter]
 ) -> tuple[set[nn.Parameter], Hold | None]:
     """Which parameters somebody else has fixed since they were last looked at.
@@ -75,3 +135,27 @@ def fixed_by_hand(
         return arrived, None
     moved = tuple((p, old.first(p)) for p in fixed if old.first(p) != now.first(p))
     return fixed | arrived, Hold(frozenset(fixed), moved, guests)
+
+
+def find_fixed(model: nn.Module) -> Fixed:
+    """Parameters that the model's author fixed, such as sine position embeddings.
+
+    A model that comes mostly frozen was frozen by hand: there nothing counts as fixed. Nor does
+    what other layer groups of this model, or of the one that it is a copy of, had frozen. In both
+    cases no parameter is frozen afterwards, and one line says so. In a model with adapters of peft
+    all other parameters are fixed on purpose, and stay so.
+    """
+    if thaw_what_others_froze(model):
+        log.warning("the model was frozen by other layer groups; now these say what trains: all do")
+    named = list(model.named_parameters())
+    fixed = [(n, p) for n, p in named if not p.requires_grad]
+    if has_adapters(model):
+        log.warning("the model has adapters: %d other parameters are fixed and stay so", len(fixed))
+    elif len(fixed) * 2 > len(named):
+        log.warning("the model came frozen; its layer groups now say what trains: none is frozen")
+        for _, p in fixed:
+            p.requires_grad_(p.is_floating_point() or p.is_complex())
+        return Fixed()
+    elif fixed:
+        log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
+    return Fixed(frozenset(p for _, p in fixed))

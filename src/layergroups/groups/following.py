@@ -1,15 +1,25 @@
-"""What follows from surgery: groups of all places, and the change in words. Touches no model."""
+"""What follows from surgery: groups of all places, the model's anatomy, and the change in words.
+
+Touches no model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
+from layergroups.anatomy import Anatomy, read_anatomy
+from layergroups.errors import AnatomyError
 from layergroups.groups.change import Change, Tie
 from layergroups.groups.places import Places
 from layergroups.groups.standing import Standing
-from layergroups.groups.surgery import Form
+from layergroups.groups.surgery import Form, is_spread
+
+log = logging.getLogger("layergroups")
 
 
 def homes_after(
@@ -145,3 +155,36 @@ def _shape(form: Form) -> tuple[int, ...]:
 def names_of(parameters: Collection[nn.Parameter], now: Standing) -> tuple[str, ...]:
     """The names of some parameters, in the order of the model."""
     return tuple(names[0] for p, names in now.names.items() if p in parameters)
+
+
+def only_spread(old: Standing, now: Standing) -> bool:
+    """Whether all that happened is that FSDP2 exchanged parameters under the same names."""
+    new = [p for p in now.names if p not in old.names]
+    same = list(now.names.values()) == list(old.names.values()) and now.leaves == old.leaves
+    return same and bool(new) and all(map(is_spread, new))
+
+
+def is_news(change: Change, model: nn.Module, optimizers: Iterable[Optimizer]) -> bool:
+    """A move to another device is none where no optimizer remembers anything of it yet."""
+    if change != Change(moved=change.moved):
+        return True
+    moved = [model.get_parameter(name) for name, *_ in change.moved]
+    return any(p in optimizer.state for optimizer in optimizers for p in moved)
+
+
+def look_again(model: nn.Module, example: Any, head: str | None) -> Anatomy | None:
+    """The anatomy of a model after surgery; None where the one before has to serve.
+
+    So it is in a model that FSDP2 has spread, which cannot run on fake tensors, and in one that
+    runs neither on the example nor on an input made from what it tells of itself.
+    """
+    if any(map(is_spread, model.parameters())):
+        return None
+    try:
+        return read_anatomy(model, example, head=head)
+    except AnatomyError as error:
+        try:  # it may take other inputs now, such as images of other channels
+            return read_anatomy(model, head=head)
+        except AnatomyError:
+            log.warning("the changed model cannot be run on the example input: %s", error)
+            return None

@@ -13,7 +13,6 @@ And what draws without looking at its mode, as `nn.FractionalMaxPool2d` does, dr
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,14 +23,10 @@ import torch
 from torch import nn
 
 from layergroups.errors import GroupingError
-from layergroups.groups.partition import some
 from layergroups.groups.places import Places
-from layergroups.groups.standing import has_adapters
 
 if TYPE_CHECKING:
     from layergroups.groups.layer_groups import LayerGroups
-
-log = logging.getLogger("layergroups")
 
 NORMS = (
     nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm,
@@ -124,37 +119,14 @@ def release(model: nn.Module) -> set[nn.Module]:
     return held
 
 
-def find_fixed(model: nn.Module) -> set[nn.Parameter]:
-    """Parameters that the model's author fixed, such as sine position embeddings.
-
-    A model that comes mostly frozen was frozen by hand: there nothing counts as fixed. Nor does
-    what other layer groups of this model, or of the one that it is a copy of, had frozen. In both
-    cases no parameter is frozen afterwards, and one line says so. In a model with adapters of peft
-    all other parameters are fixed on purpose, and stay so.
-    """
-    if _thaw_what_others_froze(model):
-        log.warning("the model was frozen by other layer groups; now these say what trains: all do")
-    named = list(model.named_parameters())
-    fixed = [(n, p) for n, p in named if not p.requires_grad]
-    if has_adapters(model):
-        log.warning("the model has adapters: %d other parameters are fixed and stay so", len(fixed))
-    elif len(fixed) * 2 > len(named):
-        log.warning("the model came frozen; its layer groups now say what trains: none is frozen")
-        for _, p in fixed:
-            p.requires_grad_(p.is_floating_point() or p.is_complex())
-        return set()
-    elif fixed:
-        log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
-    return {p for _, p in fixed}
-
-
 def turned_off(model: nn.Module) -> list[nn.Parameter]:
     """Parameters that do not train because layer groups froze them, and for no other reason."""
     hooks = [hook for m in model.modules() for hook in m._forward_pre_hooks.values()]
     return [p for h in hooks if isinstance(h, StayInEval) for p in h.parameters]
 
 
-def _thaw_what_others_froze(model: nn.Module) -> bool:
+def thaw_what_others_froze(model: nn.Module) -> bool:
+    """Free what other layer groups of this model, or of its original, froze; says if they did."""
     theirs = turned_off(model)
     for p in theirs:
         p.requires_grad_(p.is_floating_point() or p.is_complex())

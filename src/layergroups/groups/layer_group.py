@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from layergroups.anatomy import Block
+from layergroups.errors import GroupIndexError, GroupingError
 from layergroups.groups.freezing import Freezing
 
 if TYPE_CHECKING:
@@ -78,3 +79,25 @@ class LayerGroup:
         n = sum(p.numel() for p in self.parameters())
         state = "frozen" if self.frozen else f"trains at {self.lr:g}"
         return f"LayerGroup({self.index}, {self.name!r}, {n:,d} parameters, {state})"
+
+
+def index_of(which: int | str, names: Sequence[str]) -> int:
+    """The place, from 0, of the group that a name or an index means; -1 is the last.
+
+    Raises:
+        GroupingError: there is no such name, or it is neither.
+        GroupIndexError: there is no such index.
+    """
+    if isinstance(which, str):
+        if which not in names:
+            raise GroupingError(f"no layer group is called {which!r}; there are {tuple(names)}")
+        return names.index(which)
+    n = len(names)
+    if not isinstance(which, int):
+        raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
+    if not -n <= which < n:
+        raise GroupIndexError(
+            f"there is no layer group {which} with {n} groups ({', '.join(names)}); give "
+            f"{-n} to {n - 1}, or a name"
+        )
+    return which % n

@@ -13,31 +13,37 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
-from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
+from layergroups.errors import GroupingError
 from layergroups.groups.attachment import bind, bound_to, unwrapped
 from layergroups.groups.change import Change
 from layergroups.groups.difference import GroupDifference, check_state, compare_groups, taken_over
 from layergroups.groups.explain import Explanation, explain
-from layergroups.groups.fixed import Hold, fixed_by_hand
-from layergroups.groups.following import describe, homes_after, names_of
+from layergroups.groups.fixed import find_fixed
+from layergroups.groups.following import (
+    describe,
+    homes_after,
+    is_news,
+    look_again,
+    names_of,
+    only_spread,
+)
 from layergroups.groups.freezing import (
     Freezing,
-    find_fixed,
     first_to_train,
     frozen_modules,
     is_norm,
     keep_in_eval,
 )
 from layergroups.groups.html import groups_html
-from layergroups.groups.layer_group import LayerGroup
-from layergroups.groups.memory import inherit, place_steps, refit
+from layergroups.groups.layer_group import LayerGroup, index_of
+from layergroups.groups.memory import follow
 from layergroups.groups.optimizer import check_attachable, parameter_groups, reconcile
 from layergroups.groups.partition import Part, some
 from layergroups.groups.places import Places
 from layergroups.groups.rates import Rate, spread_rates
 from layergroups.groups.rules import Split, divide
 from layergroups.groups.standing import Standing, conversions, take_standing
-from layergroups.groups.surgery import Watch, is_spread
+from layergroups.groups.surgery import Watch
 from layergroups.groups.table import group_table
 from layergroups.groups.wrapped import guard
 
@@ -89,7 +95,6 @@ class LayerGroups:
         self._rates = (1e-3,) * len(self._parts)
         self._frozen = [False] * len(self._parts)
         self._fixed = find_fixed(self.model)
-        self._holds: list[Hold] = []
         self._changes: list[Change] = []
         self._looked = False
         self._remember(take_standing(self.model))
@@ -159,19 +164,7 @@ class LayerGroups:
         return groups_html(self)
 
     def _index(self, which: int | str) -> int:
-        if isinstance(which, str):
-            if which not in self.names:
-                raise GroupingError(f"no layer group is called {which!r}; there are {self.names}")
-            return self.names.index(which)
-        n = len(self)
-        if not isinstance(which, int):
-            raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
-        if not -n <= which < n:
-            raise GroupIndexError(
-                f"there is no layer group {which} with {n} groups ({', '.join(self.names)}); give "
-                f"{-n} to {n - 1}, or a name"
-            )
-        return which % n
+        return index_of(which, self.names)
 
     # -- freezing --------------------------------------------------------------------------------
 
@@ -255,7 +248,7 @@ class LayerGroups:
         return frozen_modules(self.model, Places(self._homes), which)
 
     def _apply_freezing(self) -> None:
-        self._fixed = {p for p in self._fixed if not p.requires_grad}  # a hand may free one
+        self._fixed = self._fixed.still()
         turned_off = []
         for parameter, may_train in self._may(self.resting):
             parameter.requires_grad = may_train
@@ -268,18 +261,24 @@ class LayerGroups:
 
     def _may(self, resting: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
         """Every parameter, and whether it may train if these groups rest."""
-        for name, p in self.model.named_parameters():
-            moves = self._home(p) not in resting or (self._norms_train and self._in_norm(name))
+        moving = self._moving(self._standing, resting)
+        for p in self._standing.names:
             differentiable = p.is_floating_point() or p.is_complex()
-            yield p, moves and differentiable and p not in self._fixed
+            yield p, p in moving and differentiable and p not in self._fixed
 
-    def _in_norm(self, name: str) -> bool:
-        return is_norm(self.model.get_submodule(name.rpartition(".")[0]))
+    def _moving(self, standing: Standing, resting: Collection[int]) -> set[nn.Parameter]:
+        """The parameters that are in no resting group, or in a norm of one that trains."""
+        return {
+            p for p, (name, *_) in standing.names.items()
+            if self._homes[name] not in resting
+            or (self._norms_train and is_norm(standing.owners[name]))
+        }  # fmt: skip
 
     # -- rates and optimizers --------------------------------------------------------------------
 
     def set_rates(self, lr: Rate) -> None:
         """Set the base learning rate of each group; see `layergroups.groups.rates.spread_rates`."""
+        self.sync()
         before = self.resting
         self._rates = spread_rates(lr, self.names, self._rates)
         if self.resting != before:
@@ -292,7 +291,6 @@ class LayerGroups:
 
         Norms, biases, tokens and position embeddings get no weight decay.
         """
-        self.sync()
         if lr is not None:
             self.set_rates(lr)
         return parameter_groups(self._all_members(), self._rates, weight_decay)
@@ -329,95 +327,47 @@ class LayerGroups:
         self._looked = False
         if not self._watch.changed(names=names):
             return None
-        if self._only_spread():
+        now = take_standing(self.model)
+        if only_spread(self._standing, now):
             self.adopt()
             return None
-        change = self._follow()
+        change = self._follow(now)
         self._changes.append(change)
-        log.log(logging.WARNING if self._is_news(change) else logging.INFO, "%s", change)
+        news = is_news(change, self.model, bound_to(self))
+        log.log(logging.WARNING if news else logging.INFO, "%s", change)
         return change
 
     def looked(self) -> None:
         """For a loop that calls `sync()` before each step: the next step's hook need not look."""
         self._looked = True
 
-    def _only_spread(self) -> bool:
-        """Whether all that happened is that FSDP2 exchanged parameters under the same names."""
-        was, now = self._standing, take_standing(self.model)
-        new = [p for p in now.names if p not in was.names]
-        same = list(now.names.values()) == list(was.names.values()) and now.leaves == was.leaves
-        return same and bool(new) and all(map(is_spread, new))
-
     def adopt(self) -> None:
         """Take over parameters that were exchanged under the same names, as FSDP2 does.
 
         Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
         """
-        fixed = {self._standing.first(p) for p in self._fixed}
+        old = self._standing
         self._remember(take_standing(self.model))
-        self._fixed = {p for p in self._standing.names if self._standing.first(p) in fixed}
+        self._fixed = self._fixed.exchanged(old, self._standing)
         self._apply_freezing()
         for optimizer in bound_to(self):
             reconcile(optimizer, self._all_members())
 
-    def _is_news(self, change: Change) -> bool:
-        """A move to another device is none where no optimizer remembers anything of it yet."""
-        if change != Change(moved=change.moved):
-            return True
-        moved = [self.model.get_parameter(name) for name, *_ in change.moved]
-        return any(p in optimizer.state for optimizer in bound_to(self) for p in moved)
-
-    def _follow(self) -> Change:
-        now = take_standing(self.model)
+    def _follow(self, now: Standing) -> Change:
         heirs = conversions(self._standing, now)
         old = self._standing.succeeded_by(heirs)
-        fixed, released = self._fix(old, now, heirs)
+        moved = self._moving(old, self.resting)
+        self._fixed, fixed, released = self._fixed.after(old, now, heirs, moved)
         self._homes = homes_after(self.model, old, now, self._homes)
         self._remember(now)
         change = describe(old, now, self._homes, self.names, self._frozen)
         if old.names != now.names or change.layers:
-            self._look_again()
+            seen = look_again(self.model, self._example, self._head)
+            self._anatomy = self._anatomy if seen is None else seen
         self._apply_freezing()
         for optimizer in bound_to(self):
-            inherit(optimizer, heirs)
-            reconcile(optimizer, self._all_members())
-            for parameter, was in old.forms.items():
-                if now.forms.get(parameter, was) != was:
-                    refit(optimizer, parameter, was)
-            place_steps(optimizer)
+            follow(optimizer, self._all_members(), old, now, heirs)
         return replace(change, fixed=names_of(fixed, now), released=names_of(released, now))
-
-    def _fix(
-        self, old: Standing, now: Standing, heirs: Mapping[nn.Parameter, nn.Parameter]
-    ) -> tuple[set[nn.Parameter], set[nn.Parameter]]:
-        """Parameters that a hand has fixed since, and fixed ones that are free again."""
-        new = {parameter: heir for heir, parameter in heirs.items()}
-        self._holds = [hold.succeeded_by(new) for hold in self._holds]
-        before = {new.get(p, p) for p in self._fixed} & set(now.names)
-        over = [hold for hold in self._holds if hold.over(now)]
-        self._holds = [hold for hold in self._holds if hold not in over]
-        free = {p for p in before if p.requires_grad or any(p in h.parameters for h in over)}
-        trained = {p for p in old.names if p not in before and self._may_train(old, p)}
-        fixed, hold = fixed_by_hand(old, now, trained)
-        self._holds += [hold] if hold is not None else []
-        self._fixed = (before - free) | fixed
-        return fixed, free
-
-    def _may_train(self, standing: Standing, parameter: nn.Parameter) -> bool:
-        name = standing.first(parameter)
-        norm = self._norms_train and is_norm(standing.owners[name])
-        return norm or self._homes[name] not in self.resting
-
-    def _look_again(self) -> None:
-        if any(map(is_spread, self.model.parameters())):
-            return  # such a model cannot run on fake tensors
-        try:
-            self._anatomy = read_anatomy(self.model, self._example, head=self._head)
-        except AnatomyError as error:
-            try:  # it may take other inputs now, such as images of other channels
-                self._anatomy = read_anatomy(self.model, head=self._head)
-            except AnatomyError:
-                log.warning("the changed model cannot be run on the example input: %s", error)
 
     def _remember(self, standing: Standing) -> None:
         self._watch = Watch(self.model)

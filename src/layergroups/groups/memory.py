@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups.groups.optimizer import Members, reconcile
+from layergroups.groups.standing import Standing
 from layergroups.groups.surgery import Form, form_of
 
 
-def inherit(optimizer: Optimizer, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+def follow(
+    optimizer: Optimizer,
+    members: Sequence[Members],
+    old: Standing,
+    now: Standing,
+    heirs: Mapping[nn.Parameter, nn.Parameter],
+) -> None:
+    """Bring an optimizer in step with a model after surgery.
+
+    Args:
+        optimizer: made from the layer groups.
+        members: for each layer group its name and its named parameters, as they are now.
+        old: where everything stood before, heirs in the place of what they are conversions of.
+        now: where everything stands.
+        heirs: those conversions: new parameter -> old one.
+    """
+    _inherit(optimizer, heirs)
+    reconcile(optimizer, members)
+    for parameter, was in old.forms.items():
+        if now.forms.get(parameter, was) != was:
+            _refit(optimizer, parameter, was)
+    place_steps(optimizer)
+
+
+def _inherit(optimizer: Optimizer, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
     """Give each new parameter what is remembered of the old one that it is a conversion of."""
     for heir, old in heirs.items():
         if old in optimizer.state:
             optimizer.state[heir] = optimizer.state.pop(old)
 
 
-def refit(optimizer: Optimizer, parameter: nn.Parameter, was: Form) -> None:
+def _refit(optimizer: Optimizer, parameter: nn.Parameter, was: Form) -> None:
     """Bring what is remembered of a parameter to the form that the parameter has now.
 
     Moments follow the type and device, as `Optimizer.load_state_dict` has it; what had another type

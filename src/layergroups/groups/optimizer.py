@@ -17,6 +17,8 @@ from torch.optim import SGD, Optimizer
 
 from layergroups.errors import GroupingError
 
+Members = tuple[str, Iterable[tuple[str, nn.Parameter]]]  # a group's name, its named parameters
+
 _NO_DECAY_NAMES = re.compile(
     r"(^|\.|_)(bias|biases|tokens?(_?\d+)?|gamma|logit_scale|rel_pos_[hw]|(patch|pixel)_pos"
     r"|pos_embed(_\w+)?|position_embedding\w*(\.weight)?)$"
@@ -35,7 +37,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(
-    members: Sequence[tuple[str, Iterable[tuple[str, nn.Parameter]]]],
+    members: Sequence[Members],
     rates: Sequence[float],
     weight_decay: float,
 ) -> list[dict[str, Any]]:
@@ -86,9 +88,7 @@ def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
         )
 
 
-def reconcile(
-    optimizer: Optimizer, members: Sequence[tuple[str, Iterable[tuple[str, nn.Parameter]]]]
-) -> None:
+def reconcile(optimizer: Optimizer, members: Sequence[Members]) -> None:
     """Give each parameter group the parameters it should hold now.
 
     Survivors keep their state, dead ones and their state are dropped, new ones start without any.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from layergroups.plain_text import plain_text
 
 if TYPE_CHECKING:
     from layergroups.groups.layer_group import LayerGroup
@@ -57,7 +57,4 @@ def _blocks(group: LayerGroup) -> str:
 
 def group_table(groups: LayerGroups, width: int | None = None) -> str:
     """The table as plain text."""
-    out = io.StringIO()
-    console = Console(file=out, width=width or 160, no_color=True, highlight=False)
-    console.print(rich_table(groups))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return plain_text(rich_table(groups), width or 160)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 
 from layergroups.checkpoints.file import write_text
 from layergroups.errors import LayerGroupsError
+from layergroups.plain_text import plain_text
 from layergroups.reports.page import compare_page, run_page
 from layergroups.reports.recording import record_run
 from layergroups.reports.run_record import RunRecord
@@ -83,10 +83,7 @@ class RunReport:
         return compare_tables(one, *other) if other else run_tables(one)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
-        with console.capture() as captured:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        return plain_text(self.__rich__(), _WIDTH)
 
     def __repr__(self) -> str:
         titles = " and ".join(record.title for record in self.records)

@@ -13,9 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
+from layergroups.plain_text import plain_text
 from layergroups.reports import drawing
 
 if TYPE_CHECKING:
@@ -108,10 +108,7 @@ class SchedulePreview:
         return drawing.save(draw_schedule(self), path)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120, color_system=None)
-        console.print(_table(self))
-        written = console.file.getvalue()  # type: ignore[attr-defined] # a StringIO
-        return "\n".join(line.rstrip() for line in str(written).splitlines())
+        return plain_text(_table(self), 120)
 
     def __rich__(self) -> Table:
         return _table(self)

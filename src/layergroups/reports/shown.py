@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+
+from layergroups.plain_text import plain_text
 
 
 def as_text(shown: RenderableType, width: int = 100) -> str:
-    """What rich would print, as plain text."""
-    out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, highlight=False)
-    console.print(shown)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    """A table as plain text, without empty lines around it."""
+    return plain_text(shown, width).strip("\n")
 
 
 def html_table(

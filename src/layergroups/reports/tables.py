@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from layergroups.groups.table import HEADINGS, group_cells
 from layergroups.reports.confusion import ConfusionMatrix
 from layergroups.reports.photo_rows import Column
 
 if TYPE_CHECKING:
-    from layergroups.groups import LayerGroup, LayerGroups
+    from layergroups.groups import LayerGroups
 
 
 @dataclass(frozen=True)
@@ -122,28 +123,14 @@ def groups_report(groups: LayerGroups) -> Group:
     """A row for each layer group, and below, why each begins where it does; 80 columns will do."""
     table = _table("group")
     table.add_column("blocks", overflow="fold")
-    for heading in ("layers", "parameters", "trainable", "rate"):
+    for heading in HEADINGS[3:]:
         table.add_column(heading, justify="right", no_wrap=True)
     why = Table(box=None, pad_edge=False, show_header=False)
     for group in groups:
-        table.add_row(*_group_cells(group))
-        why.add_row(Text(f"{group.name} begins here:"), Text(group.reason))
+        _, name, blocks, *figures, _, reason = group_cells(group)
+        table.add_row(Text(name, style="bold"), Text(blocks), *figures, f"{group.lr:.2g}")
+        why.add_row(Text(f"{name} begins here:"), Text(reason))
     return Group(table, why)
-
-
-def _group_cells(group: LayerGroup) -> tuple[Text | str, ...]:
-    sizes = [(p.numel(), p.requires_grad) for p in group.parameters()]
-    trainable = sum(n for n, trains in sizes if trains)
-    names = [block.name for block in group.blocks]
-    span = " … ".join(dict.fromkeys((names[0], names[-1]))) if names else "-"
-    return (
-        Text(group.name, style="bold"),
-        Text(f"{len(names)}: {span}" if names else span),
-        f"{len(group.layers)}",
-        f"{sum(n for n, _ in sizes):,d}",
-        f"{trainable:,d}" if trainable else "frozen",
-        f"{group.lr:.2g}",
-    )
 
 
 def _table(first: str) -> Table:

@@ -6,7 +6,6 @@ from layergroups.training.factory import cnn_learner, load_learner, vision_learn
 from layergroups.training.found_rates import FoundRates
 from layergroups.training.history import EpochRow, History
 from layergroups.training.learner import Learner
-from layergroups.training.loop import Run
 from layergroups.training.loss_functions import (
     L1,
     BinaryCrossEntropy,
@@ -32,6 +31,7 @@ from layergroups.training.ready import (
 )
 from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
 from layergroups.training.replicas import average_gradients, same_weights
+from layergroups.training.run import Run
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.shelf import StoreOptions
 from layergroups.training.suggestions import minimum, slide, steep, valley

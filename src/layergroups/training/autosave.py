@@ -34,7 +34,7 @@ from layergroups.training.loaders import class_names
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
     from layergroups.training.schedules import Schedule
 
 _log = logging.getLogger("layergroups")

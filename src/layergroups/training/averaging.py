@@ -22,7 +22,7 @@ from layergroups.training.sharding import whole
 
 if TYPE_CHECKING:
     from layergroups.training.learner import Learner
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 USUAL_DECAY: Final = 0.999
 Ema = bool | float | None

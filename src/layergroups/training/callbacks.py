@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 from layergroups.errors import LayerGroupsError, TrainingError
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 Event = Literal[
     "before_fit",

@@ -12,8 +12,8 @@ from layergroups.errors import TrainingError
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
     from layergroups.training.loaders import Batches
-    from layergroups.training.loop import Run
     from layergroups.training.losses import NotFiniteError
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

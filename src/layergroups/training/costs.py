@@ -10,7 +10,7 @@ import torch
 from layergroups.training.schedules import Schedule
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _POINTS: Final = 16  # of the course of the rates in an epoch
 

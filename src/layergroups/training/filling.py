@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from layergroups.training.checks import labelled
 from layergroups.training.device import to_device
+from layergroups.training.folding import Folding
 from layergroups.training.modes import evaluating
-from layergroups.training.replay import NoPassageError, record
+from layergroups.training.replay import NoPassageError
 from layergroups.training.shares import shares_of
 from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError, is_channels_last
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from layergroups.data.shares import Share
     from layergroups.training.distributed import Processes
     from layergroups.training.kept import FeatureStore, Kept, Resting
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 
 @dataclass
@@ -111,12 +112,15 @@ def _go_over(
 ) -> None:
     """Run the frozen layers over batches that hold all items in their order."""
     done, count, title = 0, len(batches.photos), "outputs of the frozen layers"
+    passages = [aim.kept.passage for aim in aims if aim.kept.passage is not None]
+    folding = store.folding = Folding.kept(
+        store.folding, run.model, passages, on=all(aim.kept.folded for aim in aims)
+    )
     with evaluating(run.model), run.learner.reporter.bar(title, len(batches)) as bar:
         for share in shares_of(batches, run.processes):
-            open_aims = [aim for aim in aims if not aim.gone]
-            found, targets = _outputs(run, share, open_aims)
-            for aim, values in zip(open_aims, found, strict=True):
-                if aim.shelf is None:
+            found, targets = _outputs(run, share, folding)
+            for aim, values in zip(aims, found, strict=True):
+                if aim.shelf is None and not aim.gone:
                     made = (other.shelf for other in aims if other.shelf is not None)
                     room = options.left_by({id(s): s for s in (*store.shelves, *made)}.values())
                     _make_shelf(aim, count, values, room, needed=aim is aims[0])
@@ -139,12 +143,11 @@ def _make_shelf(
         aim.gone = True
 
 
-def _outputs(run: Run, share: Share, aims: Iterable[_Aim]) -> tuple[list[list[Tensor]], Tensor]:
+def _outputs(run: Run, share: Share, folding: Folding) -> tuple[list[list[Tensor]], Tensor]:
     """The values of a whole batch at each boundary, and its targets, from all processes."""
-    passages = [aim.kept.passage for aim in aims if aim.kept.passage is not None]
     inputs, targets = labelled(to_device(share.batch, run.accelerator.device))
     with run.accelerator.autocast():
-        found = record(run.model, passages, inputs)
+        found = folding.record(inputs)
     run.processes.meet("outputs of the frozen layers", {"batch": share.check})
     joined = [[_joined(value, share, run.processes) for value in values] for values in found]
     return joined, _joined(targets, share, run.processes)

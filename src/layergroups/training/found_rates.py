@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from layergroups.errors import TrainingError
+from layergroups.plain_text import plain_text
 from layergroups.reports.rate_curves import RateCurve, draw_rates, rate_picture
 
 if TYPE_CHECKING:
@@ -145,10 +145,7 @@ class FoundRates:
         return f"FoundRates({', '.join([*found, f'rates={_short(self.rates)}'])})"
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
-        with console.capture() as captured:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        return plain_text(self.__rich__(), 120)
 
     def __rich__(self) -> Group:
         notes = [Text(_use(self.rates))]

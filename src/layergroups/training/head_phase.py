@@ -26,6 +26,7 @@ from layergroups.training.evaluation import evaluate
 from layergroups.training.filling import fill_train, fill_valid, is_varied
 from layergroups.training.metrics import Meter
 from layergroups.training.replay import NoPassageError
+from layergroups.training.run import Run, new_run
 from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError
 from layergroups.training.stored import Rows, StoredEpochs, batch_size, why_not
 
@@ -67,7 +68,7 @@ def train_head(
     done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
     if done:
         return done
-    run = loop.new_run(learner, 1, phase.schedule, phase.name, keeper, callbacks)
+    run = new_run(learner, 1, phase.schedule, phase.name, keeper, callbacks)
     run.passes = phase.epochs
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
@@ -152,7 +153,7 @@ class HeadFromStore(StoredEpochs):
         self.boundary = boundary
         self.rows = passes
 
-    def begin_epoch(self, run: loop.Run) -> None:
+    def begin_epoch(self, run: Run) -> None:
         """Train on what was filled before the fit, if it is still true."""
         known = self.store.kept.get(self.boundary)
         resting = run.groups.resting
@@ -160,7 +161,7 @@ class HeadFromStore(StoredEpochs):
             raise StoreOutdatedError(_OUTDATED)
         self._turn_on(run, self.boundary)
 
-    def without(self, run: loop.Run) -> Any:
+    def without(self, run: Run) -> Any:
         """There is no such phase without the store.
 
         Raises:
@@ -168,7 +169,7 @@ class HeadFromStore(StoredEpochs):
         """
         raise StoreOutdatedError(_OUTDATED)
 
-    def _source(self, run: loop.Run) -> Batches:
+    def _source(self, run: Run) -> Batches:
         return self.rows
 
 
@@ -189,7 +190,7 @@ class KeepBest:
         self.best_pass = 0
         self._weights: dict[str, Tensor] = {}
 
-    def after_step(self, run: loop.Run) -> None:
+    def after_step(self, run: Run) -> None:
         """Look at the held-out loss after each pass."""
         if run.step % self.per_pass:
             return
@@ -216,7 +217,7 @@ class KeepBest:
         if state["best"]:
             self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]
 
-    def _loss(self, run: loop.Run) -> float:
+    def _loss(self, run: Run) -> float:
         results = evaluate(
             run.model,
             self.held_out,
@@ -229,7 +230,7 @@ class KeepBest:
         return results["valid_loss"]
 
 
-def _moving(run: loop.Run) -> dict[str, Tensor]:
+def _moving(run: Run) -> dict[str, Tensor]:
     """What of the model may move in this phase: what trains, and buffers of what does not rest."""
     still = {
         m for module in run.groups.resting_modules(run.groups.resting) for m in module.modules()
@@ -242,7 +243,7 @@ def _moving(run: loop.Run) -> dict[str, Tensor]:
 
 
 def _prepare(
-    run: loop.Run, defaults: FineTuneDefaults, first_epoch: int, also: Sequence[Resting]
+    run: Run, defaults: FineTuneDefaults, first_epoch: int, also: Sequence[Resting]
 ) -> None:
     """Fill the store, and let the run train the head from it.
 
@@ -277,7 +278,7 @@ def _prepare(
 
 
 def _fill(
-    run: loop.Run, defaults: FineTuneDefaults, epochs: Sequence[int], also: Sequence[Resting]
+    run: Run, defaults: FineTuneDefaults, epochs: Sequence[int], also: Sequence[Resting]
 ) -> Shelf:
     """Keep these views of the training items, and the validation items.
 
@@ -290,9 +291,10 @@ def _fill(
     store.keep_only([])
     looks = StoredEpochs(store, options)
     kept = looks.look(run, boundary)
-    kept.room = len(epochs)
+    kept.room, kept.folded = len(epochs), True
     others = [other for other in also if looks.sees(run, other)]
     for other in others:
+        store.kept[other].folded = True
         store.kept[other].room = max(len(epochs), options.views if is_varied(run) else 1)
     try:
         _fill_all(run, options, [boundary, *others], epochs)
@@ -306,7 +308,7 @@ def _fill(
 
 
 def _fill_all(
-    run: loop.Run, options: StoreOptions, boundaries: Sequence[Resting], epochs: Sequence[int]
+    run: Run, options: StoreOptions, boundaries: Sequence[Resting], epochs: Sequence[int]
 ) -> None:
     """Fill what is not there yet."""
     store = run.learner.store

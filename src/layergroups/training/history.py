@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from rich.console import Console
 from rich.table import Table
 
 from layergroups.checkpoints import write_text
 from layergroups.errors import CheckpointError
 from layergroups.paths import path_of
+from layergroups.plain_text import plain_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +95,7 @@ class History(Sequence[EpochRow]):
         return History((*self.rows, *other))
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=1000, color_system=None)
-        console.print(table_of(self.rows))
-        written = console.file.getvalue()  # type: ignore[attr-defined] # a StringIO
-        return "\n".join(line.rstrip() for line in str(written).splitlines())
+        return plain_text(table_of(self.rows), 1000)
 
     def __rich__(self) -> Table:
         return table_of(self.rows)

@@ -20,6 +20,7 @@ from layergroups.training.averaging import Averaging, checked_ema
 from layergroups.training.callbacks import checked
 from layergroups.training.history import History
 from layergroups.training.looking import Looking
+from layergroups.training.run import new_run
 from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.stored import StoredEpochs
 from layergroups.training.thawing import Thaw
@@ -368,7 +369,7 @@ class Learner(Looking):
         done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
         if done:
             return done
-        run = loop.new_run(self, epochs, schedule, phase, keeper, each)
+        run = new_run(self, epochs, schedule, phase, keeper, each)
         run.stored = StoredEpochs(self.store, self.store_options, passes) if store else None
         decay = checked_ema(self.ema)
         if decay is not None:

@@ -24,6 +24,7 @@ from layergroups.training.device import to_device
 from layergroups.training.distributed import ALONE
 from layergroups.training.found_rates import FoundRates
 from layergroups.training.losses import NotFiniteError
+from layergroups.training.run import Run, new_run
 from layergroups.training.shares import shares_of
 from layergroups.training.suggestions import SuggestFunc
 from layergroups.training.trial_batches import Room, Shortcut, TrialBatches
@@ -195,8 +196,8 @@ class _Finder:
         learner, plan = self.learner, self.plan
         learner.begin_epoch(learner.dls.train)
         rising = Rising(plan.start_lr / base, plan.end_lr / base)
-        run = loop.new_run(learner, 1, rising, "lr_find")
-        run.steps = plan.num_it - 1  # so that the last step has the last rate
+        run = new_run(learner, 1, rising, "lr_find")
+        run.steps = run.epoch_steps = plan.num_it - 1  # so that the last step has the last rate
         shortcut = Shortcut(learner, self.example, self.room)
         steps, losses = Steps(run, self.batches.rounds(), shortcut), Losses(plan.num_it // 10)
         with learner.reporter.bar(f"rates of {name}", plan.num_it) as bar:
@@ -217,7 +218,7 @@ class Steps:
     """
 
     def __init__(
-        self, run: loop.Run, rounds: Iterator[tuple[int | None, Any]], shortcut: Shortcut
+        self, run: Run, rounds: Iterator[tuple[int | None, Any]], shortcut: Shortcut
     ) -> None:
         self.run = run
         self._rounds = rounds

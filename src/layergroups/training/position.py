@@ -14,7 +14,7 @@ from layergroups.training.loaders import Batches
 from layergroups.training.shares import shares_of
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 RandomStart = dict[str, Any]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from layergroups.plain_text import plain_text
 from layergroups.training.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ class GroupProposal:
         return f"GroupProposal(rates={ {a.name: float(f'{a.rate:.2g}') for a in self.groups} })"
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120, color_system=None, highlight=False)
-        with console.capture() as captured:
-            console.print(self)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        return plain_text(self.__rich__(), 120)
 
     def __rich__(self) -> Group:
         why = Table(box=None, pad_edge=False, show_header=False)

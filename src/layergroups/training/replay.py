@@ -184,7 +184,7 @@ def record(model: nn.Module, passages: Sequence[Passage], inputs: Any) -> list[l
 
     with ExitStack() as stack:
         for recorder in recorders:
-            stack.enter_context(_forwards(model, recorder.passage.paths, recorder.make(enough)))
+            stack.enter_context(forwards(model, recorder.passage.paths, recorder.make(enough)))
         with suppress(_EnoughError):
             model(inputs)
     if not enough():
@@ -271,7 +271,7 @@ def _recorded_calls(
     reshaping = [p for p, m in model.named_modules() if type(m) in RESHAPING and p]
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         paths = dict.fromkeys([*frozen, *reshaping])
-        with _forwards(model, paths, listening):
+        with forwards(model, paths, listening):
             outputs = model(inputs)
     varying = {path for path in counts if sum(c.path == path for c in found) != counts[path]}
     return _plain(outputs), {c: _plain(v) for c, v in found.items() if c.path not in varying}
@@ -321,7 +321,7 @@ def _answering(model: nn.Module, passage: Passage, answers: Mapping[Call, Any], 
 
         return answer
 
-    with _forwards(model, passage.paths, answering):
+    with forwards(model, passage.paths, answering):
         outputs = model(inputs)
     missed = [call.path for call in passage.kept if counts[call.path] <= call.number]
     if missed:
@@ -330,7 +330,7 @@ def _answering(model: nn.Module, passage: Passage, answers: Mapping[Call, Any], 
 
 
 @contextmanager
-def _forwards(model: nn.Module, paths: Iterable[str], make: _Make) -> Iterator[None]:
+def forwards(model: nn.Module, paths: Iterable[str], make: _Make) -> Iterator[None]:
     """For a while, other forwards for the modules at these paths."""
     changed: list[tuple[nn.Module, Any]] = []
     try:

@@ -31,7 +31,7 @@ from layergroups.training.shelf import Shelf, StoreOptions, TooLargeError
 
 if TYPE_CHECKING:
     from layergroups.training.loaders import Batches
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 _FURTHER = 1 << 24  # between the epoch numbers that give further passes their orders
@@ -165,6 +165,8 @@ class StoredEpochs:
         kept, views = self.look(run, boundary), self.options.views if is_varied(run) else 1
         lost = self.store.pending.pop(boundary, {})
         true = lost["views"] if lost.get("mark") == kept.mark and not kept.views else []
+        if true:
+            kept.folded = bool(lost.get("folded"))
         if kept.train is None:
             kept.room = max(views, len(true))
         for epoch in true:

@@ -10,12 +10,12 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 
 from layergroups.errors import TrainingError
-from layergroups.training import loop
 from layergroups.training.as_it_was import as_it_was
 from layergroups.training.evidence import Evidence, Gradients, change_of, gradients, grams
 from layergroups.training.lr_find import Steps
 from layergroups.training.proposal import GroupProposal, propose
 from layergroups.training.recipes import FineTuneDefaults
+from layergroups.training.run import new_run
 from layergroups.training.schedules import Flat, OneCycle, Schedule
 from layergroups.training.trial_batches import Room, Shortcut, TrialBatches
 
@@ -146,8 +146,8 @@ class _Measuring:
         """
         learner = self.learner
         learner.begin_epoch(learner.dls.train)
-        run = loop.new_run(learner, 1, schedule, "suggest_groups")
-        run.steps = steps
+        run = new_run(learner, 1, schedule, "suggest_groups")
+        run.steps = run.epoch_steps = steps
         shortcut = Shortcut(learner, batches[0], self.room)
         trial = Steps(run, cycle(enumerate(batches)), shortcut)
         with learner.reporter.bar(title, steps) as bar:

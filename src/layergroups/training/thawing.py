@@ -10,7 +10,7 @@ from layergroups.groups.freezing import first_to_train
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

@@ -10,7 +10,7 @@ from layergroups.checkpoints import write_text
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 
 class CSVLog:

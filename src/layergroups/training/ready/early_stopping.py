@@ -11,7 +11,7 @@ from layergroups.training.ready.arguments import whole_number
 from layergroups.training.ready.watch import Mode, Watch
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

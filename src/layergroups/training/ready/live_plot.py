@@ -13,7 +13,7 @@ from layergroups.reports.curves import curves_png
 from layergroups.training.ready.arguments import number
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 _REST = 10  # drawing takes at most a tenth of the time

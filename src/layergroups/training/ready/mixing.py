@@ -16,7 +16,7 @@ from layergroups.training.ready.arguments import number
 from layergroups.training.seeds import mixed
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

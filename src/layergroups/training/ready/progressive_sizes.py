@@ -16,7 +16,7 @@ from layergroups.training.modes import evaluating
 
 if TYPE_CHECKING:
     from layergroups.data.pixels import Size
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

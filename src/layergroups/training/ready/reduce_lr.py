@@ -10,7 +10,7 @@ from layergroups.training.ready.arguments import number, whole_number
 from layergroups.training.ready.watch import Mode, Watch
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

@@ -13,7 +13,7 @@ from layergroups.errors import CheckpointError
 from layergroups.training import saving
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _log = logging.getLogger("layergroups")
 

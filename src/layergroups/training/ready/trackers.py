@@ -15,7 +15,7 @@ from layergroups.training.ready.arguments import text, whole_number
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 _PACKAGES: Final = {
     "tensorboard": ("tensorboard", "tensorboardX"),

@@ -13,7 +13,7 @@ from layergroups.training.metrics import higher_is_better, metric_names
 from layergroups.training.ready.arguments import number, text
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import Run
+    from layergroups.training.run import Run
 
 Mode = Literal["auto", "min", "max"]
 
