@@ -4,7 +4,8 @@
 
 The contenders take turns, each a process of its own; PHOTOS and PEERS are those of run.py. An epoch
 is training and validation. The first epoch of each process is left out: it fills caches. The loop
-by hand decodes photos once into memory, is in channels_last and keeps the batch norms' statistics.
+by hand decodes photos once into memory, varies them in the same way, is in channels_last and keeps
+the batch norms' statistics.
 """
 
 from __future__ import annotations
@@ -45,11 +46,17 @@ classes = sorted(p.name for p in (photos / "train").iterdir())
 def decode(part):
     files = [(path, i) for i, name in enumerate(classes)
              for path in sorted((photos / part / name).iterdir())]
-    images = [v2.functional.pil_to_tensor(Image.open(path).convert("RGB")) for path, _ in files]
+    images = [Image.open(path).convert("RGB") for path, _ in files]
     return images, torch.tensor([label for _, label in files])
-finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
-augment = v2.Compose([v2.RandomResizedCrop(size, (0.5, 1.0)), v2.RandomHorizontalFlip(), *finish])
-plain = v2.Compose([v2.Resize(round(size / 0.95)), v2.CenterCrop(size), *finish])
+finish = [
+    v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)
+]
+cubic = v2.InterpolationMode.BICUBIC
+augment = v2.Compose([
+    v2.RandomResizedCrop(size, (0.5, 1.0), interpolation=cubic), v2.RandomHorizontalFlip(),
+    v2.ColorJitter(0.1, 0.1), *finish,
+])
+plain = v2.Compose([v2.Resize(round(size / 0.95), cubic), v2.CenterCrop(size), *finish])
 (train_x, train_y), (valid_x, valid_y) = decode("train"), decode("valid")
 last = torch.channels_last
 valid_t = torch.stack([plain(x) for x in valid_x]).to(memory_format=last)

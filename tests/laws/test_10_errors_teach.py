@@ -255,6 +255,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          None),
         (lambda p: p.vision(3), errors.UnknownArchitectureError, "load_model", None),
         (lambda p: p.vision(nonsense=1), errors.ModelError, "nonsense=1", TypeError),
+        (lambda p: p.vision(cbs=[]), errors.TrainingError, r"no argument cbs=.*callbacks=", None),
         (lambda p: p.vision(y_range=(0, 1)), errors.ModelError, "'single'.*numbers", None),
         (lambda p: p.vision(y_range=5), errors.ModelError, "two numbers, the lower one first",
          None),

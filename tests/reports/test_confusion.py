@@ -68,3 +68,9 @@ def test_of_a_learner() -> None:
     assert [sum(row) for row in found.matrix] == [1, 2]
     predicted = learn.get_preds()[0].argmax(1)
     assert found.correct == int((predicted == batches[0][1]).sum())
+
+
+def test_a_matrix_prints_a_row_for_each_class() -> None:
+    matrix = ConfusionMatrix(((3, 10), (0, 7)), ("cat", "mouse"))
+    assert str(matrix) == "cat     3  10\nmouse   0   7"
+    assert str(matrix.most_confused(1)[0]) == "cat taken for mouse: 10"

@@ -129,7 +129,7 @@ def counting() -> nn.Sequential:
 
 def test_the_body_runs_once_for_each_view_and_once_for_validation(make, dls) -> None:
     learn = make(counting(), split=["0.1", "0.8", "1"])
-    counter, probe = learn.model[0][0], 3
+    counter, probe = learn.model[0][0], 3 + 3 * 3  # to find the boundary, and what can be folded
     learn.fine_tune(0, defaults=QUICK)
     assert counter.items == 2 * 48 + 18 + probe
     counter.items, dls.augment = 0, None
@@ -247,7 +247,8 @@ def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
 def test_one_pass_of_the_body_feeds_both_phases(make, epochs: int) -> None:
     learn = late(make)
     learn.fine_tune(epochs, 1e-2, defaults=LATE)
-    assert learn.model[0][0].items == 2 * 48 + 18 + 2 * 3  # and a few to find each boundary
+    found, folded = 2 * 3, 3 * 3  # a few items to find each boundary and what can be folded
+    assert learn.model[0][0].items == 2 * 48 + 18 + found + folded
     assert learn.store.kept.keys() == {(0,)}
 
 

@@ -27,6 +27,9 @@ class Confusion:
     predicted: str
     count: int
 
+    def __str__(self) -> str:
+        return f"{self.actual} taken for {self.predicted}: {self.count}"
+
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
@@ -47,6 +50,16 @@ class ConfusionMatrix:
                 f"A confusion matrix of {n} classes has {n} rows of {n} counts; this one has "
                 f"{len(self.matrix)} rows of {sorted({len(row) for row in self.matrix})} counts."
             )
+
+    def __str__(self) -> str:
+        """A row for each actual class, a column for each predicted one, in the same order."""
+        width = max((len(name) for name in self.classes), default=0)
+        digits = max((len(str(count)) for row in self.matrix for count in row), default=1)
+        rows = zip(self.classes, self.matrix, strict=True)
+        return "\n".join(
+            f"{name:{width}}  {'  '.join(f'{count:{digits}}' for count in row)}"
+            for name, row in rows
+        )
 
     @classmethod
     def from_predictions(

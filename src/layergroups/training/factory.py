@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("layergroups")
 _LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
+
+# what users of fastai type, and what it is here; docs/from-fastai.md has all names
+_FASTAIS = {
+    "cbs": "callbacks=[...]",
+    "splitter": 'split="auto", a number or a list of paths',
+    "n_out": "the data: dls.c outputs are made",
+    "n_in": "channels= of the data",
+    "normalize": "normalize= of the data; by default that of the weights",
+    "train_bn": 'batch_norm="update"; learn.freeze(norm="train") for frozen groups',
+    "moms": "learn.fit_one_cycle(..., moms=)",
+    "init": "custom_head= for a head that is initialised otherwise",
+    "model_dir": "path=",
+}
 
 Arch = str | Callable[..., nn.Module] | nn.Module
 
@@ -99,8 +112,10 @@ def vision_learner(
         CutError: the body cannot be cut there.
         InputSizeError: the network cannot take images of this size.
         ModelError: the network cannot take images of so many channels, or y_range does not fit.
+        TrainingError: an argument is fastai's, and has another name here.
     """
     _check_range(y_range, task_of(dls), custom_head)
+    _check_words(options)
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -186,6 +201,15 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     )
     learner.blueprint = exported.blueprint
     return learner
+
+
+def _check_words(options: Mapping[str, Any]) -> None:
+    """Arguments that would go to the architecture, and never mean anything there."""
+    for name in options:
+        if name in _FASTAIS:
+            raise TrainingError(
+                f"vision_learner has no argument {name}=; in its place here: {_FASTAIS[name]}."
+            )
 
 
 def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:

@@ -113,7 +113,9 @@ def _go_over(
     """Run the frozen layers over batches that hold all items in their order."""
     done, count, title = 0, len(batches.photos), "outputs of the frozen layers"
     passages = [aim.kept.passage for aim in aims if aim.kept.passage is not None]
-    folding = Folding(run.model, passages)
+    folding = store.folding = Folding.kept(
+        store.folding, run.model, passages, on=all(aim.kept.folded for aim in aims)
+    )
     with evaluating(run.model), run.learner.reporter.bar(title, len(batches)) as bar:
         for share in shares_of(batches, run.processes):
             found, targets = _outputs(run, share, folding)

@@ -32,12 +32,24 @@ class Folding:
     Args:
         model: from inputs to outputs, in eval mode while it is run.
         passages: whose kept values are wanted.
+        on: False runs it as it is, to the bit.
     """
 
-    def __init__(self, model: nn.Module, passages: Sequence[Passage]) -> None:
+    def __init__(self, model: nn.Module, passages: Sequence[Passage], *, on: bool = True) -> None:
         self.model = model
         self.passages = passages
-        self._pairs: Mapping[str, str] | None = None
+        self.on = on
+        self._pairs: Mapping[str, str] | None = None if on else {}
+
+    @classmethod
+    def kept(
+        cls, known: Folding | None, model: nn.Module, passages: Sequence[Passage], *, on: bool
+    ) -> Folding:
+        """The one that is known, if it is of this model and these passages; else a new one."""
+        if known is None or known.model is not model or known.on is not on:
+            return cls(model, passages, on=on)
+        same = [*map(id, known.passages)] == [*map(id, passages)]
+        return known if same else cls(model, passages, on=on)
 
     def record(self, inputs: Any) -> list[list[Tensor]]:
         """As `replay.record`, within float tolerance."""

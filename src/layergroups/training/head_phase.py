@@ -291,9 +291,10 @@ def _fill(
     store.keep_only([])
     looks = StoredEpochs(store, options)
     kept = looks.look(run, boundary)
-    kept.room = len(epochs)
+    kept.room, kept.folded = len(epochs), True
     others = [other for other in also if looks.sees(run, other)]
     for other in others:
+        store.kept[other].folded = True
         store.kept[other].room = max(len(epochs), options.views if is_varied(run) else 1)
     try:
         _fill_all(run, options, [boundary, *others], epochs)

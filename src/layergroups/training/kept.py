@@ -20,6 +20,7 @@ from layergroups.groups.freezing import StayInEval, as_if_resting
 from layergroups.training.replay import NoPassageError, Passage, find_passage
 
 if TYPE_CHECKING:
+    from layergroups.training.folding import Folding
     from layergroups.training.run import Run
     from layergroups.training.shelf import Shelf
 
@@ -40,6 +41,7 @@ class Kept:
         valid: values of validation items.
         views: the epochs in whose augmentation the views of training items were taken.
         room: how many views the shelf of training items has room for, or is to have.
+        folded: whether convolutions do the work of the norms behind them when values are kept.
         modules: those of the model when the passage was found.
         reason: why there are no values.
     """
@@ -51,6 +53,7 @@ class Kept:
     valid: Shelf | None = None
     views: list[int] = field(default_factory=list)
     room: int = 1
+    folded: bool = False
     modules: Sequence[nn.Module] = ()
     reason: str = ""
 
@@ -58,6 +61,10 @@ class Kept:
     def shelves(self) -> list[Shelf]:
         """Those that there are."""
         return [shelf for shelf in (self.train, self.valid) if shelf is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to fill it again, JSON-ready."""
+        return {"mark": self.mark, "views": list(self.views), "folded": self.folded}
 
 
 @dataclass
@@ -68,11 +75,13 @@ class FeatureStore:
         kept: by boundary.
         data: the training and validation batches, held so that they are not taken for others.
         pending: marks and views of what was lost with its process, by boundary.
+        folding: how the frozen layers were run last.
     """
 
     kept: dict[Resting, Kept] = field(default_factory=dict)
     data: tuple[object, object] = (None, None)
     pending: dict[Resting, Mapping[str, Any]] = field(default_factory=dict)
+    folding: Folding | None = None
 
     @property
     def shelves(self) -> list[Shelf]:
@@ -84,20 +93,22 @@ class FeatureStore:
         for known in (self.kept, self.pending):
             for boundary in known.keys() - set(boundaries):
                 del known[boundary]
+        if not self.kept:
+            self.folding = None
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What is needed to fill it again, JSON-ready."""
         views = dict(self.pending)
-        views |= {b: {"mark": k.mark, "views": list(k.views)} for b, k in self.kept.items()}
+        views |= {b: k.state_dict() for b, k in self.kept.items()}
         return [{"groups": list(b), **views[b]} for b in sorted(views) if views[b]["views"]]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Keep what is as it was then; fill the rest again when it is needed and still true."""
-        wanted = {tuple(s["groups"]): {"mark": s["mark"], "views": s["views"]} for s in state}
+        wanted = {tuple(s["groups"]): {k: s[k] for k in s if k != "groups"} for s in state}
         same = [
             boundary
             for boundary, kept in self.kept.items()
-            if wanted.get(boundary) == {"mark": kept.mark, "views": kept.views}
+            if wanted.get(boundary) == kept.state_dict()
         ]
         self.keep_only(same)
         self.pending = {b: wanted[b] for b in wanted.keys() - set(same)}

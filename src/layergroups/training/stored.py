@@ -165,6 +165,8 @@ class StoredEpochs:
         kept, views = self.look(run, boundary), self.options.views if is_varied(run) else 1
         lost = self.store.pending.pop(boundary, {})
         true = lost["views"] if lost.get("mark") == kept.mark and not kept.views else []
+        if true:
+            kept.folded = bool(lost.get("folded"))
         if kept.train is None:
             kept.room = max(views, len(true))
         for epoch in true:
