@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from layergroups.reports.calibration import Calibration, CalibrationBin
     from layergroups.reports.residuals import OutputErrors
 
-_BLUE = "#0b559f"
-_ORANGE = "#d55e00"
 _SIDE = 3.6  # inches of a square plot
 
 
@@ -32,7 +30,7 @@ def draw_calibration(calibration: Calibration) -> Figure:
     axes.plot([0, 1], [0, 1], color=drawing.GREY, lw=1, ls=(0, (4, 3)), zorder=3)
     for each in calibration.bins:
         _draw_bin(axes, each)
-    axes.text(0.03, 0.94, "orange: how far it is off", fontsize=8.5, color=_ORANGE)
+    axes.text(0.03, 0.94, "orange: how far it is off", fontsize=8.5, color=drawing.ORANGE)
     axes.set_ylabel("part that is right", fontsize=10, color=drawing.GREY)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [""] * 5)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
@@ -52,8 +50,10 @@ def _draw_bin(axes: Axes, each: CalibrationBin) -> None:
     wide = each.high - each.low
     axes.bar(each.low, each.right, wide * 0.92, align="edge", color="#9cc4e4", zorder=2)
     centre = each.low + wide * 0.46
-    axes.plot([centre, centre], sorted((each.right, each.said)), color=_ORANGE, lw=2, zorder=4)
-    axes.plot([centre], [each.right], "o", color=_BLUE, ms=4.5, zorder=5)
+    axes.plot(
+        [centre, centre], sorted((each.right, each.said)), color=drawing.ORANGE, lw=2, zorder=4
+    )
+    axes.plot([centre], [each.right], "o", color=drawing.BLUE, ms=4.5, zorder=5)
 
 
 def _draw_counts(axes: Axes, calibration: Calibration) -> None:
@@ -103,9 +103,9 @@ def _draw_numbers(axes: Axes, predicted: Tensor, actual: Tensor, row: OutputErro
     limits = (low - room, high + room)
     axes.plot(limits, limits, color=drawing.GREY, lw=1, ls=(0, (4, 3)))
     for actual_one, said in zip(x.tolist(), y.tolist(), strict=True) if len(x) <= _LINES else ():
-        axes.plot([actual_one] * 2, [actual_one, said], color=_ORANGE, lw=0.8, alpha=0.5)
+        axes.plot([actual_one] * 2, [actual_one, said], color=drawing.ORANGE, lw=0.8, alpha=0.5)
     clear = 0.85 if len(x) <= _LINES else max(0.08, _LINES / len(x))
-    axes.plot(x, y, "o", color=_BLUE, ms=4, alpha=clear, mew=0)
+    axes.plot(x, y, "o", color=drawing.BLUE, ms=4, alpha=clear, mew=0)
     axes.set(xlim=limits, ylim=limits)
     ticks = [t for t in MaxNLocator(5).tick_values(*limits) if limits[0] <= t <= limits[1]]
     axes.set_xticks(ticks)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TRAIN = "#0b559f"
-_VALID = "#d55e00"
 _METRICS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0b559f", "#7f7f7f")  # Okabe and Ito's
 _SMOOTH = 0.9
 
@@ -82,11 +80,11 @@ def _draw_losses(
 ) -> None:
     axes.set_title("loss", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
     if losses:
-        axes.plot(places, losses, color=_TRAIN, alpha=0.18, lw=0.8)
-        axes.plot(places, _smoothed(losses), color=_TRAIN, lw=1.4, label="training")
+        axes.plot(places, losses, color=drawing.BLUE, alpha=0.18, lw=0.8)
+        axes.plot(places, _smoothed(losses), color=drawing.BLUE, lw=1.4, label="training")
     else:
-        _line(axes, [row.train_loss for row in rows], _TRAIN, "training")
-    _line(axes, [row.valid_loss for row in rows], _VALID, "validation")
+        _line(axes, [row.train_loss for row in rows], drawing.BLUE, "training")
+    _line(axes, [row.valid_loss for row in rows], drawing.ORANGE, "validation")
     valid = [row.valid_loss for row in rows if row.valid_loss is not None]
     finite = [value for value in (*_smoothed(losses), *valid) if math.isfinite(value)]
     if finite:

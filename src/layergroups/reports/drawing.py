@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 INK = "#1b2733"
 GREY = "#66727f"
 FAINT = "#dde3e8"
-HEAD = "#d55e00"
-_BODY = ("#0b559f", "#5aaedb")
+BLUE = "#0b559f"
+ORANGE = "#d55e00"  # vermilion, told from that blue by all eyes
+_BODY = (BLUE, "#5aaedb")
 _ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -26,7 +27,7 @@ def group_colours(n_body: int, has_head: bool) -> list[str]:
 
     The body goes from dark to light, the head is vermilion (Okabe and Ito's).
     """
-    head = [HEAD] if has_head else []
+    head = [ORANGE] if has_head else []
     if n_body <= len(_BODY):
         return [*_BODY[:n_body], *head]
     from matplotlib import colormaps

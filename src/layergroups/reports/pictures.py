@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 _CELL = 0.52  # inches
 _WIDEST = 0.8
 _NUMBERS_UP_TO = 40  # classes beyond which cells are too small for numbers
-_RIGHT = "#0b559f"
-_WRONG = "#d55e00"
 
 
 def confusion_matrix_picture(
@@ -72,7 +70,9 @@ def _draw_cells(axes: Axes, matrix: Sequence[Sequence[int]], letters: float) -> 
         total = sum(row)
         for j, count in enumerate(row):
             share = count / total if total else 0.0
-            colour = _shade(_RIGHT if i == j else _WRONG, share if i == j else min(1.0, share * 2))
+            colour = _shade(
+                drawing.BLUE if i == j else drawing.ORANGE, share if i == j else min(1.0, share * 2)
+            )
             axes.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="white", lw=1.2))
             if letters and count:
                 dark = share > 0.45 if i == j else share > 0.3
