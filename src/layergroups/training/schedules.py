@@ -119,7 +119,9 @@ class FlatCos:
 
 def _check_divisor(name: str, value: object, right: str) -> None:
     if not isinstance(value, (int, float)) or not value > 0:
-        raise TrainingError(f"{name}={value!r} divides the rate: it must be above 0, as {right}.")
+        raise TrainingError(
+            f"{name}={value!r} divides the rate: it must be above 0, such as {right}."
+        )
 
 
 def _check_part(name: str, value: float) -> None:
