@@ -71,6 +71,7 @@ class Meter:
             targets: (N, ...).
             places: where these items stand among those of all processes, int64 (N,).
         """
+        probabilities, targets = probabilities.contiguous(), targets.contiguous()  # some use views
         for metric in self._objects.values():
             metric.update(*_as_expected(metric, self._task, probabilities, targets))
         if self._functions:
