@@ -329,7 +329,8 @@ class Looking(Workbench):
         Behind a head that has never trained, gradients of the body are those of chance. So the
         last group first trains, on trial, on batches that are not measured.
 
-        Use it: `learn.fine_tune(3, lr=learn.suggest_groups().rates)`.
+        Use it: `learn.fine_tune(3, lr=learn.suggest_groups().rates)`. On the photos on which it was
+        measured, `fine_tune` alone was better (see benchmarks/README.md): look at the figures.
 
         Source: Lee et al. 2022, «Surgical Fine-Tuning Improves Adaptation to Distribution Shifts»;
         see `training/evidence.py` for the measures.
