@@ -34,37 +34,7 @@ print(json.dumps({
     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
 }))
 """
-FASTAI = """
-import json, resource, sys, time, warnings
-warnings.simplefilter("ignore")
-from fastai.vision.all import *
-from safetensors.torch import load_file
-photos, weights, size, epochs = *sys.argv[1:3], *map(int, sys.argv[3:5])
-set_seed(0)
-dls = ImageDataLoaders.from_folder(
-    photos, train="train", valid="valid", item_tfms=Resize(size), bs=64,
-    batch_tfms=[*aug_transforms(), Normalize.from_stats([0.5] * 3, [0.5] * 3)],
-)
-learn = vision_learner(
-    dls, "tf_efficientnet_lite0", pretrained=False, normalize=False, metrics=accuracy
-)
-learn.model[0].model.load_state_dict(load_file(weights), strict=False)
-learn.freeze()
-class Times(Callback):
-    def __init__(self): self.rows = []
-    def before_epoch(self): self.start = time.perf_counter()
-    def after_epoch(self): self.rows.append(time.perf_counter() - self.start)
-times = Times()
-begin = time.perf_counter()
-with learn.no_bar(), learn.no_logging():
-    learn.fit_one_cycle(epochs, 1e-3, cbs=times)
-print(json.dumps({
-    "epochs": times.rows,
-    "seconds": time.perf_counter() - begin,
-    "accuracy": float(learn.recorder.values[-1][-1]),
-    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-}))
-"""
+FASTAI = str(Path(__file__).parent / "fastai_epochs.py")
 
 
 def main() -> None:
@@ -82,7 +52,7 @@ def main() -> None:
         "layergroups, store=False": measure(sys.executable, "-c", OURS, *options, "0"),
     }
     if args.peers:
-        found["fastai 2.8.12"] = measure(args.peers, "-c", FASTAI, *options)
+        found["fastai 2.8.12"] = measure(args.peers, FASTAI, *options, "frozen")
     print("| | seconds of each epoch | phase | accuracy | peak memory, MB |")
     print("| --- | --- | --- | --- | --- |")
     for name, result in found.items():

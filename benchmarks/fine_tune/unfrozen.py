@@ -89,32 +89,7 @@ for _ in range(epochs):
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"epochs": took, "peak_mb": peak}))
 """
-FASTAI = """
-import json, resource, sys, time, warnings
-warnings.simplefilter("ignore")
-from fastai.vision.all import *
-from safetensors.torch import load_file
-photos, weights, size, epochs = *sys.argv[1:3], *map(int, sys.argv[3:5])
-set_seed(0)
-dls = ImageDataLoaders.from_folder(
-    photos, train="train", valid="valid", item_tfms=Resize(size), bs=64,
-    batch_tfms=[*aug_transforms(), Normalize.from_stats([0.5] * 3, [0.5] * 3)],
-)
-learn = vision_learner(
-    dls, "tf_efficientnet_lite0", pretrained=False, normalize=False, metrics=accuracy
-)
-learn.model[0].model.load_state_dict(load_file(weights), strict=False)
-learn.unfreeze()
-class Times(Callback):
-    def __init__(self): self.rows = []
-    def before_epoch(self): self.start = time.perf_counter()
-    def after_epoch(self): self.rows.append(time.perf_counter() - self.start)
-times = Times()
-with learn.no_bar(), learn.no_logging():
-    learn.fit(epochs, 1e-4, cbs=times)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"epochs": times.rows, "peak_mb": peak}))
-"""
+FASTAI = str(Path(__file__).parent / "fastai_epochs.py")
 
 
 def main() -> None:
@@ -128,14 +103,17 @@ def main() -> None:
     args = parser.parse_args()
     options = [str(args.photos), str(efficientnet_lite0_weights()), str(args.size)]
     options.append(str(args.epochs))
-    contenders = {"layergroups": (sys.executable, OURS), "by hand": (sys.executable, BY_HAND)}
+    contenders = {
+        "layergroups": [sys.executable, "-c", OURS],
+        "by hand": [sys.executable, "-c", BY_HAND],
+    }
     if args.peers:
-        contenders["fastai 2.8.12"] = (args.peers, FASTAI)
+        contenders["fastai 2.8.12"] = [args.peers, FASTAI]
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     peaks: dict[str, float] = {}
     for _ in range(args.rounds):
-        for name, (python, code) in contenders.items():
-            found = measure(python, "-c", code, *options)
+        for name, command in contenders.items():
+            found = measure(*command, *options, "unfrozen")
             seconds[name] += found["epochs"][1:]
             peaks[name] = found["peak_mb"]
             print(name, found, file=sys.stderr, flush=True)

@@ -63,7 +63,7 @@ def _needed(metavar: str, help: str) -> Any:
 
 Model = Annotated[Path, _needed("DIR", "What `layergroups train` wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs in which all groups train.")]
+Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs after those of the head.")]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Photos in a batch.")]
 Workers = Annotated[
     int | None,
@@ -152,7 +152,7 @@ def train(
         typer.Option(
             min=0,
             metavar="RATE",
-            help="Learning rate of the head alone; afterwards all groups train at a tenth of it.",
+            help="Learning rate of the head alone; what trains afterwards has a fifth of it.",
         ),
     ] = 1e-3,
     size: Annotated[

@@ -58,7 +58,7 @@ def run(
 
     Args:
         out: the folder for the model and the pictures; new, empty, or an earlier model's.
-        epochs: in which all groups train, after one of the head alone.
+        epochs: after one of the head alone.
         seed: of everything random.
         folder: the photos, divided into train and valid.
 
@@ -71,7 +71,10 @@ def run(
     target = Path(out)
     claim_folder(target)
     learn = _prepare(folder, weights, seed)
-    say("\nTraining: first the head alone, on stored features of the frozen body; then all groups.")
+    say(
+        "\nTraining: first the head alone, on stored outputs of the frozen body; then all but the "
+        "first group."
+    )
     learn.fine_tune(epochs)
     probabilities, targets, *_ = learn.get_preds()
     dls: Any = learn.dls

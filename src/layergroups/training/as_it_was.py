@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from layergroups.checkpoints import load_random_state, random_state
 from layergroups.errors import TrainingError
 from layergroups.training.device import uninterrupted
+from layergroups.training.heap import reused_memory
 from layergroups.training.modes import each_module
 from layergroups.training.position import begin_again, random_start
 
@@ -49,7 +50,8 @@ def as_it_was(learner: Looking) -> Iterator[Moment]:
     moment = Moment(learner)
     try:
         moment.begin()
-        yield moment
+        with reused_memory():
+            yield moment
     finally:
         with uninterrupted():
             moment.restore()

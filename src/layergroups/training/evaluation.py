@@ -15,6 +15,7 @@ from layergroups.errors import TrainingError
 from layergroups.training.checks import split_batch
 from layergroups.training.device import to_device
 from layergroups.training.distributed import ALONE, Processes
+from layergroups.training.heap import reused_memory
 from layergroups.training.losses import LossFunc, checked_loss, item_losses, probabilities
 from layergroups.training.metrics import Meter
 from layergroups.training.modes import evaluating
@@ -63,7 +64,7 @@ def evaluate(
     """
     check_loss(loss_func, task)
     seen = _Seen(task)
-    with processes.together():
+    with processes.together(), reused_memory():
         with evaluating(model):
             meter.to(accelerator.device)
             for share in shares_of(batches, processes):

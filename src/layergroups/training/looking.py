@@ -17,6 +17,7 @@ from layergroups.training import lr_find, notebook, suggest
 from layergroups.training.answers import answer
 from layergroups.training.evaluation import evaluate, predict_all
 from layergroups.training.found_rates import FoundRates
+from layergroups.training.heap import reused_memory
 from layergroups.training.loaders import (
     batches_of,
     class_names,
@@ -86,7 +87,7 @@ class Looking(Workbench):
         """
         batches = batches_of(self.dls, dl)
         model = self.placed_model()
-        with self.reporter.bar("predictions", count_of(batches)) as bar:
+        with reused_memory(), self.reporter.bar("predictions", count_of(batches)) as bar:
             found, targets, losses = predict_all(
                 model,
                 batches,

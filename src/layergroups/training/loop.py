@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from layergroups.training.device import (
     to_device,
 )
 from layergroups.training.evaluation import evaluate
+from layergroups.training.heap import reused_memory
 from layergroups.training.history import EpochRow, History
 from layergroups.training.loaders import n_classes
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
@@ -41,9 +41,6 @@ from layergroups.training.replicas import divide_gradients
 from layergroups.training.run import Run
 from layergroups.training.tasks import check_loss, check_targets
 
-if TYPE_CHECKING:
-    pass
-
 
 def fit(run: Run) -> History:
     """Train for `run.epochs` epochs.
@@ -53,7 +50,7 @@ def fit(run: Run) -> History:
             or a callback failed.
         KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
     """
-    with run.processes.together(), interrupts():
+    with run.processes.together(), interrupts(), reused_memory():
         run.replicas.align(run.model, "the start of a fit")
         run.replicas.check(run.model, run.optimizer)
         return _fit(run)

@@ -7,6 +7,7 @@ how the items are batched, accumulated or shared out among processes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,7 +23,7 @@ Weights = str | Sequence[float] | Tensor | None
 
 
 @dataclass(kw_only=True)
-class NamedLoss:
+class NamedLoss(ABC):
     """What the losses of this file have in common.
 
     Attributes:
@@ -43,9 +44,9 @@ class NamedLoss:
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
 
+    @abstractmethod
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The losses one by one, before they are reduced."""
-        raise NotImplementedError
 
     def activation(self, outputs: Tensor) -> Tensor:
         """The model's outputs as what they mean: probabilities, or the values themselves."""

@@ -12,6 +12,7 @@ from layergroups.data.loaders import Paths
 from layergroups.errors import TrainingError
 from layergroups.training.answers import AnyPrediction, answer
 from layergroups.training.evaluation import predict_all
+from layergroups.training.heap import reused_memory
 from layergroups.training.loaders import class_names
 
 if TYPE_CHECKING:
@@ -71,14 +72,15 @@ def _each(
     learner: Workbench, batches: Iterator[Any], paths: Iterator[Path]
 ) -> Iterator[tuple[Path, AnyPrediction]]:
     names, task = class_names(learner.dls), learner.task
-    for batch in batches:
-        found, _, _ = predict_all(
-            learner.placed_model(),
-            [batch],
-            loss_func=learner.loss_func,
-            task=task,
-            accelerator=learner.accelerator,
-        )
-        del batch  # before the next one is made
-        for row in found:
-            yield next(paths), answer(row, task, names, learner.thresh)
+    with reused_memory():
+        for batch in batches:
+            found, _, _ = predict_all(
+                learner.placed_model(),
+                [batch],
+                loss_func=learner.loss_func,
+                task=task,
+                accelerator=learner.accelerator,
+            )
+            del batch  # before the next one is made
+            for row in found:
+                yield next(paths), answer(row, task, names, learner.thresh)

@@ -11,6 +11,7 @@ from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
 from layergroups.training.callbacks import checked
 from layergroups.training.head_phase import train_head
+from layergroups.training.heap import reused_memory
 from layergroups.training.history import History
 from layergroups.training.loaders import input_of
 from layergroups.training.schedules import OneCycle, Schedule
@@ -42,7 +43,7 @@ class FineTuneDefaults:
         hold_out: part of the training photos by which the best head is chosen.
         patience: passes without a better loss on them after which the head is done.
         head_schedule: over all passes of the head.
-        schedule: over the unfrozen epochs.
+        schedule: over the epochs after the head's.
         max_bytes: the most bytes of stored outputs for the head's passes; None: what the learner's
             `StoreOptions` allow.
     """
@@ -94,7 +95,7 @@ def plan_fine_tune(
     store: bool = True,
     defaults: FineTuneDefaults | None = None,
 ) -> tuple[Phase, ...]:
-    """The phases of `fine_tune`: the head alone, then all groups. Changes nothing.
+    """The phases of `fine_tune`: the head alone, then the groups from `lowest` on.
 
     Raises:
         TrainingError: a number of epochs is negative or not whole.
@@ -162,8 +163,9 @@ def run_plan(
     """Do the phases one after another, each saved as planned, each with these callbacks."""
     rows, each = History(), checked(callbacks)
     options: dict[str, Any] = {"defaults": defaults or FineTuneDefaults(), "plan": plan}
-    for number, phase in enumerate(phases, start=1):
-        rows += run_phase(learner, phase, **options, later=phases[number:], callbacks=each)
+    with reused_memory():
+        for number, phase in enumerate(phases, start=1):
+            rows += run_phase(learner, phase, **options, later=phases[number:], callbacks=each)
     return rows
 
 

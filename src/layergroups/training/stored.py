@@ -9,6 +9,7 @@ whatever changes the constant drops it, at once, and training goes on through th
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -180,14 +181,14 @@ class StoredEpochs:
         return True
 
 
-class Rows:
+class Rows(ABC):
     """Batches from a shelf; which rows, is said by `plan`."""
 
     shelf: Shelf
 
+    @abstractmethod
     def plan(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Views and positions of the items of each batch."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
         return (_taken(self.shelf, *rows) for rows in self.plan())
