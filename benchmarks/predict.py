@@ -1,17 +1,20 @@
 """What `learn.predict` and `learn.iter_preds` cost beyond the bare work: -> two Markdown tables.
 
-    python benchmarks/predict.py [--threads 1] [--repeats 300] [names]
+    python benchmarks/predict.py [--threads 1] [--repeats 300] [--peers PEERS/bin/python] [names]
 
 Bare work is decoding, transform, forward and softmax of the same photo by the same model, which is
 in eval mode already. The two take turns, call by call, so both meet the same machine; the
 difference is the median of the differences of neighbours. The model is in training mode, its body
-frozen, before each `predict`, so that every module's mode is changed and put back.
+frozen, before each `predict`, so that every module's mode is changed and put back. With --peers
+fastai predicts a photo of the same folder with the demo's network, in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +80,15 @@ def folder(learn: Learner, repeats: int) -> tuple[float, float, int]:
     return statistics.median(first), statistics.median(second), len(batches.photos)
 
 
+def fastai(options: argparse.Namespace) -> float:
+    """Milliseconds of fastai's `learn.predict`, with the demo's network."""
+    script, weights = Path(__file__).with_name("fastai_predict.py"), efficientnet_lite0_weights()
+    figures = map(str, (PHOTOS, weights, options.size, options.repeats, options.threads))
+    command = [options.peers, str(script), *figures]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return 1e3 * float(json.loads(done.stdout.strip().splitlines()[-1])["seconds"])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,6 +97,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--folder-repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--peers", help="python of the peers' environment; without it fastai rests")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     learners = {name: made(name, options.size) for name in options.names}
@@ -99,6 +112,8 @@ def main() -> None:
             f"| {1e3 * statistics.median(ours):.2f} | {1e3 * apart:.2f} |",
             flush=True,
         )
+    if options.peers:
+        print(f"\nfastai's learn.predict with {ARCHITECTURE}: {fastai(options):.2f} ms")
     print("\n| network | bare, photos a second | iter_preds, photos a second | ratio of times |")
     print("| --- | --- | --- | --- |", flush=True)
     for name, learn in learners.items():

@@ -22,6 +22,16 @@ class PlainLoaders(TinyLoaders):
         super().__init__(n=n, noise=noise)
 
 
+class Largest(nn.Module):
+    """Notes the most items that ran through it at once."""
+
+    most = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.most = max(self.most, len(x))
+        return x
+
+
 def counted() -> nn.Sequential:
     """A model whose body counts items; without dropout, so that runs can be compared."""
     with torch.random.fork_rng():
@@ -66,6 +76,20 @@ def test_the_same_weights_as_through_the_body(boundary: int, opt_func: str) -> N
     assert_close(whole, stored)
     assert {row.note for row in stored.history} == {"frozen outputs stored"}
     assert {row.note for row in whole.history} == {""}
+
+
+def test_large_batches_run_through_the_frozen_layers_in_parts() -> None:
+    def made() -> Learner:
+        learn = learner(TinyLoaders(n=90, batch_size=45, noise=0.0))
+        learn.model[0][0] = Largest()
+        learn.freeze()
+        return learn
+
+    stored, whole = made(), made()
+    stored.fit_one_cycle(4, 1e-2)
+    whole.fit_one_cycle(4, 1e-2, store=False)
+    assert (stored.model[0][0].most, whole.model[0][0].most) == (32, 45)
+    assert_close(whole, stored)
 
 
 def test_the_frozen_layers_run_once_for_each_item() -> None:
