@@ -60,6 +60,24 @@ def test_all_groups_train_if_asked_for(make) -> None:
     assert learn.layer_groups.frozen == (False,) * 3
 
 
+@pytest.mark.parametrize(
+    ("lr", "frozen"),
+    [
+        (1e-3, True),
+        (slice(1e-5, 1e-3), False),
+        ([1e-4, 1e-3, 1e-3], False),
+        ([0.0, 1e-3, 1e-3], True),
+        ({"0.0": 1e-4}, False),
+        ({"0.7": 1e-4, "1": 1e-3}, True),
+    ],
+)
+def test_a_group_that_is_given_a_rate_of_its_own_trains(make, lr, frozen: bool) -> None:
+    learn = make()
+    before = snapshot(learn.model)
+    learn.fine_tune(1, lr=lr)
+    assert ("0.0.weight" in moved(before, learn.model)) is not frozen
+
+
 @pytest.mark.parametrize("why", ["two groups", "from noise", "other channels"])
 def test_all_groups_train_where_the_first_cannot_stay_frozen(make, dls, why: str) -> None:
     learn = make(split=["1"]) if why == "two groups" else make()

@@ -212,7 +212,8 @@ class Learner(Looking):
             epochs: of the second phase.
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
-            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr.
+            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. Groups that are
+                given rates one by one, by a slice, list, dict or decay, train, the first too.
             callbacks: of both phases, as in `fit`.
             store: False runs the frozen layers in every epoch.
             defaults: all other figures.
@@ -223,7 +224,7 @@ class Learner(Looking):
         Returns:
             A row for the first phase and one for each epoch of the second.
         """
-        figures = recipes.fitted(self, defaults)
+        figures = recipes.fitted(self, defaults, lr)
         options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
         phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
         plan = autosave(checkpoint_dir, checkpoint_every, resume)

@@ -80,7 +80,7 @@ def _parts(
             )
         given = _bound(getattr(type(learner), fit), fit, words, named)
         if fit == "fine_tune":
-            given["defaults"] = fitted(learner, given["defaults"])
+            given["defaults"] = fitted(learner, given["defaults"], given["lr"])
         parts = _PLANS[fit](learner.layer_groups, given)
     else:
         schedule = _checked_schedule(fit)

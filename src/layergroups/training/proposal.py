@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from layergroups.training.looking import Looking
 
 _UNMOVED: Final = 0.01  # of the largest change of outputs, below which a group is left frozen
-_NOISE: Final = 1e-3  # signal to noise below which a thousand batches hardly agree on a direction
-_LEAST: Final = 0.05  # of base_lr: the lowest rate of a group that trains
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class GroupProposal:
     Attributes:
         groups: advice for each layer group, nearest the input first.
         blocks: for each block the name of its group and what was measured.
-        base_lr: rate of the group that gets the highest.
+        base_lr: rate of the groups that train.
         batches: that were measured.
         head_batches: by which the last group was trained before, on trial; 0 if it was not.
     """
@@ -128,45 +126,43 @@ def propose(
     batches: int,
     head_batches: int,
 ) -> GroupProposal:
-    """Freeze what is not worth training; a rate for each other group by its relative gradient.
+    """Freeze what hardly moves; all other groups train at `base_lr`.
 
-    A group is left frozen where its gradient is noise from batch to batch, or where its outputs
-    changed by less than a hundredth of the largest change while all trained at one rate: frozen it
-    saves time, and little is lost. The last group always trains. Of those that train, the one
-    whose gradient is largest beside its weights gets `base_lr`, the others in proportion, but a
-    twentieth at least.
+    A group is left frozen where it gets no gradient, or where its outputs changed by less than a
+    hundredth of the largest change while all groups trained at one rate: frozen it saves time, and
+    little is lost. The last group always trains. Gradient beside weights, and signal to noise, are
+    shown and decide nothing: rates in proportion to the former, and freezing by the latter, were
+    tried here and cost accuracy.
 
-    Source: Lee et al. 2022, Auto-RGN for the rates and the thought of Auto-SNR for noise; to freeze
-    by the change of outputs is ours.
+    Source: Lee et al. 2022 for what is measured (Auto-RGN, Auto-SNR) and the thought of tuning some
+    groups only; to choose by the change of outputs is ours.
     """
     changes = [found.change for found in groups if found.change is not None]
     most = max(changes, default=0.0)
-    frozen = [_why_frozen(found, most) for found in groups[:-1]]
-    trains = [f for f, why in zip(groups, [*frozen, ""], strict=True) if not why]
-    highest = max(found.relative_gradient for found in trains)
+    frozen = [*(_why_frozen(found, most) for found in groups[:-1]), ""]
     advice = [
-        Advice(found, 0.0, f"frozen: {why}") if why else _training(found, highest, base_lr)
-        for found, why in zip(groups, [*frozen, ""], strict=True)
+        Advice(found, 0.0, f"frozen: {why}")
+        if why
+        else Advice(found, base_lr, _why_trains(found, most))
+        for found, why in zip(groups, frozen, strict=True)
     ]
     return GroupProposal(tuple(advice), tuple(blocks), base_lr, batches, head_batches)
 
 
 def _why_frozen(found: Evidence, most: float) -> str:
     """Why a group is not worth training; empty if it is."""
-    if found.signal_to_noise < _NOISE:
-        ratio = f"signal to noise is {found.signal_to_noise:.2g}"
-        return f"from batch to batch its gradient is noise; {ratio}"
+    if found.relative_gradient == 0:
+        return "it gets no gradient"
     if found.change is not None and found.change < _UNMOVED * most:
         part = found.change / most
         return f"trained, its outputs change little, {part:.1%} of the largest change"
     return ""
 
 
-def _training(found: Evidence, highest: float, base_lr: float) -> Advice:
-    share = found.relative_gradient / highest if highest else 1.0
-    told = f"{share:.0%} of the largest of those that train" if share < 1 else "the largest"
-    reason = f"trains: beside its weights its gradient is {told}"
-    return Advice(found, base_lr * max(share, _LEAST), reason)
+def _why_trains(found: Evidence, most: float) -> str:
+    if found.change is None or not most:
+        return "trains: nothing speaks for freezing it"
+    return f"trains: its outputs change, {found.change / most:.0%} of the largest change"
 
 
 def _measured(proposal: GroupProposal) -> str:

@@ -131,15 +131,20 @@ def plan_fine_tune(
     return tuple(phase for phase in phases if phase.epochs)
 
 
-def fitted(learner: Looking, defaults: FineTuneDefaults | None) -> FineTuneDefaults:
-    """The figures for this learner: `lowest` as it can be."""
+def fitted(
+    learner: Looking, defaults: FineTuneDefaults | None, lr: Rate | None = None
+) -> FineTuneDefaults:
+    """The figures for this learner: `lowest` as it can be, and as the rates ask for."""
     if defaults is not None and not isinstance(defaults, FineTuneDefaults):
         raise TrainingError(
             f"defaults= is a {type(defaults).__name__}. Right would be fine_tune(4, "
             "defaults=FineTuneDefaults(lowest=0))."
         )
     known = defaults or FineTuneDefaults()
-    return replace(known, lowest=lowest_group(learner, known))
+    lowest = lowest_group(learner, known)
+    if defaults is None:
+        lowest = min([lowest, *_given_a_rate(learner.layer_groups, lr)])
+    return replace(known, lowest=lowest)
 
 
 def lowest_group(learner: Looking, defaults: FineTuneDefaults) -> int:
@@ -151,6 +156,14 @@ def lowest_group(learner: Looking, defaults: FineTuneDefaults) -> int:
     spec = input_of(learner.dls)
     known = learner.pretrained and (spec is None or spec.channels == 3)
     return defaults.lowest if known and defaults.lowest < len(learner.layer_groups) - 1 else 0
+
+
+def _given_a_rate(groups: LayerGroups, lr: Rate | None) -> list[int]:
+    """The groups to which a person gives a rate one by one, not one rate for whatever trains."""
+    if lr is None or isinstance(lr, (int, float)):
+        return []
+    rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
+    return [index for index, rate in enumerate(rates) if rate > 0]
 
 
 def run_plan(

@@ -32,7 +32,7 @@ class Look:
     """What `suggest_groups` was asked for, checked.
 
     Attributes:
-        base_lr: rate of the group that gets the highest.
+        base_lr: rate of the groups that train.
         batches: that are measured.
         train_head: whether the last group is trained before; None: if nothing has trained yet.
     """
