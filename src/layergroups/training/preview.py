@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
+from layergroups.calls import misfit
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate
 from layergroups.groups.freezing import first_to_train
@@ -109,7 +110,7 @@ def _bound(
     try:
         bound = inspect.signature(method).bind(None, *words, **named)
     except TypeError as cause:
-        raise TrainingError(f"{name} does not take these arguments: {cause}.") from cause
+        raise misfit(method, (None, *words), named, name) from cause
     bound.apply_defaults()
     return bound.arguments
 
