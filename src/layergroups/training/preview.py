@@ -56,7 +56,8 @@ def preview_fit(
         named: arguments of the method, by name.
 
     Raises:
-        TrainingError: there is no such fit, or it does not take these arguments.
+        TrainingError: there is no such fit.
+        ArgumentError: it does not take these arguments.
     """
     parts = _parts(learner, fit, words, named)
     groups = learner.layer_groups
