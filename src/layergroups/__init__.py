@@ -161,7 +161,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Load a public name from its room when it is first used."""
     if name not in _HOMES:
-        raise AttributeError(f"layergroups has no name {name!r}; it exports {', '.join(__all__)}")
+        names = importlib.import_module("layergroups.fastai_names")
+        here = names.attribute_here(["layergroups"], name) or f"it exports {', '.join(__all__)}"
+        raise AttributeError(f"layergroups has no name {name!r}; {here}")
     value = getattr(importlib.import_module(f"layergroups.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -14,6 +14,8 @@
     ├── DataError             a folder, a file or a label is wrong
     │   └── BrokenImagesError     images that cannot be opened; lists their paths
     ├── TrainingError         a run could not start or go on
+    ├── ArgumentError         a call has an argument that is not known, or lacks one
+    ├── NoAttributeError      there is no attribute of this name
     ├── CheckpointError       a saved file is absent, damaged or does not fit
     └── TransplantError       nothing can go from one model to another, or not as asked
 
@@ -80,6 +82,14 @@ class BrokenImagesError(DataError):
 
 class TrainingError(LayerGroupsError):
     """A training run could not start, or could not go on."""
+
+
+class ArgumentError(LayerGroupsError, TypeError):
+    """A call has an argument that is not known, too many by position, or lacks one."""
+
+
+class NoAttributeError(LayerGroupsError, AttributeError):
+    """There is no attribute of this name; perhaps it has another one here."""
 
 
 class CheckpointError(LayerGroupsError):

@@ -11,7 +11,7 @@ import torch
 from tests.training.tiny import TinyLoaders, snapshot
 
 from layergroups import decay
-from layergroups.errors import GroupingError, LayerGroupsError, TrainingError
+from layergroups.errors import ArgumentError, GroupingError, LayerGroupsError, TrainingError
 from layergroups.reports import SchedulePreview
 from layergroups.training import Flat, FlatCos, Learner, OneCycle, Thaw
 
@@ -137,8 +137,8 @@ def test_any_groups_and_rates_are_drawn(make, split: Any, lr: Any) -> None:
     ("words", "named", "kind", "says"),
     [
         (("fit_two_cycles", 3), {}, TrainingError, "one of fit, fit_one_cycle"),
-        (("fit_one_cycle",), {}, TrainingError, "epochs"),
-        (("fit", 3), {"div": 10}, TrainingError, "'div'"),
+        (("fit_one_cycle",), {}, ArgumentError, "epochs"),
+        (("fit", 3), {"div": 10}, ArgumentError, "fit has no argument div="),
         ((3,), {}, TrainingError, "neither the name of a fit nor a schedule"),
         ((OneCycle, 3), {}, TrainingError, "nor a schedule"),
         (("fit", "3"), {}, TrainingError, "such as 3"),

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from layergroups.data.checks import BrokenImage, check_images, report_broken
 from layergroups.data.folders import find_images
-from layergroups.data.labels import Answers, understood
+from layergroups.data.labels import Answers, missing, understood
 from layergroups.data.photos import Divided, Opener, Photos, Task, divided, names_of
 from layergroups.data.settings import Settings
 from layergroups.errors import DataError
@@ -48,7 +48,7 @@ def read_lists(
         BrokenImagesError: images are broken and `settings.on_error` is "raise".
     """
     names, answers_of = list_of_files(files), _as_list(labels, "labels")
-    marks = None if is_valid is None else [bool(mark) for mark in is_valid]
+    marks = None if is_valid is None else _marks(is_valid)
     _equally_long(names, labels=answers_of, is_valid=marks)
     told: _Told = {"task": task, "vocab": vocab, "columns": columns}
     understood(answers_of, names, **told)  # before the files, which take longer
@@ -193,6 +193,18 @@ def _as_list(values: Any, argument: str) -> list[Any]:
     if isinstance(values, str | bytes | os.PathLike) or not isinstance(values, Iterable):
         raise DataError(f"{argument}={values!r}: expected a list, with an entry for each photo.")
     return list(values)
+
+
+def _marks(is_valid: Any) -> list[bool]:
+    """True and False, also as 1 and 0 or as numpy has them; words would all be True."""
+    marks = _as_list(is_valid, "is_valid")
+    for i, mark in enumerate(marks):
+        if isinstance(mark, str | bytes) or missing(mark) or mark not in (0, 1):
+            raise DataError(
+                f"is_valid has {mark!r} for photo {i}: expected True or False for each photo, such "
+                'as [path.parent.name == "valid" for path in files].'
+            )
+    return [bool(mark) for mark in marks]
 
 
 def _equally_long(files: Sequence[str], **others: Sequence[Any] | None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from layergroups.calls import unknown_option
 from layergroups.data.balance import Balance
 from layergroups.data.batches import default_workers
 from layergroups.data.cache import DecodedCache
@@ -68,21 +68,21 @@ class Settings:
     balance: Balance = False
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Settings:
+    def of(cls, options: Mapping[str, Any], way: Callable[..., Any]) -> Settings:
         """Of the arguments that a person gave.
 
+        Args:
+            options: by name.
+            way: the constructor of `ImageDataLoaders` that was called, for the message.
+
         Raises:
-            DataError: a name is not known, or a value is not sound.
+            ArgumentError: a name is not known.
+            DataError: a value is not sound.
         """
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                perhaps = f" Perhaps you meant {near[0]}=." if near else ""
-                raise DataError(
-                    f"There is no argument {name}=.{perhaps} Besides its own, each way to make "
-                    f"ImageDataLoaders takes {', '.join(known)}."
-                )
+                raise unknown_option(way, name, known)
         return cls(**options)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
+from layergroups.calls import Taught
 from layergroups.data.balance import Balance
 from layergroups.data.cache import DecodedCache
 from layergroups.data.checks import OnError
@@ -23,7 +24,7 @@ from layergroups.data.transforms import CROP_PCT, Augmentation, Transform
 from layergroups.input_spec import InputSpec
 
 
-class Sources:
+class Sources(Taught):
     """The constructors of `ImageDataLoaders`; each gives photos, labels and a division."""
 
     @classmethod
@@ -151,7 +152,7 @@ class Sources:
             DataError: lists or arguments are not as expected; the message says how.
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
-        settings = Settings.of(options)
+        settings = Settings.of(options, cls.from_lists)
         found = read_lists(files, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
         return cls._of(found, settings)
 
@@ -195,7 +196,7 @@ class Sources:
             DataError: table or arguments are not as expected; the message says how.
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
-        settings = Settings.of(options)
+        settings = Settings.of(options, cls.from_table)
         if folder is None:
             folder = Path(table).parent if isinstance(table, str | os.PathLike) else "."
         rows = rows_of(
@@ -251,7 +252,7 @@ class Sources:
             DataError: datasets, items or arguments are not as expected; the message says how.
             BrokenImagesError: items are broken, and `on_error` is "raise"; it lists them.
         """
-        settings = Settings.of(options)
+        settings = Settings.of(options, cls.from_dataset)
         found = read_datasets(
             train, valid, settings, image=image, label=label, task=task, vocab=vocab
         )
@@ -285,7 +286,7 @@ class Sources:
                 expected.
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
-        settings = Settings.of(options)
+        settings = Settings.of(options, cls.from_pattern)
         paths = find_files(files, settings.n_channels)
         labels = labels_by_name(paths, pattern)
         found = read_lists(paths, labels, settings, is_valid=is_valid, task=task, vocab=vocab)

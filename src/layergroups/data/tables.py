@@ -92,9 +92,9 @@ def read_table(source: Any, *, header: bool = True) -> Table:
         right = 'ImageDataLoaders.from_table("labels.csv")'
         return _read_file(path_of(source, DataError, right).expanduser(), header)
     if isinstance(source, Mapping):
-        found = [(name, _values(column)) for name, column in source.items()]
+        found = [(name, _values(column, name)) for name, column in source.items()]
     elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
-        found = [(name, _values(source[name])) for name in source.columns]
+        found = [(name, _values(source[name], name)) for name in source.columns]
     else:
         raise DataError(
             f"A {type(source).__name__} is no table; give the path of a CSV file, a data frame, or "
@@ -228,10 +228,15 @@ def _read_file(path: Path, header: bool) -> Table:
     return _not_empty(Table(tuple(zip(names, values, strict=True)), str(path)))
 
 
-def _values(column: Any) -> tuple[Any, ...]:
+def _values(column: Any, name: Any) -> tuple[Any, ...]:
     for method in ("tolist", "to_list"):
         if hasattr(column, method):
             return tuple(getattr(column, method)())
+    if isinstance(column, str | bytes) or not isinstance(column, Iterable):
+        raise DataError(
+            f"Column {name!r} is {column!r:.60}: expected a list, with an entry for each photo. "
+            'Right would be from_table({"file": ["a.jpg", "b.jpg"], "label": ["cat", "dog"]}).'
+        )
     return tuple(column)
 
 

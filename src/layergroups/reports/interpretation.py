@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layergroups.calls import Taught
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import drawing
 from layergroups.reports.answers import TASKS, TopLoss, decided, threshold_of, words_of
@@ -35,7 +36,7 @@ _SHOWN = 9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Interpretation:
+class Interpretation(Taught):
     """Predictions, targets and losses of all photos, and what can be read from them.
 
     Make it with `Interpretation.from_learner(learn)`. What asks the model again (`grad_cam`, the

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from layergroups.calls import nearest, taught, unknown_option
 from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import transform_from_config
 from layergroups.errors import CheckpointError, ModelError, TrainingError
+from layergroups.fastai_names import argument_here
 from layergroups.groups import Split
 from layergroups.models import Assembled, InputChange, LoadedModel, assemble, load_model
 from layergroups.models.channels import with_channels
@@ -35,22 +38,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("layergroups")
 _LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
 
-# what users of fastai type, and what it is here; docs/from-fastai.md has all names
-_FASTAIS = {
-    "cbs": "callbacks=[...]",
-    "splitter": 'split="auto", a number or a list of paths',
-    "n_out": "the data: dls.c outputs are made",
-    "n_in": "channels= of the data",
-    "normalize": "normalize= of the data; by default that of the weights",
-    "train_bn": 'batch_norm="update"; learn.freeze(norm="train") for frozen groups',
-    "moms": "learn.fit_one_cycle(..., moms=)",
-    "init": "custom_head= for a head that is initialised otherwise",
-    "model_dir": "path=",
-}
-
 Arch = str | Callable[..., nn.Module] | nn.Module
 
 
+@taught
 def vision_learner(
     dls: ImageDataLoaders,
     arch: Arch,
@@ -114,7 +105,7 @@ def vision_learner(
         TrainingError: the data do not tell what their images are like.
         InputSizeError: the network cannot take images of this size.
         ModelError: the network cannot take images of so many channels, or y_range does not fit.
-        TrainingError: an argument is fastai's, and has another name here.
+        ArgumentError: an argument is fastai's, and has another name here, or is misspelt.
     """
     check_photos(dls)
     _check_range(y_range, task_of(dls), custom_head)
@@ -123,7 +114,8 @@ def vision_learner(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(mixed(seed, "first weights"))
-        loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+        with _misspelt(options):
+            loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
         loaded, change = with_channels(loaded, dls.input.channels, size=dls.size)
         assembled = assemble(
             loaded,
@@ -160,6 +152,7 @@ def vision_learner(
     return learner
 
 
+@taught
 def cnn_learner(
     dls: ImageDataLoaders,
     arch: Arch,
@@ -175,6 +168,7 @@ def cnn_learner(
     return vision_learner(dls, arch, **options)
 
 
+@taught
 def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learner:
     """The learner that `learn.export(folder)` wrote; it predicts at once.
 
@@ -209,10 +203,21 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
 def _check_words(options: Mapping[str, Any]) -> None:
     """Arguments that would go to the architecture, and never mean anything there."""
     for name in options:
-        if name in _FASTAIS:
-            raise TrainingError(
-                f"vision_learner has no argument {name}=; in its place here: {_FASTAIS[name]}."
-            )
+        if name not in _LEARNER_OPTIONS and argument_here("vision_learner", name):
+            raise unknown_option(vision_learner, name, _LEARNER_OPTIONS)
+
+
+@contextmanager
+def _misspelt(options: Mapping[str, Any]) -> Iterator[None]:
+    """Where the architecture refuses an argument, look whether one of ours was meant."""
+    try:
+        yield
+    except ModelError as error:
+        ours = {*inspect.signature(vision_learner).parameters, *_LEARNER_OPTIONS}
+        for name in options if isinstance(error.__cause__, TypeError) else ():
+            if nearest(name, ours):
+                raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
+        raise
 
 
 def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:

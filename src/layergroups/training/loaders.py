@@ -85,7 +85,8 @@ def batches_of(dls: Loaders, dl: object) -> Iterable[Any]:
         what = "a tensor" if isinstance(dl, Tensor) else f"{dl!r:.60}"
         raise TrainingError(
             f"dl={what} must give batches (inputs, targets), or inputs only: dls.test_dl(paths), a "
-            "DataLoader, or a list such as [inputs]."
+            "DataLoader, or a list such as [inputs]. Without it the validation photos are meant; "
+            "dls.train_eval has those of training."
         )
     return dl
 

@@ -254,7 +254,8 @@ class Looking(Workbench):
             The rates as data; `print` shows a table, a notebook the picture, `save` writes it.
 
         Raises:
-            TrainingError: there is no such fit, or it does not take these arguments.
+            TrainingError: there is no such fit.
+            ArgumentError: it does not take these arguments.
             LayerGroupsError: the picture cannot be written.
         """
         made = preview_fit(self, fit, words, named)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
+from layergroups.calls import misfit
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate
 from layergroups.groups.freezing import first_to_train
@@ -55,7 +56,8 @@ def preview_fit(
         named: arguments of the method, by name.
 
     Raises:
-        TrainingError: there is no such fit, or it does not take these arguments.
+        TrainingError: there is no such fit.
+        ArgumentError: it does not take these arguments.
     """
     parts = _parts(learner, fit, words, named)
     groups = learner.layer_groups
@@ -109,7 +111,7 @@ def _bound(
     try:
         bound = inspect.signature(method).bind(None, *words, **named)
     except TypeError as cause:
-        raise TrainingError(f"{name} does not take these arguments: {cause}.") from cause
+        raise misfit(method, (None, *words), named, name) from cause
     bound.apply_defaults()
     return bound.arguments
 

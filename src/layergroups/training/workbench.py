@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.anatomy.looking import unwrap
+from layergroups.calls import Taught
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
 from layergroups.paths import path_of
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from layergroups.checkpoints import Blueprint
 
 
-class Workbench:
+class Workbench(Taught):
     """Model, layer groups, data, optimizer, device, counts: the state of a `Learner`.
 
     For the arguments see there.
