@@ -104,6 +104,9 @@ def test_photos_are_named_below_their_folder(tmp_path: Path) -> None:
     assert record.data.counts == (("blue", 5, 1), ("red", 5, 1))
     assert {photo.path.split("/")[0] for photo in record.outcome.photos} <= {"red", "blue"}
     assert record.data.facts["images"].startswith("32 × 32")
+    varied = record.data.facts["training images"]
+    assert varied.startswith("scale 0.5 to 1, ratio 0.75 to 1.33, flip 0.5, ")
+    assert "None" not in varied
 
 
 def test_photos_that_lie_flat_are_named_for_their_folder(tmp_path: Path) -> None:
