@@ -32,7 +32,7 @@ def labelled_split(
         at least if there are two photos.
     """
     dealing = _Dealing(labels, valid_pct)
-    order = random.Random(f"labels/{seed}").sample(range(len(labels)), len(labels))
+    order = random.Random(f"{seed}/labels").sample(range(len(labels)), len(labels))
     members: dict[float, list[int]] = {}
     for position in order:
         for label in labels[position]:
