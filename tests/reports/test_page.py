@@ -14,6 +14,7 @@ from layergroups.reports.page import compare_page, run_page
 from layergroups.reports.page.charts import linear_axis, rate_axis
 from layergroups.reports.page.colours import DARK, LIGHT, cell_styles, contrast, visible
 from layergroups.reports.page.markup import markup, script_json, tag
+from layergroups.reports.page.pictures import worst
 from layergroups.reports.run_facts import Cell, Photo
 
 NAMES = ("tiny", "nasty", "several labels", "numbers", "bare", "two")
@@ -143,6 +144,21 @@ def test_a_result_of_numbers_has_no_matrix_and_one_of_labels_none_either() -> No
         assert 'class="matrix"' not in page
         assert heading in page
     assert "R²" in run_page(numbers())
+
+
+def test_a_photo_tells_what_it_was_taken_for_and_what_it_is() -> None:
+    photo = Photo("a.jpg", "skirt", "dress", 0.973, 7.5)
+    said = " ".join(Reader(worst([photo], "single")).texts)
+    assert "taken for dress , 97.3 % sure is skirt" in re.sub(r"\s+", " ", said)
+    said = " ".join(Reader(worst([replace(photo, score=None)], "regression")).texts)
+    assert "said dress is skirt" in re.sub(r"\s+", " ", said)
+
+
+def test_the_page_tells_the_calibration_error_of_the_record() -> None:
+    outcome = replace(made_up().outcome, calibration_error=0.203)
+    texts = Reader(run_page(replace(made_up(), outcome=outcome))).texts
+    assert "expected calibration error" in texts
+    assert "20.3 %" in texts
 
 
 def test_colours_can_be_told_from_the_ground_and_text_can_be_read() -> None:

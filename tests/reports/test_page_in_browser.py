@@ -118,6 +118,19 @@ def test_it_fits_is_large_enough_and_has_contrast(
         assert corner < 60 if dark else corner > 200
 
 
+def test_no_table_of_a_result_or_of_costs_is_cut_on_a_phone(
+    seen: Browser, pages: dict[str, Path]
+) -> None:
+    seen.look(360)
+    seen.open(pages["tiny"])
+    cut = """return [...document.querySelectorAll('#result .chart .scroll, #cost .scroll')]
+      .filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth)
+      .map((e) => e.ariaLabel);"""
+    assert seen.run(cut) == []
+    values = "return [...document.querySelectorAll('.named dd')].map((e) => e.clientWidth);"
+    assert min(seen.run(values)) > 180
+
+
 def test_it_prints_on_white_also_from_a_dark_screen(
     seen: Browser, pages: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.reports.looked_at import says
 from tests.reports.runs import made_up, tiny_run
 from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
 
@@ -19,7 +20,7 @@ from layergroups.reports import Interpretation, RunRecord, record_run
 from layergroups.reports.data_facts import data_facts_of
 from layergroups.reports.outcome import MOST_THUMBS, outcome_of
 from layergroups.reports.surroundings import command_line, versions
-from layergroups.reports.telling import phases_of, savings_of, story
+from layergroups.reports.telling import figures_in_words, phases_of, savings_of, story
 from layergroups.reports.thumbnails import Budget
 from layergroups.training import Learner, vision_learner
 
@@ -103,6 +104,53 @@ def test_photos_are_named_below_their_folder(tmp_path: Path) -> None:
     assert record.data.counts == (("blue", 5, 1), ("red", 5, 1))
     assert {photo.path.split("/")[0] for photo in record.outcome.photos} <= {"red", "blue"}
     assert record.data.facts["images"].startswith("32 × 32")
+    varied = record.data.facts["training images"]
+    assert varied.startswith("scale 0.5 to 1, ratio 0.75 to 1.33, flip 0.5, ")
+    assert "None" not in varied
+
+
+def test_photos_that_lie_flat_are_named_for_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "flat pets").mkdir()
+    for i in range(12):
+        name = f"{'cat' if i % 2 else 'dog'}_{i}.png"
+        Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(tmp_path / "flat pets" / name)
+    dls = ImageDataLoaders.from_pattern(
+        tmp_path / "flat pets", r"(?P<label>cat|dog)_", size=32, batch_size=4
+    )
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, progress=False)
+    record = record_run(learn)
+    assert record.title == "test_resnet on flat pets"
+    assert record.data.facts["folder"] == str(tmp_path / "flat pets")
+    assert {photo.path[:4] for photo in record.outcome.worst} <= {"cat_", "dog_"}
+
+
+def test_the_calibration_error_is_that_of_the_interpretation() -> None:
+    targets = torch.arange(40) % 3
+    outputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    for learn in (
+        says(3 * outputs, targets, "abc"),
+        says(3 * outputs, torch.eye(3)[targets], "abc", task="multi", loss="bce"),
+    ):
+        interp = Interpretation.from_learner(learn)
+        outcome = outcome_of(interp, pictures=False)
+        found = interp.calibration()
+        assert outcome.calibration_error == found.error
+        assert len(outcome.calibration) == sum(each.count > 0 for each in found.bins)
+        told = figures_in_words(outcome)["expected calibration error"]
+        assert told == f"{100 * found.error:.1f} %"
+
+
+def test_the_seed_of_the_data_and_that_of_the_learner_are_told_apart() -> None:
+    def told(seed: int | None) -> dict[str, str]:
+        data = TinyLoaders(n=16)
+        data.seed = 42
+        learn = Learner(data, tiny_model(), seed=seed, progress=False)
+        return record_run(learn, measured=False).setup.settings
+
+    assert told(5)["seed of the data"].startswith("42: a split by chance")
+    assert told(5)["seed of the learner"].startswith("5: first weights")
+    assert told(0)["seed of the learner"].startswith("0: ")
+    assert told(None)["seed of the learner"].startswith("none given")
 
 
 def test_a_learner_without_photos_is_told_without_a_result(tmp_path: Path) -> None:

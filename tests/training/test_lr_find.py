@@ -8,6 +8,7 @@ import random
 import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from layergroups.training import Learner
 from layergroups.training.lr_find import Losses
 from layergroups.training.notebook import show
 from layergroups.training.shelf import StoreOptions
-from layergroups.training.suggestions import minimum, slide, steep, valley
+from layergroups.training.suggestions import NoSuggestionError, minimum, slide, steep, valley
 
 Make = Callable[..., Learner]
 NAMES = ["0.0", "0.7", "1"]
@@ -395,13 +396,45 @@ def test_it_prints_and_draws(make: Make, tmp_path: Path) -> None:
     assert [row for row in rows if row in ("all", *NAMES)] == ["all", *NAMES]
     assert "learn.fit_one_cycle(3, lr=found.rates)" in str(found)
     assert all(len(line) <= 100 for line in lines)
-    assert re.fullmatch(r"FoundRates\(valley=.*, slide=.*, rates=\{.*\}\)", repr(found))
+    assert re.fullmatch(r"FoundRates\(valley=.*, minimum=.*, rates=\{.*\}\)", repr(found))
     assert found.to_dict()["groups"]["1"]["lrs"] == found.groups["1"].lrs
     assert found.plot(tmp_path / "rates.png").stat().st_size > 10_000
     figure: Any = found.plot()
     curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
     assert len(curves) == 4
     assert list(curves[-1].get_ydata()) == list(found.losses[2:])  # without the first tenth
+
+
+def test_one_group_that_trains_has_one_curve(make: Make) -> None:
+    learn = make()
+    learn.freeze("0.0", "0.7")
+    found = learn.lr_find(**QUICK)
+    assert found.groups["1"].raw == found.together.raw
+    figure: Any = found.plot()
+    curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    names = [text.get_text().split(",")[0] for text in figure.legends[0].get_texts()]
+    assert len(curves) == 1
+    assert (names[0], "all" in names) == ("1", False)
+    assert [line.split()[0] for line in str(found).splitlines() if "at " in line][:1] == ["1"]
+    assert found.suggestions["all"] == found.suggestions["1"]
+
+
+def test_a_kind_of_suggestion_that_finds_no_rate_is_left_out_with_the_reason(make: Make) -> None:
+    learn = make()
+    found = learn.lr_find(**QUICK, suggest_funcs=("slide", "valley"), by_group=["1"])
+    assert list(found.suggestions["all"]) == ["valley"]
+    assert "slide needs 30 steps to look at, not " in found.together.missing["slide"]
+    none, some = found
+    assert (math.isnan(none), some) == (True, found.valley)
+    assert found.rates == found.rates_by("valley")
+    for kind in (lambda: found.slide, lambda: found.rates_by("slide")):
+        with pytest.raises(TrainingError, match=r"no suggestion 'slide'; .*The reason: slide need"):
+            kind()
+    assert "slide needs 30 steps" in str(found)
+    marks: Any = found.plot().legends[0].get_texts()  # type: ignore[union-attr] # a figure
+    assert [text.get_text() for text in marks][-1] == "valley"
+    with pytest.raises(TrainingError, match=r"slide needs 30 steps.*suggest_funcs=\"valley\""):
+        learn.lr_find(**QUICK, suggest_funcs="slide")
 
 
 def test_a_picture_is_shown_in_a_notebook_only(make: Make) -> None:
@@ -436,9 +469,19 @@ def test_suggestions_on_a_curve_whose_answers_are_known() -> None:
 @given(losses=st.lists(st.floats(0.1, 10), min_size=4, max_size=60))
 def test_a_suggestion_is_a_rate_of_the_sweep_whatever_the_losses(losses: list[float]) -> None:
     rates = RATES[: len(losses)]
-    for suggest in (valley, steep, slide):
+    for suggest in (valley, steep):
         assert suggest(rates, losses) in rates
+    with suppress(NoSuggestionError):
+        assert slide(rates, losses) in rates[: len(losses) - 15]
     assert minimum(rates, losses) * 10 == pytest.approx(rates[losses.index(min(losses))])
+
+
+def test_a_slide_needs_room_and_an_even_stretch() -> None:
+    with pytest.raises(NoSuggestionError, match="needs 30 steps to look at, not 29"):
+        slide(RATES[:29], bowl()[:29])
+    steeper_and_steeper = [10.0 - 0.01 * i**2 for i in range(40)]  # slopes differ everywhere
+    with pytest.raises(NoSuggestionError, match="no stretch over which the loss changes evenly"):
+        slide(RATES[:40], steeper_and_steeper)
 
 
 def test_a_valley_is_the_longest_fall_though_others_are_deeper() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
+from layergroups.data.label_split import labelled_split
 from layergroups.errors import DataError
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class Photos:
         """The class of each photo; empty if they have none, or are not of one class each."""
         return tuple(label for label in self.labels or () if isinstance(label, int))
 
+    def label_sets(self) -> tuple[tuple[float, ...], ...]:
+        """The labels of each photo; empty if they have none, or have one class each."""
+        return tuple(label for label in self.labels or () if not isinstance(label, int))
+
     def counts(self, n_classes: int) -> tuple[int, ...]:
         """How many photos each class or label has; zeros where there are neither."""
         counted: Counter[float] = Counter()
@@ -131,7 +136,7 @@ def check_valid_pct(valid_pct: float) -> None:
 def divided(
     photos: Photos, vocab: Sequence[str], valid_pct: float, seed: int, *, source: object
 ) -> Divided:
-    """Keep a share for validation: of each class where a photo has one, else of all photos.
+    """Keep a share for validation: of each class or label where there are any, else of all photos.
 
     Args:
         photos: all of them, labelled.
@@ -145,22 +150,34 @@ def divided(
     """
     if photos.task == "single":
         train_at, valid_at = stratified_split(photos.classes(), valid_pct, seed)
+    elif photos.task == "multi":
+        train_at, valid_at = labelled_split(photos.label_sets(), valid_pct, seed)
     else:
         train_at, valid_at = random_split(len(photos), valid_pct, seed)
     if not valid_at:
         few = "No class of {} has two photos" if photos.task == "single" else "{} has one photo"
         raise DataError(f"{few.format(source)}, so there is nothing to validate with. Add photos.")
-    warn_of_single_photos(photos, vocab)
-    return Divided(tuple(vocab), photos.take(train_at), photos.take(valid_at))
+    found = Divided(tuple(vocab), photos.take(train_at), photos.take(valid_at))
+    warn_of_unmeasured(found)
+    return found
 
 
-def warn_of_single_photos(photos: Photos, vocab: Sequence[str]) -> None:
-    """Say in one line which classes have too few photos to be measured."""
-    if photos.task != "single":
-        return
-    single = [n for n, count in zip(vocab, photos.counts(len(vocab)), strict=True) if count == 1]
+def warn_of_unmeasured(found: Divided) -> None:
+    """Say in one line which classes or labels have photos, but none to measure with."""
+    counts = [part.counts(len(found.vocab)) for part in (found.train, found.valid)]
+    few = [
+        (name, n)
+        for name, n, measured in zip(found.vocab, *counts, strict=True)
+        if n > measured == 0
+    ]
+    single, several = ([name for name, n in few if (n == 1) is one] for one in (True, False))
     if single:
         _LOG.warning("One photo only of %s: kept for training, none to validate.", names_of(single))
+    if several:
+        _LOG.warning(
+            "No photo of %s is for validation, though there are several: each has other labels "
+            "too, which are rarer and needed for training.", names_of(several),
+        )  # fmt: skip
 
 
 def stratified_split(

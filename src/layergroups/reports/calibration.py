@@ -6,7 +6,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from rich import box
@@ -19,6 +19,7 @@ from layergroups.errors import LayerGroupsError
 from layergroups.reports.shown import as_text, html_table
 
 _HEADINGS = ("probability", "said", "right", "count")
+BINS: Final = 15  # as many as in the source, and in most libraries
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Calibration:
     count: int
 
     @classmethod
-    def from_predictions(cls, said: Tensor, right: Tensor, bins: int = 15) -> Calibration:
+    def from_predictions(cls, said: Tensor, right: Tensor, bins: int = BINS) -> Calibration:
         """Of probabilities (M,) and whether each was right (M,).
 
         Raises:
@@ -74,7 +75,7 @@ class Calibration:
         """
         if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
             raise LayerGroupsError(
-                f"bins={bins!r} must be a whole number from 1: calibration(bins=15)."
+                f"bins={bins!r} must be a whole number from 1: calibration(bins={BINS})."
             )
         said, right = said.double(), right.double()
         index = (said * bins).ceil().long().sub(1).clamp(0, bins - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from layergroups.errors import LayerGroupsError
@@ -84,11 +85,25 @@ def _facts(dls: Any, folder: str) -> dict[str, str]:
         "folder": folder,
         "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
         "batch size": str(getattr(dls, "batch_size", "")),
-        "training images": "as they are" if augment is None else str(augment),
+        "training images": "as they are" if augment is None else _varied(augment),
         "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
         "interpolation": str(getattr(spec, "interpolation", "")),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _varied(augment: Any) -> str:
+    """How training images are varied: the names and values of what is on."""
+    if not is_dataclass(augment):
+        return str(augment)
+    values = ((each.name, getattr(augment, each.name)) for each in fields(augment))
+    return ", ".join(f"{name} {_said(value)}" for name, value in values if value)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) == 2:
+        return " to ".join(map(_said, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _few(values: Sequence[float]) -> str:

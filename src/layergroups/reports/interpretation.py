@@ -15,7 +15,7 @@ from layergroups.errors import LayerGroupsError
 from layergroups.reports import drawing
 from layergroups.reports.answers import TASKS, TopLoss, decided, threshold_of, words_of
 from layergroups.reports.as_seen import as_pixels, images_at, paths_of
-from layergroups.reports.calibration import Calibration
+from layergroups.reports.calibration import BINS, Calibration
 from layergroups.reports.charts import draw_calibration, draw_residuals
 from layergroups.reports.class_report import ClassReport
 from layergroups.reports.confusion import Confusion, ConfusionMatrix
@@ -186,7 +186,7 @@ class Interpretation(Taught):
             return ClassReport.from_hits(self.predicted, self.targets > 0.5, self.classes)
         return ClassReport.from_classes(self.predicted, self.targets, self.classes)
 
-    def calibration(self, bins: int = 15) -> Calibration:
+    def calibration(self, bins: int = BINS) -> Calibration:
         """Whether the model is right as often as it says that it is.
 
         Raises:
@@ -293,7 +293,7 @@ class Interpretation(Taught):
         """
         return drawing.given(draw_top_losses(self, k, cam=cam, largest=largest), path)
 
-    def plot_calibration(self, path: str | Path | None = None, bins: int = 15) -> Path | Figure:
+    def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:
         """Draw how often predictions of each probability are right; see `calibration`.
 
         Args:

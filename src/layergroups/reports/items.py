@@ -64,18 +64,14 @@ class Items:
 
 
 def common_folder(files: Iterable[str]) -> str:
-    """The folder that all files lie in; empty if there are none, or if they share none.
-
-    Of files that lie in one folder of a class it is the folder above.
-    """
+    """The folder that all files lie in; empty if there are none, or if they share none."""
     folders = {os.path.dirname(os.path.abspath(file)) for file in files if os.path.dirname(file)}
     if not folders:
         return ""
     try:
-        folder = os.path.commonpath(folders)
+        return os.path.commonpath(folders)
     except ValueError:  # different drives
         return ""
-    return os.path.dirname(folder) if len(folders) == 1 else folder
 
 
 def data_name(folder: str) -> str:

@@ -103,7 +103,7 @@ def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
 
 
 def _calibrated(interp: Interpretation) -> dict[str, Any]:
-    found = interp.calibration(10)
+    found = interp.calibration()
     bins = [(b.said, b.right, b.count) for b in found.bins if b.said is not None]
     return {"calibration": tuple(bins), "calibration_error": found.error}
 

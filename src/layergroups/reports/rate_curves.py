@@ -28,10 +28,12 @@ class RateCurve:
         lrs: the rate at each step; for "all", that of the group whose rate is highest.
         losses: at each step, smoothed.
         raw: at each step, as they were.
-        suggestions: a rate by each name; empty where there are too few steps.
+        suggestions: a rate by each kind that was asked for and found; empty where there are too
+            few steps.
         end: why the sweep ended.
         skip: steps at the start that are not looked at, nor drawn, for the average of a few
             batches is not even yet.
+        missing: why there is no rate, by each kind that was asked for and not found.
     """
 
     name: str
@@ -41,6 +43,7 @@ class RateCurve:
     suggestions: Mapping[str, float] = field(default_factory=dict)
     end: str = ""
     skip: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -58,6 +61,7 @@ def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") 
 
     Args:
         curves: the first is that of all groups together; then the groups, nearest the input first.
+            Where one group alone trains, its curve is all there is.
         path: a file ending with .png, .svg or .pdf.
         note: a line below the title.
 
@@ -74,11 +78,12 @@ def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     left, low, high = 0.7 / _WIDTH, 0.62 / _HEIGHT, 1 - _TOP / _HEIGHT
     axes = figure.add_axes((left, low, 1 - left - _KEY / _WIDTH, high - low))
     colours = [drawing.INK, *drawing.group_colours(max(0, len(curves) - 2), len(curves) > 1)]
+    markers = _markers(curves)
     for i, (curve, colour) in reversed(list(enumerate(zip(curves, colours, strict=True)))):
-        _draw(axes, curve, colour, thick=i == 0)
+        _draw(axes, curve, colour, markers, thick=i == 0)
     _scale(axes, curves)
     _label(axes)
-    _legend(figure, curves, colours)
+    _legend(figure, curves, colours, markers)
     figure.text(
         0.3 / _WIDTH, 1 - 0.22 / _HEIGHT, "Loss while the learning rate rises", fontsize=13,
         fontweight="bold", color=drawing.INK, va="top",
@@ -87,12 +92,22 @@ def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curve: RateCurve, colour: str, *, thick: bool) -> None:
+def _markers(curves: Sequence[RateCurve]) -> dict[str, str]:
+    """A mark for each kind of suggestion that some curve has."""
+    kinds = dict.fromkeys(kind for curve in curves for kind in curve.suggestions)
+    return dict(zip(kinds, _MARKERS, strict=False))
+
+
+def _draw(
+    axes: Axes, curve: RateCurve, colour: str, markers: Mapping[str, str], *, thick: bool
+) -> None:
     lrs, losses = zip(*curve.points, strict=True)
     axes.plot(lrs, losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
-    for marker, rate in zip(_MARKERS, curve.suggestions.values(), strict=False):
+    for kind, rate in curve.suggestions.items():
+        if kind not in markers:
+            continue
         axes.plot(
-            [rate], [_loss_at(curve, rate)], marker=marker, markersize=7, color=colour,
+            [rate], [_loss_at(curve, rate)], marker=markers[kind], markersize=7, color=colour,
             markeredgecolor="white", markeredgewidth=1, ls="none", zorder=5,
         )  # fmt: skip
 
@@ -126,18 +141,23 @@ def _label(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def _legend(figure: Figure, curves: Sequence[RateCurve], colours: Sequence[str]) -> None:
+def _legend(
+    figure: Figure,
+    curves: Sequence[RateCurve],
+    colours: Sequence[str],
+    markers: Mapping[str, str],
+) -> None:
     """Curves with the first suggestion of each, and below them what the marks mean."""
     from matplotlib.lines import Line2D
 
     lines, names = [], []
-    kinds = list(curves[0].suggestions)
+    main = next(iter(curves[0].suggestions), "")
     for curve, colour in zip(curves, colours, strict=True):
         lines.append(Line2D([], [], color=colour, lw=2))
         name = drawing.fitted(curve.name, 0.9, 9)
-        first = [f"{kind} {curve.suggestions[kind]:.1e}" for kind in kinds[:1] if curve.suggestions]
+        first = [f"{main} {curve.suggestions[main]:.1e}"] if main in curve.suggestions else []
         names.append(", ".join([name, *first]))
-    for kind, marker in zip(kinds, _MARKERS, strict=False):
+    for kind, marker in markers.items():
         lines.append(Line2D([], [], color=drawing.GREY, marker=marker, ls="none", markersize=6))
         names.append(kind)
     figure.legend(

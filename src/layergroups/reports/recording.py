@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports.data_facts import data_facts_of
@@ -16,6 +16,9 @@ from layergroups.reports.run_facts import NetworkFacts, SetupFacts
 from layergroups.reports.run_record import RunRecord
 from layergroups.reports.subject import Trained
 from layergroups.reports.surroundings import command_line, machine, versions
+
+_OF_DATA: Final = "a split by chance, the order of the photos, and how they are varied"
+_OF_LEARNER: Final = "first weights of a new head, dropout and other chances of training"
 
 
 def record_run(
@@ -77,7 +80,7 @@ def _network(learn: Trained) -> NetworkFacts:
 
 def _settings(learn: Any) -> dict[str, str]:
     """How the learner trains, in words."""
-    blueprint, seed = getattr(learn, "blueprint", None), getattr(learn, "seed", None)
+    blueprint = getattr(learn, "blueprint", None)
     found = {
         "network": "" if blueprint is None else str(blueprint.arch),
         "loss": _name(learn.loss_func),
@@ -85,9 +88,16 @@ def _settings(learn: Any) -> dict[str, str]:
         "weight decay": f"{learn.weight_decay:g}",
         "precision": str(learn.accelerator.mixed_precision).replace("no", "float32"),
         "batches for a step": str(learn.accumulate),
-        "seed": str(getattr(learn.dls, "seed", "none") if seed is None else seed),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value} | _seeds(learn)
+
+
+def _seeds(learn: Any) -> dict[str, str]:
+    """The seeds of the data and of the learner, and what each decides."""
+    own, of_data = getattr(learn, "seed", None), getattr(learn.dls, "seed", None)
+    found = {} if of_data is None else {"seed of the data": f"{of_data}: {_OF_DATA}"}
+    said = "none given: first weights of a new head and dropout are by chance"
+    return found | {"seed of the learner": said if own is None else f"{own}: {_OF_LEARNER}"}
 
 
 def _name(thing: object) -> str:

@@ -112,7 +112,7 @@ def figures_in_words(outcome: Outcome) -> dict[str, str]:
     """All figures of a result, the loss too."""
     found = {n: percent(v) if n in _SHARES else figure(v) for n, v in outcome.figures.items()}
     if outcome.calibration_error is not None:
-        found["calibration error"] = percent(outcome.calibration_error)
+        found["expected calibration error"] = percent(outcome.calibration_error)
     return found | {"loss": figure(outcome.loss)}
 
 

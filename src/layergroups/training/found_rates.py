@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,19 +27,22 @@ class FoundRates:
 
     It unpacks as in fastai, `steep, valley = learn.lr_find(suggest_funcs=("steep", "valley"))`,
     into the suggestions for all groups together, and they are attributes too: `found.valley`. The
-    rate of such a suggestion is that of the group whose rate is highest.
+    rate of such a suggestion is that of the group whose rate is highest. A kind of suggestion that
+    finds no rate on a curve is left out with its reason (`together.missing`), and unpacks as nan.
 
     Attributes:
         together: the sweep of all groups that train, the relation of their rates kept.
         groups: the sweep of each of them alone, by its name; empty if not asked for.
         relation: the rate of each of them in `together`, as a part of the highest.
         resting: groups that were frozen or had rate 0, and so were not tried.
+        kinds: the kinds of suggestion that were asked for, in order.
     """
 
     together: RateCurve
     groups: Mapping[str, RateCurve] = field(default_factory=dict)
     relation: Mapping[str, float] = field(default_factory=dict)
     resting: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @property
     def lrs(self) -> tuple[float, ...]:
@@ -53,33 +57,33 @@ class FoundRates:
     @property
     def valley(self) -> float:
         """For all groups together: half way down the longest fall of the loss."""
-        return _chosen(self.together.suggestions, "valley")
+        return _chosen(self.together, "valley")
 
     @property
     def steep(self) -> float:
         """For all groups together: where the loss falls fastest."""
-        return _chosen(self.together.suggestions, "steep")
+        return _chosen(self.together, "steep")
 
     @property
     def minimum(self) -> float:
         """For all groups together: a tenth of the rate where the loss is lowest."""
-        return _chosen(self.together.suggestions, "minimum")
+        return _chosen(self.together, "minimum")
 
     @property
     def slide(self) -> float:
         """For all groups together: below the rates at which the slope of the loss changes."""
-        return _chosen(self.together.suggestions, "slide")
+        return _chosen(self.together, "slide")
 
     @property
     def suggestions(self) -> dict[str, dict[str, float]]:
         """Every suggestion: for "all" and for each group by name, a rate by each kind."""
-        return {curve.name: dict(curve.suggestions) for curve in self._curves}
+        return {c.name: dict(c.suggestions) for c in (self.together, *self.groups.values())}
 
     @property
     def rates(self) -> dict[str, float]:
         """A rate for each group that trains, for `learn.fit_one_cycle(3, lr=found.rates)`.
 
-        By the first kind of suggestion; see `rates_by`.
+        By the first kind of suggestion that found a rate; see `rates_by`.
         """
         return self.rates_by(next(iter(self.together.suggestions)))
 
@@ -88,12 +92,12 @@ class FoundRates:
 
         What a group bears alone is divided by the number of groups: to first order, together they
         then change the loss as much as one of them alone. A group that was not tried alone, or
-        whose sweep was too short, gets its part of the rate for all.
+        whose sweep has no such suggestion, gets its part of the rate for all.
 
         Raises:
-            TrainingError: there is no such kind.
+            TrainingError: there is no such suggestion for all groups together.
         """
-        rate = _chosen(self.together.suggestions, kind)
+        rate = _chosen(self.together, kind)
         return {
             name: self._alone(name, kind) or rate * part for name, part in self.relation.items()
         }
@@ -120,12 +124,26 @@ class FoundRates:
 
     @property
     def _curves(self) -> list[RateCurve]:
-        return [self.together, *self.groups.values()]
+        """The sweeps that differ; where one group trains, all together are that group."""
+        return [*([] if self._one_alone else [self.together]), *self.groups.values()]
+
+    @property
+    def _one_alone(self) -> bool:
+        return len(self.relation) == len(self.groups) == 1
 
     @property
     def _note(self) -> str:
         words = "Not tried, because frozen or at rate 0"
         return f"{words}: {', '.join(self.resting)}" if self.resting else ""
+
+    @property
+    def _reasons(self) -> list[str]:
+        """Why suggestions are missing, each with the sweeps that it is true of."""
+        curves: dict[str, list[str]] = {}
+        for curve in self._curves:
+            for reason in curve.missing.values():
+                curves.setdefault(reason, []).append(curve.name)
+        return [f"For {', '.join(names)}: {reason}." for reason, names in curves.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
@@ -134,11 +152,13 @@ class FoundRates:
             "groups": {name: curve.to_dict() for name, curve in self.groups.items()},
             "relation": dict(self.relation),
             "resting": list(self.resting),
+            "kinds": list(self.kinds),
             "rates": self.rates,
         }
 
     def __iter__(self) -> Iterator[float]:
-        return iter(self.together.suggestions.values())
+        found = self.together.suggestions
+        return iter([found.get(kind, math.nan) for kind in self.kinds or found])
 
     def __repr__(self) -> str:
         found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
@@ -148,20 +168,21 @@ class FoundRates:
         return plain_text(self.__rich__(), 120)
 
     def __rich__(self) -> Group:
-        notes = [Text(_use(self.rates))]
+        notes = [Text(_use(self.rates)), *map(Text, self._reasons)]
         if self.resting:
             words = f"Frozen or at rate 0, and so not tried: {', '.join(self.resting)}."
             notes.append(Text(f"{words} learn.unfreeze() to try them."))
         return Group(_table(self), *notes)
 
 
-def _chosen(suggestions: Mapping[str, float], kind: str) -> float:
-    if kind not in suggestions:
-        raise TrainingError(
-            f"There is no suggestion {kind!r}; there are {', '.join(suggestions)}. Ask for it: "
-            f'learn.lr_find(suggest_funcs=("{kind}",)).'
-        )
-    return suggestions[kind]
+def _chosen(curve: RateCurve, kind: str) -> float:
+    suggestions = curve.suggestions
+    if kind in suggestions:
+        return suggestions[kind]
+    known = f"There is no suggestion {kind!r}; there are {', '.join(suggestions)}."
+    if kind in curve.missing:
+        raise TrainingError(f"{known} The reason: {curve.missing[kind]}.")
+    raise TrainingError(f'{known} Ask for it: learn.lr_find(suggest_funcs=("{kind}",)).')
 
 
 def _short(rates: Mapping[str, float]) -> dict[str, float]:
@@ -177,7 +198,7 @@ def _table(found: FoundRates) -> Table:
     """A row for each sweep; 80 columns will do for names of up to a dozen letters."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("trains", overflow="fold")
-    kinds = list(found.together.suggestions)
+    kinds = found.kinds or tuple(found.together.suggestions)
     for heading in (*kinds, "loss", "lowest"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("ended", style="dim")

@@ -26,7 +26,7 @@ from layergroups.training.found_rates import FoundRates
 from layergroups.training.losses import NotFiniteError
 from layergroups.training.run import Run, new_run
 from layergroups.training.shares import shares_of
-from layergroups.training.suggestions import SuggestFunc
+from layergroups.training.suggestions import NoSuggestionError, SuggestFunc
 from layergroups.training.trial_batches import Room, Shortcut, TrialBatches
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def find_rates(
             else:
                 alone = {name: finder.sweep_alone(name) for name in chosen}
     resting = tuple(name for name in groups.names if name not in training)
-    return FoundRates(together, alone, relation, resting)
+    return FoundRates(together, alone, relation, resting, tuple(plan.suggest))
 
 
 def _trains(group: Any) -> bool:
@@ -298,21 +298,40 @@ def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
     seen = slice(losses.skip, n - _LAST)
     points = lrs[seen], losses.smooth[seen]
     enough = len(points[0]) >= _LEAST_POINTS
-    found = {kind: float(f(*points)) for kind, f in plan.suggest.items()} if enough else {}
+    found, missing = _suggested(plan.suggest, *points) if enough else ({}, {})
     reason = losses.end(stop_div=plan.stop_div)
     end = f"{reason} at {lrs[-1]:.1e}" if reason else "at the last rate"
     smooth, raw = tuple(losses.smooth), tuple(losses.raw)
-    return RateCurve(name, tuple(lrs), smooth, raw, found, end, losses.skip)
+    return RateCurve(name, tuple(lrs), smooth, raw, found, end, losses.skip, missing)
+
+
+def _suggested(
+    kinds: Mapping[str, SuggestFunc], rates: Sequence[float], losses: Sequence[float]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """A rate by each kind of suggestion, or the reason why there is none."""
+    found, missing = {}, {}
+    for kind, suggest in kinds.items():
+        try:
+            found[kind] = float(suggest(rates, losses))
+        except NoSuggestionError as reason:
+            missing[kind] = str(reason)
+    return found, missing
 
 
 def _check_enough(curve: RateCurve, plan: Plan) -> None:
     """The sweep of all groups must go far enough for a suggestion.
 
     Raises:
-        TrainingError: it diverged in its first steps.
+        TrainingError: it diverged in its first steps, or has no suggestion of a kind asked for.
     """
-    if not curve.suggestions:
+    if curve.suggestions:
+        return
+    if curve.missing:
         raise TrainingError(
-            f"The sweep ended after {len(curve.raw)} of {plan.num_it} steps, {curve.end}: too soon "
-            f"for a suggestion. Begin lower: learn.lr_find(start_lr={plan.start_lr / 1e3:.0e})."
+            f"There is no suggestion: {'; '.join(curve.missing.values())}. Ask for another: "
+            'learn.lr_find(suggest_funcs="valley").'
         )
+    raise TrainingError(
+        f"The sweep ended after {len(curve.raw)} of {plan.num_it} steps, {curve.end}: too soon "
+        f"for a suggestion. Begin lower: learn.lr_find(start_lr={plan.start_lr / 1e3:.0e})."
+    )

@@ -19,7 +19,12 @@ from layergroups.errors import TrainingError
 SuggestFunc = Callable[[Sequence[float], Sequence[float]], float]
 
 _SLIDE_WIDTH: Final = 15  # steps
+_SLIDE_ROOM: Final = 2 * _SLIDE_WIDTH  # steps in which it can slide at all
 _SLIDE_FLAT: Final = 0.005
+
+
+class NoSuggestionError(TrainingError):
+    """A curve on which a kind of suggestion finds no rate; the message is the reason."""
 
 
 def valley(rates: Sequence[float], losses: Sequence[float]) -> float:
@@ -49,17 +54,26 @@ def minimum(rates: Sequence[float], losses: Sequence[float]) -> float:
 def slide(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The lower end of an interval that slides down the rates until the loss is even over it.
 
-    The interval is 15 steps wide, half of a shorter sweep, and begins at the highest rate; it stops
-    where the slopes at its two ends differ by no more than 0.005.
+    The interval is 15 steps wide and begins at the highest rate; it stops where the slopes at its
+    two ends, as losses a step, differ by no more than 0.005. Where it never stops, fastai gives the
+    first rate of the sweep, which says nothing of the curve; here there is no suggestion then.
+
+    Raises:
+        NoSuggestionError: there are fewer than 30 losses, or the interval never stops.
     """
+    n = len(losses)
+    if n < _SLIDE_ROOM:
+        raise NoSuggestionError(
+            f"slide needs {_SLIDE_ROOM} steps to look at, not {n}: lr_find(num_it=100)"
+        )
     slopes = _slopes(losses)
-    width = min(_SLIDE_WIDTH, len(losses) // 2)
-    low = len(losses) - 1 - width
-    found = rates[low]
-    while low >= 0 and abs(slopes[low + width] - slopes[low]) > _SLIDE_FLAT:
-        found = rates[low]
+    low = found = n - 1 - _SLIDE_WIDTH
+    while abs(slopes[low + _SLIDE_WIDTH] - slopes[low]) > _SLIDE_FLAT:
+        found = low
         low -= 1
-    return found
+        if low < 0:
+            raise NoSuggestionError("slide met no stretch over which the loss changes evenly")
+    return rates[found]
 
 
 SUGGESTIONS: Final[Mapping[str, SuggestFunc]] = {

@@ -147,10 +147,12 @@ def _stretches(epochs: Sequence[EpochFacts], group: int) -> Iterator[Html]:
         rows = list(run)
         top = max((row.lrs[group] for row in rows if group < len(row.lrs)), default=0.0)
         words = "no such group" if frozen is None else "frozen" if frozen else f"up to {rate(top)}"
+        *before, last = words.split(" ")
+        shown = [*(f"{word} " for word in before), tag("span", last, class_="whole")]
         kind = "absent" if frozen is None else "frozen" if frozen else "trains"
         style = f"--c:var(--g{group},#808080)"
         bar = tag("span", class_=f"bar {kind}", style=style, aria_hidden="true")
-        yield tag("td", bar, tag("span", words, class_="state"), colspan=len(rows), title=words)
+        yield tag("td", bar, tag("span", shown, class_="state"), colspan=len(rows), title=words)
 
 
 def _states(record: RunRecord) -> Html:

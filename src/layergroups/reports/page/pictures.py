@@ -32,10 +32,11 @@ def _card(photo: Photo, task: str) -> Html:
         )
         if uri
     ]
-    sure = None if photo.score is None else f" with {percent(photo.score)}"
+    sure = None if photo.score is None else f", {percent(photo.score)} sure"
     said = [
-        tag("strong", photo.predicted), sure, tag("br"), "is ", tag("strong", photo.actual),
-    ]  # fmt: skip
+        *("said " if task == "regression" else "taken for ", tag("strong", photo.predicted), sure),
+        *(tag("br"), "is ", tag("strong", photo.actual)),
+    ]
     words = tag("p", *said, class_="said")
     below = tag(
         "p", tag("span", photo.path), tag("b", f"loss {figure(photo.loss)}"), class_="where"

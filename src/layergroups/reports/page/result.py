@@ -192,11 +192,12 @@ def _calibration(outcome: Outcome) -> Html | None:
         Line("this model", [(said, right) for said, right, _ in outcome.calibration], "c0"),
     ]
     rows = [(percent(s), percent(r), f"{n:,}") for s, r, n in outcome.calibration]
+    distance = f"On average they are {percent(outcome.calibration_error)} apart."
     return line_chart(
         "Is it as often right as it says?", lines, share, share,
-        table=table_of(("said", "right", "predictions"), rows, "By the probability said."),
+        table=table_of(("said", "right", "predictions"), rows, distance),
         y_label="part that is right", x_label="probability said",
-        describe=f"Mean distance {percent(outcome.calibration_error)}.",
+        describe=distance,
     )  # fmt: skip
 
 

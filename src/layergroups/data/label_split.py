@@ -1,0 +1,112 @@
+"""Photos with several labels, divided so that each label keeps its share in both parts.
+
+Source: Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of Multi-Label Data": labels
+are dealt out one after another, the rarest first, each photo to the part that lacks the label most.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+TRAIN, VALID = 0, 1
+
+
+def labelled_split(
+    labels: Sequence[Sequence[float]], valid_pct: float, seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divide photos with any number of labels each into train and valid.
+
+    Each label that a photo has is in train at least once, unless every photo has a label of its
+    own. One of two or more photos is in valid too, unless other labels of its photos, rarer still,
+    are all needed in train.
+
+    Args:
+        labels: of each photo, as positions in the vocabulary; perhaps none.
+        valid_pct: the share for validation, between 0 and 1.
+        seed: chooses the photos.
+
+    Returns:
+        The positions for training and those for validation, each in ascending order; each has one
+        at least if there are two photos.
+    """
+    dealing = _Dealing(labels, valid_pct)
+    order = random.Random(f"{seed}/labels").sample(range(len(labels)), len(labels))
+    members: dict[float, list[int]] = {}
+    for position in order:
+        for label in labels[position]:
+            members.setdefault(label, []).append(position)
+    while dealing.left:
+        rarest = min(dealing.left, key=lambda label: (dealing.left[label], label))
+        for position in members[rarest]:
+            dealing.deal(position, rarest)
+    for position in order:
+        dealing.deal(position, None)
+    parts = dealing.parts
+    if len(parts) > 1 and VALID not in parts.values():
+        parts[min(order, key=dealing.singles)] = VALID  # else nothing could be measured
+    train, valid = (tuple(i for i in range(len(labels)) if parts[i] == p) for p in (TRAIN, VALID))
+    return train, valid
+
+
+class _Dealing:
+    """What each part still wants, and who is where.
+
+    Args:
+        labels: of each photo.
+        valid_pct: the share for validation.
+
+    Attributes:
+        parts: of each photo that has been dealt out.
+        left: photos of each label that wait; labels without any are gone.
+    """
+
+    def __init__(self, labels: Sequence[Sequence[float]], valid_pct: float) -> None:
+        self.labels = labels
+        self.parts: dict[int, int] = {}
+        self.left: Counter[float] = Counter(label for own in labels for label in own)
+        self._counts = dict(self.left)
+        self._got: tuple[Counter[float], Counter[float]] = (Counter(), Counter())
+        wanted = {label: _share(n, valid_pct) for label, n in self.left.items()}
+        self._wants = ({label: n - wanted[label] for label, n in self.left.items()}, wanted)
+        n_valid = _share(len(labels), valid_pct)
+        self._room = [len(labels) - n_valid, n_valid]
+
+    def deal(self, position: int, label: float | None) -> None:
+        """Give a photo to a part, unless it is in one; None where its labels are of no weight."""
+        if position in self.parts:
+            return
+        own = self.labels[position]
+        part = self._part(own, label)
+        self.parts[position] = part
+        self._room[part] -= 1
+        for each in own:
+            self._wants[part][each] -= 1
+            self._got[part][each] += 1
+            self.left[each] -= 1
+            if not self.left[each]:
+                del self.left[each]
+
+    def singles(self, position: int) -> int:
+        """How many labels of a photo no other photo has."""
+        return sum(self._counts[label] == 1 for label in self.labels[position])
+
+    def _part(self, own: Sequence[float], label: float | None) -> int:
+        """The part that a photo goes to: where it is a last chance, else where it lacks most."""
+        for part, least in ((TRAIN, 1), (VALID, 2)):
+            if any(self._last_chance(each, part) and self._counts[each] >= least for each in own):
+                return part
+        train, valid = (
+            (0 if label is None else self._wants[part][label], self._room[part])
+            for part in (TRAIN, VALID)
+        )
+        return VALID if valid > train else TRAIN
+
+    def _last_chance(self, label: float, part: int) -> bool:
+        return self.left[label] == 1 and not self._got[part][label]
+
+
+def _share(n: int, valid_pct: float) -> int:
+    """Of n, those for validation: at least one, and not all."""
+    return min(max(1, round(n * valid_pct)), n - 1) if n else 0
