@@ -34,7 +34,7 @@ def reused_memory() -> Iterator[None]:
 
     Concerns the whole process for the time, may be entered again inside, and does nothing where the
     allocator is not glibc's or where the environment has settings for it. The peak of memory is
-    that of one step, up to a seventh more than without where blocks fit badly.
+    that of one step, up to a fifth more than without where blocks fit badly.
 
     Source: mallopt(3); PyTorch's performance tuning guide, which names the cost and advises another
     allocator, jemalloc or TCMalloc, for the whole process.
