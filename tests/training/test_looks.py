@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.data.conftest import picture
 from tests.reports.test_pictures import assert_readable
 
 from layergroups import ImageDataLoaders, vision_learner
@@ -17,9 +18,15 @@ from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.reports import HeatMap
 
 
-@pytest.fixture
-def learn(folder: Callable[..., Path]) -> Any:
-    dls = ImageDataLoaders.from_folder(folder(cat=6, dog=6), size=32, batch_size=3, valid_pct=0.5)
+@pytest.fixture(scope="module")
+def learn(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One for all: looking changes nothing."""
+    photos = tmp_path_factory.mktemp("photos")
+    for label, kind in enumerate(("cat", "dog")):
+        (photos / kind).mkdir()
+        for i in range(6):
+            picture(1000 * label + i).save(photos / kind / f"{i}.jpg")
+    dls = ImageDataLoaders.from_folder(photos, size=32, batch_size=3, valid_pct=0.5)
     return vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)
 
 
