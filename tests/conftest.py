@@ -10,9 +10,10 @@ _CACHE = tempfile.TemporaryDirectory(prefix="layergroups-tests-")
 os.environ["LAYERGROUPS_CACHE"] = _CACHE.name
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tiny models a second thread only waits
 
 import pytest  # noqa: E402 - the environment must be set before
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings  # noqa: E402 - likewise
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")

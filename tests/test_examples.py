@@ -86,9 +86,6 @@ def test_run_exported(
     odd_photos: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if ending == "onnx":
-        pytest.importorskip("onnxruntime", reason="pip install layergroups[onnx]")
-        pytest.importorskip("onnxscript", reason="pip install layergroups[onnx]")
     dls = ImageDataLoaders.from_folder(photos, size=(32, 40))
     learn = vision_learner(dls, "timm:test_resnet", pretrained=False, seed=0, progress=False)
     file = learn.export(tmp_path / f"model.{ending}")

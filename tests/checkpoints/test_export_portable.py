@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def run(path: Path, pixels: Tensor) -> Tensor:
     """As a stranger would run the file."""
     if path.suffix == ".pt2":
         return torch.export.load(path).module()(pixels)
-    session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
+    session = onnxruntime.InferenceSession(str(path))
     return torch.from_numpy(session.run(["probabilities"], {"pixels": pixels.numpy()})[0])
 
 
@@ -70,14 +71,12 @@ def description_in(path: Path) -> dict[str, Any]:
         extra = {"description.json": ""}
         torch.export.load(path, extra_files=extra)
         return json.loads(extra["description.json"])
-    session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
+    session = onnxruntime.InferenceSession(str(path))
     return json.loads(session.get_modelmeta().custom_metadata_map["layergroups"])
 
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_pixels_go_in_and_probabilities_come_out(ending: str, tmp_path: Path) -> None:
-    if ending == "onnx":
-        pytest.importorskip("onnxscript")
     model = tiny()
     path = write(tmp_path / "new" / f"m.{ending}", model)
     for n in (1, 2, 7):
@@ -94,9 +93,8 @@ def test_pixels_go_in_and_probabilities_come_out(ending: str, tmp_path: Path) ->
 
 
 def test_onnx_calls_the_number_of_images_batch(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
     path = write(tmp_path / "m.onnx", tiny())
-    session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
+    session = onnxruntime.InferenceSession(str(path))
     assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == [
         "batch", "batch"
     ]  # fmt: skip

@@ -127,31 +127,32 @@ def test_its_place_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert cache_folder() == tmp_path / "layergroups"
 
 
-WRITER = """
-import sys
+WRITERS = """
+import os, shutil, sys
 from layergroups.data.cache import DecodedCache
+os.fork()  # from here on there are two
 cache = DecodedCache(sys.argv[1])
 print("go", flush=True)
 while True:
     for file in sys.argv[2:]:
         for size in range(1, 60):
             cache.open(file, min_size=size)
-    import shutil; shutil.rmtree(sys.argv[1], ignore_errors=True)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
 
 def test_killed_writers_leave_no_broken_entry(tmp_path: Path) -> None:
     files = [str(photo(tmp_path / f"{i}.png", (300, 300), seed=i)) for i in range(3)]
     folder = tmp_path / "cache"
-    command = [sys.executable, "-c", WRITER, str(folder), *files]
-    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) for _ in range(2)]
-    for writer in writers:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-    time.sleep(0.5)
-    for writer in writers:
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate()
+    command = [sys.executable, "-c", WRITERS, str(folder), *files]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
+    ) as writers:
+        assert writers.stdout is not None
+        assert [writers.stdout.readline() for _ in range(2)] == [b"go\n"] * 2
+        time.sleep(0.5)
+        os.killpg(writers.pid, signal.SIGKILL)
+        assert writers.stdout.read() == b""  # both are dead
     cache = DecodedCache(folder)
     for file in files:
         for size in (10, 30, 59):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -161,6 +163,18 @@ def test_alpha_and_pages_are_channels(tmp_path: Path) -> None:
     pages = [Image.fromarray(bands(6)[..., i]) for i in range(6)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     assert np.array_equal(np.asarray(open_picture(tmp_path / "a.tif", channels=6)), bands(6))
+
+
+def test_a_tiff_of_deep_bands_is_read_where_tifffile_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = bands(6, np.uint16) * 200
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="minisblack", planarconfig="contig")
+    opened = np.asarray(open_picture(tmp_path / "a.tif", channels=6))
+    np.testing.assert_allclose(opened, deep / 65535, rtol=1e-6)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    (found,) = check_images([tmp_path / "a.tif"], channels=6)
+    assert "pip install tifffile" in found.reason
 
 
 def test_deep_grey_keeps_its_bits(tmp_path: Path) -> None:

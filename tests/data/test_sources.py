@@ -185,7 +185,8 @@ def test_a_frame_is_a_table(files: list[Path]) -> None:
 
 
 def test_a_frame_of_pandas_is_a_table(files: list[Path]) -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     frame = pandas.DataFrame({"file": map(str, files), "tags": ["a b", None, "b"] * 4})
     dls = ImageDataLoaders.from_table(frame, label_delim=" ", **SMALL)
     assert (dls.task, dls.vocab) == ("multi", ("a", "b"))

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-import layergroups as lg
+import layergroups
 from layergroups import errors
 from layergroups.models import TargetUnits
-from layergroups.training import FlatCos, OneCycle, Thaw, plan_fine_tune
+from layergroups.training import FlatCos, Thaw, plan_fine_tune
 from tests.training.tiny import LabelLoaders, TinyLoaders, tiny_model
 
+lg: Any = layergroups  # without types, for what is wrong on purpose
 EXAMPLE = torch.zeros(2, 3, 16, 16)
 PATHS = ["0.0", "0.7", "1"]
 
@@ -35,18 +36,18 @@ class Place:
         (self.path / "bad.safetensors").write_bytes(b"junk")
 
     @cached_property
-    def dls(self) -> lg.ImageDataLoaders:
+    def dls(self) -> Any:
         return lg.ImageDataLoaders.from_folder(self.photos, size=32, batch_size=4)
 
-    def groups(self, split: Any = None, **options: Any) -> lg.LayerGroups:
+    def groups(self, split: Any = None, **options: Any) -> Any:
         options.setdefault("example_input", EXAMPLE)
         return lg.LayerGroups(tiny_model(), PATHS if split is None else split, **options)
 
-    def learn(self, **options: Any) -> lg.Learner:
+    def learn(self, **options: Any) -> Any:
         made = {"split": PATHS, "progress": False, "path": self.path, **options}
         return lg.Learner(TinyLoaders(n=16), tiny_model(), **made)
 
-    def vision(self, arch: Any = "timm:test_resnet", **options: Any) -> lg.Learner:
+    def vision(self, arch: Any = "timm:test_resnet", **options: Any) -> Any:
         return lg.vision_learner(self.dls, arch, **{"pretrained": False, **options})
 
 
@@ -55,7 +56,7 @@ def place(folder: Path, tmp_path: Path) -> Place:
     return Place(folder, tmp_path)
 
 
-def frozen(place: Place, *names: str) -> lg.Learner:
+def frozen(place: Place, *names: str) -> Any:
     learn = place.learn()
     learn.freeze(*(names or ["0.0"]))
     return learn
@@ -71,7 +72,7 @@ Mistake = Callable[[Place], object]
 # what was wrong, what the message must name (a pattern), and the kind of the cause that it keeps
 MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException] | None]]] = {
     "LayerGroups": [
-        (lambda p: lg.LayerGroups("resnet18"), errors.AnatomyError,  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.LayerGroups("resnet18"), errors.AnatomyError,
          r"'resnet18' is no torch.nn.Module.*load_model\(", None),
         (lambda p: p.groups(example_input=torch.zeros(2, 5)), errors.AnatomyError, r"\(2, 5\)",
          RuntimeError),
@@ -97,8 +98,8 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups().attach(torch.optim.SGD(tiny_model().parameters(), 0.1)),
          errors.GroupingError, r"groups\.param_groups\(", None),
         (lambda p: p.groups().attach(None), errors.GroupingError, r"groups\.param_groups\(", None),
-        (lambda p: p.groups().compare(None), errors.GroupingError, r"state_dict\(\)", None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: p.groups().load_state_dict(3), errors.GroupingError, r"state_dict\(\)", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.groups().compare(None), errors.GroupingError, r"state_dict\(\)", None),
+        (lambda p: p.groups().load_state_dict(3), errors.GroupingError, r"state_dict\(\)", None),
         (lambda p: p.groups().load_state_dict({}), errors.GroupingError, r"state_dict\(\)", None),
     ],
     "LayerGroup": [
@@ -122,14 +123,14 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(path=None), errors.TrainingError, 'None is no path.*"models"', None),
         (lambda p: p.learn(groups="auto"), errors.TrainingError, 'split="auto"', None),
         (lambda p: p.learn().save("a\0b"), errors.CheckpointError, "NUL", None),
-        (lambda p: p.learn().save(None), errors.CheckpointError, r'learn\.save\("first"\)', None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: p.learn().export(3), errors.CheckpointError, r'learn\.export\("model"\)', None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: p.learn().fit(1, checkpoint_dir=3), errors.TrainingError, "checkpoints", None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: p.learn().fit_one_cycle(1, div="a"), errors.TrainingError, "div=25", None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: p.learn().fit_one_cycle(1, pct_start=None), errors.TrainingError, "0..1", None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: p.learn().fine_tune(1, defaults=3), errors.TrainingError,  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().save(None), errors.CheckpointError, r'learn\.save\("first"\)', None),
+        (lambda p: p.learn().export(3), errors.CheckpointError, r'learn\.export\("model"\)', None),
+        (lambda p: p.learn().fit(1, checkpoint_dir=3), errors.TrainingError, "checkpoints", None),
+        (lambda p: p.learn().fit_one_cycle(1, div="a"), errors.TrainingError, "div=25", None),
+        (lambda p: p.learn().fit_one_cycle(1, pct_start=None), errors.TrainingError, "0..1", None),
+        (lambda p: p.learn().fine_tune(1, defaults=3), errors.TrainingError,
          r"FineTuneDefaults\(", None),
-        (lambda p: p.learn().history.to_csv(3), errors.CheckpointError, "history.csv", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: p.learn().history.to_csv(3), errors.CheckpointError, "history.csv", None),
         (lambda p: p.learn().plot_schedule("fit", 1, path=3), errors.LayerGroupsError,
          "picture.png", None),
         (lambda p: lg.Learner(TinyLoaders(), "resnet18"), errors.AnatomyError, "load_model", None),
@@ -154,7 +155,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(callbacks=3), errors.TrainingError, r"callbacks=\[3\]", None),
         (lambda p: p.learn(wd="a"), errors.TrainingError, "such as 0.01", None),
         (lambda p: p.learn(weight_decay=-1), errors.TrainingError, "weight_decay=-1", None),
-        (lambda p: lg.Learner(None, tiny_model()), errors.TrainingError,  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.Learner(None, tiny_model()), errors.TrainingError,
          "no train and no valid.*from_folder", None),
         (lambda p: p.learn().fine_tune(1, base_lr="a"), errors.TrainingError, "base_lr='a'", None),
         (lambda p: p.learn().fit(1, resume=True), errors.TrainingError, "checkpoint_dir=", None),
@@ -220,10 +221,10 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          "a, b.*red, green, blue", None),
     ],
     "EarlyStopping": [
-        (lambda p: lg.EarlyStopping(3), errors.TrainingError, 'monitor="valid_loss"', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.EarlyStopping(3), errors.TrainingError, 'monitor="valid_loss"', None),
         (lambda p: lg.EarlyStopping(patience=0), errors.TrainingError, "patience=3", None),
         (lambda p: lg.EarlyStopping(min_delta="a"), errors.TrainingError, "min_delta=0.001", None),
-        (lambda p: lg.EarlyStopping(mode="up"), errors.TrainingError, "'up'.*\"max\"", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.EarlyStopping(mode="up"), errors.TrainingError, "'up'.*\"max\"", None),
         (lambda p: p.learn(callbacks=[lg.EarlyStopping("val_loss")]).fit(1), errors.TrainingError,
          "'val_loss' is no column of this fit, which has train_loss, valid_loss", None),
     ],
@@ -235,12 +236,12 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(callbacks=[lg.StopOnNaN]), errors.TrainingError, r"StopOnNaN\(\)", None),
     ],
     "SaveBest": [
-        (lambda p: lg.SaveBest(name=3), errors.TrainingError, 'name=3.*name="best"', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.SaveBest(name=3), errors.TrainingError, 'name=3.*name="best"', None),
         (lambda p: p.learn(callbacks=[lg.SaveBest("accuracy")]).fit(1), errors.TrainingError,
          r'metrics=\["accuracy"\]', None),
     ],
     "CSVLog": [
-        (lambda p: lg.CSVLog(3), errors.TrainingError, r'CSVLog\("logs/history.csv"\)', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.CSVLog(3), errors.TrainingError, r'CSVLog\("logs/history.csv"\)', None),
         (lambda p: lg.CSVLog(p.path), errors.TrainingError, "must be that of a file", None),
     ],
     "Trackers": [
@@ -251,13 +252,13 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     ],
     "MixUp": [
         (lambda p: lg.MixUp(alpha=0), errors.TrainingError, "alpha=0 must.*alpha=0.4", None),
-        (lambda p: lg.MixUp("a"), errors.TrainingError, "alpha='a'", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.MixUp("a"), errors.TrainingError, "alpha='a'", None),
     ],
     "CutMix": [
         (lambda p: lg.CutMix(p=2), errors.TrainingError, "p=2 must.*p=1", None),
     ],
     "ProgressiveSizes": [
-        (lambda p: lg.ProgressiveSizes(224), errors.TrainingError, r"\(\[128, 160, 224\]\)", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.ProgressiveSizes(224), errors.TrainingError, r"\(\[128, 160, 224\]\)", None),
         (lambda p: lg.ProgressiveSizes([0]), errors.TrainingError, "size=0", errors.DataError),
         (lambda p: p.vision(callbacks=[lg.ProgressiveSizes([16, 24])]).fit(1), errors.TrainingError,
          "24 x 24, but the data", None),
@@ -343,9 +344,9 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     ],
     "RunReport": [
         (lambda p: lg.RunReport(()), errors.LayerGroupsError, "not of 0", None),
-        (lambda p: lg.RunReport(("run",)), errors.LayerGroupsError,  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.RunReport(("run",)), errors.LayerGroupsError,
          r"RunReport.read\(folder\)", None),
-        (lambda p: lg.RunReport.read(3), errors.CheckpointError, "not from a int", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.RunReport.read(3), errors.CheckpointError, "not from a int", None),
         (lambda p: lg.RunReport.read(p.path / "empty"), errors.CheckpointError,
          "layergroups train --out", FileNotFoundError),
         (lambda p: lg.RunReport.read(p.path / "bad.safetensors"), errors.CheckpointError,
@@ -358,7 +359,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          errors.CheckpointError, "bad.safetensors", OSError),
     ],
     "Interpretation": [
-        (lambda p: lg.Interpretation.from_learner(None), errors.LayerGroupsError,  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.Interpretation.from_learner(None), errors.LayerGroupsError,
          r"from_learner\(learn\)", None),
         (lambda p: lg.Interpretation.from_learner(p.learn(), [EXAMPLE]), errors.TrainingError,
          r"\(inputs, targets\)", None),
@@ -374,7 +375,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          errors.AnatomyError, "knows where things are", None),
     ],
     "list_models": [
-        (lambda p: lg.list_models(3), errors.UnknownArchitectureError, r'list_models\("', None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.list_models(3), errors.UnknownArchitectureError, r'list_models\("', None),
     ],
     "load_model": [
         (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "prefixes", None),
@@ -436,7 +437,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.CrossEntropy(label_smoothing=3), errors.TrainingError, "from 0 to 1", None),
     ],
     "FocalLoss": [
-        (lambda p: lg.FocalLoss(gamma="a"), errors.TrainingError, r"FocalLoss\(gamma=2\)", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.FocalLoss(gamma="a"), errors.TrainingError, r"FocalLoss\(gamma=2\)", None),
     ],
     "BinaryCrossEntropy": [
         (lambda p: lg.BinaryCrossEntropy(pos_weight="a"), errors.TrainingError, "pos_weight", None),
@@ -448,8 +449,8 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.Huber(delta=0), errors.TrainingError, "delta=", None),
     ],
     "training": [
-        (lambda p: OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
-        (lambda p: OneCycle(moms="abc"), errors.TrainingError, "moms=", None),  # type: ignore[arg-type] # wrong on purpose
+        (lambda p: lg.training.OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),
+        (lambda p: lg.training.OneCycle(moms="abc"), errors.TrainingError, "moms=", None),
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
         (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),
@@ -487,7 +488,7 @@ def test_every_public_entry_point_has_a_mistake_in_the_table() -> None:
 
 def test_a_name_that_is_not_exported_lists_those_that_are() -> None:
     with pytest.raises(AttributeError, match=r"no name 'Learnr'; it exports .*Learner"):
-        getattr(lg, "Learnr")  # noqa: B009 - a wrong name on purpose
+        lg.Learnr  # noqa: B018 - a wrong name on purpose
 
 
 def test_all_errors_are_in_one_tree_and_drawn_in_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -12,8 +13,6 @@ from torch.optim import AdamW, Optimizer
 from layergroups import LayerGroups, Learner
 from tests.laws.surgeries import memory
 from tests.training.tiny import TinyLoaders, tiny_model
-
-peft = pytest.importorskip("peft")
 
 
 def vit() -> nn.Module:

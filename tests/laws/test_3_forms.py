@@ -72,7 +72,8 @@ def test_moments_follow_a_cast_and_counts_stay(
 ) -> None:
     model, groups, optimizer = make(kind)
     before = {n: memory(optimizer)[p] for n, p in model.named_parameters()}
-    gc.collect()  # torch swaps no tensor that its fake tensors of the dry run still know
+    if conversion == "swap":
+        gc.collect()  # it swaps no tensor that fake tensors of the dry run still know
     model.to(dtype)
     change = groups.sync()
     assert change is not None

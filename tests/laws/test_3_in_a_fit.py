@@ -63,7 +63,14 @@ def check_memory(operates: Operates, optimizer: Optimizer) -> None:
         assert all(torch.equal(old[key], new[key]) for key in old)
 
 
-@pytest.mark.parametrize("surgery", SURGERIES, ids=lambda s: s.__name__)
+QUICK = SURGERIES[::3]  # test_3_model_is_the_truth.py does them all
+
+
+@pytest.mark.parametrize(
+    "surgery",
+    [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SURGERIES],
+    ids=lambda s: s.__name__,
+)
 @pytest.mark.parametrize(
     ("freeze_to", "opt_func"),
     [(-2, "adamw")]

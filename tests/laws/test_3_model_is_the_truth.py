@@ -25,8 +25,8 @@ from tests.laws.surgeries import (
     wrap_layer,
 )
 
-QUICK = [(0, "adamw"), (-1, "sgd"), (-2, "adamw")]
-OTHERS = [(0, "sgd"), (-1, "adamw"), (-2, "sgd")]
+QUICK = [(0, "adamw"), (-1, "sgd")]
+OTHERS = [(0, "sgd"), (-1, "adamw"), (-2, "adamw"), (-2, "sgd")]
 RATES = {"early": 1e-4, "late": 1e-3, "head": 1e-2}
 
 

@@ -125,10 +125,23 @@ def test_the_head_phase_of_fine_tune_goes_on_with_its_best_head(tmp_path: Path) 
     assert resumed.epochs_done == unbroken.epochs_done == 3
 
 
-@pytest.mark.parametrize("step", [30, 49, 60, 75])
-def test_fine_tune_of_which_one_pass_feeds_both_phases_goes_on(step: int, tmp_path: Path) -> None:
-    """The store of the second phase is filled again with the views that the first one took."""
+def tuned_twice(learn: Learner, **saved: Any) -> Learner:
+    """Two phases that one pass feeds."""
     figures = FineTuneDefaults(lowest=1, head_passes=3, hold_out=0.3)
+    learn.fine_tune(3, 1e-2, defaults=figures, **saved)
+    return learn
+
+
+@pytest.fixture(scope="module")
+def unbroken_tuning() -> Learner:
+    return tuned_twice(learner())
+
+
+@pytest.mark.parametrize("step", [30, 49, 60, 75])
+def test_fine_tune_of_which_one_pass_feeds_both_phases_goes_on(
+    step: int, unbroken_tuning: Learner, tmp_path: Path
+) -> None:
+    """The store of the second phase is filled again with the views that the first one took."""
 
     class Crashes:
         """At a step of the whole run."""
@@ -141,18 +154,13 @@ def test_fine_tune_of_which_one_pass_feeds_both_phases_goes_on(step: int, tmp_pa
             if self.steps == step:
                 raise Crash
 
-    def tune(learn: Learner, **saved: Any) -> None:
-        learn.fine_tune(3, 1e-2, defaults=figures, **saved)
-
     saved = {"checkpoint_dir": tmp_path, "checkpoint_every": 2, "resume": True}
-    unbroken, resumed = learner(), learner()
-    tune(unbroken)
     with pytest.raises(TrainingError, match="Crashes"):
-        tune(learner((Crashes(),)), **saved)
-    tune(resumed, **saved)
-    assert_same_end(unbroken, resumed)
-    assert [row.note for row in unbroken.history] == [row.note for row in resumed.history]
-    assert unbroken.store.state_dict() == resumed.store.state_dict() != []
+        tuned_twice(learner((Crashes(),)), **saved)
+    resumed = tuned_twice(learner(), **saved)
+    assert_same_end(unbroken_tuning, resumed)
+    assert [row.note for row in unbroken_tuning.history] == [row.note for row in resumed.history]
+    assert unbroken_tuning.store.state_dict() == resumed.store.state_dict() != []
 
 
 def test_a_finished_fit_is_not_done_again(tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_a_map_of_one_pixel_is_still_a_map() -> None:
 
 CLASSIC = [
     ("resnet34", "layer3"),
-    ("resnet50", "layer3"),
+    pytest.param("resnet50", "layer3", marks=pytest.mark.slow),
     ("vgg11_bn", "features.22"),
-    ("vgg16_bn", "features.22"),
-    ("vgg19_bn", "features.22"),
+    pytest.param("vgg16_bn", "features.22", marks=pytest.mark.slow),
+    pytest.param("vgg19_bn", "features.22", marks=pytest.mark.slow),
     ("densenet121", "features.denseblock3"),
     ("squeezenet1_1", "features.5"),
     ("alexnet", "features.6"),
@@ -88,10 +88,13 @@ def test_networks_outside_the_classic_table_say_so() -> None:
         made("swin_t").layer_groups("classic")
 
 
-FACT_4 = ["mobilenet_v2", "convnext_tiny", "swin_t", "efficientnet_b0", "squeezenet1_1"]
+FACT_4 = [
+    "mobilenet_v2", "swin_t", "squeezenet1_1", "vit_b_16",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("convnext_tiny", "efficientnet_b0")),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*FACT_4, "vit_b_16"])
+@pytest.mark.parametrize("name", FACT_4)
 def test_fact_4_no_cut_is_needed(name: str) -> None:
     size = 224 if name == "vit_b_16" else 64
     assembled = made(name, 10, size)
@@ -111,13 +114,13 @@ SAME_FEATURES = [
     ("resnet18", "fc"),
     ("mobilenet_v2", "classifier.1"),
     ("densenet121", "classifier"),
-    ("convnext_tiny", "classifier.2"),
+    pytest.param("convnext_tiny", "classifier.2", marks=pytest.mark.slow),
     ("mobilenet_v3_small", "classifier.3"),
-    ("efficientnet_b0", "classifier.1"),
+    pytest.param("efficientnet_b0", "classifier.1", marks=pytest.mark.slow),
     ("swin_t", "head"),
     ("shufflenet_v2_x0_5", "fc"),
     ("timm:tf_efficientnet_lite0", "classifier"),
-    ("timm:vgg11", "head.fc"),
+    pytest.param("timm:vgg11", "head.fc", marks=pytest.mark.slow),
     ("timm:mobilenetv3_small_100", "classifier"),
     ("timm:vit_tiny_patch16_224", "head"),
 ]

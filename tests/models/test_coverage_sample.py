@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "torchvision:squeezenet1_1",
     "torchvision:mobilenet_v3_small",
-    "torchvision:shufflenet_v2_x0_5",
+    pytest.param("torchvision:shufflenet_v2_x0_5", marks=pytest.mark.slow),
     "torchvision:vgg11",
     "timm:vit_tiny_patch16_224",
-    "timm:levit_128s",
-    "timm:efficientvim_m1",
+    pytest.param("timm:levit_128s", marks=pytest.mark.slow),
+    pytest.param("timm:efficientvim_m1", marks=pytest.mark.slow),
     "timm:convnext_atto",
     "segmentation:lraspp_mobilenet_v3_large",
 )

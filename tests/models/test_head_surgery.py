@@ -101,7 +101,8 @@ def test_a_head_gives_at_least_one_number() -> None:
 
 @pytest.mark.slow
 def test_models_of_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.BertConfig(
         hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64,
         vocab_size=100, num_labels=2,
@@ -323,7 +324,8 @@ def test_models_of_timm_know_their_new_number_of_classes() -> None:
 
 @pytest.mark.slow
 def test_models_of_transformers_keep_the_names_of_their_old_classes() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.BertConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         vocab_size=100, id2label={0: "a", 1: "b"},

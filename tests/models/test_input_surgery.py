@@ -155,7 +155,8 @@ def test_an_image_has_channels(channels: Any) -> None:
 
 @pytest.mark.slow
 def test_models_of_transformers_are_told() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         image_size=32, patch_size=8,

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.data.conftest import folder, photo
 from tests.training.tiny import TinyLoaders, pretrained, tiny_model
 from torch import nn
 
 from layergroups.training import Learner
+
+__all__ = ["folder", "photo"]
 
 
 @pytest.fixture

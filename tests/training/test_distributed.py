@@ -24,6 +24,7 @@ from layergroups.training.shares import cut, shares_of
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {
+    "forks": ("tests.training.forks",),  # the quickest: one start of Python
     "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node"),
     "accelerate": (
         "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0", "--num_processes",
@@ -102,8 +103,9 @@ def assert_as_alone(folder: Path, scenario: str, tmp_path: Path) -> None:
         assert theirs["note"] == own.note
 
 
-def test_freeze_thaw_and_surgery_under_torchrun_are_those_of_one_process(tmp_path: Path) -> None:
-    launch(("life",), tmp_path)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_freeze_thaw_and_surgery_in_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    launch(("life",), tmp_path, by="forks")
     assert_in_step(told(tmp_path, "life"), 2)
     assert_as_alone(tmp_path, "life", tmp_path)
 

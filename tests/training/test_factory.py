@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy
@@ -79,8 +80,8 @@ def test_without_pretrained_weights_nothing_is_frozen(photos: ImageDataLoaders) 
 
 def test_photos_are_normalised_as_the_weights_need(folder: Path, weights: Path) -> None:
     photos = ImageDataLoaders.from_folder(folder, size=32, batch_size=8)
-    arch = "timm:tf_efficientnet_lite0"
-    learn = vision_learner(photos, arch, pretrained=False, progress=False)
+    options = {"pretrained": False, "progress": False}
+    learn = vision_learner(photos, "timm:test_vit", img_size=32, **options)
     assert learn.dls.input.mean == (0.5, 0.5, 0.5)
     assert photos.input.mean != (0.5, 0.5, 0.5)
 
@@ -269,6 +270,12 @@ def test_export_changes_nothing(learn: Learner, tmp_path: Path) -> None:
     assert modes == [module.training for module in learn.model.modules()]
 
 
+@pytest.fixture(scope="module")
+def exported(photos: ImageDataLoaders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    learn = vision_learner(photos, TINY, pretrained=False, progress=False)
+    return learn.export(tmp_path_factory.mktemp("exported") / "model")
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "says"),
     [
@@ -279,8 +286,8 @@ def test_export_changes_nothing(learn: Learner, tmp_path: Path) -> None:
         ("model.safetensors", lambda text: text[:-5], "damaged"),
     ],
 )
-def test_a_damaged_export_is_refused(learn, tmp_path: Path, name, damage, says) -> None:
-    folder = learn.export(tmp_path / "model")
+def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, name, damage, says) -> None:
+    folder = shutil.copytree(exported, tmp_path / "model")
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     with pytest.raises(LayerGroupsError, match=says):
         load_learner(folder)

@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 from accelerate.tracking import GeneralTracker
+from tensorboardX.proto import event_pb2
 from tests.training.tiny import moved, snapshot
 
 from layergroups.errors import TrainingError
@@ -334,6 +335,28 @@ def test_trackers_are_told_of_losses_metrics_and_rates(make, tmp_path) -> None:
     assert told[2]["valid_loss"] == learn.history[0].valid_loss
     assert told[8]["accuracy"] == learn.history[2].metrics["accuracy"]
     assert told[7]["lr/1"] < 2e-3  # the end of the one cycle
+
+
+def scalars(file) -> list[tuple[int, str, float]]:
+    """Step, name and value of all scalars in a file of TensorBoard: length, check, event, check."""
+    content, found = file.read_bytes(), []
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + size])
+        found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+        content = content[16 + size :]
+    return found
+
+
+def test_tensorboard_gets_files_that_it_can_read(make, tmp_path) -> None:
+    trackers = Trackers("tensorboard", folder=tmp_path / "logs", every=3)
+    learn = make(callbacks=[trackers], lr=[1e-3, 2e-3, 1e-2])
+    learn.fit(1)
+    trackers.close()
+    (file,) = (tmp_path / "logs" / "layergroups").glob("events.out.tfevents*")
+    told = {(step, name): value for step, name, value in scalars(file)}
+    assert told[3, "lr/0.7"] == pytest.approx(2e-3)
+    assert told[6, "valid_loss"] == pytest.approx(learn.history[0].valid_loss)
 
 
 def test_trackers_count_on_after_a_crash(make, tmp_path) -> None:

@@ -167,10 +167,19 @@ def test_images_of_other_channels(
     learn.fit(1, 1e-2)
     assert not torch.equal(first.weight, kept)
     comes_back_the_same(learn, files[3], tmp_path / "export")
+
+
+def test_a_file_that_runs_alone_takes_the_channels(
+    folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    files = [folder / f"{number}.npy" for number in range(24)]
+    dls = ImageDataLoaders.from_lists(files, ["red", "grey"] * 12, channels=5, **SMALL)
+    learn = learner(dls, weights)
     file = learn.export(tmp_path / "m.pt2")
     said = json.loads((tmp_path / "m.pt2.json").read_text(encoding="utf-8"))
-    assert said["input"]["shape"] == ["batch", 32, 32, channels]
-    assert file.exists()
+    assert said["input"]["shape"] == ["batch", 32, 32, 5]
+    (found,) = torch.export.load(file).module()(torch.rand(1, 32, 32, 5))
+    assert found.shape == (2,)
 
 
 def test_photos_of_three_channels_change_nothing(
