@@ -332,14 +332,13 @@ class Looking(Workbench):
         last group first trains, on trial, on batches that are not measured.
 
         Use it: `learn.fine_tune(3, lr=learn.suggest_groups().rates)`. On the photos on which it was
-        measured, `fine_tune` alone was better (see benchmarks/README.md): look at the figures.
+        measured it proposed what `fine_tune` does by itself (see benchmarks/README.md).
 
         Source: Lee et al. 2022, «Surgical Fine-Tuning Improves Adaptation to Distribution Shifts»;
         see `training/evidence.py` for the measures.
 
         Args:
-            base_lr: rate of the group that gets the highest; None is that of all groups in
-                `fine_tune`.
+            base_lr: rate of the groups that train; None is that of `fine_tune`.
             batches: to measure, 3 or more; at most those of an epoch.
             train_head: whether the last group trains before; None: if this learner has never
                 trained.
