@@ -55,6 +55,8 @@ CALLS: list[tuple[Callable[[Any], object], str]] = [
     (lambda learn: lg.ImageDataLoaders.from_lists([], [], val_bs=8), "from_lists .*batch_size="),
     (lambda learn: lg.ImageDataLoaders.from_lists([], [], is_vaild=[]), "meant is_valid="),
     (lambda learn: lg.ImageDataLoaders.from_lists("a", [], []), r"position \(files, labels\)"),
+    (lambda learn: lg.ImageDataLoaders.from_pattern("a", [], "b", size=8), r"\(files, pattern\)"),
+    (lambda learn: lg.ImageDataLoaders.show_batch(None, nrows=2), "n= says how many"),
     (lambda learn: lg.ImageDataLoaders.from_table(df={}), "its name is table="),
     (lambda learn: lg.ImageDataLoaders.from_pattern("a", "b", label_func=len), "name is pattern="),
     (lambda learn: lg.ImageDataLoaders.show_batch(None, max_n=9), "its name is n="),

@@ -53,19 +53,24 @@ def misfit(
         named: arguments by name.
         title: what to call the function; None for its own name.
     """
+    from layergroups.fastai_names import argument_here
+
     signature = inspect.signature(function)
     bound = next(iter(signature.parameters), "") in ("self", "cls")
     takes = list(signature.parameters.values())[bound:]
     call, known = title or _title(function, given if bound else ()), _names(takes)
+    open_end = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes)
     for name in named:
-        if name not in known:
+        # with ** the function itself knows what more it takes
+        if name not in known and (not open_end or argument_here(function.__name__, name)):
             return unknown_argument(call, name, known)
     first = [each.name for each in takes if each.kind in _BY_POSITION]
     if len(given) - bound > len(first):
-        rest = ", ".join(f"{name}=" for name in known if name not in first)
+        rest = [f"{name}=" for name in known if name not in first]
+        rest += ["others"] if open_end else []
         return ArgumentError(
             f"{call} takes at most {len(first)} arguments by position ({', '.join(first)}), not "
-            f"{len(given) - bound}. By name it takes {rest or 'no others'}."
+            f"{len(given) - bound}. By name it takes {', '.join(rest) or 'no others'}."
         )
     try:
         signature.bind(*given, **named)

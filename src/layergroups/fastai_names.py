@@ -18,6 +18,7 @@ _AUGMENT = (
     'here size=224 resizes and augment=True varies; a word ("trivial"), Augmentation(...) or any '
     "function of a Pillow image also goes into augment="
 )
+_COUNT = "n= says how many there are, such as n=9; rows and columns follow from it"
 _FIGURE = "give path= and a picture is written; without it the figure comes back"
 
 # by argument; those under the name of a function are for that one alone
@@ -36,8 +37,8 @@ ARGUMENTS: Final[Mapping[str, str]] = {
     "model_dir": "its place is path=, of the learner: the folder of save and load",
     "moms": "learn.fit_one_cycle(..., moms=(0.95, 0.85, 0.95)) takes it",
     "n_epoch": "its name is epochs=: learn.fit(epochs=3), or learn.fit(3)",
-    "ncols": _FIGURE,
-    "nrows": _FIGURE,
+    "ncols": _COUNT,
+    "nrows": _COUNT,
     "pickle_module": "nothing is pickled",
     "pickle_protocol": "nothing is pickled",
     "reorder": "the order is always that of the batches",

@@ -171,3 +171,10 @@ def test_the_plainest_data_and_model_will_do() -> None:
     assert learn.predict(torch.randn(6)).label in {"0", "1"}
     with pytest.raises(TrainingError, match="tensor"):
         learn.predict("photo.jpg")
+
+
+def test_it_says_what_it_is(make) -> None:
+    learn = make()
+    learn.freeze()
+    learn.fit(1, 1e-3)
+    assert repr(learn) == "Learner(Sequential, groups: 0.0 frozen, 0.7 frozen, 1; epochs done: 1)"
