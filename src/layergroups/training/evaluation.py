@@ -35,7 +35,7 @@ def evaluate(
     loss_func: LossFunc,
     meter: Meter,
     accelerator: Accelerator,
-    task: Task = "single",
+    task: Task,
     processes: Processes = ALONE,
     forward: Forward | None = None,
     advance: Callable[[], None] | None = None,
@@ -143,7 +143,7 @@ def predict_all(
     *,
     loss_func: LossFunc,
     accelerator: Accelerator,
-    task: Task = "single",
+    task: Task,
     with_loss: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -222,6 +222,7 @@ class KeepBest:
             run.model,
             self.held_out,
             loss_func=run.learner.loss_func,
+            task=run.learner.task,
             meter=Meter((), 0),
             accelerator=run.accelerator,
             processes=run.processes,
