@@ -177,4 +177,4 @@ def test_it_says_what_it_is(make) -> None:
     learn = make()
     learn.freeze()
     learn.fit(1, 1e-3)
-    assert repr(learn) == "Learner(Sequential, groups: 0.0 frozen, 0.7 frozen, 1; epochs done: 1)"
+    assert repr(learn) == "Learner(Sequential, groups: 0.0 frozen, 0.7 frozen, 1; epochs: 1)"

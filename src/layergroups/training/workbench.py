@@ -128,8 +128,7 @@ class Workbench(Taught):
     def __repr__(self) -> str:
         groups = self.layer_groups
         told = [f"{n} frozen" if f else n for n, f in zip(groups.names, groups.frozen, strict=True)]
-        name = type(unwrap(self._model)).__name__
-        return f"Learner({name}, groups: {', '.join(told)}; epochs done: {self.epochs_done})"
+        return f"Learner({groups.network}, groups: {', '.join(told)}; epochs: {self.epochs_done})"
 
     # What it is made of
 
