@@ -49,6 +49,8 @@ ARGUMENTS: Final[Mapping[str, str]] = {
     "start_epoch": 'checkpoint_dir="run", resume=True goes on where a fit was broken off',
     "val_bs": "batch_size= is for both, dls.train and dls.valid",
     "wd": "weight decay is the learner's: Learner(..., wd=0.1) or vision_learner(..., wd=0.1)",
+    "thresh": "assign learn.thresh = 0.3, for predict and metrics by name",
+    "max_lr": "its name is lr=: learn.fit_one_cycle(3, lr=1e-3)",
     "with_decoded": "learn.predict(photo) gives names; probabilities.argmax(1) the classes",
     "with_input": "dls.one_batch() and the batches that you give have the inputs",
     "with_preds": "probabilities and targets both come back",

@@ -76,6 +76,27 @@ def test_fine_tune_learns_several_labels(make) -> None:
     assert history[-1].metrics["right_labels"] == after["right_labels"]
 
 
+def test_metrics_by_name_count_labels_above_the_threshold(make) -> None:
+    learn = make(model_for(LabelLoaders()), dls=LabelLoaders(), thresh=0.3, metrics="accuracy")
+    probabilities, targets = learn.get_preds()
+    for thresh in (0.3, 0.5, 0.6):
+        learn.thresh = thresh
+        by_hand = float(((probabilities > thresh).float() == targets).float().mean())
+        assert learn.validate()["accuracy"] == pytest.approx(by_hand)
+    assert learn.fit(1)[0].metrics["accuracy"] == learn.validate()["accuracy"]
+
+
+def test_metrics_are_checked_when_they_are_assigned(make) -> None:
+    learn = make()
+    learn.metrics = "accuracy"
+    assert learn.metrics == ["accuracy"]
+    learn.metrics = partial(right_labels)
+    assert len(learn.metrics) == 1
+    with pytest.raises(TrainingError, match="rmse"):
+        learn.metrics = ["rmse"]
+    assert len(learn.metrics) == 1
+
+
 def right_labels(probabilities: torch.Tensor, targets: torch.Tensor) -> float:
     return float(((probabilities > 0.5) == targets.bool()).float().mean())
 

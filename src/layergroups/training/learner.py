@@ -41,7 +41,8 @@ class Learner(Looking):
             or any function that gives the mean loss of outputs and targets. None: by the task of
             the data, cross entropy, for several labels binary cross entropy, for numbers the mean
             squared error.
-        thresh: for several labels, the probability above which `predict` names one.
+        thresh: for several labels, the probability above which `predict` names one, and metrics by
+            name count it as said; `learn.thresh = 0.3` sets another.
         groups: layer groups of this model, if they are made already.
         split: the rule that divides the model into groups, where `groups` is not given.
         opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a

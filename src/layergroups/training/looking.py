@@ -24,9 +24,7 @@ from layergroups.training.loaders import (
     count_of,
     example_of,
     load_item,
-    n_classes,
 )
-from layergroups.training.metrics import Meter
 from layergroups.training.prediction import predictions
 from layergroups.training.preview import preview_fit
 from layergroups.training.proposal import GroupProposal
@@ -62,7 +60,7 @@ class Looking(Workbench):
                 batches,
                 loss_func=self.loss_func,
                 task=self.task,
-                meter=Meter(self.metrics, n_classes(self.dls), self.task),
+                meter=self.meter(),
                 accelerator=self.accelerator,
                 processes=self.processes,
                 advance=bar.advance,

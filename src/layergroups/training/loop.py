@@ -31,9 +31,7 @@ from layergroups.training.device import (
 from layergroups.training.evaluation import evaluate
 from layergroups.training.heap import reused_memory
 from layergroups.training.history import EpochRow, History
-from layergroups.training.loaders import n_classes
 from layergroups.training.losses import LossMeter, NotFiniteError, checked_loss
-from layergroups.training.metrics import Meter
 from layergroups.training.modes import norm_layers
 from layergroups.training.optimizers import rates_in_use, set_momentum, set_rates
 from layergroups.training.position import shares_left
@@ -227,7 +225,7 @@ def _validate(run: Run) -> dict[str, float]:
             run.valid if kept is None else kept,
             loss_func=learner.loss_func,
             task=learner.task,
-            meter=Meter(learner.metrics, n_classes(learner.dls), learner.task),
+            meter=learner.meter(),
             accelerator=run.accelerator,
             processes=run.processes,
             forward=run.forward,

@@ -31,13 +31,21 @@ class Meter:
     CPU.
     """
 
-    def __init__(self, metrics: Iterable[object], n_classes: int, task: str = "single") -> None:
+    def __init__(
+        self,
+        metrics: Iterable[object],
+        n_classes: int,
+        task: str = "single",
+        thresh: float = 0.5,
+    ) -> None:
         """Make the metrics.
 
         Args:
             metrics: names, torchmetrics objects, functions of (probabilities, targets).
             n_classes: outputs of the model.
             task: "single", "multi" or "regression", which decides what names mean.
+            thresh: for several labels, the probability above which one counts as said, in metrics
+                by name; objects and functions have their own.
 
         Raises:
             TrainingError: a name unknown for the task, or something that cannot be a metric.
@@ -51,7 +59,7 @@ class Meter:
         given = list(metrics)
         check_metrics(given, task)
         for name, metric in zip(metric_names(given), given, strict=True):
-            made = _made(metric, n_classes, task)
+            made = _made(metric, n_classes, task, thresh)
             if isinstance(metric, str):
                 self._by_name.add(name)
             into: dict[str, Any] = self._objects if _is_torchmetric(made) else self._functions
@@ -166,10 +174,10 @@ def as_list(metrics: object) -> list[Any]:
     return list(metrics)
 
 
-def _made(metric: object, n_classes: int, task: str) -> object:
+def _made(metric: object, n_classes: int, task: str, thresh: float) -> object:
     """A fresh torchmetrics object, or the function."""
     if isinstance(metric, str):
-        return make_named(metric, n_classes, task)
+        return make_named(metric, n_classes, task, thresh)
     if _is_torchmetric(metric):
         fresh: Any = copy.deepcopy(metric)
         fresh.reset()

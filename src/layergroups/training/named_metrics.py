@@ -2,7 +2,7 @@
 
 A task is "single" (one class for each item), "multi" (several labels) or "regression" (numbers).
 The same name means the same idea in each of them: `f1` is the mean of the F1 scores of all classes,
-or of all labels, of which those with a probability above 0.5 count as said.
+or of all labels, of which those with a probability above the threshold count as said.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ _SHOWN: Final = {
     "regression": "numbers",
 }
 _OTHER_NAMES: Final = {"auroc": "roc_auc", "mcc": "matthews", "calibration_error": "ece"}
+_WITHOUT_THRESHOLD: Final = ("AUROC", "AveragePrecision")  # of those for several labels
 _TOP: Final = re.compile(r"top_(\d+)_accuracy")
 
 
@@ -109,13 +110,14 @@ def meaning(name: str, task: str) -> Named:
     raise TrainingError(_unknown(name, task))
 
 
-def make_named(name: str, n_classes: int, task: str) -> torchmetrics.Metric:
+def make_named(name: str, n_classes: int, task: str, thresh: float = 0.5) -> torchmetrics.Metric:
     """A torchmetrics object; averages over classes count every class alike.
 
     Args:
         name: as a person gives it.
         n_classes: outputs of the model: classes, labels or numbers.
         task: "single", "multi" or "regression".
+        thresh: for several labels, the probability above which one counts as said.
 
     Raises:
         TrainingError: the name means nothing for this task, or it is not known how many classes.
@@ -129,11 +131,11 @@ def make_named(name: str, n_classes: int, task: str) -> torchmetrics.Metric:
     with warnings.catch_warnings():
         # Some keep all predictions, as functions do; a validation set fits into memory.
         warnings.filterwarnings("ignore", ".*large memory footprint")
-        made = _built(named, n_classes, task)
+        made = _built(named, n_classes, task, thresh)
     return 1 - made if named.minus else made
 
 
-def _built(named: Named, n_classes: int, task: str) -> torchmetrics.Metric:
+def _built(named: Named, n_classes: int, task: str, thresh: float) -> torchmetrics.Metric:
     if named.kind.islower():
         from layergroups.training.mean_metrics import mean_metric
 
@@ -152,6 +154,8 @@ def _built(named: Named, n_classes: int, task: str) -> torchmetrics.Metric:
         return getattr(classification, f"Multiclass{named.kind}")(num_classes=n_classes, **options)
     if named.kind == "ExactMatch":
         options.pop("average", None)
+    if named.kind not in _WITHOUT_THRESHOLD:
+        options["threshold"] = thresh
     return getattr(classification, f"Multilabel{named.kind}")(num_labels=n_classes, **options)
 
 

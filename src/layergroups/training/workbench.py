@@ -29,10 +29,16 @@ from layergroups.training.distributed import Processes, current_processes
 from layergroups.training.history import EpochRow, History
 from layergroups.training.kept import FeatureStore
 from layergroups.training.layout import in_fast_layout
-from layergroups.training.loaders import Batches, Loaders, check_loaders, example_of
+from layergroups.training.loaders import (
+    Batches,
+    Loaders,
+    check_loaders,
+    example_of,
+    n_classes,
+)
 from layergroups.training.loss_names import as_loss
 from layergroups.training.losses import LossFunc, default_loss
-from layergroups.training.metrics import as_list, check_metrics
+from layergroups.training.metrics import Meter, as_list, check_metrics
 from layergroups.training.modes import BatchNorm, NormPolicy
 from layergroups.training.optimizers import OptFunc, build_optimizer, checked_decay
 from layergroups.training.progress import Reporter, reporter
@@ -99,8 +105,7 @@ class Workbench(Taught):
         self.thresh = checked_threshold(thresh)
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
-        self.metrics = as_list(metrics)
-        check_metrics(self.metrics, self.task)
+        self.metrics = metrics
         self.callbacks = checked(callbacks)
         self.norms = NormPolicy(batch_norm, model)
         self.mixed_precision = mixed_precision
@@ -178,6 +183,17 @@ class Workbench(Taught):
         self._loss_func = as_loss(loss_func, self._dls)
 
     @property
+    def metrics(self) -> list[Any]:
+        """What is measured, as a list. One metric or several may be assigned, and are checked."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: Any) -> None:
+        given = as_list(metrics)
+        check_metrics(given, self.task)
+        self._metrics = given
+
+    @property
     def accelerator(self) -> Accelerator:
         """Device and precision; made when first used."""
         made = self._accelerator
@@ -230,6 +246,10 @@ class Workbench(Taught):
         return self.opt
 
     # What the loop asks for
+
+    def meter(self) -> Meter:
+        """The metrics, fresh, for these data and this threshold."""
+        return Meter(self.metrics, n_classes(self._dls), self.task, self.thresh)
 
     def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
         """Order, random state and modes of the coming epoch; not seeded in the midst of it."""
