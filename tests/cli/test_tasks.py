@@ -63,6 +63,23 @@ def test_the_history_has_a_metric_of_the_task(labelled: Path, numbered: Path) ->
         assert all(float(row[metric]) >= 0 for row in (first, *rows))
 
 
+def test_a_table_may_lie_elsewhere_than_its_photos(
+    run: Run, labelled: Path, tables: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text((tables / "labels.csv").read_text("utf-8"), "utf-8")
+    words = [*LABELS, "--json"]
+    lost = run("validate", labelled, table, *words)
+    assert "--photos DIR" in lost.err
+    found = json.loads(run("validate", labelled, table, *words, "--photos", tables).out)
+    assert found == json.loads(run("validate", labelled, tables / "labels.csv", *words).out)
+    out = tmp_path / "model"
+    trained = run("train", table, *LABELS, "--photos", tables, *TINY, "--epochs", "0", "--out", out)
+    assert trained.code == 0
+    refused = run("train", tables, "--photos", tables, "--out", tmp_path / "other")
+    assert "--photos tells of a table" in refused.err
+
+
 def test_labels_are_predicted_in_every_format(run: Run, labelled: Path, tables: Path) -> None:
     photos = [tables / "0.png", tables / "3.png"]
     expected = [load_learner(labelled).predict(photo) for photo in photos]

@@ -86,6 +86,12 @@ ValidCol = Annotated[
     str | None,
     _unset("NAME", "Of a table: the column that says which photos are for validation."),
 ]
+PhotosDir = Annotated[
+    Path | None,
+    _unset(
+        "DIR", "Of a table: the folder in which the photos lie; that of the table if not given."
+    ),
+]
 Split = Annotated[
     str,
     typer.Option(
@@ -184,6 +190,7 @@ def train(
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
+    photos: PhotosDir = None,
     task: Annotated[
         Task | None,
         typer.Option(
@@ -209,7 +216,8 @@ def train(
 ) -> None:
     """Fine-tune a network on a folder of photos, or on a table of them.
 
-    First the new head trains, then all layer groups. Ctrl-C ends it and saves what was learned.
+    First the new head trains, then all but the first layer group. Ctrl-C ends it and saves what
+    was learned.
     """  # fmt: skip
     from layergroups.cli import train as command
     from layergroups.cli.words import Labels
@@ -219,6 +227,7 @@ def train(
         delimiter=label_delim,
         valid=valid_col,
         task=None if task is None else task.value,
+        photos=photos,
     )
     command.run(
         command.Order(
@@ -302,6 +311,7 @@ def validate(
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
+    photos: PhotosDir = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
@@ -311,7 +321,7 @@ def validate(
     from layergroups.cli import validate as command
     from layergroups.cli.words import Labels
 
-    labels = Labels(column=label_col, delimiter=label_delim, valid=valid_col)
+    labels = Labels(column=label_col, delimiter=label_delim, valid=valid_col, photos=photos)
     command.run(
         model, folder, labels=labels, out=out, batch_size=batch_size, workers=workers,
         on_error=on_error.value, json=json,

@@ -25,12 +25,14 @@ class Labels:
         delimiter: what stands between several labels in it.
         valid: name of the column that says which photos are for validation.
         task: what the labels are; None for what they look like.
+        photos: the folder in which the photos lie; None for that of the table.
     """
 
     column: str | None = None
     delimiter: str | None = None
     valid: str | None = None
     task: Task | None = None
+    photos: Path | None = None
 
     def columns(self) -> dict[str, Any]:
         """The arguments of `ImageDataLoaders.from_table` that they stand for."""
@@ -39,6 +41,7 @@ class Labels:
             "label_col": names[0] if len(names) == 1 else names or 1,
             "label_delim": self.delimiter,
             "valid_col": self.valid,
+            "folder": self.photos,
         }
 
     def check(self, photos: Path) -> None:
@@ -52,6 +55,7 @@ class Labels:
             "--label-delim": self.delimiter,
             "--valid-col": self.valid,
             "--task": self.task,
+            "--photos": self.photos,
         }
         useless = [name for name, value in given.items() if value is not None]
         if useless and not is_table(photos):

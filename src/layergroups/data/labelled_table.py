@@ -25,6 +25,7 @@ def table_batches(
     label_col: Column | Sequence[Column] = 1,
     label_delim: str | None = None,
     valid_col: Column | None = None,
+    folder: Path | None = None,
     batch_size: int = 64,
     num_workers: int | None = None,
     on_error: OnError = "raise",
@@ -32,13 +33,14 @@ def table_batches(
     """Batches (x, y) of the photos of a CSV or TSV file; of those for validation, if it says which.
 
     Args:
-        table: the file; the photos lie where it lies.
+        table: the file.
         vocab: names of the model's outputs.
         task: what they answer.
         transform: what is done to the photos; for an exported model, `transform_from_config`.
         label_col: as for `ImageDataLoaders.from_table`.
         label_delim: likewise.
         valid_col: likewise.
+        folder: where the photos lie; None: where the table lies.
         batch_size: photos in a batch.
         num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
         on_error: "raise" or "skip", what happens with broken images.
@@ -49,7 +51,7 @@ def table_batches(
     """
     rows = rows_of(
         read_table(table),
-        Path(table).parent,
+        Path(table).parent if folder is None else folder,
         fn_col=0,
         label_col=label_col,
         label_delim=label_delim,
