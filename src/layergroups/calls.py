@@ -64,19 +64,24 @@ def misfit(
         # with ** the function itself knows what more it takes
         if name not in known and (not open_end or argument_here(function.__name__, name)):
             return unknown_argument(call, name, known)
-    first = [each.name for each in takes if each.kind in _BY_POSITION]
-    if len(given) - bound > len(first):
-        rest = [f"{name}=" for name in known if name not in first]
-        rest += ["others"] if open_end else []
-        return ArgumentError(
-            f"{call} takes at most {len(first)} arguments by position ({', '.join(first)}), not "
-            f"{len(given) - bound}. By name it takes {', '.join(rest) or 'no others'}."
-        )
+    if len(given) - bound > sum(each.kind in _BY_POSITION for each in takes):
+        return _too_many(call, takes, len(given) - bound)
     try:
         signature.bind(*given, **named)
     except TypeError as error:
         return ArgumentError(f"{call}: {error}. It takes {', '.join(known)}.")
     return ArgumentError(f"{call} does not take these arguments. It takes {', '.join(known)}.")
+
+
+def _too_many(call: str, takes: Sequence[inspect.Parameter], given: int) -> ArgumentError:
+    """What to say of more arguments by position than a call takes."""
+    first = [each.name for each in takes if each.kind in _BY_POSITION]
+    rest = [f"{each.name}=" for each in takes if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    rest += ["others" for each in takes if each.kind is inspect.Parameter.VAR_KEYWORD]
+    return ArgumentError(
+        f"{call} takes at most {len(first)} arguments by position ({', '.join(first)}), not "
+        f"{given}. By name it takes {', '.join(rest) or 'no others'}."
+    )
 
 
 def unknown_argument(call: str, name: str, known: Iterable[str]) -> ArgumentError:

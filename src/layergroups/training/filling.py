@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from layergroups.training.kept import FeatureStore, Kept, Resting
     from layergroups.training.run import Run
 
-_AT_ONCE = 32  # items that run through the frozen layers together
-
 
 @dataclass
 class _Aim:
@@ -149,22 +147,10 @@ def _outputs(run: Run, share: Share, folding: Folding) -> tuple[list[list[Tensor
     """The values of a whole batch at each boundary, and its targets, from all processes."""
     inputs, targets = labelled(to_device(share.batch, run.accelerator.device))
     with run.accelerator.autocast():
-        found = _recorded(folding, inputs)
+        found = folding.record(inputs)
     run.processes.meet("outputs of the frozen layers", {"batch": share.check})
     joined = [[_joined(value, share, run.processes) for value in values] for values in found]
     return joined, _joined(targets, share, run.processes)
-
-
-def _recorded(folding: Folding, inputs: Any) -> list[list[Tensor]]:
-    """The values of all inputs; on a CPU of some at a time, whose activations take less memory."""
-    if not isinstance(inputs, Tensor) or inputs.device.type != "cpu":
-        return folding.record(inputs)
-    parts = [folding.record(some) for some in inputs.split(_AT_ONCE)]
-    if len(parts) == 1:
-        return parts[0]
-    return [
-        [torch.cat(rows) for rows in zip(*each, strict=True)] for each in zip(*parts, strict=True)
-    ]
 
 
 def _joined(rows: Tensor, share: Share, processes: Processes) -> Tensor:

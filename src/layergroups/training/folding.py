@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from layergroups.training.replay import Passage, forwards, record
 
+_AT_ONCE = 32  # items that run through the frozen layers together
 _PROBE = 3  # items on which the two ways are compared
 _NEAR = 1e-4  # of the largest value, by which they may differ
 
@@ -56,7 +57,11 @@ class Folding:
         if self._pairs is None:
             self._pairs = self._found(inputs)
         with folded(self.model, self._pairs):
-            return record(self.model, self.passages, inputs)
+            parts = [record(self.model, self.passages, some) for some in _portions(inputs)]
+        if len(parts) == 1:
+            return parts[0]
+        by_passage = zip(*parts, strict=True)
+        return [[torch.cat(rows) for rows in zip(*each, strict=True)] for each in by_passage]
 
     def _found(self, inputs: Any) -> Mapping[str, str]:
         """Convolutions, each with the norm behind it; none if the folded run gives other values."""
@@ -68,6 +73,13 @@ class Folding:
         with folded(self.model, pairs):
             again = record(self.model, self.passages, some)
         return pairs if _near(plain, again) else {}
+
+
+def _portions(inputs: Any) -> Sequence[Any]:
+    """On a CPU some items at a time: activations of more take memory, and save no time."""
+    if isinstance(inputs, Tensor) and inputs.device.type == "cpu":
+        return torch.split(inputs, _AT_ONCE)
+    return [inputs]
 
 
 def find_pairs(model: nn.Module, passages: Sequence[Passage], inputs: Any) -> Mapping[str, str]:
