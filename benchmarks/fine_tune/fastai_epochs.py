@@ -12,29 +12,13 @@ import sys
 import time
 import warnings
 
-from fastai.vision.all import (
-    Callback,
-    ImageDataLoaders,
-    Normalize,
-    Resize,
-    accuracy,
-    aug_transforms,
-    set_seed,
-    vision_learner,
-)
-from safetensors.torch import load_file
+from fastai.vision.all import Callback, set_seed
+from fastai_learner import made
 
 warnings.simplefilter("ignore")
 photos, weights, size, epochs, which = sys.argv[1:6]
 set_seed(0)
-dls = ImageDataLoaders.from_folder(
-    photos, train="train", valid="valid", item_tfms=Resize(int(size)), bs=64,
-    batch_tfms=[*aug_transforms(), Normalize.from_stats([0.5] * 3, [0.5] * 3)],
-)  # fmt: skip
-learn = vision_learner(
-    dls, "tf_efficientnet_lite0", pretrained=False, normalize=False, metrics=accuracy
-)
-learn.model[0].model.load_state_dict(load_file(weights), strict=False)
+learn = made(photos, weights, int(size))
 
 
 class Times(Callback):

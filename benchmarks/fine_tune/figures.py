@@ -8,14 +8,12 @@ is a process of its own, seed by seed. Prints a Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from process import measure
+from process import HEADINGS, measure, parser_of, row
 
 from layergroups.demo.weights import efficientnet_lite0_weights
 
@@ -30,12 +28,9 @@ def fields(text: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure all sets and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
+    parser = parser_of(__doc__, epochs=3)
     parser.add_argument("sets", nargs="*", help='such as "views=1, passes=1"')
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
     options = [str(args.photos), str(efficientnet_lite0_weights()), str(args.size)]
     sets = ["", *args.sets]
@@ -45,16 +40,9 @@ def main() -> None:
             words = [*options, str(args.epochs), str(seed), json.dumps(fields(text))]
             found[text].append(measure(sys.executable, OURS, *words))
             print(text or "defaults", seed, found[text][-1], file=sys.stderr, flush=True)
-    print("| figures | accuracy, each seed | mean | seconds, median | peak memory, MB |")
-    print("| --- | --- | --- | --- | --- |")
+    print(HEADINGS)
     for text, results in found.items():
-        accuracies = [r["accuracy"] for r in results]
-        print(
-            f"| {text or 'the defaults'} | {', '.join(f'{a:.3f}' for a in accuracies)} "
-            f"| {statistics.mean(accuracies):.3f} "
-            f"| {statistics.median(r['seconds'] for r in results):.0f} "
-            f"| {statistics.median(r['peak_mb'] for r in results):.0f} |"
-        )
+        print(row(text or "the defaults", results))
 
 
 if __name__ == "__main__":

