@@ -185,10 +185,6 @@ LEARNER_LOOKS: dict[str, Callable[[Learner], object]] = {
         learn, BATCHES
     ).images([3]),
     "lr_find": lambda learn: learn.lr_find(num_it=20),
-    "suggest_groups": lambda learn: (
-        setattr(learn.dls.train, "batch_size", 4),
-        learn.suggest_groups(),
-    ),
     "print": lambda learn: str(learn.layer_groups),
     "history": lambda learn: (str(learn.history), repr(learn.history)),
 }

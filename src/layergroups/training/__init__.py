@@ -16,7 +16,6 @@ from layergroups.training.loss_functions import (
     MeanSquaredError,
 )
 from layergroups.training.progress import Bar, Reporter
-from layergroups.training.proposal import GroupProposal
 from layergroups.training.ready import (
     CSVLog,
     CutMix,
@@ -54,7 +53,6 @@ __all__ = [
     "FlatCos",
     "FocalLoss",
     "FoundRates",
-    "GroupProposal",
     "History",
     "Huber",
     "LabelsPrediction",

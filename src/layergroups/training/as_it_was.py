@@ -41,7 +41,7 @@ def as_it_was(learner: Looking) -> Iterator[Moment]:
     """
     if learner.processes.several:
         raise TrainingError(
-            "lr_find and suggest_groups try things out on one process, here are "
+            "lr_find tries things out on one process, here are "
             f"{learner.processes.world}. Run them in a script of its own, without torchrun, and "
             "give what they find to the fit: learn.fit_one_cycle(3, lr={...})."
         )

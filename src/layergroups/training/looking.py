@@ -13,7 +13,7 @@ from layergroups.reports.results import results_picture
 from layergroups.reports.run_report import RunReport, report_on
 from layergroups.reports.schedule_picture import SchedulePreview
 from layergroups.reports.summary import ModelSummary, model_summary
-from layergroups.training import lr_find, notebook, suggest
+from layergroups.training import lr_find, notebook
 from layergroups.training.answers import answer
 from layergroups.training.evaluation import evaluate, predict_all
 from layergroups.training.found_rates import FoundRates
@@ -27,7 +27,6 @@ from layergroups.training.loaders import (
 )
 from layergroups.training.prediction import predictions
 from layergroups.training.preview import preview_fit
-from layergroups.training.proposal import GroupProposal
 from layergroups.training.schedules import Schedule
 from layergroups.training.suggestions import named
 from layergroups.training.tta import averaged_predictions
@@ -311,42 +310,3 @@ class Looking(Workbench):
         if show_plot:
             notebook.show(found.figure)
         return found
-
-    def suggest_groups(
-        self,
-        base_lr: float | None = None,
-        *,
-        batches: int = 16,
-        train_head: bool | None = None,
-    ) -> GroupProposal:
-        """What to freeze and at which rates to train the rest, measured on these data.
-
-        For every block and layer group: the gradient's norm beside that of the weights, how much
-        of the gradient is signal and not noise from batch to batch, and how much the outputs
-        change in some steps of all groups at one rate. From these follows a proposal; `propose`
-        says how. Everything is put back to the bit, as after `lr_find`.
-
-        Behind a head that has never trained, gradients of the body are those of chance. So the
-        last group first trains, on trial, on batches that are not measured.
-
-        Use it: `learn.fine_tune(3, lr=learn.suggest_groups().rates)`. On the photos on which it was
-        measured it proposed what `fine_tune` does by itself (see benchmarks/README.md).
-
-        Source: Lee et al. 2022, «Surgical Fine-Tuning Improves Adaptation to Distribution Shifts»;
-        see `training/evidence.py` for the measures.
-
-        Args:
-            base_lr: rate of the groups that train; None is that of `fine_tune`.
-            batches: to measure, 3 or more; at most those of an epoch.
-            train_head: whether the last group trains before; None: if this learner has never
-                trained.
-
-        Returns:
-            Measurements, rates and reasons; `print` shows tables, `apply(learn)` takes it over.
-
-        Raises:
-            TrainingError: an argument is wrong, there are fewer than 3 batches, several processes
-                train together, or a loss is not finite.
-        """
-        rate = suggest.usual_rate() if base_lr is None else base_lr
-        return suggest.suggest_groups(self, suggest.Look(rate, batches, train_head))
