@@ -24,7 +24,7 @@ import torch
 import torchvision
 
 from layergroups import Learner
-from layergroups.training.replicas import Replicas
+from layergroups.training.distributed._replicas import Replicas
 
 TOLD = {
     "meet": "agreement before a step",

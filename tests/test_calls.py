@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 import layergroups as lg
-from layergroups.calls import Taught, misfit, taught
+from layergroups._calls import Taught, misfit, taught
+from layergroups._fastai_names import ARGUMENTS, NAMES
 from layergroups.errors import ArgumentError, LayerGroupsError, NoAttributeError
-from layergroups.fastai_names import ARGUMENTS, NAMES
 from tests.training.tiny import TinyLoaders, tiny_model
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "from-fastai.md"

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import layergroups as lg
-from layergroups.training.loss_names import LOSSES
-from layergroups.training.named_metrics import meaning
-from layergroups.training.optimizers import build_optimizer
-from layergroups.training.workbench import Workbench
+from layergroups.tasks._losses import LOSSES
+from layergroups.tasks._metrics import meaning
+from layergroups.training._state import LearnerState
+from layergroups.training.optim._optimizers import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "docs/questions.md"]
@@ -81,7 +81,16 @@ def our_names() -> list[str]:
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     middle = [name for row in rows for name in re.findall(r"`([^`]+)`", row[1])]
     right = [name for row in rows for name in re.findall(r"`([^`]+)`", row[2])]
-    ours = ("learn.", "dls.", "interp.", "groups.", "Learner(", "Run.", "Callback.", "History.")
+    ours = (
+        "learn.",
+        "dls.",
+        "interp.",
+        "groups.",
+        "Learner(",
+        "FitContext.",
+        "Callback.",
+        "History.",
+    )
     return sorted({*middle, *(name for name in right if name.startswith(ours))})
 
 
@@ -99,7 +108,7 @@ def found(dotted: str) -> Any:
         rooms = [lg, *(importlib.import_module(f"layergroups.{room}") for room in ROOMS)]
         thing = next(getattr(room, first) for room in rooms if first in room.__all__)
     for name in rest:
-        state = thing is lg.Learner and f"self.{name}" in inspect.getsource(Workbench.__init__)
+        state = thing is lg.Learner and f"self.{name}" in inspect.getsource(LearnerState.__init__)
         known = state or name in getattr(thing, "__dataclass_fields__", {})
         thing = getattr(thing, name, None) if known else getattr(thing, name)
     return thing

@@ -15,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from layergroups import ImageDataLoaders, vision_learner
-from layergroups.demo.run import PHOTOS
+from layergroups.demo._run import PHOTOS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TINY = ["--arch", "timm:test_resnet", "--size", "32"]

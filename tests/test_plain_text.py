@@ -6,7 +6,7 @@ import pytest
 from rich.console import Group
 from rich.text import Text
 
-from layergroups.plain_text import plain_text
+from layergroups._formatting import plain_text
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layergroups.anatomy import Flow, Op, Trace, find_head, trace
 from layergroups.models import LoadedModel, load_model
-from layergroups.models.assembly import Assembled, assemble
+from layergroups.models._cut import Assembled, assemble
 
 SMALL = 4_000_000
 SMALL_SIDE = 260

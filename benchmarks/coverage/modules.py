@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from layergroups.anatomy import read_anatomy
-from layergroups.anatomy.anatomy import first_trace
+from layergroups.anatomy._anatomy import first_trace
 from layergroups.groups import LayerGroups
 from layergroups.models import replace_head
 

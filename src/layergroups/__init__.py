@@ -161,7 +161,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Load a public name from its room when it is first used."""
     if name not in _HOMES:
-        names = importlib.import_module("layergroups.fastai_names")
+        names = importlib.import_module("layergroups._fastai_names")
         here = names.attribute_here(["layergroups"], name) or f"it exports {', '.join(__all__)}"
         raise AttributeError(f"layergroups has no name {name!r}; {here}")
     value = getattr(importlib.import_module(f"layergroups.{_HOMES[name]}"), name)

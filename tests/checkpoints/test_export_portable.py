@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from layergroups import LayerGroups
 from layergroups.checkpoints import Portable, trial_pixels, write_portable
-from layergroups.checkpoints.portable import clean_copy
+from layergroups.checkpoints._portable import clean_copy
 from layergroups.data import EvalTransform
-from layergroups.data.transforms import normalise
+from layergroups.data.image._transforms import normalise
 from layergroups.errors import CheckpointError
-from layergroups.groups.freezing import StayInEval
+from layergroups.groups._freezing import StayInEval
 from layergroups.input_spec import InputSpec
-from layergroups.models.heads import AdaptiveConcatPool2d
+from layergroups.models._heads import AdaptiveConcatPool2d
 
 SIZE = (12, 10)
 SPEC = InputSpec(mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.5))

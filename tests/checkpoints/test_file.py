@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from layergroups.checkpoints import file
+from layergroups.checkpoints import _file as file
 from layergroups.errors import CheckpointError
 
 STATE = {"epoch": 3, "rates": [1e-3, 0.1], "name": "straße"}

@@ -10,7 +10,8 @@ import pytest
 from tests.cli.conftest import Run
 
 import layergroups
-from layergroups.cli import main, predict
+from layergroups.cli import _predict_command as predict
+from layergroups.cli import main
 
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "numpy", "PIL")
 

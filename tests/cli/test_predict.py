@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import Run
 
 from layergroups import load_learner
-from layergroups.training import prediction
+from layergroups.training import _inference as prediction
 
 
 def test_the_table_has_a_row_for_each_photo(run: Run, model: Path, photos: Path) -> None:

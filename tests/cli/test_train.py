@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.cli.conftest import TINY, Run, make_photos
 
 from layergroups import load_learner
-from layergroups.cli.interrupt import Interrupts
+from layergroups.cli._entry import Interrupts
 
 
 def test_it_writes_model_history_and_picture(model: Path) -> None:

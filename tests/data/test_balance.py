@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from layergroups.data import ImageDataLoaders
-from layergroups.data.balance import photo_weights, weighted_order
-from layergroups.data.photos import Photos
+from layergroups.data._batches import photo_weights, weighted_order
+from layergroups.data._samples import Samples
 from layergroups.errors import DataError
 
 VOCAB = ("cat", "dog", "owl")
 LABELS = (0,) * 60 + (1,) * 25 + (2,) * 5
-PHOTOS = Photos(tuple(map(str, range(90))), LABELS)
+PHOTOS = Samples(tuple(map(str, range(90))), LABELS)
 
 
 def drawn(balance: object, seed: int = 0) -> list[int]:
@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_refused_at_once(folder, balance, says) -> None:
 
 
 def test_balance_by_class_needs_classes() -> None:
-    photos = Photos(("a", "b"), ((0, 1), (1,)))
+    photos = Samples(("a", "b"), ((0, 1), (1,)))
     with pytest.raises(DataError, match="a weight for each training photo"):
         photo_weights(True, photos, VOCAB)
     assert photo_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]

@@ -11,22 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from layergroups.data import (
-    Augmentation,
-    EvalTransform,
-    OrderedBatches,
-    Photos,
-    TrainBatches,
-    batches,
-)
-from layergroups.data.batches import (
-    Feed,
+from layergroups.data import Augmentation, EvalLoader, EvalTransform, Samples, TrainLoader
+from layergroups.data import _batches as batches
+from layergroups.data._batches import (
+    BatchMaker,
     PhotoDataset,
     default_workers,
     derived_seed,
     private_randomness,
 )
-from layergroups.data.transforms import TrainTransform
+from layergroups.data.image._transforms import TrainTransform
 from layergroups.errors import BrokenImagesError
 
 # From Python 3.12 on, the start of workers by fork is remarked on.
@@ -39,18 +33,18 @@ DEFAULT = Augmentation()
 
 
 @pytest.fixture
-def photos(photo: Callable[..., Path]) -> Photos:
+def photos(photo: Callable[..., Path]) -> Samples:
     files = tuple(str(photo(f"{i}.jpg", seed=i, size=(20, 16))) for i in range(N))
-    return Photos(files, tuple(i % 3 for i in range(N)))
+    return Samples(files, tuple(i % 3 for i in range(N)))
 
 
-def fed(photos: Photos, workers: int = 0, augment: Any = DEFAULT) -> Feed:
+def fed(photos: Samples, workers: int = 0, augment: Any = DEFAULT) -> BatchMaker:
     varied = None if augment is None else TrainTransform(augment, PLAIN)
-    return Feed(PhotoDataset(photos, PLAIN, varied), workers)
+    return BatchMaker(PhotoDataset(photos, PLAIN, varied), workers)
 
 
-def training(photos: Photos, workers: int = 0, size: int = 4, seed: int = 5) -> TrainBatches:
-    return TrainBatches(fed(photos, workers), size, seed)
+def training(photos: Samples, workers: int = 0, size: int = 4, seed: int = 5) -> TrainLoader:
+    return TrainLoader(fed(photos, workers), size, seed)
 
 
 def together(batches: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,21 +65,21 @@ def random_rotation(image: Image.Image) -> Image.Image:
     return image.rotate(random.random() * 9 + np.random.rand() * 9 + float(torch.rand(())) * 9)
 
 
-def test_a_batch_is_normalised_pixels_and_labels(photos: Photos) -> None:
+def test_a_batch_is_normalised_pixels_and_labels(photos: Samples) -> None:
     x, y = next(iter(training(photos)))
     assert (x.shape, x.dtype) == ((4, 3, 12, 12), torch.float32)
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert (y.shape, y.dtype) == ((4,), torch.int64)
 
 
-def test_each_epoch_shows_every_photo_once_in_another_order(photos: Photos) -> None:
+def test_each_epoch_shows_every_photo_once_in_another_order(photos: Samples) -> None:
     batches = training(photos, size=3)
     orders = [[i for batch in batches.plan(epoch) for i, _ in batch] for epoch in range(5)]
     assert all(sorted(order) == list(range(N)) for order in orders)
     assert len({tuple(order) for order in orders}) == 5
 
 
-def test_passes_move_the_epoch_on_and_set_epoch_takes_it_back(photos: Photos) -> None:
+def test_passes_move_the_epoch_on_and_set_epoch_takes_it_back(photos: Samples) -> None:
     batches = training(photos)
     first, second = together(batches), together(batches)
     assert batches.epoch == 2
@@ -95,8 +89,8 @@ def test_passes_move_the_epoch_on_and_set_epoch_takes_it_back(photos: Photos) ->
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_may_start_at_any_batch(photos: Photos, workers: int) -> None:
-    batches = TrainBatches(fed(photos, workers, random_rotation), 4, seed=5)
+def test_a_pass_may_start_at_any_batch(photos: Samples, workers: int) -> None:
+    batches = TrainLoader(fed(photos, workers, random_rotation), 4, seed=5)
     whole = list(batches)
     for first in (1, len(whole) - 1, len(whole)):
         batches.set_epoch(0)
@@ -108,16 +102,16 @@ def test_a_pass_may_start_at_any_batch(photos: Photos, workers: int) -> None:
             assert torch.equal(y, y2)
 
 
-def test_another_seed_gives_other_batches(photos: Photos) -> None:
+def test_another_seed_gives_other_batches(photos: Samples) -> None:
     assert not same(training(photos, seed=1), training(photos, seed=2))
 
 
 @pytest.mark.parametrize("augment", [Augmentation(), random_rotation])
-def test_batches_are_the_same_for_any_number_of_workers(photos: Photos, augment: Any) -> None:
+def test_batches_are_the_same_for_any_number_of_workers(photos: Samples, augment: Any) -> None:
     for epoch in (0, 3):
         passes = []
         for workers in (0, 1, 2):
-            batches = TrainBatches(fed(photos, workers, augment), 4, seed=5)
+            batches = TrainLoader(fed(photos, workers, augment), 4, seed=5)
             batches.set_epoch(epoch)
             passes.append(batches)
         assert same(passes[0], passes[1])
@@ -126,8 +120,8 @@ def test_batches_are_the_same_for_any_number_of_workers(photos: Photos, augment:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_pass_reads_or_changes_the_global_random_state(photos: Photos, workers: int) -> None:
-    batches = TrainBatches(fed(photos, workers, random_rotation), 4, seed=5)
+def test_no_pass_reads_or_changes_the_global_random_state(photos: Samples, workers: int) -> None:
+    batches = TrainLoader(fed(photos, workers, random_rotation), 4, seed=5)
     torch.manual_seed(1)
     before = global_state()
     first = together(batches)
@@ -139,16 +133,16 @@ def test_no_pass_reads_or_changes_the_global_random_state(photos: Photos, worker
     assert torch.equal(together(batches)[0], first[0])
 
 
-def test_the_same_photo_varies_alike_in_all_orders(photos: Photos) -> None:
+def test_the_same_photo_varies_alike_in_all_orders(photos: Samples) -> None:
     """The variation belongs to (seed, epoch, photo), not to the place in a batch."""
-    small, large = (OrderedBatches(fed(photos), n, lambda i: derived_seed(1, i)) for n in (2, 7))
+    small, large = (EvalLoader(fed(photos), n, lambda i: derived_seed(1, i)) for n in (2, 7))
     assert same(small, large)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_passes_may_be_nested_and_broken_off(photos: Photos, workers: int) -> None:
-    batches = OrderedBatches(fed(photos, workers), 2)
-    expected = together(OrderedBatches(fed(photos), 2))
+def test_passes_may_be_nested_and_broken_off(photos: Samples, workers: int) -> None:
+    batches = EvalLoader(fed(photos, workers), 2)
+    expected = together(EvalLoader(fed(photos), 2))
     for (x, _), (again, _) in zip(batches, batches, strict=True):
         assert torch.equal(x, again)
     for _ in batches:
@@ -159,19 +153,19 @@ def test_passes_may_be_nested_and_broken_off(photos: Photos, workers: int) -> No
     assert torch.equal(torch.cat([x for x, _ in held]), expected[0][2:])
 
 
-def test_workers_stay_between_passes(photos: Photos) -> None:
+def test_workers_stay_between_passes(photos: Samples) -> None:
     feed = fed(photos, 1)
 
-    def pids(batches: OrderedBatches) -> list[int]:
+    def pids(batches: EvalLoader) -> list[int]:
         list(batches)
         assert feed._pool is not None
         return [w.pid for w in feed._pool._iterator._workers]  # type: ignore[union-attr] # the inside of torch's DataLoader
 
-    assert pids(OrderedBatches(feed, 3)) == pids(OrderedBatches(feed, 5))
+    assert pids(EvalLoader(feed, 3)) == pids(EvalLoader(feed, 5))
 
 
-def test_photos_without_variation_are_in_their_order(photos: Photos) -> None:
-    batches = OrderedBatches(fed(photos), 4)
+def test_photos_without_variation_are_in_their_order(photos: Samples) -> None:
+    batches = EvalLoader(fed(photos), 4)
     x, y = together(batches)
     assert tuple(y.tolist()) == photos.labels
     torch.testing.assert_close(x, torch.stack([PLAIN(path) for path in photos.paths]))
@@ -180,8 +174,8 @@ def test_photos_without_variation_are_in_their_order(photos: Photos) -> None:
     assert batches.paths == photos.paths
 
 
-def test_photos_without_labels_give_images_alone(photos: Photos) -> None:
-    batches = list(OrderedBatches(fed(Photos(photos.files)), 6))
+def test_photos_without_labels_give_images_alone(photos: Samples) -> None:
+    batches = list(EvalLoader(fed(Samples(photos.files)), 6))
     assert [x.shape for x in batches] == [(6, 3, 12, 12), (5, 3, 12, 12)]
 
 
@@ -190,25 +184,25 @@ def test_photos_without_labels_give_images_alone(photos: Photos) -> None:
     [(4, [4, 4, 3]), (5, [5, 5]), (10, [10]), (11, [11]), (20, [11]), (1, [1] * 11)],
 )
 def test_a_last_batch_of_one_photo_is_left_out(
-    photos: Photos, size: int, lengths: list[int]
+    photos: Samples, size: int, lengths: list[int]
 ) -> None:
     batches = training(photos, size=size)
     assert [len(y) for _, y in batches] == lengths
     assert len(batches) == len(lengths)
 
 
-def test_training_without_augmentation_is_shuffled_but_not_varied(photos: Photos) -> None:
-    batches = TrainBatches(fed(photos, augment=None), 11, seed=0)
+def test_training_without_augmentation_is_shuffled_but_not_varied(photos: Samples) -> None:
+    batches = TrainLoader(fed(photos, augment=None), 11, seed=0)
     order = [i for i, _ in next(batches.plan(0))]
-    plain, _ = together(OrderedBatches(fed(photos), 4))
+    plain, _ = together(EvalLoader(fed(photos), 4))
     assert torch.equal(together(batches)[0], plain[order])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photo_that_breaks_later_is_named(photos: Photos, workers: int) -> None:
+def test_a_photo_that_breaks_later_is_named(photos: Samples, workers: int) -> None:
     photos.paths[6].write_bytes(b"")
     with pytest.raises(BrokenImagesError, match=r"6\.jpg: empty, 0 bytes"):
-        list(OrderedBatches(fed(photos, workers), 4))
+        list(EvalLoader(fed(photos, workers), 4))
 
 
 def test_private_randomness_is_restored_after_an_error() -> None:
@@ -235,7 +229,7 @@ def test_seeds_differ_for_all_numbers() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_shares_of_all_processes_are_the_batch(photos: Photos, world: int, workers: int) -> None:
+def test_shares_of_all_processes_are_the_batch(photos: Samples, world: int, workers: int) -> None:
     whole = list(training(photos))
     shares = [list(training(photos, workers).shares(rank, world)) for rank in range(world)]
     for number, (x, y) in enumerate(whole):
@@ -249,39 +243,39 @@ def test_shares_of_all_processes_are_the_batch(photos: Photos, world: int, worke
         assert (seen == 1).all()
 
 
-def test_a_process_opens_its_own_photos_only(photos: Photos, monkeypatch: Any) -> None:
+def test_a_process_opens_its_own_photos_only(photos: Samples, monkeypatch: Any) -> None:
     opened = []
     monkeypatch.setattr(batches, "open_picture", lambda file, **_: opened.append(file) or PICTURE)
-    list(OrderedBatches(fed(photos, augment=None), 4).shares(1, 2))
+    list(EvalLoader(fed(photos, augment=None), 4).shares(1, 2))
     assert opened == [str(photos.files[i]) for i in (1, 3, 5, 7, 9)]
 
 
-def test_shares_of_photos_without_labels_are_images(photos: Photos) -> None:
-    unlabelled = OrderedBatches(fed(Photos(photos.files, None), augment=None), 4)
+def test_shares_of_photos_without_labels_are_images(photos: Samples) -> None:
+    unlabelled = EvalLoader(fed(Samples(photos.files, None), augment=None), 4)
     assert [len(share.batch) for share in unlabelled.shares(0, 2)] == [2, 2, 2]
 
 
-def test_each_pass_of_shares_is_another_epoch(photos: Photos) -> None:
+def test_each_pass_of_shares_is_another_epoch(photos: Samples) -> None:
     batches_ = training(photos)
     first, second = ([s.check for s in batches_.shares(0, 2)] for _ in range(2))
     assert first != second
     assert batches_.epoch == 2
 
 
-def test_small_sets_start_no_workers(photos: Photos) -> None:
+def test_small_sets_start_no_workers(photos: Samples) -> None:
     assert default_workers(photos) == 0
 
 
-def test_many_large_photos_are_read_by_workers(photos: Photos, tmp_path: Path) -> None:
+def test_many_large_photos_are_read_by_workers(photos: Samples, tmp_path: Path) -> None:
     large = tmp_path / "large.jpg"
     large.write_bytes(photos.paths[0].read_bytes() + b"\0" * 1_000_000)
-    workers = default_workers(Photos((str(large),) * 1000))
+    workers = default_workers(Samples((str(large),) * 1000))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert min(8, (cores or 1) // 2) <= workers <= 8
 
 
-def test_memory_does_not_hold_the_photos(photos: Photos) -> None:
+def test_memory_does_not_hold_the_photos(photos: Samples) -> None:
     """A plan over very many photos is made as it is followed."""
-    many = Photos(photos.files * 100_000, (photos.labels or ()) * 100_000)
-    passes: Iterator[Any] = iter(OrderedBatches(fed(many), 2))
+    many = Samples(photos.files * 100_000, (photos.labels or ()) * 100_000)
+    passes: Iterator[Any] = iter(EvalLoader(fed(many), 2))
     assert len(next(passes)[1]) == 2

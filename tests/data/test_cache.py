@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from layergroups import ImageDataLoaders
-from layergroups.data import cache as cache_module
-from layergroups.data.cache import DecodedCache, cache_folder
-from layergroups.data.images import open_image
+from layergroups.data.image import _decoded_cache as cache_module
+from layergroups.data.image._decoded_cache import DecodedCache, cache_folder
+from layergroups.data.image._opening import open_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +129,7 @@ def test_its_place_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 WRITERS = """
 import os, shutil, sys
-from layergroups.data.cache import DecodedCache
+from layergroups.data.image._decoded_cache import DecodedCache
 os.fork()  # from here on there are two
 cache = DecodedCache(sys.argv[1])
 print("go", flush=True)
@@ -149,9 +149,11 @@ def test_killed_writers_leave_no_broken_entry(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
     ) as writers:
         assert writers.stdout is not None
-        assert [writers.stdout.readline() for _ in range(2)] == [b"go\n"] * 2
-        time.sleep(0.5)
-        os.killpg(writers.pid, signal.SIGKILL)
+        try:
+            assert [writers.stdout.readline() for _ in range(2)] == [b"go\n"] * 2
+            time.sleep(0.5)
+        finally:
+            os.killpg(writers.pid, signal.SIGKILL)
         assert writers.stdout.read() == b""  # both are dead
     cache = DecodedCache(folder)
     for file in files:

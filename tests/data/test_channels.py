@@ -22,8 +22,8 @@ from layergroups.data import (
     check_images,
     transform_from_config,
 )
-from layergroups.data.images import open_picture
-from layergroups.data.transforms import TrainTransform
+from layergroups.data.image._opening import open_picture
+from layergroups.data.image._transforms import TrainTransform
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
 

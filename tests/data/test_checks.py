@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from layergroups.data import BrokenImage, check_images, open_image
-from layergroups.data.checks import drop_broken
+from layergroups.data.image._image_checks import drop_broken
 from layergroups.errors import BrokenImagesError, DataError
 
 from .conftest import picture

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from layergroups.data.folders import find_images, read_folder, read_labelled, read_unlabelled
+from layergroups.data.sources._folder import (
+    find_images,
+    read_folder,
+    read_labelled,
+    read_unlabelled,
+)
 from layergroups.errors import BrokenImagesError, DataError
 
 Folder = Callable[..., Path]

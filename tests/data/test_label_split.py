@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergroups.data.label_split import labelled_split
-from layergroups.data.photos import Divided, Photos, divided, random_split
+from layergroups.data._samples import Samples, Split, divided, random_split
+from layergroups.data._splitting import labelled_split
 
 LABELS = st.lists(st.sets(st.integers(0, 6), max_size=4).map(sorted).map(tuple), max_size=60)
 SHARES = st.floats(0.05, 0.6)
@@ -79,9 +79,9 @@ def test_another_seed_gives_another_split() -> None:
     assert labelled_split(labels, 0.2, 1) != labelled_split(labels, 0.2, 2)
 
 
-def divide(labels: list[tuple[float, ...]]) -> Divided:
+def divide(labels: list[tuple[float, ...]]) -> Split:
     files = tuple(f"{i}.jpg" for i in range(len(labels)))
-    return divided(Photos(files, tuple(labels), "multi", 3), "abc", 0.25, 0, source="The list")
+    return divided(Samples(files, tuple(labels), "multi", 3), "abc", 0.25, 0, source="The list")
 
 
 def test_labels_that_cannot_be_measured_are_told_in_a_line(
@@ -101,6 +101,6 @@ def test_labels_that_cannot_be_measured_are_told_in_a_line(
 
 
 def test_a_split_of_one_class_each_is_what_it_was() -> None:
-    photos = Photos(tuple(f"{i}.jpg" for i in range(20)), tuple(i % 3 for i in range(20)))
+    photos = Samples(tuple(f"{i}.jpg" for i in range(20)), tuple(i % 3 for i in range(20)))
     found = divided(photos, "abc", 0.2, 42, source="The list")
     assert found.valid.files == ("6.jpg", "13.jpg", "14.jpg")

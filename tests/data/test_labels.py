@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from layergroups.data.labels import understood
+from layergroups.data._targets import parse_labels
 from layergroups.errors import DataError
 
 
 def meant(labels: Any, **options: Any) -> Any:
-    return understood(labels, [f"{i}.jpg" for i in range(len(labels))], **options)
+    return parse_labels(labels, [f"{i}.jpg" for i in range(len(labels))], **options)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergroups.data import Photos, stratified_split
+from layergroups.data import Samples, stratified_split
 
 LABELS = st.lists(st.integers(0, 5), max_size=120)
 SHARES = st.floats(0.01, 0.99)
@@ -53,8 +53,8 @@ def test_photos_of_another_class_change_nothing() -> None:
 
 
 def test_photos_can_be_taken_and_counted() -> None:
-    photos = Photos(("a.jpg", "b.jpg", "c.jpg"), (0, 1, 1))
-    assert photos.take([2, 0]) == Photos(("c.jpg", "a.jpg"), (1, 0))
+    photos = Samples(("a.jpg", "b.jpg", "c.jpg"), (0, 1, 1))
+    assert photos.take([2, 0]) == Samples(("c.jpg", "a.jpg"), (1, 0))
     assert photos.counts(3) == (1, 2, 0)
     assert photos.paths[1] == Path("b.jpg")
-    assert Photos(("a.jpg",)).take([0]).labels is None
+    assert Samples(("a.jpg",)).take([0]).labels is None

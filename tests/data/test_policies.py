@@ -6,9 +6,8 @@ import torch
 from tests.data.conftest import picture
 
 from layergroups.data import Augmentation, ImageDataLoaders
-from layergroups.data.batches import private_randomness
-from layergroups.data.policies import ERASE, GREY, POLICIES
-from layergroups.data.transforms import EvalTransform, TrainTransform
+from layergroups.data._batches import private_randomness
+from layergroups.data.image._transforms import ERASE, GREY, POLICIES, EvalTransform, TrainTransform
 from layergroups.errors import DataError
 
 WORDS = (*POLICIES, ERASE)

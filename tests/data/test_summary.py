@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from layergroups.data import ImageDataLoaders
-from layergroups.data.summary import Spread
+from layergroups.data.inspect._data_summary import Quartiles
 
 from .conftest import picture
 from .test_datasets import Pairs
@@ -29,7 +29,7 @@ def test_it_counts_and_measures(folder: Folder, photo: Callable[..., Path]) -> N
     found = loaders(root, valid_pct=0.25).summary()
     assert (found.train, found.valid, found.task) == (10, 3, "single")
     assert [(t.name, t.train, t.valid) for t in found.targets] == [("cat", 7, 2), ("dog", 3, 1)]
-    assert found.width == Spread(6, 48, pytest.approx((12 * 48 + 6) / 13), 48)
+    assert found.width == Quartiles(6, 48, pytest.approx((12 * 48 + 6) / 13), 48)
     assert found.height is not None
     assert (found.height.min, found.height.max) == (30, 40)
     assert (found.landscape, found.portrait, found.square, found.small) == (12, 1, 0, 1)
@@ -60,7 +60,7 @@ def test_it_tells_what_is_broken_and_why(folder: Folder) -> None:
         "empty, 0 bytes", "not an image that Pillow can read",
     ]  # fmt: skip
     assert "2 broken images" in str(found)
-    assert "000.jpg: empty, 0 bytes" in str(found)
+    assert "000.jpg:empty,0bytes" in "".join(str(found).split())  # a long path is wrapped
 
 
 def test_it_finds_copies(folder: Folder) -> None:
@@ -94,7 +94,7 @@ def test_labels_numbers_and_datasets(folder: Folder) -> None:
     assert [t.train + t.valid for t in found.targets] == [8, 4]
     assert found.unlabelled == 4
     numbers = ImageDataLoaders.from_lists(files, [i / 2 for i in range(12)], size=8, bs=4).summary()
-    assert numbers.targets[0].values == Spread(0, 2.75, 2.75, 5.5)
+    assert numbers.targets[0].values == Quartiles(0, 2.75, 2.75, 5.5)
     assert numbers.imbalance is None
     items = ImageDataLoaders.from_dataset(Pairs(6), size=8, bs=4).summary()
     assert (items.file_bytes, items.kinds) == (None, (("RGB", 6),))
@@ -109,7 +109,7 @@ def test_arrays_are_measured(tmp_path: Path) -> None:
     dls = ImageDataLoaders.from_lists(files, ["a", "b"] * 2, channels=5, size=4, bs=2)
     found = dls.summary()
     assert found.kinds == (("NumPy, 5 x uint16", 4),)
-    assert (found.width, found.height) == (Spread(7, 7, 7, 7), Spread(9, 9, 9, 9))
+    assert (found.width, found.height) == (Quartiles(7, 7, 7, 7), Quartiles(9, 9, 9, 9))
 
 
 def test_many_classes_are_not_all_printed(folder: Folder) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from layergroups.data import Augmentation, EvalTransform, transform_from_config
-from layergroups.data.transforms import TrainTransform, as_size, normalise
+from layergroups.data.image._transforms import TrainTransform, as_size, normalise
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
 

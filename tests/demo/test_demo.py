@@ -11,8 +11,8 @@ from PIL import Image
 
 from layergroups import load_learner
 from layergroups.cli import main
-from layergroups.demo.run import PHOTOS
-from layergroups.demo.weights import PACKAGE
+from layergroups.demo._run import PHOTOS
+from layergroups.demo._weights import PACKAGE
 from layergroups.errors import CheckpointError
 
 needs_package = pytest.mark.skipif(
@@ -29,7 +29,7 @@ def test_the_photos_are_in_the_package() -> None:
 
 @needs_package
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
-    from layergroups.demo import run
+    from layergroups.demo import _run as run
 
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(CheckpointError, match="other things"):

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import v2
 
-from layergroups.demo.weights import PACKAGE, efficientnet_lite0_weights
+from layergroups.demo._weights import PACKAGE, efficientnet_lite0_weights
 from layergroups.errors import WeightsError
-from layergroups.models.catalog import load_model
-from layergroups.models.weights import compare
+from layergroups.models._catalog import load_model
+from layergroups.models._weights import compare
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None,

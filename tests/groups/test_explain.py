@@ -11,7 +11,7 @@ from tests.laws.models import TinyResNet, TinyTransformer, image
 from torch import nn
 
 from layergroups.groups import Explanation, LayerGroups
-from layergroups.groups.explain import Classic
+from layergroups.groups._explain import Classic
 
 
 def groups_of(name: str, split: str | int | list[str] = "auto") -> LayerGroups:
@@ -38,7 +38,7 @@ def test_a_place_has_all_its_facts(vgg: LayerGroups) -> None:
 
 
 def test_runners_up_say_why_not(vgg: LayerGroups) -> None:
-    others = {why.path: why for why in vgg.explain().runners_up}
+    others = {why.path: why for why in vgg.explain().alternatives}
     assert list(others) == ["features.7", "features.14", "features.20", "features.34"]
     assert all(why.group is None for why in others.values())
     late = others["features.34"]
@@ -49,7 +49,7 @@ def test_runners_up_say_why_not(vgg: LayerGroups) -> None:
 
 
 def test_a_fall_before_or_after_the_sixteenth() -> None:
-    others = {why.path: why.sentence for why in groups_of("resnet34").explain().runners_up}
+    others = {why.path: why.sentence for why in groups_of("resnet34").explain().alternatives}
     assert "only the stem" in others["layer1.0"]
     assert "not yet 1/16 of the image" in others["layer2.0"]
     assert "1/16 is reached before" in others["layer4.0"]
@@ -80,22 +80,22 @@ def test_a_split_made_as_the_classic_one_is_the_same() -> None:
 def test_a_transformer_has_no_falls() -> None:
     found = groups_of("vit_b_16").explain()
     assert [why.stride for why in found.chosen] == [1, 1]
-    assert found.runners_up == ()
+    assert found.alternatives == ()
     assert found.classic is None
     assert "the resolution stays the same" in str(found)
 
 
 def test_other_numbers_of_groups() -> None:
     groups = LayerGroups(TinyResNet(), 2, example_input=image(64))
-    (only,) = groups.explain().runners_up
+    (only,) = groups.explain().alternatives
     assert only.sentence.startswith("split='auto' begins a group here")
     several = groups_of("vgg16_bn", 4).explain()
     assert [why.group for why in several.chosen] == ["body-2", "body-3", "head"]
-    assert 0 < len(several.runners_up) <= 4
-    assert all("of the depth" in w.sentence or "parts" in w.sentence for w in several.runners_up)
+    assert 0 < len(several.alternatives) <= 4
+    assert all("of the depth" in w.sentence or "parts" in w.sentence for w in several.alternatives)
     each = LayerGroups(TinyResNet(), "layerwise", example_input=image(64)).explain()
     assert len(each.chosen) == 7
-    assert each.runners_up == ()
+    assert each.alternatives == ()
 
 
 def test_a_rule_by_hand_says_what_it_implies() -> None:
@@ -103,7 +103,7 @@ def test_a_rule_by_hand_says_what_it_implies() -> None:
     found = groups.explain()
     assert found.chosen[0].sentence.endswith("inside the block layer2.0, which is cut in two")
     assert found.chosen[1].sentence == "asked for at fc: the head"
-    assert [why.path for why in found.runners_up] == ["layer3.0"]
+    assert [why.path for why in found.alternatives] == ["layer3.0"]
     assert found.implied is not None
     assert found.implied.startswith("of 16 layers in all: stem holds ")
     assert "fc holds <1% of the parameters and 1 layer;" in found.implied

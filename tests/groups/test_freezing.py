@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from layergroups import LayerGroups
 from layergroups.errors import GroupingError
-from layergroups.groups.freezing import StayInEval, first_to_train
+from layergroups.groups._freezing import StayInEval, first_to_train
 
 
 def make() -> tuple[TinyResNet, LayerGroups]:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from layergroups import checkpoints
-from layergroups.training import FineTuneDefaults, Learner, Run
+from layergroups.training import FineTuneDefaults, FitContext, Learner
 from tests.laws.models import Residual
 from tests.training.tiny import TinyLoaders, pretrained, tiny_model
 
@@ -31,7 +31,7 @@ class Regrow:
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def before_step(self, run: Run) -> None:
+    def before_step(self, run: FitContext) -> None:
         if run.step == self.step:
             run.model[1][4] = nn.Linear(8, 3)
             run.model[0].append(Residual(8, 8))
@@ -40,7 +40,7 @@ class Regrow:
 class Thawing:
     """Half thawed from the second epoch on."""
 
-    def before_epoch(self, run: Run) -> None:
+    def before_epoch(self, run: FitContext) -> None:
         run.groups.freeze_to(-1 if run.epoch == 0 else -2)
 
 

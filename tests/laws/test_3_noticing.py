@@ -16,8 +16,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from layergroups import LayerGroups
-from layergroups.groups import surgery
-from layergroups.groups.surgery import Watch
+from layergroups.groups import _surgery as surgery
+from layergroups.groups._surgery import ChangeDetector
 from tests.laws.models import Residual, TinyResNet, image
 from tests.laws.surgeries import SURGERIES, Surgery, append_block, assert_agree, memory
 
@@ -54,7 +54,7 @@ def test_every_change_is_seen(
     if not quick:
         monkeypatch.setattr(surgery, "_quick_check", lambda parameters: lambda: False)
     model = TinyResNet()
-    watch = Watch(model)
+    watch = ChangeDetector(model)
     assert not watch.changed()
     change(model)
     assert watch.changed()
@@ -62,7 +62,7 @@ def test_every_change_is_seen(
 
 def test_the_quick_check_works_with_this_torch() -> None:
     """If this fails torch has moved it: noticing still is exact, but slower."""
-    assert Watch(TinyResNet())._same_forms()
+    assert ChangeDetector(TinyResNet())._same_forms()
 
 
 def test_another_name_alone_is_seen_and_until_then_does_no_harm() -> None:
@@ -81,7 +81,7 @@ def test_another_name_alone_is_seen_and_until_then_does_no_harm() -> None:
 
 def test_what_is_no_change_is_not_seen() -> None:
     model = TinyResNet()
-    watch = Watch(model)
+    watch = ChangeDetector(model)
     model.eval()
     model.requires_grad_(False)
     model(image())

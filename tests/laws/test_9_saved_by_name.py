@@ -20,7 +20,7 @@ from torch import nn
 from layergroups import checkpoints
 from layergroups.checkpoints import Series
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training import FineTuneDefaults, Learner, Run
+from layergroups.training import FineTuneDefaults, FitContext, Learner
 from tests.laws import killed
 from tests.laws.killed import learner
 
@@ -36,7 +36,7 @@ class CrashAt:
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: FitContext) -> None:
         if run.step == self.step:
             raise Crash
 
@@ -149,7 +149,7 @@ def test_fine_tune_of_which_one_pass_feeds_both_phases_goes_on(
         def __init__(self) -> None:
             self.steps = 0
 
-        def after_step(self, run: Run) -> None:
+        def after_step(self, run: FitContext) -> None:
             self.steps += 1
             if self.steps == step:
                 raise Crash
@@ -178,7 +178,7 @@ def test_callbacks_with_a_state_go_on_with_it(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.mean = torch.zeros(8, 3)
 
-        def after_step(self, run: Run) -> None:
+        def after_step(self, run: FitContext) -> None:
             self.mean.lerp_(run.model[1][4].weight.detach().T, 0.1)
 
         def state_dict(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def test_callbacks_with_a_state_go_on_with_it(tmp_path: Path) -> None:
 
 def test_a_layer_without_weights_that_came_in_mid_fit_is_not_forgotten(tmp_path: Path) -> None:
     class Soften:
-        def before_step(self, run: Run) -> None:
+        def before_step(self, run: FitContext) -> None:
             if run.step == 8:
                 run.model[0][2] = nn.GELU()
 
@@ -213,7 +213,7 @@ def test_a_layer_without_weights_that_came_in_mid_fit_is_not_forgotten(tmp_path:
 
 def test_an_interrupted_fit_goes_on_in_the_same_learner(tmp_path: Path) -> None:
     class CtrlC:
-        def after_step(self, run: Run) -> None:
+        def after_step(self, run: FitContext) -> None:
             if run.step == 15:
                 raise KeyboardInterrupt
 
@@ -371,7 +371,7 @@ def test_a_state_nested_too_deep_is_refused(tmp_path: Path) -> None:
     deep = "[" * 100_000
     manifest = json.dumps({"tensors": {}, "aliases": {}, "state": zlib.crc32(deep.encode())})
     header = {
-        "format": "layergroups", "version": str(checkpoints.file.VERSION), "state": deep,
+        "format": "layergroups", "version": str(checkpoints._file.VERSION), "state": deep,
         "manifest": manifest, "checksum": str(zlib.crc32(manifest.encode())),
     }  # fmt: skip
     save_file({}, tmp_path / "deep.safetensors", metadata=header)
@@ -381,7 +381,7 @@ def test_a_state_nested_too_deep_is_refused(tmp_path: Path) -> None:
 
 def test_what_would_need_pickle_is_refused_when_it_is_saved(tmp_path: Path) -> None:
     class Odd:
-        def after_step(self, run: Run) -> None: ...
+        def after_step(self, run: FitContext) -> None: ...
         def state_dict(self) -> dict[str, Any]:
             return {"function": print}
 

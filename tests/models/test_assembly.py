@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from layergroups.errors import CutError, GroupingError, InputSizeError
 from layergroups.models import AdaptiveConcatPool2d, assemble, create_body, load_model
-from layergroups.models.assembly import Assembled
+from layergroups.models._cut import Assembled
 
 
 def made(name: str, n_out: int = 2, size: int = 64, **options: object) -> Assembled:

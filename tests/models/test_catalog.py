@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from layergroups.errors import ModelError, WeightsError
 from layergroups.input_spec import IMAGENET_MEAN, InputSpec
-from layergroups.models.catalog import LoadedModel, load_model
+from layergroups.models._catalog import LoadedModel, load_model
 
 SMALL = "timm:test_resnet.r160_in1k"
 

@@ -14,8 +14,8 @@ import torchvision
 from safetensors.torch import save_file
 
 from layergroups.errors import WeightsError
-from layergroups.models import downloads
-from layergroups.models.catalog import load_model
+from layergroups.models import _downloads as downloads
+from layergroups.models._catalog import load_model
 
 SMALL = "timm:test_resnet.r160_in1k"
 

@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from layergroups.errors import ModelError
-from layergroups.models.head_description import describe_head, head_from_description
-from layergroups.models.heads import AdaptiveConcatPool2d, create_head
-from layergroups.models.side_by_side import SideBySide
+from layergroups.models._heads import (
+    AdaptiveConcatPool2d,
+    SideBySide,
+    create_head,
+    describe_head,
+    head_from_description,
+)
 
 _size = st.integers(1, 6)
 _plain_layers = st.one_of(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from layergroups.errors import ModelError
-from layergroups.models.heads import AdaptiveConcatPool2d, create_head
+from layergroups.models._heads import AdaptiveConcatPool2d, create_head
 
 
 def _kinds(head: nn.Sequential) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from layergroups import LayerGroups
 from layergroups.errors import ModelError
 from layergroups.models import assemble, change_input_channels, load_model
-from layergroups.models.input_surgery import adapted_weight
+from layergroups.models._input_channels import adapted_weight
 
 
 @settings(max_examples=40, deadline=None)

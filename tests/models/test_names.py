@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from layergroups.errors import UnknownArchitectureError
-from layergroups.models.catalog import list_models, load_model
+from layergroups.models._catalog import list_models, load_model
 
 SMALL = "timm:test_resnet.r160_in1k"
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from layergroups.errors import WeightsError
-from layergroups.models.weights import classifier_paths, compare, load_weights, read_weights
+from layergroups.models._weights import classifier_paths, compare, load_weights, read_weights
 
 
 def _net(classes: int = 3, width: int = 4) -> nn.Sequential:

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.training.tiny import TinyLoaders, tiny_model
 
 from layergroups.reports import RunRecord, record_run
-from layergroups.reports.network_picture import Row, Stack
-from layergroups.reports.run_facts import (
+from layergroups.reports.figures._network import Row, Stack
+from layergroups.reports.run._record import (
     Cell,
     DataFacts,
     EpochFacts,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layergroups import LayerGroups, load_model
 from layergroups.errors import AnatomyError, LayerGroupsError
-from layergroups.reports.grad_cam import Place, find_place, grad_cam
+from layergroups.reports._grad_cam import Place, find_place, grad_cam
 
 
 def trained(model: nn.Module, steps: int, lr: float = 2e-3) -> nn.Module:

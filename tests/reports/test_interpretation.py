@@ -18,9 +18,12 @@ from torch import nn
 from layergroups import ImageDataLoaders, Interpretation, Learner, vision_learner
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import Calibration, ClassReport, Residuals, TopLoss
-from layergroups.reports.as_seen import each_of
-from layergroups.reports.charts import draw_calibration, draw_residuals
-from layergroups.reports.pictures import draw_confusion
+from layergroups.reports._denormalize import each_of
+from layergroups.reports.figures._result_figures import (
+    draw_calibration,
+    draw_confusion,
+    draw_residuals,
+)
 
 NAMES = ("cat", "dog", "cow")
 ONE = torch.tensor([[9.0, 0, 0], [0, 9, 0], [2, 0, 0], [0, 1, 0], [0, 0, 3], [0, 0, 5], [4, 0, 0]])

@@ -11,11 +11,18 @@ import pytest
 from tests.reports.runs import NASTY, made_up, numbers, picture, several_labels, tiny_run
 
 from layergroups.reports.page import compare_page, run_page
-from layergroups.reports.page.charts import linear_axis, rate_axis
-from layergroups.reports.page.colours import DARK, LIGHT, cell_styles, contrast, visible
-from layergroups.reports.page.markup import markup, script_json, tag
-from layergroups.reports.page.pictures import worst
-from layergroups.reports.run_facts import Cell, Photo
+from layergroups.reports.page._markup import markup, script_json, tag
+from layergroups.reports.page._page_charts import (
+    DARK,
+    LIGHT,
+    cell_styles,
+    contrast,
+    linear_axis,
+    rate_axis,
+    visible,
+)
+from layergroups.reports.page._sections import worst
+from layergroups.reports.run._record import Cell, Photo
 
 NAMES = ("tiny", "nasty", "several labels", "numbers", "bare", "two")
 VOID = {"meta", "img", "br"}

@@ -16,9 +16,9 @@ from torch import nn
 from layergroups import LayerGroups, load_model
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import confusion_matrix_picture, network_picture
-from layergroups.reports.drawing import fitted, group_colours, text_width, wrapped
-from layergroups.reports.network_picture import draw_network
-from layergroups.reports.pictures import draw_confusion
+from layergroups.reports.figures._drawing import fitted, group_colours, text_width, wrapped
+from layergroups.reports.figures._network import draw_network
+from layergroups.reports.figures._result_figures import draw_confusion
 
 
 def assert_readable(figure: Figure) -> None:

@@ -17,11 +17,15 @@ from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
 from layergroups import ImageDataLoaders
 from layergroups.errors import CheckpointError
 from layergroups.reports import Interpretation, RunRecord, record_run
-from layergroups.reports.data_facts import data_facts_of
-from layergroups.reports.outcome import MOST_THUMBS, outcome_of
-from layergroups.reports.surroundings import command_line, versions
-from layergroups.reports.telling import figures_in_words, phases_of, savings_of, story
-from layergroups.reports.thumbnails import Budget
+from layergroups.reports.run._collect import (
+    MOST_THUMBS,
+    Budget,
+    command_line,
+    data_facts_of,
+    outcome_of,
+    versions,
+)
+from layergroups.reports.run._narrative import figures_in_words, phases_of, savings_of, story
 from layergroups.training import Learner, vision_learner
 
 
@@ -82,7 +86,7 @@ def test_recording_changes_nothing() -> None:
 def test_pictures_stay_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     learn = Learner(TinyLoaders(n=32), tiny_model(), split=["0", "1"], progress=False)
     interp = Interpretation.from_learner(learn)
-    monkeypatch.setattr("layergroups.reports.outcome.MOST_THUMBS", 5000)
+    monkeypatch.setattr("layergroups.reports.run._collect.MOST_THUMBS", 5000)
     outcome = outcome_of(interp)
     assert 0 < sum(len(photo.thumb) for photo in outcome.photos) <= 5000
     assert all(i < len(outcome.photos) for cell in outcome.cells for i in cell.photos)

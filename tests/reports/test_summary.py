@@ -11,7 +11,7 @@ from tests.training.tiny import TinyLoaders, tiny_model
 from torch import nn
 
 from layergroups import LayerGroups, Learner, load_model
-from layergroups.reports.summary import megabytes, model_summary, name_of
+from layergroups.reports._model_summary import megabytes, model_summary, name_of
 
 
 @pytest.mark.parametrize("detail", ["blocks", "layers"])

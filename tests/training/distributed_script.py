@@ -24,7 +24,7 @@ from torchmetrics.regression import MeanAbsoluteError
 
 from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
-from layergroups.groups.surgery import is_spread
+from layergroups.groups._surgery import is_sharded
 from layergroups.training import (
     CSVLog,
     EarlyStopping,
@@ -39,9 +39,9 @@ from layergroups.training import (
     average_gradients,
     same_weights,
 )
-from layergroups.training.distributed import current_processes
-from layergroups.training.replicas import checksum
-from layergroups.training.sharding import whole
+from layergroups.training.distributed._processes import current_processes
+from layergroups.training.distributed._replicas import checksum
+from layergroups.training.distributed._sharding import whole
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -526,7 +526,7 @@ def _run(name: str, folder: Path) -> None:
         torch.save(whole(snapshot(learn.model)), folder / f"weights-{RANK}.pt")
     told = {
         "world": learn.processes.world,
-        "sharded": all(is_spread(p) for p in learn.model.parameters()),
+        "sharded": all(is_sharded(p) for p in learn.model.parameters()),
         "hashes": learn.watches.hashes,  # type: ignore[attr-defined] # an attribute of this script's own
         "history": learn.history.to_dict(),
     }

@@ -14,7 +14,7 @@ from torch import nn
 
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.training import Learner
-from layergroups.training.averaging import USUAL_DECAY, checked_ema
+from layergroups.training.callbacks._ema import USUAL_DECAY, checked_ema
 
 
 class Live:

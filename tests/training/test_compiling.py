@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
 from layergroups.training import FineTuneDefaults, Learner
-from layergroups.training.compiling import Compiled, checked_compile
+from layergroups.training.hardware._compiling import Compiled, checked_compile
 
 EAGER = {"backend": "eager"}
 

@@ -16,11 +16,11 @@ from tests.training.tiny import TinyLoaders, moved, snapshot
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from layergroups.data.shares import part
+from layergroups.data._batches import part
 from layergroups.errors import TrainingError
 from layergroups.training import Learner
-from layergroups.training.distributed import Processes
-from layergroups.training.shares import cut, shares_of
+from layergroups.training._loaders import cut, shares_of
+from layergroups.training.distributed._processes import Processes
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {

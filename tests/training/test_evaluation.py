@@ -3,7 +3,7 @@ import torch
 from tests.training.tiny import moved, snapshot
 
 from layergroups.errors import TrainingError
-from layergroups.training.answers import answer
+from layergroups.tasks._tasks import answer
 
 
 def test_validate_is_the_mean_over_items_whatever_the_batches(make, dls) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from layergroups import decay
 from layergroups.errors import TrainingError
 from layergroups.training import FineTuneDefaults, FlatCos, Learner
-from layergroups.training.device import optimizer_step
+from layergroups.training.loop._precision import optimizer_step
 
 FITS = ["fit", "fit_one_cycle", "fit_flat_cos", "fine_tune", "thaw"]
 RATES: list[tuple[Any, tuple[float, ...]]] = [

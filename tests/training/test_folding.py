@@ -11,9 +11,9 @@ from tests.training.tiny import TinyLoaders, snapshot
 from torch import Tensor, nn
 
 from layergroups.training import Learner
-from layergroups.training.folding import Folding, find_pairs, folded
-from layergroups.training.modes import evaluating
-from layergroups.training.replay import Passage, find_passage, record
+from layergroups.training.feature_cache._conv_bn_fusion import Folding, find_pairs, folded
+from layergroups.training.feature_cache._feature_cut import FeatureCut, find_cut, record
+from layergroups.training.loop._batch_norm import evaluating
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -89,7 +89,7 @@ def test_the_same_values_and_nothing_changed(kind: str) -> None:
     model[0].requires_grad_(False)
     before = snapshot(model)
     with evaluating(model):
-        passages = [find_passage(model, ["0"], x)]
+        passages = [find_cut(model, ["0"], x)]
         plain = record(model, passages, x)
         folding = Folding(model, passages)
         found = folding.record(x)
@@ -108,7 +108,7 @@ def test_a_folded_norm_does_not_run() -> None:
     model, x = tail(body, 8), torch.randn(5, 3, 8, 8)
     model[0].requires_grad_(False)
     with evaluating(model):
-        passages: list[Passage] = [find_passage(model, ["0"], x)]
+        passages: list[FeatureCut] = [find_cut(model, ["0"], x)]
         pairs = find_pairs(model, passages, x)
         assert pairs == {"0.0": "0.1"}
         with folded(model, pairs):

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from layergroups.training import heap
-from layergroups.training.heap import reused_memory
+from layergroups.training.hardware import _allocator as heap
+from layergroups.training.hardware._allocator import keep_freed_memory
 
 _SCRIPT = """
 import resource
 import torch
-from layergroups.training.heap import reused_memory
+from layergroups.training.hardware._allocator import keep_freed_memory
 
 def cleared():
     "Pages cleared while 48 MB, more than glibc keeps by itself, are taken and freed eight times."
@@ -30,8 +30,8 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 usually = cleared()
-with reused_memory():
-    with reused_memory():
+with keep_freed_memory():
+    with keep_freed_memory():
         assert cleared() < usually / 4
     assert cleared() < usually / 4, "leaving the inner one changed something"
     held = resident()
@@ -54,7 +54,7 @@ def test_freed_memory_is_taken_again_inside_and_given_back_after() -> None:
 
 
 def test_an_error_inside_gives_back_too() -> None:
-    with pytest.raises(RuntimeError), reused_memory():
+    with pytest.raises(RuntimeError), keep_freed_memory():
         torch.ones(2) @ torch.ones(3)
     assert heap._inside == 0
 
@@ -62,7 +62,7 @@ def test_an_error_inside_gives_back_too() -> None:
 def test_own_settings_of_the_allocator_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
     heap._glibc.cache_clear()
-    with reused_memory():
+    with keep_freed_memory():
         assert heap._inside == 0
     heap._glibc.cache_clear()
 

@@ -8,8 +8,8 @@ import sys
 import torch
 from torch import nn
 
-from layergroups.training.layout import SafeLayout, in_fast_layout, in_safe_layout
-from layergroups.training.stored import Features
+from layergroups.training.feature_cache._cached_epochs import CachedInputs
+from layergroups.training.hardware._memory_format import SafeLayout, in_fast_layout, in_safe_layout
 
 
 def photos() -> torch.Tensor:
@@ -34,8 +34,8 @@ def test_a_strided_convolution_of_one_pixel_and_few_channels_gets_the_ordinary_l
     assert isinstance(given, torch.Tensor)
     assert given.is_contiguous()
     assert torch.equal(given, x)
-    stored = safe(Features([x, torch.zeros(4, 2)]), model)
-    assert isinstance(stored, Features)
+    stored = safe(CachedInputs([x, torch.zeros(4, 2)]), model)
+    assert isinstance(stored, CachedInputs)
     assert stored[0].is_contiguous()
 
 

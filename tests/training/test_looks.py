@@ -13,7 +13,7 @@ from tests.data.conftest import picture
 from tests.reports.test_pictures import assert_readable
 
 from layergroups import ImageDataLoaders, vision_learner
-from layergroups.data.views import varied_views
+from layergroups.data._eval_loaders import varied_views
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.reports import HeatMap
 

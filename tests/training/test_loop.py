@@ -10,7 +10,7 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.training import Learner, OneCycle
-from layergroups.training.device import uninterrupted
+from layergroups.training.loop._precision import uninterrupted
 
 
 def test_training_learns(make) -> None:

@@ -16,6 +16,18 @@ from torch.nn import functional as F
 
 from layergroups.data import ImageDataLoaders
 from layergroups.errors import CheckpointError, TrainingError
+from layergroups.tasks._losses import (
+    LOSSES,
+    as_loss,
+    balanced_weights,
+    checked_loss,
+    describe_loss,
+    item_losses,
+    label_counts,
+    loss_from,
+    positive_weights,
+    probabilities,
+)
 from layergroups.training import (
     L1,
     BinaryCrossEntropy,
@@ -27,9 +39,6 @@ from layergroups.training import (
     load_learner,
     vision_learner,
 )
-from layergroups.training.class_counts import balanced_weights, label_counts, positive_weights
-from layergroups.training.loss_names import LOSSES, as_loss, describe_loss, loss_from
-from layergroups.training.losses import checked_loss, item_losses, probabilities
 
 GENERATOR = torch.Generator().manual_seed(0)
 OUTPUTS = torch.randn(6, 3, generator=GENERATOR)

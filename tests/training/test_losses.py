@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.training.losses import (
+from layergroups.tasks._losses import (
     LossMeter,
     NotFiniteError,
     checked_loss,

@@ -25,10 +25,16 @@ from torch import Tensor, nn
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.training import Learner
-from layergroups.training.lr_find import Losses
-from layergroups.training.notebook import show
-from layergroups.training.shelf import StoreOptions
-from layergroups.training.suggestions import NoSuggestionError, minimum, slide, steep, valley
+from layergroups.training.feature_cache._feature_buffer import FeatureCacheConfig
+from layergroups.training.loop._progress import show
+from layergroups.training.lr_finder._finder import Losses
+from layergroups.training.lr_finder._found_rates import (
+    NoSuggestionError,
+    minimum,
+    slide,
+    steep,
+    valley,
+)
 
 Make = Callable[..., Learner]
 NAMES = ["0.0", "0.7", "1"]
@@ -311,7 +317,7 @@ def test_batches_are_read_once_and_frozen_layers_run_once(make: Make) -> None:
     assert len(reads) == len(learn.dls.train) == 6
     assert all(len(curve.raw) == 24 for curve in found.groups.values())
     assert len(runs) == 24 + 24 + 6 + 6  # of all, of "0.0"; then each batch once
-    learn.store_options = StoreOptions(memory=0)
+    learn.store_options = FeatureCacheConfig(memory=0)
     reads, runs = [], []
     again = learn.lr_find(**QUICK, stop_div=False)
     assert len(reads) > 4 * 24
@@ -330,7 +336,7 @@ def test_more_steps_than_batches_and_fewer(make: Make) -> None:
 def test_batches_that_fit_only_in_part_are_read_on_from_there(make: Make) -> None:
     learn = make()
     found = learn.lr_find(**QUICK, by_group=False, stop_div=False)
-    learn.store_options = StoreOptions(memory=3 * 8 * (3 * 16 * 16 * 4 + 8))
+    learn.store_options = FeatureCacheConfig(memory=3 * 8 * (3 * 16 * 16 * 4 + 8))
     assert learn.lr_find(**QUICK, by_group=False, stop_div=False) == found
 
 

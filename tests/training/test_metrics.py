@@ -3,7 +3,7 @@ import torch
 import torchmetrics
 
 from layergroups.errors import TrainingError
-from layergroups.training.metrics import Meter, as_list, check_metrics
+from layergroups.tasks._metrics import Meter, as_list, check_metrics
 
 PROBABILITIES = torch.tensor(
     [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.5, 0.4]]

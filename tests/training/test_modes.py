@@ -4,7 +4,7 @@ from tests.training.tiny import moved, pretrained, snapshot, tiny_model
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.training.modes import NormPolicy, evaluating, has_statistics
+from layergroups.training.loop._batch_norm import BatchNormPolicy, evaluating, has_statistics
 
 
 def training_norms(model: nn.Module) -> list[str]:
@@ -27,14 +27,14 @@ def training_norms(model: nn.Module) -> list[str]:
 )
 def test_which_norms_update_their_statistics(policy, fitted, update) -> None:
     model = pretrained(tiny_model()) if fitted else tiny_model()
-    NormPolicy(policy, model).train(model)
+    BatchNormPolicy(policy, model).train(model)
     assert training_norms(model) == update
     assert model[0][6].training  # dropout
 
 
 def test_a_norm_that_starts_fresh_updates_for_ever() -> None:
     model = tiny_model()
-    policy = NormPolicy("auto", model)
+    policy = BatchNormPolicy("auto", model)
     model[0][1].running_mean.add_(1)
     policy.train(model)
     assert "0.1" in training_norms(model)
@@ -43,13 +43,13 @@ def test_a_norm_that_starts_fresh_updates_for_ever() -> None:
 def test_norms_of_a_head_update_also_when_the_head_is_trained_already() -> None:
     model = tiny_model()
     model[1][2].running_mean.add_(1)
-    NormPolicy("keep", model).train(model)
+    BatchNormPolicy("keep", model).train(model)
     assert "1.2" in training_norms(model)
 
 
 def test_norms_that_come_by_surgery_are_judged_when_first_seen() -> None:
     model = tiny_model()
-    policy = NormPolicy("auto", model)
+    policy = BatchNormPolicy("auto", model)
     model[0][1] = nn.BatchNorm2d(8)
     model[0][1].running_mean.add_(1)
     policy.train(model)
@@ -59,13 +59,13 @@ def test_norms_that_come_by_surgery_are_judged_when_first_seen() -> None:
 def test_a_model_without_a_head_of_its_own() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten())
     model[1].running_var.mul_(2)
-    NormPolicy("auto", model).train(model)
+    BatchNormPolicy("auto", model).train(model)
     assert training_norms(model) == []
 
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(TrainingError, match="'update'"):
-        NormPolicy("freeze", tiny_model())
+        BatchNormPolicy("freeze", tiny_model())
 
 
 def test_statistics_are_told_from_initial_ones() -> None:

@@ -9,9 +9,15 @@ from tests.training.tiny import TinyLoaders, tiny_model
 from torch import nn
 
 from layergroups.errors import TrainingError
+from layergroups.tasks._metrics import (
+    _NAMED,
+    TASKS,
+    Meter,
+    check_metrics,
+    higher_is_better,
+    metric_names,
+)
 from layergroups.training import Learner
-from layergroups.training.metrics import Meter, check_metrics, higher_is_better, metric_names
-from layergroups.training.named_metrics import _NAMED, TASKS
 
 CLASSES = torch.tensor(
     [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.5, 0.4]]

@@ -9,9 +9,9 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
-from layergroups.groups.optimizer import decays
+from layergroups.groups._optimizer import decays
 from layergroups.training import Learner
-from layergroups.training.optimizers import (
+from layergroups.training.optim._optimizers import (
     build_optimizer,
     rates_in_use,
     set_momentum,

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import nn
 
 from layergroups.data import EvalTransform
-from layergroups.data.batches import Feed, OrderedBatches, PhotoDataset
-from layergroups.data.photos import Photos
+from layergroups.data._batches import BatchMaker, EvalLoader, PhotoDataset
+from layergroups.data._samples import Samples
 from layergroups.errors import BrokenImagesError, TrainingError
-from layergroups.training.loaders import NoPhotos
+from layergroups.training._loaders import NoPhotos
 
 NAMES = ("red", "green", "blue")
 
@@ -39,7 +39,7 @@ def photos() -> NoPhotos:
     return data
 
 
-class Watched(OrderedBatches):
+class Watched(EvalLoader):
     """Batches that know how many of them are alive whenever another is made."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -53,7 +53,7 @@ class Watched(OrderedBatches):
 
 def watched(folder: Path, batch_size: int) -> Watched:
     files = tuple(map(str, sorted(folder.iterdir())))
-    feed = Feed(PhotoDataset(Photos(files), EvalTransform((16, 16))), 0)
+    feed = BatchMaker(PhotoDataset(Samples(files), EvalTransform((16, 16))), 0)
     return Watched(feed, batch_size)
 
 

@@ -17,10 +17,10 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
-from layergroups.training import FineTuneDefaults, Learner, StoreOptions, plan_fine_tune
-from layergroups.training.head_phase import KeepBest
-from layergroups.training.recipes import lowest_group
-from layergroups.training.schedules import FlatCos
+from layergroups.training import FeatureCacheConfig, FineTuneDefaults, Learner, plan_fine_tune
+from layergroups.training.optim._schedules import FlatCos
+from layergroups.training.recipes._fine_tune import lowest_group
+from layergroups.training.recipes._head_phase import KeepBest
 
 QUICK = FineTuneDefaults(head_passes=4)
 
@@ -308,7 +308,7 @@ def test_where_there_is_room_for_one_the_second_phase_fills_its_own(make) -> Non
 
 
 def test_where_there_is_room_for_none_the_second_phase_says_so(make, caplog) -> None:
-    room = StoreOptions(memory=20_000, disk=0)
+    room = FeatureCacheConfig(memory=20_000, disk=0)
     rows = late(make, store=room).fine_tune(4, 1e-2, defaults=LATE)
     assert [row.phase for row in rows] == ["head"] + ["late"] * 4
     assert {row.note for row in rows[1:]} == {""}
@@ -316,7 +316,7 @@ def test_where_there_is_room_for_none_the_second_phase_says_so(make, caplog) -> 
 
 
 def test_more_views_come_in_the_epochs_of_the_second_phase(make) -> None:
-    learn = late(make, store=StoreOptions(views=3))
+    learn = late(make, store=FeatureCacheConfig(views=3))
     learn.fine_tune(4, 1e-2, defaults=LATE)
     (kept,) = learn.store.kept.values()
     assert len(kept.views) == 3

@@ -10,9 +10,9 @@ from tests.training.tiny import Counter, TinyLoaders, moved, pretrained, snapsho
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.training import Learner, Run, StoreOptions, Thaw
-from layergroups.training.kept import Kept
-from layergroups.training.stored import Features
+from layergroups.training import FeatureCacheConfig, FitContext, Learner, Thaw
+from layergroups.training.feature_cache._cached_epochs import CachedInputs
+from layergroups.training.feature_cache._feature_cache import CacheEntry
 
 
 class PlainLoaders(TinyLoaders):
@@ -50,9 +50,9 @@ def learner(dls: Any = None, **options: Any) -> Learner:
     return Learner(dls or PlainLoaders(), model, split=split, **given)
 
 
-def kept(learn: Learner) -> Kept:
+def kept(learn: Learner) -> CacheEntry:
     """What is kept at the one boundary that there is; nothing if there is none."""
-    (known,) = learn.store.kept.values() or [Kept(0)]
+    (known,) = learn.store.kept.values() or [CacheEntry(0)]
     return known
 
 
@@ -119,7 +119,7 @@ def test_augmented_items_have_several_views_and_the_first_epochs_are_as_ever() -
 
 
 def test_more_views_may_be_asked_for() -> None:
-    learn = learner(PlainLoaders(noise=0.5), store=StoreOptions(views=4))
+    learn = learner(PlainLoaders(noise=0.5), store=FeatureCacheConfig(views=4))
     learn.freeze()
     learn.fit(6, 1e-2)
     assert kept(learn).views == [0, 1, 2, 3]
@@ -149,17 +149,17 @@ class AtStep:
     def __init__(self, step: int = 9) -> None:
         self.step = step
 
-    def before_step(self, run: Run) -> None:
+    def before_step(self, run: FitContext) -> None:
         if run.step == self.step:
             self.change(run)
 
-    def change(self, run: Run) -> None:
+    def change(self, run: FitContext) -> None:
         raise NotImplementedError
 
 
 def test_surgery_in_the_body_in_mid_epoch() -> None:
     class Surgery(AtStep):
-        def change(self, run: Run) -> None:
+        def change(self, run: FitContext) -> None:
             with torch.random.fork_rng():
                 torch.manual_seed(5)
                 run.model[0].append(nn.Conv2d(8, 8, 1))
@@ -169,7 +169,7 @@ def test_surgery_in_the_body_in_mid_epoch() -> None:
 
 def test_a_group_thawed_in_mid_epoch() -> None:
     class Thaws(AtStep):
-        def change(self, run: Run) -> None:
+        def change(self, run: FitContext) -> None:
             run.groups.freeze_to(-2)
 
     learn = same_as_without(Thaws)
@@ -178,7 +178,7 @@ def test_a_group_thawed_in_mid_epoch() -> None:
 
 def test_weights_written_in_place_in_mid_epoch() -> None:
     class Writes(AtStep):
-        def change(self, run: Run) -> None:
+        def change(self, run: FitContext) -> None:
             with torch.no_grad():
                 run.model[0][1].weight.mul_(1.5)
 
@@ -187,7 +187,7 @@ def test_weights_written_in_place_in_mid_epoch() -> None:
 
 def test_buffers_written_in_place() -> None:
     class Writes(AtStep):
-        def change(self, run: Run) -> None:
+        def change(self, run: FitContext) -> None:
             run.model[0][2].running_mean += 1
 
     same_as_without(Writes)
@@ -195,7 +195,7 @@ def test_buffers_written_in_place() -> None:
 
 def test_weights_written_past_autograd_are_seen_at_the_next_epoch() -> None:
     class Writes:
-        def after_epoch(self, run: Run) -> None:
+        def after_epoch(self, run: FitContext) -> None:
             run.model[0][1].weight.data.mul_(1.1)
 
     same_as_without(Writes)
@@ -264,7 +264,7 @@ def test_unfrozen_training_drops_it() -> None:
 
 @pytest.mark.parametrize("half", [False, True])
 def test_what_does_not_fit_into_memory_lies_in_a_file(half: bool, tmp_path: Any) -> None:
-    options = StoreOptions(memory=100, folder=tmp_path / "own", half=half)
+    options = FeatureCacheConfig(memory=100, folder=tmp_path / "own", half=half)
     stored, whole = learner(store=options), learner()
     for learn, store in ((stored, True), (whole, False)):
         learn.freeze_to(-2)
@@ -279,7 +279,7 @@ def test_what_does_not_fit_into_memory_lies_in_a_file(half: bool, tmp_path: Any)
 
 
 def test_what_fits_nowhere_runs_as_ever_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    learn = learner(store=StoreOptions(memory=100, disk=100))
+    learn = learner(store=FeatureCacheConfig(memory=100, disk=100))
     learn.freeze()
     learn.fit(3, 1e-2)
     assert caplog.text.count("The frozen layers run in every epoch, because its outputs need") == 1
@@ -319,25 +319,25 @@ def test_data_that_do_not_tell_what_is_where(caplog: pytest.LogCaptureFixture) -
 
 def test_a_callback_that_needs_images_is_told_how_to_get_them() -> None:
     class Mix:
-        def before_step(self, run: Run) -> None:
+        def before_step(self, run: FitContext) -> None:
             run.inputs = run.inputs.lerp(run.inputs.flip(0), 0.1)
 
     learn = learner(callbacks=[Mix()])
     learn.freeze()
     with pytest.raises(TrainingError, match=r"store=False"):
         learn.fit(3, 1e-2)
-    assert isinstance(Features([torch.zeros(2)]), tuple)
+    assert isinstance(CachedInputs([torch.zeros(2)]), tuple)
 
 
 @pytest.mark.parametrize("wrong", [{"views": 0}, {"memory": -1}])
 def test_options_that_make_no_sense(wrong: dict[str, int]) -> None:
     with pytest.raises(TrainingError, match="at least one view"):
-        StoreOptions(**wrong)  # type: ignore[arg-type] # wrong on purpose
+        FeatureCacheConfig(**wrong)  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_a_crashed_fit_goes_on_bit_for_bit_from_a_store_that_is_filled_again(tmp_path: Any) -> None:
     class Crash:
-        def after_step(self, run: Run) -> None:
+        def after_step(self, run: FitContext) -> None:
             if run.step == 22:
                 raise RuntimeError
 
@@ -362,11 +362,11 @@ def test_what_was_dropped_in_mid_epoch_stays_dropped_after_a_crash(tmp_path: Any
         def __init__(self, crash: bool = False) -> None:
             self.crash = crash
 
-        def before_step(self, run: Run) -> None:
+        def before_step(self, run: FitContext) -> None:
             if run.step == 9:
                 run.groups.freeze_to(-2)
 
-        def after_step(self, run: Run) -> None:
+        def after_step(self, run: FitContext) -> None:
             if self.crash and run.step == 11:
                 raise RuntimeError
 

@@ -13,14 +13,8 @@ from torch import nn
 from torchmetrics.regression import MeanAbsoluteError
 
 from layergroups.errors import TrainingError
-from layergroups.training import (
-    FineTuneDefaults,
-    LabelsPrediction,
-    NumbersPrediction,
-    Prediction,
-)
-from layergroups.training.answers import answer
-from layergroups.training.tasks import task_of
+from layergroups.tasks._tasks import answer, task_of
+from layergroups.training import FineTuneDefaults, LabelsPrediction, NumbersPrediction, Prediction
 
 ALL = FineTuneDefaults(lowest=0)  # the tiny body begins from noise
 

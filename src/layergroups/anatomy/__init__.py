@@ -1,14 +1,33 @@
 """Looks at a model and changes nothing: its blocks, its head, where it can be divided and why."""
 
-from layergroups.anatomy.anatomy import Anatomy, read_anatomy
-from layergroups.anatomy.blocks import Block
-from layergroups.anatomy.boundaries import Boundary, choose_split, choose_splits
-from layergroups.anatomy.flow import Flow, is_flat
-from layergroups.anatomy.head import Classifier, Head, find_head
-from layergroups.anatomy.looking import unwrap
-from layergroups.anatomy.trace import Call, Op, Trace, output_shape, trace
+from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
+from layergroups.anatomy._blocks import Block
+from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, parent, sides
+from layergroups.anatomy._restoring import restoring, unwrap
+from layergroups.anatomy._splits import (
+    EDGE,
+    SIXTEENTH,
+    TOO_DEEP,
+    Boundary,
+    choose_split,
+    choose_splits,
+)
+from layergroups.anatomy._trace import (
+    INPUT,
+    Call,
+    Op,
+    Trace,
+    describe_input,
+    logits_of,
+    output_shape,
+    trace,
+)
 
 __all__ = [
+    "EDGE",
+    "INPUT",
+    "SIXTEENTH",
+    "TOO_DEEP",
     "Anatomy",
     "Block",
     "Boundary",
@@ -20,10 +39,16 @@ __all__ = [
     "Trace",
     "choose_split",
     "choose_splits",
+    "describe_input",
     "find_head",
+    "first_trace",
     "is_flat",
+    "logits_of",
     "output_shape",
+    "parent",
     "read_anatomy",
+    "restoring",
+    "sides",
     "trace",
     "unwrap",
 ]

@@ -1,6 +1,7 @@
 """Saved by name, in safetensors and JSON: checkpoints and exported models."""
 
-from layergroups.checkpoints.export import (
+from layergroups.checkpoints._export import (
+    DESCRIPTION,
     Blueprint,
     Exported,
     described_head,
@@ -10,11 +11,10 @@ from layergroups.checkpoints.export import (
     why_not_rebuilt,
     write_export,
 )
-from layergroups.checkpoints.file import read, write, write_text
-from layergroups.checkpoints.nested import join_tensors, split_tensors
-from layergroups.checkpoints.portable import ENDINGS, Portable, trial_pixels, write_portable
-from layergroups.checkpoints.series import Saved, Series
-from layergroups.checkpoints.state import (
+from layergroups.checkpoints._file import read, write, write_text
+from layergroups.checkpoints._portable import ENDINGS, Portable, trial_pixels, write_portable
+from layergroups.checkpoints._series import Saved, Series, join_tensors, split_tensors
+from layergroups.checkpoints._state_dicts import (
     check_optimizer,
     check_weights,
     fitting_weights,
@@ -23,12 +23,14 @@ from layergroups.checkpoints.state import (
     load_weights,
     optimizer_state,
     random_state,
+    spread_as,
     under_prefix,
     with_prefix,
 )
-from layergroups.checkpoints.transplant import Graft, Transplant, transplant
+from layergroups.checkpoints._transplant import Graft, Transplant, transplant
 
 __all__ = [
+    "DESCRIPTION",
     "ENDINGS",
     "Blueprint",
     "Exported",
@@ -52,6 +54,7 @@ __all__ = [
     "read_export",
     "rebuild",
     "split_tensors",
+    "spread_as",
     "transplant",
     "trial_pixels",
     "under_prefix",

@@ -1,5 +1,5 @@
 """The command line: parses words, calls the library. Heavy libraries load inside the commands."""
 
-from layergroups.cli.entry import main
+from layergroups.cli._entry import main
 
 __all__ = ["main"]

@@ -1,16 +1,27 @@
 """Divides a model into layer groups, and keeps the division true when the model changes."""
 
-from layergroups.groups.change import Change, Tie
-from layergroups.groups.difference import GroupDifference
-from layergroups.groups.explain import Explanation, Why
-from layergroups.groups.freezing import Freezing
-from layergroups.groups.layer_group import LayerGroup
-from layergroups.groups.layer_groups import LayerGroups
-from layergroups.groups.partition import Partition
-from layergroups.groups.rates import Rate, decay, spread_rates
-from layergroups.groups.rules import Split, divide
+from layergroups.groups._explain import BoundaryReason, Explanation, explanation_report
+from layergroups.groups._freezing import (
+    Freezing,
+    StayInEval,
+    as_if_resting,
+    first_to_train,
+    is_norm,
+    release,
+    turned_off,
+)
+from layergroups.groups._group_table import HEADINGS, group_cells
+from layergroups.groups._layer_groups import LayerGroup, LayerGroups
+from layergroups.groups._optimizer import place_steps
+from layergroups.groups._partition import Partition, some, under
+from layergroups.groups._rates import Rate, decay, spread_rates
+from layergroups.groups._rules import Split, divide
+from layergroups.groups._saved_groups import GroupDifference
+from layergroups.groups._surgery import Change, Tie, is_sharded
 
 __all__ = [
+    "HEADINGS",
+    "BoundaryReason",
     "Change",
     "Explanation",
     "Freezing",
@@ -20,9 +31,20 @@ __all__ = [
     "Partition",
     "Rate",
     "Split",
+    "StayInEval",
     "Tie",
-    "Why",
+    "as_if_resting",
     "decay",
     "divide",
+    "explanation_report",
+    "first_to_train",
+    "group_cells",
+    "is_norm",
+    "is_sharded",
+    "place_steps",
+    "release",
+    "some",
     "spread_rates",
+    "turned_off",
+    "under",
 ]

@@ -1,14 +1,23 @@
 """Where models come from: a catalog of architectures, bodies cut from them, heads put on them."""
 
-from layergroups.models.assembly import Assembled, assemble, body_before, create_body
-from layergroups.models.catalog import LoadedModel, list_models, load_model
-from layergroups.models.cut import Cut
-from layergroups.models.head_description import describe_head, head_from_description
-from layergroups.models.head_surgery import grow_head, replace_head, shrink_head
-from layergroups.models.heads import AdaptiveConcatPool2d, create_head
-from layergroups.models.input_surgery import InputChange, change_input_channels
-from layergroups.models.output_layers import SigmoidRange, TargetUnits
-from layergroups.models.side_by_side import SideBySide
+from layergroups.models._catalog import LoadedModel, list_models, load_model
+from layergroups.models._cut import Assembled, Cut, assemble, body_before, create_body
+from layergroups.models._head_surgery import classifier_layers, grow_head, replace_head, shrink_head
+from layergroups.models._heads import (
+    AdaptiveConcatPool2d,
+    SideBySide,
+    SigmoidRange,
+    TargetUnits,
+    checked_range,
+    create_head,
+    describe_head,
+    head_from_description,
+    outputs_of,
+    parts_of,
+    whole_path,
+)
+from layergroups.models._input_channels import InputChange, change_input_channels, with_channels
+from layergroups.models._weights import compare, read_weights
 
 __all__ = [
     "AdaptiveConcatPool2d",
@@ -22,6 +31,9 @@ __all__ = [
     "assemble",
     "body_before",
     "change_input_channels",
+    "checked_range",
+    "classifier_layers",
+    "compare",
     "create_body",
     "create_head",
     "describe_head",
@@ -29,6 +41,11 @@ __all__ = [
     "head_from_description",
     "list_models",
     "load_model",
+    "outputs_of",
+    "parts_of",
+    "read_weights",
     "replace_head",
     "shrink_head",
+    "whole_path",
+    "with_channels",
 ]

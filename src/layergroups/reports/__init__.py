@@ -1,31 +1,37 @@
 """Reports: what a run came to, as data, tables and pictures."""
 
-from layergroups.reports.answers import TopLoss
-from layergroups.reports.calibration import Calibration
-from layergroups.reports.class_report import ClassReport
-from layergroups.reports.confusion import Confusion, ConfusionMatrix, confusion_matrix
-from layergroups.reports.grad_cam import grad_cam
-from layergroups.reports.heat_map import HeatMap
-from layergroups.reports.interpretation import Interpretation
-from layergroups.reports.network_picture import network_picture
-from layergroups.reports.photo_rows import PhotoLabels, PhotoNumbers
-from layergroups.reports.pictures import confusion_matrix_picture
-from layergroups.reports.rate_curves import RateCurve, rate_picture
-from layergroups.reports.recording import record_run
-from layergroups.reports.residuals import Residuals
-from layergroups.reports.run_folder import RunFiles, claim_folder, write_run
-from layergroups.reports.run_record import RunRecord
-from layergroups.reports.run_report import RunReport
-from layergroups.reports.schedule_picture import PhasePreview, SchedulePreview
-from layergroups.reports.summary import ModelSummary
-from layergroups.reports.tables import (
+from layergroups.reports._denormalize import TopLoss, say, show, show_figures, show_json
+from layergroups.reports._grad_cam import HeatMap, grad_cam, heat_map
+from layergroups.reports._interpretation import Interpretation
+from layergroups.reports._model_summary import ModelSummary, model_summary
+from layergroups.reports._prediction_tables import (
+    PhotoLabels,
+    PhotoNumbers,
     PhotoPrediction,
+    PhotoRow,
     groups_report,
     per_class_table,
     predictions_table,
+    write_rows,
 )
+from layergroups.reports._show_results import results_picture
+from layergroups.reports.figures._drawing import check_ending
+from layergroups.reports.figures._lr_curves import RateCurve, draw_rates, rate_picture
+from layergroups.reports.figures._network import network_picture
+from layergroups.reports.figures._result_figures import confusion_matrix_picture
+from layergroups.reports.figures._schedule import PhasePreview, SchedulePreview
+from layergroups.reports.figures._training_curves import curves_png
+from layergroups.reports.measures._calibration import Calibration
+from layergroups.reports.measures._class_report import ClassReport
+from layergroups.reports.measures._confusion import Confusion, ConfusionMatrix, confusion_matrix
+from layergroups.reports.measures._residuals import Residuals
+from layergroups.reports.run._collect import record_run
+from layergroups.reports.run._record import RunRecord
+from layergroups.reports.run._run_folder import PICTURE, RunFiles, claim_folder, write_run
+from layergroups.reports.run._run_report import RunReport, check_page_name, report_on
 
 __all__ = [
+    "PICTURE",
     "Calibration",
     "ClassReport",
     "Confusion",
@@ -37,6 +43,7 @@ __all__ = [
     "PhotoLabels",
     "PhotoNumbers",
     "PhotoPrediction",
+    "PhotoRow",
     "RateCurve",
     "Residuals",
     "RunFiles",
@@ -44,15 +51,28 @@ __all__ = [
     "RunReport",
     "SchedulePreview",
     "TopLoss",
+    "check_ending",
+    "check_page_name",
     "claim_folder",
     "confusion_matrix",
     "confusion_matrix_picture",
+    "curves_png",
+    "draw_rates",
     "grad_cam",
     "groups_report",
+    "heat_map",
+    "model_summary",
     "network_picture",
     "per_class_table",
     "predictions_table",
     "rate_picture",
     "record_run",
+    "report_on",
+    "results_picture",
+    "say",
+    "show",
+    "show_figures",
+    "show_json",
+    "write_rows",
     "write_run",
 ]

@@ -1,12 +1,6 @@
 """Training: the Learner, its loop, and what hangs on them."""
 
-from layergroups.training.answers import LabelsPrediction, NumbersPrediction, Prediction
-from layergroups.training.callbacks import EVENTS, Callback
-from layergroups.training.factory import cnn_learner, load_learner, vision_learner
-from layergroups.training.found_rates import FoundRates
-from layergroups.training.history import EpochRow, History
-from layergroups.training.learner import Learner
-from layergroups.training.loss_functions import (
+from layergroups.tasks._losses import (
     L1,
     BinaryCrossEntropy,
     BinaryFocalLoss,
@@ -15,26 +9,28 @@ from layergroups.training.loss_functions import (
     Huber,
     MeanSquaredError,
 )
-from layergroups.training.progress import Bar, Reporter
-from layergroups.training.ready import (
-    CSVLog,
-    CutMix,
+from layergroups.tasks._tasks import LabelsPrediction, NumbersPrediction, Prediction
+from layergroups.training._factory import cnn_learner, load_learner, vision_learner
+from layergroups.training._learner import Learner
+from layergroups.training.callbacks._gradual_unfreezing import Thaw
+from layergroups.training.callbacks._loggers import CSVLog, LivePlot, Trackers
+from layergroups.training.callbacks._mixing import CutMix, MixUp
+from layergroups.training.callbacks._on_metric import (
     EarlyStopping,
-    LivePlot,
-    MixUp,
-    ProgressiveSizes,
     ReduceLROnPlateau,
     SaveBest,
     StopOnNaN,
-    Trackers,
 )
-from layergroups.training.recipes import FineTuneDefaults, Phase, plan_fine_tune
-from layergroups.training.replicas import average_gradients, same_weights
-from layergroups.training.run import Run
-from layergroups.training.schedules import Flat, FlatCos, OneCycle, Schedule
-from layergroups.training.shelf import StoreOptions
-from layergroups.training.suggestions import minimum, slide, steep, valley
-from layergroups.training.thawing import Thaw
+from layergroups.training.callbacks._progressive_sizes import ProgressiveSizes
+from layergroups.training.distributed._replicas import average_gradients, same_weights
+from layergroups.training.feature_cache._feature_buffer import FeatureCacheConfig
+from layergroups.training.loop._events import EVENTS, Callback
+from layergroups.training.loop._fit_context import FitContext
+from layergroups.training.loop._history import EpochRow, History
+from layergroups.training.loop._progress import Bar, Reporter
+from layergroups.training.lr_finder._found_rates import FoundRates, minimum, slide, steep, valley
+from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Schedule
+from layergroups.training.recipes._fine_tune import FineTuneDefaults, Phase, plan_fine_tune
 
 __all__ = [
     "EVENTS",
@@ -48,7 +44,9 @@ __all__ = [
     "CutMix",
     "EarlyStopping",
     "EpochRow",
+    "FeatureCacheConfig",
     "FineTuneDefaults",
+    "FitContext",
     "Flat",
     "FlatCos",
     "FocalLoss",
@@ -67,11 +65,9 @@ __all__ = [
     "ProgressiveSizes",
     "ReduceLROnPlateau",
     "Reporter",
-    "Run",
     "SaveBest",
     "Schedule",
     "StopOnNaN",
-    "StoreOptions",
     "Thaw",
     "Trackers",
     "average_gradients",

@@ -1,0 +1,86 @@
+"""Tables as plain text: for `print`, for files and for pipes.
+
+Figures in words, the same everywhere on the page and in the terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+from rich.console import Console, RenderableType
+
+
+def plain_text(shown: RenderableType, width: int = 100) -> str:
+    """What rich would print, without colours and without spaces at the ends of lines.
+
+    Args:
+        shown: a table, text, or a group of them.
+        width: columns at the most.
+    """
+    # in a notebook a console displays what it is given, if it is not told otherwise
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
+    with console.capture() as captured:
+        console.print(shown, markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def count(n: int, one: str, several: str = "") -> str:
+    """As "1 photo", "1,234 photos"."""
+    return f"{n:,} {one if n == 1 else several or one + 's'}"
+
+
+def short(n: float) -> str:
+    """12345678 as "12.3 M"."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if n >= unit:
+            return f"{n / unit:.3g}{name}" if n < 999.5 * unit else f"{n / unit:.0f}{name}"
+    return f"{n:g}"
+
+
+def duration(seconds: float) -> str:
+    """As "8.3 s", "2 min 05 s", "3 h 12 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def memory(size: float | None) -> str:
+    """As "1.24 GB"; a dash where it is not known."""
+    if size is None:
+        return "–"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def figure(value: float | None) -> str:
+    """Four digits; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+
+
+def percent(part: float | None) -> str:
+    """As "87.3 %"; a dash where there is none."""
+    return "–" if part is None else f"{part * 100:.1f} %"
+
+
+def rate(value: float) -> str:
+    """A learning rate, "1e-4" or "2.5e-4"."""
+    if not value:
+        return "0"
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """As "320 × 7 × 7"."""
+    return " × ".join(map(str, sizes))
+
+
+def moment(time: str) -> str:
+    """An ISO time to the minute, as "2026-11-22 01:02"."""
+    return time[:16].replace("T", " ")

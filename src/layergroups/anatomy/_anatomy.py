@@ -1,0 +1,277 @@
+"""What one dry run of a model shows, as data: `read_anatomy(model)` -> `Anatomy`.
+
+The order of registration as a trace: what is left where a model cannot be run at all.
+
+Each module that holds parameters counts as one operation on what the one before it gave, in the
+order in which the constructor wrote them. Nothing is known of sizes, skips or repeated calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from layergroups.anatomy._blocks import Block, find_blocks
+from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, parent
+from layergroups.anatomy._example_inputs import candidate_inputs
+from layergroups.anatomy._restoring import unwrap
+from layergroups.anatomy._splits import Boundary, find_boundaries
+from layergroups.anatomy._trace import ACTIVATION, INPUT, Call, Op, Trace, Value, refuse_lazy, trace
+from layergroups.errors import AnatomyError, ExampleInputError
+
+_UNRUNNABLE = ("CUDA", "cuda", "backend", "triton", "driver", "custom op")
+
+
+def cannot_run(error: BaseException | None) -> bool:
+    """True where a run failed for want of a kernel or a device, not for a wrong input."""
+    while error is not None:
+        if isinstance(error, (NotImplementedError, ImportError)):
+            return True
+        if any(word in str(error) for word in _UNRUNNABLE):
+            return True
+        error = error.__cause__
+    return False
+
+
+def registration_trace(model: nn.Module) -> Trace:
+    """A trace that pretends that all modules run one after the other, as they are registered."""
+    walk = _Walk()
+    walk.visit(model, "")
+    return Trace(
+        ops=tuple(walk.ops),
+        calls=tuple(sorted(walk.calls, key=lambda c: c.start)),
+        values=tuple(walk.values),
+        outputs=(len(walk.values) - 1,),
+        returned=(),
+        first_use=walk.first_use,
+        shapes={name: tuple(p.shape) for name, p in model.named_parameters()},
+        source="registration order",
+    )
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.clock = 0
+        self.ops: list[Op] = []
+        self.calls: list[Call] = []
+        self.values = [Value((2,), INPUT, -1)]
+        self.first_use: dict[str, int] = {}
+        self._seen: set[int] = set()
+        self._inside: list[str] = []
+
+    def _tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def visit(self, module: nn.Module, path: str) -> None:
+        """Go through a module: first its own parameters, then its children."""
+        if id(module) in self._seen:
+            return
+        self._seen.add(id(module))
+        start = self._tick()
+        self._inside.append(path)
+        own = [(f"{path}.{n}".lstrip("."), p) for n, p in module.named_parameters(recurse=False)]
+        new = {name: p for name, p in own if id(p) not in self._seen}
+        self._seen.update(id(p) for p in new.values())
+        if new:
+            self._operate(module, new)
+        for name, child in module.named_children():
+            self.visit(child, f"{path}.{name}".lstrip("."))
+        self._inside.pop()
+        self.calls.append(Call(path, start, self._tick(), self.values[-1].shape))
+
+    def _operate(self, module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+        time = self._tick()
+        weight = next((tuple(p.shape) for p in parameters.values() if p.ndim >= 2), ())
+        width = weight[0] if weight else self.values[-1].shape[-1]
+        shape = (2, width) if isinstance(module, nn.Linear) else (2, width, 2, 2)
+        self.values.append(Value(shape, ACTIVATION, len(self.ops)))
+        last = len(self.values) - 1
+        self.ops.append(
+            Op(
+                name=type(module).__name__.lower(),
+                time=time,
+                inside=tuple(self._inside),
+                reads=(last - 1,),
+                read_shapes=(self.values[last - 1].shape,),
+                writes=(last,),
+                parameters=tuple(parameters),
+                contraction=bool(weight) and not any(module.children()),
+                weight_shape=weight,
+                flops=0,
+            )
+        )
+        for name in parameters:
+            self.first_use[name] = time
+
+
+log = logging.getLogger("layergroups")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The build of a model: blocks in the order of execution, its head, where it can be divided.
+
+    Attributes:
+        model: name of the model's class.
+        blocks: in the order of execution; together they hold every used parameter once.
+        classifiers: the final linear maps; empty for a headless network.
+        head_reason: why the head begins where it does, or why there is none.
+        boundaries: every place inside the body where it can be divided.
+        layers: paths of the leaf modules that ran, with the index of their block, in order.
+        unused: names of parameters that the run never touched.
+        dead_ends: names of parameters that the run used, but for nothing that the model gives.
+        tied: for each parameter that has several names, the other names.
+        image: height and width of the image that was used, or None for other inputs.
+        source: "fake run", "real run", or "registration order" where the model cannot be run here.
+    """
+
+    model: str
+    blocks: tuple[Block, ...]
+    classifiers: tuple[Classifier, ...]
+    head_reason: str
+    boundaries: tuple[Boundary, ...]
+    layers: Mapping[str, int]
+    unused: tuple[str, ...]
+    dead_ends: tuple[str, ...]
+    tied: Mapping[str, tuple[str, ...]]
+    image: tuple[int, int] | None
+    source: str
+
+    @property
+    def has_head(self) -> bool:
+        """False for a network that gives features, and where the head's weights are the body's."""
+        return any(b.in_head and b.parameters for b in self.blocks)
+
+    @property
+    def body(self) -> tuple[Block, ...]:
+        """The blocks before the head."""
+        return tuple(b for b in self.blocks if not b.in_head)
+
+    @property
+    def head(self) -> tuple[Block, ...]:
+        """The blocks of the head."""
+        return tuple(b for b in self.blocks if b.in_head)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: {len(self.body)} blocks in the body, {len(self.head)} in the head"]
+        for b in self.blocks:
+            shape = "×".join(map(str, b.shape))
+            part = "head" if b.in_head else "body"
+            lines.append(
+                f"  {b.index:3d}  {part}  {b.name:32s} {b.kind:24s} {b.n_parameters:>11,d}  {shape}"
+            )
+        lines.append(f"  head: {self.head_reason}")
+        return "\n".join(lines)
+
+
+def read_anatomy(
+    model: nn.Module, example_input: Any = None, *, head: str | None = None
+) -> Anatomy:
+    """Look at a model with one dry run; nothing of it changes.
+
+    A model that cannot be run here for want of a kernel or a device is taken in the order in which
+    its modules are registered, and `Anatomy.source` and a warning say so.
+
+    Args:
+        model: any module; a compiled or distributed one is looked at without its wrapper.
+        example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments; where
+            it is left out, one is made from what the model tells of itself.
+        head: path of the module that is the head, where that is known; otherwise it is found.
+
+    Raises:
+        LazyModuleError: the model holds lazy layers that never ran.
+        ExampleInputError: no example input was given, and none could be guessed.
+        AnatomyError: the model could not be run.
+    """
+    model = unwrap(model)
+    used, found = first_trace(model, example_input)
+    flow = Flow(found)
+    seen = _known_head(flow, head) if head is not None else find_head(flow)
+    blocks = find_blocks(model, flow, seen)
+    image = _image_size(used)
+    return Anatomy(
+        model=type(model).__name__,
+        blocks=blocks,
+        classifiers=seen.classifiers,
+        head_reason=seen.reason,
+        boundaries=find_boundaries(blocks, image),
+        layers=_layers(model, found, blocks),
+        unused=tuple(n for n, _ in model.named_parameters() if n not in found.first_use),
+        dead_ends=flow.dead_ends(),
+        tied=_tied(model),
+        image=image,
+        source=found.source,
+    )
+
+
+def first_trace(model: nn.Module, example_input: Any) -> tuple[Any, Trace]:
+    """The example input that was used, and the trace of the run with it.
+
+    Raises:
+        LazyModuleError, ExampleInputError, AnatomyError: see `read_anatomy`.
+    """
+    refuse_lazy(model)
+    given = [] if example_input is None else [example_input]
+    cause: AnatomyError | None = None
+    for candidate in given or candidate_inputs(model):
+        try:
+            return candidate, trace(model, candidate)
+        except AnatomyError as error:
+            if cannot_run(error):
+                log.warning("%s; its layers are taken in the order of registration", error)
+                return candidate, registration_trace(model)
+            if given:
+                raise
+            cause = cause or error
+    raise ExampleInputError(
+        f"{type(model).__name__} does not tell what its input looks like. Give one: "
+        "example_input=torch.randn(2, 3, 224, 224), a tuple of arguments or a dict of keyword "
+        "arguments, with a batch of 2 or more."
+    ) from cause
+
+
+def _known_head(flow: Flow, path: str) -> Head:
+    looked = find_head(flow)
+    starts = [c.start for c in flow.trace.calls if c.path == path]
+    if not starts:
+        raise AnatomyError(f"the head {path!r} does not run when the model runs")
+    classifiers = tuple(c for c in looked.classifiers if c.time > starts[0])
+    return Head(classifiers, starts[0], "the new head", known=True)
+
+
+def _image_size(example_input: Any) -> tuple[int, int] | None:
+    for tensor in tree_leaves(example_input):
+        if isinstance(tensor, Tensor) and tensor.ndim >= 4 and tensor.dtype != torch.long:
+            return int(tensor.shape[-2]), int(tensor.shape[-1])
+    return None
+
+
+def _layers(model: nn.Module, found: Trace, blocks: tuple[Block, ...]) -> dict[str, int]:
+    """Leaf modules in the order of their first call, each with the block in which that happens."""
+    leaves = {path for path, m in model.named_modules() if not any(m.children())}
+    layers: dict[str, int] = {}
+    for call in found.calls:
+        if call.path in leaves and call.path not in layers:
+            layers[call.path] = max((b.index for b in blocks if b.start <= call.start), default=0)
+    return layers
+
+
+def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    names: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}
+
+
+__all__ = ["Anatomy", "parent", "read_anatomy"]

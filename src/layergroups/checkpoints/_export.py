@@ -1,0 +1,284 @@
+"""An exported model: a folder with `model.safetensors` and `learner.json`, enough to predict.
+
+The architecture is made again from its name, the body is cut as it was, the head comes from a list
+of plain layers. At export this is tried at once: names, shapes and outputs must agree. Where they
+do not (a module of one's own, surgery in the body), the folder says that it needs the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.checkpoints import _file as file
+from layergroups.checkpoints._state_dicts import load_weights
+from layergroups.errors import CheckpointError, LayerGroupsError
+from layergroups.input_spec import InputSpec
+from layergroups.models import (
+    Cut,
+    body_before,
+    describe_head,
+    head_from_description,
+    load_model,
+    with_channels,
+)
+
+VERSION: Final = 1
+
+
+WEIGHTS: Final = "model.safetensors"
+
+
+DESCRIPTION: Final = "learner.json"
+
+
+_REFUSED: Final = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "weights",
+        "weights_backbone",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """How a model of body and head was made, JSON-ready.
+
+    Attributes:
+        arch: its name with its library, "torchvision:resnet18"; "module:Name" cannot be made again.
+        kwargs: further arguments of its factory.
+        cut: how the body was cut from the network.
+        network: class of the original network.
+        size: height and width of the images, in pixels.
+        input: what the weights expect of an image.
+    """
+
+    arch: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    cut: Cut
+    network: str
+    size: tuple[int, int]
+    input: InputSpec
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Blueprint:
+        """The inverse of `to_dict`."""
+        values = dict(fields)
+        lists: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in fields["cut"].items()
+        }
+        values["cut"] = Cut(**lists)
+        values["size"] = tuple(values["size"])
+        values["input"] = InputSpec.from_dict(values["input"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What `learner.json` says.
+
+    Attributes:
+        classes: names of classes, labels or numbers, in the order of the outputs.
+        blueprint: how to make the body; None for a model that was not made by `vision_learner`.
+        head: the head as a list of plain layers; None where it holds others.
+        needs_model: empty, or why the model cannot be made from this file alone.
+        transform: the description of the validation transform.
+        groups: the state of the layer groups.
+        loss: name of the loss, for turning outputs into probabilities.
+        metrics: names of the metrics.
+        task: "single", "multi" or "regression", what the outputs answer.
+        thresh: for several labels, the probability above which one counts as there.
+        loss_settings: arguments of the loss, such as weights of classes.
+    """
+
+    classes: tuple[str, ...]
+    blueprint: Blueprint | None
+    head: list[dict[str, Any]] | None
+    needs_model: str
+    transform: Mapping[str, Any]
+    groups: Mapping[str, Any]
+    loss: str
+    metrics: tuple[str, ...] = ()
+    task: str = "single"
+    thresh: float = 0.5
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return {"version": VERSION} | asdict(self)
+
+
+def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
+    """Body and head as described, with fresh weights; the global random state stays as it is.
+
+    Raises:
+        ModelError: the library does not know the architecture or the arguments any more.
+        CheckpointError: the body cannot be cut as it was, or the description asks for files.
+    """
+    refused = sorted(_REFUSED.intersection(blueprint.kwargs))
+    if refused:
+        raise CheckpointError(
+            f"The description of the model gives {', '.join(refused)} to {blueprint.arch}: that "
+            "would read other files, which an exported model never needs."
+        )
+    with torch.random.fork_rng(devices=[]):
+        loaded = load_model(blueprint.arch, pretrained=False, **blueprint.kwargs)
+        loaded, _ = with_channels(loaded, blueprint.input.channels, size=blueprint.size)
+        return nn.Sequential(_body(loaded.model, blueprint.cut), head_from_description(head))
+
+
+def why_not_rebuilt(
+    model: nn.Module, blueprint: Blueprint | None, head: list[dict[str, Any]] | None
+) -> str:
+    """Try to make the model again from its description; empty if it is the same function.
+
+    The outputs are compared on one random image, in eval mode.
+    """
+    if blueprint is None or blueprint.arch.startswith("module:"):
+        return "it was made from a module, not from the name of an architecture"
+    if type(model) is not nn.Sequential or len(model) != 2:
+        return "it is not a Sequential of body and head any more"
+    if head is None:
+        return "its head holds more than plain layers"
+    try:
+        again = rebuild(blueprint, head)
+        load_weights(again, _on_cpu(model.state_dict()), "the model")
+    except LayerGroupsError as cause:
+        return f"its body was changed or cannot be made again ({cause})"
+    if not _same_outputs(model, again, blueprint):
+        return "made again from its name it gives other outputs, so layers were exchanged"
+    return ""
+
+
+def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
+    """Write weights and description; the folder is made if it is missing.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    file.write(folder / WEIGHTS, model.state_dict(), {"kind": "export"})
+    text = json.dumps(exported.to_dict(), indent=2, ensure_ascii=False)
+    file.write_text(folder / DESCRIPTION, text + "\n")
+    return folder
+
+
+def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
+    """What `write_export` wrote.
+
+    Raises:
+        CheckpointError: the folder is not an export, of a newer version, or damaged.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is not an exported model: it has no {DESCRIPTION}. learn.export(folder) "
+            "makes one; a file that learn.save wrote is read by learn.load(name)."
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields.pop("version")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise CheckpointError(f"{path} is damaged: {cause!r}.") from cause
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} has version {version}; this release reads version {VERSION}. Upgrade "
+            "layergroups."
+        )
+    try:
+        exported = _parsed(fields)
+    except (KeyError, TypeError, ValueError) as cause:
+        raise CheckpointError(f"{path} is damaged: {cause!r}.") from cause
+    tensors, _ = file.read(folder / WEIGHTS)
+    return tensors, exported
+
+
+def load_export(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module, Exported]:
+    """The exported model with its weights, and its description.
+
+    Args:
+        folder: what `write_export` wrote.
+        model: a module to take the weights, where the folder says that it needs one.
+
+    Raises:
+        CheckpointError: the folder is damaged, needs a model, or the weights do not fit.
+    """
+    tensors, exported = read_export(folder)
+    if model is None:
+        if exported.needs_model or exported.blueprint is None or exported.head is None:
+            raise CheckpointError(
+                f"The model in {folder} cannot be made from its description alone, "
+                f"because {exported.needs_model}. Make it yourself and give it: "
+                f'load_learner("{folder}", model=your_module).'
+            )
+        model = rebuild(exported.blueprint, exported.head)
+    load_weights(model, tensors, str(folder / WEIGHTS))
+    return model, exported
+
+
+def described_head(model: nn.Module) -> list[dict[str, Any]] | None:
+    """The head of a `Sequential` of body and head as a list of plain layers, or None."""
+    if type(model) is not nn.Sequential or len(model) != 2:
+        return None
+    return describe_head(model[1])
+
+
+def _parsed(fields: dict[str, Any]) -> Exported:
+    blueprint = fields.pop("blueprint")
+    return Exported(
+        blueprint=None if blueprint is None else Blueprint.from_dict(blueprint),
+        classes=tuple(fields.pop("classes")),
+        metrics=tuple(fields.pop("metrics")),
+        **fields,
+    )
+
+
+def _body(network: nn.Module, cut: Cut) -> nn.Module:
+    """The body, cut as it was before."""
+    if cut.kind == "whole":
+        for path in cut.removed:
+            network.set_submodule(path, nn.Identity())
+        return network
+    if cut.path:
+        return body_before(network, cut.path)
+    children = dict(network.named_children())
+    missing = [name for name in cut.children if name not in children]
+    if missing:
+        raise CheckpointError(
+            f"The body has the children {missing}, which {type(network).__name__} does not have."
+        )
+    return nn.Sequential(OrderedDict((name, children[name]) for name in cut.children))
+
+
+def _same_outputs(model: nn.Module, again: nn.Module, blueprint: Blueprint) -> bool:
+    first = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, blueprint.input.channels, *blueprint.size, generator=generator)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            ours = model.eval()(image.to(first.device, first.dtype)).float().cpu()
+            theirs = again.eval().to(first.dtype)(image.to(first.dtype)).float()
+    finally:
+        for module, training in modes:
+            module.training = training
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}

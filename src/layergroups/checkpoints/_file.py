@@ -1,0 +1,232 @@
+"""One checkpoint is one safetensors file; its header carries the JSON state and a manifest.
+
+A single `os.replace` makes a write atomic: a killed run leaves the old file or the new one.
+Nothing is pickled, so a file from a stranger cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from layergroups.errors import CheckpointError
+
+FORMAT: Final = "layergroups"
+
+
+VERSION: Final = 2
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write tensors and a JSON state to one file, all or nothing.
+
+    Tensors that are the same memory under two names (tied weights) are stored once.
+
+    Args:
+        path: the file; missing folders are made.
+        tensors: any device, any layout; names are kept.
+        state: JSON-ready values.
+
+    Returns:
+        The path written.
+
+    Raises:
+        CheckpointError: the state is not JSON-ready, or the file cannot be written.
+    """
+    path = Path(path)
+    stored, aliases = _without_aliases(tensors)
+    header = _header(stored, aliases, state)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, lambda part: save_file(stored, part, metadata=header))
+    except (OSError, SafetensorError) as cause:
+        raise CheckpointError(f"Could not write {path}: {cause}") from cause
+    return path
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file that `write` made, and check it against its own manifest.
+
+    Returns:
+        The tensors by name, on the CPU, and the state.
+
+    Raises:
+        CheckpointError: the file is absent, foreign, of a newer format, cut short or altered.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}{_beside(path)}.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = dict(opened.metadata() or {})
+            names = opened.keys()  # it is no dict and cannot be iterated over
+            stored = {name: opened.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError) as cause:
+        raise CheckpointError(
+            f"{path} is damaged or is not a safetensors file ({cause}). Load an older copy, or "
+            "save it again."
+        ) from cause
+    manifest, state = _checked_header(path, header)
+    _check_tensors(path, stored, manifest["tensors"])
+    return stored | {name: stored[first] for name, first in manifest["aliases"].items()}, state
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file, all or nothing; missing folders are made.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    return fill(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+
+
+def fill(path: str | Path, write_to: Callable[[str], object]) -> Path:
+    """Let a function write a file, all or nothing; missing folders are made.
+
+    Args:
+        path: the file.
+        write_to: is given the path of a file beside it; what it raises leaves the old file.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, write_to)
+    except OSError as cause:
+        raise CheckpointError(f"Could not write {path}: {cause}") from cause
+    return path
+
+
+def _replace(path: Path, fill: Callable[[str], object]) -> None:
+    """Fill a file beside the target, flush it to disk, then put it in place in one step."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        fill(name)
+        with open(name, "rb+") as written:
+            os.fsync(written.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _umask() -> int:
+    """What new files may not be; a temporary file begins readable by its owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the renaming itself durable, where the system can open folders."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Contiguous CPU tensors that share no memory, and which name repeats which."""
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first_name: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        view = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and view in first_name:
+            aliases[name] = first_name[view]
+            continue
+        first_name[view] = name
+        plain = tensor.detach().to("cpu").contiguous()
+        if plain.untyped_storage().data_ptr() in storages:
+            plain = plain.clone()
+        storages.add(plain.untyped_storage().data_ptr())
+        stored[name] = plain
+    return stored, aliases
+
+
+def _header(
+    stored: Mapping[str, Tensor], aliases: Mapping[str, str], state: Mapping[str, Any]
+) -> dict[str, str]:
+    try:
+        state_text = json.dumps(state)
+    except (TypeError, ValueError) as cause:
+        raise CheckpointError(f"The state cannot be written as JSON: {cause}") from cause
+    manifest = json.dumps(
+        {
+            "tensors": {name: _fingerprint(tensor) for name, tensor in stored.items()},
+            "aliases": dict(aliases),
+            "state": zlib.crc32(state_text.encode()),
+        }
+    )
+    return {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "state": state_text,
+        "manifest": manifest,
+        "checksum": str(zlib.crc32(manifest.encode())),
+    }
+
+
+def _fingerprint(tensor: Tensor) -> list[Any]:
+    """Type, shape and CRC-32 of the bytes of a contiguous CPU tensor."""
+    content = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0)
+    return [str(tensor.dtype), list(tensor.shape), zlib.crc32(content.numpy().data)]
+
+
+def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one that learn.save wrote. To start from plain "
+            f'weights, use vision_learner(dls, arch, weights="{path}").'
+        )
+    if header.get("version") != str(VERSION):
+        raise CheckpointError(
+            f"{path} has format version {header.get('version')}; this release reads version "
+            f"{VERSION}. Use the release of layergroups that wrote it."
+        )
+    try:
+        if str(zlib.crc32(header["manifest"].encode())) != header["checksum"]:
+            raise ValueError("its manifest does not match its checksum")
+        manifest: dict[str, Any] = json.loads(header["manifest"])
+        if zlib.crc32(header["state"].encode()) != manifest["state"]:
+            raise ValueError("its state does not match the manifest")
+        state: dict[str, Any] = json.loads(header["state"])
+        return {"tensors": dict(manifest["tensors"]), "aliases": dict(manifest["aliases"])}, state
+    except (KeyError, TypeError, ValueError, RecursionError) as cause:
+        raise CheckpointError(f"The header of {path} is damaged: {cause!r}.") from cause
+
+
+def _check_tensors(path: Path, stored: Mapping[str, Tensor], listed: Mapping[str, Any]) -> None:
+    if stored.keys() != listed.keys():
+        differing = sorted(stored.keys() ^ listed.keys())
+        raise CheckpointError(f"{path} does not hold what its manifest lists: {differing[:5]}.")
+    for name, tensor in stored.items():
+        if _fingerprint(tensor) != listed[name]:
+            raise CheckpointError(
+                f"{path} is damaged: {name} does not match its manifest. Load an older copy."
+            )
+
+
+def _beside(path: Path) -> str:
+    """Which checkpoints stand in the same folder, for an error message."""
+    names = sorted(found.stem for found in path.parent.glob("*.safetensors"))
+    return f"; beside it: {', '.join(names[:8])}" if names else ""

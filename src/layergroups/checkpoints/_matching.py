@@ -1,0 +1,418 @@
+"""Which layer of one model goes to which layer of another: by name, then by a module that moved.
+
+Rows of classifiers by the names of their classes, for models whose classes differ in order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from layergroups.anatomy import Anatomy
+from layergroups.errors import TransplantError
+from layergroups.models import SideBySide, classifier_layers, outputs_of, parts_of, whole_path
+
+Layers = Mapping[str, "Layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A module that has tensors of its own.
+
+    Attributes:
+        path: where it stands.
+        tensors: its own parameters and saved buffers, by their names in it.
+        whole: True for a module without children: its tensors go together or not at all.
+    """
+
+    path: str
+    tensors: Mapping[str, Tensor]
+    whole: bool
+
+    def name(self, tensor: str) -> str:
+        """The full name of one of its tensors."""
+        return f"{self.path}.{tensor}" if self.path else tensor
+
+    def fits(self, other: Layer) -> bool:
+        """Whether tensors can go from here to there; all that both have, if it is whole."""
+        same = [other.tensors[n].shape == t.shape for n, t in self.tensors.items() if n in other]
+        return bool(same) and (all(same) if self.whole and other.whole else any(same))
+
+    def __contains__(self, tensor: str) -> bool:
+        return tensor in self.tensors
+
+
+@dataclass(frozen=True)
+class Match:
+    """A layer of the source, the layer of the target that it goes to, and why."""
+
+    source: str
+    target: str
+    reason: str
+
+
+def layers_of(model: nn.Module) -> dict[str, Layer]:
+    """Every module that has tensors of its own, by path; a shared one under all its paths."""
+    found = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        tensors: dict[str, Tensor] = {n: p for n, p in module._parameters.items() if p is not None}
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                tensors[name] = buffer
+        if tensors:
+            found[path] = Layer(path, tensors, not any(module.children()))
+    return found
+
+
+def match_layers(source: Layers, target: Layers) -> list[Match]:
+    """Pairs of layers that fit; each layer is in one pair at most.
+
+    A module that stands at another path is found by counting: each two layers of one name and one
+    shape vote for the two places above them. The places with the most votes are taken first, then
+    what has the same full name. Further places are taken only if two layers or more, and most of
+    those below the old place, go from one to the other. Last comes a layer that stands one step
+    deeper on one side, as in a wrapper or in a head that was grown.
+    """
+    left, free = dict(source), dict(target)
+    matches: list[Match] = []
+    places = _places(left, free)
+    if places != ("", "") and places is not None:
+        matches += _take(left, free, *places)
+    matches += _take(left, free, "", "")
+    while (places := _places(left, free)) is not None:
+        matches += _take(left, free, *places)
+    for path, goal in _wrapped(left, free):
+        matches.append(Match(path, goal, f"wrapped: now at .{goal.rpartition('.')[2]}"))
+        del left[path], free[goal]
+    for goal, path in _wrapped(free, left):
+        matches.append(Match(path, goal, f"unwrapped: was at .{path.rpartition('.')[2]}"))
+        del left[path], free[goal]
+    return matches
+
+
+def _take(left: dict[str, Layer], free: dict[str, Layer], old: str, new: str) -> list[Match]:
+    """The pairs of layers below two places; they are taken out of what is left and free."""
+    reason = "same name" if old == new else _moved(old, new)
+    taken = []
+    for path in [p for p in left if _below(p, old)]:
+        goal = _join(new, path[len(old) :].removeprefix("."))
+        if goal in free and left[path].fits(free[goal]):
+            taken.append(Match(path, goal, reason))
+            del left[path], free[goal]
+    return taken
+
+
+def _wrapped(outer: Layers, inner: Layers) -> list[tuple[str, str]]:
+    """Each layer with the first one of the same tensors and shapes just below its path."""
+    pairs: dict[str, str] = {}
+    for path, layer in inner.items():
+        above = path.rpartition(".")[0]
+        if path and above in outer and _shapes(outer[above]) == _shapes(layer):
+            pairs.setdefault(above, path)
+    return list(pairs.items())
+
+
+def _moved(old: str, new: str) -> str:
+    return f"moved: {old or 'the root'} → {new or 'the root'}"
+
+
+def _places(left: Layers, free: Layers) -> tuple[str, str] | None:
+    """The two places with the most votes; None where no module can be said to have moved."""
+    votes = Counter(_votes(left, free))
+    ranked = sorted(votes, key=lambda v: (-votes[v], v[0] != v[1], len(v[0]) + len(v[1]), v))
+    for old, new in ranked:
+        below = sum(_below(path, old) for path in left)
+        if votes[old, new] >= 2 and votes[old, new] * 2 > below:
+            return old, new
+    return None
+
+
+def _votes(left: Layers, free: Layers) -> Iterator[tuple[str, str]]:
+    alike: dict[object, list[Layer]] = {}
+    for layer in free.values():
+        alike.setdefault(_kind(layer), []).append(layer)
+    for layer in left.values():
+        for other in alike.get(_kind(layer), ()):
+            yield _above(layer.path, other.path)
+
+
+def _kind(layer: Layer) -> object:
+    """What two layers must share to vote: the last part of the name, and all shapes."""
+    return layer.path.rpartition(".")[2], _shapes(layer)
+
+
+def _shapes(layer: Layer) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple(sorted((name, tuple(t.shape)) for name, t in layer.tensors.items()))
+
+
+def _above(path: str, other: str) -> tuple[str, str]:
+    """Two paths without the longest end that they share."""
+    ours, theirs = path.split("."), other.split(".")
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours.pop()
+        theirs.pop()
+    return ".".join(ours), ".".join(theirs)
+
+
+def _below(path: str, place: str) -> bool:
+    return not place or path == place or path.startswith(f"{place}.")
+
+
+def _join(place: str, rest: str) -> str:
+    return f"{place}.{rest}" if place and rest else place or rest
+
+
+Slot = tuple[str, int]
+
+
+Slots = list[Slot]
+
+
+class Side(NamedTuple):
+    """A model, what a dry run of it shows, and the names of its classes in order."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    classes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a tensor of the target, and the row of the source that goes there."""
+
+    target: int
+    source: str
+    row: int
+
+
+@dataclass(frozen=True)
+class RowMove:
+    """Rows for one tensor of the target.
+
+    Attributes:
+        target: name of the tensor.
+        rows: what goes there; fewer than it has, where some classes are new.
+        reason: which classes were found by name.
+        whole: whether every row is filled.
+    """
+
+    target: str
+    rows: tuple[Row, ...]
+    reason: str
+    whole: bool
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """What goes by class name, and which layers are settled by it.
+
+    Attributes:
+        moves: rows for tensors of the target.
+        scalars: counts of such layers, that go as they are: names in source and target.
+        source: for each layer of the source that depends on the classes, why it went or stayed.
+        target: likewise of the target.
+    """
+
+    moves: tuple[RowMove, ...] = ()
+    scalars: tuple[tuple[str, str], ...] = ()
+    source: dict[str, str] = field(default_factory=dict)
+    target: dict[str, str] = field(default_factory=dict)
+
+
+def class_plan(source: Side, target: Side, *, strict: bool) -> ClassPlan:
+    """Which rows go where.
+
+    Args:
+        source: where rows come from.
+        target: where they go.
+        strict: raise where no layer has as many outputs as there are names.
+
+    Raises:
+        TransplantError: names stand twice, or, if strict, fit no layer.
+    """
+    old, new = _checked_layers(source, strict), _checked_layers(target, strict)
+    if not old or not new:
+        return ClassPlan()
+    if len(old) != len(new):
+        why = f"{len(old)} layers depend on the classes in the source, {len(new)} in the target"
+        settled = _settled(source.model, old, why), _settled(target.model, new, why)
+        return ClassPlan((), (), *settled)
+    return _planned(source, target, list(zip(old, new, strict=True)))
+
+
+def _checked_layers(side: Side, strict: bool) -> list[str]:
+    if len(set(side.classes)) < len(side.classes):
+        raise TransplantError(f"classes {list(side.classes)} name a class twice; give each once.")
+    found = _class_layers(side.model, side.anatomy, len(side.classes))
+    if strict and not found:
+        raise TransplantError(
+            f"classes= gives {len(side.classes)} names, but no last layer of "
+            f"{type(side.model).__name__} has {len(side.classes)} outputs. Give the names of all "
+            "classes in the order of the outputs: classes=(old_names, new_names)."
+        )
+    return found
+
+
+def _settled(model: nn.Module, paths: Sequence[str], why: str) -> dict[str, str]:
+    """All layers at and below the paths, with the reason."""
+    return {
+        inner: why
+        for path in paths
+        for inner, _ in model.named_modules(remove_duplicate=False)
+        if inner == path or inner.startswith(f"{path}.")
+    }
+
+
+def _planned(source: Side, target: Side, pairs: Sequence[tuple[str, str]]) -> ClassPlan:
+    shared = {c: i for i, c in enumerate(source.classes) if c in target.classes}
+    reason = _reason(source.classes, target.classes)
+    moves: list[RowMove] = []
+    scalars: list[tuple[str, str]] = []
+    settled: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for old, new in pairs:
+        ours, theirs = _slots(source.model, old), _slots(target.model, new)
+        why = _why_not(source.model, target.model, ours, theirs) if shared else reason
+        settled[0].update(_settled(source.model, [old], why or reason))
+        settled[1].update(_settled(target.model, [new], why or reason))
+        for kind in [k for k in theirs if k in ours and not why]:
+            wanted = {
+                theirs[kind][i]: ours[kind][shared[c]]
+                for i, c in enumerate(target.classes)
+                if c in shared
+            }
+            moves += _by_tensor(target.model, wanted, reason)
+        scalars += [] if why else _scalars(source.model, old, target.model, new)
+    return ClassPlan(tuple(moves), tuple(scalars), *settled)
+
+
+def _scalars(old: nn.Module, path: str, new: nn.Module, goal: str) -> list[tuple[str, str]]:
+    ours, theirs = (m.get_submodule(p)._buffers for m, p in ((old, path), (new, goal)))
+    return [
+        (join(path, name), join(goal, name))
+        for name, count in ours.items()
+        if count is not None and count.ndim == 0 and theirs.get(name) is not None
+    ]
+
+
+def _reason(old: Sequence[str], new: Sequence[str]) -> str:
+    if list(old) == list(new):
+        return "same classes"
+    both = [c for c in new if c in old]
+    if not both:
+        return f"no class in common: {_some(old)} there, {_some(new)} here"
+    fresh, gone = [c for c in new if c not in old], [c for c in old if c not in new]
+    return (
+        f"classes by name: {_some(both)}"
+        + (f"; new: {_some(fresh)}" if fresh else "")
+        + (f"; no place for: {_some(gone)}" if gone else "")
+    )
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _by_tensor(model: nn.Module, wanted: Mapping[Slot, Slot], reason: str) -> Iterator[RowMove]:
+    """The wanted rows, sorted into the tensors of the target that hold their classes."""
+    rows: dict[str, list[Row]] = {}
+    for (tensor, at), (name, row) in wanted.items():
+        rows.setdefault(tensor, []).append(Row(at, name, row))
+    for tensor, found in rows.items():
+        yield RowMove(tensor, tuple(found), reason, len(found) == len(_tensor(model, tensor)))
+
+
+def _why_not(
+    old: nn.Module, new: nn.Module, ours: dict[str, Slots], theirs: dict[str, Slots]
+) -> str:
+    """Why no rows can go from one layer to the other; empty if they can."""
+    if not ours or not theirs:
+        return "its weight has no row for each class"
+    for kind in [k for k in theirs if k in ours]:
+        there = tuple(_tensor(old, ours[kind][0][0]).shape[1:])
+        here = tuple(_tensor(new, theirs[kind][0][0]).shape[1:])
+        if here != there:
+            return f"a class has numbers {there} in the source, {here} in the target"
+    return ""
+
+
+def _slots(model: nn.Module, path: str) -> dict[str, Slots]:
+    """For each kind of tensor of a layer ("weight", "bias") where the row of each class stands."""
+    layer = model.get_submodule(path)
+    parts = [(join(path, n), p) for n, p in layer.named_children()]
+    if not isinstance(layer, SideBySide):
+        parts = [(path, layer)]
+    slots: dict[str, Slots] = {}
+    for place, part in parts:
+        own = {**part._parameters, **part._buffers}
+        n = outputs_of(part) if _is_map(part) else _width(part)
+        for kind, tensor in own.items():
+            if tensor is not None and tensor.ndim and len(tensor) == n:
+                slots.setdefault(kind, []).extend((join(place, kind), row) for row in range(n))
+    if _is_map(parts[0][1]) and "weight" not in slots:
+        return {}
+    complete = max((len(found) for found in slots.values()), default=0)
+    return {kind: found for kind, found in slots.items() if len(found) == complete}
+
+
+def _class_layers(model: nn.Module, anatomy: Anatomy, n: int) -> list[str]:
+    """The layers that have a row for each class: classifiers, and norms of their outputs."""
+    ran = [path for path in anatomy.layers if _exists(model, path)]
+    known = all(_exists(model, c.path) for c in anatomy.classifiers)
+    found = classifier_layers(model, anatomy) if known else {}
+    paths = [path for path, layer in found.items() if _n(layer) == n] or _last_map(model, ran, n)
+    ends = [i for i, path in enumerate(ran) if any(_within(path, p) for p in paths)]
+    after = ran[ends[-1] + 1 :] if ends else []
+    return paths + [path for path in after if _width(model.get_submodule(path)) == n]
+
+
+def _last_map(model: nn.Module, ran: Sequence[str], n: int) -> list[str]:
+    """The last linear layer that ran, if it has n outputs: a norm may come after it."""
+    for path in reversed(ran):
+        if _is_map(model.get_submodule(path)):
+            whole = whole_path(model, path)
+            return [whole] if _n(model.get_submodule(whole)) == n else []
+    return []
+
+
+def _is_map(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim >= 2
+
+
+def _n(layer: nn.Module) -> int:
+    return sum(outputs_of(part) for part in parts_of(layer))
+
+
+def _width(module: nn.Module) -> int:
+    """Numbers in the vectors of a norm or a scale; 0 where it has none."""
+    own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+    return max((len(t) for t in own if t.ndim == 1), default=0)
+
+
+def _within(path: str, above: str) -> bool:
+    return path == above or path.startswith(f"{above}.")
+
+
+def join(place: str, name: str) -> str:
+    """The full name of what stands at a place; the root has no name."""
+    return f"{place}.{name}" if place else name
+
+
+def _exists(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, kind = name.rpartition(".")
+    module = model.get_submodule(path)
+    found = module._parameters.get(kind)
+    return found if found is not None else module._buffers[kind]  # type: ignore[return-value] # exists

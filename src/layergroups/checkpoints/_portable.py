@@ -1,0 +1,419 @@
+"""A model as one file that runs without this library: `.pt2` of torch.export, or `.onnx`.
+
+Pixels go in as they come from an image file, probabilities or numbers come out: statistics and the
+last activation are in the graph, so nobody can get them wrong. What a graph cannot hold exactly,
+the resizing of an image of any size, stands in a JSON beside the file and in the file itself. The
+file is written under another name, run, and compared with what the model says, before it takes its
+place.
+
+An exported program as an ONNX file, written by torch.onnx and run by onnxruntime.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.anatomy import unwrap
+from layergroups.checkpoints import _file as file
+from layergroups.data import EvalTransform
+from layergroups.errors import CheckpointError
+from layergroups.groups import release
+from layergroups.input_spec import InputSpec
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def write_onnx(
+    program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
+) -> None:
+    """Write an ONNX file with its weights inside, and the description in its metadata.
+
+    Args:
+        program: a graph of one input and one output.
+        path: the file.
+        description: JSON, kept under the key "layergroups".
+        names: of input and output.
+
+    Raises:
+        CheckpointError: an operation has no counterpart in ONNX, or the file would be too large.
+    """
+    try:
+        made: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_shapes={names[0]: {0: "batch"}},  # else it has a name like s81
+        )
+        made.model.metadata_props["layergroups"] = description
+        made.save(str(path), external_data=False)
+    except OSError:
+        raise
+    except Exception as cause:  # the converter's own errors have no common root
+        raise CheckpointError(
+            f"The model cannot be written as ONNX: {_last_line(cause)}. torch.export's own format "
+            'takes it: learn.export("model.pt2").'
+        ) from cause
+
+
+def run_onnx(path: Path, pixels: Tensor) -> Tensor:
+    """What an ONNX file of one input and one output says, on the CPU.
+
+    Raises:
+        CheckpointError: onnxruntime cannot run the file.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (answer,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    except Exception as cause:  # onnxruntime's errors have no common root
+        raise CheckpointError(f"onnxruntime cannot run the file: {_last_line(cause)}.") from cause
+    return torch.from_numpy(answer)
+
+
+def check_packages() -> None:
+    """Whether ONNX files can be written and tried here.
+
+    Raises:
+        CheckpointError: a package is missing; says how to install it.
+    """
+    try:
+        import onnx  # noqa: F401 - only whether it is there
+        import onnxruntime  # noqa: F401 - only whether it is there
+        import onnxscript  # noqa: F401 - only whether it is there
+    except ImportError as cause:
+        raise CheckpointError(
+            f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Without '
+            'it, torch.export\'s own format works: learn.export("model.pt2").'
+        ) from cause
+
+
+def _last_line(cause: BaseException) -> str:
+    """The last line of an error that says something; the converter puts its advice before it."""
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1].rstrip('.')}" if lines else type(cause).__name__
+
+
+INPUT: Final = "pixels"
+
+
+OUTPUTS: Final = {"single": "probabilities", "multi": "probabilities", "regression": "numbers"}
+
+
+_EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
+
+
+DESCRIPTION: Final = "description.json"
+
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portable:
+    """What a portable file must do.
+
+    Attributes:
+        classes: names of classes, labels or numbers, in the order of the outputs.
+        transform: what is done to an image; its resizing stays outside of the graph.
+        activation: from outputs to probabilities or numbers.
+        loss: name of the loss, by which the activation was chosen.
+        task: "single", "multi" or "regression", what the outputs answer.
+        thresh: for several labels, the probability above which one counts as there.
+    """
+
+    classes: tuple[str, ...]
+    transform: EvalTransform
+    activation: Callable[[Tensor], Tensor]
+    loss: str
+    task: str = "single"
+    thresh: float = 0.5
+
+    @property
+    def output(self) -> str:
+        """Name of the output."""
+        return OUTPUTS[self.task]
+
+    def to_dict(self, ending: str) -> dict[str, Any]:
+        """What a user of the file must know, JSON-ready."""
+        height, width = self.transform.size
+        spec = self.transform.input
+        return {
+            "version": VERSION,
+            "format": ending.removeprefix("."),
+            "task": self.task,
+            "classes": list(self.classes),
+            **({"threshold": self.thresh} if self.task == "multi" else {}),
+            "input": {
+                "name": INPUT,
+                "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
+                "shape": ["batch", height, width, spec.channels],
+                "meaning": _pixels_in_words(spec.channels),
+            },
+            "output": {
+                "name": self.output,
+                "type": "float32",
+                "shape": ["batch", len(self.classes)],
+                "meaning": f"{self._meaning()}; the model was trained with {self.loss}",
+            },
+            "before_the_graph": _before(self.transform),
+            "inside_the_graph": {
+                "scale": 1 / _largest(spec),
+                "mean": list(spec.mean),
+                "std": list(spec.std),
+            },
+            "made_with": {
+                "layergroups": sys.modules["layergroups"].__version__,  # no import of what is above
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _meaning(self) -> str:
+        if self.task == "multi":
+            return "the probability of each label by itself; those above the threshold are there"
+        return "the numbers" if self.task == "regression" else "the probability of each class"
+
+
+class FromPixels(nn.Module):
+    """A model with its statistics before it and its activation behind.
+
+    Shapes: uint8 (N, H, W, channels) in, or fractions where images are neither grey nor RGB;
+    float32 (N, C) out.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, wanted: Portable) -> None:
+        super().__init__()
+        spec = wanted.transform.input
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+        self.model = model
+        self.activation = wanted.activation
+        self.register_buffer("scale", 1 / (_largest(spec) * std))
+        self.register_buffer("shift", mean / std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """From pixels to probabilities or numbers."""
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        return self.activation(self.model(images * self.scale - self.shift)).to(torch.float32)
+
+
+def write_portable(
+    path: Path,
+    model: nn.Module,
+    wanted: Portable,
+    *,
+    pixels: Tensor,
+    expected: Tensor,
+    exact: bool = True,
+) -> Path:
+    """Write a `.pt2` or `.onnx` file and its description `path`.json; the model stays as it is.
+
+    Args:
+        path: the file; missing folders are made.
+        model: from normalised images (N, channels, H, W) to outputs (N, C).
+        wanted: what the file must do.
+        pixels: images to try the file on (N, H, W, channels), see `trial_pixels`.
+        expected: what the model says of them, probabilities or numbers (N, C), on the CPU.
+        exact: False where those were computed in half precision or on an accelerator.
+
+    Raises:
+        CheckpointError: the model cannot be captured, the file gives other answers, cannot be
+            written, or a package for its format is missing.
+    """
+    ending = path.suffix.lower()
+    if ending == ".onnx":
+        check_packages()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converters, about themselves
+        program = captured(FromPixels(clean_copy(model), wanted), pixels[:2])
+        description = wanted.to_dict(ending)
+
+        def fill(part: str) -> None:
+            text = json.dumps(description, ensure_ascii=False)
+            write, run = _FORMATS[ending]
+            write(program, Path(part), text, (INPUT, wanted.output))
+            answers = [run(Path(part), batch) for batch in (pixels, pixels[:1])]
+            found = torch.cat(answers)
+            again = torch.cat([expected, expected[:1]])
+            description["checked"] = compared(found, again, wanted, path, exact=exact)
+
+        file.fill(path, fill)
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    file.write_text(path.with_name(f"{path.name}.json"), text + "\n")
+    return path
+
+
+def clean_copy(model: nn.Module) -> nn.Module:
+    """A copy for capturing: on the CPU, float32, in eval mode, without the hooks of freezing.
+
+    Raises:
+        CheckpointError: the model cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(unwrap(model))
+    except Exception as cause:  # whatever a module of one's own does in its __deepcopy__
+        raise CheckpointError(
+            f"{type(model).__name__} cannot be copied, and only a copy is exported: {_short(cause)}"
+        ) from cause
+    release(copied)
+    return copied.cpu().float().eval().requires_grad_(False)
+
+
+def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
+    """The model as a graph for any number of images.
+
+    Raises:
+        CheckpointError: torch.export refuses it.
+    """
+    try:
+        program = torch.export.export(
+            model, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}}, strict=False
+        )
+    except Exception as cause:  # torch.export passes on whatever the model's own code raises
+        raise CheckpointError(
+            f"torch.export cannot capture {type(model.model).__name__} as one graph for any number "
+            f"of images: {_short(cause)}. Its forward must not branch on values of tensors nor on "
+            "the number of images: use torch.where, and x.flatten(1) or x.shape[0] in place of "
+            "numbers. learn.export(folder), which load_learner reads, takes any model."
+        ) from cause
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def compared(
+    found: Tensor, expected: Tensor, wanted: Portable, path: Path, *, exact: bool
+) -> dict[str, Any]:
+    """How far the file's answers are from the model's own; numbers are measured by their size.
+
+    Raises:
+        CheckpointError: too far, or of another shape; says where and how far.
+    """
+    if found.shape != expected.shape:
+        raise CheckpointError(
+            f"{path.name} gives {wanted.output} of shape {tuple(found.shape)} where the model "
+            f"gives {tuple(expected.shape)}. Nothing was written."
+        )
+    rtol, atol = (1e-2, 1e-4) if exact else (0.2, 2e-2)
+    if wanted.task == "regression":
+        atol *= max(1e-30, float(expected.abs().max()))
+    apart = (found - expected).abs().nan_to_num(nan=torch.inf)
+    image, output = divmod(int(apart.flatten().argmax()), apart[0].numel())
+    if not torch.allclose(found, expected, rtol=rtol, atol=atol):
+        names, kind = wanted.classes, "number" if wanted.task == "regression" else "probability"
+        name = names[output] if output < len(names) else f"output {output}"
+        raise CheckpointError(
+            f"{path.name} does not give what the model gives: on trial image {image} the "
+            f"{kind} of {name} is {found[image].flatten()[output]:.6f} in the file and "
+            f"{expected[image].flatten()[output]:.6f} in the model. Nothing was written. A forward "
+            "that draws at random or keeps something between calls cannot be exported."
+        )
+    return {"images": len(found), "largest_difference": float(apart.max())}
+
+
+def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Images to compare two models on: smooth colours, noise, black.
+
+    Returns:
+        uint8 (4, H, W, channels), or float32 from 0 to 1 where they are neither grey nor RGB.
+    """
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, channels, 5, 4, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    noise = torch.rand(1, channels, *size, generator=generator)
+    images = torch.cat([smooth, noise, torch.zeros(1, channels, *size)])
+    if channels in _EIGHT_BITS:
+        images = (images * 255).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def _before(transform: EvalTransform) -> dict[str, Any]:
+    """How an image of any size becomes pixels, step by step."""
+    height, width = transform.covering
+    return {
+        "jpeg_draft": transform.decode_size,
+        "turn": _turned(transform.input.channels),
+        "resize_to_cover": [height, width],
+        "interpolation": transform.input.interpolation,
+        "antialias": True,
+        "center_crop": list(transform.size),
+        "in_words": (
+            "A JPEG may be decoded smaller while both sides keep jpeg_draft pixels (Pillow's "
+            "draft). Resize, keeping the proportions and rounding down, so that the image just "
+            "covers resize_to_cover (height, width); cut out the middle."
+        ),
+    }
+
+
+def _turned(channels: int) -> str:
+    if channels not in _EIGHT_BITS:
+        return "as the file has it; whole numbers divided by the largest of their type"
+    kind = _EIGHT_BITS[channels]
+    return f"upright, as EXIF says; transparent parts on white; {kind}, 8 bits"
+
+
+def _pixels_in_words(channels: int) -> str:
+    if channels not in _EIGHT_BITS:
+        return f"images of {channels} channels, fractions from 0 to 1, height and width first"
+    kind = _EIGHT_BITS[channels]
+    if channels == 3:
+        return f"{kind} images, 0 to 255, as numpy.asarray(PIL image) gives them"
+    return f"{kind} images, 0 to 255, height and width first"
+
+
+def _largest(spec: InputSpec) -> int:
+    """What stands for full brightness in the pixels that the file takes."""
+    return 255 if spec.channels in _EIGHT_BITS else 1
+
+
+def _write_pt2(
+    program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
+) -> None:
+    with path.open("wb") as opened:
+        torch.export.save(program, opened, extra_files={DESCRIPTION: description})
+
+
+def _run_pt2(path: Path, pixels: Tensor) -> Tensor:
+    with path.open("rb") as opened:
+        module = torch.export.load(opened).module()
+    with torch.no_grad():
+        answer: Tensor = module(pixels)
+    return answer
+
+
+def _short(cause: BaseException) -> str:
+    """The first line of an error, for a sentence."""
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0].rstrip('.')}" if lines[0] else type(cause).__name__
+
+
+_Write = Callable[["ExportedProgram", Path, str, tuple[str, str]], None]
+
+
+_Run = Callable[[Path, Tensor], Tensor]
+
+
+_FORMATS: Final[Mapping[str, tuple[_Write, _Run]]] = {
+    ".onnx": (write_onnx, run_onnx),
+    ".pt2": (_write_pt2, _run_pt2),
+}
+
+
+ENDINGS: Final = tuple(_FORMATS)

@@ -1,0 +1,266 @@
+"""The state of an optimizer and of the random generators, as named tensors and JSON values."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from layergroups.errors import CheckpointError
+from layergroups.groups import place_steps
+
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+PLAIN: Final = (bool, int, float, str, type(None))
+
+
+_NOT_SAVED: Final = frozenset(
+    {
+        *("lr", "betas", "momentum"),  # what a schedule sets at each step
+        *("name", "layer_group", "fused", "foreach", "capturable"),
+    }
+)
+
+
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Saved:
+    """What the optimizer remembers of each parameter, by the parameter's name.
+
+    Order and number of parameter groups do not matter, so a checkpoint survives regrouping.
+
+    Returns:
+        Tensors named "key/parameter" (such as "exp_avg/0.weight"), and JSON-ready values as
+        `{parameter: {key: value}}`.
+
+    Raises:
+        CheckpointError: the optimizer keeps something that is neither a tensor nor a plain value.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}/{name}"] = value
+            elif isinstance(value, PLAIN):
+                plain.setdefault(name, {})[key] = value
+            else:
+                raise CheckpointError(
+                    f"{type(optimizer).__name__} keeps a {type(value).__name__} as {key!r} for "
+                    f"{name}; only tensors and plain values can be saved without pickle."
+                )
+    options = {g["name"]: _options(g) for g in optimizer.param_groups if "name" in g}
+    return tensors, {"class": type(optimizer).__name__, "values": plain, "groups": options}
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a parameter group, such as weight decay, but no schedule's.
+
+    A number in a tensor, as which timm's optimizers count the steps of a group, is a dict here.
+    """
+    plain = {key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))}
+    counts = {
+        key: {"tensor": value.item(), "dtype": str(value.dtype).removeprefix("torch.")}
+        for key, value in group.items()
+        if isinstance(value, Tensor) and value.ndim == 0
+    }
+    return {key: v for key, v in (plain | counts).items() if key not in _NOT_SAVED}
+
+
+def _load_options(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """The inverse of `_options`; a count that had not begun then begins anew."""
+    for key in [k for k, v in group.items() if isinstance(v, Tensor) and k not in _NOT_SAVED]:
+        if key not in saved:
+            del group[key]
+    for key, value in saved.items():
+        if isinstance(value, Mapping):
+            group[key] = torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+        else:
+            group[key] = tuple(value) if isinstance(value, list) else value
+
+
+def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """The saved state must be of the same kind of optimizer.
+
+    Raises:
+        CheckpointError: it is of another.
+    """
+    ours = type(optimizer).__name__
+    if state["class"] != ours:
+        raise CheckpointError(
+            f"The checkpoint holds the state of {state['class']}, this learner has {ours}. Make "
+            f"the learner with opt_func={state['class'].lower()!r}, or load with with_opt=False."
+        )
+
+
+def load_optimizer_state(
+    optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Give each parameter the memory that was saved under its name; the others start afresh.
+
+    Returns:
+        The names of parameters in the saved state that this model does not have.
+
+    Raises:
+        CheckpointError: another kind of optimizer wrote the state.
+    """
+    check_optimizer(optimizer, state)
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    unknown: set[str] = set()
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition("/")
+        if name in parameters:
+            optimizer.state[parameters[name]][key] = placed(tensor, parameters[name])
+        else:
+            unknown.add(name)
+    for name, values in state["values"].items():
+        if name in parameters:
+            optimizer.state[parameters[name]].update(values)
+        else:
+            unknown.add(name)
+    place_steps(optimizer)
+    for group in optimizer.param_groups:
+        if group.get("name") in state["groups"]:
+            _load_options(group, state["groups"][group["name"]])
+    return tuple(sorted(unknown))
+
+
+def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
+    if saved.ndim == 0:
+        return saved.clone()
+    if hasattr(parameter, "full_tensor"):
+        return spread_as(saved, parameter)
+    if saved.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
+    return saved.to(parameter.device, copy=True)
+
+
+def random_state() -> Saved:
+    """The states of Python's, NumPy's (where imported), torch's and CUDA's generators."""
+    version, words, gauss = random.getstate()
+    plain: dict[str, Any] = {"python": [version, list(words), gauss]}
+    if "numpy" in sys.modules:
+        import numpy
+
+        kind, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+        words_list = numpy.asarray(keys).tolist()
+        plain["numpy"] = [str(kind), words_list, int(position), int(has_gauss), float(cached)]
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index, device_state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"cuda/{index}"] = device_state
+    return tensors, plain
+
+
+def load_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """Put every generator back where it was; generators that are not here are left out."""
+    version, words, gauss = plain["python"]
+    random.setstate((version, tuple(words), gauss))
+    if "numpy" in plain:
+        import numpy
+
+        kind, keys, position, has_gauss, cached = plain["numpy"]
+        words_array = numpy.asarray(keys, dtype=numpy.uint32)
+        numpy.random.set_state((kind, words_array, position, has_gauss, cached))
+    torch.set_rng_state(tensors["torch"])
+    cuda = [name for name in tensors if name.startswith("cuda/")]
+    if cuda and torch.cuda.is_available():
+        for name in cuda:
+            index = int(name.removeprefix("cuda/"))
+            if index < torch.cuda.device_count():
+                torch.cuda.set_rng_state(tensors[name], index)
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, named "prefix/name"."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `with_prefix`: those named "prefix/name", by name."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes of saved weights with the model's; changes nothing.
+
+    Raises:
+        CheckpointError: they differ; names everything that does.
+    """
+    _, told = fitting_weights(model, weights, source)
+    if told:
+        raise CheckpointError(
+            told + " Make the learner as it was made when this was saved: the same arch, classes "
+            "and head. Or load what fits, strict=False."
+        )
+
+
+def fitting_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], str]:
+    """Those of the saved weights that the model has in the same shape.
+
+    Returns:
+        The weights, and what does not fit in words; empty words if all fit.
+
+    Raises:
+        CheckpointError: not a single one fits.
+    """
+    own = model.state_dict()
+    common = own.keys() & weights.keys()
+    shapes = {
+        name: f"{name}: saved {tuple(weights[name].shape)}, model {tuple(own[name].shape)}"
+        for name in common
+        if isinstance(own[name], Tensor) and own[name].shape != weights[name].shape
+    }
+    fitting = {name: t for name, t in weights.items() if name in common and name not in shapes}
+    told = (
+        _listing("missing in the file", sorted(own.keys() - weights.keys()))
+        + _listing("unknown to the model", sorted(weights.keys() - own.keys()))
+        + _listing("of another shape", sorted(shapes.values()))
+    )
+    told = f"{source} does not fit this model.{told}" if told else ""
+    if own and not fitting:
+        raise CheckpointError(told)
+    return fitting, told
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str, *, strict: bool = True
+) -> None:
+    """Load weights by name.
+
+    Raises:
+        CheckpointError: it is strict, and names or shapes differ; nothing was loaded then.
+    """
+    if strict:
+        check_weights(model, weights, source)
+    own = model.state_dict()
+    spread = {name: spread_as(tensor, own[name]) for name, tensor in weights.items()}
+    model.load_state_dict(spread, strict=strict)
+
+
+def spread_as(saved: Tensor, like: object) -> Tensor:
+    """A saved tensor, spread over the processes where the one that it is for is (FSDP2)."""
+    if not hasattr(like, "full_tensor"):
+        return saved
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    made: Tensor = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    return made
+
+
+def _listing(what: str, names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f" {what.capitalize()}: {', '.join(names[:most])}{more}."

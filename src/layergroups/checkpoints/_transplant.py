@@ -1,0 +1,479 @@
+"""transplant: carry weights, and optimizer state, between models that match in part.
+
+The plan of a transplant as data, and the few functions that carry it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from layergroups.anatomy import Anatomy, read_anatomy, unwrap
+from layergroups.checkpoints._matching import (
+    ClassPlan,
+    Layer,
+    Row,
+    RowMove,
+    Side,
+    class_plan,
+    layers_of,
+    match_layers,
+)
+from layergroups.checkpoints._state_dicts import PLAIN, placed
+from layergroups.errors import TransplantError
+from layergroups.groups import place_steps, some
+
+_NOT_OWNED = "the new optimizer does not have this parameter"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One tensor of the target, and what fills it.
+
+    Attributes:
+        target: its name.
+        sources: names of the tensors that fill it.
+        reason: why these.
+        rows: which rows go where; empty where a whole tensor goes.
+        whole: whether all of it is filled.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    reason: str
+    rows: tuple[Row, ...] = ()
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes where, and what stays, with the reason for each name."""
+
+    moves: tuple[Move, ...]
+    left: Mapping[str, str]
+    not_filled: Mapping[str, str]
+
+
+def plan(old: nn.Module, new: nn.Module, by_class: ClassPlan) -> Plan:
+    """What can go from one model to another; nothing is changed."""
+    ours, theirs = layers_of(old), layers_of(new)
+    wanted = [_row_move(move, tensors_of(old)) for move in by_class.moves]
+    wanted += [Move(goal, (name,), "its layer goes by class") for name, goal in by_class.scalars]
+    free = {p: layer for p, layer in ours.items() if p not in by_class.source}
+    open_ = {p: layer for p, layer in theirs.items() if p not in by_class.target}
+    for match in match_layers(free, open_):
+        wanted += _whole_moves(ours[match.source], theirs[match.target], match.reason)
+    moves, refused = _once_each(wanted, tensors_of(old), tensors_of(new))
+    return Plan(moves, *_rest(old, new, moves, refused, by_class))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name; a tied one under all its names."""
+    return {
+        layer.name(n): t for layer in layers_of(model).values() for n, t in layer.tensors.items()
+    }
+
+
+def _row_move(move: RowMove, ours: Mapping[str, Tensor]) -> Move:
+    """Rows as they are planned; a plain move where all rows of one tensor keep their order."""
+    names = tuple(dict.fromkeys(row.source for row in move.rows))
+    in_order = all(row.target == row.row for row in move.rows)
+    if move.whole and in_order and len(names) == 1 and len(ours[names[0]]) == len(move.rows):
+        return Move(move.target, names, move.reason)
+    return Move(move.target, names, move.reason, move.rows, move.whole)
+
+
+def _whole_moves(source: Layer, target: Layer, reason: str) -> list[Move]:
+    return [
+        Move(target.name(name), (source.name(name),), reason)
+        for name, tensor in source.tensors.items()
+        if name in target and target.tensors[name].shape == tensor.shape
+    ]
+
+
+def _once_each(
+    wanted: Iterable[Move], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> tuple[tuple[Move, ...], dict[str, str]]:
+    """Each tensor of the target is filled once, tied ones by their first name; the rest refused."""
+    kept: dict[int, Move] = {}
+    refused: dict[str, str] = {}
+    for move in wanted:
+        first = kept.setdefault(id(theirs[move.target]), move)
+        same = {id(ours[n]) for n in move.sources} == {id(ours[n]) for n in first.sources}
+        if not same:
+            tied = f"the target ties it to {first.target}, which has {', '.join(first.sources)}"
+            refused.update(dict.fromkeys(move.sources, tied))
+    return tuple(kept.values()), refused
+
+
+def _rest(
+    old: nn.Module,
+    new: nn.Module,
+    moves: Iterable[Move],
+    refused: Mapping[str, str],
+    by_class: ClassPlan,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Names and reasons of what was not carried and of what was not filled."""
+    ours, theirs = tensors_of(old), tensors_of(new)
+    used = {id(ours[name]) for move in moves for name in move.sources}
+    filled = {id(theirs[move.target]) for move in moves}
+    hint = "" if by_class.target else "; rows go by name with classes="
+    left = {
+        name: refused.get(name)
+        or by_class.source.get(_path(name))
+        or _why(name, ours, theirs, "target", hint)
+        for name in _unless(ours, used)
+    }
+    kept = {
+        name: by_class.target.get(_path(name)) or _why(name, theirs, ours, "source", hint)
+        for name in _unless(theirs, filled)
+    }
+    return left, kept
+
+
+def _unless(tensors: Mapping[str, Tensor], seen: set[int]) -> list[str]:
+    """Names of the tensors that were not seen, each under its first name."""
+    firsts = {id(t): name for name, t in reversed(list(tensors.items()))}
+    return [name for name, t in tensors.items() if id(t) not in seen and firsts[id(t)] == name]
+
+
+def _why(
+    name: str, own: Mapping[str, Tensor], other: Mapping[str, Tensor], which: str, hint: str
+) -> str:
+    """Why a tensor found no partner in the other model, which is "source" or "target"."""
+    if name not in other:
+        return f"no layer of the {which} fits"
+    here, there = tuple(own[name].shape), tuple(other[name].shape)
+    if here == there:
+        return f"its layer does not fit that of the {which} as a whole"
+    return f"shape {here}, in the {which} {there}{hint if here[1:] == there[1:] != () else ''}"
+
+
+def _path(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def carry(old: nn.Module, new: nn.Module, made: Plan) -> None:
+    """Copy the values into the tensors of the target, which stay the same objects."""
+    ours, theirs = tensors_of(old), tensors_of(new)
+    with torch.no_grad():
+        for move in made.moves:
+            goal = theirs[move.target]
+            if move.rows:
+                goal.copy_(_with_rows(goal, move, lambda name: ours[name]))
+            elif goal is not ours[move.sources[0]]:
+                goal.copy_(ours[move.sources[0]])
+
+
+def _with_rows(goal: Tensor, move: Move, source: Callable[[str], Tensor]) -> Tensor:
+    """A copy of a tensor with rows from others in it."""
+    filled = goal.detach().clone()
+    for name in move.sources:
+        rows = [r for r in move.rows if r.source == name]
+        taken = source(name).detach()[[r.row for r in rows]]
+        filled[[r.target for r in rows]] = taken.to(goal.device, goal.dtype)
+    return filled
+
+
+def check_kinds(old: Optimizer, new: Optimizer) -> None:
+    """State goes only between optimizers of one kind.
+
+    Raises:
+        TransplantError: they are of two.
+    """
+    if type(old).__name__ != type(new).__name__:
+        ours, theirs = type(old).__name__, type(new).__name__
+        raise TransplantError(
+            f"transplant: the state of {ours} means nothing to {theirs}. Make the new learner with "
+            f"opt_func={ours.lower()!r}, or leave optimizer= out to carry the weights alone."
+        )
+
+
+def carry_memory(
+    old: nn.Module, new: nn.Module, made: Plan, source: Optimizer, target: Optimizer
+) -> dict[str, str]:
+    """Give the target's optimizer what the source's remembers of each carried parameter.
+
+    Returns:
+        For each parameter of a move "carried", or why not.
+    """
+    ours, theirs = tensors_of(old), tensors_of(new)
+    told: dict[str, str] = {}
+    owned = {id(p) for group in target.param_groups for p in group["params"]}
+    for move in made.moves:
+        goal = theirs[move.target]
+        if not isinstance(goal, nn.Parameter):
+            continue
+        memories = {name: source.state.get(ours[name], {}) for name in move.sources}
+        why = _why_no_memory(move, memories, ours) if id(goal) in owned else _NOT_OWNED
+        told[move.target] = why
+        if not told[move.target]:
+            target.state[goal] = _memory(goal, move, memories, ours)
+            told[move.target] = "carried"
+    place_steps(target)
+    return told
+
+
+def _why_no_memory(
+    move: Move, memories: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Tensor]
+) -> str:
+    if not all(memories.values()):
+        return "the old optimizer remembers nothing of it"
+    if not move.whole:
+        return "rows of new classes start without memory, and so do all"
+    values = [value for memory in memories.values() for value in memory.values()]
+    if not all(isinstance(value, (Tensor, *PLAIN)) for value in values):
+        return "its state is not plain tensors"
+    if not move.rows:
+        return ""
+    shared = [_shared(memory, ours[name].shape) for name, memory in memories.items()]
+    if any(one is None or one != shared[0] for one in shared):
+        return "its rows do not share one state"
+    return ""
+
+
+def _shared(memory: Mapping[str, Any], shape: torch.Size) -> dict[str, Any] | None:
+    """What is kept once for all rows, such as the count of steps; None if moments are no rows."""
+    once = {k: v for k, v in memory.items() if not isinstance(v, Tensor) or v.shape != shape}
+    if any(isinstance(value, Tensor) and value.ndim for value in once.values()):
+        return None
+    return {k: v.item() if isinstance(v, Tensor) else v for k, v in once.items()}
+
+
+def _memory(
+    goal: nn.Parameter,
+    move: Move,
+    memories: Mapping[str, Mapping[str, Any]],
+    ours: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The state for one parameter: moments row by row where its rows came so, the rest as it is."""
+    first = memories[move.sources[0]]
+    made: dict[str, Any] = {}
+    for key, value in first.items():
+        if not isinstance(value, Tensor):
+            made[key] = value
+        elif move.rows and value.shape == ours[move.sources[0]].shape:
+            blank = torch.empty_like(goal, dtype=value.dtype, requires_grad=False)
+            made[key] = _with_rows(blank, move, lambda name, key=key: memories[name][key])  # type: ignore[misc] # a default that binds
+        else:
+            made[key] = placed(value, goal)
+    return made
+
+
+Optimizers = bool | tuple[Optimizer, Optimizer]
+
+
+Names = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Graft:
+    """What became of one tensor.
+
+    Attributes:
+        name: its name in the target; in `Transplant.left` that in the source.
+        reason: why it was carried, or why not.
+        source: the names that it was filled from.
+        memory: what became of the optimizer's state: "carried", why not, or "" where none was
+            asked for.
+    """
+
+    name: str
+    reason: str
+    source: tuple[str, ...] = ()
+    memory: str = ""
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """What a transplant carried and what not, tensor by tensor; `print` shows a short table.
+
+    Attributes:
+        carried: tensors of the target that are wholly filled from the source.
+        partly: those of which some rows are filled, by the names of classes.
+        left: tensors of the source that found no place.
+        not_filled: tensors of the target that kept their own values.
+    """
+
+    carried: tuple[Graft, ...]
+    partly: tuple[Graft, ...]
+    left: tuple[Graft, ...]
+    not_filled: tuple[Graft, ...]
+
+    @property
+    def memories(self) -> int:
+        """For how many parameters the optimizer's state was carried."""
+        return sum(g.memory == "carried" for g in (*self.carried, *self.partly))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        kinds = {
+            "carried": self.carried, "in part": self.partly, "left": self.left,
+            "not filled": self.not_filled,
+        }  # fmt: skip
+        first = f"transplant: {', '.join(f'{len(found)} {kind}' for kind, found in kinds.items())}"
+        if any(g.memory for g in (*self.carried, *self.partly)):
+            first += f"; optimizer state of {self.memories}"
+        rows = [row for kind, found in kinds.items() for row in _rows(kind, found)]
+        return "\n".join([first, *rows])
+
+
+def transplant(
+    source: Any,
+    target: Any,
+    *,
+    optimizer: Optimizers = False,
+    classes: tuple[Names, Names] | None = None,
+    example_input: Any = None,
+) -> Transplant:
+    """Carry what fits from one model to another, and say what was carried, what was not, and why.
+
+    Layers are matched by name, then by modules that stand at another path (the body of a whole
+    network in a `Sequential` of body and head). A layer goes as a whole, with the statistics of a
+    batch norm; where a shape differs it stays. The last layers go row by row where the names of the
+    classes are known on both sides: learners tell them, for modules give `classes=`. The target
+    keeps its parameters as objects, so its groups, freezing, rates and optimizer stay in step.
+
+    Args:
+        source: a learner or a module; it does not change.
+        target: a learner or a module; it gets the weights.
+        optimizer: True carries also what the learners' optimizers remember of each parameter; for
+            modules give (old_optimizer, new_optimizer). Rates and betas of the target stay.
+            A classifier with rows of new classes starts without memory, for a row without moments
+            and with many counted steps would take steps that are too long.
+        classes: names of the classes of source and target, in the order of their outputs.
+        example_input: for a dry run of modules, where `classes` is given and the modules do not
+            tell what they take.
+
+    Returns:
+        What became of every tensor of both models.
+
+    Raises:
+        TransplantError: nothing fits, the optimizers are of two kinds or the first has no state,
+            or `classes` does not fit; nothing was changed then.
+        AnatomyError: `classes` is given and a module cannot be run.
+    """
+    old, new = _model(source, "first"), _model(target, "second")
+    if old is new:
+        raise TransplantError(
+            "transplant: source and target are one model. Give the old one and the new one: "
+            "transplant(old_learn, new_learn)."
+        )
+    made = plan(old, new, _classes(source, target, classes, example_input))
+    if not made.moves:
+        raise TransplantError(_nothing(old, new, made))
+    optimizers = _optimizers(source, target, optimizer)
+    carry(old, new, made)
+    memory = carry_memory(old, new, made, *optimizers) if optimizers else {}
+    return _told(made, memory)
+
+
+def _model(side: Any, which: str) -> nn.Module:
+    model = side if isinstance(side, nn.Module) else getattr(side, "model", None)
+    if not isinstance(model, nn.Module):
+        raise TransplantError(
+            f"transplant: the {which} argument is a {type(side).__name__}, not a learner or a "
+            "module: transplant(old_learn, new_learn), or transplant(old_model, new_model)."
+        )
+    return unwrap(model)
+
+
+def _classes(source: Any, target: Any, given: Any, example_input: Any) -> ClassPlan:
+    """The plan for the rows of classes, where their names are known on both sides."""
+    if given is None:
+        names = [tuple(map(str, getattr(_data(side), "vocab", ()))) for side in (source, target)]
+    elif (
+        isinstance(given, Sequence)
+        and len(given) == 2
+        and not any(isinstance(names, str) for names in given)
+    ):
+        names = [tuple(map(str, listed)) for listed in given]
+    else:
+        raise TransplantError(
+            f"classes={given!r}: give the names of the classes of both models in the order of "
+            'their outputs: classes=(["cat", "dog"], ["dog", "fox", "cat"]).'
+        )
+    if not all(names):
+        return ClassPlan()
+    sides = [
+        Side(_model(side, ""), _anatomy(side, example_input), listed)
+        for side, listed in zip((source, target), names, strict=True)
+    ]
+    return class_plan(*sides, strict=given is not None)
+
+
+def _data(side: Any) -> Any:
+    return None if isinstance(side, nn.Module) else getattr(side, "dls", None)
+
+
+def _anatomy(side: Any, example_input: Any) -> Anatomy:
+    groups = None if isinstance(side, nn.Module) else getattr(side, "layer_groups", None)
+    if groups is not None and example_input is None:
+        known: Anatomy = groups.anatomy
+        return known
+    return read_anatomy(_model(side, ""), example_input)
+
+
+def _optimizers(source: Any, target: Any, given: Any) -> tuple[Optimizer, Optimizer] | None:
+    """The two optimizers, of one kind, the first with a memory; None if none is asked for."""
+    if given is False:
+        return None
+    if given is True:
+        old = getattr(source, "opt", None)
+        make = getattr(target, "made_optimizer", None)
+        new = make() if make is not None and old is not None else getattr(target, "opt", None)
+    else:
+        old, new = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
+    if not isinstance(old, Optimizer) or not isinstance(new, Optimizer) or not old.state:
+        raise TransplantError(
+            "transplant: the state of an optimizer is asked for, but the source has none (it never "
+            "took a step), or there is no optimizer for the target. Leave optimizer= out, or for "
+            "modules give both: optimizer=(old_optimizer, new_optimizer)."
+        )
+    check_kinds(old, new)
+    return old, new
+
+
+def _nothing(old: nn.Module, new: nn.Module, made: Plan) -> str:
+    names = [", ".join(list(listed)[:3]) for listed in (made.left, made.not_filled)]
+    return (
+        f"transplant: no tensor of {type(old).__name__} ({names[0]}, …) fits one of "
+        f"{type(new).__name__} ({names[1]}, …) by name and shape. Where a part moved, give the "
+        "parts: transplant(old.features, new.body). Where the classes have names, give them: "
+        "classes=(old_names, new_names)."
+    )
+
+
+def _told(made: Plan, memory: dict[str, str]) -> Transplant:
+    grafts = [
+        (move.whole, Graft(move.target, move.reason, move.sources, memory.get(move.target, "")))
+        for move in made.moves
+    ]
+    return Transplant(
+        carried=tuple(graft for whole, graft in grafts if whole),
+        partly=tuple(graft for whole, graft in grafts if not whole),
+        left=tuple(Graft(name, why) for name, why in made.left.items()),
+        not_filled=tuple(Graft(name, why) for name, why in made.not_filled.items()),
+    )
+
+
+def _rows(kind: str, grafts: Sequence[Graft], most: int = 4) -> list[str]:
+    """A line for each reason: how many, why, and the first names."""
+    reasons: dict[str, list[str]] = {}
+    for graft in grafts:
+        told = graft.memory not in ("", "carried")
+        why = f"{graft.reason}; optimizer: {graft.memory}" if told else graft.reason
+        reasons.setdefault(why, []).append(graft.name)
+    if len(reasons) > most:
+        first = list(reasons)[: most - 1]
+        others = [name for why, names in reasons.items() if why not in first for name in names]
+        reasons = {why: reasons[why] for why in first} | {"for other reasons": others}
+    return [f"  {kind:10s} {len(n):5d}  {why}: {some(n, 2)}" for why, n in reasons.items()]

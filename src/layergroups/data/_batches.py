@@ -1,0 +1,559 @@
+"""Photos to batches, in an order and with variations that depend on explicit numbers only.
+
+A *plan* says for each batch which photos it has, and for each photo the seed of its variation, or
+none for the photo as it is. Plans are made in the main process from (seed, epoch, photo), so order
+and variations are the same for any number of workers, whatever the global random state is; and
+neither making nor following a plan changes that state.
+
+How often each training photo comes in an epoch, where classes are not equally frequent.
+
+Photos are drawn by systematic sampling: of a class that is due k times in an epoch, k photos come,
+within one, and each of its photos as often as the others, within one. Ordinary weighted sampling
+with replacement would draw some photos five times and others never, just by chance.
+
+How several processes share the work on one batch: the batch stays whole in meaning.
+
+`batch_size` is the number of items over all processes. Process r of w takes the items r, r + w,
+r + 2 w, … of each batch, so that what is learned does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from layergroups.data._samples import Samples
+from layergroups.data.image._decoded_cache import DecodedCache
+from layergroups.data.image._image_checks import BrokenImage, broken_images_error, reason_of
+from layergroups.data.image._opening import Picture, open_picture, quiet
+from layergroups.data.image._transforms import EvalTransform, TrainTransform, normalise
+from layergroups.errors import DataError
+
+Balance = bool | Mapping[str, float] | Sequence[float]
+
+
+def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor | None:
+    """The part of an epoch that each photo is due, float64 (N,), summing to 1; None for all alike.
+
+    Args:
+        balance: False; True for all classes equally often; how often each class comes against the
+            others, by name; or a weight for each training photo.
+        photos: the training photos.
+        vocab: names of the classes.
+
+    Raises:
+        DataError: it is none of these, or does not fit the photos.
+    """
+    if balance is False or balance is None:
+        return None
+    if balance is True or isinstance(balance, Mapping):
+        wanted = _class_weights(balance, photos, vocab)
+        labels = torch.tensor(photos.labels)
+        counts = torch.bincount(labels, minlength=len(vocab)).double()
+        return _parts((wanted / counts.clamp(min=1))[labels], balance)
+    if isinstance(balance, str | bytes) or not hasattr(balance, "__len__"):
+        raise DataError(_expected(balance))
+    if len(balance) != len(photos):
+        raise DataError(
+            f"balance= has {len(balance)} weights for {len(photos)} training photos; give one for "
+            "each, in the order of train_photos, or balance=True."
+        )
+    try:
+        return _parts(torch.tensor([float(weight) for weight in balance]), balance)
+    except (TypeError, ValueError) as cause:
+        raise DataError(_expected(balance)) from cause
+
+
+def weighted_order(weights: Tensor, labels: Sequence[Any] | None, seed: int) -> Tensor:
+    """Photos of an epoch, int64 (N,): as many as there are, in random order; some come repeatedly.
+
+    Args:
+        weights: the part that each is due, summing to 1.
+        labels: their classes, to share fairly within each; None if they have none.
+        seed: decides which, and the order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n = len(weights)
+    order = torch.randperm(n, generator=generator)
+    if labels is not None and all(isinstance(label, int) for label in labels):
+        order = order[torch.tensor(labels)[order].argsort(stable=True)]
+    ends = weights[order].cumsum(0)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    points = (torch.arange(n, dtype=torch.float64) + start) / n * ends[-1]
+    chosen = order[torch.searchsorted(ends, points, right=True).clamp(max=n - 1)]
+    return chosen[torch.randperm(n, generator=generator)]
+
+
+def _class_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor:
+    labels = photos.labels or ()
+    if not labels or not all(isinstance(label, int) for label in labels):
+        raise DataError(
+            "balance= by class needs photos of one class each; for several labels or numbers give "
+            "a weight for each training photo: balance=[1.0, 2.5, …]."
+        )
+    if balance is True:
+        return torch.ones(len(vocab), dtype=torch.float64)
+    if set(map(str, balance)) != set(vocab):
+        raise DataError(
+            f"balance= names {', '.join(map(str, balance))}; give how often each class comes "
+            f"against the others, for all of {', '.join(vocab)}."
+        )
+    try:
+        return torch.tensor([float(balance[name]) for name in vocab], dtype=torch.float64)
+    except (TypeError, ValueError) as cause:
+        raise DataError(_expected(balance)) from cause
+
+
+def _parts(weights: Tensor, given: object) -> Tensor:
+    total = float(weights.sum())
+    if float(weights.min()) < 0 or not 0 < total < math.inf:
+        raise DataError(_expected(given))
+    return weights.double() / total
+
+
+def _expected(given: object) -> str:
+    return (
+        f"balance={str(given)[:80]}: expected True for all classes equally often, numbers from 0 "
+        'by class ({"cat": 1, "dog": 2}), or one number from 0 for each training photo.'
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What one process takes of a batch.
+
+    Attributes:
+        batch: its items; those of another process where nothing is left for this one.
+        own: how many of them count here; 0 where they are another's.
+        items: items in the whole batch.
+        positions: of its items in the whole batch.
+        check: equal on all processes if they divide the same batch.
+    """
+
+    batch: Any
+    own: int
+    items: int
+    positions: range
+    check: int = 0
+
+    @property
+    def weight(self) -> float:
+        """Its part of the whole batch, 0..1."""
+        return self.own / self.items if self.items else 0.0
+
+
+def part(n: int, rank: int, world: int, least: int = 1) -> tuple[range, int]:
+    """Which of n items a process takes, and how many of them count.
+
+    Args:
+        n: items in the batch.
+        rank: the process, 0..world - 1.
+        world: number of processes.
+        least: the fewest items that a process can work on; batch norm needs 2. A small batch is
+            shared by fewer processes; the others go along with the items of the first, which do
+            not count for them.
+    """
+    active = min(world, max(1, n // least))
+    if rank < active:
+        mine = range(rank, n, active)
+        return mine, len(mine)
+    return range(0, n, active), 0
+
+
+def check_of(content: Sequence[Any]) -> int:
+    """A number that tells two plans of a batch apart."""
+    return zlib.crc32(repr(content).encode())
+
+
+def planned(
+    plan: Iterator[list[Any]], rank: int, world: int, least: int
+) -> tuple[list[list[Any]], list[Shard]]:
+    """The items that a process prepares of each batch of a plan, and its shares, still empty."""
+    work: list[list[Any]] = []
+    shares: list[Shard] = []
+    for items in plan:
+        mine, own = part(len(items), rank, world, least)
+        work.append([items[i] for i in mine])
+        shares.append(Shard(None, own, len(items), mine, check_of(items)))
+    return work, shares
+
+
+Item = tuple[int, int | None]
+
+
+Plan = Iterable[list[Item]]
+
+
+One = tuple[torch.Tensor, int | torch.Tensor]
+
+
+Raw = tuple[torch.Tensor, torch.Tensor] | BrokenImage
+
+
+_WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
+
+
+_SLOW_TO_READ = 0.005  # seconds
+
+
+_SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
+
+
+_SECONDS_PER_BYTE = 1 / 45e6
+
+
+_SAMPLE = 100  # files whose size is looked at
+
+
+def default_workers(photos: Samples) -> int:
+    """How many processes prepare batches, if the user does not say.
+
+    None where a pass over the photos spends less than two seconds on reading them, since workers
+    must first be started. With an accelerator, else one for each core but one, at most 8. Without,
+    training keeps all cores busy already, so there are workers only for photos that are slow to
+    read (files of about 200 kB or more): one for every two cores, at most 8.
+    """
+    per_photo = _reading_seconds(photos)
+    if per_photo * len(photos) < _WORTH_WORKERS:
+        return 0
+    if torch.accelerator.is_available():
+        return min(8, _cores() - 1)
+    return min(8, _cores() // 2) if per_photo > _SLOW_TO_READ else 0
+
+
+def _reading_seconds(photos: Samples) -> float:
+    """Estimated time to read and resize one photo, from the sizes of some of the files."""
+    if photos.items is not None:  # not known: as a photo of 200 kB
+        return _SLOW_TO_READ
+    sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
+    sizes = [os.path.getsize(file) for file in sample]
+    return _SECONDS_PER_PHOTO + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
+
+
+def derived_seed(*numbers: int) -> int:
+    """A 32-bit seed that depends on all of the numbers."""
+    text = ",".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
+
+
+@contextmanager
+def private_randomness(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's CPU generators start from a seed, and are restored after."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the generators of accelerators too.
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class PhotoDataset(Dataset[Any]):
+    """Photos as pixels, one at a time; an item is (position, seed of its variation or None)."""
+
+    def __init__(
+        self,
+        photos: Samples,
+        plain: EvalTransform,
+        varied: TrainTransform | None = None,
+        cache: DecodedCache | None = None,
+    ) -> None:
+        self.photos = photos
+        self.plain = plain
+        self.varied = varied
+        self._open: Callable[..., Picture] = open_picture if cache is None else cache.open
+        if photos.items is not None:
+            self._open = photos.items.open
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, item: Item) -> One | BrokenImage:
+        """Pixels (height, width, channels) and the target; or what is broken."""
+        position, seed = item
+        if self.photos.items is None and seed is None:
+            return self._made(position, None)
+        # A dataset of someone's own may draw too: for a photo as it is, always the same.
+        fixed = zlib.crc32(self.photos.files[position].encode())
+        with private_randomness(fixed if seed is None else seed):
+            return self._made(position, seed)
+
+    def _made(self, position: int, seed: int | None) -> One | BrokenImage:
+        file = self.photos.files[position]
+        varied = None if seed is None else self.varied
+        try:
+            with quiet():
+                decoded = (varied or self.plain).decode_size
+                image = self._open(file, min_size=decoded, channels=self.plain.channels)
+        except Exception as error:  # the file changed since it was checked: reported by its path
+            return BrokenImage(Path(file), reason_of(error, file))
+        return (varied or self.plain).pixels(image), self.photos.target(position)
+
+
+def stack(items: Sequence[One | BrokenImage]) -> Raw:
+    """Items as one batch; or the first broken one.
+
+    Returns:
+        Pixels (N, height, width, channels), uint8, or float32 if some are; and int64 (N,) for
+        classes or float32 (N, C) for more.
+    """
+    pixels, targets = [], []
+    for item in items:
+        if isinstance(item, BrokenImage):
+            return item
+        pixels.append(item[0])
+        targets.append(torch.as_tensor(item[1]))
+    if any(image.is_floating_point() for image in pixels):
+        pixels = [image if image.is_floating_point() else image / 255 for image in pixels]
+    return torch.stack(pixels), torch.stack(targets)
+
+
+class BatchMaker:
+    """Makes the batches of any plan over a set of photos, in this process or by workers.
+
+    The workers start with the first plan and stay. While one plan is being followed, others get
+    workers of their own.
+
+    Args:
+        dataset: the photos.
+        num_workers: processes that prepare batches; 0 for this one.
+    """
+
+    def __init__(self, dataset: PhotoDataset, num_workers: int) -> None:
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self._pool: DataLoader[Any] | None = None
+        self._busy = False
+
+    def follow(self, plan: Plan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches (x, y): float32 (N, channels, height, width), normalised, and the targets."""
+        if self._busy or self.num_workers == 0:
+            yield from map(self._finished, self._new_loader(plan, stay=False))
+            return
+        if self._pool is None:
+            self._pool = self._new_loader((), stay=True)
+        _plan_of(self._pool).batches = plan
+        self._busy = True
+        try:
+            yield from map(self._finished, self._pool)
+        finally:
+            self._busy = False
+
+    def batch(self, items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One batch, made in this process."""
+        return self._finished(stack([self.dataset[item] for item in items]))
+
+    def _finished(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(raw, BrokenImage):
+            raise broken_images_error([raw])
+        return normalise(raw[0], self.dataset.plain.input), raw[1]
+
+    def _new_loader(self, plan: Plan, *, stay: bool) -> DataLoader[Any]:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=_PlanSampler(plan),
+            num_workers=self.num_workers,
+            collate_fn=stack,
+            persistent_workers=stay and self.num_workers > 0,
+            generator=torch.Generator(),  # else each pass would draw from the global one
+        )
+
+
+class _PlanSampler:
+    """Hands a plan, which may be changed between passes, to a DataLoader."""
+
+    def __init__(self, batches: Plan) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return iter(self.batches)
+
+
+def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
+    sampler = loader.batch_sampler
+    assert isinstance(sampler, _PlanSampler)
+    return sampler
+
+
+class EvalLoader:
+    """All photos of a feed in their order, as often as one likes.
+
+    Iterating yields (x, y): float32 (N, channels, height, width), normalised, and the targets,
+    int64 (N,) for classes, float32 (N, C) for several labels or numbers; or x alone if the photos
+    have no labels.
+
+    Args:
+        feed: makes the batches.
+        batch_size: photos in a batch; the last one may have fewer.
+        view_seed: gives the seed of each photo's variation; None for the photos as they are.
+    """
+
+    def __init__(
+        self, feed: BatchMaker, batch_size: int, view_seed: Callable[[int], int] | None = None
+    ) -> None:
+        self.feed = feed
+        self.batch_size = batch_size
+        self._view_seed = view_seed
+
+    @property
+    def photos(self) -> Samples:
+        """The photos, in the order of the batches."""
+        return self.feed.dataset.photos
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Their paths, in the order of the batches."""
+        return self.photos.paths
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.photos) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, y in self.feed.follow(self._plan()):
+            yield x if self.photos.labels is None else (x, y)
+
+    def at(self, positions: Sequence[int]) -> Any:
+        """One batch of the photos at these positions, in that order; it opens these only."""
+        x, y = self.feed.batch(self._items(positions))
+        return x if self.photos.labels is None else (x, y)
+
+    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
+        """What one of several processes takes of each batch; it opens these photos only."""
+        for share in shares_of_plan(self.feed, self._plan(), rank, world, least):
+            yield share if self.photos.labels is not None else replace(share, batch=share.batch[0])
+
+    def _plan(self) -> Iterator[list[Item]]:
+        for start in range(0, len(self.photos), self.batch_size):
+            yield self._items(range(start, min(start + self.batch_size, len(self.photos))))
+
+    def _items(self, positions: Iterable[int]) -> list[Item]:
+        seed_of = self._view_seed
+        return [(i, None if seed_of is None else seed_of(i)) for i in positions]
+
+
+class TrainLoader:
+    """Shuffled, varied training photos; each epoch has another order and other variations.
+
+    Iterating takes the epoch that `epoch` names and moves that number on by one, so a plain loop
+    gets new batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
+    `OrderedBatches`. The last batch is smaller where the photos do not fill it, and is left out if
+    it would hold a single photo, of which batch norm cannot take statistics.
+
+    Args:
+        feed: makes the batches.
+        batch_size: photos in a batch.
+        seed: with the epoch it decides everything.
+        weights: the part of an epoch that each photo is due, float64 (N,), summing to 1; an epoch
+            has as many photos as there are, of which some then come repeatedly, each time varied
+            otherwise, and others not at all. None: each once.
+    """
+
+    def __init__(
+        self, feed: BatchMaker, batch_size: int, seed: int, weights: torch.Tensor | None = None
+    ) -> None:
+        self.weights = weights
+        self.feed = feed
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def photos(self) -> Samples:
+        """The photos, before shuffling."""
+        return self.feed.dataset.photos
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Their paths, before shuffling."""
+        return self.photos.paths
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.photos), self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        plan = self.plan(self.epoch)
+        self.epoch += 1
+        return self.feed.follow(plan)
+
+    def starting_at(self, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """A pass as by `iter`, without its first batches, which are not read either."""
+        plan = islice(self.plan(self.epoch), batch, None)
+        self.epoch += 1
+        return self.feed.follow(plan)
+
+    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
+        """What one of several processes takes of each batch; it opens these photos only."""
+        plan = self.plan(self.epoch)
+        self.epoch += 1
+        return shares_of_plan(self.feed, plan, rank, world, least)
+
+    def positions(self, epoch: int) -> list[list[int]]:
+        """Which photos are in each batch of an epoch."""
+        return [[position for position, _ in items] for items in self.plan(epoch)]
+
+    @property
+    def varied(self) -> bool:
+        """Whether photos are augmented."""
+        return self.feed.dataset.varied is not None
+
+    def plan(self, epoch: int) -> Iterator[list[Item]]:
+        """The batches of an epoch, as photos and seeds."""
+        order = self._order(derived_seed(self.seed, epoch))
+        varied, times = self.varied, [0] * len(self.photos)
+        for number in range(len(self)):
+            items: list[Item] = []
+            for i in order[number * self.batch_size : (number + 1) * self.batch_size].tolist():
+                again = (times[i],) if times[i] else ()
+                items.append((i, view_seed(self.seed, epoch, i, *again) if varied else None))
+                times[i] += 1
+            yield items
+
+    def _order(self, seed: int) -> torch.Tensor:
+        """The photos of an epoch, as they come."""
+        if self.weights is not None:
+            return weighted_order(self.weights, self.photos.labels, seed)
+        return torch.randperm(len(self.photos), generator=torch.Generator().manual_seed(seed))
+
+
+def shares_of_plan(
+    feed: BatchMaker, plan: Iterator[list[Item]], rank: int, world: int, least: int
+) -> Iterator[Shard]:
+    """The share of one process in each batch of a plan, with its photos opened."""
+    work, shares = planned(plan, rank, world, least)
+    for share, batch in zip(shares, feed.follow(work), strict=True):
+        yield replace(share, batch=batch)
+
+
+def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
+    """The seed of a photo's variation in an epoch, and of its k-th one where it comes again."""
+    return derived_seed(seed, epoch, position, *again)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

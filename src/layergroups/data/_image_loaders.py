@@ -1,0 +1,569 @@
+"""`ImageDataLoaders`: photos as training and validation batches.
+
+The ways in which photos and their labels become `ImageDataLoaders`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import torch
+
+from layergroups._calls import Taught
+from layergroups.data._batches import (
+    Balance,
+    BatchMaker,
+    EvalLoader,
+    PhotoDataset,
+    TrainLoader,
+    photo_weights,
+    view_seed,
+)
+from layergroups.data._eval_loaders import Paths as Paths
+from layergroups.data._eval_loaders import test_batches
+from layergroups.data._samples import Samples, Split, Task, folds_of, joined
+from layergroups.data.image._decoded_cache import DecodedCache
+from layergroups.data.image._image_checks import BrokenImage, OnError
+from layergroups.data.image._opening import Size
+from layergroups.data.image._transforms import (
+    CROP_PCT,
+    Augmentation,
+    EvalTransform,
+    ImageSource,
+    TrainTransform,
+    Transform,
+)
+from layergroups.data.inspect._data_summary import DataSummary, summarised
+from layergroups.data.inspect._show_batch import BatchPicture, shown_batch
+from layergroups.data.sources._datasets import read_datasets
+from layergroups.data.sources._folder import read_folder
+from layergroups.data.sources._lists import Files, Labeller, find_files, labels_by_name, read_lists
+from layergroups.data.sources._settings import Options, Settings
+from layergroups.data.sources._table import Column, read_table, rows_of
+from layergroups.input_spec import InputSpec
+
+
+class Sources(Taught):
+    """The constructors of `ImageDataLoaders`; each gives photos, labels and a division."""
+
+    @classmethod
+    @abstractmethod
+    def _of(cls, found: Split, settings: Settings) -> Self:
+        """Loaders of divided photos."""
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        train: str = "train",
+        valid: str = "valid",
+        valid_pct: float = 0.2,
+        seed: int = 42,
+        size: int | Size = 224,
+        batch_size: int = 64,
+        bs: int | None = None,
+        augment: bool | str | Augmentation | Transform = True,
+        normalize: InputSpec | None = None,
+        crop_pct: float = CROP_PCT,
+        channels: int | None = None,
+        num_workers: int | None = None,
+        on_error: OnError = "raise",
+        cache: bool | str | os.PathLike[str] | DecodedCache = True,
+        balance: Balance = False,
+    ) -> Self:
+        """Read a folder with a sub-folder of photos for each class.
+
+        If the folder has both sub-folders `train` and `valid`, the classes are looked for in those;
+        otherwise a share of each class is kept for validation, chosen by the seed. Photos lie
+        at any depth below the folder of their class. Hidden files are left out. All photos are
+        checked once, before anything else is done.
+
+        Args:
+            path: the folder.
+            train: name of the sub-folder with the training photos.
+            valid: name of the sub-folder with the validation photos.
+            valid_pct: share for validation, if there are no such sub-folders.
+            seed: decides split, order and variations.
+            size: side of the images in a batch, or (height, width), in pixels.
+            batch_size: photos in a batch; with fewer training photos, that many.
+            bs: another name of `batch_size`, as in fastai.
+            augment: True for `Augmentation()`, False for none, a word for stronger variations
+                ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
+                of a Pillow image, such as a transform of torchvision.transforms.v2.
+            normalize: statistics and interpolation, if not those of the weights that are trained.
+            crop_pct: share of the resized image's side that validation keeps.
+            channels: of the images: 3 for RGB, the default; 1 keeps them grey; any number for
+                arrays (height, width, channels) in .npy files and for TIFF files of as many bands.
+                The statistics follow: of the weights' three, the mean, or repeated in a cycle.
+            num_workers: processes that prepare batches. By default none where all training photos
+                are read in two seconds; else, with an accelerator, one for each core but one, and
+                without, none for small photos, because training keeps all cores busy, and one for
+                every two cores for large ones (about 200 kB or more); never more than 8.
+            on_error: "raise" to stop at broken images, "skip" to leave them out and say so.
+            cache: keep the decoded pixels for the next epoch and the next run, in the user's cache
+                folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
+                of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
+                False to decode the photos each time. Batches are the same in any case.
+            balance: True lets all classes come equally often in training; a dict by class name
+                says how often each comes against the others; a list gives a weight to each
+                training photo. An epoch has as many photos as before, some of them repeatedly.
+
+        Raises:
+            DataError: folder or arguments are not as expected; the message says how.
+            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+        """
+        settings = Settings(
+            valid_pct=valid_pct,
+            seed=seed,
+            size=size,
+            batch_size=batch_size,
+            bs=bs,
+            augment=augment,
+            normalize=normalize,
+            crop_pct=crop_pct,
+            channels=channels,
+            num_workers=num_workers,
+            on_error=on_error,
+            cache=cache,
+            balance=balance,
+        )
+        found = read_folder(
+            path,
+            train=train,
+            valid=valid,
+            valid_pct=valid_pct,
+            seed=seed,
+            on_error=on_error,
+            channels=settings.n_channels,
+        )
+        return cls._of(found, settings)
+
+    @classmethod
+    def from_lists(
+        cls,
+        files: Iterable[str | os.PathLike[str]],
+        labels: Iterable[Any],
+        *,
+        is_valid: Iterable[bool] | None = None,
+        task: Task | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Photos and their labels, side by side.
+
+        Strings and whole numbers are classes, fractions are numbers to predict, lists of strings
+        are several labels of a photo, lists of zeros and ones too, other lists of numbers are
+        several numbers to predict. `task` says it where this is wrong: "single" (one class each),
+        "multi" (any number of labels, perhaps none) or "regression".
+
+        Args:
+            files: paths of the photos.
+            labels: of each.
+            is_valid: for each, whether it is for validation; else `valid_pct` of them are, of each
+                class its share, chosen by the seed.
+            task: what the labels are.
+            vocab: names of the classes, labels or numbers in the order of the network's outputs.
+            **options: the other arguments of `from_folder`: size, batch_size, augment, valid_pct,
+                seed, channels, num_workers, on_error, cache, normalize, crop_pct.
+
+        Raises:
+            DataError: lists or arguments are not as expected; the message says how.
+            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+        """
+        settings = Settings.of(options, cls.from_lists)
+        found = read_lists(files, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
+        return cls._of(found, settings)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        fn_col: Column = 0,
+        label_col: Column | Sequence[Column] = 1,
+        label_delim: str | None = None,
+        valid_col: Column | None = None,
+        suff: str = "",
+        header: bool = True,
+        task: Task | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """A table with a row for each photo; fastai's `from_df` and `from_csv`.
+
+        One label column holds classes, or fractions to predict, or, with `label_delim`, several
+        labels. Several label columns hold 0 and 1, a column for each label, or numbers to predict.
+        Whole numbers in one column are classes; to predict them give task="regression".
+
+        Args:
+            table: the path of a CSV or TSV file, a frame of pandas or polars, or a dict of columns.
+            folder: where the files lie; by default beside the CSV file, or here.
+            fn_col: the column of file names, by name or position.
+            label_col: the column of labels, or a list of columns.
+            label_delim: what stands between several labels in one column, such as " ".
+            valid_col: a column that says which rows are for validation (True or False, 1 or 0,
+                "valid" or "train"); else `valid_pct` of them are, chosen by the seed.
+            suff: what is added to each file name, such as ".jpg".
+            header: whether the first line of a CSV file names the columns.
+            task: "single", "multi" or "regression", what the labels are.
+            vocab: names in the order of the network's outputs, instead of those in the table.
+            **options: the other arguments of `from_folder`.
+
+        Raises:
+            DataError: table or arguments are not as expected; the message says how.
+            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+        """
+        settings = Settings.of(options, cls.from_table)
+        if folder is None:
+            folder = Path(table).parent if isinstance(table, str | os.PathLike) else "."
+        rows = rows_of(
+            read_table(table, header=header),
+            Path(folder).expanduser(),
+            fn_col=fn_col,
+            label_col=label_col,
+            label_delim=label_delim,
+            valid_col=valid_col,
+            suff=suff,
+        )
+        found = read_lists(
+            rows.files,
+            rows.labels,
+            settings,
+            is_valid=rows.valid,
+            task=task,
+            vocab=vocab,
+            columns=rows.columns,
+        )
+        return cls._of(found, settings)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        train: Any,
+        valid: Any | None = None,
+        *,
+        image: str | int | None = None,
+        label: str | int | None = None,
+        task: Task | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Any map-style dataset: of torchvision, of Hugging Face, or of one's own.
+
+        An item is (image, label), or a dict with both. Images are Pillow images, paths, or arrays
+        and tensors that are not yet normalised. All items are read once, to check them. They are
+        opened anew for each batch, nothing of them is cached, and what a dataset draws by itself is
+        drawn from the seeds too; what is to vary belongs in `augment=`.
+
+        Args:
+            train: has len(train) and train[i].
+            valid: likewise, for validation; else `valid_pct` of `train` is.
+            image: key or position of the image in an item; None to find it.
+            label: key or position of the label; None to find it.
+            task: as for `from_lists`.
+            vocab: names of classes or labels; None for those that the dataset knows (`classes`, or
+                the features of Hugging Face), or the labels themselves.
+            **options: the other arguments of `from_folder`; `cache` does nothing.
+
+        Raises:
+            DataError: datasets, items or arguments are not as expected; the message says how.
+            BrokenImagesError: items are broken, and `on_error` is "raise"; it lists them.
+        """
+        settings = Settings.of(options, cls.from_dataset)
+        found = read_datasets(
+            train, valid, settings, image=image, label=label, task=task, vocab=vocab
+        )
+        return cls._of(found, settings)
+
+    @classmethod
+    def from_pattern(
+        cls,
+        files: Files,
+        pattern: str | re.Pattern[str] | Labeller,
+        *,
+        is_valid: Iterable[bool] | None = None,
+        task: Task = "single",
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        r"""Photos whose names tell their labels; `from_name_re` and `from_path_re` of fastai.
+
+        Args:
+            files: a folder, looked through at any depth, or a list of paths.
+            pattern: a regular expression that is searched for in each file's name, with the label
+                in its one group: r"^(.+)_\d+\.jpg$" for great_pyrenees_173.jpg. If it has a "/", it
+                is searched for in the whole path. Or a function from path to label.
+            is_valid: as for `from_lists`.
+            task: as for `from_lists`; classes unless it says otherwise.
+            vocab: as for `from_lists`.
+            **options: the other arguments of `from_folder`.
+
+        Raises:
+            DataError: names do not fit the pattern, which lists them, or arguments are not as
+                expected.
+            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+        """
+        settings = Settings.of(options, cls.from_pattern)
+        paths = find_files(files, settings.n_channels)
+        labels = labels_by_name(paths, pattern)
+        found = read_lists(paths, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
+        return cls._of(found, settings)
+
+
+_LOG = logging.getLogger("layergroups")
+
+
+_CLASSES_SHOWN = 10
+
+
+_KINDS: dict[Task, str] = {"single": "classes", "multi": "labels", "regression": "numbers"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageDataLoaders(Sources):
+    """Photos and what is to be learned of them, as batches for training and for validation.
+
+    Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
+    Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
+    channels-last memory format. Where each photo has one class, y is int64 (N,), positions in
+    `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
+    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the photos
+    only, not on the number of workers nor on any global random state; and it changes none.
+
+    Attributes:
+        train_photos: files and labels to learn from.
+        valid_photos: files and labels to measure with.
+        vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
+        size: height and width of the images in a batch, in pixels.
+        batch_size: photos in a batch.
+        augment: how training photos are varied; None for not at all.
+        input: the statistics and the interpolation in use.
+        input_is_default: whether the library chose them (ImageNet's, or those of the weights that
+            `bind` was given) and not the user.
+        crop_pct: share of the resized image's side that validation and prediction keep.
+        seed: decides split, order and variations.
+        num_workers: processes that prepare batches; 0 for none but the main one.
+        on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
+        cache: keeps the decoded pixels of the photos; None decodes them each time.
+        broken: what was left out because it cannot be read, where `on_error` is "skip".
+        balance: how often training photos come, see `from_folder`.
+    """
+
+    train_photos: Samples
+    valid_photos: Samples
+    vocab: tuple[str, ...]
+    size: Size
+    batch_size: int
+    augment: Augmentation | Transform | None = field(default_factory=Augmentation)
+    input: InputSpec = field(default_factory=InputSpec)
+    input_is_default: bool = True
+    crop_pct: float = CROP_PCT
+    seed: int = 42
+    num_workers: int = 0
+    on_error: OnError = "raise"
+    cache: DecodedCache | None = None
+    broken: tuple[BrokenImage, ...] = ()
+    balance: Balance = False
+
+    def __post_init__(self) -> None:
+        photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
+
+    @classmethod
+    def _of(cls, found: Split, settings: Settings) -> Self:
+        n, wanted = len(found.train), settings.wanted
+        if n < wanted:
+            _LOG.warning("Only %d training photos: batch_size is %d instead of %d.", n, n, wanted)
+        made = settings.loading(found.train)
+        return cls(found.train, found.valid, found.vocab, broken=found.broken, **made)
+
+    @cached_property
+    def train(self) -> TrainLoader:
+        """Shuffled and varied training batches; its `epoch` says which the next pass is."""
+        weights = photo_weights(self.balance, self.train_photos, self.vocab)
+        return TrainLoader(self._train_feed, self.batch_size, self.seed, weights)
+
+    @cached_property
+    def valid(self) -> EvalLoader:
+        """Validation batches, in the order of `valid_photos`."""
+        photos = PhotoDataset(self.valid_photos, self.transform, cache=self.cache)
+        feed = BatchMaker(photos, self.num_workers)
+        return EvalLoader(feed, self.batch_size)
+
+    @cached_property
+    def train_eval(self) -> EvalLoader:
+        """The training photos as they are, not shuffled and not varied."""
+        return EvalLoader(self._train_feed, self.batch_size)
+
+    def train_views(self, epoch: int) -> EvalLoader:
+        """The training photos in their order, varied as in the given epoch (any whole number)."""
+        if self.augment is None:
+            return self.train_eval
+        return EvalLoader(
+            self._train_feed, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
+        )
+
+    def test_dl(
+        self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
+    ) -> EvalLoader:
+        """Batches x of other photos, or (x, y) where their labels are known; with `paths`.
+
+        Args:
+            source: an image, a list of images, a folder of images at any depth, or a dataset.
+            labels: of a list of images, a label for each, as these data were made of.
+            with_labels: take them from the class folders in the folder, or from the dataset.
+
+        Raises:
+            DataError: there are no images, or labels do not fit them or are not known.
+            BrokenImagesError: images are broken, and `on_error` is "raise".
+        """
+        return test_batches(self, source, labels, with_labels)
+
+    def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
+        """All photos, training and validation, as n loaders, for cross-validation.
+
+        In turn each n-th part is for validation. Classes are dealt out evenly; the same seed gives
+        the same folds, however the photos were divided before.
+
+        Args:
+            n: how many folds.
+            seed: decides the folds; None for that of these data.
+
+        Raises:
+            DataError: n is below 2, or above the number of photos.
+        """
+        photos = joined(self.train_photos, self.valid_photos)
+        parts = folds_of(photos, n, self.seed if seed is None else seed)
+        return (self._with_photos(photos.take(train), photos.take(valid)) for train, valid in parts)
+
+    def load(self, source: ImageSource) -> torch.Tensor:
+        """One image as the network takes it: float32 (channels, height, width), normalised."""
+        return self.transform(source)
+
+    def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first batch of the next training epoch; changes nothing."""
+        return self._train_feed.batch(next(self.train.plan(self.train.epoch)))
+
+    def show_batch(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        n: int = 9,
+        *,
+        valid: bool = False,
+        unique: bool = False,
+    ) -> BatchPicture:
+        """Draw photos as the network sees them, with their labels; changes nothing.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf to write; a notebook shows the result.
+            n: how many photos.
+            valid: of the validation photos, instead of those of the next training epoch.
+            unique: one photo in n variations, to look at the augmentation.
+
+        Raises:
+            DataError: n is below 1, or the file cannot be written.
+        """
+        picture = shown_batch(self, n, valid=valid, unique=unique)
+        if path is not None:
+            picture.save(path)
+        return picture
+
+    def summary(self) -> DataSummary:
+        """What the photos are like: counts, sizes, broken files, copies; prints as a table.
+
+        It reads the head of every file, about 0.1 ms each, and the whole of those that have the
+        size of another; of a dataset it opens every item.
+        """
+        return summarised(self)
+
+    def bind(self, spec: InputSpec) -> ImageDataLoaders:
+        """The same photos with the statistics and the interpolation of the weights in use.
+
+        Size and channels stay, and so do epoch and `input_is_default`; statistics of other channels
+        are adapted, as `InputSpec.for_channels` says.
+        """
+        bound = replace(self, input=spec.for_channels(self.channels))
+        bound.train.set_epoch(self.train.epoch)
+        return bound
+
+    def transform_config(self) -> dict[str, Any]:
+        """The transform of validation and prediction as JSON-ready values."""
+        return self.transform.to_config()
+
+    @cached_property
+    def transform(self) -> EvalTransform:
+        """The transform of validation and prediction."""
+        return EvalTransform(self.size, self.input, self.crop_pct)
+
+    @property
+    def task(self) -> Task:
+        """What is learned: "single" (a class each), "multi" (several labels) or "regression"."""
+        return self.train_photos.task
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 3 for RGB, 1 for grey."""
+        return self.input.channels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names; the same as `vocab`."""
+        return self.vocab
+
+    @property
+    def c(self) -> int:
+        """The number of outputs that a network needs: classes, labels or numbers."""
+        return len(self.vocab)
+
+    def _with_photos(self, train: Samples, valid: Samples) -> ImageDataLoaders:
+        size = min(self.batch_size, len(train))
+        return replace(self, train_photos=train, valid_photos=valid, batch_size=size)
+
+    @cached_property
+    def _train_feed(self) -> BatchMaker:
+        varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
+        photos = PhotoDataset(self.train_photos, self.transform, varied, self.cache)
+        return BatchMaker(photos, self.num_workers)
+
+    def __repr__(self) -> str:
+        spec, kind, counts = self.input, _KINDS[self.task], self._counts()
+        channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
+        return "\n".join(
+            [
+                f"ImageDataLoaders: {len(self.train_photos)} training and "
+                f"{len(self.valid_photos)} validation photos of {self.c} {kind}",
+                f"  {kind} (train + valid): {counts}",
+                f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
+                f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
+                f"  training photos: {'not varied' if self.augment is None else self.augment}",
+                f"  statistics: mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, "
+                f"{spec.interpolation} ({spec.source})",
+            ]
+        )
+
+    def _counts(self) -> str:
+        if self.task == "regression":
+            return ", ".join(self.vocab)
+        train, valid = (p.counts(self.c) for p in (self.train_photos, self.valid_photos))
+        shown = [f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True)][
+            :_CLASSES_SHOWN
+        ]
+        more = f", and {self.c - _CLASSES_SHOWN} more" if self.c > _CLASSES_SHOWN else ""
+        return ", ".join(shown) + more
+
+
+def _workers(n: int) -> str:
+    return f"{n} worker{'s' if n > 1 else ''}" if n else "no workers"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.3g}" for value in values) + ")"

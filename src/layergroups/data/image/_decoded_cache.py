@@ -1,0 +1,178 @@
+"""Photos decoded once: their pixels, kept in the user's cache folder, a file for each photo.
+
+A file is written beside its place and renamed, so several processes may read and write at once, and
+a killed one leaves nothing that could be taken for a photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from layergroups.data.image._opening import Array, Picture, open_picture
+
+LIMIT: Final = 10 << 30
+
+
+_SHARE_OF_FREE: Final = 0.25
+
+
+_HEAD: Final = struct.Struct("<5sBHII")  # mark, type of numbers, channels, height, width
+
+
+_MARK: Final = b"lgpx2"
+
+
+_TYPES: Final = (np.dtype(np.uint8), np.dtype("<f4"))
+
+
+_LOOK_EVERY: Final = 256  # files written between two looks at the size of the folder
+
+
+_STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
+
+
+def cache_folder() -> Path:
+    """`$LAYERGROUPS_CACHE`, or "layergroups" in the user's cache folder."""
+    own = os.environ.get("LAYERGROUPS_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "layergroups"
+
+
+class DecodedCache:
+    """Opens photos, from the file itself the first time, from their pixels afterwards.
+
+    A photo is known by its path, its size in bytes, the time of its last change, and the size to
+    which it is decoded. What does not fit any more is simply decoded each time; the oldest entries
+    go when a new cache finds the folder more than full.
+
+    Args:
+        folder: of the entries; made when the first is written.
+        limit: the most bytes that the entries may take; also never more than a quarter of what the
+            disk had free.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
+        self.folder = Path(folder) if folder is not None else cache_folder() / "photos"
+        self.limit = limit
+        self._room: int | None = None
+        self._writes = 0
+
+    def open(
+        self, file: str | os.PathLike[str], *, min_size: int | None, channels: int = 3
+    ) -> Picture:
+        """As `open_picture`; the result is the same whether it comes from the cache or not.
+
+        Raises:
+            OSError: the file is absent, truncated or no image.
+            ValueError: it has another number of channels.
+        """
+        if min_size is None:  # the whole image, which may be large
+            return open_picture(file, channels=channels)
+        entry = self._entry(file, min_size, channels)
+        kept = _load(entry)
+        if kept is not None:
+            return kept
+        image = open_picture(file, min_size=min_size, channels=channels)
+        self._keep(entry, image)
+        return image
+
+    def _entry(self, file: str | os.PathLike[str], min_size: int, channels: int) -> Path:
+        path = os.path.abspath(file)
+        found = os.stat(path)
+        key = f"{path}\n{found.st_size}\n{found.st_mtime_ns}\n{min_size}"
+        key += "" if channels == 3 else f"\n{channels} channels"
+        name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+        return self.folder / name[:2] / name[2:]
+
+    def _keep(self, entry: Path, image: Picture) -> None:
+        """Write an entry, if there is room; a disk that cannot be written to is no error."""
+        pixels = np.asarray(image)
+        size = pixels.nbytes + _HEAD.size
+        try:
+            if self._room is None or self._writes % _LOOK_EVERY == 0:
+                self._room = self._look()
+            self._writes += 1
+            if size > self._room:
+                return
+            self._room -= size
+            _write(entry, _head_of(pixels), pixels)
+        except OSError:
+            self._room = 0
+
+    def _look(self) -> int:
+        """Bytes that may still be written; the oldest entries go if there are too many."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        entries = sorted(_entries(self.folder))
+        taken = sum(size for _, size, _ in entries)
+        limit = min(self.limit, taken + int(shutil.disk_usage(self.folder).free * _SHARE_OF_FREE))
+        first_look = self._writes == 0
+        for _, size, path in entries if first_look and taken > limit else ():
+            path.unlink(missing_ok=True)
+            taken -= size
+            if taken <= limit * 0.8:
+                break
+        return limit - taken
+
+
+def _head_of(pixels: Array) -> bytes:
+    height, width, channels = (*pixels.shape, 1)[:3]
+    return _HEAD.pack(_MARK, _TYPES.index(pixels.dtype), channels, height, width)
+
+
+def _load(entry: Path) -> Picture | None:
+    """The image of an entry; None if there is none, or not a whole one."""
+    try:
+        content = np.memmap(entry, dtype=np.uint8, mode="r")
+    except (OSError, ValueError):
+        return None
+    if len(content) < _HEAD.size:
+        return None
+    mark, kind, channels, height, width = _HEAD.unpack(content[: _HEAD.size].tobytes())
+    if mark != _MARK or kind >= len(_TYPES):
+        return None
+    pixels = content[_HEAD.size :]
+    if len(pixels) != height * width * channels * _TYPES[kind].itemsize:
+        return None
+    shaped = pixels.view(_TYPES[kind]).reshape(height, width, channels)
+    if kind or channels not in (1, 3):
+        return np.asarray(shaped)
+    return Image.fromarray(shaped if channels == 3 else shaped[..., 0])
+
+
+def _write(entry: Path, head: bytes, pixels: Array) -> None:
+    entry.parent.mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=entry.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(head)
+            file.write(np.ascontiguousarray(pixels).data)
+        os.replace(name, entry)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _entries(folder: Path) -> list[tuple[float, int, Path]]:
+    """Time, size and path of every entry; files of killed writers are deleted."""
+    found = []
+    for path in folder.glob("??/*"):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if path.suffix == ".part":
+            if time.time() - status.st_mtime > _STALE:
+                path.unlink(missing_ok=True)
+            continue
+        found.append((status.st_mtime, status.st_size, path))
+    return found

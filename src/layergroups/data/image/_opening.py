@@ -1,0 +1,356 @@
+"""One image file of any kind, opened as upright 8-bit RGB, or with as many channels as it has.
+
+Images, arrays and tensors, made into one another; none of it at random.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from layergroups.errors import DataError
+
+IMAGE_ENDINGS = frozenset(
+    {
+        *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
+        *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    }
+)
+
+
+"""Endings, in lower case, of the files that count as images."""
+
+
+ARRAY_ENDINGS = frozenset({".npy"})
+
+
+"""Endings of files that count as images too where images are not to be RGB."""
+
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+Picture = Image.Image | Array
+
+
+"""An image of mode "RGB" or "L"; or an array (height, width, channels) of uint8 or float32."""
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+_BACKGROUND = (255, 255, 255)
+
+
+def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> Image.Image:
+    """Open an image of any kind as 8-bit RGB, upright as its EXIF orientation says.
+
+    Transparent parts are laid on white. Images with 16 or more bits, or with fractions, are scaled
+    to 8 bits from the range that their type or their values tell (16 bits: 0 to 65535).
+
+    Args:
+        path: the image file.
+        min_size: if given, an image may be made smaller by a whole number, as long as its shorter
+            side keeps at least this many pixels; a JPEG is decoded so, which is quicker.
+
+    Returns:
+        An image of mode "RGB".
+
+    Raises:
+        OSError: the file is absent, truncated or no image.
+        PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    with Image.open(path) as image:
+        _refuse_bomb(image)
+        if min_size is not None:
+            image.draft(None, (min_size, min_size))
+        image.load()
+        return _reduced(to_rgb(image), min_size)
+
+
+def open_picture(
+    path: str | os.PathLike[str], *, min_size: int | None = None, channels: int = 3
+) -> Picture:
+    """Open an image with a number of channels.
+
+    Three channels are RGB, as by `open_image`. One is grey: colours are weighed as Pillow does. Any
+    other number must be that of the file: bands of an image (RGBA has four), pages of a TIFF, or an
+    array in a `.npy` file. What has more than 8 bits keeps them where it is not to be RGB.
+
+    Args:
+        path: the file.
+        min_size: as for `open_image`.
+        channels: how many channels are wanted.
+
+    Returns:
+        A Pillow image of mode "RGB" or "L" where there are three channels or one of 8 bits; else an
+        array (height, width, channels), see `array_picture`.
+
+    Raises:
+        OSError: the file is absent, truncated or no image.
+        ValueError: it has another number of channels.
+        PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if Path(path).suffix.lower() in ARRAY_ENDINGS:
+        with open(path, "rb") as opened:  # an absent file is an OSError, a damaged one a ValueError
+            return reduced_picture(array_picture(np.load(opened), channels), min_size)
+    if channels == 3:
+        return open_image(path, min_size=min_size)
+    try:
+        with Image.open(path) as image:
+            _refuse_bomb(image)
+            if min_size is not None:
+                image.draft(None, (min_size, min_size))
+            return reduced_picture(with_channels(image, channels), min_size)
+    except (ValueError, UnidentifiedImageError) as error:
+        bands = _bands_by_tifffile(path, error)
+    return reduced_picture(array_picture(bands, channels), min_size)
+
+
+def with_channels(image: Image.Image, channels: int) -> Picture:
+    """An image with a number of channels, as by `open_picture`.
+
+    Raises:
+        ValueError: it has another number.
+    """
+    if channels == 3:
+        return to_rgb(image)
+    if channels == 1 and getattr(image, "n_frames", 1) == 1:
+        deep = image.mode.startswith("I") or image.mode == "F"
+        upright = _upright(image)
+        return array_picture(np.asarray(upright), 1) if deep else to_rgb(upright).convert("L")
+    pages = getattr(image, "n_frames", 1)
+    if pages == channels and len(image.getbands()) == 1:
+        return array_picture(np.stack([_page(image, n) for n in range(pages)], -1), channels)
+    return array_picture(np.asarray(_upright(image)), channels)
+
+
+def array_picture(array: Array, channels: int) -> Picture:
+    """An array as a picture with a number of channels.
+
+    Args:
+        array: (height, width, channels), (channels, height, width), or (height, width) for one
+            channel; three equal channels are made of one. Whole numbers of more than 8 bits are
+            divided by the largest of their type; fractions stay as they are, and what is no number
+            becomes 0.
+        channels: how many are wanted.
+
+    Returns:
+        uint8 of one or three channels as a Pillow image; else the array as uint8 or float32.
+
+    Raises:
+        ValueError: it has another shape, or does not hold numbers.
+    """
+    shape = array.shape
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim == 3 and array.shape[-1] != channels and array.shape[0] == channels:
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1 and channels == 3:
+        array = np.repeat(array, 3, -1)
+    if array.ndim != 3 or array.shape[-1] != channels or not array.size:
+        found = f"{shape[-1]} channels" if len(shape) == 3 else f"shape {shape}"
+        raise ValueError(f"{found}, expected (height, width, {channels})")
+    if array.dtype != np.uint8:
+        return _fractions(array)
+    array = np.ascontiguousarray(array)
+    if channels == 1:
+        return Image.fromarray(array[..., 0])
+    return Image.fromarray(array) if channels == 3 else array
+
+
+def _fractions(array: Array) -> Array:
+    """Numbers as float32: whole ones from 0 to 1, or from -1 where they are signed."""
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"an array of {array.dtype}, expected numbers")
+    largest = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
+    scaled: Array = np.nan_to_num(np.ascontiguousarray(array, np.float32) / np.float32(largest))
+    return scaled
+
+
+def _page(image: Image.Image, number: int) -> Array:
+    image.seek(number)
+    page: Array = np.asarray(image)
+    return page
+
+
+def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array:
+    """A TIFF of bands that Pillow does not know, if tifffile is installed.
+
+    Raises:
+        ValueError: it is not, or the file is no TIFF.
+    """
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        raise reason
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError(
+            f"{reason}; Pillow reads few TIFF files of many channels: pip install tifffile, or "
+            "save the bands as .npy"
+        ) from reason
+    return np.asarray(tifffile.imread(path))
+
+
+def reduced_picture(picture: Picture, min_size: int | None) -> Picture:
+    """A much too large picture made smaller, as `open_picture` says of `min_size`."""
+    if isinstance(picture, Image.Image):
+        return _reduced(picture, min_size)
+    if min_size is None or min(picture.shape[:2]) // max(1, min_size) < 2:
+        return picture
+    bands = [Image.fromarray(picture[..., i]) for i in range(picture.shape[-1])]
+    return np.stack([np.asarray(_reduced(band, min_size)) for band in bands], -1)
+
+
+def _reduced(image: Image.Image, min_size: int | None) -> Image.Image:
+    """A much too large image in a size that is easier to handle, each pixel the mean of several."""
+    factor = 1 if min_size is None else min(image.size) // max(1, min_size)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as upright 8-bit RGB; see `open_image` for what happens to each mode."""
+    image = _upright(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, _BACKGROUND)
+        flat.paste(with_alpha, mask=with_alpha.getchannel("A"))
+        return flat
+    return image.convert("RGB")
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    """Pillow itself only warns between one and two times its limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says; metadata that cannot be read turn nothing."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken metadata do not make a broken picture
+        return image
+    if orientation not in _TURNS:
+        return image
+    turned = image.transpose(_TURNS[orientation])
+    # What is left of the metadata must not turn the picture a second time.
+    turned.info = {k: v for k, v in turned.info.items() if k == "transparency"}
+    return turned
+
+
+def _to_eight_bits(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Grey values of a 16-bit, 32-bit or float image, scaled to 0..255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    highest = float(values.max(initial=0.0))
+    if image.mode.startswith("I;16"):
+        top = 65535.0
+    elif image.mode == "I":
+        top = 65535.0 if highest <= 65535 else float(2**31 - 1)
+    else:
+        top = next((t for t in (1.0, 255.0, 65535.0) if highest <= t), highest)
+    scaled = np.clip(values / top, 0.0, 1.0) * 255.0
+    return np.round(scaled).astype(np.uint8)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings while files are read: what matters about a file is raised.
+
+    The filter belongs to the whole process before Python 3.14, so threads are started and ended
+    inside it and do not enter it themselves.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+Size = tuple[int, int]
+
+
+def pixels_of(image: Image.Image | torch.Tensor) -> torch.Tensor:
+    """A Pillow image, or a tensor (channels, height, width), as (height, width, channels)."""
+    if isinstance(image, torch.Tensor):
+        return image.permute(1, 2, 0).contiguous()
+    pixels = torch.from_numpy(np.array(image))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def for_torchvision(image: Picture) -> Image.Image | torch.Tensor:
+    """A Pillow image as it is; an array (height, width, channels) as a tensor, channels first."""
+    if isinstance(image, Image.Image):
+        return image
+    return torch.from_numpy(np.moveaxis(image, -1, 0).copy())
+
+
+def height_and_width(image: Picture) -> Size:
+    """Of a Pillow image or an array (height, width, channels), in pixels."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
+
+
+def picture_of_tensor(tensor: torch.Tensor, channels: int, *, strict: bool = True) -> Picture:
+    """A tensor (H, W) or (C, H, W) as a picture; if strict, RGB is uint8 or from 0 to 1."""
+    array = tensor.detach().cpu().numpy()
+    array = array if array.ndim == 2 else np.moveaxis(array, 0, -1)
+    return picture_of_array(array, tensor.shape, channels, strict=strict)
+
+
+def picture_of_array(
+    array: Array, shape: Sequence[int], channels: int, *, strict: bool = True
+) -> Picture:
+    """An array (H, W) or (H, W, C) as a picture with its channels."""
+    if not strict or channels not in (1, 3) or (channels == 1 and array.dtype != np.uint8):
+        return fitting(array, channels)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[-1] <= 4):
+        raise DataError(
+            f"Shape {tuple(shape)} is not one image; expected an array (height, width, 3) or a "
+            "tensor (3, height, width)."
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8:
+        low, high = float(array.min(initial=0)), float(array.max(initial=0))
+        if not np.issubdtype(array.dtype, np.floating) or low < 0 or high > 1:
+            raise DataError(
+                f"Pixels of type {array.dtype} from {low:.4g} to {high:.4g}: expected uint8, or "
+                "fractions from 0 to 1. Do not normalise them; that is done with the statistics "
+                "of the weights."
+            )
+        array = np.round(array * 255).astype(np.uint8)
+    return fitting(Image.fromarray(np.ascontiguousarray(array)), channels)
+
+
+def fitting(image: Picture, channels: int) -> Picture:
+    """An image with its channels.
+
+    Raises:
+        DataError: it has others.
+    """
+    try:
+        if isinstance(image, Image.Image):
+            return with_channels(image, channels)
+        return array_picture(image, channels)
+    except ValueError as error:
+        raise DataError(f"The image does not fit: {error}.") from error

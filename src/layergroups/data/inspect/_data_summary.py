@@ -1,0 +1,406 @@
+"""What photos are like, as plain data: counts, sizes, what is broken, what is there twice.
+
+A `DataSummary` as tables for a terminal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import ExifTags, Image
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from layergroups.data._samples import Samples, Task
+from layergroups.data.image._image_checks import BrokenImage, progress, reason_of
+from layergroups.data.image._opening import ARRAY_ENDINGS, Picture, height_and_width, quiet
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from layergroups.data._image_loaders import ImageDataLoaders
+
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """How numbers are spread."""
+
+    min: float
+    median: float
+    mean: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Quartiles | None:
+        """Of some numbers; None of none."""
+        known = sorted(values)
+        if not known:
+            return None
+        return cls(known[0], statistics.median(known), statistics.fmean(known), known[-1])
+
+
+@dataclass(frozen=True)
+class Target:
+    """A class, a label or a number to predict.
+
+    Attributes:
+        name: as in the vocabulary.
+        train: photos that have it, to learn from.
+        valid: photos that have it, to measure with.
+        values: how a number is spread over all photos; None for classes and labels.
+    """
+
+    name: str
+    train: int
+    valid: int
+    values: Quartiles | None = None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Files of the same content, byte for byte.
+
+    Attributes:
+        files: their paths.
+        both_parts: some are for training and some for validation, which measures too well.
+        labels_differ: they do not have the same labels.
+    """
+
+    files: tuple[str, ...]
+    both_parts: bool
+    labels_differ: bool
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What `dls.summary()` found; it prints as a table and turns into JSON.
+
+    Attributes:
+        task: "single", "multi" or "regression".
+        train: number of photos to learn from.
+        valid: number of photos to measure with.
+        targets: the classes, labels or numbers, in the order of the vocabulary.
+        unlabelled: photos that have none of the labels, where there may be several.
+        width: of the images in pixels, upright; None if none can be read.
+        height: likewise.
+        landscape: images wider than high.
+        portrait: images higher than wide.
+        square: the others.
+        small: images whose shorter side is below what the network gets, so that they are enlarged.
+        size: height and width that the network gets, in pixels.
+        kinds: how many images there are of each kind, such as "JPEG, RGB".
+        file_bytes: sizes of the files; None where photos are items of a dataset.
+        total_bytes: of all files.
+        broken: images that were left out, or cannot be read any more, and why.
+        twins: files of the same content.
+    """
+
+    task: Task
+    train: int
+    valid: int
+    targets: tuple[Target, ...]
+    unlabelled: int
+    width: Quartiles | None
+    height: Quartiles | None
+    landscape: int
+    portrait: int
+    square: int
+    small: int
+    size: tuple[int, int]
+    kinds: tuple[tuple[str, int], ...]
+    file_bytes: Quartiles | None
+    total_bytes: int
+    broken: tuple[BrokenImage, ...]
+    twins: tuple[Duplicates, ...]
+
+    @property
+    def imbalance(self) -> float | None:
+        """Training photos of the largest class for each one of the smallest; None for numbers."""
+        counts = [target.train for target in self.targets]
+        if self.task == "regression" or not counts or min(counts) == 0:
+            return None
+        return max(counts) / min(counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        broken = [{"path": str(image.path), "reason": image.reason} for image in self.broken]
+        return {**asdict(self), "broken": broken, "imbalance": self.imbalance}
+
+    def __rich__(self) -> RenderableType:
+
+        return summary_table(self)
+
+    def __str__(self) -> str:
+        from layergroups._formatting import plain_text
+
+        return plain_text(self.__rich__()).rstrip()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One image: what its file says of it."""
+
+    name: str
+    width: int = 0
+    height: int = 0
+    kind: str = ""
+    bytes: int = 0
+    fault: str | None = None
+
+
+def summarised(dls: ImageDataLoaders) -> DataSummary:
+    """Look at all photos; see `ImageDataLoaders.summary`."""
+    photos = (dls.train_photos, dls.valid_photos)
+    seen = _look(photos, dls.channels)
+    sound = [image for image in seen if image.fault is None]
+    later = [BrokenImage(Path(image.name), image.fault) for image in seen if image.fault]
+    is_file = dls.train_photos.items is None
+    return DataSummary(
+        task=dls.task,
+        train=len(dls.train_photos),
+        valid=len(dls.valid_photos),
+        targets=_targets(dls),
+        unlabelled=sum(label == () for part in photos for label in part.labels or ()),
+        width=Quartiles.of(image.width for image in sound),
+        height=Quartiles.of(image.height for image in sound),
+        landscape=sum(image.width > image.height for image in sound),
+        portrait=sum(image.width < image.height for image in sound),
+        square=sum(image.width == image.height for image in sound),
+        small=sum(_is_small(image, dls.size) for image in sound),
+        size=dls.size,
+        kinds=tuple(Counter(image.kind for image in sound).most_common()),
+        file_bytes=Quartiles.of(image.bytes for image in sound) if is_file else None,
+        total_bytes=sum(image.bytes for image in sound),
+        broken=(*dls.broken, *later),
+        twins=_twins(photos, {i.name: i.bytes for i in sound}) if is_file else (),
+    )
+
+
+def _look(parts: Sequence[Samples], channels: int) -> list[_Seen]:
+    """Every image once, in the order of the parts."""
+    names = [name for photos in parts for name in dict.fromkeys(photos.files)]
+    items = parts[0].items
+    found: list[_Seen] = []
+    with quiet(), progress(len(names)) as advance:
+        if items is not None:
+            for name in names:
+                try:
+                    picture = items.open(name, channels=channels)
+                except Exception as error:  # of the dataset's own code: told as its reason
+                    found.append(_Seen(name, fault=reason_of(error, name)))
+                else:
+                    height, width = height_and_width(picture)
+                    found.append(_Seen(name, width, height, _kind(picture)))
+                advance(1)
+            return found
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for image in pool.map(_look_at, names, chunksize=64):
+                found.append(image)
+                advance(1)
+    return found
+
+
+def _kind(picture: Picture) -> str:
+    if isinstance(picture, Image.Image):
+        return picture.mode
+    return f"{picture.shape[-1]} x {picture.dtype}"
+
+
+def _look_at(file: str) -> _Seen:
+    """What the head of a file says; its pixels are not decoded."""
+    try:
+        size = os.path.getsize(file)
+        if Path(file).suffix.lower() in ARRAY_ENDINGS:
+            return _look_at_array(file, size)
+        with Image.open(file) as image:
+            width, height = image.size
+            if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+                width, height = height, width
+            return _Seen(file, width, height, f"{image.format}, {image.mode}", size)
+    except Exception as error:  # whatever Pillow's readers meet: it becomes the reason
+        return _Seen(file, fault=reason_of(error, file))
+
+
+def _look_at_array(file: str, size: int) -> _Seen:
+    import numpy as np
+
+    array = np.load(file, mmap_mode="r")
+    first = array.ndim == 3 and array.shape[0] < min(array.shape[1:])  # channels first
+    height, width = array.shape[1:] if first else array.shape[:2]
+    channels = array.size // (height * width)
+    return _Seen(file, width, height, f"NumPy, {channels} x {array.dtype}", size)
+
+
+def _targets(dls: ImageDataLoaders) -> tuple[Target, ...]:
+    train, valid = dls.train_photos, dls.valid_photos
+    if dls.task == "regression":
+        rows = [row for part in (train, valid) for row in part.labels or () if row != -1]
+        columns = zip(*(row for row in rows if isinstance(row, tuple)), strict=True)
+        return tuple(
+            Target(name, len(train), len(valid), Quartiles.of(column))
+            for name, column in zip(dls.vocab, columns, strict=True)
+        )
+    counts = zip(dls.vocab, train.counts(dls.c), valid.counts(dls.c), strict=True)
+    return tuple(Target(*count) for count in counts)
+
+
+def _is_small(image: _Seen, size: tuple[int, int]) -> bool:
+    return image.height < size[0] or image.width < size[1]
+
+
+def _twins(parts: Sequence[Samples], sizes: dict[str, int]) -> tuple[Duplicates, ...]:
+    """Files of the same content; only files of the same size are read."""
+    by_size: dict[int, list[str]] = {}
+    for name, size in sizes.items():
+        by_size.setdefault(size, []).append(name)
+    by_content: dict[tuple[int, str], list[str]] = {}
+    for size, names in by_size.items():
+        for name in names if len(names) > 1 else ():
+            by_content.setdefault((size, _digest(name)), []).append(name)
+    where: dict[str, set[int]] = {}
+    labels: dict[str, set[Any]] = {}
+    for number, photos in enumerate(parts):
+        for i, file in enumerate(photos.files):
+            where.setdefault(file, set()).add(number)
+            labels.setdefault(file, set()).add(photos.labels[i] if photos.labels else None)
+    return tuple(
+        Duplicates(
+            tuple(sorted(names)),
+            both_parts=len(set().union(*(where[name] for name in names))) > 1,
+            labels_differ=len(set().union(*(labels[name] for name in names))) > 1,
+        )
+        for names in by_content.values()
+        if len(names) > 1
+    )
+
+
+def _digest(file: str) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "blake2b").hexdigest()
+    except OSError:
+        return file  # gone meanwhile: equal to nothing
+
+
+_TARGETS = 30  # classes, labels or numbers that the table shows
+
+
+_LISTED = 10  # broken images and twins
+
+
+_NAMES = {"single": "class", "multi": "label", "regression": "number"}
+
+
+def summary_table(found: DataSummary) -> RenderableType:
+    """Classes, facts, and what is wrong, one below the other."""
+    head = Text(f"{found.train} training and {found.valid} validation photos", style="bold")
+    return Group(head, Text(), _target_rows(found), Text(), _facts(found), *_faults(found))
+
+
+def _target_rows(found: DataSummary) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(_NAMES[found.task])
+    numbers = found.task == "regression"
+    for heading in ("min", "median", "mean", "max") if numbers else ("train", "valid", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    most = max((target.train for target in found.targets), default=0) or 1
+    for target in found.targets[:_TARGETS]:
+        table.add_row(Text(target.name), *_cells(target, most))
+    more = len(found.targets) - _TARGETS
+    if more <= 0:
+        return table
+    fewest = min(target.train for target in found.targets[_TARGETS:])
+    rest = f"and {more} more" if numbers else f"and {more} more, from {fewest} training photos"
+    return Group(table, Text(rest))
+
+
+def _cells(target: Target, most: int) -> tuple[str, ...]:
+    if target.values is not None:
+        v = target.values
+        return tuple(f"{value:.4g}" for value in (v.min, v.median, v.mean, v.max))
+    return str(target.train), str(target.valid), "█" * max(1, round(20 * target.train / most))
+
+
+def _facts(found: DataSummary) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    rows = [
+        ("width", _range(found.width, "pixels")),
+        ("height", _range(found.height, "pixels")),
+        (
+            "shape",
+            f"{found.landscape} landscape, {found.portrait} portrait, {found.square} square",
+        ),
+        ("kinds", ", ".join(f"{n} {kind}" for kind, n in found.kinds)),
+        ("files", _files(found)),
+    ]
+    if found.task == "multi":
+        rows.append(("no label", f"{found.unlabelled} photos"))
+    if found.imbalance is not None and found.imbalance >= 2:
+        rows.append(("balance", f"the largest has {found.imbalance:.1f} times the smallest"))
+    if found.small:
+        size = f"{found.size[0]} x {found.size[1]}"
+        rows.append(("enlarged", f"{found.small} are smaller than {size} pixels"))
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    return table
+
+
+def _files(found: DataSummary) -> str:
+    if found.file_bytes is None:
+        return "items of a dataset"
+    low, median, high = (
+        amount(getattr(found.file_bytes, name)) for name in ("min", "median", "max")
+    )
+    return f"{low} to {high}, median {median}; {amount(found.total_bytes)} in all"
+
+
+def _range(spread: Quartiles | None, unit: str) -> str:
+    if spread is None:
+        return "unknown"
+    if spread.min == spread.max:
+        return f"{spread.min:g} {unit}"
+    return f"{spread.min:g} to {spread.max:g} {unit}, median {spread.median:g}"
+
+
+def _faults(found: DataSummary) -> list[RenderableType]:
+    lines: list[str] = []
+    if found.broken:
+        lines += [f"{len(found.broken)} broken images, left out:", *_some(found.broken)]
+    if found.twins:
+        both = sum(twins.both_parts for twins in found.twins)
+        differ = sum(twins.labels_differ for twins in found.twins)
+        lines.append(
+            f"{len(found.twins)} photos are there more than once; of {both} of them copies are in "
+            f"both parts, of {differ} the labels differ:"
+        )
+        lines += _some([" = ".join(twins.files) for twins in found.twins])
+    return [Text(), *(Text(line) for line in lines)] if lines else []
+
+
+def _some(things: tuple[object, ...] | list[str]) -> list[str]:
+    more = [f"  and {len(things) - _LISTED} more"] if len(things) > _LISTED else []
+    return [*(f"  {thing}" for thing in things[:_LISTED]), *more]
+
+
+def amount(size: float) -> str:
+    """Bytes in words: 1.2 MB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

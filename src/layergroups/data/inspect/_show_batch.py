@@ -1,0 +1,170 @@
+"""A batch as a picture: what the network sees, with what it should say."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layergroups._paths import path_of
+from layergroups.data._batches import Item, derived_seed
+from layergroups.data._samples import Task
+from layergroups.errors import DataError
+from layergroups.input_spec import InputSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from layergroups.data._image_loaders import ImageDataLoaders
+
+
+_INK = "#1b2733"
+
+
+_ENDINGS = (".png", ".svg", ".pdf")
+
+
+_SIDE = 2.0  # inches of a photo
+
+
+_LETTERS = 9.0  # points
+
+
+_LABELS_SHOWN = 4
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPicture:
+    """A drawn batch; a notebook shows it.
+
+    Attributes:
+        figure: of matplotlib.
+        labels: what stands above each photo.
+    """
+
+    figure: Figure
+    labels: tuple[str, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as .png, .svg or .pdf; missing folders are made.
+
+        Raises:
+            DataError: another ending, or the file cannot be written.
+        """
+        path = path_of(path, DataError, 'show_batch("batch.png")')
+        if path.suffix.lower() not in _ENDINGS:
+            raise DataError(
+                f"{path} does not end like a picture; end it with {', '.join(_ENDINGS)}, for "
+                f"example {path.stem or 'batch'}.png."
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.figure.savefig(path, dpi=130)
+        except OSError as cause:
+            raise DataError(f"Could not write {path}: {cause}") from cause
+        return path
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=90)
+        return buffer.getvalue()
+
+
+def shown_batch(
+    dls: ImageDataLoaders, n: int, *, valid: bool = False, unique: bool = False
+) -> BatchPicture:
+    """The picture of `ImageDataLoaders.show_batch`.
+
+    Raises:
+        DataError: n is no number of photos.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise DataError(f"n={n!r}: expected how many photos to show, such as 9.")
+    feed = dls.valid.feed if valid else dls.train.feed
+    x, y = feed.batch(_items(dls, n, valid, unique))
+    labels = tuple(label_text(target, dls.task, dls.vocab) for target in y)
+    return BatchPicture(_draw(_shown(x, dls.input), labels), labels)
+
+
+def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
+    """What a target says, in words: a class, labels, or numbers with their names."""
+    if task == "single":
+        return vocab[int(target)]
+    if task == "multi":
+        names = [name for name, on in zip(vocab, target.tolist(), strict=True) if on]
+        more = f" +{len(names) - _LABELS_SHOWN}" if len(names) > _LABELS_SHOWN else ""
+        return ", ".join(names[:_LABELS_SHOWN]) + more if names else "(no label)"
+    pairs = list(zip(vocab, target.tolist(), strict=True))
+    more = f" +{len(pairs) - _LABELS_SHOWN}" if len(pairs) > _LABELS_SHOWN else ""
+    return ", ".join(f"{name} {value:.4g}" for name, value in pairs[:_LABELS_SHOWN]) + more
+
+
+def _items(dls: ImageDataLoaders, n: int, valid: bool, unique: bool) -> list[Item]:
+    """The first photos of the next epoch, or one of them in several variations."""
+    if valid:
+        return [(0 if unique else i, None) for i in range(min(n, len(dls.valid_photos)))]
+    planned = list(islice(chain.from_iterable(dls.train.plan(dls.train.epoch)), n))
+    if not unique:
+        return planned
+    (position, seed), *_ = planned
+    if seed is None:
+        return planned[:1]
+    return [(position, derived_seed(seed, i) if i else seed) for i in range(n)]
+
+
+def _shown(x: torch.Tensor, spec: InputSpec) -> list[Any]:
+    """Normalised images (N, C, H, W) as arrays to draw, (H, W) grey or (H, W, 3), from 0 to 1.
+
+    Of two or of more than three channels the first one or three are shown, each stretched from its
+    darkest to its brightest percent.
+    """
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    pixels = x * std + mean
+    if x.shape[1] not in (1, 3):
+        pixels = pixels[:, : 3 if x.shape[1] > 3 else 1]
+        low, high = (pixels.flatten(2).quantile(q, -1)[..., None, None] for q in (0.01, 0.99))
+        pixels = (pixels - low) / (high - low).clamp(min=1e-8)
+    arrays = pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    return [array[..., 0] if array.shape[-1] == 1 else array for array in arrays]
+
+
+def _draw(images: Sequence[Any], labels: Sequence[str]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width = images[0].shape[:2]
+    wide = _SIDE * min(1.6, max(1.0, width / height))
+    texts = [_lines(label, wide) for label in labels]
+    above = 0.1 + 0.16 * max(text.count("\n") + 1 for text in texts)
+    high = wide * height / width + above
+    gap = 0.12
+    total = (columns * (wide + gap) + gap, rows * (high + gap) + gap)
+    figure = Figure(figsize=total, facecolor="white")
+    FigureCanvasAgg(figure)
+    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+        left = gap + (i % columns) * (wide + gap)
+        low = total[1] - (i // columns + 1) * (high + gap)
+        place = (left / total[0], low / total[1], wide / total[0], (high - above) / total[1])
+        axes = figure.add_axes(place)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        # No mathematics in the names of classes.
+        axes.set_title(text, fontsize=_LETTERS, color=_INK, loc="left", pad=3, parse_math=False)
+    return figure
+
+
+def _lines(text: str, width: float) -> str:
+    """The text in at most three lines that fit a width in inches."""
+    import textwrap
+
+    letters = max(8, int(width * 72 / (_LETTERS * 0.56)))
+    return "\n".join(textwrap.wrap(text, letters, max_lines=3, placeholder=" …")) or " "

@@ -1,0 +1,283 @@
+"""Map-style datasets, such as those of torchvision and Hugging Face, read item by item."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from layergroups.data._batches import private_randomness
+from layergroups.data._samples import Samples, Split, Task, divided, names_of
+from layergroups.data._targets import missing, parse_labels, plain
+from layergroups.data.image._image_checks import BrokenImage, progress, reason_of, report_broken
+from layergroups.data.image._opening import (
+    Picture,
+    fitting,
+    open_picture,
+    picture_of_array,
+    picture_of_tensor,
+    quiet,
+    reduced_picture,
+)
+from layergroups.data.sources._lists import marked, photos_of
+from layergroups.data.sources._settings import Settings
+from layergroups.errors import DataError
+
+Key = str | int
+
+
+_IMAGE_KEYS = ("image", "img", "picture", "photo", "jpg", "png", "pixel_values")
+
+
+_LABEL_KEYS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The images of datasets by name: "train[3]" is that of item 3 of the dataset "train".
+
+    Attributes:
+        parts: the datasets by their names.
+        image: key or position of the image in an item.
+        label: key or position of the label in an item; None if it has none.
+    """
+
+    parts: Mapping[str, Any]
+    image: Key
+    label: Key | None
+
+    def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
+        """The image of an item; the arguments and the result are those of `open_picture`.
+
+        Raises:
+            DataError: the item has no image.
+            Exception: whatever the dataset raises.
+        """
+        part, _, number = name.rstrip("]").rpartition("[")
+        item = self.parts[part][int(number)]
+        return reduced_picture(_picture(_at(item, self.image), channels), min_size)
+
+    def read(self, part: str, channels: int) -> Iterator[tuple[str, Any, str | None]]:
+        """Name, label and fault, if there is one, of each item of a dataset."""
+        for number in range(len(self.parts[part])):
+            name = f"{part}[{number}]"
+            try:
+                item = self.parts[part][number]
+                label = None if self.label is None else _at(item, self.label)
+                _picture(_at(item, self.image), channels)
+            except Exception as error:  # of the dataset's own code: reported by the item
+                yield name, None, reason_of(error, name)
+            else:
+                yield name, label, None
+
+
+def is_dataset(source: object) -> bool:
+    """Whether it is a map-style dataset, and no list of paths."""
+    listed = isinstance(source, str | os.PathLike | list | tuple | set | dict)
+    return not listed and hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+def read_datasets(
+    train: Any,
+    valid: Any | None,
+    settings: Settings,
+    *,
+    image: Key | None = None,
+    label: Key | None = None,
+    task: Task | None = None,
+    vocab: Sequence[str] | None = None,
+) -> Split:
+    """Check, understand and divide; see `ImageDataLoaders.from_dataset`.
+
+    Raises:
+        DataError: a dataset is none, or its items or labels are not as expected.
+        BrokenImagesError: images are broken and `settings.on_error` is "raise".
+    """
+    parts = {"train": train} if valid is None else {"train": train, "valid": valid}
+    items = items_of(parts, image, label)
+    if items.label is None:
+        raise DataError(
+            f"An item of {type(train).__name__} has no label: expected (image, label), or a dict "
+            "with both. Give label='...', the key of the label, if it has one."
+        )
+    names, labels, broken = _read(items, settings)
+    known = vocab or _class_names(train, items.label)
+    answers = parse_labels(_named(labels, known, task), names, task=task, vocab=known)
+    photos = photos_of(names, answers, items=items)
+    if valid is None:
+        whole = (settings.valid_pct, settings.seed)
+        found = divided(photos, answers.vocab, *whole, source="The dataset")
+    else:
+        found = marked(photos, answers.vocab, [name.startswith("valid[") for name in names])
+    return found.with_broken(broken)
+
+
+def read_test_dataset(
+    dataset: Any, settings: Settings, items: Items | None
+) -> tuple[Samples, list[Any]]:
+    """The images of another dataset, checked, and their labels as they are there.
+
+    Args:
+        dataset: whose items are as those of the training data.
+        settings: number of channels, and what happens with broken images.
+        items: of the training data, whose keys are used; None to find them.
+    """
+    image, label = (None, None) if items is None else (items.image, items.label)
+    found = items_of({"test": dataset}, image, label, asked="test")
+    names, labels, _ = _read(found, settings)
+    return Samples(tuple(names), items=found), _named(labels, _class_names(dataset, found.label))
+
+
+def items_of(
+    parts: Mapping[str, Any], image: Key | None, label: Key | None, asked: str = "train"
+) -> Items:
+    """Datasets, and where image and label stand in their items.
+
+    Raises:
+        DataError: one is no dataset, or where image and label stand cannot be told.
+    """
+    for name, dataset in parts.items():
+        if not is_dataset(dataset):
+            raise DataError(
+                f"{name}: a {type(dataset).__name__} is no map-style dataset; it needs "
+                "len(dataset) and dataset[i]. For paths and labels: "
+                "ImageDataLoaders.from_lists(files, labels)."
+            )
+        if len(dataset) == 0:
+            raise DataError(f"{name}: the dataset is empty.")
+    item = _first_item(parts[asked])
+    if isinstance(item, Mapping):
+        where = _key(item, image, _IMAGE_KEYS, "image")
+        return Items(parts, where, _label_key(item, label))
+    if isinstance(item, tuple | list) and item:
+        second = 1 if len(item) > 1 else None
+        return Items(parts, 0 if image is None else image, second if label is None else label)
+    if asked == "test":
+        return Items(parts, -1, None)
+    raise DataError(
+        f"An item of the dataset is a {type(item).__name__}; expected (image, label), or a dict "
+        "with an image and a label."
+    )
+
+
+def _first_item(dataset: Any) -> Any:
+    """The first item that can be read; its draws change no random state.
+
+    Raises:
+        DataError: there is none; the cause is chained.
+    """
+    reason: Exception | None = None
+    with quiet(), private_randomness(0):
+        for number in range(len(dataset)):
+            try:
+                return dataset[number]
+            except Exception as error:  # of the dataset's own code: told if all fail
+                reason = reason or error
+    raise DataError(
+        f"No item of the {type(dataset).__name__} can be read; dataset[0] raises "
+        f"{type(reason).__name__}: {reason}."
+    ) from reason
+
+
+def _read(items: Items, settings: Settings) -> tuple[list[str], list[Any], list[BrokenImage]]:
+    """Names and labels of the sound items; the dataset's own draws change no random state."""
+    names, labels, broken = [], [], []
+    total = sum(map(len, items.parts.values()))
+    with quiet(), progress(total) as advance, private_randomness(settings.seed):
+        for part in items.parts:
+            for name, label, fault in items.read(part, settings.n_channels):
+                advance(1)
+                if fault is not None:
+                    broken.append(BrokenImage(Path(name), fault))
+                    continue
+                names.append(name)
+                labels.append(label)
+    report_broken(broken, settings.on_error)
+    if not names:
+        raise DataError("No item of the dataset can be read.")
+    return names, labels, broken
+
+
+def _at(item: Any, key: Key) -> Any:
+    if key == -1 and not isinstance(item, tuple | list | Mapping):
+        return item  # an item that is the image itself
+    try:
+        return item[key]
+    except (LookupError, TypeError) as error:
+        raise DataError(f"the item has no {key!r}") from error
+
+
+def _picture(image: Any, channels: int) -> Picture:
+    """An image as datasets have it: a Pillow image, array, tensor, path, or bytes in a dict."""
+    if isinstance(image, Mapping):
+        content = image.get("bytes")
+        image = image.get("path") if content is None else Image.open(io.BytesIO(content))
+    if isinstance(image, str | os.PathLike):
+        return open_picture(image, channels=channels)
+    if isinstance(image, Image.Image):
+        return fitting(image, channels)
+    if isinstance(image, torch.Tensor):
+        return picture_of_tensor(image, channels)
+    if isinstance(image, np.ndarray):
+        return picture_of_array(image, image.shape, channels)
+    raise DataError(f"a {type(image).__name__} is no image")
+
+
+def _key(item: Mapping[str, Any], given: Key | None, usual: Sequence[str], what: str) -> Key:
+    if given is not None:
+        if given not in item:
+            raise DataError(f"{what}={given!r}: the items have {names_of(item)}.")
+        return given
+    found = [key for key in usual if key in item]
+    if not found:
+        raise DataError(
+            f"Which of {names_of(item)} is the {what}? Give {what}={next(iter(item), 'key')!r}, "
+            "or another of them."
+        )
+    return found[0]
+
+
+def _label_key(item: Mapping[str, Any], given: Key | None) -> Key | None:
+    if given is None and not any(key in item for key in _LABEL_KEYS):
+        return None
+    return _key(item, given, _LABEL_KEYS, "label")
+
+
+def _class_names(dataset: Any, label: Key | None) -> tuple[str, ...] | None:
+    """The names of the classes, where a dataset knows them; equal ones are numbered."""
+    feature = (getattr(dataset, "features", None) or {}).get(label) if label is not None else None
+    feature = getattr(feature, "feature", feature)
+    names = getattr(feature, "names", None)
+    while names is None and dataset is not None:
+        names = getattr(dataset, "classes", None) or getattr(dataset, "attr_names", None)
+        dataset = getattr(dataset, "dataset", None)  # of a subset
+    if not isinstance(names, tuple | list) or not names:
+        return None
+    texts = [", ".join(map(str, n)) if isinstance(n, tuple | list) else str(n) for n in names]
+    return tuple(f"{t} ({i})" if texts.count(t) > 1 else t for i, t in enumerate(texts))
+
+
+def _named(labels: list[Any], names: Sequence[str] | None, task: Task | None = None) -> list[Any]:
+    """Positions in a dataset's classes as names; other labels as they are."""
+    values = [plain(label) for label in labels]
+    if names is None or task == "regression":
+        return values
+    rows = [value for value in values if isinstance(value, list)]
+    if rows and all(len(row) == len(names) and set(row) <= {0, 1} for row in rows):
+        return values
+    return [_name_at(value, names) for value in values]
+
+
+def _name_at(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_name_at(item, names) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int) or missing(value):
+        return value
+    return names[value] if 0 <= value < len(names) else None

@@ -1,0 +1,321 @@
+"""Folders of photos: which files are images, which class each has, and which are for validation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from layergroups._paths import path_of
+from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
+from layergroups.data.image._image_checks import OnError, drop_broken
+from layergroups.data.image._opening import ARRAY_ENDINGS, IMAGE_ENDINGS
+from layergroups.errors import DataError
+
+_LOG = logging.getLogger("layergroups")
+
+
+_MENTIONED = 10  # things that a one-line message names
+
+
+_NOT_WORTH_A_WORD = frozenset(["thumbs.db", "desktop.ini"])
+
+
+_LEARN = ("train", "training")
+
+
+_MEASURE = ("valid", "validation", "val", "dev", "eval")
+
+
+_PARTS = (*_LEARN, *_MEASURE, "test", "testing")
+
+
+def read_folder(
+    path: str | os.PathLike[str],
+    *,
+    train: str = "train",
+    valid: str = "valid",
+    valid_pct: float = 0.2,
+    seed: int = 42,
+    on_error: OnError = "raise",
+    channels: int = 3,
+) -> Split:
+    """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`.
+
+    Raises:
+        DataError: the folder is not laid out as expected; the message says how.
+        BrokenImagesError: images are broken and `on_error` is "raise".
+    """
+    check_valid_pct(valid_pct)
+    root = existing_folder(path)
+    if _has_both_parts(root, train, valid):
+        return _read_parts(root / train, root / valid, on_error, channels)
+    return _read_and_split(root, valid_pct, seed, on_error, channels)
+
+
+def read_labelled(
+    path: str | os.PathLike[str],
+    vocab: Sequence[str],
+    *,
+    on_error: OnError = "raise",
+    channels: int = 3,
+) -> Samples:
+    """The photos of a folder of classes, labelled by a vocabulary that is known already.
+
+    Classes of the vocabulary without a folder are no error; folders that it does not know are.
+    """
+    root = existing_folder(path)
+    classes = _find_classes(root, channels)
+    unknown = sorted(set(classes) - set(vocab))
+    if unknown:
+        raise DataError(
+            f"{root} has classes that the model does not know: {names_of(unknown)}. "
+            f"It knows {names_of(vocab)}."
+        )
+    place = {name: label for label, name in enumerate(vocab)}
+    sound, _ = drop_broken(classes, on_error, channels)
+    pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
+    if not pairs:
+        raise DataError(f"{root} has no images in its class folders.")
+    return Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
+
+
+def read_unlabelled(
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    on_error: OnError = "raise",
+    channels: int = 3,
+) -> Samples:
+    """One image, a list of images, or all images below a folder, checked, without labels."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        files = find_images(existing_folder(path), channels) if path.is_dir() else [os.fspath(path)]
+        if not files:
+            raise DataError(f"{path} has no images, nor have its sub-folders.")
+    else:
+        files = _listed(source)
+    if not files:
+        raise DataError("The list of images is empty: give at least one path.")
+    sound, _ = drop_broken({"": files}, on_error, channels)
+    return Samples(sound[""])
+
+
+def _listed(source: Iterable[str | os.PathLike[str]]) -> list[str]:
+    try:
+        return [os.fspath(item) for item in source]
+    except TypeError as error:
+        raise DataError(
+            f"{source!r:.200} is neither a path nor a list of paths: {error}. Give an image, a "
+            "folder, a list of images, or a dataset."
+        ) from error
+
+
+def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> Split:
+    parts = {part: _find_classes(part, channels) for part in (train, valid)}
+    _same_classes(parts[train], parts[valid], train, valid)
+    for part, classes in parts.items():
+        _several_full_classes(classes, part)
+    both = {(part, name): files for part in parts for name, files in parts[part].items()}
+    sound, broken = drop_broken(both, on_error, channels)
+    photos = {}
+    for part, classes in parts.items():
+        vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
+    return Split(vocab, photos[train], photos[valid], broken)
+
+
+def _read_and_split(
+    root: Path, valid_pct: float, seed: int, on_error: OnError, channels: int
+) -> Split:
+    classes = _find_classes(root, channels)
+    _several_full_classes(classes, root)
+    sound, broken = drop_broken(classes, on_error, channels)
+    vocab, photos = _label(sound, root)
+    return divided(photos, vocab, valid_pct, seed, source=root).with_broken(broken)
+
+
+def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """The path, if it is a folder.
+
+    Raises:
+        DataError: there is nothing, or a file.
+    """
+    right = 'ImageDataLoaders.from_folder("photos")'
+    folder = path_of(path, DataError, right).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise DataError(f"{folder} is a file; expected a folder of photos, a sub-folder per class.")
+    near = next(p for p in (folder, *folder.parents) if p.exists() or p == p.parent)
+    raise DataError(
+        f"There is no folder {folder} (of this path, {near.resolve()} exists). "
+        "Expected a folder of photos with a sub-folder for each class."
+    )
+
+
+def find_images(folder: Path, channels: int = 3) -> list[str]:
+    """All images at any depth below a folder, sorted; hidden files and folders are left out.
+
+    Arrays in `.npy` files count where images are not to have three channels. One line tells how
+    many other files were passed over.
+    """
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    wanted = IMAGE_ENDINGS if channels == 3 else IMAGE_ENDINGS | ARRAY_ENDINGS
+    for file in _walk(folder, set()):
+        ending = os.path.splitext(file)[1].lower()
+        if ending in wanted:
+            images.append(file)
+        elif os.path.basename(file).lower() not in _NOT_WORTH_A_WORD:
+            others[ending or "no ending"] += 1
+    if others:
+        kinds = ", ".join(f"{ending}: {n}" for ending, n in others.most_common(_MENTIONED))
+        _LOG.warning(
+            "%s: passed over %d files whose ending is not an image's (%s).",
+            folder,
+            others.total(),
+            kinds,
+        )
+    return sorted(images)
+
+
+def _walk(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """Visible files below a folder; follows links to folders, but enters none twice."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    for entry in visible:
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
+        else:
+            yield entry.path
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    return [
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in IMAGE_ENDINGS and not p.name.startswith(".") and not p.is_dir()
+    ]
+
+
+def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
+    """The images of each class folder; at least two classes, none empty."""
+    classes: dict[str, list[str]] = {}
+    for folder in _sub_folders(root):
+        # macOS and Linux write accents differently; the same name is the same class.
+        name = unicodedata.normalize("NFC", folder.name)
+        classes.setdefault(name, []).extend(find_images(folder, channels))
+    loose = _loose_images(root)
+    if not any(classes.values()):
+        raise DataError(_no_images(root, loose))
+    if loose:
+        _LOG.warning(
+            "%s: passed over %d images that lie in no class folder (%s).",
+            root,
+            len(loose),
+            names_of(sorted(p.name for p in loose)),
+        )
+    return classes
+
+
+def _no_images(root: Path, loose: Sequence[Path]) -> str:
+    layout = f"Expected a sub-folder for each class: {root}/cat/1.jpg, {root}/dog/2.jpg."
+    if loose:
+        return (
+            f"{root} has {len(loose)} images, but not in class folders, so their classes are "
+            f"unknown. {layout}"
+        )
+    return f"{root} has no images ({', '.join(sorted(IMAGE_ENDINGS))}). {layout}"
+
+
+def _has_both_parts(root: Path, train: str, valid: str) -> bool:
+    """Whether the folder is divided already; almost divided is an error, not a guess."""
+    present = {name: (root / name).is_dir() for name in (train, valid)}
+    if all(present.values()):
+        return True
+    if (train, valid) != ("train", "valid"):
+        missing = " nor ".join(repr(name) for name, there in present.items() if not there)
+        raise DataError(
+            f"{root} has no sub-folder {missing}, given as train={train!r}, valid={valid!r}. "
+            f"It has {names_of([p.name for p in _sub_folders(root)])}."
+        )
+    _refuse_other_parts(root)
+    return False
+
+
+def _refuse_other_parts(root: Path) -> None:
+    """A folder with other parts than train and valid, such as train and test."""
+    parts = {
+        p.name.lower(): p.name
+        for p in _sub_folders(root)
+        if p.name.lower() in _PARTS and _holds_classes(p)
+    }
+    if not parts:
+        return
+    learn = next((parts[name] for name in _LEARN if name in parts), None)
+    measure = next((parts[name] for name in _MEASURE if name in parts), None)
+    if learn and measure:
+        fix = f"from_folder({str(root)!r}, train={learn!r}, valid={measure!r})"
+    else:
+        fix = f"from_folder({str(root / (learn or next(iter(parts.values()))))!r}, valid_pct=0.2)"
+    raise DataError(
+        f"{root} looks divided into {names_of(parts.values())}, with class folders in each, but "
+        f"there are not both a train and a valid. Perhaps you meant {fix}."
+    )
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether it looks like a part of a data set, and not like a class."""
+    return not _loose_images(folder) and len(_sub_folders(folder)) > 1
+
+
+def _same_classes(
+    train: Mapping[str, object], valid: Mapping[str, object], train_at: Path, valid_at: Path
+) -> None:
+    missing = [
+        f"only in {here}: {names_of(sorted(extra))}"
+        for here, extra in (
+            (train_at, set(train) - set(valid)),
+            (valid_at, set(valid) - set(train)),
+        )
+        if extra
+    ]
+    if missing:
+        raise DataError(
+            f"Train and valid have different classes: {'; '.join(missing)}. Expected the same "
+            "class folders in both; for another split give the folder of all photos and valid_pct."
+        )
+
+
+def _several_full_classes(classes: Mapping[str, Sequence[str]], root: Path) -> None:
+    empty = sorted(name for name, files in classes.items() if not files)
+    if empty:
+        raise DataError(
+            f"No readable images in {'class' if len(empty) == 1 else 'classes'} {names_of(empty)} "
+            f"of {root}. Add images, or remove the folder if it is not a class."
+        )
+    if len(classes) == 1:
+        raise DataError(
+            f"{root} has one class only, {names_of(classes)}. A classifier needs at least two: "
+            f"expected a sub-folder for each class in {root}."
+        )
+
+
+def _label(classes: Mapping[str, Sequence[str]], root: Path) -> tuple[tuple[str, ...], Samples]:
+    _several_full_classes(classes, root)
+    vocab = tuple(sorted(classes))
+    pairs = [(file, label) for label, name in enumerate(vocab) for file in classes[name]]
+    return vocab, Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))

@@ -1,0 +1,228 @@
+"""Lists of files and labels, and names that tell the label: checked, understood and divided."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from layergroups.data._samples import Opener, Samples, Split, Task, divided, names_of
+from layergroups.data._targets import Targets, missing, parse_labels
+from layergroups.data.image._image_checks import BrokenImage, check_images, report_broken
+from layergroups.data.sources._folder import find_images
+from layergroups.data.sources._settings import Settings
+from layergroups.errors import DataError
+
+_LOG = logging.getLogger("layergroups")
+
+
+Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+Labeller = Callable[[Path], Any]
+
+
+class _Told(TypedDict):
+    """What a person, or a table, tells about labels."""
+
+    task: Task | None
+    vocab: Sequence[str] | None
+    columns: Sequence[str] | None
+
+
+def read_lists(
+    files: Iterable[str | os.PathLike[str]],
+    labels: Iterable[Any],
+    settings: Settings,
+    *,
+    is_valid: Iterable[bool] | None = None,
+    task: Task | None = None,
+    vocab: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Split:
+    """Check, understand and divide; see `ImageDataLoaders.from_lists`.
+
+    Raises:
+        DataError: lists, labels or marks do not fit.
+        BrokenImagesError: images are broken and `settings.on_error` is "raise".
+    """
+    names, answers_of = list_of_files(files), _as_list(labels, "labels")
+    marks = None if is_valid is None else _marks(is_valid)
+    _equally_long(names, labels=answers_of, is_valid=marks)
+    told: _Told = {"task": task, "vocab": vocab, "columns": columns}
+    parse_labels(answers_of, names, **told)  # before the files, which take longer
+    kept, broken = sound_positions(names, settings)
+    names = [names[i] for i in kept]
+    answers = parse_labels([answers_of[i] for i in kept], names, **told)
+    photos = photos_of(names, answers)
+    if marks is None:
+        whole = (settings.valid_pct, settings.seed)
+        found = divided(photos, answers.vocab, *whole, source="The list of photos")
+    else:
+        found = marked(photos, answers.vocab, [marks[i] for i in kept])
+    return found.with_broken(broken)
+
+
+def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labeller) -> list[Any]:
+    """The label that the name of each file tells.
+
+    Args:
+        files: the paths.
+        pattern: searched for in the name of the file (in the whole path, with "/", if the pattern
+            has a "/"), with one group, or one that is called label; or a function of the path.
+
+    Raises:
+        DataError: the pattern is none, has no group, or does not fit some names; lists them.
+    """
+    if callable(pattern) and not isinstance(pattern, re.Pattern):
+        return [pattern(Path(file)) for file in files]
+    compiled = _compiled(pattern)
+    group: int | str = "label" if "label" in compiled.groupindex else 1
+    whole = "/" in compiled.pattern
+    found = [compiled.search(Path(f).as_posix() if whole else Path(f).name) for f in files]
+    odd = [file for file, match in zip(files, found, strict=True) if match is None]
+    if odd:
+        raise DataError(
+            f"The pattern {compiled.pattern!r} does not fit {len(odd)} of {len(files)} names: "
+            f"{names_of(odd)}. It is searched for in "
+            f"{'the whole path' if whole else 'the name of the file, without folders'}."
+        )
+    return [match[group] for match in found if match is not None]
+
+
+def find_files(source: Files, channels: int = 3) -> list[str]:
+    """The images below a folder, or those of a list.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return list_of_files(source)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give a folder of images, or a list of them.")
+    files = find_images(folder, channels)
+    if not files:
+        raise DataError(f"{folder} has no images, nor have its sub-folders.")
+    return files
+
+
+def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Paths as strings.
+
+    Raises:
+        DataError: there are none, or something else is among them.
+    """
+    listed = _as_list(files, "files")
+    odd = next((item for item in listed if not isinstance(item, str | os.PathLike)), None)
+    if odd is not None:
+        raise DataError(
+            f"A {type(odd).__name__} is no path of an image. For images in memory, or a dataset: "
+            "ImageDataLoaders.from_dataset(dataset)."
+        )
+    if not listed:
+        raise DataError("The list of images is empty: give at least one path.")
+    return [os.path.expanduser(item) for item in listed]
+
+
+def sound_positions(
+    files: Sequence[str], settings: Settings
+) -> tuple[list[int], tuple[BrokenImage, ...]]:
+    """Which files can be read, each checked once, and which cannot.
+
+    Raises:
+        BrokenImagesError: some cannot, and `settings.on_error` is "raise".
+        DataError: none can.
+    """
+    broken = check_images(list(dict.fromkeys(files)), channels=settings.n_channels)
+    report_broken(broken, settings.on_error)
+    bad = {str(image.path) for image in broken}
+    kept = [i for i, file in enumerate(files) if str(Path(file)) not in bad]
+    if not kept:
+        raise DataError("No image can be read, so there is nothing to learn from.")
+    _say_twice([files[i] for i in kept])
+    return kept, broken
+
+
+def photos_of(files: Sequence[str], answers: Targets, items: Opener | None = None) -> Samples:
+    """Files and labels together."""
+    outputs = len(answers.vocab) if answers.task == "multi" else 0
+    return Samples(tuple(files), answers.labels, answers.task, outputs, items)
+
+
+def marked(photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool]) -> Split:
+    """Photos divided as their marks say.
+
+    Raises:
+        DataError: one part is empty.
+    """
+    train, valid = (
+        photos.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
+    )
+    if not len(train) or not len(valid):
+        empty = "validation" if len(train) else "training"
+        raise DataError(
+            f"All {len(photos)} photos are marked alike, so none is left for {empty}. Leave the "
+            "marks out to keep a share by chance: valid_pct=0.2."
+        )
+    unseen = sorted(set(valid.classes()) - set(train.classes()))
+    if unseen:
+        missed = names_of(vocab[label] for label in unseen)
+        _LOG.warning("No training photo of %s, only validation photos.", missed)
+    return Split(tuple(vocab), train, valid)
+
+
+def _compiled(pattern: Any) -> re.Pattern[str]:
+    example = r"For cat_12.jpg: pattern=r'^(.+)_\d+\.jpg$'."
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise DataError(
+            f"pattern={pattern!r} is no regular expression: {error}. {example}"
+        ) from error
+    if compiled.groups != 1 and "label" not in compiled.groupindex:
+        raise DataError(
+            f"The pattern {compiled.pattern!r} has {compiled.groups} groups; put the label, and "
+            f"nothing else, in brackets, or call its group label: (?P<label>...). {example}"
+        )
+    return compiled
+
+
+def _as_list(values: Any, argument: str) -> list[Any]:
+    if isinstance(values, str | bytes | os.PathLike) or not isinstance(values, Iterable):
+        raise DataError(f"{argument}={values!r}: expected a list, with an entry for each photo.")
+    return list(values)
+
+
+def _marks(is_valid: Any) -> list[bool]:
+    """True and False, also as 1 and 0 or as numpy has them; words would all be True."""
+    marks = _as_list(is_valid, "is_valid")
+    for i, mark in enumerate(marks):
+        if isinstance(mark, str | bytes) or missing(mark) or mark not in (0, 1):
+            raise DataError(
+                f"is_valid has {mark!r} for photo {i}: expected True or False for each photo, such "
+                'as [path.parent.name == "valid" for path in files].'
+            )
+    return [bool(mark) for mark in marks]
+
+
+def _equally_long(files: Sequence[str], **others: Sequence[Any] | None) -> None:
+    for name, values in others.items():
+        if values is not None and len(values) != len(files):
+            raise DataError(
+                f"{len(files)} files, but {name} has {len(values)} entries; expected one for each."
+            )
+
+
+def _say_twice(files: Sequence[str]) -> None:
+    twice = [file for file, n in Counter(files).items() if n > 1]
+    if twice:
+        _LOG.warning(
+            "%d photos stand in several rows (%s); copies may fall on both sides of a split.",
+            len(twice),
+            names_of(twice),
+        )

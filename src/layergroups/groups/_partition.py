@@ -1,0 +1,210 @@
+"""The result of a rule as data: which parameters and layers make up each group, and why.
+
+Which group a place in the module tree belongs to.
+
+Most parameters and layers get their group from the dry run. What did not run, and what surgery
+brings in later, gets it from where it stands: from the nearest module whose contents are all of one
+group, otherwise from the neighbour registered before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from layergroups.anatomy import Anatomy
+from layergroups.errors import GroupingError
+
+
+class ModuleTree:
+    """For every path in a module tree the groups of what stands below it."""
+
+    def __init__(self, homes: Mapping[str, int]) -> None:
+        self.below: dict[str, set[int]] = {}
+        for path, group in homes.items():
+            for above in (path, *ancestors(path)):
+                self.below.setdefault(above, set()).add(group)
+
+    def groups(self, path: str) -> set[int]:
+        """The groups of all that stands at or below a path; empty where nothing is known."""
+        return self.below.get(path, set())
+
+    def locate(self, path: str, model: nn.Module) -> int:
+        """The group that a new parameter or layer at `path` joins."""
+        child = path
+        for above in ancestors(path):
+            known = self.groups(above)
+            if len(known) == 1:
+                return next(iter(known))
+            if known:
+                return self._beside(child, above, model)
+            child = above
+        return 0
+
+    def _beside(self, child: str, above: str, model: nn.Module) -> int:
+        if self.groups(child):
+            return max(self.groups(child))
+        siblings = list(_children(above, model))
+        at = siblings.index(child) if child in siblings else len(siblings)
+        for sibling in reversed(siblings[:at]):
+            if self.groups(sibling):
+                return max(self.groups(sibling))
+        for sibling in siblings[at + 1 :]:
+            if self.groups(sibling):
+                return min(self.groups(sibling))
+        return max(self.groups(above))
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The paths above a path, nearest first, ending with the root ""."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _children(path: str, model: nn.Module) -> Iterator[str]:
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return
+    names: Iterable[str] = [*module._parameters, *module._modules]
+    yield from (f"{path}.{name}" if path else name for name in names)
+
+
+def leaf_paths(model: nn.Module) -> list[str]:
+    """Paths of the modules without children, in the order of registration."""
+    return [path for path, m in model.named_modules() if not any(m.children())]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group as a rule made it: its name, and why it begins where it does."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Every parameter and every layer of a model, each in exactly one part.
+
+    Attributes:
+        rule: the rule in words, "auto", "split at layer3, fc".
+        parts: nearest the input first; the last is the head where the model has one.
+        homes: name of each parameter and path of each leaf module -> index of its part.
+    """
+
+    rule: str
+    parts: tuple[Part, ...]
+    homes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a part begins in the order of execution: at this parameter and this layer."""
+
+    parameter: int
+    layer: int
+    name: str
+    reason: str
+
+
+def parameter_order(anatomy: Anatomy) -> list[str]:
+    """Names of the used parameters in the order of first use."""
+    return [name for block in anatomy.blocks for name in block.parameters]
+
+
+def start_at_block(anatomy: Anatomy, block: int, name: str, reason: str) -> Start:
+    """A part that begins with a block."""
+    parameter = sum(len(b.parameters) for b in anatomy.blocks[:block])
+    layer = sum(index < block for index in anatomy.layers.values())
+    return Start(parameter, layer, name, reason)
+
+
+def start_at_path(anatomy: Anatomy, path: str, name: str, reason: str) -> Start:
+    """A part that begins with the first layer or parameter at or below a module path."""
+    names, layers = parameter_order(anatomy), list(anatomy.layers)
+    parameter = next((i for i, n in enumerate(names) if under(n, path)), None)
+    layer = next((i for i, p in enumerate(layers) if under(p, path)), None)
+    if parameter is None and layer is None:
+        raise GroupingError(f"nothing that runs stands at {path!r}")
+    if layer is None:
+        assert parameter is not None
+        owner = names[parameter].rpartition(".")[0]
+        layer = next((i for i, p in enumerate(layers) if under(p, owner)), len(layers))
+    if parameter is None:
+        after = layers[layer:]
+        parameter = next(
+            (i for i, n in enumerate(names) if n.rpartition(".")[0] in after), len(names)
+        )
+    return Start(parameter, layer, name, reason)
+
+
+def under(name: str, path: str) -> bool:
+    """Whether a parameter or module stands at or below a path; "" is the root."""
+    return not path or name == path or name.startswith(f"{path}.")
+
+
+def consecutive(
+    model: nn.Module, anatomy: Anatomy, rule: str, first: Part, starts: Sequence[Start]
+) -> Partition:
+    """Parts that follow one another in the order of execution.
+
+    A first part without parameters (a body of poolings alone) goes into the next.
+    """
+    names, layers = parameter_order(anatomy), list(anatomy.layers)
+    if starts and starts[0].parameter == 0:
+        first, starts = Part(starts[0].name, starts[0].reason), starts[1:]
+    homes = {
+        **_number(names, [s.parameter for s in starts]),
+        **_number(layers, [s.layer for s in starts]),
+    }
+    parts = (first, *(Part(s.name, s.reason) for s in starts))
+    return complete(model, rule, parts, homes)
+
+
+def _number(items: Sequence[str], starts: Sequence[int]) -> dict[str, int]:
+    return {item: sum(start <= i for start in starts) for i, item in enumerate(items)}
+
+
+def complete(
+    model: nn.Module, rule: str, parts: tuple[Part, ...], homes: Mapping[str, int]
+) -> Partition:
+    """Place what the dry run never touched, check the exact cover, and drop no part in silence."""
+    places = ModuleTree(homes)
+    whole = dict(homes)
+    for path in [*(n for n, _ in model.named_parameters()), *leaf_paths(model)]:
+        if path not in whole:
+            whole[path] = places.locate(path, model)
+    check_cover(model, parts, whole)
+    return Partition(rule, parts, whole)
+
+
+def check_cover(model: nn.Module, parts: Sequence[Part], homes: Mapping[str, int]) -> None:
+    """Every parameter in exactly one part, no part without any.
+
+    Raises:
+        GroupingError: names the parameters that are left over, or the part that is empty.
+    """
+    names = [n for n, _ in model.named_parameters()]
+    left = [n for n in names if n not in homes]
+    if left:
+        raise GroupingError(f"{len(left)} parameters are in no layer group: {some(left)}")
+    if len({p.name for p in parts}) < len(parts):
+        raise GroupingError(f"two layer groups have one name: {[p.name for p in parts]}")
+    filled = {homes[n] for n in names}
+    empty = [p.name for i, p in enumerate(parts) if i not in filled]
+    if empty and names:
+        raise GroupingError(
+            f"the layer groups {empty} would hold no parameter; split at other places, or into "
+            f"fewer groups"
+        )
+
+
+def some(names: Iterable[str], n: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - n} more" if len(listed) > n else ""
+    return ", ".join(listed[:n]) + more

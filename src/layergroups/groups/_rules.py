@@ -1,0 +1,328 @@
+"""Rules that divide a model into layer groups: each turns an anatomy into a `Partition`.
+
+The splits of fastai and its users, as a table: it can be asked for, it is never needed.
+
+Source: fastai 1 and 2, `vision/learner.py`: resnets before child 6 of the body, vgg at
+features[22], densenets at features[7], squeezenets at features[5] (fastai 1 also at [8]), alexnet
+at features[6]; mobilenet_v2 at features[10] as its users do.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from layergroups.anatomy import Anatomy, choose_splits
+from layergroups.errors import GroupingError
+from layergroups.groups._partition import (
+    Part,
+    Partition,
+    Start,
+    complete,
+    consecutive,
+    parameter_order,
+    some,
+    start_at_block,
+    start_at_path,
+    under,
+)
+
+# class of the original network -> (the part that is split, children before which it is split)
+CLASSIC: dict[str, tuple[str, tuple[int, ...]]] = {
+    "ResNet": ("", (6,)),
+    "VGG": ("features", (22,)),
+    "DenseNet": ("features", (7,)),
+    "SqueezeNet": ("features", (5,)),
+    "AlexNet": ("features", (6,)),
+    "MobileNetV2": ("features", (10,)),
+}
+
+
+CLASSIC_V1 = {**CLASSIC, "SqueezeNet": ("features", (5, 8))}
+
+
+_RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def classic_paths(network: str, model: nn.Module, *, version: int = 2) -> tuple[str, ...]:
+    """Paths at which the classic table splits a network; empty where it has no entry for it.
+
+    Args:
+        network: class of the original network, "ResNet".
+        model: that network, or a `Sequential(body, head)` made from it.
+        version: 2 for fastai 2's table, 1 for fastai 1's.
+    """
+    inside, indices = (CLASSIC if version == 2 else CLASSIC_V1).get(network, ("", ()))
+    container = _holder(model, inside, max(indices, default=0))
+    if not indices or container is None:
+        return ()
+    path, module = container
+    names = [name for name, _ in module.named_children()]
+    if not inside:
+        names = [n for n in _RESNET_CHILDREN if n in names] or names
+    return tuple(f"{path}.{names[i]}".removeprefix(".") for i in indices)
+
+
+def _holder(model: nn.Module, inside: str, index: int) -> tuple[str, nn.Module] | None:
+    """The module whose children are counted: a long enough Sequential, or the resnet itself."""
+    for path, module in model.named_modules():
+        long_enough = len(list(module.children())) > index
+        is_resnet = not inside and "layer3" in dict(module.named_children())
+        counted = isinstance(module, nn.Sequential) if inside else True
+        if long_enough and (is_resnet or counted):
+            return path, module
+    return None
+
+
+log = logging.getLogger("layergroups")
+
+
+Split = str | int | Sequence[str] | Mapping[str, str] | Callable[[nn.Module], Iterable[Any]]
+
+
+def divide(
+    model: nn.Module, anatomy: Anatomy, split: Split = "auto", *, network: str | None = None
+) -> Partition:
+    """Divide a model by a rule.
+
+    Args:
+        model: the model.
+        anatomy: what a dry run of it showed.
+        split: "auto": early body, late body, head. An int n: n groups. "layerwise": a group for
+            each block. "classic": fastai's table ("classic-v1": its first version's). A list of
+            module paths: a new group begins at each. A dict name -> pattern: the parameters whose
+            names begin with the pattern. A function of the model that returns lists of parameters
+            or modules, as fastai's splitters do.
+        network: class of the network that the body was made from, for the classic table.
+
+    Raises:
+        GroupingError: the rule matches nothing, overlaps, or leaves parameters over.
+    """
+    if isinstance(split, bool):
+        raise GroupingError("split=True says nothing; give split='auto' or a number of groups")
+    if isinstance(split, int):
+        return by_number(model, anatomy, split)
+    if isinstance(split, str):
+        return _by_word(model, anatomy, split, network or anatomy.model)
+    if isinstance(split, Mapping):
+        return by_pattern(model, anatomy, split)
+    if callable(split):
+        return by_function(model, anatomy, split)
+    if not isinstance(split, Sequence) or not split:
+        raise GroupingError(
+            f"split={split!r} is no rule; give 'auto', a number of groups, a list of module paths, "
+            f"a dict of patterns, or a function of the model"
+        )
+    return by_path(model, anatomy, split)
+
+
+def _by_word(model: nn.Module, anatomy: Anatomy, word: str, network: str) -> Partition:
+    if word == "auto":
+        return by_number(model, anatomy, 3 if anatomy.has_head else 2, rule="auto")
+    if word == "layerwise":
+        return layerwise(model, anatomy)
+    if word in ("classic", "classic-v1"):
+        return classic(model, anatomy, network, version=1 if word.endswith("v1") else 2)
+    raise GroupingError(
+        f"no rule is called {word!r}; there are 'auto', 'layerwise', 'classic', 'classic-v1', a "
+        f"number of groups, a list of module paths ([{word!r}]), a dict of patterns, a function"
+    )
+
+
+def by_number(model: nn.Module, anatomy: Anatomy, n: int, rule: str | None = None) -> Partition:
+    """So many groups, balanced by depth, at falls of the resolution; the head is the last."""
+    if n < 1:
+        raise GroupingError(f"split={n}: there must be at least one layer group")
+    parts = n - 1 if anatomy.has_head else n
+    chosen = (
+        choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, parts) if parts else []
+    )
+    if len(chosen) + 1 < parts:
+        log.warning(
+            "the body of %s has %d block(s): %d layer groups, not %d",
+            anatomy.model, len(anatomy.body), len(chosen) + 1 + anatomy.has_head, n,
+        )  # fmt: skip
+    names = _body_names(len(chosen) + 1)
+    starts = [
+        start_at_block(anatomy, boundary.block, name, reason)
+        for name, (boundary, reason) in zip(names[1:], chosen, strict=True)
+    ]
+    if parts == 0 or not anatomy.body:
+        only = Part("all", "one group was asked for" if parts == 0 else anatomy.head_reason)
+        return consecutive(model, anatomy, rule or f"{n} groups", only, [])
+    first = Part(names[0], "the input")
+    return consecutive(
+        model, anatomy, rule or f"{n} groups", first, [*starts, *_head_start(anatomy)]
+    )
+
+
+def _body_names(n: int) -> list[str]:
+    if n == 1:
+        return ["body"]
+    return ["early", "late"] if n == 2 else [f"body-{i + 1}" for i in range(n)]
+
+
+def _head_start(anatomy: Anatomy) -> list[Start]:
+    if not anatomy.has_head:
+        return []
+    return [start_at_block(anatomy, anatomy.head[0].index, "head", anatomy.head_reason)]
+
+
+def layerwise(model: nn.Module, anatomy: Anatomy) -> Partition:
+    """A group for each block of the body, and one for the head."""
+    body = [b for b in anatomy.body if b.parameters]
+    if not body:
+        return by_number(model, anatomy, 1, rule="layerwise")
+    starts = [start_at_block(anatomy, b.index, b.name, f"a {b.kind} begins") for b in body[1:]]
+    return consecutive(
+        model,
+        anatomy,
+        "layerwise",
+        Part(body[0].name, "the input"),
+        [*starts, *_head_start(anatomy)],
+    )
+
+
+def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 2) -> Partition:
+    """The split of fastai's table; the head is the last group."""
+    paths = classic_paths(network, model, version=version)
+    if not paths:
+        raise GroupingError(
+            f"the classic table has no split for {network}; it knows {', '.join(CLASSIC)}. "
+            f"split='auto' works for any architecture"
+        )
+    names = _body_names(len(paths) + 1)
+    starts = [
+        start_at_path(anatomy, path, name, f"the classic table splits {network} at {path}")
+        for path, name in zip(paths, names[1:], strict=True)
+    ]
+    first = Part(names[0], "the input")
+    return consecutive(model, anatomy, "classic", first, [*starts, *_head_start(anatomy)])
+
+
+def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partition:
+    """A new group begins at each of the module paths."""
+    listed = list(paths)
+    known = {path for path, _ in model.named_modules() if path}
+    for path in listed:
+        if not isinstance(path, str) or path not in known:
+            children = ", ".join(name for name, _ in model.named_children())
+            raise GroupingError(
+                f"no module stands at {path!r}; the model's children are {children}"
+            )
+    starts = [start_at_path(anatomy, p, p, f"asked for at {p}") for p in listed]
+    starts.sort(key=lambda s: (s.parameter, s.layer))
+    first = anatomy.blocks[0].name if anatomy.blocks[0].name not in listed else "input"
+    rule = f"split at {', '.join(listed)}"
+    return consecutive(model, anatomy, rule, Part(first, "the input"), starts)
+
+
+def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) -> Partition:
+    """Groups by name: each takes the parameters whose names begin with its regular expression."""
+    found: dict[str, list[str]] = {group: [] for group in patterns}
+    for group, pattern in patterns.items():
+        _check_pattern(group, pattern)
+    for name, _ in model.named_parameters():
+        hits = [g for g, p in patterns.items() if re.match(rf"(?:{p})(?=\.|$)", name)]
+        if len(hits) > 1:
+            raise GroupingError(
+                f"the parameter {name} fits the patterns of {hits}; make one narrower"
+            )
+        for group in hits:
+            found[group].append(name)
+    barren = [group for group, names in found.items() if not names]
+    if barren:
+        tops = ", ".join(dict.fromkeys(n.split(".")[0] for n, _ in model.named_parameters()))
+        raise GroupingError(
+            f"the patterns of {barren} match no parameter; patterns are matched from the beginning "
+            f"of the name, and names begin with: {tops}"
+        )
+    return _from_lists(model, anatomy, f"patterns for {', '.join(patterns)}", found)
+
+
+def _check_pattern(group: str, pattern: object) -> None:
+    try:
+        re.compile(pattern)  # type: ignore[call-overload]  # whatever a person gave
+    except (TypeError, re.error) as cause:
+        raise GroupingError(
+            f"the pattern {pattern!r} of group {group!r} is no regular expression ({cause}); give "
+            f"one that names begin with, such as 'layer1|layer2'"
+        ) from cause
+
+
+def by_function(
+    model: nn.Module, anatomy: Anatomy, function: Callable[[nn.Module], Iterable[Any]]
+) -> Partition:
+    """Groups as a function gives them: lists of parameters, lists of modules, or modules."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found: dict[str, list[str]] = {}
+    for index, item in enumerate(_called(function, model)):
+        group = [names.get(id(p), "") for p in _parameters_of(item)]
+        if "" in group:
+            raise GroupingError(
+                f"group {index} of {_name(function)} holds a parameter that is not in the model"
+            )
+        found[f"group-{index}"] = list(dict.fromkeys(group))
+    return _from_lists(model, anatomy, f"function {_name(function)}", found)
+
+
+def _called(function: Callable[[nn.Module], Iterable[Any]], model: nn.Module) -> list[Any]:
+    """What a split function gives, each item a list of parameters."""
+    try:
+        return [_parameters_of(item) for item in function(model)]
+    except Exception as cause:
+        raise GroupingError(
+            f"the split function {_name(function)} does not work on {type(model).__name__}: "
+            f"{type(cause).__name__}: {cause}. It takes the model and returns for each group "
+            f"modules or parameters, such as lambda m: [m.body, m.head]"
+        ) from cause
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _parameters_of(item: Any) -> list[nn.Parameter]:
+    if isinstance(item, nn.Parameter):
+        return [item]
+    if isinstance(item, nn.Module):
+        return list(item.parameters())
+    return [p for inner in item for p in _parameters_of(inner)]
+
+
+def _from_lists(
+    model: nn.Module, anatomy: Anatomy, rule: str, found: Mapping[str, Sequence[str]]
+) -> Partition:
+    owner: dict[str, str] = {}
+    for group, names in found.items():
+        for name in names:
+            if name in owner:
+                raise GroupingError(f"{name} is in two groups, {owner[name]} and {group}")
+            owner[name] = group
+    left = [n for n, _ in model.named_parameters() if n not in owner]
+    if left:
+        raise GroupingError(f"{rule}: {len(left)} parameters are in no group: {some(left)}")
+    order = {name: i for i, name in enumerate(parameter_order(anatomy))}
+    late = len(order)
+    ranked = sorted(found, key=lambda g: min((order.get(n, late) for n in found[g]), default=late))
+    if ranked != list(found):
+        log.warning("layer groups stand in the order of execution: %s", ", ".join(ranked))
+    numbers = {group: i for i, group in enumerate(ranked)}
+    homes = {name: numbers[group] for name, group in owner.items()}
+    homes.update(_layers_by_parameters(anatomy, homes))
+    parts = tuple(Part(g, rule) for g in ranked)
+    return complete(model, rule, parts, homes)
+
+
+def _layers_by_parameters(anatomy: Anatomy, homes: Mapping[str, int]) -> dict[str, int]:
+    """Each layer goes with its parameters; one without goes with the layer that ran before it."""
+    layers: dict[str, int] = {}
+    group = 0
+    for path in anatomy.layers:
+        group = next((g for name, g in homes.items() if under(name, path)), group)
+        layers[path] = group
+    return layers

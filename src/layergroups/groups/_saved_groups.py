@@ -1,0 +1,91 @@
+"""What is not the same in the saved layer groups of a checkpoint and in those of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layergroups.errors import GroupingError
+from layergroups.groups._partition import some
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """Saved groups beside those of a model; there is one only if they differ.
+
+    Attributes:
+        rules: the saved rule and the model's.
+        only_saved: names of groups that the model does not have; their freezing and rates are lost.
+        only_here: names of groups that were not saved; their freezing and rates stay.
+        moved: for each parameter that both know, but in groups of different names: its name, its
+            saved group and its group here.
+    """
+
+    rules: tuple[str, str]
+    only_saved: tuple[str, ...]
+    only_here: tuple[str, ...]
+    moved: tuple[tuple[str, str, str], ...]
+
+    def __str__(self) -> str:
+        lines = [f"Saved rule {self.rules[0]!r}, here {self.rules[1]!r}."]
+        if self.only_saved:
+            lines.append(f"  only in the file: {', '.join(self.only_saved)}")
+        if self.only_here:
+            lines.append(f"  only here, left as they are: {', '.join(self.only_here)}")
+        for was, now in dict.fromkeys((was, now) for _, was, now in self.moved):
+            names = [n for n, a, b in self.moved if (a, b) == (was, now)]
+            lines.append(f"  {len(names)} parameters of {was!r} are in {now!r}: {some(names, 3)}")
+        return "\n".join(lines)
+
+
+def check_state(saved: object, *keys: str) -> None:
+    """Saved layer groups are a dict with these keys.
+
+    Raises:
+        GroupingError: they are not.
+    """
+    known = saved if isinstance(saved, Mapping) else {}
+    missing = [key for key in keys if key not in known]
+    if missing:
+        raise GroupingError(
+            f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
+        )
+
+
+def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDifference | None:
+    """Compare two `LayerGroups.state_dict()`; None if groups and members are the same."""
+    was = {name: group for group, names in saved["members"].items() for name in names}
+    now = {name: group for group, names in here["members"].items() for name in names}
+    moved = tuple((n, was[n], now[n]) for n in now if n in was and was[n] != now[n])
+    if list(saved["names"]) == list(here["names"]) and not moved:
+        return None
+    return GroupDifference(
+        rules=(str(saved["rule"]), str(here["rule"])),
+        only_saved=tuple(n for n in saved["names"] if n not in here["names"]),
+        only_here=tuple(n for n in here["names"] if n not in saved["names"]),
+        moved=moved,
+    )
+
+
+def taken_over(
+    saved: Mapping[str, Any], names: Sequence[str], rates: Sequence[float], *, strict: bool
+) -> tuple[tuple[float, ...], dict[int, bool]]:
+    """The rates and frozen flags that groups get from saved ones of the same name.
+
+    Args:
+        saved: a `LayerGroups.state_dict()`.
+        names: of the groups.
+        rates: of the groups until now; those without a namesake keep them.
+        strict: whether the names must all be the same.
+
+    Raises:
+        GroupingError: it is no such state; or the names differ, and it is strict.
+    """
+    check_state(saved, "names", "rates", "frozen")
+    known = {name: i for i, name in enumerate(saved["names"])}
+    if strict and list(known) != list(names):
+        raise GroupingError(f"the saved layer groups are {list(known)}, these are {list(names)}")
+    places = {i: known[name] for i, name in enumerate(names) if name in known}
+    new = tuple(float(saved["rates"][places[i]]) if i in places else r for i, r in enumerate(rates))
+    return new, {i: bool(saved["frozen"][at]) for i, at in places.items()}

@@ -1,0 +1,542 @@
+"""Where the body of a network ends: a plan, read from the dataflow or given by hand.
+
+Cut a body from a network, measure its features, put a new head on: `Sequential(body, head)`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.anatomy import (
+    Classifier,
+    Flow,
+    Head,
+    Op,
+    Trace,
+    find_head,
+    is_flat,
+    output_shape,
+    trace,
+    unwrap,
+)
+from layergroups.errors import AnatomyError, CutError, InputSizeError
+from layergroups.groups import LayerGroups, Split
+from layergroups.input_spec import InputSpec
+from layergroups.models._catalog import LoadedModel
+from layergroups.models._heads import SideBySide, TargetUnits, create_head, whole_path
+
+_MEANS = ("mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "avg_pool2d")
+
+
+_POOLS = (*_MEANS, "max_pool2d_with_indices", "max_pool2d", "adaptive_max_pool2d")
+
+
+_COPIES = ("clone", "_to_copy", "contiguous", "_unsafe_view", "reshape", "dropout")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a body is cut from a network.
+
+    Attributes:
+        kind: "chain": the body is a `Sequential` of `children`. "whole": the body is the network
+            itself with `removed` taken out. "by hand": as the caller's `cut` says.
+        children: names of the network's children that make up a chain.
+        removed: paths of modules that are taken out and hold parameters, the old classifier first.
+        reason: why it is cut there, in words.
+        path: of the module before which it is cut by hand, where that stands inside a child.
+    """
+
+    kind: str
+    children: tuple[str, ...]
+    removed: tuple[str, ...]
+    reason: str
+    path: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.kind == "whole":
+            taken = f" without {', '.join(self.removed)}" if self.removed else ""
+            return f"the body is the whole network{taken}: {self.reason}"
+        span = self.children[0] + (f" … {self.children[-1]}" if len(self.children) > 1 else "")
+        taken = f"; taken out: {', '.join(self.removed)}" if self.removed else ""
+        return f"the body is {span}{taken}: {self.reason}"
+
+
+def plan_cut(network: nn.Module, flow: Flow, head: Head) -> Cut:
+    """Decide how to cut a body so that no pretrained layer is bypassed.
+
+    A plain chain of children is cut before its pooling (or before linear layers that read a
+    flattened map, which fit one image size only). Anything else keeps its own forward and loses
+    its classifier alone.
+    """
+    if not head.present:
+        return Cut("whole", (), (), f"it has no classifier ({head.reason})")
+    ends, reason = _ends_of_map(flow, head)
+    for op in ends:
+        children = chain_before(network, flow, op)
+        if children:
+            gone = _owners(o for o in flow.trace.ops if o.time >= op.time)
+            return Cut("chain", children, tuple(reversed(gone)), reason)
+    paths = tuple(dict.fromkeys(whole_path(network, c.path) for c in head.classifiers))
+    return Cut("whole", (), paths, "its own forward runs, so that nothing before is bypassed")
+
+
+def _ends_of_map(flow: Flow, head: Head) -> tuple[list[Op], str]:
+    """Operations from which on nothing pretrained is worth keeping, earliest first."""
+    ops = flow.trace.ops
+    if len(head.classifiers) > 1:
+        return [], ""
+    classifier = _op_at(flow, head.classifiers[0])
+    inside = [o for o in ops if o.time >= head.start and o.contraction]
+    flattening = next((o for o in inside if _reads_flattened_map(flow, o)), None)
+    if flattening is not None:
+        return _with_pools(flow, flattening), "after it a map is flattened for one image size"
+    if not head.classifiers[0].flat and classifier.name == "convolution":
+        return [classifier], "after it comes the classifier, pooled afterwards"
+    pool = _plain_mean_before(flow, classifier)
+    if pool is not None:
+        return [pool], "after it the map is averaged for the classifier"
+    return [], ""
+
+
+def _op_at(flow: Flow, classifier: Classifier) -> Op:
+    return flow.trace.ops[bisect_left(flow.times, classifier.time)]
+
+
+def _source(flow: Flow, op: Op) -> int | None:
+    return op.reads[0] if len(op.reads) == 1 else None
+
+
+def _reads_flattened_map(flow: Flow, op: Op) -> bool:
+    value = _source(flow, op)
+    if value is None or op.name == "convolution":
+        return False
+    shape = flow.shape(value)
+    return len(shape) == 4 and not flow.flat(value) and math.prod(shape[1:]) in op.weight_shape
+
+
+def _with_pools(flow: Flow, op: Op) -> list[Op]:
+    """An operation, and before it the poolings and copies that lead to it."""
+    found = [op]
+    while True:
+        value = _source(flow, found[0])
+        before = flow.producer(value) if value is not None else None
+        if before is None or before.parameters or before.name not in _POOLS + _COPIES:
+            return found
+        found.insert(0, before)
+
+
+def _plain_mean_before(flow: Flow, classifier: Op) -> Op | None:
+    """The global average that feeds a classifier, if nothing but views and copies lies between."""
+    op = classifier
+    while True:
+        value = _source(flow, op)
+        before = flow.producer(value) if value is not None else None
+        if before is None or before.parameters:
+            return None
+        if before.name in _MEANS:
+            given = math.prod(flow.shape(before.writes[0])[1:])
+            return before if len(before.reads) == 1 and _is_map(before, given) else None
+        if before.name not in _COPIES:
+            return None
+        op = before
+
+
+def _is_map(op: Op, channels: int) -> bool:
+    """True where a map (N, channels, H, W) is read; one with its channels last is none."""
+    shape = op.read_shapes[0]
+    return len(shape) == 4 and shape[1] == channels and not is_flat(shape)
+
+
+def chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
+    """Names of the children that run, one after the other, before an operation; () if no chain.
+
+    It is a chain if the network itself does nothing between its children and calls each once.
+    """
+    children = {name for name, _ in network.named_children()}
+    calls = [c for c in flow.trace.calls if c.path in children]
+    end = next((c.start for c in calls if c.start <= op.time < c.end), op.time)
+    before = [c for c in calls if c.start < end]
+    outside = [o for o in flow.between(0, end) if not children.intersection(o.inside)]
+    once = len({c.path for c in calls}) == len(calls)
+    chained = all(
+        flow.needed(c.start, c.start, end) <= 1 and not flow.needed(c.start, c.end, end)
+        for c in before
+    )
+    return tuple(c.path for c in before) if once and chained and not outside else ()
+
+
+def _owners(ops: Iterable[Op]) -> list[str]:
+    """Paths of the modules whose parameters operations use, in order."""
+    return list(dict.fromkeys(n.rpartition(".")[0] for op in ops for n in op.parameters))
+
+
+log = logging.getLogger("layergroups")
+
+
+CutGiven = int | str | Callable[[nn.Module], nn.Module]
+
+
+_SIDES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A body with a new head.
+
+    Attributes:
+        model: `Sequential(body, head)`.
+        cut: how the body was cut from the network.
+        features: number of channels, or of features, that the body gives.
+        pooled: whether the body gives one vector an image, so that the head has no pooling.
+        network: class of the original network.
+        input: what the body's weights expect of an image.
+        example: an input of the model, zeros of shape (2, C, H, W).
+    """
+
+    model: nn.Sequential
+    cut: Cut
+    features: int
+    pooled: bool
+    network: str
+    input: InputSpec
+    example: Tensor
+
+    def layer_groups(self, split: Split = "auto") -> LayerGroups:
+        """The layer groups of the model; its last child is known to be the head."""
+        return LayerGroups(
+            self.model, split, example_input=self.example, head="1", network=self.network
+        )
+
+
+class TokensAsMap(nn.Module):
+    """Shows tokens (N, T, C) to a pooling head as a map (N, C, T, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, T, C) in, a map (N, C, T, 1) out."""
+        return x.transpose(1, 2).unsqueeze(-1)
+
+
+def assemble(
+    loaded: LoadedModel,
+    n_out: int,
+    *,
+    size: int | tuple[int, int],
+    cut: CutGiven | None = None,
+    custom_head: nn.Module | None = None,
+    lin_ftrs: Sequence[int] | None = None,
+    ps: float | Sequence[float] = 0.5,
+    concat_pool: bool = True,
+    bn_final: bool = False,
+    first_bn: bool = True,
+    lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    units: TargetUnits | None = None,
+) -> Assembled:
+    """Put a new head on the body of a network.
+
+    The network's modules are used, not copied.
+
+    Args:
+        loaded: the network, with what its weights expect.
+        n_out: classes, or numbers, that the head gives.
+        size: side, or height and width, in pixels of the images that will come.
+        cut: where the body ends, if not where the dataflow shows: an index into the children
+            (`cut=-2` leaves the last two out), the path of the first module to leave out, or a
+            function from the network to a body.
+        custom_head: a head instead of `create_head`'s; it takes what the body gives.
+        lin_ftrs: sizes of the head's hidden layers; `[512]` by default, `[]` for none.
+        ps: dropout rates of the head.
+        concat_pool: pool by maximum and average both, where the body gives a map.
+        bn_final: a batch norm at the very end.
+        first_bn: batch norm before the first linear layer.
+        lin_first: linear layers before their batch norm and dropout.
+        y_range: bounds of the numbers that the head gives, see `create_head`.
+        units: of the numbers that the head gives, see `create_head`.
+
+    Raises:
+        CutError: the body cannot be cut there, or does not give one tensor of features.
+        InputSizeError: the network cannot take images of this size.
+    """
+    example = _example(loaded.input, size)
+    body, planned, shape = _cut_body(loaded, example, cut)
+    if len(planned.removed) > 1:
+        log.warning("replaced together with the old classifier: %s", ", ".join(planned.removed[1:]))
+    pooled, features = len(shape) == 2, shape[-1] if len(shape) == 3 else shape[1]
+    head = custom_head
+    if head is None:
+        head = create_head(
+            features, n_out, lin_ftrs=lin_ftrs, ps=ps, pool=not pooled, concat_pool=concat_pool,
+            bn_final=bn_final, first_bn=first_bn, lin_first=lin_first, y_range=y_range, units=units,
+        )  # fmt: skip
+        if len(shape) == 3:
+            head = nn.Sequential(TokensAsMap(), *head)
+    where = next(body.parameters(), example).device
+    return Assembled(
+        model=nn.Sequential(body, head.to(where)),
+        cut=planned,
+        features=features,
+        pooled=pooled,
+        network=type(loaded.model).__name__,
+        input=loaded.input,
+        example=example,
+    )
+
+
+def create_body(
+    network: nn.Module, cut: CutGiven | None = None, *, size: int | tuple[int, int] = 224
+) -> nn.Module:
+    """The body of a network: what is left when its classifier is taken out.
+
+    Args:
+        network: a network for images; its modules are used, not copied.
+        cut: see `assemble`.
+        size: side, or height and width, in pixels of the images that will come.
+
+    Raises:
+        CutError: the body cannot be cut there.
+        InputSizeError: the network cannot take images of this size.
+    """
+    network, spec = unwrap(network), InputSpec()
+    loaded = LoadedModel(model=network, name="", input=spec, pretrained=False, weights="")
+    return _cut_body(loaded, _example(spec, size, network), cut)[0]
+
+
+def _example(spec: InputSpec, size: int | tuple[int, int], network: Any = None) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    convolution = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None) \
+        if network is not None else None  # fmt: skip
+    channels = convolution.in_channels if convolution is not None else spec.channels
+    return torch.zeros(2, channels, height, width)
+
+
+def _cut_body(
+    loaded: LoadedModel, example: Tensor, cut: CutGiven | None
+) -> tuple[nn.Module, Cut, tuple[int, ...]]:
+    """The body, how it was cut, and the shape of what it gives for the example."""
+    network = loaded.model
+    if cut is not None:
+        body, planned = _by_hand(network, cut)
+        return body, planned, _feature_shape(_trace_body(body, example, planned), planned)
+    found = _trace_at(loaded, example)
+    planned, seen, seen_at = _plan_at_full_size(loaded, found, example)
+    if planned.kind == "chain":
+        body = _sequential(network, planned.children)
+        now = _same_function(seen, body, seen_at)
+        if now is not None:
+            if seen_at is not example:
+                now = _trace_body(body, example, planned)
+            return body, planned, _feature_shape(now, planned)
+        seen_head = find_head(Flow(found))
+        paths = (whole_path(network, c.path) for c in seen_head.classifiers)
+        classifiers = tuple(dict.fromkeys(paths))
+        planned = Cut("whole", (), classifiers, "its children do more than run one after the other")
+    now = _whole_without(network, planned, example)
+    planned = replace(planned, removed=_with_idle(planned.removed, found, now))
+    return network, planned, _feature_shape(now, planned)
+
+
+def _plan_at_full_size(
+    loaded: LoadedModel, found: Trace, example: Tensor
+) -> tuple[Cut, Trace, Tensor]:
+    """A plan for the cut, with the run that it was read from and that run's input.
+
+    On small images the last map may be a single pixel, which looks like a vector; then the plan is
+    read from a run at the size that the weights were made for.
+    """
+    planned = _plan(loaded.model, found)
+    full = _example(loaded.input, loaded.input.size)
+    if planned.kind == "whole" and full.shape[-1] > example.shape[-1]:
+        try:
+            larger = trace(loaded.model, full)
+        except AnatomyError:
+            return planned, found, example
+        at_full_size = _plan(loaded.model, larger)
+        if at_full_size.kind == "chain":
+            return at_full_size, larger, full
+    return planned, found, example
+
+
+def _plan(network: nn.Module, found: Trace) -> Cut:
+    flow = Flow(found)
+    if not found.outputs or not flow.flat(found.outputs[0]):
+        return Cut("whole", (), (), "its output is a map or a row of tokens, not classes")
+    return plan_cut(network, flow, find_head(flow))
+
+
+def _whole_without(network: nn.Module, planned: Cut, example: Tensor) -> Trace:
+    """Take the classifier out of a network; what a run of the rest shows.
+
+    Where an Identity in its place does not do (several classifiers that take different features),
+    the network is asked to take it out itself, as timm's networks can.
+    """
+    try:
+        for path in planned.removed:
+            _take_out(network, path)
+        now = _trace_body(network, example, planned)
+        _feature_shape(now, planned)
+    except CutError:
+        if not planned.removed or not hasattr(network, "reset_classifier"):
+            raise
+        reset: Any = network
+        reset.reset_classifier(0)
+        now = _trace_body(network, example, planned)
+    return now
+
+
+def _with_idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
+    """What was removed, and whatever else no longer runs without it: nothing goes in silence."""
+    inside = tuple(f"{path}." for path in removed)
+    lost = [n for n in before.first_use if n not in now.first_use and not n.startswith(inside)]
+    return tuple(dict.fromkeys([*removed, *(n.rpartition(".")[0] or n for n in lost)]))
+
+
+def _sequential(network: nn.Module, names: Sequence[str]) -> nn.Sequential:
+    children = dict(network.named_children())
+    return nn.Sequential(OrderedDict((name, children[name]) for name in names))
+
+
+def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
+    """The trace of a chain if it runs the network's operations on the same weights, else None."""
+    try:
+        theirs = trace(body, example)
+    except AnatomyError:
+        return None
+    names = [(op.name, op.parameters, op.weight_shape) for op in theirs.ops]
+    start = [(op.name, op.parameters, op.weight_shape) for op in found.ops[: len(names)]]
+    return theirs if names == start else None
+
+
+def _take_out(network: nn.Module, path: str) -> None:
+    """Put an Identity in the place of a module."""
+    if not path or not _is_plain_classifier(network.get_submodule(path)):
+        kind = type(network.get_submodule(path)).__name__ if path else type(network).__name__
+        raise CutError(
+            f"the classifier of {type(network).__name__} is not a layer of its own but part of "
+            f"{path or 'the network'} ({kind}), so it cannot be taken out by itself. Say where the "
+            f"body ends, cut={path!r} or a function: cut=lambda network: network.features"
+        )
+    network.set_submodule(path, nn.Identity())
+
+
+def _is_plain_classifier(module: nn.Module) -> bool:
+    whole = not any(module.children()) or isinstance(module, SideBySide)
+    return whole or hasattr(module, "parametrizations")
+
+
+def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
+    try:
+        return trace(loaded.model, example)
+    except AnatomyError as error:
+        sizes = [s for s in _SIDES if _takes(loaded.model, example.shape[1], s)]
+        side = "×".join(map(str, example.shape[2:]))
+        if not sizes:
+            raise
+        hint = f"it takes {', '.join(map(str, sizes))}: give size={sizes[-1]} to the data"
+        if loaded.name.startswith("timm:"):
+            hint += f", or img_size={example.shape[2]} to the learner if the architecture has it"
+        raise InputSizeError(
+            f"{loaded.name} cannot take images of {side} pixels; {hint}"
+        ) from error
+
+
+def _takes(network: nn.Module, channels: int, side: int) -> bool:
+    try:
+        return trace(network, torch.zeros(2, channels, side, side)).source == "fake run"
+    except AnatomyError:
+        return False
+
+
+def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> Trace:
+    try:
+        return trace(body, example)
+    except AnatomyError as error:
+        children = ", ".join(f"{i}: {name}" for i, (name, _) in enumerate(body.named_children()))
+        raise CutError(
+            f"the body cannot run: {planned}. Its children are {children}. Without cut= it is "
+            f"found by looking; cut=-1 leaves out the last child. Cause: {error}"
+        ) from error
+
+
+def _feature_shape(found: Trace, planned: Cut) -> tuple[int, ...]:
+    shape = output_shape(found)
+    if len(shape) not in (2, 3, 4) or shape[0] != Flow(found).batch:
+        raise CutError(
+            f"the body gives a tensor of shape {shape}, not (N, features), (N, tokens, features) "
+            f"or (N, channels, height, width): {planned}. Give a function that ends with one of "
+            f"these, cut=lambda network: …"
+        )
+    return shape
+
+
+def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
+    names = [name for name, _ in network.named_children()]
+    listed = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
+    if callable(cut):
+        made = cut(network)
+        inside = tuple(name for name, _ in made.named_children())
+        return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
+    if isinstance(cut, str) and "." in cut:
+        body = body_before(network, cut)
+        inside = tuple(name for name, _ in body.named_children())
+        return body, Cut("by hand", inside, (), f"cut={cut!r} says so", path=cut)
+    if isinstance(cut, str):
+        cut = _index_of(network, cut)
+    if isinstance(cut, bool) or not isinstance(cut, int):
+        raise CutError(
+            f"cut={cut!r} is no place in {type(network).__name__}, whose children are {listed}; "
+            "give a number or a name of them, a path, or a function: cut=-1"
+        )
+    kept = names[:cut]
+    if not kept or (len(kept) == len(names) and cut != len(names)):
+        raise CutError(
+            f"cut={cut} leaves nothing of {type(network).__name__}, whose children are {listed}; "
+            f"cut=-1 keeps all but the last, cut=1 the first alone"
+        )
+    gone = tuple(n for n in names[cut:] if any(True for _ in network.get_submodule(n).parameters()))
+    return _sequential(network, kept), Cut("by hand", tuple(kept), gone, f"cut={cut} says so")
+
+
+def body_before(network: nn.Module, path: str) -> nn.Sequential:
+    """What runs before the module at a path, in a chain of children and of their children.
+
+    Raises:
+        CutError: nothing stands there, or a module on the way is no `nn.Sequential`.
+    """
+    name, _, rest = path.partition(".")
+    children = list(network.named_children())
+    kept = children[: _index_of(network, name)]
+    if rest:
+        inner = network.get_submodule(name)
+        if not isinstance(inner, nn.Sequential):
+            raise CutError(
+                f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be cut in "
+                f"two. Give a function that makes the body, cut=lambda network: …"
+            )
+        part = body_before(inner, rest)
+        kept += [(name, part)] if len(part) else []
+    return nn.Sequential(OrderedDict(kept))
+
+
+def _index_of(network: nn.Module, name: str) -> int:
+    names = [child for child, _ in network.named_children()]
+    if name not in names:
+        listed = ", ".join(f"{i}: {child}" for i, child in enumerate(names))
+        raise CutError(
+            f"cut={name!r}: no child is called so; the children of {type(network).__name__} are "
+            f"{listed}. Give the name or the index of the first child to leave out"
+        )
+    return names.index(name)

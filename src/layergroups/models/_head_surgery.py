@@ -1,0 +1,355 @@
+"""Change the head of a model that stays as it is otherwise, found by a dry run."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.anatomy import Anatomy, read_anatomy, unwrap
+from layergroups.errors import AnatomyError, ModelError
+from layergroups.groups import turned_off
+from layergroups.models._heads import SideBySide, outputs_of, parts_of, resize_units, whole_path
+
+log = logging.getLogger("layergroups")
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
+    """Exchange the final classifiers of a model for new ones with other outputs, in place.
+
+    Works on any model whose classifier a dry run finds, those of transformers too, whose
+    `config.num_labels` and `num_labels` follow. Layer groups of the model follow by themselves. The
+    new layers start as torch initialises them, on the device and of the type of the old ones.
+
+    Args:
+        model: any module; it is changed.
+        n_out: outputs of the new classifiers: classes, or numbers.
+        example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments;
+            where it is left out, one is made from what the model tells of itself.
+
+    Returns:
+        The paths of the layers that were exchanged.
+
+    Raises:
+        ModelError: no classifier was found, or it is not a linear layer or a convolution.
+        AnatomyError: the model cannot be run.
+    """
+    _check_count(n_out)
+    found = _found(model, example_input, f"nn.Sequential(model, nn.Linear(features, {n_out}))")
+    made = {path: _like(parts_of(layer)[0], path, n_out) for path, layer in found.items()}
+    _warn_of_ties(model, found, made)
+    _put(model, made)
+    resize_units(model, n_out)
+    _tell(model, found, n_out)
+    return tuple(made)
+
+
+def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
+    """Give the final classifiers of a model more outputs, in place; the old outputs stay bit equal.
+
+    The old layer stays in the model, the same object with the same parameters, so an optimizer
+    keeps what it remembers of them. A new layer for the further classes is put beside it, and
+    `SideBySide` joins the outputs: `fc.weight` becomes `fc.0.weight`, the new rows are
+    `fc.1.weight`. A single wider layer would not keep the promise, for the matrix product of
+    another width rounds otherwise. The new rows start as torch initialises them. A classifier that
+    is tied to an embedding stays tied. Groups, `replace_head`, `shrink_head` and a further
+    `grow_head` take the grown layer as one.
+
+    Args:
+        model: any module; it is changed.
+        n_out: outputs afterwards: the old ones first, then the new ones.
+        example_input: as in `replace_head`.
+
+    Returns:
+        The paths of the layers that were grown.
+
+    Raises:
+        ModelError: no classifier was found, it has `n_out` outputs or more already, or the model
+            does not call it as a layer; the model is as it was then.
+        AnatomyError: the model cannot be run.
+    """
+    _check_count(n_out)
+    found = _found(model, example_input, f"nn.Sequential(model, nn.Linear(features, {n_out}))")
+    for path, layer in found.items():
+        if outputs_of(layer) >= n_out:
+            raise ModelError(
+                f"grow_head: {path} has {outputs_of(layer)} outputs already, n_out={n_out} asks "
+                f"for no more. n_out counts all outputs, old and new: grow_head(model, "
+                f"{outputs_of(layer) + 1}). Fewer are shrink_head(model, {n_out})."
+            )
+    made = {path: _grown(layer, path, n_out) for path, layer in found.items()}
+    old = range(min(map(outputs_of, found.values())))
+    _put(model, made)
+    resize_units(model, n_out, old)
+    try:
+        _check_grown(model, made, example_input)
+    except ModelError:
+        _put(model, found)
+        resize_units(model, len(old), old)
+        raise
+    _tell(model, found, n_out, kept=old)
+    return tuple(made)
+
+
+def shrink_head(
+    model: nn.Module, keep: int | Sequence[int], *, example_input: Any = None
+) -> tuple[str, ...]:
+    """Keep some outputs of the final classifiers of a model, or put them in another order.
+
+    The kept outputs have the weights that they had, bit for bit. Where a grown head is cut back to
+    what it was before, the old layer itself comes back; in all other cases the layer and its
+    parameters are new objects, and an optimizer starts afresh for them.
+
+    Args:
+        model: any module; it is changed.
+        keep: how many outputs to keep, the first ones; or their indices in the wanted order:
+            `shrink_head(model, [2, 0])`. All indices in another order are a new order of classes.
+        example_input: as in `replace_head`.
+
+    Returns:
+        The paths of the layers that were changed.
+
+    Raises:
+        ModelError: no classifier was found, `keep` does not fit it, or its outputs cannot be
+            chosen by rows of its weight.
+        AnatomyError: the model cannot be run.
+    """
+    found = _found(model, example_input, "nn.Sequential(model, nn.Linear(features, n))")
+    kept = {path: _kept(keep, outputs_of(layer), path) for path, layer in found.items()}
+    made = {path: _chosen(model, path, kept[path]) for path in found}
+    _warn_of_ties(model, found, made)
+    _put(model, made)
+    first = next(iter(kept.values()))
+    resize_units(model, len(first), first)
+    _tell(model, found, len(first), kept=first)
+    return tuple(made)
+
+
+def classifier_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
+    """The final classifiers of a model by path; a grown one is one layer.
+
+    A classifier whose weight is tied to an embedding is found under its second name.
+    """
+    found: dict[str, nn.Module] = {}
+    for classifier in anatomy.classifiers:
+        path = classifier.path
+        for name in anatomy.tied.get(classifier.weight, ()):
+            other = name.rpartition(".")[0]
+            if isinstance(model.get_submodule(other), nn.Linear):
+                path = other
+                break
+        path = whole_path(model, path)
+        found[path] = model.get_submodule(path)
+    return found
+
+
+def _found(model: nn.Module, example_input: Any, instead: str) -> dict[str, nn.Module]:
+    anatomy = read_anatomy(model, example_input)
+    if not anatomy.classifiers:
+        raise ModelError(
+            f"{type(model).__name__} has no classifier to replace ({anatomy.head_reason}). Put one "
+            f"on: {instead}"
+        )
+    found = classifier_layers(unwrap(model), anatomy)
+    for path, layer in found.items():
+        for part in parts_of(layer):
+            if not path or not (_is_conv1d_of_transformers(part) or _is_layer(part)):
+                raise _not_a_layer(layer, path)
+    return found
+
+
+def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    for path, layer in layers.items():
+        unwrap(model).set_submodule(path, layer)
+
+
+def _warn_of_ties(
+    model: nn.Module, old: Mapping[str, nn.Module], new: Mapping[str, nn.Module]
+) -> None:
+    """Say which of the classifiers, about to leave the model, have a weight that stays in it."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in unwrap(model).named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for path, layer in old.items():
+        staying = {id(parameter) for parameter in new[path].parameters()}
+        for parameter in layer.parameters():
+            others = [n for n in names[id(parameter)] if not n.startswith(f"{path}.")]
+            if others and id(parameter) not in staying:
+                log.warning("%s was tied to %s; the new one is not", path, others[0])
+
+
+def _grown(layer: nn.Module, path: str, n_out: int) -> SideBySide:
+    parts = parts_of(layer)
+    new = _like(parts[0], path, n_out - outputs_of(layer))
+    dims = {nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
+    dim = next((d for kind, d in dims.items() if isinstance(parts[0], kind)), -1)
+    return SideBySide([*parts, new], dim).train(layer.training)
+
+
+def _check_grown(model: nn.Module, made: Mapping[str, nn.Module], example_input: Any) -> None:
+    """Run the grown model dry: every part must be a classifier now, or the head was not called.
+
+    Raises:
+        ModelError: the model takes the weight from the layer instead of calling it.
+    """
+    cause: AnatomyError | None = None
+    ran: set[str] = set()
+    try:
+        ran = {c.path for c in read_anatomy(model, example_input).classifiers}
+    except AnatomyError as error:
+        cause = error
+    for path, layer in made.items():
+        if f"{path}.{len(parts_of(layer)) - 1}" not in ran:
+            raise ModelError(
+                f"grow_head: {type(model).__name__} does not run with a layer beside {path}; it "
+                f"uses the weight of {path} without calling it, or has its number of outputs "
+                "written elsewhere. replace_head(model, n) exchanges the layer for a plain one."
+            ) from cause
+
+
+def _kept(keep: int | Sequence[int], n: int, path: str) -> tuple[int, ...]:
+    """The indices to keep, checked against the number of outputs."""
+    example = f"shrink_head(model, {max(n - 1, 1)}) or shrink_head(model, [0])"
+    if isinstance(keep, int) and not isinstance(keep, bool):
+        if not 1 <= keep < n:
+            raise ModelError(
+                f"shrink_head: keep={keep}, but {path} has {n} outputs; right would be {example}."
+            )
+        return tuple(range(keep))
+    kept = tuple(keep) if isinstance(keep, (Sequence, range)) else ()
+    plain = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < n for i in kept)
+    if not kept or not plain or len(set(kept)) < len(kept):
+        raise ModelError(
+            f"shrink_head: keep={keep!r} must be a number, or different indices from 0 to {n - 1} "
+            f"for the {n} outputs of {path}: {example}."
+        )
+    return kept
+
+
+def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
+    """A classifier with the chosen outputs: whole parts as they are, or else a new layer."""
+    layer = model.get_submodule(path)
+    parts = parts_of(layer)
+    for n in range(1, len(parts) + 1):
+        if kept == tuple(range(sum(map(outputs_of, parts[:n])))):
+            return parts[0] if n == 1 else SideBySide(parts[:n], layer.dim).train(layer.training)  # type: ignore[arg-type] # of SideBySide
+    weight = torch.cat([_rows(part, path) for part in parts])
+    biases = [part.bias for part in parts if isinstance(part.bias, Tensor)]
+    new = _like(parts[0], path, len(kept), device="meta")
+    groups_froze = set(turned_off(model))
+    trains = any(p.requires_grad or p in groups_froze for p in layer.parameters())
+    chosen = torch.tensor(kept, device=weight.device)
+    new.weight = nn.Parameter(weight[chosen], requires_grad=trains)
+    if biases:
+        new.bias = nn.Parameter(torch.cat(biases).detach()[chosen], requires_grad=trains)
+    return new
+
+
+def _rows(layer: nn.Module, path: str) -> Tensor:
+    """The weight of a classifier, one row for each output.
+
+    Raises:
+        ModelError: the layer does more than multiply by it.
+    """
+    weight: Any = layer.weight
+    if _is_conv1d_of_transformers(layer):
+        return weight.detach().T.contiguous()  # type: ignore[no-any-return] # a tensor
+    known = {nn.Linear.forward, *(kind.forward for kind in _CONVOLUTIONS)}
+    in_groups = getattr(layer, "groups", 1) != 1
+    if in_groups or (type(layer).forward not in known and not _is_plain(layer, path)):
+        raise ModelError(
+            f"shrink_head: {path} is a {type(layer).__name__}, whose outputs are not simply rows "
+            "of its weight. Choose from its outputs instead, or put a plain layer in its place: "
+            "replace_head(model, n)."
+        )
+    return weight.detach()  # type: ignore[no-any-return] # a tensor
+
+
+def _is_plain(layer: nn.Module, path: str) -> bool:
+    """Whether a layer with a forward of its own gives what a plain layer gives, on noise."""
+    weight: Any = layer.weight
+    plain = _like(layer, path, outputs_of(layer), device="meta")
+    plain.weight = nn.Parameter(weight.detach())
+    if isinstance(layer.bias, Tensor):
+        plain.bias = nn.Parameter(layer.bias.detach())
+    shape = (2, weight.shape[1], *(3 for _ in weight.shape[2:]))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
+    with torch.no_grad():
+        theirs = copy.deepcopy(layer).eval()(noise)
+        return torch.allclose(theirs, plain(noise), rtol=1e-2, atol=1e-3)
+
+
+def _check_count(n_out: int) -> None:
+    if not isinstance(n_out, int) or isinstance(n_out, bool) or n_out < 1:
+        raise ModelError(f"n_out={n_out}: a head gives at least one number")
+
+
+def _is_layer(layer: nn.Module) -> bool:
+    kinds = (nn.Linear, *_CONVOLUTIONS)
+    return isinstance(layer, kinds) and isinstance(layer.weight, Tensor)
+
+
+def _is_conv1d_of_transformers(layer: nn.Module) -> bool:
+    """A linear layer whose weight is (in, out)."""
+    weight = getattr(layer, "weight", None)
+    return type(layer).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def _like(old: nn.Module, path: str, n_out: int, device: Any = None) -> nn.Module:
+    """A plain layer as the old one but for its outputs."""
+    weight: Any = old.weight
+    place: dict[str, Any] = {"device": device or weight.device, "dtype": weight.dtype}
+    bias = getattr(old, "bias", None) is not None
+    for kind in _CONVOLUTIONS:
+        if isinstance(old, kind):
+            sizes: dict[str, Any] = {
+                "stride": old.stride, "padding": old.padding, "dilation": old.dilation,
+                "padding_mode": old.padding_mode,
+            }  # fmt: skip
+            conv = kind(old.in_channels, n_out, old.kernel_size, bias=bias, **sizes, **place)  # type: ignore[arg-type] # one size for each kind
+            return conv.train(old.training)
+    n_in = weight.shape[0] if _is_conv1d_of_transformers(old) else weight.shape[1]
+    return nn.Linear(n_in, n_out, bias=bias, **place).train(old.training)
+
+
+def _not_a_layer(old: nn.Module, path: str) -> ModelError:
+    return ModelError(
+        f"the classifier at {path or 'the root'} is a {type(old).__name__}, not a linear layer or "
+        f"a convolution below the root, so how a new one is made is not known. Set it yourself: "
+        f"model.set_submodule({path!r}, your_layer)"
+    )
+
+
+def _tell(
+    model: nn.Module, old: Mapping[str, nn.Module], n_out: int, kept: Sequence[int] = ()
+) -> None:
+    """Let models of transformers and timm know their number of classes; some of them ask for it.
+
+    Args:
+        model: with its new classifiers.
+        old: the classifiers that it had.
+        n_out: outputs now.
+        kept: which of the old classes are the first of the new ones; their names stay.
+    """
+    model = unwrap(model)
+    before = {outputs_of(layer) for layer in old.values()}
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "num_labels") and (not kept or config.num_labels in before):
+        names = list((getattr(config, "id2label", None) or {}).values())
+        config.num_labels = n_out
+        if kept and len(names) > max(kept):
+            labels = [names[k] for k in kept] + [f"LABEL_{i}" for i in range(len(kept), n_out)]
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: i for i, label in enumerate(labels)}
+    for module in model.modules():
+        for name in ("num_labels", "num_classes"):
+            value = getattr(module, name, None)
+            if isinstance(value, int) and (value in before or (name, kept) == ("num_labels", ())):
+                setattr(module, name, n_out)

@@ -1,0 +1,234 @@
+"""Images as a network has seen them: taken from batches again, and turned back into pictures.
+
+Where words go: data to stdout, all that is said around it to stderr.
+
+What the numbers of a model say in words, by the task: a class, several labels, or numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from rich.console import Console, RenderableType
+from torch import Tensor
+
+from layergroups.errors import LayerGroupsError
+from layergroups.input_spec import InputSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.float32]
+
+
+def images_at(
+    batches: Iterable[Any], positions: Sequence[int], targets: Tensor | None = None
+) -> Tensor:
+    """Some images of batches that keep their order, as the network takes them.
+
+    Args:
+        batches: `dls.valid`, or any batches (inputs, targets) or of inputs only that can be gone
+            through again. Those with a method `at(positions)` make these images only.
+        positions: which images, counted through all batches.
+        targets: of all images as they were at an earlier pass, to see that the order is the same.
+
+    Returns:
+        (len(positions), C, H, W), in the order of the positions.
+
+    Raises:
+        LayerGroupsError: the batches cannot be gone through again, or come in another order.
+    """
+    at = getattr(batches, "at", None)
+    with torch.random.fork_rng(devices=[]):  # a loader may draw its order
+        images, known = _taken(at(positions)) if callable(at) else _picked(batches, positions)
+    if targets is not None and known is not None:
+        wanted = targets[torch.tensor(list(positions), dtype=torch.int64)]
+        if wanted.shape != known.shape or not torch.equal(wanted, known.to(wanted)):
+            raise LayerGroupsError(
+                "The batches come in another order at each pass, so their images cannot be found "
+                "again. Give batches that keep their order: a DataLoader with shuffle=False."
+            )
+    return images
+
+
+def _taken(batch: Any) -> tuple[Tensor, Tensor | None]:
+    return (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
+
+
+def _picked(batches: Iterable[Any], positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """The items at the positions; goes no further than the last of them."""
+    left, count = set(positions), 0
+    images: dict[int, Tensor] = {}
+    targets: dict[int, Tensor] = {}
+    for count, (image, target) in enumerate(each_of(batches), start=1):
+        if count - 1 in left:
+            images[count - 1] = image
+            if target is not None:
+                targets[count - 1] = target
+            left.discard(count - 1)
+        if not left:
+            break
+    if left:
+        raise LayerGroupsError(
+            f"There is no image {min(left)} in the batches any more: they gave {count} images in "
+            "this pass. Give batches that can be gone through more than once, such as a list or a "
+            "DataLoader."
+        )
+    stacked = torch.stack([images[p] for p in positions])
+    return stacked, torch.stack([targets[p] for p in positions]) if targets else None
+
+
+def each_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each image of some batches with its target."""
+    for batch in batches:
+        inputs, targets = _taken(batch)
+        for i, image in enumerate(inputs):
+            yield image, None if targets is None else targets[i]
+
+
+def paths_of(batches: object, n: int) -> tuple[Path | None, ...]:
+    """The file of each of n images, None where the batches do not know it."""
+    known = tuple(getattr(batches, "paths", ()) or ())
+    return tuple(map(Path, known)) if len(known) == n else (None,) * n
+
+
+def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
+    """An image as a network takes it, as pixels that a person can look at.
+
+    Args:
+        image: (C, H, W), normalised; one or three channels. Of more, the first three are shown, of
+            two the first.
+        spec: whose mean and standard deviation were used; without it the values are spread from
+            the darkest to the lightest.
+
+    Returns:
+        float32 (H, W, 3), from 0 to 1.
+    """
+    shown = image.detach().float().cpu()
+    if spec is not None and len(spec.mean) == len(shown):
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+        shown = shown * std[:, None, None] + mean[:, None, None]
+    else:
+        low, high = shown.min(), shown.max()
+        shown = (shown - low) / (high - low).clamp_min(1e-6)
+    shown = shown[:3] if len(shown) >= 3 else shown[:1].expand(3, -1, -1)
+    return shown.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
+
+
+def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
+    """A picture with a heat map laid over it: what is coloured spoke for the class.
+
+    The photo is grey, so that no colour in it can be taken for heat.
+
+    Args:
+        pixels: (H, W, 3), from 0 to 1.
+        heat: (H, W), from 0 to 1.
+    """
+    from matplotlib import colormaps
+
+    strength = heat.float().cpu().numpy()[..., None]
+    colours = colormaps["inferno"](0.35 + 0.55 * strength[..., 0])[..., :3]
+    grey = pixels @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    cover = 0.72 * strength
+    mixed = (0.08 + 0.84 * grey) * (1 - cover) + colours * cover
+    return np.asarray(np.clip(mixed, 0, 1), dtype=np.float32)
+
+
+_PIPED_WIDTH = 200  # columns of a table that no terminal limits
+
+
+def say(words: RenderableType = "") -> None:
+    """Say something to whoever watches, on stderr."""
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=isinstance(words, str))
+    console.print(words, markup=False)
+
+
+def show(data: RenderableType) -> None:
+    """Write data to stdout; plain and not cut to a terminal's width when it is piped."""
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, highlight=False).print(data, markup=False)
+        return
+    plain = Console(file=io.StringIO(), width=_PIPED_WIDTH, color_system=None, highlight=False)
+    with plain.capture() as captured:
+        plain.print(data, markup=False, soft_wrap=isinstance(data, str))
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    sys.stdout.flush()
+
+
+def show_json(data: object) -> None:
+    """Write JSON to stdout, and nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def show_figures(figures: Mapping[str, Any]) -> None:
+    """Write names and values to stdout, one on each line."""
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        sys.stdout.write(f"{name:<{width}}  {text}\n")
+    sys.stdout.flush()
+
+
+TASKS: Final = ("single", "multi", "regression")
+
+
+@dataclass(frozen=True)
+class TopLoss:
+    """One item of which the loss is among the largest.
+
+    Attributes:
+        index: its position in the batches, and in `Interpretation.predictions`.
+        path: its file; None where the batches do not know it.
+        actual: its class; its labels, or its numbers, with commas between.
+        predicted: likewise what the model says.
+        probability: of the predicted class, 0..1; of several labels, that of the likeliest; None
+            for numbers.
+        loss: its loss.
+    """
+
+    index: int
+    path: Path | None
+    actual: str
+    predicted: str
+    probability: float | None
+    loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return asdict(self) | {"path": None if self.path is None else str(self.path)}
+
+
+def decided(predictions: Tensor, task: str, threshold: float) -> Tensor:
+    """What a model decides: int (N,); for several labels bool (N, C); else the numbers (N, K)."""
+    if task == "single":
+        return predictions.argmax(dim=1)
+    return predictions > threshold if task == "multi" else predictions
+
+
+def threshold_of(learn: object) -> float:
+    """The probability above which a learner counts a label as there."""
+    return float(getattr(learn, "thresh", 0.5))
+
+
+def words_of(value: Tensor, task: str, classes: Sequence[str]) -> str:
+    """A class, labels or numbers as a person writes them.
+
+    Args:
+        value: one row of `decided`, or of the targets.
+        task: one of `TASKS`.
+        classes: their names.
+    """
+    if task == "single":
+        return classes[int(value)]
+    if task == "multi":
+        has = [name for name, yes in zip(classes, value.tolist(), strict=True) if yes]
+        return ", ".join(has) or "none"
+    return ", ".join(f"{number:.4g}" for number in value.reshape(-1).tolist())

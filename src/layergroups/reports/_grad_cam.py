@@ -1,0 +1,472 @@
+"""Grad-CAM: which parts of an image spoke for a class, for any network that anatomy can read.
+
+Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization". The gradient of the class's score is averaged over the last map that still knows
+where things are; the channels of that map, weighted by it and summed, are the heat map.
+
+That place is found, not looked up: the anatomy tells the blocks of the body, and a run on one image
+which of them give maps (N, C, H, W) or (N, H, W, C) or tokens (N, T, C). Tokens are laid back into
+their grid; class and register tokens before them are left out. Where the head reads the class token
+alone, nothing of the last block's other tokens reaches the score; then the last place is taken from
+which something does: the first norm inside that block.
+
+For tokens the gradient is not averaged first: each token is multiplied by its own (Draelos and
+Carin 2020, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+networks"). Where tokens are averaged before the head, both come to the same. Where a class
+token gathers them they do not: in ten small transformers that were trained to tell the colour of a
+square, most heat lay in the quarter with the square in 34 % of the images with averaged gradients,
+little more than by chance, and in 76 % with each token's own.
+
+Grad-CAM of one image, with the image: what `learn.grad_cam` gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from layergroups.anatomy import Anatomy, is_flat, logits_of, read_anatomy, restoring, sides, unwrap
+from layergroups.errors import AnatomyError, LayerGroupsError
+from layergroups.reports._denormalize import as_pixels, decided, overlay, threshold_of, words_of
+from layergroups.reports.figures import _drawing as drawing
+from layergroups.reports.figures._image_grid import Tile, draw_photos
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from layergroups.reports._denormalize import Pixels
+    from layergroups.reports._protocols import Answering
+
+
+_PREFIX_MOST = 16  # class and register tokens
+
+
+_ASPECTS_APART = 0.3  # most by which the logarithms of height over width may differ
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a network it is still known where things are in the image.
+
+    Attributes:
+        path: the module whose output it is.
+        layout: "NCHW", "NHWC" or "NTC" (tokens).
+        grid: height and width of the map.
+        prefix: tokens before those of the grid, such as a class token.
+    """
+
+    path: str
+    layout: str
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    def as_map(self, tensor: Tensor) -> Tensor:
+        """What the module gave, or its gradient, as (N, C, H, W)."""
+        if self.layout == "NHWC":
+            return tensor.permute(0, 3, 1, 2)
+        if self.layout == "NTC":
+            tokens = tensor[:, self.prefix :].transpose(1, 2)
+            return tokens.reshape(*tokens.shape[:2], *self.grid)
+        return tensor
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    target: int | Sequence[int] | Tensor | None = None,
+    *,
+    anatomy: Anatomy | None = None,
+) -> Tensor:
+    """Heat maps of what spoke for a class, one for each image; the model is left as it was.
+
+    Args:
+        model: from images to scores (N, classes); frozen or not, in any mode.
+        images: float (N, C, H, W), as the model takes them (normalised).
+        target: the class, one for all images or one for each; None for the one that the model
+            finds likeliest. For a regression: which of the numbers.
+        anatomy: of the model, if it is known; else it is read.
+
+    Returns:
+        float32 (N, H, W) on the CPU, from 0 to 1: 1 is what spoke most in each image, 0 what did
+        not speak for the class, or against it. All 0 where nothing spoke for it.
+
+    Raises:
+        AnatomyError: there is no place in the body that knows where things are, or the model's
+            outputs are not one row of numbers for each image.
+        LayerGroupsError: images or target are not as described.
+    """
+    model, images = unwrap(model), _checked(images)
+    with torch.inference_mode(False):
+        images = _like_weights(images, model)
+        if anatomy is None:
+            anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
+        with restoring(model), torch.enable_grad():
+            place = _find(model, images[:1], anatomy)
+            given, gradient = _look(model, images, place, target)
+    given, gradient = place.as_map(given).float(), place.as_map(gradient).float()
+    if place.layout != "NTC":
+        gradient = gradient.mean(dim=(2, 3), keepdim=True)
+    return _heat(gradient * given, images.shape[-2:])
+
+
+def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None) -> Place:
+    """The place on which `grad_cam` looks; the model is left as it was.
+
+    Args:
+        model: as in `grad_cam`.
+        images: as in `grad_cam`; the first is used.
+        anatomy: as in `grad_cam`.
+
+    Raises:
+        AnatomyError: there is none.
+    """
+    model, images = unwrap(model), _like_weights(_checked(images), model)
+    if anatomy is None:
+        anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
+    with torch.inference_mode(False), restoring(model), torch.enable_grad():
+        return _find(model, images[:1].clone(), anatomy)
+
+
+def _heat(weighted: Tensor, size: torch.Size) -> Tensor:
+    small = weighted.sum(dim=1, keepdim=True).relu()
+    large = F.interpolate(small, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    highest = large.amax(dim=(1, 2), keepdim=True)
+    return (large / highest.clamp_min(torch.finfo(large.dtype).tiny)).clamp(0, 1).cpu()
+
+
+# Where to look
+
+
+def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
+    """The last place from which something reaches the score."""
+    twice = image.repeat(2, 1, 1, 1)
+    found = list(_places(model, twice, anatomy))
+    if not found:
+        raise AnatomyError(
+            f"Grad-CAM needs a part of the network that knows where things are in the image; no "
+            f"block of the body of {anatomy.model} gives a map (N, C, H, W), (N, H, W, C) or "
+            f"tokens (N, T, C) of more than one place. Its blocks give "
+            f"{', '.join(f'{b.name} {b.shape}' for b in anatomy.body[-3:]) or 'nothing'} an image."
+        )
+    for place in reversed(found):
+        _, gradient = _look(model, twice, place, None)
+        if place.layout != "NTC" or bool(gradient[:, place.prefix :].any()) or not gradient.any():
+            return place
+    raise AnatomyError(
+        f"Grad-CAM cannot be drawn for {anatomy.model}: only the class token of its blocks reaches "
+        "the output, so no token of the image speaks for or against a class."
+    )
+
+
+def _places(model: nn.Module, images: Tensor, anatomy: Anatomy) -> Iterator[Place]:
+    """Places in the body that know where things are, in the order in which they run."""
+    shapes = _shapes(model, images)
+    pieces = {path for block in anatomy.body for path in block.modules if path}
+    pieces = {p for p in pieces if not any(other.startswith(f"{p}.") for other in pieces)}
+    head = [path for block in anatomy.head for path in block.modules if path]
+    inside = [
+        any(path == p or path.startswith(f"{p}.") for p in pieces)
+        and not any(path == p or path.startswith(f"{p}.") for p in head)
+        for path, _ in shapes
+    ]
+    aspect = images.shape[-2] / images.shape[-1]
+    maps: list[tuple[int, int]] = []
+    whole: list[Place] = []
+    within: list[Place] = []
+    for (path, shape), own in zip(shapes, inside, strict=True):
+        place = _place(path, shape, len(images), maps, aspect) if own else None
+        if place is not None:
+            (whole if path in pieces else within).append(place)
+        if len(shape) == 4 and shape[0] == len(images):
+            maps.append((shape[2], shape[3]))
+    yield from _with_first_norms(whole, within) if whole else within
+
+
+def _with_first_norms(whole: Sequence[Place], within: Sequence[Place]) -> Iterator[Place]:
+    """Before each block of tokens, what its first layer makes of its input.
+
+    In a transformer that is a norm; it is the better map of the block's input, in which single
+    channels outweigh all others.
+    """
+    for place in whole:
+        first = next((p for p in within if p.path.startswith(f"{place.path}.")), None)
+        if place.layout == "NTC" and first is not None and first.layout == "NTC":
+            yield first
+        yield place
+
+
+def _place(
+    path: str,
+    shape: tuple[int, ...],
+    n: int,
+    maps: Sequence[tuple[int, int]],
+    aspect: float,
+) -> Place | None:
+    """The place that a module's output is, or None where it does not know where things are."""
+    if len(shape) not in (3, 4) or shape[0] != n or is_flat(shape):
+        return None
+    if len(shape) == 4:
+        found = sides(shape, aspect)
+        height, width = (0, 0) if found is None else (int(found[0]), int(found[1]))
+        layout = "NCHW" if (height, width) == shape[2:] else "NHWC"
+        return Place(path, layout, (height, width)) if height * width > 1 else None
+    grid = _grid(shape[1], maps, aspect)
+    return None if grid is None else Place(path, "NTC", grid, shape[1] - grid[0] * grid[1])
+
+
+def _grid(tokens: int, maps: Sequence[tuple[int, int]], aspect: float) -> tuple[int, int] | None:
+    """Height and width of the map that tokens were; a few of them may stand before it.
+
+    Args:
+        tokens: how many there are.
+        maps: heights and widths of the maps that the network made before; the last of them that
+            fits is the one that was cut into tokens.
+        aspect: height over width of the image, where no map fits.
+    """
+    for height, width in reversed(maps):
+        fits = 0 <= tokens - height * width <= _PREFIX_MOST
+        if fits and height * width > 1 and _alike(height / width, aspect):
+            return height, width
+    for prefix in range(min(_PREFIX_MOST, tokens - 2)):
+        n = tokens - prefix
+        height = max(1, round(math.sqrt(n * aspect)))
+        if n % height == 0 and _alike(height * height / n, aspect):
+            return height, n // height
+    return None
+
+
+def _alike(ratio: float, aspect: float) -> bool:
+    return abs(math.log(ratio / aspect)) < _ASPECTS_APART
+
+
+def _shapes(model: nn.Module, images: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+    """The shape of what each module gives, in the order in which they end."""
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            given = _first_tensor(output)
+            if given is not None:
+                seen.append((path, tuple(given.shape)))
+
+        return hook
+
+    named = [(path, module) for path, module in model.named_modules() if path]
+    with torch.no_grad(), _hooked([(module, note(path)) for path, module in named]):
+        model(images)
+    return seen
+
+
+# One look
+
+
+def _look(
+    model: nn.Module, images: Tensor, place: Place, target: int | Sequence[int] | Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What a place gives for the images, and the gradient of the target's score by it.
+
+    The graph begins there, so frozen layers before it cost no memory and get no gradient.
+    """
+    kept: list[Tensor] = []
+
+    def cut(module: nn.Module, args: object, output: object) -> object:
+        leaves, spec = tree_flatten(output)
+        at = next(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+        kept[:] = [leaves[at].detach().clone().requires_grad_()]
+        leaves[at] = kept[0].clone()  # what comes next may work in place
+        return tree_unflatten(leaves, spec)
+
+    with _hooked([(model.get_submodule(place.path), cut)]):
+        scores = _scores(logits_of(model(images.clone())), len(images))
+    chosen = _targets(target, scores)
+    score = scores.gather(1, chosen[:, None]).sum()
+    gradient = None
+    if score.requires_grad:
+        (gradient,) = torch.autograd.grad(score, kept, allow_unused=True)
+    if gradient is None:
+        raise AnatomyError(
+            f"Grad-CAM cannot be drawn: no gradient comes back from the scores to {place.path}. "
+            "What comes after it is not differentiable, or runs under torch.no_grad()."
+        )
+    return kept[0].detach(), gradient
+
+
+def _scores(outputs: Any, n: int) -> Tensor:
+    if isinstance(outputs, Tensor) and outputs.shape == (n,):
+        return outputs[:, None]
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == n:
+        return outputs
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise AnatomyError(
+        f"Grad-CAM needs a model that gives one row of scores for each image, ({n}, classes); this "
+        f"one gives {shape}."
+    )
+
+
+def _targets(target: int | Sequence[int] | Tensor | None, scores: Tensor) -> Tensor:
+    """The class of each image, int64 (N,)."""
+    n, classes = scores.shape
+    if target is None:
+        return scores.detach().argmax(dim=1)
+    try:
+        chosen = torch.as_tensor(target)
+        fits = not chosen.is_floating_point() and chosen.dtype != torch.bool
+        chosen = chosen.to(scores.device, torch.int64).expand(n)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise LayerGroupsError(_wrong_target(target, n, classes)) from cause
+    if not fits or bool(((chosen < 0) | (chosen >= classes)).any()):
+        raise LayerGroupsError(_wrong_target(target, n, classes))
+    return chosen
+
+
+def _wrong_target(target: object, n: int, classes: int) -> str:
+    return (
+        f"target={target!r} is no class of each image; give one number from 0 to {classes - 1}, "
+        f"such as target=0, or {n} of them, or None for the likeliest class."
+    )
+
+
+@contextmanager
+def _hooked(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Forward hooks for the time of the block, called after all others."""
+    handles = [module.register_forward_hook(hook) for module, hook in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_tensor(output: object) -> Tensor | None:
+    leaves, _ = tree_flatten(output)
+    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+
+
+def _checked(images: object) -> Tensor:
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        told = (
+            f"{images.dtype} {tuple(images.shape)}"
+            if isinstance(images, Tensor)
+            else type(images).__name__
+        )
+        raise LayerGroupsError(
+            f"Grad-CAM takes a batch of images, float (N, C, H, W), not {told}. For a file: "
+            "learn.grad_cam('photo.jpg')."
+        )
+    if not len(images):
+        raise LayerGroupsError("Grad-CAM was given a batch without images, (0, C, H, W).")
+    return images
+
+
+def _like_weights(images: Tensor, model: nn.Module) -> Tensor:
+    """The images on the device of the model, and in its type where that is not float32."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return images.detach().clone()
+    return images.detach().to(weight.device, weight.dtype, copy=True)
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Which parts of an image spoke for a class.
+
+    Attributes:
+        heat: float32 (H, W), 0..1; 1 is what spoke most for it.
+        pixels: the image as the model has seen it, float32 (H, W, 3), 0..1.
+        target: name of the class.
+        predicted: what the model says of the image, in words.
+        probability: of the target; None for a regression.
+        layer: path of the layer on whose output it was looked.
+    """
+
+    heat: Tensor
+    pixels: Pixels
+    target: str
+    predicted: str
+    probability: float | None
+    layer: str
+
+    def plot(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw the image, and beside it the heat map laid over it.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+
+        Raises:
+            LayerGroupsError: another ending, or the file cannot be written.
+        """
+        return drawing.given(self._figure(), path)
+
+    def _figure(self) -> Figure:
+        sure = "" if self.probability is None else f"probability {self.probability:.2f}"
+        where = f"looked at {self.layer}" if self.heat.any() else "nothing in it speaks for this"
+        lines = (*((sure,) if sure else ()), where)
+        tile = Tile((self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines)
+        return draw_photos([tile], f"What speaks for {self.target}", f"Predicted: {self.predicted}")
+
+    def __repr__(self) -> str:
+        height, width = self.heat.shape
+        sure = "" if self.probability is None else f", probability {self.probability:.3f}"
+        return f"HeatMap({height} x {width} for {self.target!r}{sure}, on {self.layer!r})"
+
+    def _repr_html_(self) -> str:
+        import base64
+
+        content = base64.b64encode(drawing.png(self._figure(), dpi=100)).decode()
+        return f'<img alt="{escape(repr(self), quote=True)}" src="data:image/png;base64,{content}">'
+
+
+def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -> HeatMap:
+    """What in an image spoke for a class; changes nothing.
+
+    Args:
+        learn: the learner.
+        image: (C, H, W), as the model takes it.
+        target: a class by name or number; None for the one that is predicted.
+
+    Raises:
+        AnatomyError: no part of the network knows where things are.
+        LayerGroupsError: there is no such class.
+    """
+    task = str(getattr(learn.dls, "task", "single"))
+    names = tuple(map(str, getattr(learn.dls, "vocab", ())))
+    batch, anatomy = image[None], learn.layer_groups.anatomy
+    predictions: Tensor = learn.get_preds([batch])[0]
+    values = predictions.reshape(-1)
+    number = int(values.argmax()) if target is None else _number(target, names, len(values))
+    decision = decided(predictions.reshape(1, -1), task, threshold_of(learn))[0]
+    said = words_of(decision, task, names or tuple(map(str, range(len(values)))))
+    return HeatMap(
+        heat=grad_cam(learn.model, batch, number, anatomy=anatomy)[0],
+        pixels=as_pixels(image, getattr(learn.dls, "input", None)),
+        target=names[number] if number < len(names) else str(number),
+        predicted=said,
+        probability=None if task == "regression" else float(values[number]),
+        layer=find_place(learn.model, batch, anatomy).path,
+    )
+
+
+def _number(target: object, names: tuple[str, ...], n: int) -> int:
+    """The number of a class that is given by name or by number."""
+    if isinstance(target, str) and target in names:
+        return names.index(target)
+    if isinstance(target, Tensor) and target.numel() == 1:
+        target = target.item()
+    number = target if isinstance(target, int) and not isinstance(target, bool) else -1
+    if not 0 <= number < n:
+        known: Any = ", ".join(map(repr, names[:10])) or f"0 to {n - 1}"
+        raise LayerGroupsError(
+            f"target={target!r} is no class; the classes are {known}. Give a name or a number: "
+            f"learn.grad_cam(item, target={names[0] if names else 0!r})."
+        )
+    return number

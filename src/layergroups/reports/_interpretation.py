@@ -1,0 +1,412 @@
+"""What a model says of each photo, beside what is so: the questions one asks after a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layergroups._calls import Taught
+from layergroups.errors import LayerGroupsError
+from layergroups.reports._denormalize import (
+    TASKS,
+    TopLoss,
+    as_pixels,
+    decided,
+    images_at,
+    paths_of,
+    threshold_of,
+    words_of,
+)
+from layergroups.reports._grad_cam import grad_cam
+from layergroups.reports._protocols import Answering, html_table
+from layergroups.reports.figures import _drawing as drawing
+from layergroups.reports.figures._result_figures import (
+    draw_calibration,
+    draw_confusion,
+    draw_residuals,
+    draw_top_losses,
+)
+from layergroups.reports.measures._calibration import BINS, Calibration
+from layergroups.reports.measures._class_report import ClassReport
+from layergroups.reports.measures._confusion import Confusion, ConfusionMatrix
+from layergroups.reports.measures._residuals import Residuals
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from layergroups.reports._denormalize import Pixels
+
+
+_CAM_BATCH = 16
+
+
+_SHOWN = 9
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Interpretation(Taught):
+    """Predictions, targets and losses of all photos, and what can be read from them.
+
+    Make it with `Interpretation.from_learner(learn)`. What asks the model again (`grad_cam`, the
+    pictures of photos with it) asks it as it is then.
+
+    Attributes:
+        predictions: probabilities (N, C); for a regression the predicted numbers (N, K).
+        targets: the actual classes, int (N,); for several labels 0 or 1, (N, C); for a regression
+            numbers (N, K).
+        losses: of each item, (N,).
+        paths: the file of each item; None where the batches do not know it.
+        classes: names of the classes, or of the numbers where the data name them.
+        task: "single", "multi" (several labels an item) or "regression".
+        threshold: the probability above which a label counts as predicted, for several labels.
+        learner: whom the predictions are of; None for an interpretation of tensors alone.
+        batches: where the images come from; None likewise.
+    """
+
+    predictions: Tensor
+    targets: Tensor
+    losses: Tensor
+    paths: tuple[Path | None, ...]
+    classes: tuple[str, ...]
+    task: str = "single"
+    threshold: float = 0.5
+    learner: Answering | None = field(default=None)
+    batches: Any = field(default=None)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def from_learner(
+        cls, learn: Answering, dl: Any = None, *, threshold: float | None = None
+    ) -> Interpretation:
+        """What a learner says of its validation photos, or of other batches; changes nothing.
+
+        Args:
+            learn: the learner.
+            dl: batches (inputs, targets) that keep their order; None for `learn.dls.valid`.
+            threshold: the probability above which a label counts as predicted, for several labels;
+                None for `learn.thresh`, by which `learn.predict` names labels.
+
+        Raises:
+            LayerGroupsError: the batches have no targets, or not those of the task.
+        """
+        if not hasattr(learn, "get_preds") or not hasattr(learn, "dls"):
+            raise LayerGroupsError(
+                f"A {type(learn).__name__} is no learner: Interpretation.from_learner(learn)."
+            )
+        batches = learn.dls.valid if dl is None else dl
+        found: tuple[Any, ...] = learn.get_preds(batches, with_loss=True)
+        predictions, targets, losses = found
+        task = str(getattr(learn.dls, "task", "single"))
+        names = tuple(str(name) for name in getattr(learn.dls, "vocab", ()))
+        return cls(
+            predictions=_rows(predictions) if task == "regression" else predictions,
+            targets=_rows(targets) if task == "regression" else targets,
+            losses=losses,
+            paths=paths_of(batches, len(predictions)),
+            classes=names or _numbered(task, predictions),
+            task=task,
+            threshold=threshold_of(learn) if threshold is None else threshold,
+            learner=learn,
+            batches=batches,
+        )
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    # Each item
+
+    @property
+    def predicted(self) -> Tensor:
+        """What the model decides: int (N,); for several labels bool (N, C); else the numbers."""
+        return decided(self.predictions, self.task, self.threshold)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether the class, or every label, of each item was found, bool (N,).
+
+        Raises:
+            LayerGroupsError: the task is a regression.
+        """
+        self._refuse("correct", "regression", "Numbers are near or far: interp.residuals().")
+        right = self.predicted == self.targets
+        return right if self.task == "single" else right.all(dim=1)
+
+    def top_losses(self, k: int | None = 9, *, largest: bool = True) -> tuple[TopLoss, ...]:
+        """The items with the largest losses, the largest first.
+
+        Args:
+            k: how many; None for all.
+            largest: False for the smallest.
+        """
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 0):
+            raise LayerGroupsError(f"k={k!r} must be a number of items: top_losses(9).")
+        order = torch.argsort(self.losses, descending=largest, stable=True).tolist()
+        return tuple(self.item(i) for i in order[: len(order) if k is None else k])
+
+    def item(self, index: int) -> TopLoss:
+        """What there is to say of one item, by its position."""
+        values = self.predictions[index]
+        return TopLoss(
+            index=index,
+            path=self.paths[index],
+            actual=self._words(self.targets[index]),
+            predicted=self._words(self.predicted[index]),
+            probability=None if self.task == "regression" else float(values.max()),
+            loss=float(self.losses[index]),
+        )
+
+    def _words(self, value: Tensor) -> str:
+        return words_of(value, self.task, self.classes)
+
+    # All items
+
+    def confusion_matrix(self) -> ConfusionMatrix:
+        """How many photos of each class were predicted as each class.
+
+        Raises:
+            LayerGroupsError: the task is not one class for each item.
+        """
+        self._refuse("confusion_matrix", "multi", "Each label by itself: interp.class_report().")
+        self._refuse("confusion_matrix", "regression", "How far it is off: interp.residuals().")
+        return ConfusionMatrix.from_predictions(self.predictions, self.targets, self.classes)
+
+    def most_confused(self, min_val: int = 1) -> tuple[Confusion, ...]:
+        """Pairs of classes that were confused at least min_val times, the most frequent first.
+
+        Raises:
+            LayerGroupsError: the task is not one class for each item.
+        """
+        if isinstance(min_val, bool) or not isinstance(min_val, int | float):
+            raise LayerGroupsError(f"min_val={min_val!r} must be a number: most_confused(2).")
+        found = self.confusion_matrix().most_confused(len(self.classes) ** 2)
+        return tuple(c for c in found if c.count >= min_val)
+
+    def class_report(self) -> ClassReport:
+        """Precision, recall, F1 and support of each class, or of each label; prints as a table.
+
+        Raises:
+            LayerGroupsError: the task is a regression.
+        """
+        self._refuse("class_report", "regression", "How far it is off: interp.residuals().")
+        if self.task == "multi":
+            return ClassReport.from_hits(self.predicted, self.targets > 0.5, self.classes)
+        return ClassReport.from_classes(self.predicted, self.targets, self.classes)
+
+    def calibration(self, bins: int = BINS) -> Calibration:
+        """Whether the model is right as often as it says that it is.
+
+        Raises:
+            LayerGroupsError: the task is a regression.
+        """
+        self._refuse("calibration", "regression", "Numbers come without a probability.")
+        if self.task == "multi":
+            said, right = self.predictions.flatten(), (self.targets > 0.5).flatten()
+        else:
+            said, right = self.predictions.max(dim=1).values, self.correct
+        return Calibration.from_predictions(said, right, bins)
+
+    def residuals(self) -> Residuals:
+        """How far predicted numbers are from the actual ones; prints as a table.
+
+        Raises:
+            LayerGroupsError: the task is no regression.
+        """
+        for task in ("single", "multi"):
+            self._refuse("residuals", task, "How often it is right: interp.class_report().")
+        return Residuals.from_predictions(self.predictions, self.targets, self.classes)
+
+    # Images
+
+    def images(self, indices: Sequence[int]) -> list[Pixels]:
+        """Items as the model has seen them, each float32 (H, W, 3), 0..1.
+
+        Raises:
+            LayerGroupsError: there is no learner, or the batches cannot be gone through again.
+        """
+        learner = self._known_learner()
+        spec = getattr(learner.dls, "input", None)
+        return [as_pixels(image, spec) for image in self._inputs(indices)]
+
+    def grad_cam(self, indices: Sequence[int], target: int | None = None) -> Tensor:
+        """Heat maps of items, float32 (n, H, W), 0..1; see `layergroups.reports.grad_cam`.
+
+        Args:
+            indices: of the items.
+            target: the class; None for the one that is predicted.
+
+        Raises:
+            AnatomyError: no part of the network knows where things are.
+            LayerGroupsError: as `images`.
+        """
+        learner = self._known_learner()
+        anatomy = learner.layer_groups.anatomy
+        parts = self._inputs(indices).split(_CAM_BATCH)
+        return torch.cat([grad_cam(learner.model, x, target, anatomy=anatomy) for x in parts])
+
+    def _inputs(self, indices: Sequence[int]) -> Tensor:
+        self._known_learner()
+        wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
+        if wrong or not indices:
+            raise LayerGroupsError(
+                f"indices={list(indices)!r} are no positions of items; give whole numbers from 0 "
+                f"to {len(self) - 1}, such as [item.index for item in interp.top_losses(9)]."
+            )
+        return images_at(self.batches, indices, self.targets)
+
+    def _known_learner(self) -> Answering:
+        if self.learner is None:
+            raise LayerGroupsError(
+                "This interpretation is of tensors alone, without images; make it with "
+                "Interpretation.from_learner(learn)."
+            )
+        return self.learner
+
+    def _refuse(self, what: str, task: str, instead: str) -> None:
+        if self.task == task:
+            told = {"multi": "several labels", "regression": "numbers", "single": "one class"}
+            raise LayerGroupsError(
+                f"{what} makes no sense for {told[task]} an item (the task is {task!r}). {instead}"
+            )
+
+    # Pictures
+
+    def plot_confusion_matrix(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw the confusion matrix.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+
+        Raises:
+            LayerGroupsError: as `confusion_matrix`; another ending, or the file cannot be written.
+        """
+        found = self.confusion_matrix()
+        return drawing.given(draw_confusion(found.matrix, found.classes), path)
+
+    def plot_top_losses(
+        self, k: int = 9, path: str | Path | None = None, *, cam: bool = True, largest: bool = True
+    ) -> Path | Figure:
+        """Draw the photos with the largest losses, each as the model has seen it.
+
+        Args:
+            k: how many.
+            path: as in `plot_confusion_matrix`.
+            cam: beside each photo what spoke for what was predicted; see `grad_cam`.
+            largest: False for the smallest losses.
+
+        Raises:
+            AnatomyError: with `cam`: no part of the network knows where things are.
+            LayerGroupsError: as `images`; another ending, or the file cannot be written.
+        """
+        return drawing.given(draw_top_losses(self, k, cam=cam, largest=largest), path)
+
+    def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:
+        """Draw how often predictions of each probability are right; see `calibration`.
+
+        Args:
+            path: as in `plot_confusion_matrix`.
+            bins: as in `calibration`.
+        """
+        return drawing.given(draw_calibration(self.calibration(bins)), path)
+
+    def plot_residuals(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw predicted numbers over actual ones; see `residuals`.
+
+        Args:
+            path: as in `plot_confusion_matrix`.
+        """
+        errors = self.residuals().outputs
+        return drawing.given(draw_residuals(self.predictions, self.targets, errors), path)
+
+    # How it shows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON-ready values, without the predictions of each item."""
+        found: dict[str, Any] = {
+            "task": self.task,
+            "classes": list(self.classes),
+            "items": len(self),
+            "loss": float(self.losses.mean()),
+            "top_losses": [item.to_dict() for item in self.top_losses(_SHOWN)],
+        }
+        if self.task == "regression":
+            return found | {"residuals": [asdict(row) for row in self.residuals().outputs]}
+        found |= {"report": self.class_report().to_dict()}
+        found |= {"calibration": self.calibration().to_dict()}
+        if self.task == "single":
+            found |= {"confusion": self.confusion_matrix().to_dict()}
+        return found
+
+    def __repr__(self) -> str:
+        what = {"single": "classes", "multi": "labels", "regression": "numbers"}[self.task]
+        line = f"Interpretation of {len(self)} items, {len(self.classes)} {what}: mean loss "
+        line += f"{self.losses.mean():.4g}"
+        if self.task == "regression":
+            return line
+        return f"{line}, {self.correct.float().mean():.1%} right"
+
+    def _repr_html_(self) -> str:
+        report = self.residuals() if self.task == "regression" else self.class_report()
+        rows = [
+            (
+                _short(t.path) or t.index,
+                t.actual,
+                t.predicted,
+                _figure(t.probability),
+                _figure(t.loss),
+            )
+            for t in self.top_losses(_SHOWN)
+        ]
+        headings = ("largest losses", "actual", "predicted", "probability", "loss")
+        top = html_table(headings, rows, left=("actual", "predicted"))
+        return html_table((repr(self),), []) + report._repr_html_() + top
+
+
+def _check(of: Interpretation) -> None:
+    """Shapes must fit the task and each other."""
+    if of.task not in TASKS:
+        raise LayerGroupsError(f"task={of.task!r} is not known; it is one of {', '.join(TASKS)}.")
+    if not isinstance(of.threshold, int | float) or not 0 <= of.threshold <= 1:
+        raise LayerGroupsError(f"threshold={of.threshold!r} must be a probability, such as 0.5.")
+    tensors = {"predictions": of.predictions, "targets": of.targets, "losses": of.losses}
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise LayerGroupsError(f"{name} must be a tensor, not {type(value).__name__}.")
+    n, wide = len(of.predictions), of.predictions.shape[1:]
+    expected = {
+        "predictions": (n, len(of.classes) if of.task != "regression" else wide.numel()),
+        "targets": (n,) if of.task == "single" else (n, *wide),
+        "losses": (n,),
+    }
+    for name, value in tensors.items():
+        if tuple(value.shape) != expected[name]:
+            raise LayerGroupsError(
+                f"{name} have the shape {tuple(value.shape)}; for the task {of.task!r} with "
+                f"{len(of.classes)} classes and {n} items it is {expected[name]}."
+            )
+    if len(of.paths) != n:
+        raise LayerGroupsError(f"There are {len(of.paths)} paths for {n} items.")
+
+
+def _rows(values: Tensor) -> Tensor:
+    """One number for each item as a row of one."""
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _numbered(task: str, predictions: Tensor) -> tuple[str, ...]:
+    return () if task == "regression" else tuple(map(str, range(predictions.shape[1])))
+
+
+def _short(path: Path | None) -> str:
+    """A file with its folder only."""
+    return "" if path is None else "/".join(path.parts[-2:])
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,271 @@
+"""The layers of a model as a table: what they give, what they hold, what of it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from layergroups.anatomy import first_trace
+from layergroups.errors import LayerGroupsError
+from layergroups.reports._protocols import as_text, html_table
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from layergroups.groups import LayerGroups
+
+
+_HEADINGS = ("layer", "type", "output", "parameters", "trains", "group")
+
+
+DETAILS: Final = ("blocks", "layers")
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One block or layer.
+
+    Attributes:
+        name: its path; a bare parameter's name where a container holds it itself.
+        kind: its class.
+        shape: of what it gives for one item; empty where that is not known.
+        parameters: how many numbers it holds that no row before it holds.
+        trainable: how many of them train.
+        group: name of its layer group.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    trainable: int
+    group: str
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model as a table of its blocks or layers; prints as one, and turns into JSON.
+
+    Attributes:
+        model: class of the network.
+        rows: in the order of execution; together they hold every parameter once.
+        detail: "blocks" or "layers".
+        parameters: of all rows.
+        trainable: how many of them train.
+        flops: multiply-adds times two of one image, as far as torch has formulas.
+        weight_bytes: of parameters and buffers.
+        gradient_bytes: of the gradients of what trains.
+        optimizer_bytes: of the optimizer's state; None before the first fit.
+        optimizer: its name.
+        loss: its name.
+    """
+
+    model: str
+    rows: tuple[LayerRow, ...]
+    detail: str
+    parameters: int
+    trainable: int
+    flops: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int | None
+    optimizer: str
+    loss: str
+
+    @property
+    def frozen(self) -> int:
+        """Parameters that do not train."""
+        return self.parameters - self.trainable
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What stands below the table, in words."""
+        later = "made at the first fit"
+        own = later if self.optimizer_bytes is None else megabytes(self.optimizer_bytes)
+        return {
+            "parameters": f"{self.parameters:,d}",
+            "train": f"{self.trainable:,d}",
+            "frozen": f"{self.frozen:,d}",
+            "computing": f"{self.flops / 1e9:.2f} GFLOPs an image",
+            "memory": f"{megabytes(self.weight_bytes)} weights, {megabytes(self.gradient_bytes)} "
+            f"gradients, optimizer: {own}",
+            "optimizer": self.optimizer,
+            "loss": self.loss,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return asdict(self)
+
+    def __rich__(self) -> Group:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=self._title, title_justify="left")
+        for heading in _HEADINGS:
+            right = heading in ("output", "parameters", "trains")
+            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        for cells in self._cells():
+            table.add_row(*map(Text, cells))
+        facts = Table(box=None, pad_edge=False, show_header=False)
+        for name, words in self.facts.items():
+            facts.add_row(Text(f"{name}:"), Text(words))
+        return Group(table, facts)
+
+    def __str__(self) -> str:
+        return as_text(self, 120)
+
+    def _repr_html_(self) -> str:
+        facts = html_table(("", ""), self.facts.items(), left=("",))
+        return html_table(_HEADINGS, self._cells(), self._title, left=("type", "group")) + facts
+
+    @property
+    def _title(self) -> str:
+        return f"{self.model}, its {self.detail}"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                row.name,
+                row.kind,
+                "×".join(map(str, row.shape)) or "-",
+                f"{row.parameters:,d}" if row.parameters else "-",
+                _trains(row),
+                row.group,
+            )
+            for row in self.rows
+        ]
+
+
+def model_summary(
+    groups: LayerGroups,
+    *,
+    detail: str = "blocks",
+    optimizer: Optimizer | None = None,
+    opt_func: object = "adamw",
+    loss_func: object = None,
+    example_input: Any = None,
+) -> ModelSummary:
+    """The summary of a model in its layer groups; changes nothing.
+
+    Args:
+        groups: layer groups of the model.
+        detail: "blocks" for a row for each block, "layers" for one for each layer.
+        optimizer: if it is made already.
+        opt_func: what it is made by.
+        loss_func: the loss.
+        example_input: for the shapes of layers; as in `LayerGroups`.
+
+    Raises:
+        LayerGroupsError: there is no such detail.
+    """
+    if detail not in DETAILS:
+        raise LayerGroupsError(f"detail={detail!r} is not known: summary('blocks') or 'layers'.")
+    left = dict(groups.model.named_parameters())
+    homes = {name: group.name for group in groups for name, _ in group.named_parameters()}
+    if detail == "blocks":
+        rows = _block_rows(groups, left)
+    else:
+        rows = _layer_rows(groups, left, homes, example_input)
+    rows += [
+        LayerRow(name, "never used", (), *_counts([p]), homes[name]) for name, p in left.items()
+    ]
+    tensors = [*groups.model.parameters(), *groups.model.buffers()]
+    trained = [p for p in groups.model.parameters() if p.requires_grad]
+    return ModelSummary(
+        model=groups.network,
+        rows=tuple(rows),
+        detail=detail,
+        parameters=sum(row.parameters for row in rows),
+        trainable=sum(row.trainable for row in rows),
+        flops=sum(block.flops for block in groups.anatomy.blocks),
+        weight_bytes=_bytes(tensors),
+        gradient_bytes=_bytes(trained),
+        optimizer_bytes=None if optimizer is None else _bytes(tree_leaves(dict(optimizer.state))),
+        optimizer=name_of(opt_func if optimizer is None else optimizer),
+        loss=name_of(loss_func),
+    )
+
+
+def _block_rows(groups: LayerGroups, left: dict[str, nn.Parameter]) -> list[LayerRow]:
+    rows = []
+    for group in groups:
+        for block in group.blocks:
+            held = [left.pop(name) for name in block.parameters if name in left]
+            shape = tuple(block.shape)
+            rows.append(LayerRow(block.name, block.kind, shape, *_counts(held), group.name))
+    return rows
+
+
+def _layer_rows(
+    groups: LayerGroups,
+    left: dict[str, nn.Parameter],
+    homes: dict[str, str],
+    example_input: Any,
+) -> list[LayerRow]:
+    """Layers in the order in which they run first, each with what it gives then."""
+    _, found = first_trace(groups.model, example_input)
+    modules = dict(groups.model.named_modules())
+    first = {call.path: call for call in reversed(found.calls)}
+    group_of = {block.index: group.name for group in groups for block in group.blocks}
+    layers = groups.anatomy.layers
+    timed: list[tuple[int, LayerRow]] = []
+    for path in sorted(first, key=lambda path: first[path].start):
+        module, names = modules[path], [n for n in left if n.rpartition(".")[0] == path]
+        if not _is_layer(module, path):
+            continue
+        home = homes[names[0]] if names else group_of.get(layers.get(path, 0), groups.names[-1])
+        counts = _counts([left.pop(name) for name in names])
+        shape = first[path].shape[1:]
+        timed.append(
+            (first[path].start, LayerRow(path, type(module).__name__, shape, *counts, home))
+        )
+    for name in [n for n in left if n in found.first_use]:
+        row = LayerRow(name, "parameter", (), *_counts([left.pop(name)]), homes[name])
+        timed.append((found.first_use[name], row))
+    return [row for _, row in sorted(timed, key=lambda pair: pair[0])]
+
+
+def _is_layer(module: nn.Module, path: str) -> bool:
+    """A module without parts, or one that has parameters of its own and no part that has any."""
+    if not path or isinstance(module, nn.Identity):
+        return False
+    if not any(module.children()):
+        return True
+    own = any(True for _ in module.parameters(recurse=False))
+    return own and not any(any(True for _ in child.parameters()) for child in module.children())
+
+
+def _counts(held: Iterable[nn.Parameter]) -> tuple[int, int]:
+    sizes = [(p.numel(), p.requires_grad) for p in held]
+    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+def _trains(row: LayerRow) -> str:
+    if not row.parameters:
+        return "-"
+    if not row.trainable:
+        return "frozen"
+    return "yes" if row.trainable == row.parameters else f"{row.trainable:,d}"
+
+
+def _bytes(values: Sequence[Any]) -> int:
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
+
+
+def megabytes(count: int) -> str:
+    """Bytes in words, "44.8 MB"."""
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def name_of(thing: object) -> str:
+    """What a person calls a loss or an optimizer: its name, that of its function or its class."""
+    if isinstance(thing, str):
+        return thing
+    inner = getattr(thing, "func", thing)  # functools.partial
+    return str(getattr(inner, "__name__", type(inner).__name__))

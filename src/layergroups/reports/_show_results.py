@@ -1,0 +1,86 @@
+"""Some photos with what is and what was predicted: a first look at a model."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layergroups.errors import LayerGroupsError
+from layergroups.reports._denormalize import as_pixels, decided, each_of, threshold_of, words_of
+from layergroups.reports.figures import _drawing as drawing
+from layergroups.reports.figures._image_grid import Tile, draw_photos
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from layergroups.reports._protocols import Answering
+
+
+def results_picture(
+    learn: Answering, path: str | Path | None = None, n: int = 9, dl: Any = None
+) -> Path | Figure:
+    """Draw photos with what is and what is predicted; changes nothing.
+
+    Args:
+        learn: the learner.
+        path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+        n: how many photos. They are chosen by the seed of the data, the same each time; of batches
+            that cannot give single photos, the first.
+        dl: batches (inputs, targets), or of inputs only; None for the validation photos.
+
+    Raises:
+        LayerGroupsError: n is no number of photos, there are none, or the file cannot be written.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise LayerGroupsError(f"n={n!r} must be a number of photos, from 1: show_results(n=9).")
+    batches = learn.dls.valid if dl is None else dl
+    inputs, targets, paths = _chosen(batches, n, getattr(learn.dls, "seed", 0))
+    predictions, *_ = learn.get_preds([inputs])
+    task = str(getattr(learn.dls, "task", "single"))
+    names = tuple(map(str, getattr(learn.dls, "vocab", ()))) or tuple(
+        map(str, range(predictions.shape[-1]))
+    )
+    said = decided(predictions, task, threshold_of(learn))
+    spec = getattr(learn.dls, "input", None)
+    tiles = []
+    for i, image in enumerate(inputs):
+        predicted = words_of(said[i], task, names)
+        actual = None if targets is None else words_of(targets[i], task, names)
+        sure = [] if task == "regression" else [f"probability {float(predictions[i].max()):.2f}"]
+        lines = [*([] if actual is None else [f"is {actual}"]), *sure, *paths[i : i + 1]]
+        known = actual is not None and task != "regression"
+        right = predicted == actual if known else None
+        tiles.append(Tile((as_pixels(image, spec),), predicted, right, tuple(lines)))
+    return drawing.given(draw_photos(tiles, _title(tiles, targets), _note(tiles)), path)
+
+
+def _title(tiles: list[Tile], targets: Tensor | None) -> str:
+    what = "Predicted" if targets is None else "Predicted and actual"
+    return f"{what}: {len(tiles)} {'photo' if len(tiles) == 1 else 'photos'}"
+
+
+def _note(tiles: list[Tile]) -> str:
+    if any(tile.right is None for tile in tiles):
+        return ""
+    return f"{sum(bool(tile.right) for tile in tiles)} of {len(tiles)} are right"
+
+
+def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    """Inputs, targets and names of n photos."""
+    if callable(getattr(batches, "at", None)):
+        count = len(batches.photos)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(count, generator=generator)[:n].sort().values.tolist()
+        batch, paths = batches.at(chosen), tuple(batches.paths)
+        inputs, targets = batch if isinstance(batch, (tuple, list)) else (batch, None)
+        return inputs, targets, tuple(Path(paths[i]).name for i in chosen)
+    with torch.random.fork_rng(devices=[]):  # a loader may draw its order
+        first = list(islice(each_of(batches), n))
+    if not first:
+        raise LayerGroupsError("There are no photos to show: the batches are empty.")
+    known = [target for _, target in first if target is not None]
+    return torch.stack([x for x, _ in first]), torch.stack(known) if known else None, ()

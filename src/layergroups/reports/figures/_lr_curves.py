@@ -1,0 +1,170 @@
+"""Losses over learning rates: the curve of a sweep as data, and the picture of several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layergroups.reports.figures import _drawing as drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_MARKERS = ("o", "^", "s", "D", "v", "P")
+
+
+_WIDTH, _HEIGHT, _TOP, _KEY = 9.2, 4.6, 0.8, 2.3  # inches
+
+
+@dataclass(frozen=True)
+class RateCurve:
+    """What the loss did while a rate rose, in one sweep.
+
+    Attributes:
+        name: of the layer group that trained, or "all".
+        lrs: the rate at each step; for "all", that of the group whose rate is highest.
+        losses: at each step, smoothed.
+        raw: at each step, as they were.
+        suggestions: a rate by each kind that was asked for and found; empty where there are too
+            few steps.
+        end: why the sweep ended.
+        skip: steps at the start that are not looked at, nor drawn, for the average of a few
+            batches is not even yet.
+        missing: why there is no rate, by each kind that was asked for and not found.
+    """
+
+    name: str
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    raw: tuple[float, ...]
+    suggestions: Mapping[str, float] = field(default_factory=dict)
+    end: str = ""
+    skip: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Rate and smoothed loss of each step that is looked at; of all if there are few."""
+        pairs = list(zip(self.lrs, self.losses, strict=True))
+        return pairs[self.skip :] or pairs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return asdict(self)
+
+
+def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") -> Path:
+    """Draw the smoothed losses of sweeps over the rate, with the suggestions on each curve.
+
+    Args:
+        curves: the first is that of all groups together; then the groups, nearest the input first.
+            Where one group alone trains, its curve is all there is.
+        path: a file ending with .png, .svg or .pdf.
+        note: a line below the title.
+
+    Raises:
+        LayerGroupsError: another ending, or the file cannot be written.
+    """
+    path = drawing.check_ending(path)
+    return drawing.save(draw_rates(curves, note), path)
+
+
+def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
+    """The figure of `rate_picture`."""
+    figure = drawing.new_figure(_WIDTH, _HEIGHT)
+    left, low, high = 0.7 / _WIDTH, 0.62 / _HEIGHT, 1 - _TOP / _HEIGHT
+    axes = figure.add_axes((left, low, 1 - left - _KEY / _WIDTH, high - low))
+    colours = [drawing.INK, *drawing.group_colours(max(0, len(curves) - 2), len(curves) > 1)]
+    markers = _markers(curves)
+    for i, (curve, colour) in reversed(list(enumerate(zip(curves, colours, strict=True)))):
+        _draw(axes, curve, colour, markers, thick=i == 0)
+    _scale(axes, curves)
+    _label(axes)
+    _legend(figure, curves, colours, markers)
+    figure.text(
+        0.3 / _WIDTH, 1 - 0.22 / _HEIGHT, "Loss while the learning rate rises", fontsize=13,
+        fontweight="bold", color=drawing.INK, va="top",
+    )  # fmt: skip
+    figure.text(0.3 / _WIDTH, 1 - 0.5 / _HEIGHT, note, fontsize=9, color=drawing.GREY, va="top")
+    return figure
+
+
+def _markers(curves: Sequence[RateCurve]) -> dict[str, str]:
+    """A mark for each kind of suggestion that some curve has."""
+    kinds = dict.fromkeys(kind for curve in curves for kind in curve.suggestions)
+    return dict(zip(kinds, _MARKERS, strict=False))
+
+
+def _draw(
+    axes: Axes, curve: RateCurve, colour: str, markers: Mapping[str, str], *, thick: bool
+) -> None:
+    lrs, losses = zip(*curve.points, strict=True)
+    axes.plot(lrs, losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
+    for kind, rate in curve.suggestions.items():
+        if kind not in markers:
+            continue
+        axes.plot(
+            [rate], [_loss_at(curve, rate)], marker=markers[kind], markersize=7, color=colour,
+            markeredgecolor="white", markeredgewidth=1, ls="none", zorder=5,
+        )  # fmt: skip
+
+
+def _loss_at(curve: RateCurve, rate: float) -> float:
+    """The loss on the curve at a rate, between its steps too."""
+    pairs = curve.points
+    for (low, first), (high, second) in pairwise(pairs):
+        if low <= rate <= high:
+            part = math.log(rate / low) / math.log(high / low)
+            return first + (second - first) * part
+    return pairs[0][1] if rate < pairs[0][0] else pairs[-1][1]
+
+
+def _scale(axes: Axes, curves: Sequence[RateCurve]) -> None:
+    """Losses from the lowest to somewhat above where the sweeps began; what diverges runs out."""
+    lowest = min(loss for curve in curves for _, loss in curve.points)
+    begin = max(curve.points[0][1] for curve in curves)
+    room = max(begin - lowest, abs(begin) * 0.02, 1e-9)
+    axes.set_xscale("log")
+    axes.set_ylim(lowest - 0.08 * room, begin + 0.45 * room)
+
+
+def _label(axes: Axes) -> None:
+    axes.set_xlabel("learning rate", fontsize=10, color=drawing.GREY)
+    axes.set_ylabel("loss, smoothed", fontsize=10, color=drawing.GREY)
+    axes.grid(visible=True, color=drawing.FAINT, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=drawing.GREY, labelsize=9, length=0, which="both")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _legend(
+    figure: Figure,
+    curves: Sequence[RateCurve],
+    colours: Sequence[str],
+    markers: Mapping[str, str],
+) -> None:
+    """Curves with the first suggestion of each, and below them what the marks mean."""
+    from matplotlib.lines import Line2D
+
+    lines, names = [], []
+    main = next(iter(curves[0].suggestions), "")
+    for curve, colour in zip(curves, colours, strict=True):
+        lines.append(Line2D([], [], color=colour, lw=2))
+        name = drawing.fitted(curve.name, 0.9, 9)
+        first = [f"{main} {curve.suggestions[main]:.1e}"] if main in curve.suggestions else []
+        names.append(", ".join([name, *first]))
+    for kind, marker in markers.items():
+        lines.append(Line2D([], [], color=drawing.GREY, marker=marker, ls="none", markersize=6))
+        names.append(kind)
+    figure.legend(
+        lines, names, loc="upper left",
+        bbox_to_anchor=(1 - (_KEY - 0.15) / _WIDTH, 1 - _TOP / _HEIGHT), frameon=False,
+        fontsize=9, labelcolor=drawing.INK, handlelength=1.4, borderaxespad=0,
+    )  # fmt: skip

@@ -1,0 +1,329 @@
+"""The picture of a network in its layer groups: blocks as a stack, from input to output.
+
+First everything gets its place, in inches from the top (`_lay_out`), with room for its text; then
+it is drawn. So no text meets another, however many blocks or groups there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layergroups.anatomy import Block
+from layergroups.reports.figures import _drawing as drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from layergroups.groups import LayerGroup, LayerGroups
+
+
+_MARGIN = 0.3
+
+
+_TITLE = 0.62  # heights, in inches
+
+
+_HEADINGS = 0.3
+
+
+_FOOT = 0.42
+
+
+_LINE = 0.165
+
+
+_BAR = 2.9  # widths, in inches
+
+
+_FIGURES = 1.05
+
+
+_GROUP = 2.15
+
+
+_NAME_MOST = 2.5
+
+
+_MOST_ROWS = 64  # beyond it, runs of like blocks are drawn as one
+
+
+_FEW_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bar of the stack: a block, or a run of like blocks."""
+
+    name: str
+    parameters: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A layer group and its bars."""
+
+    name: str
+    rows: tuple[Row, ...]
+    colour: str
+    parameters: int
+    blocks: int
+    frozen: bool
+    rate: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A stack with its place, inches from the top of the picture.
+
+    Attributes:
+        stack: what stands there.
+        border: where the boundary before it is.
+        words: the reason for that boundary, in lines; empty for the first.
+        top: of its first bar.
+        row: height of a bar with the space below it.
+        bottom: of the stack.
+    """
+
+    stack: Stack
+    border: float
+    words: tuple[str, ...]
+    top: float
+    row: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Left edges of the columns, and the width of all, in inches."""
+
+    bars: float
+    figures: float
+    shapes: float
+    groups: float
+    width: float
+
+
+def network_picture(groups: LayerGroups, path: str | Path, title: str | None = None) -> Path:
+    """Draw a model as a stack of blocks, in the colours of its layer groups.
+
+    The width of a block is its share of the model's parameters; between two groups stands why the
+    model is divided there. Frozen groups are hatched.
+
+    Args:
+        groups: layer groups of the model.
+        path: a file ending with .png, .svg or .pdf.
+        title: a name for the model; default is its class.
+
+    Raises:
+        LayerGroupsError: another ending, or the file cannot be written.
+    """
+    path = drawing.check_ending(path)
+    return drawing.save(draw_network(groups, title), path)
+
+
+def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
+    """The figure of `network_picture`."""
+    stacks = stacks_of(groups)
+    small = sum(len(s.rows) for s in stacks) > 30
+    letters = 7.5 if small else 9.0
+    columns = _columns(stacks, letters)
+    placed = _lay_out(stacks, columns, row=0.185 if small else 0.27)
+    height = placed[-1].bottom + _FOOT
+    figure = drawing.new_figure(columns.width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, columns.width), ylim=(height, 0))
+    axes.axis("off")
+    _draw_title(axes, columns, title or groups.anatomy.model, stacks)
+    most = max(row.parameters for stack in stacks for row in stack.rows)
+    for place in placed:
+        _draw_border(axes, columns, place)
+        _draw_bars(axes, columns, place, most, letters)
+        _draw_group(axes, columns, place)
+    _draw_foot(axes, columns, height, groups)
+    return figure
+
+
+# What is drawn
+
+
+def stacks_of(groups: LayerGroups) -> list[Stack]:
+    """Layer groups with blocks and colours; of a deep network, runs of like blocks as one."""
+    listed = [group for group in groups if any(True for _ in group.parameters())]
+    has_head = groups.anatomy.has_head and len(listed) > 1
+    colours = drawing.group_colours(len(listed) - has_head, has_head)
+    fold = sum(len(group.blocks) for group in listed) > _MOST_ROWS
+    return [_stack(group, colour, fold) for group, colour in zip(listed, colours, strict=True)]
+
+
+def _stack(group: LayerGroup, colour: str, fold: bool) -> Stack:
+    runs = [list(run) for _, run in groupby(group.blocks, _kind)] if fold else None
+    rows = [_row(run) for run in runs or [[block] for block in group.blocks]]
+    parameters = sum(p.numel() for p in group.parameters())
+    return Stack(
+        name=group.name,
+        rows=tuple(rows) or (Row(group.name, parameters, ()),),
+        colour=colour,
+        parameters=parameters,
+        blocks=len(group.blocks),
+        frozen=group.frozen,
+        rate=group.lr,
+        reason=group.reason,
+    )
+
+
+def _kind(block: Block) -> tuple[str, tuple[int, ...]]:
+    """What blocks of one run have in common: their class, and the resolution of a map."""
+    return block.kind, block.shape[1:]
+
+
+def _row(run: Sequence[Block]) -> Row:
+    first, last = run[0].name, run[-1].name
+    name = first if len(run) == 1 else f"{first} … {last.rpartition('.')[2]}  ({len(run)})"
+    return Row(name, sum(block.n_parameters for block in run), run[-1].shape)
+
+
+# Where it stands
+
+
+def _columns(stacks: Sequence[Stack], letters: float) -> Columns:
+    rows = [row for stack in stacks for row in stack.rows]
+    names = min(_NAME_MOST, max(drawing.text_width(row.name, letters) for row in rows) * 1.04)
+    bars = _MARGIN + max(0.6, names) + 0.12
+    figures = bars + _BAR + 0.08
+    shapes = figures + _FIGURES
+    widest = max(drawing.text_width(_shape(row.shape), letters) for row in rows)
+    groups = shapes + max(0.6, widest * 1.04) + 0.4
+    return Columns(bars, figures, shapes, groups, groups + _GROUP + _MARGIN)
+
+
+def _lay_out(stacks: Sequence[Stack], columns: Columns, row: float) -> list[Placed]:
+    """Give each stack its place; as high as its bars or its words, whichever needs more."""
+    few = len(stacks) <= _FEW_GROUPS
+    y = _MARGIN + _TITLE + _HEADINGS
+    placed = []
+    for number, stack in enumerate(stacks):
+        words = _words(stack, columns) if number else []
+        border = y + 0.1
+        top = border + 0.06 + len(words) * _LINE + 0.06 if number else y
+        height = max(len(stack.rows) * row, len(_facts(stack, few)) * _LINE + 0.08)
+        placed.append(
+            Placed(stack, border, tuple(words), top, height / len(stack.rows), top + height)
+        )
+        y = top + height
+    return placed
+
+
+def _words(stack: Stack, columns: Columns) -> list[str]:
+    sentence = stack.reason[:1].upper() + stack.reason[1:]
+    return drawing.wrapped(sentence, columns.width - columns.bars - _MARGIN, 8.5)
+
+
+def _facts(stack: Stack, few: bool = True) -> list[str]:
+    """The lines beside a stack, the first of them its name."""
+    blocks = f"{stack.blocks} block{'' if stack.blocks == 1 else 's'}, " if stack.blocks else ""
+    state = "frozen" if stack.frozen else f"trains at {stack.rate:.2g}"
+    if not few:
+        return [stack.name, f"{_short(stack.parameters)}, {state}"]
+    return [stack.name, f"{blocks}{_short(stack.parameters)} parameters", state]
+
+
+# How it is drawn
+
+
+def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[Stack]) -> None:
+    total = sum(stack.parameters for stack in stacks)
+    blocks = sum(stack.blocks for stack in stacks)
+    room = columns.width - 2 * _MARGIN
+    axes.text(
+        _MARGIN, _MARGIN, drawing.fitted(title, room * 0.9, 15), fontsize=15, fontweight="bold",
+        color=drawing.INK, va="top",
+    )  # fmt: skip
+    count = f"{len(stacks)} layer group{'' if len(stacks) == 1 else 's'}"
+    summary = f"{count}, {blocks} blocks, {_short(total)} parameters; input on top, output below"
+    _write(axes, _MARGIN, _MARGIN + 0.38, summary, 9, drawing.GREY)
+    y = _MARGIN + _TITLE + _HEADINGS / 2
+    for x, words in ((columns.figures, "parameters"), (columns.shapes, "gives"),
+                     (columns.groups, "layer group")):  # fmt: skip
+        _write(axes, x, y, words, 8, drawing.GREY)
+    _write(axes, columns.bars - 0.12, y, "block", 8, drawing.GREY, ha="right")
+
+
+def _draw_border(axes: Axes, columns: Columns, place: Placed) -> None:
+    """A line where a group begins, and below it why."""
+    if not place.words:
+        return
+    axes.plot(
+        [_MARGIN, columns.width - _MARGIN], [place.border] * 2, color=drawing.GREY,
+        linewidth=0.9, linestyle=(0, (4, 3)),
+    )  # fmt: skip
+    for number, words in enumerate(place.words):
+        y = place.border + 0.06 + (number + 0.5) * _LINE
+        _write(axes, columns.bars, y, words, 8.5, drawing.INK, style="italic")
+
+
+def _draw_bars(axes: Axes, columns: Columns, place: Placed, most: int, letters: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    stack = place.stack
+    for number, row in enumerate(stack.rows):
+        top = place.top + number * place.row
+        middle, height = top + place.row / 2, min(place.row, 0.27) * 0.8
+        width = max(0.02, _BAR * row.parameters / max(1, most))
+        look = (
+            {"facecolor": "white", "edgecolor": stack.colour, "hatch": "//////", "lw": 0.8}
+            if stack.frozen
+            else {"facecolor": stack.colour, "edgecolor": "none"}
+        )
+        axes.add_patch(Rectangle((columns.bars, middle - height / 2), width, height, **look))
+        name = drawing.fitted(row.name, _NAME_MOST, letters)
+        _write(axes, columns.bars - 0.12, middle, name, letters, drawing.INK, ha="right")
+        _write(axes, columns.figures, middle, _short(row.parameters), letters, drawing.INK)
+        _write(axes, columns.shapes, middle, _shape(row.shape), letters, drawing.GREY)
+
+
+def _draw_group(axes: Axes, columns: Columns, place: Placed) -> None:
+    """A bracket along the bars, with the group's name and figures."""
+    axes.plot(
+        [columns.groups - 0.14] * 2, [place.top + 0.02, place.bottom - 0.02],
+        color=place.stack.colour, linewidth=4, solid_capstyle="butt",
+    )  # fmt: skip
+    room = place.bottom - place.top
+    facts = _facts(place.stack, few=room >= 3 * _LINE)
+    first = (place.top + place.bottom) / 2 - (len(facts) - 1) / 2 * _LINE
+    for number, words in enumerate(facts):
+        size, colour = (10, drawing.INK) if number == 0 else (8.5, drawing.GREY)
+        bold = "bold" if number == 0 else "normal"
+        fitting = drawing.fitted(words, _GROUP * (0.9 if number == 0 else 1), size)
+        _write(axes, columns.groups, first + number * _LINE, fitting, size, colour, weight=bold)
+
+
+def _draw_foot(axes: Axes, columns: Columns, height: float, groups: LayerGroups) -> None:
+    words = f"Bars are in proportion to parameters. Rule: {groups.rule}."
+    if any(groups.frozen):
+        words += " Hatched: frozen."
+    _write(axes, _MARGIN, height - 0.2, words, 8, drawing.GREY)
+
+
+def _write(
+    axes: Axes, x: float, y: float, words: str, size: float, colour: str, **look: Any
+) -> None:
+    axes.text(x, y, words, fontsize=size, color=colour, va="center", **look)
+
+
+def _short(n: int) -> str:
+    """12,345,678 as "12.3 M"."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if n >= unit:
+            return f"{n / unit:.3g}{name}" if n < 999.5 * unit else f"{n / unit:.0f}{name}"
+    return str(n)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))

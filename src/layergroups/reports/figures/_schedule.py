@@ -1,0 +1,266 @@
+"""The rates and the momentum of all layer groups over a fit that has not begun, and their picture.
+
+Above, the rate of each group, where it trains; below, for each group when it trains and when it is
+frozen, in the same colours; last the momentum.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from layergroups._formatting import plain_text
+from layergroups.reports.figures import _drawing as drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_WIDTH, _ROW, _ABOVE, _BELOW = 8.6, 0.24, 0.95, 0.62  # inches
+
+
+_RATES, _MOMENTUM, _GAP = 2.7, 0.8, 0.22
+
+
+_WIDE_APART = 30.0  # ratio of rates from which their axis is logarithmic
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasePreview:
+    """A part of a fit with a schedule of its own.
+
+    Attributes:
+        name: of the part, such as "head".
+        epochs: passes over the training photos.
+        steps: of the optimizer.
+        at: the steps that were looked at, counted from 0; all, or a thousand of them.
+        rates: for each group its rate at these steps, as the optimizer has it.
+        frozen: for each group whether it is frozen, or has a rate of 0, at these steps.
+        momentum: at these steps, or the first beta; None for an optimizer that has none.
+        note: what else there is to know, or empty.
+    """
+
+    name: str
+    epochs: int
+    steps: int
+    at: tuple[int, ...]
+    rates: tuple[tuple[float, ...], ...]
+    frozen: tuple[tuple[bool, ...], ...]
+    momentum: tuple[float | None, ...]
+    note: str = ""
+
+    def highest(self, group: int) -> float:
+        """The highest rate of a group while it trains; 0 if it does not."""
+        pairs = zip(self.rates[group], self.frozen[group], strict=True)
+        return max((rate for rate, frozen in pairs if not frozen), default=0.0)
+
+    def trains(self, group: int) -> list[tuple[float, float, bool]]:
+        """Stretches of a group, in epochs from the start of the phase, and whether it trains."""
+        per_epoch = self.steps / self.epochs
+        begins: list[tuple[float, bool]] = []
+        flags = zip(self.at, self.frozen[group], strict=True)
+        for frozen, stretch in groupby(flags, key=lambda pair: pair[1]):
+            begins.append((next(stretch)[0] / per_epoch, not frozen))
+        ends = [*(begin for begin, _ in begins[1:]), float(self.epochs)]
+        return [(begin, end, t) for (begin, t), end in zip(begins, ends, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulePreview:
+    """The rates of all layer groups over a fit; `print` shows a table, a notebook the picture.
+
+    Attributes:
+        groups: names, nearest the input first.
+        phases: one after another.
+    """
+
+    groups: tuple[str, ...]
+    phases: tuple[PhasePreview, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def starts(self) -> Iterator[tuple[float, PhasePreview]]:
+        """Each phase with the epoch in which it begins."""
+        first = 0.0
+        for phase in self.phases:
+            yield first, phase
+            first += phase.epochs
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values, JSON-ready."""
+        return asdict(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture.
+
+        Args:
+            path: ends with .png, .svg or .pdf.
+
+        Raises:
+            LayerGroupsError: another ending, or the file cannot be written.
+        """
+        path = drawing.check_ending(path)
+        return drawing.save(draw_schedule(self), path)
+
+    def __str__(self) -> str:
+        return plain_text(_table(self), 120)
+
+    def __rich__(self) -> Table:
+        return _table(self)
+
+    def _repr_png_(self) -> bytes:
+        """The picture, for a notebook."""
+        page = io.BytesIO()
+        draw_schedule(self).savefig(page, format="png", dpi=110)
+        return page.getvalue()
+
+
+def draw_schedule(preview: SchedulePreview) -> Figure:
+    """The figure of a preview."""
+    rows = len(preview.groups) * _ROW
+    momentum = any(m is not None for phase in preview.phases for m in phase.momentum)
+    parts = [_RATES, rows, *([_MOMENTUM] if momentum else [])]
+    height = _ABOVE + sum(parts) + _GAP * (len(parts) - 1) + _BELOW
+    figure = drawing.new_figure(_WIDTH, height)
+    left = min(2.2, 0.5 + max(drawing.text_width(name, 9) for name in preview.groups))
+    left = max(left, 1.05)
+    top, axes = height - _ABOVE, []
+    for part in parts:
+        box = (left / _WIDTH, (top - part) / height, (_WIDTH - left - 0.3) / _WIDTH, part / height)
+        axes.append(figure.add_axes(box))
+        top -= part + _GAP
+    colours = drawing.group_colours(len(preview.groups) - 1, True)
+    _draw_rates(axes[0], preview, colours)
+    _draw_lanes(axes[1], preview, colours)
+    if momentum:
+        _draw_momentum(axes[2], preview)
+    for each in axes:
+        _frame(each, preview, last=each is axes[-1])
+    _title(figure, axes[0], preview)
+    return figure
+
+
+def _points(first: float, phase: PhasePreview) -> list[float]:
+    """Where its steps stand, in epochs."""
+    return [first + step * phase.epochs / phase.steps for step in phase.at]
+
+
+def _draw_rates(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) -> None:
+    """Lines from thick to thin, so that those of equal rates are all seen."""
+    nan = float("nan")
+    count = len(colours)
+    for first, phase in preview.starts():
+        x = _points(first, phase)
+        for i, colour in enumerate(colours):
+            pairs = zip(phase.rates[i], phase.frozen[i], strict=True)
+            y = [nan if frozen else rate for rate, frozen in pairs]
+            width = 1.6 + 3.4 * (count - 1 - i) / max(1, count - 1)
+            axes.plot(x, y, color=colour, lw=width, solid_capstyle="butt")
+    _scale_rates(axes, [phase.highest(i) for phase in preview.phases for i in range(count)])
+
+
+def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
+    """Logarithmic where the rates of the groups lie far apart."""
+    positive = [rate for rate in highest if rate > 0] or [1.0]
+    top = max(positive)
+    if top / min(positive) > _WIDE_APART:
+        axes.set_yscale("log")
+        axes.set_ylim(min(positive) / 300, top * 2)
+    else:
+        axes.set_ylim(-0.025 * top, top * 1.08)
+        axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}" if rate > 0 else "0")
+    axes.minorticks_off()
+    axes.set_ylabel("rate", fontsize=9, color=drawing.GREY)
+    axes.grid(axis="y", color=drawing.FAINT, lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def _draw_lanes(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) -> None:
+    """A row for each group: coloured where it trains, grey where it is frozen."""
+    for first, phase in preview.starts():
+        for i, colour in enumerate(colours):
+            for begin, end, trains in phase.trains(i):
+                axes.barh(
+                    i, end - begin, 0.66, first + begin, color=colour if trains else drawing.FAINT
+                )
+                if not trains and (end - begin) / preview.epochs > 0.09:
+                    axes.text(
+                        first + (begin + end) / 2, i, "frozen", ha="center", va="center",
+                        fontsize=7.5, color=drawing.GREY,
+                    )  # fmt: skip
+    names = [drawing.fitted(name, 1.7, 9) for name in preview.groups]
+    axes.set_yticks(range(len(names)), names, fontsize=9, color=drawing.INK)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+
+
+def _draw_momentum(axes: Axes, preview: SchedulePreview) -> None:
+    seen = [m for phase in preview.phases for m in phase.momentum if m is not None]
+    for first, phase in preview.starts():
+        y = [float("nan") if m is None else m for m in phase.momentum]
+        axes.plot(_points(first, phase), y, color=drawing.INK, lw=1.4)
+    room = max(0.02, (max(seen) - min(seen)) * 0.15)
+    axes.set_ylim(min(seen) - room, max(seen) + room)
+    axes.set_yticks(sorted({round(min(seen), 3), round(max(seen), 3)}))
+    axes.set_ylabel("momentum", fontsize=9, color=drawing.GREY)
+
+
+def _frame(axes: Axes, preview: SchedulePreview, *, last: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(0, preview.epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    axes.tick_params(colors=drawing.GREY, labelsize=8.5, length=0, labelbottom=last)
+    axes.tick_params(axis="y", labelcolor=drawing.INK)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name == "bottom" and last)
+        spine.set_color(drawing.FAINT)
+    for first, _ in list(preview.starts())[1:]:
+        axes.axvline(first, color=drawing.GREY, lw=0.9, ls=(0, (3, 3)))
+    if last:
+        axes.set_xlabel("epochs", fontsize=9, color=drawing.GREY)
+
+
+def _title(figure: Figure, axes: Axes, preview: SchedulePreview) -> None:
+    height = figure.get_figheight()
+    left = 0.3 / _WIDTH
+    figure.text(
+        left, 1 - 0.22 / height, "Rates of the layer groups", fontsize=13, fontweight="bold",
+        color=drawing.INK, va="top",
+    )  # fmt: skip
+    steps = sum(phase.steps for phase in preview.phases)
+    notes = "".join(f"; {phase.name}: {phase.note}" for phase in preview.phases if phase.note)
+    said = f"{preview.epochs} epochs, {steps} steps{notes}"
+    figure.text(
+        left, 1 - 0.5 / height, drawing.fitted(said, _WIDTH - 0.6, 9), fontsize=9,
+        color=drawing.GREY, va="top",
+    )  # fmt: skip
+    for first, phase in preview.starts():
+        axes.text(
+            first, 1.02, f" {phase.name}", transform=axes.get_xaxis_transform(), fontsize=9,
+            color=drawing.INK, va="bottom",
+        )  # fmt: skip
+
+
+def _table(preview: SchedulePreview) -> Table:
+    """Each phase with the highest rate of each group."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("phase", "epochs", "steps", *preview.groups, "momentum"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase in preview.phases:
+        rates = [phase.highest(i) for i in range(len(preview.groups))]
+        shown = [f"{rate:.1e}" if rate else "frozen" for rate in rates]
+        seen = [m for m in phase.momentum if m is not None]
+        span = f"{min(seen):.2f}..{max(seen):.2f}" if seen else ""
+        span = f"{seen[0]:.2f}" if seen and min(seen) == max(seen) else span
+        table.add_row(phase.name, str(phase.epochs), str(phase.steps), *shown, span)
+    return table

@@ -1,0 +1,147 @@
+"""Curves of a fit: losses, metrics and rates over its epochs."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from layergroups.reports.figures import _drawing as drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_METRICS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0b559f", "#7f7f7f")  # Okabe and Ito's
+
+
+_SMOOTH = 0.9
+
+
+class Row(Protocol):
+    """One epoch, as `training.EpochRow` tells it."""
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean over the training items."""
+
+    @property
+    def valid_loss(self) -> float | None:
+        """Mean over the validation items."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """By name."""
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """The rate of each group."""
+
+
+def curves_png(
+    rows: Sequence[Row],
+    places: Sequence[float],
+    losses: Sequence[float],
+    groups: Sequence[str],
+    dpi: int = 200,
+) -> bytes:
+    """The figure of `draw_curves` as a PNG file."""
+    held = io.BytesIO()
+    draw_curves(rows, places, losses, groups).savefig(held, dpi=dpi, format="png")
+    return held.getvalue()
+
+
+def draw_curves(
+    rows: Sequence[Row], places: Sequence[float], losses: Sequence[float], groups: Sequence[str]
+) -> Figure:
+    """Draw losses on the left, metrics and rates, where there are any, beside them.
+
+    Args:
+        rows: the epochs done.
+        places: of losses within the epochs: 1.5 is the middle of the second.
+        losses: of steps, as many.
+        groups: names of the layer groups.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    parts: list[Any] = [lambda axes: _draw_losses(axes, rows, places, losses)]
+    if names:
+        parts.append(lambda axes: _draw_metrics(axes, rows, names))
+    if any(row.lrs for row in rows):
+        parts.append(lambda axes: _draw_rates(axes, rows, groups))
+    figure = drawing.new_figure(3.6 * len(parts) + 0.2, 2.9)
+    for axes, draw in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        draw(axes)
+        _finish(axes)
+    figure.tight_layout(pad=0.9, w_pad=1.6)
+    return figure
+
+
+def _draw_losses(
+    axes: Axes, rows: Sequence[Row], places: Sequence[float], losses: Sequence[float]
+) -> None:
+    axes.set_title("loss", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
+    if losses:
+        axes.plot(places, losses, color=drawing.BLUE, alpha=0.18, lw=0.8)
+        axes.plot(places, _smoothed(losses), color=drawing.BLUE, lw=1.4, label="training")
+    else:
+        _line(axes, [row.train_loss for row in rows], drawing.BLUE, "training")
+    _line(axes, [row.valid_loss for row in rows], drawing.ORANGE, "validation")
+    valid = [row.valid_loss for row in rows if row.valid_loss is not None]
+    finite = [value for value in (*_smoothed(losses), *valid) if math.isfinite(value)]
+    if finite:
+        axes.set_ylim(min(0.0, min(finite)), max(finite) * 1.08 or 1.0)
+
+
+def _draw_metrics(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
+    axes.set_title("metrics", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
+    for number, name in enumerate(names):
+        values = [row.metrics.get(name) for row in rows]
+        _line(axes, values, _METRICS[number % len(_METRICS)], name)
+
+
+def _draw_rates(axes: Axes, rows: Sequence[Row], groups: Sequence[str]) -> None:
+    axes.set_title("highest rate", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
+    n = max(len(row.lrs) for row in rows)
+    colours = drawing.group_colours(n - 1, has_head=True)
+    known = list(groups) if len(groups) == n else [str(i) for i in range(n)]
+    for index, (name, colour) in enumerate(zip(known, colours, strict=True)):
+        values = [row.lrs[index] if index < len(row.lrs) else None for row in rows]
+        _line(axes, [value or None for value in values], colour, drawing.fitted(name, 1.2, 8))
+    if any(value for row in rows for value in row.lrs):
+        axes.set_yscale("log")
+
+
+def _line(axes: Axes, values: Sequence[float | None], colour: str, label: str) -> None:
+    known = [(i + 1, v) for i, v in enumerate(values) if _is_finite(v)]
+    if known:
+        axes.plot(*zip(*known, strict=True), color=colour, marker="o", ms=3.5, lw=1.4, label=label)
+
+
+def _finish(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epochs", fontsize=9, color=drawing.GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.tick_params(labelsize=8, colors=drawing.GREY, length=2)
+    axes.grid(color=drawing.FAINT, lw=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(drawing.FAINT)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=8, frameon=False, labelcolor=drawing.INK)
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    """A running mean, corrected for its start."""
+    found, mean = [], 0.0
+    for number, loss in enumerate(losses, 1):
+        mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
+        found.append(mean / (1 - _SMOOTH**number))
+    return found
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

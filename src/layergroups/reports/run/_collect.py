@@ -1,0 +1,653 @@
+"""From a learner to the record of its run; the learner is left as it was.
+
+What the data of a run tell of themselves, in figures and words.
+
+Where and by what a run was done: command, versions, machine.
+
+The items of a validation as a report shows them: their names and their pictures.
+
+Small pictures as data URIs, with a bound on what they take together.
+
+What a model says of the validation data, for the record of a run.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import datetime
+from importlib import metadata
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from layergroups.data import open_image, quiet
+from layergroups.errors import LayerGroupsError
+from layergroups.reports._denormalize import TopLoss, overlay
+from layergroups.reports._interpretation import Interpretation
+from layergroups.reports._protocols import Trained
+from layergroups.reports.figures._network import stacks_of
+from layergroups.reports.measures._confusion import Confusion
+from layergroups.reports.run._record import (
+    Cell,
+    DataFacts,
+    LabelFacts,
+    NetworkFacts,
+    Outcome,
+    Photo,
+    RunRecord,
+    SetupFacts,
+    epoch_facts,
+)
+
+if TYPE_CHECKING:
+    from layergroups.reports._denormalize import Pixels
+
+
+THUMB: Final = 112  # pixels of the longer side
+
+
+LARGE: Final = 208
+
+
+class Budget:
+    """Bytes that pictures may take together.
+
+    Args:
+        most: bytes of all data URIs.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    @property
+    def spent(self) -> bool:
+        """Whether even a small picture would be too much."""
+        return self.left < 2048
+
+    def take(self, uri: str) -> str:
+        """The picture, or nothing if it does not fit any more."""
+        if len(uri) > self.left:
+            self.left = 0
+            return ""
+        self.left -= len(uri)
+        return uri
+
+
+def jpeg_uri(image: Image.Image, side: int = THUMB, quality: int = 68) -> str:
+    """A small JPEG of an image as a data URI.
+
+    Args:
+        image: of any mode.
+        side: longest side, pixels; a smaller image stays as it is.
+        quality: of the JPEG, 1..95.
+    """
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=quality, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+def image_of(pixels: Pixels) -> Image.Image:
+    """A picture of pixels (H, W, 3) from 0 to 1."""
+    return Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
+
+
+_PARTS = ("train", "training", "valid", "validation", "val", "test", "photos", "images", "data")
+
+
+@dataclass(frozen=True)
+class Items:
+    """Names and pictures of items, by their position.
+
+    Attributes:
+        interp: what was said of them.
+        root: the folder that all their files lie in; empty if there is none.
+    """
+
+    interp: Interpretation
+    root: str
+
+    @classmethod
+    def of(cls, interp: Interpretation) -> Items:
+        """The items of an interpretation."""
+        return cls(interp, common_folder(str(path) for path in interp.paths if path is not None))
+
+    def name(self, position: int) -> str:
+        """The file below the common folder, or a number."""
+        path = self.interp.paths[position]
+        if path is None:
+            return f"item {position}"
+        below = self.root and path.parent != Path()
+        return os.path.relpath(path, self.root) if below else str(path)
+
+    def pictures(self, positions: Sequence[int]) -> dict[int, Image.Image]:
+        """Small pictures of items; those that cannot be made are left out."""
+        files = {position: self.interp.paths[position] for position in positions}
+        opened = {p: _opened(path) for p, path in files.items() if path is not None}
+        found = {p: image for p, image in opened.items() if image is not None}
+        others = [position for position in positions if position not in found]
+        return found | {p: image_of(pixels) for p, pixels in self.as_seen(others).items()}
+
+    def as_seen(self, positions: Sequence[int]) -> dict[int, Pixels]:
+        """Items as the model has seen them, as pixels for people; none if they are no images."""
+        try:
+            found = self.interp.images(positions) if positions else []
+        except (LayerGroupsError, TypeError, ValueError, AttributeError):
+            return {}  # they cannot be had again, or are no images
+        return dict(zip(positions, found, strict=True))
+
+
+def common_folder(files: Iterable[str]) -> str:
+    """The folder that all files lie in; empty if there are none, or if they share none."""
+    folders = {os.path.dirname(os.path.abspath(file)) for file in files if os.path.dirname(file)}
+    if not folders:
+        return ""
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # different drives
+        return ""
+
+
+def data_name(folder: str) -> str:
+    """What the data of a folder are called."""
+    path = Path(folder)
+    own = path.name.lower() not in _PARTS or not path.parent.name
+    return path.name if own else f"{path.parent.name}/{path.name}"
+
+
+def _opened(file: Path) -> Image.Image | None:
+    try:
+        with quiet():
+            image: Image.Image = open_image(file, min_size=THUMB)
+            return image
+    except Exception:  # no file, or no image that Pillow reads: it is shown as the model sees it
+        return None
+
+
+_KINDS: Final = 5
+
+
+def data_facts_of(dls: Any, *, looked_into: bool = True) -> DataFacts:
+    """What data tell of themselves.
+
+    Args:
+        dls: of a learner.
+        looked_into: ask them for their `summary()`, which reads the head of every file.
+    """
+    train, valid = (getattr(dls, f"{part}_photos", None) for part in ("train", "valid"))
+    names = tuple(str(name) for name in getattr(dls, "vocab", None) or ())
+    folder = common_folder((*getattr(train, "files", ()), *getattr(valid, "files", ())))
+    summary = _summary(dls) if looked_into else None
+    return DataFacts(
+        name=data_name(folder) if folder else "",
+        train=_count(dls, "train"),
+        valid=_count(dls, "valid"),
+        counts=() if getattr(dls, "task", "") == "regression" else _counts(names, train, valid),
+        facts=_facts(dls, folder) | ({} if summary is None else _found(summary)),
+        broken=_broken(dls if summary is None else summary),
+    )
+
+
+def _summary(dls: Any) -> Any:
+    """What they find when they look into every file; None if they cannot."""
+    ask: Callable[[], Any] | None = getattr(dls, "summary", None)
+    return None if ask is None else ask()
+
+
+def _found(summary: Any) -> dict[str, str]:
+    """What the files are like, in words."""
+    found = {}
+    if summary.width is not None and summary.height is not None:
+        w, h = summary.width, summary.height
+        found["sizes of the files"] = (
+            f"{w.min:.0f} × {h.min:.0f} to {w.max:.0f} × {h.max:.0f} pixels, "
+            f"median {w.median:.0f} × {h.median:.0f} (width × height)"
+        )
+    found["kinds"] = ", ".join(f"{n:,} {kind}" for kind, n in summary.kinds[:_KINDS])
+    found["smaller than the network's images"] = f"{summary.small:,}" if summary.small else ""
+    both = sum(twins.both_parts for twins in summary.twins)
+    if summary.twins:
+        found["the same file twice or more"] = f"{len(summary.twins):,} times"
+    if both:
+        found["the same file in both parts"] = f"{both:,} times, which measures too well"
+    return {name: value for name, value in found.items() if value}
+
+
+def _count(dls: Any, part: str) -> int | None:
+    """Items in a part of the data; None if it does not tell."""
+    try:
+        batches = getattr(dls, part)
+        photos = getattr(batches, "photos", None)
+        return len(photos if photos is not None else batches.dataset)
+    except (LayerGroupsError, AttributeError, TypeError):
+        return None
+
+
+def _counts(names: Sequence[str], train: Any, valid: Any) -> tuple[tuple[str, int, int], ...]:
+    try:
+        parts = [photos.counts(len(names)) for photos in (train, valid)]
+    except AttributeError:
+        return ()
+    return tuple(zip(names, *parts, strict=True))
+
+
+def _facts(dls: Any, folder: str) -> dict[str, str]:
+    """Sizes and what is done to the images."""
+    size, spec = getattr(dls, "size", None), getattr(dls, "input", None)
+    augment = getattr(dls, "augment", "")
+    found = {
+        "folder": folder,
+        "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
+        "batch size": str(getattr(dls, "batch_size", "")),
+        "training images": "as they are" if augment is None else _varied(augment),
+        "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
+        "interpolation": str(getattr(spec, "interpolation", "")),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _varied(augment: Any) -> str:
+    """How training images are varied: the names and values of what is on."""
+    if not is_dataclass(augment):
+        return str(augment)
+    values = ((each.name, getattr(augment, each.name)) for each in fields(augment))
+    return ", ".join(f"{name} {_said(value)}" for name, value in values if value)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) == 2:
+        return " to ".join(map(_said, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _few(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def _broken(dls: Any) -> tuple[tuple[str, str], ...]:
+    """Files that were left out, with the reason."""
+    found: Any = getattr(dls, "broken", ())
+    if isinstance(found, Mapping):
+        return tuple((str(path), str(reason)) for path, reason in found.items())
+    return tuple((str(image.path), str(image.reason)) for image in found or ())
+
+
+MOST_THUMBS: Final = 1_500_000  # bytes of small pictures, as data URIs
+
+
+MOST_LARGE: Final = 500_000
+
+
+_IN_A_CELL: Final = 24
+
+
+_WORST: Final = 9
+
+
+_POINTS: Final = 800
+
+
+_CHUNK: Final = 64
+
+
+Thumbs = dict[int, str]
+
+
+Members = dict[tuple[int, int], list[int]]
+
+
+def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
+    """The results in figures, and pictures of some items; the learner is left as it was.
+
+    Args:
+        interp: predictions, targets and losses of the items.
+        pictures: False leaves all pictures out.
+    """
+    items = Items.of(interp)
+    told = Outcome(
+        task=interp.task,
+        items=len(interp),
+        loss=float(interp.losses.mean()) if len(interp) else None,
+        classes=interp.classes,
+        worst=tuple(_worst(interp, items, pictures)),
+    )
+    if interp.task == "regression":
+        return replace(told, figures=_distances(interp), points=_points(interp))
+    if interp.task == "multi":
+        return replace(told, figures=_shares(interp), labels=_labels(interp), **_calibrated(interp))
+    members = _members(interp)
+    thumbs = _thumbs(items, list(_chosen(members))) if pictures else {}
+    return replace(
+        told,
+        figures={"accuracy": interp.confusion_matrix().accuracy},
+        cells=tuple(_cells(members, thumbs)),
+        photos=tuple(_photo(items, interp.item(i), thumb) for i, thumb in thumbs.items()),
+        **_calibrated(interp),
+    )
+
+
+def confusions_of(outcome: Outcome) -> tuple[Confusion, ...]:
+    """Classes that were taken for others, the most frequent first."""
+    wrong = [cell for cell in outcome.cells if cell.actual != cell.predicted]
+    return tuple(
+        Confusion(outcome.classes[cell.actual], outcome.classes[cell.predicted], cell.count)
+        for cell in sorted(wrong, key=lambda cell: -cell.count)
+    )
+
+
+# Figures
+
+
+def _shares(interp: Interpretation) -> dict[str, float]:
+    said, true = interp.predicted, interp.targets > 0.5
+    right, all_ = int((said & true).sum()), int(said.sum()) + int(true.sum())
+    return {
+        "F1 of all labels": 2 * right / all_ if all_ else 1.0,
+        "all labels right": float(interp.correct.float().mean()),
+    }
+
+
+def _labels(interp: Interpretation) -> tuple[LabelFacts, ...]:
+    said, true = interp.predicted, interp.targets > 0.5
+    counts = torch.stack([true.sum(0), said.sum(0), (said & true).sum(0)], 1).tolist()
+    return tuple(LabelFacts(name, *row) for name, row in zip(interp.classes, counts, strict=True))
+
+
+def _distances(interp: Interpretation) -> dict[str, float]:
+    """Over all numbers of all items."""
+    far = (interp.predictions - interp.targets).float()
+    spread = float((interp.targets - interp.targets.float().mean(0)).square().sum())
+    figures = {"mean absolute error": float(far.abs().mean())}
+    return figures | ({"R²": 1 - float(far.square().sum()) / spread} if spread > 0 else {})
+
+
+def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
+    """Actual and predicted first number of some items, evenly chosen."""
+    step = max(1, -(-len(interp) // _POINTS))
+    both = (t[::step, 0].tolist() for t in (interp.targets, interp.predictions))
+    return tuple(zip(*both, strict=True))
+
+
+def _calibrated(interp: Interpretation) -> dict[str, Any]:
+    found = interp.calibration()
+    bins = [(b.said, b.right, b.count) for b in found.bins if b.said is not None]
+    return {"calibration": tuple(bins), "calibration_error": found.error}
+
+
+# The confusion matrix and its photos
+
+
+def _members(interp: Interpretation) -> Members:
+    """Items of each cell: of mistakes the surest first, of the rest the least sure first."""
+    score, predicted = interp.predictions.max(1)
+    members: Members = {}
+    for position in score.argsort(stable=True).tolist():
+        cell = (int(interp.targets[position]), int(predicted[position]))
+        members.setdefault(cell, []).append(position)
+    return {
+        cell: found if cell[0] == cell[1] else found[::-1]
+        for cell, found in sorted(members.items())
+    }
+
+
+def _chosen(members: Members) -> Iterator[int]:
+    """Items worth a picture: one of each cell, then the next of each; mistakes first."""
+    ordered = sorted(members, key=lambda cell: (cell[0] == cell[1], -len(members[cell])))
+    for row in zip_longest(*(members[cell][:_IN_A_CELL] for cell in ordered)):
+        yield from (position for position in row if position is not None)
+
+
+def _thumbs(items: Items, positions: Sequence[int]) -> Thumbs:
+    """Small pictures of items by position, in their order, as long as there is room."""
+    budget, found = Budget(MOST_THUMBS), {}
+    for first in range(0, len(positions), _CHUNK):
+        chunk = positions[first : first + _CHUNK]
+        pictures = {} if budget.spent else items.pictures(chunk)
+        for position in (p for p in chunk if p in pictures):
+            uri = budget.take(jpeg_uri(pictures[position]))
+            if uri:
+                found[position] = uri
+    return found
+
+
+def _cells(members: Members, thumbs: Thumbs) -> Iterator[Cell]:
+    number = {position: i for i, position in enumerate(thumbs)}
+    for (actual, predicted), found in members.items():
+        shown = tuple(number[position] for position in found if position in number)
+        yield Cell(actual, predicted, len(found), shown)
+
+
+def _photo(items: Items, item: TopLoss, thumb: str = "", heat: str = "") -> Photo:
+    told = (item.actual or "none", item.predicted or "none", item.probability, item.loss)
+    return Photo(items.name(item.index), *told, thumb, heat)
+
+
+# The highest losses
+
+
+def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[Photo]:
+    """The items of the highest losses, with what spoke for the prediction where it can be told."""
+    found, budget = interp.top_losses(_WORST), Budget(MOST_LARGE)
+    indices = [item.index for item in found]
+    seen = items.as_seen(indices) if pictures else {}
+    heats = _heats(interp, indices) if seen else {}
+    for item in found:
+        picture = heat = ""
+        if item.index in seen:
+            picture = budget.take(jpeg_uri(image_of(seen[item.index]), LARGE))
+        if picture and item.index in heats:
+            glowing = overlay(seen[item.index], heats[item.index])
+            heat = budget.take(jpeg_uri(image_of(glowing), LARGE))
+        yield _photo(items, item, picture, heat)
+
+
+def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:
+    """Where predictions come from, (H, W) each; none for a network of which that cannot be told."""
+    try:
+        return dict(zip(indices, interp.grad_cam(indices), strict=True))
+    except (LayerGroupsError, RuntimeError):  # the record goes on without them
+        return {}
+
+
+_PACKAGES: Final = (
+    *("layergroups", "torch", "torchvision", "timm"),
+    *("accelerate", "torchmetrics", "safetensors"),
+)
+
+
+_SECRET: Final = re.compile(r"(token|secret|password|passwd|api[-_]?key|credential)", re.IGNORECASE)
+
+
+_HIDDEN: Final = "***"
+
+
+_NOTEBOOKS: Final = ("ipykernel_launcher.py", "colab_kernel_launcher.py")
+
+
+def command_line(words: Sequence[str] | None = None) -> str:
+    """The command of this process as one would type it; values of secret options are left out.
+
+    Args:
+        words: of the command; None takes those of the process.
+    """
+    if words is not None:
+        return shlex.join(_without_secrets(words))
+    program, *rest = sys.argv or [""]
+    name = Path(program).name
+    if name in _NOTEBOOKS:
+        return "a notebook"
+    if program in ("", "-c"):
+        return f"python {program}".strip()
+    if name == "__main__.py":
+        return shlex.join(["python", "-m", Path(program).parent.name, *_without_secrets(rest)])
+    before = ["python"] if name.endswith(".py") else []
+    return shlex.join([*before, program if before else name, *_without_secrets(rest)])
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this library and those that it stands on."""
+    found = {"Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["CUDA of torch"] = str(torch.version.cuda)
+    return found
+
+
+def machine(accelerator: Any) -> dict[str, str]:
+    """System, processor, device, threads.
+
+    Args:
+        accelerator: of accelerate, which knows device and processes.
+    """
+    device: torch.device = accelerator.device
+    found = {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": str(os.cpu_count() or "unknown"),
+        "memory": _memory(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads of PyTorch": str(torch.get_num_threads()),
+        "processes": str(accelerator.num_processes),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """Words of a command without the values of options such as --api-key."""
+    shown: list[str] = []
+    hide = False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        secret = bool(_SECRET.search(option))
+        shown.append(_HIDDEN if hide else f"{option}={_HIDDEN}" if secret and equals else word)
+        hide = secret and not equals and word.startswith("-")
+    return shown
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not on Linux
+        return platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    return named[1].strip() if named else platform.machine()
+
+
+def _memory() -> str:
+    """Of the machine; empty where the system does not tell it."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return ""
+    return f"{total / 1e9:.0f} GB"
+
+
+_OF_DATA: Final = "a split by chance, the order of the photos, and how they are varied"
+
+
+_OF_LEARNER: Final = "first weights of a new head, dropout and other chances of training"
+
+
+def record_run(
+    learn: Trained,
+    *,
+    title: str | None = None,
+    command: Sequence[str] | None = None,
+    interp: Interpretation | None = None,
+    measured: bool = True,
+    pictures: bool = True,
+) -> RunRecord:
+    """All that is to be told of a run: history, groups, predictions, data, command, versions.
+
+    The validation data go through the model once, and Grad-CAM looks at a few items.
+
+    Args:
+        learn: a learner; training changes nothing in the record afterwards.
+        title: of the page; default is the network's name and the data's.
+        command: the words of the command that was typed; None takes those of the process.
+        interp: what it says of its validation data, if that is known already.
+        measured: False leaves the predictions out.
+        pictures: False leaves the photos out.
+    """
+    found = interp or (_interpreted(learn) if measured else None)
+    data = data_facts_of(learn.dls, looked_into=measured)
+    network = _network(learn)
+    name = network.name.rpartition(":")[2]
+    return RunRecord(
+        title=title or (f"{name} on {data.name}" if data.name else name),
+        network=network,
+        epochs=epoch_facts(learn.history.to_dict()),
+        outcome=None if found is None else outcome_of(found, pictures=pictures),
+        data=data,
+        setup=SetupFacts(
+            command=command_line(command),
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            settings=_settings(learn),
+            versions=versions(),
+            machine=machine(learn.accelerator),
+        ),
+    )
+
+
+def _interpreted(learn: Trained) -> Interpretation | None:
+    """What it says of its validation data; None if it has none, or none whose answers are known."""
+    try:
+        known = len(learn.dls.valid) > 0
+        return Interpretation.from_learner(learn) if known else None
+    except (LayerGroupsError, TypeError):
+        return None
+
+
+def _network(learn: Trained) -> NetworkFacts:
+    groups = learn.layer_groups
+    blueprint = getattr(learn, "blueprint", None)
+    name = groups.anatomy.model if blueprint is None else str(blueprint.arch)
+    return NetworkFacts(name=name, rule=str(groups.rule), groups=tuple(stacks_of(groups)))
+
+
+def _settings(learn: Any) -> dict[str, str]:
+    """How the learner trains, in words."""
+    blueprint = getattr(learn, "blueprint", None)
+    found = {
+        "network": "" if blueprint is None else str(blueprint.arch),
+        "loss": _name(learn.loss_func),
+        "optimizer": _name(learn.opt_func),
+        "weight decay": f"{learn.weight_decay:g}",
+        "precision": str(learn.accelerator.mixed_precision).replace("no", "float32"),
+        "batches for a step": str(learn.accumulate),
+    }
+    return {name: value for name, value in found.items() if value} | _seeds(learn)
+
+
+def _seeds(learn: Any) -> dict[str, str]:
+    """The seeds of the data and of the learner, and what each decides."""
+    own, of_data = getattr(learn, "seed", None), getattr(learn.dls, "seed", None)
+    found = {} if of_data is None else {"seed of the data": f"{of_data}: {_OF_DATA}"}
+    said = "none given: first weights of a new head and dropout are by chance"
+    return found | {"seed of the learner": said if own is None else f"{own}: {_OF_LEARNER}"}
+
+
+def _name(thing: object) -> str:
+    """What a loss or an optimizer is called."""
+    if isinstance(thing, str):
+        return thing
+    return str(getattr(thing, "__name__", type(thing).__name__))

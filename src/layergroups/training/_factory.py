@@ -1,0 +1,283 @@
+"""Learners from the name of an architecture, and from an exported folder."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from layergroups._calls import nearest, taught, unknown_option
+from layergroups._fastai_names import argument_here
+from layergroups._paths import path_of
+from layergroups._random import mixed
+from layergroups.checkpoints import Blueprint, Exported, load_export
+from layergroups.data import transform_from_config
+from layergroups.errors import CheckpointError, ModelError, TrainingError
+from layergroups.groups import Split
+from layergroups.models import (
+    Assembled,
+    InputChange,
+    LoadedModel,
+    assemble,
+    checked_range,
+    load_model,
+    with_channels,
+)
+from layergroups.tasks._losses import default_loss, loss_from
+from layergroups.tasks._tasks import Task, checked_task, task_of
+from layergroups.training._learner import Learner
+from layergroups.training._loaders import NoPhotos, bound, check_photos, target_units
+from layergroups.training.persistence._learner_export import groups_of_export
+
+if TYPE_CHECKING:
+    from layergroups.data import ImageDataLoaders
+    from layergroups.tasks._losses import LossFunc
+    from layergroups.training.optim._optimizers import OptFunc
+
+
+_log = logging.getLogger("layergroups")
+
+
+_LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
+
+
+Arch = str | Callable[..., nn.Module] | nn.Module
+
+
+@taught
+def vision_learner(
+    dls: ImageDataLoaders,
+    arch: Arch,
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    cut: int | str | Callable[[nn.Module], nn.Module] | None = None,
+    split: Split = "auto",
+    metrics: Any = (),
+    lin_ftrs: Sequence[int] | None = None,
+    ps: float | Sequence[float] = 0.5,
+    concat_pool: bool = True,
+    custom_head: nn.Module | None = None,
+    bn_final: bool = False,
+    first_bn: bool = True,
+    lin_first: bool = False,
+    y_range: tuple[float, float] | None = None,
+    loss_func: LossFunc | str | None = None,
+    opt_func: OptFunc = "adamw",
+    seed: int | None = None,
+    **options: Any,
+) -> Learner:
+    """A learner whose model is the body of a pretrained network and a new head for the data.
+
+    With pretrained weights the body starts frozen, as in fastai: `fit` trains the head,
+    `fine_tune` or `unfreeze` the rest. The photos are normalised as the weights need it. Where they
+    have other than three channels, the first convolution is changed by `change_input_channels`.
+
+    By the task of the data, the head gives a class, several labels or numbers. Numbers come in the
+    units of the targets: the head ends with `TargetUnits`, measured on the training photos, or with
+    a `SigmoidRange` where `y_range` is given.
+
+    Args:
+        dls: the photos and their classes, labels or numbers.
+        arch: "resnet18", "torchvision:resnet18", "timm:...", a function of these libraries that
+            makes a model, or any module.
+        pretrained: begin with the library's pretrained weights.
+        weights: a local file of pretrained weights, `.safetensors` or `.pth`, instead.
+        cut: where the body ends, if not where the dry run finds it: an index into the children, a
+            name of a child, or a function from network to body.
+        split: the rule that divides the model into layer groups.
+        metrics: names, torchmetrics objects or functions.
+        lin_ftrs: sizes of the hidden layers of the head.
+        ps: dropout of the head.
+        concat_pool: pool by average and by maximum, both.
+        custom_head: takes the body's output, instead of the head made here.
+        bn_final: a batch norm at the very end.
+        first_bn: a batch norm before the first linear layer.
+        lin_first: linear layers before batch norm and dropout.
+        y_range: for regression: the numbers lie between these two, a little beyond the targets.
+        loss_func: a name or a function, as for `Learner`; None for the usual one of the task.
+        opt_func: as for `Learner`.
+        seed: of the first weights too.
+        **options: those of `Learner`; any other goes to the architecture's factory, such as
+            `img_size=160` for a vision transformer of timm.
+
+    Raises:
+        UnknownArchitectureError: no library knows the name.
+        WeightsError: the weights cannot be had, or do not fit.
+        CutError: the body cannot be cut there.
+        TrainingError: the data do not tell what their images are like.
+        InputSizeError: the network cannot take images of this size.
+        ModelError: the network cannot take images of so many channels, or y_range does not fit.
+        ArgumentError: an argument is fastai's, and has another name here, or is misspelt.
+    """
+    check_photos(dls)
+    _check_range(y_range, task_of(dls), custom_head)
+    _check_words(options)
+    own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(mixed(seed, "first weights"))
+        with _misspelt(options):
+            loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+        loaded, change = with_channels(loaded, dls.input.channels, size=dls.size)
+        assembled = assemble(
+            loaded,
+            dls.c,
+            size=dls.size,
+            cut=cut,
+            custom_head=custom_head,
+            lin_ftrs=lin_ftrs,
+            ps=ps,
+            concat_pool=concat_pool,
+            bn_final=bn_final,
+            first_bn=first_bn,
+            lin_first=lin_first,
+            y_range=y_range,
+            units=None if y_range else target_units(dls),
+        )
+    learner = Learner(
+        bound(dls, assembled.input),
+        assembled.model,
+        groups=assembled.layer_groups(split),
+        split=split,
+        metrics=metrics,
+        loss_func=loss_func,
+        opt_func=opt_func,
+        seed=seed,
+        **own,
+    )
+    learner.blueprint = _blueprint(loaded, assembled, dls)
+    learner.pretrained = loaded.pretrained
+    if loaded.pretrained and len(learner.layer_groups) > 1:
+        learner.freeze()
+    if change is not None:
+        _tell_channels(change, loaded, learner)
+    return learner
+
+
+@taught
+def cnn_learner(
+    dls: ImageDataLoaders,
+    arch: Arch,
+    *,
+    split_on: Split | None = None,
+    **options: Any,
+) -> Learner:
+    """The older name of `vision_learner`; `split_on` is the older name of `split`."""
+    if split_on is not None:
+        if "split" in options:
+            raise TrainingError("split_on is the older name of split: give one of them.")
+        options["split"] = split_on
+    return vision_learner(dls, arch, **options)
+
+
+@taught
+def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learner:
+    """The learner that `learn.export(folder)` wrote; it predicts at once.
+
+    To train it further, give it photos with the same classes: `learn.dls = dls`.
+
+    Args:
+        folder: the export.
+        model: the module itself, where the folder cannot describe it.
+
+    Raises:
+        CheckpointError: the folder is not an export, is damaged, or needs `model`.
+    """
+    made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
+    task = checked_task(exported.task)
+    photos = NoPhotos(exported.classes, transform_from_config(exported.transform), task)
+    example = torch.zeros(2, photos.input.channels, *photos.size)
+    options: dict[str, Any] = {"example_input": example}
+    if exported.blueprint is not None:
+        options |= {"head": "1", "network": exported.blueprint.network}
+    learner = Learner(
+        photos,
+        made,
+        groups=groups_of_export(made, exported, options),
+        metrics=exported.metrics,
+        loss_func=_loss(exported, task),
+        thresh=exported.thresh,
+    )
+    learner.blueprint = exported.blueprint
+    return learner
+
+
+def _check_words(options: Mapping[str, Any]) -> None:
+    """Arguments that would go to the architecture, and never mean anything there."""
+    for name in options:
+        if name not in _LEARNER_OPTIONS and argument_here("vision_learner", name):
+            raise unknown_option(vision_learner, name, _LEARNER_OPTIONS)
+
+
+@contextmanager
+def _misspelt(options: Mapping[str, Any]) -> Iterator[None]:
+    """Where the architecture refuses an argument, look whether one of ours was meant."""
+    try:
+        yield
+    except ModelError as error:
+        ours = {*inspect.signature(vision_learner).parameters, *_LEARNER_OPTIONS}
+        for name in options if isinstance(error.__cause__, TypeError) else ():
+            if nearest(name, ours):
+                raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
+        raise
+
+
+def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:
+    """Bounds are for numbers, and for the head that is made here."""
+    if y_range is None:
+        return
+    checked_range(y_range)
+    if task != "regression":
+        raise ModelError(
+            f"y_range={y_range!r} bounds the numbers of a regression, but the task of the data is "
+            f"{task!r}. Leave it out, or give the data numbers as targets."
+        )
+    if custom_head is not None:
+        raise ModelError(
+            f"y_range={y_range!r} is for the head that is made here. Let your head end with "
+            "layergroups.models.SigmoidRange(low, high)."
+        )
+
+
+def _tell_channels(change: InputChange, loaded: LoadedModel, learner: Learner) -> None:
+    """One line on the changed first layer; it is frozen with its group, adapted as it is."""
+    rests = loaded.pretrained and learner.layer_groups.frozen[0]
+    _log.warning(
+        "%s.%s",
+        change,
+        " They are frozen with the group of the first layers; fine_tune or unfreeze trains them."
+        if rests
+        else "",
+    )
+
+
+def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders) -> Blueprint:
+    return Blueprint(
+        arch=loaded.name,
+        kwargs=loaded.kwargs,
+        cut=assembled.cut,
+        network=assembled.network,
+        size=dls.size,
+        input=assembled.input,
+    )
+
+
+def _loss(exported: Exported, task: Task) -> LossFunc:
+    """The loss as it was; it matters for probabilities, and for training further."""
+    made = loss_from(exported.loss, exported.loss_settings)
+    if made is None:
+        made = default_loss(task)
+        _log.warning(
+            "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
+            "to it. Until then it is %s.",
+            exported.loss,
+            type(made).__name__,
+        )
+    return made

@@ -1,0 +1,130 @@
+"""Predictions one after the other: photos go through in batches, and nothing is kept of them.
+
+Predictions averaged over several views of each photo (test time augmentation).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from layergroups.data import EvalLoader, Paths, varied_views
+from layergroups.errors import TrainingError
+from layergroups.tasks._tasks import AnyPrediction, answer
+from layergroups.training._loaders import batches_of, class_names
+from layergroups.training.hardware._allocator import keep_freed_memory
+from layergroups.training.loop._evaluation import predict_all
+
+if TYPE_CHECKING:
+    from layergroups.training._learner import Looking
+    from layergroups.training._state import LearnerState
+
+
+def predictions(
+    learner: LearnerState, photos: Paths | EvalLoader
+) -> Iterator[tuple[Path, AnyPrediction]]:
+    """Each photo with what the model says of it, batch by batch.
+
+    Between two batches the model is as it was: it may be used, or left, at any time.
+
+    Args:
+        learner: whose model predicts.
+        photos: an image, a list of images, a folder, or `dls.test_dl(...)` of them.
+
+    Raises:
+        TrainingError: the data cannot read photos, or the batches do not know their paths.
+        DataError: there are no images.
+        BrokenImagesError: images are broken, and the data are to stop at them.
+    """
+    batches = _batches(learner, photos)
+    return _each(learner, iter(batches), map(Path, batches.photos.files))
+
+
+def _batches(learner: LearnerState, photos: Paths | EvalLoader) -> EvalLoader:
+    """The photos as batches, checked."""
+    if isinstance(photos, EvalLoader):
+        return photos
+    test_dl: Callable[[Paths], EvalLoader] | None = getattr(learner.dls, "test_dl", None)
+    if test_dl is None:
+        raise TrainingError(
+            f"{type(learner.dls).__name__} has no test_dl(paths), so it cannot read photos. Use "
+            "ImageDataLoaders, or predict batches of your own: learn.get_preds(batches)."
+        )
+    return test_dl(_paths(photos))
+
+
+def _paths(photos: object) -> Paths:
+    """A path or a list of paths, and nothing else."""
+    if isinstance(photos, str | os.PathLike):
+        return photos
+    files: list[str | os.PathLike[str]] = []
+    for item in photos if isinstance(photos, Iterable) else [photos]:
+        if not isinstance(item, str | os.PathLike):
+            raise TrainingError(
+                "iter_preds takes paths of photos, a folder, or dls.test_dl(paths), not a "
+                f"{type(item).__name__}. For batches: learn.get_preds(batches); for an image in "
+                "memory: learn.predict(image)."
+            )
+        files.append(item)
+    return files
+
+
+def _each(
+    learner: LearnerState, batches: Iterator[Any], paths: Iterator[Path]
+) -> Iterator[tuple[Path, AnyPrediction]]:
+    names, task = class_names(learner.dls), learner.task
+    with keep_freed_memory():
+        for batch in batches:
+            found, _, _ = predict_all(
+                learner.placed_model(),
+                [batch],
+                loss_func=learner.loss_func,
+                task=task,
+                accelerator=learner.accelerator,
+            )
+            del batch  # before the next one is made
+            for row in found:
+                yield next(paths), answer(row, task, names, learner.thresh)
+
+
+def averaged_predictions(
+    learner: Looking, dl: Iterable[Any] | None, n: int, beta: float
+) -> tuple[Tensor, Tensor | None]:
+    """What `Learner.tta` gives.
+
+    Raises:
+        TrainingError: an argument is not what it should be, or there are no views.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise TrainingError(f"n={n!r} must be a whole number of views, from 1: learn.tta(n=4).")
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
+        raise TrainingError(
+            f"beta={beta!r} must be the weight of the photos as they are, from 0 to 1: "
+            "learn.tta(beta=0.25)."
+        )
+    batches = batches_of(learner.dls, dl)
+    plain, targets, *_ = learner.get_preds(batches)
+    total = torch.zeros_like(plain)
+    for view in _views(learner, batches, n):
+        total += learner.get_preds(view)[0]
+    return torch.lerp(total / n, plain, float(beta)), targets
+
+
+def _views(learner: Looking, batches: Iterable[Any], n: int) -> Iterable[EvalLoader]:
+    augment = getattr(learner.dls, "augment", None)
+    if not isinstance(batches, EvalLoader):
+        raise TrainingError(
+            f"Batches of the class {type(batches).__name__} cannot be varied. Give photos: "
+            "learn.tta(), learn.tta(dls.test_dl(paths))."
+        )
+    if augment is None:
+        raise TrainingError(
+            "The data have no augmentation, so all views would be the same. Give them one: "
+            "ImageDataLoaders.from_folder(..., augment=True)."
+        )
+    return varied_views(batches, augment, getattr(learner.dls, "seed", 0), n)

@@ -1,0 +1,693 @@
+"""The Learner: a model, its layer groups, and batches; it trains, saves and predicts.
+
+Its state is that of a `Workbench`, its methods that change nothing are those of `Looking`; what all
+of them do is said in the files of their functions.
+
+What a learner shows and says of model and data: all of it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from layergroups import checkpoints
+from layergroups._paths import path_of
+from layergroups.errors import CheckpointError, TrainingError
+from layergroups.groups import Freezing, Rate
+from layergroups.reports import (
+    HeatMap,
+    ModelSummary,
+    RunReport,
+    SchedulePreview,
+    heat_map,
+    model_summary,
+    report_on,
+    results_picture,
+)
+from layergroups.tasks._tasks import answer
+from layergroups.training._inference import averaged_predictions, predictions
+from layergroups.training._loaders import batches_of, class_names, count_of, example_of, load_item
+from layergroups.training._state import LearnerState
+from layergroups.training.callbacks._checkpointer import (
+    CheckpointConfig,
+    Checkpointer,
+    asked,
+    autosave,
+)
+from layergroups.training.callbacks._ema import EMA, checked_ema
+from layergroups.training.callbacks._gradual_unfreezing import Thaw
+from layergroups.training.feature_cache._cached_epochs import CachedEpochs
+from layergroups.training.hardware._allocator import keep_freed_memory
+from layergroups.training.loop import _loop as loop
+from layergroups.training.loop import _progress as notebook
+from layergroups.training.loop._evaluation import evaluate, predict_all
+from layergroups.training.loop._events import checked
+from layergroups.training.loop._fit_context import new_fit_context
+from layergroups.training.loop._history import History
+from layergroups.training.lr_finder import _finder as lr_find
+from layergroups.training.lr_finder._found_rates import FoundRates, named
+from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Schedule
+from layergroups.training.persistence import _learner_export as exporting
+from layergroups.training.persistence import _learner_state_dict as saving
+from layergroups.training.recipes import _fine_tune as recipes
+from layergroups.training.recipes._preview import preview_fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from layergroups.data import EvalLoader, Paths
+
+
+class Looking(LearnerState):
+    """The methods of a `Learner` that leave model, optimizer and random state as they were."""
+
+    def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
+        """Loss and metrics on the validation photos, or on other batches; changes nothing.
+
+        Returns:
+            "valid_loss" and each metric, by name.
+
+        Raises:
+            TrainingError: these are no batches, or the model cannot take them.
+        """
+        batches = batches_of(self.dls, dl)
+        model = self.placed_model()
+        with self.reporter.bar("validation", count_of(batches)) as bar:
+            return evaluate(
+                model,
+                batches,
+                loss_func=self.loss_func,
+                task=self.task,
+                meter=self.meter(),
+                accelerator=self.accelerator,
+                processes=self.processes,
+                advance=bar.advance,
+            )
+
+    def get_preds(
+        self, dl: Iterable[Any] | None = None, with_loss: bool = False
+    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
+        """Probabilities, or numbers, of the validation photos or of other batches; changes nothing.
+
+        Args:
+            dl: batches (inputs, targets), or of inputs only, such as `dls.test_dl(paths)`.
+            with_loss: also give the loss of each item.
+
+        Returns:
+            Probabilities (N, C) and targets (N,), in the order of the batches, on the CPU; targets
+            are None where the batches have none. For several labels targets are (N, C), of 0 and
+            1; for regression both are numbers (N, K). With `with_loss` also the losses (N,).
+
+        Raises:
+            TrainingError: these are no batches, or the model cannot take them.
+        """
+        batches = batches_of(self.dls, dl)
+        model = self.placed_model()
+        with keep_freed_memory(), self.reporter.bar("predictions", count_of(batches)) as bar:
+            found, targets, losses = predict_all(
+                model,
+                batches,
+                loss_func=self.loss_func,
+                task=self.task,
+                accelerator=self.accelerator,
+                with_loss=with_loss,
+                advance=bar.advance,
+            )
+        return (found, targets) if losses is None else (found, targets, losses)
+
+    def predict(self, item: object) -> Any:
+        """What is on one image: a path, a PIL image, an array or a tensor.
+
+        Returns:
+            A `Prediction` with label, index and probabilities. For several labels a
+            `LabelsPrediction`: the labels whose probability is above `learn.thresh`, and the
+            probabilities of all. For regression a `NumbersPrediction`, by name and as a tensor.
+
+        Raises:
+            DataError: this is no image, or it cannot be read.
+            TrainingError: the model cannot take what it is.
+        """
+        inputs = load_item(self.dls, item).unsqueeze(0)
+        found, _, _ = predict_all(
+            self.placed_model(),
+            [inputs],
+            loss_func=self.loss_func,
+            task=self.task,
+            accelerator=self.accelerator,
+        )
+        return answer(found[0], self.task, class_names(self.dls), self.thresh)
+
+    def iter_preds(self, photos: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
+        """Each photo of a folder with what `predict` says, as they come; memory stays bounded.
+
+        Photos are checked first, then go through in batches of which nothing is kept; workers
+        prepare the next ones meanwhile. Between two photos the model is as it was.
+
+        Args:
+            photos: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
+                another batch size.
+
+        Raises:
+            DataError: there are no images.
+            BrokenImagesError: images are broken, and the data are to stop at them.
+        """
+        return predictions(self, photos)
+
+    def tta(
+        self, dl: Iterable[Any] | None = None, n: int = 4, beta: float = 0.25
+    ) -> tuple[Tensor, Tensor | None]:
+        """Probabilities averaged over views of each photo, varied as for training.
+
+        As in fastai, but the views depend on the seed of the data alone, so that each call gives
+        the same; it changes nothing.
+
+        Args:
+            dl: `dls.test_dl(paths)`, or None for the validation photos.
+            n: how many views.
+            beta: weight of the photos as they are; the views together have the rest.
+
+        Returns:
+            As `get_preds`.
+
+        Raises:
+            TrainingError: the data are not varied, so that there are no views.
+        """
+        return averaged_predictions(self, dl, n, beta)
+
+    # What it looks like
+
+    def show_results(
+        self, path: str | Path | None = None, n: int = 9, dl: Iterable[Any] | None = None
+    ) -> Path | Figure:
+        """Draw some validation photos with what is and what is predicted; changes nothing.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+            n: how many; the seed of the data says which.
+            dl: other batches, with or without targets.
+        """
+        return results_picture(self, path, n, batches_of(self.dls, dl))
+
+    def grad_cam(
+        self, item: object, target: int | str | None = None, path: str | Path | None = None
+    ) -> HeatMap:
+        """Which parts of one image spoke for a class; changes nothing. See `reports.grad_cam`.
+
+        Args:
+            item: a path, a PIL image, an array or a tensor.
+            target: the class, by name or number; None for the one that is predicted.
+            path: also draw it to a file ending with .png, .svg or .pdf.
+
+        Raises:
+            AnatomyError: no part of the network knows where things are.
+            LayerGroupsError: there is no such class, or the file cannot be written.
+        """
+        found = heat_map(self, load_item(self.dls, item), target)
+        if path is not None:
+            found.plot(path)
+        return found
+
+    def summary(self, detail: str = "blocks") -> ModelSummary:
+        """Blocks or layers with outputs, parameters, what trains, groups; changes nothing.
+
+        Args:
+            detail: "blocks", or "layers" for a row for each layer.
+        """
+        return model_summary(
+            self.layer_groups,
+            detail=detail,
+            optimizer=self.opt,
+            opt_func=self.opt_func,
+            loss_func=self.loss_func,
+            example_input=example_of(self.dls),
+        )
+
+    def report(
+        self, path: str | Path | None = None, *, title: str | None = None, photos: bool = True
+    ) -> RunReport:
+        """The page of the run so far: what was done, what it came to, with photos; changes nothing.
+
+        `learn.report("run.html")` writes one file that needs no network; without a path a notebook
+        shows the page, and `print(learn.report())` the same facts as tables.
+
+        Args:
+            path: a file that ends in .html; None writes nothing.
+            title: of the page; None for the network's name and the data's.
+            photos: False leaves out all photos, such as those that must not be passed on.
+
+        Raises:
+            LayerGroupsError: path or title is not what it should be.
+            CheckpointError: the file cannot be written.
+        """
+        made = report_on(self, path, title=title, pictures=photos)
+        if path is None:
+            return made
+        self.processes.write("report", lambda: made.save(path))
+        return RunReport(made.records, Path(path))
+
+    def plot_schedule(
+        self,
+        fit: str | Schedule = "fit_one_cycle",
+        *words: Any,
+        path: str | Path | None = None,
+        **named: Any,
+    ) -> SchedulePreview:
+        """The rates and the momentum of all layer groups over a fit, before it runs.
+
+        It takes the words of the fit itself:
+
+            learn.plot_schedule("fit_one_cycle", 3, slice(1e-5, 1e-3), path="rates.png")
+            learn.plot_schedule("fine_tune", 4, 2e-3)
+            learn.plot_schedule(OneCycle(div=10), epochs=3, lr=1e-3)
+
+        Args:
+            fit: "fit", "fit_one_cycle", "fit_flat_cos", "fine_tune" or "thaw"; or a schedule.
+            *words: arguments of that fit.
+            path: write the picture here, .png, .svg or .pdf.
+            **named: arguments of that fit.
+
+        Returns:
+            The rates as data; `print` shows a table, a notebook the picture, `save` writes it.
+
+        Raises:
+            TrainingError: there is no such fit.
+            ArgumentError: it does not take these arguments.
+            LayerGroupsError: the picture cannot be written.
+        """
+        made = preview_fit(self, fit, words, named)
+        if path is not None:
+            made.save(path)
+        return made
+
+    def lr_find(
+        self,
+        start_lr: float = 1e-7,
+        end_lr: float = 10,
+        num_it: int = 100,
+        stop_div: bool = True,
+        show_plot: bool = True,
+        suggest_funcs: Any = ("valley", "steep", "minimum", "slide"),
+        *,
+        by_group: bool | Sequence[str | int] = True,
+    ) -> FoundRates:
+        """Learning rates from sweeps: of all groups together, and of each alone; changes nothing.
+
+        In each sweep the model trains for real, by this learner's optimizer as it is, while the
+        rates rise in equal ratios; then everything is put back to the bit. The sweep of all groups
+        keeps the relation of their rates; in the others one group trains and the rest are frozen.
+        All sweeps see the same batches of the coming epoch, over and over; they are read once, and
+        frozen layers below the first that trains run once, as far as `store_options.memory`
+        allows. Groups that are frozen now stay so, and get no rate. Callbacks are not called.
+
+        Use it: `learn.fit_one_cycle(3, lr=learn.lr_find().rates)`. Before the head has trained, the
+        curves of the body say little.
+
+        Source: Smith 2017, «Cyclical Learning Rates for Training Neural Networks»; arguments and
+        suggestions are fastai's.
+
+        Args:
+            start_lr: the first rate of the group whose rate is highest.
+            end_lr: its last rate.
+            num_it: steps of the optimizer in each sweep, 20 or more.
+            stop_div: end a sweep, after its first tenth, as soon as the smoothed loss is four times
+                its lowest.
+            show_plot: in a notebook, show the picture.
+            suggest_funcs: names, or functions of (rates, losses) that give a rate; the first of
+                them makes `rates`.
+            by_group: False for the sweep of all groups only, or the groups to try alone.
+
+        Returns:
+            Curves and suggestions; `print` shows a table, `plot("rates.png")` draws them.
+
+        Raises:
+            TrainingError: an argument is wrong, nothing trains, several processes train together,
+                or the loss is not finite or diverges within the first steps.
+        """
+        suggest = named(suggest_funcs)
+        plan = lr_find.Plan(start_lr, end_lr, num_it, stop_div, suggest)
+        found = lr_find.find_rates(self, plan, by_group)
+        if show_plot:
+            notebook.show(found.figure)
+        return found
+
+
+class Learner(Looking):
+    """Trains a model on batches, group by group.
+
+    `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
+    on it. Change it as you like; before the next step groups, freezing and optimizer follow.
+
+    Args:
+        dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
+            `valid`.
+        model: from inputs to outputs, such as logits (N, C).
+        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
+            such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
+            or any function that gives the mean loss of outputs and targets. None: by the task of
+            the data, cross entropy, for several labels binary cross entropy, for numbers the mean
+            squared error.
+        thresh: for several labels, the probability above which `predict` names one, and metrics by
+            name count it as said; `learn.thresh = 0.3` sets another.
+        groups: layer groups of this model, if they are made already.
+        split: the rule that divides the model into groups, where `groups` is not given.
+        opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
+            callable that takes parameter groups; see `build_optimizer`.
+        lr: base rate of the groups until a fit says otherwise; None: those they have, at first
+            1e-3.
+        weight_decay: not applied to norms, biases and tokens.
+        wd: shorter name of `weight_decay`.
+        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
+        callbacks: objects with some of the events of `layergroups.training.Callback`.
+        batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
+        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
+        accumulate: batches for each step of the optimizer, which follows the mean of their
+            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
+        clip: the greatest norm of the gradients of all groups together, taken over all batches of a
+            step, and processes; larger ones are scaled down to it. None does not clip.
+        ema: the decay of an exponential moving average of the weights, such as 0.999, or True for
+            that. The average validates at the end of each epoch and is in the model after the fit,
+            so it is saved, exported and predicts; see `Averaging`. Not in the first phase of
+            `fine_tune`, where the head is chosen by photos that were held out.
+        compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
+            `learn.model` stays the model itself, and what is changed, frozen or thawed is compiled
+            anew when it next runs. Epochs from stored outputs and predictions run it as it is.
+        store: how outputs of frozen layers are kept, see `StoreOptions`.
+        path: folder of `save` and `load`.
+        seed: if given, every epoch seeds torch's generator with it and the epoch's number.
+        progress: show bars and rows on stderr; or an object that does so.
+
+    Raises:
+        TrainingError: an argument is not what it should be.
+        GroupingError: the split rule does not fit the model.
+    """
+
+    # Training
+
+    def fit(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train at flat rates.
+
+        While groups are frozen, their outputs are computed once and kept (see `StoredEpochs`), so
+        that the epochs after the first ones cost little more than what trains.
+
+        Args:
+            epochs: passes over the training photos.
+            lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
+                or `decay(...)`. None: the rates that the groups have.
+            callbacks: of this fit alone; they come before those of the learner.
+            store: False runs the frozen layers in every epoch.
+            checkpoint_dir: save the whole state here after each epoch, each fit of the learner in
+                a folder of its own.
+            checkpoint_every: save also after so many optimizer steps.
+            resume: go on from the newest whole checkpoint there. A script in which every fit has
+                `resume=True` can be killed at any moment and started again: it ends bit for bit
+                where the unbroken run ends.
+
+        Returns:
+            The rows of these epochs; `history` has those of all fits.
+
+        Raises:
+            TrainingError: nothing would train, or the folder holds an earlier run.
+            CheckpointError: every checkpoint is damaged, or they are of another fit or model.
+        """
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return self.fit_phase(epochs, Flat(), "fit", plan, lr=lr, callbacks=callbacks, store=store)
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train with rates that rise and fall once; see `OneCycle`.
+
+        Args:
+            epochs: passes over the training photos.
+            lr: the highest rate of each group, as in `fit`.
+            div: the first rate is lr / div.
+            div_final: the last rate is lr / div_final.
+            pct_start: part of the steps in which the rate rises.
+            moms: momentum at the start, at the highest rate and at the end.
+            callbacks: as in `fit`.
+            store: as in `fit`.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+        """
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        schedule = OneCycle(div, div_final, pct_start, moms)
+        options: dict[str, Any] = {"lr": lr, "callbacks": callbacks, "store": store}
+        return self.fit_phase(epochs, schedule, "one cycle", plan, **options)
+
+    def fit_flat_cos(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        div_final: float = 1e5,
+        pct_start: float = 0.75,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train at flat rates, then let them fall along a cosine; see `FlatCos`.
+
+        Args:
+            epochs: passes over the training photos.
+            lr: the rate of each group in the flat part, as in `fit`.
+            div_final: the last rate is lr / div_final.
+            pct_start: part of the steps that is flat.
+            callbacks: as in `fit`.
+            store: as in `fit`.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+        """
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        options: dict[str, Any] = {"lr": lr, "callbacks": callbacks, "store": store}
+        return self.fit_phase(epochs, FlatCos(pct_start, div_final), "flat cos", plan, **options)
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float | None = None,
+        *,
+        freeze_epochs: int = 1,
+        lr: Rate | None = None,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        defaults: recipes.FineTuneDefaults | None = None,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Train the head on the frozen body, then the groups above the first one.
+
+        Otherwise than in fastai, a frozen epoch does not go back through the body, nor does the
+        head see its outputs once only: they are kept (for two augmented views of each photo, which
+        is what one frozen epoch costs), and the head trains on them for many cheap passes, until
+        it is no longer better on training photos that were held out. The second phase leaves the
+        first layer group frozen: what it gives was kept in the same passes, so that no photo goes
+        through it again, and each epoch is two passes over that. Its rates are the same for all
+        groups, a fifth of base_lr; fastai spreads them from base_lr / 200 to base_lr / 2.
+        Callbacks see stored outputs as inputs. `FineTuneDefaults(lowest=0)` trains all groups, as
+        fine_tune does by itself where the network begins from noise or has no group between the
+        first and the head.
+
+        Args:
+            epochs: of the second phase.
+            base_lr: rate of the head in the first phase.
+            freeze_epochs: of the first phase; each is two forward passes of the body.
+            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. Groups that are
+                given rates one by one, by a slice, list, dict or decay, train, the first too.
+            callbacks: of both phases, as in `fit`.
+            store: False runs the frozen layers in every epoch.
+            defaults: all other figures.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+
+        Returns:
+            A row for the first phase and one for each epoch of the second.
+        """
+        figures = recipes.fitted(self, defaults, lr)
+        options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
+        phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        return recipes.run_plan(self, phases, figures, plan, callbacks)
+
+    def thaw(
+        self,
+        epochs: int | None = None,
+        lr: Rate | None = None,
+        *,
+        every: int = 1,
+        start: int | str = -1,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+    ) -> History:
+        """Gradual unfreezing: train in one cycle, one more group each few epochs, head first.
+
+        Source: Howard and Ruder 2018 (ULMFiT); see `Thaw`, which does the same in any fit.
+
+        Args:
+            epochs: passes over the training photos; None: just enough that all groups train.
+            lr: the highest rate of each group, as in `fit`.
+            every: epochs after which the next group trains too.
+            start: name or index of the lowest group that trains in the first epoch.
+            callbacks: as in `fit`.
+            store: as in `fit`.
+            checkpoint_dir: as in `fit`.
+            checkpoint_every: as in `fit`.
+            resume: as in `fit`.
+        """
+        thaw, groups = Thaw(every, start), self.layer_groups
+        each = (thaw, *checked(callbacks))
+        plan = autosave(checkpoint_dir, checkpoint_every, resume)
+        groups.freeze_to(start)
+        if epochs is None:
+            epochs = thaw.epochs_for(groups)
+        options: dict[str, Any] = {"lr": lr, "callbacks": each, "store": store}
+        return self.fit_phase(epochs, OneCycle(), "thaw", plan, **options)
+
+    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
+        """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
+
+        `norm="train"` lets the norm layers of frozen groups train all the same.
+        """
+        return self.layer_groups.freeze(*which, norm=norm)
+
+    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
+        """Let group n and those after it train: `freeze_to(-2)` the last two."""
+        return self.layer_groups.freeze_to(n, norm=norm)
+
+    def unfreeze(self, *which: str | int) -> Freezing:
+        """Let all groups train, or the groups named."""
+        return self.layer_groups.unfreeze(*which)
+
+    # Saving
+
+    def save(self, name: str) -> Path:
+        """Write weights, optimizer, groups, history and random states to `path/name.safetensors`.
+
+        Returns:
+            The file.
+        """
+        return saving.save(self, self._file(name))
+
+    def load(
+        self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
+    ) -> Learner:
+        """Go back to what `save(name)` wrote; training goes on as if it had never stopped.
+
+        Args:
+            name: as given to `save`, or the path of a checkpoint that a fit has written.
+            with_opt: also take over the optimizer's state.
+            strict: None takes the freezing and rates of the layer groups that are in both, and
+                prints what differs; True refuses other groups; False takes also those weights that
+                fit where others do not (`transplant` does more).
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it does not fit the model.
+        """
+        source = self._file(name)
+        tensors, state = checkpoints.read(source)
+        options: dict[str, Any] = {"with_opt": with_opt, "strict": strict, "source": str(source)}
+        saving.restore(self, tensors, state, **options)
+        return self
+
+    def export(self, folder: str | Path) -> Path:
+        """Write a folder from which `load_learner(folder)` predicts, without the photos.
+
+        A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
+        without this library, with `model.onnx.json` beside it: pixels, uint8 (N, H, W, 3), in
+        (of grey images one channel, of images of many channels fractions from 0 to 1);
+        probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
+        before it is kept.
+
+        Returns:
+            The folder, or the file.
+
+        Raises:
+            TrainingError: the data do not describe their transform.
+            CheckpointError: it cannot be written, or the model cannot be captured as a graph.
+        """
+        target = path_of(folder, CheckpointError, 'learn.export("model")')
+        self.processes.write("export", lambda: exporting.export(self, target))
+        return target
+
+    # What the fits come to
+
+    def fit_phase(
+        self,
+        epochs: int,
+        schedule: Schedule,
+        phase: str,
+        plan: CheckpointConfig | None = None,
+        *,
+        lr: Rate | None = None,
+        callbacks: Sequence[object] | None = (),
+        store: bool = True,
+        passes: int = 1,
+    ) -> History:
+        """Train by a schedule; what the methods above come to, but for `fine_tune`.
+
+        Args:
+            epochs: passes over the training photos.
+            schedule: of the rates.
+            phase: its name in the history.
+            plan: of the checkpoints, if there are to be any.
+            lr: as in `fit`.
+            callbacks: of this fit alone.
+            store: as in `fit`.
+            passes: over stored outputs of frozen layers, for each epoch that has them.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
+        each = checked(callbacks)
+        if lr is not None:
+            self.layer_groups.set_rates(lr)
+        if not epochs:
+            return History()
+        keeper = None if plan is None else Checkpointer(plan, self)
+        done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
+        if done:
+            return done
+        run = new_fit_context(self, epochs, schedule, phase, keeper, each)
+        run.stored = CachedEpochs(self.store, self.store_options, passes) if store else None
+        decay = checked_ema(self.ema)
+        if decay is not None:
+            run.averaging = EMA(self, decay)
+            run.callbacks = (run.averaging, *run.callbacks)
+        return loop.fit(run)
+
+    def _file(self, name: str | Path) -> Path:
+        text = str(path_of(name, CheckpointError, 'learn.save("first")'))
+        return self.path / f"{text.removesuffix('.safetensors')}.safetensors"

@@ -1,0 +1,185 @@
+"""The exponential moving average of the weights, while a fit runs.
+
+Training moves the weights themselves. Beside them an average follows; it validates at the end of
+each epoch, it is in the model while callbacks look at the epoch, and it stays in the model when the
+fit ends, however it ends. So what is validated is what is saved, exported and predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.checkpoints import spread_as
+from layergroups.errors import TrainingError
+from layergroups.groups import is_norm, is_sharded
+from layergroups.training.distributed._sharding import whole
+
+if TYPE_CHECKING:
+    from layergroups.training._learner import Learner
+    from layergroups.training.loop._fit_context import FitContext
+
+
+USUAL_DECAY: Final = 0.999
+
+
+Ema = bool | float | None
+
+
+def checked_ema(ema: Ema) -> float | None:
+    """The decay of the average, None if there is to be none.
+
+    Raises:
+        TrainingError: it is neither a switch nor a number between 0 and 1.
+    """
+    if ema is None or isinstance(ema, bool):
+        return USUAL_DECAY if ema else None
+    if isinstance(ema, (int, float)) and 0 < ema < 1:
+        return float(ema)
+    raise TrainingError(
+        f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
+        f"for {USUAL_DECAY}, or None for no average."
+    )
+
+
+class EMA:
+    """The callback that keeps the average of one fit; the first of the callbacks.
+
+    After step t, average = d * average + (1 - d) * weights, where d is the smaller of the decay and
+    (1 + t) / (10 + t), so that the start of a fit is soon forgotten (as TensorFlow's
+    ExponentialMovingAverage has it with `num_updates`). Averaged are the parameters that train and
+    the running statistics beside them. What is frozen, or has a rate of 0, has no average: it stays
+    as it is, to the bit. What is thawed, or put in by surgery, starts its average as it is then.
+
+    Args:
+        learner: whose fit it is.
+        decay: between 0 and 1.
+    """
+
+    def __init__(self, learner: Learner, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self._learner = learner
+        self._averages: dict[Tensor, Tensor] = {}
+        self._weights: dict[Tensor, Tensor] = {}  # the model's own, while it shows the averages
+        self._versions: dict[Tensor, int] = {}
+        self._standing: object = None
+        self._floats: list[Tensor] = []
+
+    def before_epoch(self, run: FitContext) -> None:
+        """Put the weights back, to train on.
+
+        What another hand has changed since, or has frozen, stays as it is.
+        """
+        trains = set(map(id, self._followed()))
+        with torch.no_grad():
+            for tensor, weights in self._weights.items():
+                if id(tensor) in trains and tensor._version == self._versions[tensor]:
+                    tensor.copy_(weights)
+                else:
+                    self._averages.pop(tensor, None)
+        self._weights.clear()
+
+    def after_step(self, run: FitContext) -> None:
+        """Let the averages follow."""
+        self.steps += 1
+        part = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self._averages = {tensor: self._average(tensor) for tensor in self._followed()}
+        pairs = [(a, t.detach().to(a.dtype)) for t, a in self._averages.items()]
+        together = [pair for pair in pairs if not is_sharded(pair[0])]
+        with torch.no_grad():
+            if together:
+                averages, tensors = map(list, zip(*together, strict=True))
+                torch._foreach_lerp_(averages, tensors, part)
+            for average, tensor in pairs:
+                if is_sharded(average):
+                    average.lerp_(tensor, part)
+
+    def after_fit(self, run: FitContext) -> None:
+        """The averages are the model's weights from now on."""
+        self._weights.clear()
+        self._averages.clear()
+
+    def show(self, even_out: Callable[[], None] | None = None) -> None:
+        """Put the averages in the model, and keep its weights.
+
+        Args:
+            even_out: called then, to make averages of running statistics equal in all processes.
+        """
+        if self._weights:
+            return
+        with torch.no_grad():
+            for tensor in self._followed():
+                average = self._averages.get(tensor)
+                if average is not None and average.shape == tensor.shape:
+                    self._weights[tensor] = tensor.detach().clone()
+                    tensor.copy_(average)
+        if even_out is not None:
+            even_out()
+        self._versions = {tensor: tensor._version for tensor in self._weights}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averages, and the weights while the averages are in the model, by name."""
+        names = {tensor: name for name, tensor in self._named()}
+
+        def named(tensors: Mapping[Tensor, Tensor]) -> dict[str, Tensor]:
+            return whole({names[t]: value for t, value in tensors.items() if t in names})
+
+        return {
+            "steps": self.steps,
+            "averages": named(self._averages),
+            "weights": named(self._weights),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, in a model that is as it was then."""
+        self.steps = int(state["steps"])
+        named = dict(self._named())
+        for kept, key in ((self._averages, "averages"), (self._weights, "weights")):
+            kept.clear()
+            kept.update({named[name]: _placed(t, named[name]) for name, t in state[key].items()})
+        self._versions = {tensor: tensor._version for tensor in self._weights}
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        model = self._learner.groups.model  # without the wrapper of torch.compile
+        return chain(model.named_parameters(), model.named_buffers())
+
+    def _followed(self) -> list[Tensor]:
+        """The tensors that train now: parameters, and statistics of modules that do not rest."""
+        groups = self._learner.layer_groups
+        seen = (id(groups.model), len(groups.changes))
+        standing = (seen, groups.frozen, groups.rates, groups.norms_train)
+        if standing != self._standing:
+            rest = [
+                m
+                for m in groups.resting_modules(groups.resting)
+                if not (groups.norms_train and is_norm(m))
+            ]
+            resting = {id(b) for m in rest for b in m.buffers(recurse=False)}
+            floats = [t for _, t in self._named() if t.is_floating_point() or t.is_complex()]
+            self._floats = [t for t in floats if id(t) not in resting]
+            self._standing = standing
+        return [t for t in self._floats if t.requires_grad or not isinstance(t, nn.Parameter)]
+
+    def _average(self, tensor: Tensor) -> Tensor:
+        """The average so far; the tensor itself where there is none that fits it."""
+        known = self._averages.get(tensor)
+        if known is None or known.shape != tensor.shape or known.device != tensor.device:
+            return tensor.detach().to(_wide(tensor.dtype), copy=True)
+        return known
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """An average of numbers of 16 bits would not move: it has 32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _placed(saved: Tensor, like: Tensor) -> Tensor:
+    """A saved tensor, where and as the one that it is for is."""
+    if is_sharded(like):
+        return spread_as(saved, like)
+    return torch.empty_like(like, dtype=saved.dtype, requires_grad=False).copy_(saved)

@@ -1,0 +1,59 @@
+"""Gradual unfreezing as a callback."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layergroups.groups import first_to_train
+
+if TYPE_CHECKING:
+    from layergroups.groups import LayerGroups
+    from layergroups.training.loop._fit_context import FitContext
+
+
+_log = logging.getLogger("layergroups")
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """A callback that thaws one layer group after each few epochs, from the head down.
+
+    What is frozen depends on the epoch of the fit alone, so that events may be missed or repeated.
+    The optimizer has all groups from the first step, so none is added to it and none loses its
+    state. Source: Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text
+    Classification» (ULMFiT), which thaws a group each epoch.
+
+    Attributes:
+        every: epochs between one group and the next.
+        start: name or index of the lowest group that trains in the first epoch.
+        norm: "train" lets the norm layers of frozen groups train all the same.
+    """
+
+    every: int = 1
+    start: int | str = -1
+    norm: str = "freeze"
+
+    def __post_init__(self) -> None:
+        first_to_train(0, 0, self.every)
+
+    def epochs_for(self, groups: LayerGroups) -> int:
+        """The least number of epochs in which all groups come to train."""
+        return groups[self.start].index * self.every + 1
+
+    def before_fit(self, run: FitContext) -> None:
+        """Warn if the fit ends before all groups train."""
+        first = run.groups[self.start].index
+        last = first_to_train(run.epochs - 1, first, self.every)
+        if last:
+            _log.warning(
+                "%d epochs are too few to thaw all layer groups: %s will not train. Give %d epochs "
+                "or more, or a lower start, such as Thaw(every=%d, start=%d)",
+                run.epochs, ", ".join(run.groups.names[:last]), first * self.every + 1,
+                self.every, (run.epochs - 1) // self.every,
+            )  # fmt: skip
+
+    def before_epoch(self, run: FitContext) -> None:
+        """Freeze what this epoch leaves frozen, thaw the rest."""
+        run.groups.thaw(run.epoch, every=self.every, start=self.start, norm=self.norm)

@@ -1,0 +1,142 @@
+"""Batches in which every image is a mixture of two."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from layergroups._checks import number
+from layergroups._random import mixed
+from layergroups.data import private_randomness
+from layergroups.errors import TrainingError
+from layergroups.training._loaders import n_classes
+
+if TYPE_CHECKING:
+    from layergroups.training.loop._fit_context import FitContext
+
+
+_log = logging.getLogger("layergroups")
+
+
+class _Mixes:
+    """A transform of torchvision on the batches of a fit, drawn from explicit numbers only."""
+
+    kind: Literal["MixUp", "CutMix"]
+
+    def __init__(self, alpha: float, p: float) -> None:
+        self.alpha = number("alpha", alpha, 0, 1e3, 0.4, open_ends=True)
+        self.p = number("p", p, 0, 1, 1.0)
+        self._mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def before_fit(self, run: FitContext) -> None:
+        """Let the images come, not stored outputs of frozen layers."""
+        from torchvision.transforms import v2
+
+        self._mix = getattr(v2, self.kind)(alpha=self.alpha)
+        if run.needs_store:
+            _log.warning("%s rests: the head trains on stored outputs of the body.", self.kind)
+        elif run.stored is not None:
+            run.stored = None
+            if any(run.groups.frozen):
+                _log.warning(
+                    "The frozen layers run in every epoch, because %s mixes the images.", self.kind
+                )
+
+    def before_step(self, run: FitContext) -> None:
+        """Mix the batch, if it is not mixed yet."""
+        if run.needs_store or run.mixed or len(run.targets) < 2:
+            return
+        _check_images(run.inputs, self.kind)
+        seed = mixed(run.learner.epoch_seed(), self.kind, run.batch)
+        with private_randomness(seed % 2**32):
+            if self._draws():
+                assert self._mix is not None
+                run.inputs, run.targets = self._mix(run.inputs, soft_targets(run, self.kind))
+                run.mixed = True
+
+    def _draws(self) -> bool:
+        import torch
+
+        return float(torch.rand(())) < self.p
+
+
+class MixUp(_Mixes):
+    """Trains on mixtures: each image is blended with the next of its batch, and so are the targets.
+
+    Targets become soft, float (N, C); cross entropy, with label smoothing and class weights too,
+    and binary cross entropy take them, a loss of one's own must. The training loss is then higher
+    than the loss of whole images; validation sees those. Mixtures depend on seed, epoch and batch
+    only; several processes mix within their shares. Frozen layers are not stored meanwhile, since
+    they see another mixture in each epoch; the head's phase of `fine_tune` trains on stored outputs
+    and is not mixed. With `CutMix` in the same list a batch is mixed once, by the first that comes
+    up: `[MixUp(p=0.5), CutMix()]` gives each about half of the batches. In fastai: MixUp.
+
+    Source: Zhang et al. 2018, «mixup: Beyond Empirical Risk Minimization»;
+    torchvision.transforms.v2.MixUp.
+
+    Args:
+        alpha: of the Beta distribution of the blend; small ones blend little.
+        p: part of the batches that are mixed.
+
+    Raises:
+        TrainingError: an argument is not what it should be; or in a fit, the batches are no images
+            or the data do not tell the number of classes.
+    """
+
+    kind = "MixUp"
+
+    def __init__(self, alpha: float = 0.4, p: float = 1.0) -> None:
+        super().__init__(alpha, p)
+
+
+class CutMix(_Mixes):
+    """Trains on collages: a rectangle of each image comes from the next image of its batch.
+
+    Targets are blended by area. All else is as in `MixUp`. In fastai: CutMix.
+
+    Source: Yun et al. 2019, «CutMix: Regularization Strategy to Train Strong Classifiers with
+    Localizable Features»; torchvision.transforms.v2.CutMix.
+
+    Args:
+        alpha: of the Beta distribution of the area that stays.
+        p: part of the batches that are mixed.
+
+    Raises:
+        TrainingError: as in `MixUp`.
+    """
+
+    kind = "CutMix"
+
+    def __init__(self, alpha: float = 1.0, p: float = 1.0) -> None:
+        super().__init__(alpha, p)
+
+
+def soft_targets(run: FitContext, who: str) -> Tensor:
+    """The targets of a batch as float (N, C).
+
+    Raises:
+        TrainingError: the data do not tell how many classes there are.
+    """
+    targets = run.targets
+    if targets.ndim == 2 and targets.is_floating_point():
+        return targets
+    classes = n_classes(run.learner.dls)
+    if targets.ndim != 1 or targets.is_floating_point() or not classes:
+        raise TrainingError(
+            f"{who} needs classes (N,) and their number, or float targets (N, C), not "
+            f"{tuple(targets.shape)} {targets.dtype} of {classes} classes. Give the data an "
+            "attribute vocab or c."
+        )
+    return functional.one_hot(targets, classes).float()
+
+
+def _check_images(inputs: Any, who: str) -> None:
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TrainingError(
+            f"{who} mixes images, float (N, channels, height, width); the inputs are {shape}."
+        )

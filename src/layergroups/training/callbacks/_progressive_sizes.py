@@ -1,0 +1,138 @@
+"""Small images first, large ones last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layergroups.data import as_size
+from layergroups.errors import DataError, TrainingError
+from layergroups.training._loaders import Batches, input_of
+from layergroups.training.loop._batch_norm import evaluating
+
+if TYPE_CHECKING:
+    from layergroups.data import Size
+    from layergroups.training.loop._fit_context import FitContext
+
+
+_log = logging.getLogger("layergroups")
+
+
+class ProgressiveSizes:
+    """Trains on images that grow over the fit; validation always sees the size of the data.
+
+    The epochs of a fit are divided among the sizes as evenly as they go; the last epoch has the
+    last size. Order and variations of the images are those of the data's seed at every size. Early
+    epochs cost less: an image of half the side is a quarter of the work. Frozen layers are not
+    stored meanwhile; the head's phase of `fine_tune` keeps to the size of the data.
+
+    Source: Howard, fast.ai course 2018; Tan and Le 2021, «EfficientNetV2».
+
+    Args:
+        sizes: sides, or (height, width), in pixels; the last one is the size of the data.
+
+    Raises:
+        TrainingError: there are no sizes; or at the start of a fit, the last one is not the size of
+            the data, the data cannot change theirs, or the network cannot take one of them.
+    """
+
+    def __init__(self, sizes: Sequence[int | Size]) -> None:
+        given: Any = sizes
+        if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+            raise TrainingError(
+                f"sizes={sizes!r} must be a list of sides in pixels, such as "
+                "ProgressiveSizes([128, 160, 224])."
+            )
+        try:
+            self.sizes = tuple(as_size(size) for size in given)
+        except (DataError, TypeError) as cause:
+            raise TrainingError(
+                f"sizes={sizes!r}: {cause} Right would be ProgressiveSizes([128, 160, 224])."
+            ) from cause
+        self._size: Size | None = None
+        self._run: FitContext | None = None
+
+    def before_fit(self, run: FitContext) -> None:
+        """See that data and network can do it."""
+        self._run, self._size = run, None
+        if run.needs_store:
+            return
+        _check_data(run, self.sizes[-1])
+        for size in dict.fromkeys(self.sizes):
+            _check_network(run, size)
+        if run.stored is not None:
+            run.stored = None
+            if any(run.groups.frozen):
+                _log.warning(
+                    "The frozen layers run in every epoch, because the size of the images changes."
+                )
+
+    def before_epoch(self, run: FitContext) -> None:
+        """Take the size of this epoch."""
+        if not run.needs_store:
+            self._take(run, self.size_of(run.epoch, run.epochs))
+
+    def size_of(self, epoch: int, epochs: int) -> Size:
+        """The size in an epoch of a fit, counted from 0."""
+        before_last = (epochs - 1 - epoch) * len(self.sizes) // epochs
+        return self.sizes[len(self.sizes) - 1 - before_last]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The size of the epoch."""
+        return {"size": None if self._size is None else list(self._size)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the midst of an epoch."""
+        if state["size"] is not None and self._run is not None:
+            self._take(self._run, as_size(tuple(state["size"])))
+
+    def _take(self, run: FitContext, size: Size) -> None:
+        """Let the training batches come at a size."""
+        if size != self._size:
+            dls: Any = run.learner.dls
+            run.train = dls.train if size == tuple(dls.size) else _resized(dls, size)
+            run.source = run.train
+            self._size = size
+        set_epoch = getattr(run.train, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(run.learner.epochs_done)
+
+
+def _resized(dls: Any, size: Size) -> Batches:
+    batches: Batches = replace(dls, size=size).train
+    return batches
+
+
+def _check_data(run: FitContext, last: Size) -> None:
+    dls: Any = run.learner.dls
+    own = getattr(dls, "size", None)
+    if own is None or not is_dataclass(dls):
+        raise TrainingError(
+            f"ProgressiveSizes needs data that can change their size, such as ImageDataLoaders; "
+            f"{type(dls).__name__} cannot."
+        )
+    if tuple(own) != last:
+        raise TrainingError(
+            f"The last of the progressive sizes is {last[0]} x {last[1]}, but the data, and with "
+            f"them the validation, are {own[0]} x {own[1]}. End the list with that size, or make "
+            f"the data with size={last}."
+        )
+
+
+def _check_network(run: FitContext, size: Size) -> None:
+    """One image of a size through the network, which is left as it was."""
+    spec = input_of(run.learner.dls)
+    channels = 3 if spec is None else spec.channels
+    image = torch.zeros(1, channels, *size, device=run.accelerator.device)
+    try:
+        with evaluating(run.model), run.accelerator.autocast():
+            run.model(image)
+    except Exception as cause:
+        raise TrainingError(
+            f"The network cannot take images of {size[0]} x {size[1]} pixels: {cause}. Leave this "
+            "size out, or take a network that is made for any size."
+        ) from cause

@@ -1,0 +1,267 @@
+"""Processes that train one model together: each works on its share of a batch, and all agree.
+
+Nothing wraps the model. Each process runs the bare module on its share; before the optimizer moves
+the weights, the gradients of all processes are added up (`replicas.py`). So there is nothing to
+rebuild when groups are frozen, thawed or exchanged, a parameter may lack a gradient in any step,
+and no option for unused parameters is needed.
+
+Before every exchange the processes *meet*: each says where it stands and what it believes of model,
+groups and batch. If they differ, or one has failed, all raise the same error instead of waiting for
+ever or drifting apart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from typing import Any, Final, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from layergroups.errors import TrainingError
+from layergroups.training.loop._precision import uninterrupted
+
+Facts = Mapping[str, object]
+
+
+_Value = TypeVar("_Value")
+
+
+_MOMENT: Final = 0.1  # seconds
+
+
+_FAILED: Final = "a failure"
+
+
+_FIX: Final = (
+    "Every process must make the same calls in the same order: freeze, unfreeze, rates, changes of "
+    "the model, fit, validate and save belong on all of them, never under `if is_main_process`. "
+    "The Learner itself writes and prints on the main process only."
+)
+
+
+class DisagreementError(TrainingError):
+    """The processes of a run are not in step, or another one has failed; raised on all of them."""
+
+
+class Processes:
+    """Who trains together. One process alone is the ordinary case, in which nothing is exchanged.
+
+    Args:
+        rank: this process, 0..world - 1.
+        world: how many there are.
+        group: for messages between CPUs; None where there is one process.
+    """
+
+    def __init__(
+        self, rank: int = 0, world: int = 1, group: dist.ProcessGroup | None = None
+    ) -> None:
+        self.rank = rank
+        self.world = world
+        self.group = group
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anybody to agree with."""
+        return self.world > 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files and shows rows."""
+        return self.rank == 0
+
+    def meet(self, where: str, facts: Facts | None = None, say: Sequence[int] = ()) -> list[Any]:
+        """Wait for all, and hear what each says.
+
+        Args:
+            where: the place in the run; all must be at the same one.
+            facts: what must be equal on all, by what it is called.
+            say: whole numbers for the others, as many on every process.
+
+        Returns:
+            What each process said, in the order of their ranks.
+
+        Raises:
+            DisagreementError: they are at different places, believe different facts, or one failed.
+        """
+        if not self.several:
+            return [list(say)]
+        facts = {} if facts is None else facts
+        own = [_digest(where), _digest(sorted(facts.items())), *say]
+        heard = self._exchange(own, where)
+        if any(other[:2] != own[:2] for other in heard):
+            self._raise_difference(where, facts)
+        return [other[2:] for other in heard]
+
+    def objects(self, what: Any) -> list[Any]:
+        """Small objects of all processes, by rank; call it after a meeting."""
+        found: list[Any] = [what] * self.world
+        if self.several:
+            dist.all_gather_object(found, what, group=self.group)
+        return found
+
+    def rows(self, tensor: Tensor) -> list[Tensor]:
+        """The rows of all processes, which may have different numbers of them; after a meeting."""
+        if not self.several:
+            return [tensor]
+        counts = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
+        dist.all_gather(counts, torch.tensor([len(tensor)]), group=self.group)
+        most = max(int(count) for count in counts)
+        padded = tensor.new_zeros((most, *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        found = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(found, padded)
+        return [rows[: int(count)] for rows, count in zip(found, counts, strict=True)]
+
+    def in_order(self, tensor: Tensor, positions: Tensor) -> Tensor:
+        """The rows of all processes in the order of their positions; after a meeting."""
+        if not self.several:
+            return tensor
+        places = torch.cat(self.rows(positions.to(tensor.device)))
+        return torch.cat(self.rows(tensor))[places.argsort()]
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over all processes; after a meeting."""
+        if not self.several:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums, group=self.group)
+        return [float(value) for value in sums]
+
+    def of_main(self, where: str, value: _Value) -> _Value:
+        """The main process's value of something small that may differ, such as a time."""
+        self.meet(where)
+        mine: _Value = self.objects(value)[0]
+        return mine
+
+    def first_word(self, where: str, text: str) -> str:
+        """The text of the first process that has any; empty if none has."""
+        if any(said for (said,) in self.meet(where, say=[bool(text)])):
+            return str(next(word for word in self.objects(text) if word))
+        return ""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """If this process fails within the block, the others are told, and fail too."""
+        try:
+            yield
+        except DisagreementError:
+            raise
+        except BaseException as error:
+            if self.several and not getattr(error, "_told", False):
+                error._told = True  # type: ignore[attr-defined]  # an enclosing block knows
+                self._tell(f"{type(error).__name__}: {error}")
+            raise
+
+    def write(self, what: str, write: Callable[[], Any]) -> None:
+        """Let the main process write, while the others wait."""
+        with self.together():
+            self.meet(f"the start of {what}")
+            if self.is_main:
+                write()
+            self.meet(f"the end of {what}")
+
+    def _exchange(self, own: list[int], where: str) -> list[list[int]]:
+        message = torch.tensor(own, dtype=torch.long)
+        with uninterrupted():
+            try:
+                lengths = [torch.empty(8, dtype=torch.long) for _ in range(self.world)]
+                padded = torch.full((8,), len(own), dtype=torch.long)
+                padded[1 : 1 + len(own)] = message
+                dist.all_gather(lengths, padded, group=self.group)
+            except RuntimeError as cause:
+                raise DisagreementError(
+                    f"Process {self.rank} waited for the others at {where}, but they have ended. "
+                    f"{_FIX}"
+                ) from cause
+        return [heard[1 : 1 + int(heard[0])].tolist() for heard in lengths]
+
+    def _tell(self, failure: str) -> None:
+        """Go to the next meeting of the others, to say that there will be no more."""
+        try:
+            self._exchange([_digest(_FAILED), _digest(failure)], _FAILED)
+            self.objects((_FAILED, {}, failure))
+        except (DisagreementError, RuntimeError):
+            return  # they have ended already
+
+    def _raise_difference(self, where: str, facts: Facts) -> None:
+        own = (where, {name: _listed(value) for name, value in facts.items()}, "")
+        try:
+            heard = self.objects(own)
+        except RuntimeError as cause:
+            raise DisagreementError(f"Another process ended at {where}.") from cause
+        failures = [
+            f"Process {rank} failed: {text}" for rank, (_, _, text) in enumerate(heard) if text
+        ]
+        if failures:
+            told = "\n".join(failures)
+            raise DisagreementError(f"{told}\nProcess {self.rank} was at {where} then.")
+        raise DisagreementError(f"The processes are not in step. {_difference(heard)} {_FIX}")
+
+
+def _difference(heard: Sequence[tuple[str, Mapping[str, list[str]], str]]) -> str:
+    """In words, what the first process that differs from process 0 has otherwise."""
+    where, facts, _ = heard[0]
+    for rank, (other_where, other_facts, _) in enumerate(heard):
+        told = []
+        if other_where != where:
+            told.append(f"Process 0 is at {where}, process {rank} at {other_where}.")
+        for name, mine in facts.items():
+            pairs = zip_longest(mine, other_facts.get(name, mine), fillvalue="nothing")
+            different = [(one, other) for one, other in pairs if one != other]
+            if different:
+                one, other = different[0]
+                told.append(f"{name}: {one} on process 0, {other} on process {rank}.")
+        if told:
+            return " ".join(told)
+    return "What they said differs."
+
+
+def _listed(value: object) -> list[str]:
+    return list(map(str, value)) if isinstance(value, list | tuple) else [str(value)]
+
+
+def _digest(what: object) -> int:
+    return zlib.crc32(repr(what).encode())
+
+
+SINGLE_PROCESS: Final = Processes()
+
+
+def current_processes() -> Processes:
+    """The processes of this job, once the accelerator has been made; `ALONE` without a job."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return SINGLE_PROCESS
+    return _joined(dist.group.WORLD)
+
+
+@functools.lru_cache(maxsize=1)
+def _joined(everybody: dist.ProcessGroup) -> Processes:
+    """The group for messages is made once for a job; every process comes here at its first fit."""
+    atexit.register(_leave)
+    if dist.get_rank() > 0:  # what all say needs to be read once
+        logging.getLogger("layergroups").addFilter(lambda record: record.levelno > logging.WARNING)
+    backend = dist.get_backend(everybody)
+    group = everybody if backend == "gloo" else dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return Processes(dist.get_rank(), dist.get_world_size(), group)
+
+
+def _leave() -> None:
+    """Close the group before the interpreter ends.
+
+    Threads of gloo let go of the last message's tensors a moment after it has been waited for, and
+    need the interpreter for that; one that comes when it is ending aborts the process.
+    """
+    time.sleep(_MOMENT)
+    if dist.is_initialized():
+        _joined.cache_clear()
+        dist.destroy_process_group()

@@ -1,0 +1,271 @@
+"""Keeps the model equal on all processes: weights at the start, gradients, statistics, checks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from layergroups.errors import TrainingError
+from layergroups.groups import is_sharded
+from layergroups.training.distributed._processes import Processes, current_processes
+from layergroups.training.loop._batch_norm import norm_layers
+
+if TYPE_CHECKING:
+    from layergroups.data import Shard
+    from layergroups.groups import LayerGroups
+
+
+_BUCKET: Final = 32 << 20  # bytes of gradients in one message
+
+
+class Replicas:
+    """The copies of one model in several processes; with one process it does nothing.
+
+    Args:
+        processes: who has a copy.
+
+    Attributes:
+        sharded: whether each has a part of the parameters only; then torch's FSDP2 exchanges
+            parameters and gradients by itself (and takes the mean of gradients).
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.sharded = False
+        self._structure = 0
+
+    def align(self, model: nn.Module, where: str) -> None:
+        """Give all copies the weights and buffers of the main process.
+
+        New heads begin from random numbers, which differ between processes. Call it at the start
+        of a fit and after surgery.
+
+        Raises:
+            DisagreementError: the models are built differently.
+        """
+        if not self.processes.several:
+            return
+        self.sharded = any(is_sharded(p) for p in model.parameters())
+        built = structure(model)
+        self._structure = zlib.crc32(repr(built).encode())
+        self.processes.meet(where, {"parameters and layers": built})
+        tensors = copies(model)
+        with torch.no_grad():
+            for index in self._differing(tensors):
+                _broadcast(tensors[index][1])
+
+    def meet(
+        self,
+        where: str,
+        groups: LayerGroups,
+        optimizer: Optimizer | None = None,
+        share: Shard | None = None,
+    ) -> None:
+        """Wait for all processes, and make sure that all are about to do the same.
+
+        Raises:
+            DisagreementError: model, freezing, rates, optimizer or batch differ.
+        """
+        if self.processes.several:
+            self.processes.meet(where, self._facts(groups, optimizer, share))
+
+    def _facts(
+        self, groups: LayerGroups, optimizer: Optimizer | None, share: Shard | None
+    ) -> dict[str, object]:
+        trains = [p.requires_grad for p in groups.model.parameters()]
+        return {
+            "model": self._structure,
+            "frozen": [f"{n} {f}" for n, f in zip(groups.names, groups.frozen, strict=True)],
+            "rates": [f"{n} {r}" for n, r in zip(groups.names, groups.rates, strict=True)],
+            "optimizer": type(optimizer).__name__,
+            "requires_grad of the parameters": "".join(str(int(flag)) for flag in trains),
+            "batch (a loader that shuffles needs the same seed everywhere)": (
+                f"{share.items} items, check {share.check}" if share else ""
+            ),
+        }
+
+    def factor(self, share: Shard) -> float:
+        """What a share's mean loss counts for, so that the sum is the loss of the whole batch."""
+        return share.weight * (self.processes.world if self.sharded else 1)
+
+    def add_gradients(self, model: nn.Module) -> None:
+        """Sum the gradients of all processes; call it when all have met.
+
+        A parameter that got no gradient anywhere has none afterwards, as with one process.
+        """
+        if not self.processes.several:
+            return
+        training = [p for p in model.parameters() if p.requires_grad and not is_sharded(p)]
+        has = torch.tensor([p.grad is not None for p in training], dtype=torch.uint8)
+        dist.all_reduce(has, dist.ReduceOp.MAX, group=self.processes.group)
+        wanted = [p for p, any_has in zip(training, has.tolist(), strict=True) if any_has]
+        with torch.no_grad():
+            waiting = [_start_sum(bucket) for bucket in _buckets(wanted)]
+            for bucket, flat, work in waiting:
+                work.wait()
+                _hand_out(bucket, flat)
+
+    def same_randomness(self) -> None:
+        """Put torch's generator where that of the main process is, so that loaders agree."""
+        if self.processes.several:
+            self.processes.meet("the start of an epoch")
+            state = torch.get_rng_state()
+            dist.broadcast(state, 0, group=self.processes.group)
+            torch.set_rng_state(state)
+
+    def even_out(self, model: nn.Module) -> None:
+        """Make the buffers equal: running statistics are averaged, others those of process 0.
+
+        Each process has normalised its own share of every batch, and so took its own statistics,
+        as under torch's DistributedDataParallel. This is the difference from one process; timm's
+        `dist_bn="reduce"` does the same. Statistics that were kept stay as they are, bit for bit.
+        """
+        if not self.processes.several:
+            return
+        averaged = {
+            id(b) for layer in norm_layers(model) for b in (layer.running_mean, layer.running_var)
+        }
+        buffers = list(model.named_buffers())
+        with torch.no_grad():
+            for index in self._differing(buffers):
+                buffer = buffers[index][1]
+                if id(buffer) in averaged:
+                    dist.all_reduce(buffer)
+                    buffer /= self.processes.world
+                else:
+                    _broadcast(buffer)
+
+    def check(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Compare a hash of every weight, buffer and moment; call it when all have met.
+
+        Raises:
+            TrainingError: two processes differ; names the first that does. Raised on all.
+        """
+        if not self.processes.several:
+            return
+        named = copies(model)
+        for name, parameter in model.named_parameters():
+            memory = optimizer.state.get(parameter, {})
+            named += [(f"{key} of {name}", m) for key, m in memory.items() if isinstance(m, Tensor)]
+        named = [(name, t) for name, t in named if not is_sharded(t)]
+        differing = self._differing(named)
+        if differing:
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise TrainingError(
+                f"The copies of the model differ between the processes: {named[differing[0]][0]}"
+                f"{more}. A callback or the model itself changed it on one "
+                "process only, or by random numbers that differ; do the same on every process."
+            )
+
+    def _differing(self, named: list[tuple[str, Tensor]]) -> list[int]:
+        """Positions of the tensors that are not equal everywhere."""
+        names = [f"{name} {tuple(tensor.shape)}" for name, tensor in named]
+        self.processes.meet("a comparison of all copies", {"weights, buffers and moments": names})
+        sums = torch.tensor([checksum(t) for _, t in named], dtype=torch.long)
+        lowest, highest = sums.clone(), sums
+        dist.all_reduce(lowest, dist.ReduceOp.MIN, group=self.processes.group)
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.processes.group)
+        return [int(i) for i in (lowest != highest).nonzero()]
+
+
+def divide_gradients(parameters: Iterable[nn.Parameter], by: int) -> None:
+    """From the sum over several batches to the mean."""
+    if by > 1:
+        with torch.no_grad():
+            for p in parameters:
+                if p.grad is not None:
+                    p.grad /= by
+
+
+def same_weights(groups: LayerGroups) -> None:
+    """Give the models of all processes the weights of the main one; for a loop of one's own.
+
+    Call it once the process group is there, and after surgery: new layers begin from random
+    numbers, which differ between processes.
+
+    Raises:
+        DisagreementError: the models are built differently.
+    """
+    groups.sync()
+    Replicas(current_processes()).align(groups.model, "same_weights")
+
+
+def average_gradients(groups: LayerGroups) -> None:
+    """The mean gradient over all processes; for a loop of one's own, after backward.
+
+    It stands in the place of torch's DistributedDataParallel, which exchanges the gradients of
+    those parameters only that trained when it was made: after a thaw the processes would drift
+    apart in silence. Parameters that FSDP2 has spread are left to it.
+
+    Raises:
+        DisagreementError: freezing, rates or the parameters that train differ.
+    """
+    replicas = Replicas(current_processes())
+    if replicas.processes.several:
+        replicas.meet("average_gradients", groups)
+        replicas.add_gradients(groups.model)
+        whole = (p for p in groups.model.parameters() if not is_sharded(p))
+        divide_gradients(whole, replicas.processes.world)
+
+
+def structure(model: nn.Module) -> list[str]:
+    """Kinds of layers, names and shapes of parameters and buffers, as text."""
+    layers = [f"{path or 'model'} {type(m).__name__}" for path, m in model.named_modules()]
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return layers + [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors]
+
+
+def copies(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Names and tensors of all that each process has a copy of."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return [(name, tensor.detach()) for name, tensor in named if not is_sharded(tensor)]
+
+
+def checksum(tensor: Tensor) -> int:
+    """A number that differs where any bit does."""
+    plain = tensor.detach().cpu().contiguous()
+    if not plain.numel():
+        return 0
+    return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _broadcast(tensor: Tensor) -> None:
+    """Take the main process's values, in place."""
+    flat = tensor.contiguous()
+    dist.broadcast(flat, 0)
+    if flat is not tensor:
+        tensor.copy_(flat)
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters of one device and kind, in messages of a moderate size."""
+    buckets: list[list[nn.Parameter]] = []
+    size, kind = 0, None
+    for p in parameters:
+        own = (p.device, p.dtype)
+        if own != kind or size >= _BUCKET:
+            buckets.append([])
+            size, kind = 0, own
+        buckets[-1].append(p)
+        size += p.numel() * p.element_size()
+    return buckets
+
+
+def _start_sum(bucket: list[nn.Parameter]) -> tuple[list[nn.Parameter], Tensor, Any]:
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+    flat = torch.cat([part.to_dense().reshape(-1) for part in parts])
+    return bucket, flat, dist.all_reduce(flat, async_op=True)
+
+
+def _hand_out(bucket: list[nn.Parameter], flat: Tensor) -> None:
+    sizes = [p.numel() for p in bucket]
+    for p, part in zip(bucket, flat.split(sizes), strict=True):
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        p.grad.copy_(part.view(p.shape))

@@ -1,0 +1,115 @@
+"""FSDP2 under layer groups: every part of the model is spread over all processes.
+
+`fully_shard` exchanges each parameter for a distributed one of the same name; groups, freezing and
+rates follow by name. Each block is a unit of its own, so that a new head is spread when it comes
+and nothing of an exchanged one stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch import Tensor, nn
+
+from layergroups.errors import TrainingError
+from layergroups.groups import LayerGroups, is_sharded, under
+from layergroups.training.distributed._processes import Processes
+from layergroups.training.distributed._replicas import Replicas
+
+
+def wants_sharding() -> bool:
+    """Whether `accelerate launch --use_fsdp --fsdp_version 2` has started this process.
+
+    Raises:
+        TrainingError: it was started for the first version of FSDP, or with parameters that lie
+            in the memory of the CPU.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise TrainingError(
+            "FSDP of version 1 packs the parameters of all layer groups into one. Use "
+            "`accelerate launch --use_fsdp --fsdp_version 2`."
+        )
+    if os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true":
+        raise TrainingError(
+            "Parameters that rest on the CPU while the model runs elsewhere are not supported: use "
+            "--fsdp_offload_params false."
+        )
+    return True
+
+
+def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: str) -> None:
+    """Spread all parameters that are whole over the processes; those that are spread stay.
+
+    Whole ones are first made equal to those of the main process. All processes come here before
+    every call that runs the model, for none can run it alone.
+
+    Args:
+        model: on its device.
+        groups: of this model, in step with it.
+        processes: all of the job.
+        device: type of the device, "cuda" or "cpu".
+    """
+    processes.meet("a call that runs a model spread by FSDP2")
+    if all(map(is_sharded, model.parameters())):
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    Replicas(processes).align(model, "the spreading of the model")
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(device, (processes.world,)),
+        "reshard_after_forward": True,
+    }
+    for unit in units(model, groups):
+        fully_shard(unit, **options)
+    if not isinstance(model, FSDPModule):
+        fully_shard(model, **options)
+    groups.adopt()
+    left = [name for name, p in model.named_parameters() if not is_sharded(p)]
+    if left:
+        raise TrainingError(
+            f"{left[0]} is new and stands beside parameters that FSDP2 has spread already. Replace "
+            "the whole module that holds it (by set_submodule, say), so that it is spread anew."
+        )
+
+
+def units(model: nn.Module, groups: LayerGroups) -> list[nn.Module]:
+    """The modules that are gathered at once: those that hold whole blocks, else single layers.
+
+    The largest modules that run as one block, or have no children with parameters. What is tied
+    to a parameter elsewhere is left, with bare parameters of containers, to the whole model.
+    """
+    homes = {name: b.index for b in groups.anatomy.blocks for name in b.parameters}
+    places: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(p), []).append(name)
+    found: list[nn.Module] = []
+
+    def visit(module: nn.Module, path: str) -> None:
+        new = [(n, p) for n, p in module.named_parameters(path) if not is_sharded(p)]
+        if not new:
+            return
+        blocks = {homes.get(name) for name, _ in new}
+        children = [c for c in module.children() if any(True for _ in c.parameters())]
+        alone = all(under(name, path) for _, p in new for name in places[id(p)])
+        if path and alone and ((len(blocks) == 1 and None not in blocks) or not children):
+            found.append(module)
+            return
+        for name, child in module.named_children():
+            visit(child, f"{path}.{name}" if path else name)
+
+    visit(model, "")
+    return found
+
+
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Spread tensors gathered from all processes; every process must call this."""
+    return {name: _full(tensor) for name, tensor in tensors.items()}
+
+
+def _full(tensor: Any) -> Tensor:
+    made: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return made

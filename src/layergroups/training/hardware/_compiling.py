@@ -1,0 +1,91 @@
+"""A compiled way through the model, beside the model itself.
+
+`learn.model` stays what it is: layer groups, surgery, saving and export know of no wrapper. The
+loop calls the compiled one, which runs the very same layers and weights; `torch.compile` guards
+what it has seen, so that after surgery, freezing and thawing it compiles anew by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch._dynamo.exc import TorchDynamoException, TorchRuntimeError
+
+from layergroups.errors import TrainingError
+
+Compile = bool | Mapping[str, Any] | None
+
+
+_OPTIONS: Final = frozenset(inspect.signature(torch.compile).parameters) - {"model", "disable"}
+
+
+_RIGHT: Final = 'compile=True, compile={"mode": "max-autotune"}, or None not to compile'
+
+
+def checked_compile(compile: Compile) -> dict[str, Any] | None:
+    """Arguments of `torch.compile`; None if nothing is to be compiled.
+
+    Raises:
+        TrainingError: it is neither a switch nor such arguments.
+    """
+    if compile is None or isinstance(compile, bool):
+        return {} if compile else None
+    if not isinstance(compile, Mapping):
+        raise TrainingError(f"compile={compile!r} must be a switch or a dict: {_RIGHT}.")
+    unknown = sorted(map(str, set(compile) - _OPTIONS))
+    if unknown:
+        raise TrainingError(
+            f"compile={dict(compile)!r}: torch.compile has no {', '.join(unknown)}; it takes "
+            f"{', '.join(sorted(_OPTIONS))}. Right would be {_RIGHT}."
+        )
+    return dict(compile)
+
+
+class Compiled:
+    """Calls a model through `torch.compile`; what cannot be compiled is an error that says so.
+
+    Args:
+        model: as it is; it is not changed.
+        options: arguments of `torch.compile`.
+
+    Raises:
+        TrainingError: the options do not go together.
+    """
+
+    def __init__(self, model: nn.Module, options: Mapping[str, Any]) -> None:
+        self.model = model
+        self.options = dict(options)
+        try:
+            self._called: Callable[..., Any] = torch.compile(model, **options)
+        except Exception as cause:
+            raise _failure(self.options, cause) from cause
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        """The model's outputs; an error of the model itself is raised as it is."""
+        try:
+            outputs: Tensor = self._called(*inputs)
+        except TorchDynamoException as cause:
+            if isinstance(cause, TorchRuntimeError):  # of the layers: they say it better themselves
+                self.model(*inputs)
+            raise _failure(self.options, cause) from cause
+        return outputs
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether it was compiled by hand, wrapped or in place."""
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    return isinstance(model, OptimizedModule) or compiled
+
+
+def _failure(options: Mapping[str, Any], cause: Exception) -> TrainingError:
+    said = " ".join(str(cause).split())
+    return TrainingError(
+        f"torch.compile failed with {dict(options)} ({type(cause).__name__}): {said[:500]}. "
+        'Leave compile= out; or see with compile={"backend": "eager"} whether it is the model or '
+        "the backend, which for the CPU needs a C++ compiler."
+    )

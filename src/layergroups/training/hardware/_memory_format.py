@@ -1,0 +1,94 @@
+"""The memory layout of models and batches: channels_last, but where the CPU's kernels are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from layergroups.anatomy import unwrap
+
+_BLOCK = 16  # channels; oneDNN's block on AVX-512, 8 on AVX2
+
+
+def in_fast_layout(model: nn.Module) -> nn.Module:
+    """The model with the weights of its convolutions in channels_last, as its batches are.
+
+    Convolutions need not reorder their inputs and weights then, in each step. Parameters stay the
+    same objects with the same values. A model that `in_safe_layout` guards stays as it is.
+    """
+    inside = unwrap(model)
+    weights = [w for m in inside.modules() if isinstance(m, nn.Conv2d) for w in _plain(m)]
+    slow = [w for w in weights if not w.is_contiguous(memory_format=torch.channels_last)]
+    if slow and not any(map(_goes_wrong, inside.modules())):
+        for weight in slow:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def _plain(convolution: nn.Conv2d) -> list[nn.Parameter]:
+    """Its weight, if it is an ordinary parameter."""
+    weight = convolution._parameters.get("weight")
+    usual = weight is not None and not is_lazy(weight) and type(weight.data) is Tensor
+    return [weight] if weight is not None and usual else []
+
+
+def in_safe_layout(inputs: object, convolutions: Iterable[nn.Module]) -> object:
+    """A batch for a training step, as it is or copied out of channels_last.
+
+    Photos come in channels_last, in which convolutions run faster on a CPU. There oneDNN (3.13, as
+    in torch 2.15, and others) writes past its workspace in the backward pass of a 1×1 convolution
+    with a stride and few input channels: wrong gradients, or a crash. A model that holds such a
+    layer gets its batches in the ordinary layout, stored outputs of its frozen layers too.
+
+    Args:
+        inputs: of the batch.
+        convolutions: of the model, at least; other modules are passed over.
+
+    Source: uxlfoundation/oneDNN, issue 6035.
+    """
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not any(map(_is_in_fast_layout, tensors)) or not any(map(_goes_wrong, convolutions)):
+        return inputs
+    safe = [t.contiguous() if _is_in_fast_layout(t) else t for t in tensors]
+    return type(inputs)(safe) if isinstance(inputs, tuple) else safe[0]
+
+
+class SafeLayout:
+    """`in_safe_layout` for the batches of one run; convolutions are looked up after surgery only.
+
+    Whether one of them goes wrong is asked in each step, since a stride may change in place.
+    """
+
+    def __init__(self) -> None:
+        self._seen: tuple[nn.Module | None, int] = (None, 0)
+        self._convolutions: list[nn.Module] = []
+
+    def __call__(self, inputs: object, model: nn.Module, changes: int) -> object:
+        """A batch for a step of the model, of which so many changes were seen in this run."""
+        if self._seen[0] is not model or self._seen[1] != changes:
+            self._seen = (model, changes)
+            self._convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        return in_safe_layout(inputs, self._convolutions)
+
+
+def _is_in_fast_layout(tensor: object) -> TypeGuard[Tensor]:
+    """Whether these are maps on the CPU that are not in the ordinary layout."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.ndim == 4
+        and tensor.is_cpu
+        and not tensor.is_contiguous()
+    )
+
+
+def _goes_wrong(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < _BLOCK
+    )

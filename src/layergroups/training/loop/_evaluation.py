@@ -1,0 +1,217 @@
+"""Running a model over batches without changing it: validation and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.anatomy import describe_input
+from layergroups.data import Shard, check_of
+from layergroups.errors import TrainingError
+from layergroups.tasks._losses import LossFunc, checked_loss, item_losses, probabilities
+from layergroups.tasks._metrics import Meter
+from layergroups.tasks._tasks import Task, check_loss, check_targets
+from layergroups.training._loaders import shares_of
+from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
+from layergroups.training.hardware._allocator import keep_freed_memory
+from layergroups.training.loop._batch_norm import evaluating
+from layergroups.training.loop._loop_checks import split_batch
+from layergroups.training.loop._precision import to_device
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+Forward = Callable[[Any], Tensor]
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss_func: LossFunc,
+    meter: Meter,
+    accelerator: Accelerator,
+    task: Task,
+    processes: Processes = SINGLE_PROCESS,
+    forward: Forward | None = None,
+    advance: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Mean loss over the items, and the metrics.
+
+    The model's mode and the random state are afterwards as before; nothing is read from the device
+    until the end.
+
+    Args:
+        model: the model; put in eval mode for the time.
+        batches: pairs of inputs and targets.
+        loss_func: the mean loss of a batch.
+        meter: fresh metrics.
+        accelerator: where and in which precision to compute.
+        task: what the data ask.
+        processes: who share the work; all of them call this, and get the same.
+        forward: the inputs' way through the model; all of it if None.
+        advance: called after every batch.
+
+    Returns:
+        "valid_loss" and the value of each metric, by name.
+
+    Raises:
+        TrainingError: there are no batches, or model, loss or targets do not fit them.
+    """
+    check_loss(loss_func, task)
+    seen = _Seen(task)
+    with processes.together(), keep_freed_memory():
+        with evaluating(model):
+            meter.to(accelerator.device)
+            for share in shares_of(batches, processes):
+                for outputs, targets in _outputs(
+                    [share.batch], forward or model, accelerator, advance
+                ):
+                    seen.add(loss_func, outputs, targets, share, meter)
+        said = processes.meet("validation", {"batches": seen.check}, say=[seen.items])
+        if processes.several and not all(items for (items,) in said) and any(map(any, said)):
+            return _evaluate_small(meter, model, batches, loss_func, accelerator, task, forward)
+        total, items = processes.total(float(seen.total), seen.items)
+        if not items:
+            raise TrainingError(
+                "There are no validation photos. Give valid_pct=0.2, or validate(dl)."
+            )
+        return {"valid_loss": total / items, **meter.compute(processes)}
+
+
+class _Seen:
+    """Sums over the batches of an evaluation, on the device until the end."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.total: Tensor | float = 0.0
+        self.items = 0
+        self.check = 0
+        self._whole = 0
+
+    def add(
+        self,
+        loss_func: LossFunc,
+        outputs: Tensor,
+        targets: Tensor | None,
+        share: Shard,
+        meter: Meter,
+    ) -> None:
+        """Take in what the model says of this process's share of a batch."""
+        if targets is None:
+            raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
+        places = torch.tensor(share.positions, device=targets.device) + self._whole
+        self._whole += share.items
+        self.check = check_of([self.check, share.items, share.check])
+        if share.own:
+            if not self.items:
+                check_targets(outputs, targets, self.task)
+            loss = checked_loss(loss_func, outputs, targets).float() * share.own
+            self.total, self.items = self.total + loss, self.items + share.own
+            meter.update(probabilities(loss_func, outputs, self.task), targets, places)
+
+
+def _evaluate_small(
+    meter: Meter,
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss_func: LossFunc,
+    accelerator: Accelerator,
+    task: Task,
+    forward: Forward | None,
+) -> dict[str, float]:
+    """So few items that some process had none: every process looks at all of them."""
+    meter.reset()
+    return evaluate(
+        model,
+        batches,
+        loss_func=loss_func,
+        meter=meter,
+        accelerator=accelerator,
+        task=task,
+        forward=forward,
+    )
+
+
+def predict_all(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    loss_func: LossFunc,
+    accelerator: Accelerator,
+    task: Task,
+    with_loss: bool = False,
+    advance: Callable[[], None] | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Answers, targets and losses of every item, in the order of the batches, on the CPU.
+
+    Returns:
+        Probabilities (N, C), or numbers (N, K) where the task is regression; targets (N,), (N, C)
+        or (N, K), None where the batches have none; losses (N,), None unless asked for.
+
+    Raises:
+        TrainingError: there are no batches, the model cannot take them, or losses are asked for
+            without targets.
+    """
+    kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    with evaluating(model):
+        for outputs, targets in _outputs(batches, model, accelerator, advance):
+            losses = None
+            if with_loss:
+                if targets is None:
+                    raise TrainingError("with_loss=True needs batches of (inputs, targets).")
+                losses = item_losses(loss_func, outputs, targets).cpu()
+            known = None if targets is None else targets.cpu()
+            kept.append((probabilities(loss_func, outputs, task).cpu(), known, losses))
+    if not kept:
+        raise TrainingError("There is nothing to predict: the batches are empty.")
+    columns = list(zip(*kept, strict=True))
+    return (torch.cat(columns[0]), _joined(columns[1]), _joined(columns[2]))
+
+
+def _outputs(
+    batches: Iterable[Any],
+    forward: Forward,
+    accelerator: Accelerator,
+    advance: Callable[[], None] | None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The model's outputs and the targets of every batch that is not empty."""
+    for batch in batches:
+        inputs, targets = split_batch(to_device(batch, accelerator.device))
+        if targets is None or len(targets):
+            with accelerator.autocast(), _taking(inputs):
+                outputs = forward(inputs)
+            yield _in_full(outputs), targets
+        if advance is not None:
+            advance()
+
+
+@contextmanager
+def _taking(inputs: object) -> Iterator[None]:
+    """Say what was given to a model that cannot take it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as cause:
+        said = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+        raise TrainingError(
+            f"The model cannot take inputs {describe_input(inputs)}: {said}. Give batches "
+            "shaped as those that it was trained on; learn.predict takes one item, without the "
+            "batch dimension."
+        ) from cause
+
+
+def _in_full(outputs: Tensor) -> Tensor:
+    """Losses of outputs in half precision would be rounded to three digits."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None

@@ -1,0 +1,266 @@
+"""What happened in training, as data: one row for each epoch.
+
+What an epoch took beside time: memory, and passes of the frozen layers; nothing per step.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, overload
+
+import torch
+from rich.table import Table
+
+from layergroups._formatting import plain_text
+from layergroups._paths import path_of
+from layergroups.checkpoints import write_text
+from layergroups.errors import CheckpointError
+from layergroups.training.optim._schedules import Schedule
+
+if TYPE_CHECKING:
+    from layergroups.training.loop._fit_context import FitContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """One epoch of one fit.
+
+    Attributes:
+        epoch: counted from 0 over the learner's whole life.
+        phase: what kind of fit it belongs to, such as "fit" or "one cycle".
+        train_loss: mean over the epoch's training items; None if no step was done.
+        valid_loss: mean over the validation items; None if there was no validation.
+        metrics: value of each metric on the validation items, by name.
+        seconds: wall-clock time of training and validation.
+        lrs: the rate of each layer group in the optimizer, where it was highest in this epoch.
+        frozen: for each layer group, whether it was frozen.
+        note: empty, or why the epoch was not an ordinary one.
+        course: how the rates went within the epoch, at up to 16 evenly spaced steps, as parts of
+            `lrs`; the same for all groups.
+        cost: what it took beside time, by name: "memory" and "device_memory", the most bytes that
+            the process, and its tensors on the accelerator, had held until then; and where outputs
+            of frozen layers were stored, "passes" of what trains over the training items,
+            "body_passes" of the frozen layers, and the "store_seconds" of the latter.
+    """
+
+    epoch: int
+    phase: str
+    train_loss: float | None
+    valid_loss: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float
+    lrs: tuple[float, ...] = ()
+    frozen: tuple[bool, ...] = ()
+    note: str = ""
+    course: tuple[float, ...] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        fields = asdict(self)
+        return fields | {
+            "metrics": dict(self.metrics),
+            "lrs": list(self.lrs),
+            "frozen": list(self.frozen),
+            "course": list(self.course),
+            "cost": dict(self.cost),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EpochRow:
+        """The inverse of `to_dict`."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class History(Sequence[EpochRow]):
+    """Rows in the order in which they happened; prints as a table."""
+
+    rows: tuple[EpochRow, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> EpochRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> History: ...
+    def __getitem__(self, index: int | slice) -> EpochRow | History:
+        return History(self.rows[index]) if isinstance(index, slice) else self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[EpochRow]:
+        return iter(self.rows)
+
+    def __add__(self, other: Sequence[EpochRow]) -> History:
+        return History((*self.rows, *other))
+
+    def __str__(self) -> str:
+        return plain_text(table_of(self.rows), 1000)
+
+    def __rich__(self) -> Table:
+        return table_of(self.rows)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Every metric that a row has, in the order of first appearance."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.metrics))
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The rows as JSON-ready values."""
+        return [row.to_dict() for row in self.rows]
+
+    @classmethod
+    def from_dict(cls, rows: Sequence[Mapping[str, Any]]) -> History:
+        """The inverse of `to_dict`."""
+        return cls(tuple(EpochRow.from_dict(row) for row in rows))
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """As JSON text; also written to `path` if one is given."""
+        text = json.dumps(self.to_dict(), indent=2)
+        if path is not None:
+            write_text(
+                path_of(path, CheckpointError, 'history.to_json("history.json")'), text + "\n"
+            )
+        return text
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """As comma-separated values, one column for each metric; also written to `path`."""
+        names = self.metric_names
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            ["epoch", "phase", "train_loss", "valid_loss", *names, "seconds", "lrs", "frozen"]
+        )
+        for row in self.rows:
+            values = [row.metrics.get(name) for name in names]
+            lrs = " ".join(f"{lr:.6g}" for lr in row.lrs)
+            frozen = " ".join(str(int(flag)) for flag in row.frozen)
+            losses = [row.train_loss, row.valid_loss]
+            writer.writerow([row.epoch, row.phase, *losses, *values, row.seconds, lrs, frozen])
+        if path is not None:
+            target = path_of(path, CheckpointError, 'history.to_csv("history.csv")')
+            write_text(target, text.getvalue())
+        return text.getvalue()
+
+
+def table_of(rows: Sequence[EpochRow]) -> Table:
+    """A rich table of the rows."""
+    names = tuple(dict.fromkeys(name for row in rows for name in row.metrics))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings(names):
+        table.add_column(heading, justify="left" if heading == "phase" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row, names))
+    return table
+
+
+def headings(metric_names: Sequence[str]) -> list[str]:
+    """The column headings of the epoch table."""
+    return ["epoch", "phase", "train_loss", "valid_loss", *metric_names, "rates", "frozen", "time"]
+
+
+def cells(row: EpochRow, metric_names: Sequence[str]) -> list[str]:
+    """One row of the epoch table, as text."""
+    return [
+        str(row.epoch),
+        row.phase,
+        _number(row.train_loss),
+        _number(row.valid_loss),
+        *(_number(row.metrics.get(name)) for name in metric_names),
+        rates_text(row.lrs),
+        f"{sum(row.frozen)} of {len(row.frozen)}" if row.frozen else "",
+        _duration(row.seconds),
+    ]
+
+
+def rates_text(lrs: Sequence[float]) -> str:
+    """The rates of all groups, short: one if all are equal, else first to last."""
+    if not lrs:
+        return ""
+    if len(set(lrs)) == 1:
+        return f"{lrs[0]:.1e}"
+    return f"{lrs[0]:.1e}..{lrs[-1]:.1e}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+_POINTS: Final = 16  # of the course of the rates in an epoch
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held at any time, bytes; None where nobody tells."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """The most memory that tensors have held on a CUDA device at any time, bytes; else None."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+
+
+def course(schedule: Schedule, first: int, last: int, steps: int) -> tuple[float, ...]:
+    """How the rates of all groups went from one step to another, as parts of their highest.
+
+    Args:
+        schedule: of the rates.
+        first: step with which the epoch began.
+        last: the step after its last.
+        steps: of the whole fit.
+
+    Returns:
+        At most 16 numbers in 0..1, at evenly spaced steps; none where there were no steps.
+    """
+    count = last - first
+    if count < 1:
+        return ()
+    chosen = min(count, _POINTS)
+    places = [first + round(i * (count - 1) / max(1, chosen - 1)) for i in range(chosen)]
+    values = [schedule.multiplier(place / steps) for place in places]
+    top = max(schedule.multiplier(step / steps) for step in _around(values, places))
+    return tuple(round(min(1.0, value / top), 5) for value in values) if top > 0 else ()
+
+
+def _around(values: list[float], places: list[int]) -> range:
+    """The steps among which the highest one is."""
+    top = values.index(max(values))
+    return range(places[max(0, top - 1)], places[min(len(places) - 1, top + 1)] + 1)
+
+
+def cost_of(run: FitContext) -> dict[str, float]:
+    """What the epoch took, by the names that `EpochRow.cost` lists."""
+    memory = {
+        "memory": peak_memory(),
+        "device_memory": peak_device_memory(run.accelerator.device),
+    }
+    known = {name: float(value) for name, value in memory.items() if value is not None}
+    if run.source is run.train:
+        return known
+    per_pass = run.per_pass or max(1, len(run.train))
+    return known | {
+        "passes": round(run.batch / per_pass, 3),
+        "body_passes": float(run.body_passes),
+        "store_seconds": run.store_seconds,
+    }

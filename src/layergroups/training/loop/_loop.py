@@ -1,0 +1,260 @@
+"""The loop: fit -> run_epoch -> train_step. Everything else in this room hangs on these three."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+
+from torch import Tensor
+
+from layergroups.errors import TrainingError
+from layergroups.tasks._losses import LossMeter, NotFiniteError, checked_loss
+from layergroups.tasks._tasks import check_loss, check_targets
+from layergroups.training.callbacks._checkpointer import shares_left
+from layergroups.training.distributed._replicas import divide_gradients
+from layergroups.training.hardware._allocator import keep_freed_memory
+from layergroups.training.loop._batch_norm import norm_layers
+from layergroups.training.loop._evaluation import evaluate
+from layergroups.training.loop._events import notify, notify_last
+from layergroups.training.loop._fit_context import FitContext
+from layergroups.training.loop._history import EpochRow, History, cost_of, course
+from layergroups.training.loop._loop_checks import (
+    BATCH_OF_ONE,
+    check_batch_count,
+    check_trainable,
+    explain_not_finite,
+    is_batch_of_one,
+    labelled,
+    warn_of_missing_gradients,
+)
+from layergroups.training.loop._precision import (
+    autocast,
+    backward,
+    checked_clip,
+    interrupts,
+    optimizer_step,
+    to_device,
+)
+from layergroups.training.optim._optimizers import rates_in_use, set_momentum, set_rates
+
+
+def fit(run: FitContext) -> History:
+    """Train for `run.epochs` epochs.
+
+    Raises:
+        TrainingError: there is nothing to train on or nothing that trains, the loss is not finite,
+            or a callback failed.
+        KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
+    """
+    with run.processes.together(), interrupts(), keep_freed_memory():
+        run.replicas.align(run.model, "the start of a fit")
+        run.replicas.check(run.model, run.optimizer)
+        return _fit(run)
+
+
+def _fit(run: FitContext) -> History:
+    """All epochs, between the first and the last event."""
+    run.steps = run.epochs * math.ceil(check_batch_count(run.source) / run.accumulate)
+    check_trainable(run.groups)
+    check_loss(run.learner.loss_func, run.learner.task)
+    run.optimizer.zero_grad(set_to_none=True)
+    failing = True
+    try:
+        notify(run.callbacks, "before_fit", run)
+        while not run.over:
+            run_epoch(run)
+        run.learner.fits_done += 1
+        notify(run.callbacks, "after_fit", run)
+        failing = False
+    finally:
+        if run.averaging is not None:
+            run.averaging.show()
+        run.optimizer.zero_grad(set_to_none=True)
+        set_momentum(run.optimizer, None)
+        run.model.eval()
+        notify_last(run.callbacks, run, quietly=failing)
+    return History(tuple(run.rows))
+
+
+def run_epoch(run: FitContext) -> None:
+    """Train on every batch once, validate, and add a row; or go on in the midst of an epoch."""
+    run.started, run.seconds_before = time.perf_counter() - run.seconds_before, 0.0
+    run.learner.begin_epoch(run.train, seeded=run.batch == 0)
+    if run.batch == 0:
+        run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
+        run.first_step = run.step
+        run.replicas.same_randomness()
+        notify(run.callbacks, "before_epoch", run)
+    run.losses.forgiving = run.forgiving
+    run.source = run.train
+    if run.stored is not None and run.from_store is not False:
+        run.stored.begin_epoch(run)
+    run.from_store = None
+    run.epoch_steps = math.ceil(len(run.source) / run.accumulate)
+    try:
+        _train_on_all(run)
+        _bring_together(run)
+        if run.averaging is not None:
+            run.averaging.show(partial(run.replicas.even_out, run.model))
+        results = _validate(run)
+    except KeyboardInterrupt:
+        if run.losses.mean() is not None:
+            _add_row(run, {}, note="interrupted")
+        raise
+    _add_row(run, results)
+    notify(run.callbacks, "after_epoch", run)
+    run.stop = run.processes.first_word("the events after an epoch", run.stop)
+    run.epoch, run.batch = run.epoch + 1, 0
+
+
+def train_step(run: FitContext) -> None:
+    """One batch forward and back, and a step of the optimizer; surgery is seen before it.
+
+    With `accumulate=n` the optimizer steps after every n batches, and after the last of an epoch,
+    by the mean of their gradients. Schedules, `run.step` and `after_step` count steps of the
+    optimizer; `before_step` comes before each batch. A group that is frozen between two of the n
+    batches loses what it has gathered; one that is thawed, or new, takes part from then on.
+    """
+    notify(run.callbacks, "before_step", run)
+    surgery = run.follower.follow()
+    if surgery:
+        run.changes += 1
+        run.optimizer = run.learner.made_optimizer()
+        run.changed = True
+        run.replicas.align(run.model, f"surgery before step {run.step}")
+    _follow_schedule(run)
+    if not run.waiting:
+        run.optimizer.zero_grad(set_to_none=True)
+    if run.replicas.sharded:
+        run.replicas.meet(f"a batch before step {run.step}", run.groups, run.optimizer, run.share)
+    run.loss = _loss(run)
+    run.losses.add(run.step, run.loss, run.share.own)
+    factor = run.replicas.factor(run.share)
+    backward(run.accelerator, run.loss if factor == 1 else run.loss * factor)
+    run.waiting += 1
+    if run.waiting == run.accumulate:
+        _take_step(run)
+
+
+def _take_step(run: FitContext) -> None:
+    """Move the weights by the mean gradient of the batches that wait, in all processes."""
+    run.replicas.meet(f"step {run.step}", run.groups, run.optimizer, run.share)
+    run.replicas.add_gradients(run.model)
+    divide_gradients(run.model.parameters(), run.waiting)
+    if run.step == 0 or run.changed:
+        warn_of_missing_gradients(run.groups)
+    optimizer_step(run.accelerator, run.optimizer, checked_clip(run.learner.clip))
+    run.waiting, run.changed = 0, False
+    run.step += 1
+    notify(run.callbacks, "after_step", run)
+
+
+def _follow_schedule(run: FitContext) -> None:
+    """Give the optimizer this step's rates and momentum; the epoch's row shows the highest."""
+    multiplier = run.schedule.multiplier(run.done)
+    set_rates(run.optimizer, run.groups.rates, multiplier)
+    set_momentum(run.optimizer, run.schedule.momentum(run.done))
+    if not run.lrs or multiplier > run.highest:
+        run.highest, run.lrs = multiplier, rates_in_use(run.optimizer, len(run.groups))
+
+
+def _loss(run: FitContext) -> Tensor:
+    """The loss of the batch, in the precision asked for."""
+    run.inputs = run.layout(run.inputs, run.model, run.changes)
+    with autocast(run.accelerator):
+        try:
+            outputs = run.forward(run.inputs)
+        except ValueError as cause:
+            if is_batch_of_one(cause, run.targets):
+                raise TrainingError(BATCH_OF_ONE) from cause
+            raise
+        if run.step == 0:
+            check_targets(outputs, run.targets, run.learner.task)
+        return checked_loss(run.learner.loss_func, outputs, run.targets)
+
+
+def _train_on_all(run: FitContext) -> None:
+    """One pass over the training batches; empty ones are passed over."""
+    title = f"epoch {run.learner.epochs_done}"
+    try:
+        with run.learner.reporter.bar(title, len(run.source)) as bar:
+            for share in () if run.stop else shares_left(run, _least(run)):
+                batch = to_device(share.batch, run.accelerator.device)
+                run.share, (run.inputs, run.targets) = share, labelled(batch)
+                run.batch, run.mixed = run.batch + 1, False
+                if len(run.targets):
+                    train_step(run)
+                bar.advance(run.losses.latest)
+                run.stop = run.processes.first_word(
+                    "the events after a step", run.stop or run.losses.trouble
+                )
+                if run.stop:
+                    break
+            if run.waiting:
+                _take_step(run)
+        run.losses.read()
+    except NotFiniteError as cause:
+        raise explain_not_finite(cause, run) from cause
+
+
+def _least(run: FitContext) -> int:
+    """The fewest items that a process can train on: batch norm cannot learn from one."""
+    return 2 if any(norm_layers(run.model)) else 1
+
+
+def _bring_together(run: FitContext) -> None:
+    """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
+    run.replicas.meet("the end of training on all batches", run.groups, run.optimizer)
+    run.losses.combine(run.processes)
+    run.stop = run.stop or run.losses.trouble
+    run.replicas.even_out(run.model)
+    run.replicas.check(run.model, run.optimizer)
+
+
+def _validate(run: FitContext) -> dict[str, float]:
+    if run.valid is None or len(run.valid) == 0 or run.losses.trouble:
+        return {}
+    learner, kept = run.learner, None
+    if run.stored is not None:
+        kept = run.stored.validation(run)
+    with learner.reporter.bar("validation", len(run.valid)) as bar:
+        return evaluate(
+            run.model,
+            run.valid if kept is None else kept,
+            loss_func=learner.loss_func,
+            task=learner.task,
+            meter=learner.meter(),
+            accelerator=run.accelerator,
+            processes=run.processes,
+            forward=run.forward,
+            advance=bar.advance,
+        )
+
+
+def _origin(run: FitContext) -> str:
+    """Where the batches came from, if not from the data."""
+    return "" if run.source is run.train else "frozen outputs stored"
+
+
+def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:
+    """Close the epoch: the row goes to the history and to whoever watches."""
+    learner, took = run.learner, (time.perf_counter() - run.started, cost_of(run))
+    if not note:
+        took = run.processes.of_main("the end of an epoch", took)
+    first, steps = run.epoch * run.epoch_steps, run.epochs * run.epoch_steps
+    row = EpochRow(
+        epoch=learner.epochs_done,
+        phase=run.phase,
+        train_loss=run.losses.mean(),
+        valid_loss=results.pop("valid_loss", None),
+        metrics=results,
+        seconds=took[0],
+        lrs=run.lrs,
+        frozen=tuple(run.groups.frozen),
+        note=note or run.stop or _origin(run),
+        course=course(run.schedule, first, first + run.step - run.first_step, steps),
+        cost=took[1],
+    )
+    run.rows.append(row)
+    learner.end_epoch(row, run.passes)

@@ -1,0 +1,127 @@
+"""What is looked at before and at the first step of a fit, and errors that say what to do."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from layergroups.errors import TrainingError
+
+if TYPE_CHECKING:
+    from layergroups.groups import LayerGroups
+    from layergroups.tasks._losses import NotFiniteError
+    from layergroups.training._loaders import Batches
+    from layergroups.training.loop._fit_context import FitContext
+
+
+_log = logging.getLogger("layergroups")
+
+
+def check_batch_count(batches: Batches) -> int:
+    """The number of training batches.
+
+    Raises:
+        TrainingError: there are none, or their number is not known.
+    """
+    try:
+        count = len(batches)
+    except TypeError as cause:
+        raise TrainingError(
+            f"The training batches ({type(batches).__name__}) have no len(); a schedule needs the "
+            "number of steps. Give a DataLoader or a list of batches."
+        ) from cause
+    if count == 0:
+        raise TrainingError("There are no training batches: too few photos for a batch of 2.")
+    return count
+
+
+def check_trainable(groups: LayerGroups) -> None:
+    """At least one parameter must be able to move.
+
+    Raises:
+        TrainingError: every group is frozen or has rate 0.
+    """
+    if any(p.requires_grad for group in groups for p in group.parameters()):
+        return
+    raise TrainingError(
+        "Nothing would train: every layer group is frozen or has rate 0.\n"
+        f"{groups}\nUse learn.unfreeze() or learn.freeze_to(-1), and a rate above 0."
+    )
+
+
+def split_batch(batch: object) -> tuple[Any, Tensor | None]:
+    """Inputs and targets; targets are None for a batch of inputs only.
+
+    Raises:
+        TrainingError: the batch is neither a tensor nor a pair.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+    raise TrainingError(
+        "A batch must be a tensor of inputs or a pair (inputs, targets), not a "
+        f"{type(batch).__name__}{size}."
+    )
+
+
+def labelled(batch: object) -> tuple[Any, Tensor]:
+    """Inputs and targets.
+
+    Raises:
+        TrainingError: the batch has no targets.
+    """
+    inputs, targets = split_batch(batch)
+    if targets is None:
+        raise TrainingError("Training and validation need batches (inputs, targets).")
+    return inputs, targets
+
+
+def warn_of_missing_gradients(groups: LayerGroups) -> None:
+    """After the first backward: one line for the unfrozen parameters that got no gradient."""
+    named = [
+        (group.name, name)
+        for group in groups
+        if not group.frozen
+        for name, parameter in group.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    if not named:
+        return
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    _log.warning(
+        "%s%s got no gradient in the first step and will not train: the loss does not depend on "
+        "it. Use it in forward, or freeze its group (%s).",
+        ", ".join(name for _, name in named[:3]),
+        more,
+        ", ".join(dict.fromkeys(f'learn.layer_groups["{group}"].freeze()' for group, _ in named)),
+    )
+
+
+def explain_not_finite(error: NotFiniteError, run: FitContext) -> TrainingError:
+    """What to look at when a loss is NaN or infinite."""
+    multiplier = run.schedule.multiplier(run.done)
+    rates = ", ".join(
+        f"{group.name} {rate * multiplier:.2g}"
+        for group, rate in zip(run.groups, run.groups.rates, strict=True)
+    )
+    return TrainingError(
+        f"The loss became {error.value} at step {error.step} of {run.steps} (epoch "
+        f"{run.learner.epochs_done}), at rates {rates}. Usual causes: rates too high (try a "
+        "tenth), inputs that are not finite or not normalised, or fp16 (use "
+        'mixed_precision="bf16" or "no"). Weights may be spoilt: learn.load an earlier save.'
+    )
+
+
+def is_batch_of_one(error: Exception, targets: Tensor) -> bool:
+    """Whether batch norm refused a batch because it has one item."""
+    return len(targets) == 1 and "more than 1 value per channel" in str(error)
+
+
+BATCH_OF_ONE = (
+    "A training batch has one item, from which batch norm cannot learn statistics. Use a "
+    'batch_size that leaves no rest of one, or batch_norm="keep".'
+)

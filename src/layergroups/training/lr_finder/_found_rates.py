@@ -1,0 +1,341 @@
+"""What `lr_find` has found, as data that prints, draws itself, and goes into a fit.
+
+From the losses of a rate sweep to one rate: valley, steep, minimum, slide.
+
+Each takes the rates of a sweep, rising in equal ratios, and the smoothed loss at each, and gives a
+rate. The four definitions are fastai's, by which its users read such curves; the sweep itself is
+Smith 2017, «Cyclical Learning Rates for Training Neural Networks».
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from layergroups._formatting import plain_text
+from layergroups.errors import TrainingError
+from layergroups.reports import RateCurve, draw_rates, rate_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class FoundRates:
+    """The losses of one sweep of all groups and one of each, and the rates that they suggest.
+
+    It unpacks as in fastai, `steep, valley = learn.lr_find(suggest_funcs=("steep", "valley"))`,
+    into the suggestions for all groups together, and they are attributes too: `found.valley`. The
+    rate of such a suggestion is that of the group whose rate is highest. A kind of suggestion that
+    finds no rate on a curve is left out with its reason (`together.missing`), and unpacks as nan.
+
+    Attributes:
+        together: the sweep of all groups that train, the relation of their rates kept.
+        groups: the sweep of each of them alone, by its name; empty if not asked for.
+        relation: the rate of each of them in `together`, as a part of the highest.
+        resting: groups that were frozen or had rate 0, and so were not tried.
+        kinds: the kinds of suggestion that were asked for, in order.
+    """
+
+    together: RateCurve
+    groups: Mapping[str, RateCurve] = field(default_factory=dict)
+    relation: Mapping[str, float] = field(default_factory=dict)
+    resting: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """The rates of the sweep of all groups."""
+        return self.together.lrs
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The smoothed losses of the sweep of all groups."""
+        return self.together.losses
+
+    @property
+    def valley(self) -> float:
+        """For all groups together: half way down the longest fall of the loss."""
+        return _chosen(self.together, "valley")
+
+    @property
+    def steep(self) -> float:
+        """For all groups together: where the loss falls fastest."""
+        return _chosen(self.together, "steep")
+
+    @property
+    def minimum(self) -> float:
+        """For all groups together: a tenth of the rate where the loss is lowest."""
+        return _chosen(self.together, "minimum")
+
+    @property
+    def slide(self) -> float:
+        """For all groups together: below the rates at which the slope of the loss changes."""
+        return _chosen(self.together, "slide")
+
+    @property
+    def suggestions(self) -> dict[str, dict[str, float]]:
+        """Every suggestion: for "all" and for each group by name, a rate by each kind."""
+        return {c.name: dict(c.suggestions) for c in (self.together, *self.groups.values())}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """A rate for each group that trains, for `learn.fit_one_cycle(3, lr=found.rates)`.
+
+        By the first kind of suggestion that found a rate; see `rates_by`.
+        """
+        return self.rates_by(next(iter(self.together.suggestions)))
+
+    def rates_by(self, kind: str) -> dict[str, float]:
+        """A rate for each group that trains, by one kind of suggestion.
+
+        What a group bears alone is divided by the number of groups: to first order, together they
+        then change the loss as much as one of them alone. A group that was not tried alone, or
+        whose sweep has no such suggestion, gets its part of the rate for all.
+
+        Raises:
+            TrainingError: there is no such suggestion for all groups together.
+        """
+        rate = _chosen(self.together, kind)
+        return {
+            name: self._alone(name, kind) or rate * part for name, part in self.relation.items()
+        }
+
+    def _alone(self, name: str, kind: str) -> float:
+        curve = self.groups.get(name)
+        found = {} if curve is None else curve.suggestions
+        return found.get(kind, 0.0) / len(self.relation)
+
+    def figure(self) -> Figure:
+        """All curves with their suggestions, as a figure of matplotlib."""
+        return draw_rates(self._curves, self._note)
+
+    def plot(self, path: str | Path | None = None) -> Path | Figure:
+        """Draw all curves with their suggestions.
+
+        Args:
+            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+
+        Raises:
+            LayerGroupsError: another ending, or the file cannot be written.
+        """
+        return self.figure() if path is None else rate_picture(self._curves, path, self._note)
+
+    @property
+    def _curves(self) -> list[RateCurve]:
+        """The sweeps that differ; where one group trains, all together are that group."""
+        return [*([] if self._one_alone else [self.together]), *self.groups.values()]
+
+    @property
+    def _one_alone(self) -> bool:
+        return len(self.relation) == len(self.groups) == 1
+
+    @property
+    def _note(self) -> str:
+        words = "Not tried, because frozen or at rate 0"
+        return f"{words}: {', '.join(self.resting)}" if self.resting else ""
+
+    @property
+    def _reasons(self) -> list[str]:
+        """Why suggestions are missing, each with the sweeps that it is true of."""
+        curves: dict[str, list[str]] = {}
+        for curve in self._curves:
+            for reason in curve.missing.values():
+                curves.setdefault(reason, []).append(curve.name)
+        return [f"For {', '.join(names)}: {reason}." for reason, names in curves.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return {
+            "together": self.together.to_dict(),
+            "groups": {name: curve.to_dict() for name, curve in self.groups.items()},
+            "relation": dict(self.relation),
+            "resting": list(self.resting),
+            "kinds": list(self.kinds),
+            "rates": self.rates,
+        }
+
+    def __iter__(self) -> Iterator[float]:
+        found = self.together.suggestions
+        return iter([found.get(kind, math.nan) for kind in self.kinds or found])
+
+    def __repr__(self) -> str:
+        found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
+        return f"FoundRates({', '.join([*found, f'rates={_short(self.rates)}'])})"
+
+    def __str__(self) -> str:
+        return plain_text(self.__rich__(), 120)
+
+    def __rich__(self) -> Group:
+        notes = [Text(_use(self.rates)), *map(Text, self._reasons)]
+        if self.resting:
+            words = f"Frozen or at rate 0, and so not tried: {', '.join(self.resting)}."
+            notes.append(Text(f"{words} learn.unfreeze() to try them."))
+        return Group(_table(self), *notes)
+
+
+def _chosen(curve: RateCurve, kind: str) -> float:
+    suggestions = curve.suggestions
+    if kind in suggestions:
+        return suggestions[kind]
+    known = f"There is no suggestion {kind!r}; there are {', '.join(suggestions)}."
+    if kind in curve.missing:
+        raise TrainingError(f"{known} The reason: {curve.missing[kind]}.")
+    raise TrainingError(f'{known} Ask for it: learn.lr_find(suggest_funcs=("{kind}",)).')
+
+
+def _short(rates: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{rate:.2g}") for name, rate in rates.items()}
+
+
+def _use(rates: Mapping[str, float]) -> str:
+    listed = ", ".join(f"{name} {rate:.1e}" for name, rate in rates.items())
+    return f"rates of all at once: {listed}\nlearn.fit_one_cycle(3, lr=found.rates) takes them."
+
+
+def _table(found: FoundRates) -> Table:
+    """A row for each sweep; 80 columns will do for names of up to a dozen letters."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("trains", overflow="fold")
+    kinds = found.kinds or tuple(found.together.suggestions)
+    for heading in (*kinds, "loss", "lowest"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("ended", style="dim")
+    for curve in found._curves:
+        rates = [f"{curve.suggestions[k]:.1e}" if k in curve.suggestions else "-" for k in kinds]
+        losses = [loss for _, loss in curve.points]
+        ends = (f"{losses[0]:.3f}", f"{min(losses):.3f}")
+        table.add_row(Text(curve.name, style="bold"), *rates, *ends, Text(curve.end))
+    return table
+
+
+SuggestFunc = Callable[[Sequence[float], Sequence[float]], float]
+
+
+_SLIDE_WIDTH: Final = 15  # steps
+
+
+_SLIDE_ROOM: Final = 2 * _SLIDE_WIDTH  # steps in which it can slide at all
+
+
+_SLIDE_FLAT: Final = 0.005
+
+
+class NoSuggestionError(TrainingError):
+    """A curve on which a kind of suggestion finds no rate; the message is the reason."""
+
+
+def valley(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Half way down the longest fall of the loss.
+
+    The fall is the longest run of ever lower losses, not all of them neighbours; with its length
+    counted back from its end, the rate is in the middle.
+    """
+    lengths = _falls(losses)
+    end = lengths.index(max(lengths))
+    length = lengths[end]
+    return rates[max(0, end - length + int(length / 3) + int(length / 6))]
+
+
+def steep(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Where the loss falls fastest, over the logarithm of the rate."""
+    points = [(math.log(rate), loss) for rate, loss in zip(rates, losses, strict=True)]
+    slopes = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(points)]
+    return rates[slopes.index(min(slopes))]
+
+
+def minimum(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """A tenth of the rate where the loss is lowest."""
+    return rates[losses.index(min(losses))] / 10
+
+
+def slide(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The lower end of an interval that slides down the rates until the loss is even over it.
+
+    The interval is 15 steps wide and begins at the highest rate; it stops where the slopes at its
+    two ends, as losses a step, differ by no more than 0.005. Where it never stops, fastai gives the
+    first rate of the sweep, which says nothing of the curve; here there is no suggestion then.
+
+    Raises:
+        NoSuggestionError: there are fewer than 30 losses, or the interval never stops.
+    """
+    n = len(losses)
+    if n < _SLIDE_ROOM:
+        raise NoSuggestionError(
+            f"slide needs {_SLIDE_ROOM} steps to look at, not {n}: lr_find(num_it=100)"
+        )
+    slopes = _slopes(losses)
+    low = found = n - 1 - _SLIDE_WIDTH
+    while abs(slopes[low + _SLIDE_WIDTH] - slopes[low]) > _SLIDE_FLAT:
+        found = low
+        low -= 1
+        if low < 0:
+            raise NoSuggestionError("slide met no stretch over which the loss changes evenly")
+    return rates[found]
+
+
+SUGGESTIONS: Final[Mapping[str, SuggestFunc]] = {
+    "valley": valley,
+    "steep": steep,
+    "minimum": minimum,
+    "slide": slide,
+}
+
+
+def named(suggest_funcs: object) -> dict[str, SuggestFunc]:
+    """Suggestions by name, from a name, a function, or several of them.
+
+    Raises:
+        TrainingError: one is neither, or there are none.
+    """
+    several = isinstance(suggest_funcs, Sequence) and not isinstance(suggest_funcs, str)
+    listed: Sequence[Any] = suggest_funcs if several else [suggest_funcs]  # type: ignore[assignment] # checked one by one
+    found = dict(map(_named, listed))
+    if not found:
+        raise TrainingError(f"suggest_funcs={suggest_funcs!r}: give at least one, such as {_HELP}")
+    return found
+
+
+_HELP: Final = (
+    'suggest_funcs=("valley", "steep", "minimum", "slide"), or functions (rates, losses) -> rate.'
+)
+
+
+def _named(wanted: Any) -> tuple[str, SuggestFunc]:
+    if isinstance(wanted, str) and wanted in SUGGESTIONS:
+        return wanted, SUGGESTIONS[wanted]
+    if callable(wanted):
+        inner = wanted.func if isinstance(wanted, partial) else wanted
+        return getattr(inner, "__name__", type(inner).__name__), wanted
+    raise TrainingError(f"suggest_funcs: {wanted!r} is no suggestion. Give {_HELP}")
+
+
+def _falls(losses: Sequence[float]) -> list[int]:
+    """For each loss the length of the longest run of ever lower losses that ends there."""
+    tails: list[float] = []  # tails[k]: minus the highest loss at which a run of k + 1 ends
+    lengths = []
+    for loss in losses:
+        place = bisect_left(tails, -loss)
+        tails[place : place + 1] = [-loss]
+        lengths.append(place + 1)
+    return lengths
+
+
+def _slopes(losses: Sequence[float]) -> list[float]:
+    """Of each step: half the difference of its neighbours, at the ends the difference itself."""
+    last = len(losses) - 1
+    return [
+        (losses[min(i + 1, last)] - losses[max(i - 1, 0)]) / (min(i + 1, last) - max(i - 1, 0))
+        for i in range(len(losses))
+    ]

@@ -1,0 +1,150 @@
+"""A learner's export, and the learner that comes out of one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from layergroups.checkpoints import (
+    ENDINGS,
+    Exported,
+    Portable,
+    described_head,
+    trial_pixels,
+    why_not_rebuilt,
+    write_export,
+    write_portable,
+)
+from layergroups.data import normalise, transform_from_config
+from layergroups.errors import CheckpointError, TrainingError
+from layergroups.groups import LayerGroups, Split, is_sharded
+from layergroups.tasks._losses import describe_loss, probabilities
+from layergroups.training._loaders import class_names
+from layergroups.training.loop._evaluation import predict_all
+
+if TYPE_CHECKING:
+    from layergroups.training._learner import Learner
+
+
+_log = logging.getLogger("layergroups")
+
+
+_WORDS = ("auto", "layerwise", "classic", "classic-v1")
+
+
+def export(learner: Learner, target: Path) -> Path:
+    """Write the export of a learner: a folder, or a `.pt2` or `.onnx` file.
+
+    Says in one line if the folder will need the model.
+
+    Raises:
+        TrainingError: the data do not describe their transform, or FSDP2 has spread the weights.
+        CheckpointError: it cannot be written, or the model does not fit the format.
+    """
+    if any(map(is_sharded, learner.model.parameters())):
+        raise TrainingError(
+            "FSDP2 has spread the weights over the processes. Use learn.save(name) here; then, in "
+            "one process, learn.load(name).export(folder)."
+        )
+    if target.suffix.lower() in ENDINGS:
+        return _export_portable(learner, target)
+    transform = _transform_config(learner)
+    model = learner.layer_groups.model  # without the wrapper of torch.compile
+    head = described_head(model)
+    reason = why_not_rebuilt(model, learner.blueprint, head)
+    if reason:
+        _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
+    exported = Exported(
+        classes=class_names(learner.dls),
+        blueprint=learner.blueprint,
+        head=head,
+        needs_model=reason,
+        transform=transform,
+        groups=learner.layer_groups.state_dict(),
+        loss=type(learner.loss_func).__name__,
+        metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
+        task=learner.task,
+        thresh=learner.thresh,
+        loss_settings=describe_loss(learner.loss_func),
+    )
+    return write_export(target, model, exported)
+
+
+def _export_portable(learner: Learner, path: Path) -> Path:
+    """A file that runs without this library, compared with what the learner itself says."""
+    transform = transform_from_config(_transform_config(learner))
+    model, accelerator = learner.placed_model(), learner.accelerator
+    pixels = trial_pixels(transform.size, transform.input.channels)
+    options: dict[str, Any] = {"loss_func": learner.loss_func, "accelerator": accelerator}
+    options["task"] = learner.task
+    expected, _, _ = predict_all(model, [normalise(pixels, transform.input)], **options)
+    wanted = Portable(
+        classes=class_names(learner.dls),
+        transform=transform,
+        activation=partial(probabilities, learner.loss_func, task=learner.task),
+        loss=type(learner.loss_func).__name__,
+        task=learner.task,
+        thresh=learner.thresh,
+    )
+    exact = (
+        accelerator.device.type == "cpu"
+        and accelerator.mixed_precision == "no"
+        and all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    )
+    return write_portable(path, model, wanted, pixels=pixels, expected=expected, exact=exact)
+
+
+def _transform_config(learner: Learner) -> dict[str, Any]:
+    """How photos become inputs, which an export must know."""
+    config: Callable[[], dict[str, Any]] | None = getattr(learner.dls, "transform_config", None)
+    if config is None:
+        raise TrainingError(
+            f"export needs the transform of the photos, but {type(learner.dls).__name__} has no "
+            "transform_config(). Use ImageDataLoaders, or save the weights alone: "
+            "learn.save(name)."
+        )
+    return config()
+
+
+def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:
+    """Layer groups as they were, frozen flags and rates too.
+
+    Args:
+        model: with its weights.
+        exported: what the folder says.
+        options: for `LayerGroups`.
+
+    Raises:
+        CheckpointError: the saved groups do not fit the model.
+    """
+    saved = exported.groups
+    try:
+        groups = LayerGroups(model, _by_rule(str(saved["rule"])) or by_members(saved), **options)
+        if groups.state_dict()["members"] != saved["members"]:
+            groups = LayerGroups(model, by_members(saved), **options)
+        groups.recall(saved)
+        groups.load_state_dict(saved)
+    except (KeyError, ValueError) as cause:
+        raise CheckpointError(f"The saved layer groups do not fit the model: {cause}") from cause
+    return groups
+
+
+def _by_rule(rule: str) -> Split | None:
+    """The rule that a name of one stands for; None for groups that were made by hand."""
+    number = re.fullmatch(r"(\d+) groups", rule)
+    return int(number[1]) if number else rule if rule in _WORDS else None
+
+
+def by_members(saved: Mapping[str, Any]) -> Split:
+    """A split rule that gives each group the parameters that it had."""
+    return {
+        group: "|".join(re.escape(name) for name in names)
+        for group, names in saved["members"].items()
+    }
