@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from layergroups.errors import TrainingError
+
+_MOST_OF_FREE: Final = 0.9  # of a disk; others write to it too
+
+_ZEROS: Final = bytes(1 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +96,7 @@ class FeatureBuffer:
                 "that StoreOptions(memory=..., disk=...) allows"
             )
         self._rows = [
-            _room((views * items, *shape), dtype, options if self.mapped else None)
+            _empty((views * items, *shape), dtype, options if self.mapped else None)
             for shape, dtype in zip(shapes, kept, strict=True)
         ]
         self._targets: Tensor | None = None
@@ -122,18 +129,45 @@ class FeatureBuffer:
         return self._targets
 
 
-def _room(shape: tuple[int, ...], dtype: torch.dtype, mapped: FeatureCacheConfig | None) -> Tensor:
-    """An empty tensor, in memory, or in a file that vanishes when nobody uses it any more."""
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, mapped: FeatureCacheConfig | None) -> Tensor:
+    """An empty tensor, in memory, or in a file that vanishes when nobody uses it any more.
+
+    Raises:
+        TooLargeError: the file system has no room for the file.
+    """
     if mapped is None:
         return torch.empty(shape, dtype=dtype)
-    if mapped.folder is not None:
-        mapped.folder.mkdir(parents=True, exist_ok=True)
     count = torch.Size(shape).numel()
-    with tempfile.NamedTemporaryFile(prefix="layergroups-", dir=mapped.folder) as file:
-        file.truncate(count * dtype.itemsize)
-        flat: Any = torch.from_file(file.name, shared=True, size=count, dtype=dtype)
+    try:
+        if mapped.folder is not None:
+            mapped.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix="layergroups-", dir=mapped.folder) as file:
+            _reserve(file.fileno(), file.name, count * dtype.itemsize)
+            flat: Any = torch.from_file(file.name, shared=True, size=count, dtype=dtype)
+    except OSError as cause:
+        raise TooLargeError(
+            f"there is no room for its outputs in {mapped.folder or tempfile.gettempdir()}: {cause}"
+        ) from cause
     room: Tensor = flat.view(shape)
     return room
+
+
+def _reserve(handle: int, name: str, size: int) -> None:
+    """Give the file its blocks on the disk now.
+
+    Raises:
+        OSError: there are too few, or the file may not become so large.
+    """
+    # A file that is only truncated to its size has no blocks yet. On a full disk the first write
+    # to the mapped memory then ends in SIGBUS, which kills the interpreter without an exception.
+    free = shutil.disk_usage(Path(name).parent).free
+    if size > _MOST_OF_FREE * free:
+        raise OSError(errno.ENOSPC, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+        return
+    for start in range(0, size, len(_ZEROS)):  # macOS and Windows: written blocks are there
+        os.write(handle, _ZEROS[: size - start])
 
 
 def is_channels_last(example: Tensor) -> bool:
