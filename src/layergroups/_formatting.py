@@ -1,12 +1,10 @@
-"""Tables as plain text: for `print`, for files and for pipes.
-
-Figures in words, the same everywhere on the page and in the terminal.
-"""
+"""How numbers, sizes, times, lists and tables are written, everywhere in the package."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
 
@@ -30,6 +28,13 @@ def count(n: int, one: str, several: str = "") -> str:
     return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 
+def first_few(values: Iterable[object], n: int = 5, separator: str = ", ") -> str:
+    """The first of many, as "a, b, c and 3 more"."""
+    listed = [str(value) for value in values]
+    more = f" and {len(listed) - n:,} more" if len(listed) > n else ""
+    return separator.join(listed[:n]) + more
+
+
 def short(n: float) -> str:
     """12345678 as "12.3 M"."""
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -50,10 +55,14 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: float | None) -> str:
-    """As "1.24 GB"; a dash where it is not known."""
+    """Bytes, as "1.24 GB"; a dash where it is not known."""
     if size is None:
         return "–"
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB" if size < 999.5 else f"{size:,.0f} GB"
 
 
 def figure(value: float | None) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from layergroups._formatting import first_few
 from layergroups.anatomy import Anatomy
 from layergroups.errors import TransplantError
 from layergroups.models import SideBySide, classifier_layers, outputs_of, parts_of, whole_path
@@ -303,18 +304,13 @@ def _reason(old: Sequence[str], new: Sequence[str]) -> str:
         return "same classes"
     both = [c for c in new if c in old]
     if not both:
-        return f"no class in common: {_some(old)} there, {_some(new)} here"
+        return f"no class in common: {first_few(old)} there, {first_few(new)} here"
     fresh, gone = [c for c in new if c not in old], [c for c in old if c not in new]
     return (
-        f"classes by name: {_some(both)}"
-        + (f"; new: {_some(fresh)}" if fresh else "")
-        + (f"; no place for: {_some(gone)}" if gone else "")
+        f"classes by name: {first_few(both)}"
+        + (f"; new: {first_few(fresh)}" if fresh else "")
+        + (f"; no place for: {first_few(gone)}" if gone else "")
     )
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _by_tensor(model: nn.Module, wanted: Mapping[Slot, Slot], reason: str) -> Iterator[RowMove]:

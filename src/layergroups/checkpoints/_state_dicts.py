@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._formatting import first_few
 from layergroups.errors import CheckpointError
 from layergroups.groups import place_steps
 
@@ -262,5 +263,4 @@ def _listing(what: str, names: Iterable[str], most: int = 4) -> str:
     names = list(names)
     if not names:
         return ""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f" {what.capitalize()}: {', '.join(names[:most])}{more}."
+    return f" {what.capitalize()}: {first_few(names, most)}."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._formatting import first_few
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.checkpoints._matching import (
     ClassPlan,
@@ -26,7 +27,7 @@ from layergroups.checkpoints._matching import (
 )
 from layergroups.checkpoints._state_dicts import PLAIN, placed
 from layergroups.errors import TransplantError
-from layergroups.groups import place_steps, some
+from layergroups.groups import place_steps
 
 _NOT_OWNED = "the new optimizer does not have this parameter"
 
@@ -476,4 +477,4 @@ def _rows(kind: str, grafts: Sequence[Graft], most: int = 4) -> list[str]:
         first = list(reasons)[: most - 1]
         others = [name for why, names in reasons.items() if why not in first for name in names]
         reasons = {why: reasons[why] for why in first} | {"for other reasons": others}
-    return [f"  {kind:10s} {len(n):5d}  {why}: {some(n, 2)}" for why, n in reasons.items()]
+    return [f"  {kind:10s} {len(n):5d}  {why}: {first_few(n, 2)}" for why, n in reasons.items()]

@@ -18,6 +18,7 @@ from typing import Any, Self, Unpack
 import torch
 
 from layergroups._calls import Taught
+from layergroups._formatting import first_few
 from layergroups.data._batches import (
     Balance,
     BatchMaker,
@@ -554,11 +555,8 @@ class ImageDataLoaders(Sources):
         if self.task == "regression":
             return ", ".join(self.vocab)
         train, valid = (p.counts(self.c) for p in (self.train_photos, self.valid_photos))
-        shown = [f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True)][
-            :_CLASSES_SHOWN
-        ]
-        more = f", and {self.c - _CLASSES_SHOWN} more" if self.c > _CLASSES_SHOWN else ""
-        return ", ".join(shown) + more
+        each = (f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True))
+        return first_few(each, _CLASSES_SHOWN)
 
 
 def _workers(n: int) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
+from layergroups._formatting import first_few
 from layergroups.data._splitting import labelled_split
 from layergroups.errors import DataError
 
@@ -233,9 +234,7 @@ def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
 
 def names_of(names: Iterable[object]) -> str:
     """Some names for a message: the first ten, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _MENTIONED} more" if len(listed) > _MENTIONED else ""
-    return ", ".join(repr(name) for name in listed[:_MENTIONED]) + more
+    return first_few(map(repr, names), _MENTIONED)
 
 
 def joined(one: Samples, other: Samples) -> Samples:

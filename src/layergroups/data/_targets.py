@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from layergroups._formatting import count, first_few
 from layergroups.data._samples import Label, Task, names_of
 from layergroups.errors import DataError
 
@@ -269,6 +270,4 @@ def _sorted(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _photos(files: Sequence[str]) -> str:
-    more = ", ..." if len(files) > _FILES_SHOWN else ""
-    shown = ", ".join(map(repr, files[:_FILES_SHOWN]))
-    return f"{len(files)} photo{'s' if len(files) > 1 else ''} ({shown}{more})"
+    return f"{count(len(files), 'photo')} ({first_few(map(repr, files), _FILES_SHOWN)})"

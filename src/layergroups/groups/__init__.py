@@ -13,7 +13,7 @@ from layergroups.groups._freezing import (
 from layergroups.groups._group_table import HEADINGS, group_cells
 from layergroups.groups._layer_groups import LayerGroup, LayerGroups
 from layergroups.groups._optimizer import place_steps
-from layergroups.groups._partition import Partition, some, under
+from layergroups.groups._partition import Partition, under
 from layergroups.groups._rates import Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import GroupDifference
@@ -43,7 +43,6 @@ __all__ = [
     "is_sharded",
     "place_steps",
     "release",
-    "some",
     "spread_rates",
     "turned_off",
     "under",

@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import plain_text
+from layergroups._formatting import first_few, plain_text
 from layergroups.anatomy import (
     EDGE,
     SIXTEENTH,
@@ -28,7 +28,6 @@ from layergroups.anatomy import (
     choose_splits,
 )
 from layergroups.errors import GroupingError
-from layergroups.groups._partition import some
 from layergroups.groups._rules import classic_paths, divide
 
 if TYPE_CHECKING:
@@ -429,7 +428,7 @@ def _implied(
             f"{len(shares)} groups of {min(depths)} to {max(depths)} layers, each with "
             f"{percent(min(parameters))} to {percent(max(parameters))} of the parameters"
         ]
-    blocks = f"cuts through {some(cut)}" if cut else "no block is cut through"
+    blocks = f"cuts through {first_few(cut)}" if cut else "no block is cut through"
     order = [homes[n] for block in anatomy.blocks for n in block.parameters if n in homes]
     turns = "" if order == sorted(order) else "; the groups take turns in the order of execution"
     return f"of {depth} layers in all: {'; '.join(said)}; {blocks}{turns}"

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from layergroups._formatting import first_few
 from layergroups.errors import GroupingError
-from layergroups.groups._partition import ModuleTree, some
+from layergroups.groups._partition import ModuleTree
 from layergroups.groups._surgery import ModelSnapshot, has_adapters
 
 if TYPE_CHECKING:
@@ -400,5 +401,7 @@ def find_fixed(model: nn.Module) -> UserFrozen:
             p.requires_grad_(p.is_floating_point() or p.is_complex())
         return UserFrozen()
     elif fixed:
-        log.warning("fixed by the model's author, never trained: %s", some(n for n, _ in fixed))
+        log.warning(
+            "fixed by the model's author, never trained: %s", first_few(n for n, _ in fixed)
+        )
     return UserFrozen(frozenset(p for _, p in fixed))

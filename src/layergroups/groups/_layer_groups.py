@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from layergroups._formatting import first_few
 from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
 from layergroups.errors import GroupIndexError, GroupingError
 from layergroups.groups._explain import Explanation, explain
@@ -36,7 +37,7 @@ from layergroups.groups._optimizer import (
     reconcile,
     unwrapped,
 )
-from layergroups.groups._partition import ModuleTree, Part, some
+from layergroups.groups._partition import ModuleTree, Part
 from layergroups.groups._rates import Rate, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import (
@@ -483,12 +484,12 @@ class LayerGroups:
         if self._anatomy.unused:
             log.warning(
                 "%d parameters are not used when the model runs, so they will not train: %s",
-                len(self._anatomy.unused), some(self._anatomy.unused),
+                len(self._anatomy.unused), first_few(self._anatomy.unused),
             )  # fmt: skip
         if self._anatomy.dead_ends:
             log.warning(
                 "%d parameters lead to no output of the model, so they get no gradient and will "
-                "not train: %s", len(self._anatomy.dead_ends), some(self._anatomy.dead_ends),
+                "not train: %s", len(self._anatomy.dead_ends), first_few(self._anatomy.dead_ends),
             )  # fmt: skip
 
     # -- members ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from layergroups._formatting import first_few
 from layergroups.anatomy import Anatomy
 from layergroups.errors import GroupingError
 
@@ -191,7 +192,7 @@ def check_cover(model: nn.Module, parts: Sequence[Part], homes: Mapping[str, int
     names = [n for n, _ in model.named_parameters()]
     left = [n for n in names if n not in homes]
     if left:
-        raise GroupingError(f"{len(left)} parameters are in no layer group: {some(left)}")
+        raise GroupingError(f"{len(left)} parameters are in no layer group: {first_few(left)}")
     if len({p.name for p in parts}) < len(parts):
         raise GroupingError(f"two layer groups have one name: {[p.name for p in parts]}")
     filled = {homes[n] for n in names}
@@ -201,10 +202,3 @@ def check_cover(model: nn.Module, parts: Sequence[Part], homes: Mapping[str, int
             f"the layer groups {empty} would hold no parameter; split at other places, or into "
             f"fewer groups"
         )
-
-
-def some(names: Iterable[str], n: int = 5) -> str:
-    """The first few of many names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - n} more" if len(listed) > n else ""
-    return ", ".join(listed[:n]) + more

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from layergroups._formatting import first_few
 from layergroups.anatomy import Anatomy, choose_splits
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import (
@@ -25,7 +26,6 @@ from layergroups.groups._partition import (
     complete,
     consecutive,
     parameter_order,
-    some,
     start_at_block,
     start_at_path,
     under,
@@ -305,7 +305,7 @@ def _from_lists(
             owner[name] = group
     left = [n for n, _ in model.named_parameters() if n not in owner]
     if left:
-        raise GroupingError(f"{rule}: {len(left)} parameters are in no group: {some(left)}")
+        raise GroupingError(f"{rule}: {len(left)} parameters are in no group: {first_few(left)}")
     order = {name: i for i, name in enumerate(parameter_order(anatomy))}
     late = len(order)
     ranked = sorted(found, key=lambda g: min((order.get(n, late) for n in found[g]), default=late))

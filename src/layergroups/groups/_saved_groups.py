@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from layergroups._formatting import first_few
 from layergroups.errors import GroupingError
-from layergroups.groups._partition import some
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class GroupDifference:
             lines.append(f"  only here, left as they are: {', '.join(self.only_here)}")
         for was, now in dict.fromkeys((was, now) for _, was, now in self.moved):
             names = [n for n, a, b in self.moved if (a, b) == (was, now)]
-            lines.append(f"  {len(names)} parameters of {was!r} are in {now!r}: {some(names, 3)}")
+            lines.append(
+                f"  {len(names)} parameters of {was!r} are in {now!r}: {first_few(names, 3)}"
+            )
         return "\n".join(lines)
 
 

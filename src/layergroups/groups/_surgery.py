@@ -29,9 +29,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from layergroups._formatting import first_few
 from layergroups.anatomy import Anatomy, read_anatomy
 from layergroups.errors import AnatomyError, GroupingError
-from layergroups.groups._partition import ModuleTree, leaf_paths, some
+from layergroups.groups._partition import ModuleTree, leaf_paths
 
 _PARAMETERS, _MODULES = itemgetter("_parameters"), itemgetter("_modules")
 
@@ -291,9 +292,9 @@ class Change:
         parts = []
         for group in dict.fromkeys(group for _, group in self.added):
             names = [name for name, g in self.added if g == group]
-            parts.append(f"{len(names)} new in group {group!r} ({some(names, 3)})")
+            parts.append(f"{len(names)} new in group {group!r} ({first_few(names, 3)})")
         if self.removed:
-            parts.append(f"{len(self.removed)} dropped ({some(self.removed, 3)})")
+            parts.append(f"{len(self.removed)} dropped ({first_few(self.removed, 3)})")
         if self.renamed:
             old, new = self.renamed[0]
             parts.append(f"{len(self.renamed)} moved ({old} → {new})")
@@ -303,7 +304,7 @@ class Change:
     def _became(self) -> Iterator[str]:
         yield from (_tie_in_words(tie) for tie in self.tied)
         if self.untied:
-            yield f"{some(self.untied, 3)} no longer tied"
+            yield f"{first_few(self.untied, 3)} no longer tied"
         for what, between in ((self.cast, ""), (self.moved, "on ")):
             for (old, new), n in Counter((old, new) for _, old, new in what).items():
                 verb = "is" if n == 1 else "are"
@@ -317,10 +318,10 @@ class Change:
         if self.fixed:
             yield (
                 f"{_count(len(self.fixed))} found with requires_grad=False, fixed by hand in "
-                f"every group ({some(self.fixed, 2)})"
+                f"every group ({first_few(self.fixed, 2)})"
             )
         if self.released:
-            yield f"{_count(len(self.released))} no longer fixed ({some(self.released, 2)})"
+            yield f"{_count(len(self.released))} no longer fixed ({first_few(self.released, 2)})"
 
 
 def _count(n: int) -> str:
@@ -540,7 +541,7 @@ def _refuse_stale(exchanged: tuple[nn.Parameter, ...], wrapper: nn.Module, _: An
     new = [name for i, name in trains.items() if i not in known]
     idle = [] if wrapper.find_unused_parameters else known - trains.keys()
     if new or idle:
-        what = f"{some(new, 3)} would be trained by each process for itself" if new else (
+        what = f"{first_few(new, 3)} would be trained by each process for itself" if new else (
             f"{len(idle)} that do not train any more would be waited for"
         )  # fmt: skip
         raise GroupingError(

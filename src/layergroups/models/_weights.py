@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups.errors import WeightsError
 
@@ -310,8 +311,7 @@ def _misfit(words: str, differences: Differences) -> str:
 def _listing(what: str, names: list[str]) -> str:
     if not names:
         return ""
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}"
+    return f"{len(names)} {what}: {first_few(names, _SHOWN)}"
 
 
 def _hint(differences: Differences, total: int) -> str:

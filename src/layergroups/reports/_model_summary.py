@@ -13,6 +13,7 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from layergroups._formatting import memory
 from layergroups.anatomy import first_trace
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._protocols import as_text, html_table
@@ -89,13 +90,13 @@ class ModelSummary:
     def facts(self) -> dict[str, str]:
         """What stands below the table, in words."""
         later = "made at the first fit"
-        own = later if self.optimizer_bytes is None else megabytes(self.optimizer_bytes)
+        own = later if self.optimizer_bytes is None else memory(self.optimizer_bytes)
         return {
             "parameters": f"{self.parameters:,d}",
             "train": f"{self.trainable:,d}",
             "frozen": f"{self.frozen:,d}",
             "computing": f"{self.flops / 1e9:.2f} GFLOPs an image",
-            "memory": f"{megabytes(self.weight_bytes)} weights, {megabytes(self.gradient_bytes)} "
+            "memory": f"{memory(self.weight_bytes)} weights, {memory(self.gradient_bytes)} "
             f"gradients, optimizer: {own}",
             "optimizer": self.optimizer,
             "loss": self.loss,
@@ -256,11 +257,6 @@ def _trains(row: LayerRow) -> str:
 
 def _bytes(values: Sequence[Any]) -> int:
     return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
-
-
-def megabytes(count: int) -> str:
-    """Bytes in words, "44.8 MB"."""
-    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
 def name_of(thing: object) -> str:

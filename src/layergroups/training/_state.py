@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups._calls import Taught
+from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
 from layergroups.anatomy import unwrap
@@ -111,8 +112,8 @@ def fitting_data(old: Loaders, new: Loaders) -> Loaders:
     _check_task(old, new)
     if class_names(new) != class_names(old) and n_classes(old):
         raise TrainingError(
-            f"These data have the classes {_shown(class_names(new))}, the model was made for "
-            f"{_shown(class_names(old))}. For other classes make a new head: "
+            f"These data have the classes {first_few(class_names(new))}, the model was made for "
+            f"{first_few(class_names(old))}. For other classes make a new head: "
             "vision_learner(dls, arch)."
         )
     return bound(new, input_of(old))
@@ -133,10 +134,6 @@ def _check_task(old: Loaders, new: Loaders) -> None:
             f"These images have {counts[1]} channels, the model takes {counts[0]}. Read them with "
             f"{counts[0]}, or make a new learner: vision_learner(dls, arch)."
         )
-
-
-def _shown(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 class LearnerState(Taught):

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from layergroups._formatting import first_few
 from layergroups.data.image._opening import open_picture, quiet
 from layergroups.errors import BrokenImagesError, DataError
 
@@ -135,9 +136,8 @@ def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:
     if broken and on_error == "raise":
         raise broken_images_error(broken)
     if broken:
-        listed = "; ".join(map(str, broken[:_MENTIONED]))
-        more = f"; and {len(broken) - _MENTIONED} more" if len(broken) > _MENTIONED else ""
-        _LOG.warning("Skipped %d broken images: %s%s.", len(broken), listed, more)
+        listed = first_few(broken, _MENTIONED, "; ")
+        _LOG.warning("Skipped %d broken images: %s.", len(broken), listed)
 
 
 def broken_images_error(broken: Sequence[BrokenImage]) -> BrokenImagesError:

@@ -21,6 +21,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from layergroups._formatting import memory, plain_text
 from layergroups.data._samples import Samples, Task
 from layergroups.data.image._image_checks import BrokenImage, progress, reason_of
 from layergroups.data.image._opening import ARRAY_ENDINGS, Picture, height_and_width, quiet
@@ -144,8 +145,6 @@ class DataSummary:
         return summary_table(self)
 
     def __str__(self) -> str:
-        from layergroups._formatting import plain_text
-
         return plain_text(self.__rich__()).rstrip()
 
 
@@ -364,9 +363,9 @@ def _files(found: DataSummary) -> str:
     if found.file_bytes is None:
         return "items of a dataset"
     low, median, high = (
-        amount(getattr(found.file_bytes, name)) for name in ("min", "median", "max")
+        memory(getattr(found.file_bytes, name)) for name in ("min", "median", "max")
     )
-    return f"{low} to {high}, median {median}; {amount(found.total_bytes)} in all"
+    return f"{low} to {high}, median {median}; {memory(found.total_bytes)} in all"
 
 
 def _range(spread: Quartiles | None, unit: str) -> str:
@@ -395,12 +394,3 @@ def _faults(found: DataSummary) -> list[RenderableType]:
 def _some(things: tuple[object, ...] | list[str]) -> list[str]:
     more = [f"  and {len(things) - _LISTED} more"] if len(things) > _LISTED else []
     return [*(f"  {thing}" for thing in things[:_LISTED]), *more]
-
-
-def amount(size: float) -> str:
-    """Bytes in words: 1.2 MB."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layergroups._formatting import shape, short
 from layergroups.anatomy import Block
 from layergroups.reports.figures import _drawing as drawing
 
@@ -198,7 +199,7 @@ def _columns(stacks: Sequence[Stack], letters: float) -> Columns:
     bars = _MARGIN + max(0.6, names) + 0.12
     figures = bars + _BAR + 0.08
     shapes = figures + _FIGURES
-    widest = max(drawing.text_width(_shape(row.shape), letters) for row in rows)
+    widest = max(drawing.text_width(shape(row.shape), letters) for row in rows)
     groups = shapes + max(0.6, widest * 1.04) + 0.4
     return Columns(bars, figures, shapes, groups, groups + _GROUP + _MARGIN)
 
@@ -230,8 +231,8 @@ def _facts(stack: Stack, few: bool = True) -> list[str]:
     blocks = f"{stack.blocks} block{'' if stack.blocks == 1 else 's'}, " if stack.blocks else ""
     state = "frozen" if stack.frozen else f"trains at {stack.rate:.2g}"
     if not few:
-        return [stack.name, f"{_short(stack.parameters)}, {state}"]
-    return [stack.name, f"{blocks}{_short(stack.parameters)} parameters", state]
+        return [stack.name, f"{short(stack.parameters)}, {state}"]
+    return [stack.name, f"{blocks}{short(stack.parameters)} parameters", state]
 
 
 # How it is drawn
@@ -246,7 +247,7 @@ def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[Stack
         color=drawing.INK, va="top",
     )  # fmt: skip
     count = f"{len(stacks)} layer group{'' if len(stacks) == 1 else 's'}"
-    summary = f"{count}, {blocks} blocks, {_short(total)} parameters; input on top, output below"
+    summary = f"{count}, {blocks} blocks, {short(total)} parameters; input on top, output below"
     _write(axes, _MARGIN, _MARGIN + 0.38, summary, 9, drawing.GREY)
     y = _MARGIN + _TITLE + _HEADINGS / 2
     for x, words in ((columns.figures, "parameters"), (columns.shapes, "gives"),
@@ -284,8 +285,8 @@ def _draw_bars(axes: Axes, columns: Columns, place: Placed, most: int, letters: 
         axes.add_patch(Rectangle((columns.bars, middle - height / 2), width, height, **look))
         name = drawing.fitted(row.name, _NAME_MOST, letters)
         _write(axes, columns.bars - 0.12, middle, name, letters, drawing.INK, ha="right")
-        _write(axes, columns.figures, middle, _short(row.parameters), letters, drawing.INK)
-        _write(axes, columns.shapes, middle, _shape(row.shape), letters, drawing.GREY)
+        _write(axes, columns.figures, middle, short(row.parameters), letters, drawing.INK)
+        _write(axes, columns.shapes, middle, shape(row.shape), letters, drawing.GREY)
 
 
 def _draw_group(axes: Axes, columns: Columns, place: Placed) -> None:
@@ -315,15 +316,3 @@ def _write(
     axes: Axes, x: float, y: float, words: str, size: float, colour: str, **look: Any
 ) -> None:
     axes.text(x, y, words, fontsize=size, color=colour, va="center", **look)
-
-
-def _short(n: int) -> str:
-    """12,345,678 as "12.3 M"."""
-    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if n >= unit:
-            return f"{n / unit:.3g}{name}" if n < 999.5 * unit else f"{n / unit:.0f}{name}"
-    return str(n)
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from layergroups._formatting import first_few
 from layergroups.checkpoints import DESCRIPTION, ENDINGS
 from layergroups.errors import CheckpointError
 from layergroups.reports._protocols import Subject
@@ -64,8 +65,8 @@ def claim_folder(folder: str | Path) -> bool:
         raise CheckpointError(f"There is no permission to write into the folder {target}.")
     if found and DESCRIPTION not in found:
         raise CheckpointError(
-            f"The folder {target} holds other things ({', '.join(found[:3])}"
-            f"{', …' if len(found) > 3 else ''}) and no earlier model. Give a new or an empty "
+            f"The folder {target} holds other things ({first_few(found, 3)}) and no "
+            "earlier model. Give a new or an empty "
             f"folder for the model, such as {target / 'model'}."
         )
     return bool(found)

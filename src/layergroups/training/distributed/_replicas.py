@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._formatting import first_few
 from layergroups.errors import TrainingError
 from layergroups.groups import is_sharded
 from layergroups.training.distributed._processes import Processes, current_processes
@@ -156,11 +157,11 @@ class Replicas:
         named = [(name, t) for name, t in named if not is_sharded(t)]
         differing = self._differing(named)
         if differing:
-            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            names = first_few((named[i][0] for i in differing), 1)
             raise TrainingError(
-                f"The copies of the model differ between the processes: {named[differing[0]][0]}"
-                f"{more}. A callback or the model itself changed it on one "
-                "process only, or by random numbers that differ; do the same on every process."
+                f"The copies of the model differ between the processes: {names}. A callback or the "
+                "model itself changed it on one process only, or by random numbers that differ; "
+                "do the same on every process."
             )
 
     def _differing(self, named: list[tuple[str, Tensor]]) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from layergroups._formatting import memory
 from layergroups.errors import TrainingError
 
 _MOST_OF_FREE: Final = 0.9  # of a disk; others write to it too
@@ -91,8 +92,8 @@ class FeatureBuffer:
         self.mapped = self.bytes > options.memory
         if self.mapped and self.bytes > options.disk:
             raise TooLargeError(
-                f"its outputs need {self.bytes / 1e6:.0f} MB, more than the "
-                f"{options.memory / 1e6:.0f} MB of memory and {options.disk / 1e6:.0f} MB of disk "
+                f"its outputs need {memory(self.bytes)}, more than the "
+                f"{memory(options.memory)} of memory and {memory(options.disk)} of disk "
                 "that StoreOptions(memory=..., disk=...) allows"
             )
         self._rows = [

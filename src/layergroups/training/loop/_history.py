@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import torch
 from rich.table import Table
 
-from layergroups._formatting import plain_text
+from layergroups._formatting import duration, plain_text
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
 from layergroups.errors import CheckpointError
@@ -178,7 +178,7 @@ def cells(row: EpochRow, metric_names: Sequence[str]) -> list[str]:
         *(_number(row.metrics.get(name)) for name in metric_names),
         rates_text(row.lrs),
         f"{sum(row.frozen)} of {len(row.frozen)}" if row.frozen else "",
-        _duration(row.seconds),
+        duration(row.seconds),
     ]
 
 
@@ -193,14 +193,6 @@ def rates_text(lrs: Sequence[float]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 _POINTS: Final = 16  # of the course of the rates in an epoch

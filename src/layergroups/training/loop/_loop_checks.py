@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from layergroups._formatting import first_few
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -91,12 +92,10 @@ def warn_of_missing_gradients(groups: LayerGroups) -> None:
     ]
     if not named:
         return
-    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
     _log.warning(
-        "%s%s got no gradient in the first step and will not train: the loss does not depend on "
+        "%s got no gradient in the first step and will not train: the loss does not depend on "
         "it. Use it in forward, or freeze its group (%s).",
-        ", ".join(name for _, name in named[:3]),
-        more,
+        first_few((name for _, name in named), 3),
         ", ".join(dict.fromkeys(f'learn.layer_groups["{group}"].freeze()' for group, _ in named)),
     )
 

@@ -1,0 +1,40 @@
+"""Numbers, sizes, times and lists as they are written."""
+
+from __future__ import annotations
+
+import pytest
+
+from layergroups._formatting import (
+    count,
+    duration,
+    figure,
+    first_few,
+    memory,
+    percent,
+    rate,
+    short,
+)
+
+
+def test_lists_end_with_how_many_more_there_are() -> None:
+    assert first_few(["a", "b"]) == "a, b"
+    assert first_few("abcdef", 5) == "a, b, c, d, e and 1 more"
+    assert first_few(range(2000), 2, "; ") == "0; 1 and 1,998 more"
+    assert first_few([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (memory(None), "–"), (memory(0), "0 B"), (memory(44.8e6), "44.8 MB"),
+        (memory(999.6e6), "1 GB"), (memory(2.5e9), "2.5 GB"), (memory(4e12), "4,000 GB"),
+        (short(999), "999"), (short(12_345_678), "12.3 M"), (short(999_600), "1000 k"),
+        (duration(8.34), "8.3 s"), (duration(59.96), "60 s"), (duration(125), "2 min 05 s"),
+        (duration(11_520), "3 h 12 min"), (figure(None), "–"), (figure(float("nan")), "–"),
+        (figure(0.5), "0.5000"), (figure(1e-6), "1e-06"), (percent(0.8734), "87.3 %"),
+        (rate(2.5e-4), "2.5e-4"), (rate(1e-3), "1e-3"), (rate(0), "0"),
+        (count(1, "class", "classes"), "1 class"), (count(1234, "photo"), "1,234 photos"),
+    ],
+)  # fmt: skip
+def test_numbers(written: str, expected: str) -> None:
+    assert written == expected
