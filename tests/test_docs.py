@@ -116,7 +116,7 @@ def found(dotted: str) -> Any:
 
 def is_a_word(word: str) -> bool:
     """Whether a metric, a loss or an optimizer has the name."""
-    for task in ("single", "multi", "regression"):
+    for task in ("multiclass", "multilabel", "regression"):
         try:
             return bool(meaning(word, task))
         except lg.LayerGroupsError:

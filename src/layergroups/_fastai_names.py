@@ -68,7 +68,7 @@ ARGUMENTS: Final[Mapping[str, str]] = {
     "with_input": "dls.one_batch() and the batches that you give have the inputs",
     "with_preds": "probabilities and targets both come back",
     "with_targs": "probabilities and targets both come back",
-    "y_block": 'what the labels are says task=: "single", "multi" or "regression"',
+    "y_block": 'what the labels are says task=: "multiclass", "multilabel" or "regression"',
     # of one function
     **{f"{way}.device": _DEVICE for way in _WAYS},
     "fine_tune.div": _RECIPES,

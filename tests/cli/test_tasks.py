@@ -145,5 +145,5 @@ def test_options_of_a_table_are_refused_for_a_folder(run: Run, photos: Path) -> 
 
 def test_a_folder_of_classes_cannot_measure_labels(run: Run, labelled: Path, photos: Path) -> None:
     answer = run("validate", labelled, photos)
-    assert "'multi'" in answer.only_error_line
+    assert "'multilabel'" in answer.only_error_line
     assert ".csv" in answer.only_error_line

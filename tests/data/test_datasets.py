@@ -67,7 +67,7 @@ def together(batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("dataset", [Pairs(), Dicts(), Subset(Pairs(20), range(12))])
 def test_a_dataset_becomes_batches(dataset: Any) -> None:
     dls = ImageDataLoaders.from_dataset(dataset, size=32, bs=4)
-    assert (dls.task, dls.vocab) == ("single", ("ant", "bee", "cow"))
+    assert (dls.task, dls.vocab) == ("multiclass", ("ant", "bee", "cow"))
     assert (len(dls.train_photos), len(dls.valid_photos)) == (10, 2)
     assert next(iter(dls.train))[0].shape == (4, 3, 32, 32)
     x, y = together(dls.train_eval)
@@ -85,14 +85,14 @@ def test_a_dataset_for_validation() -> None:
 
 def test_several_labels_and_numbers() -> None:
     dls = ImageDataLoaders.from_dataset(Dicts(multi=True), **SMALL)
-    assert (dls.task, dls.vocab) == ("multi", ("ant", "bee", "cow"))
+    assert (dls.task, dls.vocab) == ("multilabel", ("ant", "bee", "cow"))
     rows = {(0, 0, 0), (1, 0, 0), (1, 0, 1)}
     assert {tuple(map(int, row)) for row in together(dls.train_eval)[1].tolist()} == rows
     images = torch.randint(0, 256, (12, 3, 9, 9), dtype=torch.uint8)
     dls = ImageDataLoaders.from_dataset(TensorDataset(images, torch.rand(12, 2)), **SMALL)
     assert (dls.task, dls.c) == ("regression", 2)
     flags = TensorDataset(images, torch.randint(0, 2, (12, 3)))
-    assert ImageDataLoaders.from_dataset(flags, vocab=["a", "b", "c"], **SMALL).task == "multi"
+    assert ImageDataLoaders.from_dataset(flags, vocab=["a", "b", "c"], **SMALL).task == "multilabel"
 
 
 @pytest.mark.parametrize("augment", [True, False])

@@ -81,7 +81,9 @@ def test_another_seed_gives_another_split() -> None:
 
 def divide(labels: list[tuple[float, ...]]) -> Split:
     files = tuple(f"{i}.jpg" for i in range(len(labels)))
-    return divided(Samples(files, tuple(labels), "multi", 3), "abc", 0.25, 0, source="The list")
+    return divided(
+        Samples(files, tuple(labels), "multilabel", 3), "abc", 0.25, 0, source="The list"
+    )
 
 
 def test_labels_that_cannot_be_measured_are_told_in_a_line(

@@ -18,20 +18,20 @@ def meant(labels: Any, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("labels", "task", "vocab"),
     [
-        (["dog", "cat", "dog"], "single", ("cat", "dog")),
-        ([10, 9, 10], "single", ("9", "10")),
-        (["10", " 9", "10"], "single", ("9", "10")),
-        ([True, False], "single", ("False", "True")),
+        (["dog", "cat", "dog"], "multiclass", ("cat", "dog")),
+        ([10, 9, 10], "multiclass", ("9", "10")),
+        (["10", " 9", "10"], "multiclass", ("9", "10")),
+        ([True, False], "multiclass", ("False", "True")),
         (["0.5", "2", "1e-3"], "regression", ("value",)),
         ([0.5, 2, 1.5], "regression", ("value",)),
         (np.array([0.5, 2.0], np.float32), "regression", ("value",)),
-        (np.array([3, 7]), "single", ("3", "7")),
+        (np.array([3, 7]), "multiclass", ("3", "7")),
         (torch.tensor([[0.5, 1.0], [2.0, 3.0]]), "regression", ("value 0", "value 1")),
         ([[12, 40], [7, 9]], "regression", ("value 0", "value 1")),
-        ([["a", "c"], [], ["b"]], "multi", ("a", "b", "c")),
-        ([{"a"}, ("b", "a")], "multi", ("a", "b")),
-        ([[0, 1, 1], [1, 0, 0]], "multi", ("0", "1", "2")),
-        ([[4], [4, 11], []], "multi", ("4", "11")),
+        ([["a", "c"], [], ["b"]], "multilabel", ("a", "b", "c")),
+        ([{"a"}, ("b", "a")], "multilabel", ("a", "b")),
+        ([[0, 1, 1], [1, 0, 0]], "multilabel", ("0", "1", "2")),
+        ([[4], [4, 11], []], "multilabel", ("4", "11")),
         ([[1], [0]], "regression", ("value",)),
     ],
 )
@@ -49,8 +49,8 @@ def test_labels_are_kept_as_positions_or_numbers() -> None:
 
 def test_the_task_may_be_said() -> None:
     assert meant([21, 40], task="regression").labels == ((21.0,), (40.0,))
-    assert meant([1.5, 2.5, 1.5], task="single").vocab == ("1.5", "2.5")
-    assert meant(["a", "", "b"], task="multi").labels == ((0,), (), (1,))
+    assert meant([1.5, 2.5, 1.5], task="multiclass").vocab == ("1.5", "2.5")
+    assert meant(["a", "", "b"], task="multilabel").labels == ((0,), (), (1,))
     assert meant([[0, 1], [1, 0]], task="regression").labels == ((0.0, 1.0), (1.0, 0.0))
 
 
@@ -64,17 +64,17 @@ def test_the_vocabulary_may_be_said() -> None:
     ("labels", "options", "message"),
     [
         (["a", None, "b"], {}, r"no class for 1 photo \('1.jpg'\)"),
-        ([0.5, float("nan")], {}, r"no number for 1 photo \('1.jpg'\).*task='multi'"),
+        ([0.5, float("nan")], {}, r"no number for 1 photo \('1.jpg'\).*task='multilabel'"),
         (["a", "a"], {}, "at least two classes"),
-        (["a", "b"], {"task": "classes"}, '"single", "multi" or "regression"'),
+        (["a", "b"], {"task": "classes"}, '"multiclass", "multilabel" or "regression"'),
         (["a", "b"], {"vocab": ["a"]}, r"lacks 'b' \('b' is the label of 1.jpg\)"),
         (["a", "b"], {"vocab": "ab"}, "expected a list of names"),
         (["a", "b"], {"vocab": ["a", "b", "a"]}, "a name twice"),
         (["a", "0.5"], {"task": "regression"}, "'0.jpg'.*the first has 'a'"),
         ([[1.0, 2.0], [1.0]], {"task": "regression"}, "different numbers of numbers"),
         ([[1.5, 2.0], [1.5, 3.0]], {"vocab": ["x"]}, "1 names, but each photo has 2"),
-        ([["a"], ["b"]], {"task": "single"}, "task='multi'"),
-        ([[], []], {"task": "multi"}, "nothing to learn"),
+        ([["a"], ["b"]], {"task": "multiclass"}, "task='multilabel'"),
+        ([[], []], {"task": "multilabel"}, "nothing to learn"),
         ([["a"], ["b"]], {"vocab": ["a"]}, "lacks 'b'"),
     ],
 )
@@ -87,5 +87,5 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_many_whole_numbers_are_remarked_on(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "layergroups"):
-        assert meant(list(range(40))).task == "single"
+        assert meant(list(range(40))).task == "multiclass"
     assert "give task='regression'" in caplog.text

@@ -42,7 +42,7 @@ def test_lists_give_what_a_folder_gives(folder: Callable[..., Path]) -> None:
     one = ImageDataLoaders.from_folder(root, **SMALL)
     other = ImageDataLoaders.from_lists(files, labels, **SMALL)
     assert (other.train_photos, other.valid_photos) == (one.train_photos, one.valid_photos)
-    assert (other.vocab, other.task, other.c) == (one.vocab, "single", 2)
+    assert (other.vocab, other.task, other.c) == (one.vocab, "multiclass", 2)
     for batches in ("train", "valid", "train_eval"):
         assert all(map(torch.equal, *map(together, (getattr(d, batches) for d in (one, other)))))
 
@@ -51,7 +51,7 @@ def test_targets_of_each_task(files: list[Path]) -> None:
     several = [["red"], [], ["red", "blue"]] * 4
     dls = ImageDataLoaders.from_lists(files, several, **SMALL)
     x, y = next(iter(dls.train))
-    assert (dls.task, dls.c, dls.vocab) == ("multi", 2, ("blue", "red"))
+    assert (dls.task, dls.c, dls.vocab) == ("multilabel", 2, ("blue", "red"))
     assert (x.shape, y.shape, y.dtype) == ((4, 3, 8, 8), (4, 2), torch.float32)
     _, y = together(dls.train_eval)
     place = {str(file): row for file, row in zip(files, several, strict=True)}
@@ -128,7 +128,7 @@ def test_a_table_of_classes(files: list[Path], tmp_path: Path) -> None:
     rows = [f"photos/{file.name},{'cat' if i % 3 else 'dog'}" for i, file in enumerate(files)]
     table = write(tmp_path / "labels.csv", "file,label", *rows)
     dls = ImageDataLoaders.from_table(table, **SMALL)
-    assert (dls.task, dls.vocab) == ("single", ("cat", "dog"))
+    assert (dls.task, dls.vocab) == ("multiclass", ("cat", "dog"))
     assert sorted(dls.train.paths + dls.valid.paths) == sorted(files)
 
 
@@ -140,7 +140,7 @@ def test_a_table_of_several_labels_in_one_column(files: list[Path], tmp_path: Pa
         table, tmp_path / "photos", fn_col="name", label_col="tags", label_delim=" ",
         valid_col="is_valid", suff=".jpg", **SMALL,
     )  # fmt: skip
-    assert (dls.task, dls.vocab) == ("multi", ("clear", "cloudy", "water"))
+    assert (dls.task, dls.vocab) == ("multilabel", ("clear", "cloudy", "water"))
     assert dls.valid.paths == tuple(files[9:])
     assert together(dls.train_eval)[1][:3].tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
 
@@ -149,7 +149,7 @@ def test_a_table_of_several_columns(files: list[Path]) -> None:
     names = list(map(str, files))
     flags = {"f": names, "red": [1, 0, 1] * 4, "big": [True, False, False] * 4}
     dls = ImageDataLoaders.from_table(flags, label_col=["red", "big"], **SMALL)
-    assert (dls.task, dls.vocab) == ("multi", ("red", "big"))
+    assert (dls.task, dls.vocab) == ("multilabel", ("red", "big"))
     numbers = {"x": range(N), "y": [i / 2 for i in range(N)], "f": names}
     dls = ImageDataLoaders.from_table(numbers, fn_col=-1, label_col=[0, 1], **SMALL)
     assert (dls.task, dls.vocab) == ("regression", ("x", "y"))
@@ -189,7 +189,7 @@ def test_a_frame_of_pandas_is_a_table(files: list[Path]) -> None:
 
     frame = pandas.DataFrame({"file": map(str, files), "tags": ["a b", None, "b"] * 4})
     dls = ImageDataLoaders.from_table(frame, label_delim=" ", **SMALL)
-    assert (dls.task, dls.vocab) == ("multi", ("a", "b"))
+    assert (dls.task, dls.vocab) == ("multilabel", ("a", "b"))
 
 
 def test_names_tell_the_class(files: list[Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_it_counts_and_measures(folder: Folder, photo: Callable[..., Path]) -> N
     root = folder(cat=8, dog=4)
     photo("photos/cat/high.png", seed=7, size=(6, 30))
     found = loaders(root, valid_pct=0.25).summary()
-    assert (found.train, found.valid, found.task) == (10, 3, "single")
+    assert (found.train, found.valid, found.task) == (10, 3, "multiclass")
     assert [(t.name, t.train, t.valid) for t in found.targets] == [("cat", 7, 2), ("dog", 3, 1)]
     assert found.width == Quartiles(6, 48, pytest.approx((12 * 48 + 6) / 13), 48)
     assert found.height is not None

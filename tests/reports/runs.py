@@ -73,7 +73,7 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
         network=NetworkFacts(name=nasty, rule=nasty, groups=stacks),
         epochs=rows,
         outcome=Outcome(
-            task="single", items=3 * n + 2, loss=0.5, figures={"accuracy": 3 * n / (3 * n + 2)},
+            task="multiclass", items=3 * n + 2, loss=0.5, figures={"accuracy": 3 * n / (3 * n + 2)},
             classes=names, cells=tuple(cells), photos=photos, worst=photos,
             calibration=((0.5, 0.4, 5), (0.9, 1.0, 6)), calibration_error=0.1,
         ),
@@ -88,7 +88,7 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
 def several_labels() -> RunRecord:
     """A result of several labels for each item."""
     labels = (LabelFacts("sky", 10, 8, 7), LabelFacts("sea", 4, 0, 0))
-    outcome = Outcome(task="multi", items=12, loss=0.3, figures={"F1 of all labels": 0.7},
+    outcome = Outcome(task="multilabel", items=12, loss=0.3, figures={"F1 of all labels": 0.7},
                       classes=("sky", "sea"), labels=labels)  # fmt: skip
     return replace(made_up(("sky", "sea")), outcome=outcome)
 

@@ -31,16 +31,16 @@ IS = torch.tensor([0, 1, 0, 2, 2, 0, 1])
 
 
 @pytest.fixture
-def single() -> Interpretation:
+def multiclass() -> Interpretation:
     return Interpretation.from_learner(says(ONE, IS, NAMES))
 
 
 @pytest.fixture
-def multi() -> Interpretation:
+def multilabel() -> Interpretation:
     outputs = torch.tensor([[3.0, -3, 2], [-3, -3, 4], [-1, 2, -1], [-4, -4, -4]])
     targets = torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
     return Interpretation.from_learner(
-        says(outputs, targets, NAMES, "multi", nn.BCEWithLogitsLoss())
+        says(outputs, targets, NAMES, "multilabel", nn.BCEWithLogitsLoss())
     )
 
 
@@ -54,38 +54,38 @@ def numbers() -> Interpretation:
 # One class an item
 
 
-def test_one_class_an_item(single: Interpretation) -> None:
-    assert (len(single), single.task, single.classes) == (7, "single", NAMES)
-    assert torch.equal(single.predictions, ONE.softmax(1))
-    assert torch.equal(single.targets, IS)
+def test_one_class_an_item(multiclass: Interpretation) -> None:
+    assert (len(multiclass), multiclass.task, multiclass.classes) == (7, "multiclass", NAMES)
+    assert torch.equal(multiclass.predictions, ONE.softmax(1))
+    assert torch.equal(multiclass.targets, IS)
     wanted = nn.functional.cross_entropy(ONE, IS, reduction="none")
-    assert torch.allclose(single.losses, wanted)
-    assert single.correct.tolist() == [True, True, True, False, True, False, False]
-    assert single.paths == (None,) * 7
+    assert torch.allclose(multiclass.losses, wanted)
+    assert multiclass.correct.tolist() == [True, True, True, False, True, False, False]
+    assert multiclass.paths == (None,) * 7
 
 
-def test_top_losses_come_worst_first(single: Interpretation) -> None:
-    worst = single.top_losses(2)
+def test_top_losses_come_worst_first(multiclass: Interpretation) -> None:
+    worst = multiclass.top_losses(2)
     assert [item.index for item in worst] == [5, 6]
     assert (worst[0].actual, worst[0].predicted) == ("cat", "cow")
     assert worst[0].probability == pytest.approx(float(ONE[5].softmax(0)[2]))
-    assert worst[0].loss == pytest.approx(float(single.losses.max()))
-    assert [item.loss for item in single.top_losses(None)] == sorted(
-        single.losses.tolist(), reverse=True
+    assert worst[0].loss == pytest.approx(float(multiclass.losses.max()))
+    assert [item.loss for item in multiclass.top_losses(None)] == sorted(
+        multiclass.losses.tolist(), reverse=True
     )
-    assert single.top_losses(1, largest=False)[0].loss == float(single.losses.min())
+    assert multiclass.top_losses(1, largest=False)[0].loss == float(multiclass.losses.min())
     assert isinstance(worst[0], TopLoss)
     assert json.loads(json.dumps(worst[0].to_dict()))["path"] is None
 
 
-def test_the_confusion_matrix(single: Interpretation) -> None:
-    assert single.confusion_matrix().matrix == ((2, 0, 1), (1, 1, 0), (0, 1, 1))
-    assert len(single.most_confused()) == 3
-    assert single.most_confused(2) == ()
+def test_the_confusion_matrix(multiclass: Interpretation) -> None:
+    assert multiclass.confusion_matrix().matrix == ((2, 0, 1), (1, 1, 0), (0, 1, 1))
+    assert len(multiclass.most_confused()) == 3
+    assert multiclass.most_confused(2) == ()
 
 
-def test_a_report_for_each_class_is_that_of_scikit_learn(single: Interpretation) -> None:
-    report = single.class_report()
+def test_a_report_for_each_class_is_that_of_scikit_learn(multiclass: Interpretation) -> None:
+    report = multiclass.class_report()
     cat = report["cat"]
     assert (cat.precision, cat.recall, cat.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     assert cat.support == 3
@@ -144,7 +144,7 @@ def test_who_is_always_sure_and_right_is_calibrated(bins: int) -> None:
 
 def test_labels_count_above_the_threshold_of_the_learner() -> None:
     outputs = torch.tensor([[0.0, 3.0], [1.0, -3.0]])  # 0.5, 0.95; 0.73, 0.05
-    learn = says(outputs, torch.ones(2, 2), ("a", "b"), "multi", nn.BCEWithLogitsLoss())
+    learn = says(outputs, torch.ones(2, 2), ("a", "b"), "multilabel", nn.BCEWithLogitsLoss())
     interp = Interpretation.from_learner(learn)
     assert interp.predicted.tolist() == [[False, True], [True, False]]
     learn.thresh = 0.8
@@ -155,21 +155,23 @@ def test_labels_count_above_the_threshold_of_the_learner() -> None:
     assert said == [("b",), ()]
 
 
-def test_several_labels_an_item(multi: Interpretation) -> None:
-    assert multi.correct.tolist() == [True, False, True, True]
-    report = multi.class_report()
+def test_several_labels_an_item(multilabel: Interpretation) -> None:
+    assert multilabel.correct.tolist() == [True, False, True, True]
+    report = multilabel.class_report()
     assert (report["dog"].precision, report["dog"].recall) == (1.0, 0.5)
-    worst = multi.top_losses(1)[0]
+    worst = multilabel.top_losses(1)[0]
     assert (worst.index, worst.actual, worst.predicted) == (1, "dog, cow", "cow")
-    assert multi.top_losses(4, largest=False)[0].predicted in ("cat, cow", "none")
-    assert multi.calibration().count == 12
-    found = multi.calibration(2)
+    assert multilabel.top_losses(4, largest=False)[0].predicted in ("cat, cow", "none")
+    assert multilabel.calibration().count == 12
+    found = multilabel.calibration(2)
     assert found.bins[1].right == 1.0
     assert found.bins[0].right == pytest.approx(1 / 8)
 
 
 def test_the_threshold_is_a_choice() -> None:
-    learn = says(torch.zeros(3, 2), torch.ones(3, 2), ("a", "b"), "multi", nn.BCEWithLogitsLoss())
+    learn = says(
+        torch.zeros(3, 2), torch.ones(3, 2), ("a", "b"), "multilabel", nn.BCEWithLogitsLoss()
+    )
     assert Interpretation.from_learner(learn, threshold=0.4).correct.all()
     assert not Interpretation.from_learner(learn, threshold=0.6).correct.any()
 
@@ -196,25 +198,25 @@ def test_numbers_may_come_without_a_second_dimension() -> None:
 
 
 REFUSED = [
-    ("multi", lambda i: i.confusion_matrix(), r"class_report\(\)"),
-    ("multi", lambda i: i.most_confused(), r"class_report\(\)"),
-    ("multi", lambda i: i.residuals(), r"class_report\(\)"),
+    ("multilabel", lambda i: i.confusion_matrix(), r"class_report\(\)"),
+    ("multilabel", lambda i: i.most_confused(), r"class_report\(\)"),
+    ("multilabel", lambda i: i.residuals(), r"class_report\(\)"),
     ("numbers", lambda i: i.confusion_matrix(), r"residuals\(\)"),
     ("numbers", lambda i: i.plot_confusion_matrix(), r"residuals\(\)"),
     ("numbers", lambda i: i.class_report(), r"residuals\(\)"),
     ("numbers", lambda i: i.calibration(), "without a probability"),
     ("numbers", lambda i: i.correct, "near or far"),
-    ("single", lambda i: i.residuals(), r"class_report\(\)"),
-    ("single", lambda i: i.plot_residuals(), r"class_report\(\)"),
-    ("single", lambda i: i.top_losses("many"), "k='many'"),
-    ("single", lambda i: i.top_losses(-1), "k=-1"),
-    ("single", lambda i: i.plot_top_losses(0), "k=0"),
-    ("single", lambda i: i.most_confused("a"), "min_val='a'"),
-    ("single", lambda i: i.calibration(0), "bins=0"),
-    ("single", lambda i: i.grad_cam([99]), "0 to 6"),
-    ("single", lambda i: i.images([]), "no positions"),
-    ("single", lambda i: i.plot_calibration("a.gif"), r"\.png"),
-    ("single", lambda i: i.plot_calibration(3), "path=3"),
+    ("multiclass", lambda i: i.residuals(), r"class_report\(\)"),
+    ("multiclass", lambda i: i.plot_residuals(), r"class_report\(\)"),
+    ("multiclass", lambda i: i.top_losses("many"), "k='many'"),
+    ("multiclass", lambda i: i.top_losses(-1), "k=-1"),
+    ("multiclass", lambda i: i.plot_top_losses(0), "k=0"),
+    ("multiclass", lambda i: i.most_confused("a"), "min_val='a'"),
+    ("multiclass", lambda i: i.calibration(0), "bins=0"),
+    ("multiclass", lambda i: i.grad_cam([99]), "0 to 6"),
+    ("multiclass", lambda i: i.images([]), "no positions"),
+    ("multiclass", lambda i: i.plot_calibration("a.gif"), r"\.png"),
+    ("multiclass", lambda i: i.plot_calibration(3), "path=3"),
 ]
 
 
@@ -248,12 +250,12 @@ def test_tensors_must_fit_the_task(fields: dict[str, Any], words: str) -> None:
         Interpretation(**(made | fields))
 
 
-def test_without_targets_or_a_learner_it_says_what_is_needed(single: Interpretation) -> None:
+def test_without_targets_or_a_learner_it_says_what_is_needed(multiclass: Interpretation) -> None:
     with pytest.raises(LayerGroupsError, match=r"\(inputs, targets\)"):
         Interpretation.from_learner(says(ONE, IS, NAMES), [ONE])
     with pytest.raises(LayerGroupsError, match=r"from_learner\(learn\)"):
         Interpretation.from_learner(cast(Any, "learn"))
-    alone = Interpretation(single.predictions, IS, single.losses, single.paths, NAMES)
+    alone = Interpretation(multiclass.predictions, IS, multiclass.losses, multiclass.paths, NAMES)
     with pytest.raises(LayerGroupsError, match="tensors alone"):
         alone.images([0])
 
@@ -341,7 +343,7 @@ def test_a_dollar_in_a_name_is_a_letter() -> None:
 # How it shows
 
 
-@pytest.mark.parametrize("task", ["single", "multi", "numbers"])
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "numbers"])
 def test_it_shows_and_turns_into_json(task: str, request: pytest.FixtureRequest) -> None:
     found: Interpretation = request.getfixturevalue(task)
     again = json.loads(json.dumps(found.to_dict()))

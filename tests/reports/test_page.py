@@ -155,7 +155,7 @@ def test_a_result_of_numbers_has_no_matrix_and_one_of_labels_none_either() -> No
 
 def test_a_photo_tells_what_it_was_taken_for_and_what_it_is() -> None:
     photo = Photo("a.jpg", "skirt", "dress", 0.973, 7.5)
-    said = " ".join(Reader(worst([photo], "single")).texts)
+    said = " ".join(Reader(worst([photo], "multiclass")).texts)
     assert "taken for dress , 97.3 % sure is skirt" in re.sub(r"\s+", " ", said)
     said = " ".join(Reader(worst([replace(photo, score=None)], "regression")).texts)
     assert "said dress is skirt" in re.sub(r"\s+", " ", said)

@@ -133,7 +133,7 @@ def test_the_calibration_error_is_that_of_the_interpretation() -> None:
     outputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     for learn in (
         says(3 * outputs, targets, "abc"),
-        says(3 * outputs, torch.eye(3)[targets], "abc", task="multi", loss="bce"),
+        says(3 * outputs, torch.eye(3)[targets], "abc", task="multilabel", loss="bce"),
     ):
         interp = Interpretation.from_learner(learn)
         outcome = outcome_of(interp, pictures=False)

@@ -65,7 +65,7 @@ def test_predict_names_the_likeliest_class(make, dls) -> None:
 
 
 def test_classes_without_names_are_numbered() -> None:
-    assert answer(torch.tensor([0.1, 0.9]), "single", ()).label == "1"
+    assert answer(torch.tensor([0.1, 0.9]), "multiclass", ()).label == "1"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,11 @@ LABELS = torch.tensor([[0.9, 0.2, 0.6], [0.4, 0.7, 0.1], [0.8, 0.6, 0.3], [0.2, 
 LABEL = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
 NUMBERS = torch.tensor([[1.0, 10.0], [2.0, 14.0], [4.0, 12.0], [3.0, 20.0]])
 NUMBER = torch.tensor([[1.5, 11.0], [2.0, 12.0], [3.0, 14.0], [5.0, 19.0]])
-ITEMS = {"single": (CLASSES, CLASS), "multi": (LABELS, LABEL), "regression": (NUMBERS, NUMBER)}
+ITEMS = {
+    "multiclass": (CLASSES, CLASS),
+    "multilabel": (LABELS, LABEL),
+    "regression": (NUMBERS, NUMBER),
+}
 
 
 def measure(task: str, *metrics: object) -> dict[str, float]:
@@ -47,7 +51,7 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 EXPECTED = {
-    "single": {
+    "multiclass": {
         "average_precision": (1.0 + (1 + 2 / 3) / 2 + 1.0) / 3,
         "auroc": (1.0 + 5 / 6 + 1.0) / 3,
         "jaccard": (1 / 2 + 1 / 3 + 1 / 2) / 3,
@@ -57,7 +61,7 @@ EXPECTED = {
         "brier": (0.14 + 0.06 + 0.78 + 0.24 + 0.62) / 5,
         "ece": (0.3 + 0.2 + 0.5 + 0.4 + 0.5) / 5,
     },
-    "multi": {
+    "multilabel": {
         "accuracy": 9 / 12,
         "accuracy_multi": 9 / 12,
         "hamming_loss": 3 / 12,
@@ -103,7 +107,7 @@ def test_a_name_means_what_it_says(task: str, name: str) -> None:
 def test_right_answers_are_the_best_value_and_the_direction_is_known(task: str, name: str) -> None:
     """So that early stopping cannot look the wrong way."""
     said, true = ITEMS[task]
-    right = nn.functional.one_hot(CLASS).float() if task == "single" else true
+    right = nn.functional.one_hot(CLASS).float() if task == "multiclass" else true
     values = []
     for given in (said, right):
         meter = Meter([name], said.shape[1], task)
@@ -124,7 +128,9 @@ def test_one_number_for_each_item() -> None:
 
 def test_objects_of_torchmetrics_get_targets_of_the_kind_they_want() -> None:
     given = torchmetrics.classification.MultilabelF1Score(num_labels=3)  # refuses float targets
-    assert measure("multi", given)["MultilabelF1Score"] == pytest.approx(EXPECTED["multi"]["f1"])
+    assert measure("multilabel", given)["MultilabelF1Score"] == pytest.approx(
+        EXPECTED["multilabel"]["f1"]
+    )
     given = torchmetrics.MeanSquaredError()
     assert measure("regression", given)["MeanSquaredError"] == pytest.approx(15.25 / 8)
 
@@ -134,19 +140,19 @@ def test_functions_get_the_targets_as_they_are() -> None:
         assert targets.dtype == torch.float32
         return float(targets.sum())
 
-    assert measure("multi", kind) == {"kind": 7.0}
+    assert measure("multilabel", kind) == {"kind": 7.0}
 
 
 @pytest.mark.parametrize(
     ("task", "name", "says"),
     [
-        ("single", "mse", "is for numbers; these data have one class for each item.*accuracy"),
-        ("single", "top_0_accuracy", "No metric is called"),
-        ("multi", "ece", "is for one class for each item.*several labels.*hamming_loss"),
-        ("multi", "top_2_accuracy", "exact_match"),
+        ("multiclass", "mse", "is for numbers; these data have one class for each item.*accuracy"),
+        ("multiclass", "top_0_accuracy", "No metric is called"),
+        ("multilabel", "ece", "is for one class for each item.*several labels.*hamming_loss"),
+        ("multilabel", "top_2_accuracy", "exact_match"),
         ("regression", "accuracy", "is for one class.*these data have numbers.*mse, rmse, mae"),
         ("regression", "rmsee", "No metric is called 'rmsee'.*rmse"),
-        ("numbers", "mse", "'single'.*'multi'.*'regression'"),
+        ("numbers", "mse", "'multiclass'.*'multilabel'.*'regression'"),
     ],
 )
 def test_a_name_that_does_not_fit_the_task_lists_those_that_do(task, name, says) -> None:
@@ -156,7 +162,7 @@ def test_a_name_that_does_not_fit_the_task_lists_those_that_do(task, name, says)
 
 def test_a_learner_takes_the_task_from_its_data() -> None:
     dls = TinyLoaders()
-    dls.task = "multi"
+    dls.task = "multilabel"
     with pytest.raises(TrainingError, match="these data have several labels"):
         Learner(dls, tiny_model(), metrics=["balanced_accuracy"])
     for batches in (dls.train, dls.valid):

@@ -83,7 +83,7 @@ def test_several_labels_from_a_table(folder: Path, weights: Path, tmp_path: Path
     learn.fine_tune(2, 1e-2)
     assert learn.validate()["valid_loss"] < before
     again = comes_back_the_same(learn, folder / "3.png", tmp_path / "export")
-    assert (again.task, again.thresh) == ("multi", 0.4)
+    assert (again.task, again.thresh) == ("multilabel", 0.4)
     assert type(again.loss_func) is nn.BCEWithLogitsLoss
     assert again.predict(folder / "3.png").names == ("bright", "red")
     again.dls = dls
@@ -193,7 +193,7 @@ def test_photos_of_three_channels_change_nothing(
 def test_bounds_that_do_not_fit_are_explained(folder: Path, weights: Path) -> None:
     labels = ImageDataLoaders.from_table(folder / "labels.csv", label_delim=" ", **SMALL)
     numbers = ImageDataLoaders.from_table(folder / "numbers.csv", **SMALL)
-    with pytest.raises(ModelError, match=r"'multi'.*numbers as targets"):
+    with pytest.raises(ModelError, match=r"'multilabel'.*numbers as targets"):
         learner(labels, weights, y_range=(0, 1))
     for wrong in ((1, 0), 5, (0, "a"), (0, float("inf"))):
         with pytest.raises(ModelError, match=r"y_range=.*the lower one first"):

@@ -34,19 +34,19 @@ def test_the_task_tells_the_loss(make) -> None:
 
 def test_data_without_a_task_are_taken_as_the_loss_means_them() -> None:
     dls = TinyLoaders()
-    assert task_of(dls) == task_of(dls, lambda outputs, targets: outputs.sum()) == "single"
-    assert task_of(dls, nn.BCEWithLogitsLoss()) == "multi"
+    assert task_of(dls) == task_of(dls, lambda outputs, targets: outputs.sum()) == "multiclass"
+    assert task_of(dls, nn.BCEWithLogitsLoss()) == "multilabel"
     assert task_of(dls, partial(nn.functional.huber_loss, delta=2.0)) == "regression"
-    assert task_of(LabelLoaders(), nn.MSELoss()) == "multi"
+    assert task_of(LabelLoaders(), nn.MSELoss()) == "multilabel"
 
 
 def test_labels_above_the_threshold_are_named_likeliest_first() -> None:
-    found = answer(torch.tensor([0.6, 0.2, 0.9]), "multi", ("a", "b", "c"), 0.5)
+    found = answer(torch.tensor([0.6, 0.2, 0.9]), "multilabel", ("a", "b", "c"), 0.5)
     assert isinstance(found, LabelsPrediction)
     assert (found.labels, found.indices) == (("c", "a"), (2, 0))
     assert found.by_name == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.9})
     assert str(found) == "c, a (c 0.900, a 0.600, b 0.200)"
-    nothing = answer(torch.tensor([0.1]), "multi", ("a",), 0.5)
+    nothing = answer(torch.tensor([0.1]), "multilabel", ("a",), 0.5)
     assert nothing.labels == ()
     assert str(nothing) == "no label (a 0.100)"
 
@@ -148,8 +148,12 @@ def test_a_frozen_body_is_stored_for_any_task(make) -> None:
 
 
 MISMATCHES: list[tuple[type[TinyLoaders], Any, str]] = [
-    (LabelLoaders, nn.CrossEntropyLoss(), r"CrossEntropyLoss .*'multi'.*BCEWithLogitsLoss\(\)"),
-    (LabelLoaders, nn.functional.cross_entropy, "cross_entropy .*'multi'"),
+    (
+        LabelLoaders,
+        nn.CrossEntropyLoss(),
+        r"CrossEntropyLoss .*'multilabel'.*BCEWithLogitsLoss\(\)",
+    ),
+    (LabelLoaders, nn.functional.cross_entropy, "cross_entropy .*'multilabel'"),
     (NumberLoaders, nn.CrossEntropyLoss(), r"'regression'.*float32 \(N, K\).*MSELoss\(\)"),
     (NumberLoaders, partial(nn.functional.cross_entropy, label_smoothing=0.1), "'regression'"),
 ]
@@ -170,8 +174,8 @@ def test_a_loss_for_another_task_is_refused_before_anything_moves(
 @pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.MSELoss()])
 def test_a_loss_of_labels_or_numbers_is_refused_for_classes(make, loss) -> None:
     dls = TinyLoaders()
-    dls.task = "single"  # type: ignore[attr-defined] # data of the library say it
-    with pytest.raises(TrainingError, match=r"'single'.*int64 \(N,\).*CrossEntropyLoss\(\)"):
+    dls.task = "multiclass"  # type: ignore[attr-defined] # data of the library say it
+    with pytest.raises(TrainingError, match=r"'multiclass'.*int64 \(N,\).*CrossEntropyLoss\(\)"):
         make(dls=dls, loss_func=loss).fit(1)
 
 
@@ -189,7 +193,7 @@ def test_targets_that_do_not_fit_the_outputs_are_explained(make) -> None:
 
 
 def test_a_task_and_a_threshold_are_checked(make) -> None:
-    with pytest.raises(TrainingError, match=r"'mutli'.*'multi'"):
+    with pytest.raises(TrainingError, match=r"'mutli'.*'multilabel'"):
         make(dls=LabelLoaders(task="mutli"))
     for wrong in (0, 1.5, "high", True):
         with pytest.raises(TrainingError, match=r"thresh=.*between 0 and 1.*thresh=0\.5"):
@@ -199,7 +203,7 @@ def test_a_task_and_a_threshold_are_checked(make) -> None:
 def test_data_of_another_task_are_refused(make) -> None:
     dls = LabelLoaders()
     learn = make(model_for(dls), dls=dls)
-    with pytest.raises(TrainingError, match=r"task 'regression'.*made for 'multi'"):
+    with pytest.raises(TrainingError, match=r"task 'regression'.*made for 'multilabel'"):
         learn.dls = NumberLoaders()
 
 

@@ -101,7 +101,7 @@ class Counter(nn.Module):
 class LabelLoaders(TinyLoaders):
     """The same images, on which each of three colours may be or not."""
 
-    task: str = "multi"
+    task: str = "multilabel"
 
     def _batches(self, n: int, seed: int, **options: Any) -> TinyBatches:
         generator = torch.Generator().manual_seed(seed)

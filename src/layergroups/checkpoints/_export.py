@@ -29,6 +29,7 @@ from layergroups.models import (
     load_model,
     with_channels,
 )
+from layergroups.tasks import task_named
 
 VERSION: Final = 1
 
@@ -102,7 +103,7 @@ class Exported:
         groups: the state of the layer groups.
         loss: name of the loss, for turning outputs into probabilities.
         metrics: names of the metrics.
-        task: "single", "multi" or "regression", what the outputs answer.
+        task: "multiclass", "multilabel" or "regression", what the outputs answer.
         thresh: for several labels, the probability above which one counts as there.
         loss_settings: arguments of the loss, such as weights of classes.
     """
@@ -115,7 +116,7 @@ class Exported:
     groups: Mapping[str, Any]
     loss: str
     metrics: tuple[str, ...] = ()
-    task: str = "single"
+    task: str = "multiclass"
     thresh: float = 0.5
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -244,6 +245,7 @@ def _parsed(fields: dict[str, Any]) -> Exported:
         blueprint=None if blueprint is None else Blueprint.from_dict(blueprint),
         classes=tuple(fields.pop("classes")),
         metrics=tuple(fields.pop("metrics")),
+        task=task_named(fields.pop("task", "multiclass")),
         **fields,
     )
 

@@ -111,7 +111,11 @@ def _last_line(cause: BaseException) -> str:
 INPUT: Final = "pixels"
 
 
-OUTPUTS: Final = {"single": "probabilities", "multi": "probabilities", "regression": "numbers"}
+OUTPUTS: Final = {
+    "multiclass": "probabilities",
+    "multilabel": "probabilities",
+    "regression": "numbers",
+}
 
 
 _EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
@@ -132,7 +136,7 @@ class Portable:
         transform: what is done to an image; its resizing stays outside of the graph.
         activation: from outputs to probabilities or numbers.
         loss: name of the loss, by which the activation was chosen.
-        task: "single", "multi" or "regression", what the outputs answer.
+        task: "multiclass", "multilabel" or "regression", what the outputs answer.
         thresh: for several labels, the probability above which one counts as there.
     """
 
@@ -140,7 +144,7 @@ class Portable:
     transform: EvalTransform
     activation: Callable[[Tensor], Tensor]
     loss: str
-    task: str = "single"
+    task: str = "multiclass"
     thresh: float = 0.5
 
     @property
@@ -157,7 +161,7 @@ class Portable:
             "format": ending.removeprefix("."),
             "task": self.task,
             "classes": list(self.classes),
-            **({"threshold": self.thresh} if self.task == "multi" else {}),
+            **({"threshold": self.thresh} if self.task == "multilabel" else {}),
             "input": {
                 "name": INPUT,
                 "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
@@ -184,7 +188,7 @@ class Portable:
         }
 
     def _meaning(self) -> str:
-        if self.task == "multi":
+        if self.task == "multilabel":
             return "the probability of each label by itself; those above the threshold are there"
         return "the numbers" if self.task == "regression" else "the probability of each class"
 

@@ -39,8 +39,8 @@ class Rows(StrEnum):
 class Task(StrEnum):
     """What is learned of each photo of a table."""
 
-    single = "single"
-    multi = "multi"
+    multiclass = "multiclass"
+    multilabel = "multilabel"
     regression = "regression"
 
 

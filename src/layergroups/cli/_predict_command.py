@@ -157,7 +157,7 @@ def _row(path: Path, found: AnyPrediction, names: Sequence[str]) -> PhotoRow:
 
 
 _KINDS: Final[dict[str, type[PhotoRow]]] = {
-    "single": PhotoPrediction,
-    "multi": PhotoLabels,
+    "multiclass": PhotoPrediction,
+    "multilabel": PhotoLabels,
     "regression": PhotoNumbers,
 }

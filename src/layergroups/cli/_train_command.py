@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from layergroups.training import Learner
 
 
-_KINDS: Final = {"single": "classes", "multi": "labels", "regression": "numbers"}
+_KINDS: Final = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers"}
 
 
 _METRICS: Final[dict[str, list[str]]] = {
-    "single": ["accuracy"],
-    "multi": ["f1"],
+    "multiclass": ["accuracy"],
+    "multilabel": ["f1"],
     "regression": ["mae"],
 }
 

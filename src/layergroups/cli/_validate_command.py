@@ -78,7 +78,7 @@ def measure(learn: Learner, batches: Any = None, *, found: Any = None) -> Measur
     answers, targets, losses = known
     names = [str(name) for name in getattr(learn.dls, "vocab", ())]
     loss, photos = float(losses.mean()), len(losses)
-    if learn.task == "multi":
+    if learn.task == "multilabel":
         said, so = answers > learn.thresh, targets > 0.5
         report = ClassReport.from_hits(said, so, names)
         exact = float((said == so).all(dim=1).float().mean())
@@ -112,7 +112,7 @@ def run(
     if out is not None:
         check_ending(out)
     learn = load_learner(model)
-    if out is not None and learn.task != "single":
+    if out is not None and learn.task != "multiclass":
         raise typer.BadParameter(
             f"--out draws a confusion matrix, which needs one class for each photo; this model's "
             f"task is {learn.task!r}. Leave --out away: the table says it all."
@@ -139,7 +139,7 @@ def _batches(learn: Learner, folder: Path, labels: Labels, options: dict[str, An
     if is_table(folder):
         columns = labels.columns()
         return table_batches(folder, dls.vocab, learn.task, dls.transform, **columns, **options)
-    if learn.task != "single":
+    if learn.task != "multiclass":
         raise DataError(
             f"The folders of {folder} tell one class for each photo, but the model's task is "
             f"{learn.task!r}. Give a .csv file with the names of the photos and their labels."

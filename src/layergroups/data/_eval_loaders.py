@@ -72,7 +72,7 @@ def _test_photos(
         return _labelled(dls, photos, [given[i] for i in kept])
     if not with_labels:
         return read_unlabelled(source, on_error=dls.on_error, channels=dls.channels)
-    if isinstance(source, str | os.PathLike) and dls.task == "single":
+    if isinstance(source, str | os.PathLike) and dls.task == "multiclass":
         return read_labelled(source, dls.vocab, on_error=dls.on_error, channels=dls.channels)
     raise DataError(
         "with_labels=True takes the classes from the folders in a folder, or the labels from a "

@@ -163,8 +163,8 @@ class Sources(Taught):
 
         Strings and whole numbers are classes, fractions are numbers to predict, lists of strings
         are several labels of a photo, lists of zeros and ones too, other lists of numbers are
-        several numbers to predict. `task` says it where this is wrong: "single" (one class each),
-        "multi" (any number of labels, perhaps none) or "regression".
+        several numbers to predict. `task` says it where this is wrong: "multiclass" (one class
+        each), "multilabel" (any number of labels, perhaps none) or "regression".
 
         Args:
             files: paths of the photos.
@@ -216,7 +216,7 @@ class Sources(Taught):
                 "valid" or "train"); else `valid_pct` of them are, chosen by the seed.
             suff: what is added to each file name, such as ".jpg".
             header: whether the first line of a CSV file names the columns.
-            task: "single", "multi" or "regression", what the labels are.
+            task: "multiclass", "multilabel" or "regression", what the labels are.
             vocab: names in the order of the network's outputs, instead of those in the table.
             **options: the other arguments of `from_folder`.
 
@@ -293,7 +293,7 @@ class Sources(Taught):
         pattern: str | re.Pattern[str] | Labeller,
         *,
         is_valid: Iterable[bool] | None = None,
-        task: Task = "single",
+        task: Task = "multiclass",
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
@@ -327,7 +327,7 @@ _LOG = logging.getLogger("layergroups")
 _CLASSES_SHOWN = 10
 
 
-_KINDS: dict[Task, str] = {"single": "classes", "multi": "labels", "regression": "numbers"}
+_KINDS: dict[Task, str] = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -507,7 +507,7 @@ class ImageDataLoaders(Sources):
 
     @property
     def task(self) -> Task:
-        """What is learned: "single" (a class each), "multi" (several labels) or "regression"."""
+        """What is learned: "multiclass", "multilabel" (several labels) or "regression"."""
         return self.train_photos.task
 
     @property

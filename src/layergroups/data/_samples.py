@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layergroups.data.image._opening import Picture
 
 
-Task = Literal["single", "multi", "regression"]
+Task = Literal["multiclass", "multilabel", "regression"]
 
 
 Label = int | tuple[float, ...]
@@ -49,17 +49,17 @@ class Samples:
 
     Attributes:
         files: the paths, as strings because a large set of those is small.
-        labels: of each file; None for unlabelled photos. "single": its class, a position in the
-            vocabulary. "multi": the positions of its labels, ascending, perhaps none. "regression":
-            its numbers.
-        task: "single", one class each; "multi", any number of labels; "regression", numbers.
-        c: outputs that a network needs for "multi"; the other tasks do not ask it.
+        labels: of each file; None for unlabelled photos. "multiclass": its class, a position in the
+            vocabulary. "multilabel": the positions of its labels, ascending, perhaps none.
+            "regression": its numbers.
+        task: "multiclass" (one class each), "multilabel" (any number of labels), "regression".
+        c: outputs that a network needs for "multilabel"; the other tasks do not ask it.
         items: opens the photos where they are no files but items of a dataset.
     """
 
     files: tuple[str, ...]
     labels: tuple[Label, ...] | None = None
-    task: Task = "single"
+    task: Task = "multiclass"
     c: int = 0
     items: Opener | None = field(default=None, compare=False, repr=False)
 
@@ -81,8 +81,8 @@ class Samples:
         """What a network should say of a photo.
 
         Returns:
-            "single": the class, -1 if it is unknown; "multi": float32 (C,), 1 for each of its
-            labels, else 0; "regression": float32 (K,).
+            "multiclass": the class, -1 if it is unknown; "multilabel": float32 (C,), 1 for each of
+            its labels, else 0; "regression": float32 (K,).
         """
         label = -1 if self.labels is None else self.labels[position]
         if isinstance(label, int):
@@ -158,14 +158,14 @@ def divided(
     Raises:
         DataError: there are too few photos.
     """
-    if photos.task == "single":
+    if photos.task == "multiclass":
         train_at, valid_at = stratified_split(photos.classes(), valid_pct, seed)
-    elif photos.task == "multi":
+    elif photos.task == "multilabel":
         train_at, valid_at = labelled_split(photos.label_sets(), valid_pct, seed)
     else:
         train_at, valid_at = random_split(len(photos), valid_pct, seed)
     if not valid_at:
-        few = "No class of {} has two photos" if photos.task == "single" else "{} has one photo"
+        few = "No class of {} has two photos" if photos.task == "multiclass" else "{} has one photo"
         raise DataError(f"{few.format(source)}, so there is nothing to validate with. Add photos.")
     found = Split(tuple(vocab), photos.take(train_at), photos.take(valid_at))
     warn_of_unmeasured(found)

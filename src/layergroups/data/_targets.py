@@ -12,6 +12,7 @@ from typing import Any, get_args
 from layergroups._formatting import count, first_few
 from layergroups.data._samples import Label, Task, names_of
 from layergroups.errors import DataError
+from layergroups.tasks import OLD_NAMES
 
 _LOG = logging.getLogger("layergroups")
 
@@ -33,7 +34,7 @@ class Targets:
     """What is to be learned of some photos.
 
     Attributes:
-        task: "single", "multi" or "regression".
+        task: "multiclass", "multilabel" or "regression".
         vocab: names of the classes, of the labels, or of the numbers.
         labels: of each photo, as `Photos` has them.
     """
@@ -69,7 +70,11 @@ def parse_labels(
         DataError: labels are missing, do not fit each other, the task or the vocabulary.
     """
     if task is not None and task not in get_args(Task):
-        raise DataError(f'task={task!r} is not known; give "single", "multi" or "regression".')
+        old = OLD_NAMES.get(str(task))
+        raise DataError(
+            f'task={task!r} is not known; give "multiclass", "multilabel" or "regression".'
+            + (f' The task "{task}" is now called task="{old}".' if old else "")
+        )
     if isinstance(vocab, str):
         raise DataError(f"vocab={vocab!r}: expected a list of names, such as [{vocab!r}].")
     values = [plain(label) for label in labels]
@@ -78,7 +83,7 @@ def parse_labels(
         raise DataError(f"vocab={list(names)} has a name twice; give each once.")
     if task is None:
         task = _task_of(values)
-    if task != "multi":
+    if task != "multilabel":
         _none_missing(values, files, task)
     return _READERS[task](values, files, names, tuple(columns or ()))
 
@@ -89,9 +94,9 @@ def _classes(
     lists = [file for file, v in zip(files, values, strict=True) if isinstance(v, list)]
     if lists:
         raise DataError(
-            "task='single' means one class for each photo, but there are lists for "
-            f"{_photos(lists)}. For several labels of a photo: task='multi'; for several numbers: "
-            "task='regression'."
+            "task='multiclass' means one class for each photo, but there are lists for "
+            f"{_photos(lists)}. For several labels of a photo: task='multilabel'; for several "
+            "numbers: task='regression'."
         )
     names = [_name(value) for value in values]
     known = vocab or _sorted(names)
@@ -107,7 +112,7 @@ def _classes(
             len(known),
         )
     place = {name: i for i, name in enumerate(known)}
-    return Targets("single", known, tuple(place[name] for name in names))
+    return Targets("multiclass", known, tuple(place[name] for name in names))
 
 
 def _several(
@@ -132,7 +137,7 @@ def _several(
     if vocab is None and not any(places):
         raise DataError("No photo has any label, so there is nothing to learn.")
     _say_none(sum(not row for row in places), len(places))
-    return Targets("multi", known, tuple(places))
+    return Targets("multilabel", known, tuple(places))
 
 
 def _numbers(
@@ -155,7 +160,7 @@ def _numbers(
     if len(widths) > 1:
         raise DataError(
             f"The photos have different numbers of numbers to predict ({names_of(widths)}); "
-            "expected as many for each. For several labels of a photo: task='multi'."
+            "expected as many for each. For several labels of a photo: task='multilabel'."
         )
     (width,) = widths
     default = ("value",) if width == 1 else tuple(f"value {i}" for i in range(width))
@@ -168,7 +173,7 @@ def _numbers(
     return Targets("regression", known, tuple(tuple(map(float, row)) for row in rows))
 
 
-_READERS = {"single": _classes, "multi": _several, "regression": _numbers}
+_READERS = {"multiclass": _classes, "multilabel": _several, "regression": _numbers}
 
 
 def _task_of(values: Sequence[Any]) -> Task:
@@ -178,12 +183,12 @@ def _task_of(values: Sequence[Any]) -> Task:
         numeric = bool(flat) and all(isinstance(item, int | float) for item in flat)
         ragged = len({len(row) for row in lists}) > 1
         if not numeric or (ragged and all(isinstance(item, int) for item in flat)):
-            return "multi"
-        return "multi" if _zeros_and_ones(lists) and len(lists[0]) > 1 else "regression"
+            return "multilabel"
+        return "multilabel" if _zeros_and_ones(lists) and len(lists[0]) > 1 else "regression"
     known = [value for value in values if not missing(value)]
     numbers = [value for value in known if _is_finite(value) and not isinstance(value, bool)]
     fractions = any(isinstance(v, float) or not _WHOLE.fullmatch(str(v)) for v in numbers)
-    return "regression" if fractions and len(numbers) == len(known) else "single"
+    return "regression" if fractions and len(numbers) == len(known) else "multiclass"
 
 
 def missing(value: Any) -> bool:
@@ -198,10 +203,10 @@ def missing(value: Any) -> bool:
 def _none_missing(values: Sequence[Any], files: Sequence[str], task: Task) -> None:
     empty = [file for file, value in zip(files, values, strict=True) if missing(value)]
     if empty:
-        what = "class" if task == "single" else "number"
+        what = "class" if task == "multiclass" else "number"
         raise DataError(
             f"There is no {what} for {_photos(empty)}. Fill the gaps, or leave these rows out; "
-            "where a photo may have no label at all, give task='multi'."
+            "where a photo may have no label at all, give task='multilabel'."
         )
 
 

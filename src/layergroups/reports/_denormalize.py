@@ -177,7 +177,7 @@ def show_figures(figures: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-TASKS: Final = ("single", "multi", "regression")
+TASKS: Final = ("multiclass", "multilabel", "regression")
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ class TopLoss:
 
 def decided(predictions: Tensor, task: str, threshold: float) -> Tensor:
     """What a model decides: int (N,); for several labels bool (N, C); else the numbers (N, K)."""
-    if task == "single":
+    if task == "multiclass":
         return predictions.argmax(dim=1)
-    return predictions > threshold if task == "multi" else predictions
+    return predictions > threshold if task == "multilabel" else predictions
 
 
 def threshold_of(learn: object) -> float:
@@ -226,9 +226,9 @@ def words_of(value: Tensor, task: str, classes: Sequence[str]) -> str:
         task: one of `TASKS`.
         classes: their names.
     """
-    if task == "single":
+    if task == "multiclass":
         return classes[int(value)]
-    if task == "multi":
+    if task == "multilabel":
         has = [name for name, yes in zip(classes, value.tolist(), strict=True) if yes]
         return ", ".join(has) or "none"
     return ", ".join(f"{number:.4g}" for number in value.reshape(-1).tolist())

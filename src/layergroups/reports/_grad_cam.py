@@ -438,7 +438,7 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
         AnatomyError: no part of the network knows where things are.
         LayerGroupsError: there is no such class.
     """
-    task = str(getattr(learn.dls, "task", "single"))
+    task = str(getattr(learn.dls, "task", "multiclass"))
     names = tuple(map(str, getattr(learn.dls, "vocab", ())))
     batch, anatomy = image[None], learn.layer_groups.anatomy
     predictions: Tensor = learn.get_preds([batch])[0]

@@ -62,7 +62,7 @@ class Interpretation(Taught):
         losses: of each item, (N,).
         paths: the file of each item; None where the batches do not know it.
         classes: names of the classes, or of the numbers where the data name them.
-        task: "single", "multi" (several labels an item) or "regression".
+        task: "multiclass", "multilabel" (several labels an item) or "regression".
         threshold: the probability above which a label counts as predicted, for several labels.
         learner: whom the predictions are of; None for an interpretation of tensors alone.
         batches: where the images come from; None likewise.
@@ -73,7 +73,7 @@ class Interpretation(Taught):
     losses: Tensor
     paths: tuple[Path | None, ...]
     classes: tuple[str, ...]
-    task: str = "single"
+    task: str = "multiclass"
     threshold: float = 0.5
     learner: Answering | None = field(default=None)
     batches: Any = field(default=None)
@@ -103,7 +103,7 @@ class Interpretation(Taught):
         batches = learn.dls.valid if dl is None else dl
         found: tuple[Any, ...] = learn.get_preds(batches, with_loss=True)
         predictions, targets, losses = found
-        task = str(getattr(learn.dls, "task", "single"))
+        task = str(getattr(learn.dls, "task", "multiclass"))
         names = tuple(str(name) for name in getattr(learn.dls, "vocab", ()))
         return cls(
             predictions=_rows(predictions) if task == "regression" else predictions,
@@ -136,7 +136,7 @@ class Interpretation(Taught):
         """
         self._refuse("correct", "regression", "Numbers are near or far: interp.residuals().")
         right = self.predicted == self.targets
-        return right if self.task == "single" else right.all(dim=1)
+        return right if self.task == "multiclass" else right.all(dim=1)
 
     def top_losses(self, k: int | None = 9, *, largest: bool = True) -> tuple[TopLoss, ...]:
         """The items with the largest losses, the largest first.
@@ -173,7 +173,9 @@ class Interpretation(Taught):
         Raises:
             LayerGroupsError: the task is not one class for each item.
         """
-        self._refuse("confusion_matrix", "multi", "Each label by itself: interp.class_report().")
+        self._refuse(
+            "confusion_matrix", "multilabel", "Each label by itself: interp.class_report()."
+        )
         self._refuse("confusion_matrix", "regression", "How far it is off: interp.residuals().")
         return ConfusionMatrix.from_predictions(self.predictions, self.targets, self.classes)
 
@@ -195,7 +197,7 @@ class Interpretation(Taught):
             LayerGroupsError: the task is a regression.
         """
         self._refuse("class_report", "regression", "How far it is off: interp.residuals().")
-        if self.task == "multi":
+        if self.task == "multilabel":
             return ClassReport.from_hits(self.predicted, self.targets > 0.5, self.classes)
         return ClassReport.from_classes(self.predicted, self.targets, self.classes)
 
@@ -206,7 +208,7 @@ class Interpretation(Taught):
             LayerGroupsError: the task is a regression.
         """
         self._refuse("calibration", "regression", "Numbers come without a probability.")
-        if self.task == "multi":
+        if self.task == "multilabel":
             said, right = self.predictions.flatten(), (self.targets > 0.5).flatten()
         else:
             said, right = self.predictions.max(dim=1).values, self.correct
@@ -218,7 +220,7 @@ class Interpretation(Taught):
         Raises:
             LayerGroupsError: the task is no regression.
         """
-        for task in ("single", "multi"):
+        for task in ("multiclass", "multilabel"):
             self._refuse("residuals", task, "How often it is right: interp.class_report().")
         return Residuals.from_predictions(self.predictions, self.targets, self.classes)
 
@@ -270,7 +272,11 @@ class Interpretation(Taught):
 
     def _refuse(self, what: str, task: str, instead: str) -> None:
         if self.task == task:
-            told = {"multi": "several labels", "regression": "numbers", "single": "one class"}
+            told = {
+                "multilabel": "several labels",
+                "regression": "numbers",
+                "multiclass": "one class",
+            }
             raise LayerGroupsError(
                 f"{what} makes no sense for {told[task]} an item (the task is {task!r}). {instead}"
             )
@@ -339,12 +345,12 @@ class Interpretation(Taught):
             return found | {"residuals": [asdict(row) for row in self.residuals().outputs]}
         found |= {"report": self.class_report().to_dict()}
         found |= {"calibration": self.calibration().to_dict()}
-        if self.task == "single":
+        if self.task == "multiclass":
             found |= {"confusion": self.confusion_matrix().to_dict()}
         return found
 
     def __repr__(self) -> str:
-        what = {"single": "classes", "multi": "labels", "regression": "numbers"}[self.task]
+        what = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers"}[self.task]
         line = f"Interpretation of {len(self)} items, {len(self.classes)} {what}: mean loss "
         line += f"{self.losses.mean():.4g}"
         if self.task == "regression":
@@ -381,7 +387,7 @@ def _check(of: Interpretation) -> None:
     n, wide = len(of.predictions), of.predictions.shape[1:]
     expected = {
         "predictions": (n, len(of.classes) if of.task != "regression" else wide.numel()),
-        "targets": (n,) if of.task == "single" else (n, *wide),
+        "targets": (n,) if of.task == "multiclass" else (n, *wide),
         "losses": (n,),
     }
     for name, value in tensors.items():

@@ -40,7 +40,7 @@ def results_picture(
     batches = learn.dls.valid if dl is None else dl
     inputs, targets, paths = _chosen(batches, n, getattr(learn.dls, "seed", 0))
     predictions, *_ = learn.get_preds([inputs])
-    task = str(getattr(learn.dls, "task", "single"))
+    task = str(getattr(learn.dls, "task", "multiclass"))
     names = tuple(map(str, getattr(learn.dls, "vocab", ()))) or tuple(
         map(str, range(predictions.shape[-1]))
     )

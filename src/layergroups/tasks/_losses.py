@@ -39,14 +39,14 @@ LossFunc = Callable[[Tensor, Tensor], Tensor]
 CHECK_EVERY: Final = 50
 
 
-def default_loss(task: Task = "single") -> LossFunc:
+def default_loss(task: Task = "multiclass") -> LossFunc:
     """Cross entropy for one class, binary cross entropy for labels, squared error for numbers."""
-    if task == "multi":
+    if task == "multilabel":
         return nn.BCEWithLogitsLoss()
     return nn.MSELoss() if task == "regression" else nn.CrossEntropyLoss()
 
 
-def probabilities(loss_func: LossFunc, outputs: Tensor, task: Task = "single") -> Tensor:
+def probabilities(loss_func: LossFunc, outputs: Tensor, task: Task = "multiclass") -> Tensor:
     """The model's outputs as answers: probabilities (N, C), or the numbers (N, K) themselves.
 
     A loss with an attribute `activation` says it itself. Cross entropy means a softmax over

@@ -2,8 +2,9 @@
 
 Metrics that a person asks for by name, and what each name means for each task.
 
-A task is "single" (one class for each item), "multi" (several labels) or "regression" (numbers).
-The same name means the same idea in each of them: `f1` is the mean of the F1 scores of all classes,
+A task is "multiclass" (one class for each item), "multilabel" (several labels) or "regression"
+(numbers). The same name means the same idea in each of them: `f1` is the mean of the F1 scores of
+all classes,
 or of all labels, of which those with a probability above the threshold count as said.
 
 Means over items that torchmetrics has no class for. Imported when a metric asks for it.
@@ -98,15 +99,15 @@ _NUMBERS: Final = {
 
 
 _NAMED: Final[dict[str, dict[str, Named]]] = {
-    "single": _CLASSES,
-    "multi": _LABELS,
+    "multiclass": _CLASSES,
+    "multilabel": _LABELS,
     "regression": _NUMBERS,
 }
 
 
 _SHOWN: Final = {
-    "single": "one class for each item",
-    "multi": "several labels for each item",
+    "multiclass": "one class for each item",
+    "multilabel": "several labels for each item",
     "regression": "numbers",
 }
 
@@ -126,13 +127,13 @@ def meaning(name: str, task: str) -> Named:
     Raises:
         TrainingError: nothing; lists the names that do.
     """
-    wanted = name.removesuffix("_multi") if task == "multi" else name
+    wanted = name.removesuffix("_multi") if task == "multilabel" else name
     wanted = _OTHER_NAMES.get(wanted, wanted)
     known = _NAMED[checked_task(task)]
     if wanted in known:
         return known[wanted]
     top = _TOP.fullmatch(wanted)
-    if top and int(top[1]) and task == "single":
+    if top and int(top[1]) and task == "multiclass":
         return Named("Accuracy", options=_MICRO | {"top_k": int(top[1])})
     raise TrainingError(_unknown(name, task))
 
@@ -143,14 +144,14 @@ def make_named(name: str, n_classes: int, task: str, thresh: float = 0.5) -> tor
     Args:
         name: as a person gives it.
         n_classes: outputs of the model: classes, labels or numbers.
-        task: "single", "multi" or "regression".
+        task: "multiclass", "multilabel" or "regression".
         thresh: for several labels, the probability above which one counts as said.
 
     Raises:
         TrainingError: the name means nothing for this task, or it is not known how many classes.
     """
     named = meaning(name, task)
-    if n_classes < (2 if task == "single" else 1):
+    if n_classes < (2 if task == "multiclass" else 1):
         raise TrainingError(
             f"Metric {name!r} needs to know the number of classes, but the data do not tell: give "
             "them an attribute vocab or c, or give a torchmetrics object instead of a name."
@@ -175,7 +176,7 @@ def _built(named: Named, n_classes: int, task: str, thresh: float) -> torchmetri
     options = dict(named.options) | {"validate_args": False}
     if "top_k" in options:
         options["top_k"] = min(options["top_k"], n_classes)
-    if task == "single":
+    if task == "multiclass":
         return getattr(classification, f"Multiclass{named.kind}")(num_classes=n_classes, **options)
     if named.kind == "ExactMatch":
         options.pop("average", None)
@@ -190,7 +191,7 @@ def _unknown(name: str, task: str) -> str:
     why = f"No metric is called {name!r}."
     if elsewhere:
         why = f"Metric {name!r} is for {_SHOWN[elsewhere[0]]}; these data have {_SHOWN[task]}."
-    any_number = " and top_5_accuracy (any number)" if task == "single" else ""
+    any_number = " and top_5_accuracy (any number)" if task == "multiclass" else ""
     return (
         f"{why} By name there are: {', '.join(_NAMED[task])}{any_number}. Any torchmetrics object "
         "or function of (probabilities, targets) works too."
@@ -203,7 +204,7 @@ MetricFunction = Callable[[Tensor, Tensor], Any]
 class Meter:
     """Several metrics over the same predictions; `name -> value` at the end.
 
-    Each update gets probabilities, float (N, C), and classes, int64 (N,); for the task "multi"
+    Each update gets probabilities, float (N, C), and classes, int64 (N,); for the task "multilabel"
     probabilities of labels, each by itself, and float32 (N, C) of 0 and 1; for "regression" numbers
     and numbers (N, K). A torchmetrics object is copied, so that the one that was given stays as it
     is. A plain function is called once, with the probabilities and targets of all items, on the
@@ -214,7 +215,7 @@ class Meter:
         self,
         metrics: Iterable[object],
         n_classes: int,
-        task: str = "single",
+        task: str = "multiclass",
         thresh: float = 0.5,
     ) -> None:
         """Make the metrics.
@@ -222,7 +223,7 @@ class Meter:
         Args:
             metrics: names, torchmetrics objects, functions of (probabilities, targets).
             n_classes: outputs of the model.
-            task: "single", "multi" or "regression", which decides what names mean.
+            task: "multiclass", "multilabel" or "regression", which decides what names mean.
             thresh: for several labels, the probability above which one counts as said, in metrics
                 by name; objects and functions have their own.
 
@@ -316,7 +317,7 @@ def metric_names(metrics: Iterable[object]) -> list[str]:
     return names
 
 
-def higher_is_better(metric: object, task: str = "single") -> bool | None:
+def higher_is_better(metric: object, task: str = "multiclass") -> bool | None:
     """Whether more of a metric is better; None for a function that does not say.
 
     torchmetrics objects say it by their attribute `higher_is_better`, as a function may.
@@ -327,7 +328,7 @@ def higher_is_better(metric: object, task: str = "single") -> bool | None:
     return said if isinstance(said, bool) else None
 
 
-def check_metrics(metrics: Iterable[object], task: str = "single") -> None:
+def check_metrics(metrics: Iterable[object], task: str = "multiclass") -> None:
     """Find out early what is not a metric, without importing torchmetrics.
 
     Raises:
@@ -383,7 +384,7 @@ def _as_expected(
 
     Metrics of labels want whole numbers, those of a single number vectors (N,).
     """
-    if task == "multi" and not type(metric).__module__.startswith("torchmetrics.regression"):
+    if task == "multilabel" and not type(metric).__module__.startswith("torchmetrics.regression"):
         return probabilities, (targets > 0.5).long()
     if task == "regression" and targets.ndim == 2 and targets.shape[1] == 1:
         return probabilities.reshape(len(targets)), targets[:, 0]
@@ -457,10 +458,10 @@ def brier_of_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 _FUNCTIONS: Final[dict[tuple[str, str], Values]] = {
-    ("log_loss", "single"): log_loss,
-    ("brier", "single"): brier,
-    ("log_loss", "multi"): log_loss_of_labels,
-    ("brier", "multi"): brier_of_labels,
+    ("log_loss", "multiclass"): log_loss,
+    ("brier", "multiclass"): brier,
+    ("log_loss", "multilabel"): log_loss_of_labels,
+    ("brier", "multilabel"): brier_of_labels,
 }
 
 

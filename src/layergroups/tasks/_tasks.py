@@ -1,7 +1,8 @@
 """What a model is asked: one class, several labels, or numbers; and what fits to which.
 
-A task is "single" (one class for each item; targets int64 (N,)), "multi" (any number of labels for
-each; targets float32 (N, C) of 0 and 1) or "regression" (numbers; targets float32 (N, K)). Data say
+A task is "multiclass" (one class for each item; targets int64 (N,)), "multilabel" (any number of
+labels for each; targets float32 (N, C) of 0 and 1) or "regression" (numbers; targets float32
+(N, K)). Data say
 theirs by an attribute `task`; where they have none, the loss tells.
 
 What a model says of one item: a class, several labels, or numbers.
@@ -57,30 +58,30 @@ _BY_LOSS: Final[dict[str, Activation]] = {
 
 
 _BY_TASK: Final[dict[Task, Activation]] = {
-    "single": "softmax",
-    "multi": "sigmoid",
+    "multiclass": "softmax",
+    "multilabel": "sigmoid",
     "regression": "identity",
 }
 
 
 _TASK_OF: Final[dict[Activation | None, Task]] = {
-    None: "single",
-    "softmax": "single",
-    "sigmoid": "multi",
+    None: "multiclass",
+    "softmax": "multiclass",
+    "sigmoid": "multilabel",
     "identity": "regression",
 }
 
 
 _USUAL: Final[dict[Task, str]] = {
-    "single": "cross entropy, nn.CrossEntropyLoss()",
-    "multi": "binary cross entropy, nn.BCEWithLogitsLoss()",
+    "multiclass": "cross entropy, nn.CrossEntropyLoss()",
+    "multilabel": "binary cross entropy, nn.BCEWithLogitsLoss()",
     "regression": "the mean squared error, nn.MSELoss()",
 }
 
 
 _TARGETS: Final[dict[Task, str]] = {
-    "single": "one class for each item, int64 (N,)",
-    "multi": "several labels for each item, float32 (N, C) of 0 and 1",
+    "multiclass": "one class for each item, int64 (N,)",
+    "multilabel": "several labels for each item, float32 (N, C) of 0 and 1",
     "regression": "numbers, float32 (N, K)",
 }
 
@@ -107,8 +108,8 @@ def checked_task(task: Any) -> Task:
         if task == known:
             return known
     raise TrainingError(
-        f"The data say task={task!r}; a task is 'single' (one class for each item), 'multi' "
-        "(several labels) or 'regression' (numbers)."
+        f"The data say task={task!r}; a task is 'multiclass' (one class for each item), "
+        "'multilabel' (several labels) or 'regression' (numbers)."
     )
 
 
@@ -147,7 +148,7 @@ def check_loss(loss_func: LossFunc, task: Task) -> None:
         TrainingError: it is of another kind, and would fail or, worse, train something else.
     """
     kind = activation_of(loss_func)
-    fits = {"softmax": ("single",), "sigmoid": TASKS[1:], "identity": TASKS[1:], None: TASKS}
+    fits = {"softmax": ("multiclass",), "sigmoid": TASKS[1:], "identity": TASKS[1:], None: TASKS}
     if task not in fits[kind]:
         name = getattr(loss_func, "__name__", type(loss_func).__name__)
         raise TrainingError(
@@ -163,7 +164,7 @@ def check_targets(outputs: Tensor, targets: Tensor, task: Task) -> None:
     Raises:
         TrainingError: a class has no output, or shapes, types or values do not fit.
     """
-    if task == "single":
+    if task == "multiclass":
         _check_classes(outputs, targets)
         return
     if outputs.shape != targets.shape or not targets.is_floating_point():
@@ -173,7 +174,7 @@ def check_targets(outputs: Tensor, targets: Tensor, task: Task) -> None:
             "the model gives as many outputs. Make the head for the data, as vision_learner(dls, "
             "arch) does; a single number for each item has shape (N, 1), targets[:, None]."
         )
-    if task == "multi" and not bool(((targets >= 0) & (targets <= 1)).all()):
+    if task == "multilabel" and not bool(((targets >= 0) & (targets <= 1)).all()):
         raise TrainingError(
             f"The targets reach from {targets.min():g} to {targets.max():g}: for several labels "
             "they are 1 where an item has the label and 0 where not. For numbers give the data "
@@ -289,7 +290,7 @@ def answer(found: Tensor, task: Task, names: Sequence[str], thresh: float = 0.5)
     known = tuple(names)
     if len(known) != len(found):
         known = tuple(str(position) for position in range(len(found)))
-    if task == "multi":
+    if task == "multilabel":
         chosen = tuple(chosen_labels(found, thresh))
         return LabelsPrediction(tuple(known[i] for i in chosen), chosen, found, known)
     if task == "regression":

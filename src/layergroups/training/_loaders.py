@@ -195,7 +195,7 @@ class NoPhotos:
     batch_size = 64
 
     def __init__(
-        self, vocab: tuple[str, ...], transform: EvalTransform, task: Task = "single"
+        self, vocab: tuple[str, ...], transform: EvalTransform, task: Task = "multiclass"
     ) -> None:
         self.task = task
         self.vocab = self.classes = vocab

@@ -252,7 +252,7 @@ class LearnerState(Taught):
 
     @property
     def task(self) -> Task:
-        """What is asked of the model: "single" class, "multi"ple labels, or "regression"."""
+        """What is asked of the model: "multiclass", "multilabel" or "regression"."""
         return task_of(self._dls, self.loss_func)
 
     @property

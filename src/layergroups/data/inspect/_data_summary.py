@@ -90,7 +90,7 @@ class DataSummary:
     """What `dls.summary()` found; it prints as a table and turns into JSON.
 
     Attributes:
-        task: "single", "multi" or "regression".
+        task: "multiclass", "multilabel" or "regression".
         train: number of photos to learn from.
         valid: number of photos to measure with.
         targets: the classes, labels or numbers, in the order of the vocabulary.
@@ -300,7 +300,7 @@ _TARGETS = 30  # classes, labels or numbers that the table shows
 _LISTED = 10  # broken images and twins
 
 
-_NAMES = {"single": "class", "multi": "label", "regression": "number"}
+_NAMES = {"multiclass": "class", "multilabel": "label", "regression": "number"}
 
 
 def summary_table(found: DataSummary) -> RenderableType:
@@ -347,7 +347,7 @@ def _facts(found: DataSummary) -> Table:
         ("kinds", ", ".join(f"{n} {kind}" for kind, n in found.kinds)),
         ("files", _files(found)),
     ]
-    if found.task == "multi":
+    if found.task == "multilabel":
         rows.append(("no label", f"{found.unlabelled} photos"))
     if found.imbalance is not None and found.imbalance >= 2:
         rows.append(("balance", f"the largest has {found.imbalance:.1f} times the smallest"))

@@ -95,9 +95,9 @@ def shown_batch(
 
 def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
     """What a target says, in words: a class, labels, or numbers with their names."""
-    if task == "single":
+    if task == "multiclass":
         return vocab[int(target)]
-    if task == "multi":
+    if task == "multilabel":
         names = [name for name, on in zip(vocab, target.tolist(), strict=True) if on]
         more = f" +{len(names) - _LABELS_SHOWN}" if len(names) > _LABELS_SHOWN else ""
         return ", ".join(names[:_LABELS_SHOWN]) + more if names else "(no label)"

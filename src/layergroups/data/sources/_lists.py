@@ -150,7 +150,7 @@ def sound_positions(
 
 def photos_of(files: Sequence[str], answers: Targets, items: Opener | None = None) -> Samples:
     """Files and labels together."""
-    outputs = len(answers.vocab) if answers.task == "multi" else 0
+    outputs = len(answers.vocab) if answers.task == "multilabel" else 0
     return Samples(tuple(files), answers.labels, answers.task, outputs, items)
 
 

@@ -104,7 +104,7 @@ def sides(runs: Sequence[RunRecord], parts: Sequence[Content]) -> Html:
 def compared_result(runs: Sequence[RunRecord]) -> Html:
     """Both matrices, and the recall of each class in both."""
     parts = [
-        confusions(run.outcome, i) if run.outcome and run.outcome.task == "single" else None
+        confusions(run.outcome, i) if run.outcome and run.outcome.task == "multiclass" else None
         for i, run in enumerate(runs)
     ]
     return tag("div", sides(runs, parts) if any(parts) else None, _classes(runs))

@@ -436,7 +436,7 @@ def result(outcome: Outcome, run: int = 0) -> Html:
     if outcome.task == "regression":
         return tag("div", _figures(outcome), _scatter(outcome))
     parts = [_figures(outcome)]
-    if outcome.task == "single":
+    if outcome.task == "multiclass":
         parts.append(confusions(outcome, run))
     parts.append(tag("div", _classes(outcome), _calibration(outcome), class_="charts"))
     return tag("div", parts)
@@ -560,7 +560,7 @@ def _figures(outcome: Outcome) -> Html:
 
 def _classes(outcome: Outcome) -> Html:
     """Recall and precision of each class, with a bar for the recall."""
-    kind = "label" if outcome.task == "multi" else "class"
+    kind = "label" if outcome.task == "multilabel" else "class"
     rows = [
         (name, f"{n:,}", f"{right:,}", _bar(recall), percent(recall), percent(precision))
         for name, n, right, recall, precision in per_class(outcome)
@@ -645,7 +645,7 @@ def _result(record: RunRecord) -> Html | None:
         return None
     outcome = record.outcome
     name, value = headline(outcome)
-    if outcome.task == "single":
+    if outcome.task == "multiclass":
         right = sum(cell.count for cell in outcome.cells if cell.actual == cell.predicted)
         below = f"{right:,} of {count(outcome.items, 'photo')}"
     else:
@@ -683,7 +683,7 @@ def _data(record: RunRecord) -> Html | None:
 
 
 def _class_facts(task: str, n: int) -> str:
-    one, several = {"multi": ("label", "labels"), "regression": ("number", "numbers")}.get(
+    one, several = {"multilabel": ("label", "labels"), "regression": ("number", "numbers")}.get(
         task, ("class", "classes")
     )
     return count(n, one, several)

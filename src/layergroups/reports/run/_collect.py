@@ -327,7 +327,7 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
     )
     if interp.task == "regression":
         return replace(told, figures=_distances(interp), points=_points(interp))
-    if interp.task == "multi":
+    if interp.task == "multilabel":
         return replace(told, figures=_shares(interp), labels=_labels(interp), **_calibrated(interp))
     members = _members(interp)
     thumbs = _thumbs(items, list(_chosen(members))) if pictures else {}

@@ -131,7 +131,7 @@ def story(record: RunRecord) -> str:
 
 def per_class(outcome: Outcome) -> list[tuple[str, int, int, float | None, float | None]]:
     """For each class or label its name, items, those found, recall and precision."""
-    if outcome.task == "multi":
+    if outcome.task == "multilabel":
         return [
             (f.name, f.actual, f.right, _part(f.right, f.actual), _part(f.right, f.predicted))
             for f in outcome.labels
@@ -184,7 +184,7 @@ def _result(record: RunRecord) -> str:
         return "It was not measured on validation data."
     name, value = headline(outcome)
     items = count(outcome.items, "item" if outcome.task == "regression" else "photo")
-    if outcome.task != "single":
+    if outcome.task != "multiclass":
         return f"On {items} for validation: {name} {value}."
     said = f"{value} of {items} for validation are right."
     wrong = confusions_of(outcome)

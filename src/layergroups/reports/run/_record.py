@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from layergroups.checkpoints import write_text
 from layergroups.errors import CheckpointError
 from layergroups.reports.figures._network import Row, Stack
+from layergroups.tasks import task_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +124,13 @@ class Outcome:
     """What the model says of the validation data.
 
     Attributes:
-        task: "single" (one class for each item), "multi" (several labels), "regression" (numbers).
+        task: "multiclass" (one class for each item), "multilabel" or "regression" (numbers).
         items: how many.
         loss: mean over them.
         figures: what the result comes to, by name, the most telling first.
         classes: names of the classes, labels or numbers.
-        cells: of the confusion matrix, those that are not empty; "single" only.
-        labels: "multi" only.
+        cells: of the confusion matrix, those that are not empty; "multiclass" only.
+        labels: "multilabel" only.
         points: (actual, predicted) of the first number of some items; "regression" only.
         calibration: mean probability said, part that was right, and number of predictions, for
             predictions of about the same probability; not for "regression".
@@ -278,7 +279,7 @@ def _photo(photo: Mapping[str, Any]) -> Photo:
 def outcome_facts(found: Mapping[str, Any]) -> Outcome:
     """The inverse of `asdict`."""
     return Outcome(
-        task=str(found["task"]),
+        task=task_named(found["task"]),
         items=int(found["items"]),
         loss=_number(found["loss"]),
         figures=_numbers(found["figures"]),

@@ -113,7 +113,7 @@ def _outcome(outcome: Outcome) -> list[RenderableType]:
             (name, f"{n:,}", f"{right:,}", percent(recall), percent(precision))
             for name, n, right, recall, precision in per_class(outcome)
         ]
-        kind = "label" if outcome.task == "multi" else "class"
+        kind = "label" if outcome.task == "multilabel" else "class"
         parts.append(_table((kind, "items", "found", "recall", "precision"), rows))
     wrong = confusions_of(outcome)[:_CONFUSED]
     if wrong:
