@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,21 @@ def test_another_format_names_the_release_that_reads_it(tmp_path: Path) -> None:
     save_file({}, path, metadata={"format": "layergroups", "version": "99", "state": "{}"})
     with pytest.raises(CheckpointError, match="release of layergroups that wrote it"):
         file.read(path)
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
+def test_the_umask_holds_and_is_never_touched(tmp_path: Path, monkeypatch, tensors, mask) -> None:
+    before = os.umask(mask)
+    try:
+        # the umask belongs to all threads: changing it for a moment opens the files of others
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", lambda _: pytest.fail("the umask was changed"))
+            text = file.write_text(tmp_path / "a.json", "{}")
+            weights = file.write(tmp_path / "a.safetensors", tensors, STATE)
+    finally:
+        os.umask(before)
+    for path in (text, weights):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_text_is_written_with_the_usual_permissions(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -87,10 +87,10 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    return fill(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+    return atomic_write(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
 
 
-def fill(path: str | Path, write_to: Callable[[str], object]) -> Path:
+def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:
     """Let a function write a file, all or nothing; missing folders are made.
 
     Args:
@@ -109,27 +109,23 @@ def fill(path: str | Path, write_to: Callable[[str], object]) -> Path:
     return path
 
 
-def _replace(path: Path, fill: Callable[[str], object]) -> None:
-    """Fill a file beside the target, flush it to disk, then put it in place in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+def _replace(path: Path, write_to: Callable[[str], object]) -> None:
+    """Write a file beside the target, flush it to disk, then put it in place in one step."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # Made here, so that the system applies the umask. Asking for the umask means setting it, and
+    # for that moment the files of other threads would be open to everybody.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        fill(name)
-        with open(name, "rb+") as written:
+        mode = part.stat().st_mode
+        write_to(str(part))
+        with part.open("rb+") as written:
             os.fsync(written.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        part.chmod(mode)  # safetensors replaces the file by one that the owner alone can read
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
-
-
-def _umask() -> int:
-    """What new files may not be; a temporary file begins readable by its owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _flush_folder(folder: Path) -> None:

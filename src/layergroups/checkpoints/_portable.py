@@ -249,7 +249,7 @@ def write_portable(
         program = captured(FromPixels(clean_copy(model), wanted), pixels[:2])
         description = wanted.to_dict(ending)
 
-        def fill(part: str) -> None:
+        def write_and_compare(part: str) -> None:
             text = json.dumps(description, ensure_ascii=False)
             write, run = _FORMATS[ending]
             write(program, Path(part), text, (INPUT, wanted.output))
@@ -258,7 +258,7 @@ def write_portable(
             again = torch.cat([expected, expected[:1]])
             description["checked"] = compared(found, again, wanted, path, exact=exact)
 
-        file.fill(path, fill)
+        file.atomic_write(path, write_and_compare)
     text = json.dumps(description, indent=2, ensure_ascii=False)
     file.write_text(path.with_name(f"{path.name}.json"), text + "\n")
     return path

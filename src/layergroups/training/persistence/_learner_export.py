@@ -61,6 +61,14 @@ def export(learner: Learner, target: Path) -> Path:
     reason = why_not_rebuilt(model, learner.blueprint, head)
     if reason:
         _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
+    named = [metric for metric in learner.metrics if isinstance(metric, str)]
+    unnamed = [_name(metric) for metric in learner.metrics if not isinstance(metric, str)]
+    if unnamed:
+        _log.warning(
+            "The export leaves out the metrics %s: only metrics given by name can be saved. After "
+            "load_learner, assign them to learn.metrics again.",
+            ", ".join(unnamed),
+        )
     exported = Exported(
         classes=class_names(learner.dls),
         blueprint=learner.blueprint,
@@ -69,12 +77,16 @@ def export(learner: Learner, target: Path) -> Path:
         transform=transform,
         groups=learner.layer_groups.state_dict(),
         loss=type(learner.loss_func).__name__,
-        metrics=tuple(metric for metric in learner.metrics if isinstance(metric, str)),
+        metrics=tuple(named),
         task=learner.task,
         thresh=learner.thresh,
         loss_settings=describe_loss(learner.loss_func),
     )
     return write_export(target, model, exported)
+
+
+def _name(metric: object) -> str:
+    return str(getattr(metric, "__name__", type(metric).__name__))
 
 
 def _export_portable(learner: Learner, path: Path) -> Path:

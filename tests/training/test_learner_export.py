@@ -1,0 +1,42 @@
+"""What an export holds of a learner, and what it says it leaves out."""
+
+import logging
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from layergroups.data import ImageDataLoaders
+from layergroups.training import load_learner, vision_learner
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> ImageDataLoaders:
+    files = []
+    for number in range(12):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(numpy.full((32, 32, 3), number * 20, dtype=numpy.uint8)).save(files[-1])
+    labels = ["cat", "dog"] * 6
+    return ImageDataLoaders.from_lists(files, labels, size=32, batch_size=4, num_workers=0)
+
+
+def share_of_first(probabilities: Tensor, targets: Tensor) -> float:
+    return float(probabilities[:, 0].mean())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "named"),
+    [(["accuracy"], False), (["accuracy", share_of_first], True), ([share_of_first], True)],
+)
+def test_metrics_that_an_export_cannot_hold_are_named(
+    photos: ImageDataLoaders, tmp_path: Path, caplog: pytest.LogCaptureFixture, metrics, named
+) -> None:
+    learn = vision_learner(
+        photos, "timm:test_resnet", pretrained=False, metrics=metrics, progress=False
+    )
+    with caplog.at_level(logging.WARNING, logger="layergroups"):
+        folder = learn.export(tmp_path / "model")
+    assert any("share_of_first" in line for line in caplog.messages) == named
+    assert load_learner(folder).metrics == [m for m in metrics if isinstance(m, str)]
