@@ -92,7 +92,7 @@ def test_workers_and_shares_give_the_same_photos(folder) -> None:
     dls = loaders(folder, balance=True)
     whole = [x for x, _ in dls.train]
     dls.train.set_epoch(0)
-    halves = [list(dls.train.shares(rank, 2)) for rank in (0, 1) if not dls.train.set_epoch(0)]
+    halves = [list(dls.train.shards(rank, 2)) for rank in (0, 1) if not dls.train.set_epoch(0)]
     for x, *shares in zip(whole, *halves, strict=True):
         for share in shares:
             assert torch.equal(x[list(share.positions)], share.batch[0])

@@ -231,14 +231,14 @@ def test_seeds_differ_for_all_numbers() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shares_of_all_processes_are_the_batch(photos: Samples, world: int, workers: int) -> None:
     whole = list(training(photos))
-    shares = [list(training(photos, workers).shares(rank, world)) for rank in range(world)]
+    shares = [list(training(photos, workers).shards(rank, world)) for rank in range(world)]
     for number, (x, y) in enumerate(whole):
         seen = torch.zeros(len(y))
         for share in (own[number] for own in shares):
-            assert (share.items, share.check) == (len(y), shares[0][number].check)
-            counted = list(share.positions)[: share.own]
-            assert torch.equal(share.batch[0][: share.own], x[counted])
-            assert torch.equal(share.batch[1][: share.own], y[counted])
+            assert (share.n_items, share.check) == (len(y), shares[0][number].check)
+            counted = list(share.positions)[: share.n_counted]
+            assert torch.equal(share.batch[0][: share.n_counted], x[counted])
+            assert torch.equal(share.batch[1][: share.n_counted], y[counted])
             seen[counted] += 1
         assert (seen == 1).all()
 
@@ -246,18 +246,18 @@ def test_shares_of_all_processes_are_the_batch(photos: Samples, world: int, work
 def test_a_process_opens_its_own_photos_only(photos: Samples, monkeypatch: Any) -> None:
     opened = []
     monkeypatch.setattr(batches, "open_picture", lambda file, **_: opened.append(file) or PICTURE)
-    list(EvalLoader(fed(photos, augment=None), 4).shares(1, 2))
+    list(EvalLoader(fed(photos, augment=None), 4).shards(1, 2))
     assert opened == [str(photos.files[i]) for i in (1, 3, 5, 7, 9)]
 
 
 def test_shares_of_photos_without_labels_are_images(photos: Samples) -> None:
     unlabelled = EvalLoader(fed(Samples(photos.files, None), augment=None), 4)
-    assert [len(share.batch) for share in unlabelled.shares(0, 2)] == [2, 2, 2]
+    assert [len(share.batch) for share in unlabelled.shards(0, 2)] == [2, 2, 2]
 
 
 def test_each_pass_of_shares_is_another_epoch(photos: Samples) -> None:
     batches_ = training(photos)
-    first, second = ([s.check for s in batches_.shares(0, 2)] for _ in range(2))
+    first, second = ([s.check for s in batches_.shards(0, 2)] for _ in range(2))
     assert first != second
     assert batches_.epoch == 2
 

@@ -16,10 +16,10 @@ from tests.training.tiny import TinyLoaders, moved, snapshot
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from layergroups.data._batches import part
+from layergroups.data._shards import _cut as cut
+from layergroups.data._shards import shard_positions, shards_of
 from layergroups.errors import TrainingError
 from layergroups.training import Learner
-from layergroups.training._loaders import cut, shares_of
 from layergroups.training.distributed._processes import Processes
 
 ROOT = Path(__file__).parents[2]
@@ -232,7 +232,7 @@ def test_three_processes_started_by_accelerate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("least", [1, 2])
 def test_shares_cover_a_batch_exactly(n: int, world: int, least: int) -> None:
-    parts = [part(n, rank, world, least) for rank in range(world)]
+    parts = [shard_positions(n, rank, world, least) for rank in range(world)]
     counted = [i for mine, own in parts for i in mine[:own]]
     assert sorted(counted) == list(range(n))
     assert all(len(mine) >= min(least, n) for mine, _ in parts)
@@ -244,7 +244,7 @@ def test_a_share_cuts_every_tensor_of_the_batch() -> None:
     assert share.batch[0]["a"].tolist() == [1, 3]
     assert share.batch[0]["b"][0].tolist() == [[2, 3], [6, 7]]
     assert share.batch[1].tolist() == [10, 30]
-    assert (share.own, share.items, share.weight) == (2, 5, 0.4)
+    assert (share.n_counted, share.n_items, share.weight) == (2, 5, 0.4)
     assert share.check == cut(batch, Processes(0, 2), 1).check
     assert share.check != cut((batch[0], batch[1] + 1), Processes(0, 2), 1).check
 
@@ -254,7 +254,7 @@ def test_batches_that_are_shared_out_already_are_refused() -> None:
     sampler = DistributedSampler(data.y, num_replicas=2, rank=0)
     loader = DataLoader(list(zip(data.x, data.y, strict=True)), sampler=sampler)
     with pytest.raises(TrainingError, match=r"DistributedSampler.*the whole data"):
-        next(shares_of(loader, Processes(0, 2)))
+        next(shards_of(loader, Processes(0, 2)))
 
 
 def test_accumulated_steps_are_those_of_larger_batches() -> None:

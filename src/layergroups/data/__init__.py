@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from layergroups.data._batches import (
     EvalLoader,
-    Shard,
     TrainLoader,
-    check_of,
-    part,
     private_randomness,
     weighted_order,
 )
 from layergroups.data._eval_loaders import labelled_batches, unlabelled_batches, varied_views
 from layergroups.data._image_loaders import ImageDataLoaders, Paths
 from layergroups.data._samples import Samples, Task, stratified_split
+from layergroups.data._shards import Shard, check_of, shard_positions, shards_of
 from layergroups.data.image._image_checks import BrokenImage, OnError, check_images
 from layergroups.data.image._opening import IMAGE_ENDINGS, Size, open_image, quiet
 from layergroups.data.image._transforms import (
@@ -51,9 +49,10 @@ __all__ = [
     "labelled_batches",
     "normalise",
     "open_image",
-    "part",
     "private_randomness",
     "quiet",
+    "shard_positions",
+    "shards_of",
     "stratified_split",
     "table_batches",
     "transform_from_config",

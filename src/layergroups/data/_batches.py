@@ -10,11 +10,6 @@ How often each training photo comes in an epoch, where classes are not equally f
 Photos are drawn by systematic sampling: of a class that is due k times in an epoch, k photos come,
 within one, and each of its photos as often as the others, within one. Ordinary weighted sampling
 with replacement would draw some photos five times and others never, just by chance.
-
-How several processes share the work on one batch: the batch stays whole in meaning.
-
-`batch_size` is the number of items over all processes. Process r of w takes the items r, r + w,
-r + 2 w, … of each batch, so that what is learned does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from layergroups.data._samples import Samples
+from layergroups.data._shards import Shard, check_of, shard_positions
 from layergroups.data.image._decoded_cache import DecodedCache
 from layergroups.data.image._image_checks import BrokenImage, broken_images_error, reason_of
 from layergroups.data.image._opening import Picture, open_picture, quiet
@@ -132,64 +128,17 @@ def _expected(given: object) -> str:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """What one process takes of a batch.
-
-    Attributes:
-        batch: its items; those of another process where nothing is left for this one.
-        own: how many of them count here; 0 where they are another's.
-        items: items in the whole batch.
-        positions: of its items in the whole batch.
-        check: equal on all processes if they divide the same batch.
-    """
-
-    batch: Any
-    own: int
-    items: int
-    positions: range
-    check: int = 0
-
-    @property
-    def weight(self) -> float:
-        """Its part of the whole batch, 0..1."""
-        return self.own / self.items if self.items else 0.0
-
-
-def part(n: int, rank: int, world: int, least: int = 1) -> tuple[range, int]:
-    """Which of n items a process takes, and how many of them count.
-
-    Args:
-        n: items in the batch.
-        rank: the process, 0..world - 1.
-        world: number of processes.
-        least: the fewest items that a process can work on; batch norm needs 2. A small batch is
-            shared by fewer processes; the others go along with the items of the first, which do
-            not count for them.
-    """
-    active = min(world, max(1, n // least))
-    if rank < active:
-        mine = range(rank, n, active)
-        return mine, len(mine)
-    return range(0, n, active), 0
-
-
-def check_of(content: Sequence[Any]) -> int:
-    """A number that tells two plans of a batch apart."""
-    return zlib.crc32(repr(content).encode())
-
-
 def planned(
-    plan: Iterator[list[Any]], rank: int, world: int, least: int
+    plan: Iterator[list[Any]], rank: int, world: int, min_items: int
 ) -> tuple[list[list[Any]], list[Shard]]:
-    """The items that a process prepares of each batch of a plan, and its shares, still empty."""
+    """The items that a process prepares of each batch of a plan, and its shards, still empty."""
     work: list[list[Any]] = []
-    shares: list[Shard] = []
+    shards: list[Shard] = []
     for items in plan:
-        mine, own = part(len(items), rank, world, least)
+        mine, counted = shard_positions(len(items), rank, world, min_items)
         work.append([items[i] for i in mine])
-        shares.append(Shard(None, own, len(items), mine, check_of(items)))
-    return work, shares
+        shards.append(Shard(None, counted, len(items), mine, check_of(items)))
+    return work, shards
 
 
 Item = tuple[int, int | None]
@@ -435,9 +384,9 @@ class EvalLoader:
         x, y = self.feed.batch(self._items(positions))
         return x if self.photos.labels is None else (x, y)
 
-    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
+    def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
         """What one of several processes takes of each batch; it opens these photos only."""
-        for share in shares_of_plan(self.feed, self._plan(), rank, world, least):
+        for share in shards_of_plan(self.feed, self._plan(), rank, world, min_items):
             yield share if self.photos.labels is not None else replace(share, batch=share.batch[0])
 
     def _plan(self) -> Iterator[list[Item]]:
@@ -504,11 +453,11 @@ class TrainLoader:
         self.epoch += 1
         return self.feed.follow(plan)
 
-    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
+    def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
         """What one of several processes takes of each batch; it opens these photos only."""
         plan = self.plan(self.epoch)
         self.epoch += 1
-        return shares_of_plan(self.feed, plan, rank, world, least)
+        return shards_of_plan(self.feed, plan, rank, world, min_items)
 
     def positions(self, epoch: int) -> list[list[int]]:
         """Which photos are in each batch of an epoch."""
@@ -538,12 +487,12 @@ class TrainLoader:
         return torch.randperm(len(self.photos), generator=torch.Generator().manual_seed(seed))
 
 
-def shares_of_plan(
-    feed: BatchMaker, plan: Iterator[list[Item]], rank: int, world: int, least: int
+def shards_of_plan(
+    feed: BatchMaker, plan: Iterator[list[Item]], rank: int, world: int, min_items: int
 ) -> Iterator[Shard]:
     """The share of one process in each batch of a plan, with its photos opened."""
-    work, shares = planned(plan, rank, world, least)
-    for share, batch in zip(shares, feed.follow(work), strict=True):
+    work, shards = planned(plan, rank, world, min_items)
+    for share, batch in zip(shards, feed.follow(work), strict=True):
         yield replace(share, batch=batch)
 
 

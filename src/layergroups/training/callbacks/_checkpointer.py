@@ -33,9 +33,9 @@ from layergroups.checkpoints import (
     random_state,
     split_tensors,
 )
-from layergroups.data import Shard
+from layergroups.data import Shard, shards_of
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training._loaders import Batches, class_names, shares_of
+from layergroups.training._loaders import Batches, class_names
 from layergroups.training.loop._history import History
 from layergroups.training.persistence import _learner_state_dict as saving
 
@@ -356,14 +356,14 @@ def shares_left(run: FitContext, least: int) -> Iterator[Shard]:
     """
     if run.epoch_start is None or run.batch == 0:
         run.epoch_start = random_start(run.source)
-        return shares_of(run.source, run.processes, least=least, apart=True)
+        return shards_of(run.source, run.processes, min_items=least, separate_rng=True)
     now = random_state()
     begin_again(run.source, run.epoch_start)
     quick = getattr(run.source, "starting_at", None)
     if quick is not None and not run.processes.several:  # the first batches are not even read
-        left = shares_of(quick(run.batch), run.processes)
+        left = shards_of(quick(run.batch), run.processes)
     else:
-        left = shares_of(run.source, run.processes, least=least, apart=True)
+        left = shards_of(run.source, run.processes, min_items=least, separate_rng=True)
         for _ in islice(left, run.batch):
             pass
     load_random_state(*now)

@@ -87,7 +87,7 @@ class Replicas:
             "optimizer": type(optimizer).__name__,
             "requires_grad of the parameters": "".join(str(int(flag)) for flag in trains),
             "batch (a loader that shuffles needs the same seed everywhere)": (
-                f"{share.items} items, check {share.check}" if share else ""
+                f"{share.n_items} items, check {share.check}" if share else ""
             ),
         }
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from layergroups._forward import labelled
 from layergroups._random import mixed
-from layergroups.data import Shard, check_of, part
-from layergroups.training._loaders import shares_of
+from layergroups.data import Shard, check_of, shard_positions, shards_of
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
     FeatureCacheConfig,
@@ -39,7 +39,6 @@ from layergroups.training.feature_cache._feature_cache import (
     train_views,
 )
 from layergroups.training.feature_cache._feature_cut import NoPassageError, forward_from
-from layergroups.training.loop._loop_checks import labelled
 from layergroups.training.loop._precision import to_device
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ class CachedBatches(ABC):
     def __iter__(self) -> Iterator[Any]:
         return (_taken(self.shelf, *rows) for rows in self.plan())
 
-    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
+    def shards(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
         """What one of several processes takes of each batch."""
         return (_share(self.shelf, *rows, rank, world, least) for rows in self.plan())
 
@@ -260,7 +259,7 @@ class _Replays(CachedBatches):
                 return
             yield _taken(self.shelf, *rows)
 
-    def shares(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
+    def shards(self, rank: int, world: int, least: int = 1) -> Iterator[Shard]:
         """What one of several processes takes of each batch."""
         self.stored.least = least
         for number, rows in enumerate(self.plan()):
@@ -301,7 +300,7 @@ def _share(
     shelf: FeatureBuffer, views: Tensor, positions: Tensor, rank: int, world: int, least: int
 ) -> Shard:
     """What one of several processes takes of a batch of rows."""
-    mine, own = part(len(positions), rank, world, least)
+    mine, own = shard_positions(len(positions), rank, world, least)
     batch = _taken(shelf, views[list(mine)], positions[list(mine)])
     check = check_of([views.tolist(), positions.tolist()])
     return Shard(batch, own, len(positions), mine, check)
@@ -312,8 +311,8 @@ def raw_shares(run: FitContext, first: int, least: int = 1) -> Iterator[Shard]:
     run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see why_not
     quick = getattr(run.train, "starting_at", None)
     if quick is not None and not run.processes.several:
-        return shares_of(quick(first), run.processes)
-    return islice(shares_of(run.train, run.processes, least=least), first, None)
+        return shards_of(quick(first), run.processes)
+    return islice(shards_of(run.train, run.processes, min_items=least), first, None)
 
 
 def why_not(run: FitContext) -> str:

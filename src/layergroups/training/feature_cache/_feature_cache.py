@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._forward import labelled
+from layergroups.data import Shard, shards_of
 from layergroups.groups import StayInEval, as_if_resting
-from layergroups.training._loaders import shares_of
 from layergroups.training.feature_cache._conv_bn_fusion import Folding
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
@@ -30,11 +31,9 @@ from layergroups.training.feature_cache._feature_buffer import (
 )
 from layergroups.training.feature_cache._feature_cut import FeatureCut, NoPassageError, find_cut
 from layergroups.training.loop._batch_norm import evaluating
-from layergroups.training.loop._loop_checks import labelled
 from layergroups.training.loop._precision import to_device
 
 if TYPE_CHECKING:
-    from layergroups.data import Shard
     from layergroups.training.distributed._processes import Processes
     from layergroups.training.loop._fit_context import FitContext
 
@@ -312,7 +311,7 @@ def _go_over(
         store.folding, run.model, passages, on=all(aim.kept.folded for aim in aims)
     )
     with evaluating(run.model), run.learner.reporter.bar(title, len(batches)) as bar:
-        for share in shares_of(batches, run.processes):
+        for share in shards_of(batches, run.processes):
             found, targets = _outputs(run, share, folding)
             for aim, values in zip(aims, found, strict=True):
                 if aim.shelf is None and not aim.gone:
@@ -320,8 +319,8 @@ def _go_over(
                     room = options.left_by({id(s): s for s in (*store.shelves, *made)}.values())
                     _make_shelf(aim, count, values, room, needed=aim is aims[0])
                 if aim.shelf is not None:
-                    aim.shelf.put(aim.view, range(done, done + share.items), values, targets)
-            done += share.items
+                    aim.shelf.put(aim.view, range(done, done + share.n_items), values, targets)
+            done += share.n_items
             bar.advance()
     if done != count:
         raise NoPassageError(f"the data gave {done} items, not as many as they say")
@@ -352,8 +351,8 @@ def _joined(rows: Tensor, share: Shard, processes: Processes) -> Tensor:
     """The rows of all processes, in the order of the batch and in the layout that they have."""
     if not processes.several:
         return rows
-    places = torch.tensor(share.positions[: share.own], dtype=torch.long)
+    places = torch.tensor(share.positions[: share.n_counted], dtype=torch.long)
     if is_channels_last(rows):
-        plain = rows[: share.own].permute(0, 2, 3, 1)
+        plain = rows[: share.n_counted].permute(0, 2, 3, 1)
         return processes.in_order(plain, places).permute(0, 3, 1, 2)
-    return processes.in_order(rows[: share.own].contiguous(), places)
+    return processes.in_order(rows[: share.n_counted].contiguous(), places)

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._forward import split_batch
 from layergroups.anatomy import describe_input
-from layergroups.data import Shard, check_of
+from layergroups.data import Shard, check_of, shards_of
 from layergroups.errors import TrainingError
 from layergroups.tasks._losses import LossFunc, checked_loss, item_losses, probabilities
 from layergroups.tasks._metrics import Meter
 from layergroups.tasks._tasks import Task, check_loss, check_targets
-from layergroups.training._loaders import shares_of
 from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
 from layergroups.training.hardware._allocator import keep_freed_memory
 from layergroups.training.loop._batch_norm import evaluating
-from layergroups.training.loop._loop_checks import split_batch
 from layergroups.training.loop._precision import to_device
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def evaluate(
     with processes.together(), keep_freed_memory():
         with evaluating(model):
             meter.to(accelerator.device)
-            for share in shares_of(batches, processes):
+            for share in shards_of(batches, processes):
                 for outputs, targets in _outputs(
                     [share.batch], forward or model, accelerator, advance
                 ):
@@ -106,13 +105,13 @@ class _Seen:
         if targets is None:
             raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
         places = torch.tensor(share.positions, device=targets.device) + self._whole
-        self._whole += share.items
-        self.check = check_of([self.check, share.items, share.check])
-        if share.own:
+        self._whole += share.n_items
+        self.check = check_of([self.check, share.n_items, share.check])
+        if share.n_counted:
             if not self.items:
                 check_targets(outputs, targets, self.task)
-            loss = checked_loss(loss_func, outputs, targets).float() * share.own
-            self.total, self.items = self.total + loss, self.items + share.own
+            loss = checked_loss(loss_func, outputs, targets).float() * share.n_counted
+            self.total, self.items = self.total + loss, self.items + share.n_counted
             meter.update(probabilities(loss_func, outputs, self.task), targets, places)
 
 

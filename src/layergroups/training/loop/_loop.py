@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
+from layergroups._forward import labelled
 from layergroups.errors import TrainingError
 from layergroups.tasks._losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.tasks._tasks import check_loss, check_targets
@@ -25,7 +26,6 @@ from layergroups.training.loop._loop_checks import (
     check_trainable,
     explain_not_finite,
     is_batch_of_one,
-    labelled,
     warn_of_missing_gradients,
 )
 from layergroups.training.loop._precision import (
@@ -129,7 +129,7 @@ def train_step(run: FitContext) -> None:
     if run.replicas.sharded:
         run.replicas.meet(f"a batch before step {run.step}", run.groups, run.optimizer, run.share)
     run.loss = _loss(run)
-    run.losses.add(run.step, run.loss, run.share.own)
+    run.losses.add(run.step, run.loss, run.share.n_counted)
     factor = run.replicas.factor(run.share)
     backward(run.accelerator, run.loss if factor == 1 else run.loss * factor)
     run.waiting += 1

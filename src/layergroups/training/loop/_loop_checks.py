@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -50,35 +50,6 @@ def check_trainable(groups: LayerGroups) -> None:
         "Nothing would train: every layer group is frozen or has rate 0.\n"
         f"{groups}\nUse learn.unfreeze() or learn.freeze_to(-1), and a rate above 0."
     )
-
-
-def split_batch(batch: object) -> tuple[Any, Tensor | None]:
-    """Inputs and targets; targets are None for a batch of inputs only.
-
-    Raises:
-        TrainingError: the batch is neither a tensor nor a pair.
-    """
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-    raise TrainingError(
-        "A batch must be a tensor of inputs or a pair (inputs, targets), not a "
-        f"{type(batch).__name__}{size}."
-    )
-
-
-def labelled(batch: object) -> tuple[Any, Tensor]:
-    """Inputs and targets.
-
-    Raises:
-        TrainingError: the batch has no targets.
-    """
-    inputs, targets = split_batch(batch)
-    if targets is None:
-        raise TrainingError("Training and validation need batches (inputs, targets).")
-    return inputs, targets
 
 
 def warn_of_missing_gradients(groups: LayerGroups) -> None:

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from layergroups._forward import count_items, labelled
+from layergroups.data import shards_of
 from layergroups.errors import TrainingError
 from layergroups.groups import StayInEval
 from layergroups.reports import RateCurve
 from layergroups.tasks._losses import NotFiniteError
-from layergroups.training._loaders import count_items, shares_of
 from layergroups.training.distributed._processes import SINGLE_PROCESS
 from layergroups.training.feature_cache._feature_cut import (
     FeatureCut,
@@ -37,7 +38,7 @@ from layergroups.training.feature_cache._feature_cut import (
 from layergroups.training.loop import _loop as loop
 from layergroups.training.loop._batch_norm import evaluating
 from layergroups.training.loop._fit_context import FitContext, new_fit_context
-from layergroups.training.loop._loop_checks import check_trainable, labelled
+from layergroups.training.loop._loop_checks import check_trainable
 from layergroups.training.loop._precision import to_device
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
 from layergroups.training.lr_finder._snapshot import Snapshot, restoring
@@ -440,7 +441,7 @@ class Steps:
         try:
             while run.step == before:
                 number, batch = next(self._rounds)
-                (run.share,) = shares_of([batch], SINGLE_PROCESS)
+                (run.share,) = shards_of([batch], SINGLE_PROCESS)
                 run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
                 run.way = self._shortcut.way(number)
                 loop.train_step(run)

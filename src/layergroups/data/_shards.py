@@ -1,0 +1,140 @@
+"""How several processes share each batch: the batch stays whole in meaning.
+
+`batch_size` is the number of items over all processes. Process r of w takes the items r, r + w,
+r + 2 w, … of each batch, so that what is learned does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from layergroups._forward import count_items, split_batch
+from layergroups._random import mixed
+from layergroups.errors import TrainingError
+
+
+class Rank(Protocol):
+    """One of several processes that train together."""
+
+    rank: int
+    world: int
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What one process takes of a batch.
+
+    Attributes:
+        batch: its items; those of another process where nothing is left for this one.
+        n_counted: how many of them count here; 0 where they are another's.
+        n_items: items in the whole batch.
+        positions: of its items in the whole batch.
+        check: equal on all processes if they divide the same batch.
+    """
+
+    batch: Any
+    n_counted: int
+    n_items: int
+    positions: range
+    check: int = 0
+
+    @property
+    def weight(self) -> float:
+        """Its part of the whole batch, 0..1."""
+        return self.n_counted / self.n_items if self.n_items else 0.0
+
+
+def shard_positions(n: int, rank: int, world: int, min_items: int = 1) -> tuple[range, int]:
+    """Which of n items a process takes, and how many of them count.
+
+    Args:
+        n: items in the batch.
+        rank: the process, 0..world - 1.
+        world: number of processes.
+        min_items: the fewest items that a process can work on; batch norm needs 2. A small batch is
+            shared by fewer processes; the others go along with the items of the first, which do
+            not count for them.
+    """
+    active = min(world, max(1, n // min_items))
+    if rank < active:
+        mine = range(rank, n, active)
+        return mine, len(mine)
+    return range(0, n, active), 0
+
+
+def check_of(content: Sequence[Any]) -> int:
+    """A number that distinguishes two plans of a batch."""
+    return zlib.crc32(repr(content).encode())
+
+
+def shards_of(
+    batches: Iterable[Any], process: Rank, *, min_items: int = 1, separate_rng: bool = False
+) -> Iterator[Shard]:
+    """What a process takes of each batch; all of it where there is one process.
+
+    Batches with `shards(rank, world, min_items)`, as those of `ImageDataLoaders`, load the items of
+    the process only. Any others are loaded whole by every process, and cut.
+
+    Args:
+        batches: the same on every process.
+        process: rank and number of the processes.
+        min_items: the fewest items that a process can work on.
+        separate_rng: after the first batch, let each process draw its own random numbers, as for
+            dropout; until then they draw the same, so that a loader that shuffles has one order.
+
+    Raises:
+        TrainingError: the loader hands out shards already.
+    """
+    if process.world == 1:
+        for batch in batches:
+            n = count_items(batch)
+            yield Shard(batch, n, n, range(n))
+        return
+    _refuse_sharded(batches)
+    own = getattr(batches, "shards", None)
+    shards: Iterator[Shard] = (
+        (_cut(batch, process, min_items) for batch in batches)
+        if own is None
+        else own(process.rank, process.world, min_items)
+    )
+    for number, shard in enumerate(shards):
+        if separate_rng and number == 0 and process.rank > 0:
+            torch.manual_seed(mixed(int(torch.randint(1 << 62, ())), process.rank))
+        yield shard
+
+
+def _cut(batch: object, process: Rank, min_items: int) -> Shard:
+    """The shard of a loaded batch, a view of it."""
+    n = count_items(batch)
+    mine, counted = shard_positions(n, process.rank, process.world, min_items)
+    chosen = slice(mine.start, mine.stop, mine.step)
+
+    def take(tensor: Tensor) -> Tensor:
+        return tensor[chosen] if tensor.ndim and len(tensor) == n else tensor
+
+    return Shard(tree_map_only(Tensor, take, batch), counted, n, mine, _checksum(batch))
+
+
+def _checksum(batch: object) -> int:
+    """Shows whether two processes cut the same batch; not worth waiting for another device."""
+    targets = split_batch(batch)[1]
+    if targets is None or targets.device.type != "cpu":
+        return 0
+    return zlib.crc32(targets.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+def _refuse_sharded(batches: object) -> None:
+    for held in (batches, *(getattr(batches, key, None) for key in ("sampler", "batch_sampler"))):
+        if type(held).__name__ in {"DistributedSampler", "BatchSamplerShard", "DataLoaderShard"}:
+            raise TrainingError(
+                f"These batches are shared out already, by {type(held).__name__}. Give every "
+                "process the whole data, with batch_size the number of items over all processes: "
+                "the Learner shares them out."
+            )
