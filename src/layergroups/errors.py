@@ -19,7 +19,6 @@
     ├── CheckpointError       a saved file is absent, damaged or does not fit
     └── TransplantError       nothing can go from one model to another, or not as asked
 
-    LayerGroupsWarning        something will work, but perhaps not as meant
 
 An error of this library says what was wrong, what was expected and which call would be right;
 the original cause, where there is one, is chained to it.
@@ -98,7 +97,3 @@ class CheckpointError(LayerGroupsError):
 
 class TransplantError(LayerGroupsError, ValueError):
     """Nothing can be carried from one model to another, or not in the way that was asked for."""
-
-
-class LayerGroupsWarning(UserWarning):
-    """Something will work, but perhaps not as it was meant."""

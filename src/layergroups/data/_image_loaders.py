@@ -17,8 +17,8 @@ from typing import Any, Self, Unpack
 
 import torch
 
-from layergroups._calls import Taught
 from layergroups._formatting import first_few
+from layergroups._suggestions import SuggestsNames
 from layergroups.data._batches import (
     Balance,
     BatchMaker,
@@ -52,7 +52,7 @@ from layergroups.data.sources._table import Column, read_table, rows_of
 from layergroups.input_spec import InputSpec
 
 
-class Sources(Taught):
+class Sources(SuggestsNames):
     """The constructors of `ImageDataLoaders`; each gives photos, labels and a division."""
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layergroups._calls import Taught
+from layergroups._suggestions import SuggestsNames
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import (
     TASKS,
@@ -49,7 +49,7 @@ _SHOWN = 9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Interpretation(Taught):
+class Interpretation(SuggestsNames):
     """Predictions, targets and losses of all photos, and what can be read from them.
 
     Make it with `Interpretation.from_learner(learn)`. What asks the model again (`grad_cam`, the

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layergroups._calls import nearest, taught, unknown_option
-from layergroups._fastai_names import argument_here
 from layergroups._paths import path_of
 from layergroups._random import mixed
+from layergroups._suggestions import unknown_option
 from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import transform_from_config
 from layergroups.errors import CheckpointError, ModelError, TrainingError
@@ -50,7 +49,6 @@ _LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
 Arch = str | Callable[..., nn.Module] | nn.Module
 
 
-@taught
 def vision_learner(
     dls: ImageDataLoaders,
     arch: Arch,
@@ -114,16 +112,17 @@ def vision_learner(
         TrainingError: the data do not tell what their images are like.
         InputSizeError: the network cannot take images of this size.
         ModelError: the network cannot take images of so many channels, or y_range does not fit.
-        ArgumentError: an argument is fastai's, and has another name here, or is misspelt.
+        ArgumentError: neither the learner nor the architecture has an argument of this name.
     """
     check_photos(dls)
     _check_range(y_range, task_of(dls), custom_head)
-    _check_words(options)
+    if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
+        raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(mixed(seed, "first weights"))
-        with _misspelt(options):
+        with _refused_by_name(options):
             loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
         loaded, change = with_channels(loaded, dls.input.channels, size=dls.size)
         assembled = assemble(
@@ -161,7 +160,6 @@ def vision_learner(
     return learner
 
 
-@taught
 def cnn_learner(
     dls: ImageDataLoaders,
     arch: Arch,
@@ -177,7 +175,6 @@ def cnn_learner(
     return vision_learner(dls, arch, **options)
 
 
-@taught
 def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learner:
     """The learner that `learn.export(folder)` wrote; it predicts at once.
 
@@ -209,23 +206,16 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     return learner
 
 
-def _check_words(options: Mapping[str, Any]) -> None:
-    """Arguments that would go to the architecture, and never mean anything there."""
-    for name in options:
-        if name not in _LEARNER_OPTIONS and argument_here("vision_learner", name):
-            raise unknown_option(vision_learner, name, _LEARNER_OPTIONS)
-
-
 @contextmanager
-def _misspelt(options: Mapping[str, Any]) -> Iterator[None]:
-    """Where the architecture refuses an argument, look whether one of ours was meant."""
+def _refused_by_name(options: Mapping[str, Any]) -> Iterator[None]:
+    """An argument that the architecture refuses was meant for us, and does not exist here."""
     try:
         yield
     except ModelError as error:
-        ours = {*inspect.signature(vision_learner).parameters, *_LEARNER_OPTIONS}
-        for name in options if isinstance(error.__cause__, TypeError) else ():
-            if nearest(name, ours):
-                raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
+        if isinstance(error.__cause__, TypeError):
+            for name in options:
+                if repr(name) in str(error.__cause__):
+                    raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
         raise
 
 

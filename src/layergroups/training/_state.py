@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layergroups._calls import Taught
 from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
+from layergroups._suggestions import SuggestsNames
 from layergroups.anatomy import unwrap
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
@@ -136,7 +136,7 @@ def _check_task(old: Loaders, new: Loaders) -> None:
         )
 
 
-class LearnerState(Taught):
+class LearnerState(SuggestsNames):
     """Model, layer groups, data, optimizer, device, counts: the state of a `Learner`.
 
     For the arguments see there.

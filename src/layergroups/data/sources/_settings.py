@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
-from layergroups._calls import unknown_option
+from layergroups._suggestions import unknown_option
 from layergroups.data._batches import Balance, default_workers
 from layergroups.data._samples import Samples, check_valid_pct
 from layergroups.data.image._decoded_cache import DecodedCache

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from layergroups._calls import misfit
-from layergroups.errors import TrainingError
+from layergroups.errors import ArgumentError, TrainingError
 from layergroups.groups import Rate, first_to_train, spread_rates
 from layergroups.reports import PhasePreview, SchedulePreview
 from layergroups.training.callbacks._gradual_unfreezing import Thaw
@@ -114,7 +113,8 @@ def _bound(
     try:
         bound = inspect.signature(method).bind(None, *words, **named)
     except TypeError as cause:
-        raise misfit(method, (None, *words), named, name) from cause
+        takes = ", ".join([*inspect.signature(method).parameters][1:])
+        raise ArgumentError(f"{name}: {cause}. It takes {takes}.") from cause
     bound.apply_defaults()
     return bound.arguments
 

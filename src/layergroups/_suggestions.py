@@ -1,0 +1,60 @@
+"""Errors for names that do not exist: they give the nearest name that does."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from layergroups.errors import ArgumentError, NoAttributeError
+
+FROM_FASTAI: Final = "Coming from fastai? docs/from-fastai.md lists what each name is here."
+
+
+def nearest(name: str, known: Iterable[str], end: str = "") -> str:
+    """A sentence with the name that was perhaps meant; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" Did you mean {near[0]}{end}?" if near else ""
+
+
+def unknown_argument(call: str, name: str, known: Iterable[str]) -> ArgumentError:
+    """The error for an argument that a call does not have.
+
+    Args:
+        call: what was called, such as "Learner.fit".
+        name: of the argument.
+        known: the arguments that it has.
+    """
+    known = list(dict.fromkeys(known))
+    return ArgumentError(
+        f"{call} has no argument {name}=.{nearest(name, known, '=')} It takes {', '.join(known)}. "
+        + FROM_FASTAI
+    )
+
+
+def unknown_option(function: Callable[..., Any], name: str, more: Iterable[str]) -> ArgumentError:
+    """The same for a function that takes further arguments by `**`, listed in `more`."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    takes = inspect.signature(function).parameters.values()
+    own = [each.name for each in takes if each.kind not in kinds and each.name != "self"]
+    owner = getattr(function, "__self__", None)  # the class of a class method
+    call = f"{owner.__name__}." if isinstance(owner, type) else ""
+    return unknown_argument(f"{call}{function.__name__}", name, [*own, *more])
+
+
+class SuggestsNames:
+    """Reading an attribute that does not exist raises an error with the nearest public name."""
+
+    if not TYPE_CHECKING:  # else a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self)
+            if any(name in vars(each) for each in kind.__mro__):
+                # A property raised AttributeError: reading it again lets that error through.
+                return object.__getattribute__(self, name)
+            public = [each for each in dir(self) if not each.startswith("_")]
+            hint = "" if name.startswith("_") else f"{nearest(name, public)} {FROM_FASTAI}"
+            # obj=None: Python must not add a second suggestion, nor keep the object alive.
+            message = f"{kind.__name__} has no attribute {name}.{hint}"
+            raise NoAttributeError(message, name=name, obj=None)
