@@ -23,7 +23,7 @@ def test_events_come_in_the_stated_order(make) -> None:
     recorder = Recorder()
     make(callbacks=[recorder]).fit(2)
     steps = ["before_step", "after_step"] * 6
-    epoch = ["before_epoch", *steps, "after_epoch"]
+    epoch = ["before_epoch", *steps, "before_validate", "after_epoch"]
     assert recorder.seen == ["before_fit", *epoch, *epoch, "after_fit", "after_all"]
 
 

@@ -680,12 +680,11 @@ class Learner(Looking):
         done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
         if done:
             return done
-        run = new_fit_context(self, epochs, schedule, phase, keeper, each)
-        run.stored = CachedEpochs(self.store, self.store_options, passes) if store else None
         decay = checked_ema(self.ema)
-        if decay is not None:
-            run.averaging = EMA(self, decay)
-            run.callbacks = (run.averaging, *run.callbacks)
+        first = [] if decay is None else [EMA(self, decay)]
+        last = [] if keeper is None else [keeper]
+        run = new_fit_context(self, epochs, schedule, phase, [*first, *each], last)
+        run.features = CachedEpochs(self.store, self.store_options, passes) if store else None
         return loop.fit(run)
 
     def _file(self, name: str | Path) -> Path:

@@ -5,23 +5,17 @@ is started again finds the fits that were done, takes over what they ended with,
 midst of the one that was cut off. All that a step depends on is in a checkpoint: weights, buffers,
 optimizer, freezing, rates, position in schedule and data, random states, history, callbacks. So the
 resumed run ends bit for bit where the unbroken one ends, on the same machine with the same threads.
-
-Where a run stands in its data, and how it gets there again.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from layergroups._paths import path_of
@@ -29,14 +23,12 @@ from layergroups.checkpoints import (
     Saved,
     Series,
     join_tensors,
-    load_random_state,
-    random_state,
     split_tensors,
 )
-from layergroups.data import Shard, shards_of
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training._loaders import Batches, class_names
+from layergroups.training._loaders import class_names
 from layergroups.training.loop._history import History
+from layergroups.training.loop._position import position_of, restore_position
 from layergroups.training.persistence import _learner_state_dict as saving
 
 if TYPE_CHECKING:
@@ -154,7 +146,8 @@ class Checkpointer:
             return
         fit = self._checked(self._found, asked_of(run) | {"steps": run.steps})
         self._restore(run.learner, self._found)
-        _place(run, fit, self._found)
+        restore_position(run, fit, join_tensors(fit["epoch_start"], self._found.tensors))
+        _restore_callbacks(run, fit, self._found)
         self._base = self._kept_base(fit)
         self._structure = str(self._found.state["structure"])
         _log.warning(
@@ -203,7 +196,7 @@ class Checkpointer:
         epoch, start = split_tensors(run.epoch_start, "epoch")
         state["fit"] = (
             asked_of(run)
-            | _position(run, epoch_done=epoch_done)
+            | position_of(run, epoch_done=epoch_done)
             | {
                 "steps": run.steps,
                 "done": done,
@@ -287,36 +280,7 @@ def asked(phase: str, epochs: int, schedule: Schedule, learner: Learner) -> dict
     }
 
 
-def _position(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:
-    """Where the run stands."""
-    return {
-        "epoch": run.epoch + epoch_done,
-        "batch": 0 if epoch_done else run.batch,
-        "step": run.step,
-        "first_step": run.first_step,
-        "changes": run.changes,
-        "stop": run.stop,
-        "stored": run.source is not run.train,
-        "rows": len(run.rows),
-        "losses": run.losses.state_dict(),
-        "highest": run.highest,
-        "lrs": list(run.lrs),
-        "seconds": time.perf_counter() - run.started,
-    }
-
-
-def _place(run: FitContext, fit: Mapping[str, Any], saved: Saved) -> None:
-    """Put a run where it stood."""
-    for name in ("epoch", "batch", "step", "changes", "stop", "highest"):
-        setattr(run, name, fit[name])
-    run.first_step = fit.get("first_step", run.step - math.ceil(run.batch / run.accumulate))
-    run.from_store = bool(fit["stored"]) if run.batch else None
-    run.lrs = tuple(fit["lrs"])
-    run.seconds_before = float(fit["seconds"]) if run.batch else 0.0
-    run.losses.load_state_dict(fit["losses"])
-    history = run.learner.history
-    run.rows = list(history[len(history) - fit["rows"] :])
-    run.epoch_start = join_tensors(fit["epoch_start"], saved.tensors)
+def _restore_callbacks(run: FitContext, fit: Mapping[str, Any], saved: Saved) -> None:
     states = join_tensors(fit["callbacks"], saved.tensors)
     for name, callback in _stateful(run):
         if name in states:
@@ -339,54 +303,3 @@ def _stateful(run: FitContext) -> list[tuple[str, Any]]:
 
 def _callback_states(run: FitContext) -> dict[str, Any]:
     return {name: callback.state_dict() for name, callback in _stateful(run)}
-
-
-RandomStart = dict[str, Any]
-
-
-def shares_left(run: FitContext, least: int) -> Iterator[Shard]:
-    """What this process takes of the epoch's batches, from the one at which the run stands.
-
-    A pass is started from the random states at which it was started the first time, so order and
-    augmentation are the same whatever draws them; then the states of the moment are put back.
-
-    Args:
-        run: in the midst of an epoch, or at its start.
-        least: the fewest items that a process can work on.
-    """
-    if run.epoch_start is None or run.batch == 0:
-        run.epoch_start = random_start(run.source)
-        return shards_of(run.source, run.processes, min_items=least, separate_rng=True)
-    now = random_state()
-    begin_again(run.source, run.epoch_start)
-    quick = getattr(run.source, "starting_at", None)
-    if quick is not None and not run.processes.several:  # the first batches are not even read
-        left = shards_of(quick(run.batch), run.processes)
-    else:
-        left = shards_of(run.source, run.processes, min_items=least, separate_rng=True)
-        for _ in islice(left, run.batch):
-            pass
-    load_random_state(*now)
-    return left
-
-
-def random_start(batches: Batches) -> RandomStart:
-    """The states of the global generators, and of the generator that a DataLoader may have."""
-    tensors, plain = random_state()
-    own = {name: g.get_state() for name, g in _generators(batches).items()}
-    return {"tensors": tensors, "plain": plain, "own": own}
-
-
-def begin_again(batches: Batches, start: RandomStart) -> None:
-    """Put back the states that `random_start` gave."""
-    load_random_state(start["tensors"], start["plain"])
-    for name, generator in _generators(batches).items():
-        if name in start["own"]:
-            generator.set_state(start["own"][name])
-
-
-def _generators(batches: Batches) -> dict[str, torch.Generator]:
-    """Generators of a torch DataLoader and of its sampler."""
-    places = {"loader": batches, "sampler": getattr(batches, "sampler", None)}
-    found = {name: getattr(place, "generator", None) for name, place in places.items()}
-    return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}

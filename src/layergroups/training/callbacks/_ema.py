@@ -7,7 +7,7 @@ fit ends, however it ends. So what is validated is what is saved, exported and p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,12 +104,18 @@ class EMA:
         self._weights.clear()
         self._averages.clear()
 
-    def show(self, even_out: Callable[[], None] | None = None) -> None:
-        """Put the averages in the model, and keep its weights.
+    def before_validate(self, run: FitContext) -> None:
+        """Validate the averages, with running statistics that are equal in all processes."""
+        self.swap_in()
+        run.replicas.even_out(run.model)
+        self._note_versions()
 
-        Args:
-            even_out: called then, to make averages of running statistics equal in all processes.
-        """
+    def after_all(self, run: FitContext) -> None:
+        """Leave the averages in the model, also after an error."""
+        self.swap_in()
+
+    def swap_in(self) -> None:
+        """Put the averages in the model, and keep its weights; nothing if they are in it."""
         if self._weights:
             return
         with torch.no_grad():
@@ -118,8 +124,9 @@ class EMA:
                 if average is not None and average.shape == tensor.shape:
                     self._weights[tensor] = tensor.detach().clone()
                     tensor.copy_(average)
-        if even_out is not None:
-            even_out()
+        self._note_versions()
+
+    def _note_versions(self) -> None:
         self._versions = {tensor: tensor._version for tensor in self._weights}
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +149,7 @@ class EMA:
         for kept, key in ((self._averages, "averages"), (self._weights, "weights")):
             kept.clear()
             kept.update({named[name]: _placed(t, named[name]) for name, t in state[key].items()})
-        self._versions = {tensor: tensor._version for tensor in self._weights}
+        self._note_versions()
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         model = self._learner.groups.model  # without the wrapper of torch.compile

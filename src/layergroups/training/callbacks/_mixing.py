@@ -37,10 +37,10 @@ class _Mixes:
         from torchvision.transforms import v2
 
         self._mix = getattr(v2, self.kind)(alpha=self.alpha)
-        if run.needs_store:
+        if run.needs_features:
             _log.warning("%s rests: the head trains on stored outputs of the body.", self.kind)
-        elif run.stored is not None:
-            run.stored = None
+        elif run.features is not None:
+            run.features = None
             if any(run.groups.frozen):
                 _log.warning(
                     "The frozen layers run in every epoch, because %s mixes the images.", self.kind
@@ -48,7 +48,7 @@ class _Mixes:
 
     def before_step(self, run: FitContext) -> None:
         """Mix the batch, if it is not mixed yet."""
-        if run.needs_store or run.mixed or len(run.targets) < 2:
+        if run.needs_features or run.mixed or len(run.targets) < 2:
             return
         _check_images(run.inputs, self.kind)
         seed = mixed(run.learner.epoch_seed(), self.kind, run.batch)

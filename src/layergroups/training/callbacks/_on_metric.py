@@ -345,7 +345,7 @@ class StopOnNaN:
 
     def before_fit(self, run: FitContext) -> None:
         """From now on a loss that is not finite ends the fit; the weights are good as they are."""
-        run.forgiving = True
+        run.allow_nonfinite = True
         self._keep(run, "before the fit")
 
     def after_epoch(self, run: FitContext) -> None:

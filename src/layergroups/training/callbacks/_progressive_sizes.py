@@ -59,13 +59,13 @@ class ProgressiveSizes:
     def before_fit(self, run: FitContext) -> None:
         """See that data and network can do it."""
         self._run, self._size = run, None
-        if run.needs_store:
+        if run.needs_features:
             return
         _check_data(run, self.sizes[-1])
         for size in dict.fromkeys(self.sizes):
             _check_network(run, size)
-        if run.stored is not None:
-            run.stored = None
+        if run.features is not None:
+            run.features = None
             if any(run.groups.frozen):
                 _log.warning(
                     "The frozen layers run in every epoch, because the size of the images changes."
@@ -73,7 +73,7 @@ class ProgressiveSizes:
 
     def before_epoch(self, run: FitContext) -> None:
         """Take the size of this epoch."""
-        if not run.needs_store:
+        if not run.needs_features:
             self._take(run, self.size_of(run.epoch, run.epochs))
 
     def size_of(self, epoch: int, epochs: int) -> Size:
@@ -95,7 +95,7 @@ class ProgressiveSizes:
         if size != self._size:
             dls: Any = run.learner.dls
             run.train = dls.train if size == tuple(dls.size) else _resized(dls, size)
-            run.source = run.train
+            run.batches = run.train
             self._size = size
         set_epoch = getattr(run.train, "set_epoch", None)
         if set_epoch is not None:

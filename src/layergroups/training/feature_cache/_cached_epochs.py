@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -79,7 +79,8 @@ class CachedEpochs:
         passes: over all training items, for each epoch from the store; each in other views.
     """
 
-    needed: ClassVar[bool] = False  # whether the fit cannot go on through the whole network
+    required = False
+    epochs_counted = 1
 
     def __init__(self, store: FeatureCache, options: FeatureCacheConfig, passes: int = 1) -> None:
         self.store = store
@@ -90,11 +91,28 @@ class CachedEpochs:
         self._kept = CacheEntry(0)
         self._token: object = None
         self._told = ""
+        self._skips = False
         self._items: Any = None
+
+    def skip_epoch(self) -> None:
+        """Leave the next epoch to the data."""
+        self._skips = True
+
+    def owns(self, inputs: object) -> bool:
+        """Whether these inputs are stored values."""
+        return isinstance(inputs, CachedInputs)
+
+    def batches_for_epoch(self, run: FitContext) -> Batches | None:
+        """The coming epoch from the store, if it can be and if it is worth it."""
+        skips, self._skips = self._skips, False
+        if not skips:
+            self.begin_epoch(run)
+        return self._source(run) if self.on else None
 
     def begin_epoch(self, run: FitContext) -> None:
         """Let the coming epoch train from the store, if it can and if it is worth it."""
-        self.on, run.body_passes, run.store_seconds = False, 0, 0.0
+        self.on = False
+        self.store.forget_work()
         boundary = run.groups.resting
         self.store.keep_only([boundary] if boundary else [])
         if not boundary:
@@ -123,7 +141,7 @@ class CachedEpochs:
 
     def without(self, run: FitContext) -> Any:
         """The images of this batch through the whole network, as all that come after it."""
-        self.on, run.source = False, run.train
+        self.on, run.batches = False, run.train
         _log.warning("Something frozen changed: this epoch goes on through the whole network.")
         share = next(raw_shares(run, (run.batch - 1) % len(run.train), self.least))
         run.inputs, _ = labelled(to_device(share.batch, _device(run)))
@@ -134,6 +152,18 @@ class CachedEpochs:
         if self._kept.valid is None or not self.holds(run):
             return None
         return InOrder(self._kept.valid, batch_size(run))
+
+    def resources(self, run: FitContext) -> dict[str, float]:
+        """Passes over the training items, and what it took to store their values."""
+        return {
+            "passes": round(run.batch / self.per_pass(run), 3),
+            "body_passes": float(self.store.body_passes),
+            "store_seconds": self.store.seconds,
+        }
+
+    def per_pass(self, run: FitContext) -> float:
+        """Batches in which all items come once."""
+        return max(1, len(run.train))
 
     def look(self, run: FitContext, boundary: Resting) -> CacheEntry:
         """What is kept at a boundary, in step with model and data.
@@ -167,7 +197,7 @@ class CachedEpochs:
 
     def _turn_on(self, run: FitContext, boundary: Resting) -> None:
         self._kept, self.on = self.store.kept[boundary], True
-        self._token, run.source = self._now(run), self._source(run)
+        self._token = self._now(run)
 
     def _source(self, run: FitContext) -> Batches:
         """Where the batches of the coming epoch come from."""

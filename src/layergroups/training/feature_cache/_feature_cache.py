@@ -91,12 +91,20 @@ class FeatureCache:
         data: the training and validation batches, held so that they are not taken for others.
         pending: marks and views of what was lost with its process, by boundary.
         folding: how the frozen layers were run last.
+        body_passes: of the frozen layers over the training items since the epoch began.
+        seconds: that these took.
     """
 
     kept: dict[Resting, CacheEntry] = field(default_factory=dict)
     data: tuple[object, object] = (None, None)
     pending: dict[Resting, Mapping[str, Any]] = field(default_factory=dict)
     folding: Folding | None = None
+    body_passes: int = 0
+    seconds: float = 0.0
+
+    def forget_work(self) -> None:
+        """Count passes and seconds from here."""
+        self.body_passes, self.seconds = 0, 0.0
 
     @property
     def shelves(self) -> list[FeatureBuffer]:
@@ -266,8 +274,8 @@ def fill_train(
         else:
             aim.kept.train = aim.shelf
             aim.kept.views.append(epoch)
-    run.body_passes += 1
-    run.store_seconds += time.perf_counter() - started
+    store.body_passes += 1
+    store.seconds += time.perf_counter() - started
 
 
 def fill_valid(

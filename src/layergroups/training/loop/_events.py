@@ -6,6 +6,8 @@ Order within a fit:
         before_epoch
             before_step     the batch is on the device; with accumulate=n, for each of n batches
             after_step      the weights have moved; gradients are still there
+            before_validate all steps of the epoch are done, in all processes; also without
+                            validation
         after_epoch         validation is done, run.rows[-1] is this epoch's row
     after_fit               also after a callback has stopped the fit
     after_all               always, also after an error or Ctrl-C: to close what was opened
@@ -41,6 +43,7 @@ Event = Literal[
     "before_epoch",
     "before_step",
     "after_step",
+    "before_validate",
     "after_epoch",
     "after_fit",
     "after_all",
@@ -67,6 +70,9 @@ class Callback(Protocol):
 
     def after_step(self, run: FitContext) -> None:
         """After the optimizer has moved the weights."""
+
+    def before_validate(self, run: FitContext) -> None:
+        """After the epoch's last step; what is in the model now is validated."""
 
     def after_epoch(self, run: FitContext) -> None:
         """After validation."""

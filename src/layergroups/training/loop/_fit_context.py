@@ -6,9 +6,9 @@ Before each step of a fit: has somebody changed the model or what is frozen?
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,11 @@ from torch.optim import Optimizer
 from layergroups.data import Shard
 from layergroups.tasks._losses import LossMeter
 from layergroups.training._loaders import Batches
-from layergroups.training.callbacks._checkpointer import RandomStart
-from layergroups.training.callbacks._ema import EMA
 from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
 from layergroups.training.distributed._replicas import Replicas
-from layergroups.training.feature_cache._cached_epochs import CachedEpochs, CachedInputs
 from layergroups.training.hardware._memory_format import SafeLayout
 from layergroups.training.loop._history import EpochRow
+from layergroups.training.loop._position import RandomStart
 from layergroups.training.optim._schedules import Schedule
 
 if TYPE_CHECKING:
@@ -31,7 +29,36 @@ if TYPE_CHECKING:
 
     from layergroups.groups import LayerGroups
     from layergroups.training._learner import Learner
-    from layergroups.training.callbacks._checkpointer import Checkpointer
+
+
+class FeatureSource(Protocol):
+    """Batches of stored outputs of frozen layers, in place of the data's own.
+
+    Attributes:
+        required: whether the fit cannot go on through the whole network instead.
+        epochs_counted: how many epochs of training one epoch of this fit counts as.
+    """
+
+    required: bool
+    epochs_counted: int
+
+    def batches_for_epoch(self, run: FitContext) -> Batches | None:
+        """The batches of the epoch that begins; None: the data's own."""
+
+    def skip_epoch(self) -> None:
+        """Leave the epoch that comes next to the data: it was begun so before it was cut off."""
+
+    def owns(self, inputs: object) -> bool:
+        """Whether these inputs come from here."""
+
+    def forward(self, run: FitContext, inputs: Any) -> Any:
+        """Inputs that come from here through the rest of the model."""
+
+    def validation(self, run: FitContext) -> Iterable[Any] | None:
+        """The validation batches; None: the data's own."""
+
+    def resources(self, run: FitContext) -> Mapping[str, float]:
+        """What the epoch took, for `EpochRow.cost`."""
 
 
 class Follower:
@@ -81,12 +108,9 @@ class FitContext:
         replicas: the copies of the model in all processes of this run.
         accumulate: batches for each step of the optimizer.
         callbacks: called in this order.
-        way: of the inputs of a batch through the model, if not the usual one.
-        stored: keeps outputs of frozen layers; None runs them in every epoch.
-        averaging: keeps the moving average of the weights; None if there is to be none.
-        source: where the batches of this epoch come from: `train`, or what was stored.
-        from_store: which of the two it was when the run was cut off in the midst of the epoch.
-        passes: over the training photos that one epoch of this fit stands for.
+        forward_override: takes the inputs of a batch to outputs, in place of the model.
+        features: stored outputs of frozen layers; None runs the frozen layers in every epoch.
+        batches: of this epoch: `train`, or those of `features`.
         seconds_before: time already spent on the epoch that comes.
         epoch: of this fit, counted from 0.
         batch: batches of the epoch that were taken.
@@ -98,22 +122,19 @@ class FitContext:
         targets: of the batch, on the device, likewise.
         share: what this process has of the batch.
         mixed: whether a callback has mixed the items of the batch with each other.
-        waiting: batches whose gradients wait for the next step of the optimizer.
+        accumulated: batches whose gradients wait for the next step of the optimizer.
         loss: of the batch, still on its device.
         changes: how often surgery was seen in this fit.
         changed: whether it was seen since the last step.
         stop: a callback writes the reason here to end the fit.
-        forgiving: a loss that is not finite ends the fit, and is no error; see `StopOnNaN`.
+        allow_nonfinite: a loss that is not finite ends the fit, and is no error; see `StopOnNaN`.
         losses: of the epoch so far.
-        highest: multiplier of the schedule in the epoch so far.
+        max_multiplier: the highest of the schedule in the epoch so far.
         lrs: the rates in the optimizer at that step, one for each group.
         layout: puts batches in the layout in which the CPU's kernels are right.
         rows: the epochs done.
         epoch_start: random states before the epoch's first batch was drawn.
         started: the moment when the epoch began, in seconds of `time.perf_counter`.
-        body_passes: of the frozen layers over the training items, to store their outputs for it.
-        store_seconds: that these took.
-        per_pass: batches in which all items come once, where the epoch has several such passes.
     """
 
     learner: Learner
@@ -127,12 +148,9 @@ class FitContext:
     replicas: Replicas = field(default_factory=lambda: Replicas(SINGLE_PROCESS))
     accumulate: int = 1
     callbacks: tuple[object, ...] = ()
-    way: Callable[..., Any] | None = None
-    stored: CachedEpochs | None = None
-    averaging: EMA | None = None
-    source: Batches = field(init=False)
-    from_store: bool | None = None
-    passes: int = 1
+    forward_override: Callable[..., Any] | None = None
+    features: FeatureSource | None = None
+    batches: Batches = field(init=False)
     seconds_before: float = 0.0
     epoch: int = 0
     batch: int = 0
@@ -144,27 +162,24 @@ class FitContext:
     targets: Tensor = field(default_factory=lambda: torch.empty(0))
     share: Shard = field(default_factory=lambda: Shard(None, 1, 1, range(1)))
     mixed: bool = False
-    waiting: int = 0
+    accumulated: int = 0
     follower: Follower = field(init=False)
     layout: SafeLayout = field(default_factory=SafeLayout)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
     changes: int = 0
     changed: bool = False
     stop: str = ""
-    forgiving: bool = False
+    allow_nonfinite: bool = False
     losses: LossMeter = field(default_factory=LossMeter)
-    highest: float = 0.0
+    max_multiplier: float = 0.0
     lrs: tuple[float, ...] = ()
     rows: list[EpochRow] = field(default_factory=list)
     epoch_start: RandomStart | None = None
     started: float = field(default_factory=time.perf_counter)
-    body_passes: int = 0
-    store_seconds: float = 0.0
-    per_pass: float | None = None
 
     def __post_init__(self) -> None:
         self.follower = Follower(self.learner)
-        self.source = self.train
+        self.batches = self.train
 
     @property
     def model(self) -> nn.Module:
@@ -182,9 +197,9 @@ class FitContext:
         return self.epoch >= self.epochs or (bool(self.stop) and self.batch == 0)
 
     @property
-    def needs_store(self) -> bool:
+    def needs_features(self) -> bool:
         """Whether this fit trains on stored outputs or not at all, as fine_tune's first phase."""
-        return self.stored is not None and self.stored.needed
+        return self.features is not None and self.features.required
 
     @property
     def done(self) -> float:
@@ -199,10 +214,10 @@ class FitContext:
 
     def forward(self, inputs: object) -> Tensor:
         """Inputs through the model, or stored outputs of its frozen layers through the rest."""
-        if isinstance(inputs, CachedInputs) and self.stored is not None:
-            outputs: Tensor = self.stored.forward(self, inputs)
+        if self.features is not None and self.features.owns(inputs):
+            outputs: Tensor = self.features.forward(self, inputs)
         else:
-            outputs = (self.way or self.learner.called_model())(inputs)
+            outputs = (self.forward_override or self.learner.called_model())(inputs)
         return outputs
 
 
@@ -211,8 +226,8 @@ def new_fit_context(
     epochs: int,
     schedule: Schedule,
     phase: str,
-    keeper: Checkpointer | None = None,
     callbacks: Sequence[object] = (),
+    last: Sequence[object] = (),
 ) -> FitContext:
     """A fit about to begin, on the learner's own batches.
 
@@ -221,8 +236,8 @@ def new_fit_context(
         epochs: of it.
         schedule: of its rates.
         phase: its name in the history.
-        keeper: writes its checkpoints; the last of the callbacks.
         callbacks: of this fit alone; before the learner's own.
+        last: callbacks after the learner's own, such as one that saves what the others did.
     """
     return FitContext(
         learner=learner,
@@ -235,5 +250,5 @@ def new_fit_context(
         accelerator=learner.accelerator,
         replicas=Replicas(learner.processes),
         accumulate=learner.accumulate,
-        callbacks=(*callbacks, *learner.callbacks, *([] if keeper is None else [keeper])),
+        callbacks=(*callbacks, *learner.callbacks, *last),
     )

@@ -248,11 +248,6 @@ def cost_of(run: FitContext) -> dict[str, float]:
         "device_memory": peak_device_memory(run.accelerator.device),
     }
     known = {name: float(value) for name, value in memory.items() if value is not None}
-    if run.source is run.train:
+    if run.batches is run.train or run.features is None:
         return known
-    per_pass = run.per_pass or max(1, len(run.train))
-    return known | {
-        "passes": round(run.batch / per_pass, 3),
-        "body_passes": float(run.body_passes),
-        "store_seconds": run.store_seconds,
-    }
+    return {**known, **run.features.resources(run)}

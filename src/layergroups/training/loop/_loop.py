@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 
 from torch import Tensor
 
@@ -12,7 +11,6 @@ from layergroups._forward import labelled
 from layergroups.errors import TrainingError
 from layergroups.tasks._losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.tasks._tasks import check_loss, check_targets
-from layergroups.training.callbacks._checkpointer import shares_left
 from layergroups.training.distributed._replicas import divide_gradients
 from layergroups.training.hardware._allocator import keep_freed_memory
 from layergroups.training.loop._batch_norm import norm_layers
@@ -28,6 +26,7 @@ from layergroups.training.loop._loop_checks import (
     is_batch_of_one,
     warn_of_missing_gradients,
 )
+from layergroups.training.loop._position import shards_left
 from layergroups.training.loop._precision import (
     autocast,
     backward,
@@ -55,7 +54,7 @@ def fit(run: FitContext) -> History:
 
 def _fit(run: FitContext) -> History:
     """All epochs, between the first and the last event."""
-    run.steps = run.epochs * math.ceil(check_batch_count(run.source) / run.accumulate)
+    run.steps = run.epochs * math.ceil(check_batch_count(run.batches) / run.accumulate)
     check_trainable(run.groups)
     check_loss(run.learner.loss_func, run.learner.task)
     run.optimizer.zero_grad(set_to_none=True)
@@ -68,8 +67,6 @@ def _fit(run: FitContext) -> History:
         notify(run.callbacks, "after_fit", run)
         failing = False
     finally:
-        if run.averaging is not None:
-            run.averaging.show()
         run.optimizer.zero_grad(set_to_none=True)
         set_momentum(run.optimizer, None)
         run.model.eval()
@@ -82,21 +79,18 @@ def run_epoch(run: FitContext) -> None:
     run.started, run.seconds_before = time.perf_counter() - run.seconds_before, 0.0
     run.learner.begin_epoch(run.train, seeded=run.batch == 0)
     if run.batch == 0:
-        run.losses, run.highest, run.lrs = LossMeter(), 0.0, ()
+        run.losses, run.max_multiplier, run.lrs = LossMeter(), 0.0, ()
         run.first_step = run.step
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
-    run.losses.forgiving = run.forgiving
-    run.source = run.train
-    if run.stored is not None and run.from_store is not False:
-        run.stored.begin_epoch(run)
-    run.from_store = None
-    run.epoch_steps = math.ceil(len(run.source) / run.accumulate)
+    run.losses.forgiving = run.allow_nonfinite
+    stored = None if run.features is None else run.features.batches_for_epoch(run)
+    run.batches = run.train if stored is None else stored
+    run.epoch_steps = math.ceil(len(run.batches) / run.accumulate)
     try:
         _train_on_all(run)
         _bring_together(run)
-        if run.averaging is not None:
-            run.averaging.show(partial(run.replicas.even_out, run.model))
+        notify(run.callbacks, "before_validate", run)
         results = _validate(run)
     except KeyboardInterrupt:
         if run.losses.mean() is not None:
@@ -124,7 +118,7 @@ def train_step(run: FitContext) -> None:
         run.changed = True
         run.replicas.align(run.model, f"surgery before step {run.step}")
     _follow_schedule(run)
-    if not run.waiting:
+    if not run.accumulated:
         run.optimizer.zero_grad(set_to_none=True)
     if run.replicas.sharded:
         run.replicas.meet(f"a batch before step {run.step}", run.groups, run.optimizer, run.share)
@@ -132,8 +126,8 @@ def train_step(run: FitContext) -> None:
     run.losses.add(run.step, run.loss, run.share.n_counted)
     factor = run.replicas.factor(run.share)
     backward(run.accelerator, run.loss if factor == 1 else run.loss * factor)
-    run.waiting += 1
-    if run.waiting == run.accumulate:
+    run.accumulated += 1
+    if run.accumulated == run.accumulate:
         _take_step(run)
 
 
@@ -141,11 +135,11 @@ def _take_step(run: FitContext) -> None:
     """Move the weights by the mean gradient of the batches that wait, in all processes."""
     run.replicas.meet(f"step {run.step}", run.groups, run.optimizer, run.share)
     run.replicas.add_gradients(run.model)
-    divide_gradients(run.model.parameters(), run.waiting)
+    divide_gradients(run.model.parameters(), run.accumulated)
     if run.step == 0 or run.changed:
         warn_of_missing_gradients(run.groups)
     optimizer_step(run.accelerator, run.optimizer, checked_clip(run.learner.clip))
-    run.waiting, run.changed = 0, False
+    run.accumulated, run.changed = 0, False
     run.step += 1
     notify(run.callbacks, "after_step", run)
 
@@ -155,8 +149,8 @@ def _follow_schedule(run: FitContext) -> None:
     multiplier = run.schedule.multiplier(run.done)
     set_rates(run.optimizer, run.groups.rates, multiplier)
     set_momentum(run.optimizer, run.schedule.momentum(run.done))
-    if not run.lrs or multiplier > run.highest:
-        run.highest, run.lrs = multiplier, rates_in_use(run.optimizer, len(run.groups))
+    if not run.lrs or multiplier > run.max_multiplier:
+        run.max_multiplier, run.lrs = multiplier, rates_in_use(run.optimizer, len(run.groups))
 
 
 def _loss(run: FitContext) -> Tensor:
@@ -178,8 +172,8 @@ def _train_on_all(run: FitContext) -> None:
     """One pass over the training batches; empty ones are passed over."""
     title = f"epoch {run.learner.epochs_done}"
     try:
-        with run.learner.reporter.bar(title, len(run.source)) as bar:
-            for share in () if run.stop else shares_left(run, _least(run)):
+        with run.learner.reporter.bar(title, len(run.batches)) as bar:
+            for share in () if run.stop else shards_left(run, _least(run)):
                 batch = to_device(share.batch, run.accelerator.device)
                 run.share, (run.inputs, run.targets) = share, labelled(batch)
                 run.batch, run.mixed = run.batch + 1, False
@@ -191,7 +185,7 @@ def _train_on_all(run: FitContext) -> None:
                 )
                 if run.stop:
                     break
-            if run.waiting:
+            if run.accumulated:
                 _take_step(run)
         run.losses.read()
     except NotFiniteError as cause:
@@ -215,13 +209,13 @@ def _bring_together(run: FitContext) -> None:
 def _validate(run: FitContext) -> dict[str, float]:
     if run.valid is None or len(run.valid) == 0 or run.losses.trouble:
         return {}
-    learner, kept = run.learner, None
-    if run.stored is not None:
-        kept = run.stored.validation(run)
+    learner, stored = run.learner, None
+    if run.features is not None:
+        stored = run.features.validation(run)
     with learner.reporter.bar("validation", len(run.valid)) as bar:
         return evaluate(
             run.model,
-            run.valid if kept is None else kept,
+            run.valid if stored is None else stored,
             loss_func=learner.loss_func,
             task=learner.task,
             meter=learner.meter(),
@@ -234,7 +228,7 @@ def _validate(run: FitContext) -> dict[str, float]:
 
 def _origin(run: FitContext) -> str:
     """Where the batches came from, if not from the data."""
-    return "" if run.source is run.train else "frozen outputs stored"
+    return "" if run.batches is run.train else "frozen outputs stored"
 
 
 def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:
@@ -257,4 +251,4 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
         cost=took[1],
     )
     run.rows.append(row)
-    learner.end_epoch(row, run.passes)
+    learner.end_epoch(row, 1 if run.features is None else run.features.epochs_counted)

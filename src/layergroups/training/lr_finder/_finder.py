@@ -443,7 +443,7 @@ class Steps:
                 number, batch = next(self._rounds)
                 (run.share,) = shards_of([batch], SINGLE_PROCESS)
                 run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
-                run.way = self._shortcut.way(number)
+                run.forward_override = self._shortcut.way(number)
                 loop.train_step(run)
                 losses.append(float(run.loss.detach()))
         except NotFiniteError as error:

@@ -81,12 +81,12 @@ def train_head(
     done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
     if done:
         return done
-    run = new_fit_context(learner, 1, phase.schedule, phase.name, keeper, callbacks)
-    run.passes = phase.epochs
+    last = () if keeper is None else (keeper,)
+    run = new_fit_context(learner, 1, phase.schedule, phase.name, callbacks, last)
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
         with run.processes.together():
-            _prepare(run, defaults, first_epoch, also)
+            _prepare(run, phase.epochs, defaults, first_epoch, also)
         return loop.fit(run)
     except (NoPassageError, TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
@@ -157,7 +157,7 @@ class HeadFromStore(CachedEpochs):
         passes: over what is kept there.
     """
 
-    needed = True
+    required = True
 
     def __init__(
         self, store: FeatureCache, options: FeatureCacheConfig, boundary: Resting, passes: Passes
@@ -173,6 +173,10 @@ class HeadFromStore(CachedEpochs):
         if resting != self.boundary or known is None or self.look(run, resting) is not known:
             raise StoreOutdatedError(_OUTDATED)
         self._turn_on(run, self.boundary)
+
+    def per_pass(self, run: FitContext) -> float:
+        """Batches in which all items come once, in one view."""
+        return self.rows.per_pass / self.rows.views
 
     def without(self, run: FitContext) -> Any:
         """There is no such phase without the store.
@@ -257,7 +261,11 @@ def _moving(run: FitContext) -> dict[str, Tensor]:
 
 
 def _prepare(
-    run: FitContext, defaults: FineTuneDefaults, first_epoch: int, also: Sequence[Resting]
+    run: FitContext,
+    epochs_counted: int,
+    defaults: FineTuneDefaults,
+    first_epoch: int,
+    also: Sequence[Resting],
 ) -> None:
     """Fill the store, and let the run train the head from it.
 
@@ -266,6 +274,7 @@ def _prepare(
         TooLargeError: there is no room for them.
     """
     started = time.perf_counter()
+    run.learner.store.forget_work()
     run.replicas.align(run.model, "the start of the head's training")
     reason = why_not(run)
     if reason:
@@ -273,7 +282,7 @@ def _prepare(
     check_batch_count(run.train)
     size = batch_size(run) * run.accumulate
     run.accumulate = 1  # stored values are small: several batches are one
-    views = run.passes * defaults.views if is_varied(run) else 1
+    views = epochs_counted * defaults.views if is_varied(run) else 1
     epochs = [_VIEWS_FROM + first_epoch * views + n for n in range(views)]
     shelf = _fill(run, defaults, epochs, also)
     kept, held_out = _split(shelf.targets, defaults.hold_out)
@@ -281,13 +290,13 @@ def _prepare(
     weights: Tensor | None = getattr(run.train, "weights", None)
     due = None if weights is None else weights[kept]
     train = Passes(shelf, kept, views, size, defaults.head_passes, seed, due)
-    run.per_pass = train.per_pass / views
     if len(held_out):
         best = KeepBest(Passes(shelf, held_out, views, size), train.per_pass, defaults.patience)
         run.callbacks = (best, *run.callbacks)
     store, options = run.learner.store, run.learner.store_options
-    run.stored = HeadFromStore(store, options, run.groups.resting, train)
-    run.source = train
+    run.features = HeadFromStore(store, options, run.groups.resting, train)
+    run.features.epochs_counted = epochs_counted
+    run.batches = train
     run.seconds_before = time.perf_counter() - started
 
 

@@ -1,0 +1,101 @@
+"""Where a fit stands, as JSON values, and how it gets there again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layergroups.checkpoints import load_random_state, random_state
+from layergroups.data import Shard, shards_of
+from layergroups.training._loaders import Batches
+
+if TYPE_CHECKING:
+    from layergroups.training.loop._fit_context import FitContext
+
+RandomStart = dict[str, Any]
+
+
+def position_of(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:
+    """The position of a fit; `restore_position` is the inverse."""
+    return {
+        "epoch": run.epoch + epoch_done,
+        "batch": 0 if epoch_done else run.batch,
+        "step": run.step,
+        "first_step": run.first_step,
+        "changes": run.changes,
+        "stop": run.stop,
+        "stored": run.batches is not run.train,
+        "rows": len(run.rows),
+        "losses": run.losses.state_dict(),
+        "highest": run.max_multiplier,
+        "lrs": list(run.lrs),
+        "seconds": time.perf_counter() - run.started,
+    }
+
+
+def restore_position(run: FitContext, fit: Mapping[str, Any], epoch_start: RandomStart) -> None:
+    """Put a fit, whose learner is restored, at the position that `position_of` gave."""
+    for name in ("epoch", "batch", "step", "changes", "stop"):
+        setattr(run, name, fit[name])
+    run.max_multiplier, run.lrs = fit["highest"], tuple(fit["lrs"])
+    run.first_step = fit.get("first_step", run.step - math.ceil(run.batch / run.accumulate))
+    run.seconds_before = float(fit["seconds"]) if run.batch else 0.0
+    run.losses.load_state_dict(fit["losses"])
+    history = run.learner.history
+    run.rows = list(history[len(history) - fit["rows"] :])
+    run.epoch_start = epoch_start
+    if run.features is not None and run.batch and not fit["stored"]:
+        run.features.skip_epoch()
+
+
+def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
+    """What this process takes of the epoch's batches, from the one at which the run stands.
+
+    A pass is started from the random states at which it was started the first time, so order and
+    augmentation are the same whatever draws them; then the states of the moment are put back.
+
+    Args:
+        run: in the midst of an epoch, or at its start.
+        min_items: the fewest items that a process can work on.
+    """
+    if run.epoch_start is None or run.batch == 0:
+        run.epoch_start = random_start(run.batches)
+        return shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
+    now = random_state()
+    begin_again(run.batches, run.epoch_start)
+    quick = getattr(run.batches, "starting_at", None)
+    if quick is not None and not run.processes.several:  # the first batches are not even read
+        left = shards_of(quick(run.batch), run.processes)
+    else:
+        left = shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
+        for _ in islice(left, run.batch):
+            pass
+    load_random_state(*now)
+    return left
+
+
+def random_start(batches: Batches) -> RandomStart:
+    """The states of the global generators, and of the generator that a DataLoader may have."""
+    tensors, plain = random_state()
+    own = {name: g.get_state() for name, g in _generators(batches).items()}
+    return {"tensors": tensors, "plain": plain, "own": own}
+
+
+def begin_again(batches: Batches, start: RandomStart) -> None:
+    """Put back the states that `random_start` gave."""
+    load_random_state(start["tensors"], start["plain"])
+    for name, generator in _generators(batches).items():
+        if name in start["own"]:
+            generator.set_state(start["own"][name])
+
+
+def _generators(batches: Batches) -> dict[str, torch.Generator]:
+    """Generators of a torch DataLoader and of its sampler."""
+    places = {"loader": batches, "sampler": getattr(batches, "sampler", None)}
+    found = {name: getattr(place, "generator", None) for name, place in places.items()}
+    return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}
