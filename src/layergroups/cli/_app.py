@@ -1,4 +1,4 @@
-"""The commands and their options, as they stand in `--help`. Nothing heavy is imported here."""
+"""The commands and their options, as `--help` shows them. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from layergroups import __version__
 
 app = typer.Typer(
     name="layergroups",
-    help="Fine-tune pretrained networks on folders of photos, by layer groups.",
+    help="Fine-tune pretrained networks on your own images, by layer groups.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 
 class OnError(StrEnum):
-    """What happens with images that cannot be read."""
+    """What to do with images that cannot be read."""
 
     stop = "raise"
     skip = "skip"
@@ -37,7 +37,7 @@ class Rows(StrEnum):
 
 
 class Task(StrEnum):
-    """What is learned of each photo of a table."""
+    """The task of a table of labels."""
 
     multiclass = "multiclass"
     multilabel = "multilabel"
@@ -45,70 +45,69 @@ class Task(StrEnum):
 
 
 class Graph(StrEnum):
-    """Which kind of file runs without this library."""
+    """File formats that run without this library."""
 
     onnx = "onnx"
     pt2 = "pt2"
 
 
 def _unset(metavar: str, help: str, **more: Any) -> Any:
-    """An option that is left out unless it is given."""
+    """An option without a default."""
     return typer.Option(metavar=metavar, show_default=False, help=help, **more)
 
 
+def _of_csv(metavar: str, help: str) -> Any:
+    """An option that only a CSV file of labels has."""
+    return _unset(metavar, help, rich_help_panel="Options for CSV files")
+
+
 def _needed(metavar: str, help: str) -> Any:
-    """An argument that must be given."""
+    """A required argument."""
     return typer.Argument(metavar=metavar, show_default=False, help=help)
 
 
-Model = Annotated[Path, _needed("DIR", "What `layergroups train` wrote.")]
+Model = Annotated[Path, _needed("DIR", "Model folder written by `layergroups train`.")]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 
 
-Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs after those of the head.")]
+Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs after the head-only phase.")]
 
 
-BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Photos in a batch.")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Batch size.")]
 
 
 Workers = Annotated[
     int | None,
-    _unset("N", "Processes that prepare batches; chosen if not given.", min=0),
+    _unset("N", "Data-loading workers (default: automatic).", min=0),
 ]
 
 
-Broken = Annotated[
-    OnError, typer.Option(help="Stop at images that cannot be read, or leave them out.")
-]
+Broken = Annotated[OnError, typer.Option(help="Stop at images that cannot be read, or skip them.")]
 
 
 LabelCol = Annotated[
     str | None,
-    _unset(
-        "NAME", "Of a table: the column of labels, or several with commas; the second if not given."
-    ),
+    _of_csv("NAME", "The label column, or several separated by commas (default: the second)."),
 ]
 
 
 LabelDelim = Annotated[
     str | None,
-    _unset("TEXT", "Of a table: what stands between several labels of one photo."),
+    _of_csv("TEXT", "The separator between several labels of one image."),
 ]
 
 
 ValidCol = Annotated[
     str | None,
-    _unset("NAME", "Of a table: the column that says which photos are for validation."),
+    _of_csv("NAME", "The column that marks the validation images."),
 ]
 
 
 PhotosDir = Annotated[
     Path | None,
-    _unset(
-        "DIR", "Of a table: the folder in which the photos lie; that of the table if not given."
-    ),
+    _of_csv("DIR", "The folder of the images (default: the folder of the CSV file)."),
 ]
 
 
@@ -116,8 +115,8 @@ Split = Annotated[
     str,
     typer.Option(
         metavar="RULE",
-        help="auto, layerwise, classic, a number of groups, or the modules where groups begin: "
-        "layer2,layer4.",
+        help="How to split the network into layer groups: auto, layerwise, classic, a number of "
+        "groups, or the modules at which groups begin: layer2,layer4.",
     ),
 ]
 
@@ -135,19 +134,19 @@ def root(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Fine-tune pretrained networks on folders of photos, by layer groups."""
+    """Fine-tune pretrained networks on your own images, by layer groups."""
 
 
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the model and the pictures.")
+        Path, typer.Option(metavar="DIR", help="Folder for the model and the figures.")
     ] = Path("demo-run"),
     epochs: Epochs = 3,
 ) -> None:
-    """Fine-tune a real network on real photos, here and now, without a download.
+    """Fine-tune a real network on real photos, without a download.
 
-    210 photos of clothes, EfficientNet-Lite0 with ImageNet weights, and two minutes on 2 cores.
+    EfficientNet-Lite0 with ImageNet weights on 210 photos of clothes; two minutes on 2 cores.
     """
     from layergroups.demo import run
 
@@ -161,50 +160,54 @@ def train(
         Path,
         _needed(
             "FOLDER",
-            "Photos: a sub-folder for each class, or train/ and valid/ with those in them; or "
-            "a .csv file with names of photos and their labels or numbers.",
+            "Images: one sub-folder per class, or train/ and valid/ with such sub-folders; or a "
+            ".csv file with image names and their labels or numbers.",
         ),
     ],
     arch: Annotated[
         str,
-        typer.Option(metavar="NAME", help="A network: resnet18, torchvision:…, timm:…"),
+        typer.Option(metavar="NAME", help="Network: resnet18, torchvision:…, timm:…"),
     ] = "resnet18",
     epochs: Epochs = 3,
     freeze_epochs: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Epochs before, in which only the head trains.")
+        int, typer.Option(min=0, metavar="N", help="Epochs of the head-only phase.")
     ] = 1,
     lr: Annotated[
         float,
         typer.Option(
             min=0,
             metavar="RATE",
-            help="Learning rate of the head alone; what trains afterwards has a fifth of it.",
+            help="Learning rate of the head-only phase; the later phase uses a fifth of it.",
         ),
     ] = 1e-3,
-    size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Side of the images, pixels.")
-    ] = 224,
+    size: Annotated[int, typer.Option(min=1, metavar="N", help="Image size in pixels.")] = 224,
     batch_size: BatchSize = 64,
     out: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="A new or empty folder for the model, or an earlier model's, which is replaced "
-            "when the training is done.",
+            help="Folder for the model: new, empty, or with an earlier model, which is replaced "
+            "when training ends.",
         ),
     ] = Path("model"),
     weights: Annotated[
         Path | None,
-        _unset("FILE", "Pretrained weights, .safetensors or .pth, instead of a download."),
+        _unset("FILE", "Pretrained weights (.safetensors or .pth) to use instead of a download."),
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained/--no-pretrained", help="Begin with pretrained weights.")
+        bool,
+        typer.Option(
+            "--pretrained/--no-pretrained", help="Start from pretrained or from random weights."
+        ),
     ] = True,
     valid_pct: Annotated[
-        float, typer.Option(metavar="PART", help="Part of each class kept for validation.")
+        float, typer.Option(metavar="PART", help="Fraction of each class held out for validation.")
     ] = 0.2,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Decides split, order, variations and first weights.")
+        int,
+        typer.Option(
+            metavar="N", help="Random seed: split, shuffling, augmentation, initialization."
+        ),
     ] = 42,
     split: Split = "auto",
     label_col: LabelCol = None,
@@ -215,29 +218,29 @@ def train(
         Task | None,
         typer.Option(
             show_default=False,
-            help="Of a table: one class each, several labels, or numbers; seen from the labels if "
-            "not given.",
+            rich_help_panel="Options for CSV files",
+            help="One class, several labels or numbers for each image (default: "
+            "inferred from the labels).",
         ),
     ] = None,
     channels: Annotated[
         int | None,
-        _unset("N", "Channels of the images, such as 1 for grey; 3 if not given.", min=1),
+        _unset("N", "Image channels, such as 1 for grayscale (default: 3).", min=1),
     ] = None,
     checkpoint_dir: Annotated[
         Path | None,
-        _unset("DIR", "Save the whole state of the training here after each epoch."),
+        _unset("DIR", "Save a checkpoint of the training here after each epoch."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from what is in --checkpoint-dir.")
+        bool, typer.Option("--resume", help="Resume from the checkpoint in --checkpoint-dir.")
     ] = False,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Fine-tune a network on a folder of photos, or on a table of them.
+    """Fine-tune a network on a folder of images, or on a CSV file of labels.
 
-    First the new head trains, then all but the first layer group. Ctrl-C ends it and saves what
-    was learned.
+    The new head trains first, then all but the first group. Ctrl-C stops and saves the model.
     """  # fmt: skip
     from layergroups.cli import _train_command as command
     from layergroups.cli._predict_command import Labels
@@ -266,20 +269,20 @@ def predict(
     model: Model,
     images: Annotated[
         list[Path],
-        _needed("IMAGE…", "Photos, or folders of them."),
+        _needed("IMAGE…", "Images, or folders of images."),
     ],
     format: Annotated[
         Rows | None,
-        typer.Option(help="How rows are written, as they come.", show_default="table"),
+        typer.Option(help="Output format.", show_default="table"),
     ] = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Say what is on photos.
+    """Classify images with a trained model.
 
-    All photos are checked first; then each batch is written as soon as it is predicted.
+    All images are checked first. The rows of a batch are written as soon as it is predicted.
     """
     from layergroups.cli import _predict_command as command
 
@@ -296,17 +299,19 @@ def export(
     model: Model,
     format: Annotated[
         Graph | None,
-        typer.Option(help="onnx, or pt2 of torch.export; that of --out's ending if not given."),
+        typer.Option(help="onnx, or pt2 (torch.export); default: by the ending of --out."),
     ] = None,
     out: Annotated[
         Path | None,
-        _unset("FILE", "The file to write: .onnx or .pt2; DIR/model.onnx or .pt2 if not given."),
+        _unset(
+            "FILE", "The file to write, .onnx or .pt2 (default: DIR/model.onnx or DIR/model.pt2)."
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Write a model as one file that runs without this library, checked against the model.
+    """Export a model as one file that runs without this library.
 
-    It takes pixels as they are and gives probabilities; FILE.json says the rest.
+    It takes pixels and returns probabilities, compared with the model; FILE.json describes it.
     """  # fmt: skip
     from layergroups.cli import _export_command as command
 
@@ -320,13 +325,13 @@ def validate(
         Path,
         _needed(
             "FOLDER",
-            "Photos: a sub-folder for each class (of train/ and valid/, valid/ is taken), or "
-            "a .csv file as `layergroups train` takes it.",
+            "Images: one sub-folder per class (of train/ and valid/, only valid/ is used), or a "
+            ".csv file, as for `layergroups train`.",
         ),
     ],
     out: Annotated[
         Path | None,
-        _unset("FILE", "Write a picture of the confusion matrix: .png, .svg or .pdf."),
+        _unset("FILE", "Draw the confusion matrix to this file: .png, .svg or .pdf."),
     ] = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
@@ -337,7 +342,7 @@ def validate(
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Measure a model on photos whose classes, labels or numbers are known."""  # fmt: skip
+    """Evaluate a trained model on labelled images."""  # fmt: skip
     from layergroups.cli import _validate_command as command
     from layergroups.cli._predict_command import Labels
 
@@ -354,30 +359,30 @@ def inspect(
         str,
         _needed(
             "ARCH_OR_DIR",
-            "A network such as resnet18 or timm:…, or what `layergroups train` wrote.",
+            "A network such as resnet18 or timm:…, or a model folder.",
         ),
     ],
     split: Annotated[
         str | None,
         _unset(
             "RULE",
-            "auto (default of a network), layerwise, classic, a number of groups, or the "
-            "modules where groups begin: layer2,layer4.",
+            "auto (the default), layerwise, classic, a number of groups, or the modules at which "
+            "groups begin: layer2,layer4.",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        _unset("N", "Side of the images, pixels; that of the weights if not given.", min=1),
+        _unset("N", "Image size in pixels (default: that of the weights).", min=1),
     ] = None,
     out: Annotated[
         Path | None,
-        _unset("FILE", "Draw the network in its groups: .png, .svg or .pdf."),
+        _unset("FILE", "Draw the network and its groups to this file: .png, .svg or .pdf."),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Show the layer groups of a network and why each split is where it is.
+    """Show the layer groups of a network and the reason for each split.
 
-    Weights are not needed, and nothing is downloaded.
+    It needs no weights and downloads nothing.
     """  # fmt: skip
     from layergroups.cli import _inspect_command as command
 
@@ -388,24 +393,24 @@ def inspect(
 def report(
     runs: Annotated[
         list[Path],
-        _needed("DIR…", "What `layergroups train` wrote."),
+        _needed("DIR…", "Model folders written by `layergroups train`."),
     ],
-    compare: Annotated[bool, typer.Option("--compare", help="Put two runs side by side.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Show two runs side by side.")] = False,
     out: Annotated[
         Path | None,
         _unset(
             "FILE",
-            "The page to write, .html; DIR/run.html if not given, for two runs compare.html.",
+            "The .html file to write (default: DIR/run.html; compare.html for two runs).",
         ),
     ] = None,
     text: Annotated[
-        bool, typer.Option("--text", help="Write the same facts as tables to stdout.")
+        bool, typer.Option("--text", help="Write the same facts to stdout, as tables.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Make the page of a run: one HTML file with charts, photos and all figures.
+    """Write the report of a run: one HTML file with charts, images and all figures.
 
-    Neither the model nor the photos are needed. It asks for nothing on the network.
+    It needs neither the model nor the images, and works offline.
     """  # fmt: skip
     from layergroups.cli import _report_command as command
 

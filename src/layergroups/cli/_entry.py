@@ -1,9 +1,9 @@
-"""From the words of the command line to an exit code.
+"""The entry point of the command line: arguments in, exit code out.
 
-0: done. 2: the user got something wrong; what, stands on stderr in one message. 130: Ctrl-C.
-Anything else that goes wrong is a fault of ours and keeps its traceback.
+0: success. 2: a mistake of the user, explained in one message on stderr. 130: Ctrl-C. Any other
+error is a bug of ours and keeps its traceback.
 
-Ctrl-C between two steps, never within one, so that what was learned is whole.
+Ctrl-C takes effect between two optimizer steps, never within one, so that the model is complete.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command.main(words, prog_name="layergroups", standalone_mode=False, obj=words)
     except _USAGE_ERROR as error:
-        return _complain(error.format_message(), usage=True)  # type: ignore[attr-defined] # click
+        return _report_mistake(error.format_message(), usage=True)  # type: ignore[attr-defined] # click
     except LayerGroupsError as error:
-        return _complain(_in_options(str(error)))
+        return _report_mistake(_in_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); Python must not flush to it at the end.
+        # The reader of our output has closed it (`| head`): Python must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _complain(message: str, *, usage: bool = False) -> int:
-    """Tell on stderr what was wrong, and give the exit code for it."""
+def _report_mistake(message: str, *, usage: bool = False) -> int:
+    """Print what was wrong to stderr; the exit code for it."""
     if usage:
         message = f"{message.rstrip('.')}. See layergroups --help."
     print(f"layergroups: {message}", file=sys.stderr)
@@ -85,9 +85,9 @@ def _in_options(message: str) -> str:
 
 
 class Interrupts:
-    """Holds back Ctrl-C while an optimizer step is on its way; use as a context manager.
+    """Delays Ctrl-C until the optimizer step in progress is done: a context manager and a callback.
 
-    It is a callback of the learner too. A second Ctrl-C is not held back.
+    A second Ctrl-C is not delayed.
     """
 
     def __init__(self) -> None:
@@ -103,11 +103,11 @@ class Interrupts:
         signal.signal(signal.SIGINT, self._before)
 
     def before_step(self, run: FitContext) -> None:
-        """From here on Ctrl-C waits."""
+        """Delay Ctrl-C from here on."""
         self._stepping = True
 
     def after_step(self, run: FitContext) -> None:
-        """The weights have moved: now it may come."""
+        """The weights have moved: raise a delayed Ctrl-C."""
         self._stepping = False
         self.steps += 1
         if self._waiting:
@@ -120,5 +120,5 @@ class Interrupts:
 
 
 def ignore_interrupts() -> None:
-    """From now on Ctrl-C does nothing: what was learned is being saved."""
+    """Ignore Ctrl-C from now on, while the model is being saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
