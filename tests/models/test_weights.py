@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from layergroups.errors import WeightsError
-from layergroups.models._weights import classifier_paths, compare, load_weights, read_weights
+from layergroups.models._weights import classifier_paths, load_weights_file, read_weights
 
 
 def _net(classes: int = 3, width: int = 4) -> nn.Sequential:
@@ -44,7 +44,7 @@ def _equal(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
 def test_a_file_that_fits_is_loaded_whole(tmp_path: Path, ending: str) -> None:
     source, model = _net(), _net()
     file = _save(source.state_dict(), tmp_path / f"net{ending}")
-    assert load_weights(model, file) == f"file net{ending}"
+    assert load_weights_file(model, file) == f"file net{ending}"
     assert _equal(model, source.state_dict())
 
 
@@ -63,21 +63,20 @@ def test_common_wrappers_are_opened(
 ) -> None:
     source, model = _net(), _net()
     file = _save(wrap(source.state_dict()), tmp_path / "net.pth")
-    assert words in load_weights(model, file)
+    assert words in load_weights_file(model, file)
     assert _equal(model, source.state_dict())
 
 
 def test_a_prefix_of_the_model_itself_is_kept(tmp_path: Path) -> None:
     source, model = (nn.ModuleDict({"model": _net()}) for _ in range(2))
-    load_weights(model, _save(source.state_dict(), tmp_path / "net.pth"))
+    load_weights_file(model, _save(source.state_dict(), tmp_path / "net.pth"))
     assert _equal(model, source.state_dict())
 
 
 def test_old_files_without_batch_counters_fit(tmp_path: Path) -> None:
     source, model = _net(), _net()
     old = {k: v for k, v in source.state_dict().items() if "num_batches" not in k}
-    assert not compare(model, old)
-    load_weights(model, _save(old, tmp_path / "net.safetensors"))
+    load_weights_file(model, _save(old, tmp_path / "net.safetensors"))
     assert _equal(model, old)
 
 
@@ -89,7 +88,7 @@ def test_only_the_classifier_may_differ(
     mine = model[4].weight.clone()
     tensors = {k: v for k, v in source.state_dict().items() if kept or not k.startswith("4.")}
     with caplog.at_level(logging.WARNING, "layergroups"):
-        load_weights(model, _save(tensors, tmp_path / "net.pth"))
+        load_weights_file(model, _save(tensors, tmp_path / "net.pth"))
     assert _equal(model, {k: v for k, v in tensors.items() if not k.startswith("4.")})
     assert torch.equal(model[4].weight, mine)
     (line,) = caplog.messages
@@ -103,11 +102,11 @@ def test_other_differences_are_counted_and_named_and_change_nothing(tmp_path: Pa
     del tensors["0.bias"], tensors["1.weight"]
     tensors |= {"0.weight": torch.zeros(9, 3, 3, 3), "extra": torch.zeros(1)}
     with pytest.raises(WeightsError) as caught:
-        load_weights(model, _save(tensors, tmp_path / "net.safetensors"))
+        load_weights_file(model, _save(tensors, tmp_path / "net.safetensors"))
     message = str(caught.value)
     assert "8 of the model's 11 entries fit" in message
     assert "2 missing in the file: 0.bias, 1.weight" in message
-    assert "1 not known to the model: extra" in message
+    assert "1 unknown to the model: extra" in message
     assert "1 of another shape: 0.weight (file [9, 3, 3, 3], model [4, 3, 3, 3])" in message
     assert "variant of this network" in message
     assert _equal(model, before)
@@ -116,19 +115,19 @@ def test_other_differences_are_counted_and_named_and_change_nothing(tmp_path: Pa
 def test_weights_of_another_architecture_are_told(tmp_path: Path) -> None:
     tensors = {f"layer{n}.weight": torch.zeros(2) for n in range(9)}
     with pytest.raises(WeightsError, match=r"and 6 more\n(.|\n)*another architecture"):
-        load_weights(_net(), _save(tensors, tmp_path / "net.pth"))
+        load_weights_file(_net(), _save(tensors, tmp_path / "net.pth"))
 
 
 def test_a_classifier_alone_is_not_enough(tmp_path: Path) -> None:
     file = _save(nn.Sequential(nn.Linear(4, 2)).state_dict(), tmp_path / "net.pth")
     with pytest.raises(WeightsError, match="0 of the model's 2 entries fit"):
-        load_weights(nn.Sequential(nn.Linear(4, 3)), file)
+        load_weights_file(nn.Sequential(nn.Linear(4, 3)), file)
 
 
 def test_incomplete_file_is_told(tmp_path: Path) -> None:
     tensors = {k: v for k, v in _net().state_dict().items() if not k.startswith("2.")}
     with pytest.raises(WeightsError, match="not complete"):
-        load_weights(_net(), _save(tensors, tmp_path / "net.pth"))
+        load_weights_file(_net(), _save(tensors, tmp_path / "net.pth"))
 
 
 def test_converter_is_asked_only_where_names_differ(tmp_path: Path) -> None:
@@ -139,11 +138,11 @@ def test_converter_is_asked_only_where_names_differ(tmp_path: Path) -> None:
         return {name.removeprefix("old."): tensor for name, tensor in tensors.items()}
 
     plain = _save(source.state_dict(), tmp_path / "new.pth")
-    load_weights(_net(), plain, convert=convert)
+    load_weights_file(_net(), plain, convert=convert)
     assert not calls
     old = {f"old.{k}": v for k, v in source.state_dict().items()}
     model = _net()
-    load_weights(model, _save(old, tmp_path / "old.pth"), convert=convert)
+    load_weights_file(model, _save(old, tmp_path / "old.pth"), convert=convert)
     assert calls == [model]
     assert _equal(model, source.state_dict())
 
@@ -154,7 +153,7 @@ def test_failing_converter_is_the_cause_of_the_misfit(tmp_path: Path) -> None:
 
     file = _save({"a": torch.zeros(1)}, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match="do not fit") as caught:
-        load_weights(_net(), file, convert=convert)
+        load_weights_file(_net(), file, convert=convert)
     assert isinstance(caught.value.__cause__, KeyError)
 
 

@@ -1,7 +1,10 @@
+import copy
 import json
 import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 from layergroups import checkpoints
 from layergroups.errors import CheckpointError
 from layergroups.training import FineTuneDefaults, Learner
+from layergroups.training.persistence._learner_state_dict import restore, state_of
 
 
 def train_frozen(learn: Learner) -> None:
@@ -143,7 +147,7 @@ def test_not_strict_loads_the_weights_that_fit_and_tells_the_others(make, caplog
     head = snapshot(other.model[1][4])
     caplog.clear()
     other.load("three-classes", strict=False)
-    assert "1.4.weight: saved (3, 8), model (5, 8)" in caplog.text
+    assert "1.4.weight (file [3, 8], model [5, 8])" in caplog.text
     assert not moved(snapshot(learn.model[0]), other.model[0])
     assert not moved(head, other.model[1][4])
     other.fit(1)
@@ -197,7 +201,7 @@ def test_optimizer_state_finds_its_parameters_in_other_groups(make) -> None:
 def test_another_head_is_refused_with_its_shapes(make) -> None:
     make().save("three-classes")
     other = make(tiny_model(5), dls=TinyLoaders(vocab=tuple("abcde")))
-    with pytest.raises(CheckpointError, match=r"1\.4\.weight: saved \(3, 8\), model \(5, 8\)"):
+    with pytest.raises(CheckpointError, match=r"1\.4\.weight \(file \[3, 8\], model \[5, 8\]\)"):
         other.load("three-classes")
 
 
@@ -230,3 +234,101 @@ def test_tied_weights_survive(make) -> None:
     other = make(tied(), split=1).load("tied")
     assert other.model[0][7].weight is other.model[0][3].weight
     assert not moved(snapshot(learn.model), other.model)
+
+
+def _state(learn: Learner) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors, state = state_of(learn)
+    random_now = {"random/torch": torch.get_rng_state()}
+    return {n: t.clone() for n, t in (tensors | random_now).items()}, copy.deepcopy(state)
+
+
+def _same(one: Any, two: Any) -> bool:
+    return (
+        one[0].keys() == two[0].keys()
+        and all(torch.equal(one[0][name], two[0][name]) for name in one[0])
+        and one[1] == two[1]
+    )
+
+
+class Rotary(nn.Module):
+    """Has a buffer that a state dict leaves out."""
+
+    def __init__(self, n: int = 4) -> None:
+        super().__init__()
+        self.register_buffer("angles", torch.arange(float(n)), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0 * self.get_buffer("angles").sum()
+
+
+def with_rotary(n: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Sequential(*tiny_model()[0], Rotary(n)), tiny_model()[1])
+
+
+def damages(tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Iterator[Any]:
+    """Each entry missing, of another kind or of another shape, one at a time."""
+    for name, tensor in tensors.items():
+        yield f"without {name}", {n: t for n, t in tensors.items() if n != name}, state
+        yield f"{name} longer", tensors | {name: torch.cat([tensor.flatten()] * 2)}, state
+    for path in list(_paths(state)):
+        for value in (None, "x", {}, [1]):
+            yield f"{path} = {value}", tensors, _with(state, path, value)
+        yield f"without {path}", tensors, _with(state, path)
+
+
+def _paths(state: Any, depth: int = 3) -> Iterator[tuple[Any, ...]]:
+    for key in state if isinstance(state, dict) and depth else ():
+        yield (key,)
+        yield from ((key, *rest) for rest in _paths(state[key], depth - 1))
+
+
+def _with(state: dict[str, Any], path: tuple[Any, ...], *value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(state)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    if value:
+        inner[path[-1]] = value[0]
+    else:
+        del inner[path[-1]]
+    return changed
+
+
+@pytest.mark.parametrize("never_trained", [False, True])
+@pytest.mark.parametrize("strict", [None, True, False])
+def test_a_load_that_fails_changes_nothing(make, strict, never_trained) -> None:
+    trained, learn = make(with_rotary()), make(with_rotary())
+    trained.freeze()
+    trained.fit(1, 1e-2)
+    tensors, state = _state(trained)
+    if not never_trained:
+        learn.fit(1, 1e-3)
+    before, opt = _state(learn), learn.opt
+    failed = []
+    for damage, some_tensors, some_state in damages(tensors, state):
+        try:
+            restore(learn, some_tensors, some_state, source="it", strict=strict)
+        except CheckpointError:
+            failed.append(damage)
+            assert _same(_state(learn), before), damage
+            assert learn.opt is opt, damage
+        else:
+            restore(learn, *before, source="before")
+            learn.opt = opt
+            assert _same(_state(learn), before), damage
+    assert len(failed) > 50
+    restore(learn, tensors, state, source="it", strict=strict)
+    assert _same(_state(learn), (tensors, state))
+
+
+def test_a_buffer_of_a_different_shape_is_named(make, caplog) -> None:
+    saved = state_of(make(with_rotary(4)))
+    learn = make(with_rotary(6))
+    before = _state(learn)
+    with pytest.raises(CheckpointError, match="angles"):
+        restore(learn, *saved, source="it", strict=True)
+    assert _same(_state(learn), before)
+    with caplog.at_level(logging.WARNING, logger="layergroups"):
+        restore(learn, *saved, source="it")
+    assert any("angles" in line for line in caplog.messages)
+    assert len(learn.model[0][-1].angles) == 6

@@ -16,7 +16,9 @@ from layergroups.checkpoints._portable import ENDINGS, Portable, trial_pixels, w
 from layergroups.checkpoints._series import Saved, Series, join_tensors, split_tensors
 from layergroups.checkpoints._state_dicts import (
     check_optimizer,
+    check_random_state,
     check_weights,
+    copy_weights,
     fitting_weights,
     load_optimizer_state,
     load_random_state,
@@ -40,7 +42,9 @@ __all__ = [
     "Series",
     "Transplant",
     "check_optimizer",
+    "check_random_state",
     "check_weights",
+    "copy_weights",
     "described_head",
     "fitting_weights",
     "join_tensors",

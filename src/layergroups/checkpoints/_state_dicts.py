@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layergroups._formatting import first_few
 from layergroups.errors import CheckpointError
 from layergroups.groups import place_steps
+from layergroups.models import compare
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -73,29 +73,56 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_options(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    """The inverse of `_options`; a count that had not begun then begins anew."""
+    """The inverse of `_options`; a count that had not begun then is removed."""
     for key in [k for k, v in group.items() if isinstance(v, Tensor) and k not in _NOT_SAVED]:
         if key not in saved:
             del group[key]
+    group.update(_loaded_options(saved))
+
+
+def _loaded_options(saved: Mapping[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     for key, value in saved.items():
         if isinstance(value, Mapping):
-            group[key] = torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+            options[key] = torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
         else:
-            group[key] = tuple(value) if isinstance(value, list) else value
+            options[key] = tuple(value) if isinstance(value, list) else value
+    return options
 
 
-def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """The saved state must be of the same kind of optimizer.
+def check_optimizer(
+    optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """See that `load_optimizer_state` will succeed; changes nothing.
 
     Raises:
-        CheckpointError: it is of another.
+        CheckpointError: the state is of a different kind of optimizer, or of parameters of a
+            different shape.
+        KeyError, TypeError, ValueError, AttributeError: something is missing in it.
     """
     ours = type(optimizer).__name__
     if state["class"] != ours:
         raise CheckpointError(
             f"The checkpoint holds the state of {state['class']}, this learner has {ours}. Make "
-            f"the learner with opt_func={state['class'].lower()!r}, or load with with_opt=False."
+            f"the learner with opt_func={str(state['class']).lower()!r}, or load with "
+            "with_opt=False."
         )
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition("/")
+        if tensor.ndim == len(shapes.get(name, ())) and tensor.ndim:
+            # optimizers that factorise their moments have tensors of fewer dimensions, or of size 1
+            sizes = zip(tensor.shape, shapes[name], strict=True)
+            if not all(saved in (1, here) for saved, here in sizes):
+                raise CheckpointError(
+                    f"The optimizer's {key} of {name} has the shape {tuple(tensor.shape)} in the "
+                    f"checkpoint, and {tuple(shapes[name])} here. Load with with_opt=False."
+                )
+    for name, values in state["values"].items():
+        if not all(isinstance(value, PLAIN) for value in values.values()):
+            raise CheckpointError(f"The optimizer's state of {name} holds more than plain values.")
+    for options in state["groups"].values():
+        _loaded_options(options)
 
 
 def load_optimizer_state(
@@ -107,9 +134,9 @@ def load_optimizer_state(
         The names of parameters in the saved state that this model does not have.
 
     Raises:
-        CheckpointError: another kind of optimizer wrote the state.
+        CheckpointError: see `check_optimizer`; nothing was changed then.
     """
-    check_optimizer(optimizer, state)
+    check_optimizer(optimizer, model, tensors, state)
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     unknown: set[str] = set()
@@ -159,16 +186,31 @@ def random_state() -> Saved:
     return tensors, plain
 
 
-def load_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Put every generator back where it was; generators that are not here are left out."""
-    version, words, gauss = plain["python"]
-    random.setstate((version, tuple(words), gauss))
+def check_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """See that `load_random_state` will succeed, on generators of its own; changes nothing.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: something is missing in it, or is not the
+            state of a generator.
+    """
+    random.Random().setstate(_python_state(plain))
     if "numpy" in plain:
         import numpy
 
-        kind, keys, position, has_gauss, cached = plain["numpy"]
-        words_array = numpy.asarray(keys, dtype=numpy.uint32)
-        numpy.random.set_state((kind, words_array, position, has_gauss, cached))
+        numpy.random.RandomState().set_state(_numpy_state(plain))
+    torch.Generator().set_state(tensors["torch"])
+    for name, device_state in tensors.items():
+        if name != "torch" and device_state.dtype != torch.uint8:
+            raise ValueError(f"{name} is not the state of a generator")
+
+
+def load_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """Put every generator back where it was; generators that are not here are left out."""
+    random.setstate(_python_state(plain))
+    if "numpy" in plain:
+        import numpy
+
+        numpy.random.set_state(_numpy_state(plain))
     torch.set_rng_state(tensors["torch"])
     cuda = [name for name in tensors if name.startswith("cuda/")]
     if cuda and torch.cuda.is_available():
@@ -176,6 +218,18 @@ def load_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -
             index = int(name.removeprefix("cuda/"))
             if index < torch.cuda.device_count():
                 torch.cuda.set_rng_state(tensors[name], index)
+
+
+def _python_state(plain: Mapping[str, Any]) -> tuple[Any, ...]:
+    version, words, gauss = plain["python"]
+    return version, tuple(words), gauss
+
+
+def _numpy_state(plain: Mapping[str, Any]) -> tuple[Any, ...]:
+    import numpy
+
+    kind, keys, position, has_gauss, cached = plain["numpy"]
+    return kind, numpy.asarray(keys, dtype=numpy.uint32), position, has_gauss, cached
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -209,43 +263,36 @@ def fitting_weights(
     """Those of the saved weights that the model has in the same shape.
 
     Returns:
-        The weights, and what does not fit in words; empty words if all fit.
+        The weights, and a text on those that do not fit; an empty one if all fit.
 
     Raises:
         CheckpointError: not a single one fits.
     """
-    own = model.state_dict()
-    common = own.keys() & weights.keys()
-    shapes = {
-        name: f"{name}: saved {tuple(weights[name].shape)}, model {tuple(own[name].shape)}"
-        for name in common
-        if isinstance(own[name], Tensor) and own[name].shape != weights[name].shape
-    }
-    fitting = {name: t for name, t in weights.items() if name in common and name not in shapes}
-    told = (
-        _listing("missing in the file", sorted(own.keys() - weights.keys()))
-        + _listing("unknown to the model", sorted(weights.keys() - own.keys()))
-        + _listing("of another shape", sorted(shapes.values()))
-    )
-    told = f"{source} does not fit this model.{told}" if told else ""
-    if own and not fitting:
-        raise CheckpointError(told)
-    return fitting, told
+    differences = compare(model, weights)
+    if not differences:
+        return dict(weights), ""
+    text = f"{source} does not fit this model: {'; '.join(differences.lines())}."
+    if not differences.fitting:
+        raise CheckpointError(text)
+    unfit = differences.unfit
+    return {name: tensor for name, tensor in weights.items() if name not in unfit}, text
 
 
-def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], source: str, *, strict: bool = True
-) -> None:
-    """Load weights by name.
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load weights by name, all of them.
 
     Raises:
-        CheckpointError: it is strict, and names or shapes differ; nothing was loaded then.
+        CheckpointError: names or shapes differ; nothing was loaded then.
     """
-    if strict:
-        check_weights(model, weights, source)
+    check_weights(model, weights, source)
+    copy_weights(model, weights)
+
+
+def copy_weights(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
+    """Copy weights that fit, such as those of `fitting_weights`, into a model."""
     own = model.state_dict()
-    spread = {name: spread_as(tensor, own[name]) for name, tensor in weights.items()}
-    model.load_state_dict(spread, strict=strict)
+    spread = {name: spread_as(tensor, own[name]) for name, tensor in fitting.items()}
+    model.load_state_dict(spread, strict=False)
 
 
 def spread_as(saved: Tensor, like: object) -> Tensor:
@@ -257,10 +304,3 @@ def spread_as(saved: Tensor, like: object) -> Tensor:
     assert isinstance(like, DTensor)
     made: Tensor = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
     return made
-
-
-def _listing(what: str, names: Iterable[str], most: int = 4) -> str:
-    names = list(names)
-    if not names:
-        return ""
-    return f" {what.capitalize()}: {first_few(names, most)}."

@@ -16,7 +16,7 @@ from layergroups.groups._optimizer import place_steps
 from layergroups.groups._partition import Partition, under
 from layergroups.groups._rates import Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
-from layergroups.groups._saved_groups import GroupDifference
+from layergroups.groups._saved_groups import GroupDifference, taken_over
 from layergroups.groups._surgery import Change, Tie, is_sharded
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "place_steps",
     "release",
     "spread_rates",
+    "taken_over",
     "turned_off",
     "under",
 ]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from layergroups.errors import ModelError, UnknownArchitectureError, WeightsError
 from layergroups.input_spec import InputSpec
 from layergroups.models import _downloads as downloads
-from layergroups.models._weights import Converter, find_weights, load_weights
+from layergroups.models._weights import Converter, find_weights, load_weights_file
 
 _LIBRARIES = ("torchvision", "timm")
 
@@ -287,7 +287,7 @@ def _take_module(
             f"A module is made already, so {', '.join(kwargs)} cannot be given to its factory. "
             "Make the module with these arguments, or give a name instead of the module."
         )
-    words = load_weights(module, weights) if weights is not None else "as the module was given"
+    words = load_weights_file(module, weights) if weights is not None else "as the module was given"
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config:
         spec = _timm_input(module, config, {})
@@ -342,7 +342,7 @@ def _finish(
     """The made model with the weights of a file, if one was given, and with all that is known."""
     words = spec.source if order.fetch else "none, a random start"
     if order.weights is not None:
-        words = load_weights(model, order.weights, convert=convert)
+        words = load_weights_file(model, order.weights, convert=convert)
         spec = replace(spec, source=f"{spec.source} (assumed for {words})")
     return LoadedModel(
         model=model,

@@ -10,7 +10,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,21 @@ class Differences:
     def __len__(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
 
+    @property
+    def unfit(self) -> set[str]:
+        """Names of the file's entries that cannot be loaded."""
+        return {entry.name for entry in self.misshaped} | set(self.unexpected)
+
+    def lines(self) -> list[str]:
+        """For people: for each kind of difference how many there are, and the first names."""
+        shapes = [f"{n} (file {list(a)}, model {list(b)})" for n, a, b in self.misshaped]
+        kinds = {
+            "missing in the file": self.missing,
+            "unknown to the model": self.unexpected,
+            "of another shape": shapes,
+        }
+        return [f"{len(n)} {kind}: {first_few(n, _SHOWN)}" for kind, n in kinds.items() if n]
+
     def outside(self, paths: tuple[str, ...]) -> Differences:
         """The differences that lie in none of the modules at these paths."""
 
@@ -128,12 +143,9 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 
 def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
-    """Names and shapes of a model's entries beside those of `tensors`; nothing is changed.
-
-    A missing `num_batches_tracked` does not count: files written before PyTorch 0.4.1 have none.
-    """
-    ours = model.state_dict()
-    missing = [name for name in ours if name not in tensors and not _is_batch_counter(name)]
+    """Names and shapes of a model's entries beside those of `tensors`; nothing is changed."""
+    ours = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    missing = [name for name in ours if name not in tensors]
     unexpected = [name for name in tensors if name not in ours]
     common = [name for name in ours if name in tensors]
     misshaped = [
@@ -146,7 +158,9 @@ def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
     )
 
 
-def load_weights(model: nn.Module, path: str | Path, *, convert: Converter | None = None) -> str:
+def load_weights_file(
+    model: nn.Module, path: str | Path, *, convert: Converter | None = None
+) -> str:
     """Load a weights file into a model, in place; all of it, or all but the classifier.
 
     Args:
@@ -165,7 +179,7 @@ def load_weights(model: nn.Module, path: str | Path, *, convert: Converter | Non
     """
     found = read_weights(path)
     tensors = _strip_prefixes(found.tensors, model)
-    differences = compare(model, tensors)
+    differences = _compare_file(model, tensors)
     problem: Exception | None = None
     if differences and convert is not None:
         tensors, differences, problem = _converted(model, tensors, differences, convert)
@@ -173,7 +187,7 @@ def load_weights(model: nn.Module, path: str | Path, *, convert: Converter | Non
     serious = differences.outside(classifier)
     if serious or differences.fitting == 0:
         raise WeightsError(_misfit(found.words, differences)) from problem
-    unfit = {entry.name for entry in differences.misshaped} | set(differences.unexpected)
+    unfit = differences.unfit
     model.load_state_dict({k: v for k, v in tensors.items() if k not in unfit}, strict=False)
     if differences:
         _log.warning(
@@ -203,8 +217,11 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     return tuple(with_parameters[-1:])
 
 
-def _is_batch_counter(name: str) -> bool:
-    return name.rpartition(".")[2] == "num_batches_tracked"
+def _compare_file(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
+    """As `compare`; files written before PyTorch 0.4.1 may lack `num_batches_tracked`."""
+    found = compare(model, tensors)
+    missing = tuple(n for n in found.missing if not n.endswith("num_batches_tracked"))
+    return replace(found, missing=missing)
 
 
 def _expected() -> str:
@@ -286,7 +303,7 @@ def _converted(
         candidate = dict(convert(dict(tensors), model))
     except Exception as error:  # a converter meets files that it was not made for
         return tensors, differences, error
-    after = compare(model, candidate)
+    after = _compare_file(model, candidate)
     if len(after) < len(differences):
         return candidate, after, None
     return tensors, differences, None
@@ -295,23 +312,11 @@ def _converted(
 def _misfit(words: str, differences: Differences) -> str:
     """The error message for a file that does not fit."""
     total = differences.fitting + len(differences.missing) + len(differences.misshaped)
-    shapes = [f"{n} (file {list(a)}, model {list(b)})" for n, a, b in differences.misshaped]
-    parts = [
-        _listing("missing in the file", list(differences.missing)),
-        _listing("not known to the model", list(differences.unexpected)),
-        _listing("of another shape", shapes),
-    ]
-    listed = "\n".join(f"  {part}" for part in parts if part)
+    listed = "\n".join(f"  {line}" for line in differences.lines())
     return (
         f"The weights of {words} do not fit: {differences.fitting} of the model's {total} entries "
         f"fit.\n{listed}\n{_hint(differences, total)}"
     )
-
-
-def _listing(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} {what}: {first_few(names, _SHOWN)}"
 
 
 def _hint(differences: Differences, total: int) -> str:

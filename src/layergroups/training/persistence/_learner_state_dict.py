@@ -6,21 +6,24 @@ import logging
 import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from layergroups._formatting import first_few
 from layergroups.checkpoints import (
     Saved,
     check_optimizer,
+    check_random_state,
     check_weights,
+    copy_weights,
     fitting_weights,
     join_tensors,
     load_optimizer_state,
     load_random_state,
-    load_weights,
     optimizer_state,
     random_state,
     split_tensors,
@@ -29,7 +32,7 @@ from layergroups.checkpoints import (
     write,
 )
 from layergroups.errors import CheckpointError
-from layergroups.groups import GroupDifference
+from layergroups.groups import taken_over
 from layergroups.training.distributed._sharding import whole
 from layergroups.training.loop._history import History
 
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("layergroups")
+
+
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -110,45 +116,123 @@ def restore(
     Raises:
         CheckpointError: weights, groups or optimizer do not fit this learner.
     """
+    opt = learner.opt
     try:
-        model = learner.groups.model  # without the wrapper of torch.compile
-        weights = _chosen_weights(model, under_prefix("model", tensors), strict, source)
-        saved_optimizer = state["optimizer"]
-        if with_opt and saved_optimizer is not None:
-            check_optimizer(learner.made_optimizer(), saved_optimizer)
-        difference = learner.layer_groups.compare(state["groups"])
-        if strict and difference:
-            raise CheckpointError(f"{source} has other layer groups than this model. {difference}")
-        load_weights(model, weights, source, strict=strict is not False)
-        _load_buffers(model, under_prefix("buffer", tensors))
-        _restore_groups(learner, state["groups"], difference)
-        learner.norms.load_state_dict(model, state["norms"])
-        if with_opt:
-            moments = {
-                name: moment
-                for name, moment in under_prefix("optimizer", tensors).items()
-                if name.partition("/")[2] in weights
-            }
-            _restore_optimizer(learner, moments, saved_optimizer)
-        if state["scaler"] and learner.accelerator.scaler is not None:
-            learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
-        learner.history = History.from_dict(state["history"])
-        learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
-        learner.store.load_state_dict(state["store"])
-        _restore_random(learner, tensors, state)
-    except (KeyError, TypeError, ValueError, IndexError) as cause:
-        raise CheckpointError(f"{source} is not what learn.save writes: {cause!r}.") from cause
+        loadable = _checked(learner, tensors, state, source, with_opt=with_opt, strict=strict)
+    except Exception as cause:
+        learner.opt = opt  # the check may have made one
+        if isinstance(cause, _MALFORMED):
+            raise CheckpointError(f"{source} is not what learn.save writes: {cause!r}.") from cause
+        raise
+    _apply(learner, loadable, state)
 
 
-def _restore_random(
+@dataclass(frozen=True, kw_only=True)
+class _Loadable:
+    """A checkpoint that fits a learner; loading it cannot fail.
+
+    Attributes:
+        weights: those that fit.
+        buffers: outside of the state dict, those that fit.
+        moments: tensors of the optimizer.
+        with_opt: whether the optimizer's state is loaded.
+        random: the state of this process's generators.
+        history: of the checkpoint.
+        notes: what to warn of when it is loaded.
+    """
+
+    weights: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    with_opt: bool
+    random: tuple[Mapping[str, Tensor], Mapping[str, Any]]
+    history: History
+    notes: tuple[str, ...]
+
+
+def _checked(
+    learner: Learner,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    source: str,
+    *,
+    with_opt: bool,
+    strict: bool | None,
+) -> _Loadable:
+    """Everything that loading needs is looked at before the first weight is changed."""
+    model = learner.groups.model  # without the wrapper of torch.compile
+    weights, unfit = _loadable_weights(model, under_prefix("model", tensors), strict, source)
+    buffers, misfits = _loadable_buffers(model, under_prefix("buffer", tensors))
+    if misfits and strict:
+        raise CheckpointError(f"{source}: {misfits}")
+    groups = learner.layer_groups
+    difference = groups.compare(state["groups"])
+    if strict and difference:
+        raise CheckpointError(f"{source} has other layer groups than this model. {difference}")
+    taken_over(state["groups"], groups.names, groups.rates, strict=False)
+    moments = {
+        name: moment
+        for name, moment in under_prefix("optimizer", tensors).items()
+        if name.partition("/")[2] in weights
+    }
+    if with_opt and state["optimizer"] is not None:
+        check_optimizer(learner.made_optimizer(), model, moments, state["optimizer"])
+    random = _random_of(learner, tensors, state)
+    check_random_state(*random)
+    _check_values(learner, state)
+    other = f"The checkpoint has other layer groups than this model. {difference}"
+    return _Loadable(
+        weights=weights,
+        buffers=buffers,
+        moments=moments,
+        with_opt=with_opt,
+        random=random,
+        history=History.from_dict(state["history"]),
+        notes=(unfit, f"{source}: {misfits}" if misfits else "", other if difference else ""),
+    )
+
+
+def _check_values(learner: Learner, state: Mapping[str, Any]) -> None:
+    """Counts, norm layers, gradient scaler and stored features, as `state_of` gave them."""
+    int(state["epochs_done"]), int(state["fits_done"])
+    if not isinstance(state["norms"], Mapping):
+        raise TypeError("norms is not a dict")
+    if state["groups"].get("norm", "freeze") not in ("freeze", "train"):
+        raise ValueError("norm of the groups")
+    for stored in state["store"]:
+        tuple(stored["groups"])
+    scaler = _scaler_state(learner)
+    if state["scaler"] and scaler is not None and scaler.keys() - state["scaler"].keys():
+        raise KeyError("scaler")
+
+
+def _apply(learner: Learner, loadable: _Loadable, state: Mapping[str, Any]) -> None:
+    for note in filter(None, loadable.notes):
+        _log.warning("%s", note)
+    model = learner.groups.model
+    copy_weights(model, loadable.weights)
+    _load_buffers(model, loadable.buffers)
+    learner.layer_groups.load_state_dict(state["groups"], strict=False)
+    learner.norms.load_state_dict(model, state["norms"])
+    if loadable.with_opt:
+        _restore_optimizer(learner, loadable.moments, state["optimizer"])
+    if state["scaler"] and learner.accelerator.scaler is not None:
+        learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
+    learner.history = loadable.history
+    learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
+    learner.store.load_state_dict(state["store"])
+    load_random_state(*loadable.random)
+
+
+def _random_of(
     learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
-) -> None:
+) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """The random states of this process; those of the main one if there were others then."""
     ranks = join_tensors(state.get("ranks", []), tensors)
     if len(ranks) == learner.processes.world > 1:
-        load_random_state(*ranks[learner.processes.rank])
-    else:
-        load_random_state(under_prefix("random", tensors), state["random"])
+        own: tuple[Mapping[str, Tensor], Mapping[str, Any]] = tuple(ranks[learner.processes.rank])
+        return own
+    return under_prefix("random", tensors), state["random"]
 
 
 def check_resumable(learner: Learner, saved: Saved) -> None:
@@ -186,21 +270,46 @@ def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) ->
     Raises:
         CheckpointError: names or shapes differ; nothing was loaded then.
     """
-    load_weights(model, under_prefix("model", tensors), source)
-    _load_buffers(model, under_prefix("buffer", tensors))
+    weights = under_prefix("model", tensors)
+    check_weights(model, weights, source)
+    buffers, misfits = _loadable_buffers(model, under_prefix("buffer", tensors))
+    if misfits:
+        _log.warning("%s: %s", source, misfits)
+    copy_weights(model, weights)
+    _load_buffers(model, buffers)
 
 
-def _chosen_weights(
+def _loadable_weights(
     model: nn.Module, weights: dict[str, Tensor], strict: bool | None, source: str
-) -> dict[str, Tensor]:
-    """The weights to load: all, or those that fit, of which the others are told."""
+) -> tuple[dict[str, Tensor], str]:
+    """The weights to load, all or those that fit, and a text on the others."""
     if strict is not False:
         check_weights(model, weights, source)
-        return weights
-    fitting, told = fitting_weights(model, weights, source)
-    if told:
-        _log.warning("%s Loaded %d that fit; the others stay.", told, len(fitting))
-    return fitting
+        return weights, ""
+    fitting, text = fitting_weights(model, weights, source)
+    return fitting, text and f"{text} Loaded {len(fitting)} that fit; the others stay."
+
+
+def _loadable_buffers(
+    model: nn.Module, saved: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str]:
+    """Buffers outside of the state dict that fit, and a text on those that do not.
+
+    Some models size such buffers by their last input, so a different shape is not always a fault.
+    """
+    own = _passing_buffers(model)
+    fitting = {n: t for n, t in saved.items() if n in own and own[n].shape == t.shape}
+    misfits = [
+        f"{n} (saved {tuple(saved[n].shape)}, here {tuple(own[n].shape)})"
+        for n in own
+        if n in saved and n not in fitting
+    ]
+    if not misfits:
+        return fitting, ""
+    return fitting, (
+        f"buffers outside of the state dict have a different shape: {first_few(misfits)}. They "
+        "keep the values that they have in this model."
+    )
 
 
 def _passing_buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -209,26 +318,17 @@ def _passing_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 
 
-def _load_buffers(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+def _load_buffers(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
+    own = _passing_buffers(model)
     with torch.no_grad():
-        for name, buffer in _passing_buffers(model).items():
-            if name in saved and saved[name].shape == buffer.shape:
-                buffer.copy_(saved[name])
+        for name, tensor in fitting.items():
+            own[name].copy_(tensor)
 
 
 def _scaler_state(learner: Learner) -> dict[str, Any] | None:
     """Of the gradient scaler in fp16."""
     scaler = learner.accelerator.scaler
     return None if scaler is None else dict(scaler.state_dict())
-
-
-def _restore_groups(
-    learner: Learner, saved: Mapping[str, Any], difference: GroupDifference | None
-) -> None:
-    """Freezing and rates, of the groups of the same name; the difference is told."""
-    learner.layer_groups.load_state_dict(saved, strict=False)
-    if difference:
-        _log.warning("The checkpoint has other layer groups than this model. %s", difference)
 
 
 def _restore_optimizer(
