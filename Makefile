@@ -3,37 +3,45 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DEV    := $(VENV)/.dev
+TEST   := $(BIN)/python -m pytest -q -n auto
 
 .PHONY: demo test test-all check lint types floors format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
+	@echo "Installing PyTorch and the other dependencies into $(VENV): this takes some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(DEV): $(READY)
+	@echo "Installing the tools for the tests into $(VENV)."
 	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	touch $@
 
 demo: $(READY)
 	$(BIN)/layergroups demo --out demo-run
 
-test: $(READY)
-	$(BIN)/python -m pytest -q
+test: $(DEV)
+	$(TEST)
 
-test-all: $(READY)
-	$(BIN)/python -m pytest -q -m 'slow or not slow'
+test-all: $(DEV)
+	$(TEST) -m 'slow or not slow'
 
 check: lint types floors test-all
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(DEV)
 	$(BIN)/mypy
 
-floors: $(READY)
+floors: $(DEV)
 	$(BIN)/lint-imports
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
