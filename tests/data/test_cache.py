@@ -132,7 +132,7 @@ import os, shutil, sys
 from layergroups.data.image._decoded_cache import DecodedCache
 os.fork()  # from here on there are two
 cache = DecodedCache(sys.argv[1])
-print("go", flush=True)
+os.write(1, b"go\n")
 while True:
     for file in sys.argv[2:]:
         for size in range(1, 60):

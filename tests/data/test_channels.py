@@ -79,7 +79,7 @@ def test_grey_is_the_same_from_anything(photo: Callable[..., Path]) -> None:
 def test_grey_is_varied_as_colours_are(folder: Callable[..., Path]) -> None:
     root = folder(cat=6, dog=6)
     dls = ImageDataLoaders.from_folder(root, channels=1, size=8, batch_size=4)
-    once, again = dls.train_views(0), dls.train_views(1)
+    once, again = dls.views(0), dls.views(1)
     assert not torch.equal(next(iter(once))[0], next(iter(again))[0])
 
 

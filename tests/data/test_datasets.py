@@ -114,7 +114,7 @@ def test_views_of_items_are_those_of_the_epochs() -> None:
     dls = ImageDataLoaders.from_dataset(Drawing(), **SMALL)
     order = [i for batch in dls.train.positions(2) for i in batch]
     dls.train.set_epoch(2)
-    assert torch.equal(together(dls.train_views(2))[0][order], together(dls.train)[0])
+    assert torch.equal(together(dls.views(2))[0][order], together(dls.train)[0])
 
 
 class Broken(Pairs):

@@ -83,7 +83,7 @@ def test_one_batch_changes_nothing(dls: ImageDataLoaders) -> None:
 
 def test_views_have_one_order_and_variations_of_their_own(dls: ImageDataLoaders) -> None:
     def view(epoch: int) -> torch.Tensor:
-        pairs = list(dls.train_views(epoch))
+        pairs = list(dls.views(epoch))
         assert tuple(torch.cat([y for _, y in pairs]).tolist()) == dls.train_photos.labels
         return torch.cat([x for x, _ in pairs])
 
@@ -96,7 +96,7 @@ def test_a_view_varies_each_photo_as_the_epoch_does(dls: ImageDataLoaders) -> No
     order = [i for batch in dls.train.plan(4) for i, _ in batch]
     dls.train.set_epoch(4)
     shuffled = torch.cat([x for x, _ in dls.train])
-    in_order = torch.cat([x for x, _ in dls.train_views(4)])
+    in_order = torch.cat([x for x, _ in dls.views(4)])
     torch.testing.assert_close(in_order[order], shuffled)
 
 
@@ -112,7 +112,7 @@ def test_train_eval_is_neither_shuffled_nor_varied(dls: ImageDataLoaders) -> Non
 def test_augment_takes_what_it_says(root: Path, augment: Any) -> None:
     dls = ImageDataLoaders.from_folder(root, size=8, batch_size=4, augment=augment)
     assert dls.one_batch()[0].shape == (4, 3, 8, 8)
-    varied = torch.cat([x for x, _ in dls.train_views(0)])
+    varied = torch.cat([x for x, _ in dls.views(0)])
     plain = torch.cat([x for x, _ in dls.train_eval])
     assert torch.equal(varied, plain) == (augment is False)
 

@@ -88,7 +88,7 @@ def test_what_the_store_of_features_needs_is_there_for_all_tasks(files: list[Pat
     order = [i for batch in dls.train.positions(3) for i in batch]
     dls.train.set_epoch(3)
     x, y = together(dls.train)
-    views_x, views_y = together(dls.train_views(3))
+    views_x, views_y = together(dls.views(3))
     assert torch.equal(views_x[order], x)
     assert torch.equal(views_y[order], y)
 

@@ -10,11 +10,11 @@ from functools import cache
 from PIL import Image
 from tests.training.tiny import TinyLoaders, tiny_model
 
+from layergroups.data import DataFacts
 from layergroups.reports import RunRecord, record_run
 from layergroups.reports.figures._network import Row, Stack
 from layergroups.reports.run._record import (
     Cell,
-    DataFacts,
     EpochFacts,
     LabelFacts,
     NetworkFacts,

@@ -21,7 +21,6 @@ from layergroups.reports.run._collect import (
     MOST_THUMBS,
     Budget,
     command_line,
-    data_facts_of,
     outcome_of,
     versions,
 )
@@ -215,11 +214,11 @@ def test_broken_files_and_copies_are_told(tmp_path: Path) -> None:
     dls = ImageDataLoaders.from_folder(
         tmp_path / "pets", size=32, batch_size=4, on_error="skip", cache=False
     )
-    facts = data_facts_of(dls)
+    facts = dls.facts()
     ((path, reason),) = facts.broken
     assert path.endswith("<b>.jpg")
     assert "not an image" in reason
     assert facts.facts["kinds"].startswith("8 ")
     assert facts.facts["the same file twice or more"] == "4 times"
-    assert "sizes of the files" not in data_facts_of(dls, looked_into=False).facts
-    assert data_facts_of(dls, looked_into=False).broken == facts.broken
+    assert "sizes of the files" not in dls.facts(read_files=False).facts
+    assert dls.facts(read_files=False).broken == facts.broken

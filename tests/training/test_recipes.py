@@ -184,7 +184,7 @@ def test_data_without_views_train_through_the_network(make, caplog) -> None:
             self.vocab, self.size, self.input = known.vocab, known.size, known.input
 
     make(dls=Plain()).fine_tune(0)
-    assert "train_views" in caplog.text
+    assert "views" in caplog.text
 
 
 def test_the_best_head_on_held_out_photos_is_kept_not_the_last(make) -> None:
@@ -226,7 +226,7 @@ def test_surgery_while_the_head_trains_on_features_drops_them(make, caplog) -> N
 def test_the_store_learns_what_training_through_the_body_learns(make, dls) -> None:
     """Without variation both see the same features: the losses after some passes are alike."""
     dls.augment = None
-    dls.train_views = lambda epoch: TinyBatches(dls.train.x, dls.train.y)
+    dls.views = lambda epoch: TinyBatches(dls.train.x, dls.train.y)
     stored, through = make(), make()
     rows = stored.fine_tune(0, 1e-2, defaults=FineTuneDefaults(head_passes=30))
     through.freeze()
@@ -278,7 +278,7 @@ def test_what_the_second_phase_takes_over_are_outputs_of_the_early_group(make, d
     for view, epoch in enumerate(kept.views):
         values, targets = kept.train.get(torch.full((48,), view), torch.arange(48))
         assert torch.equal(targets, dls.train.y)
-        whole = torch.cat([early(x) for x, _ in dls.train_views(epoch=epoch)])
+        whole = torch.cat([early(x) for x, _ in dls.views(epoch=epoch)])
         torch.testing.assert_close(values[0], whole)
     values, _ = kept.valid.get(torch.zeros(18, dtype=torch.long), torch.arange(18))
     torch.testing.assert_close(values[0], early(dls.valid.x))

@@ -28,8 +28,8 @@ class TinyBatches:
         self.epoch = epoch
 
     @property
-    def photos(self) -> Tensor:
-        return self.x
+    def n_items(self) -> int:
+        return len(self.x)
 
     @property
     def varied(self) -> bool:
@@ -77,7 +77,7 @@ class TinyLoaders:
         x[torch.arange(n), y % 3] += 1.0
         return TinyBatches(x, y, self.batch_size, **options)
 
-    def train_views(self, *, epoch: int) -> TinyBatches:
+    def views(self, *, epoch: int) -> TinyBatches:
         x, y = self.train.x, self.train.y
         return TinyBatches(x, y, self.batch_size, noise=self.noise, epoch=epoch)
 

@@ -26,6 +26,7 @@ from layergroups.checkpoints._matching import (
     match_layers,
 )
 from layergroups.checkpoints._state_dicts import PLAIN, placed
+from layergroups.data import data_source
 from layergroups.errors import TransplantError
 from layergroups.groups import place_steps
 
@@ -390,7 +391,7 @@ def _model(side: Any, which: str) -> nn.Module:
 def _classes(source: Any, target: Any, given: Any, example_input: Any) -> ClassPlan:
     """The plan for the rows of classes, where their names are known on both sides."""
     if given is None:
-        names = [tuple(map(str, getattr(_data(side), "vocab", ()))) for side in (source, target)]
+        names = [_vocab(side) for side in (source, target)]
     elif (
         isinstance(given, Sequence)
         and len(given) == 2
@@ -411,8 +412,9 @@ def _classes(source: Any, target: Any, given: Any, example_input: Any) -> ClassP
     return class_plan(*sides, strict=given is not None)
 
 
-def _data(side: Any) -> Any:
-    return None if isinstance(side, nn.Module) else getattr(side, "dls", None)
+def _vocab(side: Any) -> tuple[str, ...]:
+    dls = None if isinstance(side, nn.Module) else getattr(side, "dls", None)
+    return () if dls is None else data_source(dls).vocab
 
 
 def _anatomy(side: Any, example_input: Any) -> Anatomy:

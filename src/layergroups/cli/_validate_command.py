@@ -76,7 +76,7 @@ def measure(learn: Learner, batches: Any = None, *, found: Any = None) -> Measur
     """
     known: Any = found or learn.get_preds(batches, with_loss=True)
     answers, targets, losses = known
-    names = [str(name) for name in getattr(learn.dls, "vocab", ())]
+    names = list(learn.data.vocab)
     loss, photos = float(losses.mean()), len(losses)
     if learn.task == "multilabel":
         said, so = answers > learn.thresh, targets > 0.5

@@ -8,10 +8,34 @@ from layergroups.data._batches import (
     private_randomness,
     weighted_order,
 )
-from layergroups.data._eval_loaders import labelled_batches, unlabelled_batches, varied_views
+from layergroups.data._eval_loaders import (
+    InferenceData,
+    labelled_batches,
+    unlabelled_batches,
+    varied_views,
+)
 from layergroups.data._image_loaders import ImageDataLoaders, Paths
 from layergroups.data._samples import Samples, Task, stratified_split
 from layergroups.data._shards import Shard, check_of, shard_positions, shards_of
+from layergroups.data._source import (
+    Batches,
+    DataFacts,
+    DataSource,
+    IndexedBatches,
+    PlainSource,
+    SeekableBatches,
+    TrainValid,
+    batch_count,
+    batches_of,
+    bound_to,
+    can_start_later,
+    data_source,
+    generators_of,
+    items_in,
+    paths_of,
+    set_epoch,
+    starting_at,
+)
 from layergroups.data.image._image_checks import BrokenImage, OnError, check_images
 from layergroups.data.image._opening import IMAGE_ENDINGS, Size, open_image, quiet
 from layergroups.data.image._transforms import (
@@ -21,6 +45,7 @@ from layergroups.data.image._transforms import (
     normalise,
     transform_from_config,
 )
+from layergroups.data.inspect._data_facts import common_folder
 from layergroups.data.inspect._data_summary import DataSummary
 from layergroups.data.inspect._show_batch import BatchPicture
 from layergroups.data.sources._folder import find_images
@@ -30,29 +55,48 @@ __all__ = [
     "IMAGE_ENDINGS",
     "Augmentation",
     "BatchPicture",
+    "Batches",
     "BrokenImage",
+    "DataFacts",
+    "DataSource",
     "DataSummary",
     "EvalLoader",
     "EvalTransform",
     "ImageDataLoaders",
+    "IndexedBatches",
+    "InferenceData",
     "OnError",
     "Paths",
+    "PlainSource",
     "Samples",
+    "SeekableBatches",
     "Shard",
     "Size",
     "Task",
     "TrainLoader",
+    "TrainValid",
     "as_size",
+    "batch_count",
+    "batches_of",
+    "bound_to",
+    "can_start_later",
     "check_images",
     "check_of",
+    "common_folder",
+    "data_source",
     "find_images",
+    "generators_of",
+    "items_in",
     "labelled_batches",
     "normalise",
     "open_image",
+    "paths_of",
     "private_randomness",
     "quiet",
+    "set_epoch",
     "shard_positions",
     "shards_of",
+    "starting_at",
     "stratified_split",
     "table_batches",
     "transform_from_config",

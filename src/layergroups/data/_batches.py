@@ -379,6 +379,11 @@ class EvalLoader:
         for x, y in self.feed.follow(self._plan()):
             yield x if self.photos.labels is None else (x, y)
 
+    @property
+    def n_items(self) -> int:
+        """How many photos there are."""
+        return len(self.photos)
+
     def at(self, positions: Sequence[int]) -> Any:
         """One batch of the photos at these positions, in that order; it opens these only."""
         x, y = self.feed.batch(self._items(positions))
@@ -433,6 +438,11 @@ class TrainLoader:
     def paths(self) -> tuple[Path, ...]:
         """Their paths, before shuffling."""
         return self.photos.paths
+
+    @property
+    def n_items(self) -> int:
+        """How many photos there are."""
+        return len(self.photos)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass is."""

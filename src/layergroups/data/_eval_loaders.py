@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from layergroups.data._batches import (
     BatchMaker,
     EvalLoader,
@@ -17,12 +19,14 @@ from layergroups.data._batches import (
     default_workers,
     view_seed,
 )
-from layergroups.data._samples import Samples
+from layergroups.data._samples import Samples, Task
+from layergroups.data._source import Batches, DataSource
 from layergroups.data._targets import parse_labels
 from layergroups.data.image._image_checks import OnError
 from layergroups.data.image._transforms import (
     Augmentation,
     EvalTransform,
+    ImageSource,
     TrainTransform,
     Transform,
 )
@@ -30,7 +34,7 @@ from layergroups.data.sources._datasets import Items, is_dataset, read_test_data
 from layergroups.data.sources._folder import read_labelled, read_unlabelled
 from layergroups.data.sources._lists import list_of_files, photos_of, sound_positions
 from layergroups.data.sources._settings import Settings, check_batch_size
-from layergroups.errors import DataError
+from layergroups.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,6 +148,63 @@ def _ordered(
     return EvalLoader(
         BatchMaker(PhotoDataset(photos, transform), workers), check_batch_size(batch_size)
     )
+
+
+class InferenceData(DataSource):
+    """Data of a learner that was loaded to predict: a transform, and no photos.
+
+    Args:
+        vocab: names of the classes.
+        transform: makes a tensor (C, H, W) of a path, a PIL image, an array or a tensor.
+        task: what the model predicts.
+    """
+
+    seed = 0
+    batch_size = 64
+
+    def __init__(self, vocab: tuple[str, ...], transform: EvalTransform, task: Task) -> None:
+        self.vocab = vocab
+        self.transform = transform
+        self.input, self.size = transform.input, transform.size
+        self._task = task
+
+    @property
+    def task(self) -> Task:
+        """What the model predicts."""
+        return self._task
+
+    @property
+    def train(self) -> Batches:
+        """Training batches.
+
+        Raises:
+            TrainingError: always.
+        """
+        raise TrainingError(_NO_PHOTOS)
+
+    valid = train
+
+    def load(self, item: ImageSource) -> torch.Tensor:
+        """One image as the network takes it."""
+        return self.transform(item)
+
+    def test_dl(self, paths: Paths) -> EvalLoader:
+        """Batches of an image, a list of images or all images below a folder, without labels."""
+        return unlabelled_batches(paths, self.transform, batch_size=self.batch_size)
+
+    def test_batches(self, items: Any) -> EvalLoader:
+        """As `test_dl`."""
+        return self.test_dl(items)
+
+    def transform_config(self) -> dict[str, Any]:
+        """The transform as JSON-ready values."""
+        return self.transform.to_config()
+
+
+_NO_PHOTOS = (
+    "This learner was loaded without photos; it can predict. To train or validate it, give it "
+    "some: learn.dls = ImageDataLoaders.from_folder(...), with the same classes."
+)
 
 
 def varied_views(

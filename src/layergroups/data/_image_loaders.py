@@ -29,8 +29,9 @@ from layergroups.data._batches import (
     view_seed,
 )
 from layergroups.data._eval_loaders import Paths as Paths
-from layergroups.data._eval_loaders import test_batches
+from layergroups.data._eval_loaders import test_batches, varied_views
 from layergroups.data._samples import Samples, Split, Task, folds_of, joined
+from layergroups.data._source import DataFacts, DataSource, without_addresses
 from layergroups.data.image._decoded_cache import DecodedCache
 from layergroups.data.image._image_checks import BrokenImage, OnError
 from layergroups.data.image._opening import Size
@@ -42,6 +43,7 @@ from layergroups.data.image._transforms import (
     TrainTransform,
     Transform,
 )
+from layergroups.data.inspect._data_facts import image_facts
 from layergroups.data.inspect._data_summary import DataSummary, summarised
 from layergroups.data.inspect._show_batch import BatchPicture, shown_batch
 from layergroups.data.sources._datasets import read_datasets
@@ -49,10 +51,11 @@ from layergroups.data.sources._folder import read_folder
 from layergroups.data.sources._lists import Files, Labeller, find_files, labels_by_name, read_lists
 from layergroups.data.sources._settings import Options, Settings
 from layergroups.data.sources._table import Column, read_table, rows_of
+from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
 
 
-class Sources(SuggestsNames):
+class Sources(SuggestsNames, DataSource):
     """The constructors of `ImageDataLoaders`; each gives photos, labels and a division."""
 
     @classmethod
@@ -405,13 +408,33 @@ class ImageDataLoaders(Sources):
         """The training photos as they are, not shuffled and not varied."""
         return EvalLoader(self._train_feed, self.batch_size)
 
-    def train_views(self, epoch: int) -> EvalLoader:
+    def views(self, epoch: int) -> EvalLoader:
         """The training photos in their order, varied as in the given epoch (any whole number)."""
         if self.augment is None:
             return self.train_eval
         return EvalLoader(
             self._train_feed, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
         )
+
+    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[EvalLoader]:
+        """The photos of some batches n times in their order, each time varied differently.
+
+        Raises:
+            TrainingError: they are not photos, or the data have no augmentation.
+        """
+        if not isinstance(batches, EvalLoader):
+            super().tta_views(batches, n)
+            raise AssertionError
+        if self.augment is None:
+            raise TrainingError(
+                "The data have no augmentation, so all views would be the same. Give them one: "
+                "ImageDataLoaders.from_folder(..., augment=True)."
+            )
+        return varied_views(batches, self.augment, self.seed, n)
+
+    def test_batches(self, items: Any) -> EvalLoader:
+        """As `test_dl`, without labels."""
+        return self.test_dl(items)
 
     def test_dl(
         self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
@@ -496,6 +519,38 @@ class ImageDataLoaders(Sources):
         bound.train.set_epoch(self.train.epoch)
         return bound
 
+    @property
+    def augmented(self) -> bool:
+        """Whether training photos are augmented."""
+        return self.augment is not None
+
+    @property
+    def sampling_weights(self) -> torch.Tensor | None:
+        """The part of an epoch that each training photo is due, see `balance`; None: all alike."""
+        return self.train.weights
+
+    def targets(self) -> torch.Tensor:
+        """Targets of the training photos, in their order; no photo is opened."""
+        return self.train_photos.targets()
+
+    @property
+    def resizable(self) -> bool:
+        """True."""
+        return True
+
+    def resized(self, size: Size) -> TrainLoader:
+        """The training batches at another size of the images, in pixels."""
+        return replace(self, size=size).train
+
+    def fingerprint(self) -> str:
+        """All that the values of the photos depend on."""
+        return without_addresses(self.size, self.input, self.augment, self.crop_pct, self.seed)
+
+    def facts(self, *, read_files: bool = True) -> DataFacts:
+        """What reports show of the photos; see `summary`."""
+        general = super().facts().facts
+        return image_facts(self, general, self.summary() if read_files else None)
+
     def transform_config(self) -> dict[str, Any]:
         """The transform of validation and prediction as JSON-ready values."""
         return self.transform.to_config()
@@ -514,16 +569,6 @@ class ImageDataLoaders(Sources):
     def channels(self) -> int:
         """Channels of the images: 3 for RGB, 1 for grey."""
         return self.input.channels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names; the same as `vocab`."""
-        return self.vocab
-
-    @property
-    def c(self) -> int:
-        """The number of outputs that a network needs: classes, labels or numbers."""
-        return len(self.vocab)
 
     def _with_photos(self, train: Samples, valid: Samples) -> ImageDataLoaders:
         size = min(self.batch_size, len(train))

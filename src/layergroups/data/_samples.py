@@ -93,6 +93,12 @@ class Samples:
         hot[[int(place) for place in label]] = 1.0
         return hot
 
+    def targets(self) -> torch.Tensor:
+        """Of all photos: classes int64 (N,), labels float32 (N, C), or numbers float64 (N, K)."""
+        if self.task == "regression":  # as they were given, float32 only in batches
+            return torch.tensor(self.labels or (), dtype=torch.float64)
+        return torch.stack([torch.as_tensor(self.target(i)) for i in range(len(self))])
+
     def classes(self) -> tuple[int, ...]:
         """The class of each photo; empty if they have none, or are not of one class each."""
         return tuple(label for label in self.labels or () if isinstance(label, int))

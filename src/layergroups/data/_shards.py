@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from layergroups._forward import count_items, split_batch
 from layergroups._random import mixed
-from layergroups.errors import TrainingError
+from layergroups.data._source import own_shards
 
 
 class Rank(Protocol):
@@ -97,13 +97,8 @@ def shards_of(
             n = count_items(batch)
             yield Shard(batch, n, n, range(n))
         return
-    _refuse_sharded(batches)
-    own = getattr(batches, "shards", None)
-    shards: Iterator[Shard] = (
-        (_cut(batch, process, min_items) for batch in batches)
-        if own is None
-        else own(process.rank, process.world, min_items)
-    )
+    own = own_shards(batches, process.rank, process.world, min_items)
+    shards = (_cut(batch, process, min_items) for batch in batches) if own is None else own
     for number, shard in enumerate(shards):
         if separate_rng and number == 0 and process.rank > 0:
             torch.manual_seed(mixed(int(torch.randint(1 << 62, ())), process.rank))
@@ -128,13 +123,3 @@ def _checksum(batch: object) -> int:
     if targets is None or targets.device.type != "cpu":
         return 0
     return zlib.crc32(targets.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-
-
-def _refuse_sharded(batches: object) -> None:
-    for held in (batches, *(getattr(batches, key, None) for key in ("sampler", "batch_sampler"))):
-        if type(held).__name__ in {"DistributedSampler", "BatchSamplerShard", "DataLoaderShard"}:
-            raise TrainingError(
-                f"These batches are shared out already, by {type(held).__name__}. Give every "
-                "process the whole data, with batch_size the number of items over all processes: "
-                "the Learner shares them out."
-            )

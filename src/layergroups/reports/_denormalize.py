@@ -20,6 +20,7 @@ import torch
 from rich.console import Console, RenderableType
 from torch import Tensor
 
+from layergroups.data import IndexedBatches, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.input_spec import InputSpec
 
@@ -46,9 +47,11 @@ def images_at(
     Raises:
         LayerGroupsError: the batches cannot be gone through again, or come in another order.
     """
-    at = getattr(batches, "at", None)
     with torch.random.fork_rng(devices=[]):  # a loader may draw its order
-        images, known = _taken(at(positions)) if callable(at) else _picked(batches, positions)
+        if isinstance(batches, IndexedBatches):
+            images, known = _taken(batches.at(positions))
+        else:
+            images, known = _picked(batches, positions)
     if targets is not None and known is not None:
         wanted = targets[torch.tensor(list(positions), dtype=torch.int64)]
         if wanted.shape != known.shape or not torch.equal(wanted, known.to(wanted)):
@@ -94,10 +97,10 @@ def each_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
             yield image, None if targets is None else targets[i]
 
 
-def paths_of(batches: object, n: int) -> tuple[Path | None, ...]:
+def files_of(batches: object, n: int) -> tuple[Path | None, ...]:
     """The file of each of n images, None where the batches do not know it."""
-    known = tuple(getattr(batches, "paths", ()) or ())
-    return tuple(map(Path, known)) if len(known) == n else (None,) * n
+    known = paths_of(batches)
+    return known if len(known) == n else (None,) * n
 
 
 def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:

@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from layergroups.anatomy import Anatomy, is_flat, logits_of, read_anatomy, restoring, sides, unwrap
+from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports._denormalize import as_pixels, decided, overlay, threshold_of, words_of
 from layergroups.reports.figures import _drawing as drawing
@@ -438,8 +439,8 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
         AnatomyError: no part of the network knows where things are.
         LayerGroupsError: there is no such class.
     """
-    task = str(getattr(learn.dls, "task", "multiclass"))
-    names = tuple(map(str, getattr(learn.dls, "vocab", ())))
+    data = data_source(learn.dls)
+    task, names = str(data.task or "multiclass"), data.vocab
     batch, anatomy = image[None], learn.layer_groups.anatomy
     predictions: Tensor = learn.get_preds([batch])[0]
     values = predictions.reshape(-1)
@@ -448,7 +449,7 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
     said = words_of(decision, task, names or tuple(map(str, range(len(values)))))
     return HeatMap(
         heat=grad_cam(learn.model, batch, number, anatomy=anatomy)[0],
-        pixels=as_pixels(image, getattr(learn.dls, "input", None)),
+        pixels=as_pixels(image, data.input),
         target=names[number] if number < len(names) else str(number),
         predicted=said,
         probability=None if task == "regression" else float(values[number]),

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from layergroups._suggestions import SuggestsNames
+from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import (
     TASKS,
     TopLoss,
     as_pixels,
     decided,
+    files_of,
     images_at,
-    paths_of,
     threshold_of,
     words_of,
 )
@@ -103,13 +104,13 @@ class Interpretation(SuggestsNames):
         batches = learn.dls.valid if dl is None else dl
         found: tuple[Any, ...] = learn.get_preds(batches, with_loss=True)
         predictions, targets, losses = found
-        task = str(getattr(learn.dls, "task", "multiclass"))
-        names = tuple(str(name) for name in getattr(learn.dls, "vocab", ()))
+        data = data_source(learn.dls)
+        task, names = str(data.task or "multiclass"), data.vocab
         return cls(
             predictions=_rows(predictions) if task == "regression" else predictions,
             targets=_rows(targets) if task == "regression" else targets,
             losses=losses,
-            paths=paths_of(batches, len(predictions)),
+            paths=files_of(batches, len(predictions)),
             classes=names or _numbered(task, predictions),
             task=task,
             threshold=threshold_of(learn) if threshold is None else threshold,
@@ -233,7 +234,7 @@ class Interpretation(SuggestsNames):
             LayerGroupsError: there is no learner, or the batches cannot be gone through again.
         """
         learner = self._known_learner()
-        spec = getattr(learner.dls, "input", None)
+        spec = data_source(learner.dls).input
         return [as_pixels(image, spec) for image in self._inputs(indices)]
 
     def grad_cam(self, indices: Sequence[int], target: int | None = None) -> Tensor:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layergroups._forward import split_batch
+from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import as_pixels, decided, each_of, threshold_of, words_of
 from layergroups.reports.figures import _drawing as drawing
@@ -37,15 +39,12 @@ def results_picture(
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise LayerGroupsError(f"n={n!r} must be a number of photos, from 1: show_results(n=9).")
-    batches = learn.dls.valid if dl is None else dl
-    inputs, targets, paths = _chosen(batches, n, getattr(learn.dls, "seed", 0))
+    data = data_source(learn.dls)
+    inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
     predictions, *_ = learn.get_preds([inputs])
-    task = str(getattr(learn.dls, "task", "multiclass"))
-    names = tuple(map(str, getattr(learn.dls, "vocab", ()))) or tuple(
-        map(str, range(predictions.shape[-1]))
-    )
+    task = str(data.task or "multiclass")
+    names = data.vocab or tuple(map(str, range(predictions.shape[-1])))
     said = decided(predictions, task, threshold_of(learn))
-    spec = getattr(learn.dls, "input", None)
     tiles = []
     for i, image in enumerate(inputs):
         predicted = words_of(said[i], task, names)
@@ -54,7 +53,7 @@ def results_picture(
         lines = [*([] if actual is None else [f"is {actual}"]), *sure, *paths[i : i + 1]]
         known = actual is not None and task != "regression"
         right = predicted == actual if known else None
-        tiles.append(Tile((as_pixels(image, spec),), predicted, right, tuple(lines)))
+        tiles.append(Tile((as_pixels(image, data.input),), predicted, right, tuple(lines)))
     return drawing.given(draw_photos(tiles, _title(tiles, targets), _note(tiles)), path)
 
 
@@ -71,13 +70,13 @@ def _note(tiles: list[Tile]) -> str:
 
 def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
     """Inputs, targets and names of n photos."""
-    if callable(getattr(batches, "at", None)):
-        count = len(batches.photos)
+    if isinstance(batches, IndexedBatches):
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(count, generator=generator)[:n].sort().values.tolist()
-        batch, paths = batches.at(chosen), tuple(batches.paths)
-        inputs, targets = batch if isinstance(batch, (tuple, list)) else (batch, None)
-        return inputs, targets, tuple(Path(paths[i]).name for i in chosen)
+        order = torch.randperm(batches.n_items, generator=generator)
+        chosen = order[:n].sort().values.tolist()
+        inputs, targets = split_batch(batches.at(chosen))
+        paths = paths_of(batches)
+        return inputs, targets, tuple(paths[i].name for i in chosen if paths)
     with torch.random.fork_rng(devices=[]):  # a loader may draw its order
         first = list(islice(each_of(batches), n))
     if not first:

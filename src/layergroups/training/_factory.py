@@ -16,13 +16,14 @@ from layergroups._paths import path_of
 from layergroups._random import mixed
 from layergroups._suggestions import unknown_option
 from layergroups.checkpoints import Blueprint, Exported, load_export
-from layergroups.data import transform_from_config
+from layergroups.data import DataSource, InferenceData, bound_to, data_source, transform_from_config
 from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
 from layergroups.models import (
     Assembled,
     InputChange,
     LoadedModel,
+    TargetUnits,
     assemble,
     checked_range,
     load_model,
@@ -31,11 +32,11 @@ from layergroups.models import (
 from layergroups.tasks._losses import default_loss, loss_from
 from layergroups.tasks._tasks import Task, checked_task, task_of
 from layergroups.training._learner import Learner
-from layergroups.training._loaders import NoPhotos, bound, check_photos, target_units
 from layergroups.training.persistence._learner_export import groups_of_export
 
 if TYPE_CHECKING:
-    from layergroups.data import ImageDataLoaders
+    from layergroups.data import ImageDataLoaders, Size
+    from layergroups.input_spec import InputSpec
     from layergroups.tasks._losses import LossFunc
     from layergroups.training.optim._optimizers import OptFunc
 
@@ -114,8 +115,9 @@ def vision_learner(
         ModelError: the network cannot take images of so many channels, or y_range does not fit.
         ArgumentError: neither the learner nor the architecture has an argument of this name.
     """
-    check_photos(dls)
-    _check_range(y_range, task_of(dls), custom_head)
+    data = data_source(dls)
+    size, spec = _checked_images(data)
+    _check_range(y_range, task_of(data), custom_head)
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
@@ -124,11 +126,11 @@ def vision_learner(
             torch.default_generator.manual_seed(mixed(seed, "first weights"))
         with _refused_by_name(options):
             loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
-        loaded, change = with_channels(loaded, dls.input.channels, size=dls.size)
+        loaded, change = with_channels(loaded, spec.channels, size=size)
         assembled = assemble(
             loaded,
-            dls.c,
-            size=dls.size,
+            data.n_outputs,
+            size=size,
             cut=cut,
             custom_head=custom_head,
             lin_ftrs=lin_ftrs,
@@ -138,10 +140,10 @@ def vision_learner(
             first_bn=first_bn,
             lin_first=lin_first,
             y_range=y_range,
-            units=None if y_range else target_units(dls),
+            units=None if y_range else _target_units(data),
         )
     learner = Learner(
-        bound(dls, assembled.input),
+        bound_to(data, assembled.input).given,
         assembled.model,
         groups=assembled.layer_groups(split),
         split=split,
@@ -151,7 +153,7 @@ def vision_learner(
         seed=seed,
         **own,
     )
-    learner.blueprint = _blueprint(loaded, assembled, dls)
+    learner.blueprint = _blueprint(loaded, assembled, size)
     learner.pretrained = loaded.pretrained
     if loaded.pretrained and len(learner.layer_groups) > 1:
         learner.freeze()
@@ -189,8 +191,9 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     """
     made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
     task = checked_task(exported.task)
-    photos = NoPhotos(exported.classes, transform_from_config(exported.transform), task)
-    example = torch.zeros(2, photos.input.channels, *photos.size)
+    transform = transform_from_config(exported.transform)
+    photos = InferenceData(exported.classes, transform, task)
+    example = torch.zeros(2, transform.channels, *transform.size)
     options: dict[str, Any] = {"example_input": example}
     if exported.blueprint is not None:
         options |= {"head": "1", "network": exported.blueprint.network}
@@ -217,6 +220,27 @@ def _refused_by_name(options: Mapping[str, Any]) -> Iterator[None]:
                 if repr(name) in str(error.__cause__):
                     raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
         raise
+
+
+def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:
+    """Size and statistics of the images; data for which a network is chosen by name need them."""
+    lacks = {"input": data.input is None, "size": data.size is None, "c": not data.n_outputs}
+    if data.size is None or data.input is None or not data.n_outputs:
+        missing = ", ".join(name for name, absent in lacks.items() if absent)
+        raise TrainingError(
+            f"The data ({type(data.given).__name__}) have no {missing}, so no network can be made "
+            "for them. Right would be vision_learner(ImageDataLoaders.from_folder(folder), "
+            '"resnet18"); for batches of another kind: Learner(dls, model).'
+        )
+    return data.size, data.input
+
+
+def _target_units(data: DataSource) -> TargetUnits | None:
+    """Mean and spread of the numbers to predict; None for another task, or unknown numbers."""
+    numbers = data.targets() if task_of(data) == "regression" else None
+    if numbers is None or not len(numbers):
+        return None
+    return TargetUnits.of(numbers.double().reshape(len(numbers), -1))
 
 
 def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:
@@ -248,13 +272,13 @@ def _tell_channels(change: InputChange, loaded: LoadedModel, learner: Learner) -
     )
 
 
-def _blueprint(loaded: LoadedModel, assembled: Assembled, dls: ImageDataLoaders) -> Blueprint:
+def _blueprint(loaded: LoadedModel, assembled: Assembled, size: Size) -> Blueprint:
     return Blueprint(
         arch=loaded.name,
         kwargs=loaded.kwargs,
         cut=assembled.cut,
         network=assembled.network,
-        size=dls.size,
+        size=size,
         input=assembled.input,
     )
 

@@ -6,17 +6,16 @@ Predictions averaged over several views of each photo (test time augmentation).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from layergroups.data import EvalLoader, Paths, varied_views
+from layergroups.data import EvalLoader, Paths, batches_of
 from layergroups.errors import TrainingError
 from layergroups.tasks._tasks import AnyPrediction, answer
-from layergroups.training._loaders import batches_of, class_names
 from layergroups.training.hardware._allocator import keep_freed_memory
 from layergroups.training.loop._evaluation import predict_all
 
@@ -42,20 +41,15 @@ def predictions(
         BrokenImagesError: images are broken, and the data are to stop at them.
     """
     batches = _batches(learner, photos)
-    return _each(learner, iter(batches), map(Path, batches.photos.files))
+    return _each(learner, iter(batches), iter(batches.paths))
 
 
 def _batches(learner: LearnerState, photos: Paths | EvalLoader) -> EvalLoader:
     """The photos as batches, checked."""
     if isinstance(photos, EvalLoader):
         return photos
-    test_dl: Callable[[Paths], EvalLoader] | None = getattr(learner.dls, "test_dl", None)
-    if test_dl is None:
-        raise TrainingError(
-            f"{type(learner.dls).__name__} has no test_dl(paths), so it cannot read photos. Use "
-            "ImageDataLoaders, or predict batches of your own: learn.get_preds(batches)."
-        )
-    return test_dl(_paths(photos))
+    batches: EvalLoader = learner.data.test_batches(_paths(photos))
+    return batches
 
 
 def _paths(photos: object) -> Paths:
@@ -77,7 +71,7 @@ def _paths(photos: object) -> Paths:
 def _each(
     learner: LearnerState, batches: Iterator[Any], paths: Iterator[Path]
 ) -> Iterator[tuple[Path, AnyPrediction]]:
-    names, task = class_names(learner.dls), learner.task
+    names, task = learner.data.vocab, learner.task
     with keep_freed_memory():
         for batch in batches:
             found, _, _ = predict_all(
@@ -107,24 +101,9 @@ def averaged_predictions(
             f"beta={beta!r} must be the weight of the photos as they are, from 0 to 1: "
             "learn.tta(beta=0.25)."
         )
-    batches = batches_of(learner.dls, dl)
+    batches = batches_of(learner.data, dl)
     plain, targets, *_ = learner.get_preds(batches)
     total = torch.zeros_like(plain)
-    for view in _views(learner, batches, n):
+    for view in learner.data.tta_views(batches, n):
         total += learner.get_preds(view)[0]
     return torch.lerp(total / n, plain, float(beta)), targets
-
-
-def _views(learner: Looking, batches: Iterable[Any], n: int) -> Iterable[EvalLoader]:
-    augment = getattr(learner.dls, "augment", None)
-    if not isinstance(batches, EvalLoader):
-        raise TrainingError(
-            f"Batches of the class {type(batches).__name__} cannot be varied. Give photos: "
-            "learn.tta(), learn.tta(dls.test_dl(paths))."
-        )
-    if augment is None:
-        raise TrainingError(
-            "The data have no augmentation, so all views would be the same. Give them one: "
-            "ImageDataLoaders.from_folder(..., augment=True)."
-        )
-    return varied_views(batches, augment, getattr(learner.dls, "seed", 0), n)

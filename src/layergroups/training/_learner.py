@@ -16,6 +16,7 @@ from torch import Tensor
 
 from layergroups import checkpoints
 from layergroups._paths import path_of
+from layergroups.data import batch_count, batches_of
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import Freezing, Rate
 from layergroups.reports import (
@@ -30,7 +31,6 @@ from layergroups.reports import (
 )
 from layergroups.tasks._tasks import answer
 from layergroups.training._inference import averaged_predictions, predictions
-from layergroups.training._loaders import batches_of, class_names, count_of, example_of, load_item
 from layergroups.training._state import LearnerState
 from layergroups.training.callbacks._checkpointer import (
     CheckpointConfig,
@@ -74,9 +74,9 @@ class Looking(LearnerState):
         Raises:
             TrainingError: these are no batches, or the model cannot take them.
         """
-        batches = batches_of(self.dls, dl)
+        batches = batches_of(self.data, dl)
         model = self.placed_model()
-        with self.reporter.bar("validation", count_of(batches)) as bar:
+        with self.reporter.bar("validation", batch_count(batches)) as bar:
             return evaluate(
                 model,
                 batches,
@@ -105,9 +105,9 @@ class Looking(LearnerState):
         Raises:
             TrainingError: these are no batches, or the model cannot take them.
         """
-        batches = batches_of(self.dls, dl)
+        batches = batches_of(self.data, dl)
         model = self.placed_model()
-        with keep_freed_memory(), self.reporter.bar("predictions", count_of(batches)) as bar:
+        with keep_freed_memory(), self.reporter.bar("predictions", batch_count(batches)) as bar:
             found, targets, losses = predict_all(
                 model,
                 batches,
@@ -131,7 +131,7 @@ class Looking(LearnerState):
             DataError: this is no image, or it cannot be read.
             TrainingError: the model cannot take what it is.
         """
-        inputs = load_item(self.dls, item).unsqueeze(0)
+        inputs = self.data.load(item).unsqueeze(0)
         found, _, _ = predict_all(
             self.placed_model(),
             [inputs],
@@ -139,7 +139,7 @@ class Looking(LearnerState):
             task=self.task,
             accelerator=self.accelerator,
         )
-        return answer(found[0], self.task, class_names(self.dls), self.thresh)
+        return answer(found[0], self.task, self.data.vocab, self.thresh)
 
     def iter_preds(self, photos: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
         """Each photo of a folder with what `predict` says, as they come; memory stays bounded.
@@ -190,7 +190,7 @@ class Looking(LearnerState):
             n: how many; the seed of the data says which.
             dl: other batches, with or without targets.
         """
-        return results_picture(self, path, n, batches_of(self.dls, dl))
+        return results_picture(self, path, n, batches_of(self.data, dl))
 
     def grad_cam(
         self, item: object, target: int | str | None = None, path: str | Path | None = None
@@ -206,7 +206,7 @@ class Looking(LearnerState):
             AnatomyError: no part of the network knows where things are.
             LayerGroupsError: there is no such class, or the file cannot be written.
         """
-        found = heat_map(self, load_item(self.dls, item), target)
+        found = heat_map(self, self.data.load(item), target)
         if path is not None:
             found.plot(path)
         return found
@@ -223,7 +223,7 @@ class Looking(LearnerState):
             optimizer=self.opt,
             opt_func=self.opt_func,
             loss_func=self.loss_func,
-            example_input=example_of(self.dls),
+            example_input=self.data.example(),
         )
 
     def report(

@@ -19,21 +19,12 @@ from layergroups._paths import path_of
 from layergroups._random import mixed
 from layergroups._suggestions import SuggestsNames
 from layergroups.anatomy import unwrap
+from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, Split
 from layergroups.tasks._losses import LossFunc, as_loss, default_loss
 from layergroups.tasks._metrics import Meter, as_list, check_metrics
 from layergroups.tasks._tasks import Task, checked_threshold, task_of
-from layergroups.training._loaders import (
-    Batches,
-    Loaders,
-    bound,
-    check_loaders,
-    class_names,
-    example_of,
-    input_of,
-    n_classes,
-)
 from layergroups.training.callbacks._ema import Ema, checked_ema
 from layergroups.training.distributed._processes import Processes, current_processes
 from layergroups.training.distributed._sharding import shard, wants_sharding
@@ -63,14 +54,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger("layergroups")
 
 
-def regroup(old: LayerGroups, model: nn.Module, split: Split, dls: Loaders) -> LayerGroups:
+def regroup(old: LayerGroups, model: nn.Module, split: Split, data: DataSource) -> LayerGroups:
     """Layer groups of another model by the same rule; freezing and rates go over where they fit.
 
     A compiled model is the same one in a wrapper: its groups stay as they are.
     """
     if unwrap(model) is old.model:
         return old
-    new = LayerGroups(model, split, example_input=example_of(dls))
+    new = LayerGroups(model, split, example_input=data.example())
     if new.names == old.names:
         new.load_state_dict(old.state_dict())
         return new
@@ -103,31 +94,31 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
     return optimizer
 
 
-def fitting_data(old: Loaders, new: Loaders) -> Loaders:
+def fitting_data(old: DataSource, new: DataSource) -> DataSource:
     """The new data, normalised as the weights need it.
 
     Raises:
         TrainingError: task, classes or channels are others than the model was made for.
     """
     _check_task(old, new)
-    if class_names(new) != class_names(old) and n_classes(old):
+    if new.vocab != old.vocab and old.n_outputs:
         raise TrainingError(
-            f"These data have the classes {first_few(class_names(new))}, the model was made for "
-            f"{first_few(class_names(old))}. For other classes make a new head: "
+            f"These data have the classes {first_few(new.vocab)}, the model was made for "
+            f"{first_few(old.vocab)}. For other classes make a new head: "
             "vision_learner(dls, arch)."
         )
-    return bound(new, input_of(old))
+    return bound_to(new, old.input)
 
 
-def _check_task(old: Loaders, new: Loaders) -> None:
+def _check_task(old: DataSource, new: DataSource) -> None:
     """The same kind of targets, and images of as many channels."""
-    tasks = [getattr(dls, "task", None) for dls in (old, new)]
+    tasks = [data.task for data in (old, new)]
     if None not in tasks and tasks[0] != tasks[1]:
         raise TrainingError(
             f"These data have the task {tasks[1]!r}, the model was made for {tasks[0]!r}. For "
             "another task make a new learner: vision_learner(dls, arch)."
         )
-    specs = [input_of(dls) for dls in (old, new)]
+    specs = [data.input for data in (old, new)]
     counts = [None if spec is None else spec.channels for spec in specs]
     if None not in counts and counts[0] != counts[1]:
         raise TrainingError(
@@ -144,7 +135,7 @@ class LearnerState(SuggestsNames):
 
     def __init__(
         self,
-        dls: Loaders,
+        dls: TrainValid,
         model: nn.Module,
         *,
         loss_func: LossFunc | str | None = None,
@@ -168,11 +159,10 @@ class LearnerState(SuggestsNames):
         seed: int | None = None,
         progress: bool | Reporter = True,
     ) -> None:
-        check_loaders(dls)
-        self._dls = dls
+        self.data = data_source(dls)
         self._model = _laid_out(model)
         if groups is None:
-            groups = LayerGroups(model, split, example_input=example_of(dls))
+            groups = LayerGroups(model, split, example_input=self.data.example())
         if not isinstance(groups, LayerGroups):
             raise TrainingError(
                 f"groups= is a {type(groups).__name__}; give LayerGroups(model), or a rule: "
@@ -183,7 +173,7 @@ class LearnerState(SuggestsNames):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         if lr is not None:
             self.groups.set_rates(lr)
-        self.loss_func = default_loss(task_of(dls)) if loss_func is None else loss_func
+        self.loss_func = default_loss(task_of(self.data)) if loss_func is None else loss_func
         self.thresh = checked_threshold(thresh)
         self.opt_func = opt_func
         self.weight_decay = checked_decay(weight_decay if wd is None else wd)
@@ -228,7 +218,7 @@ class LearnerState(SuggestsNames):
     def model(self, model: nn.Module) -> None:
         if model is self._model:
             return
-        groups = regroup(self.layer_groups, _laid_out(model), self._split, self._dls)
+        groups = regroup(self.layer_groups, _laid_out(model), self._split, self.data)
         self._model, self.groups = model, groups
         self.norms.note(model)
         if self.opt is not None:
@@ -242,18 +232,18 @@ class LearnerState(SuggestsNames):
         return self.groups
 
     @property
-    def dls(self) -> Loaders:
+    def dls(self) -> Any:
         """The data. Others with the same classes may be assigned."""
-        return self._dls
+        return self.data.given
 
     @dls.setter
-    def dls(self, dls: Loaders) -> None:
-        self._dls = fitting_data(self._dls, dls)
+    def dls(self, dls: TrainValid) -> None:
+        self.data = fitting_data(self.data, data_source(dls))
 
     @property
     def task(self) -> Task:
         """What is asked of the model: "multiclass", "multilabel" or "regression"."""
-        return task_of(self._dls, self.loss_func)
+        return task_of(self.data, self.loss_func)
 
     @property
     def loss_func(self) -> LossFunc:
@@ -262,7 +252,7 @@ class LearnerState(SuggestsNames):
 
     @loss_func.setter
     def loss_func(self, loss_func: LossFunc | str) -> None:
-        self._loss_func = as_loss(loss_func, self._dls)
+        self._loss_func = as_loss(loss_func, self.data)
 
     @property
     def metrics(self) -> list[Any]:
@@ -331,15 +321,13 @@ class LearnerState(SuggestsNames):
 
     def meter(self) -> Meter:
         """The metrics, fresh, for these data and this threshold."""
-        return Meter(self.metrics, n_classes(self._dls), self.task, self.thresh)
+        return Meter(self.metrics, self.data.n_outputs, self.task, self.thresh)
 
     def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
         """Order, random state and modes of the coming epoch; not seeded in the midst of it."""
         if self.seed is not None and seeded:
             torch.manual_seed(self.epoch_seed())
-        set_epoch = getattr(batches, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(self.epochs_done)
+        set_epoch(batches, self.epochs_done)
         self.norms.train(self.model)
 
     def end_epoch(self, row: EpochRow, passes: int = 1) -> None:
@@ -350,7 +338,7 @@ class LearnerState(SuggestsNames):
 
     def epoch_seed(self, epoch: int | None = None) -> int:
         """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
-        seed = getattr(self.dls, "seed", 0) if self.seed is None else self.seed
+        seed = self.data.seed if self.seed is None else self.seed
         return mixed(seed, self.epochs_done if epoch is None else epoch)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._protocols import Subject
 
@@ -145,7 +146,7 @@ def confusion_matrix(learn: Subject, dl: Any = None) -> ConfusionMatrix:
         LayerGroupsError: the batches have no actual classes.
     """
     probabilities, targets, *_ = learn.get_preds(dl)
-    names = tuple(str(name) for name in getattr(learn.dls, "vocab", ()))
+    names = data_source(learn.dls).vocab
     return ConfusionMatrix.from_predictions(probabilities, targets, names)
 
 

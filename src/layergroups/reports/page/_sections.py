@@ -19,6 +19,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from layergroups._formatting import count, duration, figure, memory, percent, rate, shape, short
+from layergroups.data import DataFacts
 from layergroups.reports.figures._network import Row, Stack
 from layergroups.reports.page._markup import Content, Html, tag
 from layergroups.reports.page._page_charts import (
@@ -46,7 +47,6 @@ from layergroups.reports.run._narrative import (
 )
 from layergroups.reports.run._record import (
     Cell,
-    DataFacts,
     EpochFacts,
     NetworkFacts,
     Outcome,

@@ -20,8 +20,8 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from itertools import zip_longest
@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from layergroups.data import open_image, quiet
+from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import TopLoss, overlay
 from layergroups.reports._interpretation import Interpretation
@@ -42,7 +42,6 @@ from layergroups.reports.figures._network import stacks_of
 from layergroups.reports.measures._confusion import Confusion
 from layergroups.reports.run._record import (
     Cell,
-    DataFacts,
     LabelFacts,
     NetworkFacts,
     Outcome,
@@ -106,9 +105,6 @@ def image_of(pixels: Pixels) -> Image.Image:
     return Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
 
 
-_PARTS = ("train", "training", "valid", "validation", "val", "test", "photos", "images", "data")
-
-
 @dataclass(frozen=True)
 class Items:
     """Names and pictures of items, by their position.
@@ -151,24 +147,6 @@ class Items:
         return dict(zip(positions, found, strict=True))
 
 
-def common_folder(files: Iterable[str]) -> str:
-    """The folder that all files lie in; empty if there are none, or if they share none."""
-    folders = {os.path.dirname(os.path.abspath(file)) for file in files if os.path.dirname(file)}
-    if not folders:
-        return ""
-    try:
-        return os.path.commonpath(folders)
-    except ValueError:  # different drives
-        return ""
-
-
-def data_name(folder: str) -> str:
-    """What the data of a folder are called."""
-    path = Path(folder)
-    own = path.name.lower() not in _PARTS or not path.parent.name
-    return path.name if own else f"{path.parent.name}/{path.name}"
-
-
 def _opened(file: Path) -> Image.Image | None:
     try:
         with quiet():
@@ -176,114 +154,6 @@ def _opened(file: Path) -> Image.Image | None:
             return image
     except Exception:  # no file, or no image that Pillow reads: it is shown as the model sees it
         return None
-
-
-_KINDS: Final = 5
-
-
-def data_facts_of(dls: Any, *, looked_into: bool = True) -> DataFacts:
-    """What data tell of themselves.
-
-    Args:
-        dls: of a learner.
-        looked_into: ask them for their `summary()`, which reads the head of every file.
-    """
-    train, valid = (getattr(dls, f"{part}_photos", None) for part in ("train", "valid"))
-    names = tuple(str(name) for name in getattr(dls, "vocab", None) or ())
-    folder = common_folder((*getattr(train, "files", ()), *getattr(valid, "files", ())))
-    summary = _summary(dls) if looked_into else None
-    return DataFacts(
-        name=data_name(folder) if folder else "",
-        train=_count(dls, "train"),
-        valid=_count(dls, "valid"),
-        counts=() if getattr(dls, "task", "") == "regression" else _counts(names, train, valid),
-        facts=_facts(dls, folder) | ({} if summary is None else _found(summary)),
-        broken=_broken(dls if summary is None else summary),
-    )
-
-
-def _summary(dls: Any) -> Any:
-    """What they find when they look into every file; None if they cannot."""
-    ask: Callable[[], Any] | None = getattr(dls, "summary", None)
-    return None if ask is None else ask()
-
-
-def _found(summary: Any) -> dict[str, str]:
-    """What the files are like, in words."""
-    found = {}
-    if summary.width is not None and summary.height is not None:
-        w, h = summary.width, summary.height
-        found["sizes of the files"] = (
-            f"{w.min:.0f} × {h.min:.0f} to {w.max:.0f} × {h.max:.0f} pixels, "
-            f"median {w.median:.0f} × {h.median:.0f} (width × height)"
-        )
-    found["kinds"] = ", ".join(f"{n:,} {kind}" for kind, n in summary.kinds[:_KINDS])
-    found["smaller than the network's images"] = f"{summary.small:,}" if summary.small else ""
-    both = sum(twins.both_parts for twins in summary.twins)
-    if summary.twins:
-        found["the same file twice or more"] = f"{len(summary.twins):,} times"
-    if both:
-        found["the same file in both parts"] = f"{both:,} times, which measures too well"
-    return {name: value for name, value in found.items() if value}
-
-
-def _count(dls: Any, part: str) -> int | None:
-    """Items in a part of the data; None if it does not tell."""
-    try:
-        batches = getattr(dls, part)
-        photos = getattr(batches, "photos", None)
-        return len(photos if photos is not None else batches.dataset)
-    except (LayerGroupsError, AttributeError, TypeError):
-        return None
-
-
-def _counts(names: Sequence[str], train: Any, valid: Any) -> tuple[tuple[str, int, int], ...]:
-    try:
-        parts = [photos.counts(len(names)) for photos in (train, valid)]
-    except AttributeError:
-        return ()
-    return tuple(zip(names, *parts, strict=True))
-
-
-def _facts(dls: Any, folder: str) -> dict[str, str]:
-    """Sizes and what is done to the images."""
-    size, spec = getattr(dls, "size", None), getattr(dls, "input", None)
-    augment = getattr(dls, "augment", "")
-    found = {
-        "folder": folder,
-        "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
-        "batch size": str(getattr(dls, "batch_size", "")),
-        "training images": "as they are" if augment is None else _varied(augment),
-        "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
-        "interpolation": str(getattr(spec, "interpolation", "")),
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _varied(augment: Any) -> str:
-    """How training images are varied: the names and values of what is on."""
-    if not is_dataclass(augment):
-        return str(augment)
-    values = ((each.name, getattr(augment, each.name)) for each in fields(augment))
-    return ", ".join(f"{name} {_said(value)}" for name, value in values if value)
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, tuple) and len(value) == 2:
-        return " to ".join(map(_said, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _few(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
-
-
-def _broken(dls: Any) -> tuple[tuple[str, str], ...]:
-    """Files that were left out, with the reason."""
-    found: Any = getattr(dls, "broken", ())
-    if isinstance(found, Mapping):
-        return tuple((str(path), str(reason)) for path, reason in found.items())
-    return tuple((str(image.path), str(image.reason)) for image in found or ())
 
 
 MOST_THUMBS: Final = 1_500_000  # bytes of small pictures, as data URIs
@@ -589,7 +459,7 @@ def record_run(
         pictures: False leaves the photos out.
     """
     found = interp or (_interpreted(learn) if measured else None)
-    data = data_facts_of(learn.dls, looked_into=measured)
+    data = data_source(learn.dls).facts(read_files=measured)
     network = _network(learn)
     name = network.name.rpartition(":")[2]
     return RunRecord(
@@ -640,8 +510,8 @@ def _settings(learn: Any) -> dict[str, str]:
 
 def _seeds(learn: Any) -> dict[str, str]:
     """The seeds of the data and of the learner, and what each decides."""
-    own, of_data = getattr(learn, "seed", None), getattr(learn.dls, "seed", None)
-    found = {} if of_data is None else {"seed of the data": f"{of_data}: {_OF_DATA}"}
+    own, of_data = getattr(learn, "seed", None), data_source(learn.dls).seed
+    found = {"seed of the data": f"{of_data}: {_OF_DATA}"}
     said = "none given: first weights of a new head and dropout are by chance"
     return found | {"seed of the learner": said if own is None else f"{own}: {_OF_LEARNER}"}
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from layergroups.checkpoints import write_text
+from layergroups.data import DataFacts
 from layergroups.errors import CheckpointError
 from layergroups.reports.figures._network import Row, Stack
 from layergroups.tasks import task_named
@@ -151,27 +152,6 @@ class Outcome:
     calibration_error: float | None = None
     photos: tuple[Photo, ...] = ()
     worst: tuple[Photo, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFacts:
-    """The data, in figures.
-
-    Attributes:
-        name: short; the name of the folder.
-        train: items to learn from.
-        valid: items to measure with.
-        counts: for each class its name, training items and validation items.
-        facts: anything else, by name, as text.
-        broken: files that could not be read and were left out: path and reason.
-    """
-
-    name: str = ""
-    train: int | None = None
-    valid: int | None = None
-    counts: tuple[tuple[str, int, int], ...] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    broken: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

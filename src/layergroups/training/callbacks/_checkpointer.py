@@ -26,7 +26,6 @@ from layergroups.checkpoints import (
     split_tensors,
 )
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training._loaders import class_names
 from layergroups.training.loop._history import History
 from layergroups.training.loop._position import position_of, restore_position
 from layergroups.training.persistence import _learner_state_dict as saving
@@ -275,7 +274,7 @@ def asked(phase: str, epochs: int, schedule: Schedule, learner: Learner) -> dict
         "phase": phase,
         "epochs": epochs,
         "schedule": shown,
-        "classes": list(class_names(learner.dls)),
+        "classes": list(learner.data.vocab),
         "ema": learner.ema,
     }
 

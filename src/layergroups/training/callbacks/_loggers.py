@@ -171,7 +171,7 @@ def _config(run: FitContext) -> dict[str, Any]:
         "model": type(learner.model).__name__,
         "phase": run.phase,
         "epochs": run.epochs,
-        "batch_size": int(getattr(learner.dls, "batch_size", 0)),
+        "batch_size": learner.data.batch_size,
         "weight_decay": learner.weight_decay,
         "precision": run.accelerator.mixed_precision,
         **{f"rate/{n}": r for n, r in zip(run.groups.names, run.groups.rates, strict=True)},

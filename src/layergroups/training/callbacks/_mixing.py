@@ -13,7 +13,6 @@ from layergroups._checks import number
 from layergroups._random import mixed
 from layergroups.data import private_randomness
 from layergroups.errors import TrainingError
-from layergroups.training._loaders import n_classes
 
 if TYPE_CHECKING:
     from layergroups.training.loop._fit_context import FitContext
@@ -124,7 +123,7 @@ def soft_targets(run: FitContext, who: str) -> Tensor:
     targets = run.targets
     if targets.ndim == 2 and targets.is_floating_point():
         return targets
-    classes = n_classes(run.learner.dls)
+    classes = run.learner.data.n_outputs
     if targets.ndim != 1 or targets.is_floating_point() or not classes:
         raise TrainingError(
             f"{who} needs classes (N,) and their number, or float targets (N, C), not "

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layergroups.data import as_size
+from layergroups.data import as_size, set_epoch
 from layergroups.errors import DataError, TrainingError
-from layergroups.training._loaders import Batches, input_of
 from layergroups.training.loop._batch_norm import evaluating
 
 if TYPE_CHECKING:
@@ -93,27 +91,20 @@ class ProgressiveSizes:
     def _take(self, run: FitContext, size: Size) -> None:
         """Let the training batches come at a size."""
         if size != self._size:
-            dls: Any = run.learner.dls
-            run.train = dls.train if size == tuple(dls.size) else _resized(dls, size)
+            data = run.learner.data
+            run.train = data.train if size == data.size else data.resized(size)
             run.batches = run.train
             self._size = size
-        set_epoch = getattr(run.train, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(run.learner.epochs_done)
-
-
-def _resized(dls: Any, size: Size) -> Batches:
-    batches: Batches = replace(dls, size=size).train
-    return batches
+        set_epoch(run.train, run.learner.epochs_done)
 
 
 def _check_data(run: FitContext, last: Size) -> None:
-    dls: Any = run.learner.dls
-    own = getattr(dls, "size", None)
-    if own is None or not is_dataclass(dls):
+    data = run.learner.data
+    own = data.size
+    if own is None or not data.resizable:
         raise TrainingError(
             f"ProgressiveSizes needs data that can change their size, such as ImageDataLoaders; "
-            f"{type(dls).__name__} cannot."
+            f"{type(data.given).__name__} cannot."
         )
     if tuple(own) != last:
         raise TrainingError(
@@ -125,7 +116,7 @@ def _check_data(run: FitContext, last: Size) -> None:
 
 def _check_network(run: FitContext, size: Size) -> None:
     """One image of a size through the network, which is left as it was."""
-    spec = input_of(run.learner.dls)
+    spec = run.learner.data.input
     channels = 3 if spec is None else spec.channels
     image = torch.zeros(1, channels, *size, device=run.accelerator.device)
     try:

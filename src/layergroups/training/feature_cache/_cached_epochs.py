@@ -22,7 +22,15 @@ from torch.utils._pytree import tree_map_only
 
 from layergroups._forward import labelled
 from layergroups._random import mixed
-from layergroups.data import Shard, check_of, shard_positions, shards_of
+from layergroups.data import (
+    SeekableBatches,
+    Shard,
+    can_start_later,
+    check_of,
+    shard_positions,
+    shards_of,
+    starting_at,
+)
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
     FeatureCacheConfig,
@@ -42,7 +50,7 @@ from layergroups.training.feature_cache._feature_cut import NoPassageError, forw
 from layergroups.training.loop._precision import to_device
 
 if TYPE_CHECKING:
-    from layergroups.training._loaders import Batches
+    from layergroups.data import Batches
     from layergroups.training.loop._fit_context import FitContext
 
 
@@ -339,18 +347,17 @@ def _share(
 def raw_shares(run: FitContext, first: int, least: int = 1) -> Iterator[Shard]:
     """The training batches themselves, from one of this epoch on."""
     run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see why_not
-    quick = getattr(run.train, "starting_at", None)
-    if quick is not None and not run.processes.several:
-        return shards_of(quick(first), run.processes)
+    if can_start_later(run.train) and not run.processes.several:
+        return shards_of(starting_at(run.train, first), run.processes)
     return islice(shards_of(run.train, run.processes, min_items=least), first, None)
 
 
 def why_not(run: FitContext) -> str:
     """Why nothing can be stored for these data and this learner; empty if it can."""
-    if not all(hasattr(run.train, name) for name in ("positions", "set_epoch", "photos")):
+    if not isinstance(run.train, SeekableBatches):
         return f"{type(run.train).__name__} does not tell which item is where"
-    if not hasattr(run.learner.dls, "train_views"):
-        return f"{type(run.learner.dls).__name__} has no train_views(epoch)"
+    if run.learner.data.views(0) is None:
+        return f"{type(run.learner.dls).__name__} has no views(epoch)"
     if run.groups.norms_train:
         return "frozen norm layers train"
     if run.replicas.sharded:
@@ -362,7 +369,7 @@ def why_not(run: FitContext) -> str:
 
 def batch_size(run: FitContext) -> int:
     """Items in a batch of the data; 64 if they do not tell."""
-    return int(getattr(run.learner.dls, "batch_size", 64))
+    return run.learner.data.batch_size or 64
 
 
 def _device(run: FitContext) -> torch.device:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._forward import labelled
-from layergroups.data import Shard, shards_of
+from layergroups.data import Shard, items_in, shards_of
 from layergroups.groups import StayInEval, as_if_resting
 from layergroups.training.feature_cache._conv_bn_fusion import Folding
 from layergroups.training.feature_cache._feature_buffer import (
@@ -211,11 +211,11 @@ def _paths(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
 
 def _mark(run: FitContext, resting: Sequence[nn.Module]) -> int:
     """A checksum of all that the values depend on."""
-    data = run.learner.dls
-    told = [getattr(data, name, "") for name in ("size", "input", "augment", "crop_pct", "seed")]
     built = [(path, run.model.get_submodule(path)) for path in _paths(run.model, resting)]
     lines = [f"{path} {type(module).__name__} {module.extra_repr()}" for path, module in built]
-    text = _ADDRESS.sub("", repr([*lines, *told, run.accelerator.mixed_precision]))
+    text = _ADDRESS.sub(
+        "", repr([*lines, run.learner.data.fingerprint(), run.accelerator.mixed_precision])
+    )
     mark = zlib.crc32(text.encode())
     for tensor in _tensors_of(run.model, resting):
         plain = tensor.detach().cpu().contiguous().reshape(-1)
@@ -296,13 +296,12 @@ def fill_valid(
 
 def train_views(run: FitContext, epoch: int) -> Any:
     """The training items in their order, varied as in an epoch."""
-    return run.learner.dls.train_views(epoch=epoch)  # type: ignore[attr-defined] # see why_not
+    return run.learner.data.views(epoch)
 
 
 def is_varied(run: FitContext) -> bool:
     """Whether a training item is another one in each epoch."""
-    told = getattr(run.learner.dls, "augment", True) is not None
-    return told and bool(getattr(run.train, "varied", True))
+    return run.learner.data.augmented
 
 
 def _go_over(
@@ -313,7 +312,7 @@ def _go_over(
     options: FeatureCacheConfig,
 ) -> None:
     """Run the frozen layers over batches that hold all items in their order."""
-    done, count, title = 0, len(batches.photos), "outputs of the frozen layers"
+    done, count, title = 0, items_in(batches) or 0, "outputs of the frozen layers"
     passages = [aim.kept.passage for aim in aims if aim.kept.passage is not None]
     folding = store.folding = Folding.kept(
         store.folding, run.model, passages, on=all(aim.kept.folded for aim in aims)

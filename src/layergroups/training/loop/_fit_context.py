@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layergroups.data import Shard
+from layergroups.data import Batches, Shard
 from layergroups.tasks._losses import LossMeter
-from layergroups.training._loaders import Batches
 from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
 from layergroups.training.distributed._replicas import Replicas
 from layergroups.training.hardware._memory_format import SafeLayout
@@ -245,8 +244,8 @@ def new_fit_context(
         epochs=epochs,
         schedule=schedule,
         phase=phase,
-        train=learner.dls.train,
-        valid=learner.dls.valid,
+        train=learner.data.train,
+        valid=learner.data.valid,
         accelerator=learner.accelerator,
         replicas=Replicas(learner.processes),
         accumulate=learner.accumulate,

@@ -11,9 +11,9 @@ from layergroups._formatting import first_few
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
+    from layergroups.data import Batches
     from layergroups.groups import LayerGroups
     from layergroups.tasks._losses import NotFiniteError
-    from layergroups.training._loaders import Batches
     from layergroups.training.loop._fit_context import FitContext
 
 

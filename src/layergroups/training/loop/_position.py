@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from layergroups.checkpoints import load_random_state, random_state
-from layergroups.data import Shard, shards_of
-from layergroups.training._loaders import Batches
+from layergroups.data import Batches, Shard, can_start_later, generators_of, shards_of, starting_at
 
 if TYPE_CHECKING:
     from layergroups.training.loop._fit_context import FitContext
@@ -68,9 +65,8 @@ def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
         return shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
     now = random_state()
     begin_again(run.batches, run.epoch_start)
-    quick = getattr(run.batches, "starting_at", None)
-    if quick is not None and not run.processes.several:  # the first batches are not even read
-        left = shards_of(quick(run.batch), run.processes)
+    if can_start_later(run.batches) and not run.processes.several:
+        left = shards_of(starting_at(run.batches, run.batch), run.processes)
     else:
         left = shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
         for _ in islice(left, run.batch):
@@ -82,20 +78,13 @@ def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
 def random_start(batches: Batches) -> RandomStart:
     """The states of the global generators, and of the generator that a DataLoader may have."""
     tensors, plain = random_state()
-    own = {name: g.get_state() for name, g in _generators(batches).items()}
+    own = {name: g.get_state() for name, g in generators_of(batches).items()}
     return {"tensors": tensors, "plain": plain, "own": own}
 
 
 def begin_again(batches: Batches, start: RandomStart) -> None:
     """Put back the states that `random_start` gave."""
     load_random_state(start["tensors"], start["plain"])
-    for name, generator in _generators(batches).items():
+    for name, generator in generators_of(batches).items():
         if name in start["own"]:
             generator.set_state(start["own"][name])
-
-
-def _generators(batches: Batches) -> dict[str, torch.Generator]:
-    """Generators of a torch DataLoader and of its sampler."""
-    places = {"loader": batches, "sampler": getattr(batches, "sampler", None)}
-    found = {name: getattr(place, "generator", None) for name, place in places.items()}
-    return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}

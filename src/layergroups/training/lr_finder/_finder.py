@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from layergroups._forward import count_items, labelled
-from layergroups.data import shards_of
+from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
 from layergroups.groups import StayInEval
 from layergroups.reports import RateCurve
@@ -127,8 +126,8 @@ class RepeatedBatches:
     def _read_on(self) -> bool:
         """Keep one more batch, if there is one and room for it."""
         if self._open is None:
-            self._learner.begin_epoch(self._learner.dls.train, seeded=False)
-            self._open = iter(self._learner.dls.train)
+            self._learner.begin_epoch(self._learner.data.train, seeded=False)
+            self._open = iter(self._learner.data.train)
         while not (self._whole or self._full):
             batch = next(self._open, None)
             if batch is None:
@@ -146,10 +145,9 @@ class RepeatedBatches:
 
     def _rest(self) -> Iterator[Any]:
         """What is not kept, read again."""
-        source: Any = self._learner.dls.train
-        self._learner.begin_epoch(source, seeded=False)
-        quick = getattr(source, "starting_at", None)
-        rest = islice(iter(source), self._read, None) if quick is None else quick(self._read)
+        train = self._learner.data.train
+        self._learner.begin_epoch(train, seeded=False)
+        rest = starting_at(train, self._read)
         yield from (batch for batch in rest if count_items(batch))
 
 
@@ -405,7 +403,7 @@ class _Finder:
             base: the highest rate of the groups.
         """
         learner, plan = self.learner, self.plan
-        learner.begin_epoch(learner.dls.train)
+        learner.begin_epoch(learner.data.train)
         rising = Rising(plan.start_lr / base, plan.end_lr / base)
         run = new_fit_context(learner, 1, rising, "lr_find")
         run.steps = run.epoch_steps = plan.num_it - 1  # so that the last step has the last rate

@@ -69,7 +69,7 @@ class Snapshot:
         self._scaler = learner.accelerator.scaler
         self._scale = None if self._scaler is None else dict(self._scaler.state_dict())
         modules = [m for root in _roots(learner) for m in each_module(root)]
-        owners = [learner, learner.groups, learner.store, learner.dls.train, *modules]
+        owners = [learner, learner.groups, learner.store, learner.data.train, *modules]
         self._owners = [_Owner(owner) for owner in owners if hasattr(owner, "__dict__")]
         self._modules = modules
         parameters = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
@@ -78,7 +78,7 @@ class Snapshot:
             (t, t.detach().clone(), t._version) for t in _tensors(modules) if _may_change(t)
         ]
         self._random = random_state()
-        self._data = random_start(learner.dls.train)
+        self._data = random_start(learner.data.train)
 
     def begin(self) -> None:
         """Make ready for a trial: an optimizer of its own, no gradients, no callbacks."""
@@ -113,7 +113,7 @@ class Snapshot:
         torch._C._autograd._unsafe_set_version_counter(tensors, versions)
         if self._scaler is not None:
             self._scaler.load_state_dict(self._scale)
-        begin_again(self.learner.dls.train, self._data)
+        begin_again(self.learner.data.train, self._data)
         load_random_state(*self._random)
 
     def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split, is_sharded
 from layergroups.tasks._losses import describe_loss, probabilities
-from layergroups.training._loaders import class_names
 from layergroups.training.loop._evaluation import predict_all
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def export(learner: Learner, target: Path) -> Path:
         )
     if target.suffix.lower() in ENDINGS:
         return _export_portable(learner, target)
-    transform = _transform_config(learner)
+    transform = learner.data.transform_config()
     model = learner.layer_groups.model  # without the wrapper of torch.compile
     head = described_head(model)
     reason = why_not_rebuilt(model, learner.blueprint, head)
@@ -70,7 +69,7 @@ def export(learner: Learner, target: Path) -> Path:
             ", ".join(unnamed),
         )
     exported = Exported(
-        classes=class_names(learner.dls),
+        classes=learner.data.vocab,
         blueprint=learner.blueprint,
         head=head,
         needs_model=reason,
@@ -91,14 +90,14 @@ def _name(metric: object) -> str:
 
 def _export_portable(learner: Learner, path: Path) -> Path:
     """A file that runs without this library, compared with what the learner itself says."""
-    transform = transform_from_config(_transform_config(learner))
+    transform = transform_from_config(learner.data.transform_config())
     model, accelerator = learner.placed_model(), learner.accelerator
     pixels = trial_pixels(transform.size, transform.input.channels)
     options: dict[str, Any] = {"loss_func": learner.loss_func, "accelerator": accelerator}
     options["task"] = learner.task
     expected, _, _ = predict_all(model, [normalise(pixels, transform.input)], **options)
     wanted = Portable(
-        classes=class_names(learner.dls),
+        classes=learner.data.vocab,
         transform=transform,
         activation=partial(probabilities, learner.loss_func, task=learner.task),
         loss=type(learner.loss_func).__name__,
@@ -111,18 +110,6 @@ def _export_portable(learner: Learner, path: Path) -> Path:
         and all(parameter.dtype == torch.float32 for parameter in model.parameters())
     )
     return write_portable(path, model, wanted, pixels=pixels, expected=expected, exact=exact)
-
-
-def _transform_config(learner: Learner) -> dict[str, Any]:
-    """How photos become inputs, which an export must know."""
-    config: Callable[[], dict[str, Any]] | None = getattr(learner.dls, "transform_config", None)
-    if config is None:
-        raise TrainingError(
-            f"export needs the transform of the photos, but {type(learner.dls).__name__} has no "
-            "transform_config(). Use ImageDataLoaders, or save the weights alone: "
-            "learn.save(name)."
-        )
-    return config()
 
 
 def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:

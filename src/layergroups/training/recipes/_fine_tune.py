@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
-from layergroups.training._loaders import input_of
 from layergroups.training.hardware._allocator import keep_freed_memory
 from layergroups.training.loop._events import checked
 from layergroups.training.loop._history import History
@@ -155,7 +154,7 @@ def lowest_group(learner: Looking, defaults: FineTuneDefaults) -> int:
     All groups train if no layer of the body would train otherwise, if the network begins from
     noise, or if its first layers were made anew for images of other channels.
     """
-    spec = input_of(learner.dls)
+    spec = learner.data.input
     known = learner.pretrained and (spec is None or spec.channels == 3)
     return defaults.lowest if known and defaults.lowest < len(learner.layer_groups) - 1 else 0
 

@@ -39,8 +39,8 @@ from layergroups.training.loop._fit_context import FitContext, new_fit_context
 from layergroups.training.loop._loop_checks import check_batch_count
 
 if TYPE_CHECKING:
+    from layergroups.data import Batches
     from layergroups.training._learner import Learner
-    from layergroups.training._loaders import Batches
     from layergroups.training.callbacks._checkpointer import CheckpointConfig
     from layergroups.training.feature_cache._feature_cache import FeatureCache, Resting
     from layergroups.training.loop._history import History
@@ -287,7 +287,7 @@ def _prepare(
     shelf = _fill(run, defaults, epochs, also)
     kept, held_out = _split(shelf.targets, defaults.hold_out)
     seed = run.learner.epoch_seed(first_epoch)
-    weights: Tensor | None = getattr(run.train, "weights", None)
+    weights = run.learner.data.sampling_weights
     due = None if weights is None else weights[kept]
     train = Passes(shelf, kept, views, size, defaults.head_passes, seed, due)
     if len(held_out):

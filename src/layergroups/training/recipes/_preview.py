@@ -63,7 +63,7 @@ def preview_fit(
     """
     parts = _parts(learner, fit, words, named)
     groups = learner.layer_groups
-    per_epoch = math.ceil(check_batch_count(learner.dls.train) / learner.accumulate)
+    per_epoch = math.ceil(check_batch_count(learner.data.train) / learner.accumulate)
     rates, momentum, phases = groups.rates, _own_momentum(learner), []
     for part in parts:
         if part.lr is not None:

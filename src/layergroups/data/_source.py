@@ -1,0 +1,531 @@
+"""What the library needs of data, and plain batches adapted to it.
+
+A learner takes any object with batches `train` and `valid`. Everything else that it may ask, from
+the names of the classes to a batch for a dry run, is a `DataSource`: `ImageDataLoaders` is one, and
+`data_source` makes one of anything else. This is the only file that looks for attributes of data.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from layergroups.data._samples import Task
+from layergroups.data.image._opening import Size
+from layergroups.errors import LayerGroupsError, TrainingError
+from layergroups.input_spec import InputSpec
+
+_LOG = logging.getLogger("layergroups")
+
+
+class Batches(Protocol):
+    """Batches (inputs, targets), and how many there are."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class EpochBatches(Batches, Protocol):
+    """Batches whose order or augmentation depends on the number of the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set which epoch the next pass is."""
+
+
+@runtime_checkable
+class SeekableBatches(EpochBatches, Protocol):
+    """Batches that tell which items they hold; the feature cache needs this.
+
+    Two more methods make resuming and several processes quicker: `starting_at(batch)`, a pass
+    without its first batches, and `shards(rank, world, min_items)`, the items of one process.
+    """
+
+    @property
+    def n_items(self) -> int:
+        """How many items there are."""
+
+    def positions(self, epoch: int) -> list[list[int]]:
+        """Which items are in each batch of an epoch."""
+
+
+@runtime_checkable
+class IndexedBatches(Protocol):
+    """Batches in a fixed order, of which single items can be taken."""
+
+    @property
+    def n_items(self) -> int:
+        """How many items there are."""
+
+    def at(self, positions: Sequence[int]) -> Any:
+        """One batch of the items at these positions, in that order."""
+
+
+class TrainValid(Protocol):
+    """The least that a learner needs: batches to train on and batches to validate on."""
+
+    @property
+    def train(self) -> Batches:
+        """Training batches; if they have `set_epoch(n)`, it is called before each pass."""
+
+    @property
+    def valid(self) -> Batches | None:
+        """Validation batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """The data, in figures.
+
+    Attributes:
+        name: short; the name of the folder.
+        train: training items.
+        valid: validation items.
+        counts: for each class its name, training items and validation items.
+        facts: anything else, by name, as text.
+        broken: files that could not be read and were left out: path and reason.
+    """
+
+    name: str = ""
+    train: int | None = None
+    valid: int | None = None
+    counts: tuple[tuple[str, int, int], ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    broken: tuple[tuple[str, str], ...] = ()
+
+
+class DataSource:
+    """Data as the library uses them; derive from it for a new kind of data.
+
+    The attributes, `train`, `valid` and `task` are needed. The methods say here what follows where
+    data cannot do more.
+
+    Attributes:
+        vocab: names of the classes, labels or numbers; empty if they are not known.
+        seed: decides order and augmentation.
+        batch_size: items in a batch; 0 if that is not known.
+        input: the statistics by which images are normalised; None for inputs of other kinds.
+        size: height and width of the images in pixels; None for inputs of other kinds.
+    """
+
+    vocab: tuple[str, ...]
+    seed: int
+    batch_size: int
+    input: InputSpec | None
+    size: Size | None
+
+    @property
+    def train(self) -> Batches:
+        """Training batches."""
+        raise NotImplementedError
+
+    @property
+    def valid(self) -> Batches | None:
+        """Validation batches."""
+        raise NotImplementedError
+
+    @property
+    def task(self) -> Task | None:
+        """What is learned; None where only the loss tells."""
+        raise NotImplementedError
+
+    @property
+    def given(self) -> Any:
+        """The object that the user gave: `learn.dls`."""
+        return self
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs that a model needs: classes, labels or numbers; 0 if that is not known."""
+        return len(self.vocab)
+
+    @property
+    def c(self) -> int:
+        """The same as `n_outputs`, as fastai calls it."""
+        return self.n_outputs
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The same as `vocab`."""
+        return self.vocab
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a training item differs from epoch to epoch."""
+        return True
+
+    @property
+    def sampling_weights(self) -> Tensor | None:
+        """The part of an epoch that each training item is due, float64 (N,); None: all alike."""
+        return None
+
+    @property
+    def input_is_default(self) -> bool:
+        """Whether the library chose the statistics, and not the user."""
+        return True
+
+    def targets(self) -> Tensor | None:
+        """Targets of all training items, without opening one; None if they are not known.
+
+        Returns:
+            Classes (N,), labels (N, C) of 0 and 1, or numbers (N, K).
+        """
+        return None
+
+    def example(self) -> Any | None:
+        """A batch of inputs for a dry run, of whatever form; None if the data cannot tell."""
+        if self.size is None or self.input is None:
+            return None
+        return torch.zeros(1, self.input.channels, *self.size)
+
+    def load(self, item: Any) -> Any:
+        """One item as the model takes it, without the batch dimension.
+
+        Raises:
+            TrainingError: these data cannot load a single item, and it is not a tensor.
+        """
+        if isinstance(item, Tensor):
+            return item
+        raise TrainingError(
+            f"{self._name} has no load(item), so predict takes a tensor shaped as one item, not "
+            f"{type(item).__name__}."
+        )
+
+    def test_batches(self, items: Any) -> Any:
+        """Batches of other items, such as paths, with `paths` in their order.
+
+        Raises:
+            TrainingError: these data cannot read items.
+        """
+        raise TrainingError(
+            f"{self._name} has no test_dl(paths), so it cannot read photos. Use ImageDataLoaders, "
+            "or predict batches of your own: learn.get_preds(batches)."
+        )
+
+    def views(self, epoch: int) -> Batches | None:
+        """The training items in their order, augmented as in an epoch; None if that cannot be."""
+        return None
+
+    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[Batches]:
+        """The items of some batches n times in their order, each time augmented differently.
+
+        Raises:
+            TrainingError: they cannot be augmented.
+        """
+        raise TrainingError(
+            f"Batches of the class {type(batches).__name__} cannot be varied. Give photos: "
+            "learn.tta(), learn.tta(dls.test_dl(paths))."
+        )
+
+    @property
+    def resizable(self) -> bool:
+        """Whether `resized` can be called."""
+        return False
+
+    def resized(self, size: Size) -> Batches:
+        """The training batches at another size of the images."""
+        raise NotImplementedError
+
+    def bind(self, spec: InputSpec) -> Any:
+        """The same data, normalised by the statistics of the weights in use."""
+        return self.given
+
+    def fingerprint(self) -> str:
+        """All that the values of the items depend on, as text."""
+        return without_addresses(self.size, self.input, self.seed)
+
+    def facts(self, *, read_files: bool = True) -> DataFacts:
+        """What reports show of the data.
+
+        Args:
+            read_files: look into every file, which takes a moment.
+        """
+        size, spec = self.size, self.input
+        found = {
+            "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
+            "batch size": str(self.batch_size or ""),
+            "training images": "" if self.augmented else "as they are",
+            "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
+            "interpolation": "" if spec is None else spec.interpolation,
+        }
+        return DataFacts(
+            train=_count(self, "train"),
+            valid=_count(self, "valid"),
+            facts={name: value for name, value in found.items() if value},
+        )
+
+    def transform_config(self) -> dict[str, Any]:
+        """How items become inputs, JSON-ready, for an export.
+
+        Raises:
+            TrainingError: the data cannot tell.
+        """
+        raise TrainingError(
+            f"export needs the transform of the photos, but {self._name} has no "
+            "transform_config(). Use ImageDataLoaders, or save the weights alone: "
+            "learn.save(name)."
+        )
+
+    @property
+    def _name(self) -> str:
+        return type(self.given).__name__
+
+
+def without_addresses(*values: object) -> str:
+    """Values as text, without the addresses of functions, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(values))
+
+
+def _few(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def _count(source: DataSource, part: str) -> int | None:
+    """Items in a part of the data; None if it does not tell."""
+    try:
+        batches = getattr(source, part)
+        known = items_in(batches)
+        return len(batches.dataset) if known is None else known
+    except (LayerGroupsError, AttributeError, TypeError):
+        return None
+
+
+def data_source(dls: Any) -> DataSource:
+    """Any data as a `DataSource`: itself where it is one, else adapted by `PlainSource`.
+
+    Raises:
+        TrainingError: there are no batches `train` and `valid`.
+    """
+    if isinstance(dls, DataSource):
+        return dls
+    # On the type and in the instance, since a property may raise.
+    own = getattr(dls, "__dict__", {})
+    missing = [n for n in ("train", "valid") if not hasattr(type(dls), n) and n not in own]
+    if missing:
+        raise TrainingError(
+            f"The data ({type(dls).__name__}) have no {' and no '.join(missing)}. Give "
+            "ImageDataLoaders.from_folder(...), or an object with batches `train` and `valid`."
+        )
+    return PlainSource(dls)
+
+
+class PlainSource(DataSource):
+    """Any object with batches `train` and `valid`, such as a pair of torch DataLoaders.
+
+    It may have more: `vocab`, `c` (number of outputs), `task`, `seed`, `batch_size`, `input` and
+    `size` (of images), `augment`, `load(item)`, `test_dl(items)`, `views(epoch)`,
+    `bind(spec)`, `transform_config()`.
+    """
+
+    def __init__(self, dls: Any) -> None:
+        self._dls = dls
+
+    def _get(self, name: str, default: Any = None) -> Any:
+        return getattr(self._dls, name, default)
+
+    @property
+    def given(self) -> Any:
+        return self._dls
+
+    @property
+    def train(self) -> Batches:
+        batches: Batches = self._dls.train
+        return batches
+
+    @property
+    def valid(self) -> Batches | None:
+        batches: Batches | None = self._dls.valid
+        return batches
+
+    @property
+    def task(self) -> Task | None:
+        task: Task | None = self._get("task")
+        return task
+
+    @property
+    def vocab(self) -> tuple[str, ...]:  # type: ignore[override] # read from the object each time
+        return tuple(str(name) for name in self._get("vocab") or ())
+
+    @property
+    def n_outputs(self) -> int:
+        return int(self._get("c") or len(self.vocab))
+
+    @property
+    def seed(self) -> int:  # type: ignore[override] # as vocab
+        return int(self._get("seed", 0))
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override] # as vocab
+        return int(self._get("batch_size") or getattr(self.train, "batch_size", None) or 0)
+
+    @property
+    def input(self) -> InputSpec | None:  # type: ignore[override] # as vocab
+        spec: InputSpec | None = self._get("input")
+        return spec
+
+    @property
+    def size(self) -> Size | None:  # type: ignore[override] # as vocab
+        size: Size | None = self._get("size")
+        return size
+
+    @property
+    def augmented(self) -> bool:
+        return self._get("augment", True) is not None and bool(getattr(self.train, "varied", True))
+
+    @property
+    def sampling_weights(self) -> Tensor | None:
+        weights: Tensor | None = getattr(self.train, "weights", None)
+        return weights
+
+    @property
+    def input_is_default(self) -> bool:
+        return bool(self._get("input_is_default", True))
+
+    def targets(self) -> Tensor | None:
+        dataset = getattr(self.train, "dataset", None)
+        tensors: tuple[Any, ...] = getattr(dataset, "tensors", ())
+        found = [tensors[1]] if len(tensors) == 2 else []  # a torch TensorDataset
+        found += [getattr(owner, at, None) for owner in (self.train, dataset) for at in _TARGETS]
+        labels: Any = next((f for f in found if f is not None and hasattr(f, "__len__")), None)
+        if labels is None or isinstance(labels, Tensor):
+            return None if labels is None else labels.cpu()
+        if self.vocab and isinstance(labels[0], str):
+            labels = [self.vocab.index(label) for label in labels]
+        return torch.as_tensor(labels)
+
+    def load(self, item: Any) -> Any:
+        load = self._get("load")
+        return load(item) if callable(load) else super().load(item)
+
+    def test_batches(self, items: Any) -> Any:
+        test_dl = self._get("test_dl")
+        return test_dl(items) if callable(test_dl) else super().test_batches(items)
+
+    def views(self, epoch: int) -> Batches | None:
+        views = self._get("views")
+        return views(epoch=epoch) if callable(views) else None
+
+    def bind(self, spec: InputSpec) -> Any:
+        bind = self._get("bind")
+        return bind(spec) if callable(bind) else self._dls
+
+    def fingerprint(self) -> str:
+        names = ("size", "input", "augment", "crop_pct", "seed")
+        return without_addresses(*(self._get(name, "") for name in names))
+
+    def transform_config(self) -> dict[str, Any]:
+        config = self._get("transform_config")
+        return dict(config()) if callable(config) else super().transform_config()
+
+
+_TARGETS = ("labels", "targets", "y")  # where batches and datasets have them
+
+
+def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
+    """The data normalised as the weights need it; statistics that the user gave stay.
+
+    Args:
+        source: images; data of other kinds are returned as they are.
+        spec: what the weights expect.
+    """
+    own = source.input
+    if spec is None or own is None:
+        return source
+    if source.input_is_default:
+        return data_source(source.bind(spec))
+    if (own.mean, own.std) != (spec.mean, spec.std):
+        _LOG.warning(
+            "The photos are normalised as asked for (mean %s, std %s); the weights were trained "
+            "with mean %s, std %s.",
+            own.mean,
+            own.std,
+            spec.mean,
+            spec.std,
+        )
+    return source
+
+
+def batches_of(source: DataSource, dl: object) -> Iterable[Any]:
+    """The batches that were given, or those of validation.
+
+    Raises:
+        TrainingError: something else was given, or there are no validation batches.
+    """
+    if dl is None:
+        return source.valid or ()
+    if not isinstance(dl, Iterable) or isinstance(dl, str | bytes | Mapping | Tensor):
+        what = "a tensor" if isinstance(dl, Tensor) else f"{dl!r:.60}"
+        raise TrainingError(
+            f"dl={what} must give batches (inputs, targets), or inputs only: dls.test_dl(paths), a "
+            "DataLoader, or a list such as [inputs]. Without it the validation photos are meant; "
+            "dls.train_eval has those of training."
+        )
+    return dl
+
+
+def batch_count(batches: Iterable[Any]) -> int:
+    """How many batches there are; 0 if they do not tell."""
+    return len(batches) if isinstance(batches, Sized) else 0
+
+
+def set_epoch(batches: object, epoch: int) -> None:
+    """Set the epoch of batches that have one."""
+    if isinstance(batches, EpochBatches):
+        batches.set_epoch(epoch)
+
+
+def starting_at(batches: Iterable[Any], batch: int) -> Iterator[Any]:
+    """A pass without its first batches, which are not even read where the batches can do it."""
+    seek = getattr(batches, "starting_at", None)
+    rest: Iterator[Any] = islice(iter(batches), batch, None) if seek is None else seek(batch)
+    return rest
+
+
+def can_start_later(batches: object) -> bool:
+    """Whether `starting_at` reads none of the first batches."""
+    return hasattr(batches, "starting_at")
+
+
+def generators_of(batches: object) -> dict[str, torch.Generator]:
+    """Generators of a torch DataLoader and of its sampler."""
+    owners = {"loader": batches, "sampler": getattr(batches, "sampler", None)}
+    found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
+    return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}
+
+
+def own_shards(batches: object, rank: int, world: int, min_items: int) -> Iterator[Any] | None:
+    """The shards of one process that batches load by themselves; None if they cannot.
+
+    Raises:
+        TrainingError: the loader hands out shards already.
+    """
+    for held in (batches, *(getattr(batches, key, None) for key in ("sampler", "batch_sampler"))):
+        if type(held).__name__ in {"DistributedSampler", "BatchSamplerShard", "DataLoaderShard"}:
+            raise TrainingError(
+                f"These batches are shared out already, by {type(held).__name__}. Give every "
+                "process the whole data, with batch_size the number of items over all processes: "
+                "the Learner shares them out."
+            )
+    load = getattr(batches, "shards", None)
+    shards: Iterator[Any] | None = None if load is None else load(rank, world, min_items)
+    return shards
+
+
+def paths_of(batches: object) -> tuple[Path, ...]:
+    """The files of the items in their order; empty if the batches do not know them."""
+    return tuple(map(Path, getattr(batches, "paths", None) or ()))
+
+
+def items_in(batches: Iterable[Any]) -> int | None:
+    """How many items there are; None if the batches do not tell."""
+    if isinstance(batches, IndexedBatches | SeekableBatches):
+        return batches.n_items
+    return None
