@@ -137,6 +137,41 @@ def test_wrong_example_input_names_the_cause() -> None:
         read_anatomy(nn.Linear(3, 2), torch.zeros(2, 5))
 
 
+class Raising(nn.Module):
+    """Raises as it is told to."""
+
+    def __init__(self, error: Exception, cause: Exception | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.error, self.cause = error, cause
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise self.error from self.cause
+
+
+WORDS = "CUDA backend: the image driver of cuda:0 gives a torch.cuda.HalfTensor, triton custom op"
+
+
+@pytest.mark.parametrize("error", [ValueError(WORDS), RuntimeError(WORDS), TypeError(WORDS)])
+def test_a_mistake_is_not_taken_for_a_missing_kernel_by_its_words(error: Exception) -> None:
+    with pytest.raises(AnatomyError) as given:
+        read_anatomy(Raising(error), torch.zeros(2, 3, 8, 8))
+    assert given.value.__cause__ is error
+    with pytest.raises(ExampleInputError) as guessed:
+        read_anatomy(Raising(error))
+    assert guessed.value.__cause__ is not None
+    assert guessed.value.__cause__.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no kernel"), ImportError("no module")])
+def test_a_missing_kernel_is_known_by_the_type_of_the_error(error: Exception) -> None:
+    assert read_anatomy(Raising(error)).source == "registration order"
+    assert read_anatomy(Raising(RuntimeError("?"), error)).source == "registration order"
+    with pytest.raises(AnatomyError) as given:  # who gives an input is told why it does not run
+        read_anatomy(Raising(error), torch.zeros(2, 3, 8, 8))
+    assert given.value.__cause__ is error
+
+
 def test_prints_and_turns_into_json() -> None:
     import json
 

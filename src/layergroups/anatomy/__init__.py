@@ -1,9 +1,10 @@
 """Looks at a model and changes nothing: its blocks, its head, where it can be divided and why."""
 
+from layergroups._torch import unwrap
 from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
 from layergroups.anatomy._blocks import Block
 from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, parent, sides
-from layergroups.anatomy._restoring import restoring, unwrap
+from layergroups.anatomy._restoring import eval_mode, restoring
 from layergroups.anatomy._splits import (
     EDGE,
     SIXTEENTH,
@@ -40,6 +41,7 @@ __all__ = [
     "choose_split",
     "choose_splits",
     "describe_input",
+    "eval_mode",
     "find_head",
     "first_trace",
     "is_flat",

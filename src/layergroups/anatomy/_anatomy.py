@@ -15,28 +15,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from layergroups._torch import tree_leaves, unwrap
 from layergroups.anatomy._blocks import Block, find_blocks
 from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, parent
 from layergroups.anatomy._example_inputs import candidate_inputs
-from layergroups.anatomy._restoring import unwrap
+from layergroups.anatomy._leaks import LeakError
 from layergroups.anatomy._splits import Boundary, find_boundaries
 from layergroups.anatomy._trace import ACTIVATION, INPUT, Call, Op, Trace, Value, refuse_lazy, trace
 from layergroups.errors import AnatomyError, ExampleInputError
 
-_UNRUNNABLE = ("CUDA", "cuda", "backend", "triton", "driver", "custom op")
 
+def cannot_run(error: BaseException) -> bool:
+    """True where a run failed for want of a kernel or a package, not for a wrong input.
 
-def cannot_run(error: BaseException | None) -> bool:
-    """True where a run failed for want of a kernel or a device, not for a wrong input."""
-    while error is not None:
-        if isinstance(error, (NotImplementedError, ImportError)):
-            return True
-        if any(word in str(error) for word in _UNRUNNABLE):
-            return True
-        error = error.__cause__
-    return False
+    By the types of the error and its causes alone: torch raises NotImplementedError for an
+    operator that has no kernel on this device, and Python ImportError for a missing package.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (NotImplementedError, ImportError)):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def registration_trace(model: nn.Module) -> Trace:
@@ -180,8 +179,8 @@ def read_anatomy(
 ) -> Anatomy:
     """Look at a model with one dry run; nothing of it changes.
 
-    A model that cannot be run here for want of a kernel or a device is taken in the order in which
-    its modules are registered, and `Anatomy.source` and a warning say so.
+    Without an example input, a model that cannot be run here for want of a kernel or a package is
+    read in the order in which its modules are registered; `Anatomy.source` and a warning say so.
 
     Args:
         model: any module; a compiled or distributed one is looked at without its wrapper.
@@ -192,7 +191,8 @@ def read_anatomy(
     Raises:
         LazyModuleError: the model holds lazy layers that never ran.
         ExampleInputError: no example input was given, and none could be guessed.
-        AnatomyError: the model could not be run.
+        AnatomyError: the model could not be run, or it keeps tensors of the dry run in a place
+            from which they cannot be removed.
     """
     model = unwrap(model)
     used, found = first_trace(model, example_input)
@@ -222,17 +222,18 @@ def first_trace(model: nn.Module, example_input: Any) -> tuple[Any, Trace]:
         LazyModuleError, ExampleInputError, AnatomyError: see `read_anatomy`.
     """
     refuse_lazy(model)
-    given = [] if example_input is None else [example_input]
+    if example_input is not None:
+        return example_input, trace(model, example_input)
     cause: AnatomyError | None = None
-    for candidate in given or candidate_inputs(model):
+    for candidate in candidate_inputs(model):
         try:
             return candidate, trace(model, candidate)
+        except LeakError:
+            raise
         except AnatomyError as error:
             if cannot_run(error):
                 log.warning("%s; its layers are taken in the order of registration", error)
                 return candidate, registration_trace(model)
-            if given:
-                raise
             cause = cause or error
     raise ExampleInputError(
         f"{type(model).__name__} does not tell what its input looks like. Give one: "

@@ -1,78 +1,198 @@
-"""Looking changes nothing: a model is handed back as it was before a dry run."""
+"""Looking changes nothing: a model, and all that it holds, is as it was before a dry run."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import operator
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
+from torch import Tensor, nn
 
-from layergroups.errors import AnatomyError
+from layergroups._torch import each_module, fake_tensor_log
 
-_TORCH_LOG = logging.getLogger("torch._subclasses.fake_tensor")
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers.
-
-    Raises:
-        AnatomyError: it is no module.
-    """
-    while True:
-        if isinstance(model, OptimizedModule):
-            model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(model, nn.Module):
-            return model
-        else:
-            raise AnatomyError(
-                f"{model!r} is no torch.nn.Module. Give the model itself: for one by name, "
-                "load_model('resnet18').model"
-            )
+_LARGEST = 10_000  # a longer container is data, not something that a forward fills
+_LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType)
+_STDLIB_HOLDERS = ("collections", "functools", "types", "weakref")
 
 
 @contextmanager
 def restoring(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode for the time of the block, then restore all of it.
+    """Set all modules to eval for the time of the block, then restore the model.
 
-    What modules keep in attributes (cached masks, shapes), in `_buffers` and in `_parameters` is
-    put back too, for a fake run would leave fake tensors there; so are the random state and the
-    mode of every module and the values of buffers.
+    Put back are the attributes of modules and of all objects that they hold, containers (nested
+    ones too), closures, the values of buffers, the modes and the random state.
     """
-    kept = [(m.__dict__, dict(m.__dict__)) for m in model.modules()]
-    containers = [
-        (v, v.copy()) for _, was in kept for v in was.values() if type(v) in (dict, list, set)
-    ]
-    values = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
+    held = Snapshot([model])
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    shown = _TORCH_LOG.level
+    level = fake_tensor_log.level
     try:
-        _TORCH_LOG.setLevel(logging.CRITICAL)  # a run that fails is told in our words, once
+        fake_tensor_log.setLevel(logging.CRITICAL)  # a run that fails is reported by us, once
         with torch.random.fork_rng(devices=devices):
-            model.eval()
+            # Flags, not `model.eval()`: a model's own `train()` may act (LoRA layers merge their
+            # weights in it), and in a dry run nothing may act. See `eval_mode` for real runs.
+            _set_modes(each_module(model), False)
             yield
     finally:
-        _TORCH_LOG.setLevel(shown)
-        for now, was in kept:
-            now.clear()
-            now.update(was)
-        for container, content in containers:
-            _refill(container, content)
-        with torch.no_grad():
-            for buffer, value in values:
-                if buffer.shape == value.shape and not torch.equal(buffer, value):
-                    buffer.copy_(value)
+        fake_tensor_log.setLevel(level)
+        held.restore()
+        _write_back(buffers)
 
 
-def _refill(container: Any, content: Any) -> None:
-    """Give a container its old content again; the container itself stays the same object."""
-    if isinstance(container, list):
-        container[:] = content
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a real evaluation; afterwards every module is in its mode again.
+
+    About 0.1 ms for 300 modules.
+    """
+    modules = each_module(model)
+    modes = [module.training for module in modules]
+    acting = [m for m in modules if _acts_on_mode(m)]
+    own = [(t, t.detach().clone()) for m in acting for t in _own_tensors(m) if not t.is_meta]
+    if acting:
+        # The model's own methods, unlike in `restoring`: its numbers count here, and a layer that
+        # merges weights in `eval()` takes them apart again in its own `train()`.
+        model.eval()
+    _set_modes(modules, False)
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            if module.training != mode and module in acting:
+                module.train(mode)
+        for module, mode in zip(modules, modes, strict=True):
+            _set_modes([module], mode)
+        _write_back(own)  # weights merged and taken apart again differ in their last bits
+
+
+def _acts_on_mode(module: nn.Module) -> bool:
+    kind, own = type(module), module.__dict__
+    plain = kind.train is nn.Module.train and kind.eval is nn.Module.eval
+    return not plain or "train" in own or "eval" in own
+
+
+def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+
+
+def _set_modes(modules: Iterable[nn.Module], mode: bool) -> None:
+    for module in modules:
+        if type(module).__setattr__ is nn.Module.__setattr__:
+            module.__dict__["training"] = mode  # `Module.__setattr__` takes 2 µs for each
+        else:
+            module.training = mode
+
+
+def _write_back(values: Sequence[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for tensor, value in values:
+            changed = tensor.shape == value.shape and not torch.equal(tensor, value)
+            if changed:
+                tensor.copy_(value)
+
+
+class Snapshot:
+    """What objects hold, and what those hold: attributes, containers, closures.
+
+    Classes and modules of Python are not entered, nor are objects of the standard library (loggers,
+    locks) apart from its containers.
+    """
+
+    def __init__(self, roots: Iterable[object]) -> None:
+        self._held: list[tuple[Any, Any]] = []
+        self._alive: list[object] = []  # so that no id is given twice
+        seen: set[int] = set()
+        waiting = list(roots)
+        while waiting:
+            holder = waiting.pop()
+            if issubclass(type(holder), _LEAVES) or id(holder) in seen:
+                continue
+            seen.add(id(holder))
+            self._alive.append(holder)
+            content = _content(holder)
+            if content is not None:
+                self._held.append((holder, content))
+            waiting.extend(_inside(holder, content))
+
+    def restore(self) -> None:
+        """Give each holder its content again, where it changed; it stays the same object."""
+        for holder, content in self._held:
+            if not _same(_content(holder), content):
+                _refill(holder, content)
+
+
+def _content(holder: Any) -> Any:
+    """A shallow copy of what can change in a holder, or None."""
+    kind = type(holder)
+    if (base := _container(kind)) is not None:  # its methods, past those that a subclass replaces
+        if base.__len__(holder) > _LARGEST:
+            return None
+        return dict(dict.items(holder)) if issubclass(base, dict) else base.copy(holder)
+    if kind is CellType:
+        with suppress(ValueError):  # an empty cell
+            return [holder.cell_contents]
+        return []
+    slots = [n for k in kind.__mro__ for n in _names(k.__dict__.get("__slots__", ()))]
+    return {n: getattr(holder, n) for n in slots if hasattr(holder, n)} if slots else None
+
+
+def _container(kind: type) -> Any:
+    return next((c for c in (OrderedDict, dict, list, set, deque) if issubclass(kind, c)), None)
+
+
+def _names(slots: str | Iterable[str]) -> list[str]:
+    found = [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in found if not name.startswith("__")]  # "__dict__", "__weakref__"
+
+
+def _inside(holder: Any, content: Any) -> Iterable[Any]:
+    kind = type(holder)
+    if issubclass(kind, (tuple, frozenset)):
+        return holder if len(holder) <= _LARGEST else ()
+    if kind is FunctionType:
+        return [*(holder.__closure__ or ()), holder.__defaults__, holder.__kwdefaults__,
+                holder.__dict__]  # fmt: skip
+    if kind is MethodType:
+        return [holder.__self__, holder.__func__]
+    if kind in (staticmethod, classmethod):
+        return [holder.__func__]
+    if kind is partial:
+        return [holder.func, holder.args, holder.keywords]
+    held = content.values() if isinstance(content, dict) else content or ()
+    package = kind.__module__.partition(".")[0]
+    if package in sys.stdlib_module_names and package not in _STDLIB_HOLDERS:
+        return held
+    return [*held, getattr(holder, "__dict__", None)]
+
+
+def _same(now: Any, was: Any) -> bool:
+    if len(now) != len(was) or isinstance(now, set):
+        return isinstance(now, set) and now == was
+    if isinstance(now, dict) and not all(map(operator.is_, now.values(), was.values())):
+        return False
+    return all(map(operator.is_, now, was))  # the keys of a dict
+
+
+def _refill(holder: Any, content: Any) -> None:
+    if (base := _container(type(holder))) is not None:
+        base.clear(holder)
+        (base.extend if hasattr(base, "extend") else base.update)(holder, content)
+    elif isinstance(holder, CellType):
+        if content:
+            holder.cell_contents = content[0]
+        else:
+            del holder.cell_contents
     else:
-        container.clear()
-        container.update(content)
+        for name in _content(holder):
+            if name not in content:
+                object.__delattr__(holder, name)
+        for name, value in content.items():
+            object.__setattr__(holder, name, value)  # frozen dataclasses too

@@ -20,14 +20,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from layergroups._torch import (
+    FakeTensorMode,
+    StorageWeakRef,
+    TorchDispatchMode,
+    is_view,
+    op_name,
+    op_packet,
+    storage_key,
+    tree_leaves,
+    tree_map_only,
+)
+from layergroups.anatomy._leaks import Namespaces, take_out_leaks
 from layergroups.anatomy._restoring import restoring
 from layergroups.errors import AnatomyError, LazyModuleError
 
@@ -63,7 +71,7 @@ def describe_input(example_input: Any) -> str:
 _CONTRACTIONS = (
     "convolution", "mm", "bmm", "baddbmm", "addmm", "linear", "embedding", "_embedding_bag",
     "_native_multi_head_attention", "_transformer_encoder_layer_fwd", "lstm", "gru", "rnn_tanh",
-    "mkldnn_rnn_layer", "_trilinear", "addmv", "mv", "dot",
+    "mkldnn_rnn_layer", "_cudnn_rnn", "_trilinear", "addmv", "mv", "dot",
 )  # fmt: skip
 
 
@@ -174,7 +182,8 @@ class Recorder(TorchDispatchMode):
         self._paths = {id(m): path for path, m in model.named_modules()}
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         self._current: dict[int, int] = {}
-        self._alive: list[StorageWeakRef] = []
+        self._storages: dict[int, StorageWeakRef] = {}  # held weakly, so that no key is reused
+        self._given: set[int] = set()
 
     def tick(self) -> int:
         """The next moment of the clock that calls and operations share."""
@@ -212,7 +221,12 @@ class Recorder(TorchDispatchMode):
 
     def value_of(self, tensor: Tensor) -> int | None:
         """Position in `values` of what a tensor holds now, or None if it was never seen."""
-        return self._current.get(_storage_key(tensor))
+        return self._current.get(storage_key(tensor))
+
+    def alive(self) -> set[StorageWeakRef]:
+        """The storages made in the run that still exist."""
+        made = ((key, ref) for key, ref in self._storages.items() if key not in self._given)
+        return {ref for _, ref in made if not ref.expired()}
 
     def __torch_dispatch__(
         self,
@@ -237,9 +251,11 @@ class Recorder(TorchDispatchMode):
         for tensor in read:
             if (value := self.value_of(tensor)) is not None:
                 sources.setdefault(value, tuple(tensor.shape))
+            else:  # a parameter or constant, which was there before
+                self._given.add(storage_key(tensor))
         names = self._names_used(read, sources)
         data = tuple(v for v in sources if self.values[v].kind != WEIGHT)
-        if _is_view(func) and len(data) == 1 and not names:
+        if _keeps_value(func) and len(data) == 1 and not names:
             self._alias(made, data[0])
             return
         kind = self._kind(data, names)
@@ -252,7 +268,7 @@ class Recorder(TorchDispatchMode):
         weight = self._contracted(func, read)
         self.ops.append(
             Op(
-                name=func._overloadpacket.__name__,
+                name=op_name(func),
                 time=time,
                 inside=tuple(path for path, _ in self.stack),
                 reads=data,
@@ -288,19 +304,21 @@ class Recorder(TorchDispatchMode):
 
     def _alias(self, made: list[Tensor], value: int) -> None:
         for tensor in made:
-            key = _storage_key(tensor)
-            if key not in self._current:  # a view that a fake kernel gave a storage of its own
-                self._alive.append(StorageWeakRef(tensor.untyped_storage()))
-            self._current[key] = value
+            self._current[self._hold(tensor)] = value
 
     def _store(self, tensor: Tensor, value: Value) -> int:
         self.values.append(value)
-        self._alive.append(StorageWeakRef(tensor.untyped_storage()))
-        self._current[_storage_key(tensor)] = len(self.values) - 1
+        self._current[self._hold(tensor)] = len(self.values) - 1
         return len(self.values) - 1
 
+    def _hold(self, tensor: Tensor) -> int:
+        key = storage_key(tensor)
+        if key not in self._storages:
+            self._storages[key] = StorageWeakRef(tensor.untyped_storage())
+        return key
+
     def _contracted(self, func: Any, read: list[Tensor]) -> tuple[int, ...]:
-        if func._overloadpacket.__name__.removesuffix("_") not in _CONTRACTIONS:
+        if op_name(func).removesuffix("_") not in _CONTRACTIONS:
             return ()
         for tensor in read:
             value = self.value_of(tensor)
@@ -310,22 +328,14 @@ class Recorder(TorchDispatchMode):
         return ()
 
 
-def _storage_key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _is_view(func: Any) -> bool:
+def _keeps_value(func: Any) -> bool:
     if torch.Tag.inplace_view in func.tags:
         return True
-    return bool(func.is_view) or func._overloadpacket.__name__ in (
-        "detach",
-        "_unsafe_view",
-        "alias",
-    )
+    return is_view(func) or op_name(func) in ("detach", "_unsafe_view", "alias")
 
 
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    formula = flop_registry.get(func._overloadpacket)
+    formula = flop_registry.get(op_packet(func))
     return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
@@ -342,20 +352,17 @@ def trace(model: nn.Module, example_input: Any) -> Trace:
         AnatomyError: neither a fake nor a real run came through.
     """
     refuse_lazy(model)
-    try:
-        with restoring(model):
-            return _run(model, example_input, fake=True)
-    except Exception as fake_error:
-        try:
-            with restoring(model):
-                return _run(model, example_input, fake=False)
-        except Exception as real_error:
-            raise AnatomyError(
-                f"{type(model).__name__} could not be run on the example input "
-                f"{describe_input(example_input)}: {type(real_error).__name__}: {real_error}. "
-                "Give one that its forward takes: example_input=torch.randn(2, 3, 224, 224), a "
-                "tuple of arguments or a dict of keyword arguments."
-            ) from (real_error if str(real_error) == str(fake_error) else fake_error)
+    result = _restored_run(model, example_input, fake=True)
+    if isinstance(result, Exception):
+        result = _restored_run(model, example_input, fake=False)
+    if isinstance(result, Trace):
+        return result
+    raise AnatomyError(
+        f"{type(model).__name__} could not be run on the example input "
+        f"{describe_input(example_input)}: {type(result).__name__}: {result}. Give one that its "
+        "forward takes: example_input=torch.randn(2, 3, 224, 224), a tuple of arguments or a dict "
+        "of keyword arguments."
+    ) from result
 
 
 def refuse_lazy(model: nn.Module) -> None:
@@ -372,8 +379,28 @@ def refuse_lazy(model: nn.Module) -> None:
         )
 
 
-def _run(model: nn.Module, example_input: Any, *, fake: bool) -> Trace:
-    recorder = Recorder(model)
+def _restored_run(model: nn.Module, example_input: Any, *, fake: bool) -> Trace | Exception:
+    recorder, namespaces = Recorder(model), Namespaces(model)
+    result: Trace | Exception
+    try:
+        with restoring(model):
+            result = _run(recorder, model, example_input, fake=fake)
+    except Exception as error:
+        result = error
+    if fake or _computes_nothing(model):  # what a real run leaves in a cache is right
+        _drop_tracebacks(result)
+        take_out_leaks(recorder.alive, namespaces)
+    return result
+
+
+def _drop_tracebacks(error: object) -> None:
+    """Let go of the frames of a failed run, which hold its tensors."""
+    while isinstance(error, BaseException):
+        error.__traceback__ = None
+        error = error.__context__
+
+
+def _run(recorder: Recorder, model: nn.Module, example_input: Any, *, fake: bool) -> Trace:
     needs_mode = fake and not _computes_nothing(model)
     mode = FakeTensorMode(allow_non_fake_inputs=True) if needs_mode else None
     convert: Callable[[Tensor], Tensor] = mode.from_tensor if mode else Tensor.clone
@@ -418,9 +445,9 @@ def _computes_nothing(model: nn.Module) -> bool:
 
 
 def _like(tensor: Tensor, parameter: Tensor | None) -> Tensor:
-    """An input on the device of the model, and of its type where that is a short float."""
+    """An input on the device of the model and, if both are floats, of its type."""
     if parameter is None:
         return tensor
-    short = parameter.dtype in (torch.float16, torch.bfloat16, torch.float64)
-    dtype = parameter.dtype if short and tensor.is_floating_point() else tensor.dtype
-    return tensor.to(parameter.device, dtype)
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    same = tensor.is_floating_point() and parameter.dtype in floats
+    return tensor.to(parameter.device, parameter.dtype if same else tensor.dtype)

@@ -35,7 +35,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from layergroups.anatomy import Anatomy, is_flat, logits_of, read_anatomy, restoring, sides, unwrap
+from layergroups.anatomy import (
+    Anatomy,
+    eval_mode,
+    is_flat,
+    logits_of,
+    read_anatomy,
+    restoring,
+    sides,
+    unwrap,
+)
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports._denormalize import as_pixels, decided, overlay, threshold_of, words_of
@@ -111,7 +120,7 @@ def grad_cam(
         images = _like_weights(images, model)
         if anatomy is None:
             anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
-        with restoring(model), torch.enable_grad():
+        with eval_mode(model), restoring(model), torch.enable_grad():
             place = _find(model, images[:1], anatomy)
             given, gradient = _look(model, images, place, target)
     given, gradient = place.as_map(given).float(), place.as_map(gradient).float()
@@ -134,7 +143,7 @@ def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None)
     model, images = unwrap(model), _like_weights(_checked(images), model)
     if anatomy is None:
         anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
-    with torch.inference_mode(False), restoring(model), torch.enable_grad():
+    with torch.inference_mode(False), eval_mode(model), restoring(model), torch.enable_grad():
         return _find(model, images[:1].clone(), anatomy)
 
 

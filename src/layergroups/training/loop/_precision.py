@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from layergroups._torch import each_module
 from layergroups.errors import TrainingError
-from layergroups.training.loop._batch_norm import each_module
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._torch import each_module
 from layergroups.checkpoints import load_random_state, random_state
 from layergroups.errors import TrainingError
 from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop._batch_norm import each_module
 from layergroups.training.loop._position import begin_again, random_start
 from layergroups.training.loop._precision import uninterrupted
 
