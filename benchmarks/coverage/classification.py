@@ -160,7 +160,8 @@ def features(old: Flow, new: Flow, assembled: Assembled) -> str:
 
 def _named(parameter: str, assembled: Assembled) -> bool:
     """Whether the cut names the parameter, or a module around it, as removed."""
-    return any(parameter == r or parameter.startswith(f"{r}.") for r in assembled.cut.removed)
+    gone = assembled.cut.removed + assembled.cut.idle
+    return any(parameter == path or parameter.startswith(f"{path}.") for path in gone)
 
 
 def _ancestors(flow: Flow, values: list[int]) -> list[Op]:

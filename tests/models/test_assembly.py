@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from tests.laws.models import TinyResNet
 from torch import Tensor, nn
 
-from layergroups.errors import CutError, GroupingError, InputSizeError
-from layergroups.models import AdaptiveConcatPool2d, assemble, create_body, load_model
+from layergroups.errors import CutError, GroupingError, InputSizeError, LayerGroupsError
+from layergroups.models import AdaptiveConcatPool2d, apply_cut, assemble, create_body, load_model
 from layergroups.models._cut import Assembled
 
 
@@ -225,3 +226,121 @@ def test_several_classifiers_are_taken_out_together() -> None:
     assembled = made("timm:deit_tiny_distilled_patch16_224", 4, 224)
     assert assembled.cut.removed == ("head", "head_dist")
     assert assembled.pooled
+
+
+def picture(network: nn.Module, x: Tensor) -> tuple[object, ...]:
+    """All that a caller can see of a network: names, kinds, modes, gradients, answers."""
+    with torch.no_grad():
+        answers = network(x).clone()
+    return (
+        [(n, type(m), m.training) for n, m in network.named_modules(remove_duplicate=False)],
+        [(n, id(p), p.requires_grad, p._version) for n, p in network.named_parameters()],
+        {n: t.clone() for n, t in network.state_dict().items()},
+        answers,
+    )
+
+
+def assert_same_picture(one: tuple[object, ...], two: tuple[object, ...]) -> None:
+    assert one[:2] == two[:2]
+    torch.testing.assert_close(one[2:], two[2:], rtol=0, atol=0)
+
+
+class NoBody(nn.Module):
+    """It counts on its three classes, so it does not run without its classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.stem(x).mean((2, 3)).tanh() + 1).view(len(x), 3)
+
+
+class Aliased(nn.Module):
+    """The classifier runs under a name that is registered second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3, 2), "fc": nn.Linear(8, 3)})
+        self.outer = self.inner
+        self.run = self.steps
+
+    def steps(self, x: Tensor) -> Tensor:
+        return self.outer["fc"](self.outer["stem"](x).mean((2, 3)).tanh() + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+NETWORKS = {
+    "chain": (lambda: torchvision.models.resnet18(weights=None), 64),
+    "whole": (lambda: load_model("timm:test_vit", pretrained=False).model, 160),
+    "reset": (lambda: load_model("timm:deit_tiny_distilled_patch16_224", pretrained=False).model,
+              224),
+    "constructed from back to front": (TinyResNet, 64),
+    "under two names": (Aliased, 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_create_body_leaves_the_network_as_it_is(kind: str) -> None:
+    make, size = NETWORKS[kind]
+    network = make().eval()
+    x = torch.randn(2, 3, size, size)
+    before = picture(network, x)
+    body = create_body(network, size=size)
+    with torch.no_grad():
+        assert body(x).shape[1] not in (3, 1000)  # features, not classes
+    assert_same_picture(picture(network, x), before)
+    shared = {id(p) for p in network.parameters()}
+    assert all(id(p) in shared for p in body.parameters())
+    assert len(list(body.parameters())) < len(shared)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (NoBody, {}),
+        (NETWORKS["whole"][0], {"cut": -1, "size": 160}),
+        (NETWORKS["whole"][0], {"size": 64}),
+        (NETWORKS["whole"][0], {"cut": lambda network: nn.Flatten(0), "size": 160}),
+        (NETWORKS["chain"][0], {"cut": "layer9"}),
+    ],
+)
+def test_a_failing_create_body_leaves_the_network_as_it_is(make, options) -> None:
+    network = make().eval()
+    x = torch.randn(2, 3, 160, 160)
+    before = picture(network, x)
+    with pytest.raises(LayerGroupsError):
+        create_body(network, **{"size": 64, **options})
+    assert_same_picture(picture(network, x), before)
+
+
+def test_the_channels_of_a_body_are_found_by_running() -> None:
+    class Stereo(nn.Module):
+        """Two cameras of five channels; the convolution registered first takes 16."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.late, self.stem = (
+                nn.Linear(8, 3), nn.Conv2d(16, 8, 3), nn.Conv2d(5, 16, 3),
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.late(self.stem(x)).mean((2, 3)))
+
+    assert create_body(Stereo(), size=32)(torch.zeros(2, 5, 32, 32)).shape[1] == 8
+    given = create_body(Stereo(), example_input=torch.zeros(2, 5, 24, 40))
+    assert given(torch.zeros(2, 5, 24, 40)).shape[1] == 8
+
+
+def test_a_cut_is_applied_again_to_a_network_of_the_same_kind() -> None:
+    for make, size in NETWORKS.values():
+        torch.manual_seed(0)
+        network, again = make().eval(), make().eval()
+        again.load_state_dict(network.state_dict())
+        assembled = assemble(load_model(network), 2, size=size)
+        x = torch.randn(2, 3, size, size)
+        with torch.no_grad():
+            one, two = assembled.model[0].eval()(x), apply_cut(again, assembled.cut).eval()(x)
+        assert torch.equal(one, two)

@@ -8,7 +8,6 @@ do not (a module of one's own, surgery in the body), the folder says that it nee
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 
 from layergroups.checkpoints import _file as file
 from layergroups.checkpoints._state_dicts import load_weights
-from layergroups.errors import CheckpointError, LayerGroupsError
+from layergroups.errors import CheckpointError, CutError, LayerGroupsError
 from layergroups.input_spec import InputSpec
 from layergroups.models import (
     Cut,
-    body_before,
+    apply_cut,
     describe_head,
     head_from_description,
     load_model,
@@ -141,7 +140,11 @@ def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         loaded = load_model(blueprint.arch, pretrained=False, **blueprint.kwargs)
         loaded, _ = with_channels(loaded, blueprint.input.channels, size=blueprint.size)
-        return nn.Sequential(_body(loaded.model, blueprint.cut), head_from_description(head))
+        try:
+            body = apply_cut(loaded.model, blueprint.cut)
+        except (CutError, AttributeError) as cause:
+            raise CheckpointError(f"The body of {blueprint.arch} cannot be cut: {cause}") from cause
+        return nn.Sequential(body, head_from_description(head))
 
 
 def why_not_rebuilt(
@@ -248,23 +251,6 @@ def _parsed(fields: dict[str, Any]) -> Exported:
         task=task_named(fields.pop("task", "multiclass")),
         **fields,
     )
-
-
-def _body(network: nn.Module, cut: Cut) -> nn.Module:
-    """The body, cut as it was before."""
-    if cut.kind == "whole":
-        for path in cut.removed:
-            network.set_submodule(path, nn.Identity())
-        return network
-    if cut.path:
-        return body_before(network, cut.path)
-    children = dict(network.named_children())
-    missing = [name for name in cut.children if name not in children]
-    if missing:
-        raise CheckpointError(
-            f"The body has the children {missing}, which {type(network).__name__} does not have."
-        )
-    return nn.Sequential(OrderedDict((name, children[name]) for name in cut.children))
 
 
 def _same_outputs(model: nn.Module, again: nn.Module, blueprint: Blueprint) -> bool:

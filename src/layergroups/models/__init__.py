@@ -1,7 +1,7 @@
 """Where models come from: a catalog of architectures, bodies cut from them, heads put on them."""
 
 from layergroups.models._catalog import LoadedModel, list_models, load_model
-from layergroups.models._cut import Assembled, Cut, assemble, body_before, create_body
+from layergroups.models._cut import Assembled, Cut, apply_cut, assemble, create_body
 from layergroups.models._head_surgery import classifier_layers, grow_head, replace_head, shrink_head
 from layergroups.models._heads import (
     AdaptiveConcatPool2d,
@@ -28,8 +28,8 @@ __all__ = [
     "SideBySide",
     "SigmoidRange",
     "TargetUnits",
+    "apply_cut",
     "assemble",
-    "body_before",
     "change_input_channels",
     "checked_range",
     "classifier_layers",

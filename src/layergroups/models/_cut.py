@@ -5,12 +5,15 @@ Cut a body from a network, measure its features, put a new head on: `Sequential(
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from types import MethodType
 from typing import Any
 
 import torch
@@ -34,6 +37,15 @@ from layergroups.input_spec import InputSpec
 from layergroups.models._catalog import LoadedModel
 from layergroups.models._heads import SideBySide, TargetUnits, create_head, whole_path
 
+log = logging.getLogger("layergroups")
+
+
+CutGiven = int | str | Callable[[nn.Module], nn.Module]
+
+
+_SIDES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+
+
 _MEANS = ("mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "avg_pool2d")
 
 
@@ -49,11 +61,13 @@ class Cut:
 
     Attributes:
         kind: "chain": the body is a `Sequential` of `children`. "whole": the body is the network
-            itself with `removed` taken out. "by hand": as the caller's `cut` says.
+            itself with `removed` taken out. "reset": likewise, by the network's own
+            `reset_classifier`. "by hand": as the caller's `cut` says.
         children: names of the network's children that make up a chain.
         removed: paths of modules that are taken out and hold parameters, the old classifier first.
-        reason: why it is cut there, in words.
-        path: of the module before which it is cut by hand, where that stands inside a child.
+        reason: why it is cut there.
+        path: of the module before which it is cut by hand, if that is inside a child.
+        idle: paths of modules that stay in the body but do not run without what was removed.
     """
 
     kind: str
@@ -61,13 +75,14 @@ class Cut:
     removed: tuple[str, ...]
     reason: str
     path: str = ""
+    idle: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        if self.kind == "whole":
+        if self.kind in ("whole", "reset"):
             taken = f" without {', '.join(self.removed)}" if self.removed else ""
             return f"the body is the whole network{taken}: {self.reason}"
         span = self.children[0] + (f" … {self.children[-1]}" if len(self.children) > 1 else "")
@@ -90,8 +105,14 @@ def plan_cut(network: nn.Module, flow: Flow, head: Head) -> Cut:
         if children:
             gone = _owners(o for o in flow.trace.ops if o.time >= op.time)
             return Cut("chain", children, tuple(reversed(gone)), reason)
-    paths = tuple(dict.fromkeys(whole_path(network, c.path) for c in head.classifiers))
-    return Cut("whole", (), paths, "its own forward runs, so that nothing before is bypassed")
+    return _without_classifiers(
+        network, head, "its own forward runs, so that nothing before is bypassed"
+    )
+
+
+def _without_classifiers(network: nn.Module, head: Head, reason: str) -> Cut:
+    paths = dict.fromkeys(whole_path(network, c.path) for c in head.classifiers)
+    return Cut("whole", (), tuple(paths), reason)
 
 
 def _ends_of_map(flow: Flow, head: Head) -> tuple[list[Op], str]:
@@ -184,15 +205,6 @@ def _owners(ops: Iterable[Op]) -> list[str]:
     return list(dict.fromkeys(n.rpartition(".")[0] for op in ops for n in op.parameters))
 
 
-log = logging.getLogger("layergroups")
-
-
-CutGiven = int | str | Callable[[nn.Module], nn.Module]
-
-
-_SIDES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
-
-
 @dataclass(frozen=True)
 class Assembled:
     """A body with a new head.
@@ -248,7 +260,7 @@ def assemble(
 ) -> Assembled:
     """Put a new head on the body of a network.
 
-    The network's modules are used, not copied.
+    The network stays as it is; the body shares its layers, see `create_body`.
 
     Args:
         loaded: the network, with what its weights expect.
@@ -271,10 +283,11 @@ def assemble(
         CutError: the body cannot be cut there, or does not give one tensor of features.
         InputSizeError: the network cannot take images of this size.
     """
-    example = _example(loaded.input, size)
+    example = _images(loaded.input.channels, size)
     body, planned, shape = _cut_body(loaded, example, cut)
-    if len(planned.removed) > 1:
-        log.warning("replaced together with the old classifier: %s", ", ".join(planned.removed[1:]))
+    lost = planned.removed[1:] + planned.idle
+    if lost:
+        log.warning("replaced together with the old classifier: %s", ", ".join(lost))
     pooled, features = len(shape) == 2, shape[-1] if len(shape) == 3 else shape[1]
     head = custom_head
     if head is None:
@@ -297,30 +310,121 @@ def assemble(
 
 
 def create_body(
-    network: nn.Module, cut: CutGiven | None = None, *, size: int | tuple[int, int] = 224
+    network: nn.Module,
+    cut: CutGiven | None = None,
+    *,
+    size: int | tuple[int, int] = 224,
+    example_input: Tensor | None = None,
 ) -> nn.Module:
     """The body of a network: what is left when its classifier is taken out.
 
+    The network stays as it is, classifier included. The body is a new container of the same
+    layers, so both share their weights: training one trains the other. For weights of its own,
+    give a copy: `create_body(copy.deepcopy(network))`.
+
     Args:
-        network: a network for images; its modules are used, not copied.
+        network: a network for images.
         cut: see `assemble`.
         size: side, or height and width, in pixels of the images that will come.
+        example_input: images (N, C, H, W) as the network takes them, instead of `size`; where it is
+            left out, the number of channels is found by running the network.
 
     Raises:
         CutError: the body cannot be cut there.
         InputSizeError: the network cannot take images of this size.
+        AnatomyError: the network cannot be run.
     """
     network, spec = unwrap(network), InputSpec()
-    loaded = LoadedModel(model=network, name="", input=spec, pretrained=False, weights="")
-    return _cut_body(loaded, _example(spec, size, network), cut)[0]
+    name = f"module:{type(network).__name__}"
+    loaded = LoadedModel(model=network, name=name, input=spec, pretrained=False, weights="")
+    example = _images_that_run(network, size) if example_input is None else example_input
+    return _cut_body(loaded, example, cut)[0]
 
 
-def _example(spec: InputSpec, size: int | tuple[int, int], network: Any = None) -> Tensor:
+def _images(channels: int, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
-    convolution = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None) \
-        if network is not None else None  # fmt: skip
-    channels = convolution.in_channels if convolution is not None else spec.channels
     return torch.zeros(2, channels, height, width)
+
+
+def _images_that_run(network: nn.Module, size: int | tuple[int, int]) -> Tensor:
+    """Images of three channels, or of as many as some convolution of the network takes."""
+    convolutions = [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
+    tried = [_images(channels, size) for channels in dict.fromkeys([3, *convolutions])]
+    return next((images for images in tried if _runs(network, images)), tried[0])
+
+
+def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
+    """The body that a cut describes; it shares its layers with the network, which stays as it is.
+
+    Raises:
+        CutError: the network has no such children or modules.
+    """
+    if cut.kind == "whole":
+        return _without(network, cut.removed)
+    if cut.kind == "reset":
+        # a copy of all modules that shares the tensors: what a network's own function changes is
+        # not known
+        tensors = [*network.parameters(), *network.buffers()]
+        body: Any = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+        body.reset_classifier(0)
+        return body  # type: ignore[no-any-return] # a module
+    if cut.path:
+        return _before(network, cut.path)
+    children = dict(network.named_children())
+    missing = [name for name in cut.children if name not in children]
+    if missing:
+        raise CutError(
+            f"{type(network).__name__} has no children {', '.join(missing)}; its children are "
+            f"{', '.join(children)}."
+        )
+    return nn.Sequential(OrderedDict((name, children[name]) for name in cut.children))
+
+
+def _without(network: nn.Module, removed: Sequence[str]) -> nn.Module:
+    """The network in new containers, an Identity in the place of each removed module."""
+    for path in removed:
+        _check_removable(network, path)
+    gone = {network.get_submodule(path) for path in removed}
+    body = _new_container(network) if removed else network
+    renewed = {""}
+    for path, module in network.named_modules(remove_duplicate=False):
+        if module not in gone:
+            continue
+        above, _, name = path.rpartition(".")
+        for place in accumulate(above.split("."), lambda outer, inner: f"{outer}.{inner}"):
+            if place not in renewed:
+                body.set_submodule(place, _new_container(body.get_submodule(place)))
+                renewed.add(place)
+        setattr(body.get_submodule(above), name, nn.Identity())
+    return body
+
+
+def _new_container(module: nn.Module) -> nn.Module:
+    """A second module of the same parameters and children, as DataParallel makes its replicas."""
+    copied = object.__new__(type(module))
+    own = vars(nn.Module())  # children, parameters, buffers and hooks are registered in these
+    for name, value in vars(module).items():
+        if name in own and isinstance(value, (dict, set)):
+            value = value.copy()
+        elif isinstance(value, MethodType) and value.__self__ is module:
+            value = MethodType(value.__func__, copied)
+        copied.__dict__[name] = value
+    return copied
+
+
+def _check_removable(network: nn.Module, path: str) -> None:
+    if not path or not _is_plain_classifier(network.get_submodule(path)):
+        kind = type(network.get_submodule(path)).__name__ if path else type(network).__name__
+        raise CutError(
+            f"the classifier of {type(network).__name__} is not a layer of its own but part of "
+            f"{path or 'the network'} ({kind}), so it cannot be taken out by itself. Say where the "
+            f"body ends, cut={path!r} or a function: cut=lambda network: network.features"
+        )
+
+
+def _is_plain_classifier(module: nn.Module) -> bool:
+    whole = not any(module.children()) or isinstance(module, SideBySide)
+    return whole or hasattr(module, "parametrizations")
 
 
 def _cut_body(
@@ -334,19 +438,37 @@ def _cut_body(
     found = _trace_at(loaded, example)
     planned, seen, seen_at = _plan_at_full_size(loaded, found, example)
     if planned.kind == "chain":
-        body = _sequential(network, planned.children)
+        body = apply_cut(network, planned)
         now = _same_function(seen, body, seen_at)
         if now is not None:
             if seen_at is not example:
                 now = _trace_body(body, example, planned)
             return body, planned, _feature_shape(now, planned)
-        seen_head = find_head(Flow(found))
-        paths = (whole_path(network, c.path) for c in seen_head.classifiers)
-        classifiers = tuple(dict.fromkeys(paths))
-        planned = Cut("whole", (), classifiers, "its children do more than run one after the other")
-    now = _whole_without(network, planned, example)
-    planned = replace(planned, removed=_with_idle(planned.removed, found, now))
-    return network, planned, _feature_shape(now, planned)
+        planned = _without_classifiers(
+            network, find_head(Flow(found)), "its children do more than run one after the other"
+        )
+    body, planned, now = _whole(network, planned, example)
+    planned = replace(planned, idle=_idle(planned.removed, found, now))
+    return body, planned, _feature_shape(now, planned)
+
+
+def _whole(network: nn.Module, planned: Cut, example: Tensor) -> tuple[nn.Module, Cut, Trace]:
+    """The network without its classifier, how that was done, and what a run of it shows.
+
+    Where an Identity in its place does not do (several classifiers that take different features),
+    the network is asked to take it out itself, as timm's networks can.
+    """
+    try:
+        body = apply_cut(network, planned)
+        now = _trace_body(body, example, planned)
+        _feature_shape(now, planned)
+    except CutError:
+        if not planned.removed or not hasattr(network, "reset_classifier"):
+            raise
+        planned = replace(planned, kind="reset")
+        body = apply_cut(network, planned)
+        now = _trace_body(body, example, planned)
+    return body, planned, now
 
 
 def _plan_at_full_size(
@@ -358,7 +480,7 @@ def _plan_at_full_size(
     read from a run at the size that the weights were made for.
     """
     planned = _plan(loaded.model, found)
-    full = _example(loaded.input, loaded.input.size)
+    full = _images(example.shape[1], loaded.input.size)
     if planned.kind == "whole" and full.shape[-1] > example.shape[-1]:
         try:
             larger = trace(loaded.model, full)
@@ -377,36 +499,11 @@ def _plan(network: nn.Module, found: Trace) -> Cut:
     return plan_cut(network, flow, find_head(flow))
 
 
-def _whole_without(network: nn.Module, planned: Cut, example: Tensor) -> Trace:
-    """Take the classifier out of a network; what a run of the rest shows.
-
-    Where an Identity in its place does not do (several classifiers that take different features),
-    the network is asked to take it out itself, as timm's networks can.
-    """
-    try:
-        for path in planned.removed:
-            _take_out(network, path)
-        now = _trace_body(network, example, planned)
-        _feature_shape(now, planned)
-    except CutError:
-        if not planned.removed or not hasattr(network, "reset_classifier"):
-            raise
-        reset: Any = network
-        reset.reset_classifier(0)
-        now = _trace_body(network, example, planned)
-    return now
-
-
-def _with_idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
-    """What was removed, and whatever else no longer runs without it: nothing goes in silence."""
+def _idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
+    """What else no longer runs without the removed modules: nothing goes in silence."""
     inside = tuple(f"{path}." for path in removed)
     lost = [n for n in before.first_use if n not in now.first_use and not n.startswith(inside)]
-    return tuple(dict.fromkeys([*removed, *(n.rpartition(".")[0] or n for n in lost)]))
-
-
-def _sequential(network: nn.Module, names: Sequence[str]) -> nn.Sequential:
-    children = dict(network.named_children())
-    return nn.Sequential(OrderedDict((name, children[name]) for name in names))
+    return tuple(dict.fromkeys(n.rpartition(".")[0] or n for n in lost))
 
 
 def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
@@ -420,28 +517,11 @@ def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | No
     return theirs if names == start else None
 
 
-def _take_out(network: nn.Module, path: str) -> None:
-    """Put an Identity in the place of a module."""
-    if not path or not _is_plain_classifier(network.get_submodule(path)):
-        kind = type(network.get_submodule(path)).__name__ if path else type(network).__name__
-        raise CutError(
-            f"the classifier of {type(network).__name__} is not a layer of its own but part of "
-            f"{path or 'the network'} ({kind}), so it cannot be taken out by itself. Say where the "
-            f"body ends, cut={path!r} or a function: cut=lambda network: network.features"
-        )
-    network.set_submodule(path, nn.Identity())
-
-
-def _is_plain_classifier(module: nn.Module) -> bool:
-    whole = not any(module.children()) or isinstance(module, SideBySide)
-    return whole or hasattr(module, "parametrizations")
-
-
 def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
     try:
         return trace(loaded.model, example)
     except AnatomyError as error:
-        sizes = [s for s in _SIDES if _takes(loaded.model, example.shape[1], s)]
+        sizes = [s for s in _SIDES if _runs(loaded.model, _images(example.shape[1], s))]
         side = "×".join(map(str, example.shape[2:]))
         if not sizes:
             raise
@@ -453,9 +533,9 @@ def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
         ) from error
 
 
-def _takes(network: nn.Module, channels: int, side: int) -> bool:
+def _runs(network: nn.Module, images: Tensor) -> bool:
     try:
-        return trace(network, torch.zeros(2, channels, side, side)).source == "fake run"
+        return trace(network, images).source == "fake run"
     except AnatomyError:
         return False
 
@@ -490,7 +570,7 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
         inside = tuple(name for name, _ in made.named_children())
         return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
     if isinstance(cut, str) and "." in cut:
-        body = body_before(network, cut)
+        body = _before(network, cut)
         inside = tuple(name for name, _ in body.named_children())
         return body, Cut("by hand", inside, (), f"cut={cut!r} says so", path=cut)
     if isinstance(cut, str):
@@ -507,10 +587,11 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
             f"cut=-1 keeps all but the last, cut=1 the first alone"
         )
     gone = tuple(n for n in names[cut:] if any(True for _ in network.get_submodule(n).parameters()))
-    return _sequential(network, kept), Cut("by hand", tuple(kept), gone, f"cut={cut} says so")
+    planned = Cut("by hand", tuple(kept), gone, f"cut={cut} says so")
+    return apply_cut(network, planned), planned
 
 
-def body_before(network: nn.Module, path: str) -> nn.Sequential:
+def _before(network: nn.Module, path: str) -> nn.Sequential:
     """What runs before the module at a path, in a chain of children and of their children.
 
     Raises:
@@ -526,7 +607,7 @@ def body_before(network: nn.Module, path: str) -> nn.Sequential:
                 f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be cut in "
                 f"two. Give a function that makes the body, cut=lambda network: …"
             )
-        part = body_before(inner, rest)
+        part = _before(inner, rest)
         kept += [(name, part)] if len(part) else []
     return nn.Sequential(OrderedDict(kept))
 
