@@ -302,7 +302,6 @@ def test_create_body_leaves_the_network_as_it_is(kind: str) -> None:
     [
         (NoBody, {}),
         (NETWORKS["whole"][0], {"cut": -1, "size": 160}),
-        (NETWORKS["whole"][0], {"size": 64}),
         (NETWORKS["whole"][0], {"cut": lambda network: nn.Flatten(0), "size": 160}),
         (NETWORKS["chain"][0], {"cut": "layer9"}),
     ],
