@@ -29,7 +29,7 @@ def test_the_photos_are_in_the_package() -> None:
 
 @needs_package
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
-    from layergroups.demo import _run as run
+    from layergroups.demo import run
 
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(CheckpointError, match="other things"):
