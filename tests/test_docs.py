@@ -15,8 +15,8 @@ from PIL import Image
 import layergroups as lg
 from layergroups.tasks._losses import LOSSES
 from layergroups.tasks._metrics import meaning
-from layergroups.training._state import LearnerState
 from layergroups.training.optim._optimizers import build_optimizer
+from layergroups.training.state._learner_state import LearnerState
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "docs/questions.md"]

@@ -14,7 +14,7 @@ from torch import nn
 
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.training import Learner
-from layergroups.training.callbacks._ema import USUAL_DECAY, checked_ema
+from layergroups.training.state._learner_state import USUAL_DECAY, checked_ema
 
 
 class Live:
@@ -278,6 +278,5 @@ def test_a_decay_that_cannot_be(make, ema: Any) -> None:
     with pytest.raises(TrainingError, match=r"ema=.*ema=0\.999"):
         make(ema=ema)
     learn = make()
-    learn.ema = ema
     with pytest.raises(TrainingError, match=r"ema=.*ema=0\.999"):
-        learn.fit(1)
+        learn.ema = ema

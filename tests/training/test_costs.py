@@ -7,7 +7,7 @@ import torch
 from tests.training.tiny import TinyLoaders, tiny_model
 
 from layergroups.training import EpochRow, Flat, History, Learner, OneCycle
-from layergroups.training.loop._history import course, peak_device_memory, peak_memory
+from layergroups.training.state._history import course, peak_device_memory, peak_memory
 
 
 def learner(**options) -> Learner:

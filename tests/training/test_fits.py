@@ -125,7 +125,7 @@ def test_wrong_callbacks_are_refused_before_anything_changes(make, fit, wrong, s
 def test_wrong_epochs_change_no_rate(make) -> None:
     learn = make(lr=1e-2)
     for epochs in (-1, 1.5, True):
-        with pytest.raises(TrainingError, match="such as 3"):
+        with pytest.raises(TrainingError, match="such as"):
             learn.fit_flat_cos(epochs, 1e-3)
     assert learn.layer_groups.rates == (1e-2,) * 3
 
@@ -211,6 +211,5 @@ def test_a_norm_that_cannot_be(make, clip: Any) -> None:
     with pytest.raises(TrainingError, match=r"clip=.*such as 1\.0"):
         make(clip=clip)
     learn = make()
-    learn.clip = clip
     with pytest.raises(TrainingError, match=r"clip=.*such as 1\.0"):
-        learn.fit(1)
+        learn.clip = clip

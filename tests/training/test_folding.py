@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layergroups.training import Learner
 from layergroups.training.feature_cache._conv_bn_fusion import Folding, find_pairs, folded
 from layergroups.training.feature_cache._feature_cut import FeatureCut, find_cut, record
-from layergroups.training.loop._batch_norm import evaluating
+from layergroups.training.state._batch_norm import evaluating
 
 
 def lively(model: nn.Module) -> nn.Module:

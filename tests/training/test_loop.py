@@ -8,9 +8,9 @@ import torch
 from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot, tiny_model
 from torch import nn
 
+from layergroups._interrupts import uninterrupted
 from layergroups.errors import TrainingError
 from layergroups.training import Learner, OneCycle
-from layergroups.training.loop._precision import uninterrupted
 
 
 def test_training_learns(make) -> None:

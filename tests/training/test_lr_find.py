@@ -26,7 +26,6 @@ from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.training import Learner
 from layergroups.training.feature_cache._feature_buffer import FeatureCacheConfig
-from layergroups.training.loop._progress import show
 from layergroups.training.lr_finder._finder import Losses
 from layergroups.training.lr_finder._found_rates import (
     NoSuggestionError,
@@ -35,6 +34,7 @@ from layergroups.training.lr_finder._found_rates import (
     steep,
     valley,
 )
+from layergroups.training.state._progress import show
 
 Make = Callable[..., Learner]
 NAMES = ["0.0", "0.7", "1"]

@@ -141,7 +141,7 @@ def test_any_groups_and_rates_are_drawn(make, split: Any, lr: Any) -> None:
         (("fit", 3), {"div": 10}, ArgumentError, "div"),
         ((3,), {}, TrainingError, "neither the name of a fit nor a schedule"),
         ((OneCycle, 3), {}, TrainingError, "nor a schedule"),
-        (("fit", "3"), {}, TrainingError, "such as 3"),
+        (("fit", "3"), {}, TrainingError, "such as"),
         (("fit", 0), {}, TrainingError, "epochs=3"),
         (("fit_one_cycle", 3), {"div": 0}, TrainingError, "div=25"),
         (("fine_tune", -1), {}, TrainingError, "epochs=-1"),

@@ -1,7 +1,7 @@
 import pytest
 from tests.training.test_history import row
 
-from layergroups.training.loop._progress import Silent, Terminal, reporter
+from layergroups.training.state._progress import Silent, Terminal, reporter
 
 
 def test_rows_go_to_stderr_below_headings_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from layergroups.tasks._tasks import Task, activate, activation_for
 from layergroups.training._loaders import Loaders, class_names, n_classes
 
 if TYPE_CHECKING:
-    from layergroups.training.distributed._processes import Processes
+    from layergroups.training.distributed import Processes
 
 
 LossFunc = Callable[[Tensor, Tensor], Tensor]

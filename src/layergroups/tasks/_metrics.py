@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from layergroups.errors import TrainingError
 from layergroups.tasks._tasks import TASKS, checked_task
-from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
+from layergroups.training.distributed import SINGLE_PROCESS, Processes
 
 
 @dataclass(frozen=True)

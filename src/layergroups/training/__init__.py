@@ -12,25 +12,26 @@ from layergroups.tasks._losses import (
 from layergroups.tasks._tasks import LabelsPrediction, NumbersPrediction, Prediction
 from layergroups.training._factory import cnn_learner, load_learner, vision_learner
 from layergroups.training._learner import Learner
-from layergroups.training.callbacks._gradual_unfreezing import Thaw
-from layergroups.training.callbacks._loggers import CSVLog, LivePlot, Trackers
-from layergroups.training.callbacks._mixing import CutMix, MixUp
-from layergroups.training.callbacks._on_metric import (
+from layergroups.training.callbacks import (
+    CSVLog,
+    CutMix,
     EarlyStopping,
+    LivePlot,
+    MixUp,
+    ProgressiveSizes,
     ReduceLROnPlateau,
     SaveBest,
     StopOnNaN,
+    Thaw,
+    Trackers,
 )
-from layergroups.training.callbacks._progressive_sizes import ProgressiveSizes
-from layergroups.training.distributed._replicas import average_gradients, same_weights
-from layergroups.training.feature_cache._feature_buffer import FeatureCacheConfig
-from layergroups.training.loop._events import EVENTS, Callback
-from layergroups.training.loop._fit_context import FitContext
-from layergroups.training.loop._history import EpochRow, History
-from layergroups.training.loop._progress import Bar, Reporter
-from layergroups.training.lr_finder._found_rates import FoundRates, minimum, slide, steep, valley
-from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Schedule
-from layergroups.training.recipes._fine_tune import FineTuneDefaults, Phase, plan_fine_tune
+from layergroups.training.distributed import average_gradients, same_weights
+from layergroups.training.feature_cache import FeatureCacheConfig
+from layergroups.training.loop import EVENTS, Callback, FitContext
+from layergroups.training.lr_finder import FoundRates, minimum, slide, steep, valley
+from layergroups.training.optim import Flat, FlatCos, OneCycle, Schedule
+from layergroups.training.recipes import FineTuneDefaults, FitOptions, Phase, plan_fine_tune
+from layergroups.training.state import Bar, EpochRow, History, Reporter
 
 __all__ = [
     "EVENTS",
@@ -47,6 +48,7 @@ __all__ = [
     "FeatureCacheConfig",
     "FineTuneDefaults",
     "FitContext",
+    "FitOptions",
     "Flat",
     "FlatCos",
     "FocalLoss",

@@ -32,13 +32,13 @@ from layergroups.models import (
 from layergroups.tasks._losses import default_loss, loss_from
 from layergroups.tasks._tasks import Task, checked_task, task_of
 from layergroups.training._learner import Learner
-from layergroups.training.persistence._learner_export import groups_of_export
+from layergroups.training.persistence import groups_of_export
 
 if TYPE_CHECKING:
     from layergroups.data import ImageDataLoaders, Size
     from layergroups.input_spec import InputSpec
     from layergroups.tasks._losses import LossFunc
-    from layergroups.training.optim._optimizers import OptFunc
+    from layergroups.training.optim import OptFunc
 
 
 _log = logging.getLogger("layergroups")

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layergroups.data import EvalLoader, Paths, batches_of
+from layergroups.data import EvalLoader, Paths, batch_count, batches_of
 from layergroups.errors import TrainingError
 from layergroups.tasks._tasks import AnyPrediction, answer
-from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop._evaluation import predict_all
+from layergroups.training.hardware import keep_freed_memory
+from layergroups.training.loop import predict_all
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Looking
-    from layergroups.training._state import LearnerState
+    from layergroups.training.state import LearnerState
 
 
 def predictions(
@@ -86,8 +85,25 @@ def _each(
                 yield next(paths), answer(row, task, names, learner.thresh)
 
 
+def all_predictions(
+    learner: LearnerState, batches: Iterable[Any], *, with_loss: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What `Learner.get_preds` gives: predictions, targets, losses."""
+    model = learner.placed_model()
+    with keep_freed_memory(), learner.reporter.bar("predictions", batch_count(batches)) as bar:
+        return predict_all(
+            model,
+            batches,
+            loss_func=learner.loss_func,
+            task=learner.task,
+            accelerator=learner.accelerator,
+            with_loss=with_loss,
+            advance=bar.advance,
+        )
+
+
 def averaged_predictions(
-    learner: Looking, dl: Iterable[Any] | None, n: int, beta: float
+    learner: LearnerState, dl: Iterable[Any] | None, n: int, beta: float
 ) -> tuple[Tensor, Tensor | None]:
     """What `Learner.tta` gives.
 
@@ -102,8 +118,8 @@ def averaged_predictions(
             "learn.tta(beta=0.25)."
         )
     batches = batches_of(learner.data, dl)
-    plain, targets, *_ = learner.get_preds(batches)
+    plain, targets, _ = all_predictions(learner, batches)
     total = torch.zeros_like(plain)
     for view in learner.data.tta_views(batches, n):
-        total += learner.get_preds(view)[0]
+        total += all_predictions(learner, view)[0]
     return torch.lerp(total / n, plain, float(beta)), targets

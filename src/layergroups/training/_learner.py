@@ -1,24 +1,23 @@
 """The Learner: a model, its layer groups, and batches; it trains, saves and predicts.
 
-Its state is that of a `Workbench`, its methods that change nothing are those of `Looking`; what all
-of them do is said in the files of their functions.
-
-What a learner shows and says of model and data: all of it changes nothing.
+What its methods do is written in the files of the functions that they call; its state is below, in
+`LearnerState`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from layergroups import checkpoints
 from layergroups._paths import path_of
-from layergroups.data import batch_count, batches_of
-from layergroups.errors import CheckpointError, TrainingError
-from layergroups.groups import Freezing, Rate
+from layergroups.data import TrainValid, batch_count, batches_of
+from layergroups.errors import CheckpointError
+from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.reports import (
     HeatMap,
     ModelSummary,
@@ -29,32 +28,41 @@ from layergroups.reports import (
     report_on,
     results_picture,
 )
-from layergroups.tasks._tasks import answer
-from layergroups.training._inference import averaged_predictions, predictions
-from layergroups.training._state import LearnerState
-from layergroups.training.callbacks._checkpointer import (
-    CheckpointConfig,
-    Checkpointer,
-    asked,
-    autosave,
+from layergroups.tasks._losses import LossFunc, default_loss
+from layergroups.tasks._tasks import answer, task_of
+from layergroups.training._inference import all_predictions, averaged_predictions, predictions
+from layergroups.training.callbacks import Thaw, autosave
+from layergroups.training.feature_cache import FeatureCache, FeatureCacheConfig
+from layergroups.training.hardware import Compile, checked_compile
+from layergroups.training.loop import checked, evaluate, predict_all
+from layergroups.training.lr_finder import FoundRates, Plan, find_rates, named
+from layergroups.training.optim import Flat, FlatCos, OneCycle, OptFunc, Schedule
+from layergroups.training.persistence import export, restore, save
+from layergroups.training.recipes import (
+    DEFAULTS,
+    FineTuneDefaults,
+    FitOptions,
+    FitSetup,
+    Phase,
+    Planned,
+    call_fit,
+    checked_fit,
+    checked_schedule,
+    fitted,
+    plan_fine_tune,
+    preview_phases,
+    run_phases,
+    takes_fit_options,
 )
-from layergroups.training.callbacks._ema import EMA, checked_ema
-from layergroups.training.callbacks._gradual_unfreezing import Thaw
-from layergroups.training.feature_cache._cached_epochs import CachedEpochs
-from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop import _loop as loop
-from layergroups.training.loop import _progress as notebook
-from layergroups.training.loop._evaluation import evaluate, predict_all
-from layergroups.training.loop._events import checked
-from layergroups.training.loop._fit_context import new_fit_context
-from layergroups.training.loop._history import History
-from layergroups.training.lr_finder import _finder as lr_find
-from layergroups.training.lr_finder._found_rates import FoundRates, named
-from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Schedule
-from layergroups.training.persistence import _learner_export as exporting
-from layergroups.training.persistence import _learner_state_dict as saving
-from layergroups.training.recipes import _fine_tune as recipes
-from layergroups.training.recipes._preview import preview_fit
+from layergroups.training.state import (
+    BatchNorm,
+    BatchNormPolicy,
+    Ema,
+    History,
+    LearnerState,
+    Reporter,
+    show,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +70,372 @@ if TYPE_CHECKING:
     from layergroups.data import EvalLoader, Paths
 
 
-class Looking(LearnerState):
-    """The methods of a `Learner` that leave model, optimizer and random state as they were."""
+class Learner(LearnerState):
+    """Trains a model on batches, group by group.
+
+    `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
+    on it. Change it as you like; before the next step groups, freezing and optimizer follow.
+
+    Args:
+        dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
+            `valid`.
+        model: from inputs to outputs, such as logits (N, C).
+        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
+            such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
+            or any function that gives the mean loss of outputs and targets. None: by the task of
+            the data, cross entropy, for several labels binary cross entropy, for numbers the mean
+            squared error.
+        thresh: for several labels, the probability above which `predict` names one, and metrics by
+            name count it as said; `learn.thresh = 0.3` sets another.
+        groups: layer groups of this model, if they are made already.
+        split: the rule that divides the model into groups, where `groups` is not given.
+        opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
+            callable that takes parameter groups; see `build_optimizer`.
+        lr: base rate of the groups until a fit says otherwise; None: those they have, at first
+            1e-3.
+        weight_decay: not applied to norms, biases and tokens.
+        wd: shorter name of `weight_decay`.
+        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
+        callbacks: objects with some of the events of `layergroups.training.Callback`.
+        batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
+        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
+        accumulate: batches for each step of the optimizer, which follows the mean of their
+            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
+        clip: the greatest norm of the gradients of all groups together, taken over all batches of a
+            step, and processes; larger ones are scaled down to it. None does not clip.
+        ema: the decay of an exponential moving average of the weights, such as 0.999, or True for
+            that. The average validates at the end of each epoch and is in the model after the fit,
+            so it is saved, exported and predicts; see `Averaging`. Not in the first phase of
+            `fine_tune`, where the head is chosen by photos that were held out.
+        compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
+            `learn.model` stays the model itself, and what is changed, frozen or thawed is compiled
+            anew when it next runs. Epochs from stored outputs and predictions run it as it is.
+        store: how outputs of frozen layers are kept, see `StoreOptions`.
+        path: folder of `save` and `load`.
+        seed: if given, every epoch seeds torch's generator with it and the epoch's number.
+        progress: show bars and rows on stderr; or an object that does so.
+
+    Raises:
+        TrainingError: an argument is not what it should be.
+        GroupingError: the split rule does not fit the model.
+    """
+
+    store: FeatureCache
+
+    def __init__(
+        self,
+        dls: TrainValid,
+        model: nn.Module,
+        *,
+        loss_func: LossFunc | str | None = None,
+        thresh: float = 0.5,
+        groups: LayerGroups | None = None,
+        split: Split = "auto",
+        opt_func: OptFunc = "adamw",
+        lr: Rate | None = None,
+        weight_decay: float = 0.01,
+        wd: float | None = None,
+        metrics: Any = (),
+        callbacks: Sequence[object] | None = (),
+        batch_norm: BatchNorm = "auto",
+        mixed_precision: str | None = None,
+        accumulate: int | None = None,
+        clip: float | None = None,
+        ema: Ema = None,
+        compile: Compile = None,
+        store: FeatureCacheConfig | None = None,
+        path: str | Path = "models",
+        seed: int | None = None,
+        progress: bool | Reporter = True,
+    ) -> None:
+        super().__init__(dls, model, groups=groups, split=split, store=FeatureCache())
+        if lr is not None:
+            self.groups.set_rates(lr)
+        self.loss_func = default_loss(task_of(self.data)) if loss_func is None else loss_func
+        self.thresh = thresh
+        self.opt_func = opt_func
+        self.weight_decay = weight_decay if wd is None else wd
+        self.metrics = metrics
+        self.callbacks = checked(callbacks)
+        self.norms = BatchNormPolicy(batch_norm, model)
+        self.mixed_precision = mixed_precision
+        self.accumulate = accumulate
+        self.clip = clip
+        self.ema = ema
+        checked_compile(compile)
+        self.compile = compile
+        self.store_options = store or FeatureCacheConfig()
+        self.path = path
+        self.seed = seed
+        self.progress = progress
+        self._planned: list[Planned] | None = None
+
+    # Training
+
+    @takes_fit_options
+    def fit(self, epochs: int, lr: Rate | None = None, **options: Unpack[FitOptions]) -> History:
+        """Train at flat rates.
+
+        Args:
+            epochs: passes over the training items.
+            lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
+                or `decay(...)`. None: the rates that the groups have.
+            **options: `callbacks`, `store`, `checkpoint_dir`, `checkpoint_every` and `resume`, as
+                every fit takes them; see `FitOptions`.
+
+        Returns:
+            The rows of these epochs; `history` has those of all fits.
+
+        Raises:
+            TrainingError: nothing would train, or the folder holds an earlier run; freezing and
+                rates are as they were.
+            CheckpointError: every checkpoint is damaged, or they are of another fit or model.
+        """
+        return self._run([Phase(name="fit", epochs=epochs, lr=lr, schedule=Flat())], options)
+
+    @takes_fit_options
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
+        **options: Unpack[FitOptions],
+    ) -> History:
+        """Train with rates that rise and fall once; see `OneCycle`.
+
+        Args:
+            epochs: passes over the training items.
+            lr: the highest rate of each group, as in `fit`.
+            div: the first rate is lr / div.
+            div_final: the last rate is lr / div_final.
+            pct_start: part of the steps in which the rate rises.
+            moms: momentum at the start, at the highest rate and at the end.
+            **options: those of every fit; see `FitOptions`.
+        """
+        schedule = OneCycle(div, div_final, pct_start, moms)
+        return self._run(
+            [Phase(name="one cycle", epochs=epochs, lr=lr, schedule=schedule)], options
+        )
+
+    @takes_fit_options
+    def fit_flat_cos(
+        self,
+        epochs: int,
+        lr: Rate | None = None,
+        *,
+        div_final: float = 1e5,
+        pct_start: float = 0.75,
+        **options: Unpack[FitOptions],
+    ) -> History:
+        """Train at flat rates, then let them fall along a cosine; see `FlatCos`.
+
+        Args:
+            epochs: passes over the training items.
+            lr: the rate of each group in the flat part, as in `fit`.
+            div_final: the last rate is lr / div_final.
+            pct_start: part of the steps that is flat.
+            **options: those of every fit; see `FitOptions`.
+        """
+        schedule = FlatCos(pct_start, div_final)
+        return self._run([Phase(name="flat cos", epochs=epochs, lr=lr, schedule=schedule)], options)
+
+    @takes_fit_options
+    def fit_phase(
+        self,
+        epochs: int,
+        schedule: Schedule,
+        phase: str = "fit",
+        *,
+        lr: Rate | None = None,
+        **options: Unpack[FitOptions],
+    ) -> History:
+        """Train by a schedule of your own: any object with `multiplier(t)` and `momentum(t)`.
+
+        Args:
+            epochs: passes over the training items.
+            schedule: the multiplier on the rates, such as `OneCycle()`.
+            phase: its name in the history.
+            lr: as in `fit`.
+            **options: those of every fit; see `FitOptions`.
+        """
+        own = checked_schedule(schedule)
+        return self._run([Phase(name=phase, epochs=epochs, lr=lr, schedule=own)], options)
+
+    @takes_fit_options
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float | None = None,
+        *,
+        freeze_epochs: int = 1,
+        lr: Rate | None = None,
+        defaults: FineTuneDefaults | None = None,
+        **options: Unpack[FitOptions],
+    ) -> History:
+        """Train the head on the frozen body, then the groups above the first one.
+
+        Unlike in fastai, a frozen epoch does not go back through the body, and the head sees its
+        outputs more than once: they are kept (for two augmented views of each item, which is what
+        one frozen epoch costs), and the head trains on them for many cheap passes, until it is no
+        longer better on training items that were held out. The second phase leaves the first layer
+        group frozen: its outputs were kept in the same passes, so that no item goes through it
+        again, and each epoch is two passes over those. Its rates are the same for all groups, a
+        fifth of base_lr; fastai spreads them from base_lr / 200 to base_lr / 2. Callbacks see
+        stored outputs as inputs. `FineTuneDefaults(lowest=0)` trains all groups, as fine_tune does
+        by itself where the network begins from noise or has no group between the first and the
+        head.
+
+        Args:
+            epochs: of the second phase.
+            base_lr: rate of the head in the first phase.
+            freeze_epochs: of the first phase; each is two forward passes of the body.
+            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. Groups that are
+                given rates one by one, by a slice, list, dict or decay, train, the first too.
+            defaults: all other figures.
+            **options: those of every fit, for both phases; see `FitOptions`.
+
+        Returns:
+            A row for the first phase and one for each epoch of the second.
+        """
+        figures = fitted(self, defaults, lr)
+        phases = plan_fine_tune(
+            epochs,
+            base_lr=base_lr,
+            freeze_epochs=freeze_epochs,
+            lr=lr,
+            store=options.get("store", True),
+            defaults=figures,
+        )
+        return self._run(phases, options, figures)
+
+    @takes_fit_options
+    def gradual_unfreeze(
+        self,
+        epochs: int | None = None,
+        lr: Rate | None = None,
+        *,
+        every: int = 1,
+        start: int | str = -1,
+        **options: Unpack[FitOptions],
+    ) -> History:
+        """Train in one cycle, one more group each few epochs, head first. `thaw` is the same.
+
+        Source: Howard and Ruder 2018 (ULMFiT); see `Thaw`, which does the same in any fit.
+
+        Args:
+            epochs: passes over the training items; None: just enough that all groups train.
+            lr: the highest rate of each group, as in `fit`.
+            every: epochs after which the next group trains too.
+            start: name or index of the lowest group that trains in the first epoch.
+            **options: those of every fit; see `FitOptions`.
+        """
+        thaw = Thaw(every, start)
+        phase = Phase(
+            name="thaw",
+            epochs=thaw.epochs_for(self.layer_groups) if epochs is None else epochs,
+            lr=lr,
+            schedule=OneCycle(),
+            freeze_to=start,
+            callbacks=(thaw,),
+        )
+        return self._run([phase], options)
+
+    thaw = gradual_unfreeze
+
+    def _run(
+        self,
+        phases: Sequence[Phase],
+        options: FitOptions,
+        figures: FineTuneDefaults | None = None,
+    ) -> History:
+        """What every fit comes to; while `plot_schedule` plans, the phases are noted only."""
+        given: FitOptions = {**DEFAULTS, **options}
+        callbacks = checked(given["callbacks"])
+        checkpoints = autosave(given["checkpoint_dir"], given["checkpoint_every"], given["resume"])
+        phases = [replace(phase, stored=phase.stored and given["store"]) for phase in phases]
+        if self._planned is not None:
+            self._planned.append((phases, callbacks))
+            return History()
+        setup = FitSetup(
+            cache=self.store,
+            cache_config=self.store_options,
+            callbacks=tuple(callbacks),
+            checkpoints=checkpoints,
+            figures=figures or FineTuneDefaults(),
+        )
+        return run_phases(self, phases, setup)
+
+    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
+        """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
+
+        `norm="train"` lets the norm layers of frozen groups train all the same.
+        """
+        return self.layer_groups.freeze(*which, norm=norm)
+
+    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
+        """Let group n and those after it train: `freeze_to(-2)` the last two."""
+        return self.layer_groups.freeze_to(n, norm=norm)
+
+    def unfreeze(self, *which: str | int) -> Freezing:
+        """Let all groups train, or the groups named."""
+        return self.layer_groups.unfreeze(*which)
+
+    # Saving
+
+    def save(self, name: str) -> Path:
+        """Write weights, optimizer, groups, history and random states to `path/name.safetensors`.
+
+        Returns:
+            The file.
+        """
+        return save(self, self.file(name))
+
+    def load(
+        self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
+    ) -> Learner:
+        """Go back to what `save(name)` wrote; training goes on as if it had never stopped.
+
+        Args:
+            name: as given to `save`, or the path of a checkpoint that a fit has written.
+            with_opt: also take over the optimizer's state.
+            strict: None takes the freezing and rates of the layer groups that are in both, and
+                prints what differs; True refuses other groups; False takes also those weights that
+                fit where others do not (`transplant` does more).
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it does not fit the model.
+        """
+        source = self.file(name)
+        tensors, state = checkpoints.read(source)
+        options: dict[str, Any] = {"with_opt": with_opt, "strict": strict, "source": str(source)}
+        restore(self, tensors, state, **options)
+        return self
+
+    def export(self, folder: str | Path) -> Path:
+        """Write a folder from which `load_learner(folder)` predicts, without the photos.
+
+        A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
+        without this library, with `model.onnx.json` beside it: pixels, uint8 (N, H, W, 3), in
+        (of grey images one channel, of images of many channels fractions from 0 to 1);
+        probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
+        before it is kept.
+
+        Returns:
+            The folder, or the file.
+
+        Raises:
+            TrainingError: the data do not describe their transform.
+            CheckpointError: it cannot be written, or the model cannot be captured as a graph.
+        """
+        target = path_of(folder, CheckpointError, 'learn.export("model")')
+        self.processes.write("export", lambda: export(self, target))
+        return target
+
+    # Predicting and looking: all of it changes nothing
 
     def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
         """Loss and metrics on the validation photos, or on other batches; changes nothing.
@@ -106,17 +478,7 @@ class Looking(LearnerState):
             TrainingError: these are no batches, or the model cannot take them.
         """
         batches = batches_of(self.data, dl)
-        model = self.placed_model()
-        with keep_freed_memory(), self.reporter.bar("predictions", batch_count(batches)) as bar:
-            found, targets, losses = predict_all(
-                model,
-                batches,
-                loss_func=self.loss_func,
-                task=self.task,
-                accelerator=self.accelerator,
-                with_loss=with_loss,
-                advance=bar.advance,
-            )
+        found, targets, losses = all_predictions(self, batches, with_loss=with_loss)
         return (found, targets) if losses is None else (found, targets, losses)
 
     def predict(self, item: object) -> Any:
@@ -265,7 +627,8 @@ class Looking(LearnerState):
             learn.plot_schedule(OneCycle(div=10), epochs=3, lr=1e-3)
 
         Args:
-            fit: "fit", "fit_one_cycle", "fit_flat_cos", "fine_tune" or "thaw"; or a schedule.
+            fit: "fit", "fit_one_cycle", "fit_flat_cos", "fine_tune" or "gradual_unfreeze"; or a
+                schedule.
             *words: arguments of that fit.
             path: write the picture here, .png, .svg or .pdf.
             **named: arguments of that fit.
@@ -278,7 +641,21 @@ class Looking(LearnerState):
             ArgumentError: it does not take these arguments.
             LayerGroupsError: the picture cannot be written.
         """
-        made = preview_fit(self, fit, words, named)
+        planned: list[Planned] = []
+        self._planned = planned
+        try:
+            if isinstance(fit, str):
+                call_fit(getattr(self, checked_fit(fit)), words, named)
+            else:
+                own = checked_schedule(fit)
+
+                def by_schedule(epochs: int, lr: Rate | None = None, **options: Any) -> History:
+                    return self.fit_phase(epochs, own, lr=lr, **options)
+
+                call_fit(by_schedule, words, named)
+        finally:
+            self._planned = None
+        made = preview_phases(self, planned)
         if path is not None:
             made.save(path)
         return made
@@ -328,365 +705,8 @@ class Looking(LearnerState):
                 or the loss is not finite or diverges within the first steps.
         """
         suggest = named(suggest_funcs)
-        plan = lr_find.Plan(start_lr, end_lr, num_it, stop_div, suggest)
-        found = lr_find.find_rates(self, plan, by_group)
+        plan = Plan(start_lr, end_lr, num_it, stop_div, suggest)
+        found = find_rates(self, plan, by_group, memory=self.store_options.memory)
         if show_plot:
-            notebook.show(found.figure)
+            show(found.figure)
         return found
-
-
-class Learner(Looking):
-    """Trains a model on batches, group by group.
-
-    `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
-    on it. Change it as you like; before the next step groups, freezing and optimizer follow.
-
-    Args:
-        dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
-            `valid`.
-        model: from inputs to outputs, such as logits (N, C).
-        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
-            such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
-            or any function that gives the mean loss of outputs and targets. None: by the task of
-            the data, cross entropy, for several labels binary cross entropy, for numbers the mean
-            squared error.
-        thresh: for several labels, the probability above which `predict` names one, and metrics by
-            name count it as said; `learn.thresh = 0.3` sets another.
-        groups: layer groups of this model, if they are made already.
-        split: the rule that divides the model into groups, where `groups` is not given.
-        opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
-            callable that takes parameter groups; see `build_optimizer`.
-        lr: base rate of the groups until a fit says otherwise; None: those they have, at first
-            1e-3.
-        weight_decay: not applied to norms, biases and tokens.
-        wd: shorter name of `weight_decay`.
-        metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
-        callbacks: objects with some of the events of `layergroups.training.Callback`.
-        batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
-        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
-        accumulate: batches for each step of the optimizer, which follows the mean of their
-            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
-        clip: the greatest norm of the gradients of all groups together, taken over all batches of a
-            step, and processes; larger ones are scaled down to it. None does not clip.
-        ema: the decay of an exponential moving average of the weights, such as 0.999, or True for
-            that. The average validates at the end of each epoch and is in the model after the fit,
-            so it is saved, exported and predicts; see `Averaging`. Not in the first phase of
-            `fine_tune`, where the head is chosen by photos that were held out.
-        compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
-            `learn.model` stays the model itself, and what is changed, frozen or thawed is compiled
-            anew when it next runs. Epochs from stored outputs and predictions run it as it is.
-        store: how outputs of frozen layers are kept, see `StoreOptions`.
-        path: folder of `save` and `load`.
-        seed: if given, every epoch seeds torch's generator with it and the epoch's number.
-        progress: show bars and rows on stderr; or an object that does so.
-
-    Raises:
-        TrainingError: an argument is not what it should be.
-        GroupingError: the split rule does not fit the model.
-    """
-
-    # Training
-
-    def fit(
-        self,
-        epochs: int,
-        lr: Rate | None = None,
-        *,
-        callbacks: Sequence[object] | None = (),
-        store: bool = True,
-        checkpoint_dir: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        resume: bool = False,
-    ) -> History:
-        """Train at flat rates.
-
-        While groups are frozen, their outputs are computed once and kept (see `StoredEpochs`), so
-        that the epochs after the first ones cost little more than what trains.
-
-        Args:
-            epochs: passes over the training photos.
-            lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
-                or `decay(...)`. None: the rates that the groups have.
-            callbacks: of this fit alone; they come before those of the learner.
-            store: False runs the frozen layers in every epoch.
-            checkpoint_dir: save the whole state here after each epoch, each fit of the learner in
-                a folder of its own.
-            checkpoint_every: save also after so many optimizer steps.
-            resume: go on from the newest whole checkpoint there. A script in which every fit has
-                `resume=True` can be killed at any moment and started again: it ends bit for bit
-                where the unbroken run ends.
-
-        Returns:
-            The rows of these epochs; `history` has those of all fits.
-
-        Raises:
-            TrainingError: nothing would train, or the folder holds an earlier run.
-            CheckpointError: every checkpoint is damaged, or they are of another fit or model.
-        """
-        plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return self.fit_phase(epochs, Flat(), "fit", plan, lr=lr, callbacks=callbacks, store=store)
-
-    def fit_one_cycle(
-        self,
-        epochs: int,
-        lr: Rate | None = None,
-        *,
-        div: float = 25.0,
-        div_final: float = 1e5,
-        pct_start: float = 0.25,
-        moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
-        callbacks: Sequence[object] | None = (),
-        store: bool = True,
-        checkpoint_dir: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        resume: bool = False,
-    ) -> History:
-        """Train with rates that rise and fall once; see `OneCycle`.
-
-        Args:
-            epochs: passes over the training photos.
-            lr: the highest rate of each group, as in `fit`.
-            div: the first rate is lr / div.
-            div_final: the last rate is lr / div_final.
-            pct_start: part of the steps in which the rate rises.
-            moms: momentum at the start, at the highest rate and at the end.
-            callbacks: as in `fit`.
-            store: as in `fit`.
-            checkpoint_dir: as in `fit`.
-            checkpoint_every: as in `fit`.
-            resume: as in `fit`.
-        """
-        plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        schedule = OneCycle(div, div_final, pct_start, moms)
-        options: dict[str, Any] = {"lr": lr, "callbacks": callbacks, "store": store}
-        return self.fit_phase(epochs, schedule, "one cycle", plan, **options)
-
-    def fit_flat_cos(
-        self,
-        epochs: int,
-        lr: Rate | None = None,
-        *,
-        div_final: float = 1e5,
-        pct_start: float = 0.75,
-        callbacks: Sequence[object] | None = (),
-        store: bool = True,
-        checkpoint_dir: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        resume: bool = False,
-    ) -> History:
-        """Train at flat rates, then let them fall along a cosine; see `FlatCos`.
-
-        Args:
-            epochs: passes over the training photos.
-            lr: the rate of each group in the flat part, as in `fit`.
-            div_final: the last rate is lr / div_final.
-            pct_start: part of the steps that is flat.
-            callbacks: as in `fit`.
-            store: as in `fit`.
-            checkpoint_dir: as in `fit`.
-            checkpoint_every: as in `fit`.
-            resume: as in `fit`.
-        """
-        plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        options: dict[str, Any] = {"lr": lr, "callbacks": callbacks, "store": store}
-        return self.fit_phase(epochs, FlatCos(pct_start, div_final), "flat cos", plan, **options)
-
-    def fine_tune(
-        self,
-        epochs: int,
-        base_lr: float | None = None,
-        *,
-        freeze_epochs: int = 1,
-        lr: Rate | None = None,
-        callbacks: Sequence[object] | None = (),
-        store: bool = True,
-        defaults: recipes.FineTuneDefaults | None = None,
-        checkpoint_dir: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        resume: bool = False,
-    ) -> History:
-        """Train the head on the frozen body, then the groups above the first one.
-
-        Otherwise than in fastai, a frozen epoch does not go back through the body, nor does the
-        head see its outputs once only: they are kept (for two augmented views of each photo, which
-        is what one frozen epoch costs), and the head trains on them for many cheap passes, until
-        it is no longer better on training photos that were held out. The second phase leaves the
-        first layer group frozen: what it gives was kept in the same passes, so that no photo goes
-        through it again, and each epoch is two passes over that. Its rates are the same for all
-        groups, a fifth of base_lr; fastai spreads them from base_lr / 200 to base_lr / 2.
-        Callbacks see stored outputs as inputs. `FineTuneDefaults(lowest=0)` trains all groups, as
-        fine_tune does by itself where the network begins from noise or has no group between the
-        first and the head.
-
-        Args:
-            epochs: of the second phase.
-            base_lr: rate of the head in the first phase.
-            freeze_epochs: of the first phase; each is two forward passes of the body.
-            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. Groups that are
-                given rates one by one, by a slice, list, dict or decay, train, the first too.
-            callbacks: of both phases, as in `fit`.
-            store: False runs the frozen layers in every epoch.
-            defaults: all other figures.
-            checkpoint_dir: as in `fit`.
-            checkpoint_every: as in `fit`.
-            resume: as in `fit`.
-
-        Returns:
-            A row for the first phase and one for each epoch of the second.
-        """
-        figures = recipes.fitted(self, defaults, lr)
-        options: dict[str, Any] = {"base_lr": base_lr, "freeze_epochs": freeze_epochs, "lr": lr}
-        phases = recipes.plan_fine_tune(epochs, **options, store=store, defaults=figures)
-        plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        return recipes.run_plan(self, phases, figures, plan, callbacks)
-
-    def thaw(
-        self,
-        epochs: int | None = None,
-        lr: Rate | None = None,
-        *,
-        every: int = 1,
-        start: int | str = -1,
-        callbacks: Sequence[object] | None = (),
-        store: bool = True,
-        checkpoint_dir: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        resume: bool = False,
-    ) -> History:
-        """Gradual unfreezing: train in one cycle, one more group each few epochs, head first.
-
-        Source: Howard and Ruder 2018 (ULMFiT); see `Thaw`, which does the same in any fit.
-
-        Args:
-            epochs: passes over the training photos; None: just enough that all groups train.
-            lr: the highest rate of each group, as in `fit`.
-            every: epochs after which the next group trains too.
-            start: name or index of the lowest group that trains in the first epoch.
-            callbacks: as in `fit`.
-            store: as in `fit`.
-            checkpoint_dir: as in `fit`.
-            checkpoint_every: as in `fit`.
-            resume: as in `fit`.
-        """
-        thaw, groups = Thaw(every, start), self.layer_groups
-        each = (thaw, *checked(callbacks))
-        plan = autosave(checkpoint_dir, checkpoint_every, resume)
-        groups.freeze_to(start)
-        if epochs is None:
-            epochs = thaw.epochs_for(groups)
-        options: dict[str, Any] = {"lr": lr, "callbacks": each, "store": store}
-        return self.fit_phase(epochs, OneCycle(), "thaw", plan, **options)
-
-    def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
-        """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
-
-        `norm="train"` lets the norm layers of frozen groups train all the same.
-        """
-        return self.layer_groups.freeze(*which, norm=norm)
-
-    def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
-        """Let group n and those after it train: `freeze_to(-2)` the last two."""
-        return self.layer_groups.freeze_to(n, norm=norm)
-
-    def unfreeze(self, *which: str | int) -> Freezing:
-        """Let all groups train, or the groups named."""
-        return self.layer_groups.unfreeze(*which)
-
-    # Saving
-
-    def save(self, name: str) -> Path:
-        """Write weights, optimizer, groups, history and random states to `path/name.safetensors`.
-
-        Returns:
-            The file.
-        """
-        return saving.save(self, self._file(name))
-
-    def load(
-        self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
-    ) -> Learner:
-        """Go back to what `save(name)` wrote; training goes on as if it had never stopped.
-
-        Args:
-            name: as given to `save`, or the path of a checkpoint that a fit has written.
-            with_opt: also take over the optimizer's state.
-            strict: None takes the freezing and rates of the layer groups that are in both, and
-                prints what differs; True refuses other groups; False takes also those weights that
-                fit where others do not (`transplant` does more).
-
-        Raises:
-            CheckpointError: there is no such file, it is damaged, or it does not fit the model.
-        """
-        source = self._file(name)
-        tensors, state = checkpoints.read(source)
-        options: dict[str, Any] = {"with_opt": with_opt, "strict": strict, "source": str(source)}
-        saving.restore(self, tensors, state, **options)
-        return self
-
-    def export(self, folder: str | Path) -> Path:
-        """Write a folder from which `load_learner(folder)` predicts, without the photos.
-
-        A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
-        without this library, with `model.onnx.json` beside it: pixels, uint8 (N, H, W, 3), in
-        (of grey images one channel, of images of many channels fractions from 0 to 1);
-        probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
-        before it is kept.
-
-        Returns:
-            The folder, or the file.
-
-        Raises:
-            TrainingError: the data do not describe their transform.
-            CheckpointError: it cannot be written, or the model cannot be captured as a graph.
-        """
-        target = path_of(folder, CheckpointError, 'learn.export("model")')
-        self.processes.write("export", lambda: exporting.export(self, target))
-        return target
-
-    # What the fits come to
-
-    def fit_phase(
-        self,
-        epochs: int,
-        schedule: Schedule,
-        phase: str,
-        plan: CheckpointConfig | None = None,
-        *,
-        lr: Rate | None = None,
-        callbacks: Sequence[object] | None = (),
-        store: bool = True,
-        passes: int = 1,
-    ) -> History:
-        """Train by a schedule; what the methods above come to, but for `fine_tune`.
-
-        Args:
-            epochs: passes over the training photos.
-            schedule: of the rates.
-            phase: its name in the history.
-            plan: of the checkpoints, if there are to be any.
-            lr: as in `fit`.
-            callbacks: of this fit alone.
-            store: as in `fit`.
-            passes: over stored outputs of frozen layers, for each epoch that has them.
-        """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise TrainingError(f"epochs={epochs!r} must be a whole number, such as 3.")
-        each = checked(callbacks)
-        if lr is not None:
-            self.layer_groups.set_rates(lr)
-        if not epochs:
-            return History()
-        keeper = None if plan is None else Checkpointer(plan, self)
-        done = keeper and keeper.finished(self, asked(phase, epochs, schedule, self))
-        if done:
-            return done
-        decay = checked_ema(self.ema)
-        first = [] if decay is None else [EMA(self, decay)]
-        last = [] if keeper is None else [keeper]
-        run = new_fit_context(self, epochs, schedule, phase, [*first, *each], last)
-        run.features = CachedEpochs(self.store, self.store_options, passes) if store else None
-        return loop.fit(run)
-
-    def _file(self, name: str | Path) -> Path:
-        text = str(path_of(name, CheckpointError, 'learn.save("first")'))
-        return self.path / f"{text.removesuffix('.safetensors')}.safetensors"

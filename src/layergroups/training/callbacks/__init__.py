@@ -1,1 +1,38 @@
-"""callbacks."""
+"""What may hang on a fit: early stopping, logs, averages, checkpoints."""
+
+from layergroups.training.callbacks._checkpointer import (
+    CheckpointConfig,
+    Checkpointer,
+    asked,
+    autosave,
+)
+from layergroups.training.callbacks._ema import EMA
+from layergroups.training.callbacks._gradual_unfreezing import Thaw
+from layergroups.training.callbacks._loggers import CSVLog, LivePlot, Trackers
+from layergroups.training.callbacks._mixing import CutMix, MixUp
+from layergroups.training.callbacks._on_metric import (
+    EarlyStopping,
+    ReduceLROnPlateau,
+    SaveBest,
+    StopOnNaN,
+)
+from layergroups.training.callbacks._progressive_sizes import ProgressiveSizes
+
+__all__ = [
+    "EMA",
+    "CSVLog",
+    "CheckpointConfig",
+    "Checkpointer",
+    "CutMix",
+    "EarlyStopping",
+    "LivePlot",
+    "MixUp",
+    "ProgressiveSizes",
+    "ReduceLROnPlateau",
+    "SaveBest",
+    "StopOnNaN",
+    "Thaw",
+    "Trackers",
+    "asked",
+    "autosave",
+]

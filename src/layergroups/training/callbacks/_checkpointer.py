@@ -26,14 +26,14 @@ from layergroups.checkpoints import (
     split_tensors,
 )
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training.loop._history import History
-from layergroups.training.loop._position import position_of, restore_position
-from layergroups.training.persistence import _learner_state_dict as saving
+from layergroups.training.loop import position_of, restore_position
+from layergroups.training.persistence import check_resumable, restore, state_of
+from layergroups.training.state import History
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Learner
-    from layergroups.training.loop._fit_context import FitContext
-    from layergroups.training.optim._schedules import Schedule
+    from layergroups.training.loop import FitContext
+    from layergroups.training.optim import Schedule
+    from layergroups.training.state import LearnerState
 
 
 _log = logging.getLogger("layergroups")
@@ -96,7 +96,7 @@ class Checkpointer:
         TrainingError: the folder holds checkpoints of this fit, but it is not to go on from them.
     """
 
-    def __init__(self, plan: CheckpointConfig, learner: Learner, kind: str = "") -> None:
+    def __init__(self, plan: CheckpointConfig, learner: LearnerState, kind: str = "") -> None:
         self.plan = plan
         self.number = learner.fits_done
         self.series = Series(plan.folder / f"fit-{self.number:03d}{kind}")
@@ -111,7 +111,7 @@ class Checkpointer:
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
-    def _find(self, learner: Learner) -> Saved | None:
+    def _find(self, learner: LearnerState) -> Saved | None:
         """Look for a checkpoint to go on from, or see that there is none in the way."""
         if self.plan.resume:
             return self._newest_that_fits(learner)
@@ -123,7 +123,7 @@ class Checkpointer:
             )
         return None
 
-    def finished(self, learner: Learner, asked: Mapping[str, Any]) -> History | None:
+    def finished(self, learner: LearnerState, asked: Mapping[str, Any]) -> History | None:
         """The rows of a fit that was done before; the learner is then as it was at its end."""
         if self._found is None or not self._found.state["fit"]["done"]:
             return None
@@ -190,7 +190,7 @@ class Checkpointer:
         self, run: FitContext, *, epoch_done: bool, done: bool
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of the learner, and where the run stands."""
-        tensors, state = saving.state_of(run.learner)
+        tensors, state = state_of(run.learner)
         callbacks, told = split_tensors(_callback_states(run), "callbacks")
         epoch, start = split_tensors(run.epoch_start, "epoch")
         state["fit"] = (
@@ -209,7 +209,7 @@ class Checkpointer:
 
     # Going on
 
-    def _newest_that_fits(self, learner: Learner) -> Saved | None:
+    def _newest_that_fits(self, learner: LearnerState) -> Saved | None:
         """The newest whole checkpoint whose weights are those of this model.
 
         A fit whose callbacks changed the model goes on from before the change, which they then do
@@ -218,7 +218,7 @@ class Checkpointer:
         reason: CheckpointError | None = None
         for saved in self.series.whole():
             try:
-                saving.check_resumable(learner, saved)
+                check_resumable(learner, saved)
             except CheckpointError as misfit:
                 reason = reason or misfit
                 continue
@@ -253,8 +253,8 @@ class Checkpointer:
             )  # fmt: skip
         return fit
 
-    def _restore(self, learner: Learner, saved: Saved) -> None:
-        saving.restore(
+    def _restore(self, learner: LearnerState, saved: Saved) -> None:
+        restore(
             learner, saved.tensors, saved.state, with_opt=True, strict=True, source=str(saved.path)
         )
 
@@ -267,7 +267,7 @@ def asked_of(run: FitContext) -> dict[str, Any]:
     return asked(run.phase, run.epochs, run.schedule, run.learner)
 
 
-def asked(phase: str, epochs: int, schedule: Schedule, learner: Learner) -> dict[str, Any]:
+def asked(phase: str, epochs: int, schedule: Schedule, learner: LearnerState) -> dict[str, Any]:
     """A fit as a person asks for it, as JSON values."""
     shown = repr(schedule) if is_dataclass(schedule) else type(schedule).__name__
     return {

@@ -9,41 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from layergroups.checkpoints import spread_as
-from layergroups.errors import TrainingError
 from layergroups.groups import is_norm, is_sharded
-from layergroups.training.distributed._sharding import whole
+from layergroups.training.distributed import whole
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Learner
-    from layergroups.training.loop._fit_context import FitContext
-
-
-USUAL_DECAY: Final = 0.999
-
-
-Ema = bool | float | None
-
-
-def checked_ema(ema: Ema) -> float | None:
-    """The decay of the average, None if there is to be none.
-
-    Raises:
-        TrainingError: it is neither a switch nor a number between 0 and 1.
-    """
-    if ema is None or isinstance(ema, bool):
-        return USUAL_DECAY if ema else None
-    if isinstance(ema, (int, float)) and 0 < ema < 1:
-        return float(ema)
-    raise TrainingError(
-        f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
-        f"for {USUAL_DECAY}, or None for no average."
-    )
+    from layergroups.training.loop import FitContext
+    from layergroups.training.state import LearnerState
 
 
 class EMA:
@@ -60,7 +37,7 @@ class EMA:
         decay: between 0 and 1.
     """
 
-    def __init__(self, learner: Learner, decay: float) -> None:
+    def __init__(self, learner: LearnerState, decay: float) -> None:
         self.decay = decay
         self.steps = 0
         self._learner = learner

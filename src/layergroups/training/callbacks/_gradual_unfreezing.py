@@ -10,7 +10,7 @@ from layergroups.groups import first_to_train
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop import FitContext
 
 
 _log = logging.getLogger("layergroups")

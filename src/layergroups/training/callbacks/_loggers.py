@@ -21,12 +21,12 @@ from layergroups._checks import number, text, whole_number
 from layergroups.checkpoints import write_text
 from layergroups.errors import TrainingError
 from layergroups.reports import curves_png
-from layergroups.training.loop._precision import make_accelerator
+from layergroups.training.hardware import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop import FitContext
 
 
 class CSVLog:

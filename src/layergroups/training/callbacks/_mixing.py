@@ -15,7 +15,7 @@ from layergroups.data import private_randomness
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop import FitContext
 
 
 _log = logging.getLogger("layergroups")

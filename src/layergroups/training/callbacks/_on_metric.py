@@ -24,12 +24,12 @@ from layergroups._checks import number, text, whole_number
 from layergroups.checkpoints import read
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.tasks._metrics import higher_is_better, metric_names
-from layergroups.training.loop._events import end_after
-from layergroups.training.loop._history import EpochRow
-from layergroups.training.persistence import _learner_state_dict as saving
+from layergroups.training.loop import end_after
+from layergroups.training.persistence import put_weights, save, weights_of
+from layergroups.training.state import EpochRow
 
 if TYPE_CHECKING:
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop import FitContext
 
 
 Mode = Literal["auto", "min", "max"]
@@ -232,7 +232,7 @@ class SaveBest:
     def after_epoch(self, run: FitContext) -> None:
         """Save, if this epoch is the best."""
         if self.watch.look(run.rows[-1]):
-            self.path = run.learner.save(self.name)
+            self.path = save(run.learner, run.learner.file(self.name))
 
     def after_fit(self, run: FitContext) -> None:
         """Say which epoch it was, and put it back if asked."""
@@ -261,7 +261,7 @@ class SaveBest:
         """Copy the best weights into the model; False if it has become another one since."""
         tensors, _ = read(path)
         try:
-            saving.put_weights(run.groups.model, tensors, str(path))
+            put_weights(run.groups.model, tensors, str(path))
         except CheckpointError as misfit:
             _log.warning("The model was changed after its best epoch: %s", misfit)
             return False
@@ -365,13 +365,13 @@ class StopOnNaN:
         self._from, self._good = str(state["from"]), dict(state["weights"])
 
     def _keep(self, run: FitContext, when: str) -> None:
-        weights = saving.weights_of(run.groups.model)
+        weights = weights_of(run.groups.model)
         self._good = {name: t.detach().to("cpu", copy=True) for name, t in weights.items()}
         self._from = when
 
     def _go_back(self, run: FitContext) -> None:
         try:
-            saving.put_weights(run.groups.model, self._good, f"The copy from {self._from}")
+            put_weights(run.groups.model, self._good, f"The copy from {self._from}")
         except CheckpointError as misfit:
             _log.warning("The weights may be spoilt, and cannot go back: %s", misfit)
             return

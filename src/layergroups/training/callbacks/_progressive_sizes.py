@@ -10,11 +10,11 @@ import torch
 
 from layergroups.data import as_size, set_epoch
 from layergroups.errors import DataError, TrainingError
-from layergroups.training.loop._batch_norm import evaluating
+from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
     from layergroups.data import Size
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop import FitContext
 
 
 _log = logging.getLogger("layergroups")

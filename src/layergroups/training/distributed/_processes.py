@@ -26,8 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from layergroups._interrupts import uninterrupted
 from layergroups.errors import TrainingError
-from layergroups.training.loop._precision import uninterrupted
 
 Facts = Mapping[str, object]
 

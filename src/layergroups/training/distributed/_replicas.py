@@ -15,7 +15,6 @@ from layergroups._formatting import first_few
 from layergroups.errors import TrainingError
 from layergroups.groups import is_sharded
 from layergroups.training.distributed._processes import Processes, current_processes
-from layergroups.training.loop._batch_norm import norm_layers
 
 if TYPE_CHECKING:
     from layergroups.data import Shard
@@ -129,9 +128,7 @@ class Replicas:
         """
         if not self.processes.several:
             return
-        averaged = {
-            id(b) for layer in norm_layers(model) for b in (layer.running_mean, layer.running_var)
-        }
+        averaged = {id(b) for module in model.modules() for b in _statistics(module)}
         buffers = list(model.named_buffers())
         with torch.no_grad():
             for index in self._differing(buffers):
@@ -213,6 +210,10 @@ def average_gradients(groups: LayerGroups) -> None:
         replicas.add_gradients(groups.model)
         whole = (p for p in groups.model.parameters() if not is_sharded(p))
         divide_gradients(whole, replicas.processes.world)
+
+
+def _statistics(module: nn.Module) -> list[object]:
+    return [getattr(module, name, None) for name in ("running_mean", "running_var")]
 
 
 def structure(model: nn.Module) -> list[str]:

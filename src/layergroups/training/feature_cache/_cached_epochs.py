@@ -47,11 +47,11 @@ from layergroups.training.feature_cache._feature_cache import (
     train_views,
 )
 from layergroups.training.feature_cache._feature_cut import NoPassageError, forward_from
-from layergroups.training.loop._precision import to_device
+from layergroups.training.hardware import to_device
 
 if TYPE_CHECKING:
     from layergroups.data import Batches
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop import FitContext
 
 
 _log = logging.getLogger("layergroups")

@@ -30,12 +30,12 @@ from layergroups.training.feature_cache._feature_buffer import (
     is_channels_last,
 )
 from layergroups.training.feature_cache._feature_cut import FeatureCut, NoPassageError, find_cut
-from layergroups.training.loop._batch_norm import evaluating
-from layergroups.training.loop._precision import to_device
+from layergroups.training.hardware import to_device
+from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
-    from layergroups.training.distributed._processes import Processes
-    from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.distributed import Processes
+    from layergroups.training.loop import FitContext
 
 
 Resting = tuple[int, ...]

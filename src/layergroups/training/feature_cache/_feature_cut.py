@@ -22,7 +22,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unfl
 
 from layergroups.errors import TrainingError
 from layergroups.models import AdaptiveConcatPool2d
-from layergroups.training.loop._batch_norm import evaluating
+from layergroups.training.state import evaluating
 
 RESHAPING: Final = (
     AdaptiveConcatPool2d,

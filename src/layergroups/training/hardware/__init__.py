@@ -1,1 +1,27 @@
-"""hardware."""
+"""Device, memory and compiling."""
+
+from layergroups.training.hardware._allocator import keep_freed_memory
+from layergroups.training.hardware._compiling import Compile, Compiled, checked_compile, is_compiled
+from layergroups.training.hardware._device import (
+    launched_accumulation,
+    make_accelerator,
+    place,
+    precision_name,
+    to_device,
+)
+from layergroups.training.hardware._memory_format import SafeLayout, in_fast_layout
+
+__all__ = [
+    "Compile",
+    "Compiled",
+    "SafeLayout",
+    "checked_compile",
+    "in_fast_layout",
+    "is_compiled",
+    "keep_freed_memory",
+    "launched_accumulation",
+    "make_accelerator",
+    "place",
+    "precision_name",
+    "to_device",
+]

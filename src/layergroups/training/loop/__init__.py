@@ -1,1 +1,32 @@
-"""loop."""
+"""The loop, its events, and what it needs of a fit."""
+
+from layergroups.training.loop._evaluation import evaluate, predict_all
+from layergroups.training.loop._events import EVENTS, Callback, checked, end_after
+from layergroups.training.loop._fit_context import FitContext
+from layergroups.training.loop._loop import fit, new_fit_context, train_step
+from layergroups.training.loop._loop_checks import check_batch_count, check_trainable
+from layergroups.training.loop._position import (
+    begin_again,
+    position_of,
+    random_start,
+    restore_position,
+)
+
+__all__ = [
+    "EVENTS",
+    "Callback",
+    "FitContext",
+    "begin_again",
+    "check_batch_count",
+    "check_trainable",
+    "checked",
+    "end_after",
+    "evaluate",
+    "fit",
+    "new_fit_context",
+    "position_of",
+    "predict_all",
+    "random_start",
+    "restore_position",
+    "train_step",
+]

@@ -16,10 +16,9 @@ from layergroups.errors import TrainingError
 from layergroups.tasks._losses import LossFunc, checked_loss, item_losses, probabilities
 from layergroups.tasks._metrics import Meter
 from layergroups.tasks._tasks import Task, check_loss, check_targets
-from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
-from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop._batch_norm import evaluating
-from layergroups.training.loop._precision import to_device
+from layergroups.training.distributed import SINGLE_PROCESS, Processes
+from layergroups.training.hardware import keep_freed_memory, to_device
+from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -6,7 +6,7 @@ Before each step of a fit: has somebody changed the model or what is frozen?
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,18 +16,19 @@ from torch.optim import Optimizer
 
 from layergroups.data import Batches, Shard
 from layergroups.tasks._losses import LossMeter
-from layergroups.training.distributed._processes import SINGLE_PROCESS, Processes
-from layergroups.training.distributed._replicas import Replicas
-from layergroups.training.hardware._memory_format import SafeLayout
-from layergroups.training.loop._history import EpochRow
-from layergroups.training.loop._position import RandomStart
-from layergroups.training.optim._schedules import Schedule
+from layergroups.training.distributed import SINGLE_PROCESS, Processes, Replicas
+from layergroups.training.hardware import SafeLayout
+from layergroups.training.optim import Schedule
+from layergroups.training.state import EpochRow
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from layergroups.groups import LayerGroups
-    from layergroups.training._learner import Learner
+    from layergroups.training.state import LearnerState
+
+
+RandomStart = dict[str, Any]
 
 
 class FeatureSource(Protocol):
@@ -67,7 +68,7 @@ class Follower:
     surgery has then synced them already, but new parts must still be placed.
     """
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: LearnerState) -> None:
         self._learner = learner
         self._look()
 
@@ -136,7 +137,7 @@ class FitContext:
         started: the moment when the epoch began, in seconds of `time.perf_counter`.
     """
 
-    learner: Learner
+    learner: LearnerState
     optimizer: Optimizer
     epochs: int
     schedule: Schedule
@@ -218,36 +219,3 @@ class FitContext:
         else:
             outputs = (self.forward_override or self.learner.called_model())(inputs)
         return outputs
-
-
-def new_fit_context(
-    learner: Learner,
-    epochs: int,
-    schedule: Schedule,
-    phase: str,
-    callbacks: Sequence[object] = (),
-    last: Sequence[object] = (),
-) -> FitContext:
-    """A fit about to begin, on the learner's own batches.
-
-    Args:
-        learner: whose fit it is.
-        epochs: of it.
-        schedule: of its rates.
-        phase: its name in the history.
-        callbacks: of this fit alone; before the learner's own.
-        last: callbacks after the learner's own, such as one that saves what the others did.
-    """
-    return FitContext(
-        learner=learner,
-        optimizer=learner.made_optimizer(),
-        epochs=epochs,
-        schedule=schedule,
-        phase=phase,
-        train=learner.data.train,
-        valid=learner.data.valid,
-        accelerator=learner.accelerator,
-        replicas=Replicas(learner.processes),
-        accumulate=learner.accumulate,
-        callbacks=(*callbacks, *learner.callbacks, *last),
-    )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from layergroups._forward import labelled
+from layergroups._interrupts import interrupts
 from layergroups.errors import TrainingError
 from layergroups.tasks._losses import LossMeter, NotFiniteError, checked_loss
 from layergroups.tasks._tasks import check_loss, check_targets
-from layergroups.training.distributed._replicas import divide_gradients
-from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop._batch_norm import norm_layers
+from layergroups.training.distributed import Replicas, divide_gradients
+from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.loop._evaluation import evaluate
-from layergroups.training.loop._events import notify, notify_last
+from layergroups.training.loop._events import checked, notify, notify_last
 from layergroups.training.loop._fit_context import FitContext
-from layergroups.training.loop._history import EpochRow, History, cost_of, course
 from layergroups.training.loop._loop_checks import (
     BATCH_OF_ONE,
     check_batch_count,
@@ -27,15 +27,49 @@ from layergroups.training.loop._loop_checks import (
     warn_of_missing_gradients,
 )
 from layergroups.training.loop._position import shards_left
-from layergroups.training.loop._precision import (
-    autocast,
-    backward,
-    checked_clip,
-    interrupts,
-    optimizer_step,
-    to_device,
+from layergroups.training.loop._precision import autocast, backward, optimizer_step
+from layergroups.training.optim import Schedule, checked_clip, rates_in_use, set_momentum, set_rates
+from layergroups.training.state import (
+    EpochRow,
+    History,
+    LearnerState,
+    course,
+    memory_used,
+    norm_layers,
 )
-from layergroups.training.optim._optimizers import rates_in_use, set_momentum, set_rates
+
+
+def new_fit_context(
+    learner: LearnerState,
+    epochs: int,
+    schedule: Schedule,
+    phase: str,
+    callbacks: Sequence[object] = (),
+    last: Sequence[object] = (),
+) -> FitContext:
+    """A fit about to begin, on the learner's own batches.
+
+    Args:
+        learner: whose fit it is.
+        epochs: of it.
+        schedule: of its rates.
+        phase: its name in the history.
+        callbacks: of this fit alone; before the learner's own.
+        last: callbacks after the learner's own, such as one that saves what the others did.
+    """
+    return FitContext(
+        learner=learner,
+        optimizer=learner.made_optimizer(),
+        epochs=epochs,
+        schedule=schedule,
+        phase=phase,
+        train=learner.data.train,
+        valid=learner.data.valid,
+        accelerator=learner.accelerator,
+        replicas=Replicas(learner.processes),
+        accumulate=learner.accumulate,
+        callbacks=tuple(checked((*callbacks, *learner.callbacks, *last))),
+    )
 
 
 def fit(run: FitContext) -> History:
@@ -231,9 +265,17 @@ def _origin(run: FitContext) -> str:
     return "" if run.batches is run.train else "frozen outputs stored"
 
 
+def _cost(run: FitContext) -> dict[str, float]:
+    """What the epoch took, by the names that `EpochRow.cost` lists."""
+    memory = memory_used(run.accelerator.device)
+    if run.batches is run.train or run.features is None:
+        return memory
+    return {**memory, **run.features.resources(run)}
+
+
 def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:
     """Close the epoch: the row goes to the history and to whoever watches."""
-    learner, took = run.learner, (time.perf_counter() - run.started, cost_of(run))
+    learner, took = run.learner, (time.perf_counter() - run.started, _cost(run))
     if not note:
         took = run.processes.of_main("the end of an epoch", took)
     first, steps = run.epoch * run.epoch_steps, run.epochs * run.epoch_steps

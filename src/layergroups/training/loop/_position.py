@@ -12,9 +12,7 @@ from layergroups.checkpoints import load_random_state, random_state
 from layergroups.data import Batches, Shard, can_start_later, generators_of, shards_of, starting_at
 
 if TYPE_CHECKING:
-    from layergroups.training.loop._fit_context import FitContext
-
-RandomStart = dict[str, Any]
+    from layergroups.training.loop._fit_context import FitContext, RandomStart
 
 
 def position_of(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:

@@ -26,25 +26,23 @@ from layergroups.errors import TrainingError
 from layergroups.groups import StayInEval
 from layergroups.reports import RateCurve
 from layergroups.tasks._losses import NotFiniteError
-from layergroups.training.distributed._processes import SINGLE_PROCESS
-from layergroups.training.feature_cache._feature_cut import (
+from layergroups.training.distributed import SINGLE_PROCESS
+from layergroups.training.feature_cache import (
     FeatureCut,
     NoPassageError,
     find_cut,
     forward_from,
     record,
 )
-from layergroups.training.loop import _loop as loop
-from layergroups.training.loop._batch_norm import evaluating
-from layergroups.training.loop._fit_context import FitContext, new_fit_context
-from layergroups.training.loop._loop_checks import check_trainable
-from layergroups.training.loop._precision import to_device
+from layergroups.training.hardware import to_device
+from layergroups.training.loop import FitContext, check_trainable, new_fit_context, train_step
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
 from layergroups.training.lr_finder._snapshot import Snapshot, restoring
+from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
-    from layergroups.training._learner import Looking
+    from layergroups.training.state import LearnerState
 
 
 _PROBE: Final = 3  # items by which it is found where the frozen layers end
@@ -79,7 +77,7 @@ class RepeatedBatches:
         room: for what is kept.
     """
 
-    def __init__(self, learner: Looking, room: MemoryBudget) -> None:
+    def __init__(self, learner: LearnerState, room: MemoryBudget) -> None:
         self._learner = learner
         self._room = room
         self._kept: list[Any] = []
@@ -160,7 +158,7 @@ class Shortcut:
         room: for what is kept.
     """
 
-    def __init__(self, learner: Looking, batch: Any, room: MemoryBudget) -> None:
+    def __init__(self, learner: LearnerState, batch: Any, room: MemoryBudget) -> None:
         self._model: nn.Module = learner.groups.model
         self._kept: dict[int, list[Tensor]] = {}
         self._room = room
@@ -194,7 +192,7 @@ class Shortcut:
         self._kept.clear()
 
 
-def _passage(learner: Looking, batch: Any) -> FeatureCut | None:
+def _passage(learner: LearnerState, batch: Any) -> FeatureCut | None:
     """Where the frozen layers end, if what they give can stand for them."""
     groups = learner.groups
     paths = [] if groups.norms_train else _below(groups)
@@ -307,7 +305,11 @@ _USUAL: Final = "The usual sweep is learn.lr_find(start_lr=1e-7, end_lr=10, num_
 
 
 def find_rates(
-    learner: Looking, plan: Plan, by_group: bool | Sequence[str | int] = True
+    learner: LearnerState,
+    plan: Plan,
+    by_group: bool | Sequence[str | int] = True,
+    *,
+    memory: int = 1 << 30,
 ) -> FoundRates:
     """Sweep all groups together, then each alone; afterwards everything is as before.
 
@@ -315,6 +317,7 @@ def find_rates(
         learner: frozen groups rest in every sweep.
         plan: of each sweep.
         by_group: whether groups are also tried alone, or which.
+        memory: bytes of batches and outputs of frozen layers that may be kept.
 
     Raises:
         TrainingError: nothing trains, or the loss is not finite or diverges from the first steps.
@@ -326,7 +329,7 @@ def find_rates(
     highest = max(groups[name].lr for name in training)
     relation = {name: groups[name].lr / highest for name in training}
     with restoring(learner) as moment:
-        finder = _Finder(moment, plan)
+        finder = _Finder(moment, plan, memory)
         with closing(finder.batches):
             together = finder.sweep("all", highest)
             _check_enough(together, plan)
@@ -343,7 +346,7 @@ def _trains(group: Any) -> bool:
 
 
 def _chosen(
-    learner: Looking, by_group: bool | Sequence[str | int], training: Sequence[str]
+    learner: LearnerState, by_group: bool | Sequence[str | int], training: Sequence[str]
 ) -> list[str]:
     """Names of the groups to try alone, in their order.
 
@@ -374,13 +377,14 @@ class _Finder:
     Args:
         moment: the state.
         plan: of each sweep.
+        memory: bytes that may be kept.
     """
 
-    def __init__(self, moment: Snapshot, plan: Plan) -> None:
+    def __init__(self, moment: Snapshot, plan: Plan, memory: int) -> None:
         self.moment = moment
         self.learner = moment.learner
         self.plan = plan
-        self.room = MemoryBudget(self.learner.store_options.memory)
+        self.room = MemoryBudget(memory)
         self.batches = RepeatedBatches(self.learner, self.room)
 
     @cached_property
@@ -442,7 +446,7 @@ class Steps:
                 (run.share,) = shards_of([batch], SINGLE_PROCESS)
                 run.inputs, run.targets = labelled(to_device(batch, run.accelerator.device))
                 run.forward_override = self._shortcut.way(number)
-                loop.train_step(run)
+                train_step(run)
                 losses.append(float(run.loss.detach()))
         except NotFiniteError as error:
             return error.value

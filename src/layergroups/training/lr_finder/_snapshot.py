@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._interrupts import uninterrupted
 from layergroups._torch import each_module
 from layergroups.checkpoints import load_random_state, random_state
 from layergroups.errors import TrainingError
-from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop._position import begin_again, random_start
-from layergroups.training.loop._precision import uninterrupted
+from layergroups.training.hardware import keep_freed_memory
+from layergroups.training.loop import begin_again, random_start
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Learner, Looking
+    from layergroups.training.state import LearnerState
 
 
 @contextmanager
-def restoring(learner: Looking) -> Iterator[Snapshot]:
+def restoring(learner: LearnerState) -> Iterator[Snapshot]:
     """For a trial: at its end, also by an exception or Ctrl-C, the learner is as at its start.
 
     Weights, buffers and their version counters, what modules keep in attributes, gradients,
@@ -63,8 +63,8 @@ class Snapshot:
         learner: on its device, its groups in step with the model.
     """
 
-    def __init__(self, learner: Looking) -> None:
-        self.learner: Learner = learner  # type: ignore[assignment] # every Looking is a Learner
+    def __init__(self, learner: LearnerState) -> None:
+        self.learner = learner
         self._opt = learner.opt
         self._scaler = learner.accelerator.scaler
         self._scale = None if self._scaler is None else dict(self._scaler.state_dict())
@@ -145,7 +145,7 @@ def _is_container(value: object) -> bool:
     return type(value) in (dict, list, set, OrderedDict)
 
 
-def _roots(learner: Looking) -> list[nn.Module]:
+def _roots(learner: LearnerState) -> list[nn.Module]:
     """The model, and the loss where it is a module too."""
     loss = learner.loss_func
     return [learner.model, *([loss] if isinstance(loss, nn.Module) else [])]

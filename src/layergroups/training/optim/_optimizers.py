@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -64,15 +65,39 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
     return optimizer
 
 
+def check_opt_func(opt_func: OptFunc) -> None:
+    """A name must be that of an optimizer; anything else must be callable.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    _factory(opt_func)
+
+
 def checked_decay(weight_decay: float) -> float:
     """The weight decay.
 
     Raises:
         TrainingError: it is no number, or below 0.
     """
-    if isinstance(weight_decay, (int, float)) and weight_decay >= 0:
+    if isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf:
         return weight_decay
     raise TrainingError(f"weight_decay={weight_decay!r} must be a number from 0, such as 0.01.")
+
+
+def checked_clip(clip: float | None) -> float | None:
+    """The greatest gradient norm; None does not clip.
+
+    Raises:
+        TrainingError: it is not a number above 0.
+    """
+    number = isinstance(clip, (int, float)) and not isinstance(clip, bool)
+    if clip is None or (number and 0 < clip < float("inf")):
+        return clip
+    raise TrainingError(
+        f"clip={clip!r} must be the greatest norm of the gradients, a number above 0 such as 1.0, "
+        "or None."
+    )
 
 
 def set_rates(optimizer: Optimizer, rates: Sequence[float], multiplier: float) -> None:

@@ -26,10 +26,10 @@ from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split, is_sharded
 from layergroups.tasks._losses import describe_loss, probabilities
-from layergroups.training.loop._evaluation import predict_all
+from layergroups.training.loop import predict_all
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Learner
+    from layergroups.training.state import LearnerState
 
 
 _log = logging.getLogger("layergroups")
@@ -38,7 +38,7 @@ _log = logging.getLogger("layergroups")
 _WORDS = ("auto", "layerwise", "classic", "classic-v1")
 
 
-def export(learner: Learner, target: Path) -> Path:
+def export(learner: LearnerState, target: Path) -> Path:
     """Write the export of a learner: a folder, or a `.pt2` or `.onnx` file.
 
     Says in one line if the folder will need the model.
@@ -88,7 +88,7 @@ def _name(metric: object) -> str:
     return str(getattr(metric, "__name__", type(metric).__name__))
 
 
-def _export_portable(learner: Learner, path: Path) -> Path:
+def _export_portable(learner: LearnerState, path: Path) -> Path:
     """A file that runs without this library, compared with what the learner itself says."""
     transform = transform_from_config(learner.data.transform_config())
     model, accelerator = learner.placed_model(), learner.accelerator

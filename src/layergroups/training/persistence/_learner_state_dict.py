@@ -33,11 +33,11 @@ from layergroups.checkpoints import (
 )
 from layergroups.errors import CheckpointError
 from layergroups.groups import taken_over
-from layergroups.training.distributed._sharding import whole
-from layergroups.training.loop._history import History
+from layergroups.training.distributed import whole
+from layergroups.training.state import History
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Learner
+    from layergroups.training.state import LearnerState
 
 
 _log = logging.getLogger("layergroups")
@@ -49,7 +49,7 @@ _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, Runti
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def save(learner: Learner, file: Path) -> Path:
+def save(learner: LearnerState, file: Path) -> Path:
     """Write the state of a learner; with several processes the main one writes, all wait."""
     processes = learner.processes
     with processes.together():
@@ -59,7 +59,7 @@ def save(learner: Learner, file: Path) -> Path:
     return file
 
 
-def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states.
 
     With several processes all call it when they have met; random states are those of each.
@@ -94,7 +94,7 @@ def state_of(learner: Learner) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(
-    learner: Learner,
+    learner: LearnerState,
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     *,
@@ -151,7 +151,7 @@ class _Loadable:
 
 
 def _checked(
-    learner: Learner,
+    learner: LearnerState,
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     source: str,
@@ -192,7 +192,7 @@ def _checked(
     )
 
 
-def _check_values(learner: Learner, state: Mapping[str, Any]) -> None:
+def _check_values(learner: LearnerState, state: Mapping[str, Any]) -> None:
     """Counts, norm layers, gradient scaler and stored features, as `state_of` gave them."""
     int(state["epochs_done"]), int(state["fits_done"])
     if not isinstance(state["norms"], Mapping):
@@ -206,7 +206,7 @@ def _check_values(learner: Learner, state: Mapping[str, Any]) -> None:
         raise KeyError("scaler")
 
 
-def _apply(learner: Learner, loadable: _Loadable, state: Mapping[str, Any]) -> None:
+def _apply(learner: LearnerState, loadable: _Loadable, state: Mapping[str, Any]) -> None:
     for note in filter(None, loadable.notes):
         _log.warning("%s", note)
     model = learner.groups.model
@@ -225,7 +225,7 @@ def _apply(learner: Learner, loadable: _Loadable, state: Mapping[str, Any]) -> N
 
 
 def _random_of(
-    learner: Learner, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    learner: LearnerState, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """The random states of this process; those of the main one if there were others then."""
     ranks = join_tensors(state.get("ranks", []), tensors)
@@ -235,7 +235,7 @@ def _random_of(
     return under_prefix("random", tensors), state["random"]
 
 
-def check_resumable(learner: Learner, saved: Saved) -> None:
+def check_resumable(learner: LearnerState, saved: Saved) -> None:
     """A run goes on only in a model that is built as it was.
 
     Raises:
@@ -325,14 +325,14 @@ def _load_buffers(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
             own[name].copy_(tensor)
 
 
-def _scaler_state(learner: Learner) -> dict[str, Any] | None:
+def _scaler_state(learner: LearnerState) -> dict[str, Any] | None:
     """Of the gradient scaler in fp16."""
     scaler = learner.accelerator.scaler
     return None if scaler is None else dict(scaler.state_dict())
 
 
 def _restore_optimizer(
-    learner: Learner, tensors: Mapping[str, Tensor], saved: Mapping[str, Any] | None
+    learner: LearnerState, tensors: Mapping[str, Tensor], saved: Mapping[str, Any] | None
 ) -> None:
     if saved is None:
         if learner.opt is not None:

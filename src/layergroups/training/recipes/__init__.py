@@ -1,1 +1,35 @@
-"""recipes."""
+"""Fits as phases."""
+
+from layergroups.training.recipes._fine_tune import fitted, plan_fine_tune, run_phases
+from layergroups.training.recipes._phases import (
+    DEFAULTS,
+    FineTuneDefaults,
+    FitOptions,
+    FitSetup,
+    Phase,
+    takes_fit_options,
+)
+from layergroups.training.recipes._preview import (
+    Planned,
+    call_fit,
+    checked_fit,
+    checked_schedule,
+    preview_phases,
+)
+
+__all__ = [
+    "DEFAULTS",
+    "FineTuneDefaults",
+    "FitOptions",
+    "FitSetup",
+    "Phase",
+    "Planned",
+    "call_fit",
+    "checked_fit",
+    "checked_schedule",
+    "fitted",
+    "plan_fine_tune",
+    "preview_phases",
+    "run_phases",
+    "takes_fit_options",
+]

@@ -4,87 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
-from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.loop._events import checked
-from layergroups.training.loop._history import History
-from layergroups.training.optim._schedules import OneCycle, Schedule
+from layergroups.training.hardware import keep_freed_memory
+from layergroups.training.loop import checked
 from layergroups.training.recipes._head_phase import train_head
+from layergroups.training.recipes._phases import (
+    FineTuneDefaults,
+    FitSetup,
+    Phase,
+    Undo,
+    fit_phase,
+    with_undo,
+)
+from layergroups.training.state import History
 
 if TYPE_CHECKING:
-    from layergroups.training._learner import Learner, Looking
-    from layergroups.training.callbacks._checkpointer import CheckpointConfig
+    from layergroups.training.state import LearnerState
 
 
 _log = logging.getLogger("layergroups")
 
 
 _CHEAP = 0.05  # part of the network's work above which the head is not trained in many passes
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuneDefaults:
-    """Every figure of `fine_tune` in one place, chosen by measurement.
-
-    Attributes:
-        base_lr: rate of the head while the body is frozen.
-        unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
-        lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
-            frozen, so that its outputs are kept too, in the passes of the first phase, and cost
-            nothing in the later epochs. All train where that does not fit: see `lowest_group`.
-        passes: over the kept outputs of layers that stay frozen, for each epoch asked for; each
-            takes the photos in other views.
-        views: augmented views of each training photo for one frozen epoch. Layers that stay frozen
-            afterwards keep theirs too; where `StoreOptions.views` says more, those follow later.
-        head_passes: the most passes of the head over its stored features.
-        hold_out: part of the training photos by which the best head is chosen.
-        patience: passes without a better loss on them after which the head is done.
-        head_schedule: over all passes of the head.
-        schedule: over the epochs after the head's.
-        max_bytes: the most bytes of stored outputs for the head's passes; None: what the learner's
-            `StoreOptions` allow.
-    """
-
-    base_lr: float = 1e-3
-    unfrozen_ratio: float = 0.2
-    lowest: int = 1
-    passes: int = 2
-    views: int = 2
-    head_passes: int = 20
-    hold_out: float = 0.1
-    patience: int = 5
-    head_schedule: Schedule = field(default_factory=OneCycle)
-    schedule: Schedule = field(default_factory=lambda: OneCycle(pct_start=0.1))
-    max_bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A part of a recipe.
-
-    Attributes:
-        name: for the history.
-        epochs: passes over the training photos.
-        freeze_to: the first layer group that trains, as in `freeze_to`; 0 trains all.
-        lr: a rate for each group.
-        schedule: the multiplier on it.
-        from_store: train the head to the end on stored outputs of the body, where possible.
-        stored: let frozen layers run once only, as `fit` does.
-        passes: over what is stored, for each epoch.
-    """
-
-    name: str
-    epochs: int
-    freeze_to: int
-    lr: Rate
-    schedule: Schedule
-    from_store: bool = False
-    stored: bool = True
-    passes: int = 1
 
 
 def plan_fine_tune(
@@ -133,7 +78,7 @@ def plan_fine_tune(
 
 
 def fitted(
-    learner: Looking, defaults: FineTuneDefaults | None, lr: Rate | None = None
+    learner: LearnerState, defaults: FineTuneDefaults | None, lr: Rate | None = None
 ) -> FineTuneDefaults:
     """The figures for this learner: `lowest` as it can be, and as the rates ask for."""
     if defaults is not None and not isinstance(defaults, FineTuneDefaults):
@@ -148,14 +93,14 @@ def fitted(
     return replace(known, lowest=lowest)
 
 
-def lowest_group(learner: Looking, defaults: FineTuneDefaults) -> int:
+def lowest_group(learner: LearnerState, defaults: FineTuneDefaults) -> int:
     """The first layer group that trains after the head, as `defaults.lowest` asks where it can.
 
     All groups train if no layer of the body would train otherwise, if the network begins from
     noise, or if its first layers were made anew for images of other channels.
     """
     spec = learner.data.input
-    known = learner.pretrained and (spec is None or spec.channels == 3)
+    known = learner.pretrained is not False and (spec is None or spec.channels == 3)
     return defaults.lowest if known and defaults.lowest < len(learner.layer_groups) - 1 else 0
 
 
@@ -167,62 +112,55 @@ def _given_a_rate(groups: LayerGroups, lr: Rate | None) -> list[int]:
     return [index for index, rate in enumerate(rates) if rate > 0]
 
 
-def run_plan(
-    learner: Learner,
-    phases: tuple[Phase, ...],
-    defaults: FineTuneDefaults | None = None,
-    plan: CheckpointConfig | None = None,
-    callbacks: Sequence[object] | None = (),
-) -> History:
-    """Do the phases one after another, each saved as planned, each with these callbacks."""
-    rows, each = History(), checked(callbacks)
-    options: dict[str, Any] = {"defaults": defaults or FineTuneDefaults(), "plan": plan}
+def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) -> History:
+    """Run the phases of a fit one after another.
+
+    A phase that is refused (a callback that is none, a folder with an earlier run, nothing to
+    train) leaves freezing and rates as they were.
+    """
+    rows = History()
     with keep_freed_memory():
         for number, phase in enumerate(phases, start=1):
-            rows += run_phase(learner, phase, **options, later=phases[number:], callbacks=each)
+            undo = Undo(state.layer_groups)
+            try:
+                rows += _run_phase(state, phase, with_undo(setup, undo), phases[number:])
+            except BaseException:
+                undo.undo()
+                raise
     return rows
 
 
-def run_phase(
-    learner: Learner,
-    phase: Phase,
-    defaults: FineTuneDefaults,
-    plan: CheckpointConfig | None = None,
-    later: Sequence[Phase] = (),
-    callbacks: Sequence[object] = (),
+def _run_phase(
+    state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
 ) -> History:
     """Set freezing and rates, then train: from the store if it is asked for and possible.
 
     What the frozen layers of later phases give is kept in the same passes, where there is room.
     """
-    groups = learner.layer_groups
-    if phase.freeze_to:
-        groups.freeze_to(phase.freeze_to)
-    else:
-        groups.unfreeze()
-    groups.set_rates(phase.lr)
+    checked((*phase.callbacks, *setup.callbacks, *state.callbacks))
+    groups = state.layer_groups
+    phase.apply(groups)
     if phase.from_store:
-        reason = _reason_against_passes(learner, defaults)
+        reason = _reason_against_passes(groups, setup.figures)
         if not reason:
             also = [_resting(groups, other) for other in later if other.stored]
             also = [boundary for boundary in also if boundary and boundary != groups.resting]
-            return train_head(learner, phase, defaults, plan, also, callbacks)
+            return train_head(state, phase, setup, also)
         _log.warning("The head trains through the whole network, because %s.", reason)
-    options: dict[str, Any] = {"store": phase.stored, "passes": phase.passes}
-    options |= {"callbacks": callbacks}
-    return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
+    return fit_phase(state, phase, setup)
 
 
 def _resting(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
     """The groups that will rest in a phase."""
-    rates = spread_rates(phase.lr, groups.names, groups.rates)
-    first = groups[phase.freeze_to].index
+    rates = groups.rates
+    if phase.lr is not None:
+        rates = spread_rates(phase.lr, groups.names, rates)
+    first = 0 if phase.freeze_to is None else groups[phase.freeze_to].index
     return tuple(index for index, rate in enumerate(rates) if index < first or rate == 0)
 
 
-def _reason_against_passes(learner: Learner, defaults: FineTuneDefaults) -> str:
+def _reason_against_passes(groups: LayerGroups, defaults: FineTuneDefaults) -> str:
     """Why many passes over stored outputs would cost too much; empty if they are cheap."""
-    groups = learner.layer_groups
     work = [sum(block.flops for block in group.blocks) for group in groups]
     trains = sum(work) - sum(work[index] for index in groups.resting)
     share = trains / max(1, sum(work))

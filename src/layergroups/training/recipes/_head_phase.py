@@ -19,32 +19,27 @@ from torch import Tensor
 from layergroups.data import stratified_split, weighted_order
 from layergroups.errors import TrainingError
 from layergroups.tasks._metrics import Meter
-from layergroups.training.callbacks._checkpointer import Checkpointer, asked
-from layergroups.training.feature_cache._cached_epochs import (
+from layergroups.training.callbacks import Checkpointer, asked
+from layergroups.training.feature_cache import (
     CachedBatches,
     CachedEpochs,
-    batch_size,
-    why_not,
-)
-from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
     FeatureCacheConfig,
+    NoPassageError,
     TooLargeError,
+    batch_size,
+    fill_train,
+    fill_valid,
+    is_varied,
+    why_not,
 )
-from layergroups.training.feature_cache._feature_cache import fill_train, fill_valid, is_varied
-from layergroups.training.feature_cache._feature_cut import NoPassageError
-from layergroups.training.loop import _loop as loop
-from layergroups.training.loop._evaluation import evaluate
-from layergroups.training.loop._fit_context import FitContext, new_fit_context
-from layergroups.training.loop._loop_checks import check_batch_count
+from layergroups.training.loop import FitContext, check_batch_count, evaluate, fit, new_fit_context
+from layergroups.training.recipes._phases import FitSetup, Phase, fit_phase
 
 if TYPE_CHECKING:
     from layergroups.data import Batches
-    from layergroups.training._learner import Learner
-    from layergroups.training.callbacks._checkpointer import CheckpointConfig
-    from layergroups.training.feature_cache._feature_cache import FeatureCache, Resting
-    from layergroups.training.loop._history import History
-    from layergroups.training.recipes._fine_tune import FineTuneDefaults, Phase
+    from layergroups.training.feature_cache import FeatureCache, Resting
+    from layergroups.training.state import History, LearnerState
 
 
 _log = logging.getLogger("layergroups")
@@ -57,12 +52,7 @@ _LEAST_HELD_OUT = 16
 
 
 def train_head(
-    learner: Learner,
-    phase: Phase,
-    defaults: FineTuneDefaults,
-    plan: CheckpointConfig | None = None,
-    also: Sequence[Resting] = (),
-    callbacks: Sequence[object] = (),
+    learner: LearnerState, phase: Phase, setup: FitSetup, also: Sequence[Resting] = ()
 ) -> History:
     """Run the frozen layers over some views of the photos, then train the rest on their outputs.
 
@@ -72,27 +62,25 @@ def train_head(
     Args:
         learner: with its body frozen.
         phase: of the recipe.
-        defaults: figures of the recipe.
-        plan: of the checkpoints, if there are to be any.
+        setup: of the fit; it has the figures of the recipe.
         also: boundaries of later phases, at which values are kept in the same passes.
-        callbacks: of this phase.
     """
+    plan = setup.checkpoints
     keeper = None if plan is None else Checkpointer(plan, learner, kind="-head")
     done = keeper and keeper.finished(learner, asked(phase.name, 1, phase.schedule, learner))
     if done:
         return done
     last = () if keeper is None else (keeper,)
-    run = new_fit_context(learner, 1, phase.schedule, phase.name, callbacks, last)
+    run = new_fit_context(learner, 1, phase.schedule, phase.name, setup.callbacks, last)
     first_epoch = learner.epochs_done if keeper is None else keeper.first_epoch
     try:
         with run.processes.together():
-            _prepare(run, phase.epochs, defaults, first_epoch, also)
-        return loop.fit(run)
+            _prepare(run, phase.epochs, setup, first_epoch, also)
+        return fit(run)
     except (NoPassageError, TooLargeError, StoreOutdatedError) as reason:
         _log.warning("The head trains through the whole network, because %s.", reason)
         again = phase.stored and isinstance(reason, StoreOutdatedError)
-        options: dict[str, Any] = {"callbacks": callbacks, "store": again}
-        return learner.fit_phase(phase.epochs, phase.schedule, phase.name, plan, **options)
+        return fit_phase(learner, replace(phase, stored=again), setup)
 
 
 class StoreOutdatedError(TrainingError):
@@ -263,7 +251,7 @@ def _moving(run: FitContext) -> dict[str, Tensor]:
 def _prepare(
     run: FitContext,
     epochs_counted: int,
-    defaults: FineTuneDefaults,
+    setup: FitSetup,
     first_epoch: int,
     also: Sequence[Resting],
 ) -> None:
@@ -273,8 +261,8 @@ def _prepare(
         NoPassageError: the rest of the model cannot run from stored values.
         TooLargeError: there is no room for them.
     """
-    started = time.perf_counter()
-    run.learner.store.forget_work()
+    started, defaults = time.perf_counter(), setup.figures
+    setup.cache.forget_work()
     run.replicas.align(run.model, "the start of the head's training")
     reason = why_not(run)
     if reason:
@@ -284,7 +272,7 @@ def _prepare(
     run.accumulate = 1  # stored values are small: several batches are one
     views = epochs_counted * defaults.views if is_varied(run) else 1
     epochs = [_VIEWS_FROM + first_epoch * views + n for n in range(views)]
-    shelf = _fill(run, defaults, epochs, also)
+    shelf = _fill(run, setup, epochs, also)
     kept, held_out = _split(shelf.targets, defaults.hold_out)
     seed = run.learner.epoch_seed(first_epoch)
     weights = run.learner.data.sampling_weights
@@ -293,7 +281,7 @@ def _prepare(
     if len(held_out):
         best = KeepBest(Passes(shelf, held_out, views, size), train.per_pass, defaults.patience)
         run.callbacks = (best, *run.callbacks)
-    store, options = run.learner.store, run.learner.store_options
+    store, options = setup.cache, setup.cache_config
     run.features = HeadFromStore(store, options, run.groups.resting, train)
     run.features.epochs_counted = epochs_counted
     run.batches = train
@@ -301,13 +289,14 @@ def _prepare(
 
 
 def _fill(
-    run: FitContext, defaults: FineTuneDefaults, epochs: Sequence[int], also: Sequence[Resting]
+    run: FitContext, setup: FitSetup, epochs: Sequence[int], also: Sequence[Resting]
 ) -> FeatureBuffer:
     """Keep these views of the training items, and the validation items.
 
     They are kept below the head, and where there is room also at other boundaries.
     """
-    store, options, boundary = run.learner.store, run.learner.store_options, run.groups.resting
+    store, options, boundary = setup.cache, setup.cache_config, run.groups.resting
+    defaults = setup.figures
     if defaults.max_bytes is not None:
         memory = min(options.memory, defaults.max_bytes)
         options = replace(options, memory=memory, disk=min(options.disk, defaults.max_bytes))
@@ -320,24 +309,24 @@ def _fill(
         store.kept[other].folded = True
         store.kept[other].room = max(len(epochs), options.views if is_varied(run) else 1)
     try:
-        _fill_all(run, options, [boundary, *others], epochs)
+        _fill_all(run, store, options, [boundary, *others], epochs)
     except TooLargeError:
         if not others:
             raise
         store.keep_only([boundary])
-        _fill_all(run, options, [boundary], epochs)
+        _fill_all(run, store, options, [boundary], epochs)
     assert kept.train is not None
     return kept.train
 
 
 def _fill_all(
     run: FitContext,
+    store: FeatureCache,
     options: FeatureCacheConfig,
     boundaries: Sequence[Resting],
     epochs: Sequence[int],
 ) -> None:
     """Fill what is not there yet."""
-    store = run.learner.store
     for epoch in epochs:
         if epoch not in store.kept[boundaries[0]].views:
             fill_train(run, store, options, boundaries, epoch=epoch)

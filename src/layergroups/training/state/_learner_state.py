@@ -1,49 +1,50 @@
-"""What a learner is made of, and how its parts stay in step; `Learner` adds what one does.
-
-What follows when a learner is given another model or other data.
-"""
+"""What a learner is made of, and how its parts stay in step; `Learner` adds what it does."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._checks import whole_number
 from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
 from layergroups._suggestions import SuggestsNames
 from layergroups.anatomy import unwrap
 from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
-from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, Rate, Split
-from layergroups.tasks._losses import LossFunc, as_loss, default_loss
+from layergroups.errors import CheckpointError, TrainingError
+from layergroups.groups import LayerGroups, Split
+from layergroups.tasks._losses import LossFunc, as_loss
 from layergroups.tasks._metrics import Meter, as_list, check_metrics
 from layergroups.tasks._tasks import Task, checked_threshold, task_of
-from layergroups.training.callbacks._ema import Ema, checked_ema
-from layergroups.training.distributed._processes import Processes, current_processes
-from layergroups.training.distributed._sharding import shard, wants_sharding
-from layergroups.training.feature_cache._feature_buffer import FeatureCacheConfig
-from layergroups.training.feature_cache._feature_cache import FeatureCache
-from layergroups.training.hardware._compiling import Compile, Compiled, checked_compile, is_compiled
-from layergroups.training.hardware._memory_format import in_fast_layout
-from layergroups.training.loop._batch_norm import BatchNorm, BatchNormPolicy
-from layergroups.training.loop._events import checked
-from layergroups.training.loop._history import EpochRow, History
-from layergroups.training.loop._precision import (
-    checked_clip,
+from layergroups.training.distributed import Processes, current_processes, shard, wants_sharding
+from layergroups.training.hardware import (
+    Compile,
+    Compiled,
+    checked_compile,
+    in_fast_layout,
+    is_compiled,
     launched_accumulation,
     make_accelerator,
     place,
     precision_name,
 )
-from layergroups.training.loop._progress import Reporter, reporter
-from layergroups.training.optim._optimizers import OptFunc, build_optimizer, checked_decay
+from layergroups.training.optim import (
+    OptFunc,
+    build_optimizer,
+    check_opt_func,
+    checked_clip,
+    checked_decay,
+)
+from layergroups.training.state._batch_norm import BatchNormPolicy, checked_policy
+from layergroups.training.state._history import EpochRow, History
+from layergroups.training.state._progress import Reporter, reporter
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -127,37 +128,64 @@ def _check_task(old: DataSource, new: DataSource) -> None:
         )
 
 
-class LearnerState(SuggestsNames):
-    """Model, layer groups, data, optimizer, device, counts: the state of a `Learner`.
+class Stateful(Protocol):
+    """Has a state of plain values that goes into what a learner saves."""
 
-    For the arguments see there.
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class LearnerState(SuggestsNames):
+    """Model, layer groups, data, settings, optimizer, device and counts of a `Learner`.
+
+    A setting may be assigned at any time: it is checked then as the constructor checks it, and the
+    next step or fit follows it. The functions of this library take a state, not a `Learner`.
+
+    Args:
+        dls: training and validation batches.
+        model: the model.
+        groups: layer groups of this model; None makes them.
+        split: the rule by which they are made.
+        store: outputs of frozen layers that are kept between fits.
+
+    Attributes:
+        groups: as `layer_groups`, but not brought in step with the model first.
+        opt: the optimizer over all groups; None before the first fit.
+        norms: which norm layers keep their running statistics.
+        callbacks: called in every fit.
+        history: the epochs of all fits.
+        epochs_done: how many passes over the training items that were.
+        fits_done: how many fits.
+        mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
+        compile: how `torch.compile` is called in fits, if it is.
+        progress: what shows bars and rows.
+        blueprint: how the model can be made again, if that is known.
+        pretrained: whether the model began with pretrained weights; None where that is not known.
+        store: as the argument.
     """
+
+    groups: LayerGroups
+    opt: Optimizer | None
+    norms: BatchNormPolicy
+    callbacks: list[object]
+    history: History
+    epochs_done: int
+    fits_done: int
+    mixed_precision: str | None
+    compile: Compile
+    progress: bool | Reporter
+    blueprint: Blueprint | None
+    pretrained: bool | None
+    store: Stateful
 
     def __init__(
         self,
         dls: TrainValid,
         model: nn.Module,
         *,
-        loss_func: LossFunc | str | None = None,
-        thresh: float = 0.5,
-        groups: LayerGroups | None = None,
-        split: Split = "auto",
-        opt_func: OptFunc = "adamw",
-        lr: Rate | None = None,
-        weight_decay: float = 0.01,
-        wd: float | None = None,
-        metrics: Any = (),
-        callbacks: Sequence[object] | None = (),
-        batch_norm: BatchNorm = "auto",
-        mixed_precision: str | None = None,
-        accumulate: int | None = None,
-        clip: float | None = None,
-        ema: Ema = None,
-        compile: Compile = None,
-        store: FeatureCacheConfig | None = None,
-        path: str | Path = "models",
-        seed: int | None = None,
-        progress: bool | Reporter = True,
+        groups: LayerGroups | None,
+        split: Split,
+        store: Stateful,
     ) -> None:
         self.data = data_source(dls)
         self._model = _laid_out(model)
@@ -168,37 +196,14 @@ class LearnerState(SuggestsNames):
                 f"groups= is a {type(groups).__name__}; give LayerGroups(model), or a rule: "
                 'Learner(dls, model, split="auto").'
             )
-        self.groups = groups
-        if self.groups.model is not unwrap(model):
+        if groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
-        if lr is not None:
-            self.groups.set_rates(lr)
-        self.loss_func = default_loss(task_of(self.data)) if loss_func is None else loss_func
-        self.thresh = checked_threshold(thresh)
-        self.opt_func = opt_func
-        self.weight_decay = checked_decay(weight_decay if wd is None else wd)
-        self.metrics = metrics
-        self.callbacks = checked(callbacks)
-        self.norms = BatchNormPolicy(batch_norm, model)
-        self.mixed_precision = mixed_precision
-        self.accumulate = launched_accumulation(accumulate)
-        self.clip = checked_clip(clip)
-        self.ema: Ema = checked_ema(ema)
-        self.compile: Compile = compile
-        checked_compile(compile)
-        self.path = path_of(path, TrainingError, 'Learner(..., path="models")')
-        self.seed = seed
-        self.progress = progress
-        self.opt: Optimizer | None = None
-        self.history = History()
-        self.epochs_done = 0
-        self.fits_done = 0
-        self.store_options = store or FeatureCacheConfig()
-        self.store = FeatureCache()
-        self.blueprint: Blueprint | None = None
-        self.pretrained = True
+        self.groups, self.store, self._split = groups, store, split
+        self.opt = self.blueprint = self.pretrained = None
+        self.callbacks, self.history = [], History()
+        self._opt_func: OptFunc = "adamw"
+        self.epochs_done = self.fits_done = 0
         self._compiled: Compiled | None = None
-        self._split = split
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
 
@@ -264,6 +269,103 @@ class LearnerState(SuggestsNames):
         given = as_list(metrics)
         check_metrics(given, self.task)
         self._metrics = given
+
+    @property
+    def thresh(self) -> float:
+        """For several labels, the probability above which one counts as there."""
+        return self._thresh
+
+    @thresh.setter
+    def thresh(self, thresh: float) -> None:
+        self._thresh = checked_threshold(thresh)
+
+    @property
+    def opt_func(self) -> OptFunc:
+        """What makes the optimizer. Another one drops the optimizer that there is."""
+        return self._opt_func
+
+    @opt_func.setter
+    def opt_func(self, opt_func: OptFunc) -> None:
+        check_opt_func(opt_func)
+        if self.opt is not None and opt_func != self.opt_func:
+            _log.warning("Another opt_func: the optimizer starts afresh, without its moments.")
+            self.opt = None
+        self._opt_func = opt_func
+
+    @property
+    def weight_decay(self) -> float:
+        """Of what is decayed: not norms, biases and tokens. `wd` is the same."""
+        return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, weight_decay: float) -> None:
+        self._weight_decay = checked_decay(weight_decay)
+        if self.opt is not None:
+            wanted = self.layer_groups.param_groups(weight_decay=weight_decay)
+            decays = {group["name"]: group["weight_decay"] for group in wanted}
+            for group in self.opt.param_groups:
+                group["weight_decay"] = decays.get(group["name"], group["weight_decay"])
+
+    wd = weight_decay
+
+    @property
+    def batch_norm(self) -> str:
+        """Which norm layers keep their running statistics; see `BatchNormPolicy`."""
+        return self.norms.policy
+
+    @batch_norm.setter
+    def batch_norm(self, policy: str) -> None:
+        self.norms.policy = checked_policy(policy)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches for each step of the optimizer."""
+        return self._accumulate
+
+    @accumulate.setter
+    def accumulate(self, accumulate: int | None) -> None:
+        self._accumulate = launched_accumulation(accumulate)
+
+    @property
+    def clip(self) -> float | None:
+        """The greatest norm of the gradients; None does not clip."""
+        return self._clip
+
+    @clip.setter
+    def clip(self, clip: float | None) -> None:
+        self._clip = checked_clip(clip)
+
+    @property
+    def ema(self) -> float | None:
+        """The decay of the moving average of the weights; None for no average."""
+        return self._ema
+
+    @ema.setter
+    def ema(self, ema: Ema) -> None:
+        self._ema = checked_ema(ema)
+
+    @property
+    def seed(self) -> int | None:
+        """Seeds every epoch, with its number; None leaves random states alone."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int | None) -> None:
+        self._seed = None if seed is None else whole_number("seed", seed, 0, 42)
+
+    @property
+    def path(self) -> Path:
+        """The folder of `save` and `load`."""
+        return self._path
+
+    @path.setter
+    def path(self, path: str | Path) -> None:
+        self._path = path_of(path, TrainingError, 'Learner(..., path="models")')
+
+    def file(self, name: str | Path) -> Path:
+        """The checkpoint of this name in `path`."""
+        text = str(path_of(name, CheckpointError, 'learn.save("first")'))
+        return self.path / f"{text.removesuffix('.safetensors')}.safetensors"
 
     @property
     def accelerator(self) -> Accelerator:
@@ -340,6 +442,28 @@ class LearnerState(SuggestsNames):
         """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
         seed = self.data.seed if self.seed is None else self.seed
         return mixed(seed, self.epochs_done if epoch is None else epoch)
+
+
+Ema = bool | float | None
+
+
+USUAL_DECAY: Final = 0.999
+
+
+def checked_ema(ema: Ema) -> float | None:
+    """The decay of the moving average of the weights, None if there is to be none.
+
+    Raises:
+        TrainingError: it is neither a switch nor a number between 0 and 1.
+    """
+    if ema is None or isinstance(ema, bool):
+        return USUAL_DECAY if ema else None
+    if isinstance(ema, (int, float)) and 0 < ema < 1:
+        return float(ema)
+    raise TrainingError(
+        f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
+        f"for {USUAL_DECAY}, or None for no average."
+    )
 
 
 def _laid_out(model: nn.Module) -> nn.Module:

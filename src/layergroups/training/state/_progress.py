@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from layergroups.training.loop._history import EpochRow, cells, headings
+from layergroups.training.state._history import EpochRow, cells, headings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import Any, Final, overload
 
 import torch
 from rich.table import Table
@@ -21,10 +21,7 @@ from layergroups._formatting import duration, plain_text
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
 from layergroups.errors import CheckpointError
-from layergroups.training.optim._schedules import Schedule
-
-if TYPE_CHECKING:
-    from layergroups.training.loop._fit_context import FitContext
+from layergroups.training.optim import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +195,12 @@ def _number(value: float | None) -> str:
 _POINTS: Final = 16  # of the course of the rates in an epoch
 
 
+def memory_used(device: torch.device) -> dict[str, float]:
+    """The most bytes held so far, by the names that `EpochRow.cost` lists."""
+    most = {"memory": peak_memory(), "device_memory": peak_device_memory(device)}
+    return {name: float(value) for name, value in most.items() if value is not None}
+
+
 def peak_memory() -> int | None:
     """The most memory that this process has held at any time, bytes; None where nobody tells."""
     try:
@@ -239,15 +242,3 @@ def _around(values: list[float], places: list[int]) -> range:
     """The steps among which the highest one is."""
     top = values.index(max(values))
     return range(places[max(0, top - 1)], places[min(len(places) - 1, top + 1)] + 1)
-
-
-def cost_of(run: FitContext) -> dict[str, float]:
-    """What the epoch took, by the names that `EpochRow.cost` lists."""
-    memory = {
-        "memory": peak_memory(),
-        "device_memory": peak_device_memory(run.accelerator.device),
-    }
-    known = {name: float(value) for name, value in memory.items() if value is not None}
-    if run.batches is run.train or run.features is None:
-        return known
-    return {**known, **run.features.resources(run)}

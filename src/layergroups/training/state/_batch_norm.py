@@ -41,9 +41,7 @@ class BatchNormPolicy:
         Raises:
             TrainingError: the policy is unknown.
         """
-        if policy not in POLICIES:
-            raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
-        self.policy = policy
+        self.policy = checked_policy(policy)
         self._fitted_at_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
         self.note(model)
 
@@ -77,6 +75,17 @@ class BatchNormPolicy:
         for layer in norm_layers(model):
             if layer not in head and (self.policy == "keep" or self._fitted_at_first[layer]):
                 layer.eval()
+
+
+def checked_policy(policy: str) -> str:
+    """One of the policies.
+
+    Raises:
+        TrainingError: it is unknown.
+    """
+    if policy not in POLICIES:
+        raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
+    return policy
 
 
 def norm_layers(model: nn.Module) -> Iterator[NormBase]:

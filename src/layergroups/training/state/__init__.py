@@ -1,0 +1,27 @@
+"""Model, groups, data, optimizer and history of a learner."""
+
+from layergroups.training.state._batch_norm import (
+    BatchNorm,
+    BatchNormPolicy,
+    evaluating,
+    norm_layers,
+)
+from layergroups.training.state._history import EpochRow, History, course, memory_used
+from layergroups.training.state._learner_state import Ema, LearnerState
+from layergroups.training.state._progress import Bar, Reporter, show
+
+__all__ = [
+    "Bar",
+    "BatchNorm",
+    "BatchNormPolicy",
+    "Ema",
+    "EpochRow",
+    "History",
+    "LearnerState",
+    "Reporter",
+    "course",
+    "evaluating",
+    "memory_used",
+    "norm_layers",
+    "show",
+]
