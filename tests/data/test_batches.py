@@ -11,7 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from layergroups.data import Augmentation, EvalLoader, EvalTransform, Samples, TrainLoader
+from layergroups.data import (
+    Augmentation,
+    EvalLoader,
+    EvalTransform,
+    ImageDataLoaders,
+    Samples,
+    TrainLoader,
+)
 from layergroups.data import _batches as batches
 from layergroups.data._batches import (
     BatchMaker,
@@ -22,6 +29,7 @@ from layergroups.data._batches import (
 )
 from layergroups.data.image._transforms import TrainTransform
 from layergroups.errors import BrokenImagesError
+from layergroups.input_spec import InputSpec
 
 # From Python 3.12 on, the start of workers by fork is remarked on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -279,3 +287,25 @@ def test_memory_does_not_hold_the_photos(photos: Samples) -> None:
     many = Samples(photos.files * 100_000, (photos.labels or ()) * 100_000)
     passes: Iterator[Any] = iter(EvalLoader(fed(many), 2))
     assert len(next(passes)[1]) == 2
+
+
+def test_bytes_go_to_the_device_and_are_normalised_there(photos: Samples) -> None:
+    loaders = ImageDataLoaders(photos, photos, ("a", "b", "c"), (8, 8), 4).to("meta")
+    for x, y in (next(iter(loaders.train)), next(iter(loaders.valid)), loaders.one_batch()):
+        assert (x.device.type, y.device.type) == ("meta", "meta")
+        assert x.dtype == torch.float32
+        assert x.is_contiguous(memory_format=torch.channels_last)
+    assert loaders.bind(InputSpec()).one_batch()[0].is_meta
+    loaders.to("cpu").train.set_epoch(0)
+    fresh = ImageDataLoaders(photos, photos, ("a", "b", "c"), (8, 8), 4)
+    assert same([next(iter(loaders.train))], [fresh.one_batch()])
+
+
+def test_training_processes_of_a_machine_divide_its_cores(
+    monkeypatch: pytest.MonkeyPatch, photos: Samples
+) -> None:
+    monkeypatch.setattr(batches, "_reading_seconds", lambda _: 1.0)
+    monkeypatch.setattr(batches, "_cores", lambda: 16)
+    assert default_workers(photos) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert default_workers(photos) == (3 if torch.accelerator.is_available() else 2)

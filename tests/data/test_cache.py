@@ -180,3 +180,17 @@ def test_batches_are_the_same_with_and_without_it(tmp_path: Path, workers: int) 
     for one, two, three in zip(*passes, strict=True):
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[0], three[0])
+
+
+def test_one_line_says_what_is_written_before_the_folder_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label in ("a", "b"):
+        for i in range(2):
+            photo(tmp_path / "photos" / label / f"{i}.png", (20, 20), seed=i)
+    place = tmp_path / "place"
+    for _ in range(2):
+        list(ImageDataLoaders.from_folder(tmp_path / "photos", size=8, bs=2, cache=place).train)
+    (line,) = [record.getMessage() for record in caplog.records if str(place) in record.message]
+    assert "cache=False" in line
+    assert "GB" in line or "MB" in line

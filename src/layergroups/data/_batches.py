@@ -167,6 +167,8 @@ _SECONDS_PER_BYTE = 1 / 45e6
 
 _SAMPLE = 100  # files whose size is looked at
 
+CPU = torch.device("cpu")
+
 
 def default_workers(photos: Samples) -> int:
     """How many processes prepare batches, if the user does not say.
@@ -174,14 +176,16 @@ def default_workers(photos: Samples) -> int:
     None where a pass over the photos spends less than two seconds on reading them, since workers
     must first be started. With an accelerator, else one for each core but one, at most 8. Without,
     training keeps all cores busy already, so there are workers only for photos that are slow to
-    read (files of about 200 kB or more): one for every two cores, at most 8.
+    read (files of about 200 kB or more): one for every two cores, at most 8. Several training
+    processes on one machine divide its cores.
     """
     per_photo = _reading_seconds(photos)
     if per_photo * len(photos) < _WORTH_WORKERS:
         return 0
+    cores = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     if torch.accelerator.is_available():
-        return min(8, _cores() - 1)
-    return min(8, _cores() // 2) if per_photo > _SLOW_TO_READ else 0
+        return min(8, cores - 1)
+    return min(8, cores // 2) if per_photo > _SLOW_TO_READ else 0
 
 
 def _reading_seconds(photos: Samples) -> float:
@@ -276,21 +280,28 @@ def stack(items: Sequence[One | BrokenImage]) -> Raw:
 
 
 class BatchMaker:
-    """Makes the batches of any plan over a set of photos, in this process or by workers.
+    """Makes the batches of any plan over a set of images, in this process or by workers.
 
     The workers start with the first plan and stay. While one plan is being followed, others get
-    workers of their own.
+    workers of their own. Workers send whole bytes; they are normalised here, on the device.
 
     Args:
-        dataset: the photos.
+        dataset: the images.
         num_workers: processes that prepare batches; 0 for this one.
+        device: where the batches are to be.
     """
 
-    def __init__(self, dataset: PhotoDataset, num_workers: int) -> None:
+    def __init__(self, dataset: PhotoDataset, num_workers: int, device: torch.device = CPU) -> None:
         self.dataset = dataset
         self.num_workers = num_workers
+        self.device = device
         self._pool: DataLoader[Any] | None = None
         self._busy = False
+
+    def to(self, device: torch.device) -> None:
+        """Let the batches that come be on a device."""
+        if device != self.device:
+            self.device, self._pool = device, None  # the memory of other workers is not pinned
 
     def follow(self, plan: Plan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches (x, y): float32 (N, channels, height, width), normalised, and the targets."""
@@ -313,7 +324,9 @@ class BatchMaker:
     def _finished(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
         if isinstance(raw, BrokenImage):
             raise broken_images_error([raw])
-        return normalise(raw[0], self.dataset.plain.input), raw[1]
+        # A quarter of the bytes of normalised pixels goes to the device.
+        pixels, targets = (part.to(self.device, non_blocking=True) for part in raw)
+        return normalise(pixels, self.dataset.plain.input), targets
 
     def _new_loader(self, plan: Plan, *, stay: bool) -> DataLoader[Any]:
         return DataLoader(
@@ -322,6 +335,7 @@ class BatchMaker:
             num_workers=self.num_workers,
             collate_fn=stack,
             persistent_workers=stay and self.num_workers > 0,
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else each pass would draw from the global one
         )
 

@@ -55,7 +55,7 @@ def test_batches(
         BrokenImagesError: images are broken, and `dls.on_error` is "raise".
     """
     photos = _test_photos(dls, source, labels, with_labels)
-    feed = BatchMaker(PhotoDataset(photos, dls.transform), default_workers(photos))
+    feed = BatchMaker(PhotoDataset(photos, dls.transform), default_workers(photos), dls.device)
     return EvalLoader(feed, dls.batch_size)
 
 
@@ -222,7 +222,7 @@ def varied_views(
     """
     dataset = copy.copy(batches.feed.dataset)
     dataset.varied = TrainTransform(augment, dataset.plain)
-    feed = BatchMaker(dataset, batches.feed.num_workers)
+    feed = BatchMaker(dataset, batches.feed.num_workers, batches.feed.device)
 
     def view(number: int) -> EvalLoader:
         return EvalLoader(feed, batches.batch_size, lambda i: view_seed(seed, number, i))

@@ -20,6 +20,7 @@ import torch
 from layergroups._formatting import first_few
 from layergroups._suggestions import SuggestsNames
 from layergroups.data._batches import (
+    CPU,
     Balance,
     BatchMaker,
     EvalLoader,
@@ -361,6 +362,7 @@ class ImageDataLoaders(Sources):
         cache: keeps the decoded pixels of the photos; None decodes them each time.
         broken: what was left out because it cannot be read, where `on_error` is "skip".
         balance: how often training photos come, see `from_folder`.
+        device: where the batches are, see `to`.
     """
 
     train_photos: Samples
@@ -378,6 +380,7 @@ class ImageDataLoaders(Sources):
     cache: DecodedCache | None = None
     broken: tuple[BrokenImage, ...] = ()
     balance: Balance = False
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
@@ -388,6 +391,8 @@ class ImageDataLoaders(Sources):
         if n < wanted:
             _LOG.warning("Only %d training photos: batch_size is %d instead of %d.", n, n, wanted)
         made = settings.loading(found.train)
+        if made["cache"] is not None and found.train.items is None:
+            made["cache"].announce()
         return cls(found.train, found.valid, found.vocab, broken=found.broken, **made)
 
     @cached_property
@@ -400,7 +405,7 @@ class ImageDataLoaders(Sources):
     def valid(self) -> EvalLoader:
         """Validation batches, in the order of `valid_photos`."""
         photos = PhotoDataset(self.valid_photos, self.transform, cache=self.cache)
-        feed = BatchMaker(photos, self.num_workers)
+        feed = BatchMaker(photos, self.num_workers, self.device)
         return EvalLoader(feed, self.batch_size)
 
     @cached_property
@@ -509,6 +514,16 @@ class ImageDataLoaders(Sources):
         """
         return summarised(self)
 
+    def to(self, device: torch.device | str) -> Self:
+        """Let the batches be on a device from now on; a learner does so by itself.
+
+        The pixels go there as bytes, a quarter of what normalised ones need.
+        """
+        object.__setattr__(self, "device", torch.device(device))
+        for loader in (self.train, self.valid):
+            loader.feed.to(self.device)
+        return self
+
     def bind(self, spec: InputSpec) -> ImageDataLoaders:
         """The same photos with the statistics and the interpolation of the weights in use.
 
@@ -578,7 +593,7 @@ class ImageDataLoaders(Sources):
     def _train_feed(self) -> BatchMaker:
         varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
         photos = PhotoDataset(self.train_photos, self.transform, varied, self.cache)
-        return BatchMaker(photos, self.num_workers)
+        return BatchMaker(photos, self.num_workers, self.device)
 
     def __repr__(self) -> str:
         spec, kind, counts = self.input, _KINDS[self.task], self._counts()

@@ -234,6 +234,10 @@ class DataSource:
         """The training batches at another size of the images."""
         raise NotImplementedError
 
+    def to(self, device: torch.device) -> Any:
+        """Let the batches be on a device, if the data can do that better than a copy."""
+        return self
+
     def bind(self, spec: InputSpec) -> Any:
         """The same data, normalised by the statistics of the weights in use."""
         return self.given

@@ -7,6 +7,7 @@ a killed one leaves nothing that could be taken for a photo.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import struct
@@ -18,7 +19,10 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from layergroups._formatting import memory
 from layergroups.data.image._opening import Array, Picture, open_picture
+
+_LOG = logging.getLogger("layergroups")
 
 LIMIT: Final = 10 << 30
 
@@ -66,6 +70,19 @@ class DecodedCache:
         self.limit = limit
         self._room: int | None = None
         self._writes = 0
+
+    def announce(self) -> None:
+        """One line before the folder is made: what will be written, where, and how not to."""
+        if self.folder.exists():
+            return
+        there = next(parent for parent in self.folder.absolute().parents if parent.exists())
+        limit = min(self.limit, int(shutil.disk_usage(there).free * _SHARE_OF_FREE))
+        _LOG.warning(
+            "Decoded images are kept in %s, at most %s, so that the next epoch and the next run "
+            "read them faster; cache=False turns this off.",
+            self.folder,
+            memory(limit),
+        )
 
     def open(
         self, file: str | os.PathLike[str], *, min_size: int | None, channels: int = 3

@@ -90,7 +90,7 @@ def shown_batch(
     feed = dls.valid.feed if valid else dls.train.feed
     x, y = feed.batch(_items(dls, n, valid, unique))
     labels = tuple(label_text(target, dls.task, dls.vocab) for target in y)
-    return BatchPicture(_draw(_shown(x, dls.input), labels), labels)
+    return BatchPicture(_draw(_shown(x.cpu(), dls.input), labels), labels)
 
 
 def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:

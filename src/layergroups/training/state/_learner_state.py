@@ -391,6 +391,7 @@ class LearnerState(SuggestsNames):
 
     def placed_model(self) -> nn.Module:
         """The model, on the device where it runs."""
+        self.data.to(self.accelerator.device)
         placed = place(self._model, self.accelerator.device)
         if wants_sharding() and self.processes.several:
             shard(placed, self.groups, self.processes, self.accelerator.device.type)
