@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from tests.laws.models import TinyResNet
+from tests.models.pictures import assert_same_picture, picture
 from torch import Tensor, nn
 
 from layergroups.errors import CutError, GroupingError, InputSizeError, LayerGroupsError
@@ -226,23 +227,6 @@ def test_several_classifiers_are_taken_out_together() -> None:
     assembled = made("timm:deit_tiny_distilled_patch16_224", 4, 224)
     assert assembled.cut.removed == ("head", "head_dist")
     assert assembled.pooled
-
-
-def picture(network: nn.Module, x: Tensor) -> tuple[object, ...]:
-    """All that a caller can see of a network: names, kinds, modes, gradients, answers."""
-    with torch.no_grad():
-        answers = network(x).clone()
-    return (
-        [(n, type(m), m.training) for n, m in network.named_modules(remove_duplicate=False)],
-        [(n, id(p), p.requires_grad, p._version) for n, p in network.named_parameters()],
-        {n: t.clone() for n, t in network.state_dict().items()},
-        answers,
-    )
-
-
-def assert_same_picture(one: tuple[object, ...], two: tuple[object, ...]) -> None:
-    assert one[:2] == two[:2]
-    torch.testing.assert_close(one[2:], two[2:], rtol=0, atol=0)
 
 
 class NoBody(nn.Module):

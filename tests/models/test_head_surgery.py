@@ -11,12 +11,14 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.models import TiedLanguageModel, TinyResNet, TinyTransformer, image
+from tests.models.pictures import assert_same_picture, picture
 from torch import Tensor, nn
 
 from layergroups import LayerGroups, read_anatomy
 from layergroups.errors import ModelError
 from layergroups.models import (
     SideBySide,
+    TargetUnits,
     create_body,
     create_head,
     grow_head,
@@ -291,6 +293,73 @@ def test_only_rows_of_a_weight_can_be_chosen() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Cosine(6, 3, bias=False))
     with pytest.raises(ModelError, match="not simply rows"):
         shrink_head(model, 2)
+
+
+class Strict:
+    """A config that refuses a number of classes."""
+
+    def __init__(self) -> None:
+        self._labels = 3
+
+    @property
+    def num_labels(self) -> int:
+        return self._labels
+
+    @num_labels.setter
+    def num_labels(self, n: int) -> None:
+        self._labels = n
+        raise ValueError(f"{n} labels are not supported")
+
+
+class Refuses(nn.Module):
+    """Two classifiers, one of them deep inside; the config refuses another number of classes."""
+
+    def __init__(self, config: object) -> None:
+        super().__init__()
+        self.config, self.num_labels = config, 3
+        self.stem = nn.Conv2d(3, 8, 3, 2)
+        self.heads = nn.ModuleDict({"a": nn.Linear(8, 3), "b": nn.Linear(8, 3)})
+        self.units = TargetUnits([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).mean((2, 3)).tanh()
+        return self.units(self.heads["a"](x) + self.heads["b"](x))
+
+
+class Counts(nn.Module):
+    """It counts on three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.stem(x).mean((2, 3)).tanh() + 1).view(len(x), 3)
+
+
+SURGERIES = {
+    "replace": lambda m: replace_head(m, 5, example_input=image()),
+    "grow": lambda m: grow_head(m, 5, example_input=image()),
+    "shrink": lambda m: shrink_head(m, [2, 0], example_input=image()),
+}
+
+
+@pytest.mark.parametrize("make", [lambda: Refuses(Strict()), Counts])
+@pytest.mark.parametrize("kind", SURGERIES)
+def test_a_failed_surgery_leaves_the_model_as_it_was(kind: str, make: Any) -> None:
+    model = make().eval()
+    model.stem.weight.requires_grad_(False)
+    x = image()
+    before = picture(model, x)
+    with pytest.raises((ModelError, ValueError)):
+        SURGERIES[kind](model)
+    assert_same_picture(picture(model, x), before)
+    assert getattr(model, "num_labels", 3) == 3
+    if isinstance(model, Refuses):
+        assert model.config.num_labels == 3
+        model.config = None
+        SURGERIES[kind](model)
+        assert model(image()).shape == (2, {"shrink": 2}.get(kind, 5))
 
 
 @pytest.mark.parametrize("n", [1, 3, 0, True])

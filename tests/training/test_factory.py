@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.models.pictures import assert_same_picture, picture
 from tests.training.tiny import moved, snapshot
 from torch import nn
 
@@ -296,3 +297,38 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, name, damag
 def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"learn\.export"):
         load_learner(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cut": "layer9"},
+        {"metrics": ["nonsense"]},
+        {"split": ["layer9"]},
+        {"custom_head": nn.Linear(3, 7), "loss_func": "nonsense"},
+        {"lin_ftrs": "many"},
+        {"n_classes": 3},
+    ],
+)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_failing_vision_learner_leaves_the_module_as_it_was(
+    photos: ImageDataLoaders, folder: Path, weights: Path, tmp_path: Path, wrong, channels: int
+) -> None:
+    dls = photos
+    if channels == 1:
+        options = {"size": 32, "batch_size": 8, "num_workers": 0}
+        dls = ImageDataLoaders.from_folder(folder, channels=1, **options)
+    network = load_model(TINY, pretrained=False).model.eval()
+    network.get_submodule("conv1").requires_grad_(False)
+    x = torch.rand(2, 3, 32, 32)
+    before = picture(network, x)
+    with pytest.raises(LayerGroupsError):
+        vision_learner(dls, network, weights=weights, progress=False, path=tmp_path, **wrong)
+    assert_same_picture(picture(network, x), before, atol=1e-6)  # the layout in memory may change
+
+
+def test_a_module_keeps_its_classifier(photos: ImageDataLoaders) -> None:
+    network = load_model("timm:test_vit", pretrained=False, img_size=32).model
+    learn = vision_learner(photos, network, pretrained=False, progress=False)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
+    assert learn.model(torch.zeros(2, 3, 32, 32)).shape == (2, 2)

@@ -2,7 +2,13 @@
 
 from layergroups.models._catalog import LoadedModel, list_models, load_model
 from layergroups.models._cut import Assembled, Cut, apply_cut, assemble, create_body
-from layergroups.models._head_surgery import classifier_layers, grow_head, replace_head, shrink_head
+from layergroups.models._head_surgery import (
+    all_or_nothing,
+    classifier_layers,
+    grow_head,
+    replace_head,
+    shrink_head,
+)
 from layergroups.models._heads import (
     AdaptiveConcatPool2d,
     SideBySide,
@@ -28,6 +34,7 @@ __all__ = [
     "SideBySide",
     "SigmoidRange",
     "TargetUnits",
+    "all_or_nothing",
     "apply_cut",
     "assemble",
     "change_input_channels",

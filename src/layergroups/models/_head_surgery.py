@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,38 @@ log = logging.getLogger("layergroups")
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@contextmanager
+def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
+    """Put models back as they were if the block raises: modules, attributes, configs, flags.
+
+    Args:
+        *models: what is not a module is passed over.
+        values: also the values of weights and buffers, of which a copy is needed for that.
+    """
+    modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
+    configs = [m.config for m in modules if hasattr(getattr(m, "config", None), "__dict__")]
+    attributes: list[Any] = [vars(holder) for holder in (*modules, *configs)]
+    inside = [v for held in attributes for v in held.values() if isinstance(v, (dict, list, set))]
+    before = [(container, copy.copy(container)) for container in (*attributes, *inside)]
+    tensors = [
+        t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None
+    ]
+    flags = [(tensor, tensor.requires_grad) for tensor in tensors]
+    copies = [(tensor, tensor.detach().clone()) for tensor in tensors if values]
+    try:
+        yield
+    except BaseException:
+        for container, content in before:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
+        for tensor, trains in flags:
+            tensor.requires_grad_(trains)
+        with torch.no_grad():
+            for tensor, value in copies:
+                tensor.copy_(value)
+        raise
 
 
 def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
@@ -38,16 +71,19 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
         The paths of the layers that were exchanged.
 
     Raises:
-        ModelError: no classifier was found, or it is not a linear layer or a convolution.
+        ModelError: no classifier was found, it is not a linear layer or a convolution, or the
+            model counts on its old number of outputs. The model is then as it was.
         AnatomyError: the model cannot be run.
     """
     _check_count(n_out)
     found = _found(model, example_input, f"nn.Sequential(model, nn.Linear(features, {n_out}))")
     made = {path: _like(parts_of(layer)[0], path, n_out) for path, layer in found.items()}
+    with all_or_nothing(model):
+        _put(model, made)
+        resize_units(model, n_out)
+        _tell(model, found, n_out)
+        _check_runs(model, example_input, f"replace_head: {n_out} outputs", tuple(made))
     _warn_of_ties(model, found, made)
-    _put(model, made)
-    resize_units(model, n_out)
-    _tell(model, found, n_out)
     return tuple(made)
 
 
@@ -72,7 +108,7 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
 
     Raises:
         ModelError: no classifier was found, it has `n_out` outputs or more already, or the model
-            does not call it as a layer; the model is as it was then.
+            does not call it as a layer. The model is then as it was.
         AnatomyError: the model cannot be run.
     """
     _check_count(n_out)
@@ -86,15 +122,11 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
             )
     made = {path: _grown(layer, path, n_out) for path, layer in found.items()}
     old = range(min(map(outputs_of, found.values())))
-    _put(model, made)
-    resize_units(model, n_out, old)
-    try:
+    with all_or_nothing(model):
+        _put(model, made)
+        resize_units(model, n_out, old)
         _check_grown(model, made, example_input)
-    except ModelError:
-        _put(model, found)
-        resize_units(model, len(old), old)
-        raise
-    _tell(model, found, n_out, kept=old)
+        _tell(model, found, n_out, kept=old)
     return tuple(made)
 
 
@@ -118,17 +150,19 @@ def shrink_head(
 
     Raises:
         ModelError: no classifier was found, `keep` does not fit it, or its outputs cannot be
-            chosen by rows of its weight.
+            chosen by rows of its weight. The model is then as it was.
         AnatomyError: the model cannot be run.
     """
     found = _found(model, example_input, "nn.Sequential(model, nn.Linear(features, n))")
     kept = {path: _kept(keep, outputs_of(layer), path) for path, layer in found.items()}
     made = {path: _chosen(model, path, kept[path]) for path in found}
-    _warn_of_ties(model, found, made)
-    _put(model, made)
     first = next(iter(kept.values()))
-    resize_units(model, len(first), first)
-    _tell(model, found, len(first), kept=first)
+    with all_or_nothing(model):
+        _put(model, made)
+        resize_units(model, len(first), first)
+        _tell(model, found, len(first), kept=first)
+        _check_runs(model, example_input, f"shrink_head: {len(first)} outputs", tuple(made))
+    _warn_of_ties(model, found, made)
     return tuple(made)
 
 
@@ -170,17 +204,32 @@ def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
         unwrap(model).set_submodule(path, layer)
 
 
+def _check_runs(model: nn.Module, example_input: Any, wanted: str, paths: tuple[str, ...]) -> None:
+    """Run the changed model dry.
+
+    Raises:
+        ModelError: it does not run any more.
+    """
+    try:
+        read_anatomy(model, example_input)
+    except AnatomyError as error:
+        raise ModelError(
+            f"{wanted} at {', '.join(paths)} do not fit {type(model).__name__}, which counts on "
+            "the old number somewhere else. It was left as it was."
+        ) from error
+
+
 def _warn_of_ties(
     model: nn.Module, old: Mapping[str, nn.Module], new: Mapping[str, nn.Module]
 ) -> None:
-    """Say which of the classifiers, about to leave the model, have a weight that stays in it."""
+    """Say which of the old classifiers have a weight that is still in the model."""
     names: dict[int, list[str]] = {}
     for name, parameter in unwrap(model).named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     for path, layer in old.items():
         staying = {id(parameter) for parameter in new[path].parameters()}
         for parameter in layer.parameters():
-            others = [n for n in names[id(parameter)] if not n.startswith(f"{path}.")]
+            others = [n for n in names.get(id(parameter), ()) if not n.startswith(f"{path}.")]
             if others and id(parameter) not in staying:
                 log.warning("%s was tied to %s; the new one is not", path, others[0])
 

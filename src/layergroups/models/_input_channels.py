@@ -17,6 +17,7 @@ from layergroups.anatomy import INPUT, Op, Trace, first_trace, parent, trace, un
 from layergroups.errors import AnatomyError, ModelError
 from layergroups.groups import turned_off
 from layergroups.models._catalog import LoadedModel
+from layergroups.models._head_surgery import all_or_nothing
 
 _COUNTS = ("num_channels", "in_chans", "in_channels", "in_chan", "num_input_channels")
 
@@ -77,21 +78,18 @@ def change_input_channels(
     paths, before = _entrances(model, found)
     if before == channels:
         return InputChange(paths, before, channels, "unchanged")
-    old: dict[str, Any] = {path: model.get_submodule(path).weight for path in paths}
-    for path, weight in old.items():
-        _exchange(model.get_submodule(path), _adapted(model, weight, channels))
-    told = list(_told(model, paths, before))
-    for holder, name in told:
-        _set(holder, name, channels)
-    try:
-        trace(model, tree_map_only(Tensor, lambda t: _with_channels(t, before, channels), example))
-    except AnatomyError as error:
-        for path, weight in old.items():
-            _exchange(model.get_submodule(path), weight)
-        for holder, name in told:
-            _set(holder, name, before)
-        raise _cannot_run(model, paths, before, channels) from error
-    _tell_timm(model, before, channels)
+    wider = tree_map_only(Tensor, lambda t: _with_channels(t, before, channels), example)
+    with all_or_nothing(model):
+        for path in paths:
+            layer: Any = model.get_submodule(path)
+            _exchange(layer, _adapted(model, layer.weight, channels))
+        for holder, name in list(_counts_of_channels(model, paths, before)):
+            _set(holder, name, channels)
+        try:
+            trace(model, wider)
+        except AnatomyError as error:
+            raise _cannot_run(model, paths, before, channels) from error
+        _update_timm(model, before, channels)
     return InputChange(paths, before, channels, _how(before, channels))
 
 
@@ -199,8 +197,10 @@ def _exchange(layer: Any, weight: nn.Parameter) -> None:
         layer.scale *= (before / after) ** 0.5
 
 
-def _told(model: nn.Module, paths: tuple[str, ...], before: int) -> Iterator[tuple[Any, str]]:
-    """Objects on the way to the first layers that hold the number of channels, and under what name.
+def _counts_of_channels(
+    model: nn.Module, paths: tuple[str, ...], before: int
+) -> Iterator[tuple[Any, str]]:
+    """Objects on the way to the first layers that know the number of channels, and its name there.
 
     These are modules, such as a patch embedding that checks its input, and their configs.
     """
@@ -229,7 +229,7 @@ def _set(holder: Any, name: str, value: int) -> None:
         setattr(holder, name, value)
 
 
-def _tell_timm(model: nn.Module, before: int, after: int) -> None:
+def _update_timm(model: nn.Module, before: int, after: int) -> None:
     """Let the example input that is made from timm's description of the weights fit again."""
     for module in model.modules():
         for name in ("pretrained_cfg", "default_cfg"):

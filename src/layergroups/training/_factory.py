@@ -24,6 +24,7 @@ from layergroups.models import (
     InputChange,
     LoadedModel,
     TargetUnits,
+    all_or_nothing,
     assemble,
     checked_range,
     load_model,
@@ -85,7 +86,8 @@ def vision_learner(
     Args:
         dls: the photos and their classes, labels or numbers.
         arch: "resnet18", "torchvision:resnet18", "timm:...", a function of these libraries that
-            makes a model, or any module.
+            makes a model, or any module. A module keeps its classifier and shares its other layers
+            with the learner's model; if an error is raised, it is as it was.
         pretrained: begin with the library's pretrained weights.
         weights: a local file of pretrained weights, `.safetensors` or `.pth`, instead.
         cut: where the body ends, if not where the dry run finds it: an index into the children, a
@@ -121,44 +123,45 @@ def vision_learner(
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(mixed(seed, "first weights"))
-        with _refused_by_name(options):
-            loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
-        loaded, change = with_channels(loaded, spec.channels, size=size)
-        assembled = assemble(
-            loaded,
-            data.n_outputs,
-            size=size,
-            cut=cut,
-            custom_head=custom_head,
-            lin_ftrs=lin_ftrs,
-            ps=ps,
-            concat_pool=concat_pool,
-            bn_final=bn_final,
-            first_bn=first_bn,
-            lin_first=lin_first,
-            y_range=y_range,
-            units=None if y_range else _target_units(data),
+    with all_or_nothing(arch, custom_head, values=weights is not None):
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.default_generator.manual_seed(mixed(seed, "first weights"))
+            with _refused_by_name(options):
+                loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+            loaded, change = with_channels(loaded, spec.channels, size=size)
+            assembled = assemble(
+                loaded,
+                data.n_outputs,
+                size=size,
+                cut=cut,
+                custom_head=custom_head,
+                lin_ftrs=lin_ftrs,
+                ps=ps,
+                concat_pool=concat_pool,
+                bn_final=bn_final,
+                first_bn=first_bn,
+                lin_first=lin_first,
+                y_range=y_range,
+                units=None if y_range else _target_units(data),
+            )
+        learner = Learner(
+            bound_to(data, assembled.input).given,
+            assembled.model,
+            groups=assembled.layer_groups(split),
+            split=split,
+            metrics=metrics,
+            loss_func=loss_func,
+            opt_func=opt_func,
+            seed=seed,
+            **own,
         )
-    learner = Learner(
-        bound_to(data, assembled.input).given,
-        assembled.model,
-        groups=assembled.layer_groups(split),
-        split=split,
-        metrics=metrics,
-        loss_func=loss_func,
-        opt_func=opt_func,
-        seed=seed,
-        **own,
-    )
-    learner.blueprint = _blueprint(loaded, assembled, size)
-    learner.pretrained = loaded.pretrained
-    if loaded.pretrained and len(learner.layer_groups) > 1:
-        learner.freeze()
-    if change is not None:
-        _tell_channels(change, loaded, learner)
+        learner.blueprint = _blueprint(loaded, assembled, size)
+        learner.pretrained = loaded.pretrained
+        if loaded.pretrained and len(learner.layer_groups) > 1:
+            learner.freeze()
+        if change is not None:
+            _tell_channels(change, loaded, learner)
     return learner
 
 
