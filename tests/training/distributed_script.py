@@ -22,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.regression import MeanAbsoluteError
 
+from layergroups._fingerprint import checksum
 from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.groups._surgery import is_sharded
@@ -40,7 +41,6 @@ from layergroups.training import (
     same_weights,
 )
 from layergroups.training.distributed._processes import current_processes
-from layergroups.training.distributed._replicas import checksum
 from layergroups.training.distributed._sharding import whole
 
 RANK = int(os.environ.get("RANK", "0"))

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from layergroups.training import FeatureCacheConfig
-from layergroups.training.feature_cache._feature_buffer import FeatureBuffer, TooLargeError
+from layergroups.training.feature_cache import FeatureBuffer, NoSpaceError
+from layergroups.training.feature_cache._feature_cut import TensorSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +67,7 @@ def test_a_full_disk_runs_the_whole_network(tmp_path: Path) -> None:
 def test_a_file_has_all_its_blocks_before_the_first_write(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     config = FeatureCacheConfig(memory=0, disk=8 << 20, folder=tmp_path)
-    buffer = FeatureBuffer(1 << 20, 1, [torch.zeros(1, 2)], config)
+    buffer = FeatureBuffer(1 << 20, 1, [TensorSpec.of(torch.zeros(1, 2), 1)], config)
     assert buffer.mapped
     assert free - shutil.disk_usage(tmp_path).free > 4 << 20
 
@@ -74,5 +75,5 @@ def test_a_file_has_all_its_blocks_before_the_first_write(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_made_is_no_end(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = FeatureCacheConfig(memory=0, folder=tmp_path / "file" / "below")
-    with pytest.raises(TooLargeError, match="there is no room"):
-        FeatureBuffer(4, 1, [torch.zeros(1, 2)], config)
+    with pytest.raises(NoSpaceError, match="there is no room"):
+        FeatureBuffer(4, 1, [TensorSpec.of(torch.zeros(1, 2), 1)], config)

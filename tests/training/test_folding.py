@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -11,8 +12,9 @@ from tests.training.tiny import TinyLoaders, snapshot
 from torch import Tensor, nn
 
 from layergroups.training import Learner
-from layergroups.training.feature_cache._conv_bn_fusion import Folding, find_pairs, folded
-from layergroups.training.feature_cache._feature_cut import FeatureCut, find_cut, record
+from layergroups.training.feature_cache import _feature_cache
+from layergroups.training.feature_cache._conv_bn_fusion import FrozenPart, find_pairs, fused
+from layergroups.training.feature_cache._feature_cut import FeatureCut, find_cut, run_frozen_part
 from layergroups.training.state._batch_norm import evaluating
 
 
@@ -90,10 +92,10 @@ def test_the_same_values_and_nothing_changed(kind: str) -> None:
     before = snapshot(model)
     with evaluating(model):
         passages = [find_cut(model, ["0"], x)]
-        plain = record(model, passages, x)
-        folding = Folding(model, passages)
-        found = folding.record(x)
-        used = len(folding._pairs or {})
+        plain = run_frozen_part(model, passages, x)
+        folding = FrozenPart(model, passages, fuse=True)
+        found = folding.run(x)
+        used = len(folding.pairs or {})
     assert used >= least
     assert used == 0 or least > 0
     for one, two in zip(plain[0], found[0], strict=True):
@@ -111,7 +113,7 @@ def test_a_folded_norm_does_not_run() -> None:
         passages: list[FeatureCut] = [find_cut(model, ["0"], x)]
         pairs = find_pairs(model, passages, x)
         assert pairs == {"0.0": "0.1"}
-        with folded(model, pairs):
+        with fused(model, pairs):
             y = torch.randn(2, 8, 4, 4)
             assert torch.equal(model[0][1](y), y)
         assert not torch.equal(model[0][1](y), y)
@@ -120,19 +122,27 @@ def test_a_folded_norm_does_not_run() -> None:
 def test_an_error_puts_everything_back() -> None:
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     model = tail(body, 8)
-    with pytest.raises(RuntimeError), folded(model, {"0.0": "0.1"}):
+    with pytest.raises(RuntimeError), fused(model, {"0.0": "0.1"}):
         model(torch.randn(2, 5, 8, 8))
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
-def test_the_head_phase_folds_and_a_fit_does_not() -> None:
+def test_the_head_phase_folds_and_a_fit_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `fit` keeps is what the network gives, to the bit; a recipe's passes are the quick."""
+    parts: list[FrozenPart] = []
+
+    class Noted(FrozenPart):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            parts.append(self)
+
+    monkeypatch.setattr(_feature_cache, "FrozenPart", Noted)
     learn = Learner(
         TinyLoaders(), tail(BODIES["conv, norm"][0](), 8), split=["1"], seed=0, progress=False
     )
     learn.freeze()
     learn.fit(3, 1e-2)
-    assert learn.store.folding is not None
-    assert not learn.store.folding._pairs
+    assert parts
+    assert not any(part.pairs for part in parts)
     learn.fine_tune(0)
-    assert learn.store.folding._pairs == {"0.0": "0.1"}
+    assert parts[-1].pairs == {"0.0": "0.1"}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.training import Learner
-from layergroups.training.feature_cache._feature_buffer import FeatureCacheConfig
+from layergroups.training.feature_cache import FeatureCacheConfig
 from layergroups.training.lr_finder._finder import Losses
 from layergroups.training.lr_finder._found_rates import (
     NoSuggestionError,

@@ -20,7 +20,7 @@ from layergroups.input_spec import InputSpec
 from layergroups.training import FeatureCacheConfig, FineTuneDefaults, Learner, plan_fine_tune
 from layergroups.training.optim._schedules import FlatCos
 from layergroups.training.recipes._fine_tune import lowest_group
-from layergroups.training.recipes._head_phase import KeepBest
+from layergroups.training.recipes._train_head import KeepBest
 
 QUICK = FineTuneDefaults(head_passes=4)
 
@@ -267,20 +267,20 @@ def test_one_pass_of_the_body_feeds_both_phases(make, epochs: int) -> None:
     learn.fine_tune(epochs, 1e-2, defaults=LATE)
     found, folded = 2 * 3, 3 * 3  # a few items to find each boundary and what can be folded
     assert learn.model[0][0].items == 2 * 48 + 18 + found + folded
-    assert learn.store.kept.keys() == {(0,)}
+    assert learn.store.entries.keys() == {(0,)}
 
 
 def test_what_the_second_phase_takes_over_are_outputs_of_the_early_group(make, dls) -> None:
     learn = late(make)
     learn.fine_tune(2, 1e-2, defaults=LATE)
-    (kept,) = learn.store.kept.values()
+    (kept,) = learn.store.entries.values()
     early = learn.model.eval()[0][:8]
     for view, epoch in enumerate(kept.views):
-        values, targets = kept.train.get(torch.full((48,), view), torch.arange(48))
+        values, targets = kept.train.read(torch.full((48,), view), torch.arange(48))
         assert torch.equal(targets, dls.train.y)
         whole = torch.cat([early(x) for x, _ in dls.views(epoch=epoch)])
         torch.testing.assert_close(values[0], whole)
-    values, _ = kept.valid.get(torch.zeros(18, dtype=torch.long), torch.arange(18))
+    values, _ = kept.valid.read(torch.zeros(18, dtype=torch.long), torch.arange(18))
     torch.testing.assert_close(values[0], early(dls.valid.x))
 
 
@@ -318,7 +318,7 @@ def test_where_there_is_room_for_none_the_second_phase_says_so(make, caplog) -> 
 def test_more_views_come_in_the_epochs_of_the_second_phase(make) -> None:
     learn = late(make, store=FeatureCacheConfig(views=3))
     learn.fine_tune(4, 1e-2, defaults=LATE)
-    (kept,) = learn.store.kept.values()
+    (kept,) = learn.store.entries.values()
     assert len(kept.views) == 3
     assert kept.views[2] == 1
 
@@ -332,7 +332,7 @@ def test_the_early_group_written_to_between_the_phases_is_run_again(make) -> Non
 
     learn = late(make, callbacks=[Writes()])
     learn.fine_tune(4, 1e-2, defaults=LATE)
-    (kept,) = learn.store.kept.values()
+    (kept,) = learn.store.entries.values()
     assert kept.views == [1, 2]
 
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.training import FeatureCacheConfig, FitContext, Learner, Thaw
-from layergroups.training.feature_cache._cached_epochs import CachedInputs
-from layergroups.training.feature_cache._feature_cache import CacheEntry
+from layergroups.training.feature_cache import CachedInputs, CacheEntry
 
 
 class PlainLoaders(TinyLoaders):
@@ -52,7 +51,7 @@ def learner(dls: Any = None, **options: Any) -> Learner:
 
 def kept(learn: Learner) -> CacheEntry:
     """What is kept at the one boundary that there is; nothing if there is none."""
-    (known,) = learn.store.kept.values() or [CacheEntry(0)]
+    (known,) = learn.store.entries.values() or [CacheEntry(0)]
     return known
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self, Unpack
 
 import torch
 
+from layergroups._fingerprint import stable_text
 from layergroups._formatting import first_few
 from layergroups._suggestions import SuggestsNames
 from layergroups.data._batches import (
@@ -32,7 +33,7 @@ from layergroups.data._batches import (
 from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import test_batches, varied_views
 from layergroups.data._samples import Samples, Split, Task, folds_of, joined
-from layergroups.data._source import DataFacts, DataSource, without_addresses
+from layergroups.data._source import DataFacts, DataSource
 from layergroups.data.image._decoded_cache import DecodedCache
 from layergroups.data.image._image_checks import BrokenImage, OnError
 from layergroups.data.image._opening import Size
@@ -559,7 +560,7 @@ class ImageDataLoaders(Sources):
 
     def fingerprint(self) -> str:
         """All that the values of the photos depend on."""
-        return without_addresses(self.size, self.input, self.augment, self.crop_pct, self.seed)
+        return stable_text((self.size, self.input, self.augment, self.crop_pct, self.seed))
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """What reports show of the photos; see `summary`."""

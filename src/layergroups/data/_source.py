@@ -8,7 +8,6 @@ the names of the classes to a batch for a dry run, is a `DataSource`: `ImageData
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from layergroups._fingerprint import stable_text
 from layergroups.data._samples import Task
 from layergroups.data.image._opening import Size
 from layergroups.errors import LayerGroupsError, TrainingError
@@ -244,7 +244,7 @@ class DataSource:
 
     def fingerprint(self) -> str:
         """All that the values of the items depend on, as text."""
-        return without_addresses(self.size, self.input, self.seed)
+        return stable_text((self.size, self.input, self.seed))
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """What reports show of the data.
@@ -281,11 +281,6 @@ class DataSource:
     @property
     def _name(self) -> str:
         return type(self.given).__name__
-
-
-def without_addresses(*values: object) -> str:
-    """Values as text, without the addresses of functions, which differ from process to process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(values))
 
 
 def _few(values: Sequence[float]) -> str:
@@ -423,7 +418,7 @@ class PlainSource(DataSource):
 
     def fingerprint(self) -> str:
         names = ("size", "input", "augment", "crop_pct", "seed")
-        return without_addresses(*(self._get(name, "") for name in names))
+        return stable_text(tuple(self._get(name, "") for name in names))
 
     def transform_config(self) -> dict[str, Any]:
         config = self._get("transform_config")

@@ -31,7 +31,7 @@ from layergroups.reports import (
 from layergroups.tasks._losses import LossFunc, default_loss
 from layergroups.tasks._tasks import answer, task_of
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
-from layergroups.training.callbacks import Thaw, autosave
+from layergroups.training.callbacks import Thaw, checkpoint_config
 from layergroups.training.feature_cache import FeatureCache, FeatureCacheConfig
 from layergroups.training.hardware import Compile, checked_compile
 from layergroups.training.loop import checked, evaluate, predict_all
@@ -355,7 +355,9 @@ class Learner(LearnerState):
         """What every fit comes to; while `plot_schedule` plans, the phases are noted only."""
         given: FitOptions = {**DEFAULTS, **options}
         callbacks = checked(given["callbacks"])
-        checkpoints = autosave(given["checkpoint_dir"], given["checkpoint_every"], given["resume"])
+        checkpoints = checkpoint_config(
+            given["checkpoint_dir"], given["checkpoint_every"], given["resume"]
+        )
         phases = [replace(phase, stored=phase.stored and given["store"]) for phase in phases]
         if self._planned is not None:
             self._planned.append((phases, callbacks))

@@ -3,8 +3,8 @@
 from layergroups.training.callbacks._checkpointer import (
     CheckpointConfig,
     Checkpointer,
-    asked,
-    autosave,
+    checkpoint_config,
+    fit_signature,
 )
 from layergroups.training.callbacks._ema import EMA
 from layergroups.training.callbacks._gradual_unfreezing import Thaw
@@ -33,6 +33,6 @@ __all__ = [
     "StopOnNaN",
     "Thaw",
     "Trackers",
-    "asked",
-    "autosave",
+    "checkpoint_config",
+    "fit_signature",
 ]

@@ -41,6 +41,8 @@ _log = logging.getLogger("layergroups")
 
 _KEPT = 2
 
+_FEATURES = "features"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
@@ -57,7 +59,7 @@ class CheckpointConfig:
     resume: bool = False
 
 
-def autosave(
+def checkpoint_config(
     checkpoint_dir: str | Path | None, checkpoint_every: int | None, resume: bool
 ) -> CheckpointConfig | None:
     """The arguments of a fit as data; None if it is not to be saved.
@@ -143,7 +145,7 @@ class Checkpointer:
         if self._found is None:
             self._write(run)
             return
-        fit = self._checked(self._found, asked_of(run) | {"steps": run.steps})
+        fit = self._checked(self._found, signature_of(run) | {"steps": run.steps})
         self._restore(run.learner, self._found)
         restore_position(run, fit, join_tensors(fit["epoch_start"], self._found.tensors))
         _restore_callbacks(run, fit, self._found)
@@ -194,7 +196,7 @@ class Checkpointer:
         callbacks, told = split_tensors(_callback_states(run), "callbacks")
         epoch, start = split_tensors(run.epoch_start, "epoch")
         state["fit"] = (
-            asked_of(run)
+            signature_of(run)
             | position_of(run, epoch_done=epoch_done)
             | {
                 "steps": run.steps,
@@ -262,12 +264,14 @@ class Checkpointer:
         return None if fit["base"] is None else self.series.folder / str(fit["base"])
 
 
-def asked_of(run: FitContext) -> dict[str, Any]:
+def signature_of(run: FitContext) -> dict[str, Any]:
     """What tells one fit from another: as the person asked for it."""
-    return asked(run.phase, run.epochs, run.schedule, run.learner)
+    return fit_signature(run.phase, run.epochs, run.schedule, run.learner)
 
 
-def asked(phase: str, epochs: int, schedule: Schedule, learner: LearnerState) -> dict[str, Any]:
+def fit_signature(
+    phase: str, epochs: int, schedule: Schedule, learner: LearnerState
+) -> dict[str, Any]:
     """A fit as a person asks for it, as JSON values."""
     shown = repr(schedule) if is_dataclass(schedule) else type(schedule).__name__
     return {
@@ -284,13 +288,15 @@ def _restore_callbacks(run: FitContext, fit: Mapping[str, Any], saved: Saved) ->
     for name, callback in _stateful(run):
         if name in states:
             callback.load_state_dict(states[name])
-        else:
+        elif name != _FEATURES:  # earlier versions did not save it
             _log.warning("%s has no state of %s, which begins afresh.", saved.path.name, name)
 
 
 def _stateful(run: FitContext) -> list[tuple[str, Any]]:
     """Callbacks that have a state, each with a name by class and place among those of its class."""
     found: list[tuple[str, Any]] = []
+    if run.features is not None:
+        found.append((_FEATURES, run.features))
     counts: Counter[str] = Counter()
     for callback in run.callbacks:
         if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):

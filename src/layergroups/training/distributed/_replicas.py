@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._fingerprint import checksum, structure_lines
 from layergroups._formatting import first_few
 from layergroups.errors import TrainingError
 from layergroups.groups import is_sharded
@@ -52,7 +53,7 @@ class Replicas:
         if not self.processes.several:
             return
         self.sharded = any(is_sharded(p) for p in model.parameters())
-        built = structure(model)
+        built = structure_lines(model)
         self._structure = zlib.crc32(repr(built).encode())
         self.processes.meet(where, {"parameters and layers": built})
         tensors = copies(model)
@@ -216,25 +217,10 @@ def _statistics(module: nn.Module) -> list[object]:
     return [getattr(module, name, None) for name in ("running_mean", "running_var")]
 
 
-def structure(model: nn.Module) -> list[str]:
-    """Kinds of layers, names and shapes of parameters and buffers, as text."""
-    layers = [f"{path or 'model'} {type(m).__name__}" for path, m in model.named_modules()]
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return layers + [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors]
-
-
 def copies(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Names and tensors of all that each process has a copy of."""
     named = (*model.named_parameters(), *model.named_buffers())
     return [(name, tensor.detach()) for name, tensor in named if not is_sharded(tensor)]
-
-
-def checksum(tensor: Tensor) -> int:
-    """A number that differs where any bit does."""
-    plain = tensor.detach().cpu().contiguous()
-    if not plain.numel():
-        return 0
-    return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _broadcast(tensor: Tensor) -> None:

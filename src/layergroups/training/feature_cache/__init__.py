@@ -1,47 +1,56 @@
-"""Outputs of frozen layers, kept and used again."""
+"""Outputs of frozen layers, computed once and cached: what `fit` and the recipes train on.
+
+From the outside in: `CachedEpochs` gives a fit its batches, `FeatureCache` holds the values and
+shows when they are out of date, `FeatureBuffer` is the space where they lie, `FeatureCut` is where
+the model is cut in two.
+"""
 
 from layergroups.training.feature_cache._cached_epochs import (
     CachedBatches,
     CachedEpochs,
+    CachedInputs,
     batch_size,
+    probe,
     why_not,
 )
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
     FeatureCacheConfig,
-    TooLargeError,
+    NoSpaceError,
 )
 from layergroups.training.feature_cache._feature_cache import (
+    Boundary,
+    CacheEntry,
     FeatureCache,
-    Resting,
-    fill_train,
-    fill_valid,
-    is_varied,
 )
 from layergroups.training.feature_cache._feature_cut import (
+    PROBE_ITEMS,
     FeatureCut,
-    NoPassageError,
+    NoCutError,
     find_cut,
-    forward_from,
-    record,
+    foreign_hooks,
+    run_frozen_part,
+    run_rest,
 )
 
 __all__ = [
+    "PROBE_ITEMS",
+    "Boundary",
+    "CacheEntry",
     "CachedBatches",
     "CachedEpochs",
+    "CachedInputs",
     "FeatureBuffer",
     "FeatureCache",
     "FeatureCacheConfig",
     "FeatureCut",
-    "NoPassageError",
-    "Resting",
-    "TooLargeError",
+    "NoCutError",
+    "NoSpaceError",
     "batch_size",
-    "fill_train",
-    "fill_valid",
     "find_cut",
-    "forward_from",
-    "is_varied",
-    "record",
+    "foreign_hooks",
+    "probe",
+    "run_frozen_part",
+    "run_rest",
     "why_not",
 ]

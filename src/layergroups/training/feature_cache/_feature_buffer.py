@@ -1,8 +1,9 @@
-"""Rows of tensors for every item of a data set in several views: in memory, or in a mapped file."""
+"""Where cached values lie: rows of tensors in memory, or in a memory-mapped file."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from layergroups._formatting import memory
 from layergroups.errors import TrainingError
+from layergroups.training.feature_cache._feature_cut import TensorSpec
 
 _MOST_OF_FREE: Final = 0.9  # of a disk; others write to it too
 
@@ -24,17 +26,17 @@ _ZEROS: Final = bytes(1 << 20)
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCacheConfig:
-    """How outputs of a frozen body are kept, so that it runs once and not in every epoch.
+    """How outputs of frozen layers are cached, so that these run once and not in every epoch.
 
     Attributes:
         views: augmented views of each training item to keep; each epoch draws one of them for each
-            item. Data that are not varied have one. Views that the first phase of `fine_tune` has
-            kept for the second (see `FineTuneDefaults.views`) count, and all stay.
+            item. Data that are not augmented have one. Views that the first phase of `fine_tune`
+            has kept for the second (see `FineTuneDefaults.views`) count, and all stay.
         memory: the most bytes to keep in memory, for all that one learner keeps. With several
             processes each keeps all, and has these bounds for itself.
         disk: the most bytes to keep in memory-mapped files, where memory does not suffice; 0 for
-            never.
-        folder: where that file is made; None is the system's folder for temporary files.
+            never. The space is reserved before it is used.
+        folder: of these files; None is the system's folder for temporary files.
         half: keep floats as bfloat16, in half the space; the head then sees them rounded.
     """
 
@@ -51,77 +53,82 @@ class FeatureCacheConfig:
                 "one view, and bytes of 0 or more."
             )
 
-    def left_by(self, shelves: Iterable[FeatureBuffer]) -> FeatureCacheConfig:
-        """The same with the room that these leave."""
-        kept = list(shelves)
-        memory = self.memory - sum(shelf.bytes for shelf in kept if not shelf.mapped)
-        disk = self.disk - sum(shelf.bytes for shelf in kept if shelf.mapped)
-        return replace(self, memory=max(0, memory), disk=max(0, disk))
+    def left_by(self, buffers: Iterable[FeatureBuffer]) -> FeatureCacheConfig:
+        """The same with the bytes that these buffers leave."""
+        taken = [0, 0]
+        for buffer in buffers:
+            taken[buffer.mapped] += buffer.bytes
+        memory, disk = max(0, self.memory - taken[False]), max(0, self.disk - taken[True])
+        return replace(self, memory=memory, disk=disk)
 
 
-class TooLargeError(TrainingError):
-    """The values would need more room than is allowed."""
+class NoSpaceError(TrainingError):
+    """The values would need more space than there is, or than is allowed."""
 
 
 class FeatureBuffer:
-    """A place for the values of each item in each view.
+    """Space for the values of each item in each view.
 
     Args:
         items: in the data set.
         views: of each item.
-        examples: for each tensor to keep one batch of it, (N, ...), for shapes and types.
-        options: bounds and number format.
+        specs: of the tensors to keep for each item.
+        config: bounds and number format.
 
     Raises:
-        TooLargeError: neither memory nor disk may take that much.
+        NoSpaceError: neither memory nor disk may take that much.
     """
 
     def __init__(
-        self, items: int, views: int, examples: Sequence[Tensor], options: FeatureCacheConfig
+        self, items: int, views: int, specs: Sequence[TensorSpec], config: FeatureCacheConfig
     ) -> None:
-        self.items, self.views = items, views
-        self._dtypes = [example.dtype for example in examples]
-        self._last = [is_channels_last(example) for example in examples]
-        shapes = [_row(e, last) for e, last in zip(examples, self._last, strict=True)]
-        kept = [_kept_dtype(example.dtype, options.half) for example in examples]
-        sizes = [
-            torch.Size(shape).numel() * dtype.itemsize * items * views
-            for shape, dtype in zip(shapes, kept, strict=True)
+        self.items, self.views, self._specs = items, views, tuple(specs)
+        shapes = [(views * items, *_stored_shape(spec)) for spec in specs]
+        dtypes = [
+            torch.bfloat16 if config.half and spec.dtype.is_floating_point else spec.dtype
+            for spec in specs
         ]
+        sizes = (math.prod(s) * d.itemsize for s, d in zip(shapes, dtypes, strict=True))
         self.bytes = sum(sizes)
-        self.mapped = self.bytes > options.memory
-        if self.mapped and self.bytes > options.disk:
-            raise TooLargeError(
+        self.mapped = self.bytes > config.memory
+        if self.mapped and self.bytes > config.disk:
+            raise NoSpaceError(
                 f"its outputs need {memory(self.bytes)}, more than the "
-                f"{memory(options.memory)} of memory and {memory(options.disk)} of disk "
-                "that StoreOptions(memory=..., disk=...) allows"
+                f"{memory(config.memory)} of memory and {memory(config.disk)} of disk "
+                "that FeatureCacheConfig(memory=..., disk=...) allows"
             )
-        self._rows = [
-            _empty((views * items, *shape), dtype, options if self.mapped else None)
-            for shape, dtype in zip(shapes, kept, strict=True)
+        folder = config.folder or Path(tempfile.gettempdir())
+        self._values = [
+            _in_file(shape, dtype, folder) if self.mapped else torch.empty(shape, dtype=dtype)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
         self._targets: Tensor | None = None
 
-    def put(self, view: int, positions: Sequence[int], values: Sequence[Tensor], y: Tensor) -> None:
+    def write(
+        self, view: int, positions: Sequence[int], values: Sequence[Tensor], targets: Tensor
+    ) -> None:
         """Keep the values (N, ...) and targets (N, ...) of the items at these positions."""
         index = torch.tensor(positions, dtype=torch.long)
-        rows = index + view * self.items
-        for room, last, value in zip(self._rows, self._last, values, strict=True):
-            plain = value.permute(0, 2, 3, 1) if last else value
-            room[rows] = plain.to(room.device, room.dtype)
+        for stored, spec, value in zip(self._values, self._specs, values, strict=True):
+            plain = value.permute(0, 2, 3, 1) if spec.channels_last else value
+            stored[view * self.items + index] = plain.to(stored.device, stored.dtype)
         if self._targets is None:
-            self._targets = torch.zeros(self.items, *y.shape[1:], dtype=y.dtype)
-        self._targets[index] = y.cpu()
+            self._targets = torch.zeros(self.items, *targets.shape[1:], dtype=targets.dtype)
+        self._targets[index] = targets.cpu()
 
-    def get(self, views: Tensor, positions: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def read(self, views: Tensor, positions: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Values and targets of the items at these positions (N,), each in one view (N,)."""
-        assert self._targets is not None
         rows = views * self.items + positions
-        values = tuple(
-            (room[rows].permute(0, 3, 1, 2) if last else room[rows]).to(dtype)
-            for room, last, dtype in zip(self._rows, self._last, self._dtypes, strict=True)
-        )
-        return values, self._targets[positions]
+        values = []
+        for stored, spec in zip(self._values, self._specs, strict=True):
+            value = stored[rows].to(spec.dtype)
+            values.append(value.permute(0, 3, 1, 2) if spec.channels_last else value)
+        return tuple(values), self.targets[positions]
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether anything was written."""
+        return self._targets is not None
 
     @property
     def targets(self) -> Tensor:
@@ -130,30 +137,33 @@ class FeatureBuffer:
         return self._targets
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, mapped: FeatureCacheConfig | None) -> Tensor:
-    """An empty tensor, in memory, or in a file that vanishes when nobody uses it any more.
+def _stored_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """Of one item; channels that are innermost in memory come last, so that rows are whole."""
+    if spec.channels_last:
+        channels, height, width = spec.shape
+        return height, width, channels
+    return spec.shape
+
+
+def _in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
+    """An empty tensor in a file that vanishes when nobody uses it any more.
 
     Raises:
-        TooLargeError: the file system has no room for the file.
+        NoSpaceError: the file system has no space for the file.
     """
-    if mapped is None:
-        return torch.empty(shape, dtype=dtype)
-    count = torch.Size(shape).numel()
+    count = math.prod(shape)
     try:
-        if mapped.folder is not None:
-            mapped.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix="layergroups-", dir=mapped.folder) as file:
-            _reserve(file.fileno(), file.name, count * dtype.itemsize)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix="layergroups-", dir=folder) as file:
+            _reserve(file.fileno(), folder, count * dtype.itemsize)
             flat: Any = torch.from_file(file.name, shared=True, size=count, dtype=dtype)
     except OSError as cause:
-        raise TooLargeError(
-            f"there is no room for its outputs in {mapped.folder or tempfile.gettempdir()}: {cause}"
-        ) from cause
-    room: Tensor = flat.view(shape)
-    return room
+        raise NoSpaceError(f"there is no room for its outputs in {folder}: {cause}") from cause
+    mapped: Tensor = flat.view(shape)
+    return mapped
 
 
-def _reserve(handle: int, name: str, size: int) -> None:
+def _reserve(handle: int, folder: Path, size: int) -> None:
     """Give the file its blocks on the disk now.
 
     Raises:
@@ -161,7 +171,7 @@ def _reserve(handle: int, name: str, size: int) -> None:
     """
     # A file that is only truncated to its size has no blocks yet. On a full disk the first write
     # to the mapped memory then ends in SIGBUS, which kills the interpreter without an exception.
-    free = shutil.disk_usage(Path(name).parent).free
+    free = shutil.disk_usage(folder).free
     if size > _MOST_OF_FREE * free:
         raise OSError(errno.ENOSPC, f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
     if hasattr(os, "posix_fallocate"):
@@ -169,21 +179,3 @@ def _reserve(handle: int, name: str, size: int) -> None:
         return
     for start in range(0, size, len(_ZEROS)):  # macOS and Windows: written blocks are there
         os.write(handle, _ZEROS[: size - start])
-
-
-def is_channels_last(example: Tensor) -> bool:
-    """Whether maps (N, C, H, W) come with the channels innermost, as they are then given back."""
-    return (
-        example.ndim == 4
-        and example.is_contiguous(memory_format=torch.channels_last)
-        and not example.is_contiguous()
-    )
-
-
-def _row(example: Tensor, last: bool) -> tuple[int, ...]:
-    shape = example.permute(0, 2, 3, 1).shape if last else example.shape
-    return tuple(shape[1:])
-
-
-def _kept_dtype(dtype: torch.dtype, half: bool) -> torch.dtype:
-    return torch.bfloat16 if half and dtype.is_floating_point else dtype

@@ -1,11 +1,10 @@
-"""What a frozen part gives is a constant: find it in a model, record it, and run the rest from it.
+"""What a frozen part gives is a constant: find where it ends, run it alone, and run the rest.
 
 A module is *constant* if it is frozen, or if it only reshapes or pools what constant modules gave.
-While the rest runs from stored values, constant modules answer with them instead of computing;
-those whose values reach only other constant modules answer with blank tensors that nobody reads.
-Which is which is found by trial, on a few items: a value is needed if the output changes when NaN
-stands in its place. So this works for any architecture, and what does not work is seen before
-anything is stored.
+While the rest runs on cached values, constant modules answer with them instead of computing; those
+whose values reach other constant modules only answer with blank tensors that nobody reads. All of
+it is found by a trial on a few items, so it works for any architecture, and what does not work is
+seen before anything is cached.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from layergroups.errors import TrainingError
+from layergroups.groups import StayInEval
 from layergroups.models import AdaptiveConcatPool2d
 from layergroups.training.state import evaluating
+
+PROBE_ITEMS: Final = 3  # odd, so that a dimension of the batch is not taken for one of the features
 
 RESHAPING: Final = (
     AdaptiveConcatPool2d,
@@ -35,15 +38,12 @@ RESHAPING: Final = (
 )
 
 
-_Make = Callable[[str, Callable[..., Any]], Callable[..., Any]]  # of another forward
-
-
-class NoPassageError(TrainingError):
-    """The rest of the model cannot run from stored values; the message says why."""
+class NoCutError(TrainingError):
+    """The rest of the model cannot run from cached values; the message says why."""
 
 
 class Call(NamedTuple):
-    """A call of a module in a forward pass: which module, and its how-manieth call."""
+    """A call of a module in a forward pass: path of the module, and number among its calls."""
 
     path: str
     number: int
@@ -58,12 +58,22 @@ class TensorSpec:
         rows: of the first dimension for each item of the batch; 0 if it does not grow with it.
         first: length of the first dimension, where it does not grow.
         dtype: of the values.
+        channels_last: maps (N, C, H, W) whose channels are innermost in memory.
     """
 
     shape: tuple[int, ...]
     rows: int
     first: int
     dtype: torch.dtype
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, tensor: Tensor, items: int) -> TensorSpec:
+        """The spec of a tensor that was computed for so many items."""
+        rows, rest = divmod(len(tensor), items)
+        last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        last = last and not tensor.is_contiguous()
+        return cls(tuple(tensor.shape[1:]), 0 if rest else rows, len(tensor), tensor.dtype, last)
 
     def blank(self, items: int, device: torch.device) -> Tensor:
         """Zeros in this shape that take no memory."""
@@ -76,20 +86,30 @@ class OutputSpec:
     """An output in any nesting of tuples, dicts and model outputs, without its values.
 
     Attributes:
-        leaves: tensors as outlines, anything else as it is.
+        leaves: a `TensorSpec` for each tensor, anything else as it is.
         spec: the nesting.
     """
 
     leaves: tuple[Any, ...]
     spec: TreeSpec
 
+    @classmethod
+    def of(cls, value: Any, items: int) -> OutputSpec:
+        """The spec of a value that was computed for so many items."""
+        leaves, spec = tree_flatten(value)
+        tensor_specs = (
+            TensorSpec.of(leaf, items) if isinstance(leaf, Tensor) and leaf.ndim else leaf
+            for leaf in leaves
+        )  # fmt: skip
+        return cls(tuple(tensor_specs), spec)
+
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        """The outlines of its tensors."""
+        """The specs of its tensors."""
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, TensorSpec))
 
     def filled(self, values: Iterator[Tensor]) -> Any:
-        """The output with values in the places of its tensors."""
+        """The output with these values as its tensors."""
         made = [next(values) if isinstance(leaf, TensorSpec) else leaf for leaf in self.leaves]
         return tree_unflatten(made, self.spec)
 
@@ -104,175 +124,204 @@ class FeatureCut:
 
     Attributes:
         calls: of constant modules in a forward pass, and what they give; outermost ones only.
-        kept: those of them whose values the rest needs.
+        needed: those of them whose values the rest needs; these are cached.
         inputs: what goes into the model.
     """
 
     calls: Mapping[Call, OutputSpec]
-    kept: tuple[Call, ...]
+    needed: tuple[Call, ...]
     inputs: OutputSpec
 
     @property
-    def leaves(self) -> tuple[TensorSpec, ...]:
-        """The tensors to keep for each item."""
-        return tuple(leaf for call in self.kept for leaf in self.calls[call].tensors)
-
-    @property
-    def needs(self) -> list[tuple[Call, tuple[TensorSpec, ...]]]:
-        """Whose values are kept, and their shapes."""
-        return [(call, self.calls[call].tensors) for call in self.kept]
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """The tensors to cache for each item."""
+        return tuple(tensor for call in self.needed for tensor in self.calls[call].tensors)
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The constant modules."""
+        """Paths of the constant modules."""
         return tuple(dict.fromkeys(call.path for call in self.calls))
+
+    def caches_same_as(self, other: FeatureCut) -> bool:
+        """Whether both need the same values of the same modules."""
+        return (self.needed, self.tensors) == (other.needed, other.tensors)
 
 
 def find_cut(model: nn.Module, frozen: Sequence[str], inputs: Any) -> FeatureCut:
-    """Find where the frozen part ends, by trying with a few items; changes nothing.
+    """Find where the frozen part ends, by a trial with a few items; changes nothing.
 
     Args:
         model: from inputs to outputs.
         frozen: paths of the outermost modules in which nothing trains, moves or draws.
-        inputs: of at least three items, best an odd number; a tensor (N, ...), or any nesting.
+        inputs: a batch, of which `PROBE_ITEMS` items are taken; a tensor (N, ...), or any nesting.
 
     Raises:
-        NoPassageError: the rest cannot be run from what the frozen part gives; says why.
+        NoCutError: the rest cannot be run from what the frozen part gives; says why.
     """
+    inputs = tree_map_only(Tensor, lambda t: t[:PROBE_ITEMS] if t.ndim else t, inputs)
     items = _items(inputs)
-    outputs, recorded = _recorded_calls(model, frozen, inputs)
-    calls = {call: _outline(value, items) for call, value in recorded.items()}
-    whole = FeatureCut(calls, tuple(calls), _outline(inputs, items))
-    passage = FeatureCut(calls, _needed(model, whole, recorded, outputs, items), whole.inputs)
-    _check_kept(passage)
-    values = [leaf for call in passage.kept for leaf in _tensors(recorded[call])]
+    outputs, values = _trial(model, frozen, inputs)
+    calls = {call: OutputSpec.of(value, items) for call, value in values.items()}
+    whole = FeatureCut(calls, tuple(calls), OutputSpec.of(inputs, items))
+    cut = FeatureCut(calls, _needed(model, whole, values, outputs, items), whole.inputs)
+    _check_rows(cut)
     with evaluating(model):
-        again = forward_from(model, passage, values)
+        again = run_rest(model, cut, [t for call in cut.needed for t in _tensors(values[call])])
     if not _same(outputs, again):
-        raise NoPassageError("its layers after the frozen ones need more than their outputs")
-    return passage
+        raise NoCutError("its layers after the frozen ones need more than their outputs")
+    return cut
 
 
-def forward_from(model: nn.Module, passage: FeatureCut, values: Sequence[Tensor]) -> Any:
-    """Run the rest of the model from stored values, one tensor (N, ...) for each kept leaf.
+def run_rest(model: nn.Module, cut: FeatureCut, values: Sequence[Tensor]) -> Any:
+    """Run the rest of the model on cached values, one tensor (N, ...) for each of `cut.tensors`.
 
     Raises:
-        NoPassageError: the model called its constant modules otherwise than when it was looked at.
+        NoCutError: the model does not call its constant modules as it did in the trial.
     """
     items, device = len(values[0]), values[0].device
-    answers: dict[Call, Any] = {}
-    left = iter(values)
-    for call, outline in passage.calls.items():
-        kept = call in passage.kept
-        answers[call] = outline.filled(left) if kept else outline.blank(items, device)
-    return _answering(model, passage, answers, passage.inputs.blank(items, device))
+    left, answers = iter(values), {}
+    for call, output in cut.calls.items():
+        answers[call] = output.filled(left) if call in cut.needed else output.blank(items, device)
+    return _run_answering(model, cut, answers, cut.inputs.blank(items, device))
 
 
-def record(model: nn.Module, passages: Sequence[FeatureCut], inputs: Any) -> list[list[Tensor]]:
-    """Run the constant part alone, once for all passages.
+def run_frozen_part(
+    model: nn.Module, cuts: Sequence[FeatureCut], inputs: Any
+) -> list[list[Tensor]]:
+    """Run the constant part alone, once for all cuts.
 
     Returns:
-        For each passage the kept values, in the order of its leaves.
+        For each cut the values, in the order of its `tensors`.
 
     Raises:
-        NoPassageError: the model called its constant modules otherwise than when it was looked at.
+        NoCutError: the model does not call its constant modules as it did in the trial.
     """
-    recorders = [_Recorder(passage) for passage in passages]
+    found: list[dict[Call, Any]] = [{} for _ in cuts]
 
-    def enough() -> bool:
-        return all(recorder.full for recorder in recorders)
+    def all_there() -> bool:
+        return all(len(seen) == len(cut.needed) for seen, cut in zip(found, cuts, strict=True))
+
+    def keeper(cut: FeatureCut, seen: dict[Call, Any]) -> _Handler:
+        def keep(call: Call, compute: Callable[[], Any]) -> Any:
+            value = compute()
+            if call in cut.needed:
+                seen[call] = value
+                if all_there():
+                    raise _EnoughError
+            return value
+
+        return keep
 
     with ExitStack() as stack:
-        for recorder in recorders:
-            stack.enter_context(forwards(model, recorder.passage.paths, recorder.make(enough)))
+        for cut, seen in zip(cuts, found, strict=True):
+            stack.enter_context(_calls_handled(model, cut.paths, keeper(cut, seen)))
         with suppress(_EnoughError):
             model(inputs)
-    if not enough():
-        raise NoPassageError("its frozen modules are called otherwise than when it was looked at")
-    return [recorder.taken for recorder in recorders]
+    if not all_there():
+        raise NoCutError("its frozen modules are not called as they were in the trial")
+    return [
+        [tensor.detach() for call in cut.needed for tensor in _tensors(seen[call])]
+        for cut, seen in zip(cuts, found, strict=True)
+    ]
 
 
 class _EnoughError(Exception):
-    """All kept values are there, so the rest of the model need not run."""
+    """Ends a forward pass: all values are there, so the rest of the model need not run."""
 
 
-class _Recorder:
-    """Takes down the kept values of one passage while the model runs."""
-
-    def __init__(self, passage: FeatureCut) -> None:
-        self.passage = passage
-        self._counts: Counter[str] = Counter()
-        self._inside = False
-        self._seen: dict[Call, list[Tensor]] = {}
-
-    @property
-    def full(self) -> bool:
-        """Whether all values are there."""
-        return len(self._seen) == len(self.passage.kept)
-
-    @property
-    def taken(self) -> list[Tensor]:
-        """The values, in the order of the leaves."""
-        return [tensor for call in self.passage.kept for tensor in self._seen[call]]
-
-    def make(self, enough: Callable[[], bool]) -> _Make:
-        """Forwards that listen, and end the run as soon as there is enough."""
-        wanted = set(self.passage.kept)
-
-        def listening(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-            def listen(*args: Any, **kwargs: Any) -> Any:
-                if self._inside:  # only calls from outside the constant part are counted
-                    return forward(*args, **kwargs)
-                call = Call(path, self._counts[path])
-                self._counts[path] += 1
-                self._inside = True
-                try:
-                    value = forward(*args, **kwargs)
-                finally:
-                    self._inside = False
-                if call in wanted:
-                    self._seen[call] = [tensor.detach() for tensor in _tensors(value)]
-                    if enough():
-                        raise _EnoughError
-                return value
-
-            return listen
-
-        return listening
+def foreign_hooks(model: nn.Module, cut: FeatureCut) -> str:
+    """The first constant module with a hook that is not ours, which would see nothing; or empty."""
+    below: str
+    for path in cut.paths:
+        for below, module in model.get_submodule(path).named_modules(prefix=path):
+            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            if not all(isinstance(hook, StayInEval) for hook in hooks):
+                return below
+    return ""
 
 
-def _recorded_calls(
-    model: nn.Module, frozen: Sequence[str], inputs: Any
-) -> tuple[Any, dict[Call, Any]]:
-    """The model's outputs, and what each outermost constant module gave."""
+# How modules are made to answer otherwise
+
+_Handler = Callable[[Call, Callable[[], Any]], Any]  # of a call, and what computes its value
+
+
+@contextmanager
+def replaced_forwards(
+    model: nn.Module,
+    paths: Iterable[str],
+    make: Callable[[str, Callable[..., Any]], Callable[..., Any]],
+) -> Iterator[None]:
+    """Within the block, `make(path, forward)` is the forward of each module at these paths."""
+    changed: list[tuple[nn.Module, Any]] = []
+    try:
+        for path in paths:
+            module = model.get_submodule(path)
+            changed.append((module, module.__dict__.get("forward")))
+            # Hooks of torch cannot keep a module from computing; another `forward` on the object
+            # can. It goes into __dict__ directly, past a `__setattr__` that the module may have.
+            module.__dict__["forward"] = make(path, module.forward)
+        yield
+    finally:
+        for module, own in reversed(changed):
+            if own is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = own
+
+
+@contextmanager
+def _calls_handled(
+    model: nn.Module, paths: Iterable[str], handle: _Handler
+) -> Iterator[Counter[str]]:
+    """Within the block, `handle` gives the value of each outermost call of these modules.
+
+    Calls from inside another one of them are computed as ever and not counted.
+    """
     counts: Counter[str] = Counter()
-    inside: list[str] = []
-    found: dict[Call, Any] = {}
+    inside = False
 
-    def listening(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def listen(*args: Any, **kwargs: Any) -> Any:
+    def make(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
             if inside:
                 return forward(*args, **kwargs)
-            inside.append(path)
             call = Call(path, counts[path])
             counts[path] += 1
+            inside = True
             try:
-                value = forward(*args, **kwargs)
+                return handle(call, partial(forward, *args, **kwargs))
             finally:
-                inside.pop()
-            if not any(tensor.requires_grad for tensor in _tensors(value)):
-                found[call] = value
-            elif path in frozen:
-                raise NoPassageError(f"the frozen {path} gives values that still train")
-            return value
+                inside = False
 
-        return listen
+        return run
+
+    with replaced_forwards(model, paths, make):
+        yield counts
+
+
+def _trial(model: nn.Module, frozen: Sequence[str], inputs: Any) -> tuple[Any, dict[Call, Any]]:
+    """The model's outputs, and what each outermost constant module gave."""
+    found: dict[Call, Any] = {}
+
+    def note(call: Call, compute: Callable[[], Any]) -> Any:
+        value = compute()
+        if not any(tensor.requires_grad for tensor in _tensors(value)):
+            found[call] = value
+        elif call.path in frozen:
+            raise NoCutError(f"the frozen {call.path} gives values that still train")
+        return value
 
     reshaping = [p for p, m in model.named_modules() if type(m) in RESHAPING and p]
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        paths = dict.fromkeys([*frozen, *reshaping])
-        with forwards(model, paths, listening):
-            outputs = model(inputs)
+    paths = dict.fromkeys([*frozen, *reshaping])
+    # With gradients: a value that requires one depends on something that trains.
+    with (
+        evaluating(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _calls_handled(model, paths, note) as counts,
+    ):
+        outputs = model(inputs)
+    # A pooling layer that is called on constant and on other values is constant nowhere.
     varying = {path for path in counts if sum(c.path == path for c in found) != counts[path]}
     return _plain(outputs), {c: _plain(v) for c, v in found.items() if c.path not in varying}
 
@@ -281,16 +330,21 @@ def _needed(
     model: nn.Module, whole: FeatureCut, values: Mapping[Call, Any], outputs: Any, items: int
 ) -> tuple[Call, ...]:
     """The calls without whose values the outputs change; mostly it is the last one alone."""
+    # Which constant values does the rest of the model read? Nobody can tell from its code, so it is
+    # tried: the rest runs while one value is replaced by NaN. NaN goes through every operation, so
+    # if the outputs stay as they were, nothing read that value and it need not be cached. (Whole
+    # numbers and booleans have no NaN; zeros take its place.) A model that breaks on NaN reads the
+    # value too. At the end `find_cut` compares outputs once more, with blanks for all the others.
     spoilt = {call: tree_map_only(Tensor, _spoilt, value) for call, value in values.items()}
     device = _tensors(next(iter(values.values()), torch.zeros(1)))[0].device
 
-    def unchanged(true: set[Call]) -> bool:
-        answers = {call: values[call] if call in true else spoilt[call] for call in values}
+    def unchanged(supplied: set[Call]) -> bool:
+        answers = {call: values[call] if call in supplied else spoilt[call] for call in values}
         try:
-            again = _answering(model, whole, answers, whole.inputs.blank(items, device))
-        except NoPassageError:
+            again = _run_answering(model, whole, answers, whole.inputs.blank(items, device))
+        except NoCutError:
             raise
-        except Exception:  # a value that breaks the model if it is wrong is needed
+        except Exception:  # it breaks on NaN, so it needs the value
             return False
         return _same(outputs, again)
 
@@ -307,72 +361,30 @@ def _spoilt(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor)
 
 
-def _answering(
-    model: nn.Module, passage: FeatureCut, answers: Mapping[Call, Any], inputs: Any
+def _run_answering(
+    model: nn.Module, cut: FeatureCut, answers: Mapping[Call, Any], inputs: Any
 ) -> Any:
     """Run the model while constant modules answer with given values."""
-    counts: Counter[str] = Counter()
 
-    def answering(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def answer(*args: Any, **kwargs: Any) -> Any:
-            call = Call(path, counts[path])
-            counts[path] += 1
-            if call not in answers:
-                raise NoPassageError(f"{path} is called more often than when it was looked at")
-            return answers[call]
+    def answer(call: Call, compute: Callable[[], Any]) -> Any:
+        if call not in answers:
+            raise NoCutError(f"{call.path} is called more often than in the trial")
+        return answers[call]
 
-        return answer
-
-    with forwards(model, passage.paths, answering):
+    with _calls_handled(model, cut.paths, answer) as counts:
         outputs = model(inputs)
-    missed = [call.path for call in passage.kept if counts[call.path] <= call.number]
+    missed = [call.path for call in cut.needed if counts[call.path] <= call.number]
     if missed:
-        raise NoPassageError(f"{missed[0]} is called less often than when it was looked at")
+        raise NoCutError(f"{missed[0]} is called less often than in the trial")
     return outputs
 
 
-@contextmanager
-def forwards(model: nn.Module, paths: Iterable[str], make: _Make) -> Iterator[None]:
-    """For a while, other forwards for the modules at these paths."""
-    changed: list[tuple[nn.Module, Any]] = []
-    try:
-        for path in paths:
-            module = model.get_submodule(path)
-            changed.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = make(path, module.forward)
-        yield
-    finally:
-        for module, own in reversed(changed):
-            if own is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = own
-
-
-def _check_kept(passage: FeatureCut) -> None:
-    """Something must be kept, a row for each item.
-
-    Raises:
-        NoPassageError: it cannot be.
-    """
-    if not passage.kept:
-        raise NoPassageError("nothing that the frozen layers give reaches the others")
-    for call in passage.kept:
-        for leaf in passage.calls[call].tensors:
-            if leaf.rows != 1:
-                raise NoPassageError(f"the output of {call.path} has no row for each item")
-
-
-def _outline(value: Any, items: int) -> OutputSpec:
-    leaves, spec = tree_flatten(value)
-    return OutputSpec(tuple(_leaf(leaf, items) for leaf in leaves), spec)
-
-
-def _leaf(value: Any, items: int) -> Any:
-    if not isinstance(value, Tensor) or value.ndim == 0:
-        return value
-    rows, rest = divmod(len(value), items)
-    return TensorSpec(tuple(value.shape[1:]), 0 if rest else rows, len(value), value.dtype)
+def _check_rows(cut: FeatureCut) -> None:
+    if not cut.needed:
+        raise NoCutError("nothing that the frozen layers give reaches the others")
+    for call in cut.needed:
+        if any(tensor.rows != 1 for tensor in cut.calls[call].tensors):
+            raise NoCutError(f"the output of {call.path} has no row for each item")
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -382,8 +394,8 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _items(inputs: Any) -> int:
     tensors = _tensors(inputs)
-    if not tensors:
-        raise NoPassageError("its inputs hold no tensor")
+    if not tensors or len(tensors[0]) < PROBE_ITEMS:
+        raise NoCutError(f"it takes a batch of {PROBE_ITEMS} items to find where they end")
     return len(tensors[0])
 
 

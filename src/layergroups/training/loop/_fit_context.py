@@ -60,6 +60,12 @@ class FeatureSource(Protocol):
     def resources(self, run: FitContext) -> Mapping[str, float]:
         """What the epoch took, for `EpochRow.cost`."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+
 
 class Follower:
     """Sees before each step whether the model or the freezing changed, and brings all in step.

@@ -18,21 +18,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from layergroups._forward import count_items, labelled
 from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
-from layergroups.groups import StayInEval
 from layergroups.reports import RateCurve
 from layergroups.tasks._losses import NotFiniteError
 from layergroups.training.distributed import SINGLE_PROCESS
 from layergroups.training.feature_cache import (
     FeatureCut,
-    NoPassageError,
+    NoCutError,
     find_cut,
-    forward_from,
-    record,
+    foreign_hooks,
+    run_frozen_part,
+    run_rest,
 )
 from layergroups.training.hardware import to_device
 from layergroups.training.loop import FitContext, check_trainable, new_fit_context, train_step
@@ -43,9 +43,6 @@ from layergroups.training.state import evaluating
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
     from layergroups.training.state import LearnerState
-
-
-_PROBE: Final = 3  # items by which it is found where the frozen layers end
 
 
 class MemoryBudget:
@@ -178,10 +175,10 @@ class Shortcut:
             values = self._kept.get(number)
             if values is None:
                 with evaluating(self._model):
-                    (values,) = record(self._model, [passage], inputs)
+                    (values,) = run_frozen_part(self._model, [passage], inputs)
                 if self._room.take(values):
                     self._kept[number] = values
-            return forward_from(self._model, passage, values)
+            return run_rest(self._model, passage, values)
 
         return forward
 
@@ -198,16 +195,13 @@ def _passage(learner: LearnerState, batch: Any) -> FeatureCut | None:
     paths = [] if groups.norms_train else _below(groups)
     if not paths:
         return None
-    inputs, targets = labelled(to_device(batch, learner.accelerator.device))
-    if len(targets) < _PROBE:
-        return None
+    inputs, _ = labelled(to_device(batch, learner.accelerator.device))
     try:
         with learner.accelerator.autocast():
-            some = tree_map_only(Tensor, lambda t: t[:_PROBE], inputs)
-            passage = find_cut(groups.model, paths, some)
-    except NoPassageError:
+            cut = find_cut(groups.model, paths, inputs)
+    except NoCutError:
         return None
-    return None if _are_heard(groups.model, passage.calls) else passage
+    return None if foreign_hooks(groups.model, cut) else cut
 
 
 def _below(groups: LayerGroups) -> list[str]:
@@ -222,13 +216,6 @@ def _below(groups: LayerGroups) -> list[str]:
 
     named = groups.model.named_modules()
     return [path for path, module in named if module in resting and is_below(module)]
-
-
-def _are_heard(model: nn.Module, calls: Mapping[Any, Any]) -> bool:
-    """Whether somebody listens to layers that would not run."""
-    below = {m for call in calls for m in model.get_submodule(call.path).modules()}
-    hooks = [h for m in below for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-    return not all(isinstance(hook, StayInEval) for hook in hooks)
 
 
 _LEAST_STEPS: Final = 20

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._fingerprint import structure_of
 from layergroups._formatting import first_few
 from layergroups.checkpoints import (
     Saved,
@@ -44,9 +43,6 @@ _log = logging.getLogger("layergroups")
 
 
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
-
-
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def save(learner: LearnerState, file: Path) -> Path:
@@ -249,13 +245,6 @@ def check_resumable(learner: LearnerState, saved: Saved) -> None:
             f"{source} is of a model with the same weights but other layers than this one. Make "
             "the learner as it was made when this was saved."
         )
-
-
-def structure_of(model: nn.Module) -> str:
-    """A short text that is another one as soon as the model is built otherwise."""
-    shapes = [f"{name} {tuple(p.shape)} {p.dtype}" for name, p in model.named_parameters()]
-    text = _ADDRESS.sub("", repr(model)) + "\n".join(shapes)
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

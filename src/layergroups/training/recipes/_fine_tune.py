@@ -1,4 +1,4 @@
-"""Recipes: how to fine-tune, as a plan that is data, and a thin doing."""
+"""`fine_tune`: the plan as data (`plan_fine_tune`), and how phases are run (`run_phases`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
 from layergroups.training.hardware import keep_freed_memory
 from layergroups.training.loop import checked
-from layergroups.training.recipes._head_phase import train_head
 from layergroups.training.recipes._phases import (
     FineTuneDefaults,
     FitSetup,
@@ -20,6 +19,7 @@ from layergroups.training.recipes._phases import (
     fit_phase,
     with_undo,
 )
+from layergroups.training.recipes._train_head import train_head
 from layergroups.training.state import History
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) ->
 def _run_phase(
     state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
 ) -> History:
-    """Set freezing and rates, then train: from the store if it is asked for and possible.
+    """Set freezing and rates, then train: on cached outputs if that is asked for and possible.
 
-    What the frozen layers of later phases give is kept in the same passes, where there is room.
+    What the frozen layers of later phases give is cached in the same passes, where there is space.
     """
     checked((*phase.callbacks, *setup.callbacks, *state.callbacks))
     groups = state.layer_groups
@@ -143,15 +143,15 @@ def _run_phase(
     if phase.from_store:
         reason = _reason_against_passes(groups, setup.figures)
         if not reason:
-            also = [_resting(groups, other) for other in later if other.stored]
+            also = [_boundary(groups, other) for other in later if other.stored]
             also = [boundary for boundary in also if boundary and boundary != groups.resting]
             return train_head(state, phase, setup, also)
         _log.warning("The head trains through the whole network, because %s.", reason)
     return fit_phase(state, phase, setup)
 
 
-def _resting(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
-    """The groups that will rest in a phase."""
+def _boundary(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
+    """The groups that will not train in a phase."""
     rates = groups.rates
     if phase.lr is not None:
         rates = spread_rates(phase.lr, groups.names, rates)
@@ -160,7 +160,7 @@ def _resting(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
 
 
 def _reason_against_passes(groups: LayerGroups, defaults: FineTuneDefaults) -> str:
-    """Why many passes over stored outputs would cost too much; empty if they are cheap."""
+    """Why many passes over cached outputs would cost too much; empty if they are cheap."""
     work = [sum(block.flops for block in group.blocks) for group in groups]
     trains = sum(work) - sum(work[index] for index in groups.resting)
     share = trains / max(1, sum(work))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get
 from layergroups._checks import whole_number
 from layergroups._suggestions import unknown_argument
 from layergroups.groups import LayerGroups, Rate
-from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, asked
+from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, fit_signature
 from layergroups.training.feature_cache import CachedEpochs, FeatureCache, FeatureCacheConfig
 from layergroups.training.loop import fit, new_fit_context
 from layergroups.training.optim import OneCycle, Schedule
@@ -90,19 +90,19 @@ class FineTuneDefaults:
         base_lr: rate of the head while the body is frozen.
         unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
         lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
-            frozen, so that its outputs are kept too, in the passes of the first phase, and cost
+            frozen, so that its outputs are cached too, in the passes of the first phase, and cost
             nothing in the later epochs. All train where that does not fit: see `lowest_group`.
-        passes: over the kept outputs of layers that stay frozen, for each epoch asked for; each
-            takes the photos in other views.
-        views: augmented views of each training photo for one frozen epoch. Layers that stay frozen
+        passes: over the cached outputs of layers that stay frozen, for each epoch asked for; each
+            takes the items in other views.
+        views: augmented views of each training item for one frozen epoch. Layers that stay frozen
             afterwards keep theirs too; where `FeatureCacheConfig.views` says more, those follow
             later.
-        head_passes: the most passes of the head over its stored features.
-        hold_out: part of the training photos by which the best head is chosen.
+        head_passes: the most passes of the head over its cached features.
+        hold_out: part of the training items by which the best head is chosen.
         patience: passes without a better loss on them after which the head is done.
         head_schedule: over all passes of the head.
         schedule: over the epochs after the head's.
-        max_bytes: the most bytes of stored outputs for the head's passes; None: what the learner's
+        max_bytes: the most bytes of cached outputs for the head's passes; None: what the learner's
             `FeatureCacheConfig` allows.
     """
 
@@ -187,7 +187,7 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
         return History()
     checkpointer = None if setup.checkpoints is None else Checkpointer(setup.checkpoints, state)
     if checkpointer is not None:
-        signature = asked(phase.name, phase.epochs, phase.schedule, state)
+        signature = fit_signature(phase.name, phase.epochs, phase.schedule, state)
         done = checkpointer.finished(state, signature)
         if done:
             return done

@@ -1,0 +1,330 @@
+"""The first phase of `fine_tune`: many passes of the head over cached outputs of the frozen body.
+
+What is here is the recipe: which items are held out, how many passes there are, and which head is
+the best. The outputs come from the learner's feature cache, as in every fit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from layergroups.data import stratified_split, weighted_order
+from layergroups.errors import TrainingError
+from layergroups.tasks._metrics import Meter
+from layergroups.training.callbacks import Checkpointer, fit_signature
+from layergroups.training.feature_cache import (
+    Boundary,
+    CachedBatches,
+    CachedEpochs,
+    CacheEntry,
+    FeatureBuffer,
+    NoCutError,
+    NoSpaceError,
+    batch_size,
+    probe,
+    why_not,
+)
+from layergroups.training.loop import FitContext, check_batch_count, evaluate, fit, new_fit_context
+from layergroups.training.recipes._phases import FitSetup, Phase, fit_phase
+
+if TYPE_CHECKING:
+    from layergroups.data import Batches
+    from layergroups.training.state import History, LearnerState
+
+_log = logging.getLogger("layergroups")
+
+_VIEWS_FROM: Final = 1 << 20  # epoch numbers of the views, apart from those of ordinary epochs
+
+_LEAST_HELD_OUT: Final = 16
+
+
+def train_head(
+    learner: LearnerState, phase: Phase, setup: FitSetup, also: Sequence[Boundary] = ()
+) -> History:
+    """Run the frozen layers over some views of the items, then train the rest on their outputs.
+
+    The best head is chosen by its loss on a stratified part of the training items, which the head
+    does not train on; the validation items choose nothing. One row is added to the history. Where
+    this cannot be done, one line says why, and the phase trains as `fit` does.
+
+    Args:
+        learner: with its body frozen.
+        phase: of the recipe.
+        setup: of the fit; it has the figures of the recipe.
+        also: boundaries of later phases, at which values are cached in the same passes.
+    """
+    plan = setup.checkpoints
+    checkpointer = None if plan is None else Checkpointer(plan, learner, kind="-head")
+    signature = fit_signature(phase.name, 1, phase.schedule, learner)
+    done = checkpointer and checkpointer.finished(learner, signature)
+    if done:
+        return done
+    last = () if checkpointer is None else (checkpointer,)
+    run = new_fit_context(learner, 1, phase.schedule, phase.name, setup.callbacks, last)
+    first_epoch = learner.epochs_done if checkpointer is None else checkpointer.first_epoch
+    outdated = False
+    with run.processes.together():
+        reason = _prepare(run, phase.epochs, setup, first_epoch, also)
+    if not reason:
+        try:
+            return fit(run)
+        except FeaturesOutdatedError as cause:  # seen in the midst of a forward pass
+            reason, outdated = str(cause), True
+    _log.warning("The head trains through the whole network, because %s.", reason)
+    return fit_phase(learner, replace(phase, stored=phase.stored and outdated), setup)
+
+
+def _prepare(
+    run: FitContext,
+    epochs_counted: int,
+    setup: FitSetup,
+    first_epoch: int,
+    also: Sequence[Boundary],
+) -> str:
+    """Fill the cache, and let the run train the head from it; the reason where that cannot be."""
+    started, figures, data = time.perf_counter(), setup.figures, run.learner.data
+    setup.cache.forget_work()
+    run.replicas.align(run.model, "the start of the head's training")
+    reason = why_not(run)
+    if reason:
+        return reason
+    check_batch_count(run.train)
+    views = epochs_counted * figures.views if data.augmented else 1
+    epochs = [_VIEWS_FROM + first_epoch * views + n for n in range(views)]
+    entry = _filled(run, setup, epochs, also)
+    if entry.train is None:
+        return entry.reason
+    size = batch_size(run) * run.accumulate
+    run.accumulate = 1  # cached values are small: several batches are one
+    items, held_out = _split(entry.train.targets, figures.hold_out)
+    seed, weights = run.learner.epoch_seed(first_epoch), data.sampling_weights
+    weights = None if weights is None else weights[items]
+    train = Passes(entry.train, items, views, size, figures.head_passes, seed, weights)
+    if len(held_out):
+        held = Passes(entry.train, held_out, views, size)
+        run.callbacks = (KeepBest(held, train.per_pass, figures.patience), *run.callbacks)
+    run.features, run.batches = HeadFeatures(run, setup, entry, train, epochs_counted), train
+    run.seconds_before = time.perf_counter() - started
+    return ""
+
+
+def _filled(
+    run: FitContext, setup: FitSetup, epochs: Sequence[int], also: Sequence[Boundary]
+) -> CacheEntry:
+    """The entry below the head, with these views; its reason where it has none.
+
+    Later phases need values at other boundaries. One pass gives all of them, where there is space.
+    """
+    cache, config, most = setup.cache, setup.cache_config, setup.figures.max_bytes
+    if most is not None:
+        config = replace(config, memory=min(config.memory, most), disk=min(config.disk, most))
+    cache.keep_only([])
+    items = probe(run)
+    entry, *others = (cache.entry_for(run, b, lambda: items) for b in (run.groups.resting, *also))
+    wanted = [entry]
+    try:
+        if not entry.reason:
+            cache.reserve(run, entry, len(epochs), config)
+            later = max(len(epochs), config.views if run.learner.data.augmented else 1)
+            wanted += [e for e in others if not e.reason and cache.has_space(run, e, later, config)]
+            for each in wanted:
+                each.fused = True
+            cache.fill(run, wanted, epochs)
+    except (NoCutError, NoSpaceError) as problem:
+        cache.give_up(entry, str(problem))
+    cache.keep_only([b for b, known in cache.entries.items() if known in wanted])
+    return entry
+
+
+def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:
+    """Positions of items to train on, and of others to choose by; none where there are few."""
+    classes = targets.ndim == 1 and not targets.is_floating_point()
+    labels = targets.tolist() if classes else [0] * len(targets)
+    kept, held_out = stratified_split(labels, part, seed=0)
+    if len(held_out) >= _LEAST_HELD_OUT:
+        return torch.tensor(kept), torch.tensor(held_out)
+    return torch.arange(len(targets)), torch.arange(0)
+
+
+@dataclass(frozen=True)
+class Passes(CachedBatches):
+    """Passes over rows of a buffer, each through every item in every view once.
+
+    Attributes:
+        buffer: of the training items.
+        items: positions of those to go through, (N,).
+        views: how many there are.
+        batch_size: rows in a batch; with a seed a last batch of one row is left out.
+        passes: how often to go through all.
+        seed: of the order, which is drawn for each pass; None keeps the order of the items.
+        weights: how often each item comes, as a part of all, float64 (N,); None for all alike.
+    """
+
+    buffer: FeatureBuffer
+    items: Tensor
+    views: int
+    batch_size: int
+    passes: int = 1
+    seed: int | None = None
+    weights: Tensor | None = None
+
+    @property
+    def per_pass(self) -> int:
+        """Batches in one pass."""
+        full, rest = divmod(len(self.items) * self.views, self.batch_size)
+        return full + (rest > (self.seed is not None and full > 0))
+
+    def __len__(self) -> int:
+        return self.passes * self.per_pass
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator()
+        if self.seed is not None:
+            generator.manual_seed(self.seed)
+        count = len(self.items)
+        for _ in range(self.passes):
+            order = torch.arange(count * self.views)
+            if self.weights is not None:
+                drawn = int(torch.randint(1 << 31, (), generator=generator))
+                order = weighted_order(self.weights.repeat(self.views), None, drawn)
+            elif self.seed is not None:
+                order = torch.randperm(len(order), generator=generator)
+            for chosen in order.split(self.batch_size)[: self.per_pass]:
+                yield chosen // count, self.items[chosen % count]
+
+
+class FeaturesOutdatedError(TrainingError):
+    """The model was changed while its head trained on cached outputs."""
+
+    def __init__(self) -> None:
+        super().__init__("the model was changed while its head trained on cached outputs")
+
+
+class HeadFeatures(CachedEpochs):
+    """The `FeatureSource` of this phase; there is no such phase without the cache.
+
+    Args:
+        run: in progress.
+        setup: of the fit.
+        entry: below the head, filled.
+        passes: over its values.
+        epochs_counted: how many epochs of training the phase counts as.
+    """
+
+    required = True
+
+    def __init__(
+        self,
+        run: FitContext,
+        setup: FitSetup,
+        entry: CacheEntry,
+        passes: Passes,
+        epochs_counted: int,
+    ) -> None:
+        super().__init__(setup.cache, setup.cache_config)
+        self.filled = entry
+        self.boundary = run.groups.resting
+        self.rows = passes
+        self.epochs_counted = epochs_counted
+
+    def batches_for_epoch(self, run: FitContext) -> Batches | None:
+        """What was filled before the fit, if it is still true.
+
+        Raises:
+            FeaturesOutdatedError: it is not.
+        """
+        known = self.cache.entries.get(self.boundary)
+        if run.groups.resting != self.boundary or known is not self.filled:
+            raise FeaturesOutdatedError
+        entry = self.cache.entry_for(run, self.boundary, lambda: probe(run))
+        if entry is not self.filled or entry.reason:
+            raise FeaturesOutdatedError
+        self.begin(run, entry)
+        return self.rows
+
+    def fall_back(self, run: FitContext) -> Any:
+        """There is no other way within this phase.
+
+        Raises:
+            FeaturesOutdatedError: always.
+        """
+        raise FeaturesOutdatedError
+
+    def batches_per_pass(self, run: FitContext) -> float:
+        """Batches in which all items come once, in one view."""
+        return self.rows.per_pass / self.rows.views
+
+
+class KeepBest:
+    """Keeps the weights whose held-out loss is the best, and puts them back at the end.
+
+    A callback of this phase alone.
+    """
+
+    def __init__(self, held_out: Passes, per_pass: int, patience: int) -> None:
+        self.held_out = held_out
+        self.per_pass = per_pass
+        self.patience = patience
+        self.best_loss = math.inf
+        self.best_pass = 0
+        self._weights: dict[str, Tensor] = {}
+
+    def after_step(self, run: FitContext) -> None:
+        """Measure the held-out loss after each pass."""
+        if run.step % self.per_pass:
+            return
+        done = run.step // self.per_pass
+        loss = self._loss(run)
+        if loss < self.best_loss:
+            self.best_loss, self.best_pass = loss, done
+            self._weights = {name: t.detach().clone() for name, t in _moving(run).items()}
+        early = done - self.best_pass >= self.patience
+        if early or run.step == run.steps:
+            with torch.no_grad():
+                for name, tensor in _moving(run).items() if self._weights else ():
+                    tensor.copy_(self._weights[name])
+            run.stop = f"best of {done} passes of the head: {self.best_pass}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has found so far."""
+        found = {"loss": self.best_loss, "pass": self.best_pass} if self._weights else {}
+        return {"best": found, "weights": dict(self._weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._weights = dict(state["weights"])
+        if state["best"]:
+            self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]
+
+    def _loss(self, run: FitContext) -> float:
+        results = evaluate(
+            run.model,
+            self.held_out,
+            loss_func=run.learner.loss_func,
+            task=run.learner.task,
+            meter=Meter((), 0),
+            accelerator=run.accelerator,
+            processes=run.processes,
+            forward=run.forward,
+        )
+        return results["valid_loss"]
+
+
+def _moving(run: FitContext) -> dict[str, Tensor]:
+    """What trains, and buffers of the groups that train."""
+    inactive = {
+        m for module in run.groups.resting_modules(run.groups.resting) for m in module.modules()
+    }
+    moving: dict[str, Tensor] = {n: p for n, p in run.model.named_parameters() if p.requires_grad}
+    for path, module in run.model.named_modules():
+        if module not in inactive:
+            moving |= module.named_buffers(prefix=path, recurse=False)
+    return moving
