@@ -11,20 +11,21 @@ from layergroups.checkpoints._export import (
     why_not_rebuilt,
     write_export,
 )
-from layergroups.checkpoints._file import read, write, write_text
+from layergroups.checkpoints._file import Saved, Series, read, write, write_text
 from layergroups.checkpoints._portable import ENDINGS, Portable, trial_pixels, write_portable
-from layergroups.checkpoints._series import Saved, Series, join_tensors, split_tensors
 from layergroups.checkpoints._state_dicts import (
     check_optimizer,
     check_random_state,
     check_weights,
     copy_weights,
     fitting_weights,
+    join_tensors,
     load_optimizer_state,
     load_random_state,
     load_weights,
     optimizer_state,
     random_state,
+    split_tensors,
     spread_as,
     under_prefix,
     with_prefix,

@@ -31,14 +31,8 @@ from layergroups.models import (
 from layergroups.tasks import task_named
 
 VERSION: Final = 1
-
-
 WEIGHTS: Final = "model.safetensors"
-
-
 DESCRIPTION: Final = "learner.json"
-
-
 _REFUSED: Final = frozenset(
     {
         "cache_dir",

@@ -1,16 +1,19 @@
 """One checkpoint is one safetensors file; its header carries the JSON state and a manifest.
 
 A single `os.replace` makes a write atomic: a killed run leaves the old file or the new one.
-Nothing is pickled, so a file from a stranger cannot run code.
+Nothing is pickled, so a file from a stranger cannot run code. A fit writes a series of such files,
+of which the newest readable one counts.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +25,8 @@ from torch import Tensor
 from layergroups.errors import CheckpointError
 
 FORMAT: Final = "layergroups"
-
-
 VERSION: Final = 2
+_log = logging.getLogger("layergroups")
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
@@ -107,6 +109,70 @@ def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:
     except OSError as cause:
         raise CheckpointError(f"Could not write {path}: {cause}") from cause
     return path
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read.
+
+    Attributes:
+        path: its file.
+        tensors: by name, on the CPU.
+        state: JSON values.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Series:
+    """The checkpoints of one fit, files `step-00000012.safetensors` in a folder of their own.
+
+    Attributes:
+        folder: made when the first file is written.
+    """
+
+    folder: Path
+
+    def files(self) -> list[Path]:
+        """The files, newest first."""
+        return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of a step, all or nothing; an earlier one of that step goes."""
+        return write(self.folder / f"step-{step:08d}.safetensors", tensors, state)
+
+    def prune(self, keep: Collection[Path]) -> None:
+        """Delete all but these files, and what killed writers left behind."""
+        for path in [*self.files(), *self.folder.glob(".step-*.part")]:
+            if path not in keep:
+                path.unlink(missing_ok=True)
+
+    def readable(self) -> Iterator[Saved]:
+        """The checkpoints that can be read, newest first; a damaged one is logged.
+
+        Raises:
+            CheckpointError: there are files, and every one is damaged.
+        """
+        reasons = []
+        files = self.files()
+        for path in files:
+            try:
+                tensors, state = read(path)
+            except CheckpointError as damage:
+                reasons.append(str(damage))
+                if len(reasons) < len(files):
+                    _log.warning("%s The checkpoint before it is used instead.", damage)
+                continue
+            yield Saved(path, tensors, state)
+        if files and len(reasons) == len(files):
+            listed = "\n".join(f"  {reason}" for reason in reasons)
+            raise CheckpointError(
+                f"No checkpoint in {self.folder} can be read:\n{listed}\nDelete the folder to "
+                "begin this fit again."
+            )
 
 
 def _replace(path: Path, write_to: Callable[[str], object]) -> None:

@@ -168,8 +168,6 @@ def _join(place: str, rest: str) -> str:
 
 
 Slot = tuple[str, int]
-
-
 Slots = list[Slot]
 
 

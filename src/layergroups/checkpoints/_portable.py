@@ -109,21 +109,13 @@ def _last_line(cause: BaseException) -> str:
 
 
 INPUT: Final = "pixels"
-
-
 OUTPUTS: Final = {
     "multiclass": "probabilities",
     "multilabel": "probabilities",
     "regression": "numbers",
 }
-
-
 _EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
-
-
 DESCRIPTION: Final = "description.json"
-
-
 VERSION: Final = 1
 
 
@@ -409,15 +401,9 @@ def _short(cause: BaseException) -> str:
 
 
 _Write = Callable[["ExportedProgram", Path, str, tuple[str, str]], None]
-
-
 _Run = Callable[[Path, Tensor], Tensor]
-
-
 _FORMATS: Final[Mapping[str, tuple[_Write, _Run]]] = {
     ".onnx": (write_onnx, run_onnx),
     ".pt2": (_write_pt2, _run_pt2),
 }
-
-
 ENDINGS: Final = tuple(_FORMATS)

@@ -268,8 +268,6 @@ def _memory(
 
 
 Optimizers = bool | tuple[Optimizer, Optimizer]
-
-
 Names = Sequence[str]
 
 

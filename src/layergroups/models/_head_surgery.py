@@ -17,8 +17,6 @@ from layergroups.groups import turned_off
 from layergroups.models._heads import SideBySide, outputs_of, parts_of, resize_units, whole_path
 
 log = logging.getLogger("layergroups")
-
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

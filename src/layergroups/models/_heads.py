@@ -141,8 +141,6 @@ def _finite(value: Any) -> float | None:
 
 
 _HIDDEN = 512
-
-
 _QUIET = 0.01  # how much smaller the last weights begin where a layer for numbers follows
 
 
@@ -386,8 +384,6 @@ def _size(layer: Any, linear: str, convolution: str, column: int) -> int:
 
 
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-
-
 _CONV = (
     "in_channels",
     "out_channels",
@@ -399,8 +395,6 @@ _CONV = (
     "bias",
     "padding_mode",
 )
-
-
 _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
     "AdaptiveConcatPool2d": (AdaptiveConcatPool2d, ("size",)),
@@ -423,11 +417,7 @@ _LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "Tanh": (nn.Tanh, ()),
     "TargetUnits": (TargetUnits, ("mean", "std")),
 }
-
-
 _HOLDERS = {"Sequential": ("layers",), "SideBySide": ("dim", "layers")}
-
-
 _NAMES = {layer: name for name, (layer, _) in _LAYERS.items()}
 
 

@@ -24,23 +24,11 @@ from layergroups._paths import path_of
 from layergroups.errors import WeightsError
 
 Converter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
-
-
 _TORCH_ENDINGS = (".pth", ".pt", ".bin")
-
-
 WEIGHT_ENDINGS = (".safetensors", *_TORCH_ENDINGS)
-
-
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-
-
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-
-
 _SHOWN = 3
-
-
 _log = logging.getLogger("layergroups")
 
 

@@ -218,7 +218,7 @@ class Checkpointer:
         again.
         """
         reason: CheckpointError | None = None
-        for saved in self.series.whole():
+        for saved in self.series.readable():
             try:
                 check_resumable(learner, saved)
             except CheckpointError as misfit:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("layergroups")
-
-
 _WORDS = ("auto", "layerwise", "classic", "classic-v1")
 
 

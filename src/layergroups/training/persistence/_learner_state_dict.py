@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("layergroups")
-
-
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
 
 
