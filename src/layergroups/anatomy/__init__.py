@@ -6,12 +6,11 @@ from layergroups.anatomy._blocks import Block
 from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, parent, sides
 from layergroups.anatomy._restoring import eval_mode, restoring
 from layergroups.anatomy._splits import (
-    EDGE,
-    SIXTEENTH,
-    TOO_DEEP,
     Boundary,
+    SplitCandidate,
     choose_split,
     choose_splits,
+    split_candidates,
 )
 from layergroups.anatomy._trace import (
     INPUT,
@@ -25,10 +24,7 @@ from layergroups.anatomy._trace import (
 )
 
 __all__ = [
-    "EDGE",
     "INPUT",
-    "SIXTEENTH",
-    "TOO_DEEP",
     "Anatomy",
     "Block",
     "Boundary",
@@ -37,6 +33,7 @@ __all__ = [
     "Flow",
     "Head",
     "Op",
+    "SplitCandidate",
     "Trace",
     "choose_split",
     "choose_splits",
@@ -51,6 +48,7 @@ __all__ = [
     "read_anatomy",
     "restoring",
     "sides",
+    "split_candidates",
     "trace",
     "unwrap",
 ]

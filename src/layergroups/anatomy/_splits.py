@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from layergroups.anatomy._blocks import Block
 from layergroups.anatomy._dataflow import sides
 
-SIXTEENTH = 1.15 / 16  # of the image; 15 of 224 pixels still counts
-
-
-TOO_DEEP = 2 / 3  # of the depth
-
-
-EDGE = 0.1  # a part of less than a tenth of the depth is no half
+_SIXTEENTH = 1.15 / 16  # of the image; 15 of 224 pixels still counts
+_TOO_DEEP = 2 / 3  # of the depth
+_EDGE = 0.1  # a part of less than a tenth of the depth is no half
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,20 @@ class Boundary:
         """The fall of the resolution, "28 → 14"."""
         return f"{self.side_before} → {self.side_after}"
 
+    @property
+    def depths(self) -> str:
+        """How much of the depth comes before it, "7 of 13 layers"."""
+        return f"{self.depth_before} of {self.depth} layers"
+
+    @property
+    def what(self) -> str:
+        """What makes it a candidate, in a few words."""
+        return f"falls {self.fall}" if self.falls else "the middle of the repeated blocks"
+
     def describe(self) -> str:
         """One sentence in plain words."""
         what = f"the resolution falls {self.fall}" if self.falls else "a block begins"
-        return f"{what}, after {self.depth_before} of {self.depth} layers of the body"
+        return f"{what}, after {self.depths} of the body"
 
 
 def find_boundaries(
@@ -107,73 +113,164 @@ def _side(block: Block, image: tuple[int, int] | None) -> int:
 
 
 def _channels(block: Block, image: tuple[int, int] | None) -> int:
-    if len(block.shape) == 3 and image:
-        found = sides((2, *block.shape), image[0] / image[1])
-        if (
-            found
-            == (float(block.shape[0]), float(block.shape[1]))
-            != tuple(float(s) for s in block.shape[1:])
-        ):
-            return block.shape[-1]
-        return block.shape[0]
-    return block.shape[-1] if block.shape else 0
+    shape = block.shape
+    if len(shape) == 3 and image:
+        last = sides((2, *shape), image[0] / image[1]) == shape[:2] != shape[1:]
+        return shape[-1] if last else shape[0]
+    return shape[-1] if shape else 0
+
+
+@dataclass(frozen=True)
+class SplitCandidate:
+    """A boundary that the rule weighed, and what it decided.
+
+    Attributes:
+        boundary: the place.
+        chosen: whether a part of the body begins there.
+        reason: why it does, or why not, in plain words.
+    """
+
+    boundary: Boundary
+    chosen: bool
+    reason: str
+
+
+def split_candidates(
+    boundaries: tuple[Boundary, ...],
+    blocks: tuple[Block, ...],
+    image: tuple[int, int] | None,
+    parts: int = 2,
+) -> tuple[SplitCandidate, ...]:
+    """Divide a body into `parts` parts, or as many as it has blocks; each place with its verdict.
+
+    Two parts: the second begins with the first block at 1/16 of the image, if at most two thirds
+    of the depth precede it; otherwise where the resolution falls nearest to half of the depth;
+    otherwise in the middle of the repeated blocks. More parts are balanced by depth; a place where
+    the resolution falls is preferred where it lies within half a part of the even division.
+
+    Returns:
+        In order of execution: the chosen places; of the others those where the resolution falls,
+        and the middle of the repeated blocks.
+    """
+    if not boundaries or parts < 2:
+        return ()
+    middle = _middle(boundaries, blocks)
+    if parts == 2:
+        verdicts = _in_two(boundaries, middle, blocks[0].name == "stem", image)
+    else:
+        verdicts = _in_several(boundaries, middle, parts)
+    return tuple(SplitCandidate(b, *verdicts[b.block]) for b in boundaries if b.block in verdicts)
+
+
+_Verdicts = dict[int, tuple[bool, str]]  # by the block that would begin a part
+
+
+def _in_two(
+    boundaries: tuple[Boundary, ...], middle: Boundary, stem: bool, image: tuple[int, int] | None
+) -> _Verdicts:
+    sixteenth = max(image) * _SIXTEENTH if image else 0.0
+    verdicts: _Verdicts = {}
+    falls = []
+    for b in boundaries:
+        if b.falls and stem and b.block == 1:
+            verdicts[b.block] = False, f"{b.what}, but only the stem comes before, {b.depths}"
+        elif b.falls and b.share < _EDGE:
+            verdicts[b.block] = False, f"{b.what} already after {b.depths}, less than a tenth"
+        elif b.falls and b.share > 1 - _EDGE:
+            verdicts[b.block] = False, f"{b.what} only after {b.depths}, more than nine tenths"
+        elif b.falls:
+            falls.append(b)
+    deep = next((b for b in falls if b.side_after <= sixteenth), None)
+    if deep is not None and deep.share > _TOO_DEEP:
+        deep = None
+    if deep is not None:
+        best, reason = (
+            deep,
+            (
+                f"the resolution falls {deep.fall}, 1/16 of the image; {deep.depth_before} of "
+                f"{deep.depth} layers of the body come before"
+            ),
+        )
+    elif falls:
+        best = min(falls, key=lambda b: abs(b.share - 0.5))
+        reason = (
+            f"the resolution falls {best.fall}, the fall nearest to half of the depth "
+            f"({best.depths})"
+        )
+    else:
+        best, reason = (
+            middle,
+            (
+                f"the resolution stays the same, so in the middle of the repeated blocks "
+                f"({middle.depths} before)"
+            ),
+        )
+    for b in falls:
+        late = b.share > _TOO_DEEP
+        if best is deep and b.side_after > sixteenth:
+            why = f"after {b.depths}, but that is not yet 1/16 of the image"
+        elif best is deep:
+            why = f"only after {b.depths}{', more than two thirds' * late}; 1/16 is reached before"
+        elif late and b.side_after <= sixteenth and best.share <= _TOO_DEEP:
+            why = f"only after {b.depths}, more than two thirds"
+        else:
+            why = f"after {b.depths}, further from half of the depth than the one chosen"
+        verdicts[b.block] = False, f"{b.what} {why}"
+    if not middle.falls and _EDGE <= middle.share <= 1 - _EDGE:
+        why = "but the resolution stays the same here, and a fall is preferred"
+        verdicts[middle.block] = False, f"{middle.what}, after {middle.depths}, {why}"
+    return verdicts | {best.block: (True, reason)}
+
+
+def _in_several(boundaries: tuple[Boundary, ...], middle: Boundary, parts: int) -> _Verdicts:
+    parts = min(parts, len(boundaries) + 1)
+    chosen: list[Boundary] = []
+    rest = list(boundaries)
+    for k in range(1, parts):
+        spare = parts - 1 - k  # places to keep for the parts after this one
+        options = rest[: len(rest) - spare]
+        near = [b for b in options if b.falls and abs(b.share - k / parts) <= 0.5 / parts]
+        best = min(near or options, key=lambda b: abs(b.share - k / parts))
+        chosen.append(best)
+        rest = [b for b in rest if b.block > best.block]
+    verdicts: _Verdicts = {
+        b.block: (True, f"{b.describe()}; nearest to {k}/{parts} of the depth")
+        for k, b in enumerate(chosen, 1)
+    }
+    for b in boundaries:
+        if b.falls or (b is middle and _EDGE <= b.share <= 1 - _EDGE):
+            verdicts.setdefault(b.block, (False, _not_even(b, chosen)))
+    return verdicts
+
+
+def _not_even(other: Boundary, chosen: list[Boundary]) -> str:
+    parts = len(chosen) + 1
+    k = min(max(round(other.share * parts), 1), parts - 1)
+    nearest = chosen[k - 1]
+    if abs(nearest.share - k / parts) <= abs(other.share - k / parts):
+        better = f"{nearest.path} ({nearest.depth_before}) is nearer to {k}/{parts} of the depth"
+    elif nearest.falls and not other.falls:
+        better = f"{nearest.path} ({nearest.depth_before}) is where the resolution falls"
+    else:
+        better = f"the {parts} parts of the body begin elsewhere, so that each has its blocks"
+    return f"{other.what} after {other.depths}; {better}"
+
+
+def _middle(boundaries: tuple[Boundary, ...], blocks: tuple[Block, ...]) -> Boundary:
+    kinds = [b.kind for b in blocks if not b.in_head]
+    runs = [(kind, len(list(run))) for kind, run in groupby(kinds)]
+    longest = max(range(len(runs)), key=lambda i: runs[i][1])
+    first, length = sum(n for _, n in runs[:longest]), runs[longest][1]
+    target = first + length // 2 if length > 1 else len(kinds) // 2
+    return min(boundaries, key=lambda b: abs(b.block - target))
 
 
 def choose_split(
     boundaries: tuple[Boundary, ...], blocks: tuple[Block, ...], image: tuple[int, int] | None
 ) -> tuple[Boundary | None, str]:
-    """Where a body is best divided in two, and why.
-
-    Before the first block at 1/16 of the image if at most two thirds of the depth precede it;
-    otherwise at the fall of resolution nearest to half the depth; otherwise in the middle of the
-    repeated blocks.
-    """
-    inner = [b for b in boundaries if EDGE <= b.share <= 1 - EDGE]
-    falls = [b for b in inner if b.falls and not _is_stem_end(b, blocks)]
-    sixteenth = max(image) * SIXTEENTH if image else 0.0
-    deep = next((b for b in falls if b.side_after <= sixteenth), None)
-    if deep is not None and deep.share <= TOO_DEEP:
-        return deep, (
-            f"the resolution falls {deep.fall}, 1/16 of the image; {deep.depth_before} of "
-            f"{deep.depth} layers of the body come before"
-        )
-    if falls:
-        half = min(falls, key=lambda b: abs(b.share - 0.5))
-        return half, (
-            f"the resolution falls {half.fall}, the fall nearest to half of the depth "
-            f"({half.depth_before} of {half.depth} layers)"
-        )
-    middle = _middle(boundaries, blocks)
-    if middle is None:
-        return None, "the body is one block, so it cannot be divided"
-    return middle, (
-        f"the resolution stays the same, so in the middle of the repeated blocks "
-        f"({middle.depth_before} of {middle.depth} layers before)"
-    )
-
-
-def _is_stem_end(boundary: Boundary, blocks: tuple[Block, ...]) -> bool:
-    return boundary.block == 1 and blocks[0].name == "stem"
-
-
-def _middle(boundaries: tuple[Boundary, ...], blocks: tuple[Block, ...]) -> Boundary | None:
-    body = [b for b in blocks if not b.in_head]
-    if not boundaries:
-        return None
-    first, length = _longest_run([b.kind for b in body])
-    target = first + length // 2 if length > 1 else len(body) // 2
-    return min(boundaries, key=lambda b: abs(b.block - target))
-
-
-def _longest_run(kinds: list[str]) -> tuple[int, int]:
-    best = (0, 0)
-    start = 0
-    for i in range(1, len(kinds) + 1):
-        if i == len(kinds) or kinds[i] != kinds[start]:
-            if i - start > best[1]:
-                best = (start, i - start)
-            start = i
-    return best
+    """Where a body is best divided in two, and why; see `split_candidates`."""
+    found = choose_splits(boundaries, blocks, image, 2)
+    return found[0] if found else (None, "the body is one block, so it cannot be divided")
 
 
 def choose_splits(
@@ -182,22 +279,6 @@ def choose_splits(
     image: tuple[int, int] | None,
     parts: int,
 ) -> list[tuple[Boundary, str]]:
-    """Divide a body into `parts` parts, or as many as it has blocks, balanced by depth.
-
-    Falls of the resolution are preferred where one lies within half a part of the even division.
-    """
-    if parts == 2:
-        boundary, reason = choose_split(boundaries, blocks, image)
-        return [(boundary, reason)] if boundary else []
-    chosen: list[tuple[Boundary, str]] = []
-    rest = list(boundaries)
-    for k in range(1, min(parts, len(boundaries) + 1)):
-        target = k / parts
-        spare = min(parts, len(boundaries) + 1) - 1 - k
-        options = rest[: len(rest) - spare] if spare else rest
-        near = [b for b in options if b.falls and abs(b.share - target) <= 0.5 / parts]
-        best = min(near or options, key=lambda b: abs(b.share - target))
-        words = f"{best.describe()}; nearest to {k}/{parts} of the depth"
-        chosen.append((best, words))
-        rest = [b for b in rest if b.block > best.block]
-    return chosen
+    """The chosen places of `split_candidates`, each with the reason."""
+    found = split_candidates(boundaries, blocks, image, parts)
+    return [(c.boundary, c.reason) for c in found if c.chosen]
