@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 import layergroups as lg
-from layergroups.tasks._losses import LOSSES
-from layergroups.tasks._metrics import meaning
+from layergroups.tasks import LOSSES, TASKS
 from layergroups.training.optim._optimizers import build_optimizer
 from layergroups.training.state._learner_state import LearnerState
 
@@ -116,9 +115,9 @@ def found(dotted: str) -> Any:
 
 def is_a_word(word: str) -> bool:
     """Whether a metric, a loss or an optimizer has the name."""
-    for task in ("multiclass", "multilabel", "regression"):
+    for task in TASKS.values():
         try:
-            return bool(meaning(word, task))
+            return bool(task.metric(word))
         except lg.LayerGroupsError:
             continue
     if word in LOSSES:

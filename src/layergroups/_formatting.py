@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from html import escape
 
 from rich.console import Console, RenderableType
 
@@ -20,7 +21,8 @@ def plain_text(shown: RenderableType, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
     with console.capture() as captured:
         console.print(shown, markup=False, highlight=False)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    return "\n".join(lines).strip("\n")
 
 
 def count(n: int, one: str, several: str = "") -> str:
@@ -93,3 +95,41 @@ def shape(sizes: tuple[int, ...]) -> str:
 def moment(time: str) -> str:
     """An ISO time to the minute, as "2026-11-22 01:02"."""
     return time[:16].replace("T", " ")
+
+
+def html_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    caption: str = "",
+    *,
+    left: Sequence[str] = (),
+) -> str:
+    """A table on its own, with its styles inside.
+
+    Args:
+        headings: of the columns.
+        rows: a cell for each column, shown as its `str`.
+        caption: what the table shows.
+        left: headings of the columns whose text begins at the left; the first does always.
+    """
+    sides = ["left" if i == 0 or h in left else "right" for i, h in enumerate(headings)]
+    title = (
+        f'<caption style="text-align:left;white-space:nowrap">{escape(caption)}</caption>'
+        if caption
+        else ""
+    )
+    head = _row("th", headings, sides)
+    body = "".join(_row("td", row, sides) for row in rows)
+    return (
+        f'<table style="border-collapse:collapse;margin:0.5em 0">{title}<thead>{head}</thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _row(tag: str, cells: Sequence[object], sides: Sequence[str]) -> str:
+    pairs = zip(cells, sides, strict=True)
+    inside = "".join(
+        f'<{tag} style="text-align:{side};padding:0.15em 0.6em">{escape(str(cell))}</{tag}>'
+        for cell, side in pairs
+    )
+    return f"<tr>{inside}</tr>"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergroups.data._samples import Samples, Split, divided, random_split
-from layergroups.data._splitting import labelled_split
+from layergroups.data._samples import Samples, Split, divided
+from layergroups.tasks import TASKS
+from layergroups.tasks._splitting import multilabel_split, random_split
 
 LABELS = st.lists(st.sets(st.integers(0, 6), max_size=4).map(sorted).map(tuple), max_size=60)
 SHARES = st.floats(0.05, 0.6)
@@ -26,10 +27,10 @@ def counted(labels: Sequence[tuple[int, ...]], positions: Sequence[int]) -> Coun
 def test_all_photos_are_dealt_out_and_every_label_is_learned_from(
     labels: list[tuple[int, ...]], share: float, seed: int
 ) -> None:
-    train, valid = labelled_split(labels, share, seed)
+    train, valid = multilabel_split(labels, share, seed)
     assert sorted([*train, *valid]) == list(range(len(labels)))
     assert (list(train), list(valid)) == (sorted(train), sorted(valid))
-    assert (train, valid) == labelled_split(labels, share, seed)
+    assert (train, valid) == multilabel_split(labels, share, seed)
     assert len(train) > 0 or not labels
     assert len(valid) > 0 or len(labels) < 2
     numbers = counted(labels, range(len(labels)))
@@ -42,7 +43,7 @@ def test_labels_that_come_alone_keep_their_share_in_both_parts(
     counts: list[int], share: float
 ) -> None:
     labels = [(label,) for label, n in enumerate(counts) for _ in range(n)]
-    train, valid = labelled_split(labels, share, 3)
+    train, valid = multilabel_split(labels, share, 3)
     learned, measured = counted(labels, train), counted(labels, valid)
     for label, n in enumerate(counts):
         assert min(learned[label], measured[label]) >= 1
@@ -55,7 +56,7 @@ def test_rare_labels_are_measured_where_chance_forgets_them() -> None:
     for seed in range(20):
         _, by_chance = random_split(200, 0.2, seed)
         forgotten += any(counted(labels, by_chance)[label] == 0 for label in range(1, 7))
-        _, valid = labelled_split(labels, 0.2, seed)
+        _, valid = multilabel_split(labels, 0.2, seed)
         assert all(counted(labels, valid)[label] == 1 for label in range(1, 7))
         assert len(valid) == 40
     assert forgotten > 10
@@ -63,26 +64,26 @@ def test_rare_labels_are_measured_where_chance_forgets_them() -> None:
 
 def test_shares_are_kept_where_labels_come_together() -> None:
     labels = [tuple(k for k in range(6) if (i * (2 * k + 3)) % 11 < 6 - k) for i in range(600)]
-    _, valid = labelled_split(labels, 0.25, 0)
+    _, valid = multilabel_split(labels, 0.25, 0)
     assert len(valid) == pytest.approx(150, abs=3)
     for label, n in counted(labels, range(600)).items():
         assert counted(labels, valid)[label] == pytest.approx(n / 4, rel=0.15)
 
 
 def test_something_is_measured_though_every_label_is_single() -> None:
-    train, valid = labelled_split([(0,), (1,), (2,), (3,)], 0.25, 0)
+    train, valid = multilabel_split([(0,), (1,), (2,), (3,)], 0.25, 0)
     assert (len(train), len(valid)) == (3, 1)
 
 
 def test_another_seed_gives_another_split() -> None:
     labels = [(i % 3,) for i in range(60)]
-    assert labelled_split(labels, 0.2, 1) != labelled_split(labels, 0.2, 2)
+    assert multilabel_split(labels, 0.2, 1) != multilabel_split(labels, 0.2, 2)
 
 
 def divide(labels: list[tuple[float, ...]]) -> Split:
     files = tuple(f"{i}.jpg" for i in range(len(labels)))
     return divided(
-        Samples(files, tuple(labels), "multilabel", 3), "abc", 0.25, 0, source="The list"
+        Samples(files, tuple(labels), TASKS["multilabel"], 3), "abc", 0.25, 0, source="The list"
     )
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from layergroups.data._targets import parse_labels
 from layergroups.errors import DataError
+from layergroups.tasks import parse_labels
 
 
 def meant(labels: Any, **options: Any) -> Any:

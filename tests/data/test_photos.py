@@ -6,7 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layergroups.data import Samples, stratified_split
+from layergroups.data import Samples
+from layergroups.tasks import stratified_split
 
 LABELS = st.lists(st.integers(0, 5), max_size=120)
 SHARES = st.floats(0.01, 0.99)

@@ -12,11 +12,11 @@ from rich.console import Console, RenderableType
 from layergroups import LayerGroups, load_model
 from layergroups.reports import (
     ConfusionMatrix,
-    PhotoPrediction,
     groups_report,
     per_class_table,
     predictions_table,
 )
+from layergroups.tasks import Prediction
 
 
 def text_of(renderable: RenderableType, width: int = 80) -> str:
@@ -26,27 +26,20 @@ def text_of(renderable: RenderableType, width: int = 80) -> str:
     return captured.get()
 
 
-def test_predictions_are_ranked() -> None:
-    row = PhotoPrediction.from_probabilities(
-        Path("a.jpg"), torch.tensor([0.1, 0.7, 0.2]), ["cat", "dog", "cow"], "dog"
-    )
-    assert (row.label, row.probability) == ("dog", pytest.approx(0.7))
-    assert [name for name, _ in row.ranking] == ["dog", "cow", "cat"]
-    assert row.to_dict()["actual"] == "dog"
-
-
 def test_markup_in_names_is_text() -> None:
-    row = PhotoPrediction(Path("[red]a.jpg"), (("[bold]dog", 0.7), ("cow", 0.3)))
+    row = (
+        Path("[red]a.jpg"),
+        Prediction("[bold]dog", 0, torch.tensor([0.7, 0.3]), ("[bold]dog", "cow")),
+    )
     assert "[red]a.jpg" in text_of(predictions_table([row]))
     assert "[bold]dog" in text_of(predictions_table([row]))
 
 
 def test_the_actual_class_is_shown_where_it_is_known() -> None:
-    known = PhotoPrediction(Path("a.jpg"), (("dog", 0.7), ("cow", 0.3)), "cow")
-    unknown = PhotoPrediction(Path("a.jpg"), (("dog", 0.7), ("cow", 0.3)))
-    assert " is " in text_of(predictions_table([known]))
-    assert " is " not in text_of(predictions_table([unknown]))
-    assert "cow 0.300" in text_of(predictions_table([unknown]))
+    row = (Path("a.jpg"), Prediction("dog", 0, torch.tensor([0.7, 0.3]), ("dog", "cow")))
+    assert " actual " in text_of(predictions_table([row], ["cow"]))
+    assert " actual " not in text_of(predictions_table([row]))
+    assert "cow 0.300" in text_of(predictions_table([row]))
 
 
 def test_classes() -> None:

@@ -3,7 +3,7 @@ import torch
 from tests.training.tiny import moved, snapshot
 
 from layergroups.errors import TrainingError
-from layergroups.tasks._tasks import answer
+from layergroups.tasks import TASKS
 
 
 def test_validate_is_the_mean_over_items_whatever_the_batches(make, dls) -> None:
@@ -65,7 +65,7 @@ def test_predict_names_the_likeliest_class(make, dls) -> None:
 
 
 def test_classes_without_names_are_numbered() -> None:
-    assert answer(torch.tensor([0.1, 0.9]), "multiclass", ()).label == "1"
+    assert TASKS["multiclass"].decode(torch.tensor([0.1, 0.9]), ()).label == "1"
 
 
 @pytest.mark.parametrize(

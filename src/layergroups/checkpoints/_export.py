@@ -28,7 +28,7 @@ from layergroups.models import (
     load_model,
     with_channels,
 )
-from layergroups.tasks import task_named
+from layergroups.tasks import TASKS, Task, task_named
 
 VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
@@ -96,7 +96,7 @@ class Exported:
         groups: the state of the layer groups.
         loss: name of the loss, for turning outputs into probabilities.
         metrics: names of the metrics.
-        task: "multiclass", "multilabel" or "regression", what the outputs answer.
+        task: what the model predicts.
         thresh: for several labels, the probability above which one counts as there.
         loss_settings: arguments of the loss, such as weights of classes.
     """
@@ -109,13 +109,13 @@ class Exported:
     groups: Mapping[str, Any]
     loss: str
     metrics: tuple[str, ...] = ()
-    task: str = "multiclass"
+    task: Task = TASKS["multiclass"]
     thresh: float = 0.5
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
-        return {"version": VERSION} | asdict(self)
+        return {"version": VERSION} | asdict(self) | {"task": self.task.name}
 
 
 def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:

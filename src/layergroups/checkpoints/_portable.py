@@ -30,6 +30,7 @@ from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError
 from layergroups.groups import release
 from layergroups.input_spec import InputSpec
+from layergroups.tasks import Task
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -109,11 +110,6 @@ def _last_line(cause: BaseException) -> str:
 
 
 INPUT: Final = "pixels"
-OUTPUTS: Final = {
-    "multiclass": "probabilities",
-    "multilabel": "probabilities",
-    "regression": "numbers",
-}
 _EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
 DESCRIPTION: Final = "description.json"
 VERSION: Final = 1
@@ -128,7 +124,7 @@ class Portable:
         transform: what is done to an image; its resizing stays outside of the graph.
         activation: from outputs to probabilities or numbers.
         loss: name of the loss, by which the activation was chosen.
-        task: "multiclass", "multilabel" or "regression", what the outputs answer.
+        task: what the model predicts.
         thresh: for several labels, the probability above which one counts as there.
     """
 
@@ -136,13 +132,13 @@ class Portable:
     transform: EvalTransform
     activation: Callable[[Tensor], Tensor]
     loss: str
-    task: str = "multiclass"
+    task: Task
     thresh: float = 0.5
 
     @property
     def output(self) -> str:
         """Name of the output."""
-        return OUTPUTS[self.task]
+        return self.task.output_name
 
     def to_dict(self, ending: str) -> dict[str, Any]:
         """What a user of the file must know, JSON-ready."""
@@ -151,9 +147,9 @@ class Portable:
         return {
             "version": VERSION,
             "format": ending.removeprefix("."),
-            "task": self.task,
+            "task": self.task.name,
             "classes": list(self.classes),
-            **({"threshold": self.thresh} if self.task == "multilabel" else {}),
+            **({"threshold": self.thresh} if self.task.has_threshold else {}),
             "input": {
                 "name": INPUT,
                 "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
@@ -164,7 +160,7 @@ class Portable:
                 "name": self.output,
                 "type": "float32",
                 "shape": ["batch", len(self.classes)],
-                "meaning": f"{self._meaning()}; the model was trained with {self.loss}",
+                "meaning": f"{self.task.output_is}; the model was trained with {self.loss}",
             },
             "before_the_graph": _before(self.transform),
             "inside_the_graph": {
@@ -178,11 +174,6 @@ class Portable:
                 "python": platform.python_version(),
             },
         }
-
-    def _meaning(self) -> str:
-        if self.task == "multilabel":
-            return "the probability of each label by itself; those above the threshold are there"
-        return "the numbers" if self.task == "regression" else "the probability of each class"
 
 
 class FromPixels(nn.Module):
@@ -308,16 +299,15 @@ def compared(
             f"gives {tuple(expected.shape)}. Nothing was written."
         )
     rtol, atol = (1e-2, 1e-4) if exact else (0.2, 2e-2)
-    if wanted.task == "regression":
-        atol *= max(1e-30, float(expected.abs().max()))
+    atol *= wanted.task.scale(expected)
     apart = (found - expected).abs().nan_to_num(nan=torch.inf)
     image, output = divmod(int(apart.flatten().argmax()), apart[0].numel())
     if not torch.allclose(found, expected, rtol=rtol, atol=atol):
-        names, kind = wanted.classes, "number" if wanted.task == "regression" else "probability"
+        names, output_name = wanted.classes, wanted.task.output_name
         name = names[output] if output < len(names) else f"output {output}"
         raise CheckpointError(
             f"{path.name} does not give what the model gives: on trial image {image} the "
-            f"{kind} of {name} is {found[image].flatten()[output]:.6f} in the file and "
+            f"{output_name} of {name} are {found[image].flatten()[output]:.6f} in the file and "
             f"{expected[image].flatten()[output]:.6f} in the model. Nothing was written. A forward "
             "that draws at random or keeps something between calls cannot be exported."
         )

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 
-from layergroups.data import EvalLoader, OnError, Task, find_images, unlabelled_batches
+from layergroups.data import EvalLoader, OnError, find_images, unlabelled_batches
 from layergroups.errors import DataError
-from layergroups.reports import PhotoLabels, PhotoNumbers, PhotoPrediction, PhotoRow, write_rows
-from layergroups.tasks._tasks import AnyPrediction
-from layergroups.training import LabelsPrediction, Learner, NumbersPrediction, load_learner
+from layergroups.reports import write_rows
+from layergroups.tasks import AnyPrediction
+from layergroups.training import Learner, load_learner
 
 _RULES = ("auto", "layerwise", "classic", "classic-v1")
 
@@ -40,7 +40,7 @@ class Labels:
     column: str | None = None
     delimiter: str | None = None
     valid: str | None = None
-    task: Task | None = None
+    task: str | None = None
     photos: Path | None = None
 
     def columns(self) -> dict[str, Any]:
@@ -133,31 +133,15 @@ def run(
     )
     if not batches.photos.files:
         raise DataError("None of the images can be read.")
-    kind = _KINDS[learn.task]
-    write_rows(format, _rows(learn, batches, dls.vocab), kind, dls.vocab, batches.photos.files)
+    kind = learn.task.prediction
+    write_rows(format, _rows(learn, batches), kind, dls.vocab, batches.photos.files)
 
 
-def _rows(learn: Learner, batches: EvalLoader, names: Sequence[str]) -> Iterator[PhotoRow]:
+def _rows(learn: Learner, batches: EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:
     """What the model says of each photo; with a bar where the rows do not go to the terminal."""
     if sys.stdout.isatty():
         learn.progress = False
     with learn.reporter.bar("predictions", len(batches.photos)) as bar:
-        for path, found in learn.iter_preds(batches):
-            yield _row(path, found, names)
+        for row in learn.iter_preds(batches):
+            yield row
             bar.advance()
-
-
-def _row(path: Path, found: AnyPrediction, names: Sequence[str]) -> PhotoRow:
-    """What the model says of one photo, to be written."""
-    if isinstance(found, LabelsPrediction):
-        return PhotoLabels(path, found.labels, found.by_name)
-    if isinstance(found, NumbersPrediction):
-        return PhotoNumbers(path, found.by_name)
-    return PhotoPrediction.from_probabilities(path, found.probabilities, names)
-
-
-_KINDS: Final[dict[str, type[PhotoRow]]] = {
-    "multiclass": PhotoPrediction,
-    "multilabel": PhotoLabels,
-    "regression": PhotoNumbers,
-}

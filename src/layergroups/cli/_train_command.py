@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -29,16 +29,6 @@ from layergroups.training import vision_learner
 
 if TYPE_CHECKING:
     from layergroups.training import Learner
-
-
-_KINDS: Final = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers"}
-
-
-_METRICS: Final[dict[str, list[str]]] = {
-    "multiclass": ["accuracy"],
-    "multilabel": ["f1"],
-    "regression": ["mae"],
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +96,7 @@ def _learner(order: TrainOptions) -> Learner:
     dls = _data(order)
     say(
         f"{len(dls.train_photos)} training and {len(dls.valid_photos)} validation photos of "
-        f"{dls.c} {_KINDS[dls.task]}, {order.size} x {order.size} pixels"
+        f"{dls.task.count(dls.c)}, {order.size} x {order.size} pixels"
     )
     learn = vision_learner(
         dls,
@@ -114,7 +104,7 @@ def _learner(order: TrainOptions) -> Learner:
         pretrained=order.pretrained,
         weights=order.weights,
         split=split_rule(order.split),
-        metrics=_METRICS[dls.task],
+        metrics=dls.task.default_metrics,
         seed=order.seed,
     )
     groups = ", ".join(learn.layer_groups.names)

@@ -15,9 +15,7 @@ from layergroups.cli._predict_command import Labels, is_table
 from layergroups.data import EvalLoader, OnError, labelled_batches, table_batches
 from layergroups.errors import DataError
 from layergroups.reports import (
-    ClassReport,
     ConfusionMatrix,
-    Residuals,
     check_ending,
     confusion_matrix_picture,
     per_class_table,
@@ -26,9 +24,8 @@ from layergroups.reports import (
     show_figures,
     show_json,
 )
+from layergroups.tasks import Measures
 from layergroups.training import Learner, load_learner
-
-Report = ConfusionMatrix | ClassReport | Residuals
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Measured:
     loss: float
     photos: int
     figures: dict[str, float]
-    report: Report
+    report: Measures
 
     @property
     def table(self) -> Any:
@@ -78,18 +75,9 @@ def measure(learn: Learner, batches: Any = None, *, found: Any = None) -> Measur
     answers, targets, losses = known
     names = list(learn.data.vocab)
     loss, photos = float(losses.mean()), len(losses)
-    if learn.task == "multilabel":
-        said, so = answers > learn.thresh, targets > 0.5
-        report = ClassReport.from_hits(said, so, names)
-        exact = float((said == so).all(dim=1).float().mean())
-        figures = {"exact_match": exact, "f1": report.total.f1 or 0.0}
-        return Measured(loss, photos, figures, report)
-    if learn.task == "regression":
-        errors = Residuals.from_predictions(answers, targets, names)
-        mean = {f"mae of {row.name}": row.mean_absolute for row in errors.outputs}
-        return Measured(loss, photos, mean, errors)
-    confusion = ConfusionMatrix.from_predictions(answers, targets, names)
-    return Measured(loss, photos, {"accuracy": confusion.accuracy}, confusion)
+    args = (answers, targets, names, learn.thresh)
+    task = learn.task
+    return Measured(loss, photos, task.figures(*args), task.measures(*args))
 
 
 def run(
@@ -112,7 +100,7 @@ def run(
     if out is not None:
         check_ending(out)
     learn = load_learner(model)
-    if out is not None and learn.task != "multiclass":
+    if out is not None and not issubclass(learn.task.measures_type, ConfusionMatrix):
         raise typer.BadParameter(
             f"--out draws a confusion matrix, which needs one class for each photo; this model's "
             f"task is {learn.task!r}. Leave --out away: the table says it all."
@@ -139,7 +127,7 @@ def _batches(learn: Learner, folder: Path, labels: Labels, options: dict[str, An
     if is_table(folder):
         columns = labels.columns()
         return table_batches(folder, dls.vocab, learn.task, dls.transform, **columns, **options)
-    if learn.task != "multiclass":
+    if not learn.task.reads_folders:
         raise DataError(
             f"The folders of {folder} tell one class for each photo, but the model's task is "
             f"{learn.task!r}. Give a .csv file with the names of the photos and their labels."

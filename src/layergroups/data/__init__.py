@@ -15,7 +15,7 @@ from layergroups.data._eval_loaders import (
     varied_views,
 )
 from layergroups.data._image_loaders import ImageDataLoaders, Paths
-from layergroups.data._samples import Samples, Task, stratified_split
+from layergroups.data._samples import Samples
 from layergroups.data._shards import Shard, check_of, shard_positions, shards_of
 from layergroups.data._source import (
     Batches,
@@ -72,7 +72,6 @@ __all__ = [
     "SeekableBatches",
     "Shard",
     "Size",
-    "Task",
     "TrainLoader",
     "TrainValid",
     "as_size",
@@ -97,7 +96,6 @@ __all__ = [
     "shard_positions",
     "shards_of",
     "starting_at",
-    "stratified_split",
     "table_batches",
     "transform_from_config",
     "unlabelled_batches",

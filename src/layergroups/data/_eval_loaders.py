@@ -19,9 +19,8 @@ from layergroups.data._batches import (
     default_workers,
     view_seed,
 )
-from layergroups.data._samples import Samples, Task
+from layergroups.data._samples import Samples
 from layergroups.data._source import Batches, DataSource
-from layergroups.data._targets import parse_labels
 from layergroups.data.image._image_checks import OnError
 from layergroups.data.image._transforms import (
     Augmentation,
@@ -35,6 +34,7 @@ from layergroups.data.sources._folder import read_labelled, read_unlabelled
 from layergroups.data.sources._lists import list_of_files, photos_of, sound_positions
 from layergroups.data.sources._settings import Settings, check_batch_size
 from layergroups.errors import DataError, TrainingError
+from layergroups.tasks import Task, parse_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def _test_photos(
         return _labelled(dls, photos, [given[i] for i in kept])
     if not with_labels:
         return read_unlabelled(source, on_error=dls.on_error, channels=dls.channels)
-    if isinstance(source, str | os.PathLike) and dls.task == "multiclass":
+    if isinstance(source, str | os.PathLike) and dls.task.reads_folders:
         return read_labelled(source, dls.vocab, on_error=dls.on_error, channels=dls.channels)
     raise DataError(
         "with_labels=True takes the classes from the folders in a folder, or the labels from a "

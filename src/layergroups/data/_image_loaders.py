@@ -32,7 +32,7 @@ from layergroups.data._batches import (
 )
 from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import test_batches, varied_views
-from layergroups.data._samples import Samples, Split, Task, folds_of, joined
+from layergroups.data._samples import Samples, Split, folds_of, joined
 from layergroups.data._source import DataFacts, DataSource
 from layergroups.data.image._decoded_cache import DecodedCache
 from layergroups.data.image._image_checks import BrokenImage, OnError
@@ -55,6 +55,7 @@ from layergroups.data.sources._settings import Options, Settings
 from layergroups.data.sources._table import Column, read_table, rows_of
 from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
+from layergroups.tasks import Task
 
 
 class Sources(SuggestsNames, DataSource):
@@ -160,7 +161,7 @@ class Sources(SuggestsNames, DataSource):
         labels: Iterable[Any],
         *,
         is_valid: Iterable[bool] | None = None,
-        task: Task | None = None,
+        task: Task | str | None = None,
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
@@ -201,7 +202,7 @@ class Sources(SuggestsNames, DataSource):
         valid_col: Column | None = None,
         suff: str = "",
         header: bool = True,
-        task: Task | None = None,
+        task: Task | str | None = None,
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
@@ -260,7 +261,7 @@ class Sources(SuggestsNames, DataSource):
         *,
         image: str | int | None = None,
         label: str | int | None = None,
-        task: Task | None = None,
+        task: Task | str | None = None,
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
@@ -298,7 +299,7 @@ class Sources(SuggestsNames, DataSource):
         pattern: str | re.Pattern[str] | Labeller,
         *,
         is_valid: Iterable[bool] | None = None,
-        task: Task = "multiclass",
+        task: Task | str = "multiclass",
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
@@ -330,9 +331,6 @@ _LOG = logging.getLogger("layergroups")
 
 
 _CLASSES_SHOWN = 10
-
-
-_KINDS: dict[Task, str] = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -597,7 +595,7 @@ class ImageDataLoaders(Sources):
         return BatchMaker(photos, self.num_workers, self.device)
 
     def __repr__(self) -> str:
-        spec, kind, counts = self.input, _KINDS[self.task], self._counts()
+        spec, kind, counts = self.input, self.task.many, self._counts()
         channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
         return "\n".join(
             [
@@ -613,7 +611,7 @@ class ImageDataLoaders(Sources):
         )
 
     def _counts(self) -> str:
-        if self.task == "regression":
+        if not self.task.has_counts:
             return ", ".join(self.vocab)
         train, valid = (p.counts(self.c) for p in (self.train_photos, self.valid_photos))
         each = (f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True))

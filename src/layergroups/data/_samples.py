@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from layergroups._formatting import first_few
-from layergroups.data._splitting import labelled_split
 from layergroups.errors import DataError
+from layergroups.tasks import TASKS, Label, Task, members_of
 
 if TYPE_CHECKING:
     from layergroups.data.image._image_checks import BrokenImage
     from layergroups.data.image._opening import Picture
-
-
-Task = Literal["multiclass", "multilabel", "regression"]
-
-
-Label = int | tuple[float, ...]
 
 
 _LOG = logging.getLogger("layergroups")
@@ -49,17 +42,16 @@ class Samples:
 
     Attributes:
         files: the paths, as strings because a large set of those is small.
-        labels: of each file; None for unlabelled photos. "multiclass": its class, a position in the
-            vocabulary. "multilabel": the positions of its labels, ascending, perhaps none.
-            "regression": its numbers.
-        task: "multiclass" (one class each), "multilabel" (any number of labels), "regression".
-        c: outputs that a network needs for "multilabel"; the other tasks do not ask it.
+        labels: of each file, as its task has them: the position of its class in the vocabulary,
+            the positions of its labels, or its numbers. None for unlabelled photos.
+        task: what the labels are.
+        c: outputs that a network needs.
         items: opens the photos where they are no files but items of a dataset.
     """
 
     files: tuple[str, ...]
     labels: tuple[Label, ...] | None = None
-    task: Task = "multiclass"
+    task: Task = TASKS["multiclass"]
     c: int = 0
     items: Opener | None = field(default=None, compare=False, repr=False)
 
@@ -78,41 +70,20 @@ class Samples:
         return replace(self, files=tuple(self.files[i] for i in wanted), labels=labels)
 
     def target(self, position: int) -> int | torch.Tensor:
-        """What a network should say of a photo.
-
-        Returns:
-            "multiclass": the class, -1 if it is unknown; "multilabel": float32 (C,), 1 for each of
-            its labels, else 0; "regression": float32 (K,).
-        """
-        label = -1 if self.labels is None else self.labels[position]
-        if isinstance(label, int):
-            return label
-        if self.task == "regression":
-            return torch.tensor(label, dtype=torch.float32)
-        hot = torch.zeros(self.c)
-        hot[[int(place) for place in label]] = 1.0
-        return hot
+        """What a network should say of a photo; -1 if that is unknown."""
+        return self.task.target(self.labels[position] if self.labels else None, self.c)
 
     def targets(self) -> torch.Tensor:
         """Of all photos: classes int64 (N,), labels float32 (N, C), or numbers float64 (N, K)."""
-        if self.task == "regression":  # as they were given, float32 only in batches
-            return torch.tensor(self.labels or (), dtype=torch.float64)
-        return torch.stack([torch.as_tensor(self.target(i)) for i in range(len(self))])
+        return self.task.targets(self.labels or (), self.c)
 
     def classes(self) -> tuple[int, ...]:
         """The class of each photo; empty if they have none, or are not of one class each."""
         return tuple(label for label in self.labels or () if isinstance(label, int))
 
-    def label_sets(self) -> tuple[tuple[float, ...], ...]:
-        """The labels of each photo; empty if they have none, or have one class each."""
-        return tuple(label for label in self.labels or () if not isinstance(label, int))
-
     def counts(self, n_classes: int) -> tuple[int, ...]:
         """How many photos each class or label has; zeros where there are neither."""
-        counted: Counter[float] = Counter()
-        for label in (self.labels or ()) if self.task != "regression" else ():
-            counted.update((label,) if isinstance(label, int) else label)
-        return tuple(counted[label] for label in range(n_classes))
+        return self.task.counts(self.labels or (), n_classes)
 
 
 @dataclass(frozen=True)
@@ -164,15 +135,10 @@ def divided(
     Raises:
         DataError: there are too few photos.
     """
-    if photos.task == "multiclass":
-        train_at, valid_at = stratified_split(photos.classes(), valid_pct, seed)
-    elif photos.task == "multilabel":
-        train_at, valid_at = labelled_split(photos.label_sets(), valid_pct, seed)
-    else:
-        train_at, valid_at = random_split(len(photos), valid_pct, seed)
+    train_at, valid_at = photos.task.split(photos.labels or (), valid_pct, seed)
     if not valid_at:
-        few = "No class of {} has two photos" if photos.task == "multiclass" else "{} has one photo"
-        raise DataError(f"{few.format(source)}, so there is nothing to validate with. Add photos.")
+        few = photos.task.few_items.format(source)
+        raise DataError(f"{few}, so there is nothing to validate with. Add photos.")
     found = Split(tuple(vocab), photos.take(train_at), photos.take(valid_at))
     warn_of_unmeasured(found)
     return found
@@ -194,48 +160,6 @@ def warn_of_unmeasured(found: Split) -> None:
             "No photo of %s is for validation, though there are several: each has other labels "
             "too, which are rarer and needed for training.", names_of(several),
         )  # fmt: skip
-
-
-def stratified_split(
-    labels: Sequence[int], valid_pct: float, seed: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide positions into train and valid so that every class keeps its share in both.
-
-    The choice within a class depends on the seed, the class and its number of photos only.
-    A class with two or more photos has at least one in each part; a single photo is for training.
-
-    Args:
-        labels: the class of each photo.
-        valid_pct: the share for validation, between 0 and 1.
-        seed: chooses the photos.
-
-    Returns:
-        The positions for training and those for validation, each in ascending order.
-    """
-    chosen: set[int] = set()
-    for label, positions in members_of(labels).items():
-        n = len(positions)
-        n_valid = min(max(1, round(n * valid_pct)), n - 1)
-        chosen.update(random.Random(f"{seed}/{label}").sample(positions, n_valid))
-    train = tuple(i for i in range(len(labels)) if i not in chosen)
-    return train, tuple(sorted(chosen))
-
-
-def random_split(n: int, valid_pct: float, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide n positions into train and valid by chance; each has at least one if n allows it.
-
-    Returns:
-        As `stratified_split`.
-    """
-    return stratified_split([0] * n, valid_pct, seed)
-
-
-def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
-    """The positions of each class."""
-    members: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        members.setdefault(label, []).append(position)
-    return members
 
 
 def names_of(names: Iterable[object]) -> str:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from layergroups._fingerprint import stable_text
-from layergroups.data._samples import Task
 from layergroups.data.image._opening import Size
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.input_spec import InputSpec
+from layergroups.tasks import Task, checked_task
 
 _LOG = logging.getLogger("layergroups")
 
@@ -346,8 +346,8 @@ class PlainSource(DataSource):
 
     @property
     def task(self) -> Task | None:
-        task: Task | None = self._get("task")
-        return task
+        task = self._get("task")
+        return None if task is None else checked_task(task)
 
     @property
     def vocab(self) -> tuple[str, ...]:  # type: ignore[override] # read from the object each time

@@ -13,7 +13,6 @@ from layergroups.data import ImageDataLoaders
 from layergroups.demo._weights import ARCHITECTURE, efficientnet_lite0_weights
 from layergroups.reports import (
     ConfusionMatrix,
-    PhotoPrediction,
     RunFiles,
     claim_folder,
     groups_report,
@@ -23,6 +22,7 @@ from layergroups.reports import (
     show,
     write_run,
 )
+from layergroups.tasks import Prediction
 from layergroups.training import vision_learner
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PHOTOS = Path(__file__).parent / "photos"
 SIZE = 160  # pixels
 _MISTAKES_SHOWN = 2
+
+
+_Shown = tuple[Path, Prediction, str]  # and the actual class
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class DemoResult:
     """
 
     confusion: ConfusionMatrix
-    shown: tuple[PhotoPrediction, ...]
+    shown: tuple[_Shown, ...]
     files: RunFiles
     network: Path
     seconds: float
@@ -109,20 +112,22 @@ def _prepare(folder: str | Path, weights: Path, seed: int) -> Learner:
 
 def _chosen(
     learn: Learner, probabilities: Tensor, targets: Tensor | None, folder: Path
-) -> list[PhotoPrediction]:
+) -> list[_Shown]:
     """The first photo of each class, and the surest mistakes."""
     dls: Any = learn.dls
+    task: Any = learn.task
     labels = [] if targets is None else targets.tolist()
     rows = [
-        PhotoPrediction.from_probabilities(
-            path.relative_to(folder), found, dls.vocab, dls.vocab[label]
-        )
+        (path.relative_to(folder), task.decode(found, dls.vocab), dls.vocab[label])
         for path, found, label in zip(dls.valid.paths, probabilities, labels, strict=True)
     ]
-    first = {row.actual: row for row in reversed(rows)}
+    first = {actual: (path, found, actual) for path, found, actual in reversed(rows)}
     shown = [first[name] for name in dls.vocab if name in first]
-    wrong = sorted((row for row in rows if row.label != row.actual), key=lambda r: -r.probability)
-    return shown + [row for row in wrong if row not in shown][:_MISTAKES_SHOWN]
+    wrong = sorted(
+        (row for row in rows if row[1].label != row[2]), key=lambda row: -row[1].probability
+    )
+    paths = {row[0] for row in shown}
+    return shown + [row for row in wrong if row[0] not in paths][:_MISTAKES_SHOWN]
 
 
 def _tell(result: DemoResult) -> None:
@@ -133,7 +138,8 @@ def _tell(result: DemoResult) -> None:
         f"photos), after {result.seconds:.0f} s in all\n"
     )
     show("The first photo of each class, and the surest mistakes:")
-    show(predictions_table(result.shown))
+    rows = [(path, found) for path, found, _ in result.shown]
+    show(predictions_table(rows, [actual for _, _, actual in result.shown]))
     show(
         f"confusion matrix   {files.picture}\n"
         f"network in groups  {result.network}\n"

@@ -2,13 +2,9 @@
 
 from layergroups.reports._denormalize import TopLoss, say, show, show_figures, show_json
 from layergroups.reports._grad_cam import HeatMap, grad_cam, heat_map
-from layergroups.reports._interpretation import Interpretation
+from layergroups.reports._interpretation import Interpretation, confusion_matrix
 from layergroups.reports._model_summary import ModelSummary, model_summary
 from layergroups.reports._prediction_tables import (
-    PhotoLabels,
-    PhotoNumbers,
-    PhotoPrediction,
-    PhotoRow,
     groups_report,
     per_class_table,
     predictions_table,
@@ -21,14 +17,17 @@ from layergroups.reports.figures._network import network_picture
 from layergroups.reports.figures._result_figures import confusion_matrix_picture
 from layergroups.reports.figures._schedule import PhasePreview, SchedulePreview
 from layergroups.reports.figures._training_curves import curves_png
-from layergroups.reports.measures._calibration import Calibration
-from layergroups.reports.measures._class_report import ClassReport
-from layergroups.reports.measures._confusion import Confusion, ConfusionMatrix, confusion_matrix
-from layergroups.reports.measures._residuals import Residuals
 from layergroups.reports.run._collect import record_run
 from layergroups.reports.run._record import RunRecord
 from layergroups.reports.run._run_folder import PICTURE, RunFiles, claim_folder, write_run
 from layergroups.reports.run._run_report import RunReport, check_page_name, report_on
+from layergroups.tasks.measures import (
+    Calibration,
+    ClassReport,
+    Confusion,
+    ConfusionMatrix,
+    Residuals,
+)
 
 __all__ = [
     "PICTURE",
@@ -40,10 +39,6 @@ __all__ = [
     "Interpretation",
     "ModelSummary",
     "PhasePreview",
-    "PhotoLabels",
-    "PhotoNumbers",
-    "PhotoPrediction",
-    "PhotoRow",
     "RateCurve",
     "Residuals",
     "RunFiles",

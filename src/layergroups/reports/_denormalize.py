@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -180,9 +180,6 @@ def show_figures(figures: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-TASKS: Final = ("multiclass", "multilabel", "regression")
-
-
 @dataclass(frozen=True)
 class TopLoss:
     """One item of which the loss is among the largest.
@@ -209,29 +206,6 @@ class TopLoss:
         return asdict(self) | {"path": None if self.path is None else str(self.path)}
 
 
-def decided(predictions: Tensor, task: str, threshold: float) -> Tensor:
-    """What a model decides: int (N,); for several labels bool (N, C); else the numbers (N, K)."""
-    if task == "multiclass":
-        return predictions.argmax(dim=1)
-    return predictions > threshold if task == "multilabel" else predictions
-
-
 def threshold_of(learn: object) -> float:
     """The probability above which a learner counts a label as there."""
     return float(getattr(learn, "thresh", 0.5))
-
-
-def words_of(value: Tensor, task: str, classes: Sequence[str]) -> str:
-    """A class, labels or numbers as a person writes them.
-
-    Args:
-        value: one row of `decided`, or of the targets.
-        task: one of `TASKS`.
-        classes: their names.
-    """
-    if task == "multiclass":
-        return classes[int(value)]
-    if task == "multilabel":
-        has = [name for name, yes in zip(classes, value.tolist(), strict=True) if yes]
-        return ", ".join(has) or "none"
-    return ", ".join(f"{number:.4g}" for number in value.reshape(-1).tolist())

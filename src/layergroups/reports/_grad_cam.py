@@ -47,9 +47,10 @@ from layergroups.anatomy import (
 )
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
-from layergroups.reports._denormalize import as_pixels, decided, overlay, threshold_of, words_of
+from layergroups.reports._denormalize import as_pixels, overlay, threshold_of
 from layergroups.reports.figures import _drawing as drawing
 from layergroups.reports.figures._image_grid import Tile, draw_photos
+from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -449,19 +450,19 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
         LayerGroupsError: there is no such class.
     """
     data = data_source(learn.dls)
-    task, names = str(data.task or "multiclass"), data.vocab
+    task, names = learn.task, data.vocab
     batch, anatomy = image[None], learn.layer_groups.anatomy
     predictions: Tensor = learn.get_preds([batch])[0]
     values = predictions.reshape(-1)
     number = int(values.argmax()) if target is None else _number(target, names, len(values))
-    decision = decided(predictions.reshape(1, -1), task, threshold_of(learn))[0]
-    said = words_of(decision, task, names or tuple(map(str, range(len(values)))))
+    decision = task.decide(predictions.reshape(1, -1), threshold_of(learn))[0]
+    said = task.text(decision, output_names(names, len(values)))
     return HeatMap(
         heat=grad_cam(learn.model, batch, number, anatomy=anatomy)[0],
         pixels=as_pixels(image, data.input),
         target=names[number] if number < len(names) else str(number),
         predicted=said,
-        probability=None if task == "regression" else float(values[number]),
+        probability=None if task.confidence(values) is None else float(values[number]),
         layer=find_place(learn.model, batch, anatomy).path,
     )
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from layergroups._formatting import html_table
 from layergroups._suggestions import SuggestsNames
 from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import (
-    TASKS,
     TopLoss,
     as_pixels,
-    decided,
     files_of,
     images_at,
     threshold_of,
-    words_of,
 )
 from layergroups.reports._grad_cam import grad_cam
-from layergroups.reports._protocols import Answering, html_table
+from layergroups.reports._protocols import Answering
 from layergroups.reports.figures import _drawing as drawing
 from layergroups.reports.figures._result_figures import (
     draw_calibration,
@@ -32,10 +30,15 @@ from layergroups.reports.figures._result_figures import (
     draw_residuals,
     draw_top_losses,
 )
-from layergroups.reports.measures._calibration import BINS, Calibration
-from layergroups.reports.measures._class_report import ClassReport
-from layergroups.reports.measures._confusion import Confusion, ConfusionMatrix
-from layergroups.reports.measures._residuals import Residuals
+from layergroups.tasks import TASKS, Measures, Task, checked_task
+from layergroups.tasks.measures import (
+    BINS,
+    Calibration,
+    ClassReport,
+    Confusion,
+    ConfusionMatrix,
+    Residuals,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +66,7 @@ class Interpretation(SuggestsNames):
         losses: of each item, (N,).
         paths: the file of each item; None where the batches do not know it.
         classes: names of the classes, or of the numbers where the data name them.
-        task: "multiclass", "multilabel" (several labels an item) or "regression".
+        task: what the model predicts.
         threshold: the probability above which a label counts as predicted, for several labels.
         learner: whom the predictions are of; None for an interpretation of tensors alone.
         batches: where the images come from; None likewise.
@@ -74,12 +77,13 @@ class Interpretation(SuggestsNames):
     losses: Tensor
     paths: tuple[Path | None, ...]
     classes: tuple[str, ...]
-    task: str = "multiclass"
+    task: Task = TASKS["multiclass"]
     threshold: float = 0.5
     learner: Answering | None = field(default=None)
     batches: Any = field(default=None)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", checked_task(self.task, LayerGroupsError))
         _check(self)
 
     @classmethod
@@ -105,13 +109,13 @@ class Interpretation(SuggestsNames):
         found: tuple[Any, ...] = learn.get_preds(batches, with_loss=True)
         predictions, targets, losses = found
         data = data_source(learn.dls)
-        task, names = str(data.task or "multiclass"), data.vocab
+        task = learn.task
         return cls(
-            predictions=_rows(predictions) if task == "regression" else predictions,
-            targets=_rows(targets) if task == "regression" else targets,
+            predictions=task.rows(predictions),
+            targets=task.rows(targets),
             losses=losses,
             paths=files_of(batches, len(predictions)),
-            classes=names or _numbered(task, predictions),
+            classes=data.vocab or task.default_names(predictions.shape[-1]),
             task=task,
             threshold=threshold_of(learn) if threshold is None else threshold,
             learner=learn,
@@ -126,7 +130,7 @@ class Interpretation(SuggestsNames):
     @property
     def predicted(self) -> Tensor:
         """What the model decides: int (N,); for several labels bool (N, C); else the numbers."""
-        return decided(self.predictions, self.task, self.threshold)
+        return self.task.decide(self.predictions, self.threshold)
 
     @property
     def correct(self) -> Tensor:
@@ -135,9 +139,15 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is a regression.
         """
-        self._refuse("correct", "regression", "Numbers are near or far: interp.residuals().")
-        right = self.predicted == self.targets
-        return right if self.task == "multiclass" else right.all(dim=1)
+        found = self.task.correct(self.predictions, self.targets, self.threshold)
+        if found is None:
+            self._refuse("correct")
+        return found
+
+    def is_right(self, index: int) -> bool | None:
+        """Whether an item is predicted rightly; None where that is not a yes or no."""
+        found = self.task.correct(self.predictions, self.targets, self.threshold)
+        return None if found is None else bool(found[index])
 
     def top_losses(self, k: int | None = 9, *, largest: bool = True) -> tuple[TopLoss, ...]:
         """The items with the largest losses, the largest first.
@@ -159,12 +169,12 @@ class Interpretation(SuggestsNames):
             path=self.paths[index],
             actual=self._words(self.targets[index]),
             predicted=self._words(self.predicted[index]),
-            probability=None if self.task == "regression" else float(values.max()),
+            probability=self.task.confidence(values),
             loss=float(self.losses[index]),
         )
 
     def _words(self, value: Tensor) -> str:
-        return words_of(value, self.task, self.classes)
+        return self.task.text(value, self.classes)
 
     # All items
 
@@ -174,11 +184,15 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is not one class for each item.
         """
-        self._refuse(
-            "confusion_matrix", "multilabel", "Each label by itself: interp.class_report()."
-        )
-        self._refuse("confusion_matrix", "regression", "How far it is off: interp.residuals().")
-        return ConfusionMatrix.from_predictions(self.predictions, self.targets, self.classes)
+        found = self.measures()
+        if not isinstance(found, ConfusionMatrix):
+            self._refuse("confusion_matrix")
+        return found
+
+    def measures(self) -> Measures:
+        """What the task measures: a confusion matrix, a class report, residuals."""
+        args = (self.predictions, self.targets, self.classes, self.threshold)
+        return self.task.measures(*args)
 
     def most_confused(self, min_val: int = 1) -> tuple[Confusion, ...]:
         """Pairs of classes that were confused at least min_val times, the most frequent first.
@@ -197,10 +211,12 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is a regression.
         """
-        self._refuse("class_report", "regression", "How far it is off: interp.residuals().")
-        if self.task == "multilabel":
-            return ClassReport.from_hits(self.predicted, self.targets > 0.5, self.classes)
-        return ClassReport.from_classes(self.predicted, self.targets, self.classes)
+        found = self.measures()
+        if isinstance(found, ConfusionMatrix):
+            return ClassReport.from_classes(self.predicted, self.targets, self.classes)
+        if not isinstance(found, ClassReport):
+            self._refuse("class_report")
+        return found
 
     def calibration(self, bins: int = BINS) -> Calibration:
         """Whether the model is right as often as it says that it is.
@@ -208,12 +224,10 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is a regression.
         """
-        self._refuse("calibration", "regression", "Numbers come without a probability.")
-        if self.task == "multilabel":
-            said, right = self.predictions.flatten(), (self.targets > 0.5).flatten()
-        else:
-            said, right = self.predictions.max(dim=1).values, self.correct
-        return Calibration.from_predictions(said, right, bins)
+        graded = self.task.graded(self.predictions, self.targets, self.threshold)
+        if graded is None:
+            self._refuse("calibration")
+        return Calibration.from_predictions(*graded, bins)
 
     def residuals(self) -> Residuals:
         """How far predicted numbers are from the actual ones; prints as a table.
@@ -221,9 +235,10 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is no regression.
         """
-        for task in ("multiclass", "multilabel"):
-            self._refuse("residuals", task, "How often it is right: interp.class_report().")
-        return Residuals.from_predictions(self.predictions, self.targets, self.classes)
+        found = self.measures()
+        if not isinstance(found, Residuals):
+            self._refuse("residuals")
+        return found
 
     # Images
 
@@ -271,16 +286,16 @@ class Interpretation(SuggestsNames):
             )
         return self.learner
 
-    def _refuse(self, what: str, task: str, instead: str) -> None:
-        if self.task == task:
-            told = {
-                "multilabel": "several labels",
-                "regression": "numbers",
-                "multiclass": "one class",
-            }
-            raise LayerGroupsError(
-                f"{what} makes no sense for {told[task]} an item (the task is {task!r}). {instead}"
-            )
+    def _refuse(self, what: str) -> NoReturn:
+        instead = {
+            ConfusionMatrix: "confusion_matrix() and class_report()",
+            ClassReport: "class_report()",
+            Residuals: "residuals()",
+        }.get(self.task.measures_type, "measures()")
+        raise LayerGroupsError(
+            f"{what} makes no sense for {self.task.items_have} (the task is {self.task.name!r}). "
+            f"Right would be interp.{instead}."
+        )
 
     # Pictures
 
@@ -336,30 +351,34 @@ class Interpretation(SuggestsNames):
     def to_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready values, without the predictions of each item."""
         found: dict[str, Any] = {
-            "task": self.task,
+            "task": self.task.name,
             "classes": list(self.classes),
             "items": len(self),
             "loss": float(self.losses.mean()),
             "top_losses": [item.to_dict() for item in self.top_losses(_SHOWN)],
         }
-        if self.task == "regression":
-            return found | {"residuals": [asdict(row) for row in self.residuals().outputs]}
-        found |= {"report": self.class_report().to_dict()}
-        found |= {"calibration": self.calibration().to_dict()}
-        if self.task == "multiclass":
-            found |= {"confusion": self.confusion_matrix().to_dict()}
+        measured = self.measures()
+        if isinstance(measured, Residuals):
+            return found | {"residuals": [asdict(row) for row in measured.outputs]}
+        if isinstance(measured, ConfusionMatrix):
+            found |= {"report": self.class_report().to_dict(), "confusion": measured.to_dict()}
+        else:
+            found |= {"report": measured.to_dict()}
+        if self.task.graded(self.predictions, self.targets) is not None:
+            found |= {"calibration": self.calibration().to_dict()}
         return found
 
     def __repr__(self) -> str:
-        what = {"multiclass": "classes", "multilabel": "labels", "regression": "numbers"}[self.task]
-        line = f"Interpretation of {len(self)} items, {len(self.classes)} {what}: mean loss "
+        classes = self.task.count(len(self.classes))
+        line = f"Interpretation of {len(self)} items, {classes}: mean loss "
         line += f"{self.losses.mean():.4g}"
-        if self.task == "regression":
-            return line
-        return f"{line}, {self.correct.float().mean():.1%} right"
+        right = self.task.correct(self.predictions, self.targets, self.threshold)
+        return line if right is None else f"{line}, {right.float().mean():.1%} right"
 
     def _repr_html_(self) -> str:
-        report = self.residuals() if self.task == "regression" else self.class_report()
+        report: Any = self.measures()
+        if isinstance(report, ConfusionMatrix):
+            report = self.class_report()
         rows = [
             (
                 _short(t.path) or t.index,
@@ -371,14 +390,13 @@ class Interpretation(SuggestsNames):
             for t in self.top_losses(_SHOWN)
         ]
         headings = ("largest losses", "actual", "predicted", "probability", "loss")
+        html: str = report._repr_html_()
         top = html_table(headings, rows, left=("actual", "predicted"))
-        return html_table((repr(self),), []) + report._repr_html_() + top
+        return html_table((repr(self),), []) + html + top
 
 
 def _check(of: Interpretation) -> None:
     """Shapes must fit the task and each other."""
-    if of.task not in TASKS:
-        raise LayerGroupsError(f"task={of.task!r} is not known; it is one of {', '.join(TASKS)}.")
     if not isinstance(of.threshold, int | float) or not 0 <= of.threshold <= 1:
         raise LayerGroupsError(f"threshold={of.threshold!r} must be a probability, such as 0.5.")
     tensors = {"predictions": of.predictions, "targets": of.targets, "losses": of.losses}
@@ -387,27 +405,18 @@ def _check(of: Interpretation) -> None:
             raise LayerGroupsError(f"{name} must be a tensor, not {type(value).__name__}.")
     n, wide = len(of.predictions), of.predictions.shape[1:]
     expected = {
-        "predictions": (n, len(of.classes) if of.task != "regression" else wide.numel()),
-        "targets": (n,) if of.task == "multiclass" else (n, *wide),
+        "predictions": (n, len(of.classes) or wide.numel()),
+        "targets": of.task.targets_shape(of.predictions.shape),
         "losses": (n,),
     }
     for name, value in tensors.items():
         if tuple(value.shape) != expected[name]:
             raise LayerGroupsError(
-                f"{name} have the shape {tuple(value.shape)}; for the task {of.task!r} with "
+                f"{name} have the shape {tuple(value.shape)}; for the task {of.task.name!r} with "
                 f"{len(of.classes)} classes and {n} items it is {expected[name]}."
             )
     if len(of.paths) != n:
         raise LayerGroupsError(f"There are {len(of.paths)} paths for {n} items.")
-
-
-def _rows(values: Tensor) -> Tensor:
-    """One number for each item as a row of one."""
-    return values[:, None] if values.ndim == 1 else values
-
-
-def _numbered(task: str, predictions: Tensor) -> tuple[str, ...]:
-    return () if task == "regression" else tuple(map(str, range(predictions.shape[1])))
 
 
 def _short(path: Path | None) -> str:
@@ -417,3 +426,14 @@ def _short(path: Path | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def confusion_matrix(learn: Answering, dl: Any = None) -> ConfusionMatrix:
+    """The confusion matrix of a learner on its validation photos, or on other batches.
+
+    Raises:
+        LayerGroupsError: the batches have no actual classes.
+    """
+    probabilities, targets, *_ = learn.get_preds(dl)
+    names = data_source(learn.dls).vocab
+    return ConfusionMatrix.from_predictions(probabilities, targets, names)

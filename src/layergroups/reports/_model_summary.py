@@ -13,10 +13,9 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from layergroups._formatting import memory
+from layergroups._formatting import html_table, memory, plain_text
 from layergroups.anatomy import first_trace
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._protocols import as_text, html_table
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -119,7 +118,7 @@ class ModelSummary:
         return Group(table, facts)
 
     def __str__(self) -> str:
-        return as_text(self, 120)
+        return plain_text(self, 120)
 
     def _repr_html_(self) -> str:
         facts = html_table(("", ""), self.facts.items(), left=("",))

@@ -12,143 +12,23 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
 from layergroups.groups import HEADINGS, group_cells
-from layergroups.reports.measures._confusion import ConfusionMatrix
+from layergroups.tasks import AnyPrediction, Column, Prediction
+from layergroups.tasks.measures import ConfusionMatrix
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
 
 
-_WIDEST = 40  # columns for the names of labels; longer ones push their row to the right
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table of text.
-
-    Attributes:
-        heading: above it.
-        width: of its cells, in characters.
-        right: whether cells stand at its right.
-    """
-
-    heading: str
-    width: int = 0
-    right: bool = False
-
-
-class PhotoRow(Protocol):
-    """What is written of one photo, in every format."""
-
-    @property
-    def path(self) -> Path:
-        """The photo."""
-
-    @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """Those of a table, after the photo's; `names` are those of the outputs."""
-
-    def cells(self) -> tuple[str, ...]:
-        """For each of these columns."""
-
-    @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """Headings of comma-separated values, after the photo's."""
-
-    def csv_cells(self, names: Sequence[str]) -> tuple[object, ...]:
-        """For each of these headings."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
-
-
-@dataclass(frozen=True)
-class PhotoLabels:
-    """Several labels of one photo, or none.
-
-    Attributes:
-        path: the photo.
-        labels: those whose probability is above the threshold, the likeliest first.
-        probabilities: of every label, by name.
-    """
-
-    path: Path
-    labels: tuple[str, ...]
-    probabilities: dict[str, float]
-
-    @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """Labels, and the likeliest of all with their probabilities."""
-        width = min(_WIDEST, len(", ".join(names)))
-        return Column("labels", max(width, len("labels"))), Column("probabilities")
-
-    def cells(self) -> tuple[str, ...]:
-        """Labels with commas, "-" where there are none; the first three probabilities."""
-        ranking = sorted(self.probabilities.items(), key=lambda pair: -pair[1])
-        shown = ranking[: max(3, len(self.labels))]
-        return ", ".join(self.labels) or "-", "  ".join(f"{name} {p:.3f}" for name, p in shown)
-
-    @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """Labels, and a column for the probability of each."""
-        return ("labels", *names)
-
-    def csv_cells(self, names: Sequence[str]) -> tuple[object, ...]:
-        """Labels with semicolons between them, and the probability of each."""
-        return (";".join(self.labels), *(self.probabilities[name] for name in names))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
-        return {
-            "path": str(self.path),
-            "labels": list(self.labels),
-            "probabilities": self.probabilities,
-        }
-
-
-@dataclass(frozen=True)
-class PhotoNumbers:
-    """Numbers that a model tells of one photo.
-
-    Attributes:
-        path: the photo.
-        numbers: by name.
-    """
-
-    path: Path
-    numbers: dict[str, float]
-
-    @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """A column for each number."""
-        return tuple(Column(name, max(10, len(name)), right=True) for name in names)
-
-    def cells(self) -> tuple[str, ...]:
-        """Each number with five digits."""
-        return tuple(f"{value:.5g}" for value in self.numbers.values())
-
-    @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """A column for each number."""
-        return tuple(names)
-
-    def csv_cells(self, names: Sequence[str]) -> tuple[object, ...]:
-        """The numbers in full."""
-        return tuple(self.numbers[name] for name in names)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
-        return {"path": str(self.path), "numbers": self.numbers}
+Row = tuple[Path, AnyPrediction]
 
 
 _WIDEST_STREAM = 120  # columns for the path; longer ones push their row to the right
@@ -156,8 +36,8 @@ _WIDEST_STREAM = 120  # columns for the path; longer ones push their row to the 
 
 def write_rows(
     format: str,
-    rows: Iterable[PhotoRow],
-    kind: type[PhotoRow],
+    rows: Iterable[Row],
+    kind: type[AnyPrediction],
     names: Sequence[str],
     paths: Sequence[str],
 ) -> None:
@@ -176,13 +56,13 @@ def write_rows(
 
 
 def _stream_table(
-    rows: Iterable[PhotoRow], kind: type[PhotoRow], names: Sequence[str], paths: Sequence[str]
+    rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], paths: Sequence[str]
 ) -> Iterator[str]:
     photo = Column("photo", min(_WIDEST_STREAM, max(map(len, ("photo", *paths)))))
     columns = (photo, *kind.columns(names))
     yield _line([column.heading for column in columns], columns)
-    for row in rows:
-        yield _line([str(row.path), *row.cells()], columns)
+    for path, found in rows:
+        yield _line([str(path), *found.cells()], columns)
 
 
 def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
@@ -193,27 +73,32 @@ def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
     return f"{'  '.join(placed).rstrip()}\n"
 
 
-def _json(rows: Iterable[PhotoRow], *_: object) -> Iterator[str]:
+def _json(rows: Iterable[Row], *_: object) -> Iterator[str]:
     """One list; a comma before each row but the first."""
     before = "[\n"
     for row in rows:
-        yield before + json.dumps(row.to_dict(), ensure_ascii=False)
+        yield before + _as_json(row)
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
-def _jsonl(rows: Iterable[PhotoRow], *_: object) -> Iterator[str]:
+def _jsonl(rows: Iterable[Row], *_: object) -> Iterator[str]:
     for row in rows:
-        yield json.dumps(row.to_dict(), ensure_ascii=False) + "\n"
+        yield _as_json(row) + "\n"
+
+
+def _as_json(row: Row) -> str:
+    path, found = row
+    return json.dumps({"path": str(path), **found.to_dict()}, ensure_ascii=False)
 
 
 def _csv(
-    rows: Iterable[PhotoRow], kind: type[PhotoRow], names: Sequence[str], _: object
+    rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], _: object
 ) -> Iterator[str]:
     """A column for each output, in the order of the model's."""
     yield _csv_line(["photo", *kind.csv_columns(names)])
-    for row in rows:
-        yield _csv_line([row.path, *row.csv_cells(names)])
+    for path, found in rows:
+        yield _csv_line([path, *found.csv_cells()])
 
 
 def _csv_line(cells: Iterable[object]) -> str:
@@ -223,7 +108,7 @@ def _csv_line(cells: Iterable[object]) -> str:
 
 
 _Writer = Callable[
-    [Iterable[PhotoRow], type[PhotoRow], Sequence[str], Sequence[str]], Iterator[str]
+    [Iterable[Row], type[AnyPrediction], Sequence[str], Sequence[str]], Iterator[str]
 ]
 
 
@@ -235,84 +120,21 @@ FORMATS: Final[dict[str, _Writer]] = {
 }
 
 
-@dataclass(frozen=True)
-class PhotoPrediction:
-    """What a model says of one photo.
-
-    Attributes:
-        path: the photo.
-        ranking: (class, probability) of all classes, the likeliest first.
-        actual: the class that it is of, where that is known.
-    """
-
-    path: Path
-    ranking: tuple[tuple[str, float], ...]
-    actual: str | None = None
-
-    @classmethod
-    def from_probabilities(
-        cls, path: Path, probabilities: Tensor, classes: Sequence[str], actual: str | None = None
-    ) -> PhotoPrediction:
-        """Of the probabilities (C,) of one photo."""
-        pairs = zip(classes, probabilities.tolist(), strict=True)
-        return cls(path, tuple(sorted(pairs, key=lambda pair: -pair[1])), actual)
-
-    @property
-    def label(self) -> str:
-        """The likeliest class."""
-        return self.ranking[0][0]
-
-    @property
-    def probability(self) -> float:
-        """Of the likeliest class, 0..1."""
-        return self.ranking[0][1]
-
-    @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """Those of a table, after the photo's."""
-        label = Column("prediction", max(map(len, ("prediction", *names))))
-        return label, Column("probability", len("probability"), right=True), Column("next")
-
-    def cells(self) -> tuple[str, ...]:
-        """For each of these columns."""
-        return self.label, f"{self.probability:.3f}", str(_runner_up(self))
-
-    @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """With a column for the probability of each class."""
-        return ("prediction", "probability", *names)
-
-    def csv_cells(self, names: Sequence[str]) -> tuple[object, ...]:
-        """For each of these columns; classes in the order of the model's outputs."""
-        chances = dict(self.ranking)
-        return (self.label, self.probability, *(chances[name] for name in names))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
-        known = {} if self.actual is None else {"actual": self.actual}
-        return {
-            "path": str(self.path),
-            **known,
-            "prediction": self.label,
-            "probability": self.probability,
-            "probabilities": dict(self.ranking),
-        }
-
-
-def predictions_table(rows: Sequence[PhotoPrediction]) -> Table:
-    """A row for each photo; with the actual class where every photo has one."""
-    known = bool(rows) and all(row.actual is not None for row in rows)
+def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[str] = ()) -> Table:
+    """A row for each photo, and beside it the actual class where those are given."""
     table = _table("photo")
-    if known:
-        table.add_column("is")
+    if actual:
+        table.add_column("actual")
     table.add_column("prediction")
     table.add_column("probability", justify="right")
-    table.add_column("next", style="dim")
-    for row in rows:
-        actual = [Text(row.actual or "")] if known else []
-        label = Text(row.label, style=_verdict(row))
-        probability = f"{row.probability:.3f}"
-        table.add_row(Text(str(row.path)), *actual, label, probability, _runner_up(row))
+    table.add_column("runner-up", style="dim")
+    for i, (path, found) in enumerate(rows):
+        known = [Text(actual[i])] if actual else []
+        verdict = "bold" if not actual else f"bold {'green' if found.label == actual[i] else 'red'}"
+        label, probability, runner_up = found.cells()
+        table.add_row(
+            Text(str(path)), *known, Text(label, style=verdict), probability, Text(runner_up)
+        )
     return table
 
 
@@ -351,16 +173,6 @@ def _table(first: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
     return table
-
-
-def _verdict(row: PhotoPrediction) -> str:
-    if row.actual is None:
-        return "bold"
-    return "bold green" if row.actual == row.label else "bold red"
-
-
-def _runner_up(row: PhotoPrediction) -> Text:
-    return Text("  ".join(f"{name} {chance:.3f}" for name, chance in row.ranking[1:2]))
 
 
 def _figure(value: float | None) -> str:

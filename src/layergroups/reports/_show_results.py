@@ -12,9 +12,10 @@ from torch import Tensor
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._denormalize import as_pixels, decided, each_of, threshold_of, words_of
+from layergroups.reports._denormalize import as_pixels, each_of, threshold_of
 from layergroups.reports.figures import _drawing as drawing
 from layergroups.reports.figures._image_grid import Tile, draw_photos
+from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,17 +43,18 @@ def results_picture(
     data = data_source(learn.dls)
     inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
     predictions, *_ = learn.get_preds([inputs])
-    task = str(data.task or "multiclass")
-    names = data.vocab or tuple(map(str, range(predictions.shape[-1])))
-    said = decided(predictions, task, threshold_of(learn))
+    task, thresh = learn.task, threshold_of(learn)
+    names = output_names(data.vocab, predictions.shape[-1])
+    said = task.decide(predictions, thresh)
+    correct = None if targets is None else task.correct(predictions, targets, thresh)
     tiles = []
     for i, image in enumerate(inputs):
-        predicted = words_of(said[i], task, names)
-        actual = None if targets is None else words_of(targets[i], task, names)
-        sure = [] if task == "regression" else [f"probability {float(predictions[i].max()):.2f}"]
+        predicted = task.text(said[i], names)
+        actual = None if targets is None else task.text(targets[i], names)
+        confidence = task.confidence(predictions[i])
+        sure = [] if confidence is None else [f"probability {confidence:.2f}"]
         lines = [*([] if actual is None else [f"is {actual}"]), *sure, *paths[i : i + 1]]
-        known = actual is not None and task != "regression"
-        right = predicted == actual if known else None
+        right = None if correct is None else bool(correct[i])
         tiles.append(Tile((as_pixels(image, data.input),), predicted, right, tuple(lines)))
     return drawing.given(draw_photos(tiles, _title(tiles, targets), _note(tiles)), path)
 

@@ -1,5 +1,98 @@
-"""What a model is asked to predict."""
+"""What a model is asked to predict: one object for each task, with its losses and metrics."""
 
-from layergroups.tasks._task import OLD_NAMES, task_named
+from layergroups.tasks._losses import (
+    L1,
+    LOSSES,
+    BinaryCrossEntropy,
+    BinaryFocalLoss,
+    CrossEntropy,
+    FocalLoss,
+    Huber,
+    LossFunc,
+    Meaning,
+    MeanSquaredError,
+    NamedLoss,
+    as_loss,
+    checked_loss,
+    describe_loss,
+    item_losses,
+    loss_from,
+    loss_name,
+    meaning_of,
+)
+from layergroups.tasks._metrics import Meter, as_list, check_metrics, higher_is_better, metric_names
+from layergroups.tasks._multiclass import Multiclass, Prediction
+from layergroups.tasks._multilabel import LabelsPrediction, Multilabel
+from layergroups.tasks._regression import NumbersPrediction, Regression
+from layergroups.tasks._splitting import members_of, random_split, stratified_split
+from layergroups.tasks._targets import Targets, missing, parse_labels, plain
+from layergroups.tasks._task import (
+    TASKS,
+    AnyPrediction,
+    Column,
+    Label,
+    Measures,
+    NamedMetric,
+    Task,
+    checked_task,
+    checked_threshold,
+    output_names,
+    register,
+    task_meant_by,
+    task_named,
+)
 
-__all__ = ["OLD_NAMES", "task_named"]
+__all__ = [
+    "L1",
+    "LOSSES",
+    "TASKS",
+    "AnyPrediction",
+    "BinaryCrossEntropy",
+    "BinaryFocalLoss",
+    "Column",
+    "CrossEntropy",
+    "FocalLoss",
+    "Huber",
+    "Label",
+    "LabelsPrediction",
+    "LossFunc",
+    "MeanSquaredError",
+    "Meaning",
+    "Measures",
+    "Meter",
+    "Multiclass",
+    "Multilabel",
+    "NamedLoss",
+    "NamedMetric",
+    "NumbersPrediction",
+    "Prediction",
+    "Regression",
+    "Targets",
+    "Task",
+    "as_list",
+    "as_loss",
+    "check_metrics",
+    "checked_loss",
+    "checked_task",
+    "checked_threshold",
+    "describe_loss",
+    "higher_is_better",
+    "item_losses",
+    "loss_from",
+    "loss_name",
+    "meaning_of",
+    "members_of",
+    "metric_names",
+    "missing",
+    "output_names",
+    "parse_labels",
+    "plain",
+    "random_split",
+    "register",
+    "stratified_split",
+    "task_meant_by",
+    "task_named",
+]
+
+for _task in (Multiclass(), Multilabel(), Regression()):
+    register(_task)

@@ -1,63 +1,100 @@
-"""Losses: answers from outputs, losses for each item, and a meter that does not wait.
+"""Losses: what their outputs mean, those of this library, names, and losses of single items.
 
-Losses that say what their outputs mean, for classes, labels and numbers.
-
-Each is a small object whose fields are plain values, so that it prints, compares and goes to JSON.
-The loss of a batch is the plain mean over its items, weighted or not, so that it does not depend on
-how the items are batched, accumulated or shared out among processes.
-
-Losses by name, with weights from the data where they ask for them, and as settings in a file.
-
-How often each class or label stands in the training data, and weights that even that out.
+Each loss of this file is a small object whose fields are plain values, so that it prints, compares
+and goes to JSON. The loss of a batch is the plain mean over its items, weighted or not, so that it
+does not depend on how the items are batched, accumulated or shared out among processes. For
+numbers the losses of torch have all that: `MeanSquaredError`, `L1` and `Huber` are theirs.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from enum import Enum
+from functools import partial
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.tasks._tasks import Task, activate, activation_for
-from layergroups.training._loaders import Loaders, class_names, n_classes
-
-if TYPE_CHECKING:
-    from layergroups.training.distributed import Processes
-
 
 LossFunc = Callable[[Tensor, Tensor], Tensor]
+MeanSquaredError = nn.MSELoss
+L1 = nn.L1Loss
+Huber = nn.HuberLoss
 
 
-CHECK_EVERY: Final = 50
+class Meaning(Enum):
+    """What a loss takes the outputs of a model for."""
+
+    SOFTMAX = "scores of classes, of which one is right"
+    SIGMOID = "scores of labels, each by itself"
+    PROBABILITIES = "probabilities"
+    NUMBERS = "numbers"
+    RATES = "expected counts"
+    LOG_RATES = "logarithms of expected counts"
 
 
-def default_loss(task: Task = "multiclass") -> LossFunc:
-    """Cross entropy for one class, binary cross entropy for labels, squared error for numbers."""
-    if task == "multilabel":
-        return nn.BCEWithLogitsLoss()
-    return nn.MSELoss() if task == "regression" else nn.CrossEntropyLoss()
+_CLASSES: Final[tuple[tuple[tuple[type, ...], Meaning], ...]] = (
+    ((nn.CrossEntropyLoss, nn.NLLLoss), Meaning.SOFTMAX),
+    ((nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss), Meaning.SIGMOID),
+    ((nn.BCELoss,), Meaning.PROBABILITIES),
+    ((nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss), Meaning.NUMBERS),
+)
+_FUNCTIONS: Final[dict[Callable[..., Any], Meaning]] = {
+    F.cross_entropy: Meaning.SOFTMAX,
+    F.nll_loss: Meaning.SOFTMAX,
+    F.binary_cross_entropy_with_logits: Meaning.SIGMOID,
+    F.multilabel_soft_margin_loss: Meaning.SIGMOID,
+    F.binary_cross_entropy: Meaning.PROBABILITIES,
+    F.mse_loss: Meaning.NUMBERS,
+    F.l1_loss: Meaning.NUMBERS,
+    F.smooth_l1_loss: Meaning.NUMBERS,
+    F.huber_loss: Meaning.NUMBERS,
+}
 
 
-def probabilities(loss_func: LossFunc, outputs: Tensor, task: Task = "multiclass") -> Tensor:
-    """The model's outputs as answers: probabilities (N, C), or the numbers (N, K) themselves.
+def meaning_of(loss_func: object) -> Meaning | None:
+    """What a loss takes outputs for, by its class or function; None for one that is not known.
 
-    A loss with an attribute `activation` says it itself. Cross entropy means a softmax over
-    dimension 1, binary cross entropy a sigmoid, a squared or absolute error the outputs as they
-    are; of another loss it is the task that tells, in the same order.
+    It is never told by a name: another library's `BinaryCrossEntropy` may be for one class an item.
     """
-    own = getattr(loss_func, "activation", None)
-    if callable(own):
-        result: Tensor = own(outputs)
-        return result
-    return activate(outputs, activation_for(loss_func, task))
+    settings: dict[str, Any] = {}
+    while isinstance(loss_func, partial):
+        settings = loss_func.keywords | settings
+        loss_func = loss_func.func
+    if isinstance(loss_func, NamedLoss):
+        return loss_func.meaning
+    if isinstance(loss_func, nn.PoissonNLLLoss):
+        return Meaning.LOG_RATES if loss_func.log_input else Meaning.RATES
+    if loss_func is F.poisson_nll_loss:
+        return Meaning.LOG_RATES if settings.get("log_input", True) else Meaning.RATES
+    for classes, meaning in _CLASSES:
+        if isinstance(loss_func, classes):
+            return meaning
+    return next((m for function, m in _FUNCTIONS.items() if function is loss_func), None)
+
+
+def apply(meaning: Meaning, outputs: Tensor) -> Tensor:
+    """Outputs (N, C) as predictions, float32: probabilities or numbers."""
+    outputs = outputs.to(torch.float32)
+    if meaning is Meaning.SOFTMAX:
+        return outputs.softmax(dim=1)  # of log-probabilities too, as NLLLoss takes them
+    if meaning is Meaning.SIGMOID:
+        return outputs.sigmoid()
+    return outputs.exp() if meaning is Meaning.LOG_RATES else outputs
+
+
+def loss_name(loss_func: object) -> str:
+    """The name of a loss, for messages."""
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    return str(getattr(loss_func, "__name__", type(loss_func).__name__))
 
 
 def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -66,14 +103,18 @@ def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tenso
     Raises:
         TrainingError: the loss cannot be computed or is not one number; says the shapes.
     """
+    fault = (
+        f"The loss {loss_name(loss_func)} does not fit outputs {tuple(outputs.shape)} "
+        f"{outputs.dtype} and targets {tuple(targets.shape)} {targets.dtype}: "
+    )
     try:
         loss = loss_func(outputs, targets)
     except Exception as cause:
-        raise TrainingError(_misfit(loss_func, outputs, targets, str(cause))) from cause
+        raise TrainingError(f"{fault}{cause}.") from cause
     if loss.ndim:
         raise TrainingError(
-            _misfit(loss_func, outputs, targets, f"it gave shape {tuple(loss.shape)}")
-            + " It must give one number, the mean over the batch."
+            f"{fault}it gave shape {tuple(loss.shape)}. It must give one number, the mean over "
+            "the batch."
         )
     return loss
 
@@ -81,108 +122,15 @@ def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tenso
 def item_losses(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
     """The loss of each item, shape (N,)."""
     if hasattr(loss_func, "reduction"):
-        single: Any = copy.copy(loss_func)
-        single.reduction = "none"
-        losses: Tensor = single(outputs, targets)
+        each: Any = copy.copy(loss_func)
+        each.reduction = "none"
+        losses: Tensor = each(outputs, targets)
         return losses.reshape(len(losses), -1).mean(dim=1)
     pairs = zip(outputs.split(1), targets.split(1), strict=True)
     return torch.stack([loss_func(output, target) for output, target in pairs])
 
 
-class LossMeter:
-    """Mean loss of an epoch. Losses stay on their device and are read every 50 steps.
-
-    On the CPU, where reading is free, each loss is checked at once, before the weights move.
-
-    Attributes:
-        forgiving: a loss that is not finite is left out and noted in `trouble`; else it raises.
-        trouble: what the first one was, and at which step; empty if there was none.
-    """
-
-    def __init__(self) -> None:
-        self.forgiving = False
-        self.trouble = ""
-        self._waiting: list[tuple[int, Tensor, int]] = []
-        self._total = 0.0
-        self._items = 0
-        self.latest = math.nan
-
-    def add(self, step: int, loss: Tensor, items: int) -> None:
-        """Take in the loss of one step.
-
-        Raises:
-            NotFiniteError: this loss, or one still waiting, is NaN or infinite; not if forgiving.
-        """
-        if loss.is_cpu:
-            self._take(step, loss.item(), items)
-            return
-        self._waiting.append((step, loss.detach(), items))
-        if len(self._waiting) >= CHECK_EVERY:
-            self.read()
-
-    def read(self) -> None:
-        """Read what is waiting on the device."""
-        if not self._waiting:
-            return
-        values = torch.stack([loss.float() for _, loss, _ in self._waiting]).tolist()
-        waiting, self._waiting = self._waiting, []
-        for (step, _, items), value in zip(waiting, values, strict=True):
-            self._take(step, value, items)
-
-    def _take(self, step: int, value: float, items: int) -> None:
-        if not math.isfinite(value):
-            if not self.forgiving:
-                raise NotFiniteError(step, value)
-            self.trouble = self.trouble or f"the loss became {value} at step {step}"
-            return
-        self._total += value * items
-        self._items += items
-        self.latest = value
-
-    def combine(self, processes: Processes) -> None:
-        """Add up the losses of all processes, and share what trouble one had; all call this."""
-        self.read()
-        self.trouble = processes.first_word("the losses of an epoch", self.trouble)
-        self._total, items = processes.total(self._total, self._items)
-        self._items = round(items)
-
-    def mean(self) -> float | None:
-        """The mean over items; None if there were none."""
-        self.read()
-        return self._total / self._items if self._items else None
-
-    def state_dict(self) -> dict[str, float]:
-        """The sums so far, JSON-ready."""
-        self.read()
-        return {"total": self._total, "items": self._items}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from the sums that `state_dict` gave."""
-        self._waiting.clear()
-        self._total, self._items = float(state["total"]), int(state["items"])
-
-
-class NotFiniteError(TrainingError):
-    """A loss is NaN or infinite; the loop adds what it knows of the rates."""
-
-    def __init__(self, step: int, value: float) -> None:
-        """Keep which step it was and what the loss was."""
-        super().__init__(f"The loss at step {step} is {value}.")
-        self.step = step
-        self.value = value
-
-
-def _misfit(loss_func: LossFunc, outputs: Tensor, targets: Tensor, reason: str) -> str:
-    name = getattr(loss_func, "__name__", type(loss_func).__name__)
-    return (
-        f"The loss {name} does not fit outputs {tuple(outputs.shape)} {outputs.dtype} and targets "
-        f"{tuple(targets.shape)} {targets.dtype}: {reason}."
-    )
-
-
 Reduction = Literal["mean", "sum", "none"]
-
-
 Weights = str | Sequence[float] | Tensor | None
 
 
@@ -195,15 +143,18 @@ class NamedLoss(ABC):
     """
 
     reduction: Reduction = "mean"
-    own: ClassVar[str] = ""  # the field that holds weights, if there is one
+    meaning: ClassVar[Meaning]
+    weights: ClassVar[str] = ""  # the field that holds weights, if there is one
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum", "none"):
             raise TrainingError(f'reduction={self.reduction!r}: use "mean", "sum" or "none".')
+        if self.weights:
+            self._check_weights(self.weights)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""
-        losses = self.each(outputs, targets)
+        losses = self.each(outputs.float(), targets)
         if self.reduction == "none":
             return losses
         return losses.sum() if self.reduction == "sum" else losses.mean()
@@ -213,10 +164,28 @@ class NamedLoss(ABC):
         """The losses one by one, before they are reduced."""
 
     def activation(self, outputs: Tensor) -> Tensor:
-        """The model's outputs as what they mean: probabilities, or the values themselves."""
-        return outputs.float()
+        """The model's outputs as probabilities."""
+        return apply(self.meaning, outputs)
 
-    def _number(self, name: str, low: float, high: float, example: float) -> None:
+    def balanced(self, targets: Tensor, n_outputs: int) -> NamedLoss:
+        """The loss for some training data: "balanced" weights as numbers.
+
+        Args:
+            targets: of all training items, int64 (N,) or float (N, C).
+            n_outputs: of the model.
+        """
+        if not self.is_balanced:
+            return self
+        count = positive_weights if self.weights == "pos_weight" else balanced_weights
+        changed: dict[str, Any] = {self.weights: count(targets, n_outputs)}
+        return replace(self, **changed)
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether weights wait for the training data."""
+        return bool(self.weights) and isinstance(getattr(self, self.weights), str)
+
+    def _check_number(self, name: str, low: float, high: float, example: float) -> None:
         value = getattr(self, name)
         good = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not good or not low <= value <= high:
@@ -226,10 +195,9 @@ class NamedLoss(ABC):
                 f"{type(self).__name__}({name}={example:g})."
             )
 
-    def _weights(self, name: str) -> None:
-        """Turn weights into a tuple of numbers; "balanced" waits for the data."""
+    def _check_weights(self, name: str) -> None:
         value = getattr(self, name)
-        if value is None or value == "balanced":
+        if value is None or (isinstance(value, str) and value == "balanced"):
             return
         try:
             numbers = tuple(float(v) for v in value)
@@ -243,9 +211,9 @@ class NamedLoss(ABC):
             )
         setattr(self, name, numbers)
 
-    def _tensor(self, name: str, outputs: Tensor) -> Tensor | None:
+    def _tensor(self, outputs: Tensor) -> Tensor | None:
         """Weights where the outputs are, one for each of them."""
-        value = getattr(self, name)
+        name, value = self.weights, getattr(self, self.weights)
         if value is None:
             return None
         if isinstance(value, str):
@@ -272,7 +240,7 @@ class CrossEntropy(NamedLoss):
     Attributes:
         label_smoothing: part of the target that is spread over all classes (Szegedy et al. 2016).
         weight: of each class; "balanced" makes rare classes count as much as frequent ones, by the
-            training data: items / (classes * items of the class).
+            training data of each fit: items / (classes * items of the class).
 
     Raises:
         TrainingError: a value is not what it should be.
@@ -280,26 +248,22 @@ class CrossEntropy(NamedLoss):
 
     label_smoothing: float = 0.0
     weight: Weights = None
-    own: ClassVar[str] = "weight"
+    meaning: ClassVar[Meaning] = Meaning.SOFTMAX
+    weights: ClassVar[str] = "weight"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._number("label_smoothing", 0, 1, 0.1)
-        self._weights("weight")
+        self._check_number("label_smoothing", 0, 1, 0.1)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C); of images of outputs (N, C, H, W) one a pixel."""
         return F.cross_entropy(
-            outputs.float(),
+            outputs,
             targets,
-            weight=self._tensor("weight", outputs),
+            weight=self._tensor(outputs),
             label_smoothing=self.label_smoothing,
             reduction="none",
         )
-
-    def activation(self, outputs: Tensor) -> Tensor:
-        """A softmax over dimension 1."""
-        return outputs.float().softmax(dim=1)
 
 
 @dataclass
@@ -320,27 +284,23 @@ class FocalLoss(NamedLoss):
 
     gamma: float = 2.0
     weight: Weights = None
-    own: ClassVar[str] = "weight"
+    meaning: ClassVar[Meaning] = Meaning.SOFTMAX
+    weights: ClassVar[str] = "weight"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._number("gamma", 0, float("inf"), 2)
-        self._weights("weight")
+        self._check_number("gamma", 0, float("inf"), 2)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C) and classes (N,) or probabilities (N, C)."""
-        logs = F.log_softmax(outputs.float(), dim=1)
+        logs = outputs.float().log_softmax(dim=1)
         losses = -((1 - logs.exp()) ** self.gamma) * logs
-        weight = self._tensor("weight", outputs)
+        weight = self._tensor(outputs)
         if weight is not None:
             losses = losses * weight.view(1, -1, *[1] * (losses.ndim - 2))
         if targets.is_floating_point():
             return (losses * targets).sum(dim=1)
         return losses.gather(1, targets.long().unsqueeze(1)).squeeze(1)
-
-    def activation(self, outputs: Tensor) -> Tensor:
-        """A softmax over dimension 1."""
-        return outputs.float().softmax(dim=1)
 
 
 @dataclass
@@ -352,7 +312,7 @@ class BinaryCrossEntropy(NamedLoss):
     Attributes:
         label_smoothing: part of the target that is spread over yes and no.
         pos_weight: what a label that is there counts for, beside one that is not; "balanced" is
-            items without it / items with it, by the training data.
+            items without it / items with it, by the training data of each fit.
 
     Raises:
         TrainingError: a value is not what it should be.
@@ -360,32 +320,27 @@ class BinaryCrossEntropy(NamedLoss):
 
     label_smoothing: float = 0.0
     pos_weight: Weights = None
-    own: ClassVar[str] = "pos_weight"
+    meaning: ClassVar[Meaning] = Meaning.SIGMOID
+    weights: ClassVar[str] = "pos_weight"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._number("label_smoothing", 0, 1, 0.1)
-        self._weights("pos_weight")
+        self._check_number("label_smoothing", 0, 1, 0.1)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""
-        outputs, targets = _alike(outputs, targets)
-        weight = self._tensor("pos_weight", outputs) if outputs.ndim > 1 else None
-        smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        smooth = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
         return F.binary_cross_entropy_with_logits(
-            outputs, smooth, pos_weight=weight, reduction="none"
+            outputs, smooth, pos_weight=self._tensor(outputs), reduction="none"
         )
-
-    def activation(self, outputs: Tensor) -> Tensor:
-        """A sigmoid."""
-        return outputs.float().sigmoid()
 
 
 @dataclass
 class BinaryFocalLoss(NamedLoss):
     """The focal loss of every label by itself, for none, one or several labels an item.
 
-    Source: Lin et al. 2017, «Focal Loss for Dense Object Detection», equation 5.
+    It is `torchvision.ops.sigmoid_focal_loss`. Source: Lin et al. 2017, «Focal Loss for Dense
+    Object Detection», equation 5.
 
     Attributes:
         gamma: 0 is binary cross entropy.
@@ -397,152 +352,53 @@ class BinaryFocalLoss(NamedLoss):
 
     gamma: float = 2.0
     alpha: float | None = 0.25
+    meaning: ClassVar[Meaning] = Meaning.SIGMOID
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._number("gamma", 0, float("inf"), 2)
+        self._check_number("gamma", 0, float("inf"), 2)
         if self.alpha is not None:
-            self._number("alpha", 0, 1, 0.25)
+            self._check_number("alpha", 0, 1, 0.25)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""
-        outputs, targets = _alike(outputs, targets)
-        losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-        sure = outputs.sigmoid()
-        right = sure * targets + (1 - sure) * (1 - targets)
-        losses = losses * (1 - right) ** self.gamma
-        if self.alpha is not None:
-            losses = losses * (self.alpha * targets + (1 - self.alpha) * (1 - targets))
+        from torchvision.ops import sigmoid_focal_loss  # not loaded with the package
+
+        alpha = -1.0 if self.alpha is None else self.alpha
+        losses: Tensor = sigmoid_focal_loss(outputs, targets.float(), alpha, self.gamma)
         return losses
 
-    def activation(self, outputs: Tensor) -> Tensor:
-        """A sigmoid."""
-        return outputs.float().sigmoid()
 
-
-@dataclass
-class MeanSquaredError(NamedLoss):
-    """The mean squared difference, for numbers; outputs (N, 1) go with targets (N,) too."""
-
-    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Squared differences, in the shape of the targets."""
-        return F.mse_loss(*_alike(outputs, targets), reduction="none")
-
-
-@dataclass
-class L1(NamedLoss):
-    """The mean absolute difference, for numbers; outputs (N, 1) go with targets (N,) too."""
-
-    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Absolute differences, in the shape of the targets."""
-        return F.l1_loss(*_alike(outputs, targets), reduction="none")
-
-
-@dataclass
-class Huber(NamedLoss):
-    """Squared where a difference is small, linear where it is large (Huber 1964).
-
-    Attributes:
-        delta: the difference from which it is linear.
-
-    Raises:
-        TrainingError: delta is not above 0.
-    """
-
-    delta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._number("delta", 1e-12, float("inf"), 1)
-
-    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Losses in the shape of the targets."""
-        return F.huber_loss(*_alike(outputs, targets), delta=self.delta, reduction="none")
-
-
-def _alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs and targets in one shape, as floats; torch would spread (N, 1) and (N,) to (N, N)."""
-    outputs, targets = outputs.float(), targets.float()
-    if outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
-        outputs = outputs.squeeze(-1)
-    elif targets.ndim == outputs.ndim + 1 and targets.shape[-1] == 1:
-        targets = targets.squeeze(-1)
-    if outputs.shape != targets.shape:
-        raise TrainingError("outputs and targets must have one shape")
-    return outputs, targets
-
-
-_PLACES = ("labels", "targets", "y")  # where batches and data sets keep them
-
-
-def balanced_weights(dls: Loaders) -> tuple[float, ...]:
+def balanced_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
     """For each class items / (classes * items of the class): their mean over the items is 1.
 
     A class without items has weight 1. It is scikit-learn's "balanced".
 
     Raises:
-        TrainingError: the training data do not tell their classes, or items have several labels.
+        TrainingError: items have several labels.
     """
-    counts, items = label_counts(dls)
-    if sum(counts) != items:
-        raise TrainingError(
-            'weight="balanced" needs one class for each item, but these have several labels, or '
-            'none. Use BinaryCrossEntropy(pos_weight="balanced").'
-        )
+    if targets.is_floating_point() and targets.ndim > 1:
+        hot = targets > 0.5
+        if not bool((hot.sum(dim=1) == 1).all()):
+            raise TrainingError(
+                'weight="balanced" needs one class for each item, but these have several labels, '
+                'or none. Use BinaryCrossEntropy(pos_weight="balanced").'
+            )
+        targets = hot.long().argmax(dim=1)
+    counts = torch.bincount(targets.long().flatten(), minlength=n_outputs).tolist()
     present = sum(count > 0 for count in counts)
-    return tuple(items / (present * count) if count else 1.0 for count in counts)
+    return tuple(sum(counts) / (present * count) if count else 1.0 for count in counts)
 
 
-def positive_weights(dls: Loaders) -> tuple[float, ...]:
-    """For each label items without it / items with it; 1 for one that no item has, or all have.
-
-    Raises:
-        TrainingError: the training data do not tell their labels.
-    """
-    counts, items = label_counts(dls)
+def positive_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
+    """For each label items without it / items with it; 1 for one that no item has, or all have."""
+    if not targets.is_floating_point():
+        targets = F.one_hot(targets.long(), n_outputs)
+    items, counts = len(targets), (targets > 0.5).sum(dim=0).tolist()
     return tuple((items - n) / n if 0 < n < items else 1.0 for n in counts)
 
 
-def label_counts(dls: Loaders) -> tuple[list[int], int]:
-    """How many training items have each class or label, and how many items there are.
-
-    No image is opened.
-
-    Raises:
-        TrainingError: the data do not have the labels in a place that is known.
-    """
-    train, classes = dls.train, n_classes(dls)
-    photos: Any = getattr(train, "photos", None)
-    if hasattr(photos, "counts"):
-        return list(photos.counts(classes)), len(photos)
-    labels = _labels(train, class_names(dls))
-    if labels is None:
-        raise TrainingError(
-            '"balanced" counts the classes of the training data, but '
-            f"{type(train).__name__} does not tell its labels (photos.counts, or targets of its "
-            "dataset). Give the weights themselves, one for each class, such as "
-            "CrossEntropy(weight=[1.0, 5.0])."
-        )
-    if labels.ndim == 2:
-        return [int(n) for n in (labels > 0.5).sum(0)], len(labels)
-    return torch.bincount(labels.long(), minlength=classes).tolist(), len(labels)
-
-
-def _labels(train: Any, names: tuple[str, ...]) -> Tensor | None:
-    """The targets of all items as a tensor; names of classes become their positions."""
-    dataset = getattr(train, "dataset", None)
-    tensors: tuple[Any, ...] = getattr(dataset, "tensors", ())
-    found = [tensors[1]] if len(tensors) == 2 else []  # a torch TensorDataset
-    found += [getattr(owner, place, None) for owner in (train, dataset) for place in _PLACES]
-    labels: Any = next((f for f in found if f is not None and hasattr(f, "__len__")), None)
-    if labels is None or isinstance(labels, Tensor):
-        return None if labels is None else labels.cpu()
-    if names and isinstance(labels[0], str):
-        labels = [names.index(label) for label in labels]
-    return torch.as_tensor(labels)
-
-
-LOSSES: Final[dict[str, Callable[[], NamedLoss]]] = {
+LOSSES: Final[dict[str, Callable[[], Any]]] = {
     "cross_entropy": CrossEntropy,
     "focal": FocalLoss,
     "bce": BinaryCrossEntropy,
@@ -552,33 +408,36 @@ LOSSES: Final[dict[str, Callable[[], NamedLoss]]] = {
     "mae": L1,
     "huber": Huber,
 }
-
-
-_OURS: Final[tuple[type[NamedLoss], ...]] = (
-    CrossEntropy, FocalLoss, BinaryCrossEntropy, BinaryFocalLoss, MeanSquaredError, L1, Huber,
-)  # fmt: skip
-
-
-_TORCHS: Final[dict[type[nn.Module], tuple[str, ...]]] = {
-    nn.CrossEntropyLoss: ("weight", "ignore_index", "label_smoothing"),
-    nn.BCEWithLogitsLoss: ("weight", "pos_weight"),
-    nn.MSELoss: (),
-    nn.L1Loss: (),
-    nn.SmoothL1Loss: ("beta",),
-    nn.HuberLoss: ("delta",),
+# A loss in a file: its class, and the arguments that describe it. Before version 0.2 the losses of
+# numbers were classes of this library.
+_SAVED: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
+    "CrossEntropy": (CrossEntropy, ()),
+    "FocalLoss": (FocalLoss, ()),
+    "BinaryCrossEntropy": (BinaryCrossEntropy, ()),
+    "BinaryFocalLoss": (BinaryFocalLoss, ()),
+    "CrossEntropyLoss": (nn.CrossEntropyLoss, ("weight", "ignore_index", "label_smoothing")),
+    "BCEWithLogitsLoss": (nn.BCEWithLogitsLoss, ("weight", "pos_weight")),
+    "BCELoss": (nn.BCELoss, ("weight",)),
+    "NLLLoss": (nn.NLLLoss, ("weight", "ignore_index")),
+    "PoissonNLLLoss": (nn.PoissonNLLLoss, ("log_input", "full", "eps")),
+    "MSELoss": (nn.MSELoss, ()),
+    "MeanSquaredError": (nn.MSELoss, ()),
+    "L1Loss": (nn.L1Loss, ()),
+    "L1": (nn.L1Loss, ()),
+    "SmoothL1Loss": (nn.SmoothL1Loss, ("beta",)),
+    "HuberLoss": (nn.HuberLoss, ("delta",)),
+    "Huber": (nn.HuberLoss, ("delta",)),
 }
 
 
-def as_loss(loss_func: LossFunc | str | type, dls: Loaders) -> LossFunc:
-    """A loss from its name; "balanced" weights are taken from the training data.
+def as_loss(loss_func: Any) -> LossFunc:
+    """A loss from its name; a loss that is given as an object as it is.
 
     Args:
-        loss_func: a name of `LOSSES`, an object of this file, or any callable of outputs and
-            targets.
-        dls: the data of the learner.
+        loss_func: a name of `LOSSES`, or any callable of outputs and targets.
 
     Raises:
-        TrainingError: there is no such name, it is a class, or the data do not tell their labels.
+        TrainingError: there is no such name, or it is a class, or cannot be called.
     """
     if isinstance(loss_func, str):
         if loss_func not in LOSSES:
@@ -589,7 +448,8 @@ def as_loss(loss_func: LossFunc | str | type, dls: Loaders) -> LossFunc:
                 "any function of outputs and targets, such as "
                 "torch.nn.functional.cross_entropy."
             )
-        return LOSSES[loss_func]()
+        made: LossFunc = LOSSES[loss_func]()
+        return made
     if isinstance(loss_func, type):
         raise TrainingError(
             f"loss_func={loss_func.__name__} is a class; give an object: {loss_func.__name__}()."
@@ -599,17 +459,19 @@ def as_loss(loss_func: LossFunc | str | type, dls: Loaders) -> LossFunc:
             f"loss_func={loss_func!r} cannot be called. Give a name ({', '.join(LOSSES)}) or a "
             "function of outputs and targets."
         )
-    if isinstance(loss_func, NamedLoss) and loss_func.own:
-        return _weighted(loss_func, dls)
-    return loss_func
+    given: LossFunc = loss_func
+    return given
 
 
-def describe_loss(loss_func: LossFunc) -> dict[str, Any]:
+def describe_loss(loss_func: Any) -> dict[str, Any]:
     """The settings of a loss of this file or of torch.nn, JSON-ready; none of any other."""
-    if isinstance(loss_func, _OURS):
+    kind: object = type(loss_func)
+    known, names = _SAVED.get(type(loss_func).__name__, (None, ()))
+    if kind is not known:
+        return {}
+    if isinstance(loss_func, NamedLoss):
         settings = asdict(loss_func)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
-    names = _TORCHS.get(type(loss_func), ())  # type: ignore[arg-type] # any other has none
     values = {name: getattr(loss_func, name) for name in names}
     return {n: v.tolist() if isinstance(v, Tensor) else v for n, v in values.items()}
 
@@ -620,27 +482,17 @@ def loss_from(name: str, settings: Mapping[str, Any]) -> LossFunc | None:
     Raises:
         CheckpointError: the settings are not those of this loss.
     """
-    ours = {kind.__name__: kind for kind in _OURS}
-    torchs = {kind.__name__: kind for kind in _TORCHS}
-    kind: Callable[..., Any] | None = ours.get(name) or torchs.get(name)
-    if kind is None:
+    if name not in _SAVED:
         return None
+    kind, _ = _SAVED[name]
     values = dict(settings)
-    if name in torchs:
+    if isinstance(kind, type) and issubclass(kind, nn.Module):
         values = {n: torch.tensor(v) if isinstance(v, list) else v for n, v in values.items()}
+        values.pop("reduction", None)
     try:
         made: LossFunc = kind(**values)
     except (TypeError, TrainingError) as cause:
         raise CheckpointError(
-            f"{dict(settings)} are no settings of the loss {name}: {cause}."
+            f"{dict(settings)} are not settings of the loss {name}: {cause}."
         ) from cause
     return made
-
-
-def _weighted(loss: NamedLoss, dls: Loaders) -> NamedLoss:
-    """The loss with the weights that the training data give, where it asks for them."""
-    if getattr(loss, loss.own) != "balanced":
-        return loss
-    count = positive_weights if loss.own == "pos_weight" else balanced_weights
-    weights: dict[str, Any] = {loss.own: count(dls)}
-    return replace(loss, **weights)

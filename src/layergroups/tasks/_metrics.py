@@ -1,157 +1,119 @@
-"""Metrics by name, as torchmetrics objects, or as plain functions.
+"""Metrics: torchmetrics objects by name, torchmetrics objects, or plain functions.
 
-Metrics that a person asks for by name, and what each name means for each task.
-
-A task is "multiclass" (one class for each item), "multilabel" (several labels) or "regression"
-(numbers). The same name means the same idea in each of them: `f1` is the mean of the F1 scores of
-all classes,
-or of all labels, of which those with a probability above the threshold count as said.
-
-Means over items that torchmetrics has no class for. Imported when a metric asks for it.
+What a name means is said by the task (`Task.metrics`). The same name means the same idea in each:
+`f1` is the mean of the F1 scores of all classes, or of all labels, of which those with a
+probability above the threshold count as there. torchmetrics is imported when a metric is made.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
-import torchmetrics
 from torch import Tensor
-from torch.nn import functional
 
 from layergroups.errors import TrainingError
-from layergroups.tasks._tasks import TASKS, checked_task
-from layergroups.training.distributed import SINGLE_PROCESS, Processes
+from layergroups.tasks._task import NamedMetric, Task
+
+if TYPE_CHECKING:
+    import torchmetrics
+
+MICRO: Final = "micro"
+MACRO: Final = "macro"
 
 
-@dataclass(frozen=True)
-class Named:
-    """A class of torchmetrics behind a name.
+def of_classes(
+    kind: str, average: str | None = None, *, higher: bool = True, minus: bool = False,
+    top_k: int = 1,
+) -> NamedMetric:  # fmt: skip
+    """A metric of one class for each item.
 
-    Attributes:
-        kind: its name in torchmetrics, without the "Multiclass" or "Multilabel" before it; a word
-            in small letters is one of `mean_metrics`.
+    Args:
+        kind: its name in torchmetrics, without the "Multiclass" before it.
+        average: over the classes.
         higher: whether more is better.
-        options: besides the number of classes.
         minus: the name stands for one minus the value.
+        top_k: how many of the likeliest classes may be the right one.
     """
 
-    kind: str
-    higher: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
-    minus: bool = False
+    def make(n: int, thresh: float) -> Any:
+        from torchmetrics import classification
+
+        options: dict[str, Any] = {} if average is None else {"average": average}
+        if top_k > 1:
+            options["top_k"] = min(top_k, n)
+        options["validate_args"] = False
+        made = getattr(classification, f"Multiclass{kind}")(num_classes=n, **options)
+        return 1 - made if minus else made
+
+    return NamedMetric(make, higher)
 
 
-_MICRO: Final = {"average": "micro"}
+def of_labels(
+    kind: str, average: str | None = None, *, higher: bool = True, threshold: bool = True
+) -> NamedMetric:
+    """A metric of several labels for each item, as `of_classes`.
 
-
-_MACRO: Final = {"average": "macro"}
-
-
-_CLASSES: Final = {
-    "accuracy": Named("Accuracy", options=_MICRO),
-    "error_rate": Named("Accuracy", higher=False, options=_MICRO, minus=True),
-    "balanced_accuracy": Named("Accuracy", options=_MACRO),
-    "precision": Named("Precision", options=_MACRO),
-    "recall": Named("Recall", options=_MACRO),
-    "f1": Named("F1Score", options=_MACRO),
-    "roc_auc": Named("AUROC", options=_MACRO),
-    "average_precision": Named("AveragePrecision", options=_MACRO),
-    "jaccard": Named("JaccardIndex", options=_MACRO),
-    "cohen_kappa": Named("CohenKappa"),
-    "matthews": Named("MatthewsCorrCoef"),
-    "log_loss": Named("log_loss", higher=False),
-    "brier": Named("brier", higher=False),
-    "ece": Named("CalibrationError", higher=False),
-}
-
-
-_LABELS: Final = {
-    "accuracy": _CLASSES["accuracy"],
-    "exact_match": Named("ExactMatch"),
-    "hamming_loss": Named("HammingDistance", higher=False, options=_MICRO),
-    **{
-        name: _CLASSES[name]
-        for name in ("precision", "recall", "f1", "roc_auc", "average_precision", "jaccard")
-    },
-    "f1_micro": Named("F1Score", options=_MICRO),
-    "matthews": _CLASSES["matthews"],
-    "log_loss": _CLASSES["log_loss"],
-    "brier": _CLASSES["brier"],
-}
-
-
-_NUMBERS: Final = {
-    "mse": Named("MeanSquaredError", higher=False),
-    "rmse": Named("MeanSquaredError", higher=False, options={"squared": False}),
-    "mae": Named("MeanAbsoluteError", higher=False),
-    "r2": Named("R2Score"),
-    "explained_variance": Named("ExplainedVariance"),
-    "pearson": Named("PearsonCorrCoef"),
-    "spearman": Named("SpearmanCorrCoef"),
-}
-
-
-_NAMED: Final[dict[str, dict[str, Named]]] = {
-    "multiclass": _CLASSES,
-    "multilabel": _LABELS,
-    "regression": _NUMBERS,
-}
-
-
-_SHOWN: Final = {
-    "multiclass": "one class for each item",
-    "multilabel": "several labels for each item",
-    "regression": "numbers",
-}
-
-
-_OTHER_NAMES: Final = {"auroc": "roc_auc", "mcc": "matthews", "calibration_error": "ece"}
-
-
-_WITHOUT_THRESHOLD: Final = ("AUROC", "AveragePrecision")  # of those for several labels
-
-
-_TOP: Final = re.compile(r"top_(\d+)_accuracy")
-
-
-def meaning(name: str, task: str) -> Named:
-    """What a name means for a task.
-
-    Raises:
-        TrainingError: nothing; lists the names that do.
+    Args:
+        kind: its name in torchmetrics, without the "Multilabel" before it.
+        average: over the labels.
+        higher: whether more is better.
+        threshold: whether labels above a threshold are counted, not probabilities ranked.
     """
-    wanted = name.removesuffix("_multi") if task == "multilabel" else name
-    wanted = _OTHER_NAMES.get(wanted, wanted)
-    known = _NAMED[checked_task(task)]
-    if wanted in known:
-        return known[wanted]
-    top = _TOP.fullmatch(wanted)
-    if top and int(top[1]) and task == "multiclass":
-        return Named("Accuracy", options=_MICRO | {"top_k": int(top[1])})
-    raise TrainingError(_unknown(name, task))
+
+    def make(n: int, thresh: float) -> Any:
+        from torchmetrics import classification
+
+        options: dict[str, Any] = {} if average is None else {"average": average}
+        if threshold:
+            options["threshold"] = thresh
+        options["validate_args"] = False
+        return getattr(classification, f"Multilabel{kind}")(num_labels=n, **options)
+
+    return NamedMetric(make, higher)
 
 
-def make_named(name: str, n_classes: int, task: str, thresh: float = 0.5) -> torchmetrics.Metric:
+def of_numbers(kind: str, *, higher: bool = True, **options: Any) -> NamedMetric:
+    """A metric of numbers, by its name in torchmetrics."""
+
+    def make(n: int, thresh: float) -> Any:
+        from torchmetrics import regression
+
+        several = {"num_outputs": n} if kind.endswith("CorrCoef") else {}
+        return getattr(regression, kind)(**options, **several)
+
+    return NamedMetric(make, higher)
+
+
+def of_items(kind: str, *, higher: bool = False) -> NamedMetric:
+    """The mean over all items of a function of `_item_metrics`."""
+
+    def make(n: int, thresh: float) -> Any:
+        from layergroups.tasks import _item_metrics
+
+        return _item_metrics.MeanOf(getattr(_item_metrics, kind))
+
+    return NamedMetric(make, higher)
+
+
+def make_named(name: str, n_outputs: int, task: Task, thresh: float = 0.5) -> torchmetrics.Metric:
     """A torchmetrics object; averages over classes count every class alike.
 
     Args:
         name: as a person gives it.
-        n_classes: outputs of the model: classes, labels or numbers.
-        task: "multiclass", "multilabel" or "regression".
-        thresh: for several labels, the probability above which one counts as said.
+        n_outputs: of the model: classes, labels or numbers.
+        task: what the name is of.
+        thresh: for several labels, the probability above which one counts as there.
 
     Raises:
         TrainingError: the name means nothing for this task, or it is not known how many classes.
     """
-    named = meaning(name, task)
-    if n_classes < (2 if task == "multiclass" else 1):
+    named = task.metric(name)
+    if n_outputs < task.least_outputs:
         raise TrainingError(
             f"Metric {name!r} needs to know the number of classes, but the data do not tell: give "
             "them an attribute vocab or c, or give a torchmetrics object instead of a name."
@@ -159,43 +121,18 @@ def make_named(name: str, n_classes: int, task: str, thresh: float = 0.5) -> tor
     with warnings.catch_warnings():
         # Some keep all predictions, as functions do; a validation set fits into memory.
         warnings.filterwarnings("ignore", ".*large memory footprint")
-        made = _built(named, n_classes, task, thresh)
-    return 1 - made if named.minus else made
+        return named.make(n_outputs, thresh)
 
 
-def _built(named: Named, n_classes: int, task: str, thresh: float) -> torchmetrics.Metric:
-    if named.kind.islower():
-        return mean_metric(named.kind, task)
-    if task == "regression":
-        from torchmetrics import regression
+class Processes(Protocol):
+    """What metrics ask of the processes that train together."""
 
-        several = {"num_outputs": n_classes} if named.kind.endswith("CorrCoef") else {}
-        return getattr(regression, named.kind)(**named.options, **several)
-    from torchmetrics import classification
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
 
-    options = dict(named.options) | {"validate_args": False}
-    if "top_k" in options:
-        options["top_k"] = min(options["top_k"], n_classes)
-    if task == "multiclass":
-        return getattr(classification, f"Multiclass{named.kind}")(num_classes=n_classes, **options)
-    if named.kind == "ExactMatch":
-        options.pop("average", None)
-    if named.kind not in _WITHOUT_THRESHOLD:
-        options["threshold"] = thresh
-    return getattr(classification, f"Multilabel{named.kind}")(num_labels=n_classes, **options)
-
-
-def _unknown(name: str, task: str) -> str:
-    """Why a name means nothing for a task, and which do."""
-    elsewhere = [other for other in TASKS if other != task and name in _NAMED[other]]
-    why = f"No metric is called {name!r}."
-    if elsewhere:
-        why = f"Metric {name!r} is for {_SHOWN[elsewhere[0]]}; these data have {_SHOWN[task]}."
-    any_number = " and top_5_accuracy (any number)" if task == "multiclass" else ""
-    return (
-        f"{why} By name there are: {', '.join(_NAMED[task])}{any_number}. Any torchmetrics object "
-        "or function of (probabilities, targets) works too."
-    )
+    def in_order(self, values: Tensor, places: Tensor) -> Tensor:
+        """The values of all processes, each at its place."""
 
 
 MetricFunction = Callable[[Tensor, Tensor], Any]
@@ -204,9 +141,8 @@ MetricFunction = Callable[[Tensor, Tensor], Any]
 class Meter:
     """Several metrics over the same predictions; `name -> value` at the end.
 
-    Each update gets probabilities, float (N, C), and classes, int64 (N,); for the task "multilabel"
-    probabilities of labels, each by itself, and float32 (N, C) of 0 and 1; for "regression" numbers
-    and numbers (N, K). A torchmetrics object is copied, so that the one that was given stays as it
+    Each update gets predictions (probabilities (N, C), or numbers (N, K)) and targets, as the task
+    has them. A torchmetrics object is copied, so that the one that was given stays as it
     is. A plain function is called once, with the probabilities and targets of all items, on the
     CPU.
     """
@@ -215,7 +151,7 @@ class Meter:
         self,
         metrics: Iterable[object],
         n_classes: int,
-        task: str = "multiclass",
+        task: Task,
         thresh: float = 0.5,
     ) -> None:
         """Make the metrics.
@@ -223,14 +159,14 @@ class Meter:
         Args:
             metrics: names, torchmetrics objects, functions of (probabilities, targets).
             n_classes: outputs of the model.
-            task: "multiclass", "multilabel" or "regression", which decides what names mean.
-            thresh: for several labels, the probability above which one counts as said, in metrics
+            task: decides what names mean.
+            thresh: for several labels, the probability above which one counts as there, in metrics
                 by name; objects and functions have their own.
 
         Raises:
             TrainingError: a name unknown for the task, or something that cannot be a metric.
         """
-        self._task = checked_task(task)
+        self._task = task
         self._by_name: set[str] = set()
         self._objects: dict[str, torchmetrics.Metric] = {}
         self._functions: dict[str, MetricFunction] = {}
@@ -261,7 +197,7 @@ class Meter:
         """
         probabilities, targets = probabilities.contiguous(), targets.contiguous()  # some use views
         for metric in self._objects.values():
-            metric.update(*_as_expected(metric, self._task, probabilities, targets))
+            metric.update(*self._task.for_metric(metric, probabilities, targets))
         if self._functions:
             self._kept.append((probabilities, targets))
             if places is not None:
@@ -274,7 +210,7 @@ class Meter:
         self._kept.clear()
         self._places.clear()
 
-    def compute(self, processes: Processes = SINGLE_PROCESS) -> dict[str, float]:
+    def compute(self, processes: Processes | None = None) -> dict[str, float]:
         """The values over all that was taken in, by all processes if they are given.
 
         torchmetrics objects add up their own states; functions get the predictions of all.
@@ -283,16 +219,17 @@ class Meter:
             TrainingError: a metric failed; the message names it, the cause is chained.
         """
         values: dict[str, float] = {}
+        shared = processes if processes is not None and processes.several else None
         for name, metric in self._objects.items():
-            _set_sync(metric, processes.several)
+            _set_sync(metric, shared is not None)
             several = name in self._by_name  # one for each output: their mean
             values[name] = _value(name, partial(_mean, metric) if several else metric.compute)
         if self._functions and self._kept:
             probabilities, targets = (torch.cat(column) for column in zip(*self._kept, strict=True))
-            if processes.several:
+            if shared is not None:
                 places = torch.cat(self._places)
-                probabilities = processes.in_order(probabilities, places)
-                targets = processes.in_order(targets, places)
+                probabilities = shared.in_order(probabilities, places)
+                targets = shared.in_order(targets, places)
             probabilities, targets = probabilities.cpu(), targets.cpu()
             for name, function in self._functions.items():
                 values[name] = _value(name, partial(function, probabilities, targets))
@@ -317,18 +254,18 @@ def metric_names(metrics: Iterable[object]) -> list[str]:
     return names
 
 
-def higher_is_better(metric: object, task: str = "multiclass") -> bool | None:
+def higher_is_better(metric: object, task: Task) -> bool | None:
     """Whether more of a metric is better; None for a function that does not say.
 
     torchmetrics objects say it by their attribute `higher_is_better`, as a function may.
     """
     if isinstance(metric, str):
-        return meaning(metric, task).higher
+        return task.metric(metric).higher
     said = getattr(metric, "higher_is_better", None)
     return said if isinstance(said, bool) else None
 
 
-def check_metrics(metrics: Iterable[object], task: str = "multiclass") -> None:
+def check_metrics(metrics: Iterable[object], task: Task) -> None:
     """Find out early what is not a metric, without importing torchmetrics.
 
     Raises:
@@ -336,7 +273,7 @@ def check_metrics(metrics: Iterable[object], task: str = "multiclass") -> None:
     """
     for metric in metrics:
         if isinstance(metric, str):
-            meaning(metric, task)
+            task.metric(metric)
         elif isinstance(metric, type):
             name = metric.__name__
             raise TrainingError(f"{name} is a class; give an object, such as {name}(...).")
@@ -354,7 +291,7 @@ def as_list(metrics: object) -> list[Any]:
     return list(metrics)
 
 
-def _made(metric: object, n_classes: int, task: str, thresh: float) -> object:
+def _made(metric: object, n_classes: int, task: Task, thresh: float) -> object:
     """A fresh torchmetrics object, or the function."""
     if isinstance(metric, str):
         return make_named(metric, n_classes, task, thresh)
@@ -377,20 +314,6 @@ def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
             one.sync_on_compute = one._to_sync = on
 
 
-def _as_expected(
-    metric: object, task: str, probabilities: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Predictions and targets in the form that torchmetrics wants for a task.
-
-    Metrics of labels want whole numbers, those of a single number vectors (N,).
-    """
-    if task == "multilabel" and not type(metric).__module__.startswith("torchmetrics.regression"):
-        return probabilities, (targets > 0.5).long()
-    if task == "regression" and targets.ndim == 2 and targets.shape[1] == 1:
-        return probabilities.reshape(len(targets)), targets[:, 0]
-    return probabilities, targets
-
-
 def _mean(metric: torchmetrics.Metric) -> Tensor:
     return torch.as_tensor(metric.compute()).float().mean()
 
@@ -403,73 +326,3 @@ def _value(name: str, compute: Callable[[], Any]) -> float:
             f"Metric {name} failed: {cause}. It is given probabilities (N, C) and the true classes "
             "(N,), or labels or numbers (N, C), and must give one number."
         ) from cause
-
-
-Values = Callable[[Tensor, Tensor], Tensor]
-
-
-class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """The mean over all items of what a function gives for each of them.
-
-    Args:
-        values: from probabilities (N, C) and targets to values (N,).
-    """
-
-    full_state_update = False
-
-    def __init__(self, values: Values) -> None:
-        super().__init__()
-        self.values = values
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Take in a batch."""
-        self.total += self.values(probabilities, targets).double().sum()
-        self.items += len(targets)
-
-    def compute(self) -> Tensor:
-        """The mean; NaN if there was nothing."""
-        mean: Tensor = self.total / self.items
-        return mean
-
-
-def log_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Minus the logarithm of the true class's probability (N,)."""
-    chosen = probabilities.gather(1, targets.long()[:, None])[:, 0]
-    return -_bounded(chosen).log()
-
-
-def brier(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """The squared distance of the probabilities from the truth (N,), 0 to 2 (Brier 1950)."""
-    truth = functional.one_hot(targets.long(), probabilities.shape[1])
-    return (probabilities - truth).square().sum(dim=1)
-
-
-def log_loss_of_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Minus the logarithm of the truth's probability, mean over labels (N,)."""
-    right = torch.where(targets > 0.5, probabilities, 1 - probabilities)
-    return -_bounded(right).log().mean(dim=1)
-
-
-def brier_of_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """The squared distance from the truth, mean over labels (N,), 0 to 1."""
-    return (probabilities - targets).square().mean(dim=1)
-
-
-_FUNCTIONS: Final[dict[tuple[str, str], Values]] = {
-    ("log_loss", "multiclass"): log_loss,
-    ("brier", "multiclass"): brier,
-    ("log_loss", "multilabel"): log_loss_of_labels,
-    ("brier", "multilabel"): brier_of_labels,
-}
-
-
-def mean_metric(kind: str, task: str) -> MeanOf:
-    """A fresh metric."""
-    return MeanOf(_FUNCTIONS[kind, task])
-
-
-def _bounded(probabilities: Tensor) -> Tensor:
-    """Not quite zero, as scikit-learn has it: a single sure mistake would else be infinite."""
-    return probabilities.clamp(min=torch.finfo(torch.float32).eps)

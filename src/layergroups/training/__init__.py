@@ -1,15 +1,17 @@
 """Training: the Learner, its loop, and what hangs on them."""
 
-from layergroups.tasks._losses import (
+from layergroups.tasks import (
     L1,
     BinaryCrossEntropy,
     BinaryFocalLoss,
     CrossEntropy,
     FocalLoss,
     Huber,
+    LabelsPrediction,
     MeanSquaredError,
+    NumbersPrediction,
+    Prediction,
 )
-from layergroups.tasks._tasks import LabelsPrediction, NumbersPrediction, Prediction
 from layergroups.training._factory import cnn_learner, load_learner, vision_learner
 from layergroups.training._learner import Learner
 from layergroups.training.callbacks import (

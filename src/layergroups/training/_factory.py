@@ -23,22 +23,19 @@ from layergroups.models import (
     Assembled,
     InputChange,
     LoadedModel,
-    TargetUnits,
     all_or_nothing,
     assemble,
-    checked_range,
     load_model,
     with_channels,
 )
-from layergroups.tasks._losses import default_loss, loss_from
-from layergroups.tasks._tasks import Task, checked_task, task_of
+from layergroups.tasks import Task, loss_from, task_meant_by
 from layergroups.training._learner import Learner
 from layergroups.training.persistence import groups_of_export
 
 if TYPE_CHECKING:
     from layergroups.data import ImageDataLoaders, Size
     from layergroups.input_spec import InputSpec
-    from layergroups.tasks._losses import LossFunc
+    from layergroups.tasks import LossFunc
     from layergroups.training.optim import OptFunc
 
 
@@ -119,7 +116,8 @@ def vision_learner(
     """
     data = data_source(dls)
     size, spec = _checked_images(data)
-    _check_range(y_range, task_of(data), custom_head)
+    task = data.task or task_meant_by(loss_func)
+    _check_range(y_range, task, custom_head)
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
@@ -143,7 +141,7 @@ def vision_learner(
                 first_bn=first_bn,
                 lin_first=lin_first,
                 y_range=y_range,
-                units=None if y_range else _target_units(data),
+                units=None if y_range else task.target_units(data.targets()),
             )
         learner = Learner(
             bound_to(data, assembled.input).given,
@@ -193,7 +191,7 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         CheckpointError: the folder is not an export, is damaged, or needs `model`.
     """
     made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
-    task = checked_task(exported.task)
+    task = exported.task
     transform = transform_from_config(exported.transform)
     photos = InferenceData(exported.classes, transform, task)
     example = torch.zeros(2, transform.channels, *transform.size)
@@ -238,24 +236,11 @@ def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:
     return data.size, data.input
 
 
-def _target_units(data: DataSource) -> TargetUnits | None:
-    """Mean and spread of the numbers to predict; None for another task, or unknown numbers."""
-    numbers = data.targets() if task_of(data) == "regression" else None
-    if numbers is None or not len(numbers):
-        return None
-    return TargetUnits.of(numbers.double().reshape(len(numbers), -1))
-
-
 def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:
     """Bounds are for numbers, and for the head that is made here."""
     if y_range is None:
         return
-    checked_range(y_range)
-    if task != "regression":
-        raise ModelError(
-            f"y_range={y_range!r} bounds the numbers of a regression, but the task of the data is "
-            f"{task!r}. Leave it out, or give the data numbers as targets."
-        )
+    task.check_range(y_range)
     if custom_head is not None:
         raise ModelError(
             f"y_range={y_range!r} is for the head that is made here. Let your head end with "
@@ -290,7 +275,7 @@ def _loss(exported: Exported, task: Task) -> LossFunc:
     """The loss as it was; it matters for probabilities, and for training further."""
     made = loss_from(exported.loss, exported.loss_settings)
     if made is None:
-        made = default_loss(task)
+        made = task.default_loss()
         _log.warning(
             "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
             "to it. Until then it is %s.",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layergroups.data import EvalLoader, Paths, batch_count, batches_of
 from layergroups.errors import TrainingError
-from layergroups.tasks._tasks import AnyPrediction, answer
+from layergroups.tasks import AnyPrediction
 from layergroups.training.hardware import keep_freed_memory
 from layergroups.training.loop import predict_all
 
@@ -82,7 +82,7 @@ def _each(
             )
             del batch  # before the next one is made
             for row in found:
-                yield next(paths), answer(row, task, names, learner.thresh)
+                yield next(paths), task.decode(row, names, learner.thresh)
 
 
 def all_predictions(

@@ -28,8 +28,7 @@ from layergroups.reports import (
     report_on,
     results_picture,
 )
-from layergroups.tasks._losses import LossFunc, default_loss
-from layergroups.tasks._tasks import answer, task_of
+from layergroups.tasks import LossFunc, task_meant_by
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
 from layergroups.training.callbacks import Thaw, checkpoint_config
 from layergroups.training.feature_cache import FeatureCache, FeatureCacheConfig
@@ -151,7 +150,8 @@ class Learner(LearnerState):
         super().__init__(dls, model, groups=groups, split=split, store=FeatureCache())
         if lr is not None:
             self.groups.set_rates(lr)
-        self.loss_func = default_loss(task_of(self.data)) if loss_func is None else loss_func
+        asked = self.data.task or task_meant_by(loss_func)
+        self.loss_func = asked.default_loss() if loss_func is None else loss_func
         self.thresh = thresh
         self.opt_func = opt_func
         self.weight_decay = weight_decay if wd is None else wd
@@ -503,7 +503,7 @@ class Learner(LearnerState):
             task=self.task,
             accelerator=self.accelerator,
         )
-        return answer(found[0], self.task, self.data.vocab, self.thresh)
+        return self.task.decode(found[0], self.data.vocab, self.thresh)
 
     def iter_preds(self, photos: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
         """Each photo of a folder with what `predict` says, as they come; memory stays bounded.

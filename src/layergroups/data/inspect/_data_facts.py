@@ -40,7 +40,7 @@ def image_facts(
         name=data_name(folder) if folder else "",
         train=len(train),
         valid=len(valid),
-        counts=() if dls.task == "regression" else tuple(counts),
+        counts=tuple(counts) if dls.task.has_counts else (),
         facts=found,
         broken=tuple((str(image.path), image.reason) for image in broken),
     )

@@ -22,9 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from layergroups._formatting import memory, plain_text
-from layergroups.data._samples import Samples, Task
+from layergroups.data._samples import Samples
 from layergroups.data.image._image_checks import BrokenImage, progress, reason_of
 from layergroups.data.image._opening import ARRAY_ENDINGS, Picture, height_and_width, quiet
+from layergroups.tasks import Task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +91,7 @@ class DataSummary:
     """What `dls.summary()` found; it prints as a table and turns into JSON.
 
     Attributes:
-        task: "multiclass", "multilabel" or "regression".
+        task: what is learned.
         train: number of photos to learn from.
         valid: number of photos to measure with.
         targets: the classes, labels or numbers, in the order of the vocabulary.
@@ -131,14 +132,15 @@ class DataSummary:
     def imbalance(self) -> float | None:
         """Training photos of the largest class for each one of the smallest; None for numbers."""
         counts = [target.train for target in self.targets]
-        if self.task == "regression" or not counts or min(counts) == 0:
+        if not self.task.has_counts or not counts or min(counts) == 0:
             return None
         return max(counts) / min(counts)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
         broken = [{"path": str(image.path), "reason": image.reason} for image in self.broken]
-        return {**asdict(self), "broken": broken, "imbalance": self.imbalance}
+        own = {"task": self.task.name, "broken": broken, "imbalance": self.imbalance}
+        return asdict(self) | own
 
     def __rich__(self) -> RenderableType:
 
@@ -245,7 +247,7 @@ def _look_at_array(file: str, size: int) -> _Seen:
 
 def _targets(dls: ImageDataLoaders) -> tuple[Target, ...]:
     train, valid = dls.train_photos, dls.valid_photos
-    if dls.task == "regression":
+    if not dls.task.has_counts:
         rows = [row for part in (train, valid) for row in part.labels or () if row != -1]
         columns = zip(*(row for row in rows if isinstance(row, tuple)), strict=True)
         return tuple(
@@ -300,9 +302,6 @@ _TARGETS = 30  # classes, labels or numbers that the table shows
 _LISTED = 10  # broken images and twins
 
 
-_NAMES = {"multiclass": "class", "multilabel": "label", "regression": "number"}
-
-
 def summary_table(found: DataSummary) -> RenderableType:
     """Classes, facts, and what is wrong, one below the other."""
     head = Text(f"{found.train} training and {found.valid} validation photos", style="bold")
@@ -311,8 +310,8 @@ def summary_table(found: DataSummary) -> RenderableType:
 
 def _target_rows(found: DataSummary) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(_NAMES[found.task])
-    numbers = found.task == "regression"
+    table.add_column(found.task.one)
+    numbers = not found.task.has_counts
     for heading in ("min", "median", "mean", "max") if numbers else ("train", "valid", ""):
         table.add_column(heading, justify="right" if heading else "left")
     most = max((target.train for target in found.targets), default=0) or 1
@@ -347,7 +346,7 @@ def _facts(found: DataSummary) -> Table:
         ("kinds", ", ".join(f"{n} {kind}" for kind, n in found.kinds)),
         ("files", _files(found)),
     ]
-    if found.task == "multilabel":
+    if not found.task.needs_label:
         rows.append(("no label", f"{found.unlabelled} photos"))
     if found.imbalance is not None and found.imbalance >= 2:
         rows.append(("balance", f"the largest has {found.imbalance:.1f} times the smallest"))

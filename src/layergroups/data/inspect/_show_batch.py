@@ -15,9 +15,9 @@ import torch
 
 from layergroups._paths import path_of
 from layergroups.data._batches import Item, derived_seed
-from layergroups.data._samples import Task
 from layergroups.errors import DataError
 from layergroups.input_spec import InputSpec
+from layergroups.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,15 +95,9 @@ def shown_batch(
 
 def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
     """What a target says, in words: a class, labels, or numbers with their names."""
-    if task == "multiclass":
-        return vocab[int(target)]
-    if task == "multilabel":
-        names = [name for name, on in zip(vocab, target.tolist(), strict=True) if on]
-        more = f" +{len(names) - _LABELS_SHOWN}" if len(names) > _LABELS_SHOWN else ""
-        return ", ".join(names[:_LABELS_SHOWN]) + more if names else "(no label)"
-    pairs = list(zip(vocab, target.tolist(), strict=True))
-    more = f" +{len(pairs) - _LABELS_SHOWN}" if len(pairs) > _LABELS_SHOWN else ""
-    return ", ".join(f"{name} {value:.4g}" for name, value in pairs[:_LABELS_SHOWN]) + more
+    words = task.words(target, vocab)
+    more = f" +{len(words) - _LABELS_SHOWN}" if len(words) > _LABELS_SHOWN else ""
+    return ", ".join(words[:_LABELS_SHOWN]) + more if words else f"(no {task.one})"
 
 
 def _items(dls: ImageDataLoaders, n: int, valid: bool, unique: bool) -> list[Item]:

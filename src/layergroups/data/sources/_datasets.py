@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from layergroups.data._batches import private_randomness
-from layergroups.data._samples import Samples, Split, Task, divided, names_of
-from layergroups.data._targets import missing, parse_labels, plain
+from layergroups.data._samples import Samples, Split, divided, names_of
 from layergroups.data.image._image_checks import BrokenImage, progress, reason_of, report_broken
 from layergroups.data.image._opening import (
     Picture,
@@ -29,6 +28,7 @@ from layergroups.data.image._opening import (
 from layergroups.data.sources._lists import marked, photos_of
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
+from layergroups.tasks import Task, checked_task, missing, parse_labels, plain
 
 Key = str | int
 
@@ -91,7 +91,7 @@ def read_datasets(
     *,
     image: Key | None = None,
     label: Key | None = None,
-    task: Task | None = None,
+    task: Task | str | None = None,
     vocab: Sequence[str] | None = None,
 ) -> Split:
     """Check, understand and divide; see `ImageDataLoaders.from_dataset`.
@@ -264,10 +264,12 @@ def _class_names(dataset: Any, label: Key | None) -> tuple[str, ...] | None:
     return tuple(f"{t} ({i})" if texts.count(t) > 1 else t for i, t in enumerate(texts))
 
 
-def _named(labels: list[Any], names: Sequence[str] | None, task: Task | None = None) -> list[Any]:
+def _named(
+    labels: list[Any], names: Sequence[str] | None, task: Task | str | None = None
+) -> list[Any]:
     """Positions in a dataset's classes as names; other labels as they are."""
     values = [plain(label) for label in labels]
-    if names is None or task == "regression":
+    if names is None or not (task is None or checked_task(task, DataError).has_counts):
         return values
     rows = [value for value in values if isinstance(value, list)]
     if rows and all(len(row) == len(names) and set(row) <= {0, 1} for row in rows):

@@ -80,7 +80,7 @@ def read_labelled(
     pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
     if not pairs:
         raise DataError(f"{root} has no images in its class folders.")
-    return Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
+    return Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs), c=len(vocab))
 
 
 def read_unlabelled(
@@ -318,4 +318,5 @@ def _label(classes: Mapping[str, Sequence[str]], root: Path) -> tuple[tuple[str,
     _several_full_classes(classes, root)
     vocab = tuple(sorted(classes))
     pairs = [(file, label) for label, name in enumerate(vocab) for file in classes[name]]
-    return vocab, Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs))
+    files, labels = tuple(file for file, _ in pairs), tuple(label for _, label in pairs)
+    return vocab, Samples(files, labels, c=len(vocab))

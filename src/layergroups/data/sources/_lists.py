@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from layergroups.data._samples import Opener, Samples, Split, Task, divided, names_of
-from layergroups.data._targets import Targets, missing, parse_labels
+from layergroups.data._samples import Opener, Samples, Split, divided, names_of
 from layergroups.data.image._image_checks import BrokenImage, check_images, report_broken
 from layergroups.data.sources._folder import find_images
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
+from layergroups.tasks import Targets, Task, missing, parse_labels
 
 _LOG = logging.getLogger("layergroups")
 
@@ -29,7 +29,7 @@ Labeller = Callable[[Path], Any]
 class _Told(TypedDict):
     """What a person, or a table, tells about labels."""
 
-    task: Task | None
+    task: Task | str | None
     vocab: Sequence[str] | None
     columns: Sequence[str] | None
 
@@ -40,7 +40,7 @@ def read_lists(
     settings: Settings,
     *,
     is_valid: Iterable[bool] | None = None,
-    task: Task | None = None,
+    task: Task | str | None = None,
     vocab: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> Split:
@@ -150,8 +150,7 @@ def sound_positions(
 
 def photos_of(files: Sequence[str], answers: Targets, items: Opener | None = None) -> Samples:
     """Files and labels together."""
-    outputs = len(answers.vocab) if answers.task == "multilabel" else 0
-    return Samples(tuple(files), answers.labels, answers.task, outputs, items)
+    return Samples(tuple(files), answers.labels, answers.task, len(answers.vocab), items)
 
 
 def marked(photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool]) -> Split:

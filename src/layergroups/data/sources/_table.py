@@ -14,13 +14,13 @@ from typing import Any
 
 from layergroups._paths import path_of
 from layergroups.data._batches import BatchMaker, EvalLoader, PhotoDataset, default_workers
-from layergroups.data._samples import Task, names_of
-from layergroups.data._targets import missing, parse_labels
+from layergroups.data._samples import names_of
 from layergroups.data.image._image_checks import OnError
 from layergroups.data.image._transforms import EvalTransform
 from layergroups.data.sources._lists import photos_of, sound_positions
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
+from layergroups.tasks import Task, missing, parse_labels
 
 Column = str | int
 

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from layergroups.reports._denormalize import Pixels, TopLoss
     from layergroups.reports._interpretation import Interpretation
-    from layergroups.reports.measures._calibration import Calibration, CalibrationBin
-    from layergroups.reports.measures._residuals import OutputErrors
+    from layergroups.tasks.measures import Calibration, CalibrationBin, OutputErrors
 
 
 _CELL = 0.52  # inches
@@ -288,6 +287,6 @@ def draw_top_losses(interp: Interpretation, k: int, *, cam: bool, largest: bool)
 def _tile(interp: Interpretation, item: TopLoss, photos: tuple[Pixels, ...]) -> Tile:
     sure = "" if item.probability is None else f", probability {item.probability:.2f}"
     name = () if item.path is None else (item.path.name,)
-    right = None if interp.task == "regression" else bool(interp.correct[item.index])
+    right = interp.is_right(item.index)
     lines = (f"is {item.actual}", f"loss {item.loss:.3g}{sure}", *name)
     return Tile(photos, item.predicted, right, lines)

@@ -39,7 +39,6 @@ from layergroups.reports._denormalize import TopLoss, overlay
 from layergroups.reports._interpretation import Interpretation
 from layergroups.reports._protocols import Trained
 from layergroups.reports.figures._network import stacks_of
-from layergroups.reports.measures._confusion import Confusion
 from layergroups.reports.run._record import (
     Cell,
     LabelFacts,
@@ -50,6 +49,7 @@ from layergroups.reports.run._record import (
     SetupFacts,
     epoch_facts,
 )
+from layergroups.tasks.measures import Confusion
 
 if TYPE_CHECKING:
     from layergroups.reports._denormalize import Pixels
@@ -189,7 +189,7 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
     """
     items = Items.of(interp)
     told = Outcome(
-        task=interp.task,
+        task=interp.task.name,
         items=len(interp),
         loss=float(interp.losses.mean()) if len(interp) else None,
         classes=interp.classes,

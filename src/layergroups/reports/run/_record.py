@@ -259,7 +259,7 @@ def _photo(photo: Mapping[str, Any]) -> Photo:
 def outcome_facts(found: Mapping[str, Any]) -> Outcome:
     """The inverse of `asdict`."""
     return Outcome(
-        task=task_named(found["task"]),
+        task=task_named(found["task"]).name,
         items=int(found["items"]),
         loss=_number(found["loss"]),
         figures=_numbers(found["figures"]),

@@ -13,9 +13,9 @@ from layergroups.checkpoints import DESCRIPTION, ENDINGS
 from layergroups.errors import CheckpointError
 from layergroups.reports._protocols import Subject
 from layergroups.reports.figures._result_figures import confusion_matrix_picture
-from layergroups.reports.measures._confusion import ConfusionMatrix
 from layergroups.reports.run._collect import record_run
 from layergroups.reports.run._record import RECORD, RunRecord
+from layergroups.tasks.measures import ConfusionMatrix
 
 HISTORY = "history.csv"
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from layergroups._checks import number, text, whole_number
 from layergroups.checkpoints import read
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.tasks._metrics import higher_is_better, metric_names
+from layergroups.tasks import higher_is_better, metric_names
 from layergroups.training.loop import end_after
 from layergroups.training.persistence import put_weights, save, weights_of
 from layergroups.training.state import EpochRow

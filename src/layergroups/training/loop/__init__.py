@@ -5,6 +5,7 @@ from layergroups.training.loop._events import EVENTS, Callback, checked, end_aft
 from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loop import fit, new_fit_context, train_step
 from layergroups.training.loop._loop_checks import check_batch_count, check_trainable
+from layergroups.training.loop._loss_meter import NotFiniteError
 from layergroups.training.loop._position import (
     begin_again,
     position_of,
@@ -16,6 +17,7 @@ __all__ = [
     "EVENTS",
     "Callback",
     "FitContext",
+    "NotFiniteError",
     "begin_again",
     "check_batch_count",
     "check_trainable",

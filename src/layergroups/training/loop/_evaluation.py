@@ -13,9 +13,7 @@ from layergroups._forward import split_batch
 from layergroups.anatomy import describe_input
 from layergroups.data import Shard, check_of, shards_of
 from layergroups.errors import TrainingError
-from layergroups.tasks._losses import LossFunc, checked_loss, item_losses, probabilities
-from layergroups.tasks._metrics import Meter
-from layergroups.tasks._tasks import Task, check_loss, check_targets
+from layergroups.tasks import LossFunc, Meter, Task, checked_loss, item_losses
 from layergroups.training.distributed import SINGLE_PROCESS, Processes
 from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.state import evaluating
@@ -61,7 +59,7 @@ def evaluate(
     Raises:
         TrainingError: there are no batches, or model, loss or targets do not fit them.
     """
-    check_loss(loss_func, task)
+    task.check_loss(loss_func)
     seen = _Seen(task)
     with processes.together(), keep_freed_memory():
         with evaluating(model):
@@ -108,10 +106,10 @@ class _Seen:
         self.check = check_of([self.check, share.n_items, share.check])
         if share.n_counted:
             if not self.items:
-                check_targets(outputs, targets, self.task)
+                self.task.check_targets(outputs, targets)
             loss = checked_loss(loss_func, outputs, targets).float() * share.n_counted
             self.total, self.items = self.total + loss, self.items + share.n_counted
-            meter.update(probabilities(loss_func, outputs, self.task), targets, places)
+            meter.update(self.task.predictions(outputs, loss_func), targets, places)
 
 
 def _evaluate_small(
@@ -165,7 +163,7 @@ def predict_all(
                     raise TrainingError("with_loss=True needs batches of (inputs, targets).")
                 losses = item_losses(loss_func, outputs, targets).cpu()
             known = None if targets is None else targets.cpu()
-            kept.append((probabilities(loss_func, outputs, task).cpu(), known, losses))
+            kept.append((task.predictions(outputs, loss_func).cpu(), known, losses))
     if not kept:
         raise TrainingError("There is nothing to predict: the batches are empty.")
     columns = list(zip(*kept, strict=True))

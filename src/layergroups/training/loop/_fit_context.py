@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.data import Batches, Shard
-from layergroups.tasks._losses import LossMeter
 from layergroups.training.distributed import SINGLE_PROCESS, Processes, Replicas
 from layergroups.training.hardware import SafeLayout
+from layergroups.training.loop._loss_meter import LossMeter
 from layergroups.training.optim import Schedule
 from layergroups.training.state import EpochRow
 

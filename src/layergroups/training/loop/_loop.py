@@ -11,8 +11,7 @@ from torch import Tensor
 from layergroups._forward import labelled
 from layergroups._interrupts import interrupts
 from layergroups.errors import TrainingError
-from layergroups.tasks._losses import LossMeter, NotFiniteError, checked_loss
-from layergroups.tasks._tasks import check_loss, check_targets
+from layergroups.tasks import checked_loss
 from layergroups.training.distributed import Replicas, divide_gradients
 from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.loop._evaluation import evaluate
@@ -26,6 +25,7 @@ from layergroups.training.loop._loop_checks import (
     is_batch_of_one,
     warn_of_missing_gradients,
 )
+from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
 from layergroups.training.loop._position import shards_left
 from layergroups.training.loop._precision import autocast, backward, optimizer_step
 from layergroups.training.optim import Schedule, checked_clip, rates_in_use, set_momentum, set_rates
@@ -90,7 +90,7 @@ def _fit(run: FitContext) -> History:
     """All epochs, between the first and the last event."""
     run.steps = run.epochs * math.ceil(check_batch_count(run.batches) / run.accumulate)
     check_trainable(run.groups)
-    check_loss(run.learner.loss_func, run.learner.task)
+    run.learner.task.check_loss(run.learner.loss_func)
     run.optimizer.zero_grad(set_to_none=True)
     failing = True
     try:
@@ -198,7 +198,7 @@ def _loss(run: FitContext) -> Tensor:
                 raise TrainingError(BATCH_OF_ONE) from cause
             raise
         if run.step == 0:
-            check_targets(outputs, run.targets, run.learner.task)
+            run.learner.task.check_targets(outputs, run.targets)
         return checked_loss(run.learner.loss_func, outputs, run.targets)
 
 

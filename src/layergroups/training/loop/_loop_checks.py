@@ -13,8 +13,8 @@ from layergroups.errors import TrainingError
 if TYPE_CHECKING:
     from layergroups.data import Batches
     from layergroups.groups import LayerGroups
-    from layergroups.tasks._losses import NotFiniteError
     from layergroups.training.loop._fit_context import FitContext
+    from layergroups.training.loop._loss_meter import NotFiniteError
 
 
 _log = logging.getLogger("layergroups")

@@ -24,7 +24,6 @@ from layergroups._forward import count_items, labelled
 from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve
-from layergroups.tasks._losses import NotFiniteError
 from layergroups.training.distributed import SINGLE_PROCESS
 from layergroups.training.feature_cache import (
     FeatureCut,
@@ -35,7 +34,13 @@ from layergroups.training.feature_cache import (
     run_rest,
 )
 from layergroups.training.hardware import to_device
-from layergroups.training.loop import FitContext, check_trainable, new_fit_context, train_step
+from layergroups.training.loop import (
+    FitContext,
+    NotFiniteError,
+    check_trainable,
+    new_fit_context,
+    train_step,
+)
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
 from layergroups.training.lr_finder._snapshot import Snapshot, restoring
 from layergroups.training.state import evaluating

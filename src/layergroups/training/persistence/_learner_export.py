@@ -25,7 +25,7 @@ from layergroups.checkpoints import (
 from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split, is_sharded
-from layergroups.tasks._losses import describe_loss, probabilities
+from layergroups.tasks import describe_loss
 from layergroups.training.loop import predict_all
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
     wanted = Portable(
         classes=learner.data.vocab,
         transform=transform,
-        activation=partial(probabilities, learner.loss_func, task=learner.task),
+        activation=partial(learner.task.predictions, loss_func=learner.loss_func),
         loss=type(learner.loss_func).__name__,
         task=learner.task,
         thresh=learner.thresh,

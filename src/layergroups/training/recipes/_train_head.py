@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from layergroups.data import stratified_split, weighted_order
+from layergroups.data import weighted_order
 from layergroups.errors import TrainingError
-from layergroups.tasks._metrics import Meter
+from layergroups.tasks import Meter, stratified_split
 from layergroups.training.callbacks import Checkpointer, fit_signature
 from layergroups.training.feature_cache import (
     Boundary,
@@ -310,7 +310,7 @@ class KeepBest:
             self.held_out,
             loss_func=run.learner.loss_func,
             task=run.learner.task,
-            meter=Meter((), 0),
+            meter=Meter((), 0, run.learner.task),
             accelerator=run.accelerator,
             processes=run.processes,
             forward=run.forward,

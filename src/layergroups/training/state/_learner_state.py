@@ -20,9 +20,17 @@ from layergroups.anatomy import unwrap
 from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
-from layergroups.tasks._losses import LossFunc, as_loss
-from layergroups.tasks._metrics import Meter, as_list, check_metrics
-from layergroups.tasks._tasks import Task, checked_threshold, task_of
+from layergroups.tasks import (
+    LossFunc,
+    Meter,
+    NamedLoss,
+    Task,
+    as_list,
+    as_loss,
+    check_metrics,
+    checked_threshold,
+    task_meant_by,
+)
 from layergroups.training.distributed import Processes, current_processes, shard, wants_sharding
 from layergroups.training.hardware import (
     Compile,
@@ -109,6 +117,23 @@ def fitting_data(old: DataSource, new: DataSource) -> DataSource:
             "vision_learner(dls, arch)."
         )
     return bound_to(new, old.input)
+
+
+def balanced_for(loss: NamedLoss, data: DataSource) -> NamedLoss:
+    """A loss with "balanced" weights for some training data.
+
+    Raises:
+        TrainingError: the data do not tell their classes or labels.
+    """
+    targets = data.targets()
+    if targets is None:
+        raise TrainingError(
+            '"balanced" counts the classes of the training data, but '
+            f"{type(data.train).__name__} does not tell its labels (targets or labels of its "
+            "dataset). Give the weights themselves, one for each class, such as "
+            "CrossEntropy(weight=[1.0, 5.0])."
+        )
+    return loss.balanced(targets, data.n_outputs)
 
 
 def _check_task(old: DataSource, new: DataSource) -> None:
@@ -203,6 +228,7 @@ class LearnerState(SuggestsNames):
         self.callbacks, self.history = [], History()
         self._opt_func: OptFunc = "adamw"
         self.epochs_done = self.fits_done = 0
+        self._balanced: tuple[DataSource, LossFunc] | None = None
         self._compiled: Compiled | None = None
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
@@ -243,21 +269,36 @@ class LearnerState(SuggestsNames):
 
     @dls.setter
     def dls(self, dls: TrainValid) -> None:
-        self.data = fitting_data(self.data, data_source(dls))
+        data = fitting_data(self.data, data_source(dls))
+        if isinstance(self._loss_func, NamedLoss) and self._loss_func.is_balanced:
+            self._balanced = data, balanced_for(self._loss_func, data)
+        self.data = data
 
     @property
     def task(self) -> Task:
-        """What is asked of the model: "multiclass", "multilabel" or "regression"."""
-        return task_of(self.data, self.loss_func)
+        """What the model predicts: the task of the data; where they have none, that of the loss."""
+        return self.data.task or task_meant_by(self._loss_func)
 
     @property
     def loss_func(self) -> LossFunc:
-        """The loss of a batch. A name, or weights that are "balanced", may be assigned too."""
-        return self._loss_func
+        """The loss of a batch. A name may be assigned too.
+
+        Weights that are "balanced" are those of the training data that the learner has now.
+        """
+        given = self._loss_func
+        if not isinstance(given, NamedLoss) or not given.is_balanced:
+            return given
+        if self._balanced is None or self._balanced[0] is not self.data:
+            self._balanced = self.data, balanced_for(given, self.data)
+        return self._balanced[1]
 
     @loss_func.setter
     def loss_func(self, loss_func: LossFunc | str) -> None:
-        self._loss_func = as_loss(loss_func, self.data)
+        given = as_loss(loss_func)
+        self._balanced = None
+        if isinstance(given, NamedLoss) and given.is_balanced:
+            self._balanced = self.data, balanced_for(given, self.data)
+        self._loss_func: LossFunc = given
 
     @property
     def metrics(self) -> list[Any]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from layergroups.reports._protocols import as_text, html_table
+from layergroups._formatting import html_table, plain_text
 
 _HEADINGS = ("output", "mean error", "mean absolute", "root mean square", "largest", "R²")
 
@@ -74,7 +74,7 @@ class Residuals:
         return table
 
     def __str__(self) -> str:
-        return as_text(self)
+        return plain_text(self)
 
     def __repr__(self) -> str:
         return f"Residuals({len(self.values)} items, {self.outputs})"

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from layergroups._formatting import html_table, plain_text
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._protocols import as_text, html_table
 
 _HEADINGS = ("probability", "said", "right", "count")
 
@@ -106,7 +106,7 @@ class Calibration:
         return Group(Text(self.caption), table)
 
     def __str__(self) -> str:
-        return as_text(self)
+        return plain_text(self)
 
     def _repr_html_(self) -> str:
         return html_table(_HEADINGS, self._rows(), self.caption)

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._protocols import Subject
 
 
 @dataclass(frozen=True)
@@ -137,17 +135,6 @@ class ConfusionMatrix:
             "photos": self.total,
             "accuracy": self.accuracy,
         }
-
-
-def confusion_matrix(learn: Subject, dl: Any = None) -> ConfusionMatrix:
-    """The confusion matrix of a learner on its validation photos, or on other batches.
-
-    Raises:
-        LayerGroupsError: the batches have no actual classes.
-    """
-    probabilities, targets, *_ = learn.get_preds(dl)
-    names = data_source(learn.dls).vocab
-    return ConfusionMatrix.from_predictions(probabilities, targets, names)
 
 
 def _part(count: int, total: int) -> float | None:

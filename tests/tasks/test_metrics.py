@@ -3,7 +3,9 @@ import torch
 import torchmetrics
 
 from layergroups.errors import TrainingError
-from layergroups.tasks._metrics import Meter, as_list, check_metrics
+from layergroups.tasks import TASKS, Meter, as_list, check_metrics
+
+MULTICLASS = TASKS["multiclass"]
 
 PROBABILITIES = torch.tensor(
     [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.5, 0.4]]
@@ -12,7 +14,7 @@ TARGETS = torch.tensor([0, 1, 1, 2, 2])
 
 
 def measure(*metrics: object, n_classes: int = 3) -> dict[str, float]:
-    meter = Meter(metrics, n_classes)
+    meter = Meter(metrics, n_classes, MULTICLASS)
     meter.update(PROBABILITIES[:2], TARGETS[:2])
     meter.update(PROBABILITIES[2:], TARGETS[2:])
     return meter.compute()
@@ -64,7 +66,7 @@ def test_two_metrics_of_one_name_are_both_kept() -> None:
 )
 def test_what_is_no_metric_is_refused_early(metric: object, says: str) -> None:
     with pytest.raises(TrainingError, match=says):
-        check_metrics([metric])
+        check_metrics([metric], MULTICLASS)
 
 
 def test_a_failing_metric_is_named() -> None:
@@ -77,7 +79,7 @@ def test_a_failing_metric_is_named() -> None:
 
 def test_names_need_the_number_of_classes() -> None:
     with pytest.raises(TrainingError, match="vocab"):
-        Meter(["accuracy"], 0)
+        Meter(["accuracy"], 0, MULTICLASS)
 
 
 def test_one_or_many() -> None:

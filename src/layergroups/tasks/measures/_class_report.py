@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from layergroups.reports._protocols import as_text, html_table
+from layergroups._formatting import html_table, plain_text
 
 _HEADINGS = ("class", "precision", "recall", "f1", "support")
 
@@ -115,7 +115,7 @@ class ClassReport:
         return table
 
     def __str__(self) -> str:
-        return as_text(self)
+        return plain_text(self)
 
     def _repr_html_(self) -> str:
         return html_table(_HEADINGS, map(_cells, self.rows), "Each class")

@@ -1,7 +1,8 @@
-"""Photos with several labels, divided so that each label keeps its share in both parts.
+"""Items divided into training and validation, each part with its share of every class or label.
 
-Source: Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of Multi-Label Data": labels
-are dealt out one after another, the rarest first, each photo to the part that lacks the label most.
+Source of `multilabel_split`: Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of
+Multi-Label Data": labels are dealt out one after another, the rarest first, each item to the part
+that lacks the label most.
 """
 
 from __future__ import annotations
@@ -13,7 +14,44 @@ from collections.abc import Sequence
 TRAIN, VALID = 0, 1
 
 
-def labelled_split(
+def stratified_split(
+    labels: Sequence[int], valid_pct: float, seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divide positions into train and valid so that every class keeps its share in both.
+
+    The choice within a class depends on the seed, the class and its number of items only.
+    A class with two or more items has at least one in each part; a single item is for training.
+
+    Args:
+        labels: the class of each item.
+        valid_pct: the share for validation, between 0 and 1.
+        seed: chooses the items.
+
+    Returns:
+        The positions for training and those for validation, each in ascending order.
+    """
+    chosen: set[int] = set()
+    for label, positions in members_of(labels).items():
+        n_valid = _share(len(positions), valid_pct)
+        chosen.update(random.Random(f"{seed}/{label}").sample(positions, n_valid))
+    train = tuple(i for i in range(len(labels)) if i not in chosen)
+    return train, tuple(sorted(chosen))
+
+
+def random_split(n: int, valid_pct: float, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divide n positions into train and valid by chance; each has at least one if n allows it."""
+    return stratified_split([0] * n, valid_pct, seed)
+
+
+def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
+    """The positions of each class."""
+    members: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        members.setdefault(label, []).append(position)
+    return members
+
+
+def multilabel_split(
     labels: Sequence[Sequence[float]], valid_pct: float, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Divide photos with any number of labels each into train and valid.

@@ -13,7 +13,7 @@ from torch import nn
 from torchmetrics.regression import MeanAbsoluteError
 
 from layergroups.errors import TrainingError
-from layergroups.tasks._tasks import answer, task_of
+from layergroups.tasks import TASKS, task_meant_by
 from layergroups.training import FineTuneDefaults, LabelsPrediction, NumbersPrediction, Prediction
 
 ALL = FineTuneDefaults(lowest=0)  # the tiny body begins from noise
@@ -32,31 +32,32 @@ def test_the_task_tells_the_loss(make) -> None:
     assert type(make(model_for(numbers), dls=numbers).loss_func) is nn.MSELoss
 
 
-def test_data_without_a_task_are_taken_as_the_loss_means_them() -> None:
-    dls = TinyLoaders()
-    assert task_of(dls) == task_of(dls, lambda outputs, targets: outputs.sum()) == "multiclass"
-    assert task_of(dls, nn.BCEWithLogitsLoss()) == "multilabel"
-    assert task_of(dls, partial(nn.functional.huber_loss, delta=2.0)) == "regression"
-    assert task_of(LabelLoaders(), nn.MSELoss()) == "multilabel"
+def test_data_without_a_task_are_taken_as_the_loss_means_them(make) -> None:
+    assert task_meant_by(None) == task_meant_by(lambda out, targets: out.sum()) == "multiclass"
+    assert task_meant_by(nn.BCEWithLogitsLoss()) == task_meant_by(nn.BCELoss()) == "multilabel"
+    assert task_meant_by(partial(nn.functional.huber_loss, delta=2.0)) == "regression"
+    assert task_meant_by(nn.PoissonNLLLoss()) == "regression"
+    assert make(dls=TinyLoaders(), loss_func=nn.MSELoss()).task is TASKS["regression"]
+    assert make(dls=LabelLoaders(), loss_func=nn.MSELoss()).task is TASKS["multilabel"]
 
 
 def test_labels_above_the_threshold_are_named_likeliest_first() -> None:
-    found = answer(torch.tensor([0.6, 0.2, 0.9]), "multilabel", ("a", "b", "c"), 0.5)
+    found = TASKS["multilabel"].decode(torch.tensor([0.6, 0.2, 0.9]), ("a", "b", "c"), 0.5)
     assert isinstance(found, LabelsPrediction)
     assert (found.labels, found.indices) == (("c", "a"), (2, 0))
     assert found.by_name == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.9})
     assert str(found) == "c, a (c 0.900, a 0.600, b 0.200)"
-    nothing = answer(torch.tensor([0.1]), "multilabel", ("a",), 0.5)
+    nothing = TASKS["multilabel"].decode(torch.tensor([0.1]), ("a",), 0.5)
     assert nothing.labels == ()
     assert str(nothing) == "no label (a 0.100)"
 
 
 def test_numbers_come_by_name() -> None:
-    found = answer(torch.tensor([0.25, 1300.0]), "regression", ("width", "weight"))
+    found = TASKS["regression"].decode(torch.tensor([0.25, 1300.0]), ("width", "weight"))
     assert isinstance(found, NumbersPrediction)
     assert found.by_name == {"width": 0.25, "weight": 1300.0}
     assert str(found) == "width 0.25, weight 1300"
-    assert answer(torch.tensor([3.0]), "regression", ()).by_name == {"0": 3.0}
+    assert TASKS["regression"].decode(torch.tensor([3.0]), ()).by_name == {"0": 3.0}
 
 
 def test_fine_tune_learns_several_labels(make) -> None:
@@ -193,7 +194,7 @@ def test_targets_that_do_not_fit_the_outputs_are_explained(make) -> None:
 
 
 def test_a_task_and_a_threshold_are_checked(make) -> None:
-    with pytest.raises(TrainingError, match=r"'mutli'.*'multilabel'"):
+    with pytest.raises(TrainingError, match=r"'mutli'.*\"multilabel\""):
         make(dls=LabelLoaders(task="mutli"))
     for wrong in (0, 1.5, "high", True):
         with pytest.raises(TrainingError, match=r"thresh=.*between 0 and 1.*thresh=0\.5"):

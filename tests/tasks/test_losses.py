@@ -5,14 +5,10 @@ import torch
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.tasks._losses import (
-    LossMeter,
-    NotFiniteError,
-    checked_loss,
-    item_losses,
-    probabilities,
-)
+from layergroups.tasks import TASKS, checked_loss, item_losses
+from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
 
+MULTICLASS = TASKS["multiclass"]
 OUTPUTS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -29,10 +25,10 @@ class WithActivation:
 
 
 def test_probabilities_are_what_the_loss_means() -> None:
-    assert torch.equal(probabilities(nn.CrossEntropyLoss(), OUTPUTS), OUTPUTS.softmax(1))
-    assert torch.equal(probabilities(own_loss, OUTPUTS), OUTPUTS.softmax(1))
-    assert torch.equal(probabilities(nn.BCEWithLogitsLoss(), OUTPUTS), OUTPUTS.sigmoid())
-    assert torch.equal(probabilities(WithActivation(), OUTPUTS), OUTPUTS.tanh())
+    assert torch.equal(MULTICLASS.predictions(OUTPUTS, nn.CrossEntropyLoss()), OUTPUTS.softmax(1))
+    assert torch.equal(MULTICLASS.predictions(OUTPUTS, own_loss), OUTPUTS.softmax(1))
+    assert torch.equal(MULTICLASS.predictions(OUTPUTS, nn.BCEWithLogitsLoss()), OUTPUTS.sigmoid())
+    assert torch.equal(MULTICLASS.predictions(OUTPUTS, WithActivation()), OUTPUTS.tanh())
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), own_loss], ids=["torch", "own"])

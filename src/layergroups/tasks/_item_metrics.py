@@ -1,0 +1,66 @@
+"""Means over items that torchmetrics has no class for; imported when a metric asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torchmetrics
+from torch import Tensor
+from torch.nn import functional
+
+Values = Callable[[Tensor, Tensor], Tensor]
+
+
+class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
+    """The mean over all items of what a function gives for each of them.
+
+    Args:
+        values: from probabilities (N, C) and targets to values (N,).
+    """
+
+    full_state_update = False
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Take in a batch."""
+        self.total += self.values(probabilities, targets).double().sum()
+        self.items += len(targets)
+
+    def compute(self) -> Tensor:
+        """The mean; NaN if there was nothing."""
+        mean: Tensor = self.total / self.items
+        return mean
+
+
+def log_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Minus the logarithm of the true class's probability (N,)."""
+    chosen = probabilities.gather(1, targets.long()[:, None])[:, 0]
+    return -_bounded(chosen).log()
+
+
+def brier(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """The squared distance of the probabilities from the truth (N,), 0 to 2 (Brier 1950)."""
+    truth = functional.one_hot(targets.long(), probabilities.shape[1])
+    return (probabilities - truth).square().sum(dim=1)
+
+
+def log_loss_of_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Minus the logarithm of the truth's probability, mean over labels (N,)."""
+    right = torch.where(targets > 0.5, probabilities, 1 - probabilities)
+    return -_bounded(right).log().mean(dim=1)
+
+
+def brier_of_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """The squared distance from the truth, mean over labels (N,), 0 to 1."""
+    return (probabilities - targets).square().mean(dim=1)
+
+
+def _bounded(probabilities: Tensor) -> Tensor:
+    """Not quite zero, as scikit-learn has it: a single sure mistake would else be infinite."""
+    return probabilities.clamp(min=torch.finfo(torch.float32).eps)

@@ -1,0 +1,254 @@
+"""One class for each item."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from torch import Tensor, nn
+
+from layergroups.errors import DataError, TrainingError
+from layergroups.tasks._losses import Meaning
+from layergroups.tasks._metrics import MACRO, MICRO, of_classes, of_items
+from layergroups.tasks._splitting import stratified_split
+from layergroups.tasks._targets import WHOLE, check_known, name_of, photos, quoted, sorted_names
+from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Task, output_names
+from layergroups.tasks.measures import ConfusionMatrix
+
+_LOG = logging.getLogger("layergroups")
+_MANY_NUMBERS: Final = 20  # classes named by whole numbers, from which they may be numbers
+_TOP: Final = re.compile(r"top_(\d+)_accuracy")
+
+
+class _Fields(NamedTuple):
+    label: str
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    probabilities: Tensor
+
+
+class Prediction(_Fields):
+    """One class; unpacks as `label, index, probabilities`.
+
+    Attributes:
+        label: name of the likeliest class.
+        index: its position in the classes.
+        probabilities: of all classes, float (C,), on the CPU.
+        names: of all classes.
+    """
+
+    names: tuple[str, ...]
+
+    def __new__(
+        cls, label: str, index: int, probabilities: Tensor, names: Sequence[str] = ()
+    ) -> Prediction:
+        """All classes have their position as a name where `names` are not given."""
+        made = super().__new__(cls, label, index, probabilities)
+        made.names = tuple(names) or tuple(map(str, range(len(probabilities))))
+        return made
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The probability of every class."""
+        return dict(zip(self.names, self.probabilities.tolist(), strict=True))
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest class."""
+        return float(self.probabilities[self.index])
+
+    @property
+    def ranking(self) -> tuple[tuple[str, float], ...]:
+        """(class, probability) of all classes, the likeliest first."""
+        return tuple(sorted(self.by_name.items(), key=lambda pair: -pair[1]))
+
+    @property
+    def runner_up(self) -> str:
+        """The second class, with its probability."""
+        return "".join(f"{name} {chance:.3f}" for name, chance in self.ranking[1:2])
+
+    @classmethod
+    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+        """The class, its probability, and the second one."""
+        label = Column("prediction", max(map(len, ("prediction", *names))))
+        return label, Column("probability", len("probability"), right=True), Column("runner-up")
+
+    def cells(self) -> tuple[str, ...]:
+        """For each of the columns."""
+        return self.label, f"{self.probability:.3f}", self.runner_up
+
+    @classmethod
+    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+        """With a column for the probability of each class."""
+        return ("prediction", "probability", *names)
+
+    def csv_cells(self) -> tuple[object, ...]:
+        """For each of the headings; classes in the order of the model's outputs."""
+        return (self.label, self.probability, *self.probabilities.tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values, the likeliest class first."""
+        return {
+            "prediction": self.label,
+            "probability": self.probability,
+            "probabilities": dict(self.ranking),
+        }
+
+    def __str__(self) -> str:
+        second = f" (then {self.runner_up})" if self.runner_up else ""
+        return f"{self.label} {self.probability:.3f}{second}"
+
+
+_METRICS: Final = {
+    "accuracy": of_classes("Accuracy", MICRO),
+    "error_rate": of_classes("Accuracy", MICRO, higher=False, minus=True),
+    "balanced_accuracy": of_classes("Accuracy", MACRO),
+    "precision": of_classes("Precision", MACRO),
+    "recall": of_classes("Recall", MACRO),
+    "f1": of_classes("F1Score", MACRO),
+    "roc_auc": of_classes("AUROC", MACRO),
+    "average_precision": of_classes("AveragePrecision", MACRO),
+    "jaccard": of_classes("JaccardIndex", MACRO),
+    "cohen_kappa": of_classes("CohenKappa"),
+    "matthews": of_classes("MatthewsCorrCoef"),
+    "log_loss": of_items("log_loss"),
+    "brier": of_items("brier"),
+    "ece": of_classes("CalibrationError", higher=False),
+}
+
+
+class Multiclass(Task):
+    """One class for each item: targets int64 (N,), or a probability for each class (N, C)."""
+
+    name = "multiclass"
+    one, many = "class", "classes"
+    items_have = "one class for each item"
+    targets_are = "one class for each item, int64 (N,)"
+    usual_loss = "cross entropy, nn.CrossEntropyLoss()"
+    meanings = frozenset({Meaning.SOFTMAX})
+    activation = Meaning.SOFTMAX
+    metrics = _METRICS
+    default_metrics = ("accuracy",)
+    more_metrics = " and top_5_accuracy (any number)"
+    least_outputs = 2
+    prediction = Prediction
+    measures_type = ConfusionMatrix
+    output_is = "the probability of each class"
+    reads_folders = True
+    few_items = "No class of {} has two photos"
+
+    def parse_labels(
+        self,
+        values: Sequence[Any],
+        files: Sequence[str],
+        vocab: tuple[str, ...] | None,
+        columns: tuple[str, ...],
+    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        """See `Task`; labels are positions in the vocabulary."""
+        lists = [file for file, v in zip(files, values, strict=True) if isinstance(v, list)]
+        if lists:
+            raise DataError(
+                f"task={self.name!r} means one class for each photo, but there are lists for "
+                f"{photos(lists)}. For several labels of a photo: task='multilabel'; for several "
+                "numbers: task='regression'."
+            )
+        names = [name_of(value) for value in values]
+        known = vocab or sorted_names(names)
+        check_known(names, files, known)
+        if len(known) < 2:
+            raise DataError(
+                f"All photos have the class {quoted(known)}. A classifier needs at least two "
+                "classes."
+            )
+        if vocab is None and len(known) > _MANY_NUMBERS and all(map(WHOLE.fullmatch, known)):
+            _LOG.warning(
+                "%d different whole numbers are taken as classes; if they are numbers to predict, "
+                "give task='regression'.",
+                len(known),
+            )
+        place = {name: i for i, name in enumerate(known)}
+        return known, tuple(place[name] for name in names)
+
+    def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
+        """A share of each class."""
+        return stratified_split([_class(label) for label in labels], valid_pct, seed)
+
+    def target(self, label: Label | None, n_outputs: int) -> int:
+        """The class; -1 if it is unknown."""
+        return -1 if label is None else _class(label)
+
+    def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
+        """How many items each class has."""
+        counted = Counter(labels)
+        return tuple(counted[label] for label in range(n_outputs))
+
+    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+        """The name of the class."""
+        return [names[int(value)]]
+
+    def default_loss(self) -> nn.CrossEntropyLoss:
+        """Cross entropy."""
+        return nn.CrossEntropyLoss()
+
+    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
+        """The model must have an output for every class in the batch, whatever its shape."""
+        if targets.is_floating_point() or outputs.ndim < 2 or not targets.numel():
+            return
+        lowest, highest = (int(value) for value in targets.aminmax())
+        if lowest < 0 or highest >= outputs.shape[1]:
+            raise TrainingError(
+                f"The model has {outputs.shape[1]} outputs, but the data have class "
+                f"{lowest if lowest < 0 else highest} (classes count from 0). Make the head for "
+                "the data, as vision_learner(dls, arch) does, or replace the last layer by one "
+                "with an output for each class."
+            )
+
+    def metric(self, name: str) -> NamedMetric:
+        """What a name means; top_5_accuracy is there for any number."""
+        top = _TOP.fullmatch(name)
+        if top and int(top[1]):
+            return of_classes("Accuracy", MICRO, top_k=int(top[1]))
+        return super().metric(name)
+
+    def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> Prediction:
+        """The likeliest class."""
+        index = int(values.argmax())
+        known = output_names(names, len(values))
+        return Prediction(known[index], index, values, known)
+
+    def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
+        """The likeliest classes, int (N,)."""
+        return predictions.argmax(dim=1)
+
+    def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Tensor:
+        """Whether the likeliest class is right, bool (N,)."""
+        return self.decide(predictions) == targets
+
+    def graded(
+        self, predictions: Tensor, targets: Tensor, thresh: float = 0.5
+    ) -> tuple[Tensor, Tensor]:
+        """Of each item, the largest probability."""
+        return predictions.max(dim=1).values, self.correct(predictions, targets)
+
+    def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
+        """One class for each item."""
+        return tuple(predictions[:1])
+
+    def measures(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> ConfusionMatrix:
+        """The confusion matrix."""
+        return ConfusionMatrix.from_predictions(predictions, targets, names)
+
+    def figures(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> dict[str, float]:
+        """The accuracy."""
+        return {"accuracy": self.measures(predictions, targets, names).accuracy}
+
+
+def _class(label: Label) -> int:
+    assert isinstance(label, int)
+    return label

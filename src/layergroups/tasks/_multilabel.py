@@ -1,0 +1,245 @@
+"""Any number of labels for each item, perhaps none."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.errors import DataError, TrainingError
+from layergroups.tasks._losses import Meaning
+from layergroups.tasks._metrics import MACRO, MICRO, of_items, of_labels
+from layergroups.tasks._splitting import multilabel_split
+from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
+from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Task, output_names
+from layergroups.tasks.measures import ClassReport
+
+_LOG = logging.getLogger("layergroups")
+_WIDEST: Final = 40  # columns for the names of labels; longer ones push their row to the right
+_LIKELIEST: Final = 8  # labels that a prediction prints
+
+
+class LabelsPrediction(NamedTuple):
+    """Several labels, or none.
+
+    Attributes:
+        labels: names of the labels whose probability is above the threshold, the likeliest first.
+        indices: their positions in all labels.
+        probabilities: of all labels, each by itself, float (C,), on the CPU.
+        names: of all labels.
+    """
+
+    labels: tuple[str, ...]
+    indices: tuple[int, ...]
+    probabilities: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The probability of every label."""
+        return dict(zip(self.names, self.probabilities.tolist(), strict=True))
+
+    @property
+    def ranking(self) -> tuple[tuple[str, float], ...]:
+        """(label, probability) of all labels, the likeliest first."""
+        return tuple(sorted(self.by_name.items(), key=lambda pair: -pair[1]))
+
+    @classmethod
+    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+        """Labels, and the likeliest of all with their probabilities."""
+        width = min(_WIDEST, len(", ".join(names)))
+        return Column("labels", max(width, len("labels"))), Column("probabilities")
+
+    def cells(self) -> tuple[str, ...]:
+        """Labels with commas, "-" where there are none; at least three probabilities."""
+        shown = self.ranking[: max(3, len(self.labels))]
+        return ", ".join(self.labels) or "-", "  ".join(f"{name} {p:.3f}" for name, p in shown)
+
+    @classmethod
+    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+        """Labels, and a column for the probability of each."""
+        return ("labels", *names)
+
+    def csv_cells(self) -> tuple[object, ...]:
+        """Labels with semicolons between them, and the probability of each."""
+        return (";".join(self.labels), *self.probabilities.tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return {"labels": list(self.labels), "probabilities": self.by_name}
+
+    def __str__(self) -> str:
+        rest = ", ".join(f"{name} {chance:.3f}" for name, chance in self.ranking[:_LIKELIEST])
+        more = ", …" * (len(self.names) > _LIKELIEST)
+        return f"{', '.join(self.labels) or 'no label'} ({rest}{more})"
+
+
+_METRICS: Final = {
+    "accuracy": of_labels("Accuracy", MICRO),
+    "exact_match": of_labels("ExactMatch"),
+    "hamming_loss": of_labels("HammingDistance", MICRO, higher=False),
+    "precision": of_labels("Precision", MACRO),
+    "recall": of_labels("Recall", MACRO),
+    "f1": of_labels("F1Score", MACRO),
+    "roc_auc": of_labels("AUROC", MACRO, threshold=False),
+    "average_precision": of_labels("AveragePrecision", MACRO, threshold=False),
+    "jaccard": of_labels("JaccardIndex", MACRO),
+    "f1_micro": of_labels("F1Score", MICRO),
+    "matthews": of_labels("MatthewsCorrCoef"),
+    "log_loss": of_items("log_loss_of_labels"),
+    "brier": of_items("brier_of_labels"),
+}
+
+
+class Multilabel(Task):
+    """Any number of labels for each item: targets float32 (N, C) of 0 and 1."""
+
+    name = "multilabel"
+    one, many = "label", "labels"
+    items_have = "several labels for each item"
+    targets_are = "several labels for each item, float32 (N, C) of 0 and 1"
+    usual_loss = "binary cross entropy, nn.BCEWithLogitsLoss()"
+    meanings = frozenset({Meaning.SIGMOID, Meaning.PROBABILITIES, Meaning.NUMBERS})
+    activation = Meaning.SIGMOID
+    metrics = _METRICS
+    default_metrics = ("f1",)
+    prediction = LabelsPrediction
+    measures_type = ClassReport
+    output_is = "the probability of each label by itself; those above the threshold are there"
+    needs_label = False
+    has_threshold = True
+
+    def recognises(self, values: Sequence[Any]) -> bool:
+        """Lists of names, lists of different lengths, and lists of zeros and ones."""
+        lists = [value for value in values if isinstance(value, list)]
+        if not lists:
+            return False
+        flat = [item for row in lists for item in row]
+        ragged = len({len(row) for row in lists}) > 1
+        if not flat or not all(isinstance(item, int | float) for item in flat):
+            return True
+        if ragged and all(isinstance(item, int) for item in flat):
+            return True
+        return zeros_and_ones(lists) and len(lists[0]) > 1
+
+    def parse_labels(
+        self,
+        values: Sequence[Any],
+        files: Sequence[str],
+        vocab: tuple[str, ...] | None,
+        columns: tuple[str, ...],
+    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        """See `Task`; labels are positions in the vocabulary, ascending."""
+        rows = [as_list(value) for value in values]
+        width = len(rows[0]) if rows else 0
+        places: list[tuple[int, ...]]
+        if zeros_and_ones(rows) and (vocab is None or len(vocab) == width):
+            numbered = tuple(map(str, range(width)))
+            known = vocab or (columns if len(columns) == width else numbered)
+            places = [tuple(i for i, on in enumerate(row) if float(on)) for row in rows]
+        else:
+            named = [[name_of(value) for value in row] for row in rows]
+            flat = [name for row in named for name in row]
+            known = vocab or sorted_names(flat)
+            check_known(
+                flat, [file for file, row in zip(files, named, strict=True) for _ in row], known
+            )
+            at = {name: i for i, name in enumerate(known)}
+            places = [tuple(sorted({at[name] for name in row})) for row in named]
+        if vocab is None and not any(places):
+            raise DataError("No photo has any label, so there is nothing to learn.")
+        empty = sum(not row for row in places)
+        if empty:
+            _LOG.info("%d of %d photos have none of the labels.", empty, len(places))
+        return known, tuple(places)
+
+    def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
+        """A share of each label."""
+        return multilabel_split([_positions(label) for label in labels], valid_pct, seed)
+
+    def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
+        """float32 (C,), 1 for each of its labels, else 0; -1 if they are unknown."""
+        if label is None:
+            return -1
+        hot = torch.zeros(n_outputs)
+        hot[[int(place) for place in _positions(label)]] = 1.0
+        return hot
+
+    def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
+        """How many items each label has."""
+        counted = Counter(place for label in labels for place in _positions(label))
+        return tuple(counted[place] for place in range(n_outputs))
+
+    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+        """The names of the labels."""
+        return [name for name, on in zip(names, value.tolist(), strict=True) if on]
+
+    def default_loss(self) -> nn.BCEWithLogitsLoss:
+        """Binary cross entropy of every label by itself."""
+        return nn.BCEWithLogitsLoss()
+
+    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
+        """One number from 0 to 1 for each output."""
+        super().check_targets(outputs, targets)
+        if not bool(((targets >= 0) & (targets <= 1)).all()):
+            raise TrainingError(
+                f"The targets reach from {targets.min():g} to {targets.max():g}: for several "
+                "labels they are 1 where an item has the label and 0 where not. For numbers give "
+                "the data task='regression'."
+            )
+
+    def metric(self, name: str) -> NamedMetric:
+        """What a name means; fastai's names end with "_multi"."""
+        return super().metric(name.removesuffix("_multi"))
+
+    def for_metric(
+        self, metric: object, predictions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Metrics of labels want whole numbers as targets."""
+        if type(metric).__module__.startswith("torchmetrics.regression"):
+            return predictions, targets
+        return predictions, (targets > 0.5).long()
+
+    def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> LabelsPrediction:
+        """The labels whose probability is above the threshold, the likeliest first."""
+        order = values.argsort(descending=True).tolist()
+        chosen = tuple(index for index in order if values[index] > thresh)
+        known = output_names(names, len(values))
+        return LabelsPrediction(tuple(known[i] for i in chosen), chosen, values, known)
+
+    def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
+        """Which labels are above the threshold, bool (N, C)."""
+        return predictions > thresh
+
+    def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Tensor:
+        """Whether all labels of an item are right, bool (N,)."""
+        return (self.decide(predictions, thresh) == (targets > 0.5)).all(dim=1)
+
+    def graded(
+        self, predictions: Tensor, targets: Tensor, thresh: float = 0.5
+    ) -> tuple[Tensor, Tensor]:
+        """Of every label of every item, whether the item has it."""
+        return predictions.flatten(), (targets > 0.5).flatten()
+
+    def measures(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> ClassReport:
+        """A row for each label."""
+        return ClassReport.from_hits(self.decide(predictions, thresh), targets > 0.5, names)
+
+    def figures(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> dict[str, float]:
+        """Part of the items of which all labels are right, and F1 over all labels."""
+        exact = float(self.correct(predictions, targets, thresh).float().mean())
+        report = self.measures(predictions, targets, names, thresh)
+        return {"exact_match": exact, "f1": report.total.f1 or 0.0}
+
+
+def _positions(label: Label) -> tuple[float, ...]:
+    assert isinstance(label, tuple)
+    return label

@@ -1,0 +1,214 @@
+"""One or more numbers for each item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.errors import DataError
+from layergroups.models import TargetUnits, checked_range
+from layergroups.tasks._losses import Meaning
+from layergroups.tasks._metrics import of_numbers
+from layergroups.tasks._splitting import random_split
+from layergroups.tasks._targets import WHOLE, as_list, is_finite, missing, photos, quoted
+from layergroups.tasks._task import Column, Label, Parts, Task, output_names
+from layergroups.tasks.measures import Residuals
+
+
+class NumbersPrediction(NamedTuple):
+    """Numbers.
+
+    Attributes:
+        numbers: float (K,), on the CPU.
+        names: of the numbers.
+    """
+
+    numbers: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """Each number by its name."""
+        return dict(zip(self.names, self.numbers.tolist(), strict=True))
+
+    @classmethod
+    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+        """A column for each number."""
+        return tuple(Column(name, max(10, len(name)), right=True) for name in names)
+
+    def cells(self) -> tuple[str, ...]:
+        """Each number with five digits."""
+        return tuple(f"{value:.5g}" for value in self.numbers.tolist())
+
+    @classmethod
+    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+        """A column for each number."""
+        return tuple(names)
+
+    def csv_cells(self) -> tuple[object, ...]:
+        """The numbers in full."""
+        return tuple(self.numbers.tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return {"numbers": self.by_name}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.5g}" for name, value in self.by_name.items())
+
+
+_METRICS: Final = {
+    "mse": of_numbers("MeanSquaredError", higher=False),
+    "rmse": of_numbers("MeanSquaredError", higher=False, squared=False),
+    "mae": of_numbers("MeanAbsoluteError", higher=False),
+    "r2": of_numbers("R2Score"),
+    "explained_variance": of_numbers("ExplainedVariance"),
+    "pearson": of_numbers("PearsonCorrCoef"),
+    "spearman": of_numbers("SpearmanCorrCoef"),
+}
+
+
+class Regression(Task):
+    """One or more numbers for each item: targets float32 (N, K)."""
+
+    name = "regression"
+    one, many = "number", "numbers"
+    items_have = "numbers"
+    targets_are = "numbers, float32 (N, K)"
+    usual_loss = "the mean squared error, nn.MSELoss()"
+    meanings = frozenset(
+        {Meaning.SIGMOID, Meaning.PROBABILITIES, Meaning.NUMBERS, Meaning.LOG_RATES, Meaning.RATES}
+    )
+    activation = Meaning.NUMBERS
+    metrics = _METRICS
+    default_metrics = ("mae",)
+    prediction = NumbersPrediction
+    measures_type = Residuals
+    output_name = "numbers"
+    output_is = "the numbers"
+    has_counts = False
+
+    def recognises(self, values: Sequence[Any]) -> bool:
+        """Fractions, and lists of numbers."""
+        if any(isinstance(value, list) for value in values):
+            return True  # what is not several labels
+        known = [value for value in values if not missing(value)]
+        numbers = [value for value in known if is_finite(value) and not isinstance(value, bool)]
+        fractions = any(isinstance(v, float) or not WHOLE.fullmatch(str(v)) for v in numbers)
+        return fractions and len(numbers) == len(known)
+
+    def parse_labels(
+        self,
+        values: Sequence[Any],
+        files: Sequence[str],
+        vocab: tuple[str, ...] | None,
+        columns: tuple[str, ...],
+    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        """See `Task`; labels are the numbers."""
+        rows = [as_list(value) for value in values]
+        odd = [
+            f for f, row in zip(files, rows, strict=True) if not all(map(is_finite, row)) or not row
+        ]
+        if odd:
+            raise DataError(
+                f"task={self.name!r} needs a number, or a list of numbers, for each photo, but "
+                f"there is none for {photos(odd)}; the first has {values[files.index(odd[0])]!r}."
+            )
+        widths = sorted({len(row) for row in rows})
+        if len(widths) > 1:
+            raise DataError(
+                f"The photos have different numbers of numbers to predict ({quoted(widths)}); "
+                "expected as many for each. For several labels of a photo: task='multilabel'."
+            )
+        (width,) = widths
+        default = ("value",) if width == 1 else tuple(f"value {i}" for i in range(width))
+        known = vocab or (columns if len(columns) == width else default)
+        if len(known) != width:
+            raise DataError(
+                f"vocab has {len(known)} names, but each photo has {width} numbers to predict; "
+                "give a name for each, or leave vocab= out."
+            )
+        return known, tuple(tuple(map(float, row)) for row in rows)
+
+    def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
+        """By chance."""
+        return random_split(len(labels), valid_pct, seed)
+
+    def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
+        """float32 (K,); -1 if the numbers are unknown."""
+        return -1 if label is None else torch.tensor(label, dtype=torch.float32)
+
+    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+        """The numbers; with their names where there are several."""
+        numbers = [f"{number:.4g}" for number in value.reshape(-1).tolist()]
+        if len(numbers) == 1:
+            return numbers
+        return [f"{name} {number}" for name, number in zip(names, numbers, strict=True)]
+
+    def targets(self, labels: Sequence[Label], n_outputs: int) -> Tensor:
+        """float64 (N, K), as they were given; float32 only in batches."""
+        return torch.tensor(labels, dtype=torch.float64)
+
+    def target_units(self, targets: Tensor | None) -> TargetUnits | None:
+        """Mean and spread of the numbers to be learned; None where they are unknown."""
+        if targets is None or not len(targets):
+            return None
+        return TargetUnits.of(targets.double().reshape(len(targets), -1))
+
+    def check_range(self, y_range: object) -> None:
+        """Two bounds in rising order."""
+        checked_range(y_range)
+
+    def default_loss(self) -> nn.MSELoss:
+        """The mean squared error."""
+        return nn.MSELoss()
+
+    def for_metric(
+        self, metric: object, predictions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Metrics want a single number as a vector (N,)."""
+        if targets.ndim == 2 and targets.shape[1] == 1:
+            return predictions.reshape(len(targets)), targets[:, 0]
+        return predictions, targets
+
+    def decode(
+        self, values: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> NumbersPrediction:
+        """The numbers by name."""
+        return NumbersPrediction(values, output_names(names, len(values)))
+
+    def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
+        """The numbers themselves."""
+        return predictions
+
+    def confidence(self, values: Tensor) -> None:
+        """Numbers come without a probability."""
+        return
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Numbers (N, K), also where there is one for each item."""
+        return values.reshape(len(values), -1)
+
+    def default_names(self, n_outputs: int) -> tuple[str, ...]:
+        """None: a single number needs no name."""
+        return ()
+
+    def measures(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> Residuals:
+        """The errors of each number."""
+        return Residuals.from_predictions(predictions, targets, names)
+
+    def figures(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+    ) -> dict[str, float]:
+        """The mean absolute error of each number."""
+        outputs = self.measures(predictions, targets, names).outputs
+        return {f"mae of {row.name}": row.mean_absolute for row in outputs}
+
+    def scale(self, predictions: Tensor) -> float:
+        """Numbers are compared by their size."""
+        return max(1e-30, float(predictions.abs().max()))

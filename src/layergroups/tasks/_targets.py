@@ -1,0 +1,170 @@
+"""Labels as people have them, in lists and tables, to labels as data keep them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from layergroups._formatting import first_few
+from layergroups.errors import DataError
+from layergroups.tasks._task import TASKS, Label, Task, checked_task
+
+_NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+WHOLE: Final = re.compile(r"\s*[+-]?\d+\s*")
+_NAMED: Final = 10  # names that a message lists
+_FILES_NAMED: Final = 3
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be learned of some items.
+
+    Attributes:
+        task: what they are.
+        vocab: names of the outputs: classes, labels or numbers.
+        labels: of each item.
+    """
+
+    task: Task
+    vocab: tuple[str, ...]
+    labels: tuple[Label, ...]
+
+
+def parse_labels(
+    labels: Sequence[Any],
+    files: Sequence[str],
+    *,
+    task: Task | str | None = None,
+    vocab: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Targets:
+    """What labels mean, one for each item.
+
+    Without `task`, strings and whole numbers are classes; fractions are numbers to predict; lists
+    of strings, lists of different lengths and lists of zeros and ones are several labels of one
+    item; other lists of numbers are several numbers to predict.
+
+    Args:
+        labels: strings, numbers or lists of them, of Python, NumPy or PyTorch.
+        files: the items, for messages.
+        task: says what the labels are, where the rule above is wrong.
+        vocab: names in the order that is wanted: of classes, labels, or numbers. Else classes and
+            labels are sorted, whole numbers by size; numbers are "value", or "value 0", "value 1".
+        columns: of a table where the labels stand, which name numbers and labels in columns.
+
+    Raises:
+        DataError: labels are missing, do not fit each other, the task or the vocabulary.
+    """
+    known = None if task is None else checked_task(task, DataError)
+    if isinstance(vocab, str):
+        raise DataError(f"vocab={vocab!r}: expected a list of names, such as [{vocab!r}].")
+    values = [plain(label) for label in labels]
+    names = None if vocab is None else tuple(map(str, vocab))
+    if names is not None and len(set(names)) < len(names):
+        raise DataError(f"vocab={list(names)} has a name twice; give each once.")
+    if known is None:
+        claims = [each for each in TASKS.values() if each.recognises(values)]
+        known = claims[0] if claims else next(iter(TASKS.values()))
+    if known.needs_label:
+        _check_none_missing(values, files, known)
+    return Targets(known, *known.parse_labels(values, files, names, tuple(columns or ())))
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell of a table is empty, in any of the ways of Python, NumPy and pandas."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return (isinstance(value, float) and math.isnan(value)) or (
+        isinstance(value, str) and not value.strip()
+    )
+
+
+def plain(value: Any) -> Any:
+    """A label of NumPy, PyTorch or a tuple or set as plain Python: a string, number or list."""
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def as_list(value: Any) -> list[Any]:
+    """A label as a list of labels, empty if it is missing."""
+    if isinstance(value, list):
+        return value
+    return [] if missing(value) else [value]
+
+
+def zeros_and_ones(rows: Sequence[list[Any]]) -> bool:
+    """Whether the rows say of each label whether it holds: all 0 or 1, all of one length."""
+    return (
+        bool(rows)
+        and len({len(row) for row in rows}) == 1
+        and all(is_finite(item) and float(item) in (0.0, 1.0) for row in rows for item in row)
+    )
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, or a string that is one."""
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value) is not None and math.isfinite(float(value))
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def name_of(value: Any) -> str:
+    """The name of a class; 3.0, which pandas makes of a 3, is "3"."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip() if isinstance(value, str) else str(value)
+
+
+def sorted_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Each name once; whole numbers by size."""
+    different = set(names)
+    if all(map(WHOLE.fullmatch, different)):
+        return tuple(sorted(different, key=lambda name: (int(name), name)))
+    return tuple(sorted(different))
+
+
+def quoted(names: Sequence[object]) -> str:
+    """The first names, for a message."""
+    return first_few(map(repr, names), _NAMED)
+
+
+def photos(files: Sequence[str]) -> str:
+    """Files, for a message: how many, and the first of them."""
+    more = ", ..." if len(files) > _FILES_NAMED else ""
+    shown = ", ".join(map(repr, files[:_FILES_NAMED]))
+    return f"{len(files)} photo{'s' if len(files) > 1 else ''} ({shown}{more})"
+
+
+def check_known(names: Sequence[str], files: Sequence[str], vocab: tuple[str, ...]) -> None:
+    """Every name must be in the vocabulary.
+
+    Raises:
+        DataError: one is not.
+    """
+    known = set(vocab)
+    unknown = {name: file for name, file in zip(names, files, strict=True) if name not in known}
+    if unknown:
+        name, file = next(iter(unknown.items()))
+        raise DataError(
+            f"The vocabulary lacks {quoted(sorted(unknown))} ({name!r} is the label of {file}). "
+            f"It has {quoted(vocab)}."
+        )
+
+
+def _check_none_missing(values: Sequence[Any], files: Sequence[str], task: Task) -> None:
+    empty = [file for file, value in zip(files, values, strict=True) if missing(value)]
+    if empty:
+        raise DataError(
+            f"There is no {task.one} for {photos(empty)}. Fill the gaps, or leave these rows out; "
+            "where a photo may have no label at all, give task='multilabel'."
+        )

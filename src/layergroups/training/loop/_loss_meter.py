@@ -1,0 +1,100 @@
+"""The mean loss of an epoch, read from the device without waiting at each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from layergroups.errors import TrainingError
+
+if TYPE_CHECKING:
+    from layergroups.training.distributed import Processes
+
+CHECK_EVERY: Final = 50
+
+
+class LossMeter:
+    """Mean loss of an epoch. Losses stay on their device and are read every 50 steps.
+
+    On the CPU, where reading is free, each loss is checked at once, before the weights move.
+
+    Attributes:
+        forgiving: a loss that is not finite is left out and noted in `trouble`; else it raises.
+        trouble: what the first one was, and at which step; empty if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.forgiving = False
+        self.trouble = ""
+        self._waiting: list[tuple[int, Tensor, int]] = []
+        self._total = 0.0
+        self._items = 0
+        self.latest = math.nan
+
+    def add(self, step: int, loss: Tensor, items: int) -> None:
+        """Take in the loss of one step.
+
+        Raises:
+            NotFiniteError: this loss, or one still waiting, is NaN or infinite; not if forgiving.
+        """
+        if loss.is_cpu:
+            self._take(step, loss.item(), items)
+            return
+        self._waiting.append((step, loss.detach(), items))
+        if len(self._waiting) >= CHECK_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Read what is waiting on the device."""
+        if not self._waiting:
+            return
+        values = torch.stack([loss.float() for _, loss, _ in self._waiting]).tolist()
+        waiting, self._waiting = self._waiting, []
+        for (step, _, items), value in zip(waiting, values, strict=True):
+            self._take(step, value, items)
+
+    def _take(self, step: int, value: float, items: int) -> None:
+        if not math.isfinite(value):
+            if not self.forgiving:
+                raise NotFiniteError(step, value)
+            self.trouble = self.trouble or f"the loss became {value} at step {step}"
+            return
+        self._total += value * items
+        self._items += items
+        self.latest = value
+
+    def combine(self, processes: Processes) -> None:
+        """Add up the losses of all processes, and share what trouble one had; all call this."""
+        self.read()
+        self.trouble = processes.first_word("the losses of an epoch", self.trouble)
+        self._total, items = processes.total(self._total, self._items)
+        self._items = round(items)
+
+    def mean(self) -> float | None:
+        """The mean over items; None if there were none."""
+        self.read()
+        return self._total / self._items if self._items else None
+
+    def state_dict(self) -> dict[str, float]:
+        """The sums so far, JSON-ready."""
+        self.read()
+        return {"total": self._total, "items": self._items}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from the sums that `state_dict` gave."""
+        self._waiting.clear()
+        self._total, self._items = float(state["total"]), int(state["items"])
+
+
+class NotFiniteError(TrainingError):
+    """A loss is NaN or infinite; the loop adds what it knows of the rates."""
+
+    def __init__(self, step: int, value: float) -> None:
+        """Keep which step it was and what the loss was."""
+        super().__init__(f"The loss at step {step} is {value}.")
+        self.step = step
+        self.value = value
