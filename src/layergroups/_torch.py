@@ -7,6 +7,7 @@ files import from here; tests/test_torch.py finds those that do not.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ __all__ = [
     "StorageWeakRef",
     "TorchDispatchMode",
     "TreeSpec",
+    "drop_compiled_graphs",
     "each_module",
     "fake_tensor_log",
     "forward_hooks",
@@ -136,6 +138,13 @@ def unwrap(model: nn.Module) -> nn.Module:
         f"{model!r} is not a torch.nn.Module. Give the model itself: for one by name, "
         "load_model('resnet18').model"
     )
+
+
+def drop_compiled_graphs() -> None:
+    """`torch.compiler.reset()` where something was compiled in this process; else nothing."""
+    dynamo = sys.modules.get("torch._dynamo.convert_frame")  # not imported: nothing was compiled
+    if dynamo is not None and dynamo.input_codes.seen:
+        torch.compiler.reset()
 
 
 # -- tensors -------------------------------------------------------------------------------------

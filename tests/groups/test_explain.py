@@ -162,7 +162,6 @@ def test_html_names_all_groups_and_escapes() -> None:
     patterns = {"a<b": "stem|layer1", "c&d": "layer[23]", "end": "fc"}
     groups = LayerGroups(TinyResNet(), patterns, example_input=image(), network="<script>")
     page = groups._repr_html_()
-    for words in ("a&lt;b", "c&amp;d", "end", "&lt;script&gt;", "#d55e00", "hsl("):
+    for words in ("a&lt;b", "c&amp;d", "end", "&lt;script&gt;"):
         assert words in page
     assert "<script>" not in page
-    assert page.count("<tr") == 1 + len(groups)

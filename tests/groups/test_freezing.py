@@ -8,6 +8,7 @@ import logging
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.models import TinyResNet, TinyTransformer, image
@@ -16,7 +17,7 @@ from torch.optim import AdamW
 
 from layergroups import LayerGroups
 from layergroups.errors import GroupingError
-from layergroups.groups._freezing import StayInEval, first_to_train
+from layergroups.groups._freezing import StayInEval, first_to_train, is_norm
 
 
 def make() -> tuple[TinyResNet, LayerGroups]:
@@ -55,7 +56,7 @@ def test_groups_are_frozen_by_name_or_number() -> None:
         (lambda g: g.unfreeze("tail"), "'early', 'late', 'head'"),
         (lambda g: g.thaw(-1), "epoch=-1"),
         (lambda g: g.thaw(0.5), "epoch=0.5"),
-        (lambda g: g.thaw(1, every=0), "thaw"),
+        (lambda g: g.thaw(1, every=0), "gradual_unfreeze"),
         (lambda g: g.thaw(1, start=7), "give -3 to 2"),
     ],
 )
@@ -124,7 +125,7 @@ def test_what_was_set_by_hand_comes_back() -> None:
     model.fc.bias.requires_grad_(False)
     before = standing(groups)
     with groups.freeze():
-        assert model.fc.bias.requires_grad
+        assert not model.fc.bias.requires_grad
         model.fc = nn.Linear(16, 5)
     assert not model.layer3[0].way.weight.requires_grad
     assert model.fc.bias.requires_grad
@@ -201,26 +202,73 @@ def hooks(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("frozen", [["early"], ["early", "late"], ["head"]])
+@pytest.mark.parametrize("norm", ["freeze", "train"])
 @pytest.mark.parametrize("copied", [True, False])
-def test_new_groups_of_a_model_that_others_froze_say_what_trains(
-    frozen: list[str], copied: bool, caplog: pytest.LogCaptureFixture
+def test_new_groups_of_a_model_that_others_froze_change_nothing(
+    frozen: list[str], norm: str, copied: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = TinyTransformer()
     model.pos_embed.requires_grad_(False)  # fixed by its author
-    LayerGroups(model, example_input=image()).freeze(*frozen)
+    first = LayerGroups(model, example_input=image())
+    first.freeze(*frozen, norm=norm)
     model = copy.deepcopy(model) if copied else model
     caplog.clear()
+    before = [p.requires_grad for p in model.parameters()], hooks(model)
     groups = LayerGroups(model, example_input=image())
     assert "frozen by other layer groups" in caplog.text
-    assert groups.frozen == (False, False, False)
+    assert "pos_embed" in caplog.text
+    assert ([p.requires_grad for p in model.parameters()], hooks(model)) == before
+    assert groups.frozen == first.frozen
+    assert groups.norms_train == (norm == "train" and frozen != ["head"])  # it has no norm
+    groups.freeze_to(0)
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"pos_embed"}
-    assert hooks(model) == 0
     groups.freeze()
     groups.unfreeze()
+    assert hooks(model) == 0
     model.train()
     x = image()
     assert not torch.equal(model(x), model(x))
-    assert {n for n, p in model.named_parameters() if not p.requires_grad} == {"pos_embed"}
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_new_groups_with_a_different_rule_let_nothing_go() -> None:
+    model, groups = make()
+    groups.freeze()
+    before = [p.requires_grad for p in model.parameters()]
+    other = LayerGroups(model, ["fc"], example_input=image())
+    other.freeze_to(0)
+    assert [p.requires_grad for p in model.parameters()] != before  # its first group was frozen
+    groups.unfreeze()
+    groups.freeze("early")
+    third = LayerGroups(model, ["fc"], example_input=image())
+    before = [p.requires_grad for p in model.parameters()]
+    assert third.frozen == (False, False)
+    third.freeze_to(0)
+    assert [p.requires_grad for p in model.parameters()] == before  # frozen in part: by the user
+    third.unfreeze()
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_copy_of_a_frozen_model_is_freed_by_plain_pytorch() -> None:
+    model, groups = make()
+    model.layer1.append(nn.Dropout(0.5))
+    groups.freeze()
+    model.train()
+    model(image())
+    twin = copy.deepcopy(model)
+    twin.train()
+    twin(image())
+    assert not twin.layer1[-1].training
+    twin.requires_grad_(True).train()
+    twin(image())
+    assert all(m.training for m in twin.modules())
+    twin.layer1.requires_grad_(False)
+    twin.train()
+    twin(image())
+    assert twin.layer2[0].main[0][1].training
+    model.train()
+    model(image())
+    assert not model.layer2[0].main[0][1].training
 
 
 def test_looking_with_a_second_view_says_nothing_where_nothing_was_frozen(
@@ -242,3 +290,116 @@ def test_hooks_do_not_pile_up(names: list[str]) -> None:
         groups.freeze(name)
     groups.unfreeze()
     assert hooks(model) == 0
+
+
+# -- modes and compiled graphs -------------------------------------------------------------------
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [m.training for m in model.modules()]
+
+
+def test_every_mode_is_what_it_was_when_nothing_is_frozen_any_more() -> None:
+    model, groups = make()
+    model.stem[1].eval()  # by hand
+    before = modes(model)
+    groups.freeze()
+    groups.freeze_to(-2)
+    groups.unfreeze()
+    assert modes(model) == before
+    with groups.freeze():
+        pass
+    assert modes(model) == before
+    groups.freeze()
+    model.eval()
+    groups.unfreeze()
+    assert not any(modes(model))
+    groups.freeze()
+    model.train()
+    groups.unfreeze()
+    assert all(modes(model))
+
+
+def test_compiled_graphs_are_dropped_only_where_there_are_any_and_something_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resets: list[None] = []
+    groups = make()[1]
+    torch.compiler.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "reset", lambda: resets.append(None))
+        groups.freeze()
+        groups.unfreeze()
+        assert not resets  # nothing is compiled in this process
+        compiled = torch.compile(nn.Linear(2, 2), backend="eager")
+        compiled(torch.zeros(1, 2))
+        groups.freeze()
+        assert len(resets) == 1
+        groups.freeze()
+        groups.freeze_to(-1)
+        groups.thaw(0)
+        groups.set_rates(1e-2)
+        assert len(resets) == 1
+        groups.thaw(1)
+        assert len(resets) == 2
+    torch.compiler.reset()
+
+
+# -- what a norm is ------------------------------------------------------------------------------
+
+
+class RMSNorm(nn.Module):
+    """As the language models of transformers write it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.variance_epsilon = 1e-6
+
+
+class PreNorm(nn.Module):
+    """A wrapper around a layer."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.fn, self.eps = nn.LayerNorm(4), inside, 1e-5
+
+
+class LayerScaleNorm(nn.Module):
+    """It normalises nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(4))
+
+
+def timm_norms() -> list[nn.Module]:
+    from timm import layers
+
+    return [
+        layers.FilterResponseNormTlu2d(4), layers.FilterResponseNormAct2d(4),
+        layers.EvoNorm2dS0(8), layers.EvoNorm2dB0(4), layers.LayerNorm2d(4), layers.RmsNorm(4),
+        layers.BatchNormAct2d(4), layers.GroupNormAct(4, 2), layers.SimpleNorm(4),
+        layers.FrozenBatchNormAct2d(4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(4), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4), RMSNorm(4),
+     torchvision.ops.FrozenBatchNorm2d(4), *timm_norms()],
+    ids=lambda m: type(m).__name__,
+)  # fmt: skip
+def test_a_norm_is_one_by_what_it_is_made_of(norm: nn.Module) -> None:
+    assert is_norm(norm)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(4, 4), nn.PReLU(4), nn.ReLU(), PreNorm(nn.Linear(4, 4)), LayerScaleNorm(),
+     nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)).parametrizations.weight[0],
+     nn.CosineSimilarity()],
+    ids=lambda m: type(m).__name__,
+)  # fmt: skip
+def test_what_is_called_a_norm_need_not_be_one(module: nn.Module) -> None:
+    assert not is_norm(module)

@@ -15,6 +15,7 @@ from torch import nn
 
 import layergroups
 from layergroups import errors
+from layergroups.groups import compare_groups
 from layergroups.models import TargetUnits
 from layergroups.training import FlatCos, Thaw, plan_fine_tune
 from tests.training.tiny import LabelLoaders, TinyLoaders, tiny_model
@@ -89,7 +90,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups().freeze("stem"), errors.GroupingError, "'stem'; there are", None),
         (lambda p: p.groups().freeze_to(9), errors.GroupIndexError, "group 9.*give -3 to 2", None),
         (lambda p: p.groups().unfreeze(None), errors.GroupingError, "not by None", None),
-        (lambda p: p.groups().thaw(-1), errors.GroupingError, r"epoch=-1.*thaw\(epoch", None),
+        (lambda p: p.groups().thaw(-1), errors.GroupingError, r"epoch=-1.*unfreeze\(epoch", None),
         (lambda p: p.groups(1).freeze(), errors.GroupingError, r"split=2.*freeze\('all'\)", None),
         (lambda p: p.groups().set_rates([1, 2]), errors.GroupingError, "2 learning rates", None),
         (lambda p: p.groups().set_rates({"1": "fast"}), errors.GroupingError, "'fast'", ValueError),
@@ -98,7 +99,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups().attach(torch.optim.SGD(tiny_model().parameters(), 0.1)),
          errors.GroupingError, r"groups\.param_groups\(", None),
         (lambda p: p.groups().attach(None), errors.GroupingError, r"groups\.param_groups\(", None),
-        (lambda p: p.groups().compare(None), errors.GroupingError, r"state_dict\(\)", None),
+        (lambda p: compare_groups(None, {}), errors.GroupingError, r"state_dict\(\)", None),
         (lambda p: p.groups().load_state_dict(3), errors.GroupingError, r"state_dict\(\)", None),
         (lambda p: p.groups().load_state_dict({}), errors.GroupingError, r"state_dict\(\)", None),
     ],
@@ -447,7 +448,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.training.OneCycle(moms="abc"), errors.TrainingError, "moms=", None),
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "within 0..1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
-        (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*thaw\(epoch", None),
+        (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*gradual_unfreeze\(epoch", None),
     ],
 }  # fmt: skip
 # read by the library or made by it, not called with what a person types

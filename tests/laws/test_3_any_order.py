@@ -111,6 +111,8 @@ class AnyOrder(RuleBasedStateMachine):
         for optimizer in (self.body, self.head):
             optimizer.zero_grad()
         self.model(torch.randn(8, WIDTH)).square().mean().backward()
+        # a parameter put in a module that stays is first seen at the step, and moves at the next
+        seen = {p for o in (self.body, self.head) for g in o.param_groups for p in g["params"]}
         for optimizer in (self.body, self.head):
             optimizer.step()
         for group in self.groups:
@@ -118,15 +120,15 @@ class AnyOrder(RuleBasedStateMachine):
                 if group.frozen:
                     assert torch.equal(p, known[p]), name
                 elif not name.endswith("bias"):
-                    assert not torch.equal(p, known[p]), name
+                    assert torch.equal(p, known[p]) != (p in seen), name
                 if p in self.head.state:
-                    self.counts[p] = self.counts.get(p, 0) + (not group.frozen)
+                    self.counts[p] = self.counts.get(p, 0) + (not group.frozen and p in seen)
                     assert float(self.head.state[p]["step"]) == self.counts[p], name
         assert frozen == set(self.groups.frozen)
 
     @invariant()
     def everything_agrees_once_looked_at(self) -> None:
-        if self.groups._watch.changed():
+        if self.groups._detector.changed():
             return
         both = copy.copy(self.body)
         both.param_groups = self.body.param_groups + self.head.param_groups

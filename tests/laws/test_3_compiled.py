@@ -132,6 +132,7 @@ def test_surgery_inside_a_compiled_model(how: str) -> None:
     model.fc = nn.Linear(4, 5)
     model.more.append(nn.Conv2d(4, 4, 1))
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+    step(called, optimizer)  # here a compiled model is first looked at
     step(called, optimizer)
     assert len(groups.changes) == 1
     assert_agree(model, groups, optimizer)

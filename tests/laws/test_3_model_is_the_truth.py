@@ -65,6 +65,7 @@ def test_a_plain_loop_is_right_before_the_next_step(
     caplog.clear()
     with at_the_step(optimizer) as seen:
         step(model, optimizer)
+    step(model, optimizer)  # a parameter put in a module that stays moves from here on
 
     (change,) = groups.changes
     assert caplog.messages == [str(change)]

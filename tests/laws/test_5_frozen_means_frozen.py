@@ -133,3 +133,30 @@ def test_a_copy_of_the_model_keeps_its_own_freezing() -> None:
     assert not twin[0].batch.training
     model.train()
     assert model[0].batch.training  # the twin's hooks do not reach over
+
+
+@pytest.mark.parametrize("where", ["inside", "beside"])
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_norm_that_joins_a_frozen_group_does_not_move_in_its_first_run(
+    where: str, attached: bool
+) -> None:
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), nn.Conv2d(6, 6, 3),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)),
+    )  # fmt: skip
+    groups = LayerGroups(model, ["1", "2"], example_input=image())
+    if attached:
+        optimizer = AdamW(groups.param_groups())
+        groups.attach(optimizer)
+    groups.freeze()
+    norm = nn.BatchNorm2d(6)
+    if where == "inside":
+        model[0].append(norm)
+    else:
+        model.insert(1, norm)
+    before = copy.deepcopy(norm.state_dict())
+    for _ in range(2):
+        model.train()
+        model(image()).sum().backward()
+    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
+    assert not any(p.requires_grad for p in norm.parameters())

@@ -73,17 +73,67 @@ def test_a_group_by_a_wrong_name_lists_the_right_ones() -> None:
         groups["stem"]
 
 
-def test_a_model_that_came_frozen_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    model = TinyResNet().requires_grad_(False)
-    groups = LayerGroups(model, example_input=image())
-    assert "came frozen" in caplog.text
-    assert all(p.requires_grad for g in groups for p in g.parameters())
-
-
-def test_what_the_author_fixed_stays_fixed_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("n", [1, 6, 12, 20, 31])
+def test_what_came_frozen_stays_so_and_both_that_and_its_end_are_told(
+    n: int, caplog: pytest.LogCaptureFixture
+) -> None:
     model = TinyResNet()
-    model.stem[0].weight.requires_grad_(False)
+    names = [name for name, _ in model.named_parameters()][-n:]
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
     groups = LayerGroups(model, example_input=image())
+    (message,) = caplog.messages
+    assert names[0] in message
+    assert "groups.unfreeze()" in message
+    assert groups.frozen == (False, False, False)
+
+    groups.freeze()
+    groups.freeze_to(0)
+    assert [k for k, p in model.named_parameters() if not p.requires_grad] == names
+    assert sum(row.by_user for row in groups.rows()) == sum(
+        model.get_parameter(name).numel() for name in names
+    )
+    assert "by user" in str(groups)
+
+    caplog.clear()
     groups.unfreeze()
-    assert "stem.0.weight" in caplog.text
+    (message,) = caplog.messages
+    assert names[0] in message
+    assert all(p.requires_grad for p in model.parameters())
+    caplog.clear()
+    groups.unfreeze()
+    assert not caplog.messages
+
+
+def test_a_new_head_on_a_model_frozen_by_hand_trains_alone() -> None:
+    model = TinyResNet().requires_grad_(False)
+    model.fc = nn.Linear(32, 2)
+    groups = LayerGroups(model, example_input=image())
+    optimizer = torch.optim.SGD(groups.param_groups(lr=0.1))
+    groups.attach(optimizer)
+    before = {k: p.detach().clone() for k, p in model.named_parameters()}
+    model(image()).sum().backward()
+    optimizer.step()
+    moved = {k for k, p in model.named_parameters() if not torch.equal(p, before[k])}
+    assert moved == {"fc.weight", "fc.bias"}
+
+
+def test_what_is_frozen_by_hand_later_stays_until_its_group_is_unfrozen() -> None:
+    model = TinyResNet()
+    groups = LayerGroups(model, example_input=image())
+    model.stem[0].weight.requires_grad_(False)
+    model.fc.bias.requires_grad_(False)
+    groups.freeze()
+    groups.freeze_to(0)
+    groups.unfreeze("head")
+    assert model.fc.bias.requires_grad
     assert not model.stem[0].weight.requires_grad
+    groups.gradual_unfreeze(1)
+    assert not model.stem[0].weight.requires_grad
+    groups.gradual_unfreeze(2)
+    assert model.stem[0].weight.requires_grad
+    model.stem[0].weight.requires_grad_(False)
+    groups.freeze_to(0)
+    model.stem[0].weight.requires_grad_(True)  # freed by hand
+    groups.freeze_to(0)
+    assert model.stem[0].weight.requires_grad

@@ -217,7 +217,7 @@ def test_each_group_has_a_curve_in_which_it_alone_has_moved(make: Make) -> None:
 
     def watch(outputs: Tensor, targets: Tensor) -> Tensor:
         names = [n for n, p in learn.model.named_parameters() if not torch.equal(p, start[n])]
-        moved.append({learn.groups[learn.groups._homes[n]].name for n in names})
+        moved.append({learn.groups[learn.groups.partition.group_of[n]].name for n in names})
         return nn.functional.cross_entropy(outputs, targets)
 
     learn.loss_func = watch

@@ -28,7 +28,7 @@ from layergroups.anatomy import unwrap
 from layergroups.checkpoints import _file as file
 from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError
-from layergroups.groups import release
+from layergroups.groups import remove_hooks
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task
 
@@ -259,7 +259,7 @@ def clean_copy(model: nn.Module) -> nn.Module:
         raise CheckpointError(
             f"{type(model).__name__} cannot be copied, and only a copy is exported: {_short(cause)}"
         ) from cause
-    release(copied)
+    remove_hooks(copied)
     return copied.cpu().float().eval().requires_grad_(False)
 
 

@@ -2,21 +2,27 @@
 
 from layergroups.groups._explain import BoundaryReason, Explanation, explanation_report
 from layergroups.groups._freezing import (
-    Freezing,
-    StayInEval,
-    as_if_resting,
     first_to_train,
+    frozen_by_groups,
+    has_foreign_hooks,
     is_norm,
-    release,
-    turned_off,
+    remove_hooks,
 )
-from layergroups.groups._group_table import HEADINGS, group_cells
-from layergroups.groups._layer_groups import LayerGroup, LayerGroups
+from layergroups.groups._group_table import HEADINGS, GroupRow, group_cells
+from layergroups.groups._layer_groups import (
+    Freezing,
+    LayerGroup,
+    LayerGroups,
+    as_if_inactive,
+    mark_synced,
+    rebind_parameters,
+    restore_reasons,
+)
 from layergroups.groups._optimizer import place_steps
 from layergroups.groups._partition import Partition, under
 from layergroups.groups._rates import Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
-from layergroups.groups._saved_groups import GroupDifference, taken_over
+from layergroups.groups._saved_groups import GroupDifference, compare_groups, taken_over
 from layergroups.groups._surgery import Change, Tie, is_sharded
 
 __all__ = [
@@ -26,25 +32,30 @@ __all__ = [
     "Explanation",
     "Freezing",
     "GroupDifference",
+    "GroupRow",
     "LayerGroup",
     "LayerGroups",
     "Partition",
     "Rate",
     "Split",
-    "StayInEval",
     "Tie",
-    "as_if_resting",
+    "as_if_inactive",
+    "compare_groups",
     "decay",
     "divide",
     "explanation_report",
     "first_to_train",
+    "frozen_by_groups",
     "group_cells",
+    "has_foreign_hooks",
     "is_norm",
     "is_sharded",
+    "mark_synced",
     "place_steps",
-    "release",
+    "rebind_parameters",
+    "remove_hooks",
+    "restore_reasons",
     "spread_rates",
     "taken_over",
-    "turned_off",
     "under",
 ]

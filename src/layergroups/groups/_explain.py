@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
-from layergroups._formatting import first_few, plain_text
+from layergroups._formatting import count, first_few, plain_text
 from layergroups.anatomy import (
     Anatomy,
     Block,
@@ -25,11 +26,8 @@ from layergroups.anatomy import (
     split_candidates,
 )
 from layergroups.errors import GroupingError
+from layergroups.groups._partition import Partition
 from layergroups.groups._rules import classic_paths, divide
-
-if TYPE_CHECKING:
-    from layergroups.groups._layer_groups import LayerGroup, LayerGroups
-
 
 _WORDS = 92  # columns of a sentence where there is room
 
@@ -235,59 +233,61 @@ class Explanation:
         return explanation_report(self)
 
 
-def explain(groups: LayerGroups) -> Explanation:
-    """Explain the groups of a model as it is now."""
-    anatomy = groups.anatomy
-    homes = {name: group.index for group in groups for name, _ in group.named_parameters()}
-    starts = _starts(anatomy, homes)
-    cut = _cut_through(anatomy, homes)
+def explain(anatomy: Anatomy, partition: Partition, model: nn.Module, network: str) -> Explanation:
+    """Explain the groups of a model.
+
+    Args:
+        anatomy: of the model.
+        partition: its groups.
+        model: the model.
+        network: class of the network that it was made from, for the classic table.
+    """
+    group_of = {n: partition.group_of[n] for n, _ in model.named_parameters()}
+    starts = _starts(anatomy, group_of)
+    cut = _cut_through(anatomy, group_of)
     chosen = tuple(
-        _why(
-            anatomy, starts[group.index], _sentence(groups, group, starts[group.index], cut), group
-        )
-        for group in groups[1:]
-        if group.index in starts
+        _why(anatomy, start, _sentence(anatomy, partition, i, start, cut), partition.names[i])
+        for i, start in sorted(starts.items())
+        if i
     )
     between = [why.block for why in chosen if why.path not in cut]
     taken = [block for block in between if not anatomy.blocks[block].in_head]
     return Explanation(
-        network=groups.network,
-        rule=groups.rule,
+        network=network,
+        rule=partition.rule,
         chosen=chosen,
         alternatives=tuple(
             _why(anatomy, boundary.block, words) for boundary, words in alternatives(anatomy, taken)
         ),
-        classic=_classic(groups, anatomy, homes),
-        implied=_implied(groups, anatomy, homes, cut) if groups.by_hand else None,
+        classic=_classic(anatomy, group_of, model, network),
+        implied=_implied(anatomy, partition, model, cut) if partition.by_hand else None,
     )
 
 
-def _starts(anatomy: Anatomy, homes: Mapping[str, int]) -> dict[int, int]:
+def _starts(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict[int, int]:
     """For each group the block in which it begins."""
     starts: dict[int, int] = {}
     for block in anatomy.blocks:
         for name in block.parameters:
-            if name in homes:
-                starts.setdefault(homes[name], block.index)
+            if name in group_of:
+                starts.setdefault(group_of[name], block.index)
     return starts
 
 
-def _cut_through(anatomy: Anatomy, homes: Mapping[str, int]) -> list[str]:
+def _cut_through(anatomy: Anatomy, group_of: Mapping[str, int]) -> list[str]:
     """Names of the blocks whose parameters are in several groups."""
     return [
         block.name
         for block in anatomy.blocks
-        if len({homes[name] for name in block.parameters if name in homes}) > 1
+        if len({group_of[name] for name in block.parameters if name in group_of}) > 1
     ]
 
 
-def _why(
-    anatomy: Anatomy, block: int, sentence: str, group: LayerGroup | None = None
-) -> BoundaryReason:
+def _why(anatomy: Anatomy, block: int, sentence: str, group: str | None = None) -> BoundaryReason:
     place = _place(anatomy, anatomy.blocks[block])
     return BoundaryReason(
         **asdict(place),
-        group=group.name if group else None,
+        group=group,
         blocks=len(anatomy.blocks),
         stride=round(place.side_before / place.side_after, 2) if place.falls else 1.0,
         sentence=sentence,
@@ -317,30 +317,33 @@ def _place(anatomy: Anatomy, block: Block) -> Boundary:
     )
 
 
-def _sentence(groups: LayerGroups, group: LayerGroup, start: int, cut: list[str]) -> str:
+def _sentence(
+    anatomy: Anatomy, partition: Partition, group: int, start: int, cut: list[str]
+) -> str:
     """The reason of the rule; where it was given by hand, with what is there."""
-    if not groups.by_hand:
-        return group.reason
-    anatomy = groups.anatomy
+    reason = partition.parts[group].reason
+    if not partition.by_hand:
+        return reason
     block = anatomy.blocks[start]
-    first = next((name for name in block.parameters), "")
-    if block.name in cut and first not in dict(group.named_parameters()):
-        return f"{group.reason}, inside the block {block.name}, which is cut in two"
+    if block.name in cut and partition.group_of.get(block.parameters[0]) != group:
+        return f"{reason}, inside the block {block.name}, which is cut in two"
     here = next((b.describe() for b in anatomy.boundaries if b.block == start), None)
-    return f"{group.reason}: {here or ('the head' if block.in_head else 'the first block')}"
+    return f"{reason}: {here or ('the head' if block.in_head else 'the first block')}"
 
 
-def _classic(groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int]) -> Classic | None:
-    paths = classic_paths(groups.network, groups.model)
+def _classic(
+    anatomy: Anatomy, group_of: Mapping[str, int], model: nn.Module, network: str
+) -> Classic | None:
+    paths = classic_paths(network, model)
     if not paths:
         return None
-    words = f"fastai's classic table splits {groups.network} at {', '.join(paths)}"
+    words = f"fastai's classic table splits {network} at {', '.join(paths)}"
     try:
-        split = divide(groups.model, anatomy, "classic", network=groups.network)
+        split = divide(model, anatomy, "classic", network=network)
     except GroupingError as error:
         return Classic(paths, False, f"{words}, which does not fit this model: {error}")
-    there = {name: split.homes[name] for name in homes}
-    if there == homes:
+    there = {name: split.group_of[name] for name in group_of}
+    if there == group_of:
         return Classic(paths, True, f"{words}: the same parameters in each group")
     starts = _starts(anatomy, there)
     places = [_place(anatomy, anatomy.blocks[starts[i + 1]]) for i in range(len(paths))]
@@ -348,34 +351,35 @@ def _classic(groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int]) ->
     return Classic(paths, False, f"{words}, after {depths} layers: not the same groups")
 
 
-def _implied(
-    groups: LayerGroups, anatomy: Anatomy, homes: Mapping[str, int], cut: list[str]
-) -> str:
+def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list[str]) -> str:
     """What a rule by hand does to parameters, depth and blocks."""
-    shares = _shares(groups, anatomy)
-    depth = sum(block.contractions for block in anatomy.blocks)
+    group_of = partition.group_of
+    shares, depths = _shares(anatomy, partition, model)
     if len(shares) <= _FEW_GROUPS:
-        said = [f"{n} holds {percent(p)} of the parameters and {_layers(d)}" for n, p, d in shares]
+        parts = [
+            f"{name} holds {percent(share)} of the parameters and {count(depth, 'layer')}"
+            for name, share, depth in zip(partition.names, shares, depths, strict=True)
+        ]
     else:
-        parameters, depths = [p for _, p, _ in shares], [d for _, _, d in shares]
-        said = [
+        parts = [
             f"{len(shares)} groups of {min(depths)} to {max(depths)} layers, each with "
-            f"{percent(min(parameters))} to {percent(max(parameters))} of the parameters"
+            f"{percent(min(shares))} to {percent(max(shares))} of the parameters"
         ]
     blocks = f"cuts through {first_few(cut)}" if cut else "no block is cut through"
-    order = [homes[n] for block in anatomy.blocks for n in block.parameters if n in homes]
+    order = [group_of[n] for block in anatomy.blocks for n in block.parameters if n in group_of]
     turns = "" if order == sorted(order) else "; the groups take turns in the order of execution"
-    return f"of {depth} layers in all: {'; '.join(said)}; {blocks}{turns}"
+    depth = sum(block.contractions for block in anatomy.blocks)
+    return f"of {depth} layers in all: {'; '.join(parts)}; {blocks}{turns}"
 
 
-def _layers(n: int) -> str:
-    return f"{n} layer{'' if n == 1 else 's'}"
-
-
-def _shares(groups: LayerGroups, anatomy: Anatomy) -> list[tuple[str, float, int]]:
-    """Name of each group, its share of all parameters, and its depth."""
-    sizes = [sum(p.numel() for p in group.parameters()) for group in groups]
-    depths = [sum(block.contractions for block in group.blocks) for group in groups]
-    total = max(1, sum(sizes))
-    shares = [size / total for size in sizes]
-    return list(zip(groups.names, shares, depths, strict=True))
+def _shares(
+    anatomy: Anatomy, partition: Partition, model: nn.Module
+) -> tuple[list[float], list[int]]:
+    """For each group its share of all parameters, and its depth."""
+    sizes, depths = [0] * len(partition.parts), [0] * len(partition.parts)
+    for name, p in model.named_parameters():
+        sizes[partition.group_of[name]] += p.numel()
+    for block in anatomy.blocks:
+        if block.parameters and block.parameters[0] in partition.group_of:
+            depths[partition.group_of[block.parameters[0]]] += block.contractions
+    return [size / max(1, sum(sizes)) for size in sizes], depths

@@ -1,103 +1,86 @@
-"""Layer groups as a table for the terminal.
-
-Layer groups as an HTML table, for a notebook.
-"""
+"""Layer groups as rows of figures, and as a table for the terminal or a notebook."""
 
 from __future__ import annotations
 
-from html import escape
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 
-from layergroups._formatting import plain_text
-
-if TYPE_CHECKING:
-    from layergroups.groups._layer_groups import LayerGroup, LayerGroups
-
-
 HEADINGS = ("#", "group", "blocks", "layers", "parameters", "trainable", "rate")
+_REASON = "begins here because"
 
 
-REASON = "begins here because"
+@dataclass(frozen=True, kw_only=True)
+class GroupRow:
+    """What a table shows of one layer group.
+
+    Attributes:
+        index: its place; 0 is nearest the input.
+        name: "early" or "head".
+        blocks: names of its blocks, in the order of execution.
+        layers: number of its leaf modules.
+        parameters: numbers in its parameters.
+        trainable: of these, those that train.
+        by_user: of these, those that the user froze, by `requires_grad=False`.
+        frozen: whether the group is frozen.
+        rate: its base learning rate.
+        reason: why it begins where it does.
+    """
+
+    index: int
+    name: str
+    blocks: tuple[str, ...]
+    layers: int
+    parameters: int
+    trainable: int
+    by_user: int
+    frozen: bool
+    rate: float
+    reason: str
+
+    def __repr__(self) -> str:
+        state = "frozen" if self.frozen else f"trains at {self.rate:g}"
+        by_user = f", {self.by_user:,d} frozen by the user" if self.by_user else ""
+        return (
+            f"LayerGroup({self.index}, {self.name!r}, {self.parameters:,d} parameters, "
+            f"{state}{by_user})"
+        )
 
 
-def rich_table(groups: LayerGroups) -> Table:
+def group_table(rows: Sequence[GroupRow], title: str) -> Table:
     """A rich table: a row for each group, nearest the input first."""
-    title = f"Layer groups of {groups.network} (rule: {groups.rule})"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in HEADINGS:
         table.add_column(column, justify="left" if column in ("group", "blocks") else "right")
-    table.add_column(REASON, max_width=58)
-    for group in groups:
-        table.add_row(*group_cells(group))
+    table.add_column(_REASON, max_width=58)
+    for row in rows:
+        table.add_row(*group_cells(row))
     return table
 
 
-def group_cells(group: LayerGroup) -> tuple[str, ...]:
-    """The row of a group: a cell for each of `HEADINGS`, and the reason."""
-    parameters = list(group.parameters())
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+def group_cells(row: GroupRow) -> tuple[str, ...]:
+    """The cells of a row: one for each of `HEADINGS`, and the reason."""
     return (
-        str(group.index),
-        group.name,
-        _blocks(group),
-        str(len(group.layers)),
-        f"{sum(p.numel() for p in parameters):,d}",
-        f"{trainable:,d}" if trainable else "frozen" if group.frozen else "0",
-        f"{group.lr:.4g}",
-        group.reason,
+        str(row.index),
+        row.name,
+        _span(row.blocks),
+        str(row.layers),
+        f"{row.parameters:,d}",
+        _trainable(row),
+        f"{row.rate:.4g}",
+        row.reason,
     )
 
 
-def _blocks(group: LayerGroup) -> str:
-    blocks = group.blocks
+def _trainable(row: GroupRow) -> str:
+    if row.by_user and not row.frozen:
+        return f"{row.trainable:,d} (rest by user)" if row.trainable else "frozen by user"
+    return f"{row.trainable:,d}" if row.trainable else "frozen" if row.frozen else "0"
+
+
+def _span(blocks: Sequence[str]) -> str:
     if not blocks:
         return "-"
-    first, last = blocks[0].name, blocks[-1].name
-    span = first if len(blocks) == 1 else f"{first} … {last}"
-    return f"{len(blocks)}: {span}"
-
-
-def group_table(groups: LayerGroups, width: int | None = None) -> str:
-    """The table as plain text."""
-    return plain_text(rich_table(groups), width or 160)
-
-
-_HEAD = "#d55e00"  # vermilion, as in the picture of a network
-
-
-_LEFT = ("group", "blocks", REASON)
-
-
-def groups_html(groups: LayerGroups) -> str:
-    """A table on its own, with its styles inside: a row in its colour for each group."""
-    caption = escape(f"Layer groups of {groups.network} (rule: {groups.rule})")
-    columns = (*HEADINGS, REASON)
-    headings = "".join(f"<th{_align(c)}>{escape(c)}</th>" for c in columns)
-    rows = "".join(
-        f'<tr style="border-left:0.6em solid {colour}">{_cells(columns, group_cells(group))}</tr>'
-        for group, colour in zip(groups, _colours(groups), strict=True)
-    )
-    return (
-        f'<table style="border-collapse:collapse"><caption style="text-align:left">{caption}'
-        f"</caption><thead><tr>{headings}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _cells(columns: tuple[str, ...], cells: tuple[str, ...]) -> str:
-    pairs = zip(columns, cells, strict=True)
-    return "".join(f"<td{_align(column)}>{escape(cell)}</td>" for column, cell in pairs)
-
-
-def _align(column: str) -> str:
-    return f' style="text-align:{"left" if column in _LEFT else "right"}"'
-
-
-def _colours(groups: LayerGroups) -> list[str]:
-    """The body from dark to light blue, the head in a colour of its own."""
-    has_head = groups.anatomy.has_head and len(groups) > 1
-    n = len(groups) - has_head
-    body = [f"hsl(207, 75%, {32 + 40 * i / max(1, n - 1):.0f}%)" for i in range(n)]
-    return [*body, *[_HEAD] * has_head]
+    return f"{len(blocks)}: {blocks[0]}" + (f" … {blocks[-1]}" if len(blocks) > 1 else "")

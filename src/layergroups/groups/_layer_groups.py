@@ -1,51 +1,51 @@
-"""One layer group: a part of the view that `LayerGroups` is.
-
-Layer groups: a living view on a model, for any training loop.
-"""
+"""Layer groups: a living view on a model, for any training loop."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Any, overload
 
 import torch
+from rich.table import Table
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
-from layergroups._formatting import first_few
-from layergroups.anatomy import Anatomy, Block, read_anatomy, unwrap
-from layergroups.errors import GroupIndexError, GroupingError
+from layergroups._formatting import count, first_few, plain_text
+from layergroups._torch import tree_map_only, unwrap
+from layergroups.anatomy import Anatomy, Block, read_anatomy
+from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups._explain import Explanation, explain
 from layergroups.groups._freezing import (
-    Freezing,
-    find_fixed,
+    UserFrozen,
+    call_before_forward,
+    differentiable,
     first_to_train,
+    frozen_by_groups,
     frozen_modules,
     is_norm,
     keep_in_eval,
 )
-from layergroups.groups._group_table import group_table, groups_html
+from layergroups.groups._group_table import GroupRow, group_table
 from layergroups.groups._optimizer import (
+    add_missing_groups,
+    begin_with_rates,
     bind,
     bound_to,
+    change_rates,
     check_attachable,
     follow,
     parameter_groups,
     reconcile,
     unwrapped,
 )
-from layergroups.groups._partition import ModuleTree, Part
+from layergroups.groups._partition import ModuleTree, Part, Partition
 from layergroups.groups._rates import Rate, spread_rates
 from layergroups.groups._rules import Split, divide
-from layergroups.groups._saved_groups import (
-    GroupDifference,
-    check_state,
-    compare_groups,
-    taken_over,
-)
+from layergroups.groups._saved_groups import taken_over
 from layergroups.groups._surgery import (
     Change,
     ChangeDetector,
@@ -53,13 +53,15 @@ from layergroups.groups._surgery import (
     assign_groups,
     conversions,
     describe,
-    guard,
     is_news,
-    look_again,
+    is_sharded,
+    is_sharding,
     names_of,
-    only_spread,
+    refuse_stale_wrapper,
     take_snapshot,
 )
+
+log = logging.getLogger("layergroups")
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ class LayerGroup:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Its blocks, in the order of execution."""
-        return self.groups._blocks_of(self.index)
+        return self.groups._blocks()[self.index]
 
     @property
     def layers(self) -> list[nn.Module]:
         """Its leaf modules, in the order of execution."""
         model = self.groups.model
-        return [model.get_submodule(path) for path in self.groups._layers_of(self.index)]
+        return [model.get_submodule(path) for path in self.groups._layers()[self.index]]
 
     @property
     def frozen(self) -> bool:
@@ -107,7 +109,7 @@ class LayerGroup:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names as in the model, and parameters."""
-        return self.groups._members(self.index)
+        return iter(self.groups._members()[self.index][1])
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Its parameters."""
@@ -118,13 +120,54 @@ class LayerGroup:
         return self.groups._set_frozen({self.index: True})
 
     def unfreeze(self) -> Freezing:
-        """Let this group train; with `with`, until the end of the block."""
-        return self.groups._set_frozen({self.index: False})
+        """Let this group train, as `LayerGroups.unfreeze`."""
+        return self.groups._set_frozen({self.index: False}, free="unfreeze")
 
     def __repr__(self) -> str:
-        n = sum(p.numel() for p in self.parameters())
-        state = "frozen" if self.frozen else f"trains at {self.lr:g}"
-        return f"LayerGroup({self.index}, {self.name!r}, {n:,d} parameters, {state})"
+        return repr(self.groups.rows()[self.index])
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """What was frozen before a change of it; as a context manager it puts that back at the end.
+
+        with groups.freeze_to(-1):
+            train_the_head()
+
+    The change itself is done at the call, with or without `with`. Frozen flags, the norm choice and
+    `requires_grad` go back; modules and parameters that came in between are frozen or train as
+    their group, and the optimizer is not touched.
+
+    Attributes:
+        groups: the layer groups.
+        frozen: which of them were frozen at the call.
+        norms_train: whether norm layers of frozen groups trained.
+        by_user: what the user had frozen.
+        freed: parameters of frozen groups that the user let train by `requires_grad_(True)`.
+    """
+
+    groups: LayerGroups
+    frozen: tuple[bool, ...]
+    norms_train: bool
+    by_user: UserFrozen = field(repr=False)
+    freed: tuple[nn.Parameter, ...] = field(default=(), repr=False)
+
+    def __enter__(self) -> LayerGroups:
+        return self.groups
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.groups._restore(self)
+
+    def __repr__(self) -> str:
+        names, frozen = self.groups.names, self.groups.frozen
+        shut = ", ".join(n for n, f in zip(names, frozen, strict=True) if f) or "none"
+        trains = ", ".join(n for n, f in zip(names, frozen, strict=True) if not f) or "none"
+        return f"Freezing(frozen: {shut}; trains: {trains})"
 
 
 def index_of(which: int | str, names: Sequence[str]) -> int:
@@ -149,9 +192,6 @@ def index_of(which: int | str, names: Sequence[str]) -> int:
     return which % n
 
 
-log = logging.getLogger("layergroups")
-
-
 class LayerGroups:
     """The division of a model into layer groups.
 
@@ -159,11 +199,16 @@ class LayerGroups:
     attached optimizers in step with it again after any change of its modules. Every access does so
     too.
 
+    To make layer groups changes nothing of the model. What has `requires_grad=False` already stays
+    frozen by the user until `unfreeze` frees it, whatever is frozen or not. Groups that other layer
+    groups of the model, or of the one that it is a copy of, had frozen whole are frozen here too;
+    the hooks of those others stay until something is frozen or unfrozen here.
+
     Args:
         model: any module.
-        split: a rule, see `layergroups.groups.rules.divide`.
+        split: a rule, see `layergroups.groups.divide`.
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments for a
-            dry run; where it is left out, one is made from what the model tells of itself.
+            dry run; where it is left out, one is made from the model's own description.
         head: path of the module that is the head, where that is known.
         network: class of the network that the body was made from, where the model is made of parts
             of it; for the table, and for `split="classic"`.
@@ -182,43 +227,48 @@ class LayerGroups:
         head: str | None = None,
         network: str | None = None,
     ) -> None:
-        guard(model)
+        refuse_stale_wrapper(model)
         self.model = unwrap(model)
         self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
         self._head = head
         self._anatomy = read_anatomy(self.model, self._example, head=head)
         self.network = network or type(self.model).__name__
-        partition = divide(self.model, self._anatomy, split, network=self.network)
-        self.rule = partition.rule
-        self.by_hand = not isinstance(split, str | int)  # paths, patterns or a function
-        self._parts: tuple[Part, ...] = partition.parts
-        self._homes = dict(partition.homes)
-        self._norms_train = False
-        self._rates = (1e-3,) * len(self._parts)
-        self._frozen = [False] * len(self._parts)
-        self._fixed = find_fixed(self.model)
+        self.partition = divide(self.model, self._anatomy, split, network=self.network)
+        self._rates = (1e-3,) * len(self)
         self._changes: list[Change] = []
-        self._looked = False
+        self._is_synced = False
         self._remember(take_snapshot(self.model))
+        self._anatomy_is_old = False
+        self._by_user = UserFrozen()
+        self._norms_train = False
+        self._frozen = self._find_frozen()
         self._report_unused()
 
     # -- looking ---------------------------------------------------------------------------------
 
     @property
     def anatomy(self) -> Anatomy:
-        """What a dry run of the model shows."""
+        """What a dry run of the model shows; after surgery it is run again when this is asked."""
         self.sync()
+        if self._anatomy_is_old:
+            self._anatomy_is_old = False
+            self._anatomy = _read_again(self.model, self._example, self._head) or self._anatomy
         return self._anatomy
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, "auto", "split at layer3, fc"."""
+        return self.partition.rule
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the groups, nearest the input first."""
-        return tuple(p.name for p in self._parts)
+        return self.partition.names
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why each group begins where it does."""
-        return tuple(p.reason for p in self._parts)
+        return tuple(part.reason for part in self.partition.parts)
 
     @property
     def frozen(self) -> tuple[bool, ...]:
@@ -237,10 +287,29 @@ class LayerGroups:
 
     def explain(self) -> Explanation:
         """Why each group begins where it does, and why not elsewhere; `print` shows a table."""
-        return explain(self)
+        return explain(self.anatomy, self.partition, self.model, self.network)
+
+    def rows(self) -> list[GroupRow]:
+        """A row of figures for each group, as the table shows them."""
+        blocks, layers = self._blocks(), self._layers()
+        return [
+            GroupRow(
+                index=i,
+                name=name,
+                blocks=tuple(block.name for block in blocks[i]),
+                layers=len(layers[i]),
+                parameters=sum(p.numel() for _, p in named),
+                trainable=sum(p.numel() for _, p in named if p.requires_grad),
+                by_user=sum(p.numel() for _, p in named if p in self._by_user),
+                frozen=self._frozen[i],
+                rate=self._rates[i],
+                reason=self.reasons[i],
+            )
+            for i, (name, named) in enumerate(self._members())
+        ]
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self.partition.parts)
 
     @overload
     def __getitem__(self, which: int | str) -> LayerGroup: ...
@@ -256,14 +325,17 @@ class LayerGroups:
         self.sync()
         return (LayerGroup(self, i) for i in range(len(self)))
 
+    def __rich__(self) -> Table:
+        return group_table(self.rows(), f"Layer groups of {self.network} (rule: {self.rule})")
+
     def __str__(self) -> str:
-        return group_table(self)
+        return plain_text(self.__rich__(), 160)
 
     def __repr__(self) -> str:
-        return f"LayerGroups({', '.join(map(repr, self))})"
+        return f"LayerGroups({', '.join(map(repr, self.rows()))})"
 
     def _repr_html_(self) -> str:
-        return groups_html(self)
+        return self.__rich__()._repr_mimebundle_((), ())["text/html"]
 
     def _index(self, which: int | str) -> int:
         return index_of(which, self.names)
@@ -298,18 +370,21 @@ class LayerGroups:
         Raises:
             GroupingError: there is no group n.
         """
-        first = self._index(n)
-        return self._set_frozen({i: i < first for i in range(len(self))}, norm)
+        return self._set_frozen(self._frozen_before(self._index(n)), norm)
 
     def unfreeze(self, *which: str | int) -> Freezing:
-        """Let all groups train, or the groups named; as `freeze`."""
-        chosen = [self._index(w) for w in which] if which else range(len(self))
-        return self._set_frozen(dict.fromkeys(chosen, False))
+        """Let all groups train, or the groups named; as `freeze`.
 
-    def thaw(
+        What the user froze by hand in them trains too, which one line tells; but not what an
+        adapter library holds frozen.
+        """
+        chosen = [self._index(w) for w in which] if which else range(len(self))
+        return self._set_frozen(dict.fromkeys(chosen, False), free="unfreeze")
+
+    def gradual_unfreeze(
         self, epoch: int, *, every: int = 1, start: int | str = -1, norm: str = "freeze"
     ) -> Freezing:
-        """Gradual unfreezing: call it at the start of each epoch; see `freezing.first_to_train`.
+        """Gradual unfreezing: call it at the start of each epoch; see `first_to_train`.
 
         Args:
             epoch: counted from 0; what follows depends on nothing else.
@@ -317,25 +392,43 @@ class LayerGroups:
             start: the lowest group that trains in epoch 0.
             norm: as in `freeze`.
         """
-        return self.freeze_to(first_to_train(epoch, self._index(start), every), norm=norm)
+        first = first_to_train(epoch, self._index(start), every)
+        return self._set_frozen(self._frozen_before(first), norm, free="gradual_unfreeze")
 
-    def _set_frozen(self, flags: Mapping[int, bool], norm: str | None = None) -> Freezing:
+    thaw = gradual_unfreeze
+
+    def _frozen_before(self, first: int) -> dict[int, bool]:
+        return {i: i < first for i in range(len(self))}
+
+    def _set_frozen(
+        self, flags: Mapping[int, bool], norm: str | None = None, free: str = ""
+    ) -> Freezing:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
-        others = tuple(
-            (p, p.requires_grad) for p, may in self._may(self.resting) if p.requires_grad != may
-        )
-        before = Freezing(self, self.frozen, self._norms_train, others)
+        self._look_for_user_frozen()
+        freed = tuple(p for p, may in self._trainable(self.inactive) if p.requires_grad and not may)
+        before = Freezing(self, self.frozen, self._norms_train, self._by_user, freed)
         for i, flag in flags.items():
             self._frozen[i] = flag
         if norm is not None:
             self._norms_train = norm == "train"
+        if free:
+            self._free({i for i, flag in flags.items() if not flag}, free)
         self._apply_freezing()
         return before
 
+    def _restore(self, before: Freezing) -> None:
+        self.sync()
+        self._frozen, self._norms_train = list(before.frozen), before.norms_train
+        self._by_user = before.by_user.among(self._snapshot.names)
+        self._apply_freezing()
+        for parameter in before.freed:
+            if parameter in self._snapshot.names:
+                parameter.requires_grad_(True)
+
     @property
-    def resting(self) -> tuple[int, ...]:
+    def inactive(self) -> tuple[int, ...]:
         """Indices of the groups in which nothing moves: frozen ones, and those with a rate of 0."""
         return tuple(i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0)
 
@@ -344,46 +437,116 @@ class LayerGroups:
         """Whether the norm layers of frozen groups train all the same."""
         return self._norms_train
 
-    def resting_modules(self, which: Collection[int]) -> list[nn.Module]:
-        """Modules in which nothing moves if these groups rest and no others, outer ones first."""
+    def inactive_modules(self, which: Collection[int]) -> list[nn.Module]:
+        """Modules in which nothing moves if these groups are inactive, outer ones first."""
         self.sync()
-        return frozen_modules(self.model, ModuleTree(self._homes), which)
+        return frozen_modules(self.model, ModuleTree(self.partition.group_of), which)
 
     def _apply_freezing(self) -> None:
-        self._fixed = self._fixed.still()
         turned_off = []
-        for parameter, may_train in self._may(self.resting):
+        for parameter, may_train in self._trainable(self.inactive):
             parameter.requires_grad = may_train
             if not may_train:
                 parameter.grad = None
-                if parameter not in self._fixed:
+                if parameter not in self._by_user:
                     turned_off.append(parameter)
-        frozen = frozen_modules(self.model, ModuleTree(self._homes), self.resting)
+        frozen = frozen_modules(self.model, ModuleTree(self.partition.group_of), self.inactive)
         keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
+        self._hook_model()
 
-    def _may(self, resting: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
-        """Every parameter, and whether it may train if these groups rest."""
-        moving = self._moving(self._standing, resting)
-        for p in self._standing.names:
-            differentiable = p.is_floating_point() or p.is_complex()
-            yield p, p in moving and differentiable and p not in self._fixed
+    def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
+        """Every parameter, and whether it may train if these groups are inactive."""
+        active = self._active(self._snapshot, inactive)
+        for p in self._snapshot.names:
+            yield p, p in active and differentiable(p) and p not in self._by_user
 
-    def _moving(self, standing: ModelSnapshot, resting: Collection[int]) -> set[nn.Parameter]:
-        """The parameters that are in no resting group, or in a norm of one that trains."""
+    def _active(self, snapshot: ModelSnapshot, inactive: Collection[int]) -> set[nn.Parameter]:
+        """The parameters that are in no inactive group, or in a norm of one that trains."""
         return {
-            p for p, (name, *_) in standing.names.items()
-            if self._homes[name] not in resting
-            or (self._norms_train and is_norm(standing.owners[name]))
+            p for p, (name, *_) in snapshot.names.items()
+            if self.partition.group_of[name] not in inactive
+            or (self._norms_train and is_norm(snapshot.owners[name]))
         }  # fmt: skip
+
+    # -- frozen by the user ----------------------------------------------------------------------
+
+    def _find_frozen(self) -> list[bool]:
+        """What is frozen already: groups that others froze, and parameters that the user froze."""
+        off = {p for p in self._snapshot.names if differentiable(p) and not p.requires_grad}
+        theirs = off.intersection(frozen_by_groups(self.model))
+        owner = self._snapshot.owners
+        flags = [
+            any(p in theirs for _, p in named)
+            and all(p in off or not differentiable(p) or is_norm(owner[n]) for n, p in named)
+            for _, named in self._members()
+        ]
+        inside = {
+            p for flag, (_, named) in zip(flags, self._members(), strict=True) if flag
+            for _, p in named
+        }  # fmt: skip
+        self._norms_train = any(p.requires_grad for p in inside)
+        by_user = self._by_user.looked_at(off - (theirs & inside), adapted=self._snapshot.adapted)
+        self._by_user = by_user
+        if inside:
+            frozen = [name for name, flag in zip(self.names, flags, strict=True) if flag]
+            log.warning(
+                "%s: frozen by other layer groups of this model, and frozen here too; "
+                "groups.unfreeze() lets all train", ", ".join(frozen),
+            )  # fmt: skip
+        if by_user.by_adapters:
+            n = count(len(by_user.by_adapters), "other parameter")
+            log.warning("the model has adapters: %s stay frozen while it has them", n)
+        elif by_user.by_hand:
+            log.warning(
+                "%s with requires_grad=False stay frozen: %s; groups.unfreeze() lets them train",
+                count(len(by_user.by_hand), "parameter"), self._some(by_user.by_hand),
+            )  # fmt: skip
+        return flags
+
+    def _look_for_user_frozen(self) -> None:
+        """Take in what the user froze or freed by `requires_grad` since."""
+        may = (p for p, may in self._trainable(self.inactive) if may)
+        self._by_user = self._by_user.looked_at(may, adapted=self._snapshot.adapted)
+
+    def _free(self, indices: Collection[int], call: str) -> None:
+        members = {
+            p for i, (_, named) in enumerate(self._members()) if i in indices for _, p in named
+        }
+        found = self._by_user.among(members)
+        if found.by_hand:
+            log.warning(
+                "%s() frees %s that had requires_grad=False: %s", call,
+                count(len(found.by_hand), "parameter"), self._some(found.by_hand),
+            )  # fmt: skip
+        if found.by_adapters:
+            n = count(len(found.by_adapters), "parameter")
+            log.warning("%s() leaves %s frozen: adapters hold them", call, n)
+        self._by_user = UserFrozen(self._by_user.by_hand - members, self._by_user.by_adapters)
+
+    def _some(self, parameters: Collection[nn.Parameter]) -> str:
+        return first_few(names_of(parameters, self._snapshot), 3)
 
     # -- rates and optimizers --------------------------------------------------------------------
 
     def set_rates(self, lr: Rate) -> None:
-        """Set the base learning rate of each group; see `layergroups.groups.rates.spread_rates`."""
+        """Set the base learning rate of each group, here and in attached optimizers at once.
+
+        A scheduler of torch keeps the multiplier that it has reached, and goes on from the new
+        rates; one that computes each rate from a list of its own, as `LambdaLR` does, needs
+        `scheduler.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]` too.
+
+        Args:
+            lr: a number, a slice, a list, a dict or a `decay`; see `spread_rates`.
+        """
         self.sync()
-        before = self.resting
-        self._rates = spread_rates(lr, self.names, self._rates)
-        if self.resting != before:
+        self._change_rates(spread_rates(lr, self.names, self._rates))
+
+    def _change_rates(self, rates: tuple[float, ...]) -> None:
+        before, inactive = self._rates, self.inactive
+        self._rates = rates
+        for optimizer in bound_to(self._before_step):
+            change_rates(optimizer, before, rates)
+        if self.inactive != inactive:
             self._apply_freezing()
 
     def param_groups(
@@ -395,23 +558,51 @@ class LayerGroups:
         """
         if lr is not None:
             self.set_rates(lr)
-        return parameter_groups(self._all_members(), self._rates, weight_decay)
+        return parameter_groups(self._members(), self._rates, weight_decay)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Keep an optimizer made from `param_groups` in step with the model from now on.
 
-        A hook before each of its steps calls `sync()`, so a plain loop needs no other call: what
-        joins a group that trains moves in that very step, what joins a frozen one does not. Several
-        optimizers may be attached; each follows the groups that it was attached to last.
+        Before the model runs in training mode, and before each step of the optimizer, the groups
+        see whether the model has changed, so a plain loop needs no other call. What is first seen
+        at a step (a parameter put in a module that stays, or anything in a compiled model) is in
+        the optimizer from that step on, and moves at the next one: a gradient scaler has not seen
+        its gradient. Several optimizers may be attached; each follows the groups that it was
+        attached to last.
+
+        The optimizer has the rates of the groups then, if no scheduler has begun to change them,
+        and gets the parameter groups that it lacks of the layer groups it has. Parameter groups
+        that were not made here are left as they are.
 
         Raises:
-            GroupingError: the optimizer was not made from `param_groups` of these groups.
+            GroupingError: the optimizer was not made from `param_groups` of these groups, or lacks
+                one and has a scheduler already.
         """
         optimizer = unwrapped(optimizer)
         check_attachable(optimizer, self.names)
-        self.sync()
-        reconcile(optimizer, self._all_members())
-        bind(optimizer, self)
+        members = self._members()
+        add_missing_groups(optimizer, members, self._rates)
+        reconcile(optimizer, members)
+        begin_with_rates(optimizer, self._rates)
+        bind(optimizer, self._before_step)
+        self._hook_model()
+
+    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
+        if self._is_synced:
+            self._is_synced = False
+            return
+        change = self.sync(names=False)
+        for name, _group in change.added if change is not None else ():
+            # a GradScaler has not divided it by its scale, nor looked for infinities
+            self.model.get_parameter(name).grad = None
+
+    def _before_forward(self, module: nn.Module) -> None:
+        # modules alone: torch.func.functional_call exchanges parameters for the time of a run
+        if module is self.model and self._detector.modules_changed():
+            self.sync(names=False)
+
+    def _hook_model(self) -> None:
+        call_before_forward(self.model, self._before_forward)
 
     # -- surgery ---------------------------------------------------------------------------------
 
@@ -419,66 +610,58 @@ class LayerGroups:
         """Bring everything in step with the model; returns what had changed, or None.
 
         Surviving parameters keep group and optimizer state, new ones join the group of the place
-        where they stand with its rate and freezing, dead ones are dropped. Moments follow a
-        parameter to another type or device. One line tells of it, and `changes` keeps it.
+        where they are with its rate and freezing, dead ones are dropped. Moments follow a parameter
+        to a different type or device. One line tells of it, and `changes` keeps it.
 
         Args:
-            names: False overlooks, for a third of the time, that a parameter or module has another
-                name and is the same otherwise; no step depends on that.
+            names: False overlooks, for less time, that a parameter or module has a different name
+                and is the same otherwise; no step depends on that.
         """
-        self._looked = False
-        if not self._watch.changed(names=names):
+        self._is_synced = False
+        if not self._detector.changed(names=names):
             return None
         now = take_snapshot(self.model)
-        if only_spread(self._standing, now):
-            self.adopt()
+        if is_sharding(self._snapshot, now):
+            rebind_parameters(self)
             return None
         change = self._follow(now)
         self._changes.append(change)
-        news = is_news(change, self.model, bound_to(self))
+        news = is_news(change, self.model, bound_to(self._before_step))
         log.log(logging.WARNING if news else logging.INFO, "%s", change)
         return change
 
-    def looked(self) -> None:
-        """For a loop that calls `sync()` before each step: the next step's hook need not look."""
-        self._looked = True
-
-    def adopt(self) -> None:
-        """Take over parameters that were exchanged under the same names, as FSDP2 does.
-
-        Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
-        """
-        old = self._standing
-        self._remember(take_snapshot(self.model))
-        self._fixed = self._fixed.exchanged(old, self._standing)
-        self._apply_freezing()
-        for optimizer in bound_to(self):
-            reconcile(optimizer, self._all_members())
-
     def _follow(self, now: ModelSnapshot) -> Change:
-        heirs = conversions(self._standing, now)
-        old = self._standing.succeeded_by(heirs)
-        moved = self._moving(old, self.resting)
-        self._fixed, fixed, released = self._fixed.after(old, now, heirs, moved)
-        self._homes = assign_groups(self.model, old, now, self._homes)
+        converted = conversions(self._snapshot, now)
+        old = self._snapshot.with_converted(converted)
+        before = self._by_user.replaced({source: new for new, source in converted.items()})
+        by_user = before.after_surgery(old, now, self._active(old, self.inactive))
+        group_of = assign_groups(self.model, old, now, self.partition.group_of)
+        self.partition, self._by_user = replace(self.partition, group_of=group_of), by_user
         self._remember(now)
-        change = describe(old, now, self._homes, self.names, self._frozen)
-        if old.names != now.names or change.layers:
-            seen = look_again(self.model, self._example, self._head)
-            self._anatomy = self._anatomy if seen is None else seen
+        change = describe(old, now, group_of, self.names, self._frozen)
+        self._anatomy_is_old |= old.names != now.names or change.layers
         self._apply_freezing()
-        for optimizer in bound_to(self):
-            follow(optimizer, self._all_members(), old, now, heirs)
-        return replace(change, fixed=names_of(fixed, now), released=names_of(released, now))
+        for optimizer in bound_to(self._before_step):
+            follow(optimizer, self._members(), old, now, converted)
+        return replace(
+            change,
+            fixed=names_of(by_user.all - before.all, now),
+            released=names_of(before.all - by_user.all, now),
+        )
 
-    def _remember(self, standing: ModelSnapshot) -> None:
-        self._watch = ChangeDetector(self.model)
-        self._standing = standing
+    def _remember(self, snapshot: ModelSnapshot) -> None:
+        self._detector = ChangeDetector(self.model)
+        self._snapshot = snapshot
+        self._member_lists: list[tuple[str, list[tuple[str, nn.Parameter]]]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is a view on the copied model; no optimizer follows it."""
         self.sync()
         return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hook_model()
 
     def _report_unused(self) -> None:
         if self._anatomy.unused:
@@ -494,32 +677,32 @@ class LayerGroups:
 
     # -- members ---------------------------------------------------------------------------------
 
-    def _home(self, parameter: nn.Parameter) -> int:
-        return self._homes[self._standing.first(parameter)]
-
-    def _members(self, index: int) -> Iterator[tuple[str, nn.Parameter]]:
+    def _members(self) -> list[tuple[str, list[tuple[str, nn.Parameter]]]]:
+        """For each group its name and its named parameters, in the order of registration."""
         self.sync()
-        return (pair for pair in self.model.named_parameters() if self._home(pair[1]) == index)
+        if self._member_lists is None:
+            self._member_lists = [(name, []) for name in self.names]
+            for p, (name, *_) in self._snapshot.names.items():
+                self._member_lists[self.partition.group_of[name]][1].append((name, p))
+        return self._member_lists
 
-    def _all_members(self) -> list[tuple[str, list[tuple[str, nn.Parameter]]]]:
-        self.sync()
-        members: list[tuple[str, list[tuple[str, nn.Parameter]]]] = [(n, []) for n in self.names]
-        for name, p in self.model.named_parameters():
-            members[self._home(p)][1].append((name, p))
-        return members
+    def _layers(self) -> list[list[str]]:
+        """For each group the paths of its leaf modules: those that ran in order, then others."""
+        ran = self.anatomy.layers
+        group_of = self.partition.group_of
+        layers: list[list[str]] = [[] for _ in self.names]
+        for path in (*ran, *(p for p in self._snapshot.leaves if p not in ran)):
+            if path in group_of:
+                layers[group_of[path]].append(path)
+        return layers
 
-    def _layers_of(self, index: int) -> list[str]:
-        self.sync()
-        ran = [p for p in self._anatomy.layers if self._homes.get(p) == index]
-        seen = set(self._anatomy.layers)
-        return ran + [p for p in self._standing.leaves if p not in seen and self._homes[p] == index]
-
-    def _blocks_of(self, index: int) -> tuple[Block, ...]:
-        self.sync()
-        return tuple(
-            b for b in self._anatomy.blocks
-            if b.parameters and self._homes.get(b.parameters[0]) == index
-        )  # fmt: skip
+    def _blocks(self) -> list[tuple[Block, ...]]:
+        """For each group the blocks whose first parameter is in it."""
+        blocks: list[list[Block]] = [[] for _ in self.names]
+        for block in self.anatomy.blocks:
+            if block.parameters and block.parameters[0] in self.partition.group_of:
+                blocks[self.partition.group_of[block.parameters[0]]].append(block)
+        return [tuple(inside) for inside in blocks]
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -529,37 +712,11 @@ class LayerGroups:
             "rule": self.rule,
             "names": list(self.names),
             "reasons": list(self.reasons),
-            "members": {name: [n for n, _ in named] for name, named in self._all_members()},
+            "members": {name: [n for n, _ in named] for name, named in self._members()},
             "frozen": list(self._frozen),
             "norm": "train" if self._norms_train else "freeze",
             "rates": list(self._rates),
         }
-
-    def recall(self, state: Mapping[str, Any]) -> None:
-        """Take over the rule and the reasons of saved groups, if members are the same as here.
-
-        Groups that are made again from their members alone do not know why they were made.
-
-        Args:
-            state: what `state_dict` gave.
-        """
-        here = self.state_dict()
-        if any(here[key] != state.get(key) for key in ("names", "members")):
-            return
-        self.rule = str(state.get("rule", self.rule))
-        reasons = state.get("reasons") or self.reasons
-        self._parts = tuple(
-            Part(name, str(why)) for name, why in zip(self.names, reasons, strict=True)
-        )
-
-    def compare(self, state: Mapping[str, Any]) -> GroupDifference | None:
-        """What differs between groups that were saved and these; None if nothing does.
-
-        Raises:
-            GroupingError: this is nothing that `state_dict` gave.
-        """
-        check_state(state, "names", "members", "rule")
-        return compare_groups(state, self.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Take over the frozen flags and rates of groups that were saved, by their names.
@@ -572,5 +729,86 @@ class LayerGroups:
             GroupingError: the saved groups have other names than these, and it is strict.
         """
         rates, flags = taken_over(state, self.names, self._rates, strict=strict)
-        self._rates = rates
+        self.sync()
+        self._change_rates(rates)
         self._set_frozen(flags, state.get("norm", "freeze"))
+
+
+def _read_again(model: nn.Module, example: Any, head: str | None) -> Anatomy | None:
+    """The anatomy of a model after surgery; None where the one before has to serve.
+
+    So it is in a model that FSDP2 has sharded, which cannot run on fake tensors, and in one that
+    runs neither on the example nor on an input made from its own description.
+    """
+    if any(map(is_sharded, model.parameters())):
+        return None
+    try:
+        return read_anatomy(model, example, head=head)
+    except AnatomyError as error:
+        try:  # it may take other inputs now, such as images of other channels
+            return read_anatomy(model, head=head)
+        except AnatomyError:
+            log.warning("the changed model cannot be run on the example input: %s", error)
+            return None
+
+
+# -- for a training loop that does more than a plain one -----------------------------------------
+
+
+def mark_synced(groups: LayerGroups) -> None:
+    """For a loop that calls `sync()` before each step: the next step's hook need not look."""
+    groups._is_synced = True
+
+
+def rebind_parameters(groups: LayerGroups) -> None:
+    """Take over parameters that were exchanged under the same names, as FSDP2 does.
+
+    Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
+    """
+    old = groups._snapshot
+    groups._remember(take_snapshot(groups.model))
+    at = {name: p for p, (name, *_) in groups._snapshot.names.items()}
+    groups._by_user = groups._by_user.replaced({p: at[n] for p, (n, *_) in old.names.items()})
+    groups._apply_freezing()
+    for optimizer in bound_to(groups._before_step):
+        reconcile(optimizer, groups._members())
+
+
+def restore_reasons(groups: LayerGroups, state: Mapping[str, Any]) -> None:
+    """Take over the rule and the reasons of saved groups, if members are the same as here.
+
+    Groups that are made again from their members alone do not know why they were made.
+
+    Args:
+        groups: made from the members.
+        state: what `state_dict` gave.
+    """
+    here = groups.state_dict()
+    if any(here[key] != state.get(key) for key in ("names", "members")):
+        return
+    reasons = state.get("reasons") or groups.reasons
+    parts = tuple(Part(name, str(why)) for name, why in zip(groups.names, reasons, strict=True))
+    rule = str(state.get("rule", groups.rule))
+    groups.partition = Partition(rule, parts, groups.partition.group_of, groups.partition.by_hand)
+
+
+@contextmanager
+def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list[nn.Module]]:
+    """For a while, parameters require gradients as if these groups were inactive and no others.
+
+    Modes, hooks and what the user froze in other groups stay as they are.
+
+    Yields:
+        The modules in which nothing would move, outer ones first.
+    """
+    differ = {*which} ^ {*groups.inactive}
+    among = {p for index in differ for p in groups[index].parameters()}
+    before = [(p, p.requires_grad) for p in among]
+    try:
+        for p, may in groups._trainable(which):
+            if p in among:
+                p.requires_grad = may
+        yield groups.inactive_modules(which)
+    finally:
+        for p, trained in before:
+            p.requires_grad = trained

@@ -1,44 +1,31 @@
-"""Groups and rates -> an optimizer's parameter groups, and repair of an optimizer after surgery.
+"""An optimizer of layer groups: its parameter groups, and how it follows the model after surgery.
 
 Two parameter groups for each layer group, with and without weight decay, always all of them: frozen
-groups are in the optimizer from the first step, so that freezing never rebuilds it.
-
-What an optimizer remembers of a parameter, and how that follows the parameter.
-
-Which optimizer follows which layer groups, and the hook before its steps.
-
-A hook of the optimizer, not of the model: a model with hooks is copied, compiled and exported
-otherwise than one without. An optimizer that is copied or pickled leaves the hook behind.
+groups are in the optimizer from the first step, so that freezing never rebuilds it. Parameter
+groups without the key "layer_group" are the user's own, and are never touched.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from layergroups.errors import GroupingError
-from layergroups.groups._surgery import ModelSnapshot, TensorMeta, form_of
+from layergroups.groups._surgery import ModelSnapshot, TensorMeta, meta_of
 
-if TYPE_CHECKING:
-    from layergroups.groups._layer_groups import LayerGroups
+Members = tuple[str, Sequence[tuple[str, nn.Parameter]]]  # a group's name, its named parameters
+StepHook = Callable[[Optimizer, Any, Any], None]
 
-
-Members = tuple[str, Iterable[tuple[str, nn.Parameter]]]  # a group's name, its named parameters
-
-
+# the names that the networks of torchvision, timm and transformers give them; what timm's
+# `no_weight_decay()` lists is in them, but for layers that compute positions
 _NO_DECAY_NAMES = re.compile(
     r"(^|\.|_)(bias|biases|tokens?(_?\d+)?|gamma|logit_scale|rel_pos_[hw]|(patch|pixel)_pos"
     r"|pos_embed(_\w+)?|position_embedding\w*(\.weight)?)$"
@@ -46,20 +33,14 @@ _NO_DECAY_NAMES = re.compile(
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases, norms and other vectors, tokens, positions.
-
-    These are the names that the networks of torchvision, timm and transformers give them; what
-    timm's `no_weight_decay()` lists is in them, but for layers that compute positions.
-    """
+    """Whether weight decay applies: not to biases, norms and other vectors, tokens, positions."""
     if (not is_lazy(parameter) and parameter.ndim <= 1) or _NO_DECAY_NAMES.search(name):
         return False
     return "relative_position_bias_table" not in name and "pos_embedding" not in name
 
 
 def parameter_groups(
-    members: Sequence[Members],
-    rates: Sequence[float],
-    weight_decay: float,
+    members: Sequence[Members], rates: Sequence[float], weight_decay: float
 ) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimizer.
 
@@ -72,35 +53,43 @@ def parameter_groups(
         For each layer group i two dicts with "params", "lr", "weight_decay", "layer_group" (i) and
         "name" ("head/decay", "head/no_decay").
     """
-    made = []
-    for i, (group, named) in enumerate(members):
-        listed = list(named)
-        for decaying in (True, False):
-            made.append(
-                {
-                    "params": [p for n, p in listed if decays(n, p) == decaying],
-                    "lr": rates[i],
-                    "weight_decay": weight_decay if decaying else 0.0,
-                    "layer_group": i,
-                    "name": f"{group}/{'decay' if decaying else 'no_decay'}",
-                }
-            )
-    return made
+    return [
+        {
+            "params": [p for n, p in named if decays(n, p) == decaying],
+            "lr": rates[i],
+            "weight_decay": weight_decay if decaying else 0.0,
+            "layer_group": i,
+            "name": f"{group}/{'decay' if decaying else 'no_decay'}",
+        }
+        for i, (group, named) in enumerate(members)
+        for decaying in (True, False)
+    ]
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer itself, inside the wrapper that accelerate puts around it."""
+    inner = getattr(optimizer, "optimizer", None)
+    while isinstance(inner, Optimizer):
+        optimizer, inner = inner, getattr(inner, "optimizer", None)
+    return optimizer
+
+
+def _ours(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if "layer_group" in group]
 
 
 def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
-    """An optimizer can be kept in step only if its groups say which layer group they are.
+    """An optimizer can follow layer groups only if its parameter groups say which they are.
 
     Raises:
         GroupingError: it was not made from `groups.param_groups(...)`, or not of these groups.
     """
-    made = getattr(optimizer, "param_groups", [{}])
-    if any("layer_group" not in group for group in made):
+    if not isinstance(optimizer, Optimizer) or not _ours(optimizer):
         raise GroupingError(
             "this optimizer was not made from the layer groups; make it with "
             "torch.optim.AdamW(groups.param_groups(lr=1e-3, weight_decay=0.01))"
         )
-    theirs = {str(group["name"]).rpartition("/")[0] for group in optimizer.param_groups}
+    theirs = {str(group["name"]).rpartition("/")[0] for group in _ours(optimizer)}
     if not theirs <= set(names):
         raise GroupingError(
             f"this optimizer has the layer groups {sorted(theirs)}, these are {list(names)}; make "
@@ -108,21 +97,46 @@ def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
         )
 
 
+def add_missing_groups(
+    optimizer: Optimizer, members: Sequence[Members], rates: Sequence[float]
+) -> None:
+    """Add the parameter groups that an optimizer lacks of the layer groups that it has.
+
+    People leave out empty ones, but parameters that come later may need them.
+
+    Raises:
+        GroupingError: one is missing, and a scheduler counts the parameter groups already.
+    """
+    ours = _ours(optimizer)
+    present, held = {g["name"] for g in ours}, {g["layer_group"] for g in ours}
+    own = optimizer.defaults.get("weight_decay", 0.0)
+    weight_decay = next((g["weight_decay"] for g in ours if str(g["name"]).endswith("/decay")), own)
+    for made in parameter_groups(members, rates, weight_decay):
+        if made["layer_group"] not in held or made["name"] in present:
+            continue
+        if "initial_lr" in ours[0]:
+            raise GroupingError(
+                f"the optimizer lacks the parameter group {made['name']!r}, and its scheduler "
+                "counts those that it has; call groups.attach(optimizer) before the scheduler is "
+                "made"
+            )
+        optimizer.add_param_group({**made, "params": []})
+
+
 def reconcile(optimizer: Optimizer, members: Sequence[Members]) -> None:
     """Give each parameter group the parameters it should hold now.
 
     Survivors keep their state, dead ones and their state are dropped, new ones start without any.
-    Parameter groups that are of no layer group are left as they are.
     """
     wanted = {g["name"]: g["params"] for g in parameter_groups(members, [0.0] * len(members), 0.0)}
-    alive: set[int] = set()
-    for group in optimizer.param_groups:
-        if "layer_group" in group:
-            group["params"] = wanted[group["name"]]
-        alive.update(id(p) for p in group["params"])
+    own = [group for group in optimizer.param_groups if "layer_group" not in group]
+    theirs = {id(p) for group in own for p in group["params"]}
+    for group in _ours(optimizer):
+        group["params"] = [p for p in wanted[group["name"]] if id(p) not in theirs]
+    alive = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for parameter in [p for p in optimizer.state if id(p) not in alive]:
         del optimizer.state[parameter]
-    for group in optimizer.param_groups:
+    for group in _ours(optimizer):
         if isinstance(optimizer, SGD) and group.get("fused") and group.get("momentum"):
             _fill_momentum(optimizer, group["params"])
 
@@ -132,21 +146,49 @@ def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> 
 
     New ones get zeros, from which the first step is what it would be (if `dampening` is 0).
     """
-    memories = [optimizer.state[p] for p in parameters if p in optimizer.state]
-    if not any(memory.get("momentum_buffer") is not None for memory in memories):
+    states = [optimizer.state[p] for p in parameters if p in optimizer.state]
+    if not any(state.get("momentum_buffer") is not None for state in states):
         return
     for parameter in parameters:
         if optimizer.state[parameter].get("momentum_buffer") is None:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def set_optimizer_rates(
-    optimizer: Optimizer, rates: Sequence[float], multiplier: Callable[[int], float]
-) -> None:
-    """Set every parameter group's rate to its layer group's base rate times a multiplier."""
-    for group in optimizer.param_groups:
-        i = group["layer_group"]
-        group["lr"] = rates[i] * multiplier(i)
+# -- rates ---------------------------------------------------------------------------------------
+
+
+def begin_with_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
+    """The base rates of the layer groups, where no scheduler has begun to multiply them."""
+    for group in _ours(optimizer):
+        if "initial_lr" not in group:
+            _write(group, "lr", rates[group["layer_group"]])
+
+
+def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[float]) -> None:
+    """Follow a change of base rates; the multiplier that a scheduler has reached stays.
+
+    What torch's schedulers keep in the parameter groups changes in the same proportion.
+    """
+    for group in _ours(optimizer):
+        old, new = before[group["layer_group"]], rates[group["layer_group"]]
+        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if key not in group or old == new:
+                continue
+            value = float(group[key])
+            if value == old or old == 0:
+                _write(group, key, new)
+            else:
+                _write(group, key, value * (new / old))
+
+
+def _write(group: dict[str, Any], key: str, value: float) -> None:
+    if isinstance(group[key], Tensor):  # a compiled or captured step reads this very tensor
+        group[key].fill_(value)
+    else:
+        group[key] = value
+
+
+# -- after surgery -------------------------------------------------------------------------------
 
 
 def follow(
@@ -154,52 +196,47 @@ def follow(
     members: Sequence[Members],
     old: ModelSnapshot,
     now: ModelSnapshot,
-    heirs: Mapping[nn.Parameter, nn.Parameter],
+    converted: Mapping[nn.Parameter, nn.Parameter],
 ) -> None:
     """Bring an optimizer in step with a model after surgery.
 
     Args:
         optimizer: made from the layer groups.
         members: for each layer group its name and its named parameters, as they are now.
-        old: where everything stood before, heirs in the place of what they are conversions of.
-        now: where everything stands.
-        heirs: those conversions: new parameter -> old one.
+        old: the model before, `converted` parameters in the place of those that they come from.
+        now: the model as it is.
+        converted: new parameter -> the old one that it is in another type or on another device.
     """
-    _inherit(optimizer, heirs)
+    for new, source in converted.items():
+        if source in optimizer.state:
+            optimizer.state[new] = optimizer.state.pop(source)
     reconcile(optimizer, members)
-    for parameter, was in old.forms.items():
-        if now.forms.get(parameter, was) != was:
-            _refit(optimizer, parameter, was)
+    for parameter, was in old.metas.items():
+        if now.metas.get(parameter, was) != was:
+            _convert_state(optimizer, parameter, was)
     place_steps(optimizer)
 
 
-def _inherit(optimizer: Optimizer, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
-    """Give each new parameter what is remembered of the old one that it is a conversion of."""
-    for heir, old in heirs.items():
-        if old in optimizer.state:
-            optimizer.state[heir] = optimizer.state.pop(old)
+def _convert_state(optimizer: Optimizer, parameter: nn.Parameter, was: TensorMeta) -> None:
+    """Bring the state of a parameter to the type and device that the parameter has now.
 
-
-def _refit(optimizer: Optimizer, parameter: nn.Parameter, was: TensorMeta) -> None:
-    """Bring what is remembered of a parameter to the form that the parameter has now.
-
-    Moments follow the type and device, as `Optimizer.load_state_dict` has it; what had another type
-    than the parameter keeps its own. Counts of steps stay exact. For another shape, or where
-    the moments are lost because they were on the meta device, the memory starts afresh.
+    As `Optimizer.load_state_dict` has it; what had another type than the parameter keeps its own,
+    and counts of steps stay exact. For another shape, or where the moments are lost because they
+    were on the meta device, the state starts afresh.
     """
-    memory = optimizer.state.get(parameter)
-    if not memory:
+    state = optimizer.state.get(parameter)
+    if not state:
         return
-    lost = any(isinstance(v, Tensor) and v.is_meta for v in memory.values())
-    if form_of(parameter).shape != was.shape or (lost and not parameter.is_meta):
+    lost = any(isinstance(v, Tensor) and v.is_meta for v in state.values())
+    if meta_of(parameter).shape != was.shape or (lost and not parameter.is_meta):
         del optimizer.state[parameter]
         return
-    for key, value in memory.items():
+    for key, value in state.items():
         if isinstance(value, Tensor) and key != "step":
-            memory[key] = _refitted(value, parameter, was)
+            state[key] = _converted(value, parameter, was)
 
 
-def _refitted(value: Tensor, parameter: nn.Parameter, was: TensorMeta) -> Tensor:
+def _converted(value: Tensor, parameter: nn.Parameter, was: TensorMeta) -> Tensor:
     dtype = parameter.dtype if value.dtype == was.dtype else value.dtype
     if value.dtype == dtype and value.device == parameter.device:
         return value
@@ -219,81 +256,21 @@ def place_steps(optimizer: Optimizer) -> None:
                 optimizer.state[parameter]["step"] = step.to(parameter.device)
 
 
-@dataclass(frozen=True)
-class Attachment:
-    """An optimizer's bond with layer groups.
+# -- the hook before each step -------------------------------------------------------------------
 
-    Attributes:
-        groups: whose parameters it holds.
-        handle: of the hook before its steps.
-    """
-
-    groups: LayerGroups
-    handle: RemovableHandle
+# an optimizer that is copied or pickled leaves the hook behind
+_BOUND: WeakKeyDictionary[Optimizer, tuple[StepHook, RemovableHandle]] = WeakKeyDictionary()
 
 
-_ATTACHED: WeakKeyDictionary[Optimizer, Attachment] = WeakKeyDictionary()
+def bind(optimizer: Optimizer, before_step: StepHook) -> None:
+    """Call this before each step of an optimizer from now on, and what was bound before no more."""
+    if optimizer in _BOUND:
+        _BOUND.pop(optimizer)[1].remove()
+    _BOUND[optimizer] = before_step, optimizer.register_step_pre_hook(before_step)
 
 
-def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer itself, inside the wrapper that accelerate puts around it."""
-    inner = getattr(optimizer, "optimizer", None)
-    while isinstance(inner, Optimizer):
-        optimizer, inner = inner, getattr(inner, "optimizer", None)
-    return optimizer
-
-
-def bind(optimizer: Optimizer, groups: LayerGroups) -> None:
-    """Let an optimizer follow these groups from now on, and no others any more."""
-    before = _ATTACHED.pop(optimizer, None)
-    if before is not None:
-        before.handle.remove()
-    handle = optimizer.register_step_pre_hook(partial(_before_step, groups))
-    _ATTACHED[optimizer] = Attachment(groups, handle)
-
-
-def bound_to(groups: LayerGroups) -> Iterator[Optimizer]:
-    """The living optimizers that follow these groups."""
-    for optimizer, attachment in list(_ATTACHED.items()):
-        if attachment.groups is groups:
+def bound_to(before_step: StepHook) -> Iterator[Optimizer]:
+    """The living optimizers that call this before each step."""
+    for optimizer, (hook, _) in list(_BOUND.items()):
+        if hook == before_step:
             yield optimizer
-
-
-def _before_step(groups: LayerGroups, optimizer: Optimizer, *_: object) -> None:
-    if groups._looked:
-        groups._looked = False
-        return
-    change = groups.sync(names=False)
-    if change is not None and change.added:
-        new = {name for name, _ in change.added}
-        _unscale([p for n, p in groups.model.named_parameters() if n in new], optimizer)
-
-
-def _unscale(newcomers: list[nn.Parameter], optimizer: Optimizer) -> None:
-    """Divide gradients that a GradScaler has not seen by its scale; drop those not finite.
-
-    A scaler unscales the gradients of an optimizer's parameters before the step, so those of
-    parameters that join at the step are still too large by its factor.
-    """
-    scaler = _scaler_at_work()
-    if scaler is None:
-        return
-    in_kernel = getattr(optimizer, "grad_scale", None) is not None  # fused optimizers do it
-    for parameter in newcomers:
-        if parameter.grad is None:
-            continue
-        if not in_kernel:
-            parameter.grad.div_(scaler.get_scale())
-        if not bool(torch.isfinite(parameter.grad).all()):
-            parameter.grad = None
-
-
-def _scaler_at_work() -> GradScaler | None:
-    """The scaler from whose `step` this is called; it leaves no other trace of itself."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, GradScaler):
-            return owner
-        frame = frame.f_back
-    return None

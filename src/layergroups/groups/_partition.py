@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from torch import nn
 
 from layergroups._formatting import first_few
+from layergroups._torch import own_modules, own_parameters
 from layergroups.anatomy import Anatomy
 from layergroups.errors import GroupingError
 
 
 class ModuleTree:
-    """For every path in a module tree the groups of what stands below it."""
+    """For every path in a module tree the groups of what is below it."""
 
-    def __init__(self, homes: Mapping[str, int]) -> None:
+    def __init__(self, group_of: Mapping[str, int]) -> None:
         self.below: dict[str, set[int]] = {}
-        for path, group in homes.items():
+        for path, group in group_of.items():
             for above in (path, *ancestors(path)):
                 self.below.setdefault(above, set()).add(group)
 
@@ -70,7 +71,7 @@ def _children(path: str, model: nn.Module) -> Iterator[str]:
         module = model.get_submodule(path)
     except AttributeError:
         return
-    names: Iterable[str] = [*module._parameters, *module._modules]
+    names: Iterable[str] = [*own_parameters(module), *own_modules(module)]
     yield from (f"{path}.{name}" if path else name for name in names)
 
 
@@ -94,12 +95,19 @@ class Partition:
     Attributes:
         rule: the rule in words, "auto", "split at layer3, fc".
         parts: nearest the input first; the last is the head where the model has one.
-        homes: name of each parameter and path of each leaf module -> index of its part.
+        group_of: name of each parameter and path of each leaf module -> index of its part.
+        by_hand: whether the rule names places or parameters: paths, patterns or a function.
     """
 
     rule: str
     parts: tuple[Part, ...]
-    homes: Mapping[str, int]
+    group_of: Mapping[str, int]
+    by_hand: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return tuple(part.name for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -158,12 +166,12 @@ def consecutive(
     names, layers = parameter_order(anatomy), list(anatomy.layers)
     if starts and starts[0].parameter == 0:
         first, starts = Part(starts[0].name, starts[0].reason), starts[1:]
-    homes = {
+    group_of = {
         **_number(names, [s.parameter for s in starts]),
         **_number(layers, [s.layer for s in starts]),
     }
     parts = (first, *(Part(s.name, s.reason) for s in starts))
-    return complete(model, rule, parts, homes)
+    return complete(model, rule, parts, group_of)
 
 
 def _number(items: Sequence[str], starts: Sequence[int]) -> dict[str, int]:
@@ -171,11 +179,11 @@ def _number(items: Sequence[str], starts: Sequence[int]) -> dict[str, int]:
 
 
 def complete(
-    model: nn.Module, rule: str, parts: tuple[Part, ...], homes: Mapping[str, int]
+    model: nn.Module, rule: str, parts: tuple[Part, ...], group_of: Mapping[str, int]
 ) -> Partition:
     """Place what the dry run never touched, check the exact cover, and drop no part in silence."""
-    places = ModuleTree(homes)
-    whole = dict(homes)
+    places = ModuleTree(group_of)
+    whole = dict(group_of)
     for path in [*(n for n, _ in model.named_parameters()), *leaf_paths(model)]:
         if path not in whole:
             whole[path] = places.locate(path, model)
@@ -183,19 +191,19 @@ def complete(
     return Partition(rule, parts, whole)
 
 
-def check_cover(model: nn.Module, parts: Sequence[Part], homes: Mapping[str, int]) -> None:
+def check_cover(model: nn.Module, parts: Sequence[Part], group_of: Mapping[str, int]) -> None:
     """Every parameter in exactly one part, no part without any.
 
     Raises:
         GroupingError: names the parameters that are left over, or the part that is empty.
     """
     names = [n for n, _ in model.named_parameters()]
-    left = [n for n in names if n not in homes]
+    left = [n for n in names if n not in group_of]
     if left:
         raise GroupingError(f"{len(left)} parameters are in no layer group: {first_few(left)}")
     if len({p.name for p in parts}) < len(parts):
         raise GroupingError(f"two layer groups have one name: {[p.name for p in parts]}")
-    filled = {homes[n] for n in names}
+    filled = {group_of[n] for n in names}
     empty = [p.name for i, p in enumerate(parts) if i not in filled]
     if empty and names:
         raise GroupingError(

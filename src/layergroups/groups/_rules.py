@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -23,12 +24,12 @@ from layergroups.groups._partition import (
     Part,
     Partition,
     Start,
+    ancestors,
     complete,
     consecutive,
     parameter_order,
     start_at_block,
     start_at_path,
-    under,
 )
 
 # class of the original network -> (the part that is split, children before which it is split)
@@ -109,15 +110,17 @@ def divide(
     if isinstance(split, str):
         return _by_word(model, anatomy, split, network or anatomy.model)
     if isinstance(split, Mapping):
-        return by_pattern(model, anatomy, split)
-    if callable(split):
-        return by_function(model, anatomy, split)
-    if not isinstance(split, Sequence) or not split:
+        partition = by_pattern(model, anatomy, split)
+    elif callable(split):
+        partition = by_function(model, anatomy, split)
+    elif isinstance(split, Sequence) and split:
+        partition = by_path(model, anatomy, split)
+    else:
         raise GroupingError(
-            f"split={split!r} is no rule; give 'auto', a number of groups, a list of module paths, "
-            f"a dict of patterns, or a function of the model"
+            f"split={split!r} is not a rule; give 'auto', a number of groups, a list of module "
+            f"paths, a dict of patterns, or a function of the model"
         )
-    return by_path(model, anatomy, split)
+    return replace(partition, by_hand=True)
 
 
 def _by_word(model: nn.Module, anatomy: Anatomy, word: str, network: str) -> Partition:
@@ -312,17 +315,20 @@ def _from_lists(
     if ranked != list(found):
         log.warning("layer groups stand in the order of execution: %s", ", ".join(ranked))
     numbers = {group: i for i, group in enumerate(ranked)}
-    homes = {name: numbers[group] for name, group in owner.items()}
-    homes.update(_layers_by_parameters(anatomy, homes))
+    group_of = {name: numbers[group] for name, group in owner.items()}
+    group_of.update(_layers_by_parameters(anatomy, group_of))
     parts = tuple(Part(g, rule) for g in ranked)
-    return complete(model, rule, parts, homes)
+    return complete(model, rule, parts, group_of)
 
 
-def _layers_by_parameters(anatomy: Anatomy, homes: Mapping[str, int]) -> dict[str, int]:
+def _layers_by_parameters(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict[str, int]:
     """Each layer goes with its parameters; one without goes with the layer that ran before it."""
+    below: dict[str, int] = {}  # the group of the first parameter at or below each path
+    for name, group in group_of.items():
+        for path in (name, *ancestors(name)):
+            below.setdefault(path, group)
     layers: dict[str, int] = {}
     group = 0
     for path in anatomy.layers:
-        group = next((g for name, g in homes.items() if under(name, path)), group)
-        layers[path] = group
+        group = layers[path] = below.get(path, group)
     return layers

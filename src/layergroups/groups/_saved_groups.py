@@ -56,7 +56,12 @@ def check_state(saved: object, *keys: str) -> None:
 
 
 def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDifference | None:
-    """Compare two `LayerGroups.state_dict()`; None if groups and members are the same."""
+    """Compare two `LayerGroups.state_dict()`; None if groups and members are the same.
+
+    Raises:
+        GroupingError: the saved ones are not such a state.
+    """
+    check_state(saved, "names", "members", "rule")
     was = {name: group for group, names in saved["members"].items() for name in names}
     now = {name: group for group, names in here["members"].items() for name in names}
     moved = tuple((n, was[n], now[n]) for n in now if n in was and was[n] != now[n])

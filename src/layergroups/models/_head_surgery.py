@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
-from layergroups.groups import turned_off
+from layergroups.groups import frozen_by_groups
 from layergroups.models._heads import SideBySide, outputs_of, parts_of, resize_units, whole_path
 
 log = logging.getLogger("layergroups")
@@ -290,7 +290,7 @@ def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
     weight = torch.cat([_rows(part, path) for part in parts])
     biases = [part.bias for part in parts if isinstance(part.bias, Tensor)]
     new = _like(parts[0], path, len(kept), device="meta")
-    groups_froze = set(turned_off(model))
+    groups_froze = set(frozen_by_groups(model))
     trains = any(p.requires_grad or p in groups_froze for p in layer.parameters())
     chosen = torch.tensor(kept, device=weight.device)
     new.weight = nn.Parameter(weight[chosen], requires_grad=trains)

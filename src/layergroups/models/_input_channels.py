@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from layergroups.anatomy import INPUT, Op, Trace, first_trace, parent, trace, unwrap
 from layergroups.errors import AnatomyError, ModelError
-from layergroups.groups import turned_off
+from layergroups.groups import frozen_by_groups
 from layergroups.models._catalog import LoadedModel
 from layergroups.models._head_surgery import all_or_nothing
 
@@ -184,7 +184,7 @@ def _is_as_given(shape: tuple[int, ...], found: Trace) -> bool:
 
 def _adapted(model: nn.Module, weight: nn.Parameter, channels: int) -> nn.Parameter:
     """The new weight; it trains unless a hand has fixed the old one (a frozen group has not)."""
-    trains = weight.requires_grad or any(weight is p for p in turned_off(model))
+    trains = weight.requires_grad or any(weight is p for p in frozen_by_groups(model))
     return nn.Parameter(adapted_weight(weight, channels), requires_grad=trains)
 
 

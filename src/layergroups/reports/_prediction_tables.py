@@ -162,9 +162,9 @@ def groups_report(groups: LayerGroups) -> Group:
     for heading in HEADINGS[3:]:
         table.add_column(heading, justify="right", no_wrap=True)
     why = Table(box=None, pad_edge=False, show_header=False)
-    for group in groups:
-        _, name, blocks, *figures, _, reason = group_cells(group)
-        table.add_row(Text(name, style="bold"), Text(blocks), *figures, f"{group.lr:.2g}")
+    for row in groups.rows():
+        _, name, blocks, *figures, _, reason = group_cells(row)
+        table.add_row(Text(name, style="bold"), Text(blocks), *figures, f"{row.rate:.2g}")
         why.add_row(Text(f"{name} begins here:"), Text(reason))
     return Group(table, why)
 

@@ -140,7 +140,7 @@ class EMA:
         if standing != self._standing:
             rest = [
                 m
-                for m in groups.resting_modules(groups.resting)
+                for m in groups.inactive_modules(groups.inactive)
                 if not (groups.norms_train and is_norm(m))
             ]
             resting = {id(b) for m in rest for b in m.buffers(recurse=False)}

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, is_sharded, under
+from layergroups.groups import LayerGroups, is_sharded, rebind_parameters, under
 from layergroups.training.distributed._processes import Processes
 from layergroups.training.distributed._replicas import Replicas
 
@@ -67,7 +67,7 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
         fully_shard(unit, **options)
     if not isinstance(model, FSDPModule):
         fully_shard(model, **options)
-    groups.adopt()
+    rebind_parameters(groups)
     left = [name for name, p in model.named_parameters() if not is_sharded(p)]
     if left:
         raise TrainingError(

@@ -100,7 +100,7 @@ class CachedEpochs:
             self.cache.forget_work()
         if skip:
             return None
-        boundary = run.groups.resting
+        boundary = run.groups.inactive
         self.cache.keep_only([boundary] if boundary else [])
         reason = boundary and (why_not(run) or self._fill(run, boundary))
         if reason and reason != self._warned:
@@ -166,7 +166,7 @@ class CachedEpochs:
         # Compared at every step, so no checksums: torch counts the writes to each tensor.
         versions = sum(map(_version, entry.tensors))
         groups = run.groups
-        return id(run.model), groups.resting, groups.norms_train, run.changes, versions
+        return id(run.model), groups.inactive, groups.norms_train, run.changes, versions
 
     def _fill(self, run: FitContext, boundary: Boundary) -> str:
         """Bring the entry up to date and begin to train from it; the reason where that cannot be.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from layergroups._fingerprint import checksum, stable_text
 from layergroups._forward import labelled
 from layergroups.data import items_in, shards_of
-from layergroups.groups import as_if_resting
+from layergroups.groups import as_if_inactive
 from layergroups.training.feature_cache._conv_bn_fusion import FrozenPart
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
@@ -138,7 +138,7 @@ class FeatureCache:
             # Entries that were loaded have no values yet, so nothing of the old data.
             self.entries = {b: e for b, e in self.entries.items() if e.views and not e.buffers}
             self.data = (fit.train, fit.valid)
-        with as_if_resting(fit.groups, boundary) as inactive:
+        with as_if_inactive(fit.groups, boundary) as inactive:
             tensors, modules = _tensors_of(fit.model, inactive), list(fit.model.modules())
             fingerprint = _fingerprint(fit, inactive, tensors)
             entry = self.entries.get(boundary)

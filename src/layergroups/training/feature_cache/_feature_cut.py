@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from layergroups.errors import TrainingError
-from layergroups.groups import StayInEval
+from layergroups.groups import has_foreign_hooks
 from layergroups.models import AdaptiveConcatPool2d
 from layergroups.training.state import evaluating
 
@@ -234,8 +234,7 @@ def foreign_hooks(model: nn.Module, cut: FeatureCut) -> str:
     below: str
     for path in cut.paths:
         for below, module in model.get_submodule(path).named_modules(prefix=path):
-            hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-            if not all(isinstance(hook, StayInEval) for hook in hooks):
+            if has_foreign_hooks(module):
                 return below
     return ""
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups.data import Batches, Shard
+from layergroups.groups import mark_synced
 from layergroups.training.distributed import SINGLE_PROCESS, Processes, Replicas
 from layergroups.training.hardware import SafeLayout
 from layergroups.training.loop._loss_meter import LossMeter
@@ -89,7 +90,7 @@ class Follower:
         if surgery or (groups.frozen, groups.rates) != self._standing:
             learner.norms.train(learner.model)
             self._look()
-        groups.looked()
+        mark_synced(groups)
         return surgery
 
     def _look(self) -> None:

@@ -214,7 +214,7 @@ def _below(groups: LayerGroups) -> list[str]:
     rests = [frozen or rate == 0 for frozen, rate in zip(groups.frozen, groups.rates, strict=True)]
     first = rests.index(False) if False in rests else 0
     layers = {layer for group in groups[:first] for layer in group.layers}
-    resting = set(groups.resting_modules(groups.resting))
+    resting = set(groups.inactive_modules(groups.inactive))
 
     def is_below(module: nn.Module) -> bool:
         return all(m in layers for m in module.modules() if not any(m.children()))

@@ -24,7 +24,7 @@ from layergroups.checkpoints import (
 )
 from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.groups import LayerGroups, Split, is_sharded
+from layergroups.groups import LayerGroups, Split, is_sharded, restore_reasons
 from layergroups.tasks import describe_loss
 from layergroups.training.loop import predict_all
 
@@ -126,7 +126,7 @@ def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, An
         groups = LayerGroups(model, _by_rule(str(saved["rule"])) or by_members(saved), **options)
         if groups.state_dict()["members"] != saved["members"]:
             groups = LayerGroups(model, by_members(saved), **options)
-        groups.recall(saved)
+        restore_reasons(groups, saved)
         groups.load_state_dict(saved)
     except (KeyError, ValueError) as cause:
         raise CheckpointError(f"The saved layer groups do not fit the model: {cause}") from cause

@@ -31,7 +31,7 @@ from layergroups.checkpoints import (
     write,
 )
 from layergroups.errors import CheckpointError
-from layergroups.groups import taken_over
+from layergroups.groups import compare_groups, taken_over
 from layergroups.training.distributed import whole
 from layergroups.training.state import History
 
@@ -160,7 +160,7 @@ def _checked(
     if misfits and strict:
         raise CheckpointError(f"{source}: {misfits}")
     groups = learner.layer_groups
-    difference = groups.compare(state["groups"])
+    difference = compare_groups(state["groups"], groups.state_dict())
     if strict and difference:
         raise CheckpointError(f"{source} has other layer groups than this model. {difference}")
     taken_over(state["groups"], groups.names, groups.rates, strict=False)

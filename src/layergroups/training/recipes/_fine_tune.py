@@ -144,7 +144,7 @@ def _run_phase(
         reason = _reason_against_passes(groups, setup.figures)
         if not reason:
             also = [_boundary(groups, other) for other in later if other.stored]
-            also = [boundary for boundary in also if boundary and boundary != groups.resting]
+            also = [boundary for boundary in also if boundary and boundary != groups.inactive]
             return train_head(state, phase, setup, also)
         _log.warning("The head trains through the whole network, because %s.", reason)
     return fit_phase(state, phase, setup)
@@ -162,7 +162,7 @@ def _boundary(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
 def _reason_against_passes(groups: LayerGroups, defaults: FineTuneDefaults) -> str:
     """Why many passes over cached outputs would cost too much; empty if they are cheap."""
     work = [sum(block.flops for block in group.blocks) for group in groups]
-    trains = sum(work) - sum(work[index] for index in groups.resting)
+    trains = sum(work) - sum(work[index] for index in groups.inactive)
     share = trains / max(1, sum(work))
     if share <= _CHEAP:
         return ""

@@ -128,7 +128,7 @@ def _filled(
         config = replace(config, memory=min(config.memory, most), disk=min(config.disk, most))
     cache.keep_only([])
     items = probe(run)
-    entry, *others = (cache.entry_for(run, b, lambda: items) for b in (run.groups.resting, *also))
+    entry, *others = (cache.entry_for(run, b, lambda: items) for b in (run.groups.inactive, *also))
     wanted = [entry]
     try:
         if not entry.reason:
@@ -231,7 +231,7 @@ class HeadFeatures(CachedEpochs):
     ) -> None:
         super().__init__(setup.cache, setup.cache_config)
         self.filled = entry
-        self.boundary = run.groups.resting
+        self.boundary = run.groups.inactive
         self.rows = passes
         self.epochs_counted = epochs_counted
 
@@ -242,7 +242,7 @@ class HeadFeatures(CachedEpochs):
             FeaturesOutdatedError: it is not.
         """
         known = self.cache.entries.get(self.boundary)
-        if run.groups.resting != self.boundary or known is not self.filled:
+        if run.groups.inactive != self.boundary or known is not self.filled:
             raise FeaturesOutdatedError
         entry = self.cache.entry_for(run, self.boundary, lambda: probe(run))
         if entry is not self.filled or entry.reason:
@@ -321,7 +321,7 @@ class KeepBest:
 def _moving(run: FitContext) -> dict[str, Tensor]:
     """What trains, and buffers of the groups that train."""
     inactive = {
-        m for module in run.groups.resting_modules(run.groups.resting) for m in module.modules()
+        m for module in run.groups.inactive_modules(run.groups.inactive) for m in module.modules()
     }
     moving: dict[str, Tensor] = {n: p for n, p in run.model.named_parameters() if p.requires_grad}
     for path, module in run.model.named_modules():
