@@ -70,7 +70,7 @@ def test_thawing_and_surgery_compile_anew_by_themselves(make) -> None:
             if run.step == 8:
                 with torch.random.fork_rng():
                     torch.manual_seed(5)
-                    run.model[1][4] = nn.Linear(8, 3)
+                    run.model[1].append(nn.Linear(3, 3))
                 seen.append(counts.graphs)
 
         def after_step(self, run: Any) -> None:
