@@ -14,15 +14,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from layergroups import checkpoints
 from layergroups.checkpoints import Series
+from layergroups.data import ImageDataLoaders
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.training import FineTuneDefaults, FitContext, Learner
 from tests.laws import killed
 from tests.laws.killed import learner
+from tests.training.tiny import moved, snapshot
 
 RUNS = [("phases", 8), ("two_boundaries", 6), ("surgery", 6), ("unseeded", 6)]
 ROOT = Path(__file__).parents[2]
@@ -251,7 +254,7 @@ def test_another_fit_is_refused(tmp_path: Path) -> None:
 def test_other_layer_groups_are_refused_when_resuming(tmp_path: Path) -> None:
     learner().fit(1, checkpoint_dir=tmp_path)
     dls, model = killed.TinyLoaders(n=96), killed.pretrained(killed.tiny_model())
-    other = Learner(dls, model, split=["0.0", "1"], progress=False)
+    other = Learner(dls, model, split=["0.0", "1"], progress=False, seed=3)
     with pytest.raises(CheckpointError, match="other layer groups"):
         other.fit(1, checkpoint_dir=tmp_path, resume=True)
 
@@ -264,10 +267,67 @@ def test_another_model_is_refused_with_what_differs(tmp_path: Path) -> None:
         other.fit(1, checkpoint_dir=tmp_path, resume=True)
 
 
-def test_other_rates_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def other_data(**options: Any) -> Any:
+    return killed.TinyLoaders(**{"n": 96, **options})
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda learn: setattr(learn, "dls", other_data(n=80)), "training items"),
+        (lambda learn: setattr(learn, "dls", other_data(batch_size=16)), "batch size"),
+        (lambda learn: setattr(learn, "dls", other_data(size=(24, 24))), "size"),
+        (lambda learn: setattr(learn, "seed", 4), "seed 3, now 4"),
+        (lambda learn: setattr(learn, "loss_func", nn.MultiMarginLoss()), "loss"),
+        (lambda learn: setattr(learn, "ema", 0.9), "ema"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_a_run_is_made_of_is_part_of_its_identity(
+    change: Any, name: str, finished: bool, tmp_path: Path
+) -> None:
+    """Also where the fit is done: else it would end at once, with the result of the other run."""
+    saved = {"checkpoint_dir": tmp_path, "resume": True, "checkpoint_every": 4}
+    if finished:
+        learner().fit(1, 1e-2, **saved)
+    else:
+        crash_in(learner(), 7, lambda learn: learn.fit(1, 1e-2, **saved))
+    other = learner()
+    change(other)
+    before = snapshot(other.model)
+    with pytest.raises(CheckpointError, match=name):
+        other.fit(1, 1e-2, **saved)
+    assert not moved(before, other.model)
+
+
+def test_other_labels_are_other_data(tmp_path: Path) -> None:
+    learner().fit(1, checkpoint_dir=tmp_path)
+    other = learner()
+    other.dls.train.y = other.dls.train.y.roll(1)
+    with pytest.raises(CheckpointError, match="labels"):
+        other.fit(1, checkpoint_dir=tmp_path, resume=True)
+
+
+def test_other_rates_are_refused(tmp_path: Path) -> None:
     learner().fit(1, 1e-2, checkpoint_dir=tmp_path)
-    learner().fit(1, 1e-3, checkpoint_dir=tmp_path, resume=True)
-    assert "not at [0.001, 0.001, 0.001] as asked now" in caplog.text
+    with pytest.raises(CheckpointError, match=r"0\.01.*0\.001"):
+        learner().fit(1, 1e-3, checkpoint_dir=tmp_path, resume=True)
+
+
+def test_photos_of_other_names_are_other_data_and_a_moved_folder_is_not(tmp_path: Path) -> None:
+    for folder, names in (("one", "abc"), ("two", "abc"), ("three", "abd")):
+        for part in ("train", "valid"):
+            for label in ("cat", "dog"):
+                (tmp_path / folder / part / label).mkdir(parents=True)
+                for name in names:
+                    Image.new("RGB", (16, 16)).save(
+                        tmp_path / folder / part / label / f"{name}.png"
+                    )
+    one, two, three = (
+        ImageDataLoaders.from_folder(tmp_path / name, size=16, num_workers=0).fingerprint()
+        for name in ("one", "two", "three")
+    )
+    assert one == two != three
 
 
 @pytest.mark.parametrize(

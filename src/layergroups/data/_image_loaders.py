@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -557,8 +558,19 @@ class ImageDataLoaders(Sources):
         return replace(self, size=size).train
 
     def fingerprint(self) -> str:
-        """All that the values of the photos depend on."""
-        return stable_text((self.size, self.input, self.augment, self.crop_pct, self.seed))
+        """All that the values of the photos depend on, and which photos these are."""
+        settings = (self.size, self.input, self.augment, self.crop_pct, self.seed)
+        return stable_text((*settings, self._names_checksum))
+
+    @cached_property
+    def _names_checksum(self) -> int:
+        """Of the files by the ends of their paths, so that the folder may be moved."""
+        found = 0
+        for file in (*self.train_photos.files, *self.valid_photos.files):
+            found = zlib.crc32(
+                "/".join(Path(file).parts[-2:]).encode(errors="surrogateescape"), found
+            )
+        return found
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """What reports show of the photos; see `summary`."""

@@ -2,29 +2,31 @@
 
 Each fit of a learner has a folder of its own below `checkpoint_dir`, by its number: a script that
 is started again finds the fits that were done, takes over what they ended with, and goes on in the
-midst of the one that was cut off. All that a step depends on is in a checkpoint: weights, buffers,
-optimizer, freezing, rates, position in schedule and data, random states, history, callbacks. So the
-resumed run ends bit for bit where the unbroken one ends, on the same machine with the same threads.
+midst of the one that was cut off. In this file: what is saved (`Checkpointer`), what identifies a
+fit (`fit_signature`), and which checkpoint a fit goes on from (`_newest_that_fits`).
+
+All that a step depends on is saved: weights, buffers, optimizer, freezing, rates, position in
+schedule and data, random states, history, callbacks. So the resumed run ends bit for bit where the
+unbroken one ends, on the same machine with the same number of threads.
 """
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
+from layergroups._checks import whole_number
+from layergroups._fingerprint import checksum
 from layergroups._paths import path_of
-from layergroups.checkpoints import (
-    Saved,
-    Series,
-    join_tensors,
-    split_tensors,
-)
+from layergroups.checkpoints import Saved, Series, join_tensors, split_tensors
+from layergroups.data import items_in
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.training.loop import position_of, restore_position
 from layergroups.training.persistence import check_resumable, restore, state_of
@@ -35,13 +37,13 @@ if TYPE_CHECKING:
     from layergroups.training.optim import Schedule
     from layergroups.training.state import LearnerState
 
-
 _log = logging.getLogger("layergroups")
 
+_KEPT: Final = 2  # the newest checkpoints: one may be damaged
 
-_KEPT = 2
+_CONTENTS: Final = "items, labels and transforms"  # a checksum, which would tell nobody anything
 
-_FEATURES = "features"
+_FEATURES: Final = "features"  # name of the state of `FitContext.features`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +77,36 @@ def checkpoint_config(
             )
         return None
     every = checkpoint_every
-    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-        raise TrainingError(
-            f"checkpoint_every={every!r} must be a whole number of steps from 1, or None for the "
-            "end of each epoch only."
-        )
+    if every is not None:
+        whole_number("checkpoint_every", every, 1, 100)
     folder = path_of(checkpoint_dir, TrainingError, 'fit(..., checkpoint_dir="checkpoints")')
     return CheckpointConfig(folder=folder, every=every, resume=resume)
+
+
+def fit_signature(
+    phase: str, epochs: int, schedule: Schedule, learner: LearnerState
+) -> dict[str, Any]:
+    """What identifies a fit, JSON-ready: what was asked for, and what it is made of.
+
+    A checkpoint of a fit with any of these different is of another fit.
+    """
+    data, loss = learner.data, learner.loss_func
+    targets = data.targets()
+    contents = zlib.crc32(data.fingerprint().encode())
+    return {
+        "phase": phase,
+        "epochs": epochs,
+        "schedule": repr(schedule) if is_dataclass(schedule) else type(schedule).__name__,
+        "classes": list(data.vocab),
+        "ema": learner.ema,
+        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "seed": data.seed if learner.seed is None else learner.seed,
+        "size": None if data.size is None else list(data.size),
+        "batch size": data.batch_size,
+        "training items": items_in(data.train),
+        "validation items": None if data.valid is None else items_in(data.valid),
+        _CONTENTS: contents if targets is None else checksum(targets, contents),
+    }
 
 
 class Checkpointer:
@@ -90,20 +115,29 @@ class Checkpointer:
     It is the last of the callbacks, so what the others did at a moment is in the checkpoint.
 
     Args:
-        plan: where and how often.
+        config: where and how often.
         learner: whose next fit it is.
+        signature: of the fit, see `fit_signature`.
         kind: ends the name of the folder, where one fit is tried in two ways.
 
     Raises:
         TrainingError: the folder holds checkpoints of this fit, but it is not to go on from them.
+        CheckpointError: it is to, but they are of another fit or model, or damaged.
     """
 
-    def __init__(self, plan: CheckpointConfig, learner: LearnerState, kind: str = "") -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        config: CheckpointConfig,
+        learner: LearnerState,
+        signature: Mapping[str, Any],
+        kind: str = "",
+    ) -> None:
+        self.config = config
         self.number = learner.fits_done
-        self.series = Series(plan.folder / f"fit-{self.number:03d}{kind}")
+        self.signature = signature
+        self.series = Series(config.folder / f"fit-{self.number:03d}{kind}")
         self.first_epoch = learner.epochs_done
-        self._start_rates = tuple(learner.layer_groups.rates)
+        self._start_rates = list(learner.layer_groups.rates)
         self._base: Path | None = None  # before the first surgery of this fit
         self._structure = ""
         with learner.processes.together():
@@ -113,53 +147,19 @@ class Checkpointer:
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
-    def _find(self, learner: LearnerState) -> Saved | None:
-        """Look for a checkpoint to go on from, or see that there is none in the way."""
-        if self.plan.resume:
-            return self._newest_that_fits(learner)
-        if self.series.files():
-            raise TrainingError(
-                f"{self.series.folder} holds checkpoints of an earlier run. To go on from them "
-                "give resume=True (--resume); to begin again, another checkpoint_dir, or delete "
-                "this one."
-            )
-        return None
-
-    def finished(self, learner: LearnerState, asked: Mapping[str, Any]) -> History | None:
-        """The rows of a fit that was done before; the learner is then as it was at its end."""
-        if self._found is None or not self._found.state["fit"]["done"]:
-            return None
-        fit = self._checked(self._found, asked)
-        self._restore(learner, self._found)
-        _log.warning("Fit %d was done before; its end is loaded from %s.", self.number, self._path)
-        return learner.history[len(learner.history) - fit["rows"] :]
-
-    @property
-    def _path(self) -> str:
-        return "" if self._found is None else str(self._found.path)
-
-    # Events
+    # What is saved, and when
 
     def before_fit(self, run: FitContext) -> None:
         """Go on from the checkpoint that was found, or write the first one."""
         if self._found is None:
             self._write(run)
-            return
-        fit = self._checked(self._found, signature_of(run) | {"steps": run.steps})
-        self._restore(run.learner, self._found)
-        restore_position(run, fit, join_tensors(fit["epoch_start"], self._found.tensors))
-        _restore_callbacks(run, fit, self._found)
-        self._base = self._kept_base(fit)
-        self._structure = str(self._found.state["structure"])
-        _log.warning(
-            "Going on from %s: epoch %d of %d, step %d of %d.",
-            self._path, run.epoch, run.epochs, run.step, run.steps,
-        )  # fmt: skip
-        self._found = None
+        else:
+            self._go_on(run, self._found)
+            self._found = None
 
     def after_step(self, run: FitContext) -> None:
         """Write, where it is time."""
-        if self.plan.every is not None and run.step % self.plan.every == 0:
+        if self.config.every is not None and run.step % self.config.every == 0:
             self._write(run)
 
     def after_epoch(self, run: FitContext) -> None:
@@ -170,16 +170,31 @@ class Checkpointer:
         """Write the end of the fit; what came before is not needed any more."""
         self._write(run, done=True)
 
-    # Writing
-
     def _write(self, run: FitContext, *, epoch_done: bool = False, done: bool = False) -> None:
         with run.processes.together():
             run.processes.meet("a checkpoint")
-            tensors, state = self._state(run, epoch_done=epoch_done, done=done)
+            tensors, state = state_of(run.learner)
+            callback_states = {name: callback.state_dict() for name, callback in _stateful(run)}
+            callback_tensors, callbacks = split_tensors(callback_states, "callbacks")
+            epoch_tensors, epoch_start = split_tensors(run.epoch_start, "epoch")
+            position = position_of(run, epoch_done=epoch_done)
+            state["fit"] = {
+                **self.signature,
+                **position,
+                "steps": run.steps,
+                "done": done,
+                "first_epoch": self.first_epoch,
+                "start_rates": self._start_rates,
+                "epoch_start": epoch_start,
+                "callbacks": callbacks,
+            }
+            tensors = {**tensors, **callback_tensors, **epoch_tensors}
             run.processes.write("a checkpoint", lambda: self._store(run.step, tensors, state))
 
     def _store(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write a file, and delete those that it makes superfluous."""
+        # A resumed script has the model as it was before callbacks changed it. So the last
+        # checkpoint before the first change stays, for such a script to go on from.
         if self._base is None and self._structure not in ("", state["structure"]):
             self._base = next(iter(self.series.files()), None)
         self._structure = state["structure"]
@@ -188,112 +203,115 @@ class Checkpointer:
         newest = self.series.files()[: 1 if state["fit"]["done"] else _KEPT]
         self.series.prune({written, *newest, *([self._base] if self._base else [])})
 
-    def _state(
-        self, run: FitContext, *, epoch_done: bool, done: bool
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All of the learner, and where the run stands."""
-        tensors, state = state_of(run.learner)
-        callbacks, told = split_tensors(_callback_states(run), "callbacks")
-        epoch, start = split_tensors(run.epoch_start, "epoch")
-        state["fit"] = (
-            signature_of(run)
-            | position_of(run, epoch_done=epoch_done)
-            | {
-                "steps": run.steps,
-                "done": done,
-                "first_epoch": self.first_epoch,
-                "start_rates": list(self._start_rates),
-                "epoch_start": start,
-                "callbacks": told,
-            }
-        )
-        return {**tensors, **callbacks, **epoch}, state
+    # Where to go on
 
-    # Going on
+    def finished(self, learner: LearnerState) -> History | None:
+        """The rows of a fit that was done before; the learner is then as it was at its end."""
+        saved = self._found
+        if saved is None or not saved.state["fit"]["done"]:
+            return None
+        _restore(learner, saved)
+        _log.warning("Fit %d was done before; its end is loaded from %s.", self.number, saved.path)
+        return learner.history[len(learner.history) - saved.state["fit"]["rows"] :]
 
-    def _newest_that_fits(self, learner: LearnerState) -> Saved | None:
-        """The newest whole checkpoint whose weights are those of this model.
+    def _go_on(self, run: FitContext, saved: Saved) -> None:
+        fit = saved.state["fit"]
+        self._check_same({"steps": run.steps}, saved)
+        _restore(run.learner, saved)
+        restore_position(run, fit, join_tensors(fit["epoch_start"], saved.tensors))
+        states = join_tensors(fit["callbacks"], saved.tensors)
+        for name, callback in _stateful(run):
+            if name in states:
+                callback.load_state_dict(states[name])
+            elif name != _FEATURES:  # earlier versions did not save it
+                _log.warning("%s has no state of %s, which begins afresh.", saved.path.name, name)
+        self._base = None if fit["base"] is None else self.series.folder / str(fit["base"])
+        self._structure = str(saved.state["structure"])
+        _log.warning(
+            "Going on from %s: epoch %d of %d, step %d of %d.",
+            saved.path, run.epoch, run.epochs, run.step, run.steps,
+        )  # fmt: skip
 
-        A fit whose callbacks changed the model goes on from before the change, which they then do
-        again.
-        """
-        reason: CheckpointError | None = None
-        for saved in self.series.readable():
-            try:
-                check_resumable(learner, saved)
-            except CheckpointError as misfit:
-                reason = reason or misfit
-                continue
-            if reason is not None:
-                _log.warning(
-                    "The model was changed in this fit; it goes on from before the change: %s",
-                    saved.path,
+    def _find(self, learner: LearnerState) -> Saved | None:
+        """The checkpoint to go on from, if there is one; there must be none if it is not to."""
+        if not self.config.resume:
+            if self.series.files():
+                raise TrainingError(
+                    f"{self.series.folder} holds checkpoints of an earlier run. To go on from them "
+                    "give resume=True (--resume); to begin again, a different checkpoint_dir, or "
+                    "delete this one."
                 )
-            return saved
-        if reason is not None:
-            raise reason
-        return None
+            return None
+        saved = _newest_that_fits(self.series, learner)
+        if saved is not None:
+            self._check_same(self.signature, saved)
+            self._check_rates(saved)
+        return saved
 
-    def _checked(self, saved: Saved, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the checkpoint says of its fit, which must be the one that is asked for."""
-        fit: Mapping[str, Any] = saved.state["fit"]
-        other = [
-            f"{key} {fit.get(key)!r}, now {asked[key]!r}"
-            for key in asked
-            if fit.get(key) != asked[key]
+    def _check_same(self, signature: Mapping[str, Any], saved: Saved) -> None:
+        """The checkpoint must be of the fit that is asked for; earlier versions saved less of it.
+
+        Raises:
+            CheckpointError: it is of another one; the message says what differs.
+        """
+        fit = saved.state["fit"]
+        differences = [
+            f"{name} {fit[name]!r}, now {value!r}"
+            for name, value in signature.items()
+            if name in fit and fit[name] != value
         ]
-        if other:
-            raise CheckpointError(
-                f"{saved.path} belongs to another fit: {'; '.join(other)}. Call the fits of this "
-                "run as before, or give another checkpoint_dir; to train for more epochs, call "
-                "fit again afterwards."
-            )
-        if list(self._start_rates) != list(fit["start_rates"]):
-            _log.warning(
-                "Going on at the rates of the checkpoint (begun at %s), not at %s as asked now.",
-                fit["start_rates"], list(self._start_rates),
-            )  # fmt: skip
-        return fit
-
-    def _restore(self, learner: LearnerState, saved: Saved) -> None:
-        restore(
-            learner, saved.tensors, saved.state, with_opt=True, strict=True, source=str(saved.path)
+        if not differences:
+            return
+        shown = [text for text in differences if not text.startswith(_CONTENTS)]
+        raise CheckpointError(
+            f"{saved.path} belongs to another fit: {'; '.join(shown) or f'{_CONTENTS} differ'}. "
+            "Call the fits of this run as before, or give a different checkpoint_dir; to train for "
+            "more epochs, call fit again afterwards."
         )
 
-    def _kept_base(self, fit: Mapping[str, Any]) -> Path | None:
-        return None if fit["base"] is None else self.series.folder / str(fit["base"])
+    def _check_rates(self, saved: Saved) -> None:
+        # A learner whose fit was interrupted may have rates that its callbacks have changed.
+        known = (saved.state["fit"]["start_rates"], saved.state["groups"].get("rates"))
+        if len(known[0]) != len(self._start_rates):
+            return  # other layer groups, which are refused with their names
+        if self._start_rates not in map(list, filter(None, known)):
+            raise CheckpointError(
+                f"{saved.path} belongs to another fit: it began at the rates {known[0]}, now they "
+                f"are {self._start_rates}. Give the rates as before, or a different checkpoint_dir."
+            )
 
 
-def signature_of(run: FitContext) -> dict[str, Any]:
-    """What tells one fit from another: as the person asked for it."""
-    return fit_signature(run.phase, run.epochs, run.schedule, run.learner)
+def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
+    """The newest whole checkpoint whose weights are those of this model.
+
+    A fit whose callbacks changed the model goes on from before the change, which they then do
+    again.
+    """
+    reason: CheckpointError | None = None
+    for saved in series.readable():
+        try:
+            check_resumable(learner, saved)
+        except CheckpointError as misfit:
+            reason = reason or misfit
+            continue
+        if reason is not None:
+            _log.warning(
+                "The model was changed in this fit; it goes on from before the change: %s",
+                saved.path,
+            )
+        return saved
+    if reason is not None:
+        raise reason
+    return None
 
 
-def fit_signature(
-    phase: str, epochs: int, schedule: Schedule, learner: LearnerState
-) -> dict[str, Any]:
-    """A fit as a person asks for it, as JSON values."""
-    shown = repr(schedule) if is_dataclass(schedule) else type(schedule).__name__
-    return {
-        "phase": phase,
-        "epochs": epochs,
-        "schedule": shown,
-        "classes": list(learner.data.vocab),
-        "ema": learner.ema,
-    }
-
-
-def _restore_callbacks(run: FitContext, fit: Mapping[str, Any], saved: Saved) -> None:
-    states = join_tensors(fit["callbacks"], saved.tensors)
-    for name, callback in _stateful(run):
-        if name in states:
-            callback.load_state_dict(states[name])
-        elif name != _FEATURES:  # earlier versions did not save it
-            _log.warning("%s has no state of %s, which begins afresh.", saved.path.name, name)
+def _restore(learner: LearnerState, saved: Saved) -> None:
+    source = str(saved.path)
+    restore(learner, saved.tensors, saved.state, with_opt=True, strict=True, source=source)
 
 
 def _stateful(run: FitContext) -> list[tuple[str, Any]]:
-    """Callbacks that have a state, each with a name by class and place among those of its class."""
+    """What has a state, each with a name: by class, and by place among callbacks of its class."""
     found: list[tuple[str, Any]] = []
     if run.features is not None:
         found.append((_FEATURES, run.features))
@@ -304,7 +322,3 @@ def _stateful(run: FitContext) -> list[tuple[str, Any]]:
             found.append((f"{counts[kind]}-{kind}", callback))
             counts[kind] += 1
     return found
-
-
-def _callback_states(run: FitContext) -> dict[str, Any]:
-    return {name: callback.state_dict() for name, callback in _stateful(run)}

@@ -185,11 +185,12 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     """Train through the network, or from stored outputs in epochs in which that is possible."""
     if not phase.epochs:
         return History()
-    checkpointer = None if setup.checkpoints is None else Checkpointer(setup.checkpoints, state)
-    if checkpointer is not None:
+    checkpointer = None
+    if setup.checkpoints is not None:
         signature = fit_signature(phase.name, phase.epochs, phase.schedule, state)
-        done = checkpointer.finished(state, signature)
-        if done:
+        checkpointer = Checkpointer(setup.checkpoints, state, signature)
+        done = checkpointer.finished(state)
+        if done is not None:
             return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
     last = [] if checkpointer is None else [checkpointer]

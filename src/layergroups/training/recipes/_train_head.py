@@ -61,12 +61,13 @@ def train_head(
         setup: of the fit; it has the figures of the recipe.
         also: boundaries of later phases, at which values are cached in the same passes.
     """
-    plan = setup.checkpoints
-    checkpointer = None if plan is None else Checkpointer(plan, learner, kind="-head")
-    signature = fit_signature(phase.name, 1, phase.schedule, learner)
-    done = checkpointer and checkpointer.finished(learner, signature)
-    if done:
-        return done
+    checkpointer = None
+    if setup.checkpoints is not None:
+        signature = fit_signature(phase.name, 1, phase.schedule, learner)
+        checkpointer = Checkpointer(setup.checkpoints, learner, signature, kind="-head")
+        done = checkpointer.finished(learner)
+        if done is not None:
+            return done
     last = () if checkpointer is None else (checkpointer,)
     run = new_fit_context(learner, 1, phase.schedule, phase.name, setup.callbacks, last)
     first_epoch = learner.epochs_done if checkpointer is None else checkpointer.first_epoch
