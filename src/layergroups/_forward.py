@@ -1,11 +1,17 @@
-"""How a batch is made of inputs and targets, for all who read batches."""
+"""How a batch goes through a model, for all that run one: dry run, loop, evaluation, cache, export.
+
+Inputs are a tensor, a tuple or list of arguments, or a dict of keyword arguments. Outputs are a
+tensor, a dict with "logits" or "out", or an object with `.logits`, as the models of transformers
+and torchvision give them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from layergroups.errors import TrainingError
 
@@ -13,17 +19,23 @@ from layergroups.errors import TrainingError
 def split_batch(batch: object) -> tuple[Any, Tensor | None]:
     """Inputs and targets; targets are None for a batch of inputs only.
 
+    Args:
+        batch: a pair (inputs, targets), a tensor or a dict of inputs; of a dict, "labels" are the
+            targets.
+
     Raises:
-        TrainingError: the batch is neither a tensor nor a pair.
+        TrainingError: the batch is none of these.
     """
     if isinstance(batch, Tensor):
         return batch, None
+    if isinstance(batch, Mapping):
+        return {name: batch[name] for name in batch if name != "labels"}, batch.get("labels")
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
     raise TrainingError(
-        "A batch must be a tensor of inputs or a pair (inputs, targets), not a "
-        f"{type(batch).__name__}{size}."
+        "A batch must be a pair (inputs, targets), a tensor of inputs, or a dict of them, not a "
+        f"{type(batch).__name__}{size}. Several inputs go in the first place of the pair."
     )
 
 
@@ -46,3 +58,59 @@ def count_items(batch: object) -> int:
         return len(targets)
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     return len(tensors[0]) if tensors else len(inputs)
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs as positional and keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def logits_of(outputs: Any) -> Any:
+    """What of a model's outputs answers the task: its "logits" or "out" where it has them."""
+    if isinstance(outputs, Mapping):
+        for key in ("logits", "out"):
+            if key in outputs:
+                return outputs[key]
+        return dict(outputs)
+    return getattr(outputs, "logits", outputs)
+
+
+def tensor_of(outputs: Any) -> Tensor:
+    """The logits, which a loss can take.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    logits = logits_of(outputs)
+    if isinstance(logits, Tensor):
+        return logits
+    has = f" with the keys {', '.join(map(str, logits))}" if isinstance(logits, dict) else ""
+    raise TrainingError(
+        f"The model gives a {type(outputs).__name__}{has}, from which no loss can be taken. Its "
+        'outputs must be a tensor, a dict with "logits" or "out", or an object with .logits; for '
+        "any other give Learner a module whose forward returns the tensor."
+    )
+
+
+def run_model(model: Callable[..., Any], inputs: Any) -> Any:
+    """Inputs through the model, to whatever it gives."""
+    args, kwargs = as_call(inputs)
+    return model(*args, **kwargs)
+
+
+def call_model(model: Callable[..., Any], inputs: Any) -> Tensor:
+    """Inputs through the model, to the logits.
+
+    Raises:
+        TrainingError: the model gives something else.
+    """
+    return tensor_of(run_model(model, inputs))
+
+
+def single_batch(item: Any) -> Any:
+    """A batch of one item."""
+    return tree_map_only(Tensor, lambda tensor: tensor.unsqueeze(0), item)

@@ -18,7 +18,6 @@ from layergroups.anatomy._trace import (
     Op,
     Trace,
     describe_input,
-    logits_of,
     output_shape,
     trace,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "find_head",
     "first_trace",
     "is_flat",
-    "logits_of",
     "output_shape",
     "parent",
     "read_anatomy",

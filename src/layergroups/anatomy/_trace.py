@@ -24,6 +24,7 @@ from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.flop_counter import flop_registry
 
+from layergroups._forward import as_call, logits_of
 from layergroups._torch import (
     FakeTensorMode,
     StorageWeakRef,
@@ -38,25 +39,6 @@ from layergroups._torch import (
 from layergroups.anatomy._leaks import Namespaces, take_out_leaks
 from layergroups.anatomy._restoring import restoring
 from layergroups.errors import AnatomyError, LazyModuleError
-
-
-def as_call(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """An example input as positional and keyword arguments."""
-    if isinstance(example_input, Mapping):
-        return (), dict(example_input)
-    if isinstance(example_input, tuple):
-        return example_input, {}
-    return (example_input,), {}
-
-
-def logits_of(out: Any) -> Any:
-    """What of a model's output answers the task: its "logits" or "out" where it has them."""
-    if isinstance(out, Mapping):
-        for key in ("logits", "out"):
-            if key in out:
-                return out[key]
-        return dict(out)
-    return getattr(out, "logits", out)
 
 
 def describe_input(example_input: Any) -> str:

@@ -35,11 +35,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from layergroups._forward import call_model
 from layergroups.anatomy import (
     Anatomy,
     eval_mode,
     is_flat,
-    logits_of,
     read_anatomy,
     restoring,
     sides,
@@ -298,7 +298,7 @@ def _look(
         return tree_unflatten(leaves, spec)
 
     with _hooked([(model.get_submodule(place.path), cut)]):
-        scores = _scores(logits_of(model(images.clone())), len(images))
+        scores = _scores(call_model(model, images.clone()), len(images))
     chosen = _targets(target, scores)
     score = scores.gather(1, chosen[:, None]).sum()
     gradient = None

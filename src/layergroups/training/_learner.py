@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from torch import Tensor, nn
 
 from layergroups import checkpoints
+from layergroups._forward import single_batch
 from layergroups._paths import path_of
 from layergroups.data import TrainValid, batch_count, batches_of
 from layergroups.errors import CheckpointError
@@ -495,10 +496,10 @@ class Learner(LearnerState):
             DataError: this is no image, or it cannot be read.
             TrainingError: the model cannot take what it is.
         """
-        inputs = self.data.load(item).unsqueeze(0)
+        inputs = single_batch(self.data.load(item))
         found, _, _ = predict_all(
             self.placed_model(),
-            [inputs],
+            [(inputs, None)],
             loss_func=self.loss_func,
             task=self.task,
             accelerator=self.accelerator,

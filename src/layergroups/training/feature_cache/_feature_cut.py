@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
+from layergroups._forward import call_model, run_model
 from layergroups.errors import TrainingError
 from layergroups.groups import has_foreign_hooks
 from layergroups.models import AdaptiveConcatPool2d
@@ -47,6 +48,9 @@ class Call(NamedTuple):
 
     path: str
     number: int
+
+
+_PLAIN = (Tensor, int, float, str, bytes, torch.dtype, torch.device, type(None))
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,10 @@ class OutputSpec:
     def of(cls, value: Any, items: int) -> OutputSpec:
         """The spec of a value that was computed for so many items."""
         leaves, spec = tree_flatten(value)
+        for leaf in leaves:
+            if not isinstance(leaf, _PLAIN):
+                # It may hold tensors of these very items, which would answer for all others.
+                raise NoCutError(f"a layer gives a {type(leaf).__name__}, which may hold tensors")
         tensor_specs = (
             TensorSpec.of(leaf, items) if isinstance(leaf, Tensor) and leaf.ndim else leaf
             for leaf in leaves
@@ -216,7 +224,7 @@ def run_frozen_part(
         for cut, seen in zip(cuts, found, strict=True):
             stack.enter_context(_calls_handled(model, cut.paths, keeper(cut, seen)))
         with suppress(_EnoughError):
-            model(inputs)
+            run_model(model, inputs)
     if not all_there():
         raise NoCutError("its frozen modules are not called as they were in the trial")
     return [
@@ -319,7 +327,7 @@ def _trial(model: nn.Module, frozen: Sequence[str], inputs: Any) -> tuple[Any, d
         torch.enable_grad(),
         _calls_handled(model, paths, note) as counts,
     ):
-        outputs = model(inputs)
+        outputs = call_model(model, inputs)
     # A pooling layer that is called on constant and on other values is constant nowhere.
     varying = {path for path in counts if sum(c.path == path for c in found) != counts[path]}
     return _plain(outputs), {c: _plain(v) for c, v in found.items() if c.path not in varying}
@@ -371,7 +379,7 @@ def _run_answering(
         return answers[call]
 
     with _calls_handled(model, cut.paths, answer) as counts:
-        outputs = model(inputs)
+        outputs = call_model(model, inputs)
     missed = [call.path for call in cut.needed if counts[call.path] <= call.number]
     if missed:
         raise NoCutError(f"{missed[0]} is called less often than in the trial")

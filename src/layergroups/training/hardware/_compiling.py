@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.exc import TorchDynamoException, TorchRuntimeError
 
@@ -65,15 +65,14 @@ class Compiled:
         except Exception as cause:
             raise _failure(self.options, cause) from cause
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's outputs; an error of the model itself is raised as it is."""
         try:
-            outputs: Tensor = self._called(*inputs)
+            return self._called(*args, **kwargs)
         except TorchDynamoException as cause:
             if isinstance(cause, TorchRuntimeError):  # of the layers: they say it better themselves
-                self.model(*inputs)
+                self.model(*args, **kwargs)
             raise _failure(self.options, cause) from cause
-        return outputs
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from layergroups._forward import split_batch
+from layergroups._forward import call_model, split_batch
 from layergroups.anatomy import describe_input
 from layergroups.data import Shard, check_of, shards_of
 from layergroups.errors import TrainingError
@@ -66,7 +67,7 @@ def evaluate(
             meter.to(accelerator.device)
             for share in shards_of(batches, processes):
                 for outputs, targets in _outputs(
-                    [share.batch], forward or model, accelerator, advance
+                    [share.batch], forward or partial(call_model, model), accelerator, advance
                 ):
                     seen.add(loss_func, outputs, targets, share, meter)
         said = processes.meet("validation", {"batches": seen.check}, say=[seen.items])
@@ -156,7 +157,7 @@ def predict_all(
     """
     kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
     with evaluating(model):
-        for outputs, targets in _outputs(batches, model, accelerator, advance):
+        for outputs, targets in _outputs(batches, partial(call_model, model), accelerator, advance):
             losses = None
             if with_loss:
                 if targets is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._forward import call_model, tensor_of
 from layergroups.data import Batches, Shard
 from layergroups.groups import mark_synced
 from layergroups.training.distributed import SINGLE_PROCESS, Processes, Replicas
@@ -222,7 +223,7 @@ class FitContext:
     def forward(self, inputs: object) -> Tensor:
         """Inputs through the model, or stored outputs of its frozen layers through the rest."""
         if self.features is not None and self.features.owns(inputs):
-            outputs: Tensor = self.features.forward(self, inputs)
-        else:
-            outputs = (self.forward_override or self.learner.called_model())(inputs)
-        return outputs
+            return tensor_of(self.features.forward(self, inputs))
+        if self.forward_override is not None:
+            return tensor_of(self.forward_override(inputs))
+        return call_model(self.learner.called_model(), inputs)

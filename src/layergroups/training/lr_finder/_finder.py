@@ -14,13 +14,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from layergroups._forward import count_items, labelled
+from layergroups._forward import call_model, count_items, labelled
 from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve
@@ -174,7 +174,7 @@ class Shortcut:
         """
         passage = self.passage
         if passage is None or number is None:
-            return self._model
+            return partial(call_model, self._model)
 
         def forward(inputs: Any) -> Any:
             values = self._kept.get(number)
