@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from layergroups._torch import tree_leaves, tree_map_only
 from layergroups.errors import TrainingError
 
 

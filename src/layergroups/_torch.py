@@ -44,12 +44,16 @@ __all__ = [
     "StorageWeakRef",
     "TorchDispatchMode",
     "TreeSpec",
+    "call_uncompiled",
     "drop_compiled_graphs",
     "each_module",
     "fake_tensor_log",
+    "foreach_lerp_",
     "forward_hooks",
     "forward_pre_hooks",
+    "is_compile_error",
     "is_compiled",
+    "is_error_of_layers",
     "is_persistent",
     "is_view",
     "op_name",
@@ -57,6 +61,7 @@ __all__ = [
     "own_buffers",
     "own_modules",
     "own_parameters",
+    "own_tensors",
     "set_versions",
     "storage_key",
     "tree_flatten",
@@ -89,6 +94,12 @@ def own_modules(module: nn.Module) -> MutableMapping[str, nn.Module | None]:
     return module._modules
 
 
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that a module holds itself, by name."""
+    own = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
 def is_persistent(module: nn.Module, buffer: str) -> bool:
     """Whether a state dict holds this buffer."""
     return buffer not in module._non_persistent_buffers_set
@@ -116,9 +127,36 @@ def each_module(model: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether a module is what `torch.compile` gives; without importing dynamo (1.1 s)."""
-    return isinstance(getattr(model, "_orig_mod", None), nn.Module)
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module was compiled by hand: wrapped by `torch.compile`, or by its `compile()`."""
+    return _compiled_of(module) is not None or vars(module).get("_compiled_call_impl") is not None
+
+
+def call_uncompiled(module: nn.Module) -> None:
+    """Take back `module.compile()`."""
+    if vars(module).get("_compiled_call_impl") is not None:
+        vars(module)["_compiled_call_impl"] = None
+
+
+def _compiled_of(module: nn.Module) -> nn.Module | None:
+    inner = (
+        vars(module).get("_modules", {}).get("_orig_mod")
+    )  # no import of dynamo, which takes 1 s
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def is_compile_error(error: Exception) -> bool:
+    """Whether `torch.compile` failed, or what it runs."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
+def is_error_of_layers(error: Exception) -> bool:
+    """Whether a layer failed while `torch.compile` traced it."""
+    from torch._dynamo.exc import TorchRuntimeError
+
+    return isinstance(error, TorchRuntimeError)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -128,8 +166,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         AnatomyError: it is not a module.
     """
     while isinstance(model, nn.Module):
-        if is_compiled(model):
-            model = model._orig_mod  # type: ignore[assignment] # `is_compiled` looked
+        if (inner := _compiled_of(model)) is not None:
+            model = inner
         elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
         else:
@@ -163,6 +201,11 @@ def version(tensor: Tensor) -> int:
 def set_versions(tensors: Iterable[Tensor], versions: Sequence[int]) -> None:
     """Put version counters back, for values that were put back."""
     torch._C._autograd._unsafe_set_version_counter(tuple(tensors), tuple(versions))
+
+
+def foreach_lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """`Tensor.lerp_` for many tensors in one call; the public way takes a kernel for each."""
+    torch._foreach_lerp_(tensors, ends, weight)
 
 
 # -- operations, as __torch_dispatch__ gives them ------------------------------------------------

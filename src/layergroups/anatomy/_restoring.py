@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layergroups._torch import each_module, fake_tensor_log
+from layergroups._torch import each_module, fake_tensor_log, own_tensors
 
 _LARGEST = 10_000  # a longer container is data, not something that a forward fills
 _LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType)
@@ -55,7 +55,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     modules = each_module(model)
     modes = [module.training for module in modules]
     acting = [m for m in modules if _acts_on_mode(m)]
-    own = [(t, t.detach().clone()) for m in acting for t in _own_tensors(m) if not t.is_meta]
+    own = [t for m in acting for t in own_tensors(m).values() if not t.is_meta]
+    values = [(tensor, tensor.detach().clone()) for tensor in own]
     if acting:
         # The model's own methods, unlike in `restoring`: its numbers count here, and a layer that
         # merges weights in `eval()` takes them apart again in its own `train()`.
@@ -69,18 +70,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
                 module.train(mode)
         for module, mode in zip(modules, modes, strict=True):
             _set_modes([module], mode)
-        _write_back(own)  # weights merged and taken apart again differ in their last bits
+        _write_back(values)  # weights merged and taken apart again differ in their last bits
 
 
 def _acts_on_mode(module: nn.Module) -> bool:
     kind, own = type(module), module.__dict__
     plain = kind.train is nn.Module.train and kind.eval is nn.Module.eval
     return not plain or "train" in own or "eval" in own
-
-
-def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters(recurse=False)
-    yield from module.buffers(recurse=False)
 
 
 def _set_modes(modules: Iterable[nn.Module], mode: bool) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from layergroups._formatting import first_few
+from layergroups._torch import is_persistent, own_buffers, own_tensors
 from layergroups.anatomy import Anatomy
 from layergroups.errors import TransplantError
 from layergroups.models import SideBySide, classifier_layers, outputs_of, parts_of, whole_path
@@ -60,10 +61,7 @@ def layers_of(model: nn.Module) -> dict[str, Layer]:
     """Every module that has tensors of its own, by path; a shared one under all its paths."""
     found = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        tensors: dict[str, Tensor] = {n: p for n, p in module._parameters.items() if p is not None}
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                tensors[name] = buffer
+        tensors = {n: t for n, t in own_tensors(module).items() if is_persistent(module, n)}
         if tensors:
             found[path] = Layer(path, tensors, not any(module.children()))
     return found
@@ -289,7 +287,7 @@ def _planned(source: Side, target: Side, pairs: Sequence[tuple[str, str]]) -> Cl
 
 
 def _scalars(old: nn.Module, path: str, new: nn.Module, goal: str) -> list[tuple[str, str]]:
-    ours, theirs = (m.get_submodule(p)._buffers for m, p in ((old, path), (new, goal)))
+    ours, theirs = (own_buffers(m.get_submodule(p)) for m, p in ((old, path), (new, goal)))
     return [
         (join(path, name), join(goal, name))
         for name, count in ours.items()
@@ -342,10 +340,9 @@ def _slots(model: nn.Module, path: str) -> dict[str, Slots]:
         parts = [(path, layer)]
     slots: dict[str, Slots] = {}
     for place, part in parts:
-        own = {**part._parameters, **part._buffers}
         n = outputs_of(part) if _is_map(part) else _width(part)
-        for kind, tensor in own.items():
-            if tensor is not None and tensor.ndim and len(tensor) == n:
+        for kind, tensor in own_tensors(part).items():
+            if tensor.ndim and len(tensor) == n:
                 slots.setdefault(kind, []).extend((join(place, kind), row) for row in range(n))
     if _is_map(parts[0][1]) and "weight" not in slots:
         return {}
@@ -384,8 +381,7 @@ def _n(layer: nn.Module) -> int:
 
 def _width(module: nn.Module) -> int:
     """Numbers in the vectors of a norm or a scale; 0 where it has none."""
-    own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-    return max((len(t) for t in own if t.ndim == 1), default=0)
+    return max((len(t) for t in own_tensors(module).values() if t.ndim == 1), default=0)
 
 
 def _within(path: str, above: str) -> bool:
@@ -407,6 +403,4 @@ def _exists(model: nn.Module, path: str) -> bool:
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
     path, _, kind = name.rpartition(".")
-    module = model.get_submodule(path)
-    found = module._parameters.get(kind)
-    return found if found is not None else module._buffers[kind]  # type: ignore[return-value] # exists
+    return own_tensors(model.get_submodule(path))[kind]

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from layergroups._forward import count_items, split_batch
 from layergroups._random import mixed
+from layergroups._torch import tree_map_only
 from layergroups.data._source import own_shards
 
 

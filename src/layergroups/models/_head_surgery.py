@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._torch import own_tensors
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
 from layergroups.groups import frozen_by_groups
@@ -33,9 +34,7 @@ def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
     attributes: list[Any] = [vars(holder) for holder in (*modules, *configs)]
     inside = [v for held in attributes for v in held.values() if isinstance(v, (dict, list, set))]
     before = [(container, copy.copy(container)) for container in (*attributes, *inside)]
-    tensors = [
-        t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None
-    ]
+    tensors = [t for m in modules for t in own_tensors(m).values()]
     flags = [(tensor, tensor.requires_grad) for tensor in tensors]
     copies = [(tensor, tensor.detach().clone()) for tensor in tensors if values]
     try:

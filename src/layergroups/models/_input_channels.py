@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from layergroups._torch import own_parameters, tree_map_only
 from layergroups.anatomy import INPUT, Op, Trace, first_trace, parent, trace, unwrap
 from layergroups.errors import AnatomyError, ModelError
 from layergroups.groups import frozen_by_groups
@@ -163,7 +163,7 @@ def _check_entrance(model: nn.Module, op: Op, found: Trace) -> None:
     cause = ""
     if op.name != "convolution":
         cause = f"the operation {op.name}, so where its channels stand in the weight is not known"
-    elif not isinstance(layer._parameters.get("weight"), nn.Parameter):
+    elif not isinstance(own_parameters(layer).get("weight"), nn.Parameter):
         cause = "a convolution whose weight is computed from others"
     elif getattr(layer, "groups", 1) != 1:
         cause = "a convolution of several groups"

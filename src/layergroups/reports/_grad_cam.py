@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from layergroups._forward import call_model
+from layergroups._torch import tree_flatten, tree_unflatten
 from layergroups.anatomy import (
     Anatomy,
     eval_mode,

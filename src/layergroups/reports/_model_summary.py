@@ -11,9 +11,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from layergroups._formatting import html_table, memory, plain_text
+from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
 from layergroups.errors import LayerGroupsError
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._torch import foreach_lerp_, version
 from layergroups.checkpoints import spread_as
 from layergroups.groups import is_norm, is_sharded
 from layergroups.training.distributed import whole
@@ -55,7 +56,7 @@ class EMA:
         trains = set(map(id, self._followed()))
         with torch.no_grad():
             for tensor, weights in self._weights.items():
-                if id(tensor) in trains and tensor._version == self._versions[tensor]:
+                if id(tensor) in trains and version(tensor) == self._versions[tensor]:
                     tensor.copy_(weights)
                 else:
                     self._averages.pop(tensor, None)
@@ -71,7 +72,7 @@ class EMA:
         with torch.no_grad():
             if together:
                 averages, tensors = map(list, zip(*together, strict=True))
-                torch._foreach_lerp_(averages, tensors, part)
+                foreach_lerp_(averages, tensors, part)
             for average, tensor in pairs:
                 if is_sharded(average):
                     average.lerp_(tensor, part)
@@ -104,7 +105,7 @@ class EMA:
         self._note_versions()
 
     def _note_versions(self) -> None:
-        self._versions = {tensor: tensor._version for tensor in self._weights}
+        self._versions = {tensor: version(tensor) for tensor in self._weights}
 
     def state_dict(self) -> dict[str, Any]:
         """Averages, and the weights while the averages are in the model, by name."""

@@ -14,15 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from layergroups._forward import labelled
 from layergroups._random import mixed
+from layergroups._torch import is_compiled, tree_map_only, version
 from layergroups.data import (
     SeekableBatches,
     Shard,
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("layergroups")
 
 _PASS_OFFSET = 1 << 24  # between the epoch numbers from which further passes have their orders
-
-_version = attrgetter("_version")
 
 
 class CachedInputs(tuple[Tensor, ...]):
@@ -164,7 +161,7 @@ class CachedEpochs:
 
     def _cheap_state(self, run: FitContext, entry: CacheEntry) -> object:
         # Compared at every step, so no checksums: torch counts the writes to each tensor.
-        versions = sum(map(_version, entry.tensors))
+        versions = sum(map(version, entry.tensors))
         groups = run.groups
         return id(run.model), groups.inactive, groups.norms_train, run.changes, versions
 
@@ -315,7 +312,7 @@ def why_not(run: FitContext) -> str:
         return "frozen norm layers train"
     if run.replicas.sharded:
         return "FSDP2 gathers the weights only where a model runs as a whole"
-    if any(getattr(m, "_compiled_call_impl", None) is not None for m in run.model.modules()):
+    if any(is_compiled(m) for m in run.model.modules()):
         return "the model is compiled"
     return ""
 

@@ -20,6 +20,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from layergroups._torch import own_parameters
 from layergroups.training.feature_cache._feature_cut import (
     PROBE_ITEMS,
     FeatureCut,
@@ -137,7 +138,7 @@ def fused(model: nn.Module, pairs: Mapping[str, str]) -> Iterator[None]:
 
 def _is_plain_convolution(module: nn.Module) -> bool:
     usual = type(module) is nn.Conv2d and "forward" not in module.__dict__
-    return usual and "weight" in module._parameters  # else it is computed, as in spectral norm
+    return usual and "weight" in own_parameters(module)  # else it is computed, as in spectral norm
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

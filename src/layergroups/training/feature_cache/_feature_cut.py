@@ -18,9 +18,14 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from layergroups._forward import call_model, run_model
+from layergroups._torch import (
+    TreeSpec,
+    tree_flatten,
+    tree_map_only,
+    tree_unflatten,
+)
 from layergroups.errors import TrainingError
 from layergroups.groups import has_foreign_hooks
 from layergroups.models import AdaptiveConcatPool2d

@@ -1,7 +1,7 @@
 """Device, memory and compiling."""
 
 from layergroups.training.hardware._allocator import keep_freed_memory
-from layergroups.training.hardware._compiling import Compile, Compiled, checked_compile, is_compiled
+from layergroups.training.hardware._compiling import Compile, Compiled, checked_compile
 from layergroups.training.hardware._device import (
     launched_accumulation,
     make_accelerator,
@@ -17,7 +17,6 @@ __all__ = [
     "SafeLayout",
     "checked_compile",
     "in_fast_layout",
-    "is_compiled",
     "keep_freed_memory",
     "launched_accumulation",
     "make_accelerator",

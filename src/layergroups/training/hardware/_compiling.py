@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
-from torch._dynamo.exc import TorchDynamoException, TorchRuntimeError
 
+from layergroups._torch import is_compile_error, is_error_of_layers
 from layergroups.errors import TrainingError
 
 Compile = bool | Mapping[str, Any] | None
@@ -69,16 +68,12 @@ class Compiled:
         """The model's outputs; an error of the model itself is raised as it is."""
         try:
             return self._called(*args, **kwargs)
-        except TorchDynamoException as cause:
-            if isinstance(cause, TorchRuntimeError):  # of the layers: they say it better themselves
+        except Exception as cause:
+            if not is_compile_error(cause):
+                raise
+            if is_error_of_layers(cause):  # the layers themselves say it better
                 self.model(*args, **kwargs)
             raise _failure(self.options, cause) from cause
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Whether it was compiled by hand, wrapped or in place."""
-    compiled = getattr(model, "_compiled_call_impl", None) is not None
-    return isinstance(model, OptimizedModule) or compiled
 
 
 def _failure(options: Mapping[str, Any], cause: Exception) -> TrainingError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layergroups._torch import each_module
+from layergroups._torch import each_module, own_buffers, own_parameters
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, on the device; parameters stay the same objects. Quick where nothing moves."""
     on_cpu = device.type == "cpu"
     for module in each_module(model):
-        for own in (module._parameters, module._buffers):
+        for own in (own_parameters(module), own_buffers(module)):
             for tensor in own.values():
                 if tensor is None or (on_cpu and tensor.is_cpu):
                     continue  # quicker to ask than device

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from layergroups._torch import own_parameters
 from layergroups.anatomy import unwrap
 
 _BLOCK = 16  # channels; oneDNN's block on AVX-512, 8 on AVX2
@@ -31,7 +32,7 @@ def in_fast_layout(model: nn.Module) -> nn.Module:
 
 def _plain(convolution: nn.Conv2d) -> list[nn.Parameter]:
     """Its weight, if it is an ordinary parameter."""
-    weight = convolution._parameters.get("weight")
+    weight = own_parameters(convolution).get("weight")
     usual = weight is not None and not is_lazy(weight) and type(weight.data) is Tensor
     return [weight] if weight is not None and usual else []
 

@@ -18,9 +18,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from layergroups._forward import call_model, count_items, labelled
+from layergroups._torch import tree_leaves
 from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve

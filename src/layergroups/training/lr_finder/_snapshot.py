@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._interrupts import uninterrupted
-from layergroups._torch import each_module
+from layergroups._torch import call_uncompiled, each_module, own_parameters, set_versions, version
 from layergroups.checkpoints import load_random_state, random_state
 from layergroups.errors import TrainingError
 from layergroups.training.hardware import keep_freed_memory
@@ -72,10 +72,12 @@ class Snapshot:
         owners = [learner, learner.groups, learner.store, learner.data.train, *modules]
         self._owners = [_Owner(owner) for owner in owners if hasattr(owner, "__dict__")]
         self._modules = modules
-        parameters = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
+        parameters = {
+            id(p): p for m in modules for p in own_parameters(m).values() if p is not None
+        }
         self._parameters = [(p, p.requires_grad, p.grad) for p in parameters.values()]
         self._tensors = [
-            (t, t.detach().clone(), t._version) for t in _tensors(modules) if _may_change(t)
+            (t, t.detach().clone(), version(t)) for t in _tensors(modules) if _may_change(t)
         ]
         self._random = random_state()
         self._data = random_start(learner.data.train)
@@ -85,8 +87,7 @@ class Snapshot:
         for parameter, _, _ in self._parameters:
             parameter.grad = None
         for module in self._modules:  # compiling again for each freezing takes longer than a trial
-            if module.__dict__.get("_compiled_call_impl") is not None:
-                module.__dict__["_compiled_call_impl"] = None
+            call_uncompiled(module)
         self.learner.callbacks = []
         self.learner.opt = None if self._opt is None else self._copied(self._opt)
         self.learner.made_optimizer()
@@ -110,7 +111,7 @@ class Snapshot:
             parameter.grad = gradient
         tensors = tuple(tensor for tensor, _, _ in self._tensors)
         versions = tuple(version for _, _, version in self._tensors)
-        torch._C._autograd._unsafe_set_version_counter(tensors, versions)
+        set_versions(tensors, versions)
         if self._scaler is not None:
             self._scaler.load_state_dict(self._scale)
         begin_again(self.learner.data.train, self._data)

@@ -16,6 +16,7 @@ from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
 from layergroups._suggestions import SuggestsNames
+from layergroups._torch import is_compiled
 from layergroups.anatomy import unwrap
 from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
 from layergroups.errors import CheckpointError, TrainingError
@@ -37,7 +38,6 @@ from layergroups.training.hardware import (
     Compiled,
     checked_compile,
     in_fast_layout,
-    is_compiled,
     launched_accumulation,
     make_accelerator,
     place,
