@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from layergroups._random import derived_seed, private_randomness
 from layergroups.data import (
     Augmentation,
     EvalLoader,
@@ -24,8 +25,6 @@ from layergroups.data._batches import (
     BatchMaker,
     PhotoDataset,
     default_workers,
-    derived_seed,
-    private_randomness,
 )
 from layergroups.data.image._transforms import TrainTransform
 from layergroups.errors import BrokenImagesError

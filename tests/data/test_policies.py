@@ -5,8 +5,8 @@ import pytest
 import torch
 from tests.data.conftest import picture
 
+from layergroups._random import private_randomness
 from layergroups.data import Augmentation, ImageDataLoaders
-from layergroups.data._batches import private_randomness
 from layergroups.data.image._transforms import ERASE, GREY, POLICIES, EvalTransform, TrainTransform
 from layergroups.errors import DataError
 

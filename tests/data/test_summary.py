@@ -32,12 +32,12 @@ def test_it_counts_and_measures(folder: Folder, photo: Callable[..., Path]) -> N
     assert found.width == Quartiles(6, 48, pytest.approx((12 * 48 + 6) / 13), 48)
     assert found.height is not None
     assert (found.height.min, found.height.max) == (30, 40)
-    assert (found.landscape, found.portrait, found.square, found.small) == (12, 1, 0, 1)
+    assert (found.landscape, found.portrait, found.square, found.upscaled) == (12, 1, 0, 1)
     assert found.kinds == (("JPEG, RGB", 12), ("PNG, RGB", 1))
     files = [p for p in root.rglob("*") if p.is_file()]
     assert found.total_bytes == sum(p.stat().st_size for p in files)
     assert found.imbalance == pytest.approx(7 / 3)
-    assert (found.broken, found.twins) == ((), ())
+    assert (found.broken, found.duplicates) == ((), ())
 
 
 def test_photos_are_measured_upright(folder: Folder) -> None:
@@ -72,9 +72,9 @@ def test_it_finds_copies(folder: Folder) -> None:
     shutil.copy(train / "cat" / "001.jpg", valid / "cat" / "again.jpg")
     shutil.copy(train / "dog" / "001.jpg", train / "cat" / "wrong.jpg")
     found = loaders(root).summary()
-    kinds = {(len(t.files), t.both_parts, t.labels_differ) for t in found.twins}
+    kinds = {(len(t.files), t.both_parts, t.labels_differ) for t in found.duplicates}
     assert kinds == {(2, True, False), (2, False, True)}
-    assert "2 photos are there more than once; of 1 of them copies are in both parts" in " ".join(
+    assert "2 images are there more than once; copies of 1 are in both parts" in " ".join(
         str(found).split()
     )
 

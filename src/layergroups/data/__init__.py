@@ -5,12 +5,12 @@ from __future__ import annotations
 from layergroups.data._batches import (
     EvalLoader,
     TrainLoader,
-    private_randomness,
     weighted_order,
 )
 from layergroups.data._eval_loaders import (
     InferenceData,
     labelled_batches,
+    table_batches,
     unlabelled_batches,
     varied_views,
 )
@@ -49,7 +49,6 @@ from layergroups.data.inspect._data_facts import common_folder
 from layergroups.data.inspect._data_summary import DataSummary
 from layergroups.data.inspect._show_batch import BatchPicture
 from layergroups.data.sources._folder import find_images
-from layergroups.data.sources._table import table_batches
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -90,7 +89,6 @@ __all__ = [
     "normalise",
     "open_image",
     "paths_of",
-    "private_randomness",
     "quiet",
     "set_epoch",
     "shard_positions",

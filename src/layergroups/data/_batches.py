@@ -14,23 +14,20 @@ with replacement would draw some photos five times and others never, just by cha
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from layergroups._random import derived_seed, private_randomness
 from layergroups.data._samples import Samples
 from layergroups.data._shards import Shard, check_of, shard_positions
 from layergroups.data.image._decoded_cache import DecodedCache
@@ -142,31 +139,14 @@ def planned(
 
 
 Item = tuple[int, int | None]
-
-
 Plan = Iterable[list[Item]]
-
-
 One = tuple[torch.Tensor, int | torch.Tensor]
-
-
 Raw = tuple[torch.Tensor, torch.Tensor] | BrokenImage
-
-
 _WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
-
-
 _SLOW_TO_READ = 0.005  # seconds
-
-
 _SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
-
-
 _SECONDS_PER_BYTE = 1 / 45e6
-
-
 _SAMPLE = 100  # files whose size is looked at
-
 CPU = torch.device("cpu")
 
 
@@ -195,28 +175,6 @@ def _reading_seconds(photos: Samples) -> float:
     sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
     sizes = [os.path.getsize(file) for file in sample]
     return _SECONDS_PER_PHOTO + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
-
-
-def derived_seed(*numbers: int) -> int:
-    """A 32-bit seed that depends on all of the numbers."""
-    text = ",".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
-
-
-@contextmanager
-def private_randomness(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and PyTorch's CPU generators start from a seed, and are restored after."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the generators of accelerators too.
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 class PhotoDataset(Dataset[Any]):

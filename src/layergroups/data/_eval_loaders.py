@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,60 +34,60 @@ from layergroups.data.sources._datasets import Items, is_dataset, read_test_data
 from layergroups.data.sources._folder import read_labelled, read_unlabelled
 from layergroups.data.sources._lists import list_of_files, photos_of, sound_positions
 from layergroups.data.sources._settings import Settings, check_batch_size
+from layergroups.data.sources._table import Column, read_table, rows_of
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks import Task, parse_labels
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from layergroups.data._image_loaders import ImageDataLoaders
-
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-def test_batches(
-    dls: ImageDataLoaders, source: Any, labels: Iterable[Any] | None, with_labels: bool
-) -> EvalLoader:
-    """The batches of `ImageDataLoaders.test_dl`.
+def test_samples(
+    source: Any,
+    labels: Iterable[Any] | None,
+    with_labels: bool,
+    *,
+    train: Samples,
+    vocab: Sequence[str],
+    settings: Settings,
+) -> Samples:
+    """The images of `ImageDataLoaders.test_dl`, whose arguments the first three are.
+
+    Args:
+        source: an image, a list of images, a folder or a dataset.
+        labels: of a list of images.
+        with_labels: take them from folder or dataset.
+        train: the training images, whose task and kind of items hold here too.
+        vocab: names of the outputs.
+        settings: statistics, and what happens with broken images.
 
     Raises:
         DataError: there are no images, or labels that do not fit them or are not known.
-        BrokenImagesError: images are broken, and `dls.on_error` is "raise".
+        BrokenImagesError: images are broken, and `settings.on_error` is "raise".
     """
-    photos = _test_photos(dls, source, labels, with_labels)
-    feed = BatchMaker(PhotoDataset(photos, dls.transform), default_workers(photos), dls.device)
-    return EvalLoader(feed, dls.batch_size)
 
+    def labelled(photos: Samples, known: Sequence[Any]) -> Samples:
+        targets = parse_labels(known, photos.files, task=train.task, vocab=vocab)
+        return photos_of(photos.files, targets, photos.items)
 
-def _test_photos(
-    dls: ImageDataLoaders, source: Any, labels: Iterable[Any] | None, with_labels: bool
-) -> Samples:
-    settings = Settings(normalize=dls.input, on_error=dls.on_error)
+    how: dict[str, Any] = {"on_error": settings.on_error, "channels": settings.n_channels}
     if is_dataset(source):
-        own = dls.train_photos.items
-        photos, known = read_test_dataset(source, settings, own if isinstance(own, Items) else None)
-        return _labelled(dls, photos, known) if with_labels else photos
+        own = train.items if isinstance(train.items, Items) else None
+        photos, known = read_test_dataset(source, settings, own)
+        return labelled(photos, known) if with_labels else photos
     if labels is not None:
         files, given = list_of_files(source), list(labels)
         if len(files) != len(given):
             raise DataError(f"{len(files)} images, but {len(given)} labels; expected as many.")
-        kept, _ = sound_positions(files, settings)
-        photos = Samples(tuple(files[i] for i in kept))
-        return _labelled(dls, photos, [given[i] for i in kept])
+        sound, _ = sound_positions(files, settings)
+        return labelled(Samples(tuple(files[i] for i in sound)), [given[i] for i in sound])
     if not with_labels:
-        return read_unlabelled(source, on_error=dls.on_error, channels=dls.channels)
-    if isinstance(source, str | os.PathLike) and dls.task.reads_folders:
-        return read_labelled(source, dls.vocab, on_error=dls.on_error, channels=dls.channels)
+        return read_unlabelled(source, **how)
+    if isinstance(source, str | os.PathLike) and train.task.reads_folders:
+        return read_labelled(source, vocab, **how)
     raise DataError(
         "with_labels=True takes the classes from the folders in a folder, or the labels from a "
         "dataset. For a list: test_dl(paths, labels=[...]), a label for each."
     )
-
-
-def _labelled(dls: ImageDataLoaders, photos: Samples, labels: Sequence[Any]) -> Samples:
-    answers = parse_labels(labels, photos.files, task=dls.task, vocab=dls.vocab)
-    return photos_of(photos.files, answers, photos.items)
 
 
 def unlabelled_batches(
@@ -138,6 +139,57 @@ def labelled_batches(
         BrokenImagesError: images are broken, and `on_error` is "raise".
     """
     photos = read_labelled(path, vocab, on_error=on_error, channels=transform.channels)
+    return _ordered(photos, transform, batch_size, num_workers)
+
+
+def table_batches(
+    table: str | os.PathLike[str],
+    vocab: Sequence[str],
+    task: Task,
+    transform: EvalTransform,
+    *,
+    label_col: Column | Sequence[Column] = 1,
+    label_delim: str | None = None,
+    valid_col: Column | None = None,
+    folder: Path | None = None,
+    batch_size: int = 64,
+    num_workers: int | None = None,
+    on_error: OnError = "raise",
+) -> EvalLoader:
+    """Batches (x, y) of the photos of a CSV or TSV file; of those for validation, if it says which.
+
+    Args:
+        table: the file.
+        vocab: names of the model's outputs.
+        task: what they answer.
+        transform: what is done to the photos; for an exported model, `transform_from_config`.
+        label_col: as for `ImageDataLoaders.from_table`.
+        label_delim: likewise.
+        valid_col: likewise.
+        folder: where the photos lie; None: where the table lies.
+        batch_size: photos in a batch.
+        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
+        on_error: "raise" or "skip", what happens with broken images.
+
+    Raises:
+        DataError: the table is not as expected, or has labels that `vocab` has not.
+        BrokenImagesError: images are broken, and `on_error` is "raise".
+    """
+    rows = rows_of(
+        read_table(table),
+        Path(table).parent if folder is None else folder,
+        fn_col=0,
+        label_col=label_col,
+        label_delim=label_delim,
+        valid_col=valid_col,
+        suff="",
+    )
+    wanted = [i for i in range(len(rows.files)) if rows.valid is None or rows.valid[i]]
+    files = [rows.files[i] for i in wanted]
+    sound, _ = sound_positions(files, Settings(on_error=on_error, channels=transform.channels))
+    files = [files[i] for i in sound]
+    labels = [rows.labels[wanted[i]] for i in sound]
+    photos = photos_of(files, parse_labels(labels, files, task=task, vocab=vocab))
     return _ordered(photos, transform, batch_size, num_workers)
 
 

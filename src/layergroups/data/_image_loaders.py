@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -20,19 +21,22 @@ import torch
 
 from layergroups._fingerprint import stable_text
 from layergroups._formatting import first_few
+from layergroups._random import derived_seed
 from layergroups._suggestions import SuggestsNames
 from layergroups.data._batches import (
     CPU,
     Balance,
     BatchMaker,
     EvalLoader,
+    Item,
     PhotoDataset,
     TrainLoader,
+    default_workers,
     photo_weights,
     view_seed,
 )
 from layergroups.data._eval_loaders import Paths as Paths
-from layergroups.data._eval_loaders import test_batches, varied_views
+from layergroups.data._eval_loaders import test_samples, varied_views
 from layergroups.data._samples import Samples, Split, folds_of, joined
 from layergroups.data._source import DataFacts, DataSource
 from layergroups.data.image._decoded_cache import DecodedCache
@@ -47,14 +51,14 @@ from layergroups.data.image._transforms import (
     Transform,
 )
 from layergroups.data.inspect._data_facts import image_facts
-from layergroups.data.inspect._data_summary import DataSummary, summarised
-from layergroups.data.inspect._show_batch import BatchPicture, shown_batch
+from layergroups.data.inspect._data_summary import DataSummary, summarise
+from layergroups.data.inspect._show_batch import BatchPicture, draw_batch
 from layergroups.data.sources._datasets import read_datasets
 from layergroups.data.sources._folder import read_folder
 from layergroups.data.sources._lists import Files, Labeller, find_files, labels_by_name, read_lists
 from layergroups.data.sources._settings import Options, Settings
 from layergroups.data.sources._table import Column, read_table, rows_of
-from layergroups.errors import TrainingError
+from layergroups.errors import DataError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task
 
@@ -74,19 +78,7 @@ class Sources(SuggestsNames, DataSource):
         *,
         train: str = "train",
         valid: str = "valid",
-        valid_pct: float = 0.2,
-        seed: int = 42,
-        size: int | Size = 224,
-        batch_size: int = 64,
-        bs: int | None = None,
-        augment: bool | str | Augmentation | Transform = True,
-        normalize: InputSpec | None = None,
-        crop_pct: float = CROP_PCT,
-        channels: int | None = None,
-        num_workers: int | None = None,
-        on_error: OnError = "raise",
-        cache: bool | str | os.PathLike[str] | DecodedCache = True,
-        balance: Balance = False,
+        **options: Unpack[Options],
     ) -> Self:
         """Read a folder with a sub-folder of photos for each class.
 
@@ -99,6 +91,9 @@ class Sources(SuggestsNames, DataSource):
             path: the folder.
             train: name of the sub-folder with the training photos.
             valid: name of the sub-folder with the validation photos.
+            **options: the arguments below, which all of these constructors have.
+
+        Options:
             valid_pct: share for validation, if there are no such sub-folders.
             seed: decides split, order and variations.
             size: side of the images in a batch, or (height, width), in pixels.
@@ -129,28 +124,14 @@ class Sources(SuggestsNames, DataSource):
             DataError: folder or arguments are not as expected; the message says how.
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
-        settings = Settings(
-            valid_pct=valid_pct,
-            seed=seed,
-            size=size,
-            batch_size=batch_size,
-            bs=bs,
-            augment=augment,
-            normalize=normalize,
-            crop_pct=crop_pct,
-            channels=channels,
-            num_workers=num_workers,
-            on_error=on_error,
-            cache=cache,
-            balance=balance,
-        )
+        settings = Settings.of(options, cls.from_folder)
         found = read_folder(
             path,
             train=train,
             valid=valid,
-            valid_pct=valid_pct,
-            seed=seed,
-            on_error=on_error,
+            valid_pct=settings.valid_pct,
+            seed=settings.seed,
+            on_error=settings.on_error,
             channels=settings.n_channels,
         )
         return cls._of(found, settings)
@@ -329,8 +310,6 @@ class Sources(SuggestsNames, DataSource):
 
 
 _LOG = logging.getLogger("layergroups")
-
-
 _CLASSES_SHOWN = 10
 
 
@@ -455,7 +434,17 @@ class ImageDataLoaders(Sources):
             DataError: there are no images, or labels do not fit them or are not known.
             BrokenImagesError: images are broken, and `on_error` is "raise".
         """
-        return test_batches(self, source, labels, with_labels)
+        photos = test_samples(
+            source,
+            labels,
+            with_labels,
+            train=self.train_photos,
+            vocab=self.vocab,
+            settings=Settings(normalize=self.input, on_error=self.on_error),
+        )
+        dataset = PhotoDataset(photos, self.transform)
+        maker = BatchMaker(dataset, default_workers(photos), self.device)
+        return EvalLoader(maker, self.batch_size)
 
     def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
         """All photos, training and validation, as n loaders, for cross-validation.
@@ -501,10 +490,24 @@ class ImageDataLoaders(Sources):
         Raises:
             DataError: n is below 1, or the file cannot be written.
         """
-        picture = shown_batch(self, n, valid=valid, unique=unique)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise DataError(f"n={n!r}: expected how many photos to show, such as 9.")
+        items = self._shown_items(n, valid, unique)
+        x, y = (self.valid if valid else self.train).feed.batch(items)
+        picture = draw_batch(x.cpu(), y, self.task, self.vocab, self.input)
         if path is not None:
             picture.save(path)
         return picture
+
+    def _shown_items(self, n: int, valid: bool, unique: bool) -> list[Item]:
+        """The first photos of the next epoch, or one of them in several variations."""
+        if valid:
+            return [(0 if unique else i, None) for i in range(min(n, len(self.valid_photos)))]
+        planned = list(islice(chain.from_iterable(self.train.plan(self.train.epoch)), n))
+        position, seed = planned[0]
+        if not unique or seed is None:
+            return planned[:1] if unique else planned
+        return [(position, derived_seed(seed, i) if i else seed) for i in range(n)]
 
     def summary(self) -> DataSummary:
         """What the photos are like: counts, sizes, broken files, copies; prints as a table.
@@ -512,7 +515,9 @@ class ImageDataLoaders(Sources):
         It reads the head of every file, about 0.1 ms each, and the whole of those that have the
         size of another; of a dataset it opens every item.
         """
-        return summarised(self)
+        return summarise(
+            self.train_photos, self.valid_photos, self.vocab, self.size, self.channels, self.broken
+        )
 
     def to(self, device: torch.device | str) -> Self:
         """Let the batches be on a device from now on; a learner does so by itself.
@@ -575,7 +580,9 @@ class ImageDataLoaders(Sources):
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """What reports show of the photos; see `summary`."""
         general = super().facts().facts
-        return image_facts(self, general, self.summary() if read_files else None)
+        parts = (self.train_photos, self.valid_photos)
+        summary = self.summary() if read_files else None
+        return image_facts(*parts, self.vocab, self.augment, self.broken, general, summary)
 
     def transform_config(self) -> dict[str, Any]:
         """The transform of validation and prediction as JSON-ready values."""

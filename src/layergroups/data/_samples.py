@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger("layergroups")
-
-
 _MENTIONED = 10  # things that a one-line message names
 
 

@@ -23,25 +23,12 @@ from layergroups._formatting import memory
 from layergroups.data.image._opening import Array, Picture, open_picture
 
 _LOG = logging.getLogger("layergroups")
-
 LIMIT: Final = 10 << 30
-
-
 _SHARE_OF_FREE: Final = 0.25
-
-
 _HEAD: Final = struct.Struct("<5sBHII")  # mark, type of numbers, channels, height, width
-
-
 _MARK: Final = b"lgpx2"
-
-
 _TYPES: Final = (np.dtype(np.uint8), np.dtype("<f4"))
-
-
 _LOOK_EVERY: Final = 256  # files written between two looks at the size of the folder
-
-
 _STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
 
 

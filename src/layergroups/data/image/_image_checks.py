@@ -19,23 +19,11 @@ from layergroups.data.image._opening import open_picture, quiet
 from layergroups.errors import BrokenImagesError, DataError
 
 OnError = Literal["raise", "skip"]
-
-
 Key = TypeVar("Key", bound=Hashable)
-
-
 _LOG = logging.getLogger("layergroups")
-
-
 _CHUNK = 16  # files that one thread takes at a time
-
-
 _PROGRESS_FROM = 3000  # files from which a check shows its progress on a terminal
-
-
 _LISTED = 100  # broken images that an error lists
-
-
 _MENTIONED = 10  # broken images that a one-line message names
 
 

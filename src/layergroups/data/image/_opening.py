@@ -24,23 +24,15 @@ IMAGE_ENDINGS = frozenset(
         *(".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
     }
 )
-
-
 """Endings, in lower case, of the files that count as images."""
 
 
 ARRAY_ENDINGS = frozenset({".npy"})
-
-
 """Endings of files that count as images too where images are not to be RGB."""
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
 Picture = Image.Image | Array
-
-
 """An image of mode "RGB" or "L"; or an array (height, width, channels) of uint8 or float32."""
 
 
@@ -53,7 +45,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
 
 _BACKGROUND = (255, 255, 255)
 

@@ -43,16 +43,9 @@ _POLICIES: Final = {
     "augmix": "AugMix",
 }
 
-
 POLICIES: Final = tuple(_POLICIES)
-
-
 ERASE: Final = "erase"  # the word for random erasing alone
-
-
 ERASED: Final = 0.25  # the part of photos of which it erases a rectangle
-
-
 GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
 
 
@@ -86,18 +79,12 @@ def erase_steps(p: float) -> list[Any]:
 
 
 Transform = Callable[[Any], Any]
-
-
 ImageSource = str | os.PathLike[str] | Image.Image | Array | torch.Tensor
-
-
 CROP_PCT = 0.95
 
 
 # Tensors know fewer ways than Pillow: the nearest ones.
 _FOR_ARRAYS = {"box": "bilinear", "hamming": "bilinear", "lanczos": "bicubic"}
-
-
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 

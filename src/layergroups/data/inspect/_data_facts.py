@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from layergroups.data._samples import Samples
 from layergroups.data._source import DataFacts
-
-if TYPE_CHECKING:
-    from layergroups.data._image_loaders import ImageDataLoaders
-    from layergroups.data.inspect._data_summary import DataSummary
+from layergroups.data.image._image_checks import BrokenImage
+from layergroups.data.inspect._data_summary import DataSummary
 
 _PARTS = ("train", "training", "valid", "validation", "val", "test", "photos", "images", "data")
-
 _KINDS: Final = 5  # of files that are listed
 
 
 def image_facts(
-    dls: ImageDataLoaders, general: Mapping[str, str], summary: DataSummary | None
+    train: Samples,
+    valid: Samples,
+    vocab: Sequence[str],
+    augment: Any,
+    broken: Sequence[BrokenImage],
+    general: Mapping[str, str],
+    summary: DataSummary | None,
 ) -> DataFacts:
-    """The facts of `ImageDataLoaders`.
+    """The facts of `ImageDataLoaders`, whose fields the first arguments are.
 
     Args:
-        dls: the images.
+        train: training images.
+        valid: validation images.
+        vocab: names of the outputs.
+        augment: how training images are augmented.
+        broken: images that were left out.
         general: what holds for any data, which comes first.
         summary: what the files are like, if they were read.
     """
-    train, valid = dls.train_photos, dls.valid_photos
     folder = common_folder((*train.files, *valid.files))
-    counts = zip(dls.vocab, train.counts(dls.c), valid.counts(dls.c), strict=True)
-    how = "as they are" if dls.augment is None else _augmentation(dls.augment)
+    counts = zip(vocab, train.counts(len(vocab)), valid.counts(len(vocab)), strict=True)
     found = {"folder": folder} if folder else {}
-    found |= {**general, "training images": how, **({} if summary is None else _of_files(summary))}
-    broken = dls.broken if summary is None else summary.broken
+    found |= general
+    found["training images"] = "as they are" if augment is None else _augmentation(augment)
+    if summary is not None:
+        found |= _of_files(summary)
+        broken = summary.broken
     return DataFacts(
         name=data_name(folder) if folder else "",
         train=len(train),
         valid=len(valid),
-        counts=tuple(counts) if dls.task.has_counts else (),
+        counts=tuple(counts) if train.task.has_counts else (),
         facts=found,
         broken=tuple((str(image.path), image.reason) for image in broken),
     )
@@ -73,10 +82,10 @@ def _of_files(summary: DataSummary) -> dict[str, str]:
             f"median {w.median:.0f} × {h.median:.0f} (width × height)"
         )
     found["kinds"] = ", ".join(f"{n:,} {kind}" for kind, n in summary.kinds[:_KINDS])
-    found["smaller than the network's images"] = f"{summary.small:,}" if summary.small else ""
-    both = sum(twins.both_parts for twins in summary.twins)
-    if summary.twins:
-        found["the same file twice or more"] = f"{len(summary.twins):,} times"
+    found["smaller than the network's images"] = f"{summary.upscaled:,}" if summary.upscaled else ""
+    both = sum(copies.both_parts for copies in summary.duplicates)
+    if summary.duplicates:
+        found["the same file twice or more"] = f"{len(summary.duplicates):,} times"
     if both:
         found["the same file in both parts"] = f"{both:,} times, which measures too well"
     return {name: value for name, value in found.items() if value}

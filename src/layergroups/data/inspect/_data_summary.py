@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import ExifTags, Image
 from rich import box
@@ -24,14 +24,8 @@ from rich.text import Text
 from layergroups._formatting import memory, plain_text
 from layergroups.data._samples import Samples
 from layergroups.data.image._image_checks import BrokenImage, progress, reason_of
-from layergroups.data.image._opening import ARRAY_ENDINGS, Picture, height_and_width, quiet
+from layergroups.data.image._opening import ARRAY_ENDINGS, Picture, Size, height_and_width, quiet
 from layergroups.tasks import Task
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from layergroups.data._image_loaders import ImageDataLoaders
-
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -101,13 +95,13 @@ class DataSummary:
         landscape: images wider than high.
         portrait: images higher than wide.
         square: the others.
-        small: images whose shorter side is below what the network gets, so that they are enlarged.
+        upscaled: images that are smaller than what the network gets.
         size: height and width that the network gets, in pixels.
         kinds: how many images there are of each kind, such as "JPEG, RGB".
         file_bytes: sizes of the files; None where photos are items of a dataset.
         total_bytes: of all files.
         broken: images that were left out, or cannot be read any more, and why.
-        twins: files of the same content.
+        duplicates: files of the same content.
     """
 
     task: Task
@@ -120,13 +114,13 @@ class DataSummary:
     landscape: int
     portrait: int
     square: int
-    small: int
+    upscaled: int
     size: tuple[int, int]
     kinds: tuple[tuple[str, int], ...]
     file_bytes: Quartiles | None
     total_bytes: int
     broken: tuple[BrokenImage, ...]
-    twins: tuple[Duplicates, ...]
+    duplicates: tuple[Duplicates, ...]
 
     @property
     def imbalance(self) -> float | None:
@@ -143,7 +137,6 @@ class DataSummary:
         return asdict(self) | own
 
     def __rich__(self) -> RenderableType:
-
         return summary_table(self)
 
     def __str__(self) -> str:
@@ -162,31 +155,38 @@ class _Seen:
     fault: str | None = None
 
 
-def summarised(dls: ImageDataLoaders) -> DataSummary:
-    """Look at all photos; see `ImageDataLoaders.summary`."""
-    photos = (dls.train_photos, dls.valid_photos)
-    seen = _look(photos, dls.channels)
+def summarise(
+    train: Samples,
+    valid: Samples,
+    vocab: Sequence[str],
+    size: Size,
+    channels: int,
+    broken: Sequence[BrokenImage],
+) -> DataSummary:
+    """Inspect all images; see `ImageDataLoaders.summary`, whose fields the arguments are."""
+    photos = (train, valid)
+    seen = _look(photos, channels)
     sound = [image for image in seen if image.fault is None]
     later = [BrokenImage(Path(image.name), image.fault) for image in seen if image.fault]
-    is_file = dls.train_photos.items is None
+    is_file = train.items is None
     return DataSummary(
-        task=dls.task,
-        train=len(dls.train_photos),
-        valid=len(dls.valid_photos),
-        targets=_targets(dls),
+        task=train.task,
+        train=len(train),
+        valid=len(valid),
+        targets=_targets(train, valid, vocab),
         unlabelled=sum(label == () for part in photos for label in part.labels or ()),
         width=Quartiles.of(image.width for image in sound),
         height=Quartiles.of(image.height for image in sound),
         landscape=sum(image.width > image.height for image in sound),
         portrait=sum(image.width < image.height for image in sound),
         square=sum(image.width == image.height for image in sound),
-        small=sum(_is_small(image, dls.size) for image in sound),
-        size=dls.size,
+        upscaled=sum(image.height < size[0] or image.width < size[1] for image in sound),
+        size=size,
         kinds=tuple(Counter(image.kind for image in sound).most_common()),
         file_bytes=Quartiles.of(image.bytes for image in sound) if is_file else None,
         total_bytes=sum(image.bytes for image in sound),
-        broken=(*dls.broken, *later),
-        twins=_twins(photos, {i.name: i.bytes for i in sound}) if is_file else (),
+        broken=(*broken, *later),
+        duplicates=_duplicates(photos, {i.name: i.bytes for i in sound}) if is_file else (),
     )
 
 
@@ -245,24 +245,19 @@ def _look_at_array(file: str, size: int) -> _Seen:
     return _Seen(file, width, height, f"NumPy, {channels} x {array.dtype}", size)
 
 
-def _targets(dls: ImageDataLoaders) -> tuple[Target, ...]:
-    train, valid = dls.train_photos, dls.valid_photos
-    if not dls.task.has_counts:
+def _targets(train: Samples, valid: Samples, vocab: Sequence[str]) -> tuple[Target, ...]:
+    if not train.task.has_counts:
         rows = [row for part in (train, valid) for row in part.labels or () if row != -1]
         columns = zip(*(row for row in rows if isinstance(row, tuple)), strict=True)
         return tuple(
             Target(name, len(train), len(valid), Quartiles.of(column))
-            for name, column in zip(dls.vocab, columns, strict=True)
+            for name, column in zip(vocab, columns, strict=True)
         )
-    counts = zip(dls.vocab, train.counts(dls.c), valid.counts(dls.c), strict=True)
+    counts = zip(vocab, train.counts(len(vocab)), valid.counts(len(vocab)), strict=True)
     return tuple(Target(*count) for count in counts)
 
 
-def _is_small(image: _Seen, size: tuple[int, int]) -> bool:
-    return image.height < size[0] or image.width < size[1]
-
-
-def _twins(parts: Sequence[Samples], sizes: dict[str, int]) -> tuple[Duplicates, ...]:
+def _duplicates(parts: Sequence[Samples], sizes: dict[str, int]) -> tuple[Duplicates, ...]:
     """Files of the same content; only files of the same size are read."""
     by_size: dict[int, list[str]] = {}
     for name, size in sizes.items():
@@ -297,9 +292,7 @@ def _digest(file: str) -> str:
 
 
 _TARGETS = 30  # classes, labels or numbers that the table shows
-
-
-_LISTED = 10  # broken images and twins
+_LISTED = 10  # broken images and duplicates
 
 
 def summary_table(found: DataSummary) -> RenderableType:
@@ -350,9 +343,9 @@ def _facts(found: DataSummary) -> Table:
         rows.append(("no label", f"{found.unlabelled} photos"))
     if found.imbalance is not None and found.imbalance >= 2:
         rows.append(("balance", f"the largest has {found.imbalance:.1f} times the smallest"))
-    if found.small:
+    if found.upscaled:
         size = f"{found.size[0]} x {found.size[1]}"
-        rows.append(("enlarged", f"{found.small} are smaller than {size} pixels"))
+        rows.append(("enlarged", f"{found.upscaled} are smaller than {size} pixels"))
     for name, text in rows:
         table.add_row(name, Text(text))
     return table
@@ -378,18 +371,19 @@ def _range(spread: Quartiles | None, unit: str) -> str:
 def _faults(found: DataSummary) -> list[RenderableType]:
     lines: list[str] = []
     if found.broken:
-        lines += [f"{len(found.broken)} broken images, left out:", *_some(found.broken)]
-    if found.twins:
-        both = sum(twins.both_parts for twins in found.twins)
-        differ = sum(twins.labels_differ for twins in found.twins)
+        lines += [f"{len(found.broken)} broken images, left out:", *_listed(found.broken)]
+    if found.duplicates:
+        both = sum(copies.both_parts for copies in found.duplicates)
+        differ = sum(copies.labels_differ for copies in found.duplicates)
         lines.append(
-            f"{len(found.twins)} photos are there more than once; of {both} of them copies are in "
-            f"both parts, of {differ} the labels differ:"
+            f"{len(found.duplicates)} images are there more than once; copies of {both} are in "
+            f"both parts, the labels of {differ} differ:"
         )
-        lines += _some([" = ".join(twins.files) for twins in found.twins])
+        lines += _listed(" = ".join(copies.files) for copies in found.duplicates)
     return [Text(), *(Text(line) for line in lines)] if lines else []
 
 
-def _some(things: tuple[object, ...] | list[str]) -> list[str]:
-    more = [f"  and {len(things) - _LISTED} more"] if len(things) > _LISTED else []
-    return [*(f"  {thing}" for thing in things[:_LISTED]), *more]
+def _listed(things: Iterable[object]) -> list[str]:
+    lines = [f"  {thing}" for thing in things]
+    more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return lines[:_LISTED] + more

@@ -7,14 +7,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from layergroups._paths import path_of
-from layergroups.data._batches import Item, derived_seed
 from layergroups.errors import DataError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task
@@ -22,21 +20,11 @@ from layergroups.tasks import Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from layergroups.data._image_loaders import ImageDataLoaders
-
 
 _INK = "#1b2733"
-
-
 _ENDINGS = (".png", ".svg", ".pdf")
-
-
 _SIDE = 2.0  # inches of a photo
-
-
 _LETTERS = 9.0  # points
-
-
 _LABELS_SHOWN = 4
 
 
@@ -77,20 +65,12 @@ class BatchPicture:
         return buffer.getvalue()
 
 
-def shown_batch(
-    dls: ImageDataLoaders, n: int, *, valid: bool = False, unique: bool = False
+def draw_batch(
+    x: torch.Tensor, y: torch.Tensor, task: Task, vocab: Sequence[str], spec: InputSpec
 ) -> BatchPicture:
-    """The picture of `ImageDataLoaders.show_batch`.
-
-    Raises:
-        DataError: n is no number of photos.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise DataError(f"n={n!r}: expected how many photos to show, such as 9.")
-    feed = dls.valid.feed if valid else dls.train.feed
-    x, y = feed.batch(_items(dls, n, valid, unique))
-    labels = tuple(label_text(target, dls.task, dls.vocab) for target in y)
-    return BatchPicture(_draw(_shown(x.cpu(), dls.input), labels), labels)
+    """A batch as a picture; the arguments are those of the data."""
+    labels = tuple(label_text(target, task, vocab) for target in y)
+    return BatchPicture(_draw(_shown(x, spec), labels), labels)
 
 
 def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
@@ -98,19 +78,6 @@ def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
     words = task.words(target, vocab)
     more = f" +{len(words) - _LABELS_SHOWN}" if len(words) > _LABELS_SHOWN else ""
     return ", ".join(words[:_LABELS_SHOWN]) + more if words else f"(no {task.one})"
-
-
-def _items(dls: ImageDataLoaders, n: int, valid: bool, unique: bool) -> list[Item]:
-    """The first photos of the next epoch, or one of them in several variations."""
-    if valid:
-        return [(0 if unique else i, None) for i in range(min(n, len(dls.valid_photos)))]
-    planned = list(islice(chain.from_iterable(dls.train.plan(dls.train.epoch)), n))
-    if not unique:
-        return planned
-    (position, seed), *_ = planned
-    if seed is None:
-        return planned[:1]
-    return [(position, derived_seed(seed, i) if i else seed) for i in range(n)]
 
 
 def _shown(x: torch.Tensor, spec: InputSpec) -> list[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layergroups.data._batches import private_randomness
+from layergroups._random import private_randomness
 from layergroups.data._samples import Samples, Split, divided, names_of
 from layergroups.data.image._image_checks import BrokenImage, progress, reason_of, report_broken
 from layergroups.data.image._opening import (
@@ -31,11 +31,7 @@ from layergroups.errors import DataError
 from layergroups.tasks import Task, checked_task, missing, parse_labels, plain
 
 Key = str | int
-
-
 _IMAGE_KEYS = ("image", "img", "picture", "photo", "jpg", "png", "pixel_values")
-
-
 _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
 
 

@@ -16,20 +16,10 @@ from layergroups.data.image._opening import ARRAY_ENDINGS, IMAGE_ENDINGS
 from layergroups.errors import DataError
 
 _LOG = logging.getLogger("layergroups")
-
-
 _MENTIONED = 10  # things that a one-line message names
-
-
 _NOT_WORTH_A_WORD = frozenset(["thumbs.db", "desktop.ini"])
-
-
 _LEARN = ("train", "training")
-
-
 _MEASURE = ("valid", "validation", "val", "dev", "eval")
-
-
 _PARTS = (*_LEARN, *_MEASURE, "test", "testing")
 
 

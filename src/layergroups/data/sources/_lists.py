@@ -18,11 +18,7 @@ from layergroups.errors import DataError
 from layergroups.tasks import Targets, Task, missing, parse_labels
 
 _LOG = logging.getLogger("layergroups")
-
-
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
-
 Labeller = Callable[[Path], Any]
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from layergroups._checks import number
-from layergroups._random import mixed
-from layergroups.data import private_randomness
+from layergroups._random import mixed, private_randomness
 from layergroups.errors import TrainingError
 
 if TYPE_CHECKING:
