@@ -90,6 +90,15 @@ def apply(meaning: Meaning, outputs: Tensor) -> Tensor:
     return outputs.exp() if meaning is Meaning.LOG_RATES else outputs
 
 
+def ignored_index(loss_func: object) -> int:
+    """The class that a loss leaves out; -100 where it does not say, as torch has it."""
+    while isinstance(loss_func, partial):
+        if "ignore_index" in loss_func.keywords:
+            return int(loss_func.keywords["ignore_index"])
+        loss_func = loss_func.func
+    return int(getattr(loss_func, "ignore_index", -100))
+
+
 def loss_name(loss_func: object) -> str:
     """The name of a loss, for messages."""
     while isinstance(loss_func, partial):

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor, nn
 
 from layergroups.errors import DataError, TrainingError
-from layergroups.tasks._losses import Meaning
+from layergroups.tasks._losses import Meaning, ignored_index
 from layergroups.tasks._metrics import MACRO, MICRO, of_classes, of_items
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, name_of, photos, quoted, sorted_names
@@ -192,17 +192,21 @@ class Multiclass(Task):
         """Cross entropy."""
         return nn.CrossEntropyLoss()
 
-    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
-        """The model must have an output for every class in the batch, whatever its shape."""
-        if targets.is_floating_point() or outputs.ndim < 2 or not targets.numel():
+    def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
+        """The model must have an output for every class in the batch, also in a map (N, H, W)."""
+        if targets.is_floating_point() or outputs.ndim < 2:
             return
-        lowest, highest = (int(value) for value in targets.aminmax())
+        counted = targets[targets != ignored_index(loss_func)]
+        if not counted.numel():
+            return
+        lowest, highest = (int(value) for value in counted.aminmax())
         if lowest < 0 or highest >= outputs.shape[1]:
             raise TrainingError(
                 f"The model has {outputs.shape[1]} outputs, but the data have class "
                 f"{lowest if lowest < 0 else highest} (classes count from 0). Make the head for "
                 "the data, as vision_learner(dls, arch) does, or replace the last layer by one "
-                "with an output for each class."
+                "with an output for each class. Targets that are to be left out: "
+                "nn.CrossEntropyLoss(ignore_index=255)."
             )
 
     def metric(self, name: str) -> NamedMetric:

@@ -182,7 +182,7 @@ class Multilabel(Task):
         """Binary cross entropy of every label by itself."""
         return nn.BCEWithLogitsLoss()
 
-    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
+    def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
         """One number from 0 to 1 for each output."""
         super().check_targets(outputs, targets)
         if not bool(((targets >= 0) & (targets <= 1)).all()):

@@ -248,8 +248,13 @@ class Task(ABC):
             return result
         return apply(meaning_of(loss_func) or self.activation, outputs)
 
-    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
+    def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
         """Before the first step: outputs and targets must be of shapes and values that fit.
+
+        Args:
+            outputs: of the model.
+            targets: of the same items.
+            loss_func: may leave out some targets, by its `ignore_index`.
 
         Raises:
             TrainingError: they are not.

@@ -107,7 +107,7 @@ class _Seen:
         self.check = check_of([self.check, share.n_items, share.check])
         if share.n_counted:
             if not self.items:
-                self.task.check_targets(outputs, targets)
+                self.task.check_targets(outputs, targets, loss_func)
             loss = checked_loss(loss_func, outputs, targets).float() * share.n_counted
             self.total, self.items = self.total + loss, self.items + share.n_counted
             meter.update(self.task.predictions(outputs, loss_func), targets, places)

@@ -198,7 +198,7 @@ def _loss(run: FitContext) -> Tensor:
                 raise TrainingError(BATCH_OF_ONE) from cause
             raise
         if run.step == 0:
-            run.learner.task.check_targets(outputs, run.targets)
+            run.learner.task.check_targets(outputs, run.targets, run.learner.loss_func)
         return checked_loss(run.learner.loss_func, outputs, run.targets)
 
 

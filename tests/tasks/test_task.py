@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from tests.training.tiny import LabelLoaders, NumberLoaders, TinyLoaders, pretrained, tiny_model
+from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
 from torch import nn
 from torchmetrics.regression import MeanAbsoluteError
 
-from layergroups.errors import TrainingError
-from layergroups.tasks import TASKS, task_meant_by
+from layergroups.errors import DataError, LayerGroupsError, TrainingError
+from layergroups.tasks import TASKS, checked_task, parse_labels, task_meant_by, task_named
 from layergroups.training import FineTuneDefaults, LabelsPrediction, NumbersPrediction, Prediction
 
 ALL = FineTuneDefaults(lowest=0)  # the tiny body begins from noise
@@ -201,6 +204,81 @@ def test_a_task_and_a_threshold_are_checked(make) -> None:
             make(thresh=wrong)
 
 
+def test_a_model_that_ends_in_a_sigmoid_is_trained_by_bce_loss(make, tmp_path: Path) -> None:
+    """A second sigmoid would lift every probability above 0.5."""
+    dls = LabelLoaders(n=96)
+    model = model_for(dls)
+    model[1].append(nn.Sigmoid())
+    for loss in (nn.BCELoss(), ProbabilityLoss(), nn.functional.binary_cross_entropy):
+        learn = make(deepcopy(model), dls=dls, loss_func=loss, metrics=["accuracy", "log_loss"])
+        with torch.no_grad():
+            outputs = learn.model.eval()(dls.valid.x)
+        found, targets = learn.get_preds()
+        assert torch.allclose(found, outputs, atol=1e-6)
+        measured = learn.validate()
+        right = (outputs > 0.5) == targets.bool()
+        assert measured["accuracy"] == pytest.approx(float(right.float().mean()))
+        assert measured["log_loss"] == pytest.approx(measured["valid_loss"], rel=1e-4)
+        one = learn.predict(dls.valid.x[0])
+        assert set(one.indices) == set((outputs[0] > 0.5).nonzero().flatten().tolist())
+        assert learn.fit(1)[0].valid_loss == pytest.approx(learn.validate()["valid_loss"])
+
+
+class ProbabilityLoss(nn.BCELoss):
+    """Derived from torch's."""
+
+
+def test_binary_cross_entropy_of_timm_trains_classes(make) -> None:
+    learn = make(loss_func=TimmBinaryCrossEntropy(smoothing=0.1), metrics="accuracy")
+    assert learn.task == "multiclass"
+    learn.dls.train.y = nn.functional.one_hot(learn.dls.train.y, 3).float()
+    learn.fit(3, 2e-2)
+    found, targets = learn.get_preds()
+    assert torch.allclose(found.sum(1), torch.ones(len(found)))
+    assert float((found.argmax(1) == targets).float().mean()) > 0.5
+
+
+def test_counts_are_predicted_in_their_own_unit(make) -> None:
+    dls = NumberLoaders()
+    rates = nn.PoissonNLLLoss(log_input=False)
+    for loss, activation in ((nn.PoissonNLLLoss(), torch.exp), (rates, torch.clone)):
+        learn = make(model_for(dls), dls=dls, loss_func=loss)
+        with torch.no_grad():
+            outputs = learn.model.eval()(dls.valid.x)
+        assert torch.allclose(learn.get_preds()[0], activation(outputs), atol=1e-5)
+
+
+class Maps(TinyLoaders):
+    """A class for each pixel."""
+
+    vocab = ("dark", "bright")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for batches in (self.train, self.valid):
+            batches.y = (batches.x.mean(1) > 0).long()
+
+
+def pixelwise() -> nn.Sequential:
+    return nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Conv2d(4, 2, 1))
+
+
+def test_classes_beyond_the_outputs_are_found_in_maps_too(make) -> None:
+    dls = Maps(vocab=("dark", "bright"))
+    make(pixelwise(), dls=dls, split="auto").fit(1)
+    dls.train.y[:, 3, 5] = 255
+    with pytest.raises(TrainingError, match=r"2 outputs.*class 255.*ignore_index"):
+        make(pixelwise(), dls=dls, split="auto").fit(1)
+    for loss in (
+        nn.CrossEntropyLoss(ignore_index=255),
+        partial(nn.functional.cross_entropy, ignore_index=255),
+    ):
+        make(pixelwise(), dls=dls, split="auto", loss_func=loss).fit(1)
+    dls.valid.y[0, 0, 0] = -1
+    with pytest.raises(TrainingError, match=r"class -1"):
+        make(pixelwise(), dls=dls, split="auto").validate()
+
+
 def test_data_of_another_task_are_refused(make) -> None:
     dls = LabelLoaders()
     learn = make(model_for(dls), dls=dls)
@@ -224,3 +302,26 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(make, tmp_path: Path) -> None
     again = make(model_for(dls), dls=dls)
     rows = again.fine_tune(2, 1e-2, checkpoint_dir=folder, resume=True)
     assert [row.valid_loss for row in rows] == [row.valid_loss for row in whole]
+
+
+def test_a_task_is_one_object_that_equals_its_name() -> None:
+    for name, task in TASKS.items():
+        assert task is task_named(name) is deepcopy(task) is pickle.loads(pickle.dumps(task))
+        assert (str(task), task.name, f"{task}") == (name,) * 3
+        assert task == name
+        assert name == task
+        assert task != "segmentation"
+        assert {task: 1}[name] == 1
+    assert [task.count(1) for task in TASKS.values()] == ["1 class", "1 label", "1 number"]
+    assert TASKS["multiclass"].count(3) == "3 classes"
+
+
+def test_old_names_are_read_from_files_and_refused_from_people() -> None:
+    assert task_named("single") is TASKS["multiclass"]
+    assert task_named("multi") is TASKS["multilabel"]
+    with pytest.raises(TrainingError, match='"multi" is now task="multilabel"'):
+        checked_task("multi")
+    with pytest.raises(DataError, match='"single" is now task="multiclass"'):
+        parse_labels(["a", "b"], ["1.jpg", "2.jpg"], task="single")
+    with pytest.raises(LayerGroupsError, match="'pose' is not known"):
+        task_named("pose")
