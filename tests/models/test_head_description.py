@@ -15,7 +15,7 @@ from torch import nn
 from layergroups.errors import ModelError
 from layergroups.models._heads import (
     AdaptiveConcatPool2d,
-    SideBySide,
+    ConcatLinear,
     create_head,
     describe_head,
     head_from_description,
@@ -126,12 +126,14 @@ def test_wrong_descriptions_are_explained(description: Any, words: str) -> None:
 
 
 def test_a_grown_head_is_described_too() -> None:
-    head = nn.Sequential(nn.Flatten(), SideBySide([nn.Linear(4, 2), nn.Linear(4, 3)]))
+    head = nn.Sequential(nn.Flatten(), ConcatLinear([nn.Linear(4, 2), nn.Linear(4, 3)]))
     described = describe_head(head)
     again = head_from_description(json.loads(json.dumps(described)))
     again.load_state_dict(head.state_dict())
     x = torch.randn(3, 4)
     assert torch.equal(again(x), head(x))
+    named_before = {**described[1], "layer": "SideBySide"}  # in exports of format 2
+    assert str(head_from_description([described[0], named_before])) == str(head)
     for wrong in ({"dim": "x"}, {"layers": []}):
-        with pytest.raises(ModelError, match="SideBySide"):
+        with pytest.raises(ModelError, match="ConcatLinear"):
             head_from_description([described[1] | wrong])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from layergroups import LayerGroups, read_anatomy
 from layergroups.errors import ModelError
 from layergroups.models import (
-    SideBySide,
+    ConcatLinear,
     TargetUnits,
     create_body,
     create_head,
@@ -221,7 +221,7 @@ def test_old_parameters_stay_and_keep_their_optimizer_state_new_ones_join_the_he
 def test_a_grown_head_is_one_for_all_that_follows() -> None:
     model = TinyTransformer()
     grow_head(model, 5, example_input=image())
-    assert isinstance(model.head, SideBySide)
+    assert isinstance(model.head, ConcatLinear)
     assert (model.head.in_features, model.head.out_features) == (16, 5)
     assert replace_head(model, 4, example_input=image()) == ("head",)
     assert type(model.head) is nn.Linear

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from layergroups.errors import WeightsError
-from layergroups.models._weights import classifier_paths, load_weights_file, read_weights
+from layergroups.models import classifier_layers
+from layergroups.models._weights import load_weights_file, read_weights
 
 
 def _net(classes: int = 3, width: int = 4) -> nn.Sequential:
@@ -232,7 +233,7 @@ def test_where_the_classifier_is() -> None:
 
     with torch.device("meta"):
         found = {
-            name: classifier_paths(models.get_model(name))
+            name: tuple(classifier_layers(models.get_model(name)))
             for name in ("resnet18", "vgg11", "squeezenet1_1", "vit_b_16", "mobilenet_v2", "swin_t")
         }
     assert found == {
@@ -244,5 +245,5 @@ def test_where_the_classifier_is() -> None:
         "swin_t": ("head",),
     }
     deit = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
-    assert classifier_paths(deit) == ("head", "head_dist")
-    assert classifier_paths(nn.ReLU()) == ()
+    assert tuple(classifier_layers(deit)) == ("head", "head_dist")
+    assert tuple(classifier_layers(nn.ReLU())) == ()

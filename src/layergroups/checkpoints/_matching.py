@@ -16,7 +16,8 @@ from layergroups._formatting import first_few
 from layergroups._torch import is_persistent, own_buffers, own_tensors
 from layergroups.anatomy import Anatomy
 from layergroups.errors import TransplantError
-from layergroups.models import SideBySide, classifier_layers, outputs_of, parts_of, whole_path
+from layergroups.groups import under
+from layergroups.models import ConcatLinear, classifier_layers, is_linear, outputs_of
 
 Layers = Mapping[str, "Layer"]
 
@@ -97,8 +98,8 @@ def _take(left: dict[str, Layer], free: dict[str, Layer], old: str, new: str) ->
     """The pairs of layers below two places; they are taken out of what is left and free."""
     reason = "same name" if old == new else _moved(old, new)
     taken = []
-    for path in [p for p in left if _below(p, old)]:
-        goal = _join(new, path[len(old) :].removeprefix("."))
+    for path in [p for p in left if under(p, old)]:
+        goal = join(new, path[len(old) :].removeprefix("."))
         if goal in free and left[path].fits(free[goal]):
             taken.append(Match(path, goal, reason))
             del left[path], free[goal]
@@ -124,7 +125,7 @@ def _places(left: Layers, free: Layers) -> tuple[str, str] | None:
     votes = Counter(_votes(left, free))
     ranked = sorted(votes, key=lambda v: (-votes[v], v[0] != v[1], len(v[0]) + len(v[1]), v))
     for old, new in ranked:
-        below = sum(_below(path, old) for path in left)
+        below = sum(under(path, old) for path in left)
         if votes[old, new] >= 2 and votes[old, new] * 2 > below:
             return old, new
     return None
@@ -157,14 +158,6 @@ def _above(path: str, other: str) -> tuple[str, str]:
     return ".".join(ours), ".".join(theirs)
 
 
-def _below(path: str, place: str) -> bool:
-    return not place or path == place or path.startswith(f"{place}.")
-
-
-def _join(place: str, rest: str) -> str:
-    return f"{place}.{rest}" if place and rest else place or rest
-
-
 Slot = tuple[str, int]
 Slots = list[Slot]
 
@@ -187,20 +180,22 @@ class Row:
 
 
 @dataclass(frozen=True)
-class RowMove:
-    """Rows for one tensor of the target.
+class Move:
+    """One tensor of the target, and what fills it.
 
     Attributes:
-        target: name of the tensor.
-        rows: what goes there; fewer than it has, where some classes are new.
-        reason: which classes were found by name.
-        whole: whether every row is filled.
+        target: its name.
+        sources: names of the tensors that fill it.
+        reason: why these.
+        rows: which rows go where; empty where a whole tensor goes.
+        complete: whether all of it is filled; rows of new classes are not.
     """
 
     target: str
-    rows: tuple[Row, ...]
+    sources: tuple[str, ...]
     reason: str
-    whole: bool
+    rows: tuple[Row, ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -208,14 +203,12 @@ class ClassPlan:
     """What goes by class name, and which layers are settled by it.
 
     Attributes:
-        moves: rows for tensors of the target.
-        scalars: counts of such layers, that go as they are: names in source and target.
+        moves: for tensors of the target.
         source: for each layer of the source that depends on the classes, why it went or stayed.
         target: likewise of the target.
     """
 
-    moves: tuple[RowMove, ...] = ()
-    scalars: tuple[tuple[str, str], ...] = ()
+    moves: tuple[Move, ...] = ()
     source: dict[str, str] = field(default_factory=dict)
     target: dict[str, str] = field(default_factory=dict)
 
@@ -237,7 +230,7 @@ def class_plan(source: Side, target: Side, *, strict: bool) -> ClassPlan:
     if len(old) != len(new):
         why = f"{len(old)} layers depend on the classes in the source, {len(new)} in the target"
         settled = _settled(source.model, old, why), _settled(target.model, new, why)
-        return ClassPlan((), (), *settled)
+        return ClassPlan((), *settled)
     return _planned(source, target, list(zip(old, new, strict=True)))
 
 
@@ -260,36 +253,38 @@ def _settled(model: nn.Module, paths: Sequence[str], why: str) -> dict[str, str]
         inner: why
         for path in paths
         for inner, _ in model.named_modules(remove_duplicate=False)
-        if inner == path or inner.startswith(f"{path}.")
+        if under(inner, path)
     }
 
 
 def _planned(source: Side, target: Side, pairs: Sequence[tuple[str, str]]) -> ClassPlan:
     shared = {c: i for i, c in enumerate(source.classes) if c in target.classes}
     reason = _reason(source.classes, target.classes)
-    moves: list[RowMove] = []
-    scalars: list[tuple[str, str]] = []
+    moves: list[Move] = []
     settled: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for old, new in pairs:
         ours, theirs = _slots(source.model, old), _slots(target.model, new)
         why = _why_not(source.model, target.model, ours, theirs) if shared else reason
         settled[0].update(_settled(source.model, [old], why or reason))
         settled[1].update(_settled(target.model, [new], why or reason))
-        for kind in [k for k in theirs if k in ours and not why]:
+        if why:
+            continue
+        for kind in [kind for kind in theirs if kind in ours]:
             wanted = {
                 theirs[kind][i]: ours[kind][shared[c]]
                 for i, c in enumerate(target.classes)
                 if c in shared
             }
-            moves += _by_tensor(target.model, wanted, reason)
-        scalars += [] if why else _scalars(source.model, old, target.model, new)
-    return ClassPlan(tuple(moves), tuple(scalars), *settled)
+            moves += _by_tensor(source.model, target.model, wanted, reason)
+        moves += _counts(source.model, old, target.model, new)
+    return ClassPlan(tuple(moves), *settled)
 
 
-def _scalars(old: nn.Module, path: str, new: nn.Module, goal: str) -> list[tuple[str, str]]:
+def _counts(old: nn.Module, path: str, new: nn.Module, goal: str) -> list[Move]:
+    """Scalars such as `num_batches_tracked` go as they are."""
     ours, theirs = (own_buffers(m.get_submodule(p)) for m, p in ((old, path), (new, goal)))
     return [
-        (join(path, name), join(goal, name))
+        Move(join(goal, name), (join(path, name),), "its layer goes by class")
         for name, count in ours.items()
         if count is not None and count.ndim == 0 and theirs.get(name) is not None
     ]
@@ -309,13 +304,24 @@ def _reason(old: Sequence[str], new: Sequence[str]) -> str:
     )
 
 
-def _by_tensor(model: nn.Module, wanted: Mapping[Slot, Slot], reason: str) -> Iterator[RowMove]:
-    """The wanted rows, sorted into the tensors of the target that hold their classes."""
-    rows: dict[str, list[Row]] = {}
+def _by_tensor(
+    old: nn.Module, new: nn.Module, wanted: Mapping[Slot, Slot], reason: str
+) -> Iterator[Move]:
+    """The wanted rows for each tensor of the target that holds classes.
+
+    Where all rows of one tensor keep their order, the tensor goes as a whole.
+    """
+    by_tensor: dict[str, list[Row]] = {}
     for (tensor, at), (name, row) in wanted.items():
-        rows.setdefault(tensor, []).append(Row(at, name, row))
-    for tensor, found in rows.items():
-        yield RowMove(tensor, tuple(found), reason, len(found) == len(_tensor(model, tensor)))
+        by_tensor.setdefault(tensor, []).append(Row(at, name, row))
+    for tensor, rows in by_tensor.items():
+        names = tuple(dict.fromkeys(row.source for row in rows))
+        complete = len(rows) == len(_tensor(new, tensor))
+        in_order = complete and len(names) == 1 and all(row.target == row.row for row in rows)
+        if in_order and len(_tensor(old, names[0])) == len(rows):
+            yield Move(tensor, names, reason)
+        else:
+            yield Move(tensor, names, reason, tuple(rows), complete)
 
 
 def _why_not(
@@ -336,15 +342,15 @@ def _slots(model: nn.Module, path: str) -> dict[str, Slots]:
     """For each kind of tensor of a layer ("weight", "bias") where the row of each class stands."""
     layer = model.get_submodule(path)
     parts = [(join(path, n), p) for n, p in layer.named_children()]
-    if not isinstance(layer, SideBySide):
+    if not isinstance(layer, ConcatLinear):
         parts = [(path, layer)]
     slots: dict[str, Slots] = {}
     for place, part in parts:
-        n = outputs_of(part) if _is_map(part) else _width(part)
+        n = outputs_of(part) if is_linear(part) else _width(part)
         for kind, tensor in own_tensors(part).items():
             if tensor.ndim and len(tensor) == n:
                 slots.setdefault(kind, []).extend((join(place, kind), row) for row in range(n))
-    if _is_map(parts[0][1]) and "weight" not in slots:
+    if is_linear(parts[0][1]) and "weight" not in slots:
         return {}
     complete = max((len(found) for found in slots.values()), default=0)
     return {kind: found for kind, found in slots.items() if len(found) == complete}
@@ -352,31 +358,12 @@ def _slots(model: nn.Module, path: str) -> dict[str, Slots]:
 
 def _class_layers(model: nn.Module, anatomy: Anatomy, n: int) -> list[str]:
     """The layers that have a row for each class: classifiers, and norms of their outputs."""
-    ran = [path for path in anatomy.layers if _exists(model, path)]
-    known = all(_exists(model, c.path) for c in anatomy.classifiers)
-    found = classifier_layers(model, anatomy) if known else {}
-    paths = [path for path, layer in found.items() if _n(layer) == n] or _last_map(model, ran, n)
-    ends = [i for i, path in enumerate(ran) if any(_within(path, p) for p in paths)]
+    paths = list(classifier_layers(model, anatomy, n_out=n))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    ran = [path for path in anatomy.layers if path in modules]
+    ends = [i for i, path in enumerate(ran) if any(under(path, p) for p in paths)]
     after = ran[ends[-1] + 1 :] if ends else []
-    return paths + [path for path in after if _width(model.get_submodule(path)) == n]
-
-
-def _last_map(model: nn.Module, ran: Sequence[str], n: int) -> list[str]:
-    """The last linear layer that ran, if it has n outputs: a norm may come after it."""
-    for path in reversed(ran):
-        if _is_map(model.get_submodule(path)):
-            whole = whole_path(model, path)
-            return [whole] if _n(model.get_submodule(whole)) == n else []
-    return []
-
-
-def _is_map(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim >= 2
-
-
-def _n(layer: nn.Module) -> int:
-    return sum(outputs_of(part) for part in parts_of(layer))
+    return paths + [path for path in after if _width(modules[path]) == n]
 
 
 def _width(module: nn.Module) -> int:
@@ -384,21 +371,9 @@ def _width(module: nn.Module) -> int:
     return max((len(t) for t in own_tensors(module).values() if t.ndim == 1), default=0)
 
 
-def _within(path: str, above: str) -> bool:
-    return path == above or path.startswith(f"{above}.")
-
-
 def join(place: str, name: str) -> str:
-    """The full name of what stands at a place; the root has no name."""
-    return f"{place}.{name}" if place else name
-
-
-def _exists(model: nn.Module, path: str) -> bool:
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
+    """The full name of what is at a place; the root's name is empty."""
+    return f"{place}.{name}" if place and name else place or name
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

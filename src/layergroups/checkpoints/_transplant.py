@@ -18,8 +18,7 @@ from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.checkpoints._matching import (
     ClassPlan,
     Layer,
-    Row,
-    RowMove,
+    Move,
     Side,
     class_plan,
     layers_of,
@@ -34,25 +33,6 @@ _NOT_OWNED = "the new optimizer does not have this parameter"
 
 
 @dataclass(frozen=True)
-class Move:
-    """One tensor of the target, and what fills it.
-
-    Attributes:
-        target: its name.
-        sources: names of the tensors that fill it.
-        reason: why these.
-        rows: which rows go where; empty where a whole tensor goes.
-        whole: whether all of it is filled.
-    """
-
-    target: str
-    sources: tuple[str, ...]
-    reason: str
-    rows: tuple[Row, ...] = ()
-    whole: bool = True
-
-
-@dataclass(frozen=True)
 class Plan:
     """What goes where, and what stays, with the reason for each name."""
 
@@ -64,8 +44,7 @@ class Plan:
 def plan(old: nn.Module, new: nn.Module, by_class: ClassPlan) -> Plan:
     """What can go from one model to another; nothing is changed."""
     ours, theirs = layers_of(old), layers_of(new)
-    wanted = [_row_move(move, tensors_of(old)) for move in by_class.moves]
-    wanted += [Move(goal, (name,), "its layer goes by class") for name, goal in by_class.scalars]
+    wanted = list(by_class.moves)
     free = {p: layer for p, layer in ours.items() if p not in by_class.source}
     open_ = {p: layer for p, layer in theirs.items() if p not in by_class.target}
     for match in match_layers(free, open_):
@@ -79,15 +58,6 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {
         layer.name(n): t for layer in layers_of(model).values() for n, t in layer.tensors.items()
     }
-
-
-def _row_move(move: RowMove, ours: Mapping[str, Tensor]) -> Move:
-    """Rows as they are planned; a plain move where all rows of one tensor keep their order."""
-    names = tuple(dict.fromkeys(row.source for row in move.rows))
-    in_order = all(row.target == row.row for row in move.rows)
-    if move.whole and in_order and len(names) == 1 and len(ours[names[0]]) == len(move.rows):
-        return Move(move.target, names, move.reason)
-    return Move(move.target, names, move.reason, move.rows, move.whole)
 
 
 def _whole_moves(source: Layer, target: Layer, reason: str) -> list[Move]:
@@ -226,7 +196,7 @@ def _why_no_memory(
 ) -> str:
     if not all(memories.values()):
         return "the old optimizer remembers nothing of it"
-    if not move.whole:
+    if not move.complete:
         return "rows of new classes start without memory, and so do all"
     values = [value for memory in memories.values() for value in memory.values()]
     if not all(isinstance(value, (Tensor, *PLAIN)) for value in values):
@@ -455,7 +425,7 @@ def _nothing(old: nn.Module, new: nn.Module, made: Plan) -> str:
 
 def _told(made: Plan, memory: dict[str, str]) -> Transplant:
     grafts = [
-        (move.whole, Graft(move.target, move.reason, move.sources, memory.get(move.target, "")))
+        (move.complete, Graft(move.target, move.reason, move.sources, memory.get(move.target, "")))
         for move in made.moves
     ]
     return Transplant(

@@ -6,12 +6,13 @@ from layergroups.models._head_surgery import (
     all_or_nothing,
     classifier_layers,
     grow_head,
+    is_linear,
     replace_head,
     shrink_head,
 )
 from layergroups.models._heads import (
     AdaptiveConcatPool2d,
-    SideBySide,
+    ConcatLinear,
     SigmoidRange,
     TargetUnits,
     checked_range,
@@ -19,8 +20,6 @@ from layergroups.models._heads import (
     describe_head,
     head_from_description,
     outputs_of,
-    parts_of,
-    whole_path,
 )
 from layergroups.models._input_channels import InputChange, change_input_channels, with_channels
 from layergroups.models._weights import compare, read_weights
@@ -28,10 +27,10 @@ from layergroups.models._weights import compare, read_weights
 __all__ = [
     "AdaptiveConcatPool2d",
     "Assembled",
+    "ConcatLinear",
     "Cut",
     "InputChange",
     "LoadedModel",
-    "SideBySide",
     "SigmoidRange",
     "TargetUnits",
     "all_or_nothing",
@@ -46,13 +45,12 @@ __all__ = [
     "describe_head",
     "grow_head",
     "head_from_description",
+    "is_linear",
     "list_models",
     "load_model",
     "outputs_of",
-    "parts_of",
     "read_weights",
     "replace_head",
     "shrink_head",
-    "whole_path",
     "with_channels",
 ]

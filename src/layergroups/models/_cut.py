@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from types import MethodType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from layergroups.errors import AnatomyError, CutError, InputSizeError
 from layergroups.groups import LayerGroups, Split
 from layergroups.input_spec import InputSpec
 from layergroups.models._catalog import LoadedModel
-from layergroups.models._heads import SideBySide, TargetUnits, create_head, whole_path
+from layergroups.models._heads import ConcatLinear, HeadOptions, create_head, whole_path
 
 log = logging.getLogger("layergroups")
 CutGiven = int | str | Callable[[nn.Module], nn.Module]
@@ -239,14 +239,7 @@ def assemble(
     size: int | tuple[int, int],
     cut: CutGiven | None = None,
     custom_head: nn.Module | None = None,
-    lin_ftrs: Sequence[int] | None = None,
-    ps: float | Sequence[float] = 0.5,
-    concat_pool: bool = True,
-    bn_final: bool = False,
-    first_bn: bool = True,
-    lin_first: bool = False,
-    y_range: tuple[float, float] | None = None,
-    units: TargetUnits | None = None,
+    **options: Unpack[HeadOptions],
 ) -> Assembled:
     """Put a new head on the body of a network.
 
@@ -260,14 +253,7 @@ def assemble(
             (`cut=-2` leaves the last two out), the path of the first module to leave out, or a
             function from the network to a body.
         custom_head: a head instead of `create_head`'s; it takes what the body gives.
-        lin_ftrs: sizes of the head's hidden layers; `[512]` by default, `[]` for none.
-        ps: dropout rates of the head.
-        concat_pool: pool by maximum and average both, where the body gives a map.
-        bn_final: a batch norm at the very end.
-        first_bn: batch norm before the first linear layer.
-        lin_first: linear layers before their batch norm and dropout.
-        y_range: bounds of the numbers that the head gives, see `create_head`.
-        units: of the numbers that the head gives, see `create_head`.
+        **options: of the head, see `create_head`.
 
     Raises:
         CutError: the body cannot be cut there, or does not give one tensor of features.
@@ -281,10 +267,7 @@ def assemble(
     pooled, features = len(shape) == 2, shape[-1] if len(shape) == 3 else shape[1]
     head = custom_head
     if head is None:
-        head = create_head(
-            features, n_out, lin_ftrs=lin_ftrs, ps=ps, pool=not pooled, concat_pool=concat_pool,
-            bn_final=bn_final, first_bn=first_bn, lin_first=lin_first, y_range=y_range, units=units,
-        )  # fmt: skip
+        head = create_head(features, n_out, pool=not pooled, **options)
         if len(shape) == 3:
             head = nn.Sequential(TokensAsMap(), *head)
     where = next(body.parameters(), example).device
@@ -413,7 +396,7 @@ def _check_removable(network: nn.Module, path: str) -> None:
 
 
 def _is_plain_classifier(module: nn.Module) -> bool:
-    whole = not any(module.children()) or isinstance(module, SideBySide)
+    whole = not any(module.children()) or isinstance(module, ConcatLinear)
     return whole or hasattr(module, "parametrizations")
 
 

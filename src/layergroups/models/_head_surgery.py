@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._torch import own_tensors
-from layergroups.anatomy import Anatomy, read_anatomy, unwrap
+from layergroups.anatomy import Anatomy, Classifier, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
 from layergroups.groups import frozen_by_groups
-from layergroups.models._heads import SideBySide, outputs_of, parts_of, resize_units, whole_path
+from layergroups.models._heads import ConcatLinear, outputs_of, parts_of, resize_units, whole_path
 
 log = logging.getLogger("layergroups")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -78,7 +78,7 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
     with all_or_nothing(model):
         _put(model, made)
         resize_units(model, n_out)
-        _tell(model, found, n_out)
+        _update_labels(model, found, n_out)
         _check_runs(model, example_input, f"replace_head: {n_out} outputs", tuple(made))
     _warn_of_ties(model, found, made)
     return tuple(made)
@@ -89,7 +89,7 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
 
     The old layer stays in the model, the same object with the same parameters, so an optimizer
     keeps what it remembers of them. A new layer for the further classes is put beside it, and
-    `SideBySide` joins the outputs: `fc.weight` becomes `fc.0.weight`, the new rows are
+    `ConcatLinear` joins the outputs: `fc.weight` becomes `fc.0.weight`, the new rows are
     `fc.1.weight`. A single wider layer would not keep the promise, for the matrix product of
     another width rounds otherwise. The new rows start as torch initialises them. A classifier that
     is tied to an embedding stays tied. Groups, `replace_head`, `shrink_head` and a further
@@ -123,7 +123,7 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
         _put(model, made)
         resize_units(model, n_out, old)
         _check_grown(model, made, example_input)
-        _tell(model, found, n_out, kept=old)
+        _update_labels(model, found, n_out, kept=old)
     return tuple(made)
 
 
@@ -157,28 +157,77 @@ def shrink_head(
     with all_or_nothing(model):
         _put(model, made)
         resize_units(model, len(first), first)
-        _tell(model, found, len(first), kept=first)
+        _update_labels(model, found, len(first), kept=first)
         _check_runs(model, example_input, f"shrink_head: {len(first)} outputs", tuple(made))
     _warn_of_ties(model, found, made)
     return tuple(made)
 
 
-def classifier_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
-    """The final classifiers of a model by path; a grown one is one layer.
+def classifier_layers(
+    model: nn.Module, anatomy: Anatomy | None = None, *, n_out: int | None = None
+) -> dict[str, nn.Module]:
+    """The final classifiers of a model by path; a grown one counts as one layer.
 
-    A classifier whose weight is tied to an embedding is found under its second name.
+    A dry run shows them by the flow of the data. A classifier whose weight is tied to an embedding
+    is found under its second name. Without a dry run they are those that timm names
+    (`pretrained_cfg["classifier"]`), or the last module registered that has parameters of its own.
+
+    Args:
+        model: any module.
+        anatomy: of a dry run of the model.
+        n_out: only those with so many outputs. Where the dry run shows none, it is the linear
+            layer or convolution that ran last, after which a norm may come.
     """
-    found: dict[str, nn.Module] = {}
-    for classifier in anatomy.classifiers:
-        path = classifier.path
-        for name in anatomy.tied.get(classifier.weight, ()):
-            other = name.rpartition(".")[0]
-            if isinstance(model.get_submodule(other), nn.Linear):
-                path = other
-                break
-        path = whole_path(model, path)
-        found[path] = model.get_submodule(path)
-    return found
+    if anatomy is None:
+        paths = _registered_classifiers(model)
+    else:
+        paths = [_untied(model, anatomy, c) for c in anatomy.classifiers if _has(model, c.path)]
+    found = _whole_layers(model, paths)
+    if anatomy is None or n_out is None:
+        return found
+    fitting = {path: layer for path, layer in found.items() if outputs_of(layer) == n_out}
+    if not fitting:
+        ran = [p for p in anatomy.layers if _has(model, p) and is_linear(model.get_submodule(p))]
+        last = _whole_layers(model, ran[-1:])
+        fitting = {path: layer for path, layer in last.items() if outputs_of(layer) == n_out}
+    return fitting
+
+
+def _whole_layers(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
+    whole = dict.fromkeys(whole_path(model, path) for path in paths)
+    return {path: model.get_submodule(path) for path in whole}
+
+
+def _untied(model: nn.Module, anatomy: Anatomy, classifier: Classifier) -> str:
+    for name in anatomy.tied.get(classifier.weight, ()):
+        other = name.rpartition(".")[0]
+        if isinstance(model.get_submodule(other), nn.Linear):
+            return other
+    return classifier.path
+
+
+def _registered_classifiers(model: nn.Module) -> list[str]:
+    config = getattr(model, "pretrained_cfg", None)
+    named = config.get("classifier") if isinstance(config, Mapping) else None
+    if named:
+        return [named] if isinstance(named, str) else list(named)
+    modules = model.named_modules()
+    return [p for p, m in modules if p and any(True for _ in m.parameters(recurse=False))][-1:]
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    """False where the model was changed after the dry run."""
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module multiplies by a weight: a linear layer, a convolution, or the like."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim >= 2
 
 
 def _found(model: nn.Module, example_input: Any, instead: str) -> dict[str, nn.Module]:
@@ -231,12 +280,12 @@ def _warn_of_ties(
                 log.warning("%s was tied to %s; the new one is not", path, others[0])
 
 
-def _grown(layer: nn.Module, path: str, n_out: int) -> SideBySide:
+def _grown(layer: nn.Module, path: str, n_out: int) -> ConcatLinear:
     parts = parts_of(layer)
     new = _like(parts[0], path, n_out - outputs_of(layer))
     dims = {nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
     dim = next((d for kind, d in dims.items() if isinstance(parts[0], kind)), -1)
-    return SideBySide([*parts, new], dim).train(layer.training)
+    return ConcatLinear([*parts, new], dim).train(layer.training)
 
 
 def _check_grown(model: nn.Module, made: Mapping[str, nn.Module], example_input: Any) -> None:
@@ -285,7 +334,7 @@ def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
     parts = parts_of(layer)
     for n in range(1, len(parts) + 1):
         if kept == tuple(range(sum(map(outputs_of, parts[:n])))):
-            return parts[0] if n == 1 else SideBySide(parts[:n], layer.dim).train(layer.training)  # type: ignore[arg-type] # of SideBySide
+            return parts[0] if n == 1 else ConcatLinear(parts[:n], layer.dim).train(layer.training)  # type: ignore[arg-type] # of ConcatLinear
     weight = torch.cat([_rows(part, path) for part in parts])
     biases = [part.bias for part in parts if isinstance(part.bias, Tensor)]
     new = _like(parts[0], path, len(kept), device="meta")
@@ -373,20 +422,22 @@ def _not_a_layer(old: nn.Module, path: str) -> ModelError:
     )
 
 
-def _tell(
+def _update_labels(
     model: nn.Module, old: Mapping[str, nn.Module], n_out: int, kept: Sequence[int] = ()
 ) -> None:
-    """Let models of transformers and timm know their number of classes; some of them ask for it.
+    """Models of transformers and timm hold their number of classes; some of them read it.
 
     Args:
         model: with its new classifiers.
         old: the classifiers that it had.
         n_out: outputs now.
-        kept: which of the old classes are the first of the new ones; their names stay.
+        kept: which of the old classes are the first of the new ones; their names stay. Empty if
+            the classes are all new.
     """
     model = unwrap(model)
     before = {outputs_of(layer) for layer in old.values()}
     config: Any = getattr(model, "config", None)
+    # a new head has nothing to do with the old number; a grown one must have been of that number
     if hasattr(config, "num_labels") and (not kept or config.num_labels in before):
         names = list((getattr(config, "id2label", None) or {}).values())
         config.num_labels = n_out
@@ -397,5 +448,6 @@ def _tell(
     for module in model.modules():
         for name in ("num_labels", "num_classes"):
             value = getattr(module, name, None)
-            if isinstance(value, int) and (value in before or (name, kept) == ("num_labels", ())):
+            replaced = name == "num_labels" and not kept
+            if isinstance(value, int) and (value in before or replaced):
                 setattr(module, name, n_out)

@@ -1,22 +1,18 @@
 """Heads: the part of a network that answers the task, built after fastai's `create_head`.
 
-Last layers of heads that give numbers: they bring outputs to the size of the targets.
-
-Layers that take the same input and whose outputs stand side by side.
-
-Heads as plain data: a JSON-ready description of a head, and a head made from one.
-
-Only the layers of the table `_LAYERS` are ever written or made. Nothing is imported by name and
-nothing is unpickled, so that a description from an unknown hand can build no more than these.
+A head can be described as plain data and made again from it. Only the layers of `_LAYERS` are
+described or made: nothing is imported by name and nothing is unpickled, so a description from a
+stranger can build nothing else.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +162,19 @@ class AdaptiveConcatPool2d(nn.Module):
         """Pool (N, C, H, W) features to (N, 2 C, size, size)."""
         average = self.ap(x)
         return torch.cat([self.mp(x), average], dim=1)
+
+
+class HeadOptions(TypedDict, total=False):
+    """The optional arguments of `create_head`, except for `pool`."""
+
+    lin_ftrs: Sequence[int] | None
+    ps: float | Sequence[float]
+    concat_pool: bool
+    bn_final: bool
+    first_bn: bool
+    lin_first: bool
+    y_range: tuple[float, float] | None
+    units: TargetUnits | None
 
 
 def create_head(
@@ -324,12 +333,12 @@ def _dropout_rates(ps: float | Sequence[float], linears: int) -> list[float]:
     return [float(rate) for rate in given]
 
 
-class SideBySide(nn.ModuleList):
-    """Several classifiers as one: each sees the same input, and their outputs are joined.
+class ConcatLinear(nn.ModuleList):
+    """Several linear layers or convolutions that read the same input; their outputs are joined.
 
-    This is what `grow_head` puts in the place of a classifier. The old layer is the first part and
-    runs as it ran before. One wider layer with copied rows would not do: for another width the
-    matrix product adds its terms in another order, and the old outputs differ in their last bits.
+    `grow_head` replaces a classifier by one of these. The old layer is the first part and runs as
+    before. A single wider layer with copied rows would not do: a matrix product of a different
+    width adds its terms in a different order, so the old outputs would differ in their last bits.
 
     Args:
         layers: linear layers, or convolutions of the same stride.
@@ -357,13 +366,13 @@ class SideBySide(nn.ModuleList):
 
 def parts_of(layer: nn.Module) -> list[nn.Module]:
     """The layers that a classifier is made of; one that was never grown is its only part."""
-    return list(layer) if isinstance(layer, SideBySide) else [layer]
+    return list(layer) if isinstance(layer, ConcatLinear) else [layer]
 
 
 def whole_path(model: nn.Module, path: str) -> str:
     """The path of a classifier: for a part of a grown one that of the whole."""
     above = path.rpartition(".")[0]
-    return above if path and isinstance(model.get_submodule(above), SideBySide) else path
+    return above if path and isinstance(model.get_submodule(above), ConcatLinear) else path
 
 
 def outputs_of(layer: nn.Module) -> int:
@@ -383,42 +392,26 @@ def _size(layer: Any, linear: str, convolution: str, column: int) -> int:
     return int(layer.weight.shape[column])  # Conv1D of transformers: its weight is (in, out)
 
 
-_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-_CONV = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "bias",
-    "padding_mode",
-)
-_LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
-    "AdaptiveConcatPool2d": (AdaptiveConcatPool2d, ("size",)),
-    "AdaptiveMaxPool2d": (nn.AdaptiveMaxPool2d, ("output_size", "return_indices")),
-    "BatchNorm1d": (nn.BatchNorm1d, _NORM),
-    "BatchNorm2d": (nn.BatchNorm2d, _NORM),
-    "Conv2d": (nn.Conv2d, _CONV),
-    "Dropout": (nn.Dropout, ("p", "inplace")),
-    "Flatten": (nn.Flatten, ("start_dim", "end_dim")),
-    "GELU": (nn.GELU, ("approximate",)),
-    "Hardswish": (nn.Hardswish, ("inplace",)),
-    "Identity": (nn.Identity, ()),
-    "LayerNorm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine", "bias")),
-    "LeakyReLU": (nn.LeakyReLU, ("negative_slope", "inplace")),
-    "Linear": (nn.Linear, ("in_features", "out_features", "bias")),
-    "ReLU": (nn.ReLU, ("inplace",)),
-    "SiLU": (nn.SiLU, ("inplace",)),
-    "Sigmoid": (nn.Sigmoid, ()),
-    "SigmoidRange": (SigmoidRange, ("low", "high")),
-    "Tanh": (nn.Tanh, ()),
-    "TargetUnits": (TargetUnits, ("mean", "std")),
-}
-_HOLDERS = {"Sequential": ("layers",), "SideBySide": ("dim", "layers")}
-_NAMES = {layer: name for name, (layer, _) in _LAYERS.items()}
+_LAYERS: dict[str, type[nn.Module]] = {
+    layer.__name__: layer
+    for layer in (
+        nn.AdaptiveAvgPool2d, AdaptiveConcatPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm1d,
+        nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Flatten, nn.GELU, nn.Hardswish, nn.Identity,
+        nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.SiLU, nn.Sigmoid, SigmoidRange, nn.Tanh,
+        TargetUnits,
+    )
+}  # fmt: skip
+_HOLDERS = {"Sequential": ("layers",), "ConcatLinear": ("dim", "layers")}
+_OLD_NAMES = {"SideBySide": "ConcatLinear"}
+
+
+def _fields(layer: str) -> tuple[str, ...]:
+    """The arguments of a layer that an attribute of the same name holds."""
+    if layer in _HOLDERS:
+        return _HOLDERS[layer]
+    named = inspect.signature(_LAYERS[layer]).parameters.values()
+    fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in named if p.kind not in fixed and p.name not in ("device", "dtype"))
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
@@ -485,15 +478,14 @@ def _describe_children(head: nn.Module) -> list[dict[str, Any]] | None:
 
 
 def _describe_layer(module: nn.Module) -> dict[str, Any] | None:
-    if type(module) in (nn.Sequential, SideBySide):
+    name = type(module).__name__
+    if type(module) in (nn.Sequential, ConcatLinear):
         layers = _describe_children(module)
-        dim = {"dim": module.dim} if isinstance(module, SideBySide) else {}
-        return None if layers is None else {"layer": type(module).__name__, **dim, "layers": layers}
-    name = _NAMES.get(type(module))
-    if name is None:
+        dim = {"dim": module.dim} if isinstance(module, ConcatLinear) else {}
+        return None if layers is None else {"layer": name, **dim, "layers": layers}
+    if _LAYERS.get(name) is not type(module):
         return None
-    fields = {field: _value(module, field) for field in _LAYERS[name][1]}
-    return {"layer": name, **fields}
+    return {"layer": name} | {field: _value(module, field) for field in _fields(name)}
 
 
 def _value(module: nn.Module, field: str) -> Any:
@@ -509,42 +501,40 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
     """The name and the module of one described layer."""
     if not isinstance(fields, Mapping) or not {"name", "layer"} <= set(fields):
         raise ModelError(f'A described layer has a "name" and a "layer"; this one is {fields}.')
-    name, layer = fields["name"], fields["layer"]
-    arguments = {k: v for k, v in fields.items() if k not in ("name", "layer")}
-    _check_fields(layer, tuple(arguments))
-    if layer == "Sequential":
-        return str(name), head_from_description(arguments["layers"])
-    if layer == "SideBySide":
-        return str(name), _side_by_side(arguments)
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    name = str(fields["name"])
+    layer = fields["layer"] if isinstance(fields["layer"], str) else ""
+    layer = _OLD_NAMES.get(layer, layer)
+    if layer not in _LAYERS | _HOLDERS:
+        raise ModelError(
+            f"A head cannot be made with a layer {fields['layer']!r}; known are "
+            f"{', '.join(sorted(_LAYERS | _HOLDERS))}."
+        )
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    del values["name"], values["layer"]
+    if layer in _HOLDERS and set(values) == set(_HOLDERS[layer]):
+        layers = head_from_description(list(values["layers"]))
+        return name, layers if layer == "Sequential" else _concat_linear(layers, values["dim"])
     try:
-        return str(name), _LAYERS[layer][0](**values)
+        inspect.signature(_LAYERS[layer]).bind(**values)
+    except (KeyError, TypeError) as error:
+        raise ModelError(
+            f"The fields of {layer} are {', '.join(_fields(layer)) or 'none'}; "
+            f"the description gives {', '.join(values) or 'none'}."
+        ) from error
+    try:
+        return name, _LAYERS[layer](**values)
     except Exception as error:
         raise ModelError(f"{layer} cannot be made with {values}: {error}") from error
 
 
-def _side_by_side(arguments: Mapping[str, Any]) -> SideBySide:
-    layers, dim = head_from_description(arguments["layers"]), arguments["dim"]
+def _concat_linear(layers: nn.Sequential, dim: object) -> ConcatLinear:
     names = [name for name, _ in layers.named_children()]
     if not isinstance(dim, int) or not names or names != list(map(str, range(len(names)))):
         raise ModelError(
-            f"A described SideBySide has a dim such as -1 and layers named 0, 1 and so on; this "
+            f"A described ConcatLinear has a dim such as -1 and layers named 0, 1 and so on; this "
             f"one has dim={dim!r} and the layers {names}."
         )
-    return SideBySide(layers, dim)
-
-
-def _check_fields(layer: object, given: tuple[str, ...]) -> None:
-    known = {**_HOLDERS, **{name: fields for name, (_, fields) in _LAYERS.items()}}
-    if not isinstance(layer, str) or layer not in known:
-        raise ModelError(
-            f"A head cannot be made with a layer {layer!r}; known are {', '.join(sorted(known))}."
-        )
-    if set(given) != set(known[layer]):
-        raise ModelError(
-            f"The fields of {layer} are {', '.join(known[layer]) or 'none'}; "
-            f"the description gives {', '.join(given) or 'none'}."
-        )
+    return ConcatLinear(layers, dim)
 
 
 def _shapes(head: nn.Module) -> dict[str, tuple[int, ...]]:

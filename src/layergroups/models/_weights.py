@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups.errors import WeightsError
+from layergroups.models._head_surgery import classifier_layers
 
 Converter = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 _TORCH_ENDINGS = (".pth", ".pt", ".bin")
@@ -171,7 +172,7 @@ def load_weights_file(
     problem: Exception | None = None
     if differences and convert is not None:
         tensors, differences, problem = _converted(model, tensors, differences, convert)
-    classifier = classifier_paths(model)
+    classifier = tuple(classifier_layers(model))
     serious = differences.outside(classifier)
     if serious or differences.fitting == 0:
         raise WeightsError(_misfit(found.words, differences)) from problem
@@ -185,24 +186,6 @@ def load_weights_file(
             ", ".join(classifier),
         )
     return found.words
-
-
-def classifier_paths(model: nn.Module) -> tuple[str, ...]:
-    """Where the classifier of a whole classification network is.
-
-    timm's networks say it themselves (`pretrained_cfg["classifier"]`). Of any other it is the last
-    module, in the order of registration, that has parameters of its own.
-    """
-    config = getattr(model, "pretrained_cfg", None)
-    named = config.get("classifier") if isinstance(config, Mapping) else None
-    if named:
-        return (named,) if isinstance(named, str) else tuple(named)
-    with_parameters = [
-        name
-        for name, module in model.named_modules()
-        if name and next(module.parameters(recurse=False), None) is not None
-    ]
-    return tuple(with_parameters[-1:])
 
 
 def _compare_file(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
