@@ -19,6 +19,7 @@ from layergroups.errors import CheckpointError
 from layergroups.groups._freezing import StayInEval
 from layergroups.input_spec import InputSpec
 from layergroups.models._heads import AdaptiveConcatPool2d
+from layergroups.tasks import task_named
 
 SIZE = (12, 10)
 SPEC = InputSpec(mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.5))
@@ -27,6 +28,7 @@ WANTED = Portable(
     transform=EvalTransform(SIZE, SPEC, 0.9),
     activation=lambda outputs: outputs.softmax(1),
     loss="CrossEntropyLoss",
+    task=task_named("multiclass"),
 )
 FORMATS = ["pt2", pytest.param("onnx", marks=pytest.mark.slow)]
 
