@@ -160,7 +160,7 @@ def test_a_model_that_cannot_be_captured_is_explained(tmp_path: Path) -> None:
 def test_a_file_that_says_something_else_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.pt2"
     path.write_text("an older file", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"probability of \S+ is 0\.\d+ in the file and 0\."):
+    with pytest.raises(CheckpointError, match=r"is 0\.\d+ in the file and 0\."):
         write(path, Drawing())
     assert [p.name for p in tmp_path.iterdir()] == ["m.pt2"]
     assert path.read_text(encoding="utf-8") == "an older file"

@@ -303,12 +303,11 @@ def compared(
     apart = (found - expected).abs().nan_to_num(nan=torch.inf)
     image, output = divmod(int(apart.flatten().argmax()), apart[0].numel())
     if not torch.allclose(found, expected, rtol=rtol, atol=atol):
-        names, output_name = wanted.classes, wanted.task.output_name
-        name = names[output] if output < len(names) else f"output {output}"
+        name = wanted.classes[output] if output < len(wanted.classes) else f"output {output}"
+        theirs, ours = found[image].flatten()[output], expected[image].flatten()[output]
         raise CheckpointError(
-            f"{path.name} does not give what the model gives: on trial image {image} the "
-            f"{output_name} of {name} are {found[image].flatten()[output]:.6f} in the file and "
-            f"{expected[image].flatten()[output]:.6f} in the model. Nothing was written. A forward "
+            f"{path.name} does not give what the model gives: on trial image {image}, {name} is "
+            f"{theirs:.6f} in the file and {ours:.6f} in the model. Nothing was written. A forward "
             "that draws at random or keeps something between calls cannot be exported."
         )
     return {"images": len(found), "largest_difference": float(apart.max())}
