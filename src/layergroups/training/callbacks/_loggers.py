@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 import sys
 import time
@@ -135,6 +134,7 @@ class Trackers:
             rates = run.groups.rates
             multiplier = run.schedule.multiplier((run.step - 1) / run.steps)
             pairs = zip(run.groups.names, rates, strict=True)
+            run.losses.read()
             self._send({"loss": run.losses.latest} | {f"lr/{n}": r * multiplier for n, r in pairs})
 
     def after_epoch(self, run: FitContext) -> None:
@@ -240,7 +240,8 @@ class LivePlot:
 
     def after_step(self, run: FitContext) -> None:
         """Keep the loss, and draw where it is time."""
-        if run.step % self._every == 0 and not math.isnan(run.losses.latest):
+        if run.step % self._every == 0:
+            run.losses.read()
             self._places.append(run.step / run.steps * run.epochs)
             self._losses.append(run.losses.latest)
         if len(self._losses) > _POINTS:

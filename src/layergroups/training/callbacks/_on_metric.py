@@ -351,7 +351,7 @@ class StopOnNaN:
     def after_epoch(self, run: FitContext) -> None:
         """Keep the weights if all losses were finite; else go back."""
         row = run.rows[-1]
-        if run.losses.trouble:
+        if run.losses.nonfinite_note:
             self._go_back(run)
         elif row.valid_loss is None or math.isfinite(row.valid_loss):
             self._keep(run, f"after epoch {row.epoch}")
@@ -376,5 +376,5 @@ class StopOnNaN:
             _log.warning("The weights may be spoilt, and cannot go back: %s", misfit)
             return
         run.optimizer.state.clear()
-        trouble = run.losses.trouble
+        trouble = run.losses.nonfinite_note
         _log.warning("The fit ends: %s. The weights are those from %s.", trouble, self._from)

@@ -117,7 +117,7 @@ def run_epoch(run: FitContext) -> None:
         run.first_step = run.step
         run.replicas.same_randomness()
         notify(run.callbacks, "before_epoch", run)
-    run.losses.forgiving = run.allow_nonfinite
+    run.losses.allow_nonfinite = run.allow_nonfinite
     stored = None if run.features is None else run.features.batches_for_epoch(run)
     run.batches = run.train if stored is None else stored
     run.epoch_steps = math.ceil(len(run.batches) / run.accumulate)
@@ -215,7 +215,7 @@ def _train_on_all(run: FitContext) -> None:
                     train_step(run)
                 bar.advance(run.losses.latest)
                 run.stop = run.processes.first_word(
-                    "the events after a step", run.stop or run.losses.trouble
+                    "the events after a step", run.stop or run.losses.nonfinite_note
                 )
                 if run.stop:
                     break
@@ -235,13 +235,13 @@ def _bring_together(run: FitContext) -> None:
     """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
     run.replicas.meet("the end of training on all batches", run.groups, run.optimizer)
     run.losses.combine(run.processes)
-    run.stop = run.stop or run.losses.trouble
+    run.stop = run.stop or run.losses.nonfinite_note
     run.replicas.even_out(run.model)
     run.replicas.check(run.model, run.optimizer)
 
 
 def _validate(run: FitContext) -> dict[str, float]:
-    if run.valid is None or len(run.valid) == 0 or run.losses.trouble:
+    if run.valid is None or len(run.valid) == 0 or run.losses.nonfinite_note:
         return {}
     learner, stored = run.learner, None
     if run.features is not None:

@@ -14,22 +14,23 @@ from layergroups.errors import TrainingError
 if TYPE_CHECKING:
     from layergroups.training.distributed import Processes
 
-CHECK_EVERY: Final = 50
+READ_EVERY: Final = 10  # steps; each reading waits for the device
 
 
 class LossMeter:
-    """Mean loss of an epoch. Losses stay on their device and are read every 50 steps.
+    """Mean loss of an epoch. On an accelerator losses are read every few steps, and the first at once.
 
     On the CPU, where reading is free, each loss is checked at once, before the weights move.
 
     Attributes:
-        forgiving: a loss that is not finite is left out and noted in `trouble`; else it raises.
-        trouble: what the first one was, and at which step; empty if there was none.
+        allow_nonfinite: a loss that is not finite is left out and noted; else it raises.
+        nonfinite_note: what the first one was, and at which step; empty if there was none.
+        latest: the newest loss that was read; NaN before the first. `read` makes it the newest.
     """
 
     def __init__(self) -> None:
-        self.forgiving = False
-        self.trouble = ""
+        self.allow_nonfinite = False
+        self.nonfinite_note = ""
         self._waiting: list[tuple[int, Tensor, int]] = []
         self._total = 0.0
         self._items = 0
@@ -39,17 +40,17 @@ class LossMeter:
         """Take in the loss of one step.
 
         Raises:
-            NotFiniteError: this loss, or one still waiting, is NaN or infinite; not if forgiving.
+            NotFiniteError: this loss, or one still waiting, is NaN or infinite; not if allowed.
         """
         if loss.is_cpu:
             self._take(step, loss.item(), items)
             return
         self._waiting.append((step, loss.detach(), items))
-        if len(self._waiting) >= CHECK_EVERY:
+        if len(self._waiting) >= READ_EVERY or math.isnan(self.latest):
             self.read()
 
     def read(self) -> None:
-        """Read what is waiting on the device."""
+        """Wait for the losses on the device, so that `latest` is that of the last step."""
         if not self._waiting:
             return
         values = torch.stack([loss.float() for _, loss, _ in self._waiting]).tolist()
@@ -59,18 +60,18 @@ class LossMeter:
 
     def _take(self, step: int, value: float, items: int) -> None:
         if not math.isfinite(value):
-            if not self.forgiving:
+            if not self.allow_nonfinite:
                 raise NotFiniteError(step, value)
-            self.trouble = self.trouble or f"the loss became {value} at step {step}"
+            self.nonfinite_note = self.nonfinite_note or f"the loss became {value} at step {step}"
             return
         self._total += value * items
         self._items += items
         self.latest = value
 
     def combine(self, processes: Processes) -> None:
-        """Add up the losses of all processes, and share what trouble one had; all call this."""
+        """Add up the losses of all processes, and share the note of one that had any; all call this."""
         self.read()
-        self.trouble = processes.first_word("the losses of an epoch", self.trouble)
+        self.nonfinite_note = processes.first_word("the losses of an epoch", self.nonfinite_note)
         self._total, items = processes.total(self._total, self._items)
         self._items = round(items)
 
