@@ -43,6 +43,13 @@ def unknown_option(function: Callable[..., Any], name: str, more: Iterable[str])
     return unknown_argument(f"{call}{function.__name__}", name, [*own, *more])
 
 
+def unknown_attribute(kind: type, name: str, known: Iterable[str]) -> NoAttributeError:
+    """The error for an attribute that objects of a class do not have."""
+    hint = "" if name.startswith("_") else f"{nearest(name, known)} {FROM_FASTAI}"
+    # obj=None: Python must not add a second suggestion, nor keep the object alive.
+    return NoAttributeError(f"{kind.__name__} has no attribute {name}.{hint}", name=name, obj=None)
+
+
 class SuggestsNames:
     """Reading an attribute that does not exist raises an error with the nearest public name."""
 
@@ -53,8 +60,4 @@ class SuggestsNames:
             if any(name in vars(each) for each in kind.__mro__):
                 # A property raised AttributeError: reading it again lets that error through.
                 return object.__getattribute__(self, name)
-            public = [each for each in dir(self) if not each.startswith("_")]
-            hint = "" if name.startswith("_") else f"{nearest(name, public)} {FROM_FASTAI}"
-            # obj=None: Python must not add a second suggestion, nor keep the object alive.
-            message = f"{kind.__name__} has no attribute {name}.{hint}"
-            raise NoAttributeError(message, name=name, obj=None)
+            raise unknown_attribute(kind, name, [n for n in dir(self) if not n.startswith("_")])

@@ -30,6 +30,8 @@ def make(dls: TinyLoaders, tmp_path: Path) -> Callable[..., Learner]:
             made = pretrained(tiny_model()) if model is None else model
         defaults: dict[str, Any] = {"progress": False, "seed": 0, "path": tmp_path}
         defaults["split"] = ["0.0", "0.7", "1"]
-        return Learner(options.pop("dls", dls), made, **(defaults | options))
+        learn = Learner(options.pop("dls", dls), made, **(defaults | options))
+        learn.pretrained = True if model is None else None
+        return learn
 
     return maker

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from layergroups import checkpoints
 from layergroups._forward import single_batch
 from layergroups._paths import path_of
+from layergroups._suggestions import unknown_attribute
 from layergroups.data import TrainValid, batch_count, batches_of
 from layergroups.errors import CheckpointError
 from layergroups.groups import Freezing, LayerGroups, Rate, Split
@@ -33,7 +35,7 @@ from layergroups.tasks import LossFunc, task_meant_by
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
 from layergroups.training.callbacks import Thaw, checkpoint_config
 from layergroups.training.feature_cache import FeatureCache, FeatureCacheConfig
-from layergroups.training.hardware import Compile, checked_compile
+from layergroups.training.hardware import Compile
 from layergroups.training.loop import checked, evaluate, predict_all
 from layergroups.training.lr_finder import FoundRates, Plan, find_rates, named
 from layergroups.training.optim import Flat, FlatCos, OneCycle, OptFunc, Schedule
@@ -121,6 +123,7 @@ class Learner(LearnerState):
     """
 
     store: FeatureCache
+    store_options: FeatureCacheConfig
 
     def __init__(
         self,
@@ -163,13 +166,19 @@ class Learner(LearnerState):
         self.accumulate = accumulate
         self.clip = clip
         self.ema = ema
-        checked_compile(compile)
         self.compile = compile
         self.store_options = store or FeatureCacheConfig()
         self.path = path
         self.seed = seed
         self.progress = progress
         self._planned: list[Planned] | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # A name that is misspelt must not become an attribute that nothing reads. A subclass may
+        # have attributes of its own.
+        if type(self) is Learner and not name.startswith("_") and name not in _attributes():
+            raise unknown_attribute(Learner, name, _attributes())
+        super().__setattr__(name, value)
 
     # Training
 
@@ -713,3 +722,10 @@ class Learner(LearnerState):
         if show_plot:
             show(found.figure)
         return found
+
+
+@cache
+def _attributes() -> frozenset[str]:
+    """The public names that a Learner has: methods, properties and declared attributes."""
+    declared = {name for kind in Learner.__mro__ for name in vars(kind).get("__annotations__", ())}
+    return frozenset(name for name in {*dir(Learner), *declared} if not name.startswith("_"))

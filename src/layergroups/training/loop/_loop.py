@@ -91,6 +91,7 @@ def _fit(run: FitContext) -> History:
     run.steps = run.epochs * math.ceil(check_batch_count(run.batches) / run.accumulate)
     check_trainable(run.groups)
     run.learner.task.check_loss(run.learner.loss_func)
+    run.learner.note_kept_statistics()
     run.optimizer.zero_grad(set_to_none=True)
     failing = True
     try:

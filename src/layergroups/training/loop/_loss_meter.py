@@ -18,7 +18,7 @@ READ_EVERY: Final = 10  # steps; each reading waits for the device
 
 
 class LossMeter:
-    """Mean loss of an epoch. On an accelerator losses are read every few steps, and the first at once.
+    """Mean loss of an epoch; on an accelerator read every few steps, and the first at once.
 
     On the CPU, where reading is free, each loss is checked at once, before the weights move.
 
@@ -69,7 +69,7 @@ class LossMeter:
         self.latest = value
 
     def combine(self, processes: Processes) -> None:
-        """Add up the losses of all processes, and share the note of one that had any; all call this."""
+        """Add up the losses of all processes, and share their notes; all call this."""
         self.read()
         self.nonfinite_note = processes.first_word("the losses of an epoch", self.nonfinite_note)
         self._total, items = processes.total(self._total, self._items)

@@ -66,15 +66,22 @@ class BatchNormPolicy:
 
     def train(self, model: nn.Module) -> None:
         """Put the model in training mode, and the layers that keep their statistics in eval."""
-        self.note(model)
         model.train()
+        for layer in self._keeping(model):
+            layer.eval()
+
+    def kept(self, model: nn.Module) -> list[nn.Module]:
+        """The layers that train and keep their statistics."""
+        return [layer for layer in self._keeping(model) if _trains(layer)]
+
+    def _keeping(self, model: nn.Module) -> list[NormBase]:
+        self.note(model)
         if self.policy == "update":
-            return
+            return []
         found = head_of(model)
         head = set() if found is None else set(found.modules())
-        for layer in norm_layers(model):
-            if layer not in head and (self.policy == "keep" or self._fitted_at_first[layer]):
-                layer.eval()
+        keeps = (lambda layer: True) if self.policy == "keep" else self._fitted_at_first.__getitem__
+        return [layer for layer in norm_layers(model) if layer not in head and keeps(layer)]
 
 
 def checked_policy(policy: str) -> str:
@@ -86,6 +93,10 @@ def checked_policy(policy: str) -> str:
     if policy not in POLICIES:
         raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
     return policy
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def norm_layers(model: nn.Module) -> Iterator[NormBase]:

@@ -182,7 +182,7 @@ class LearnerState(SuggestsNames):
         epochs_done: how many passes over the training items that were.
         fits_done: how many fits.
         mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
-        compile: how `torch.compile` is called in fits, if it is.
+        data: the data as the library uses them.
         progress: what shows bars and rows.
         blueprint: how the model can be made again, if that is known.
         pretrained: whether the model began with pretrained weights; None where that is not known.
@@ -197,7 +197,7 @@ class LearnerState(SuggestsNames):
     epochs_done: int
     fits_done: int
     mixed_precision: str | None
-    compile: Compile
+    data: DataSource
     progress: bool | Reporter
     blueprint: Blueprint | None
     pretrained: bool | None
@@ -229,6 +229,7 @@ class LearnerState(SuggestsNames):
         self._opt_func: OptFunc = "adamw"
         self.epochs_done = self.fits_done = 0
         self._balanced: tuple[DataSource, LossFunc] | None = None
+        self._told_kept = False
         self._compiled: Compiled | None = None
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
@@ -377,6 +378,16 @@ class LearnerState(SuggestsNames):
         self._clip = checked_clip(clip)
 
     @property
+    def compile(self) -> Compile:
+        """How `torch.compile` is called in fits; None: it is not."""
+        return self._compile
+
+    @compile.setter
+    def compile(self, compile: Compile) -> None:
+        checked_compile(compile)
+        self._compile = compile
+
+    @property
     def ema(self) -> float | None:
         """The decay of the moving average of the weights; None for no average."""
         return self._ema
@@ -473,6 +484,19 @@ class LearnerState(SuggestsNames):
             torch.manual_seed(self.epoch_seed())
         set_epoch(batches, self.epochs_done)
         self.norms.train(self.model)
+
+    def note_kept_statistics(self) -> None:
+        """Say once that "auto" keeps statistics, where it is not known that they are pretrained."""
+        if self._told_kept or self.pretrained is not None or self.batch_norm != "auto":
+            return
+        kept = self.norms.kept(self._model)
+        if kept:
+            self._told_kept = True
+            _log.warning(
+                "%d batch norms that train keep their running statistics, for these are not the "
+                'initial ones; batch_norm="update" lets them follow the batches.',
+                len(kept),
+            )
 
     def end_epoch(self, row: EpochRow, passes: int = 1) -> None:
         """Keep and show what the epoch came to, which stands for so many passes."""

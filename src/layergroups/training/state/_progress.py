@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from layergroups.errors import TrainingError
 from layergroups.training.state._history import EpochRow, cells, headings
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ def reporter(progress: bool | Reporter) -> Reporter:
     """`Terminal` for True, `Silent` for False, or the one that is given."""
     if isinstance(progress, bool):
         return Terminal() if progress else Silent()
+    if not (hasattr(progress, "bar") and hasattr(progress, "row")):
+        raise TrainingError(
+            f"progress={progress!r} must be True, False, or an object with bar and row."
+        )
     return progress
 
 

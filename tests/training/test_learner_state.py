@@ -1,0 +1,149 @@
+"""A setting that is assigned acts or raises; it is never taken and ignored."""
+
+import abc
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
+from torch import nn
+
+from layergroups.errors import LayerGroupsError, NoAttributeError, TrainingError
+from layergroups.training import CSVLog, Learner
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("thresh", 7), ("batch_norm", "zzz"), ("seed", "x"), ("seed", -1), ("accumulate", 0),
+        ("clip", -1), ("ema", 2), ("opt_func", "adamm"), ("opt_func", 3), ("weight_decay", -1),
+        ("wd", "a"), ("weight_decay", float("nan")), ("compile", 3), ("path", 3),
+        ("metrics", "acuracy"), ("loss_func", "crossentropy"), ("dls", 3),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_when_it_is_assigned(make, name: str, value: Any) -> None:
+    learn = make()
+    before = getattr(learn, name)
+    with pytest.raises(LayerGroupsError):
+        setattr(learn, name, value)
+    assert getattr(learn, name) == before
+    learn.fit(1)
+
+
+def test_another_optimizer_is_used_from_the_next_fit_on(make, caplog) -> None:
+    learn = make()
+    learn.fit(1)
+    with caplog.at_level(logging.WARNING, "layergroups"):
+        learn.opt_func = "sgd"
+    assert len(caplog.records) == 1
+    learn.fit(1)
+    assert isinstance(learn.opt, torch.optim.SGD)
+    opt = learn.opt
+    learn.opt_func = "sgd"
+    assert learn.opt is opt
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "wd"])
+def test_another_decay_is_in_the_optimizer_at_once_but_not_for_norms(make, name: str) -> None:
+    learn = make(weight_decay=0.01)
+    learn.fit(1)
+    opt, state = learn.opt, len(learn.opt.state)
+    setattr(learn, name, 0.5)
+    assert learn.opt is opt
+    assert len(opt.state) == state
+    assert {group["weight_decay"] for group in opt.param_groups} == {0.0, 0.5}
+    assert learn.weight_decay == learn.wd == 0.5
+    norms = {
+        id(p)
+        for m in learn.model.modules()
+        if isinstance(m, nn.BatchNorm2d)
+        for p in m.parameters()
+    }
+    for group in opt.param_groups:
+        assert group["weight_decay"] == 0.0 or not norms & set(map(id, group["params"]))
+
+
+def test_batch_norm_and_accumulate_act_in_the_next_fit(make) -> None:
+    learn = make(batch_norm="update")
+    before = snapshot(learn.model[0])
+    learn.batch_norm = "keep"
+    learn.accumulate = 3
+    learn.fit(1)
+    assert not [name for name in moved(before, learn.model[0]) if "running" in name]
+    assert learn.opt.state[next(learn.model[1][4].parameters())]["step"] == 2
+
+
+def test_a_misspelt_attribute_is_an_error_with_the_nearest_name(make) -> None:
+    learn = make()
+    with pytest.raises(NoAttributeError, match="weight_decay"):
+        learn.weight_dekay = 0.1
+    with pytest.raises(AttributeError):
+        learn.cbs = []
+    learn._private = 1
+    for name in (
+        "model",
+        "dls",
+        "loss_func",
+        "metrics",
+        "callbacks",
+        "opt",
+        "history",
+        "pretrained",
+    ):
+        setattr(learn, name, getattr(learn, name))
+
+
+def test_a_subclass_has_attributes_of_its_own_and_may_be_abstract() -> None:
+    class Mine(Learner, abc.ABC):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.notes: list[str] = []
+
+    learn = Mine(TinyLoaders(), tiny_model(), progress=False)
+    learn.more = 3
+    learn.fit(1)
+
+
+def test_a_fit_that_is_refused_leaves_rates_and_freezing(make, tmp_path: Path) -> None:
+    make().fit(1, checkpoint_dir=tmp_path)
+    learn = make(lr=1e-3)
+    learn.freeze_to(-2)
+    before = (learn.layer_groups.rates, learn.layer_groups.frozen)
+    refused: list[Any] = [
+        lambda: learn.fit(1, 0.5, checkpoint_dir=tmp_path),
+        lambda: learn.gradual_unfreeze(1, 0.5, checkpoint_dir=tmp_path),
+        lambda: learn.fine_tune(1, 0.5, checkpoint_dir=tmp_path, freeze_epochs=0),
+        lambda: learn.fit(1, 0.5, callbacks=[CSVLog]),
+        lambda: learn.fit(1, 0.0),
+        lambda: learn.fit(1, [0.1, 0.2]),
+    ]
+    for fit in refused:
+        with pytest.raises(LayerGroupsError):
+            fit()
+        assert (learn.layer_groups.rates, learn.layer_groups.frozen) == before
+
+
+def test_a_callback_that_is_appended_later_is_checked(make) -> None:
+    learn = make()
+    learn.callbacks.append(CSVLog)
+    with pytest.raises(TrainingError, match=r"CSVLog\(\)"):
+        learn.fit(1)
+
+
+def test_a_new_learner_says_that_statistics_are_kept(make, caplog) -> None:
+    learn = make(model=tiny_model())
+    learn.fit(1)
+    learn.fit(1)
+    assert "running statistics" not in caplog.text
+    again = make(model=learn.model)
+    again.fit(1)
+    again.fit(1)
+    assert caplog.text.count("running statistics") == 1
+    caplog.clear()
+    known = make(model=pretrained(tiny_model()))
+    known.pretrained = True
+    known.fit(1)
+    make(model=learn.model, batch_norm="update").fit(1)
+    assert "running statistics" not in caplog.text
