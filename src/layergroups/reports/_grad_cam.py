@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 
 
 _PREFIX_MOST = 16  # class and register tokens
-
-
 _ASPECTS_APART = 0.3  # most by which the logarithms of height over width may differ
 
 

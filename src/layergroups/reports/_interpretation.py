@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 
 _CAM_BATCH = 16
-
-
 _SHOWN = 9
 
 

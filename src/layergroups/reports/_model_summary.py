@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 _HEADINGS = ("layer", "type", "output", "parameters", "trains", "group")
-
-
 DETAILS: Final = ("blocks", "layers")
 
 

@@ -110,8 +110,6 @@ def _csv_line(cells: Iterable[object]) -> str:
 _Writer = Callable[
     [Iterable[Row], type[AnyPrediction], Sequence[str], Sequence[str]], Iterator[str]
 ]
-
-
 FORMATS: Final[dict[str, _Writer]] = {
     "table": _stream_table,
     "json": _json,

@@ -15,23 +15,11 @@ if TYPE_CHECKING:
 
 
 INK = "#1b2733"
-
-
 GREY = "#66727f"
-
-
 FAINT = "#dde3e8"
-
-
 BLUE = "#0b559f"
-
-
 ORANGE = "#d55e00"  # vermilion, told from that blue by all eyes
-
-
 _BODY = (BLUE, "#5aaedb")
-
-
 _ENDINGS = (".png", ".svg", ".pdf")
 
 

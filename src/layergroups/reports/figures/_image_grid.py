@@ -17,26 +17,12 @@ if TYPE_CHECKING:
 
 
 RIGHT = "#00725a"
-
-
 WRONG = "#c0440a"
-
-
 _PHOTO = 1.75  # inches
-
-
 _GAP = 0.22
-
-
 _PAIR_GAP = 0.04
-
-
 _MARGIN = 0.3
-
-
 _LINE = 0.175
-
-
 _TITLE = 0.62
 
 

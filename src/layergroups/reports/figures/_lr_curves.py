@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
-
-
 _WIDTH, _HEIGHT, _TOP, _KEY = 9.2, 4.6, 0.8, 2.3  # inches
 
 

@@ -24,35 +24,15 @@ if TYPE_CHECKING:
 
 
 _MARGIN = 0.3
-
-
 _TITLE = 0.62  # heights, in inches
-
-
 _HEADINGS = 0.3
-
-
 _FOOT = 0.42
-
-
 _LINE = 0.165
-
-
 _BAR = 2.9  # widths, in inches
-
-
 _FIGURES = 1.05
-
-
 _GROUP = 2.15
-
-
 _NAME_MOST = 2.5
-
-
 _MOST_ROWS = 64  # beyond it, runs of like blocks are drawn as one
-
-
 _FEW_GROUPS = 8
 
 

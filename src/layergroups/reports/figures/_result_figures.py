@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 
 _CELL = 0.52  # inches
-
-
 _WIDEST = 0.8
-
-
 _NUMBERS_UP_TO = 40  # classes beyond which cells are too small for numbers
 
 
@@ -214,8 +210,6 @@ def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErr
 
 
 _MOST_NUMBERS = 4
-
-
 _LEFT = 1.05  # inches, for the numbers on the axis
 
 

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 
 _WIDTH, _ROW, _ABOVE, _BELOW = 8.6, 0.24, 0.95, 0.62  # inches
-
-
 _RATES, _MOMENTUM, _GAP = 2.7, 0.8, 0.22
-
-
 _WIDE_APART = 30.0  # ratio of rates from which their axis is logarithmic
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 
 _METRICS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0b559f", "#7f7f7f")  # Okabe and Ito's
-
-
 _SMOOTH = 0.9
 
 

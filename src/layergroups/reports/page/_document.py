@@ -32,14 +32,10 @@ from layergroups.reports.page._sections import (
 from layergroups.reports.run._record import RunRecord
 
 DATA: Final = "run-data"
-
-
 _WORST = (
     "As the model saw them; beside each photo the places that spoke for its answer (Grad-CAM), the "
     "brighter the more."
 )
-
-
 Section = tuple[str, str, Content]
 
 

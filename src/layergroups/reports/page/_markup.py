@@ -12,8 +12,6 @@ from html import escape
 from typing import Any, Final
 
 _VOID: Final = frozenset({"meta", "img", "br"})
-
-
 _IN_SCRIPTS: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 

@@ -20,23 +20,11 @@ from layergroups._formatting import figure, rate
 from layergroups.reports.page._markup import Content, Html, tag
 
 SIDE: Final = 1000
-
-
 _DASHES: Final = ("", "9 8", "2 6", "14 6 2 6")
-
-
 _MOST_DOTS: Final = 40
-
-
 _MOST_POINTS: Final = 600
-
-
 _MOST_ROWS: Final = 400
-
-
 _MOST_LABELS: Final = 9
-
-
 Point = tuple[float, float]
 
 
@@ -327,32 +315,14 @@ def legend(lines: Sequence[Line]) -> Html:
 
 
 Colour = tuple[float, float, float]
-
-
 LIGHT: Final = "#ffffff"  # of the panels that charts stand on
-
-
 DARK: Final = "#1b2128"
-
-
 INK: Final = "#1b2733"
-
-
 PAPER: Final = "#f3f5f7"
-
-
 LEVELS: Final = 10  # shades of a cell of the confusion matrix
-
-
 _GRAPHICS: Final = 3.0  # contrast that WCAG 2.2 asks of lines and areas
-
-
 _TEXT: Final = 4.5  # and of text
-
-
 _KINDS: Final = {"right": ("#0b559f", "#5aa7e0"), "wrong": ("#c04f00", "#f08a3c")}
-
-
 _HEX: Final = re.compile(r"#[0-9a-fA-F]{6}")
 
 

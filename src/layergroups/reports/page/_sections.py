@@ -56,8 +56,6 @@ from layergroups.reports.run._record import (
 )
 
 _MOST_LANES: Final = 60  # epochs across; of more, some are left out
-
-
 _MOST_BANDS: Final = 20
 
 
@@ -247,8 +245,6 @@ def _from_to(lines: Sequence[Line]) -> str:
 
 
 _BROKEN: Final = 200
-
-
 _OPEN_GROUPS: Final = 40
 
 
@@ -415,14 +411,8 @@ def _card(photo: Photo, task: str) -> Html:
 
 
 MOST_CLASSES: Final = 30  # of a matrix; of more, the most frequent confusions are listed
-
-
 _PAIRS: Final = 60
-
-
 _FEW_PAIRS: Final = 5
-
-
 _OPEN_CLASSES: Final = 12
 
 

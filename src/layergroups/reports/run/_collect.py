@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 
 
 THUMB: Final = 112  # pixels of the longer side
-
-
 LARGE: Final = 208
 
 
@@ -157,26 +155,12 @@ def _opened(file: Path) -> Image.Image | None:
 
 
 MOST_THUMBS: Final = 1_500_000  # bytes of small pictures, as data URIs
-
-
 MOST_LARGE: Final = 500_000
-
-
 _IN_A_CELL: Final = 24
-
-
 _WORST: Final = 9
-
-
 _POINTS: Final = 800
-
-
 _CHUNK: Final = 64
-
-
 Thumbs = dict[int, str]
-
-
 Members = dict[tuple[int, int], list[int]]
 
 
@@ -337,14 +321,8 @@ _PACKAGES: Final = (
     *("layergroups", "torch", "torchvision", "timm"),
     *("accelerate", "torchmetrics", "safetensors"),
 )
-
-
 _SECRET: Final = re.compile(r"(token|secret|password|passwd|api[-_]?key|credential)", re.IGNORECASE)
-
-
 _HIDDEN: Final = "***"
-
-
 _NOTEBOOKS: Final = ("ipykernel_launcher.py", "colab_kernel_launcher.py")
 
 
@@ -432,8 +410,6 @@ def _memory() -> str:
 
 
 _OF_DATA: Final = "a split by chance, the order of the photos, and how they are varied"
-
-
 _OF_LEARNER: Final = "first weights of a new head, dropout and other chances of training"
 
 

@@ -11,8 +11,6 @@ from layergroups.reports.run._collect import confusions_of
 from layergroups.reports.run._record import EpochFacts, Outcome, RunRecord
 
 _TOLD = 4  # phases that the story names
-
-
 _SHARES = ("accuracy", "all labels right", "F1 of all labels")
 
 

@@ -308,8 +308,6 @@ def setup_facts(setup: Mapping[str, Any]) -> SetupFacts:
 
 
 VERSION: Final = 1
-
-
 RECORD: Final = "run.json"
 
 

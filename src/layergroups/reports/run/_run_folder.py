@@ -18,11 +18,7 @@ from layergroups.reports.run._record import RECORD, RunRecord
 from layergroups.tasks.measures import ConfusionMatrix
 
 HISTORY = "history.csv"
-
-
 PICTURE = "confusion_matrix.png"
-
-
 _log = logging.getLogger("layergroups")
 
 

@@ -45,11 +45,7 @@ from layergroups.reports.run._narrative import (
 from layergroups.reports.run._record import EpochFacts, Outcome, RunRecord
 
 _WORST = 9
-
-
 _CONFUSED = 10
-
-
 _BROKEN = 20
 
 
@@ -183,8 +179,6 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 _ENDINGS = (".html", ".htm")
-
-
 _WIDTH = 120
 
 

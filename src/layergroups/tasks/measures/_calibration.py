@@ -19,8 +19,6 @@ from layergroups._formatting import html_table, plain_text
 from layergroups.errors import LayerGroupsError
 
 _HEADINGS = ("probability", "said", "right", "count")
-
-
 BINS: Final = 15  # as many as in the source, and in most libraries
 
 
