@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     confusion = confusion_matrix(learn)
     print(f"accuracy {confusion.accuracy:.3f}")
     for mistake in confusion.most_confused(3):
-        print(f"  {mistake.count} x {mistake.actual} taken for {mistake.predicted}")
+        print(f"  {mistake.count} x {mistake.actual} predicted as {mistake.predicted}")
     files = write_run(learn, options.out, confusion)
     network_picture(learn.layer_groups, options.out / "network.png", title=options.arch)
 

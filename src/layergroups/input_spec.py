@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from layergroups._from_dict import from_dict
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
@@ -64,8 +66,9 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> InputSpec:
-        """The inverse of `to_dict`; lists become tuples again."""
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-        }
-        return cls(**values)
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is not known, or has another type.
+        """
+        return from_dict(cls, fields)

@@ -13,7 +13,7 @@ def test_table_and_picture(run: Run, model: Path, photos: Path, tmp_path: Path) 
     answer = run("validate", model, photos, "--out", tmp_path / "confusion.svg")
     assert answer.code == 0
     assert answer.out.startswith("photos    24\nloss")
-    assert "most often taken for" in answer.out
+    assert "most often predicted as" in answer.out
     assert "<svg" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
 
 

@@ -12,16 +12,16 @@ from tests.training.tiny import TinyLoaders, tiny_model
 
 from layergroups.data import DataFacts
 from layergroups.reports import RunRecord, record_run
-from layergroups.reports.figures._network import Row, Stack
-from layergroups.reports.run._record import (
+from layergroups.reports.figures import BlockRow, GroupStack
+from layergroups.reports.run import (
     Cell,
-    EpochFacts,
-    LabelFacts,
+    EpochRow,
     NetworkFacts,
     Outcome,
-    Photo,
     SetupFacts,
+    ShownItem,
 )
+from layergroups.tasks.measures import Calibration, ClassReport
 from layergroups.training import FineTuneDefaults, Learner
 
 NASTY = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "a\"b'c&d [bold]e")
@@ -51,12 +51,14 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
     """A record in which every text comes from elsewhere."""
     nasty = names[0]
     stacks = tuple(
-        Stack(f"{nasty}{i}", (Row(f"{nasty}.{i}", 100 * (i + 1), (8, 4, 4)),), "#5aaedb", 100, 1,
-              i == 0, 1e-4, names[1])
+        GroupStack(
+            f"{nasty}{i}", (BlockRow(f"{nasty}.{i}", 100 * (i + 1), (8, 4, 4)),), "#5aaedb", 100,
+            1, i == 0, 1e-4, names[1],
+        )
         for i in range(groups)
     )  # fmt: skip
     rows = tuple(
-        EpochFacts(
+        EpochRow(
             epoch=i, phase=names[i % 2], train_loss=1 / (i + 1), valid_loss=1.2 / (i + 1),
             metrics={nasty: 0.5, "accuracy": 0.5 + i / 20}, seconds=60.5, lrs=(1e-3,) * groups,
             frozen=tuple(g < groups - 1 and i == 0 for g in range(groups)), note=names[1],
@@ -65,7 +67,9 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
         )
         for i in range(epochs)
     )  # fmt: skip
-    photos = tuple(Photo(f"{n}/{n}.jpg", n, nasty, 0.75, 1.5, picture(), picture()) for n in names)
+    photos = tuple(
+        ShownItem(f"{n}/{n}.jpg", n, nasty, 0.75, 1.5, picture(), picture()) for n in names
+    )
     n = len(names)
     cells = [Cell(i, i, 3, (i % len(photos),)) for i in range(n)] + [Cell(0, 1, 2, (0, 1))]
     return RunRecord(
@@ -74,8 +78,12 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
         epochs=rows,
         outcome=Outcome(
             task="multiclass", items=3 * n + 2, loss=0.5, figures={"accuracy": 3 * n / (3 * n + 2)},
-            classes=names, cells=tuple(cells), photos=photos, worst=photos,
-            calibration=((0.5, 0.4, 5), (0.9, 1.0, 6)), calibration_error=0.1,
+            classes=names, cells=tuple(cells), shown=photos, worst=photos,
+            class_report=ClassReport.from_counts(
+                names, [3] * n, [3 + 2 * (i == 1) for i in range(n)],
+                [3 + 2 * (i == 0) for i in range(n)],
+            ),
+            calibration=Calibration.from_means([(0.5, 0.4, 5), (0.9, 1.0, 6)]),
         ),
         data=DataFacts(name=nasty, train=30, valid=11, counts=tuple((c, 10, 3) for c in names),
                        facts={nasty: names[1]}, broken=((names[0], names[1]),)),
@@ -87,9 +95,9 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
 
 def several_labels() -> RunRecord:
     """A result of several labels for each item."""
-    labels = (LabelFacts("sky", 10, 8, 7), LabelFacts("sea", 4, 0, 0))
-    outcome = Outcome(task="multilabel", items=12, loss=0.3, figures={"F1 of all labels": 0.7},
-                      classes=("sky", "sea"), labels=labels)  # fmt: skip
+    report = ClassReport.from_counts(("sky", "sea"), [7, 0], [8, 0], [10, 4])
+    outcome = Outcome(task="multilabel", items=12, loss=0.3, figures={"F1 (micro)": 0.7},
+                      classes=("sky", "sea"), class_report=report)  # fmt: skip
     return replace(made_up(("sky", "sea")), outcome=outcome)
 
 

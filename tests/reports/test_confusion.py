@@ -29,8 +29,15 @@ def test_rows_are_actual_and_columns_predicted(confusion: ConfusionMatrix) -> No
 def test_figures(confusion: ConfusionMatrix) -> None:
     assert (confusion.correct, confusion.total) == (2, 6)
     assert confusion.accuracy == pytest.approx(1 / 3)
-    assert confusion.recall == (pytest.approx(1 / 3), 0.5, 0.0, None)
-    assert confusion.precision == (pytest.approx(1 / 3), pytest.approx(1 / 3), None, None)
+    rows = confusion.class_report().classes
+    assert [row.recall for row in rows] == [pytest.approx(1 / 3), 0.5, 0.0, None]
+    assert [row.precision for row in rows] == [
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+        None,
+        None,
+    ]
+    assert [(row.support, row.right) for row in rows] == [(3, 1), (2, 1), (1, 0), (0, 0)]
 
 
 def test_most_confused_first(confusion: ConfusionMatrix) -> None:
@@ -73,4 +80,4 @@ def test_of_a_learner() -> None:
 def test_a_matrix_prints_a_row_for_each_class() -> None:
     matrix = ConfusionMatrix(((3, 10), (0, 7)), ("cat", "mouse"))
     assert str(matrix) == "cat     3  10\nmouse   0   7"
-    assert str(matrix.most_confused(1)[0]) == "cat taken for mouse: 10"
+    assert str(matrix.most_confused(1)[0]) == "cat predicted as mouse: 10"

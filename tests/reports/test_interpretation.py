@@ -19,11 +19,7 @@ from layergroups import ImageDataLoaders, Interpretation, Learner, vision_learne
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import Calibration, ClassReport, Residuals, TopLoss
 from layergroups.reports._denormalize import each_of
-from layergroups.reports.figures._result_figures import (
-    draw_calibration,
-    draw_confusion,
-    draw_residuals,
-)
+from layergroups.reports.figures import draw_calibration, draw_confusion, draw_residuals
 
 NAMES = ("cat", "dog", "cow")
 ONE = torch.tensor([[9.0, 0, 0], [0, 9, 0], [2, 0, 0], [0, 1, 0], [0, 0, 3], [0, 0, 5], [4, 0, 0]])
@@ -112,12 +108,12 @@ def test_the_calibration_error_is_the_mean_distance() -> None:
     right = torch.tensor([True, False, True, True, False])
     found = Calibration.from_predictions(said, right, 5)
     assert [b.count for b in found.bins] == [1, 0, 0, 2, 2]
-    assert found.bins[4].said == pytest.approx(0.925)
-    assert found.bins[4].right == 0.5
+    assert found.bins[4].confidence == pytest.approx(0.925)
+    assert found.bins[4].accuracy == 0.5
     apart = [0.0, 1 - 0.675, 0.425]
     assert found.error == pytest.approx((apart[0] + 2 * apart[1] + 2 * apart[2]) / 5)
-    assert found.worst == pytest.approx(0.425)
-    assert found.bins[1].said is None
+    assert found.max_error == pytest.approx(0.425)
+    assert found.bins[1].confidence is None
 
 
 def test_it_agrees_with_torchmetrics() -> None:
@@ -164,8 +160,8 @@ def test_several_labels_an_item(multilabel: Interpretation) -> None:
     assert multilabel.top_losses(4, largest=False)[0].predicted in ("cat, cow", "none")
     assert multilabel.calibration().count == 12
     found = multilabel.calibration(2)
-    assert found.bins[1].right == 1.0
-    assert found.bins[0].right == pytest.approx(1 / 8)
+    assert found.bins[1].accuracy == 1.0
+    assert found.bins[0].accuracy == pytest.approx(1 / 8)
 
 
 def test_the_threshold_is_a_choice() -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
+from base64 import b64decode
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 from tests.reports.runs import NASTY, made_up, numbers, picture, several_labels, tiny_run
 
+from layergroups.reports import Calibration
 from layergroups.reports.page import compare_page, run_page
-from layergroups.reports.page._markup import markup, script_json, tag
-from layergroups.reports.page._page_charts import (
-    DARK,
-    LIGHT,
-    cell_styles,
-    contrast,
-    linear_axis,
-    rate_axis,
-    visible,
-)
-from layergroups.reports.page._sections import worst
-from layergroups.reports.run._record import Cell, Photo
+from layergroups.reports.page._charts import linear_axis, rate_axis
+from layergroups.reports.page._colours import DARK, LIGHT, cell_styles, contrast, visible
+from layergroups.reports.page._views import calibration_chart, matrix_of, training_charts
+from layergroups.reports.run import Cell, ShownItem
 
 NAMES = ("tiny", "nasty", "several labels", "numbers", "bare", "two")
 VOID = {"meta", "img", "br"}
@@ -101,8 +97,8 @@ def test_a_policy_lets_only_the_own_script_run() -> None:
 def test_pictures_that_are_none_are_left_out() -> None:
     record = made_up()
     uris = ("https://example.org/x.jpg", 'data:image/jpeg;base64,"')
-    bad = Photo("x.jpg", "a", "b", 0.5, 1.0, *uris)
-    outcome = replace(record.outcome, worst=(bad,), photos=(bad,) * 3)
+    bad = ShownItem("x.jpg", "a", "b", 0.5, 1.0, *uris)
+    outcome = replace(record.outcome, worst=(bad,), shown=(bad,) * 3)
     page = run_page(replace(record, outcome=outcome))
     assert "example.org" not in page
     assert not [1 for element, _ in Reader(page).elements if element == "img"]
@@ -112,9 +108,9 @@ def test_the_largest_page_stays_below_five_megabytes() -> None:
     names = tuple(f"class number {i}" for i in range(1000))
     record = made_up(names, groups=40, epochs=3000)
     thumb = picture(side=112) + "A" * 3000
-    photos = tuple(Photo(f"folder/{i}.jpg", "a", "b", 0.5, 1.0, thumb) for i in range(380))
+    photos = tuple(ShownItem(f"folder/{i}.jpg", "a", "b", 0.5, 1.0, thumb) for i in range(380))
     cells = tuple(Cell(i, (i * 7) % 1000, 3, (i % 380,)) for i in range(1000))
-    outcome = replace(record.outcome, photos=photos, cells=cells, worst=photos[:9])
+    outcome = replace(record.outcome, shown=photos, cells=cells, worst=photos[:9])
     large = replace(record, outcome=outcome)
     assert sum(len(photo.thumb) for photo in photos) > 1_400_000
     assert len(run_page(large).encode()) < 5_000_000
@@ -124,14 +120,17 @@ def test_the_largest_page_stays_below_five_megabytes() -> None:
 def test_the_page_tells_the_story_in_its_order() -> None:
     read = Reader(run_page(tiny_run()))
     sections = [a["id"] for element, a in read.elements if element == "section"]
-    assert sections == ["learning", "result", "losses", "network", "data", "cost", "again"]
+    assert sections == [
+        "training", "results", "confusion", "calibration", "errors", "network", "data", "time",
+        "reproduce",
+    ]  # fmt: skip
     text = " ".join(read.texts)
-    assert "First “1” alone trained for 1 epoch, then all layer groups for 2 epochs" in text
+    assert "only “1” for 1 epoch, then all layer groups for 2 epochs" in text
     assert "layergroups train 'my photos'" in text
     assert "passes of the frozen layers" in text
 
 
-def test_every_cell_with_photos_is_a_button_with_a_name() -> None:
+def test_every_cell_with_items_is_a_button_with_a_name() -> None:
     record = tiny_run()
     buttons = [a for element, a in Reader(run_page(record)).elements if element == "button"]
     cells = {f"{cell.actual}-{cell.predicted}" for cell in record.outcome.cells}
@@ -142,7 +141,7 @@ def test_every_cell_with_photos_is_a_button_with_a_name() -> None:
 def test_every_chart_has_its_numbers_in_a_table() -> None:
     read = Reader(run_page(tiny_run()))
     charts = [a for element, a in read.elements if element == "svg" and a.get("role") == "img"]
-    assert len(charts) == 4
+    assert len(charts) == 4  # loss, accuracy, learning rates, calibration
     assert all("The numbers are in the table below" in (a["aria-label"] or "") for a in charts)
 
 
@@ -153,19 +152,58 @@ def test_a_result_of_numbers_has_no_matrix_and_one_of_labels_none_either() -> No
     assert "R²" in run_page(numbers())
 
 
-def test_a_photo_tells_what_it_was_taken_for_and_what_it_is() -> None:
-    photo = Photo("a.jpg", "skirt", "dress", 0.973, 7.5)
-    said = " ".join(Reader(worst([photo], "multiclass")).texts)
-    assert "taken for dress , 97.3 % sure is skirt" in re.sub(r"\s+", " ", said)
-    said = " ".join(Reader(worst([replace(photo, score=None)], "regression")).texts)
-    assert "said dress is skirt" in re.sub(r"\s+", " ", said)
+def test_an_item_shows_prediction_confidence_and_truth() -> None:
+    record = numbers()
+    for confidence, shown in ((0.973, "97.3 %"), (None, "")):
+        item = ShownItem("a.jpg", "skirt", "dress", confidence, 7.5)
+        page = run_page(replace(record, outcome=replace(record.outcome, worst=(item,))))
+        part = re.sub(r"<[^>]+>", " ", page.split('<ul class="worst">')[1].split("</ul>")[0])
+        assert re.search(rf"dress.*{shown}.*skirt.*a\.jpg.*7\.5", part, re.DOTALL)
+        assert ("%" in part) is (confidence is not None)
 
 
 def test_the_page_tells_the_calibration_error_of_the_record() -> None:
-    outcome = replace(made_up().outcome, calibration_error=0.203)
-    texts = Reader(run_page(replace(made_up(), outcome=outcome))).texts
-    assert "expected calibration error" in texts
-    assert "20.3 %" in texts
+    calibration = made_up().outcome.calibration
+    outcome = replace(made_up().outcome, calibration=replace(calibration, error=0.203))
+    assert "20.3 %" in Reader(run_page(replace(made_up(), outcome=outcome))).texts
+
+
+def test_dots_of_a_calibration_grow_with_the_predictions_behind_them() -> None:
+    outcome = made_up().outcome
+    calibration = Calibration.from_means([(0.1, 0.0, 1), (0.5, 0.4, 50), (0.9, 0.9, 400)])
+    chart = calibration_chart(replace(outcome, calibration=calibration))
+    single, some, many = (dot.size for dot in chart.dots(chart.lines[1]))
+    assert single < some / 2 < some < many
+
+
+def test_metrics_of_different_scale_have_a_chart_of_their_own() -> None:
+    rows = [
+        replace(row, metrics={"mae": 7.0, "accuracy": 0.5, "f1": 0.25}) for row in made_up().epochs
+    ]
+    lines = [{line.name for line in chart.lines} for chart in training_charts(
+        replace(made_up(), epochs=tuple(rows))
+    )]  # fmt: skip
+    assert lines[1:3] == [{"accuracy", "f1"}, {"mae"}]
+
+
+def test_many_classes_are_a_heat_map_with_the_most_frequent_errors() -> None:
+    names = tuple(f"class {i}" for i in range(200))
+    right = [Cell(i, i, 9) for i in range(200)]
+    wrong = [Cell(i, (i + 3) % 200, 1 + (i == 77)) for i in range(200)]
+    record = made_up(names)
+    outcome = replace(record.outcome, cells=(*right, *wrong))
+    found = matrix_of(outcome)
+    assert (found.rows, len(found.confused), found.errors) == ([], 10, 200)
+    assert found.confused[0][1:] == ("class 77", "class 80", 11)
+    with Image.open(io.BytesIO(b64decode(found.picture.partition(",")[2]))) as picture:
+        assert picture.size == (200, 200)
+        blank, correct, error = (picture.getpixel(at) for at in ((5, 0), (0, 0), (3, 0)))
+    assert blank[3] == 0
+    assert correct[2] > correct[0] > 0
+    assert error[0] > error[2]
+    buttons = [a for e, a in Reader(run_page(replace(record, outcome=outcome))).elements
+               if e == "button"]  # fmt: skip
+    assert len(buttons) == 10
 
 
 def test_colours_can_be_told_from_the_ground_and_text_can_be_read() -> None:
@@ -188,13 +226,3 @@ def test_axes_have_round_numbers_around_their_values() -> None:
     assert [label for _, label in rates.ticks] == ["1e-5", "1e-4", "1e-3", "1e-2"]
     assert rates.place(1e-5) == 0
     assert not rate_axis([1e-3, 2e-3]).log
-
-
-def test_markup_escapes_everything_but_markup() -> None:
-    made = tag("p", "<b>", tag("i", "&"), title='"<')
-    assert made == '<p title="&quot;&lt;">&lt;b&gt;<i>&amp;</i></p>'
-    assert markup(None, ["a", 1]) == "a1"
-    assert tag("a", hidden=True, id=None, class_="x") == '<a hidden class="x"></a>'
-    inside = script_json({"x": "</script><!-- &"})
-    assert inside.count("</script>") == 1
-    assert "<!--" not in inside

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from layergroups import LayerGroups, load_model
+from layergroups._drawing import fitted, group_colours, text_width, wrapped
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import confusion_matrix_picture, network_picture
-from layergroups.reports.figures._drawing import fitted, group_colours, text_width, wrapped
 from layergroups.reports.figures._network import draw_network
 from layergroups.reports.figures._result_figures import draw_confusion
 

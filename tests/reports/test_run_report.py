@@ -60,8 +60,8 @@ def test_tables_show_names_as_they_are() -> None:
 @pytest.mark.parametrize("record", [tiny_run, several_labels, numbers])
 def test_tables_fit_every_kind_of_result(record) -> None:
     text = str(RunReport((record(),)))
-    assert "How to do it again" in text
-    assert "What it gets right" in text
+    assert "Reproduce" in text
+    assert "Results" in text
     assert str(RunReport((record(), tiny_run())))
 
 

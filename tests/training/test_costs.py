@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.training.tiny import TinyLoaders, tiny_model
 
-from layergroups.training import EpochRow, Flat, History, Learner, OneCycle
+from layergroups.training import Flat, History, Learner, OneCycle
 from layergroups.training.state._history import course, peak_device_memory, peak_memory
 
 
@@ -79,6 +79,6 @@ def test_the_head_phase_counts_every_view_as_a_pass() -> None:
 def test_rows_of_older_checkpoints_are_read() -> None:
     old = {"epoch": 0, "phase": "fit", "train_loss": 0.5, "valid_loss": 0.4, "seconds": 1.0,
            "metrics": {}, "lrs": [0.1], "frozen": [False], "note": ""}  # fmt: skip
-    row = EpochRow.from_dict(old)
+    row = History.from_dict([old])[0]
     assert (row.course, row.cost) == ((), {})
     assert History.from_dict([row.to_dict()])[0] == row

@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from layergroups._from_dict import from_dict
 from layergroups.checkpoints import _file as file
 from layergroups.checkpoints._state_dicts import load_weights
 from layergroups.errors import CheckpointError, CutError, LayerGroupsError
@@ -73,14 +74,7 @@ class Blueprint:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Blueprint:
         """The inverse of `to_dict`."""
-        values = dict(fields)
-        lists: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in fields["cut"].items()
-        }
-        values["cut"] = Cut(**lists)
-        values["size"] = tuple(values["size"])
-        values["input"] = InputSpec.from_dict(values["input"])
-        return cls(**values)
+        return from_dict(cls, fields)
 
 
 @dataclass(frozen=True, kw_only=True)

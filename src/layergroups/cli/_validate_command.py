@@ -11,12 +11,12 @@ from typing import Any
 
 import typer
 
+from layergroups._drawing import check_ending
 from layergroups.cli._predict_command import Labels, is_table
 from layergroups.data import EvalLoader, OnError, labelled_batches, table_batches
 from layergroups.errors import DataError
 from layergroups.reports import (
     ConfusionMatrix,
-    check_ending,
     confusion_matrix_picture,
     per_class_table,
     say,

@@ -1,4 +1,4 @@
-"""Reports: what a run came to, as data, tables and pictures."""
+"""Reports: the results of a run as data, tables, pictures and a page."""
 
 from layergroups.reports._denormalize import TopLoss, say, show, show_figures, show_json
 from layergroups.reports._grad_cam import HeatMap, grad_cam, heat_map
@@ -10,17 +10,27 @@ from layergroups.reports._prediction_tables import (
     predictions_table,
     write_rows,
 )
+from layergroups.reports._protocols import EpochRow
+from layergroups.reports._run_report import RunReport, check_page_name, report_on
 from layergroups.reports._show_results import results_picture
-from layergroups.reports.figures._drawing import check_ending
-from layergroups.reports.figures._lr_curves import RateCurve, draw_rates, rate_picture
-from layergroups.reports.figures._network import network_picture
-from layergroups.reports.figures._result_figures import confusion_matrix_picture
-from layergroups.reports.figures._schedule import PhasePreview, SchedulePreview
-from layergroups.reports.figures._training_curves import curves_png
-from layergroups.reports.run._collect import record_run
-from layergroups.reports.run._record import RunRecord
-from layergroups.reports.run._run_folder import PICTURE, RunFiles, claim_folder, write_run
-from layergroups.reports.run._run_report import RunReport, check_page_name, report_on
+from layergroups.reports.figures import (
+    PhasePreview,
+    RateCurve,
+    SchedulePreview,
+    confusion_matrix_picture,
+    curves_png,
+    draw_rates,
+    network_picture,
+    rate_picture,
+)
+from layergroups.reports.run import (
+    PICTURE,
+    RunFiles,
+    RunRecord,
+    claim_folder,
+    record_run,
+    write_run,
+)
 from layergroups.tasks.measures import (
     Calibration,
     ClassReport,
@@ -35,6 +45,7 @@ __all__ = [
     "ClassReport",
     "Confusion",
     "ConfusionMatrix",
+    "EpochRow",
     "HeatMap",
     "Interpretation",
     "ModelSummary",
@@ -46,7 +57,6 @@ __all__ = [
     "RunReport",
     "SchedulePreview",
     "TopLoss",
-    "check_ending",
     "check_page_name",
     "claim_folder",
     "confusion_matrix",

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from layergroups import _drawing as drawing
 from layergroups._forward import call_model
 from layergroups._torch import tree_flatten, tree_unflatten
 from layergroups.anatomy import (
@@ -48,8 +49,7 @@ from layergroups.anatomy import (
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports._denormalize import as_pixels, overlay, threshold_of
-from layergroups.reports.figures import _drawing as drawing
-from layergroups.reports.figures._image_grid import Tile, draw_photos
+from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
@@ -414,14 +414,14 @@ class HeatMap:
         Raises:
             LayerGroupsError: another ending, or the file cannot be written.
         """
-        return drawing.given(self._figure(), path)
+        return drawing.save_or_return(self._figure(), path)
 
     def _figure(self) -> Figure:
         sure = "" if self.probability is None else f"probability {self.probability:.2f}"
         where = f"looked at {self.layer}" if self.heat.any() else "nothing in it speaks for this"
         lines = (*((sure,) if sure else ()), where)
         tile = Tile((self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines)
-        return draw_photos([tile], f"What speaks for {self.target}", f"Predicted: {self.predicted}")
+        return draw_images([tile], f"What speaks for {self.target}", f"Predicted: {self.predicted}")
 
     def __repr__(self) -> str:
         height, width = self.heat.shape

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
+from layergroups import _drawing as drawing
 from layergroups._formatting import html_table
 from layergroups._suggestions import SuggestsNames
 from layergroups.data import data_source
@@ -19,16 +20,17 @@ from layergroups.reports._denormalize import (
     as_pixels,
     files_of,
     images_at,
+    overlay,
     threshold_of,
 )
 from layergroups.reports._grad_cam import grad_cam
 from layergroups.reports._protocols import Answering
-from layergroups.reports.figures import _drawing as drawing
-from layergroups.reports.figures._result_figures import (
+from layergroups.reports.figures import (
+    Tile,
     draw_calibration,
     draw_confusion,
+    draw_images,
     draw_residuals,
-    draw_top_losses,
 )
 from layergroups.tasks import TASKS, Measures, Task, checked_task
 from layergroups.tasks.measures import (
@@ -307,7 +309,7 @@ class Interpretation(SuggestsNames):
             LayerGroupsError: as `confusion_matrix`; another ending, or the file cannot be written.
         """
         found = self.confusion_matrix()
-        return drawing.given(draw_confusion(found.matrix, found.classes), path)
+        return drawing.save_or_return(draw_confusion(found.matrix, found.classes), path)
 
     def plot_top_losses(
         self, k: int = 9, path: str | Path | None = None, *, cam: bool = True, largest: bool = True
@@ -324,7 +326,26 @@ class Interpretation(SuggestsNames):
             AnatomyError: with `cam`: no part of the network knows where things are.
             LayerGroupsError: as `images`; another ending, or the file cannot be written.
         """
-        return drawing.given(draw_top_losses(self, k, cam=cam, largest=largest), path)
+        return drawing.save_or_return(self._draw_top_losses(k, cam, largest), path)
+
+    def _draw_top_losses(self, k: int, cam: bool, largest: bool) -> Figure:
+        items = self.top_losses(k, largest=largest)
+        if not items:
+            raise LayerGroupsError(f"k={k!r} asks for no item: plot_top_losses(9).")
+        indices = [item.index for item in items]
+        shown: list[tuple[Pixels, ...]] = [(pixels,) for pixels in self.images(indices)]
+        if cam:
+            heat = self.grad_cam(indices)
+            shown = [(p[0], overlay(p[0], h)) for p, h in zip(shown, heat, strict=True)]
+        tiles = [self._tile(item, pictures) for item, pictures in zip(items, shown, strict=True)]
+        note = "Beside each image: Grad-CAM heat map of the prediction" if cam else ""
+        return draw_images(tiles, f"The {'largest' if largest else 'smallest'} losses", note)
+
+    def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> Tile:
+        confidence = "" if item.probability is None else f", confidence {item.probability:.2f}"
+        name = () if item.path is None else (item.path.name,)
+        lines = (f"actual {item.actual}", f"loss {item.loss:.3g}{confidence}", *name)
+        return Tile(pictures, item.predicted, self.is_right(item.index), lines)
 
     def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:
         """Draw how often predictions of each probability are right; see `calibration`.
@@ -333,7 +354,7 @@ class Interpretation(SuggestsNames):
             path: as in `plot_confusion_matrix`.
             bins: as in `calibration`.
         """
-        return drawing.given(draw_calibration(self.calibration(bins)), path)
+        return drawing.save_or_return(draw_calibration(self.calibration(bins)), path)
 
     def plot_residuals(self, path: str | Path | None = None) -> Path | Figure:
         """Draw predicted numbers over actual ones; see `residuals`.
@@ -342,7 +363,7 @@ class Interpretation(SuggestsNames):
             path: as in `plot_confusion_matrix`.
         """
         errors = self.residuals().outputs
-        return drawing.given(draw_residuals(self.predictions, self.targets, errors), path)
+        return drawing.save_or_return(draw_residuals(self.predictions, self.targets, errors), path)
 
     # How it shows
 

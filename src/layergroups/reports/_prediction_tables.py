@@ -1,9 +1,4 @@
-"""What a model says of one photo, as a row: of labels, or of numbers. One class: see `tables`.
-
-Predictions written to stdout row by row, as they come: a table, CSV, JSON or JSON lines.
-
-Predictions and classes as tables for the terminal.
-"""
+"""Predictions, classes and layer groups as tables; predictions also as CSV, JSON or JSON lines."""
 
 from __future__ import annotations
 
@@ -123,8 +118,8 @@ def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[
     table = _table("photo")
     if actual:
         table.add_column("actual")
-    table.add_column("prediction")
-    table.add_column("probability", justify="right")
+    table.add_column("predicted")
+    table.add_column("confidence", justify="right")
     table.add_column("runner-up", style="dim")
     for i, (path, found) in enumerate(rows):
         known = [Text(actual[i])] if actual else []
@@ -137,19 +132,16 @@ def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[
 
 
 def per_class_table(confusion: ConfusionMatrix) -> Table:
-    """A row for each class: photos, how many were found, and what else they were taken for."""
+    """A row for each class: items, how many were found, and the most frequent errors."""
     table = _table("class")
-    for heading in ("photos", "found", "recall", "precision"):
+    for heading in ("items", "found", "recall", "precision"):
         table.add_column(heading, justify="right")
-    table.add_column("most often taken for", style="dim")
+    table.add_column("most often predicted as", style="dim")
     wrong = confusion.most_confused(len(confusion.classes) ** 2)
-    per_class = zip(
-        confusion.classes, confusion.matrix, confusion.recall, confusion.precision, strict=True
-    )
-    for i, (name, row, recall, precision) in enumerate(per_class):
-        others = [f"{c.predicted} ({c.count})" for c in wrong if c.actual == name][:2]
-        figures = (str(sum(row)), str(row[i]), _figure(recall), _figure(precision))
-        table.add_row(Text(name), *figures, Text(", ".join(others)))
+    for row in confusion.class_report().classes:
+        others = [f"{c.predicted} ({c.count})" for c in wrong if c.actual == row.name]
+        figures = (str(row.support), str(row.right), _figure(row.recall), _figure(row.precision))
+        table.add_row(Text(row.name), *figures, Text(", ".join(others[:2])))
     return table
 
 

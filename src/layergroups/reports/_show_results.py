@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layergroups import _drawing as drawing
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import as_pixels, each_of, threshold_of
-from layergroups.reports.figures import _drawing as drawing
-from layergroups.reports.figures._image_grid import Tile, draw_photos
+from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def results_picture(
         predicted = task.text(said[i], names)
         actual = None if targets is None else task.text(targets[i], names)
         confidence = task.confidence(predictions[i])
-        sure = [] if confidence is None else [f"probability {confidence:.2f}"]
-        lines = [*([] if actual is None else [f"is {actual}"]), *sure, *paths[i : i + 1]]
+        sure = [] if confidence is None else [f"confidence {confidence:.2f}"]
+        lines = [*([] if actual is None else [f"actual {actual}"]), *sure, *paths[i : i + 1]]
         right = None if correct is None else bool(correct[i])
         tiles.append(Tile((as_pixels(image, data.input),), predicted, right, tuple(lines)))
-    return drawing.given(draw_photos(tiles, _title(tiles, targets), _note(tiles)), path)
+    return drawing.save_or_return(draw_images(tiles, _title(tiles, targets), _note(tiles)), path)
 
 
 def _title(tiles: list[Tile], targets: Tensor | None) -> str:

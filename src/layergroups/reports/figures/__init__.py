@@ -1,1 +1,32 @@
-"""figures."""
+"""Pictures in matplotlib, for files and notebooks."""
+
+from layergroups.reports.figures._image_grid import Tile, draw_images
+from layergroups.reports.figures._lr_curves import RateCurve, draw_rates, rate_picture
+from layergroups.reports.figures._network import BlockRow, GroupStack, network_picture, stacks_of
+from layergroups.reports.figures._result_figures import (
+    confusion_matrix_picture,
+    draw_calibration,
+    draw_confusion,
+    draw_residuals,
+)
+from layergroups.reports.figures._schedule import PhasePreview, SchedulePreview
+from layergroups.reports.figures._training_curves import curves_png
+
+__all__ = [
+    "BlockRow",
+    "GroupStack",
+    "PhasePreview",
+    "RateCurve",
+    "SchedulePreview",
+    "Tile",
+    "confusion_matrix_picture",
+    "curves_png",
+    "draw_calibration",
+    "draw_confusion",
+    "draw_images",
+    "draw_rates",
+    "draw_residuals",
+    "network_picture",
+    "rate_picture",
+    "stacks_of",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from layergroups.reports.figures import _drawing as drawing
+from layergroups import _drawing as drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ class Tile:
     lines: tuple[str, ...] = ()
 
 
-def draw_photos(tiles: Sequence[Tile], title: str, note: str = "", columns: int = 0) -> Figure:
+def draw_images(tiles: Sequence[Tile], title: str, note: str = "", columns: int = 0) -> Figure:
     """A grid of tiles, in the order of reading.
 
     Args:

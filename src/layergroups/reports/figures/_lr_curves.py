@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layergroups.reports.figures import _drawing as drawing
+from layergroups import _drawing as drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layergroups import _drawing as drawing
 from layergroups._formatting import shape, short
 from layergroups.anatomy import Block
-from layergroups.reports.figures import _drawing as drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ _FEW_GROUPS = 8
 
 
 @dataclass(frozen=True)
-class Row:
+class BlockRow:
     """One bar of the stack: a block, or a run of like blocks."""
 
     name: str
@@ -46,11 +46,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Stack:
+class GroupStack:
     """A layer group and its bars."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[BlockRow, ...]
     colour: str
     parameters: int
     blocks: int
@@ -72,7 +72,7 @@ class Placed:
         bottom: of the stack.
     """
 
-    stack: Stack
+    stack: GroupStack
     border: float
     words: tuple[str, ...]
     top: float
@@ -134,7 +134,7 @@ def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
 # What is drawn
 
 
-def stacks_of(groups: LayerGroups) -> list[Stack]:
+def stacks_of(groups: LayerGroups) -> list[GroupStack]:
     """Layer groups with blocks and colours; of a deep network, runs of like blocks as one."""
     listed = [group for group in groups if any(True for _ in group.parameters())]
     has_head = groups.anatomy.has_head and len(listed) > 1
@@ -143,13 +143,13 @@ def stacks_of(groups: LayerGroups) -> list[Stack]:
     return [_stack(group, colour, fold) for group, colour in zip(listed, colours, strict=True)]
 
 
-def _stack(group: LayerGroup, colour: str, fold: bool) -> Stack:
+def _stack(group: LayerGroup, colour: str, fold: bool) -> GroupStack:
     runs = [list(run) for _, run in groupby(group.blocks, _kind)] if fold else None
     rows = [_row(run) for run in runs or [[block] for block in group.blocks]]
     parameters = sum(p.numel() for p in group.parameters())
-    return Stack(
+    return GroupStack(
         name=group.name,
-        rows=tuple(rows) or (Row(group.name, parameters, ()),),
+        rows=tuple(rows) or (BlockRow(group.name, parameters, ()),),
         colour=colour,
         parameters=parameters,
         blocks=len(group.blocks),
@@ -164,16 +164,16 @@ def _kind(block: Block) -> tuple[str, tuple[int, ...]]:
     return block.kind, block.shape[1:]
 
 
-def _row(run: Sequence[Block]) -> Row:
+def _row(run: Sequence[Block]) -> BlockRow:
     first, last = run[0].name, run[-1].name
     name = first if len(run) == 1 else f"{first} … {last.rpartition('.')[2]}  ({len(run)})"
-    return Row(name, sum(block.n_parameters for block in run), run[-1].shape)
+    return BlockRow(name, sum(block.n_parameters for block in run), run[-1].shape)
 
 
 # Where it stands
 
 
-def _columns(stacks: Sequence[Stack], letters: float) -> Columns:
+def _columns(stacks: Sequence[GroupStack], letters: float) -> Columns:
     rows = [row for stack in stacks for row in stack.rows]
     names = min(_NAME_MOST, max(drawing.text_width(row.name, letters) for row in rows) * 1.04)
     bars = _MARGIN + max(0.6, names) + 0.12
@@ -184,7 +184,7 @@ def _columns(stacks: Sequence[Stack], letters: float) -> Columns:
     return Columns(bars, figures, shapes, groups, groups + _GROUP + _MARGIN)
 
 
-def _lay_out(stacks: Sequence[Stack], columns: Columns, row: float) -> list[Placed]:
+def _lay_out(stacks: Sequence[GroupStack], columns: Columns, row: float) -> list[Placed]:
     """Give each stack its place; as high as its bars or its words, whichever needs more."""
     few = len(stacks) <= _FEW_GROUPS
     y = _MARGIN + _TITLE + _HEADINGS
@@ -201,12 +201,12 @@ def _lay_out(stacks: Sequence[Stack], columns: Columns, row: float) -> list[Plac
     return placed
 
 
-def _words(stack: Stack, columns: Columns) -> list[str]:
+def _words(stack: GroupStack, columns: Columns) -> list[str]:
     sentence = stack.reason[:1].upper() + stack.reason[1:]
     return drawing.wrapped(sentence, columns.width - columns.bars - _MARGIN, 8.5)
 
 
-def _facts(stack: Stack, few: bool = True) -> list[str]:
+def _facts(stack: GroupStack, few: bool = True) -> list[str]:
     """The lines beside a stack, the first of them its name."""
     blocks = f"{stack.blocks} block{'' if stack.blocks == 1 else 's'}, " if stack.blocks else ""
     state = "frozen" if stack.frozen else f"trains at {stack.rate:.2g}"
@@ -218,7 +218,7 @@ def _facts(stack: Stack, few: bool = True) -> list[str]:
 # How it is drawn
 
 
-def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[Stack]) -> None:
+def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[GroupStack]) -> None:
     total = sum(stack.parameters for stack in stacks)
     blocks = sum(stack.blocks for stack in stacks)
     room = columns.width - 2 * _MARGIN

@@ -11,18 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layergroups.errors import LayerGroupsError
-from layergroups.reports._denormalize import overlay
-from layergroups.reports.figures import _drawing as drawing
-from layergroups.reports.figures._image_grid import Tile, draw_photos
+from layergroups import _drawing as drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from layergroups.reports._denormalize import Pixels, TopLoss
-    from layergroups.reports._interpretation import Interpretation
     from layergroups.tasks.measures import Calibration, CalibrationBin, OutputErrors
 
 
@@ -127,12 +122,12 @@ def _title(axes: Axes, matrix: Sequence[Sequence[int]], place: tuple[float, floa
     accuracy = f"{right / total:.1%}" if total else "none"
     figure = axes.figure
     figure.text(
-        *place, f"{accuracy} of {total} photos are right", fontsize=13, fontweight="bold",
+        *place, f"{accuracy} of {total} items are right", fontsize=13, fontweight="bold",
         color=drawing.INK, va="top",
     )  # fmt: skip
     x, y = place
     lower = y - 0.27 / figure.get_figheight()  # type: ignore[union-attr] # never a subfigure
-    figure.text(x, lower, "blue: right, orange: mistaken", fontsize=9, color=drawing.GREY, va="top")
+    figure.text(x, lower, "blue: correct, orange: errors", fontsize=9, color=drawing.GREY, va="top")
 
 
 _SIDE = 3.6  # inches of a square plot
@@ -149,8 +144,8 @@ def draw_calibration(calibration: Calibration) -> Figure:
     axes.plot([0, 1], [0, 1], color=drawing.GREY, lw=1, ls=(0, (4, 3)), zorder=3)
     for each in calibration.bins:
         _draw_bin(axes, each)
-    axes.text(0.03, 0.94, "orange: how far it is off", fontsize=8.5, color=drawing.ORANGE)
-    axes.set_ylabel("part that is right", fontsize=10, color=drawing.GREY)
+    axes.text(0.03, 0.94, "orange: gap to the diagonal", fontsize=8.5, color=drawing.ORANGE)
+    axes.set_ylabel("accuracy", fontsize=10, color=drawing.GREY)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [""] * 5)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     _plain(axes)
@@ -164,15 +159,14 @@ def draw_calibration(calibration: Calibration) -> Figure:
 
 def _draw_bin(axes: Axes, each: CalibrationBin) -> None:
     """A bar as high as what is right; an orange line from it to what was said."""
-    if each.said is None or each.right is None:
+    if each.confidence is None or each.accuracy is None:
         return
     wide = each.high - each.low
-    axes.bar(each.low, each.right, wide * 0.92, align="edge", color="#9cc4e4", zorder=2)
+    axes.bar(each.low, each.accuracy, wide * 0.92, align="edge", color="#9cc4e4", zorder=2)
     centre = each.low + wide * 0.46
-    axes.plot(
-        [centre, centre], sorted((each.right, each.said)), color=drawing.ORANGE, lw=2, zorder=4
-    )
-    axes.plot([centre], [each.right], "o", color=drawing.BLUE, ms=4.5, zorder=5)
+    ends = sorted((each.accuracy, each.confidence))
+    axes.plot([centre, centre], ends, color=drawing.ORANGE, lw=2, zorder=4)
+    axes.plot([centre], [each.accuracy], "o", color=drawing.BLUE, ms=4.5, zorder=5)
 
 
 def _draw_counts(axes: Axes, calibration: Calibration) -> None:
@@ -183,7 +177,7 @@ def _draw_counts(axes: Axes, calibration: Calibration) -> None:
     axes.set_ylim(0, max(1, most) * 1.05)
     axes.set_yticks([0, most] if most else [0])
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    axes.set_xlabel("probability that the model says", fontsize=10, color=drawing.GREY, labelpad=5)
+    axes.set_xlabel("confidence", fontsize=10, color=drawing.GREY, labelpad=5)
     axes.set_ylabel("count", fontsize=10, color=drawing.GREY)
     _plain(axes)
 
@@ -257,30 +251,3 @@ def _head(figure: Figure, title: str, note: str, height: float, width: float) ->
     figure.text(left, top, title, fontsize=13, fontweight="bold", color=drawing.INK, va="top")
     lower = top - 0.27 / height
     figure.text(left, lower, note, fontsize=9, color=drawing.GREY, va="top", parse_math=False)
-
-
-def draw_top_losses(interp: Interpretation, k: int, *, cam: bool, largest: bool) -> Figure:
-    """The figure of `Interpretation.plot_top_losses`.
-
-    Raises:
-        LayerGroupsError: k asks for no photo.
-    """
-    items = interp.top_losses(k, largest=largest)
-    if not items:
-        raise LayerGroupsError(f"k={k!r} asks for no photo: plot_top_losses(9).")
-    indices = [item.index for item in items]
-    photos: list[tuple[Pixels, ...]] = [(pixels,) for pixels in interp.images(indices)]
-    if cam:
-        heat = interp.grad_cam(indices)
-        photos = [(p[0], overlay(p[0], h)) for p, h in zip(photos, heat, strict=True)]
-    tiles = [_tile(interp, item, shown) for item, shown in zip(items, photos, strict=True)]
-    note = "Beside each photo: what spoke for the prediction (Grad-CAM)" if cam else ""
-    return draw_photos(tiles, f"The {'largest' if largest else 'smallest'} losses", note)
-
-
-def _tile(interp: Interpretation, item: TopLoss, photos: tuple[Pixels, ...]) -> Tile:
-    sure = "" if item.probability is None else f", probability {item.probability:.2f}"
-    name = () if item.path is None else (item.path.name,)
-    right = interp.is_right(item.index)
-    lines = (f"is {item.actual}", f"loss {item.loss:.3g}{sure}", *name)
-    return Tile(photos, item.predicted, right, lines)

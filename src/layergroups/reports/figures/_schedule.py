@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from layergroups import _drawing as drawing
 from layergroups._formatting import plain_text
-from layergroups.reports.figures import _drawing as drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

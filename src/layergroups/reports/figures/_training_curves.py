@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from layergroups.reports.figures import _drawing as drawing
+from layergroups import _drawing as drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,120 +5,135 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
-from typing import Any, Final
+from typing import Any
 
-from layergroups._formatting import moment
-from layergroups.reports.page._markup import Content, Html, markup, script_json, tag
-from layergroups.reports.page._page_charts import cell_styles, group_styles
-from layergroups.reports.page._page_compare import (
-    compared_groups,
-    compared_header,
-    compared_learning,
-    compared_result,
-    compared_setup,
-)
-from layergroups.reports.page._sections import (
-    costs,
-    data,
-    header,
-    learning,
-    network,
-    photos_for_script,
-    result,
-    setup,
-    worst,
-)
-from layergroups.reports.run._record import RunRecord
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-DATA: Final = "run-data"
-_WORST = (
-    "As the model saw them; beside each photo the places that spoke for its answer (Grad-CAM), the "
-    "brighter the more."
+from layergroups import _formatting as formatting
+from layergroups.reports.page import _views as views
+from layergroups.reports.page._charts import some_rows
+from layergroups.reports.page._colours import cell_styles, group_styles
+from layergroups.reports.run import (
+    RunRecord,
+    differences,
+    figures_in_words,
+    figures_of,
+    headline,
+    phases_of,
+    savings_of,
+    savings_text,
+    summary,
 )
-Section = tuple[str, str, Content]
+from layergroups.tasks import task_named
+
+_FILTERS = ("count", "duration", "figure", "memory", "moment", "percent", "rate", "shape", "short")
 
 
 def run_page(record: RunRecord) -> str:
     """The page of a run, a whole HTML document; it depends on the record only."""
-    sections: list[Section] = []
-    if record.epochs:
-        sections.append(("learning", "How it learned", learning(record)))
-    outcome = record.outcome
-    if outcome is not None:
-        title = "What it gets right, and what it mistakes"
-        if outcome.task == "regression":
-            title = "How near it comes"
-        sections.append(("result", title, result(outcome)))
-        if outcome.worst:
-            shown = [tag("p", _WORST, class_="hint"), worst(outcome.worst, outcome.task)]
-            sections.append(("losses", "The highest losses", shown))
-    sections.append(("network", "The network in its layer groups", network(record.network)))
-    sections.append(("data", "The data", data(record.data)))
-    sections.append(("cost", "Time and memory", costs(record)))
-    sections.append(("again", "How to do it again", setup(record.setup)))
-    return _document(record.title, header(record), sections, [record])
+    task = task_named(record.outcome.task if record.outcome else "multiclass")
+    outcome, phases = record.outcome, phases_of(record.epochs)
+    matrix = views.matrix_of(outcome)
+    calibration = views.calibration_chart(outcome) if outcome else None
+    sections = [
+        ("training", "Training curves", record.epochs),
+        ("results", "Results", outcome),
+        ("confusion", "Confusion matrix", matrix),
+        ("calibration", "Calibration", calibration),
+        ("errors", "Largest errors", outcome and outcome.worst),
+        ("network", "Network and layer groups", True),
+        ("data", "Data", True),
+        ("time", "Time and memory", phases),
+        ("reproduce", "Reproduce", True),
+    ]
+    return _rendered(
+        "run.html.j2",
+        [record],
+        sections,
+        record=record,
+        outcome=outcome,
+        summary=summary(record),
+        headline=headline(outcome) if outcome else None,
+        figures=figures_in_words(outcome) if outcome else {},
+        charts=views.training_charts(record) if record.epochs else [],
+        lanes=views.lanes(record),
+        matrix=matrix,
+        calibration=calibration,
+        kind=(task.one, task.many),
+        scatter=views.scatter_chart(outcome) if outcome and outcome.points else None,
+        phases=phases,
+        savings=savings_text(savings_of(record.epochs)),
+    )
 
 
 def compare_page(one: RunRecord, other: RunRecord) -> str:
     """The page of two runs side by side, a whole HTML document."""
     runs = (one, other)
-    sections: list[Section] = [
-        ("learning", "How they learned", compared_learning(runs)),
-        ("groups", "Which group trained when", compared_groups(runs)),
-        ("result", "What they get right, and what they mistake", compared_result(runs)),
-        ("again", "How they were made", compared_setup(runs)),
+    lanes = [views.lanes(run) for run in runs]
+    matrices = [views.matrix_of(run.outcome) for run in runs]
+    recall = views.compared_recall(runs)
+    sections = [
+        ("training", "Training curves", one.epochs or other.epochs),
+        ("frozen", "Trained and frozen layer groups", any(lanes)),
+        ("results", "Results", recall),
+        ("confusion", "Confusion matrix", any(matrices)),
+        ("reproduce", "Reproduce", True),
     ]
-    title = f"{one.title} and {other.title}"
-    return _document(title, compared_header(runs), sections, runs)
+    return _rendered(
+        "compare.html.j2",
+        runs,
+        sections,
+        runs=runs,
+        figures=figures_of(runs),
+        charts=views.compared_charts(runs),
+        lanes=lanes,
+        matrices=matrices,
+        recall=recall,
+        differences=differences(runs),
+    )
 
 
-def _document(
-    title: str, top: Html, sections: Sequence[Section], records: Sequence[RunRecord]
+def _rendered(
+    template: str,
+    records: Sequence[RunRecord],
+    sections: Sequence[tuple[str, str, object]],
+    **values: Any,
 ) -> str:
-    script, style = (_file(name) for name in ("page.js", "page.css"))
-    styles = [style, cell_styles()]
+    script = _file("page.js")
+    styles = [_file("page.css"), cell_styles()]
     styles += [
         group_styles(f".groups-{i}", [group.colour for group in record.network.groups])
         for i, record in enumerate(records)
     ]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name_="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", Html("".join(styles))),
+    page = _environment().get_template(template)
+    return page.render(
+        values,
+        sections=[(name, heading) for name, heading, shown in sections if shown],
+        title=" and ".join(record.title for record in records),
+        policy=_policy(script),
+        script=Markup(script),  # our own file
+        style=Markup("".join(styles)),  # our own file and checked colours
+        script_data=[views.script_data(record.outcome) for record in records],
+        setup=records[-1].setup,
     )
-    photos: list[Any] = [photos_for_script(record.outcome) for record in records]
-    body = tag(
-        "body",
-        tag("a", "To the content", href="#main", class_="skip"),
-        tag("div", top, _contents(sections), class_="top"),
-        tag("main", [_section(*section) for section in sections], id="main"),
-        tag("footer", _made(records)),
-        script_json(photos, id=DATA),
-        tag("script", Html(script)),
-        class_="groups-0",
+
+
+@cache
+def _environment() -> Environment:
+    """Every text is escaped, so a class named `<img src=x onerror=…>` is shown as it is written."""
+    made = Environment(
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _section(name: str, title: str, content: Content) -> Html:
-    return tag("section", tag("h2", title), content, id=name, aria_label=title)
-
-
-def _contents(sections: Sequence[Section]) -> Html:
-    links = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]
-    return tag("nav", tag("ul", links), aria_label="contents")
-
-
-def _made(records: Sequence[RunRecord]) -> Html:
-    last = records[-1].setup
-    version = last.versions.get("layergroups", "")
-    said = f"Made by layergroups {version}".strip()
-    return markup(f"{said}, {moment(last.created)}" if last.created else said, ".")
+    made.filters |= {name: getattr(formatting, name) for name in _FILTERS}
+    made.filters |= {"picture": views.safe_picture, "some_rows": some_rows}
+    return made
 
 
 def _file(name: str) -> str:

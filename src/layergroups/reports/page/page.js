@@ -1,5 +1,5 @@
 "use strict";
-// Shows the photos of a cell of the confusion matrix. All that comes from the data is set as text.
+// Shows the items of a cell of the confusion matrix. All that comes from the data is set as text.
 (() => {
   const runs = JSON.parse(document.getElementById("run-data").textContent);
 
@@ -10,7 +10,7 @@
     return element;
   };
 
-  const pictureOf = ([source, words, sure, name]) => {
+  const pictureOf = ([source, words, confidence, name]) => {
     const item = made("li");
     const figure = made("figure");
     if (source) {
@@ -20,7 +20,7 @@
       image.title = words;
       figure.append(image);
     }
-    figure.append(made("figcaption", "", sure ? `${sure}, ${name}` : name));
+    figure.append(made("figcaption", "", confidence ? `${confidence}, ${name}` : name));
     item.append(figure);
     return item;
   };
@@ -29,11 +29,11 @@
     const run = runs[Number(place.dataset.run)];
     const cell = run.cells[button.dataset.cell];
     const panel = place.querySelector(".panel");
-    const photos = made("ul", "photos");
-    photos.append(...cell.photos.map((number) => pictureOf(run.photos[number])));
+    const items = made("ul", "items");
+    items.append(...cell.items.map((number) => pictureOf(run.items[number])));
     const parts = [made("h3", "", cell.title)];
-    if (cell.more) parts.push(made("p", "hint", cell.more));
-    panel.replaceChildren(...parts, photos);
+    if (cell.note) parts.push(made("p", "hint", cell.note));
+    panel.replaceChildren(...parts, items);
     for (const other of place.querySelectorAll("[data-cell]")) {
       other.setAttribute("aria-pressed", String(other.dataset.cell === button.dataset.cell));
     }
@@ -41,7 +41,7 @@
     if (below) panel.scrollIntoView({ block: "nearest" });
   };
 
-  // One stop for Tab in a matrix; the arrow keys go on to the next cell that has photos.
+  // One stop for Tab in a matrix; the arrow keys go on to the next cell that has items.
   const STEPS = {
     ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0],
   };

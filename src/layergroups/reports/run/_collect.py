@@ -1,15 +1,4 @@
-"""From a learner to the record of its run; the learner is left as it was.
-
-What the data of a run tell of themselves, in figures and words.
-
-Where and by what a run was done: command, versions, machine.
-
-The items of a validation as a report shows them: their names and their pictures.
-
-Small pictures as data URIs, with a bound on what they take together.
-
-What a model says of the validation data, for the record of a run.
-"""
+"""From a learner to the record of its run; the learner is left as it was."""
 
 from __future__ import annotations
 
@@ -33,27 +22,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from layergroups._formatting import memory
 from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._denormalize import TopLoss, overlay
 from layergroups.reports._interpretation import Interpretation
 from layergroups.reports._protocols import Trained
-from layergroups.reports.figures._network import stacks_of
+from layergroups.reports.figures import stacks_of
 from layergroups.reports.run._record import (
     Cell,
-    LabelFacts,
     NetworkFacts,
     Outcome,
-    Photo,
     RunRecord,
     SetupFacts,
-    epoch_facts,
+    ShownItem,
+    epoch_rows,
 )
-from layergroups.tasks.measures import Confusion
+from layergroups.tasks.measures import ClassReport, ConfusionMatrix, Residuals
 
 if TYPE_CHECKING:
     from layergroups.reports._denormalize import Pixels
-
 
 THUMB: Final = 112  # pixels of the longer side
 LARGE: Final = 208
@@ -172,57 +160,38 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
         pictures: False leaves all pictures out.
     """
     items = Items.of(interp)
-    told = Outcome(
+    found = Outcome(
         task=interp.task.name,
         items=len(interp),
         loss=float(interp.losses.mean()) if len(interp) else None,
         classes=interp.classes,
         worst=tuple(_worst(interp, items, pictures)),
     )
-    if interp.task == "regression":
-        return replace(told, figures=_distances(interp), points=_points(interp))
-    if interp.task == "multilabel":
-        return replace(told, figures=_shares(interp), labels=_labels(interp), **_calibrated(interp))
-    members = _members(interp)
-    thumbs = _thumbs(items, list(_chosen(members))) if pictures else {}
-    return replace(
-        told,
-        figures={"accuracy": interp.confusion_matrix().accuracy},
-        cells=tuple(_cells(members, thumbs)),
-        photos=tuple(_photo(items, interp.item(i), thumb) for i, thumb in thumbs.items()),
-        **_calibrated(interp),
-    )
+    measures = interp.measures()
+    if isinstance(measures, Residuals):
+        return replace(found, figures=_errors(interp), points=_points(interp))
+    if isinstance(measures, ConfusionMatrix):
+        members = _members(interp)
+        thumbs = _thumbs(items, list(_chosen(members))) if pictures else {}
+        found = replace(
+            found,
+            figures={"accuracy": measures.accuracy},
+            cells=tuple(_cells(members, thumbs)),
+            shown=tuple(_shown(items, interp.item(i), thumb) for i, thumb in thumbs.items()),
+        )
+    elif isinstance(measures, ClassReport):
+        exact = float(interp.correct.float().mean())
+        found = replace(
+            found, figures={"F1 (micro)": measures.total.f1 or 0.0, "exact match": exact}
+        )
+    else:  # of a task that others have added
+        args = (interp.predictions, interp.targets, interp.classes, interp.threshold)
+        return replace(found, figures=interp.task.figures(*args))
+    return replace(found, class_report=interp.class_report(), calibration=interp.calibration())
 
 
-def confusions_of(outcome: Outcome) -> tuple[Confusion, ...]:
-    """Classes that were taken for others, the most frequent first."""
-    wrong = [cell for cell in outcome.cells if cell.actual != cell.predicted]
-    return tuple(
-        Confusion(outcome.classes[cell.actual], outcome.classes[cell.predicted], cell.count)
-        for cell in sorted(wrong, key=lambda cell: -cell.count)
-    )
-
-
-# Figures
-
-
-def _shares(interp: Interpretation) -> dict[str, float]:
-    said, true = interp.predicted, interp.targets > 0.5
-    right, all_ = int((said & true).sum()), int(said.sum()) + int(true.sum())
-    return {
-        "F1 of all labels": 2 * right / all_ if all_ else 1.0,
-        "all labels right": float(interp.correct.float().mean()),
-    }
-
-
-def _labels(interp: Interpretation) -> tuple[LabelFacts, ...]:
-    said, true = interp.predicted, interp.targets > 0.5
-    counts = torch.stack([true.sum(0), said.sum(0), (said & true).sum(0)], 1).tolist()
-    return tuple(LabelFacts(name, *row) for name, row in zip(interp.classes, counts, strict=True))
-
-
-def _distances(interp: Interpretation) -> dict[str, float]:
-    """Over all numbers of all items."""
+def _errors(interp: Interpretation) -> dict[str, float]:
+    """Over all targets of all items."""
     far = (interp.predictions - interp.targets).float()
     spread = float((interp.targets - interp.targets.float().mean(0)).square().sum())
     figures = {"mean absolute error": float(far.abs().mean())}
@@ -236,17 +205,11 @@ def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
     return tuple(zip(*both, strict=True))
 
 
-def _calibrated(interp: Interpretation) -> dict[str, Any]:
-    found = interp.calibration()
-    bins = [(b.said, b.right, b.count) for b in found.bins if b.said is not None]
-    return {"calibration": tuple(bins), "calibration_error": found.error}
-
-
-# The confusion matrix and its photos
+# The confusion matrix and its items
 
 
 def _members(interp: Interpretation) -> Members:
-    """Items of each cell: of mistakes the surest first, of the rest the least sure first."""
+    """Items of each cell: of errors the most confident first, of the rest the least confident."""
     score, predicted = interp.predictions.max(1)
     members: Members = {}
     for position in score.argsort(stable=True).tolist():
@@ -259,7 +222,7 @@ def _members(interp: Interpretation) -> Members:
 
 
 def _chosen(members: Members) -> Iterator[int]:
-    """Items worth a picture: one of each cell, then the next of each; mistakes first."""
+    """Items worth a picture: one of each cell, then the next of each; errors first."""
     ordered = sorted(members, key=lambda cell: (cell[0] == cell[1], -len(members[cell])))
     for row in zip_longest(*(members[cell][:_IN_A_CELL] for cell in ordered)):
         yield from (position for position in row if position is not None)
@@ -285,16 +248,16 @@ def _cells(members: Members, thumbs: Thumbs) -> Iterator[Cell]:
         yield Cell(actual, predicted, len(found), shown)
 
 
-def _photo(items: Items, item: TopLoss, thumb: str = "", heat: str = "") -> Photo:
-    told = (item.actual or "none", item.predicted or "none", item.probability, item.loss)
-    return Photo(items.name(item.index), *told, thumb, heat)
+def _shown(items: Items, item: TopLoss, thumb: str = "", heat: str = "") -> ShownItem:
+    words = (item.actual or "none", item.predicted or "none", item.probability, item.loss)
+    return ShownItem(items.name(item.index), *words, thumb, heat)
 
 
-# The highest losses
+# The largest losses
 
 
-def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[Photo]:
-    """The items of the highest losses, with what spoke for the prediction where it can be told."""
+def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[ShownItem]:
+    """The items with the largest losses, with a heat map of the prediction where there is one."""
     found, budget = interp.top_losses(_WORST), Budget(MOST_LARGE)
     indices = [item.index for item in found]
     seen = items.as_seen(indices) if pictures else {}
@@ -306,11 +269,11 @@ def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[Pho
         if picture and item.index in heats:
             glowing = overlay(seen[item.index], heats[item.index])
             heat = budget.take(jpeg_uri(image_of(glowing), LARGE))
-        yield _photo(items, item, picture, heat)
+        yield _shown(items, item, picture, heat)
 
 
 def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:
-    """Where predictions come from, (H, W) each; none for a network of which that cannot be told."""
+    """Grad-CAM of the predictions, (H, W) each; none for a network that has none."""
     try:
         return dict(zip(indices, interp.grad_cam(indices), strict=True))
     except (LayerGroupsError, RuntimeError):  # the record goes on without them
@@ -355,7 +318,7 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     if torch.version.cuda:
-        found["CUDA of torch"] = str(torch.version.cuda)
+        found["CUDA (PyTorch build)"] = str(torch.version.cuda)
     return found
 
 
@@ -370,9 +333,9 @@ def machine(accelerator: Any) -> dict[str, str]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": str(os.cpu_count() or "unknown"),
-        "memory": _memory(),
+        "memory": _memory_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads of PyTorch": str(torch.get_num_threads()),
+        "PyTorch threads": str(torch.get_num_threads()),
         "processes": str(accelerator.num_processes),
     }
     return {name: value for name, value in found.items() if value}
@@ -400,17 +363,17 @@ def _processor() -> str:
     return named[1].strip() if named else platform.machine()
 
 
-def _memory() -> str:
+def _memory_size() -> str:
     """Of the machine; empty where the system does not tell it."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return ""
-    return f"{total / 1e9:.0f} GB"
+    return memory(total)
 
 
-_OF_DATA: Final = "a split by chance, the order of the photos, and how they are varied"
-_OF_LEARNER: Final = "first weights of a new head, dropout and other chances of training"
+_OF_DATA: Final = "random split, order and augmentation of the items"
+_OF_LEARNER: Final = "initial weights of a new head, dropout"
 
 
 def record_run(
@@ -422,7 +385,7 @@ def record_run(
     measured: bool = True,
     pictures: bool = True,
 ) -> RunRecord:
-    """All that is to be told of a run: history, groups, predictions, data, command, versions.
+    """Everything about a run: history, groups, predictions, data, command, versions.
 
     The validation data go through the model once, and Grad-CAM looks at a few items.
 
@@ -432,7 +395,7 @@ def record_run(
         command: the words of the command that was typed; None takes those of the process.
         interp: what it says of its validation data, if that is known already.
         measured: False leaves the predictions out.
-        pictures: False leaves the photos out.
+        pictures: False leaves the pictures out.
     """
     found = interp or (_interpreted(learn) if measured else None)
     data = data_source(learn.dls).facts(read_files=measured)
@@ -441,7 +404,7 @@ def record_run(
     return RunRecord(
         title=title or (f"{name} on {data.name}" if data.name else name),
         network=network,
-        epochs=epoch_facts(learn.history.to_dict()),
+        epochs=epoch_rows(learn.history.to_dict()),
         outcome=None if found is None else outcome_of(found, pictures=pictures),
         data=data,
         setup=SetupFacts(
@@ -479,7 +442,7 @@ def _settings(learn: Any) -> dict[str, str]:
         "optimizer": _name(learn.opt_func),
         "weight decay": f"{learn.weight_decay:g}",
         "precision": str(learn.accelerator.mixed_precision).replace("no", "float32"),
-        "batches for a step": str(learn.accumulate),
+        "gradient accumulation": str(learn.accumulate),
     }
     return {name: value for name, value in found.items() if value} | _seeds(learn)
 
@@ -488,8 +451,8 @@ def _seeds(learn: Any) -> dict[str, str]:
     """The seeds of the data and of the learner, and what each decides."""
     own, of_data = getattr(learn, "seed", None), data_source(learn.dls).seed
     found = {"seed of the data": f"{of_data}: {_OF_DATA}"}
-    said = "none given: first weights of a new head and dropout are by chance"
-    return found | {"seed of the learner": said if own is None else f"{own}: {_OF_LEARNER}"}
+    none = "none: initial weights of a new head and dropout are random"
+    return found | {"seed of the learner": none if own is None else f"{own}: {_OF_LEARNER}"}
 
 
 def _name(thing: object) -> str:

@@ -1,4 +1,4 @@
-"""What the facts of a run come to: phases, headline, savings; for the page and for the terminal."""
+"""A run in words and figures: phases, headline, savings; for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from layergroups._formatting import count, duration, figure, memory, percent, short
-from layergroups.reports.run._collect import confusions_of
-from layergroups.reports.run._record import EpochFacts, Outcome, RunRecord
+from layergroups.reports._protocols import EpochRow
+from layergroups.reports.run._record import Outcome, RunRecord
 
-_TOLD = 4  # phases that the story names
-_SHARES = ("accuracy", "all labels right", "F1 of all labels")
+_MAX_PHASES = 4  # that the summary names
+_SHARES = ("accuracy", "F1 (micro)", "exact match", "F1 of all labels", "all labels right")
+_WORSE = 1.02  # factor from which a final validation loss counts as worse than the best
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PhaseFacts:
 
     name: str
     start: int
-    rows: tuple[EpochFacts, ...]
+    rows: tuple[EpochRow, ...]
     seconds: float
     memory: float | None
     device_memory: float | None
@@ -37,11 +38,11 @@ class PhaseFacts:
 
 @dataclass(frozen=True)
 class Savings:
-    """What stored outputs of frozen layers were worth.
+    """What the feature cache saved: forward passes of frozen layers.
 
     Attributes:
-        passes: of what trains over the training items, on stored outputs.
-        body_passes: of the frozen layers, to store them.
+        passes: of the trained layers over the training items, on cached features.
+        body_passes: of the frozen layers, to fill the cache.
         store_seconds: that these took.
     """
 
@@ -62,7 +63,7 @@ class Savings:
         return self.saved * self.store_seconds / self.body_passes
 
 
-def phases_of(epochs: Sequence[EpochFacts]) -> tuple[PhaseFacts, ...]:
+def phases_of(epochs: Sequence[EpochRow]) -> tuple[PhaseFacts, ...]:
     """The rows in runs of the same phase."""
     found, start = [], 0
     for phase, run in groupby(epochs, lambda row: row.phase):
@@ -73,77 +74,58 @@ def phases_of(epochs: Sequence[EpochFacts]) -> tuple[PhaseFacts, ...]:
     return tuple(found)
 
 
-def _most(rows: Sequence[EpochFacts], name: str) -> float | None:
+def _most(rows: Sequence[EpochRow], name: str) -> float | None:
     return max((row.cost[name] for row in rows if name in row.cost), default=None)
 
 
-def savings_of(epochs: Sequence[EpochFacts]) -> Savings | None:
-    """What stored outputs were worth; None where nothing was stored."""
+def savings_of(epochs: Sequence[EpochRow]) -> Savings | None:
+    """What cached features saved; None where nothing was cached."""
     costs = [row.cost for row in epochs if row.cost.get("passes")]
     names = ("passes", "body_passes", "store_seconds")
     return Savings(*(sum(c.get(name, 0.0) for c in costs) for name in names)) if costs else None
 
 
-def savings_text(savings: Savings) -> str:
-    """It in a sentence or two."""
-    said = (
-        f"While layers were frozen, what trains went over the training data {savings.passes:.3g} "
-        f"times on stored outputs; the frozen layers themselves ran {savings.body_passes:.3g} "
+def savings_text(savings: Savings | None) -> str:
+    """The savings in a sentence or two."""
+    if savings is None:
+        return "No features were cached: no layers were frozen, or the cache was off."
+    text = (
+        f"While layers were frozen, the trained layers made {savings.passes:.3g} passes over the "
+        f"training data on cached features; the frozen layers ran only {savings.body_passes:.3g} "
         f"{'time' if savings.body_passes == 1 else 'times'}. "
         f"That saved {savings.saved:.3g} passes of the frozen layers"
     )
     if savings.seconds is None:
-        return f"{said}."
+        return f"{text}."
     return (
-        f"{said}, about {duration(savings.seconds)} (a pass, with the reading of the data, took "
+        f"{text}, about {duration(savings.seconds)} (one pass, with loading the data, took "
         f"{duration(savings.store_seconds / savings.body_passes)})."
     )
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:
     """The most telling figure with its name."""
-    for name, value in outcome.figures.items():
-        return name, percent(value) if name in _SHARES else figure(value)
-    return "loss", figure(outcome.loss)
+    return next(iter(figures_in_words(outcome).items()))
 
 
 def figures_in_words(outcome: Outcome) -> dict[str, str]:
     """All figures of a result, the loss too."""
     found = {n: percent(v) if n in _SHARES else figure(v) for n, v in outcome.figures.items()}
-    if outcome.calibration_error is not None:
-        found["expected calibration error"] = percent(outcome.calibration_error)
+    if outcome.calibration is not None:
+        found["expected calibration error"] = percent(outcome.calibration.error)
     return found | {"loss": figure(outcome.loss)}
 
 
-def best_epoch(epochs: Sequence[EpochFacts]) -> EpochFacts | None:
+def best_epoch(epochs: Sequence[EpochRow]) -> EpochRow | None:
     """The row with the lowest validation loss."""
     known = [row for row in epochs if row.valid_loss is not None]
     return min(known, key=lambda row: row.valid_loss or 0.0) if known else None
 
 
-def story(record: RunRecord) -> str:
+def summary(record: RunRecord) -> str:
     """The run in a few sentences."""
-    told = [_training(record), _result(record)]
-    return " ".join(filter(None, told))
-
-
-def per_class(outcome: Outcome) -> list[tuple[str, int, int, float | None, float | None]]:
-    """For each class or label its name, items, those found, recall and precision."""
-    if outcome.task == "multilabel":
-        return [
-            (f.name, f.actual, f.right, _part(f.right, f.actual), _part(f.right, f.predicted))
-            for f in outcome.labels
-        ]
-    actual, predicted, right = ([0] * len(outcome.classes) for _ in range(3))
-    for cell in outcome.cells:
-        actual[cell.actual] += cell.count
-        predicted[cell.predicted] += cell.count
-        if cell.actual == cell.predicted:
-            right[cell.actual] += cell.count
-    return [
-        (name, a, r, _part(r, a), _part(r, p))
-        for name, a, p, r in zip(outcome.classes, actual, predicted, right, strict=True)
-    ]
+    parts = [_training(record), _result(record), _overfitting(record.epochs)]
+    return " ".join(filter(None, parts))
 
 
 def _training(record: RunRecord) -> str:
@@ -151,52 +133,51 @@ def _training(record: RunRecord) -> str:
     if not phases:
         return "Nothing has been trained yet."
     names = [group.name for group in record.network.groups]
-    stretches = groupby(phases, lambda phase: _who(phase, names))
+    stretches = groupby(phases, lambda phase: _trained(phase, names))
     lengths = [(who, sum(len(phase.rows) for phase in run)) for who, run in stretches]
-    parts = [f"{who} for {count(n, 'epoch')}" for who, n in lengths[:_TOLD]]
-    more = f", and {count(len(lengths) - _TOLD, 'more phase')}" if len(lengths) > _TOLD else ""
-    first, *others = parts
-    told = "".join([first.replace(" for ", " trained for ", 1), *(f", then {p}" for p in others)])
-    sentence = f"first {told}{more}." if others else f"{told}."
-    return f"{sentence[0].upper()}{sentence[1:]}"
+    first, *others = [f"{who} for {count(n, 'epoch')}" for who, n in lengths[:_MAX_PHASES]]
+    left = len(lengths) - _MAX_PHASES
+    more = f", and {count(left, 'more phase')}" if left > 0 else ""
+    return f"Trained {first}{''.join(f', then {p}' for p in others)}{more}."
 
 
-def _who(phase: PhaseFacts, names: Sequence[str]) -> str:
-    """Which layer groups trained in a phase, in words."""
+def _trained(phase: PhaseFacts, names: Sequence[str]) -> str:
+    """Which layer groups were trained in a phase, in words."""
     states = {row.frozen for row in phase.rows}
     if len(states) != 1:
-        return "more and more layer groups"
+        return "a growing number of layer groups"
     (frozen,) = states
-    active = [i for i, rests in enumerate(frozen) if not rests]
+    active = [i for i, inactive in enumerate(frozen) if not inactive]
     if len(active) == len(frozen):
         return "all layer groups" if len(frozen) > 1 else "the whole network"
     if len(active) == 1 and len(names) == len(frozen):
         name = names[active[0]]
-        return "the head alone" if name == "head" else f"“{name}” alone"
+        return "only the head" if name == "head" else f"only “{name}”"
     return f"{len(active)} of {len(frozen)} layer groups"
 
 
 def _result(record: RunRecord) -> str:
     outcome = record.outcome
     if outcome is None:
-        return "It was not measured on validation data."
+        return "There is no result on validation data."
     name, value = headline(outcome)
-    items = count(outcome.items, "item" if outcome.task == "regression" else "photo")
-    if outcome.task != "multiclass":
-        return f"On {items} for validation: {name} {value}."
-    said = f"{value} of {items} for validation are right."
-    wrong = confusions_of(outcome)
-    if not wrong:
-        return said
-    most = wrong[0]
+    text = f"{name[0].upper()}{name[1:]} {value} on {count(outcome.items, 'validation item')}."
+    if not outcome.confusions:
+        return text
+    most = outcome.confusions[0]
     times = "once" if most.count == 1 else f"{most.count} times"
+    return f"{text} Most frequent error: “{most.actual}” predicted as “{most.predicted}”, {times}."
+
+
+def _overfitting(epochs: Sequence[EpochRow]) -> str:
+    """What to know where the last epoch is not the best one."""
+    best, last = best_epoch(epochs), epochs[-1].valid_loss if epochs else None
+    if best is None or best.valid_loss is None or last is None or last <= _WORSE * best.valid_loss:
+        return ""
     return (
-        f"{said} The most frequent mistake: “{most.actual}” taken for “{most.predicted}”, {times}."
+        f"Validation loss was lowest in epoch {best.epoch} ({figure(best.valid_loss)}) and rose to "
+        f"{figure(last)} by the last epoch."
     )
-
-
-def _part(count: int, total: int) -> float | None:
-    return count / total if total else None
 
 
 # Two runs
@@ -204,9 +185,7 @@ def _part(count: int, total: int) -> float | None:
 
 def figures_of(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """Figures of several runs, a row for each: its name, then what each run has."""
-    columns = [_all_figures(run) for run in runs]
-    names = dict.fromkeys(name for column in columns for name in column)
-    return [(name, *(column.get(name, "–") for column in columns)) for name in names]
+    return _beside([_all_figures(run) for run in runs])
 
 
 def differences(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
@@ -222,9 +201,12 @@ def differences(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
         }
         for run in runs
     ]
+    return [row for row in _beside(columns) if len(set(row[1:])) > 1]
+
+
+def _beside(columns: Sequence[dict[str, str]]) -> list[tuple[str, ...]]:
     names = dict.fromkeys(name for column in columns for name in column)
-    rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [(name, *(column.get(name, "–") for column in columns)) for name in names]
 
 
 def _all_figures(run: RunRecord) -> dict[str, str]:
@@ -234,12 +216,12 @@ def _all_figures(run: RunRecord) -> dict[str, str]:
     return found | {
         "lowest validation loss": figure(best.valid_loss) if best else "–",
         "training time": duration(run.seconds),
-        "rows of the history": str(len(run.epochs)),
+        "epochs": str(len(run.epochs)),
         "memory": memory(max(peaks, default=None)),
         "passes of frozen layers saved": "–" if savings is None else f"{savings.saved:.3g}",
         "network": run.network.name,
         "parameters": short(run.network.parameters),
         "layer groups": str(len(run.network.groups)),
-        "to learn from": "–" if run.data.train is None else f"{run.data.train:,}",
-        "to measure with": "–" if run.data.valid is None else f"{run.data.valid:,}",
+        "training items": "–" if run.data.train is None else f"{run.data.train:,}",
+        "validation items": "–" if run.data.valid is None else f"{run.data.valid:,}",
     }

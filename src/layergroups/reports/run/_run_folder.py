@@ -12,7 +12,7 @@ from layergroups._formatting import first_few
 from layergroups.checkpoints import DESCRIPTION, ENDINGS
 from layergroups.errors import CheckpointError
 from layergroups.reports._protocols import Subject
-from layergroups.reports.figures._result_figures import confusion_matrix_picture
+from layergroups.reports.figures import confusion_matrix_picture
 from layergroups.reports.run._collect import record_run
 from layergroups.reports.run._record import RECORD, RunRecord
 from layergroups.tasks.measures import ConfusionMatrix
@@ -24,13 +24,13 @@ _log = logging.getLogger("layergroups")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a run left behind.
+    """The files of a run.
 
     Attributes:
         folder: the export; `load_learner(folder)` and `layergroups predict` read it.
         history: a row for each epoch, as comma-separated values.
         picture: of the confusion matrix; None if there is none.
-        record: all that is told of the run, from which `layergroups report` makes the page.
+        record: the record of the run, from which `layergroups report` makes the page.
     """
 
     folder: Path
@@ -78,27 +78,27 @@ def write_run(
 
     All files are made in a folder beside, then put in their places one after another, so a run
     that is killed while it writes leaves an earlier export as it was. A graph that `layergroups
-    export` made of an earlier model there (model.onnx, model.pt2) is removed, and told. Other files
-    in the folder stay.
+    export` made of an earlier model there (model.onnx, model.pt2) is removed, with a warning.
+    Other files in the folder stay.
 
     Args:
         learn: a learner.
         folder: made if it is missing.
         confusion: for a picture of it.
-        record: what is told of the run; None makes one without predictions and photos.
+        record: of the run; None makes one without predictions and pictures.
 
     Raises:
         CheckpointError: the folder cannot be written.
     """
     target = Path(folder)
-    told = record or record_run(learn, measured=False)
+    found = record or record_run(learn, measured=False)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target) as name:
             draft = Path(name)
             learn.export(draft)
             learn.history.to_csv(draft / HISTORY)
-            told.save(draft / RECORD)
+            found.save(draft / RECORD)
             if confusion is not None:
                 confusion_matrix_picture(confusion.matrix, confusion.classes, draft / PICTURE)
             else:

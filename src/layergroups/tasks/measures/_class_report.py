@@ -27,6 +27,7 @@ class ClassFigures:
         recall: part of what is of it that was predicted as it; None where nothing is.
         f1: their harmonic mean, 2 tp / (2 tp + fp + fn); None where there is neither.
         support: how many are of it.
+        right: how many of these were found.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ClassFigures:
     recall: float | None
     f1: float | None
     support: int
+    right: int
 
     @classmethod
     def from_counts(cls, name: str, right: int, predicted: int, actual: int) -> ClassFigures:
@@ -45,6 +47,7 @@ class ClassFigures:
             right / actual if actual else None,
             2 * right / both if both else None,
             actual,
+            right,
         )
 
 
@@ -65,17 +68,27 @@ class ClassReport:
     total: ClassFigures
 
     @classmethod
-    def from_hits(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
-        """Of what was predicted and what is so, each bool (N, C)."""
-        right = (predicted & actual).sum(0).tolist()
-        said, is_so = predicted.sum(0).tolist(), actual.sum(0).tolist()
-        rows = tuple(map(ClassFigures.from_counts, names, right, said, is_so))
+    def from_counts(
+        cls,
+        names: Sequence[str],
+        right: Sequence[int],
+        predicted: Sequence[int],
+        actual: Sequence[int],
+    ) -> ClassReport:
+        """Of how many are rightly predicted as each class, predicted as it, and of it."""
+        rows = tuple(map(ClassFigures.from_counts, names, right, predicted, actual))
         return cls(
             rows,
             _mean("mean", rows, [1.0] * len(rows)),
             _mean("weighted mean", rows, [float(row.support) for row in rows]),
-            ClassFigures.from_counts("all", sum(right), sum(said), sum(is_so)),
+            ClassFigures.from_counts("all", sum(right), sum(predicted), sum(actual)),
         )
+
+    @classmethod
+    def from_hits(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
+        """Of what was predicted and what is so, each bool (N, C)."""
+        counts = ((predicted & actual).sum(0), predicted.sum(0), actual.sum(0))
+        return cls.from_counts(names, *(each.tolist() for each in counts))
 
     @classmethod
     def from_classes(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
@@ -128,8 +141,8 @@ def _mean(name: str, rows: Sequence[ClassFigures], weights: Sequence[float]) -> 
         total = sum(w for _, w in known)
         return sum(value * w for value, w in known) / total if total else None
 
-    support = sum(row.support for row in rows)
-    return ClassFigures(name, of("precision"), of("recall"), of("f1"), support)
+    support, right = (sum(getattr(row, n) for row in rows) for n in ("support", "right"))
+    return ClassFigures(name, of("precision"), of("recall"), of("f1"), support, right)
 
 
 def _cells(row: ClassFigures) -> tuple[str, ...]:

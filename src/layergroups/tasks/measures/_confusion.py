@@ -1,4 +1,4 @@
-"""Which classes a model takes for which others."""
+"""Which classes a model confuses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from layergroups.errors import LayerGroupsError
+from layergroups.tasks.measures._class_report import ClassReport
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Photos of one class that were taken for another.
+    """Items of one class that were predicted as another.
 
     Attributes:
-        actual: the class that they are of.
-        predicted: the class that they were taken for.
-        count: how many.
+        actual: their class.
+        predicted: the class that was predicted.
+        count: number of items.
     """
 
     actual: str
@@ -27,12 +28,12 @@ class Confusion:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.actual} taken for {self.predicted}: {self.count}"
+        return f"{self.actual} predicted as {self.predicted}: {self.count}"
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """How many photos of each class were predicted as each class.
+    """How many items of each class were predicted as each class.
 
     Attributes:
         matrix: (C, C) counts; a row for each actual class, a column for each predicted one.
@@ -93,29 +94,25 @@ class ConfusionMatrix:
 
     @property
     def total(self) -> int:
-        """Number of photos."""
+        """Number of items."""
         return sum(map(sum, self.matrix))
 
     @property
     def correct(self) -> int:
-        """Number of photos whose class was found."""
+        """Number of items whose class was found."""
         return sum(row[i] for i, row in enumerate(self.matrix))
 
     @property
     def accuracy(self) -> float:
-        """Part of the photos whose class was found, 0..1."""
+        """Part of the items whose class was found, 0..1."""
         return self.correct / self.total if self.total else float("nan")
 
-    @property
-    def recall(self) -> tuple[float | None, ...]:
-        """For each class, the part of its photos that were found; None where it has no photos."""
-        return tuple(_part(row[i], sum(row)) for i, row in enumerate(self.matrix))
-
-    @property
-    def precision(self) -> tuple[float | None, ...]:
-        """For each class, the part of the photos predicted as it that are of it, or None."""
-        columns = list(zip(*self.matrix, strict=True))
-        return tuple(_part(column[i], sum(column)) for i, column in enumerate(columns))
+    def class_report(self) -> ClassReport:
+        """Precision, recall, F1 and support of each class."""
+        right = [row[i] for i, row in enumerate(self.matrix)]
+        predicted = [sum(column) for column in zip(*self.matrix, strict=True)]
+        actual = [sum(row) for row in self.matrix]
+        return ClassReport.from_counts(self.classes, right, predicted, actual)
 
     def most_confused(self, n: int = 5) -> tuple[Confusion, ...]:
         """The n most frequent confusions, the most frequent first."""
@@ -135,7 +132,3 @@ class ConfusionMatrix:
             "photos": self.total,
             "accuracy": self.accuracy,
         }
-
-
-def _part(count: int, total: int) -> float | None:
-    return count / total if total else None

@@ -10,7 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -18,64 +18,12 @@ import torch
 from rich.table import Table
 
 from layergroups._formatting import duration, plain_text
+from layergroups._from_dict import from_dict
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
 from layergroups.errors import CheckpointError
+from layergroups.reports import EpochRow as EpochRow
 from layergroups.training.optim import Schedule
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRow:
-    """One epoch of one fit.
-
-    Attributes:
-        epoch: counted from 0 over the learner's whole life.
-        phase: what kind of fit it belongs to, such as "fit" or "one cycle".
-        train_loss: mean over the epoch's training items; None if no step was done.
-        valid_loss: mean over the validation items; None if there was no validation.
-        metrics: value of each metric on the validation items, by name.
-        seconds: wall-clock time of training and validation.
-        lrs: the rate of each layer group in the optimizer, where it was highest in this epoch.
-        frozen: for each layer group, whether it was frozen.
-        note: empty, or why the epoch was not an ordinary one.
-        course: how the rates went within the epoch, at up to 16 evenly spaced steps, as parts of
-            `lrs`; the same for all groups.
-        cost: what it took beside time, by name: "memory" and "device_memory", the most bytes that
-            the process, and its tensors on the accelerator, had held until then; and where outputs
-            of frozen layers were stored, "passes" of what trains over the training items,
-            "body_passes" of the frozen layers, and the "store_seconds" of the latter.
-    """
-
-    epoch: int
-    phase: str
-    train_loss: float | None
-    valid_loss: float | None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float
-    lrs: tuple[float, ...] = ()
-    frozen: tuple[bool, ...] = ()
-    note: str = ""
-    course: tuple[float, ...] = ()
-    cost: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
-        fields = asdict(self)
-        return fields | {
-            "metrics": dict(self.metrics),
-            "lrs": list(self.lrs),
-            "frozen": list(self.frozen),
-            "course": list(self.course),
-            "cost": dict(self.cost),
-        }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> EpochRow:
-        """The inverse of `to_dict`."""
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -118,7 +66,7 @@ class History(Sequence[EpochRow]):
     @classmethod
     def from_dict(cls, rows: Sequence[Mapping[str, Any]]) -> History:
         """The inverse of `to_dict`."""
-        return cls(tuple(EpochRow.from_dict(row) for row in rows))
+        return cls(tuple(from_dict(EpochRow, row) for row in rows))
 
     def to_json(self, path: str | Path | None = None) -> str:
         """As JSON text; also written to `path` if one is given."""

@@ -18,7 +18,7 @@ INK = "#1b2733"
 GREY = "#66727f"
 FAINT = "#dde3e8"
 BLUE = "#0b559f"
-ORANGE = "#d55e00"  # vermilion, told from that blue by all eyes
+ORANGE = "#d55e00"  # vermilion, which colour-blind eyes tell from that blue
 _BODY = (BLUE, "#5aaedb")
 _ENDINGS = (".png", ".svg", ".pdf")
 
@@ -42,7 +42,7 @@ def check_ending(path: str | Path) -> Path:
     """The path, if a picture of its kind can be made.
 
     Raises:
-        LayerGroupsError: its ending is another one.
+        LayerGroupsError: it has a different ending.
     """
     path = path_of(path, LayerGroupsError, "'picture.png'")
     if path.suffix.lower() not in _ENDINGS:
@@ -103,16 +103,16 @@ def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
     return path
 
 
-def given(figure: Figure, path: str | Path | None) -> Path | Figure:
-    """The figure itself, or, with a path, the file that it was written to.
+def save_or_return(figure: Figure, path: str | Path | None) -> Path | Figure:
+    """The figure itself; with a path, the file that it was written to.
 
     Raises:
-        LayerGroupsError: the path has another ending, or cannot be written.
+        LayerGroupsError: the path has a different ending, or cannot be written.
     """
     if path is None:
         return figure
     if not isinstance(path, str | Path):
-        raise LayerGroupsError(f"path={path!r} is no path; give one such as 'picture.png'.")
+        raise LayerGroupsError(f"path={path!r} is not a path; give one such as 'picture.png'.")
     return save(figure, check_ending(path))
 
 

@@ -1,12 +1,9 @@
-"""The report of a run, or of two side by side: a page, tables, JSON, all from the same record.
-
-The facts of a run as tables, for a terminal.
-"""
+"""The report of a run, or of two side by side: a page, tables, JSON, all from the same record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -29,62 +26,58 @@ from layergroups._formatting import (
 )
 from layergroups.checkpoints import write_text
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._protocols import Trained
+from layergroups.reports._protocols import EpochRow, Trained
 from layergroups.reports.page import compare_page, run_page
-from layergroups.reports.run._collect import confusions_of, record_run
-from layergroups.reports.run._narrative import (
+from layergroups.reports.run import (
+    Outcome,
+    RunRecord,
     differences,
     figures_in_words,
     figures_of,
-    per_class,
     phases_of,
+    record_run,
     savings_of,
     savings_text,
-    story,
+    summary,
 )
-from layergroups.reports.run._record import EpochFacts, Outcome, RunRecord
 
-_WORST = 9
-_CONFUSED = 10
-_BROKEN = 20
+_MAX_CONFUSED = 10
+_MAX_BROKEN = 20
+_ENDINGS = (".html", ".htm")
+_WIDTH = 120
 
 
-def run_tables(record: RunRecord) -> Group:
-    """All that the page tells in figures and words, in its order."""
-    parts: list[RenderableType] = [Text(record.title, style="bold"), Text(story(record))]
-    parts += _titled("How it learned", _epochs(record)) if record.epochs else []
-    if record.outcome is not None:
-        parts += _outcome(record.outcome)
-    parts += _titled("The network in its layer groups", _groups(record))
-    parts += _titled("The data", _data(record))
-    if record.epochs:
-        parts += _titled("Time and memory", _costs(record))
+def _run_tables(record: RunRecord) -> Group:
+    """All that the page shows in figures and words, in its order."""
+    parts: list[RenderableType] = [Text(record.title, style="bold"), Text(summary(record))]
+    parts += _titled("Training curves", _epochs(record)) if record.epochs else []
+    parts += _outcome(record.outcome) if record.outcome else []
+    parts += _titled("Network and layer groups", _groups(record))
+    parts += _titled("Data", _data(record))
+    parts += _titled("Time and memory", _costs(record)) if record.epochs else []
     setup = record.setup
-    parts += _titled("How to do it again", Text(setup.command))
+    parts += _titled("Reproduce", Text(setup.command))
     parts += [_named(setup.settings), _named(setup.versions), _named(setup.machine)]
     return Group(*parts)
 
 
-def compare_tables(one: RunRecord, other: RunRecord) -> Group:
+def _compare_tables(one: RunRecord, other: RunRecord) -> Group:
     """The figures of two runs beside each other, and what differs."""
-    runs = (one, other)
+    runs = {"A": one, "B": other}
     parts: list[RenderableType] = [Text("Two runs", style="bold")]
     parts += [
-        Text(f"{letter}: {run.title}, {moment(run.setup.created)}")
-        for letter, run in zip("AB", runs, strict=True)
+        Text(f"{letter}: {run.title}, {moment(run.setup.created)}") for letter, run in runs.items()
     ]
-    parts.append(_table(("", "A", "B"), figures_of(runs)))
-    rows = differences(runs)
-    parts += _titled("What differs", _table(("", "A", "B"), rows) if rows else Text("Nothing."))
-    commands = [
-        Text(f"{letter}: {run.setup.command}") for letter, run in zip("AB", runs, strict=True)
-    ]
-    return Group(*parts, *_titled("How to do it again", *commands))
+    parts.append(_table(("", *runs), figures_of((one, other))))
+    rows = differences((one, other))
+    parts += _titled("Differences", _table(("", *runs), rows) if rows else Text("None."))
+    commands = [Text(f"{letter}: {run.setup.command}") for letter, run in runs.items()]
+    return Group(*parts, *_titled("Reproduce", *commands))
 
 
 def _epochs(record: RunRecord) -> Table:
     metrics = list(dict.fromkeys(name for row in record.epochs for name in row.metrics))
-    headings = ("epoch", "phase", "training", "validation", *metrics, "rates", "frozen", "time")
+    headings = ("epoch", "phase", "training", "validation", *metrics, "lr", "frozen", "time")
     rows = [
         (
             str(row.epoch), row.phase, figure(row.train_loss), figure(row.valid_loss),
@@ -96,31 +89,30 @@ def _epochs(record: RunRecord) -> Table:
     return _table(headings, rows)
 
 
-def _rates(row: EpochFacts) -> str:
-    """The highest rates of the groups that trained, from the input to the output."""
+def _rates(row: EpochRow) -> str:
+    """The highest rates of the groups that were trained, from the input to the output."""
     known = [r for r, frozen in zip(row.lrs, row.frozen, strict=False) if not frozen] or row.lrs
     return " ".join(dict.fromkeys(map(rate, known)))
 
 
 def _outcome(outcome: Outcome) -> list[RenderableType]:
-    parts = _titled("What it gets right, and what it mistakes", _named(figures_in_words(outcome)))
-    if outcome.task != "regression":
+    parts = _titled("Results", _named(figures_in_words(outcome)))
+    if outcome.class_report is not None:
         rows = [
-            (name, f"{n:,}", f"{right:,}", percent(recall), percent(precision))
-            for name, n, right, recall, precision in per_class(outcome)
-        ]
-        kind = "label" if outcome.task == "multilabel" else "class"
-        parts.append(_table((kind, "items", "found", "recall", "precision"), rows))
-    wrong = confusions_of(outcome)[:_CONFUSED]
+            (row.name, f"{row.support:,}", f"{row.right:,}", percent(row.recall),
+             percent(row.precision))
+            for row in outcome.class_report.classes
+        ]  # fmt: skip
+        parts.append(_table(("class", "items", "found", "recall", "precision"), rows))
+    wrong = [(c.actual, c.predicted, str(c.count)) for c in outcome.confusions[:_MAX_CONFUSED]]
     if wrong:
-        pairs = [(c.actual, c.predicted, str(c.count)) for c in wrong]
-        parts.append(_table(("is", "taken for", "photos"), pairs))
+        parts += _titled("Confusion matrix", _table(("actual", "predicted", "items"), wrong))
     worst = [
-        (photo.path, photo.actual, photo.predicted, percent(photo.score), figure(photo.loss))
-        for photo in outcome.worst[:_WORST]
+        (item.path, item.actual, item.predicted, percent(item.confidence), figure(item.loss))
+        for item in outcome.worst
     ]
-    headings = ("highest losses", "is", "taken for", "sure", "loss")
-    return [*parts, _table(headings, worst)] if worst else parts
+    headings = ("file", "actual", "predicted", "confidence", "loss")
+    return [*parts, *_titled("Largest errors", _table(headings, worst))] if worst else parts
 
 
 def _groups(record: RunRecord) -> Table:
@@ -131,7 +123,7 @@ def _groups(record: RunRecord) -> Table:
         )
         for group in record.network.groups
     ]  # fmt: skip
-    return _table(("group", "blocks", "parameters", "rate", "begins here"), rows)
+    return _table(("group", "blocks", "parameters", "lr", "why it begins here"), rows)
 
 
 def _data(record: RunRecord) -> Group:
@@ -139,10 +131,10 @@ def _data(record: RunRecord) -> Group:
     rows = [(name, f"{train:,}", f"{valid:,}") for name, train, valid in data.counts]
     parts: list[RenderableType] = [_named(data.facts)]
     if rows:
-        parts.append(_table(("class", "to learn from", "to measure with"), rows))
+        parts.append(_table(("class", "training", "validation"), rows))
     if data.broken:
         parts.append(Text(f"{count(len(data.broken), 'broken file')} left out:"))
-        parts += [Text(f"  {path}: {reason}") for path, reason in data.broken[:_BROKEN]]
+        parts += [Text(f"  {path}: {reason}") for path, reason in data.broken[:_MAX_BROKEN]]
     return Group(*parts)
 
 
@@ -152,9 +144,7 @@ def _costs(record: RunRecord) -> Group:
         for p in phases_of(record.epochs)
     ]
     headings = ("phase", "epochs", "time", "memory", "on the device")
-    savings = savings_of(record.epochs)
-    said = savings_text(savings) if savings else "No outputs of frozen layers were stored."
-    return Group(_table(headings, rows), Text(said))
+    return Group(_table(headings, rows), Text(savings_text(savings_of(record.epochs))))
 
 
 def _titled(title: str, *content: RenderableType) -> list[RenderableType]:
@@ -178,13 +168,9 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     return table
 
 
-_ENDINGS = (".html", ".htm")
-_WIDTH = 120
-
-
 @dataclass(frozen=True, repr=False)
 class RunReport:
-    """What is told of a run; in a notebook it shows as the page, in a terminal as tables.
+    """A run as a report; in a notebook it shows as the page, in a terminal as tables.
 
     Attributes:
         records: one run, or two to compare.
@@ -212,7 +198,14 @@ class RunReport:
         Raises:
             CheckpointError: a folder has no record of a run, or a damaged one.
         """
-        return cls(tuple(RunRecord.load(folder) for folder in folders))
+        records = [RunRecord.load(folder) for folder in folders]
+        names = [Path(folder).resolve().name for folder in folders]
+        if len({record.title for record in records}) < len(set(names)):  # told apart by folder
+            records = [
+                replace(record, title=f"{record.title} ({name})")
+                for record, name in zip(records, names, strict=True)
+            ]
+        return cls(tuple(records))
 
     def html(self) -> str:
         """The page: one document that needs neither network nor other files."""
@@ -240,7 +233,7 @@ class RunReport:
 
     def __rich__(self) -> Group:
         one, *other = self.records
-        return compare_tables(one, *other) if other else run_tables(one)
+        return _compare_tables(one, *other) if other else _run_tables(one)
 
     def __str__(self) -> str:
         return plain_text(self.__rich__(), _WIDTH)

@@ -1,0 +1,470 @@
+"""What the templates of the page show of a record: charts, lanes, the confusion matrix."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from layergroups._formatting import count, figure, percent, rate
+from layergroups.reports.page._charts import (
+    Axis,
+    Chart,
+    Line,
+    Point,
+    epoch_axis,
+    linear_axis,
+    rate_axis,
+)
+from layergroups.reports.page._colours import CORRECT, WRONG, level
+from layergroups.reports.run import Cell, EpochRow, Outcome, RunRecord, phases_of
+
+MAX_CELLS: Final = 30  # classes up to which the matrix has numbers; of more it is a heat map
+MAX_CONFUSED: Final = 10
+_MAX_CHARTS: Final = 8
+_MAX_LANES: Final = 60  # epochs across; of more, some are left out
+_MAX_BANDS: Final = 20
+_MAX_NAMES: Final = 45  # beside a heat map
+_FEW: Final = 5  # predictions below which a bin tells little
+_PICTURE: Final = re.compile(r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+def safe_picture(uri: str) -> str:
+    """The picture, if it is one that needs no network; else nothing."""
+    return uri if _PICTURE.fullmatch(uri) else ""
+
+
+# Training curves
+
+
+def training_charts(record: RunRecord) -> list[Chart]:
+    """Losses, metrics and learning rates over the epochs."""
+    found = [_losses(record), *_metrics(record)]
+    if len(found) == 1:
+        found = [replace(found[0], wide=True)]
+    return [*found, *_rates(record)]
+
+
+def _losses(record: RunRecord) -> Chart:
+    epochs = record.epochs
+    lines = [
+        Line("training", _points(row.train_loss for row in epochs), "c0"),
+        Line("validation", _points(row.valid_loss for row in epochs), "c1", dash=1),
+    ]
+    headings = ("epoch", "phase", "training", "validation", "note")
+    rows = [
+        (str(r.epoch), r.phase, figure(r.train_loss), figure(r.valid_loss), r.note) for r in epochs
+    ]
+    return _over_epochs(record, "Loss", lines, "loss", headings, rows)
+
+
+def _metrics(record: RunRecord) -> list[Chart]:
+    """One chart for the metrics between 0 and 1, one for each other: scales differ."""
+    names = list(dict.fromkeys(name for row in record.epochs for name in row.metrics))
+    values = {n: [row.metrics.get(n) for row in record.epochs] for n in names}
+    shares = [n for n in names if all(v is None or 0 <= v <= 1 for v in values[n])]
+    parts = [[n] for n in names if n not in shares]
+    parts = ([shares] if shares else []) + parts[:_MAX_CHARTS]
+    charts = []
+    for part in parts:
+        lines = [Line(n, _points(values[n]), f"c{i % 4}", dash=i) for i, n in enumerate(part)]
+        rows = [
+            (str(r.epoch), r.phase, *(figure(r.metrics.get(n)) for n in part))
+            for r in record.epochs
+        ]
+        one = part[0] if len(part) == 1 else ""
+        title, unit = (f"{one[0].upper()}{one[1:]}", one) if one else ("Metrics", "value")
+        headings = ("epoch", "phase", *part)
+        charts.append(_over_epochs(record, title, lines, unit, headings, rows))
+    return charts
+
+
+def _rates(record: RunRecord) -> list[Chart]:
+    """The rate of each layer group at up to 16 steps of each epoch."""
+    if not any(row.lrs for row in record.epochs):
+        return []
+    names = group_names(record)
+    lines = [
+        Line(name, list(_rates_within(record.epochs, i)), f"g{i}", dots=False, dash=i)
+        for i, name in enumerate(names)
+    ]
+    lines = _merged([line for line in lines if any(math.isfinite(b) for _, b in line.points)])
+    rows = [(str(r.epoch), *(_rate_of(r, i) for i in range(len(names)))) for r in record.epochs]
+    chart = _over_epochs(
+        record, "Learning rate of each layer group", lines, "learning rate", ("epoch", *names), rows
+    )
+    axis = rate_axis(b for line in lines for _, b in line.points if b > 0)
+    lined = f"{count(len(lines), 'line')}, one for each group or for those that share a rate."
+    caption = "The highest rate of each layer group in each epoch; frozen groups have none."
+    return [replace(chart, y=axis, wide=True, describe=lined, caption=caption)]
+
+
+def _over_epochs(
+    record: RunRecord,
+    title: str,
+    lines: Sequence[Line],
+    unit: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> Chart:
+    lines = [line for line in lines if line.points]
+    ends = [f"{x.name} from {figure(x.points[0][1])} to {figure(x.points[-1][1])}" for x in lines]
+    phases = phases_of(record.epochs)
+    return Chart(
+        title=title,
+        lines=lines,
+        x=epoch_axis([row.epoch for row in record.epochs]),
+        y=linear_axis([b for line in lines for _, b in line.points]),
+        y_label=unit,
+        headings=headings,
+        rows=rows,
+        bands=[(float(p.start), p.name) for p in phases] if len(phases) <= _MAX_BANDS else [],
+        describe=f"{'; '.join(ends)}." if ends else "",
+    )
+
+
+def _points(values: Iterable[float | None]) -> list[Point]:
+    """A point in the middle of each epoch that has a value."""
+    return [(i + 0.5, value) for i, value in enumerate(values) if value is not None]
+
+
+def _is_frozen(row: EpochRow, group: int) -> bool:
+    frozen = group < len(row.frozen) and row.frozen[group]
+    return frozen or group >= len(row.lrs)
+
+
+def _rates_within(epochs: Sequence[EpochRow], group: int) -> Iterator[Point]:
+    """Rates at places in time; nan where the group was frozen."""
+    for i, row in enumerate(epochs):
+        if _is_frozen(row, group):
+            yield i + 0.5, float("nan")
+            continue
+        parts = row.course or (1.0, 1.0)
+        last = max(1, len(parts) - 1)
+        for k, part in enumerate(parts):
+            yield i + k / last if len(parts) > 1 else i + 0.5, row.lrs[group] * part
+
+
+def _rate_of(row: EpochRow, group: int) -> str:
+    return "–" if _is_frozen(row, group) else rate(row.lrs[group])
+
+
+def _merged(lines: Sequence[Line]) -> list[Line]:
+    """Lines that are the same everywhere as one."""
+    same: dict[str, list[Line]] = {}
+    for line in lines:
+        same.setdefault(repr(line.points), []).append(line)
+    return [
+        replace(first, name=", ".join([first.name, *(line.name for line in rest)]), dash=i)
+        for i, (first, *rest) in enumerate(same.values())
+    ]
+
+
+def group_names(record: RunRecord) -> list[str]:
+    """Names of the layer groups; numbered where the history has more of them."""
+    most = max((len(row.frozen) for row in record.epochs), default=0)
+    own = [group.name for group in record.network.groups]
+    return own if len(own) >= most else [f"group {i}" for i in range(most)]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Epochs of one phase in which a group was the same: "trained", "frozen" or "absent"."""
+
+    epochs: int
+    state: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """When each layer group was trained and when it was frozen."""
+
+    phases: list[tuple[str, int]]
+    groups: list[tuple[str, list[Stretch]]]
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def lanes(record: RunRecord) -> Lanes | None:
+    """The lanes of a run; None where nothing is known of frozen groups."""
+    names = group_names(record)
+    epochs = record.epochs[:: -(-len(record.epochs) // _MAX_LANES) or 1]
+    if not any(row.frozen for row in epochs):
+        return None
+    return Lanes(
+        phases=[(phase.name, len(phase.rows)) for phase in phases_of(epochs)],
+        groups=[(name, list(_stretches(epochs, i))) for i, name in enumerate(names)],
+        headings=("epoch", *names),
+        rows=[
+            (str(r.epoch), *("frozen" if f else "trained" for f in r.frozen)) for r in record.epochs
+        ],
+    )
+
+
+def _stretches(epochs: Sequence[EpochRow], group: int) -> Iterator[Stretch]:
+    def state(row: EpochRow) -> tuple[str, bool | None]:
+        return row.phase, row.frozen[group] if group < len(row.frozen) else None
+
+    for (_, frozen), run in groupby(epochs, state):
+        rows = list(run)
+        top = max((row.lrs[group] for row in rows if group < len(row.lrs)), default=0.0)
+        kind = "absent" if frozen is None else "frozen" if frozen else "trained"
+        yield Stretch(len(rows), kind, top)
+
+
+# Results
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """A cell of the confusion matrix: its key on the page, count, class of its colour, words."""
+
+    key: str
+    count: int
+    look: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The confusion matrix, as numbers in cells or as a heat map.
+
+    Attributes:
+        classes: names.
+        rows: of each actual class its cells, None where there are no items; empty for a heat map.
+        picture: the heat map as a data URI; empty for numbers.
+        ticks: classes named beside the heat map, with their places in percent.
+        confused: the most frequent errors: cell, actual and predicted class, items of the class.
+        errors: number of cells with errors.
+    """
+
+    classes: tuple[str, ...]
+    rows: list[list[MatrixCell | None]]
+    picture: str
+    ticks: list[tuple[str, float]]
+    confused: list[tuple[MatrixCell, str, str, int]]
+    errors: int
+
+
+def matrix_of(outcome: Outcome | None) -> Matrix | None:
+    """The confusion matrix of a result; None if it has none."""
+    if outcome is None or not outcome.cells:
+        return None
+    n = len(outcome.classes)
+    totals = [0] * n
+    for cell in outcome.cells:
+        totals[cell.actual] += cell.count
+    by_place = {
+        (c.actual, c.predicted): _matrix_cell(outcome, c, totals[c.actual]) for c in outcome.cells
+    }
+    wrong = sorted((c for c in outcome.cells if c.actual != c.predicted), key=lambda c: -c.count)
+    step = -(-n // _MAX_NAMES)
+    return Matrix(
+        classes=outcome.classes,
+        rows=[[by_place.get((i, j)) for j in range(n)] for i in range(n)] if n <= MAX_CELLS else [],
+        picture="" if n <= MAX_CELLS else _heat_map(outcome, totals),
+        ticks=[(outcome.classes[i], 100 * (i + 0.5) / n) for i in range(0, n, step)],
+        confused=[
+            (
+                by_place[c.actual, c.predicted],
+                outcome.classes[c.actual],
+                outcome.classes[c.predicted],
+                totals[c.actual],
+            )
+            for c in wrong[:MAX_CONFUSED]
+        ],
+        errors=len(wrong),
+    )
+
+
+def _matrix_cell(outcome: Outcome, cell: Cell, total: int) -> MatrixCell:
+    kind, strength = _shade(cell, total)
+    return MatrixCell(
+        _key(cell), cell.count, f"{kind}-{level(strength)}", _cell_title(outcome, cell)
+    )
+
+
+def _shade(cell: Cell, total: int) -> tuple[str, float]:
+    """Errors are drawn twice as strong, for they are spread over a row."""
+    part = cell.count / total if total else 0.0
+    return ("right", part) if cell.actual == cell.predicted else ("wrong", min(1.0, part * 2))
+
+
+def _heat_map(outcome: Outcome, totals: Sequence[int]) -> str:
+    """A pixel for each cell, transparent where there is nothing, so it fits light and dark."""
+    n = len(outcome.classes)
+    pixels = np.zeros((n, n, 4), np.uint8)
+    for cell in outcome.cells:
+        kind, strength = _shade(cell, totals[cell.actual])
+        colour = CORRECT if kind == "right" else WRONG
+        pixels[cell.actual, cell.predicted] = (*colour, round(60 + 195 * strength))
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+def _key(cell: Cell) -> str:
+    return f"{cell.actual}-{cell.predicted}"
+
+
+def _cell_title(outcome: Outcome, cell: Cell) -> str:
+    actual, predicted = (outcome.classes[i] for i in (cell.actual, cell.predicted))
+    if cell.actual == cell.predicted:
+        return f"{count(cell.count, 'item')} of {actual}, predicted correctly"
+    return f"{count(cell.count, 'item')} of {actual}, predicted as {predicted}"
+
+
+def script_data(outcome: Outcome | None) -> dict[str, Any]:
+    """What the script shows of each cell: pictures and words, all of it text.
+
+    Of many classes only the cells that have a button are listed.
+    """
+    if outcome is None:
+        return {"items": [], "cells": {}}
+    matrix = matrix_of(outcome)
+    listed = {cell.key for cell, *_ in matrix.confused} if matrix else set()
+    cells = {
+        _key(cell): {"title": _cell_title(outcome, cell), "note": _note(cell), "items": cell.shown}
+        for cell in outcome.cells
+        if len(outcome.classes) <= MAX_CELLS or _key(cell) in listed
+    }
+    needed = {i for cell in cells.values() for i in cell["items"]}
+    items = [
+        [
+            safe_picture(item.thumb) if i in needed else "",
+            f"{item.path}: actual {item.actual}, predicted {item.predicted}",
+            "" if item.confidence is None else percent(item.confidence),
+            item.path.replace("\\", "/").split("/")[-1],
+        ]
+        for i, item in enumerate(outcome.shown)
+    ]
+    return {"items": items, "cells": cells}
+
+
+def _note(cell: Cell) -> str:
+    """Which items are shown."""
+    order = "least confident first" if cell.actual == cell.predicted else "most confident first"
+    if not cell.shown:
+        return "There are no pictures of them on this page."
+    if len(cell.shown) < cell.count:
+        return f"{len(cell.shown)} of them, {order}."
+    return f"{order[0].upper()}{order[1:]}." if cell.count > 1 else ""
+
+
+def calibration_chart(outcome: Outcome) -> Chart | None:
+    """Accuracy over confidence; dots grow with the predictions that they stand for."""
+    found = outcome.calibration
+    if found is None or not found.known:
+        return None
+    share = Axis(0.0, 1.0, ticks=tuple((i / 5, f"{i / 5:.1f}") for i in range(6)))
+    points = [(confidence, accuracy) for _, confidence, accuracy in found.known]
+    most = max(each.count for each, *_ in found.known)
+    sizes = [
+        4.0 if each.count < _FEW else 7 + 11 * math.sqrt(each.count / most)
+        for each, *_ in found.known
+    ]
+    error = f"On average, confidence and accuracy are {percent(found.error)} apart."
+    return Chart(
+        title="Accuracy at each confidence",
+        lines=[
+            Line("perfect calibration", [(0.0, 0.0), (1.0, 1.0)], "rule", dots=False),
+            Line("this model", points, "c0", joined=False, sizes=sizes),
+        ],
+        x=share,
+        y=share,
+        y_label="accuracy",
+        x_label="confidence",
+        headings=("confidence", "accuracy", "predictions"),
+        rows=[(percent(c), percent(a), f"{each.count:,}") for each, c, a in found.known],
+        caption=error,
+        describe=error,
+        square=True,
+    )
+
+
+def scatter_chart(outcome: Outcome) -> Chart:
+    """Predicted numbers against actual ones."""
+    axis = linear_axis([value for point in outcome.points for value in point])
+    ends = [(axis.low, axis.low), (axis.high, axis.high)]
+    name = outcome.classes[0] if outcome.classes else "the target"
+    return Chart(
+        title=f"Predicted against actual: {name}",
+        lines=[
+            Line("equal", ends, "rule", dots=False),
+            Line("items", outcome.points, "c0 soft", joined=False),
+        ],
+        x=axis,
+        y=axis,
+        y_label="predicted",
+        x_label="actual",
+        headings=("actual", "predicted"),
+        rows=[(figure(a), figure(b)) for a, b in outcome.points],
+        caption=f"{len(outcome.points)} of {outcome.items:,} items.",
+        describe=f"{len(outcome.points)} points; on the line both values are equal.",
+        square=True,
+    )
+
+
+# Two runs
+
+
+def compared_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """Losses and metrics of both over the same epochs."""
+    names = list(dict.fromkeys(n for run in runs for row in run.epochs for n in row.metrics))
+    values: list[tuple[str, str, Callable[[EpochRow], float | None]]] = [
+        ("Validation loss", "loss", lambda row: row.valid_loss)
+    ]
+    values += [(f"{n[0].upper()}{n[1:]}", n, lambda row, n=n: row.metrics.get(n)) for n in names]  # type: ignore[misc] # n=n binds it
+    values.append(("Training loss", "loss", lambda row: row.train_loss))
+    charts = [_compared(runs, *each) for each in values]
+    return [chart for chart in charts if chart.lines]
+
+
+def _compared(
+    runs: Sequence[RunRecord], title: str, unit: str, value: Callable[[EpochRow], float | None]
+) -> Chart:
+    lines = [
+        Line(letter, _points(map(value, run.epochs)), f"run-{i}", dash=i)
+        for i, (letter, run) in enumerate(zip("AB", runs, strict=True))
+    ]
+    longest = max(len(run.epochs) for run in runs)
+    return Chart(
+        title=title,
+        lines=[line for line in lines if line.points],
+        x=epoch_axis(range(longest)),
+        y=linear_axis([b for line in lines for _, b in line.points]),
+        y_label=unit,
+        headings=("epoch", "A", "B"),
+        rows=[
+            (str(i), *(figure(value(r.epochs[i])) if i < len(r.epochs) else "–" for r in runs))
+            for i in range(longest)
+        ],
+    )
+
+
+def compared_recall(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
+    """The recall of each class that both runs have, and the difference in points."""
+    one, other = (
+        {row.name: row.recall for row in run.outcome.class_report.classes}
+        if run.outcome and run.outcome.class_report
+        else {}
+        for run in runs
+    )
+    return [
+        (name, percent(one[name]), percent(other[name]), _points_apart(one[name], other[name]))
+        for name in one
+        if name in other
+    ]
+
+
+def _points_apart(one: float | None, other: float | None) -> str:
+    return "–" if one is None or other is None else f"{(other - one) * 100:+.1f} points"
