@@ -1,11 +1,46 @@
-"""Paths as people give them, checked before anything is opened or written."""
+"""Paths of modules within a model ("layer1.0.conv"; "" is the model), and paths of files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
 from layergroups.errors import LayerGroupsError
+
+
+def parent(path: str) -> str:
+    """The path of the module that holds a module or a parameter."""
+    return path.rpartition(".")[0]
+
+
+def layer_of(name: str) -> str:
+    """The path of the layer that a parameter belongs to, whether or not it is parametrized."""
+    return f".{parent(name)}.".partition(".parametrizations.")[0].strip(".")
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The paths above a path, nearest first, ending with ""."""
+    while path:
+        path = parent(path)
+        yield path
+
+
+def is_within(path: str, place: str) -> bool:
+    """Whether a path is that of a place or of what is inside it; all is inside the model."""
+    return not place or path == place or path.startswith(f"{place}.")
+
+
+def join(place: str, rest: str) -> str:
+    """The full path of what has the path `rest` inside a place."""
+    return f"{place}.{rest}" if place and rest else place or rest
+
+
+def leaves(model: nn.Module) -> list[str]:
+    """The paths of the modules without children, in the order of registration."""
+    return [path for path, module in model.named_modules() if not any(module.children())]
 
 
 def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:

@@ -3,7 +3,7 @@
 from layergroups._torch import unwrap
 from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
 from layergroups.anatomy._blocks import Block
-from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, parent, sides
+from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, sides
 from layergroups.anatomy._restoring import eval_mode, restoring
 from layergroups.anatomy._splits import (
     Boundary,
@@ -42,7 +42,6 @@ __all__ = [
     "first_trace",
     "is_flat",
     "output_shape",
-    "parent",
     "read_anatomy",
     "restoring",
     "sides",

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._paths import join, leaves
 from layergroups._torch import tree_leaves, unwrap
 from layergroups.anatomy._blocks import Block, find_blocks
-from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, parent
+from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head
 from layergroups.anatomy._example_inputs import candidate_inputs
 from layergroups.anatomy._leaks import LeakError
 from layergroups.anatomy._splits import Boundary, find_boundaries
@@ -75,13 +76,13 @@ class _Walk:
         self._seen.add(id(module))
         start = self._tick()
         self._inside.append(path)
-        own = [(f"{path}.{n}".lstrip("."), p) for n, p in module.named_parameters(recurse=False)]
+        own = [(join(path, n), p) for n, p in module.named_parameters(recurse=False)]
         new = {name: p for name, p in own if id(p) not in self._seen}
         self._seen.update(id(p) for p in new.values())
         if new:
             self._operate(module, new)
         for name, child in module.named_children():
-            self.visit(child, f"{path}.{name}".lstrip("."))
+            self.visit(child, join(path, name))
         self._inside.pop()
         self.calls.append(Call(path, start, self._tick(), self.values[-1].shape))
 
@@ -260,10 +261,10 @@ def _image_size(example_input: Any) -> tuple[int, int] | None:
 
 def _layers(model: nn.Module, found: Trace, blocks: tuple[Block, ...]) -> dict[str, int]:
     """Leaf modules in the order of their first call, each with the block in which that happens."""
-    leaves = {path for path, m in model.named_modules() if not any(m.children())}
+    leaf_paths = set(leaves(model))
     layers: dict[str, int] = {}
     for call in found.calls:
-        if call.path in leaves and call.path not in layers:
+        if call.path in leaf_paths and call.path not in layers:
             layers[call.path] = max((b.index for b in blocks if b.start <= call.start), default=0)
     return layers
 
@@ -273,6 +274,3 @@ def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
     for name, p in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(p), []).append(name)
     return {first: tuple(others) for first, *others in names.values() if others}
-
-
-__all__ = ["Anatomy", "parent", "read_anatomy"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from layergroups._paths import layer_of
 from layergroups.anatomy._dataflow import Flow, Head
 from layergroups.anatomy._trace import Call, Op
 
@@ -201,7 +202,7 @@ def _own(node: Node, start: int, end: int, opener: _Opener) -> Iterator[Piece]:
     for op in opener.flow.between(start, end):
         if op.parameters:
             yield Piece(
-                path=op.parameters[-1].rpartition(".")[0],
+                path=layer_of(op.parameters[-1]),
                 kind=opener.kind(node),
                 start=op.time,
                 end=op.time + 1,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from layergroups._paths import layer_of
 from layergroups.anatomy._trace import ACTIVATION, Op, Trace
 
 
@@ -222,19 +223,13 @@ def _why_headless(flow: Flow, finals: list[Op], after: list[Op]) -> str:
         return "the last convolution looks at neighbourhoods, as feature layers do"
     if any(op.name.removesuffix("_") in _NORMALISING for op in after):
         return "the output is normalised, as an embedding is"
-    homes = {parent(name) for op in finals for name in op.parameters}
+    homes = {layer_of(name) for op in finals for name in op.parameters}
     widths = {flow.shape(v)[-1] for op in finals for v in op.writes[:1]}
     for name in (n for op in after for n in op.parameters):
         shape = flow.trace.shapes[name]
-        if parent(name) not in homes and math.prod(shape) >= min(widths):
-            return f"after the last linear layer comes {parent(name) or name}, as in a body"
+        if layer_of(name) not in homes and math.prod(shape) >= min(widths):
+            return f"after the last linear layer comes {layer_of(name) or name}, as in a body"
     return ""
-
-
-def parent(name: str) -> str:
-    """The path of the module that a parameter stands in, whether or not it is parametrized."""
-    path = name.rpartition(".")[0]
-    return path.partition(".parametrizations.")[0].removesuffix(".parametrizations")
 
 
 def _classifier(flow: Flow, op: Op) -> Classifier:
@@ -245,7 +240,7 @@ def _classifier(flow: Flow, op: Op) -> Classifier:
     out_features = outgoing[1] if is_convolution else outgoing[-1]
     size = [s for s in op.weight_shape[:2] if s != out_features] or [out_features]
     return Classifier(
-        path=parent(weight),
+        path=layer_of(weight),
         weight=weight,
         in_features=size[0],
         out_features=out_features,

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from layergroups._formatting import first_few
+from layergroups._paths import is_within, join, parent
 from layergroups._torch import is_persistent, own_buffers, own_tensors
 from layergroups.anatomy import Anatomy
 from layergroups.errors import TransplantError
-from layergroups.groups import under
 from layergroups.models import ConcatLinear, classifier_layers, is_linear, outputs_of
 
 Layers = Mapping[str, "Layer"]
@@ -98,7 +98,7 @@ def _take(left: dict[str, Layer], free: dict[str, Layer], old: str, new: str) ->
     """The pairs of layers below two places; they are taken out of what is left and free."""
     reason = "same name" if old == new else _moved(old, new)
     taken = []
-    for path in [p for p in left if under(p, old)]:
+    for path in [p for p in left if is_within(p, old)]:
         goal = join(new, path[len(old) :].removeprefix("."))
         if goal in free and left[path].fits(free[goal]):
             taken.append(Match(path, goal, reason))
@@ -110,7 +110,7 @@ def _wrapped(outer: Layers, inner: Layers) -> list[tuple[str, str]]:
     """Each layer with the first one of the same tensors and shapes just below its path."""
     pairs: dict[str, str] = {}
     for path, layer in inner.items():
-        above = path.rpartition(".")[0]
+        above = parent(path)
         if path and above in outer and _shapes(outer[above]) == _shapes(layer):
             pairs.setdefault(above, path)
     return list(pairs.items())
@@ -125,7 +125,7 @@ def _places(left: Layers, free: Layers) -> tuple[str, str] | None:
     votes = Counter(_votes(left, free))
     ranked = sorted(votes, key=lambda v: (-votes[v], v[0] != v[1], len(v[0]) + len(v[1]), v))
     for old, new in ranked:
-        below = sum(under(path, old) for path in left)
+        below = sum(is_within(path, old) for path in left)
         if votes[old, new] >= 2 and votes[old, new] * 2 > below:
             return old, new
     return None
@@ -253,7 +253,7 @@ def _settled(model: nn.Module, paths: Sequence[str], why: str) -> dict[str, str]
         inner: why
         for path in paths
         for inner, _ in model.named_modules(remove_duplicate=False)
-        if under(inner, path)
+        if is_within(inner, path)
     }
 
 
@@ -361,7 +361,7 @@ def _class_layers(model: nn.Module, anatomy: Anatomy, n: int) -> list[str]:
     paths = list(classifier_layers(model, anatomy, n_out=n))
     modules = dict(model.named_modules(remove_duplicate=False))
     ran = [path for path in anatomy.layers if path in modules]
-    ends = [i for i, path in enumerate(ran) if any(under(path, p) for p in paths)]
+    ends = [i for i, path in enumerate(ran) if any(is_within(path, p) for p in paths)]
     after = ran[ends[-1] + 1 :] if ends else []
     return paths + [path for path in after if _width(modules[path]) == n]
 
@@ -369,11 +369,6 @@ def _class_layers(model: nn.Module, anatomy: Anatomy, n: int) -> list[str]:
 def _width(module: nn.Module) -> int:
     """Numbers in the vectors of a norm or a scale; 0 where it has none."""
     return max((len(t) for t in own_tensors(module).values() if t.ndim == 1), default=0)
-
-
-def join(place: str, name: str) -> str:
-    """The full name of what is at a place; the root's name is empty."""
-    return f"{place}.{name}" if place and name else place or name
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:

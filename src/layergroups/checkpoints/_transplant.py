@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from layergroups._formatting import first_few
+from layergroups._paths import parent
 from layergroups.anatomy import Anatomy, read_anatomy, unwrap
 from layergroups.checkpoints._matching import (
     ClassPlan,
@@ -97,12 +98,12 @@ def _rest(
     hint = "" if by_class.target else "; rows go by name with classes="
     left = {
         name: refused.get(name)
-        or by_class.source.get(_path(name))
+        or by_class.source.get(parent(name))
         or _why(name, ours, theirs, "target", hint)
         for name in _unless(ours, used)
     }
     kept = {
-        name: by_class.target.get(_path(name)) or _why(name, theirs, ours, "source", hint)
+        name: by_class.target.get(parent(name)) or _why(name, theirs, ours, "source", hint)
         for name in _unless(theirs, filled)
     }
     return left, kept
@@ -124,10 +125,6 @@ def _why(
     if here == there:
         return f"its layer does not fit that of the {which} as a whole"
     return f"shape {here}, in the {which} {there}{hint if here[1:] == there[1:] != () else ''}"
-
-
-def _path(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def carry(old: nn.Module, new: nn.Module, made: Plan) -> None:

@@ -19,7 +19,7 @@ from layergroups.groups._layer_groups import (
     restore_reasons,
 )
 from layergroups.groups._optimizer import place_steps
-from layergroups.groups._partition import Partition, under
+from layergroups.groups._partition import Partition
 from layergroups.groups._rates import Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import GroupDifference, compare_groups, taken_over
@@ -57,5 +57,4 @@ __all__ = [
     "restore_reasons",
     "spread_rates",
     "taken_over",
-    "under",
 ]

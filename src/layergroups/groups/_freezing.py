@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from layergroups._paths import parent
 from layergroups._torch import NormBase, drop_compiled_graphs, forward_hooks, forward_pre_hooks
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
@@ -216,7 +217,7 @@ def _nearest_frozen(model: nn.Module) -> dict[nn.Module, nn.Parameter | None]:
     found: dict[nn.Module, nn.Parameter | None] = {}
     at: dict[str, nn.Parameter | None] = {}
     for path, module in model.named_modules():
-        above = at.get(path.rpartition(".")[0])
+        above = at.get(parent(path))
         at[path] = found[module] = next(
             (p for p in module.parameters() if not p.requires_grad and differentiable(p)), above
         )

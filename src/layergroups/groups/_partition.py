@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from layergroups._formatting import first_few
+from layergroups._paths import ancestors, is_within, join, leaves, parent
 from layergroups._torch import own_modules, own_parameters
 from layergroups.anatomy import Anatomy
 from layergroups.errors import GroupingError
@@ -59,25 +60,13 @@ class ModuleTree:
         return max(self.groups(above))
 
 
-def ancestors(path: str) -> Iterator[str]:
-    """The paths above a path, nearest first, ending with the root ""."""
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
-
-
 def _children(path: str, model: nn.Module) -> Iterator[str]:
     try:
         module = model.get_submodule(path)
     except AttributeError:
         return
     names: Iterable[str] = [*own_parameters(module), *own_modules(module)]
-    yield from (f"{path}.{name}" if path else name for name in names)
-
-
-def leaf_paths(model: nn.Module) -> list[str]:
-    """Paths of the modules without children, in the order of registration."""
-    return [path for path, m in model.named_modules() if not any(m.children())]
+    yield from (join(path, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -135,25 +124,18 @@ def start_at_block(anatomy: Anatomy, block: int, name: str, reason: str) -> Star
 def start_at_path(anatomy: Anatomy, path: str, name: str, reason: str) -> Start:
     """A part that begins with the first layer or parameter at or below a module path."""
     names, layers = parameter_order(anatomy), list(anatomy.layers)
-    parameter = next((i for i, n in enumerate(names) if under(n, path)), None)
-    layer = next((i for i, p in enumerate(layers) if under(p, path)), None)
+    parameter = next((i for i, n in enumerate(names) if is_within(n, path)), None)
+    layer = next((i for i, p in enumerate(layers) if is_within(p, path)), None)
     if parameter is None and layer is None:
         raise GroupingError(f"nothing that runs stands at {path!r}")
     if layer is None:
         assert parameter is not None
-        owner = names[parameter].rpartition(".")[0]
-        layer = next((i for i, p in enumerate(layers) if under(p, owner)), len(layers))
+        owner = parent(names[parameter])
+        layer = next((i for i, p in enumerate(layers) if is_within(p, owner)), len(layers))
     if parameter is None:
         after = layers[layer:]
-        parameter = next(
-            (i for i, n in enumerate(names) if n.rpartition(".")[0] in after), len(names)
-        )
+        parameter = next((i for i, n in enumerate(names) if parent(n) in after), len(names))
     return Start(parameter, layer, name, reason)
-
-
-def under(name: str, path: str) -> bool:
-    """Whether a parameter or module stands at or below a path; "" is the root."""
-    return not path or name == path or name.startswith(f"{path}.")
 
 
 def consecutive(
@@ -184,7 +166,7 @@ def complete(
     """Place what the dry run never touched, check the exact cover, and drop no part in silence."""
     places = ModuleTree(group_of)
     whole = dict(group_of)
-    for path in [*(n for n, _ in model.named_parameters()), *leaf_paths(model)]:
+    for path in [*(n for n, _ in model.named_parameters()), *leaves(model)]:
         if path not in whole:
             whole[path] = places.locate(path, model)
     check_cover(model, parts, whole)

@@ -18,13 +18,13 @@ from typing import Any
 from torch import nn
 
 from layergroups._formatting import first_few
+from layergroups._paths import ancestors
 from layergroups.anatomy import Anatomy, choose_splits
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import (
     Part,
     Partition,
     Start,
-    ancestors,
     complete,
     consecutive,
     parameter_order,

@@ -21,9 +21,10 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few
+from layergroups._paths import leaves, parent
 from layergroups._torch import own_modules, own_parameters
 from layergroups.errors import GroupingError
-from layergroups.groups._partition import ModuleTree, leaf_paths
+from layergroups.groups._partition import ModuleTree
 
 # -- has the model changed? ----------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ def take_snapshot(model: nn.Module) -> ModelSnapshot:
                 names[parameter] = (*names.get(parameter, ()), name)
                 owners[name] = module
     metas = {p: meta_of(p) for p in names}
-    return ModelSnapshot(names, owners, metas, tuple(leaf_paths(model)), has_adapters(model))
+    return ModelSnapshot(names, owners, metas, tuple(leaves(model)), has_adapters(model))
 
 
 # (package, base class of its adapter layers); each freezes the other weights on purpose
@@ -359,7 +360,7 @@ def _groups_of_layers(
     own: dict[str, int] = {}
     for names in now.names.values():
         if len(names) == 1:
-            path = names[0].rpartition(".")[0]
+            path = parent(names[0])
             own[path] = min(after[names[0]], own.get(path, after[names[0]]))
     tree, groups = ModuleTree(before), {**before, **own}
     return {
@@ -394,7 +395,7 @@ class _Places:
                 return self._group_of[before[0]]
             return self._known.locate(name, self._model)
         # at a place of a tied weight its layer tells more than the weight, which another group held
-        layer = self._group_of.get(name.rpartition(".")[0])
+        layer = self._group_of.get(parent(name))
         return layer if len(there) > 1 and layer is not None else self._group_of[there[0]]
 
 
@@ -437,7 +438,7 @@ def _tie(
     frozen: Sequence[bool],
 ) -> Tie:
     own = group_of[names[0]]
-    layers = [group_of.get(name.rpartition(".")[0], own) for name in names]
+    layers = [group_of.get(parent(name), own) for name in names]
     others = [i for i in dict.fromkeys(layers) if i != own]
     against = [i for i in others if frozen[i] != frozen[own]]
     return Tie(

@@ -19,6 +19,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from layergroups._paths import parent
 from layergroups.anatomy import (
     Classifier,
     Flow,
@@ -192,7 +193,7 @@ def chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
 
 def _owners(ops: Iterable[Op]) -> list[str]:
     """Paths of the modules whose parameters operations use, in order."""
-    return list(dict.fromkeys(n.rpartition(".")[0] for op in ops for n in op.parameters))
+    return list(dict.fromkeys(parent(n) for op in ops for n in op.parameters))
 
 
 @dataclass(frozen=True)
@@ -476,7 +477,7 @@ def _idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...
     """What else no longer runs without the removed modules: nothing goes in silence."""
     inside = tuple(f"{path}." for path in removed)
     lost = [n for n in before.first_use if n not in now.first_use and not n.startswith(inside)]
-    return tuple(dict.fromkeys(n.rpartition(".")[0] or n for n in lost))
+    return tuple(dict.fromkeys(parent(n) or n for n in lost))
 
 
 def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:

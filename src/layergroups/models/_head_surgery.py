@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._paths import is_within, parent
 from layergroups._torch import own_tensors
 from layergroups.anatomy import Anatomy, Classifier, read_anatomy, unwrap
 from layergroups.errors import AnatomyError, ModelError
@@ -200,7 +201,7 @@ def _whole_layers(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module
 
 def _untied(model: nn.Module, anatomy: Anatomy, classifier: Classifier) -> str:
     for name in anatomy.tied.get(classifier.weight, ()):
-        other = name.rpartition(".")[0]
+        other = parent(name)
         if isinstance(model.get_submodule(other), nn.Linear):
             return other
     return classifier.path
@@ -275,7 +276,7 @@ def _warn_of_ties(
     for path, layer in old.items():
         staying = {id(parameter) for parameter in new[path].parameters()}
         for parameter in layer.parameters():
-            others = [n for n in names.get(id(parameter), ()) if not n.startswith(f"{path}.")]
+            others = [n for n in names.get(id(parameter), ()) if not is_within(n, path)]
             if others and id(parameter) not in staying:
                 log.warning("%s was tied to %s; the new one is not", path, others[0])
 

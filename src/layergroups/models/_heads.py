@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from layergroups._paths import parent
 from layergroups.errors import ModelError
 
 
@@ -371,7 +372,7 @@ def parts_of(layer: nn.Module) -> list[nn.Module]:
 
 def whole_path(model: nn.Module, path: str) -> str:
     """The path of a classifier: for a part of a grown one that of the whole."""
-    above = path.rpartition(".")[0]
+    above = parent(path)
     return above if path and isinstance(model.get_submodule(above), ConcatLinear) else path
 
 

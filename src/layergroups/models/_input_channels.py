@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._paths import layer_of
 from layergroups._torch import own_parameters, tree_map_only
-from layergroups.anatomy import INPUT, Op, Trace, first_trace, parent, trace, unwrap
+from layergroups.anatomy import INPUT, Op, Trace, first_trace, trace, unwrap
 from layergroups.errors import AnatomyError, ModelError
 from layergroups.groups import frozen_by_groups
 from layergroups.models._catalog import LoadedModel
@@ -138,7 +139,7 @@ def _entrances(model: nn.Module, found: Trace) -> tuple[tuple[str, ...], int]:
             f"{type(model).__name__} takes inputs of {sorted(counts)} channels; change the layers "
             "of one yourself, or call change_input_channels on the part that takes it."
         )
-    return tuple(dict.fromkeys(parent(_weight(op, found)) for op in ops)), counts.pop()
+    return tuple(dict.fromkeys(layer_of(_weight(op, found)) for op in ops)), counts.pop()
 
 
 def _images_read(op: Op, found: Trace) -> list[int]:
@@ -157,7 +158,7 @@ def _weight(op: Op, found: Trace) -> str:
 
 
 def _check_entrance(model: nn.Module, op: Op, found: Trace) -> None:
-    path = parent(_weight(op, found))
+    path = layer_of(_weight(op, found))
     layer = model.get_submodule(path)
     shape = op.read_shapes[op.reads.index(_images_read(op, found)[0])]
     cause = ""

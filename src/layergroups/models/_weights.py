@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layergroups._formatting import first_few
-from layergroups._paths import path_of
+from layergroups._paths import is_within, path_of
 from layergroups.errors import WeightsError
 from layergroups.models._head_surgery import classifier_layers
 
@@ -86,7 +86,7 @@ class Differences:
         """The differences that lie in none of the modules at these paths."""
 
         def keep(name: str) -> bool:
-            return not any(name == path or name.startswith(f"{path}.") for path in paths)
+            return not any(is_within(name, path) for path in paths)
 
         return Differences(
             tuple(filter(keep, self.missing)),

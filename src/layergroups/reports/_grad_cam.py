@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from layergroups import _drawing as drawing
 from layergroups._forward import call_model
+from layergroups._paths import is_within
 from layergroups._torch import tree_flatten, tree_unflatten
 from layergroups.anatomy import (
     Anatomy,
@@ -181,11 +182,10 @@ def _places(model: nn.Module, images: Tensor, anatomy: Anatomy) -> Iterator[Plac
     """Places in the body that know where things are, in the order in which they run."""
     shapes = _shapes(model, images)
     pieces = {path for block in anatomy.body for path in block.modules if path}
-    pieces = {p for p in pieces if not any(other.startswith(f"{p}.") for other in pieces)}
+    pieces = {p for p in pieces if not any(o != p and is_within(o, p) for o in pieces)}
     head = [path for block in anatomy.head for path in block.modules if path]
     inside = [
-        any(path == p or path.startswith(f"{p}.") for p in pieces)
-        and not any(path == p or path.startswith(f"{p}.") for p in head)
+        any(is_within(path, p) for p in pieces) and not any(is_within(path, p) for p in head)
         for path, _ in shapes
     ]
     aspect = images.shape[-2] / images.shape[-1]
@@ -208,7 +208,9 @@ def _with_first_norms(whole: Sequence[Place], within: Sequence[Place]) -> Iterat
     channels outweigh all others.
     """
     for place in whole:
-        first = next((p for p in within if p.path.startswith(f"{place.path}.")), None)
+        first = next(
+            (p for p in within if p.path != place.path and is_within(p.path, place.path)), None
+        )
         if place.layout == "NTC" and first is not None and first.layout == "NTC":
             yield first
         yield place

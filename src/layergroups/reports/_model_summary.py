@@ -13,6 +13,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from layergroups._formatting import html_table, memory, plain_text
+from layergroups._paths import parent
 from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
 from layergroups.errors import LayerGroupsError
@@ -214,7 +215,7 @@ def _layer_rows(
     layers = groups.anatomy.layers
     timed: list[tuple[int, LayerRow]] = []
     for path in sorted(first, key=lambda path: first[path].start):
-        module, names = modules[path], [n for n in left if n.rpartition(".")[0] == path]
+        module, names = modules[path], [n for n in left if parent(n) == path]
         if not _is_layer(module, path):
             continue
         home = homes[names[0]] if names else group_of.get(layers.get(path, 0), groups.names[-1])

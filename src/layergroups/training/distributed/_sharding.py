@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from layergroups._paths import is_within
 from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, is_sharded, rebind_parameters, under
+from layergroups.groups import LayerGroups, is_sharded, rebind_parameters
 from layergroups.training.distributed._processes import Processes
 from layergroups.training.distributed._replicas import Replicas
 
@@ -94,7 +95,7 @@ def units(model: nn.Module, groups: LayerGroups) -> list[nn.Module]:
             return
         blocks = {homes.get(name) for name, _ in new}
         children = [c for c in module.children() if any(True for _ in c.parameters())]
-        alone = all(under(name, path) for _, p in new for name in places[id(p)])
+        alone = all(is_within(name, path) for _, p in new for name in places[id(p)])
         if path and alone and ((len(blocks) == 1 and None not in blocks) or not children):
             found.append(module)
             return
