@@ -36,67 +36,31 @@ from layergroups.data._source import (
     set_epoch,
     starting_at,
 )
-from layergroups.data.image._image_checks import BrokenImage, OnError, check_images
-from layergroups.data.image._opening import IMAGE_ENDINGS, Size, open_image, quiet
-from layergroups.data.image._transforms import (
+from layergroups.data.image import (
+    IMAGE_ENDINGS,
     Augmentation,
+    BrokenImage,
     EvalTransform,
+    OnError,
+    Size,
     as_size,
+    check_images,
     normalise,
+    open_image,
+    quiet,
     transform_from_config,
 )
-from layergroups.data.inspect._data_facts import common_folder
-from layergroups.data.inspect._data_summary import DataSummary
-from layergroups.data.inspect._show_batch import BatchPicture
-from layergroups.data.sources._folder import find_images
+from layergroups.data.inspect import BatchPicture, DataSummary, common_folder
+from layergroups.data.sources import find_images
 
 __all__ = [
-    "IMAGE_ENDINGS",
-    "Augmentation",
-    "BatchPicture",
-    "Batches",
-    "BrokenImage",
-    "DataFacts",
-    "DataSource",
-    "DataSummary",
-    "EvalLoader",
-    "EvalTransform",
-    "ImageDataLoaders",
-    "IndexedBatches",
-    "InferenceData",
-    "OnError",
-    "Paths",
-    "PlainSource",
-    "Samples",
-    "SeekableBatches",
-    "Shard",
-    "Size",
-    "TrainLoader",
-    "TrainValid",
-    "as_size",
-    "batch_count",
-    "batches_of",
-    "bound_to",
-    "can_start_later",
-    "check_images",
-    "check_of",
-    "common_folder",
-    "data_source",
-    "find_images",
-    "generators_of",
-    "items_in",
-    "labelled_batches",
-    "normalise",
-    "open_image",
-    "paths_of",
-    "quiet",
-    "set_epoch",
-    "shard_positions",
-    "shards_of",
-    "starting_at",
-    "table_batches",
-    "transform_from_config",
-    "unlabelled_batches",
-    "varied_views",
-    "weighted_order",
-]
+    "IMAGE_ENDINGS", "Augmentation", "BatchPicture", "Batches", "BrokenImage", "DataFacts",
+    "DataSource", "DataSummary", "EvalLoader", "EvalTransform", "ImageDataLoaders",
+    "IndexedBatches", "InferenceData", "OnError", "Paths", "PlainSource", "Samples",
+    "SeekableBatches", "Shard", "Size", "TrainLoader", "TrainValid", "as_size", "batch_count",
+    "batches_of", "bound_to", "can_start_later", "check_images", "check_of", "common_folder",
+    "data_source", "find_images", "generators_of", "items_in", "labelled_batches", "normalise",
+    "open_image", "paths_of", "quiet", "set_epoch", "shard_positions", "shards_of",
+    "starting_at", "table_batches", "transform_from_config", "unlabelled_batches",
+    "varied_views", "weighted_order",
+]  # fmt: skip

@@ -30,10 +30,18 @@ from torch.utils.data import DataLoader, Dataset
 from layergroups._random import derived_seed, private_randomness
 from layergroups.data._samples import Samples
 from layergroups.data._shards import Shard, check_of, shard_positions
-from layergroups.data.image._decoded_cache import DecodedCache
-from layergroups.data.image._image_checks import BrokenImage, broken_images_error, reason_of
-from layergroups.data.image._opening import Picture, open_picture, quiet
-from layergroups.data.image._transforms import EvalTransform, TrainTransform, normalise
+from layergroups.data.image import (
+    BrokenImage,
+    DecodedCache,
+    EvalTransform,
+    Picture,
+    TrainTransform,
+    broken_images_error,
+    normalise,
+    open_picture,
+    quiet,
+    reason_of,
+)
 from layergroups.errors import DataError
 
 Balance = bool | Mapping[str, float] | Sequence[float]

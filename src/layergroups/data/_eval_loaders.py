@@ -22,19 +22,29 @@ from layergroups.data._batches import (
 )
 from layergroups.data._samples import Samples
 from layergroups.data._source import Batches, DataSource
-from layergroups.data.image._image_checks import OnError
-from layergroups.data.image._transforms import (
+from layergroups.data.image import (
     Augmentation,
     EvalTransform,
     ImageSource,
+    OnError,
     TrainTransform,
     Transform,
 )
-from layergroups.data.sources._datasets import Items, is_dataset, read_test_dataset
-from layergroups.data.sources._folder import read_labelled, read_unlabelled
-from layergroups.data.sources._lists import list_of_files, photos_of, sound_positions
-from layergroups.data.sources._settings import Settings, check_batch_size
-from layergroups.data.sources._table import Column, read_table, rows_of
+from layergroups.data.sources import (
+    Column,
+    Items,
+    Settings,
+    check_batch_size,
+    is_dataset,
+    list_of_files,
+    photos_of,
+    read_labelled,
+    read_table,
+    read_test_dataset,
+    read_unlabelled,
+    rows_of,
+    sound_positions,
+)
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks import Task, parse_labels
 

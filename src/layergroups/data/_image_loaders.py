@@ -39,25 +39,33 @@ from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import test_samples, varied_views
 from layergroups.data._samples import Samples, Split, folds_of, joined
 from layergroups.data._source import DataFacts, DataSource
-from layergroups.data.image._decoded_cache import DecodedCache
-from layergroups.data.image._image_checks import BrokenImage, OnError
-from layergroups.data.image._opening import Size
-from layergroups.data.image._transforms import (
+from layergroups.data.image import (
     CROP_PCT,
     Augmentation,
+    BrokenImage,
+    DecodedCache,
     EvalTransform,
     ImageSource,
+    OnError,
+    Size,
     TrainTransform,
     Transform,
 )
-from layergroups.data.inspect._data_facts import image_facts
-from layergroups.data.inspect._data_summary import DataSummary, summarise
-from layergroups.data.inspect._show_batch import BatchPicture, draw_batch
-from layergroups.data.sources._datasets import read_datasets
-from layergroups.data.sources._folder import read_folder
-from layergroups.data.sources._lists import Files, Labeller, find_files, labels_by_name, read_lists
-from layergroups.data.sources._settings import Options, Settings
-from layergroups.data.sources._table import Column, read_table, rows_of
+from layergroups.data.inspect import BatchPicture, DataSummary, draw_batch, image_facts, summarise
+from layergroups.data.sources import (
+    Column,
+    Files,
+    Labeller,
+    Options,
+    Settings,
+    find_files,
+    labels_by_name,
+    read_datasets,
+    read_folder,
+    read_lists,
+    read_table,
+    rows_of,
+)
 from layergroups.errors import DataError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task

@@ -10,18 +10,14 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
 from layergroups._formatting import first_few
+from layergroups.data.image import BrokenImage, Picture
 from layergroups.errors import DataError
 from layergroups.tasks import TASKS, Label, Task, members_of
-
-if TYPE_CHECKING:
-    from layergroups.data.image._image_checks import BrokenImage
-    from layergroups.data.image._opening import Picture
-
 
 _LOG = logging.getLogger("layergroups")
 _MENTIONED = 10  # things that a one-line message names

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from layergroups._fingerprint import stable_text
-from layergroups.data.image._opening import Size
+from layergroups.data.image import Size
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task, checked_task

@@ -1,1 +1,48 @@
-"""image."""
+"""One image: opened, checked, cached, transformed."""
+
+from layergroups.data.image._decoded_cache import DecodedCache
+from layergroups.data.image._image_checks import (
+    BrokenImage,
+    OnError,
+    broken_images_error,
+    check_images,
+    check_on_error,
+    drop_broken,
+    progress,
+    reason_of,
+    report_broken,
+)
+from layergroups.data.image._opening import (
+    ARRAY_ENDINGS,
+    IMAGE_ENDINGS,
+    Picture,
+    Size,
+    fitting,
+    height_and_width,
+    open_image,
+    open_picture,
+    picture_of_array,
+    picture_of_tensor,
+    quiet,
+    reduced_picture,
+)
+from layergroups.data.image._transforms import (
+    CROP_PCT,
+    Augmentation,
+    EvalTransform,
+    ImageSource,
+    TrainTransform,
+    Transform,
+    as_size,
+    normalise,
+    transform_from_config,
+)
+
+__all__ = [
+    "ARRAY_ENDINGS", "CROP_PCT", "IMAGE_ENDINGS", "Augmentation", "BrokenImage", "DecodedCache",
+    "EvalTransform", "ImageSource", "OnError", "Picture", "Size", "TrainTransform", "Transform",
+    "as_size", "broken_images_error", "check_images", "check_on_error", "drop_broken",
+    "fitting", "height_and_width", "normalise", "open_image", "open_picture",
+    "picture_of_array", "picture_of_tensor", "progress", "quiet", "reason_of",
+    "reduced_picture", "report_broken", "transform_from_config",
+]  # fmt: skip

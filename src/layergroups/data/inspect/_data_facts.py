@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from layergroups.data._samples import Samples
 from layergroups.data._source import DataFacts
-from layergroups.data.image._image_checks import BrokenImage
+from layergroups.data.image import BrokenImage
 from layergroups.data.inspect._data_summary import DataSummary
 
 _PARTS = ("train", "training", "valid", "validation", "val", "test", "photos", "images", "data")

@@ -23,8 +23,16 @@ from rich.text import Text
 
 from layergroups._formatting import memory, plain_text
 from layergroups.data._samples import Samples
-from layergroups.data.image._image_checks import BrokenImage, progress, reason_of
-from layergroups.data.image._opening import ARRAY_ENDINGS, Picture, Size, height_and_width, quiet
+from layergroups.data.image import (
+    ARRAY_ENDINGS,
+    BrokenImage,
+    Picture,
+    Size,
+    height_and_width,
+    progress,
+    quiet,
+    reason_of,
+)
 from layergroups.tasks import Task
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height

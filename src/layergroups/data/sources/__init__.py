@@ -1,1 +1,28 @@
-"""sources."""
+"""Folders, tables, lists and datasets, read into samples."""
+
+from layergroups.data.sources._datasets import Items, is_dataset, read_datasets, read_test_dataset
+from layergroups.data.sources._folder import (
+    find_images,
+    read_folder,
+    read_labelled,
+    read_unlabelled,
+)
+from layergroups.data.sources._lists import (
+    Files,
+    Labeller,
+    find_files,
+    labels_by_name,
+    list_of_files,
+    photos_of,
+    read_lists,
+    sound_positions,
+)
+from layergroups.data.sources._settings import Options, Settings, check_batch_size
+from layergroups.data.sources._table import Column, read_table, rows_of
+
+__all__ = [
+    "Column", "Files", "Items", "Labeller", "Options", "Settings", "check_batch_size",
+    "find_files", "find_images", "is_dataset", "labels_by_name", "list_of_files", "photos_of",
+    "read_datasets", "read_folder", "read_labelled", "read_lists", "read_table",
+    "read_test_dataset", "read_unlabelled", "rows_of", "sound_positions",
+]  # fmt: skip

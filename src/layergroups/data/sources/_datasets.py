@@ -15,15 +15,18 @@ from PIL import Image
 
 from layergroups._random import private_randomness
 from layergroups.data._samples import Samples, Split, divided, names_of
-from layergroups.data.image._image_checks import BrokenImage, progress, reason_of, report_broken
-from layergroups.data.image._opening import (
+from layergroups.data.image import (
+    BrokenImage,
     Picture,
     fitting,
     open_picture,
     picture_of_array,
     picture_of_tensor,
+    progress,
     quiet,
+    reason_of,
     reduced_picture,
+    report_broken,
 )
 from layergroups.data.sources._lists import marked, photos_of
 from layergroups.data.sources._settings import Settings

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from layergroups._paths import path_of
 from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
-from layergroups.data.image._image_checks import OnError, drop_broken
-from layergroups.data.image._opening import ARRAY_ENDINGS, IMAGE_ENDINGS
+from layergroups.data.image import ARRAY_ENDINGS, IMAGE_ENDINGS, OnError, drop_broken
 from layergroups.errors import DataError
 
 _LOG = logging.getLogger("layergroups")

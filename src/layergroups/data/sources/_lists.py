@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from layergroups.data._samples import Opener, Samples, Split, divided, names_of
-from layergroups.data.image._image_checks import BrokenImage, check_images, report_broken
+from layergroups.data.image import BrokenImage, check_images, report_broken
 from layergroups.data.sources._folder import find_images
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError

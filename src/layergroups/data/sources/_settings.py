@@ -10,15 +10,16 @@ from typing import Any, TypedDict
 from layergroups._suggestions import unknown_option
 from layergroups.data._batches import Balance, default_workers
 from layergroups.data._samples import Samples, check_valid_pct
-from layergroups.data.image._decoded_cache import DecodedCache
-from layergroups.data.image._image_checks import OnError, check_on_error
-from layergroups.data.image._opening import Size
-from layergroups.data.image._transforms import (
+from layergroups.data.image import (
     CROP_PCT,
     Augmentation,
+    DecodedCache,
     EvalTransform,
+    OnError,
+    Size,
     Transform,
     as_size,
+    check_on_error,
 )
 from layergroups.errors import DataError
 from layergroups.input_spec import InputSpec
