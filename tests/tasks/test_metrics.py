@@ -17,6 +17,7 @@ from layergroups.tasks import (
     higher_is_better,
     metric_names,
 )
+from layergroups.tasks.measures import Calibration
 from layergroups.training import Learner
 
 MULTICLASS = TASKS["multiclass"]
@@ -273,3 +274,18 @@ def test_one_or_many() -> None:
     assert as_list(None) == []
     assert as_list(("a", "b")) == ["a", "b"]
     assert as_list(len) == [len]
+
+
+def test_the_calibration_error_is_that_of_the_report() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(200, 4, generator=generator).softmax(1)
+    targets = torch.randint(4, (200,), generator=generator)
+    meter = Meter(["ece"], 4, MULTICLASS)
+    for part in (slice(0, 50), slice(50, None)):
+        meter.update(probabilities[part], targets[part])
+    graded = MULTICLASS.graded(probabilities, targets)
+    assert graded is not None
+    error = meter.compute()["ece"]
+    assert error == pytest.approx(Calibration.from_predictions(*graded).error)
+    theirs = torchmetrics.classification.MulticlassCalibrationError(num_classes=4)
+    assert error == pytest.approx(float(theirs(probabilities, targets)), abs=1e-6)

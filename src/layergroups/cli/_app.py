@@ -36,14 +36,6 @@ class Rows(StrEnum):
     csv = "csv"
 
 
-class Task(StrEnum):
-    """The task of a table of labels."""
-
-    multiclass = "multiclass"
-    multilabel = "multilabel"
-    regression = "regression"
-
-
 class Graph(StrEnum):
     """File formats that run without this library."""
 
@@ -215,11 +207,12 @@ def train(
     valid_col: ValidCol = None,
     photos: PhotosDir = None,
     task: Annotated[
-        Task | None,
+        str | None,
         typer.Option(
+            metavar="TASK",
             show_default=False,
             rich_help_panel="Options for CSV files",
-            help="One class, several labels or numbers for each image (default: "
+            help="multiclass (one class for each image), multilabel or regression (default: "
             "inferred from the labels).",
         ),
     ] = None,
@@ -249,7 +242,7 @@ def train(
         column=label_col,
         delimiter=label_delim,
         valid=valid_col,
-        task=None if task is None else task.value,
+        task=task,
         photos=photos,
     )
     command.run(

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torchmetrics
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics.utilities import dim_zero_cat
+
+from layergroups.tasks.measures import Calibration
+
+
+class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
+    """The error of `Calibration`, for one class for each item."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("confidences", [], dist_reduce_fx="cat")
+        self.add_state("right", [], dist_reduce_fx="cat")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Take in a batch."""
+        confidence, predicted = probabilities.max(dim=1)
+        self.confidences.append(confidence)
+        self.right.append(predicted == targets)
+
+    def compute(self) -> float:
+        """The mean distance of probability and share of right items; NaN without items."""
+        both = (dim_zero_cat(values) for values in (self.confidences, self.right))
+        error = Calibration.from_predictions(*both).error
+        return math.nan if error is None else error
+
 
 Values = Callable[[Tensor, Tensor], Tensor]
 

@@ -90,12 +90,13 @@ def of_numbers(kind: str, *, higher: bool = True, **options: Any) -> NamedMetric
 
 
 def of_items(kind: str, *, higher: bool = False) -> NamedMetric:
-    """The mean over all items of a function of `_item_metrics`."""
+    """A metric of `_item_metrics`, or the mean over all items of a function there."""
 
     def make(n: int, thresh: float) -> Any:
         from layergroups.tasks import _item_metrics
 
-        return _item_metrics.MeanOf(getattr(_item_metrics, kind))
+        own = getattr(_item_metrics, kind)
+        return own() if isinstance(own, type) else _item_metrics.MeanOf(own)
 
     return NamedMetric(make, higher)
 

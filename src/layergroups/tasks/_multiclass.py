@@ -115,7 +115,7 @@ _METRICS: Final = {
     "matthews": of_classes("MatthewsCorrCoef"),
     "log_loss": of_items("log_loss"),
     "brier": of_items("brier"),
-    "ece": of_classes("CalibrationError", higher=False),
+    "ece": of_items("CalibrationError"),
 }
 
 
