@@ -16,7 +16,7 @@ def test_every_split_has_its_reason(run: Run) -> None:
     assert max(map(len, answer.out.splitlines())) < 120
 
 
-def test_the_runners_up_and_the_classic_split_stand_below(run: Run) -> None:
+def test_the_alternatives_and_the_classic_split_stand_below(run: Run) -> None:
     out = run("inspect", "torchvision:resnet18").out
     assert "layer2.0:  falls 56 → 28 after 5 of 20 layers, but that is not yet 1/16" in out
     assert "classic:  fastai's classic table splits ResNet at layer3: the same parameters" in out
@@ -33,7 +33,7 @@ def test_json_holds_the_explanation(run: Run) -> None:
     found = json.loads(run("inspect", "resnet18", "--json").out)["explanation"]
     assert [why["group"] for why in found["chosen"]] == ["late", "head"]
     assert found["chosen"][0]["stride"] == 2
-    assert found["runners_up"]
+    assert found["alternatives"]
     assert found["classic"]["same"] is True
     assert found["implied"] is None
 

@@ -37,7 +37,7 @@ def test_a_place_has_all_its_facts(vgg: LayerGroups) -> None:
     assert (head.channels_before, head.side_after, head.stride) == (512, 0, 1)
 
 
-def test_runners_up_say_why_not(vgg: LayerGroups) -> None:
+def test_alternatives_say_why_not(vgg: LayerGroups) -> None:
     others = {why.path: why for why in vgg.explain().alternatives}
     assert list(others) == ["features.7", "features.14", "features.20", "features.34"]
     assert all(why.group is None for why in others.values())

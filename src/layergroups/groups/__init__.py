@@ -20,7 +20,7 @@ from layergroups.groups._layer_groups import (
 )
 from layergroups.groups._optimizer import place_steps
 from layergroups.groups._partition import Partition
-from layergroups.groups._rates import Rate, decay, spread_rates
+from layergroups.groups._rates import LayerDecay, Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import GroupDifference, compare_groups, taken_over
 from layergroups.groups._surgery import Change, Tie, is_sharded
@@ -33,6 +33,7 @@ __all__ = [
     "Freezing",
     "GroupDifference",
     "GroupRow",
+    "LayerDecay",
     "LayerGroup",
     "LayerGroups",
     "Partition",

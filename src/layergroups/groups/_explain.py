@@ -1,9 +1,4 @@
-"""Why the groups begin where they do: each boundary with its facts, and the runners-up.
-
-An explanation as tables for the terminal.
-
-The places where a body could be divided too, each with why the rule takes another.
-"""
+"""Why groups begin where they do, as data (`explain`) and as tables (`explanation_report`)."""
 
 from __future__ import annotations
 
@@ -29,134 +24,10 @@ from layergroups.errors import GroupingError
 from layergroups.groups._partition import Partition
 from layergroups.groups._rules import classic_paths, divide
 
+_FEW_GROUPS = 6  # each is described by itself
+_MOST = 4  # alternatives
 _WORDS = 92  # columns of a sentence where there is room
-
-
 _FIGURES = ("block", "layers", "pixels", "channels", "params", "FLOPs")
-
-
-def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Group:
-    """The places that were chosen, then the runners-up, each with its sentence.
-
-    Args:
-        explanation: what to show.
-        reasons: False to leave out the sentences of the places that were chosen.
-    """
-    title = f"Why {explanation.network} is divided so (rule: {explanation.rule})"
-    parts: list[RenderableType] = [Text(title, style="bold")]
-    if explanation.chosen:
-        parts.append(_facts(explanation.chosen, alternatives=False))
-        parts += [_sentences(explanation.chosen), ""] if reasons else []
-    else:
-        parts += ["", "All is one group.", ""]
-    if explanation.alternatives:
-        parts += [_facts(explanation.alternatives, alternatives=True)]
-        parts += [_sentences(explanation.alternatives), ""]
-    else:
-        parts += ["There are no runners-up.", ""]
-    if explanation.classic:
-        parts.append(_line("classic", explanation.classic.sentence))
-    if explanation.implied:
-        parts.append(_line("implied", explanation.implied))
-    return Group(*parts)
-
-
-def explanation_text(explanation: Explanation) -> str:
-    """The report as plain text."""
-    return plain_text(explanation_report(explanation))
-
-
-def percent(share: float) -> str:
-    """A share of 0..1 in words; little is not nothing."""
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def _facts(places: Sequence[BoundaryReason], *, alternatives: bool) -> Table:
-    """A row for each place; layers, parameters and FLOPs are those of the body before it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("not at" if alternatives else "group at", overflow="fold")
-    for heading in _FIGURES:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for why in places:
-        table.add_row(_place_cell(why), *_figures(why))
-    return table
-
-
-def _figures(why: BoundaryReason) -> tuple[str, ...]:
-    return (
-        f"{why.block + 1} of {why.blocks}",
-        f"{why.depth_before} of {why.depth}",
-        _change(why.side_before, why.side_after),
-        _change(why.channels_before, why.channels_after),
-        percent(why.parameters),
-        percent(why.flops),
-    )
-
-
-def _place_cell(why: BoundaryReason) -> Text:
-    if why.group is None or why.group == why.path:
-        return Text(why.path)
-    return Text.assemble((why.group, "bold"), f" {why.path}")
-
-
-def _change(before: int, after: int) -> str:
-    if not before and not after:
-        return "-"
-    return str(before) if before == after else f"{before or '-'} → {after or '-'}"
-
-
-def _sentences(places: Sequence[BoundaryReason]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(max_width=_WORDS - max(len(why.group or why.path) for why in places))
-    for why in places:
-        table.add_row(Text(f"{why.group or why.path}:"), Text(why.sentence))
-    return table
-
-
-def _line(word: str, sentence: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(max_width=_WORDS - len(word))
-    table.add_row(Text(f"{word}:"), Text(sentence))
-    return table
-
-
-_MOST = 4
-
-
-Alternative = tuple[Boundary, str]
-
-
-def alternatives(anatomy: Anatomy, taken: Sequence[int]) -> list[Alternative]:
-    """The best few other boundaries, in order, each with one sentence.
-
-    Where the body is divided as the automatic rule divides it, they are the other falls of the
-    resolution and the middle of the repeated blocks; otherwise, what the automatic rule would take.
-
-    Args:
-        anatomy: of the model.
-        taken: blocks of the body before which it is divided.
-    """
-    found = split_candidates(anatomy.boundaries, anatomy.blocks, anatomy.image, len(taken) + 1)
-    if not taken or [c.boundary.block for c in found if c.chosen] != list(taken):
-        return _automatic(anatomy, taken)
-    others = [c for c in found if not c.chosen]
-    # the middle of the repeated blocks first, then the falls nearest to half of the depth
-    others.sort(key=lambda c: (c.boundary.falls, abs(c.boundary.share - 0.5)))
-    best = sorted(others[:_MOST], key=lambda c: c.boundary.block)
-    return [(c.boundary, c.reason) for c in best]
-
-
-def _automatic(anatomy: Anatomy, taken: Sequence[int]) -> list[Alternative]:
-    """What the automatic rule takes, where that is something else."""
-    best, reason = choose_split(anatomy.boundaries, anatomy.blocks, anatomy.image)
-    if best is None or best.block in taken:
-        return []
-    return [(best, f"split='auto' begins a group here: {reason}")]
-
-
-_FEW_GROUPS = 6
 
 
 @dataclass(frozen=True)
@@ -167,7 +38,7 @@ class BoundaryReason(Boundary):
     where all of the body is before it.
 
     Attributes:
-        group: the group that begins there; None for a runner-up.
+        group: the group that begins there; None for an alternative.
         blocks: number of blocks of the network.
         stride: `side_before / side_after`; 1 where the resolution does not fall.
         sentence: why, or why not, in plain words.
@@ -201,8 +72,8 @@ class Explanation:
     Attributes:
         network: class of the network.
         rule: the rule in words.
-        chosen: a `Why` for each group but the first, nearest the input first.
-        runners_up: the best other places, at most 4, each with why it is none.
+        chosen: a reason for each group but the first, nearest the input first.
+        alternatives: the best other places, at most 4, each with why it was not taken.
         classic: the classic table's split; None where the table has none.
         implied: for a rule by hand, what it implies for parameters, depth and blocks; else None.
     """
@@ -221,13 +92,13 @@ class Explanation:
             "network": self.network,
             "rule": self.rule,
             "chosen": [asdict(why) for why in self.chosen],
-            "runners_up": [asdict(why) for why in self.alternatives],
+            "alternatives": [asdict(why) for why in self.alternatives],
             "classic": classic,
             "implied": self.implied,
         }
 
     def __str__(self) -> str:
-        return explanation_text(self)
+        return plain_text(explanation_report(self))
 
     def __rich__(self) -> RenderableType:
         return explanation_report(self)
@@ -256,12 +127,28 @@ def explain(anatomy: Anatomy, partition: Partition, model: nn.Module, network: s
         network=network,
         rule=partition.rule,
         chosen=chosen,
-        alternatives=tuple(
-            _why(anatomy, boundary.block, words) for boundary, words in alternatives(anatomy, taken)
-        ),
+        alternatives=_alternatives(anatomy, taken),
         classic=_classic(anatomy, group_of, model, network),
         implied=_implied(anatomy, partition, model, cut) if partition.by_hand else None,
     )
+
+
+def _alternatives(anatomy: Anatomy, taken: Sequence[int]) -> tuple[BoundaryReason, ...]:
+    """The best few other boundaries, in order, where the body is divided as "auto" divides it.
+
+    Otherwise what "auto" would take, if that is somewhere else.
+    """
+    found = split_candidates(anatomy.boundaries, anatomy.blocks, anatomy.image, len(taken) + 1)
+    if not taken or [c.boundary.block for c in found if c.chosen] != list(taken):
+        best, reason = choose_split(anatomy.boundaries, anatomy.blocks, anatomy.image)
+        if best is None or best.block in taken:
+            return ()
+        return (_why(anatomy, best.block, f"split='auto' begins a group here: {reason}"),)
+    others = [c for c in found if not c.chosen]
+    # the middle of the repeated blocks first, then the falls nearest to half of the depth
+    others.sort(key=lambda c: (c.boundary.falls, abs(c.boundary.share - 0.5)))
+    best_few = sorted(others[:_MOST], key=lambda c: c.boundary.block)
+    return tuple(_why(anatomy, c.boundary.block, c.reason) for c in best_few)
 
 
 def _starts(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict[int, int]:
@@ -383,3 +270,76 @@ def _shares(
         if block.parameters and block.parameters[0] in partition.group_of:
             depths[partition.group_of[block.parameters[0]]] += block.contractions
     return [size / max(1, sum(sizes)) for size in sizes], depths
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Group:
+    """The places that were chosen, then the alternatives, each with its sentence.
+
+    Args:
+        explanation: what to show.
+        reasons: False to leave out the sentences of the places that were chosen.
+    """
+    title = f"Why {explanation.network} is divided so (rule: {explanation.rule})"
+    parts: list[RenderableType] = [Text(title, style="bold")]
+    if explanation.chosen:
+        parts.append(_facts(explanation.chosen, "group at"))
+        parts += [_sentences(explanation.chosen), ""] if reasons else []
+    else:
+        parts += ["", "All is one group.", ""]
+    if explanation.alternatives:
+        parts += [_facts(explanation.alternatives, "not at")]
+        parts += [_sentences(explanation.alternatives), ""]
+    else:
+        parts += ["There are no alternatives.", ""]
+    if explanation.classic:
+        parts.append(_pairs([("classic", explanation.classic.sentence)]))
+    if explanation.implied:
+        parts.append(_pairs([("implied", explanation.implied)]))
+    return Group(*parts)
+
+
+def _facts(places: Sequence[BoundaryReason], heading: str) -> Table:
+    """A row for each place; layers, parameters and FLOPs are those of the body before it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(heading, overflow="fold")
+    for figure in _FIGURES:
+        table.add_column(figure, justify="right", no_wrap=True)
+    for why in places:
+        named = why.group is not None and why.group != why.path
+        table.add_row(
+            Text.assemble((why.group or "", "bold"), f" {why.path}") if named else Text(why.path),
+            f"{why.block + 1} of {why.blocks}",
+            f"{why.depth_before} of {why.depth}",
+            _change(why.side_before, why.side_after),
+            _change(why.channels_before, why.channels_after),
+            percent(why.parameters),
+            percent(why.flops),
+        )
+    return table
+
+
+def percent(share: float) -> str:
+    """A share of 0..1; a little is not nothing."""
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def _change(before: int, after: int) -> str:
+    if not before and not after:
+        return "-"
+    return str(before) if before == after else f"{before or '-'} → {after or '-'}"
+
+
+def _sentences(places: Sequence[BoundaryReason]) -> Table:
+    return _pairs([(why.group or why.path, why.sentence) for why in places])
+
+
+def _pairs(lines: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(max_width=_WORDS - max(len(word) for word, _ in lines))
+    for word, sentence in lines:
+        table.add_row(Text(f"{word}:"), Text(sentence))
+    return table

@@ -10,22 +10,27 @@ from layergroups.errors import GroupingError
 
 
 @dataclass(frozen=True)
-class decay:
+class LayerDecay:
+    """Rates that fall from the last group to the first; see `decay`, which makes it."""
+
+    top: float
+    factor: float
+
+
+def decay(top: float, factor: float = 0.75) -> LayerDecay:
     """The last group trains at `top`, each group before it at `factor` times the next one's rate.
 
     Layer-wise rate decay (Clark et al. 2020, ELECTRA; Bao et al. 2021, BEiT); with
     `split="layerwise"` it gives one rate for each block.
 
-    Attributes:
+    Args:
         top: rate of the last group.
         factor: 0..1, commonly 0.65 to 0.9.
     """
-
-    top: float
-    factor: float = 0.75
+    return LayerDecay(top, factor)
 
 
-Rate = float | slice | Sequence[float] | Mapping[str, float] | decay
+Rate = float | slice | Sequence[float] | Mapping[str, float] | LayerDecay
 
 
 def spread_rates(
@@ -62,7 +67,7 @@ def spread_rates(
 
 def _spread(lr: object, names: Sequence[str], current: Sequence[float] | None) -> tuple[float, ...]:
     n = len(names)
-    if isinstance(lr, decay):
+    if isinstance(lr, LayerDecay):
         return tuple(lr.top * lr.factor ** (n - 1 - i) for i in range(n))
     if isinstance(lr, slice):
         return _from_slice(lr, n)

@@ -8,7 +8,7 @@ Nothing here touches the model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import attrgetter, is_
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few
 from layergroups._paths import leaves, parent
-from layergroups._torch import own_modules, own_parameters
+from layergroups._torch import all_children, all_parameters, own_modules, own_parameters
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 
@@ -61,8 +61,8 @@ _META = attrgetter("dtype", "device", "shape")
 class ChangeDetector:
     """Tells whether a model is still made of the same objects; it costs some microseconds.
 
-    Compared are the identities of all modules and parameters in their places, read from the
-    dictionaries of the modules, so a change by `setattr`, `del` or through `_modules` counts too;
+    Compared are the identities of all modules and parameters in their places, read from the modules
+    themselves, so a change by `setattr`, `del` or through `_modules` counts too;
     and the type, device and shape of every parameter, for `model.half()`, `model.to(device)` and
     `p.data = ...` leave the parameter itself in its place.
     """
@@ -71,8 +71,8 @@ class ChangeDetector:
         self._model = model
         # all are held, so that no identity is used twice
         self._modules = list(model.modules())
-        self._children = self._now(own_modules)
-        self._parameters = self._now(own_parameters)
+        self._children = all_children(self._modules)
+        self._parameters = all_parameters(self._modules)
         self._names = self._keys()
         known = [p for p in self._parameters if isinstance(p, nn.Parameter)]
         self._known = [p for p in known if not is_lazy(p)]
@@ -91,7 +91,7 @@ class ChangeDetector:
         """
         return (
             self.modules_changed()
-            or not _same(self._now(own_parameters), self._parameters)
+            or not _same(all_parameters(self._modules), self._parameters)
             or (names and self._keys() != self._names)
             or list(map(_META, self._known)) != self._metas
             or not all(map(is_lazy, self._lazy))
@@ -99,11 +99,7 @@ class ChangeDetector:
 
     def modules_changed(self) -> bool:
         """Whether a module came, went or was exchanged."""
-        return not _same(self._now(own_modules), self._children)
-
-    def _now(self, own: Callable[[nn.Module], Mapping[str, object]]) -> list[object]:
-        # from the module each time: torch itself exchanges whole dictionaries
-        return [value for module in self._modules for value in own(module).values()]
+        return not _same(all_children(self._modules), self._children)
 
     def _keys(self) -> list[list[str]]:
         return [[*own_parameters(m), *own_modules(m)] for m in self._modules]
