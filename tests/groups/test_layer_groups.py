@@ -85,7 +85,7 @@ def test_the_anatomy_is_read_again_only_when_it_is_asked_for(
     assert not runs
     assert [block.name for block in groups["head"].blocks] == ["fc.0", "fc.2"]
     assert len(runs) == 1
-    assert len(groups["head"].layers) == 3
+    assert len(groups["head"].layers) == 4
     assert len(runs) == 1
 
 
