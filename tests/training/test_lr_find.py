@@ -207,6 +207,44 @@ def test_layers_that_make_their_weights_when_they_run() -> None:
     assert differences(before, whole_state(learn)) == []
 
 
+class Grows(nn.Module):
+    """Resizes a buffer in place to the largest batch that it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.resize_(max(len(self.seen), len(x))).fill_(1.0)
+        return x
+
+
+def test_a_buffer_that_was_resized_in_place_has_its_size_again() -> None:
+    learn = learner()
+    learn.model[0][3] = Grows()
+    learn.layer_groups.sync()
+    before = whole_state(learn)
+    learn.lr_find(**QUICK)
+    assert differences(before, whole_state(learn)) == []
+
+
+class Stubborn(torch.Generator):
+    """Cannot be set back."""
+
+    def set_state(self, state: Tensor) -> Stubborn:
+        raise RuntimeError("cannot be set")
+
+
+def test_where_one_part_cannot_be_put_back_all_others_are() -> None:
+    learn = learner()
+    learn.fit(1)
+    learn.dls.train.generator = Stubborn()
+    before = whole_state(learn)
+    with pytest.raises(RuntimeError, match="cannot be set"):
+        learn.lr_find(**QUICK, by_group=False)
+    assert differences(before, whole_state(learn)) == []
+
+
 # -- what it finds -------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from layergroups._torch import unwrap
 from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
 from layergroups.anatomy._blocks import Block
 from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, sides
-from layergroups.anatomy._restoring import eval_mode, restoring
+from layergroups.anatomy._restoring import Snapshot, eval_mode, restoring
 from layergroups.anatomy._splits import (
     Boundary,
     SplitCandidate,
@@ -32,6 +32,7 @@ __all__ = [
     "Flow",
     "Head",
     "Op",
+    "Snapshot",
     "SplitCandidate",
     "Trace",
     "choose_split",

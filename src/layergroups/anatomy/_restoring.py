@@ -100,9 +100,13 @@ class Snapshot:
 
     Classes and modules of Python are not entered, nor are objects of the standard library (loggers,
     locks) apart from its containers.
+
+    Args:
+        roots: objects to begin with.
+        deep: False holds the content of the roots alone.
     """
 
-    def __init__(self, roots: Iterable[object]) -> None:
+    def __init__(self, roots: Iterable[object], *, deep: bool = True) -> None:
         self._held: list[tuple[Any, Any]] = []
         self._alive: list[object] = []  # so that no id is given twice
         seen: set[int] = set()
@@ -116,7 +120,8 @@ class Snapshot:
             content = _content(holder)
             if content is not None:
                 self._held.append((holder, content))
-            waiting.extend(_inside(holder, content))
+            if deep:
+                waiting.extend(_inside(holder, content))
 
     def restore(self) -> None:
         """Give each holder its content again, where it changed; it stays the same object."""

@@ -1,10 +1,7 @@
 """What `lr_find` has found, as data that prints, draws itself, and goes into a fit.
 
-From the losses of a rate sweep to one rate: valley, steep, minimum, slide.
-
-Each takes the rates of a sweep, rising in equal ratios, and the smoothed loss at each, and gives a
-rate. The four definitions are fastai's, by which its users read such curves; the sweep itself is
-Smith 2017, «Cyclical Learning Rates for Training Neural Networks».
+Suggestions (valley, steep, minimum, slide) take the rates of a sweep, rising in equal ratios, and
+the smoothed loss at each, and give a rate. They are defined as in fastai.
 """
 
 from __future__ import annotations
@@ -135,11 +132,8 @@ class FoundRates:
     @property
     def _curves(self) -> list[RateCurve]:
         """The sweeps that differ; where one group trains, all together are that group."""
-        return [*([] if self._one_alone else [self.together]), *self.groups.values()]
-
-    @property
-    def _one_alone(self) -> bool:
-        return len(self.relation) == len(self.groups) == 1
+        one_trains = len(self.relation) == len(self.groups) == 1
+        return [*([] if one_trains else [self.together]), *self.groups.values()]
 
     @property
     def _note(self) -> str:
@@ -172,13 +166,16 @@ class FoundRates:
 
     def __repr__(self) -> str:
         found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
-        return f"FoundRates({', '.join([*found, f'rates={_short(self.rates)}'])})"
+        rates = {name: float(f"{rate:.2g}") for name, rate in self.rates.items()}
+        return f"FoundRates({', '.join([*found, f'rates={rates}'])})"
 
     def __str__(self) -> str:
         return plain_text(self.__rich__(), 120)
 
     def __rich__(self) -> Group:
-        notes = [Text(_use(self.rates)), *map(Text, self._reasons)]
+        listed = ", ".join(f"{name} {rate:.1e}" for name, rate in self.rates.items())
+        use = "learn.fit_one_cycle(3, lr=found.rates) takes them."
+        notes = [Text(f"rates of all at once: {listed}\n{use}"), *map(Text, self._reasons)]
         if self.resting:
             words = f"Frozen or at rate 0, and so not tried: {', '.join(self.resting)}."
             notes.append(Text(f"{words} learn.unfreeze() to try them."))
@@ -193,15 +190,6 @@ def _chosen(curve: RateCurve, kind: str) -> float:
     if kind in curve.missing:
         raise TrainingError(f"{known} The reason: {curve.missing[kind]}.")
     raise TrainingError(f'{known} Ask for it: learn.lr_find(suggest_funcs=("{kind}",)).')
-
-
-def _short(rates: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(f"{rate:.2g}") for name, rate in rates.items()}
-
-
-def _use(rates: Mapping[str, float]) -> str:
-    listed = ", ".join(f"{name} {rate:.1e}" for name, rate in rates.items())
-    return f"rates of all at once: {listed}\nlearn.fit_one_cycle(3, lr=found.rates) takes them."
 
 
 def _table(found: FoundRates) -> Table:
@@ -224,11 +212,7 @@ SuggestFunc = Callable[[Sequence[float], Sequence[float]], float]
 
 
 _SLIDE_WIDTH: Final = 15  # steps
-
-
 _SLIDE_ROOM: Final = 2 * _SLIDE_WIDTH  # steps in which it can slide at all
-
-
 _SLIDE_FLAT: Final = 0.005
 
 
@@ -301,7 +285,15 @@ def named(suggest_funcs: object) -> dict[str, SuggestFunc]:
     """
     several = isinstance(suggest_funcs, Sequence) and not isinstance(suggest_funcs, str)
     listed: Sequence[Any] = suggest_funcs if several else [suggest_funcs]  # type: ignore[assignment] # checked one by one
-    found = dict(map(_named, listed))
+    found: dict[str, SuggestFunc] = {}
+    for wanted in listed:
+        if isinstance(wanted, str) and wanted in SUGGESTIONS:
+            found[wanted] = SUGGESTIONS[wanted]
+        elif callable(wanted):
+            inner = wanted.func if isinstance(wanted, partial) else wanted
+            found[getattr(inner, "__name__", type(inner).__name__)] = wanted
+        else:
+            raise TrainingError(f"suggest_funcs: {wanted!r} is not a suggestion. Give {_HELP}")
     if not found:
         raise TrainingError(f"suggest_funcs={suggest_funcs!r}: give at least one, such as {_HELP}")
     return found
@@ -310,15 +302,6 @@ def named(suggest_funcs: object) -> dict[str, SuggestFunc]:
 _HELP: Final = (
     'suggest_funcs=("valley", "steep", "minimum", "slide"), or functions (rates, losses) -> rate.'
 )
-
-
-def _named(wanted: Any) -> tuple[str, SuggestFunc]:
-    if isinstance(wanted, str) and wanted in SUGGESTIONS:
-        return wanted, SUGGESTIONS[wanted]
-    if callable(wanted):
-        inner = wanted.func if isinstance(wanted, partial) else wanted
-        return getattr(inner, "__name__", type(inner).__name__), wanted
-    raise TrainingError(f"suggest_funcs: {wanted!r} is no suggestion. Give {_HELP}")
 
 
 def _falls(losses: Sequence[float]) -> list[int]:

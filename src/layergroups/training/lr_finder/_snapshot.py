@@ -7,14 +7,14 @@ train as in any fit. What it may change is written down first, and put back howe
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from layergroups import anatomy
 from layergroups._interrupts import uninterrupted
 from layergroups._torch import call_uncompiled, each_module, own_parameters, set_versions, version
 from layergroups.checkpoints import load_random_state, random_state
@@ -46,14 +46,14 @@ def restoring(learner: LearnerState) -> Iterator[Snapshot]:
         )
     learner.placed_model()
     learner.layer_groups.sync()
-    moment = Snapshot(learner)
+    snapshot = Snapshot(learner)
     try:
-        moment.begin()
+        snapshot.begin()
         with keep_freed_memory():
-            yield moment
+            yield snapshot
     finally:
         with uninterrupted():
-            moment.restore()
+            snapshot.restore()
 
 
 class Snapshot:
@@ -68,19 +68,19 @@ class Snapshot:
         self._opt = learner.opt
         self._scaler = learner.accelerator.scaler
         self._scale = None if self._scaler is None else dict(self._scaler.state_dict())
-        modules = [m for root in _roots(learner) for m in each_module(root)]
-        owners = [learner, learner.groups, learner.store, learner.data.train, *modules]
-        self._owners = [_Owner(owner) for owner in owners if hasattr(owner, "__dict__")]
-        self._modules = modules
-        parameters = {
-            id(p): p for m in modules for p in own_parameters(m).values() if p is not None
-        }
+        loss = learner.loss_func
+        roots = [learner.model, *([loss] if isinstance(loss, nn.Module) else [])]
+        self._modules = [module for root in roots for module in each_module(root)]
+        owners = [learner, learner.groups, learner.store, learner.data.train, *self._modules]
+        self._contents = anatomy.Snapshot(_containers(owners), deep=False)
+        own = (p for module in self._modules for p in own_parameters(module).values())
+        parameters = {id(p): p for p in own if p is not None}
         self._parameters = [(p, p.requires_grad, p.grad) for p in parameters.values()]
-        self._tensors = [
-            (t, t.detach().clone(), version(t)) for t in _tensors(modules) if _may_change(t)
-        ]
+        self._tensors = [(t, t.detach().clone()) for t in _tensors(self._modules) if _may_change(t)]
+        self._versions = [version(tensor) for tensor, _ in self._tensors]
         self._random = random_state()
-        self._data = random_start(learner.data.train)
+        self._train = learner.data.train
+        self._data = random_start(self._train)
 
     def begin(self) -> None:
         """Make ready for a trial: an optimizer of its own, no gradients, no callbacks."""
@@ -99,23 +99,27 @@ class Snapshot:
             self.begin()
 
     def restore(self) -> None:
-        """Put everything back."""
-        for owner in self._owners:
-            owner.restore()
+        """Put everything back, each part also where another one fails."""
+        with ExitStack() as last_first:
+            last_first.callback(load_random_state, *self._random)
+            last_first.callback(begin_again, self._train, self._data)
+            if self._scaler is not None:
+                last_first.callback(self._scaler.load_state_dict, self._scale)
+            last_first.callback(self._restore_tensors)
+            last_first.callback(self._contents.restore)
+
+    def _restore_tensors(self) -> None:
         with torch.no_grad():
-            for tensor, saved, _ in self._tensors:
+            for tensor, saved in self._tensors:
+                if tensor.shape != saved.shape:
+                    tensor.resize_(saved.shape)
                 tensor.data.copy_(saved)
         for parameter, trains, gradient in self._parameters:
             if parameter.requires_grad != trains:
                 parameter.requires_grad_(trains)
             parameter.grad = gradient
-        tensors = tuple(tensor for tensor, _, _ in self._tensors)
-        versions = tuple(version for _, _, version in self._tensors)
-        set_versions(tensors, versions)
-        if self._scaler is not None:
-            self._scaler.load_state_dict(self._scale)
-        begin_again(self.learner.data.train, self._data)
-        load_random_state(*self._random)
+        # The counts of writes too: they show the feature cache whether something was written to.
+        set_versions([tensor for tensor, _ in self._tensors], self._versions)
 
     def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """With all that it remembers, over the same parameters."""
@@ -123,33 +127,13 @@ class Snapshot:
         return copy.deepcopy(optimizer, {id(p): p for p in held})
 
 
-class _Owner:
-    """An object's attributes, and what is in those that are plain containers."""
-
-    def __init__(self, owner: Any) -> None:
-        self._now: dict[str, Any] = owner.__dict__
-        self._was = dict(self._now)
-        self._containers = [(v, v.copy()) for v in self._was.values() if _is_container(v)]
-
-    def restore(self) -> None:
-        self._now.clear()
-        self._now.update(self._was)
-        for container, content in self._containers:
-            if isinstance(container, list):
-                container[:] = content
-            else:
-                container.clear()
-                container.update(content)
-
-
-def _is_container(value: object) -> bool:
-    return type(value) in (dict, list, set, OrderedDict)
-
-
-def _roots(learner: LearnerState) -> list[nn.Module]:
-    """The model, and the loss where it is a module too."""
-    loss = learner.loss_func
-    return [learner.model, *([loss] if isinstance(loss, nn.Module) else [])]
+def _containers(owners: Iterable[object]) -> Iterator[object]:
+    """The attributes of objects, and what is in those that are plain containers."""
+    for owner in owners:
+        attributes = getattr(owner, "__dict__", None)
+        if attributes is not None:
+            yield attributes
+            yield from (v for v in attributes.values() if isinstance(v, dict | list | set))
 
 
 def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
