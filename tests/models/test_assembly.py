@@ -184,7 +184,7 @@ def test_a_cut_that_is_impossible_tells_the_children_and_the_way_out() -> None:
         made("resnet18", cut="layer9")
     with pytest.raises(CutError, match=r"leaves nothing .* cut=-1 keeps all but the last"):
         made("resnet18", cut=0)
-    with pytest.raises(CutError, match=r"cannot run.*Without cut= it is found"):
+    with pytest.raises(CutError, match=r"cannot run.*Without cut= the end of the body is found"):
         made("vit_b_16", size=224, cut=-1)
 
 

@@ -93,15 +93,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:
-    """Let a function write a file, all or nothing; missing folders are made.
-
-    Args:
-        path: the file.
-        write_to: is given the path of a file beside it; what it raises leaves the old file.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+    """Let a function write a file, all or nothing; missing folders are made."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

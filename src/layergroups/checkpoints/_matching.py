@@ -214,16 +214,7 @@ class ClassPlan:
 
 
 def class_plan(source: Side, target: Side, *, strict: bool) -> ClassPlan:
-    """Which rows go where.
-
-    Args:
-        source: where rows come from.
-        target: where they go.
-        strict: raise where no layer has as many outputs as there are names.
-
-    Raises:
-        TransplantError: names stand twice, or, if strict, fit no layer.
-    """
+    """Which rows go where."""
     old, new = _checked_layers(source, strict), _checked_layers(target, strict)
     if not old or not new:
         return ClassPlan()

@@ -39,17 +39,7 @@ if TYPE_CHECKING:
 def write_onnx(
     program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
 ) -> None:
-    """Write an ONNX file with its weights inside, and the description in its metadata.
-
-    Args:
-        program: a graph of one input and one output.
-        path: the file.
-        description: JSON, kept under the key "layergroups".
-        names: of input and output.
-
-    Raises:
-        CheckpointError: an operation has no counterpart in ONNX, or the file would be too large.
-    """
+    """Write an ONNX file with its weights inside, and the description in its metadata."""
     try:
         made: Any = torch.onnx.export(
             program,
@@ -71,11 +61,7 @@ def write_onnx(
 
 
 def run_onnx(path: Path, pixels: Tensor) -> Tensor:
-    """What an ONNX file of one input and one output says, on the CPU.
-
-    Raises:
-        CheckpointError: onnxruntime cannot run the file.
-    """
+    """What an ONNX file of one input and one output says, on the CPU."""
     import onnxruntime
 
     try:
@@ -87,11 +73,7 @@ def run_onnx(path: Path, pixels: Tensor) -> Tensor:
 
 
 def check_packages() -> None:
-    """Whether ONNX files can be written and tried here.
-
-    Raises:
-        CheckpointError: a package is missing; says how to install it.
-    """
+    """Whether ONNX files can be written and tried here."""
     try:
         import onnx  # noqa: F401 - only whether it is there
         import onnxruntime  # noqa: F401 - only whether it is there
@@ -248,11 +230,7 @@ def write_portable(
 
 
 def clean_copy(model: nn.Module) -> nn.Module:
-    """A copy for capturing: on the CPU, float32, in eval mode, without the hooks of freezing.
-
-    Raises:
-        CheckpointError: the model cannot be copied.
-    """
+    """A copy for capturing: on the CPU, float32, in eval mode, without the hooks of freezing."""
     try:
         copied = copy.deepcopy(unwrap(model))
     except Exception as cause:  # whatever a module of one's own does in its __deepcopy__
@@ -264,11 +242,7 @@ def clean_copy(model: nn.Module) -> nn.Module:
 
 
 def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
-    """The model as a graph for any number of images.
-
-    Raises:
-        CheckpointError: torch.export refuses it.
-    """
+    """The model as a graph for any number of images."""
     try:
         program = torch.export.export(
             model, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}}, strict=False
@@ -288,11 +262,7 @@ def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
 def compared(
     found: Tensor, expected: Tensor, wanted: Portable, path: Path, *, exact: bool
 ) -> dict[str, Any]:
-    """How far the file's answers are from the model's own; numbers are measured by their size.
-
-    Raises:
-        CheckpointError: too far, or of another shape; says where and how far.
-    """
+    """How far the file's answers are from the model's own; numbers are measured by their size."""
     if found.shape != expected.shape:
         raise CheckpointError(
             f"{path.name} gives {wanted.output} of shape {tuple(found.shape)} where the model "

@@ -150,11 +150,7 @@ def _with_rows(goal: Tensor, move: Move, source: Callable[[str], Tensor]) -> Ten
 
 
 def check_kinds(old: Optimizer, new: Optimizer) -> None:
-    """State goes only between optimizers of one kind.
-
-    Raises:
-        TransplantError: they are of two.
-    """
+    """State goes only between optimizers of one kind."""
     if type(old).__name__ != type(new).__name__:
         ours, theirs = type(old).__name__, type(new).__name__
         raise TransplantError(
@@ -166,11 +162,7 @@ def check_kinds(old: Optimizer, new: Optimizer) -> None:
 def carry_memory(
     old: nn.Module, new: nn.Module, made: Plan, source: Optimizer, target: Optimizer
 ) -> dict[str, str]:
-    """Give the target's optimizer what the source's remembers of each carried parameter.
-
-    Returns:
-        For each parameter of a move "carried", or why not.
-    """
+    """Give the target's optimizer what the source's remembers of each carried parameter."""
     ours, theirs = tensors_of(old), tensors_of(new)
     told: dict[str, str] = {}
     owned = {id(p) for group in target.param_groups for p in group["params"]}

@@ -10,7 +10,7 @@ import logging
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from types import MethodType
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from layergroups._paths import parent
 from layergroups.anatomy import (
-    Classifier,
     Flow,
     Head,
     Op,
@@ -81,20 +80,25 @@ class Cut:
         return f"the body is {span}{taken}: {self.reason}"
 
 
-def plan_cut(network: nn.Module, flow: Flow, head: Head) -> Cut:
+def _plan(network: nn.Module, found: Trace) -> Cut:
     """Decide how to cut a body so that no pretrained layer is bypassed.
 
     A plain chain of children is cut before its pooling (or before linear layers that read a
     flattened map, which fit one image size only). Anything else keeps its own forward and loses
     its classifier alone.
     """
+    flow = Flow(found)
+    if not found.outputs or not flow.flat(found.outputs[0]):
+        return Cut("whole", (), (), "its output is a map or a row of tokens, not classes")
+    head = find_head(flow)
     if not head.present:
         return Cut("whole", (), (), f"it has no classifier ({head.reason})")
     ends, reason = _ends_of_map(flow, head)
     for op in ends:
-        children = chain_before(network, flow, op)
+        children = _chain_before(network, flow, op)
         if children:
-            gone = _owners(o for o in flow.trace.ops if o.time >= op.time)
+            names = [n for o in flow.trace.ops if o.time >= op.time for n in o.parameters]
+            gone = list(dict.fromkeys(map(parent, names)))
             return Cut("chain", children, tuple(reversed(gone)), reason)
     return _without_classifiers(
         network, head, "its own forward runs, so that nothing before is bypassed"
@@ -111,7 +115,7 @@ def _ends_of_map(flow: Flow, head: Head) -> tuple[list[Op], str]:
     ops = flow.trace.ops
     if len(head.classifiers) > 1:
         return [], ""
-    classifier = _op_at(flow, head.classifiers[0])
+    classifier = ops[bisect_left(flow.times, head.classifiers[0].time)]
     inside = [o for o in ops if o.time >= head.start and o.contraction]
     flattening = next((o for o in inside if _reads_flattened_map(flow, o)), None)
     if flattening is not None:
@@ -119,61 +123,45 @@ def _ends_of_map(flow: Flow, head: Head) -> tuple[list[Op], str]:
     if not head.classifiers[0].flat and classifier.name == "convolution":
         return [classifier], "after it comes the classifier, pooled afterwards"
     pool = _plain_mean_before(flow, classifier)
-    if pool is not None:
-        return [pool], "after it the map is averaged for the classifier"
-    return [], ""
-
-
-def _op_at(flow: Flow, classifier: Classifier) -> Op:
-    return flow.trace.ops[bisect_left(flow.times, classifier.time)]
-
-
-def _source(flow: Flow, op: Op) -> int | None:
-    return op.reads[0] if len(op.reads) == 1 else None
+    return ([], "") if pool is None else ([pool], "after it the map is averaged for the classifier")
 
 
 def _reads_flattened_map(flow: Flow, op: Op) -> bool:
-    value = _source(flow, op)
-    if value is None or op.name == "convolution":
+    if len(op.reads) != 1 or op.name == "convolution":
         return False
-    shape = flow.shape(value)
-    return len(shape) == 4 and not flow.flat(value) and math.prod(shape[1:]) in op.weight_shape
+    shape = flow.shape(op.reads[0])
+    return (
+        len(shape) == 4 and not flow.flat(op.reads[0]) and math.prod(shape[1:]) in op.weight_shape
+    )
+
+
+def _before(flow: Flow, op: Op) -> Op | None:
+    """The operation whose result is all that an operation reads, if it has no parameters."""
+    before = flow.producer(op.reads[0]) if len(op.reads) == 1 else None
+    return None if before is None or before.parameters else before
 
 
 def _with_pools(flow: Flow, op: Op) -> list[Op]:
     """An operation, and before it the poolings and copies that lead to it."""
     found = [op]
-    while True:
-        value = _source(flow, found[0])
-        before = flow.producer(value) if value is not None else None
-        if before is None or before.parameters or before.name not in _POOLS + _COPIES:
-            return found
+    while (before := _before(flow, found[0])) and before.name in _POOLS + _COPIES:
         found.insert(0, before)
+    return found
 
 
 def _plain_mean_before(flow: Flow, classifier: Op) -> Op | None:
     """The global average that feeds a classifier, if nothing but views and copies lies between."""
-    op = classifier
-    while True:
-        value = _source(flow, op)
-        before = flow.producer(value) if value is not None else None
-        if before is None or before.parameters:
-            return None
-        if before.name in _MEANS:
-            given = math.prod(flow.shape(before.writes[0])[1:])
-            return before if len(before.reads) == 1 and _is_map(before, given) else None
-        if before.name not in _COPIES:
-            return None
-        op = before
+    mean = _before(flow, classifier)
+    while mean is not None and mean.name in _COPIES:
+        mean = _before(flow, mean)
+    if mean is None or mean.name not in _MEANS or len(mean.reads) != 1:
+        return None
+    shape, channels = mean.read_shapes[0], math.prod(flow.shape(mean.writes[0])[1:])
+    is_map = len(shape) == 4 and shape[1] == channels  # not one with its channels last
+    return mean if is_map and not is_flat(shape) else None
 
 
-def _is_map(op: Op, channels: int) -> bool:
-    """True where a map (N, channels, H, W) is read; one with its channels last is none."""
-    shape = op.read_shapes[0]
-    return len(shape) == 4 and shape[1] == channels and not is_flat(shape)
-
-
-def chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
+def _chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
     """Names of the children that run, one after the other, before an operation; () if no chain.
 
     It is a chain if the network itself does nothing between its children and calls each once.
@@ -189,11 +177,6 @@ def chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
         for c in before
     )
     return tuple(c.path for c in before) if once and chained and not outside else ()
-
-
-def _owners(ops: Iterable[Op]) -> list[str]:
-    """Paths of the modules whose parameters operations use, in order."""
-    return list(dict.fromkeys(parent(n) for op in ops for n in op.parameters))
 
 
 @dataclass(frozen=True)
@@ -343,14 +326,11 @@ def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
         body.reset_classifier(0)
         return body  # type: ignore[no-any-return] # a module
     if cut.path:
-        return _before(network, cut.path)
+        return _body_before(network, cut.path)
     children = dict(network.named_children())
     missing = [name for name in cut.children if name not in children]
     if missing:
-        raise CutError(
-            f"{type(network).__name__} has no children {', '.join(missing)}; its children are "
-            f"{', '.join(children)}."
-        )
+        raise CutError(f"there is no child {', '.join(missing)}; {_children(network)}.")
     return nn.Sequential(OrderedDict((name, children[name]) for name in cut.children))
 
 
@@ -387,18 +367,15 @@ def _new_container(module: nn.Module) -> nn.Module:
 
 
 def _check_removable(network: nn.Module, path: str) -> None:
-    if not path or not _is_plain_classifier(network.get_submodule(path)):
-        kind = type(network.get_submodule(path)).__name__ if path else type(network).__name__
+    layer = network.get_submodule(path)
+    whole = not any(layer.children()) or isinstance(layer, ConcatLinear)
+    if not path or not (whole or hasattr(layer, "parametrizations")):
         raise CutError(
             f"the classifier of {type(network).__name__} is not a layer of its own but part of "
-            f"{path or 'the network'} ({kind}), so it cannot be taken out by itself. Say where the "
-            f"body ends, cut={path!r} or a function: cut=lambda network: network.features"
+            f"{path or 'the network'} ({type(layer).__name__}), so it cannot be taken out by "
+            f"itself. Say where the body ends, cut={path!r} or a function: "
+            "cut=lambda network: network.features"
         )
-
-
-def _is_plain_classifier(module: nn.Module) -> bool:
-    whole = not any(module.children()) or isinstance(module, ConcatLinear)
-    return whole or hasattr(module, "parametrizations")
 
 
 def _cut_body(
@@ -466,13 +443,6 @@ def _plan_at_full_size(
     return planned, found, example
 
 
-def _plan(network: nn.Module, found: Trace) -> Cut:
-    flow = Flow(found)
-    if not found.outputs or not flow.flat(found.outputs[0]):
-        return Cut("whole", (), (), "its output is a map or a row of tokens, not classes")
-    return plan_cut(network, flow, find_head(flow))
-
-
 def _idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
     """What else no longer runs without the removed modules: nothing goes in silence."""
     inside = tuple(f"{path}." for path in removed)
@@ -518,10 +488,9 @@ def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> Trace:
     try:
         return trace(body, example)
     except AnatomyError as error:
-        children = ", ".join(f"{i}: {name}" for i, (name, _) in enumerate(body.named_children()))
         raise CutError(
-            f"the body cannot run: {planned}. Its children are {children}. Without cut= it is "
-            f"found by looking; cut=-1 leaves out the last child. Cause: {error}"
+            f"the body cannot run: {planned}; {_children(body)}. Without cut= the end of the body "
+            f"is found by running the network; cut=-1 leaves out the last child. Cause: {error}"
         ) from error
 
 
@@ -537,43 +506,38 @@ def _feature_shape(found: Trace, planned: Cut) -> tuple[int, ...]:
 
 
 def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
-    names = [name for name, _ in network.named_children()]
-    listed = ", ".join(f"{i}: {name}" for i, name in enumerate(names))
     if callable(cut):
         made = cut(network)
         inside = tuple(name for name, _ in made.named_children())
         return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
     if isinstance(cut, str) and "." in cut:
-        body = _before(network, cut)
+        body = _body_before(network, cut)
         inside = tuple(name for name, _ in body.named_children())
         return body, Cut("by hand", inside, (), f"cut={cut!r} says so", path=cut)
-    if isinstance(cut, str):
-        cut = _index_of(network, cut)
-    if isinstance(cut, bool) or not isinstance(cut, int):
+    if isinstance(cut, bool) or not isinstance(cut, (int, str)):
         raise CutError(
-            f"cut={cut!r} is no place in {type(network).__name__}, whose children are {listed}; "
-            "give a number or a name of them, a path, or a function: cut=-1"
+            f"cut={cut!r} is not a place in {type(network).__name__}; {_children(network)}. Give "
+            "the number or the name of a child, a path, or a function: cut=-1"
         )
-    kept = names[:cut]
-    if not kept or (len(kept) == len(names) and cut != len(names)):
+    names = [name for name, _ in network.named_children()]
+    index = _index_of(network, cut) if isinstance(cut, str) else cut
+    kept = names[:index]
+    if not kept or (len(kept) == len(names) and index != len(names)):
         raise CutError(
-            f"cut={cut} leaves nothing of {type(network).__name__}, whose children are {listed}; "
-            f"cut=-1 keeps all but the last, cut=1 the first alone"
+            f"cut={index} leaves nothing of {type(network).__name__}; {_children(network)}. "
+            "cut=-1 keeps all but the last, cut=1 the first alone"
         )
-    gone = tuple(n for n in names[cut:] if any(True for _ in network.get_submodule(n).parameters()))
-    planned = Cut("by hand", tuple(kept), gone, f"cut={cut} says so")
+    rest = [
+        n for n in names[index:] if next(network.get_submodule(n).parameters(), None) is not None
+    ]
+    planned = Cut("by hand", tuple(kept), tuple(rest), f"cut={index} says so")
     return apply_cut(network, planned), planned
 
 
-def _before(network: nn.Module, path: str) -> nn.Sequential:
-    """What runs before the module at a path, in a chain of children and of their children.
-
-    Raises:
-        CutError: nothing stands there, or a module on the way is no `nn.Sequential`.
-    """
+def _body_before(network: nn.Module, path: str) -> nn.Sequential:
+    """What runs before the module at a path, in a chain of children and of their children."""
     name, _, rest = path.partition(".")
-    children = list(network.named_children())
-    kept = children[: _index_of(network, name)]
+    kept = list(network.named_children())[: _index_of(network, name)]
     if rest:
         inner = network.get_submodule(name)
         if not isinstance(inner, nn.Sequential):
@@ -581,7 +545,7 @@ def _before(network: nn.Module, path: str) -> nn.Sequential:
                 f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be cut in "
                 f"two. Give a function that makes the body, cut=lambda network: …"
             )
-        part = _before(inner, rest)
+        part = _body_before(inner, rest)
         kept += [(name, part)] if len(part) else []
     return nn.Sequential(OrderedDict(kept))
 
@@ -589,9 +553,13 @@ def _before(network: nn.Module, path: str) -> nn.Sequential:
 def _index_of(network: nn.Module, name: str) -> int:
     names = [child for child, _ in network.named_children()]
     if name not in names:
-        listed = ", ".join(f"{i}: {child}" for i, child in enumerate(names))
         raise CutError(
-            f"cut={name!r}: no child is called so; the children of {type(network).__name__} are "
-            f"{listed}. Give the name or the index of the first child to leave out"
+            f"cut={name!r}: no child has this name; {_children(network)}. Give the name or the "
+            "index of the first child to leave out"
         )
     return names.index(name)
+
+
+def _children(network: nn.Module) -> str:
+    names = (f"{i}: {name}" for i, (name, _) in enumerate(network.named_children()))
+    return f"the children of {type(network).__name__} are {', '.join(names)}"

@@ -27,11 +27,7 @@ _NETWORK_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hu
 
 
 def check_torchvision(name: str, url: str) -> None:
-    """See that the weights at `url` are in torch's cache, or that their host answers.
-
-    Raises:
-        WeightsError: neither is so.
-    """
+    """See that the weights at `url` are in torch's cache, or that their host answers."""
     if torch_cache_file(url).is_file():
         return
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "layergroups"})
@@ -44,20 +40,7 @@ def check_torchvision(name: str, url: str) -> None:
 
 
 def timm_overlay(name: str, config: Any, cache_dir: str | None = None) -> dict[str, Any]:
-    """Where timm shall take pretrained weights from, if not as it would by itself.
-
-    Args:
-        name: for messages.
-        config: timm's `PretrainedCfg` of the weights, or None where timm has none.
-        cache_dir: the cache folder, where it is not the default.
-
-    Returns:
-        A value for timm's `pretrained_cfg_overlay`: the cached file, or {} to let timm download.
-
-    Raises:
-        WeightsError: the weights are not in the cache and their host does not answer, or there are
-            none at all.
-    """
+    """Where timm shall take pretrained weights from, if not as it would by itself."""
     if config is None or not (config.hf_hub_id or config.url):
         raise unavailable(name, "have never been published by timm")
     if not config.hf_hub_id:

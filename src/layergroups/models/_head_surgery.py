@@ -252,11 +252,7 @@ def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
 
 
 def _check_runs(model: nn.Module, example_input: Any, wanted: str, paths: tuple[str, ...]) -> None:
-    """Run the changed model dry.
-
-    Raises:
-        ModelError: it does not run any more.
-    """
+    """Run the changed model dry."""
     try:
         read_anatomy(model, example_input)
     except AnatomyError as error:
@@ -290,11 +286,7 @@ def _grown(layer: nn.Module, path: str, n_out: int) -> ConcatLinear:
 
 
 def _check_grown(model: nn.Module, made: Mapping[str, nn.Module], example_input: Any) -> None:
-    """Run the grown model dry: every part must be a classifier now, or the head was not called.
-
-    Raises:
-        ModelError: the model takes the weight from the layer instead of calling it.
-    """
+    """Run the grown model dry: every part must be a classifier now, or the head was not called."""
     cause: AnatomyError | None = None
     ran: set[str] = set()
     try:
@@ -349,11 +341,7 @@ def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
 
 
 def _rows(layer: nn.Module, path: str) -> Tensor:
-    """The weight of a classifier, one row for each output.
-
-    Raises:
-        ModelError: the layer does more than multiply by it.
-    """
+    """The weight of a classifier, one row for each output."""
     weight: Any = layer.weight
     if _is_conv1d_of_transformers(layer):
         return weight.detach().T.contiguous()  # type: ignore[no-any-return] # a tensor
@@ -426,15 +414,7 @@ def _not_a_layer(old: nn.Module, path: str) -> ModelError:
 def _update_labels(
     model: nn.Module, old: Mapping[str, nn.Module], n_out: int, kept: Sequence[int] = ()
 ) -> None:
-    """Models of transformers and timm hold their number of classes; some of them read it.
-
-    Args:
-        model: with its new classifiers.
-        old: the classifiers that it had.
-        n_out: outputs now.
-        kept: which of the old classes are the first of the new ones; their names stay. Empty if
-            the classes are all new.
-    """
+    """Models of transformers and timm hold their number of classes; some of them read it."""
     model = unwrap(model)
     before = {outputs_of(layer) for layer in old.values()}
     config: Any = getattr(model, "config", None)

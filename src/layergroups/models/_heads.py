@@ -97,14 +97,7 @@ class TargetUnits(nn.Module):
 
 
 def resize_units(model: nn.Module, after: int, kept: Sequence[int] = ()) -> None:
-    """Let the `TargetUnits` of a model follow its head to another number of outputs, in place.
-
-    Args:
-        model: it is changed.
-        after: outputs from now on.
-        kept: positions of the old outputs that stay, at the front; further ones get mean 0, spread
-            1.
-    """
+    """Let the `TargetUnits` of a model follow its head to another number of outputs, in place."""
     for module in model.modules():
         if isinstance(module, TargetUnits):
             index = torch.tensor(list(kept), dtype=torch.long, device=module.mean.device)

@@ -120,11 +120,7 @@ def _how(before: int, after: int) -> str:
 
 
 def _entrances(model: nn.Module, found: Trace) -> tuple[tuple[str, ...], int]:
-    """Paths of the convolutions that the image enters, and how many channels it has.
-
-    Raises:
-        ModelError: there are none, or they are of a kind whose weights cannot be adapted.
-    """
+    """Paths of the convolutions that the image enters, and how many channels it has."""
     ops = [op for op in found.ops if op.parameters and _images_read(op, found)]
     if not ops:
         raise ModelError(

@@ -97,11 +97,7 @@ class Differences:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file at a path, where "~" is the home folder; it is not opened.
-
-    Raises:
-        WeightsError: there is none, or its ending is not one of `WEIGHT_ENDINGS`.
-    """
+    """The weights file at a path, where "~" is the home folder; it is not opened."""
     file = path_of(path, WeightsError, 'weights="resnet18.pth"').expanduser()
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "does not exist"
@@ -150,22 +146,7 @@ def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
 def load_weights_file(
     model: nn.Module, path: str | Path, *, convert: Converter | None = None
 ) -> str:
-    """Load a weights file into a model, in place; all of it, or all but the classifier.
-
-    Args:
-        model: the model; it is changed only after the file was found to fit.
-        path: the file, as for `read_weights`.
-        convert: turns the tensors of an older or differently sized file into those of the model; it
-            is asked only where names or shapes differ, and heeded only where it makes them fit
-            better.
-
-    Returns:
-        What was loaded, in words.
-
-    Raises:
-        WeightsError: the file cannot be read, or more than the classifier differs; the message
-            counts and names the entries.
-    """
+    """Load a weights file into a model, in place; all of it, or all but the classifier."""
     found = read_weights(path)
     tensors = _strip_prefixes(found.tensors, model)
     differences = _compare_file(model, tensors)
