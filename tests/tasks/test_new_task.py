@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from layergroups.data import ImageDataLoaders
 from layergroups.errors import DataError, LayerGroupsError, TrainingError
-from layergroups.reports import Interpretation, write_rows
+from layergroups.reports import Interpretation, RunReport, record_run, write_rows
 from layergroups.tasks import TASKS, Column, Label, Meaning, NamedMetric, Task, register
 from layergroups.tasks._splitting import random_split
 from layergroups.training import load_learner, vision_learner
@@ -190,6 +190,13 @@ def test_it_reads_photos_and_its_export_comes_back(
     assert dls.summary().to_dict()["task"] == "interval"
     learn = vision_learner(dls, "timm:test_resnet", pretrained=False, progress=False)
     learn.fit(1)
+    record = record_run(learn)
+    assert record.outcome is not None
+    assert record.outcome.task == "interval"
+    report = RunReport((record,))
+    assert "overlap" in str(report)
+    report.save(tmp_path / "run.html")
+    assert "2 ends" in (tmp_path / "run.html").read_text("utf-8")
     again = load_learner(learn.export(tmp_path / "export"))
     assert again.task is interval
     assert str(again.predict(files[0])) == str(learn.predict(files[0]))
