@@ -236,9 +236,9 @@ def train(
     The new head trains first, then all but the first group. Ctrl-C stops and saves the model.
     """  # fmt: skip
     from layergroups.cli import _train_command as command
-    from layergroups.cli._predict_command import Labels
+    from layergroups.cli._parsing import TableOptions
 
-    labels = Labels(
+    labels = TableOptions(
         column=label_col,
         delimiter=label_delim,
         valid=valid_col,
@@ -337,9 +337,9 @@ def validate(
 ) -> None:
     """Evaluate a trained model on labelled images."""  # fmt: skip
     from layergroups.cli import _validate_command as command
-    from layergroups.cli._predict_command import Labels
+    from layergroups.cli._parsing import TableOptions
 
-    labels = Labels(column=label_col, delimiter=label_delim, valid=valid_col, photos=photos)
+    labels = TableOptions(column=label_col, delimiter=label_delim, valid=valid_col, photos=photos)
     command.run(
         model, folder, labels=labels, out=out, batch_size=batch_size, workers=workers,
         on_error=on_error.value, json=json,

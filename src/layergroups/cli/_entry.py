@@ -2,31 +2,21 @@
 
 0: success. 2: a mistake of the user, explained in one message on stderr. 130: Ctrl-C. Any other
 error is a bug of ours and keeps its traceback.
-
-Ctrl-C takes effect between two optimizer steps, never within one, so that the model is complete.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Self
 
 import typer
 
 from layergroups.cli._app import app
 from layergroups.errors import LayerGroupsError
 
-if TYPE_CHECKING:
-    from layergroups.training import FitContext
-
-
 INTERRUPTED = 130
-
 
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -82,43 +72,3 @@ def _in_options(message: str) -> str:
     for python, option in _AS_OPTIONS:
         message = re.sub(python, option, message)
     return message
-
-
-class Interrupts:
-    """Delays Ctrl-C until the optimizer step in progress is done: a context manager and a callback.
-
-    A second Ctrl-C is not delayed.
-    """
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self._stepping = False
-        self._waiting = False
-
-    def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def before_step(self, run: FitContext) -> None:
-        """Delay Ctrl-C from here on."""
-        self._stepping = True
-
-    def after_step(self, run: FitContext) -> None:
-        """The weights have moved: raise a delayed Ctrl-C."""
-        self._stepping = False
-        self.steps += 1
-        if self._waiting:
-            raise KeyboardInterrupt
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self._stepping or self._waiting:
-            raise KeyboardInterrupt
-        self._waiting = True
-
-
-def ignore_interrupts() -> None:
-    """Ignore Ctrl-C from now on, while the model is being saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

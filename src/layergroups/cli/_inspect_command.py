@@ -10,7 +10,7 @@ import torch
 
 from layergroups._drawing import check_ending
 from layergroups.checkpoints import DESCRIPTION
-from layergroups.cli._predict_command import split_rule
+from layergroups.cli._parsing import split_rule
 from layergroups.groups import LayerGroup, LayerGroups, explanation_report
 from layergroups.models import load_model
 from layergroups.reports import groups_report, network_picture, say, show, show_json

@@ -1,16 +1,16 @@
-"""`layergroups train`: a folder of photos, or a table of them, to a model in a folder."""
+"""`layergroups train`: from a folder of images, or a table of labels, to a model folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from layergroups.cli._entry import Interrupts, ignore_interrupts
-from layergroups.cli._predict_command import Labels, is_table, split_rule
-from layergroups.cli._validate_command import Measured, measure
+from layergroups.cli._parsing import TableOptions, is_table, split_rule
+from layergroups.cli._validate_command import Metrics
 from layergroups.data import ImageDataLoaders, OnError
 from layergroups.errors import DataError
 from layergroups.reports import (
@@ -18,25 +18,21 @@ from layergroups.reports import (
     Interpretation,
     RunFiles,
     claim_folder,
-    confusion_matrix_picture,
     record_run,
     say,
     show_figures,
     show_json,
     write_run,
 )
-from layergroups.training import vision_learner
-
-if TYPE_CHECKING:
-    from layergroups.training import Learner
+from layergroups.training import FitContext, Learner, vision_learner
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What the user asks for; the options of the command."""
+    """The options of the command."""
 
     folder: Path
-    labels: Labels
+    labels: TableOptions
     channels: int | None
     arch: str
     epochs: int
@@ -58,144 +54,145 @@ class TrainOptions:
     command: tuple[str, ...]
 
 
-def run(order: TrainOptions) -> None:
-    """Train, save, measure, and say how to go on.
+def run(options: TrainOptions) -> None:
+    """Train, save, evaluate, and say what to do next.
 
     Raises:
-        LayerGroupsError: photos, network or folder are not as they should be.
+        LayerGroupsError: images, network or folder are not as they should be.
         typer.Exit: with code 130 after Ctrl-C.
     """
-    _check(order)
-    made_here = not order.out.exists()
-    earlier = claim_folder(order.out)
+    _check(options)
+    is_new = not options.out.exists()
+    replaces = claim_folder(options.out)
     try:
-        learn = _learner(order)
-        if earlier:
-            say(f"{order.out} holds an earlier model; it is replaced when the training is done.")
-        _train(learn, order)
+        learn = _learner(options)
+        if replaces:
+            say(f"{options.out} holds an earlier model; it is replaced when training ends.")
+        _train(learn, options)
     finally:
-        if made_here and not any(order.out.iterdir()):
-            order.out.rmdir()
+        if is_new and not any(options.out.iterdir()):
+            options.out.rmdir()
 
 
-def _check(order: TrainOptions) -> None:
-    """What needs no heavy work to be seen."""
-    if not order.epochs and not order.freeze_epochs:
+def _check(options: TrainOptions) -> None:
+    """Find mistakes before any work is done."""
+    if not options.epochs and not options.freeze_epochs:
         raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
-    if order.resume and order.checkpoint_dir is None:
+    if options.resume and options.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
-    order.labels.check(order.folder)
-    if order.out.resolve().is_relative_to(order.folder.resolve()) and order.folder.is_dir():
+    options.labels.check(options.folder)
+    folder = options.folder
+    if options.out.resolve().is_relative_to(folder.resolve()) and folder.is_dir():
         raise DataError(
-            f"--out {order.out} lies in the folder of the photos, {order.folder}, where it would "
-            "be taken for a class. Give a folder outside of it."
+            f"--out {options.out} lies in the folder of the images, {folder}, where it would be "
+            "taken for a class. Give a folder outside of it."
         )
 
 
-def _learner(order: TrainOptions) -> Learner:
-    dls = _data(order)
+def _learner(options: TrainOptions) -> Learner:
+    dls = _data(options)
     say(
-        f"{len(dls.train_photos)} training and {len(dls.valid_photos)} validation photos of "
-        f"{dls.task.count(dls.c)}, {order.size} x {order.size} pixels"
+        f"{len(dls.train_photos)} training and {len(dls.valid_photos)} validation images of "
+        f"{dls.task.count(dls.c)}, {options.size} x {options.size} pixels"
     )
     learn = vision_learner(
         dls,
-        order.arch,
-        pretrained=order.pretrained,
-        weights=order.weights,
-        split=split_rule(order.split),
+        options.arch,
+        pretrained=options.pretrained,
+        weights=options.weights,
+        split=split_rule(options.split),
         metrics=dls.task.default_metrics,
-        seed=order.seed,
+        seed=options.seed,
     )
     groups = ", ".join(learn.layer_groups.names)
-    name = learn.blueprint.arch if learn.blueprint else order.arch
-    start = "pretrained" if order.pretrained or order.weights else "from noise"
+    name = learn.blueprint.arch if learn.blueprint else options.arch
+    start = "pretrained" if options.pretrained or options.weights else "randomly initialized"
     say(f"{name}, {start}; layer groups: {groups}")
     return learn
 
 
-def _data(order: TrainOptions) -> ImageDataLoaders:
-    """The photos, of a folder or of a table."""
-    options: dict[str, Any] = {
-        "valid_pct": order.valid_pct,
-        "seed": order.seed,
-        "size": order.size,
-        "batch_size": order.batch_size,
-        "num_workers": order.workers,
-        "on_error": order.on_error,
-        "channels": order.channels,
+def _data(options: TrainOptions) -> ImageDataLoaders:
+    shared: dict[str, Any] = {
+        "valid_pct": options.valid_pct,
+        "seed": options.seed,
+        "size": options.size,
+        "batch_size": options.batch_size,
+        "num_workers": options.workers,
+        "on_error": options.on_error,
+        "channels": options.channels,
     }
-    if not is_table(order.folder):
-        return ImageDataLoaders.from_folder(order.folder, **options)
+    if not is_table(options.folder):
+        return ImageDataLoaders.from_folder(options.folder, **shared)
+    columns = options.labels.arguments()
     return ImageDataLoaders.from_table(
-        order.folder, task=order.labels.task, **order.labels.columns(), **options
+        options.folder, task=options.labels.task, **columns, **shared
     )
 
 
-def _train(learn: Learner, order: TrainOptions) -> None:
-    """Train, save, then measure; Ctrl-C loses nothing that was learned."""
-    with Interrupts() as interrupts:
-        learn.callbacks.append(interrupts)
+class _StepCount:
+    """A callback that counts optimizer steps."""
+
+    steps = 0
+
+    def after_step(self, run: FitContext) -> None:
+        self.steps += 1
+
+
+def _train(learn: Learner, options: TrainOptions) -> None:
+    """Train, save, then evaluate; Ctrl-C loses nothing that was learned."""
+    count = _StepCount()
+    learn.callbacks.append(count)
+    before = signal.getsignal(signal.SIGINT)
+    try:
         try:
             learn.fine_tune(
-                order.epochs,
-                order.lr,
-                freeze_epochs=order.freeze_epochs,
-                checkpoint_dir=order.checkpoint_dir,
-                resume=order.resume,
+                options.epochs,
+                options.lr,
+                freeze_epochs=options.freeze_epochs,
+                checkpoint_dir=options.checkpoint_dir,
+                resume=options.resume,
             )
-        except KeyboardInterrupt:
-            ignore_interrupts()
-            _save_interrupted(learn, order, interrupts.steps)
-            raise typer.Exit(130) from None
-        ignore_interrupts()
-        files = _write(learn, order)
-    try:
-        measured = _measure(learn, order, files)
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the model is being saved
+        files = _write(learn, options)
     except KeyboardInterrupt:
-        say(f"Interrupted: the model is trained and saved in {order.out}, but not measured.")
+        if count.steps:
+            _write(learn, options)
+            say(f"Interrupted: the model after {count.steps} steps is saved in {options.out}.")
+        else:
+            say("Interrupted before the first step: nothing was learned, nothing is saved.")
         raise typer.Exit(130) from None
-    if measured.confusion is not None:
-        files = replace(files, picture=order.out / PICTURE)
-        matrix, classes = measured.confusion.matrix, measured.confusion.classes
-        confusion_matrix_picture(matrix, classes, order.out / PICTURE)
-    _tell(order, measured, files)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        metrics = _evaluate(learn, options, files)
+    except KeyboardInterrupt:
+        say(f"Interrupted: the model is saved in {options.out}, but not evaluated.")
+        raise typer.Exit(130) from None
+    _show(options, metrics, files)
 
 
-def _write(learn: Learner, order: TrainOptions) -> RunFiles:
-    """The folder of the run, not measured yet."""
-    record = record_run(learn, command=order.command, measured=False)
-    return write_run(learn, order.out, record=record)
+def _write(learn: Learner, options: TrainOptions) -> RunFiles:
+    """Write the folder of the run, not evaluated yet."""
+    record = record_run(learn, command=options.command, measured=False)
+    return write_run(learn, options.out, record=record)
 
 
-def _measure(learn: Learner, order: TrainOptions, files: RunFiles) -> Measured:
-    """Ask the model about the validation photos; what it says goes into the record of the run."""
+def _evaluate(learn: Learner, options: TrainOptions, files: RunFiles) -> Metrics:
+    """Evaluate on the validation images; the record of the run gets the results too."""
     interp = Interpretation.from_learner(learn)
-    record_run(learn, command=order.command, interp=interp).save(files.record)
-    return measure(learn, found=(interp.predictions, interp.targets, interp.losses))
+    record_run(learn, command=options.command, interp=interp).save(files.record)
+    return Metrics.of(learn, (interp.predictions, interp.targets, interp.losses))
 
 
-def _save_interrupted(learn: Learner, order: TrainOptions, steps: int) -> None:
-    if not steps:
-        say("Interrupted before the first step: nothing was learned, nothing is saved.")
-        return
-    _write(learn, order)
-    say(f"Interrupted: the model as it was after {steps} steps is saved in {order.out}.")
-
-
-def _tell(order: TrainOptions, measured: Measured, files: RunFiles) -> None:
-    if order.json:
-        show_json({"model": str(order.out)} | measured.to_dict())
+def _show(options: TrainOptions, metrics: Metrics, files: RunFiles) -> None:
+    has_picture = metrics.draw_confusion(options.out / PICTURE)
+    if options.json:
+        show_json({"model": str(options.out)} | metrics.to_dict())
     else:
         say()
-        written = {"model": order.out, "history": files.history, "confusion": files.picture}
-        show_figures(
-            {
-                **measured.figures,
-                "loss": measured.loss,
-                "photos": measured.photos,
-                **{name: path for name, path in written.items() if path is not None},
-            }
-        )
-    say(f"\nLook at the run:  layergroups report {order.out}")
-    say(f"Predict with it:  layergroups predict {order.out} photo.jpg")
+        paths = {"model": options.out, "history": files.history}
+        paths |= {"confusion": options.out / PICTURE} if has_picture else {}
+        show_figures(metrics.figures | {"loss": metrics.loss, "photos": metrics.images} | paths)
+    say(f"\nLook at the run:  layergroups report {options.out}")
+    say(f"Predict with it:  layergroups predict {options.out} photo.jpg")

@@ -77,7 +77,7 @@ def test_a_table_may_lie_elsewhere_than_its_photos(
     trained = run("train", table, *LABELS, "--photos", tables, *TINY, "--epochs", "0", "--out", out)
     assert trained.code == 0
     refused = run("train", tables, "--photos", tables, "--out", tmp_path / "other")
-    assert "--photos tells of a table" in refused.err
+    assert "--photos" in refused.err
 
 
 def test_labels_are_predicted_in_every_format(run: Run, labelled: Path, tables: Path) -> None:
@@ -134,7 +134,7 @@ def test_no_confusion_matrix_is_drawn_of_labels(run: Run, labelled: Path, tables
     assert not (labelled / "confusion_matrix.png").exists()
     answer = run("validate", labelled, tables / "labels.csv", *LABELS, "--out", "m.png")
     assert answer.code == 2
-    assert "one class for each photo" in answer.err
+    assert "confusion matrix" in answer.err
 
 
 def test_options_of_a_table_are_refused_for_a_folder(run: Run, photos: Path) -> None:
@@ -145,5 +145,5 @@ def test_options_of_a_table_are_refused_for_a_folder(run: Run, photos: Path) -> 
 
 def test_a_folder_of_classes_cannot_measure_labels(run: Run, labelled: Path, photos: Path) -> None:
     answer = run("validate", labelled, photos)
-    assert "'multilabel'" in answer.only_error_line
+    assert "multilabel" in answer.only_error_line
     assert ".csv" in answer.only_error_line

@@ -1,0 +1,66 @@
+"""What options of several commands mean: tables of labels, and split rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+
+_RULES = ("auto", "layerwise", "classic", "classic-v1")
+_TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """The options of a table of labels; see `ImageDataLoaders.from_table`."""
+
+    column: str | None = None
+    delimiter: str | None = None
+    valid: str | None = None
+    task: str | None = None
+    photos: Path | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `ImageDataLoaders.from_table`, without the task."""
+        names = [name.strip() for name in (self.column or "").split(",") if name.strip()]
+        return {
+            "label_col": names[0] if len(names) == 1 else names or 1,
+            "label_delim": self.delimiter,
+            "valid_col": self.valid,
+            "folder": self.photos,
+        }
+
+    def check(self, images: Path) -> None:
+        """Raise `typer.BadParameter` if one is given and the images are not given by a table."""
+        options = {
+            "--label-col": self.column,
+            "--label-delim": self.delimiter,
+            "--valid-col": self.valid,
+            "--task": self.task,
+            "--photos": self.photos,
+        }
+        given = [name for name, value in options.items() if value is not None]
+        if given and not is_table(images):
+            raise typer.BadParameter(
+                f"{', '.join(given)}: only for a table, but {images} is not a .csv or .tsv file. "
+                "Give a file with the names of the images in its first column."
+            )
+
+
+def is_table(path: Path) -> bool:
+    """Whether the images are given by a table, not by a folder."""
+    return path.suffix.lower() in _TABLES and not path.is_dir()
+
+
+def split_rule(text: str) -> str | int | list[str]:
+    """A split rule: the name of a rule, a number of groups, or module paths with commas."""
+    text = text.strip()
+    if text.isdecimal():
+        return int(text)
+    paths = [path.strip() for path in text.split(",") if path.strip()]
+    # A word near the name of a rule is a misspelt rule, not a module: the error then lists rules.
+    named = len(paths) == 1 and "." not in text
+    return text if named and get_close_matches(text, _RULES, n=1, cutoff=0.75) else paths
