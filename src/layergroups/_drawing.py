@@ -11,6 +11,7 @@ from layergroups._paths import path_of
 from layergroups.errors import LayerGroupsError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -75,6 +76,36 @@ def _shown_figure() -> type[Figure]:
             return png(self, dpi=100)
 
     return ShownFigure
+
+
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the top left corner of the figure."""
+    w, h = figure.get_size_inches()
+    return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
+
+
+def add_title(figure: Figure, title: str, note: str = "") -> None:
+    """A title at the top left, and a fainter line below it."""
+    width, height = figure.get_size_inches()
+    for words, top, size, colour, weight in (
+        (title, 0.22, 13, INK, "bold"),
+        (note, 0.5, 9, GREY, "normal"),
+    ):
+        figure.text(
+            0.3 / width, 1 - top / height, words, fontsize=size, color=colour, fontweight=weight,
+            va="top", parse_math=False,
+        )  # fmt: skip
+
+
+def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """A faint grid, lines at the left and below only, small labels."""
+    axes.set_xlabel(x_label, fontsize=9.5, color=GREY)
+    axes.set_ylabel(y_label, fontsize=9.5, color=GREY)
+    axes.tick_params(length=3, color=FAINT, labelcolor=INK, labelsize=8.5, which="both")
+    axes.grid(color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_color(FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:

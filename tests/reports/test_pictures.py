@@ -129,3 +129,12 @@ def test_text_is_fitted_and_wrapped() -> None:
 def test_every_group_has_its_colour(n: int) -> None:
     colours = group_colours(n, True)
     assert len(set(colours)) == len(colours) == n + 1
+
+
+def test_a_matrix_of_many_classes_is_drawn_in_seconds_and_stays_small() -> None:
+    sizes = []
+    for n in (100, 300):
+        figure = draw_confusion(torch.eye(n).int().tolist(), ["x"] * n)
+        assert max(figure.get_size_inches()) < 16
+        sizes.append(len(figure.findobj()))
+    assert sizes[1] < 1.5 * sizes[0]  # artists do not grow with the number of cells

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from layergroups import _drawing as drawing
 from layergroups._paths import path_of
-from layergroups.errors import DataError
+from layergroups.errors import DataError, LayerGroupsError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_INK = "#1b2733"
-_ENDINGS = (".png", ".svg", ".pdf")
 _SIDE = 2.0  # inches of a photo
 _LETTERS = 9.0  # points
 _LABELS_SHOWN = 4
@@ -47,22 +45,13 @@ class BatchPicture:
             DataError: another ending, or the file cannot be written.
         """
         path = path_of(path, DataError, 'show_batch("batch.png")')
-        if path.suffix.lower() not in _ENDINGS:
-            raise DataError(
-                f"{path} does not end like a picture; end it with {', '.join(_ENDINGS)}, for "
-                f"example {path.stem or 'batch'}.png."
-            )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.figure.savefig(path, dpi=130)
-        except OSError as cause:
-            raise DataError(f"Could not write {path}: {cause}") from cause
-        return path
+            return drawing.save(self.figure, drawing.check_ending(path), dpi=130)
+        except LayerGroupsError as cause:
+            raise DataError(str(cause)) from cause
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=90)
-        return buffer.getvalue()
+        return drawing.png(self.figure, dpi=90)
 
 
 def draw_batch(
@@ -97,9 +86,6 @@ def _shown(x: torch.Tensor, spec: InputSpec) -> list[Any]:
 
 
 def _draw(images: Sequence[Any], labels: Sequence[str]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     height, width = images[0].shape[:2]
@@ -109,17 +95,16 @@ def _draw(images: Sequence[Any], labels: Sequence[str]) -> Figure:
     high = wide * height / width + above
     gap = 0.12
     total = (columns * (wide + gap) + gap, rows * (high + gap) + gap)
-    figure = Figure(figsize=total, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = drawing.new_figure(*total)
     for i, (image, text) in enumerate(zip(images, texts, strict=True)):
-        left = gap + (i % columns) * (wide + gap)
-        low = total[1] - (i // columns + 1) * (high + gap)
-        place = (left / total[0], low / total[1], wide / total[0], (high - above) / total[1])
-        axes = figure.add_axes(place)
+        left, top = gap + (i % columns) * (wide + gap), gap + (i // columns) * (high + gap) + above
+        axes = drawing.axes_at(figure, left, top, wide, high - above)
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         # No mathematics in the names of classes.
-        axes.set_title(text, fontsize=_LETTERS, color=_INK, loc="left", pad=3, parse_math=False)
+        axes.set_title(
+            text, fontsize=_LETTERS, color=drawing.INK, loc="left", pad=3, parse_math=False
+        )
     return figure
 
 

@@ -22,7 +22,7 @@ _WIDTH, _HEIGHT, _TOP, _KEY = 9.2, 4.6, 0.8, 2.3  # inches
 
 @dataclass(frozen=True)
 class RateCurve:
-    """What the loss did while a rate rose, in one sweep.
+    """The loss over a rising rate, in one sweep.
 
     Attributes:
         name: of the layer group that trained, or "all".
@@ -32,8 +32,7 @@ class RateCurve:
         suggestions: a rate by each kind that was asked for and found; empty where there are too
             few steps.
         end: why the sweep ended.
-        skip: steps at the start that are not looked at, nor drawn, for the average of a few
-            batches is not even yet.
+        skip: steps at the start that are ignored, where the average is of too few batches.
         missing: why there is no rate, by each kind that was asked for and not found.
     """
 
@@ -48,7 +47,7 @@ class RateCurve:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Rate and smoothed loss of each step that is looked at; of all if there are few."""
+        """Rate and smoothed loss of each step that is not skipped; of all if there are few."""
         pairs = list(zip(self.lrs, self.losses, strict=True))
         return pairs[self.skip :] or pairs
 
@@ -67,7 +66,7 @@ def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") 
         note: a line below the title.
 
     Raises:
-        LayerGroupsError: another ending, or the file cannot be written.
+        LayerGroupsError: a different ending, or the file cannot be written.
     """
     path = drawing.check_ending(path)
     return drawing.save(draw_rates(curves, note), path)
@@ -76,27 +75,22 @@ def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") 
 def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     """The figure of `rate_picture`."""
     figure = drawing.new_figure(_WIDTH, _HEIGHT)
-    left, low, high = 0.7 / _WIDTH, 0.62 / _HEIGHT, 1 - _TOP / _HEIGHT
-    axes = figure.add_axes((left, low, 1 - left - _KEY / _WIDTH, high - low))
+    axes = drawing.axes_at(figure, 0.7, _TOP, _WIDTH - 0.7 - _KEY, _HEIGHT - _TOP - 0.62)
     colours = [drawing.INK, *drawing.group_colours(max(0, len(curves) - 2), len(curves) > 1)]
-    markers = _markers(curves)
+    kinds = dict.fromkeys(kind for curve in curves for kind in curve.suggestions)
+    markers = dict(zip(kinds, _MARKERS, strict=False))
     for i, (curve, colour) in reversed(list(enumerate(zip(curves, colours, strict=True)))):
         _draw(axes, curve, colour, markers, thick=i == 0)
-    _scale(axes, curves)
-    _label(axes)
+    # losses from the lowest to somewhat above where the sweeps began; what diverges runs out
+    lowest = min(loss for curve in curves for _, loss in curve.points)
+    begin = max(curve.points[0][1] for curve in curves)
+    room = max(begin - lowest, abs(begin) * 0.02, 1e-9)
+    axes.set_xscale("log")
+    axes.set_ylim(lowest - 0.08 * room, begin + 0.45 * room)
+    drawing.style_axes(axes, "learning rate", "loss, smoothed")
     _legend(figure, curves, colours, markers)
-    figure.text(
-        0.3 / _WIDTH, 1 - 0.22 / _HEIGHT, "Loss while the learning rate rises", fontsize=13,
-        fontweight="bold", color=drawing.INK, va="top",
-    )  # fmt: skip
-    figure.text(0.3 / _WIDTH, 1 - 0.5 / _HEIGHT, note, fontsize=9, color=drawing.GREY, va="top")
+    drawing.add_title(figure, "Loss while the learning rate rises", note)
     return figure
-
-
-def _markers(curves: Sequence[RateCurve]) -> dict[str, str]:
-    """A mark for each kind of suggestion that some curve has."""
-    kinds = dict.fromkeys(kind for curve in curves for kind in curve.suggestions)
-    return dict(zip(kinds, _MARKERS, strict=False))
 
 
 def _draw(
@@ -104,9 +98,7 @@ def _draw(
 ) -> None:
     lrs, losses = zip(*curve.points, strict=True)
     axes.plot(lrs, losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
-    for kind, rate in curve.suggestions.items():
-        if kind not in markers:
-            continue
+    for kind, rate in ((k, r) for k, r in curve.suggestions.items() if k in markers):
         axes.plot(
             [rate], [_loss_at(curve, rate)], marker=markers[kind], markersize=7, color=colour,
             markeredgecolor="white", markeredgewidth=1, ls="none", zorder=5,
@@ -121,25 +113,6 @@ def _loss_at(curve: RateCurve, rate: float) -> float:
             part = math.log(rate / low) / math.log(high / low)
             return first + (second - first) * part
     return pairs[0][1] if rate < pairs[0][0] else pairs[-1][1]
-
-
-def _scale(axes: Axes, curves: Sequence[RateCurve]) -> None:
-    """Losses from the lowest to somewhat above where the sweeps began; what diverges runs out."""
-    lowest = min(loss for curve in curves for _, loss in curve.points)
-    begin = max(curve.points[0][1] for curve in curves)
-    room = max(begin - lowest, abs(begin) * 0.02, 1e-9)
-    axes.set_xscale("log")
-    axes.set_ylim(lowest - 0.08 * room, begin + 0.45 * room)
-
-
-def _label(axes: Axes) -> None:
-    axes.set_xlabel("learning rate", fontsize=10, color=drawing.GREY)
-    axes.set_ylabel("loss, smoothed", fontsize=10, color=drawing.GREY)
-    axes.grid(visible=True, color=drawing.FAINT, lw=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=drawing.GREY, labelsize=9, length=0, which="both")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _legend(

@@ -6,7 +6,6 @@ frozen, in the same colours; last the momentum.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -36,7 +35,7 @@ class PhasePreview:
         name: of the part, such as "head".
         epochs: passes over the training photos.
         steps: of the optimizer.
-        at: the steps that were looked at, counted from 0; all, or a thousand of them.
+        at: the steps that are shown, counted from 0; all, or a thousand of them.
         rates: for each group its rate at these steps, as the optimizer has it.
         frozen: for each group whether it is frozen, or has a rate of 0, at these steps.
         momentum: at these steps, or the first beta; None for an optimizer that has none.
@@ -103,7 +102,7 @@ class SchedulePreview:
             path: ends with .png, .svg or .pdf.
 
         Raises:
-            LayerGroupsError: another ending, or the file cannot be written.
+            LayerGroupsError: a different ending, or the file cannot be written.
         """
         path = drawing.check_ending(path)
         return drawing.save(draw_schedule(self), path)
@@ -115,26 +114,21 @@ class SchedulePreview:
         return _table(self)
 
     def _repr_png_(self) -> bytes:
-        """The picture, for a notebook."""
-        page = io.BytesIO()
-        draw_schedule(self).savefig(page, format="png", dpi=110)
-        return page.getvalue()
+        return drawing.png(draw_schedule(self), dpi=110)
 
 
 def draw_schedule(preview: SchedulePreview) -> Figure:
     """The figure of a preview."""
-    rows = len(preview.groups) * _ROW
     momentum = any(m is not None for phase in preview.phases for m in phase.momentum)
-    parts = [_RATES, rows, *([_MOMENTUM] if momentum else [])]
-    height = _ABOVE + sum(parts) + _GAP * (len(parts) - 1) + _BELOW
-    figure = drawing.new_figure(_WIDTH, height)
-    left = min(2.2, 0.5 + max(drawing.text_width(name, 9) for name in preview.groups))
-    left = max(left, 1.05)
-    top, axes = height - _ABOVE, []
-    for part in parts:
-        box = (left / _WIDTH, (top - part) / height, (_WIDTH - left - 0.3) / _WIDTH, part / height)
-        axes.append(figure.add_axes(box))
-        top -= part + _GAP
+    heights = [_RATES, len(preview.groups) * _ROW, *([_MOMENTUM] if momentum else [])]
+    total = _ABOVE + sum(heights) + _GAP * (len(heights) - 1) + _BELOW
+    figure = drawing.new_figure(_WIDTH, total)
+    left = 0.5 + max(drawing.text_width(name, 9) for name in preview.groups)
+    left = max(min(2.2, left), 1.05)
+    top, axes = _ABOVE, []
+    for height in heights:
+        axes.append(drawing.axes_at(figure, left, top, _WIDTH - left - 0.3, height))
+        top += height + _GAP
     colours = drawing.group_colours(len(preview.groups) - 1, True)
     _draw_rates(axes[0], preview, colours)
     _draw_lanes(axes[1], preview, colours)
@@ -142,7 +136,15 @@ def draw_schedule(preview: SchedulePreview) -> Figure:
         _draw_momentum(axes[2], preview)
     for each in axes:
         _frame(each, preview, last=each is axes[-1])
-    _title(figure, axes[0], preview)
+    steps = sum(phase.steps for phase in preview.phases)
+    notes = "".join(f"; {phase.name}: {phase.note}" for phase in preview.phases if phase.note)
+    note = drawing.fitted(f"{preview.epochs} epochs, {steps} steps{notes}", _WIDTH - 0.6, 9)
+    drawing.add_title(figure, "Learning rates of the layer groups", note)
+    for first, phase in preview.starts():
+        axes[0].text(
+            first, 1.02, f" {phase.name}", transform=axes[0].get_xaxis_transform(), fontsize=9,
+            color=drawing.INK, va="bottom",
+        )  # fmt: skip
     return figure
 
 
@@ -176,7 +178,7 @@ def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
         axes.set_ylim(-0.025 * top, top * 1.08)
         axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}" if rate > 0 else "0")
     axes.minorticks_off()
-    axes.set_ylabel("rate", fontsize=9, color=drawing.GREY)
+    axes.set_ylabel("learning rate", fontsize=9, color=drawing.GREY)
     axes.grid(axis="y", color=drawing.FAINT, lw=0.7)
     axes.set_axisbelow(True)
 
@@ -224,27 +226,6 @@ def _frame(axes: Axes, preview: SchedulePreview, *, last: bool) -> None:
         axes.axvline(first, color=drawing.GREY, lw=0.9, ls=(0, (3, 3)))
     if last:
         axes.set_xlabel("epochs", fontsize=9, color=drawing.GREY)
-
-
-def _title(figure: Figure, axes: Axes, preview: SchedulePreview) -> None:
-    height = figure.get_figheight()
-    left = 0.3 / _WIDTH
-    figure.text(
-        left, 1 - 0.22 / height, "Rates of the layer groups", fontsize=13, fontweight="bold",
-        color=drawing.INK, va="top",
-    )  # fmt: skip
-    steps = sum(phase.steps for phase in preview.phases)
-    notes = "".join(f"; {phase.name}: {phase.note}" for phase in preview.phases if phase.note)
-    said = f"{preview.epochs} epochs, {steps} steps{notes}"
-    figure.text(
-        left, 1 - 0.5 / height, drawing.fitted(said, _WIDTH - 0.6, 9), fontsize=9,
-        color=drawing.GREY, va="top",
-    )  # fmt: skip
-    for first, phase in preview.starts():
-        axes.text(
-            first, 1.02, f" {phase.name}", transform=axes.get_xaxis_transform(), fontsize=9,
-            color=drawing.INK, va="bottom",
-        )  # fmt: skip
 
 
 def _table(preview: SchedulePreview) -> Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from layergroups import _drawing as drawing
+from layergroups.reports._protocols import EpochRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,41 +18,22 @@ _METRICS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0b559f", "#7f7f7f")  #
 _SMOOTH = 0.9
 
 
-class Row(Protocol):
-    """One epoch, as `training.EpochRow` tells it."""
-
-    @property
-    def train_loss(self) -> float | None:
-        """Mean over the training items."""
-
-    @property
-    def valid_loss(self) -> float | None:
-        """Mean over the validation items."""
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """By name."""
-
-    @property
-    def lrs(self) -> tuple[float, ...]:
-        """The rate of each group."""
-
-
 def curves_png(
-    rows: Sequence[Row],
+    rows: Sequence[EpochRow],
     places: Sequence[float],
     losses: Sequence[float],
     groups: Sequence[str],
     dpi: int = 200,
 ) -> bytes:
     """The figure of `draw_curves` as a PNG file."""
-    held = io.BytesIO()
-    draw_curves(rows, places, losses, groups).savefig(held, dpi=dpi, format="png")
-    return held.getvalue()
+    return drawing.png(draw_curves(rows, places, losses, groups), dpi)
 
 
 def draw_curves(
-    rows: Sequence[Row], places: Sequence[float], losses: Sequence[float], groups: Sequence[str]
+    rows: Sequence[EpochRow],
+    places: Sequence[float],
+    losses: Sequence[float],
+    groups: Sequence[str],
 ) -> Figure:
     """Draw losses on the left, metrics and rates, where there are any, beside them.
 
@@ -77,9 +58,9 @@ def draw_curves(
 
 
 def _draw_losses(
-    axes: Axes, rows: Sequence[Row], places: Sequence[float], losses: Sequence[float]
+    axes: Axes, rows: Sequence[EpochRow], places: Sequence[float], losses: Sequence[float]
 ) -> None:
-    axes.set_title("loss", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
+    _name(axes, "loss")
     if losses:
         axes.plot(places, losses, color=drawing.BLUE, alpha=0.18, lw=0.8)
         axes.plot(places, _smoothed(losses), color=drawing.BLUE, lw=1.4, label="training")
@@ -92,15 +73,17 @@ def _draw_losses(
         axes.set_ylim(min(0.0, min(finite)), max(finite) * 1.08 or 1.0)
 
 
-def _draw_metrics(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
-    axes.set_title("metrics", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
+def _draw_metrics(axes: Axes, rows: Sequence[EpochRow], names: Sequence[str]) -> None:
+    _name(axes, "metrics")
     for number, name in enumerate(names):
         values = [row.metrics.get(name) for row in rows]
         _line(axes, values, _METRICS[number % len(_METRICS)], name)
 
 
-def _draw_rates(axes: Axes, rows: Sequence[Row], groups: Sequence[str]) -> None:
-    axes.set_title("highest rate", loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
+def _draw_rates(axes: Axes, rows: Sequence[EpochRow], groups: Sequence[str]) -> None:
+    axes.set_title(
+        "highest learning rate", loc="left", fontsize=11, fontweight="bold", color=drawing.INK
+    )
     n = max(len(row.lrs) for row in rows)
     colours = drawing.group_colours(n - 1, has_head=True)
     known = list(groups) if len(groups) == n else [str(i) for i in range(n)]
@@ -109,6 +92,10 @@ def _draw_rates(axes: Axes, rows: Sequence[Row], groups: Sequence[str]) -> None:
         _line(axes, [value or None for value in values], colour, drawing.fitted(name, 1.2, 8))
     if any(value for row in rows for value in row.lrs):
         axes.set_yscale("log")
+
+
+def _name(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
 
 
 def _line(axes: Axes, values: Sequence[float | None], colour: str, label: str) -> None:
@@ -120,14 +107,8 @@ def _line(axes: Axes, values: Sequence[float | None], colour: str, label: str) -
 def _finish(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("epochs", fontsize=9, color=drawing.GREY)
+    drawing.style_axes(axes, "epochs", "")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.tick_params(labelsize=8, colors=drawing.GREY, length=2)
-    axes.grid(color=drawing.FAINT, lw=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(drawing.FAINT)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=8, frameon=False, labelcolor=drawing.INK)
 
