@@ -1,11 +1,4 @@
-"""Rules that divide a model into layer groups: each turns an anatomy into a `Partition`.
-
-The splits of fastai and its users, as a table: it can be asked for, it is never needed.
-
-Source: fastai 1 and 2, `vision/learner.py`: resnets before child 6 of the body, vgg at
-features[22], densenets at features[7], squeezenets at features[5] (fastai 1 also at [8]), alexnet
-at features[6]; mobilenet_v2 at features[10] as its users do.
-"""
+"""Rules that divide a model into layer groups: each turns an anatomy into a `Partition`."""
 
 from __future__ import annotations
 
@@ -32,55 +25,7 @@ from layergroups.groups._partition import (
     start_at_path,
 )
 
-# class of the original network -> (the part that is split, children before which it is split)
-CLASSIC: dict[str, tuple[str, tuple[int, ...]]] = {
-    "ResNet": ("", (6,)),
-    "VGG": ("features", (22,)),
-    "DenseNet": ("features", (7,)),
-    "SqueezeNet": ("features", (5,)),
-    "AlexNet": ("features", (6,)),
-    "MobileNetV2": ("features", (10,)),
-}
-
-
-CLASSIC_V1 = {**CLASSIC, "SqueezeNet": ("features", (5, 8))}
-
-
-_RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-
-
-def classic_paths(network: str, model: nn.Module, *, version: int = 2) -> tuple[str, ...]:
-    """Paths at which the classic table splits a network; empty where it has no entry for it.
-
-    Args:
-        network: class of the original network, "ResNet".
-        model: that network, or a `Sequential(body, head)` made from it.
-        version: 2 for fastai 2's table, 1 for fastai 1's.
-    """
-    inside, indices = (CLASSIC if version == 2 else CLASSIC_V1).get(network, ("", ()))
-    container = _holder(model, inside, max(indices, default=0))
-    if not indices or container is None:
-        return ()
-    path, module = container
-    names = [name for name, _ in module.named_children()]
-    if not inside:
-        names = [n for n in _RESNET_CHILDREN if n in names] or names
-    return tuple(f"{path}.{names[i]}".removeprefix(".") for i in indices)
-
-
-def _holder(model: nn.Module, inside: str, index: int) -> tuple[str, nn.Module] | None:
-    """The module whose children are counted: a long enough Sequential, or the resnet itself."""
-    for path, module in model.named_modules():
-        long_enough = len(list(module.children())) > index
-        is_resnet = not inside and "layer3" in dict(module.named_children())
-        counted = isinstance(module, nn.Sequential) if inside else True
-        if long_enough and (is_resnet or counted):
-            return path, module
-    return None
-
-
 log = logging.getLogger("layergroups")
-
 
 Split = str | int | Sequence[str] | Mapping[str, str] | Callable[[nn.Module], Iterable[Any]]
 
@@ -140,6 +85,7 @@ def by_number(model: nn.Module, anatomy: Anatomy, n: int, rule: str | None = Non
     """So many groups, balanced by depth, at falls of the resolution; the head is the last."""
     if n < 1:
         raise GroupingError(f"split={n}: there must be at least one layer group")
+    rule = rule or f"{n} groups"
     parts = n - 1 if anatomy.has_head else n
     chosen = (
         choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, parts) if parts else []
@@ -149,18 +95,15 @@ def by_number(model: nn.Module, anatomy: Anatomy, n: int, rule: str | None = Non
             "the body of %s has %d block(s): %d layer groups, not %d",
             anatomy.model, len(anatomy.body), len(chosen) + 1 + anatomy.has_head, n,
         )  # fmt: skip
-    names = _body_names(len(chosen) + 1)
-    starts = [
-        start_at_block(anatomy, boundary.block, name, reason)
-        for name, (boundary, reason) in zip(names[1:], chosen, strict=True)
-    ]
     if parts == 0 or not anatomy.body:
         only = Part("all", "one group was asked for" if parts == 0 else anatomy.head_reason)
-        return consecutive(model, anatomy, rule or f"{n} groups", only, [])
-    first = Part(names[0], "the input")
-    return consecutive(
-        model, anatomy, rule or f"{n} groups", first, [*starts, *_head_start(anatomy)]
-    )
+        return consecutive(model, anatomy, rule, only, [])
+    first, *names = _body_names(len(chosen) + 1)
+    starts = [
+        start_at_block(anatomy, boundary.block, name, reason)
+        for name, (boundary, reason) in zip(names, chosen, strict=True)
+    ]
+    return _with_head(model, anatomy, rule, first, starts)
 
 
 def _body_names(n: int) -> list[str]:
@@ -169,10 +112,14 @@ def _body_names(n: int) -> list[str]:
     return ["early", "late"] if n == 2 else [f"body-{i + 1}" for i in range(n)]
 
 
-def _head_start(anatomy: Anatomy) -> list[Start]:
-    if not anatomy.has_head:
-        return []
-    return [start_at_block(anatomy, anatomy.head[0].index, "head", anatomy.head_reason)]
+def _with_head(
+    model: nn.Module, anatomy: Anatomy, rule: str, first: str, starts: list[Start]
+) -> Partition:
+    """Parts of the body, the first of them at the input, and the head, if there is one."""
+    if anatomy.has_head:
+        block = anatomy.head[0].index
+        starts = [*starts, start_at_block(anatomy, block, "head", anatomy.head_reason)]
+    return consecutive(model, anatomy, rule, Part(first, "the input"), starts)
 
 
 def layerwise(model: nn.Module, anatomy: Anatomy) -> Partition:
@@ -181,30 +128,7 @@ def layerwise(model: nn.Module, anatomy: Anatomy) -> Partition:
     if not body:
         return by_number(model, anatomy, 1, rule="layerwise")
     starts = [start_at_block(anatomy, b.index, b.name, f"a {b.kind} begins") for b in body[1:]]
-    return consecutive(
-        model,
-        anatomy,
-        "layerwise",
-        Part(body[0].name, "the input"),
-        [*starts, *_head_start(anatomy)],
-    )
-
-
-def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 2) -> Partition:
-    """The split of fastai's table; the head is the last group."""
-    paths = classic_paths(network, model, version=version)
-    if not paths:
-        raise GroupingError(
-            f"the classic table has no split for {network}; it knows {', '.join(CLASSIC)}. "
-            f"split='auto' works for any architecture"
-        )
-    names = _body_names(len(paths) + 1)
-    starts = [
-        start_at_path(anatomy, path, name, f"the classic table splits {network} at {path}")
-        for path, name in zip(paths, names[1:], strict=True)
-    ]
-    first = Part(names[0], "the input")
-    return consecutive(model, anatomy, "classic", first, [*starts, *_head_start(anatomy)])
+    return _with_head(model, anatomy, "layerwise", body[0].name, starts)
 
 
 def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partition:
@@ -214,9 +138,7 @@ def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partiti
     for path in listed:
         if not isinstance(path, str) or path not in known:
             children = ", ".join(name for name, _ in model.named_children())
-            raise GroupingError(
-                f"no module stands at {path!r}; the model's children are {children}"
-            )
+            raise GroupingError(f"no module is at {path!r}; the model's children are {children}")
     starts = [start_at_path(anatomy, p, p, f"asked for at {p}") for p in listed]
     starts.sort(key=lambda s: (s.parameter, s.layer))
     first = anatomy.blocks[0].name if anatomy.blocks[0].name not in listed else "input"
@@ -224,13 +146,15 @@ def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partiti
     return consecutive(model, anatomy, rule, Part(first, "the input"), starts)
 
 
+# -- groups by name, or by a function ------------------------------------------------------------
+
+
 def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) -> Partition:
     """Groups by name: each takes the parameters whose names begin with its regular expression."""
+    compiled = {group: _compiled(group, pattern) for group, pattern in patterns.items()}
     found: dict[str, list[str]] = {group: [] for group in patterns}
-    for group, pattern in patterns.items():
-        _check_pattern(group, pattern)
     for name, _ in model.named_parameters():
-        hits = [g for g, p in patterns.items() if re.match(rf"(?:{p})(?=\.|$)", name)]
+        hits = [group for group, pattern in compiled.items() if pattern.match(name)]
         if len(hits) > 1:
             raise GroupingError(
                 f"the parameter {name} fits the patterns of {hits}; make one narrower"
@@ -247,9 +171,10 @@ def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) 
     return _from_lists(model, anatomy, f"patterns for {', '.join(patterns)}", found)
 
 
-def _check_pattern(group: str, pattern: object) -> None:
+def _compiled(group: str, pattern: object) -> re.Pattern[str]:
     try:
         re.compile(pattern)  # type: ignore[call-overload]  # whatever a person gave
+        return re.compile(rf"(?:{pattern})(?=\.|$)")
     except (TypeError, re.error) as cause:
         raise GroupingError(
             f"the pattern {pattern!r} of group {group!r} is no regular expression ({cause}); give "
@@ -261,32 +186,24 @@ def by_function(
     model: nn.Module, anatomy: Anatomy, function: Callable[[nn.Module], Iterable[Any]]
 ) -> Partition:
     """Groups as a function gives them: lists of parameters, lists of modules, or modules."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    found: dict[str, list[str]] = {}
-    for index, item in enumerate(_called(function, model)):
-        group = [names.get(id(p), "") for p in _parameters_of(item)]
-        if "" in group:
-            raise GroupingError(
-                f"group {index} of {_name(function)} holds a parameter that is not in the model"
-            )
-        found[f"group-{index}"] = list(dict.fromkeys(group))
-    return _from_lists(model, anatomy, f"function {_name(function)}", found)
-
-
-def _called(function: Callable[[nn.Module], Iterable[Any]], model: nn.Module) -> list[Any]:
-    """What a split function gives, each item a list of parameters."""
+    called = getattr(function, "__name__", type(function).__name__)
     try:
-        return [_parameters_of(item) for item in function(model)]
+        groups = [_parameters_of(item) for item in function(model)]
     except Exception as cause:
         raise GroupingError(
-            f"the split function {_name(function)} does not work on {type(model).__name__}: "
+            f"the split function {called} does not work on {type(model).__name__}: "
             f"{type(cause).__name__}: {cause}. It takes the model and returns for each group "
             f"modules or parameters, such as lambda m: [m.body, m.head]"
         ) from cause
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found: dict[str, list[str]] = {}
+    for index, parameters in enumerate(groups):
+        if any(id(p) not in names for p in parameters):
+            raise GroupingError(
+                f"group {index} of {called} holds a parameter that is not in the model"
+            )
+        found[f"group-{index}"] = list(dict.fromkeys(names[id(p)] for p in parameters))
+    return _from_lists(model, anatomy, f"function {called}", found)
 
 
 def _parameters_of(item: Any) -> list[nn.Parameter]:
@@ -313,12 +230,11 @@ def _from_lists(
     late = len(order)
     ranked = sorted(found, key=lambda g: min((order.get(n, late) for n in found[g]), default=late))
     if ranked != list(found):
-        log.warning("layer groups stand in the order of execution: %s", ", ".join(ranked))
+        log.warning("layer groups are in the order of execution: %s", ", ".join(ranked))
     numbers = {group: i for i, group in enumerate(ranked)}
     group_of = {name: numbers[group] for name, group in owner.items()}
     group_of.update(_layers_by_parameters(anatomy, group_of))
-    parts = tuple(Part(g, rule) for g in ranked)
-    return complete(model, rule, parts, group_of)
+    return complete(model, rule, tuple(Part(g, rule) for g in ranked), group_of)
 
 
 def _layers_by_parameters(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict[str, int]:
@@ -332,3 +248,54 @@ def _layers_by_parameters(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict
     for path in anatomy.layers:
         group = layers[path] = below.get(path, group)
     return layers
+
+
+# -- fastai's table: it can be asked for, it is never needed -------------------------------------
+
+# class of the original network -> (the part that is split, children before which it is split).
+# Source: fastai 1 and 2, vision/learner.py; mobilenet_v2 as its users do
+_CLASSIC: dict[str, tuple[str, tuple[int, ...]]] = {
+    "ResNet": ("", (6,)),
+    "VGG": ("features", (22,)),
+    "DenseNet": ("features", (7,)),
+    "SqueezeNet": ("features", (5,)),
+    "AlexNet": ("features", (6,)),
+    "MobileNetV2": ("features", (10,)),
+}
+_CLASSIC_V1 = {**_CLASSIC, "SqueezeNet": ("features", (5, 8))}
+_RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 2) -> Partition:
+    """The split of fastai's table; the head is the last group."""
+    paths = classic_paths(network, model, version=version)
+    if not paths:
+        raise GroupingError(
+            f"the classic table has no split for {network}; it knows {', '.join(_CLASSIC)}. "
+            f"split='auto' works for any architecture"
+        )
+    first, *names = _body_names(len(paths) + 1)
+    starts = [
+        start_at_path(anatomy, path, name, f"the classic table splits {network} at {path}")
+        for path, name in zip(paths, names, strict=True)
+    ]
+    return _with_head(model, anatomy, "classic", first, starts)
+
+
+def classic_paths(network: str, model: nn.Module, *, version: int = 2) -> tuple[str, ...]:
+    """Paths at which the classic table splits a network; empty where it has no entry for it.
+
+    Args:
+        network: class of the original network, "ResNet".
+        model: that network, or a `Sequential(body, head)` made from it.
+        version: 2 for fastai 2's table, 1 for fastai 1's.
+    """
+    inside, indices = (_CLASSIC if version == 2 else _CLASSIC_V1).get(network, ("", ()))
+    for path, module in model.named_modules() if indices else ():
+        names = [name for name, _ in module.named_children()]
+        # children are counted in a long enough Sequential, or in the body of the resnet
+        if len(names) > max(indices) and (not inside or isinstance(module, nn.Sequential)):
+            if not inside:
+                names = [n for n in _RESNET_CHILDREN if n in names] or names
+            return tuple(f"{path}.{names[i]}".removeprefix(".") for i in indices)
+    return ()
