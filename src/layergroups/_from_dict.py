@@ -16,7 +16,8 @@ def from_dict(kind: type[_Made], values: object, path: str = "") -> _Made:
     entry of a mapping that is None is left out where the mapping's values cannot be None.
 
     Args:
-        kind: a dataclass; fields with a default may be missing.
+        kind: a dataclass; fields with a default may be missing. A field whose metadata has "was" is
+            also known by this older name.
         values: its fields by name.
         path: of the values in a larger whole, for messages.
 
@@ -27,14 +28,18 @@ def from_dict(kind: type[_Made], values: object, path: str = "") -> _Made:
     if not isinstance(values, Mapping):
         raise ValueError(_wrong(path or kind.__name__, "an object", values))
     hints, known = get_type_hints(kind), {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type] # a dataclass
+    older = {
+        field.metadata["was"]: name for name, field in known.items() if "was" in field.metadata
+    }
+    given: dict[str, Any] = {older.get(n, n): value for n, value in dict(values).items()}
     before = f"{path}." if path else ""
-    for name in values:
+    for name in given:
         if name not in known:
             raise ValueError(f"{before}{name}: {kind.__name__} has no such field")
     for name, field in known.items():
-        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+        if name not in given and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{before}{name}: is missing")
-    return kind(**{n: _value(hints[n], value, f"{before}{n}") for n, value in values.items()})
+    return kind(**{n: _value(hints[n], value, f"{before}{n}") for n, value in given.items()})
 
 
 def _value(kind: Any, value: object, path: str) -> Any:

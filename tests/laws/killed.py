@@ -155,8 +155,10 @@ def same(one: Path, two: Path) -> None:
     assert not different, different
     for row in (*state["history"], *other["history"]):
         row.pop("seconds")  # times and memory are those of the process
-        row["cost"] = {
-            name: row["cost"][name] for name in ("passes", "body_passes") if name in row["cost"]
+        row["resources"] = {
+            name: row["resources"][name]
+            for name in ("passes", "body_passes")
+            if name in row["resources"]
         }
     told = [(key, state[key], other[key]) for key in state if state[key] != other[key]]
     assert not told, told

@@ -61,7 +61,7 @@ def assert_same_end(one: Learner, two: Learner) -> None:
     for row, other in zip(one.history, two.history, strict=True):
         assert (row.train_loss, row.valid_loss) == (other.train_loss, other.valid_loss)
         for name in ("passes", "body_passes"):
-            assert row.cost.get(name) == other.cost.get(name), name
+            assert row.resources.get(name) == other.resources.get(name), name
     assert one.layer_groups.state_dict() == two.layer_groups.state_dict()
 
 

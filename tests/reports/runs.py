@@ -62,7 +62,8 @@ def made_up(names: tuple[str, ...] = NASTY, groups: int = 3, epochs: int = 4) ->
             epoch=i, phase=names[i % 2], train_loss=1 / (i + 1), valid_loss=1.2 / (i + 1),
             metrics={nasty: 0.5, "accuracy": 0.5 + i / 20}, seconds=60.5, lrs=(1e-3,) * groups,
             frozen=tuple(g < groups - 1 and i == 0 for g in range(groups)), note=names[1],
-            course=(0.1, 1.0, 0.01), cost={"memory": 2e9, "passes": 9.0, "body_passes": 2.0,
+            lr_profile=(0.1, 1.0, 0.01),
+            resources={"memory": 2e9, "passes": 9.0, "body_passes": 2.0,
                                           "store_seconds": 4.0},
         )
         for i in range(epochs)

@@ -32,7 +32,7 @@ def test_a_history_prints_as_a_table() -> None:
     assert "0.7500" in lines[1]
     assert "1.0e-05..1.0e-03" in lines[1]
     assert "1 of 2" in lines[1]
-    assert "1:01" in lines[1]
+    assert "1 min 01 s" in lines[1]
     assert "0.7500" not in lines[2]
 
 

@@ -28,11 +28,11 @@ class EpochRow:
         lrs: the rate of each layer group in the optimizer, where it was highest in this epoch.
         frozen: for each layer group, whether it was frozen.
         note: empty, or why the epoch was not an ordinary one.
-        course: how the rates went within the epoch, at up to 16 evenly spaced steps, as parts of
-            `lrs`; the same for all groups.
-        cost: what it took beside time, by name: "memory" and "device_memory", the most bytes that
-            the process, and its tensors on the accelerator, had held until then; and where outputs
-            of frozen layers were stored, "passes" of what trains over the training items,
+        lr_profile: the rates within the epoch, at up to 16 evenly spaced steps, as parts of `lrs`;
+            the same for all groups.
+        resources: what it took beside time, by name: "memory" and "device_memory", the most bytes
+            that the process, and its tensors on the accelerator, had held until then; and where
+            outputs of frozen layers were stored, "passes" of what trains over the training items,
             "body_passes" of the frozen layers, and the "store_seconds" of the latter.
     """
 
@@ -45,8 +45,8 @@ class EpochRow:
     lrs: tuple[float, ...] = ()
     frozen: tuple[bool, ...] = ()
     note: str = ""
-    course: tuple[float, ...] = ()
-    cost: Mapping[str, float] = field(default_factory=dict)
+    lr_profile: tuple[float, ...] = field(default=(), metadata={"was": "course"})
+    resources: Mapping[str, float] = field(default_factory=dict, metadata={"was": "cost"})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -55,8 +55,8 @@ class EpochRow:
             "metrics": dict(self.metrics),
             "lrs": list(self.lrs),
             "frozen": list(self.frozen),
-            "course": list(self.course),
-            "cost": dict(self.cost),
+            "lr_profile": list(self.lr_profile),
+            "resources": dict(self.resources),
         }
 
 

@@ -129,7 +129,7 @@ class Processes(Protocol):
     """What metrics ask of the processes that train together."""
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there is more than one."""
 
     def in_order(self, values: Tensor, places: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ class Meter:
             TrainingError: a metric failed; the message names it, the cause is chained.
         """
         values: dict[str, float] = {}
-        shared = processes if processes is not None and processes.several else None
+        shared = processes if processes is not None and processes.is_distributed else None
         for name, metric in self._objects.items():
             _set_sync(metric, shared is not None)
             several = name in self._by_name  # one for each output: their mean

@@ -147,7 +147,7 @@ def _rates_within(epochs: Sequence[EpochRow], group: int) -> Iterator[Point]:
         if _is_frozen(row, group):
             yield i + 0.5, float("nan")
             continue
-        parts = row.course or (1.0, 1.0)
+        parts = row.lr_profile or (1.0, 1.0)
         last = max(1, len(parts) - 1)
         for k, part in enumerate(parts):
             yield i + k / last if len(parts) > 1 else i + 0.5, row.lrs[group] * part

@@ -75,12 +75,12 @@ def phases_of(epochs: Sequence[EpochRow]) -> tuple[PhaseFacts, ...]:
 
 
 def _most(rows: Sequence[EpochRow], name: str) -> float | None:
-    return max((row.cost[name] for row in rows if name in row.cost), default=None)
+    return max((row.resources[name] for row in rows if name in row.resources), default=None)
 
 
 def savings_of(epochs: Sequence[EpochRow]) -> Savings | None:
     """What cached features saved; None where nothing was cached."""
-    costs = [row.cost for row in epochs if row.cost.get("passes")]
+    costs = [row.resources for row in epochs if row.resources.get("passes")]
     names = ("passes", "body_passes", "store_seconds")
     return Savings(*(sum(c.get(name, 0.0) for c in costs) for name in names)) if costs else None
 

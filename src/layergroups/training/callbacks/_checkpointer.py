@@ -140,10 +140,12 @@ class Checkpointer:
         self._start_rates = list(learner.layer_groups.rates)
         self._base: Path | None = None  # before the first surgery of this fit
         self._structure = ""
-        with learner.processes.together():
+        with learner.processes.failing_together():
             self._found = self._find(learner)
             found = "" if self._found is None else self._found.path.name
-            learner.processes.meet("the start of a fit with checkpoints", {"goes on from": found})
+            learner.processes.barrier(
+                "the start of a fit with checkpoints", {"goes on from": found}
+            )
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
@@ -171,8 +173,8 @@ class Checkpointer:
         self._write(run, done=True)
 
     def _write(self, run: FitContext, *, epoch_done: bool = False, done: bool = False) -> None:
-        with run.processes.together():
-            run.processes.meet("a checkpoint")
+        with run.processes.failing_together():
+            run.processes.barrier("a checkpoint")
             tensors, state = state_of(run.learner)
             callback_states = {name: callback.state_dict() for name, callback in _stateful(run)}
             callback_tensors, callbacks = split_tensors(callback_states, "callbacks")

@@ -85,7 +85,7 @@ class EMA:
     def before_validate(self, run: FitContext) -> None:
         """Validate the averages, with running statistics that are equal in all processes."""
         self.swap_in()
-        run.replicas.even_out(run.model)
+        run.replicas.sync_buffers(run.model)
         self._note_versions()
 
     def after_all(self, run: FitContext) -> None:

@@ -69,7 +69,7 @@ class Processes:
         self.group = group
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there is anybody to agree with."""
         return self.world > 1
 
@@ -78,13 +78,15 @@ class Processes:
         """Whether this is the one that writes files and shows rows."""
         return self.rank == 0
 
-    def meet(self, where: str, facts: Facts | None = None, say: Sequence[int] = ()) -> list[Any]:
+    def barrier(
+        self, where: str, facts: Facts | None = None, gather: Sequence[int] = ()
+    ) -> list[Any]:
         """Wait for all, and hear what each says.
 
         Args:
             where: the place in the run; all must be at the same one.
             facts: what must be equal on all, by what it is called.
-            say: whole numbers for the others, as many on every process.
+            gather: whole numbers for the others, as many on every process.
 
         Returns:
             What each process said, in the order of their ranks.
@@ -92,10 +94,10 @@ class Processes:
         Raises:
             DisagreementError: they are at different places, believe different facts, or one failed.
         """
-        if not self.several:
-            return [list(say)]
+        if not self.is_distributed:
+            return [list(gather)]
         facts = {} if facts is None else facts
-        own = [_digest(where), _digest(sorted(facts.items())), *say]
+        own = [_digest(where), _digest(sorted(facts.items())), *gather]
         heard = self._exchange(own, where)
         if any(other[:2] != own[:2] for other in heard):
             self._raise_difference(where, facts)
@@ -104,13 +106,13 @@ class Processes:
     def objects(self, what: Any) -> list[Any]:
         """Small objects of all processes, by rank; call it after a meeting."""
         found: list[Any] = [what] * self.world
-        if self.several:
+        if self.is_distributed:
             dist.all_gather_object(found, what, group=self.group)
         return found
 
     def rows(self, tensor: Tensor) -> list[Tensor]:
         """The rows of all processes, which may have different numbers of them; after a meeting."""
-        if not self.several:
+        if not self.is_distributed:
             return [tensor]
         counts = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
         dist.all_gather(counts, torch.tensor([len(tensor)]), group=self.group)
@@ -123,51 +125,51 @@ class Processes:
 
     def in_order(self, tensor: Tensor, positions: Tensor) -> Tensor:
         """The rows of all processes in the order of their positions; after a meeting."""
-        if not self.several:
+        if not self.is_distributed:
             return tensor
         places = torch.cat(self.rows(positions.to(tensor.device)))
         return torch.cat(self.rows(tensor))[places.argsort()]
 
     def total(self, *values: float) -> list[float]:
         """Sums over all processes; after a meeting."""
-        if not self.several:
+        if not self.is_distributed:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(sums, group=self.group)
         return [float(value) for value in sums]
 
-    def of_main(self, where: str, value: _Value) -> _Value:
+    def from_main(self, where: str, value: _Value) -> _Value:
         """The main process's value of something small that may differ, such as a time."""
-        self.meet(where)
+        self.barrier(where)
         mine: _Value = self.objects(value)[0]
         return mine
 
-    def first_word(self, where: str, text: str) -> str:
+    def any_text(self, where: str, text: str) -> str:
         """The text of the first process that has any; empty if none has."""
-        if any(said for (said,) in self.meet(where, say=[bool(text)])):
+        if any(said for (said,) in self.barrier(where, gather=[bool(text)])):
             return str(next(word for word in self.objects(text) if word))
         return ""
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def failing_together(self) -> Iterator[None]:
         """If this process fails within the block, the others are told, and fail too."""
         try:
             yield
         except DisagreementError:
             raise
         except BaseException as error:
-            if self.several and not getattr(error, "_told", False):
+            if self.is_distributed and not getattr(error, "_told", False):
                 error._told = True  # type: ignore[attr-defined]  # an enclosing block knows
                 self._tell(f"{type(error).__name__}: {error}")
             raise
 
     def write(self, what: str, write: Callable[[], Any]) -> None:
         """Let the main process write, while the others wait."""
-        with self.together():
-            self.meet(f"the start of {what}")
+        with self.failing_together():
+            self.barrier(f"the start of {what}")
             if self.is_main:
                 write()
-            self.meet(f"the end of {what}")
+            self.barrier(f"the end of {what}")
 
     def _exchange(self, own: list[int], where: str) -> list[list[int]]:
         message = torch.tensor(own, dtype=torch.long)

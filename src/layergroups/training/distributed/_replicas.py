@@ -41,7 +41,7 @@ class Replicas:
         self.sharded = False
         self._structure = 0
 
-    def align(self, model: nn.Module, where: str) -> None:
+    def broadcast_weights(self, model: nn.Module, where: str) -> None:
         """Give all copies the weights and buffers of the main process.
 
         New heads begin from random numbers, which differ between processes. Call it at the start
@@ -50,18 +50,18 @@ class Replicas:
         Raises:
             DisagreementError: the models are built differently.
         """
-        if not self.processes.several:
+        if not self.processes.is_distributed:
             return
         self.sharded = any(is_sharded(p) for p in model.parameters())
         built = structure_lines(model)
         self._structure = zlib.crc32(repr(built).encode())
-        self.processes.meet(where, {"parameters and layers": built})
+        self.processes.barrier(where, {"parameters and layers": built})
         tensors = copies(model)
         with torch.no_grad():
             for index in self._differing(tensors):
                 _broadcast(tensors[index][1])
 
-    def meet(
+    def barrier(
         self,
         where: str,
         groups: LayerGroups,
@@ -73,8 +73,8 @@ class Replicas:
         Raises:
             DisagreementError: model, freezing, rates, optimizer or batch differ.
         """
-        if self.processes.several:
-            self.processes.meet(where, self._facts(groups, optimizer, share))
+        if self.processes.is_distributed:
+            self.processes.barrier(where, self._facts(groups, optimizer, share))
 
     def _facts(
         self, groups: LayerGroups, optimizer: Optimizer | None, share: Shard | None
@@ -100,7 +100,7 @@ class Replicas:
 
         A parameter that got no gradient anywhere has none afterwards, as with one process.
         """
-        if not self.processes.several:
+        if not self.processes.is_distributed:
             return
         training = [p for p in model.parameters() if p.requires_grad and not is_sharded(p)]
         has = torch.tensor([p.grad is not None for p in training], dtype=torch.uint8)
@@ -112,22 +112,22 @@ class Replicas:
                 work.wait()
                 _hand_out(bucket, flat)
 
-    def same_randomness(self) -> None:
+    def sync_rng(self) -> None:
         """Put torch's generator where that of the main process is, so that loaders agree."""
-        if self.processes.several:
-            self.processes.meet("the start of an epoch")
+        if self.processes.is_distributed:
+            self.processes.barrier("the start of an epoch")
             state = torch.get_rng_state()
             dist.broadcast(state, 0, group=self.processes.group)
             torch.set_rng_state(state)
 
-    def even_out(self, model: nn.Module) -> None:
+    def sync_buffers(self, model: nn.Module) -> None:
         """Make the buffers equal: running statistics are averaged, others those of process 0.
 
         Each process has normalised its own share of every batch, and so took its own statistics,
         as under torch's DistributedDataParallel. This is the difference from one process; timm's
         `dist_bn="reduce"` does the same. Statistics that were kept stay as they are, bit for bit.
         """
-        if not self.processes.several:
+        if not self.processes.is_distributed:
             return
         averaged = {id(b) for module in model.modules() for b in _statistics(module)}
         buffers = list(model.named_buffers())
@@ -146,7 +146,7 @@ class Replicas:
         Raises:
             TrainingError: two processes differ; names the first that does. Raised on all.
         """
-        if not self.processes.several:
+        if not self.processes.is_distributed:
             return
         named = copies(model)
         for name, parameter in model.named_parameters():
@@ -165,7 +165,9 @@ class Replicas:
     def _differing(self, named: list[tuple[str, Tensor]]) -> list[int]:
         """Positions of the tensors that are not equal everywhere."""
         names = [f"{name} {tuple(tensor.shape)}" for name, tensor in named]
-        self.processes.meet("a comparison of all copies", {"weights, buffers and moments": names})
+        self.processes.barrier(
+            "a comparison of all copies", {"weights, buffers and moments": names}
+        )
         sums = torch.tensor([checksum(t) for _, t in named], dtype=torch.long)
         lowest, highest = sums.clone(), sums
         dist.all_reduce(lowest, dist.ReduceOp.MIN, group=self.processes.group)
@@ -192,7 +194,7 @@ def same_weights(groups: LayerGroups) -> None:
         DisagreementError: the models are built differently.
     """
     groups.sync()
-    Replicas(current_processes()).align(groups.model, "same_weights")
+    Replicas(current_processes()).broadcast_weights(groups.model, "same_weights")
 
 
 def average_gradients(groups: LayerGroups) -> None:
@@ -206,8 +208,8 @@ def average_gradients(groups: LayerGroups) -> None:
         DisagreementError: freezing, rates or the parameters that train differ.
     """
     replicas = Replicas(current_processes())
-    if replicas.processes.several:
-        replicas.meet("average_gradients", groups)
+    if replicas.processes.is_distributed:
+        replicas.barrier("average_gradients", groups)
         replicas.add_gradients(groups.model)
         whole = (p for p in groups.model.parameters() if not is_sharded(p))
         divide_gradients(whole, replicas.processes.world)

@@ -53,13 +53,13 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
         processes: all of the job.
         device: type of the device, "cuda" or "cpu".
     """
-    processes.meet("a call that runs a model spread by FSDP2")
+    processes.barrier("a call that runs a model spread by FSDP2")
     if all(map(is_sharded, model.parameters())):
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    Replicas(processes).align(model, "the spreading of the model")
+    Replicas(processes).broadcast_weights(model, "the spreading of the model")
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device, (processes.world,)),
         "reshard_after_forward": True,

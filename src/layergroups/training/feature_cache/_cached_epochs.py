@@ -297,7 +297,7 @@ class _EpochBatches(CachedBatches):
 def data_shards(run: FitContext, first: int, min_items: int = 1) -> Iterator[Shard]:
     """The training batches themselves, from one of this epoch on."""
     run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see why_not
-    if can_start_later(run.train) and not run.processes.several:
+    if can_start_later(run.train) and not run.processes.is_distributed:
         return shards_of(starting_at(run.train, first), run.processes)
     return islice(shards_of(run.train, run.processes, min_items=min_items), first, None)
 

@@ -178,7 +178,7 @@ class FeatureCache:
         except NoSpaceError as error:
             problem = str(error)
         # One process without space must not leave the others to train on cached values alone.
-        problem = fit.processes.first_word("space for outputs of the frozen layers", problem)
+        problem = fit.processes.any_text("space for outputs of the frozen layers", problem)
         if problem:
             entry.train = entry.valid = None
             raise NoSpaceError(problem)
@@ -284,14 +284,14 @@ def _outputs(fit: FitContext, shard: Shard, part: FrozenPart) -> tuple[list[list
     inputs, targets = labelled(to_device(shard.batch, fit.accelerator.device))
     with fit.accelerator.autocast():
         found = part.run(inputs)
-    fit.processes.meet("outputs of the frozen layers", {"batch": shard.check})
+    fit.processes.barrier("outputs of the frozen layers", {"batch": shard.check})
     joined = [[_joined(value, shard, fit.processes) for value in values] for values in found]
     return joined, _joined(targets, shard, fit.processes)
 
 
 def _joined(rows: Tensor, shard: Shard, processes: Processes) -> Tensor:
     """The rows of all processes, in the order of the batch."""
-    if not processes.several:
+    if not processes.is_distributed:
         return rows
     places = torch.tensor(shard.positions[: shard.n_counted], dtype=torch.long)
     own = rows[: shard.n_counted]

@@ -62,7 +62,7 @@ def evaluate(
     """
     task.check_loss(loss_func)
     seen = _Seen(task)
-    with processes.together(), keep_freed_memory():
+    with processes.failing_together(), keep_freed_memory():
         with evaluating(model):
             meter.to(accelerator.device)
             for share in shards_of(batches, processes):
@@ -70,8 +70,8 @@ def evaluate(
                     [share.batch], forward or partial(call_model, model), accelerator, advance
                 ):
                     seen.add(loss_func, outputs, targets, share, meter)
-        said = processes.meet("validation", {"batches": seen.check}, say=[seen.items])
-        if processes.several and not all(items for (items,) in said) and any(map(any, said)):
+        said = processes.barrier("validation", {"batches": seen.check}, gather=[seen.items])
+        if processes.is_distributed and not all(items for (items,) in said) and any(map(any, said)):
             return _evaluate_small(meter, model, batches, loss_func, accelerator, task, forward)
         total, items = processes.total(float(seen.total), seen.items)
         if not items:

@@ -1,7 +1,4 @@
-"""A fit in progress, as data: what the loop works on and callbacks see.
-
-Before each step of a fit: has somebody changed the model or what is frozen?
-"""
+"""A fit in progress, as data: what the loop works on and callbacks see."""
 
 from __future__ import annotations
 
@@ -60,7 +57,7 @@ class FeatureSource(Protocol):
         """The validation batches; None: the data's own."""
 
     def resources(self, run: FitContext) -> Mapping[str, float]:
-        """What the epoch took, for `EpochRow.cost`."""
+        """What the epoch took, for `EpochRow.resources`."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
@@ -69,35 +66,35 @@ class FeatureSource(Protocol):
         """Go on from what `state_dict` gave."""
 
 
-class Follower:
-    """Sees before each step whether the model or the freezing changed, and brings all in step.
+class ChangeDetector:
+    """Sees before each step whether the model or the freezing has changed, and syncs the learner.
 
-    It counts the changes that the groups have seen, for a callback that looks at the groups after
-    surgery has then synced them already, but new parts must still be placed.
+    It counts the changes that the groups have seen: a callback that reads the groups after surgery
+    has synced them already, but new parts must still be placed on the device.
     """
 
     def __init__(self, learner: LearnerState) -> None:
         self._learner = learner
-        self._look()
+        self._note()
 
-    def follow(self) -> bool:
-        """Whether there was surgery; if so it has been followed."""
+    def sync(self) -> bool:
+        """Whether there was surgery since the last call."""
         learner, groups = self._learner, self._learner.groups
         groups.sync(names=False)
         surgery = learner.model is not self._model or len(groups.changes) != self._changes
         if surgery:
             learner.placed_model()
             groups.sync()
-        if surgery or (groups.frozen, groups.rates) != self._standing:
+        if surgery or (groups.frozen, groups.rates) != self._settings:
             learner.norms.train(learner.model)
-            self._look()
+            self._note()
         mark_synced(groups)
         return surgery
 
-    def _look(self) -> None:
+    def _note(self) -> None:
         groups = self._learner.groups
         self._model, self._changes = self._learner.model, len(groups.changes)
-        self._standing = (groups.frozen, groups.rates)
+        self._settings = (groups.frozen, groups.rates)
 
 
 @dataclass(kw_only=True)
@@ -171,7 +168,7 @@ class FitContext:
     share: Shard = field(default_factory=lambda: Shard(None, 1, 1, range(1)))
     mixed: bool = False
     accumulated: int = 0
-    follower: Follower = field(init=False)
+    detector: ChangeDetector = field(init=False)
     layout: SafeLayout = field(default_factory=SafeLayout)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
     changes: int = 0
@@ -186,7 +183,7 @@ class FitContext:
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.follower = Follower(self.learner)
+        self.detector = ChangeDetector(self.learner)
         self.batches = self.train
 
     @property

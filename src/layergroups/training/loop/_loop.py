@@ -33,7 +33,7 @@ from layergroups.training.state import (
     EpochRow,
     History,
     LearnerState,
-    course,
+    lr_profile,
     memory_used,
     norm_layers,
 )
@@ -80,8 +80,8 @@ def fit(run: FitContext) -> History:
             or a callback failed.
         KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
     """
-    with run.processes.together(), interrupts(), keep_freed_memory():
-        run.replicas.align(run.model, "the start of a fit")
+    with run.processes.failing_together(), interrupts(), keep_freed_memory():
+        run.replicas.broadcast_weights(run.model, "the start of a fit")
         run.replicas.check(run.model, run.optimizer)
         return _fit(run)
 
@@ -116,7 +116,7 @@ def run_epoch(run: FitContext) -> None:
     if run.batch == 0:
         run.losses, run.max_multiplier, run.lrs = LossMeter(), 0.0, ()
         run.first_step = run.step
-        run.replicas.same_randomness()
+        run.replicas.sync_rng()
         notify(run.callbacks, "before_epoch", run)
     run.losses.allow_nonfinite = run.allow_nonfinite
     stored = None if run.features is None else run.features.batches_for_epoch(run)
@@ -133,7 +133,7 @@ def run_epoch(run: FitContext) -> None:
         raise
     _add_row(run, results)
     notify(run.callbacks, "after_epoch", run)
-    run.stop = run.processes.first_word("the events after an epoch", run.stop)
+    run.stop = run.processes.any_text("the events after an epoch", run.stop)
     run.epoch, run.batch = run.epoch + 1, 0
 
 
@@ -146,17 +146,18 @@ def train_step(run: FitContext) -> None:
     batches loses what it has gathered; one that is thawed, or new, takes part from then on.
     """
     notify(run.callbacks, "before_step", run)
-    surgery = run.follower.follow()
-    if surgery:
+    if run.detector.sync():
         run.changes += 1
         run.optimizer = run.learner.made_optimizer()
         run.changed = True
-        run.replicas.align(run.model, f"surgery before step {run.step}")
-    _follow_schedule(run)
+        run.replicas.broadcast_weights(run.model, f"surgery before step {run.step}")
+    _apply_schedule(run)
     if not run.accumulated:
         run.optimizer.zero_grad(set_to_none=True)
     if run.replicas.sharded:
-        run.replicas.meet(f"a batch before step {run.step}", run.groups, run.optimizer, run.share)
+        run.replicas.barrier(
+            f"a batch before step {run.step}", run.groups, run.optimizer, run.share
+        )
     run.loss = _loss(run)
     run.losses.add(run.step, run.loss, run.share.n_counted)
     factor = run.replicas.factor(run.share)
@@ -168,7 +169,7 @@ def train_step(run: FitContext) -> None:
 
 def _take_step(run: FitContext) -> None:
     """Move the weights by the mean gradient of the batches that wait, in all processes."""
-    run.replicas.meet(f"step {run.step}", run.groups, run.optimizer, run.share)
+    run.replicas.barrier(f"step {run.step}", run.groups, run.optimizer, run.share)
     run.replicas.add_gradients(run.model)
     divide_gradients(run.model.parameters(), run.accumulated)
     if run.step == 0 or run.changed:
@@ -179,7 +180,7 @@ def _take_step(run: FitContext) -> None:
     notify(run.callbacks, "after_step", run)
 
 
-def _follow_schedule(run: FitContext) -> None:
+def _apply_schedule(run: FitContext) -> None:
     """Give the optimizer this step's rates and momentum; the epoch's row shows the highest."""
     multiplier = run.schedule.multiplier(run.done)
     set_rates(run.optimizer, run.groups.rates, multiplier)
@@ -215,7 +216,7 @@ def _train_on_all(run: FitContext) -> None:
                 if len(run.targets):
                     train_step(run)
                 bar.advance(run.losses.latest)
-                run.stop = run.processes.first_word(
+                run.stop = run.processes.any_text(
                     "the events after a step", run.stop or run.losses.nonfinite_note
                 )
                 if run.stop:
@@ -234,10 +235,10 @@ def _least(run: FitContext) -> int:
 
 def _bring_together(run: FitContext) -> None:
     """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
-    run.replicas.meet("the end of training on all batches", run.groups, run.optimizer)
+    run.replicas.barrier("the end of training on all batches", run.groups, run.optimizer)
     run.losses.combine(run.processes)
     run.stop = run.stop or run.losses.nonfinite_note
-    run.replicas.even_out(run.model)
+    run.replicas.sync_buffers(run.model)
     run.replicas.check(run.model, run.optimizer)
 
 
@@ -266,8 +267,8 @@ def _origin(run: FitContext) -> str:
     return "" if run.batches is run.train else "frozen outputs stored"
 
 
-def _cost(run: FitContext) -> dict[str, float]:
-    """What the epoch took, by the names that `EpochRow.cost` lists."""
+def _resources(run: FitContext) -> dict[str, float]:
+    """What the epoch took, by the names that `EpochRow.resources` lists."""
     memory = memory_used(run.accelerator.device)
     if run.batches is run.train or run.features is None:
         return memory
@@ -276,9 +277,9 @@ def _cost(run: FitContext) -> dict[str, float]:
 
 def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:
     """Close the epoch: the row goes to the history and to whoever watches."""
-    learner, took = run.learner, (time.perf_counter() - run.started, _cost(run))
+    learner, took = run.learner, (time.perf_counter() - run.started, _resources(run))
     if not note:
-        took = run.processes.of_main("the end of an epoch", took)
+        took = run.processes.from_main("the end of an epoch", took)
     first, steps = run.epoch * run.epoch_steps, run.epochs * run.epoch_steps
     row = EpochRow(
         epoch=learner.epochs_done,
@@ -290,8 +291,8 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
         lrs=run.lrs,
         frozen=tuple(run.groups.frozen),
         note=note or run.stop or _origin(run),
-        course=course(run.schedule, first, first + run.step - run.first_step, steps),
-        cost=took[1],
+        lr_profile=lr_profile(run.schedule, first, first + run.step - run.first_step, steps),
+        resources=took[1],
     )
     run.rows.append(row)
     learner.end_epoch(row, 1 if run.features is None else run.features.epochs_counted)

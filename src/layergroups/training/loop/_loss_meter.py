@@ -71,7 +71,7 @@ class LossMeter:
     def combine(self, processes: Processes) -> None:
         """Add up the losses of all processes, and share their notes; all call this."""
         self.read()
-        self.nonfinite_note = processes.first_word("the losses of an epoch", self.nonfinite_note)
+        self.nonfinite_note = processes.any_text("the losses of an epoch", self.nonfinite_note)
         self._total, items = processes.total(self._total, self._items)
         self._items = round(items)
 

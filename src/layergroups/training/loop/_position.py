@@ -63,7 +63,7 @@ def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
         return shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
     now = random_state()
     begin_again(run.batches, run.epoch_start)
-    if can_start_later(run.batches) and not run.processes.several:
+    if can_start_later(run.batches) and not run.processes.is_distributed:
         left = shards_of(starting_at(run.batches, run.batch), run.processes)
     else:
         left = shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)

@@ -38,7 +38,7 @@ def restoring(learner: LearnerState) -> Iterator[Snapshot]:
     Raises:
         TrainingError: several processes train together; a trial of one would leave the others.
     """
-    if learner.processes.several:
+    if learner.processes.is_distributed:
         raise TrainingError(
             "lr_find tries things out on one process, here are "
             f"{learner.processes.world}. Run them in a script of its own, without torchrun, and "

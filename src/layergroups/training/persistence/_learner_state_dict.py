@@ -46,8 +46,8 @@ _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, Runti
 def save(learner: LearnerState, file: Path) -> Path:
     """Write the state of a learner; with several processes the main one writes, all wait."""
     processes = learner.processes
-    with processes.together():
-        processes.meet(f"save {file.name}")
+    with processes.failing_together():
+        processes.barrier(f"save {file.name}")
         tensors, state = state_of(learner)
         processes.write(f"save {file.name}", lambda: write(file, tensors, state))
     return file
@@ -82,7 +82,7 @@ def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state["optimizer"] = values
     processes = learner.processes
     each, told = split_tensors([*map(list, processes.objects(random_state()))], "ranks")
-    if processes.several:
+    if processes.is_distributed:
         tensors, state = tensors | each, state | {"ranks": told}
     return whole(tensors), state
 

@@ -72,7 +72,7 @@ def train_head(
     run = new_fit_context(learner, 1, phase.schedule, phase.name, setup.callbacks, last)
     first_epoch = learner.epochs_done if checkpointer is None else checkpointer.first_epoch
     outdated = False
-    with run.processes.together():
+    with run.processes.failing_together():
         reason = _prepare(run, phase.epochs, setup, first_epoch, also)
     if not reason:
         try:
@@ -93,7 +93,7 @@ def _prepare(
     """Fill the cache, and let the run train the head from it; the reason where that cannot be."""
     started, figures, data = time.perf_counter(), setup.figures, run.learner.data
     setup.cache.forget_work()
-    run.replicas.align(run.model, "the start of the head's training")
+    run.replicas.broadcast_weights(run.model, "the start of the head's training")
     reason = why_not(run)
     if reason:
         return reason

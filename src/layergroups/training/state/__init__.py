@@ -6,7 +6,7 @@ from layergroups.training.state._batch_norm import (
     evaluating,
     norm_layers,
 )
-from layergroups.training.state._history import EpochRow, History, course, memory_used
+from layergroups.training.state._history import EpochRow, History, lr_profile, memory_used
 from layergroups.training.state._learner_state import Ema, LearnerState
 from layergroups.training.state._progress import Bar, Reporter, show
 
@@ -19,8 +19,8 @@ __all__ = [
     "History",
     "LearnerState",
     "Reporter",
-    "course",
     "evaluating",
+    "lr_profile",
     "memory_used",
     "norm_layers",
     "show",

@@ -1,7 +1,4 @@
-"""What happened in training, as data: one row for each epoch.
-
-What an epoch took beside time: memory, and passes of the frozen layers; nothing per step.
-"""
+"""What happened in training, as data: one row for each epoch."""
 
 from __future__ import annotations
 
@@ -140,11 +137,11 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-_POINTS: Final = 16  # of the course of the rates in an epoch
+_POINTS: Final = 16  # of `lr_profile` in an epoch
 
 
 def memory_used(device: torch.device) -> dict[str, float]:
-    """The most bytes held so far, by the names that `EpochRow.cost` lists."""
+    """The most bytes held so far, by the names that `EpochRow.resources` lists."""
     most = {"memory": peak_memory(), "device_memory": peak_device_memory(device)}
     return {name: float(value) for name, value in most.items() if value is not None}
 
@@ -164,7 +161,7 @@ def peak_device_memory(device: torch.device) -> int | None:
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
 
-def course(schedule: Schedule, first: int, last: int, steps: int) -> tuple[float, ...]:
+def lr_profile(schedule: Schedule, first: int, last: int, steps: int) -> tuple[float, ...]:
     """How the rates of all groups went from one step to another, as parts of their highest.
 
     Args:

@@ -445,7 +445,7 @@ class LearnerState(SuggestsNames):
         """The model, on the device where it runs."""
         self.data.to(self.accelerator.device)
         placed = place(self._model, self.accelerator.device)
-        if wants_sharding() and self.processes.several:
+        if wants_sharding() and self.processes.is_distributed:
             shard(placed, self.groups, self.processes, self.accelerator.device.type)
         return placed
 
