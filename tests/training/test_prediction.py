@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from layergroups.data import EvalTransform
+from layergroups.data import EvalTransform, InferenceData
 from layergroups.data._batches import BatchMaker, EvalLoader, PhotoDataset
 from layergroups.data._samples import Samples
 from layergroups.errors import BrokenImagesError, TrainingError
-from layergroups.training._loaders import NoPhotos
+from layergroups.tasks import TASKS
 
 NAMES = ("red", "green", "blue")
 
@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def photos() -> NoPhotos:
-    data = NoPhotos(NAMES, EvalTransform((16, 16)))
+def photos() -> InferenceData:
+    data = InferenceData(NAMES, EvalTransform((16, 16)), TASKS["multiclass"])
     data.batch_size = 3
     return data
 

@@ -1,15 +1,8 @@
-"""Photos to batches, in an order and with variations that depend on explicit numbers only.
+"""Images to batches, in an order and with augmentation that depend on explicit numbers only.
 
-A *plan* says for each batch which photos it has, and for each photo the seed of its variation, or
-none for the photo as it is. Plans are made in the main process from (seed, epoch, photo), so order
-and variations are the same for any number of workers, whatever the global random state is; and
-neither making nor following a plan changes that state.
-
-How often each training photo comes in an epoch, where classes are not equally frequent.
-
-Photos are drawn by systematic sampling: of a class that is due k times in an epoch, k photos come,
-within one, and each of its photos as often as the others, within one. Ordinary weighted sampling
-with replacement would draw some photos five times and others never, just by chance.
+A *plan* gives for each batch its images, and for each image the seed of its augmentation, or none
+for the image as it is. Plans are made in the main process from (seed, epoch, image), so they are
+the same for any number of workers and any global random state; and none of this changes that state.
 """
 
 from __future__ import annotations
@@ -80,7 +73,11 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
 
 
 def weighted_order(weights: Tensor, labels: Sequence[Any] | None, seed: int) -> Tensor:
-    """Photos of an epoch, int64 (N,): as many as there are, in random order; some come repeatedly.
+    """Images of an epoch, int64 (N,): as many as there are, in random order; some come repeatedly.
+
+    Systematic sampling: of a class that is due k times k images come, within one, and each of its
+    images as often as the others, within one. Ordinary sampling with replacement would draw some
+    images five times and others never, just by chance.
 
     Args:
         weights: the part that each is due, summing to 1.
@@ -133,23 +130,10 @@ def _expected(given: object) -> str:
     )
 
 
-def planned(
-    plan: Iterator[list[Any]], rank: int, world: int, min_items: int
-) -> tuple[list[list[Any]], list[Shard]]:
-    """The items that a process prepares of each batch of a plan, and its shards, still empty."""
-    work: list[list[Any]] = []
-    shards: list[Shard] = []
-    for items in plan:
-        mine, counted = shard_positions(len(items), rank, world, min_items)
-        work.append([items[i] for i in mine])
-        shards.append(Shard(None, counted, len(items), mine, check_of(items)))
-    return work, shards
-
-
 Item = tuple[int, int | None]
 Plan = Iterable[list[Item]]
-One = tuple[torch.Tensor, int | torch.Tensor]
-Raw = tuple[torch.Tensor, torch.Tensor] | BrokenImage
+One = tuple[Tensor, int | Tensor]
+Raw = tuple[Tensor, Tensor] | BrokenImage
 _WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
 _SLOW_TO_READ = 0.005  # seconds
 _SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
@@ -269,7 +253,7 @@ class BatchMaker:
         if device != self.device:
             self.device, self._pool = device, None  # the memory of other workers is not pinned
 
-    def follow(self, plan: Plan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def follow(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x, y): float32 (N, channels, height, width), normalised, and the targets."""
         if self._busy or self.num_workers == 0:
             yield from map(self._finished, self._new_loader(plan, stay=False))
@@ -283,11 +267,11 @@ class BatchMaker:
         finally:
             self._busy = False
 
-    def batch(self, items: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """One batch, made in this process."""
         return self._finished(stack([self.dataset[item] for item in items]))
 
-    def _finished(self, raw: Raw) -> tuple[torch.Tensor, torch.Tensor]:
+    def _finished(self, raw: Raw) -> tuple[Tensor, Tensor]:
         if isinstance(raw, BrokenImage):
             raise broken_images_error([raw])
         # A quarter of the bytes of normalised pixels goes to the device.
@@ -322,97 +306,17 @@ def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
     return sampler
 
 
-class EvalLoader:
-    """All photos of a feed in their order, as often as one likes.
+class _Loader:
+    """Images, and what makes batches of them."""
 
-    Iterating yields (x, y): float32 (N, channels, height, width), normalised, and the targets,
-    int64 (N,) for classes, float32 (N, C) for several labels or numbers; or x alone if the photos
-    have no labels.
-
-    Args:
-        feed: makes the batches.
-        batch_size: photos in a batch; the last one may have fewer.
-        view_seed: gives the seed of each photo's variation; None for the photos as they are.
-    """
-
-    def __init__(
-        self, feed: BatchMaker, batch_size: int, view_seed: Callable[[int], int] | None = None
-    ) -> None:
-        self.feed = feed
+    def __init__(self, maker: BatchMaker, batch_size: int) -> None:
+        self.maker = maker
         self.batch_size = batch_size
-        self._view_seed = view_seed
 
     @property
     def photos(self) -> Samples:
-        """The photos, in the order of the batches."""
-        return self.feed.dataset.photos
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Their paths, in the order of the batches."""
-        return self.photos.paths
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.photos) / self.batch_size)
-
-    def __iter__(self) -> Iterator[Any]:
-        for x, y in self.feed.follow(self._plan()):
-            yield x if self.photos.labels is None else (x, y)
-
-    @property
-    def n_items(self) -> int:
-        """How many photos there are."""
-        return len(self.photos)
-
-    def at(self, positions: Sequence[int]) -> Any:
-        """One batch of the photos at these positions, in that order; it opens these only."""
-        x, y = self.feed.batch(self._items(positions))
-        return x if self.photos.labels is None else (x, y)
-
-    def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
-        """What one of several processes takes of each batch; it opens these photos only."""
-        for share in shards_of_plan(self.feed, self._plan(), rank, world, min_items):
-            yield share if self.photos.labels is not None else replace(share, batch=share.batch[0])
-
-    def _plan(self) -> Iterator[list[Item]]:
-        for start in range(0, len(self.photos), self.batch_size):
-            yield self._items(range(start, min(start + self.batch_size, len(self.photos))))
-
-    def _items(self, positions: Iterable[int]) -> list[Item]:
-        seed_of = self._view_seed
-        return [(i, None if seed_of is None else seed_of(i)) for i in positions]
-
-
-class TrainLoader:
-    """Shuffled, varied training photos; each epoch has another order and other variations.
-
-    Iterating takes the epoch that `epoch` names and moves that number on by one, so a plain loop
-    gets new batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
-    `OrderedBatches`. The last batch is smaller where the photos do not fill it, and is left out if
-    it would hold a single photo, of which batch norm cannot take statistics.
-
-    Args:
-        feed: makes the batches.
-        batch_size: photos in a batch.
-        seed: with the epoch it decides everything.
-        weights: the part of an epoch that each photo is due, float64 (N,), summing to 1; an epoch
-            has as many photos as there are, of which some then come repeatedly, each time varied
-            otherwise, and others not at all. None: each once.
-    """
-
-    def __init__(
-        self, feed: BatchMaker, batch_size: int, seed: int, weights: torch.Tensor | None = None
-    ) -> None:
-        self.weights = weights
-        self.feed = feed
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    @property
-    def photos(self) -> Samples:
-        """The photos, before shuffling."""
-        return self.feed.dataset.photos
+        """The images, before shuffling."""
+        return self.maker.dataset.photos
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -421,69 +325,136 @@ class TrainLoader:
 
     @property
     def n_items(self) -> int:
-        """How many photos there are."""
+        """How many images there are."""
         return len(self.photos)
 
+    def _shards(
+        self, plan: Iterable[list[Item]], rank: int, world: int, min_items: int
+    ) -> Iterator[Shard]:
+        """What one of several processes takes of each batch of a plan; it opens no other image."""
+        work, shards = [], []
+        for items in plan:
+            mine, counted = shard_positions(len(items), rank, world, min_items)
+            work.append([items[i] for i in mine])
+            shards.append(Shard(None, counted, len(items), mine, check_of(items)))
+        for shard, batch in zip(shards, self.maker.follow(work), strict=True):
+            yield replace(shard, batch=batch)
+
+
+class EvalLoader(_Loader):
+    """All images in their order, any number of times.
+
+    Iterating yields (x, y): float32 (N, channels, height, width), normalised, and the targets; or x
+    alone if the images have no labels.
+
+    Args:
+        maker: makes the batches.
+        batch_size: images in a batch; the last one may have fewer.
+        seed_of: gives the seed of each image's augmentation; None for the images as they are.
+    """
+
+    def __init__(
+        self, maker: BatchMaker, batch_size: int, seed_of: Callable[[int], int] | None = None
+    ) -> None:
+        super().__init__(maker, batch_size)
+        self._seed_of = seed_of
+
+    def __len__(self) -> int:
+        return math.ceil(self.n_items / self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._labelled, self.maker.follow(self._plan()))
+
+    def at(self, positions: Sequence[int]) -> Any:
+        """One batch of the images at these positions, in that order; it opens no others."""
+        return self._labelled(self.maker.batch(self._items(positions)))
+
+    def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
+        """What one of several processes takes of each batch; it opens no other image."""
+        for shard in self._shards(self._plan(), rank, world, min_items):
+            yield replace(shard, batch=self._labelled(shard.batch))
+
+    def _labelled(self, batch: tuple[Tensor, Tensor]) -> Any:
+        return batch[0] if self.photos.labels is None else batch
+
+    def _plan(self) -> Iterator[list[Item]]:
+        for start in range(0, self.n_items, self.batch_size):
+            yield self._items(range(start, min(start + self.batch_size, self.n_items)))
+
+    def _items(self, positions: Iterable[int]) -> list[Item]:
+        seed_of = self._seed_of
+        return [(i, None if seed_of is None else seed_of(i)) for i in positions]
+
+
+class TrainLoader(_Loader):
+    """Shuffled, augmented training images; order and augmentation differ from epoch to epoch.
+
+    Iterating takes the epoch that `epoch` names and increases that number by one, so a plain loop
+    gets new batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
+    `EvalLoader`. The last batch is smaller where the images do not fill it, and is left out if
+    it would hold a single image, of which batch norm cannot take statistics.
+
+    Args:
+        maker: makes the batches.
+        batch_size: images in a batch.
+        seed: with the epoch it decides everything.
+        weights: the part of an epoch that each image is due, float64 (N,), summing to 1; an epoch
+            has as many images as there are, of which some then come repeatedly, augmented
+            differently, and others not at all. None: each once.
+    """
+
+    def __init__(
+        self, maker: BatchMaker, batch_size: int, seed: int, weights: Tensor | None = None
+    ) -> None:
+        super().__init__(maker, batch_size)
+        self.seed = seed
+        self.weights = weights
+        self.epoch = 0
+
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass is."""
+        """Set which epoch the next pass is."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.photos), self.batch_size)
+        full, rest = divmod(self.n_items, self.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        plan = self.plan(self.epoch)
-        self.epoch += 1
-        return self.feed.follow(plan)
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.starting_at(0)
 
-    def starting_at(self, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def starting_at(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A pass as by `iter`, without its first batches, which are not read either."""
-        plan = islice(self.plan(self.epoch), batch, None)
-        self.epoch += 1
-        return self.feed.follow(plan)
+        return self.maker.follow(islice(self._next_plan(), batch, None))
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
-        """What one of several processes takes of each batch; it opens these photos only."""
-        plan = self.plan(self.epoch)
-        self.epoch += 1
-        return shards_of_plan(self.feed, plan, rank, world, min_items)
+        """What one of several processes takes of each batch; it opens no other image."""
+        return self._shards(self._next_plan(), rank, world, min_items)
 
     def positions(self, epoch: int) -> list[list[int]]:
-        """Which photos are in each batch of an epoch."""
+        """Which images are in each batch of an epoch."""
         return [[position for position, _ in items] for items in self.plan(epoch)]
 
-    @property
-    def varied(self) -> bool:
-        """Whether photos are augmented."""
-        return self.feed.dataset.varied is not None
-
     def plan(self, epoch: int) -> Iterator[list[Item]]:
-        """The batches of an epoch, as photos and seeds."""
+        """The batches of an epoch, as positions of images and seeds."""
         order = self._order(derived_seed(self.seed, epoch))
-        varied, times = self.varied, [0] * len(self.photos)
+        augmented, times = self.maker.dataset.varied is not None, [0] * self.n_items
         for number in range(len(self)):
             items: list[Item] = []
             for i in order[number * self.batch_size : (number + 1) * self.batch_size].tolist():
                 again = (times[i],) if times[i] else ()
-                items.append((i, view_seed(self.seed, epoch, i, *again) if varied else None))
+                items.append((i, view_seed(self.seed, epoch, i, *again) if augmented else None))
                 times[i] += 1
             yield items
 
-    def _order(self, seed: int) -> torch.Tensor:
-        """The photos of an epoch, as they come."""
+    def _next_plan(self) -> Iterator[list[Item]]:
+        plan = self.plan(self.epoch)
+        self.epoch += 1
+        return plan
+
+    def _order(self, seed: int) -> Tensor:
         if self.weights is not None:
             return weighted_order(self.weights, self.photos.labels, seed)
-        return torch.randperm(len(self.photos), generator=torch.Generator().manual_seed(seed))
-
-
-def shards_of_plan(
-    feed: BatchMaker, plan: Iterator[list[Item]], rank: int, world: int, min_items: int
-) -> Iterator[Shard]:
-    """The share of one process in each batch of a plan, with its photos opened."""
-    work, shards = planned(plan, rank, world, min_items)
-    for share, batch in zip(shards, feed.follow(work), strict=True):
-        yield replace(share, batch=batch)
+        return torch.randperm(self.n_items, generator=torch.Generator().manual_seed(seed))
 
 
 def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:

@@ -1,7 +1,4 @@
-"""Batches of photos that nothing is learned of: to predict, or to measure a model.
-
-Photos that are not for training, varied as training photos are.
-"""
+"""Batches of images that are not trained on: to predict, to validate, to augment for testing."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -69,10 +66,6 @@ def test_samples(
         train: the training images, whose task and kind of items hold here too.
         vocab: names of the outputs.
         settings: statistics, and what happens with broken images.
-
-    Raises:
-        DataError: there are no images, or labels that do not fit them or are not known.
-        BrokenImagesError: images are broken, and `settings.on_error` is "raise".
     """
 
     def labelled(photos: Samples, known: Sequence[Any]) -> Samples:
@@ -100,56 +93,60 @@ def test_samples(
     )
 
 
+class LoaderOptions(TypedDict, total=False):
+    """How images are read.
+
+    Attributes:
+        batch_size: images in a batch, 64.
+        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
+        on_error: "raise" or "skip", what happens with broken images.
+    """
+
+    batch_size: int
+    num_workers: int | None
+    on_error: OnError
+
+
 def unlabelled_batches(
-    paths: Paths,
-    transform: EvalTransform,
-    *,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
+    paths: Paths, transform: EvalTransform, **options: Unpack[LoaderOptions]
 ) -> EvalLoader:
     """Batches x of an image, a list of images or all images below a folder, without labels.
 
     Args:
         paths: the images.
         transform: what is done to them; for an exported model, `transform_from_config`.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
+        **options: see `LoaderOptions`.
 
     Raises:
         DataError: there are no images.
         BrokenImagesError: images are broken, and `on_error` is "raise".
     """
-    photos = read_unlabelled(paths, on_error=on_error, channels=transform.channels)
-    return _ordered(photos, transform, batch_size, num_workers)
+    how = options.get("on_error", "raise")
+    photos = read_unlabelled(paths, on_error=how, channels=transform.channels)
+    return _loader(photos, transform, options)
 
 
 def labelled_batches(
     path: str | os.PathLike[str],
     vocab: Sequence[str],
     transform: EvalTransform,
-    *,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
+    **options: Unpack[LoaderOptions],
 ) -> EvalLoader:
-    """Batches (x, y) of a folder of class folders, to measure a model whose classes are known.
+    """Batches (x, y) of a folder of class folders, to validate a model whose classes are known.
 
     Args:
         path: the folder; a class of `vocab` may be absent in it, but no other may be there.
         vocab: the classes of the model.
-        transform: what is done to the photos; for an exported model, `transform_from_config`.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
+        transform: as for `unlabelled_batches`.
+        **options: see `LoaderOptions`.
 
     Raises:
-        DataError: the folder has no photos, or classes that `vocab` has not.
+        DataError: the folder has no images, or classes that `vocab` does not have.
         BrokenImagesError: images are broken, and `on_error` is "raise".
     """
-    photos = read_labelled(path, vocab, on_error=on_error, channels=transform.channels)
-    return _ordered(photos, transform, batch_size, num_workers)
+    how = options.get("on_error", "raise")
+    photos = read_labelled(path, vocab, on_error=how, channels=transform.channels)
+    return _loader(photos, transform, options)
 
 
 def table_batches(
@@ -162,27 +159,23 @@ def table_batches(
     label_delim: str | None = None,
     valid_col: Column | None = None,
     folder: Path | None = None,
-    batch_size: int = 64,
-    num_workers: int | None = None,
-    on_error: OnError = "raise",
+    **options: Unpack[LoaderOptions],
 ) -> EvalLoader:
-    """Batches (x, y) of the photos of a CSV or TSV file; of those for validation, if it says which.
+    """Batches (x, y) of the images in a CSV or TSV file; of its validation rows, if it marks them.
 
     Args:
         table: the file.
         vocab: names of the model's outputs.
-        task: what they answer.
-        transform: what is done to the photos; for an exported model, `transform_from_config`.
+        task: what they predict.
+        transform: as for `unlabelled_batches`.
         label_col: as for `ImageDataLoaders.from_table`.
         label_delim: likewise.
         valid_col: likewise.
-        folder: where the photos lie; None: where the table lies.
-        batch_size: photos in a batch.
-        num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
+        folder: where the images are; None: beside the table.
+        **options: see `LoaderOptions`.
 
     Raises:
-        DataError: the table is not as expected, or has labels that `vocab` has not.
+        DataError: the table is not as expected, or has labels that `vocab` does not have.
         BrokenImagesError: images are broken, and `on_error` is "raise".
     """
     rows = rows_of(
@@ -196,20 +189,20 @@ def table_batches(
     )
     wanted = [i for i in range(len(rows.files)) if rows.valid is None or rows.valid[i]]
     files = [rows.files[i] for i in wanted]
-    sound, _ = sound_positions(files, Settings(on_error=on_error, channels=transform.channels))
+    how = options.get("on_error", "raise")
+    sound, _ = sound_positions(files, Settings(on_error=how, channels=transform.channels))
     files = [files[i] for i in sound]
     labels = [rows.labels[wanted[i]] for i in sound]
     photos = photos_of(files, parse_labels(labels, files, task=task, vocab=vocab))
-    return _ordered(photos, transform, batch_size, num_workers)
+    return _loader(photos, transform, options)
 
 
-def _ordered(
-    photos: Samples, transform: EvalTransform, batch_size: int, num_workers: int | None
-) -> EvalLoader:
-    workers = default_workers(photos) if num_workers is None else num_workers
-    return EvalLoader(
-        BatchMaker(PhotoDataset(photos, transform), workers), check_batch_size(batch_size)
+def _loader(photos: Samples, transform: EvalTransform, options: LoaderOptions) -> EvalLoader:
+    workers = options.get("num_workers")
+    maker = BatchMaker(
+        PhotoDataset(photos, transform), default_workers(photos) if workers is None else workers
     )
+    return EvalLoader(maker, check_batch_size(options.get("batch_size", 64)))
 
 
 class InferenceData(DataSource):
@@ -272,21 +265,15 @@ _NO_PHOTOS = (
 def varied_views(
     batches: EvalLoader, augment: Augmentation | Transform, seed: int, n: int
 ) -> Sequence[EvalLoader]:
-    """The photos of some batches n times, in their order, each time varied otherwise.
+    """The images of some batches n times, in their order, each time augmented differently.
 
-    What a view looks like depends on the seed, its number and the photo's position only.
-
-    Args:
-        batches: the photos.
-        augment: how they are varied.
-        seed: decides the variations.
-        n: how many views.
+    What a view looks like depends on the seed, its number and the position of the image only.
     """
-    dataset = copy.copy(batches.feed.dataset)
+    dataset = copy.copy(batches.maker.dataset)
     dataset.varied = TrainTransform(augment, dataset.plain)
-    feed = BatchMaker(dataset, batches.feed.num_workers, batches.feed.device)
+    maker = BatchMaker(dataset, batches.maker.num_workers, batches.maker.device)
 
     def view(number: int) -> EvalLoader:
-        return EvalLoader(feed, batches.batch_size, lambda i: view_seed(seed, number, i))
+        return EvalLoader(maker, batches.batch_size, lambda i: view_seed(seed, number, i))
 
     return [view(number) for number in range(n)]

@@ -1,7 +1,4 @@
-"""`ImageDataLoaders`: photos as training and validation batches.
-
-The ways in which photos and their labels become `ImageDataLoaders`.
-"""
+"""`ImageDataLoaders`: images as training and validation batches."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import logging
 import os
 import re
 import zlib
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -70,14 +66,60 @@ from layergroups.errors import DataError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task
 
+_LOG = logging.getLogger("layergroups")
+_CLASSES_SHOWN = 10
 
-class Sources(SuggestsNames, DataSource):
-    """The constructors of `ImageDataLoaders`; each gives photos, labels and a division."""
 
-    @classmethod
-    @abstractmethod
-    def _of(cls, found: Split, settings: Settings) -> Self:
-        """Loaders of divided photos."""
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageDataLoaders(SuggestsNames, DataSource):
+    """Images and their labels as batches for training and for validation.
+
+    Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
+    Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
+    channels-last memory format. Where each photo has one class, y is int64 (N,), positions in
+    `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
+    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the photos
+    only, not on the number of workers nor on any global random state; and it changes none.
+
+    Attributes:
+        train_photos: files and labels for training.
+        valid_photos: files and labels for validation.
+        vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
+        size: height and width of the images in a batch, in pixels.
+        batch_size: photos in a batch.
+        augment: how training images are augmented; None for not at all.
+        input: the statistics and the interpolation in use.
+        input_is_default: whether the library chose them (ImageNet's, or those of the weights that
+            `bind` was given) and not the user.
+        crop_pct: share of the resized image's side that validation and prediction keep.
+        seed: decides split, order and augmentation.
+        num_workers: processes that prepare batches; 0 for none but the main one.
+        on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
+        cache: keeps the decoded pixels of the photos; None decodes them each time.
+        broken: what was left out because it cannot be read, where `on_error` is "skip".
+        balance: how often training photos come, see `from_folder`.
+        device: where the batches are, see `to`.
+    """
+
+    train_photos: Samples
+    valid_photos: Samples
+    vocab: tuple[str, ...]
+    size: Size
+    batch_size: int
+    augment: Augmentation | Transform | None = field(default_factory=Augmentation)
+    input: InputSpec = field(default_factory=InputSpec)
+    input_is_default: bool = True
+    crop_pct: float = CROP_PCT
+    seed: int = 42
+    num_workers: int = 0
+    on_error: OnError = "raise"
+    cache: DecodedCache | None = None
+    broken: tuple[BrokenImage, ...] = ()
+    balance: Balance = False
+    device: torch.device = CPU
+
+    def __post_init__(self) -> None:
+        photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
 
     @classmethod
     def from_folder(
@@ -103,11 +145,11 @@ class Sources(SuggestsNames, DataSource):
 
         Options:
             valid_pct: share for validation, if there are no such sub-folders.
-            seed: decides split, order and variations.
+            seed: decides split, order and augmentation.
             size: side of the images in a batch, or (height, width), in pixels.
             batch_size: photos in a batch; with fewer training photos, that many.
             bs: another name of `batch_size`, as in fastai.
-            augment: True for `Augmentation()`, False for none, a word for stronger variations
+            augment: True for `Augmentation()`, False for none, a word for stronger augmentation
                 ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
                 of a Pillow image, such as a transform of torchvision.transforms.v2.
             normalize: statistics and interpolation, if not those of the weights that are trained.
@@ -125,7 +167,7 @@ class Sources(SuggestsNames, DataSource):
                 of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
                 False to decode the photos each time. Batches are the same in any case.
             balance: True lets all classes come equally often in training; a dict by class name
-                says how often each comes against the others; a list gives a weight to each
+                gives the relative frequency of each; a list gives a weight to each
                 training photo. An epoch has as many photos as before, some of them repeatedly.
 
         Raises:
@@ -157,9 +199,9 @@ class Sources(SuggestsNames, DataSource):
     ) -> Self:
         """Photos and their labels, side by side.
 
-        Strings and whole numbers are classes, fractions are numbers to predict, lists of strings
+        Strings and integers are classes, other numbers are to be predicted, lists of strings
         are several labels of a photo, lists of zeros and ones too, other lists of numbers are
-        several numbers to predict. `task` says it where this is wrong: "multiclass" (one class
+        several numbers to predict. Give `task` where this is wrong: "multiclass" (one class
         each), "multilabel" (any number of labels, perhaps none) or "regression".
 
         Args:
@@ -173,8 +215,8 @@ class Sources(SuggestsNames, DataSource):
                 seed, channels, num_workers, on_error, cache, normalize, crop_pct.
 
         Raises:
-            DataError: lists or arguments are not as expected; the message says how.
-            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+            DataError: lists or arguments are not as expected.
+            BrokenImagesError: as for `from_folder`.
         """
         settings = Settings.of(options, cls.from_lists)
         found = read_lists(files, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
@@ -200,15 +242,15 @@ class Sources(SuggestsNames, DataSource):
 
         One label column holds classes, or fractions to predict, or, with `label_delim`, several
         labels. Several label columns hold 0 and 1, a column for each label, or numbers to predict.
-        Whole numbers in one column are classes; to predict them give task="regression".
+        Integers in one column are classes; to predict them give task="regression".
 
         Args:
             table: the path of a CSV or TSV file, a frame of pandas or polars, or a dict of columns.
             folder: where the files lie; by default beside the CSV file, or here.
             fn_col: the column of file names, by name or position.
             label_col: the column of labels, or a list of columns.
-            label_delim: what stands between several labels in one column, such as " ".
-            valid_col: a column that says which rows are for validation (True or False, 1 or 0,
+            label_delim: separates several labels in one column, such as " ".
+            valid_col: a column that marks which rows are for validation (True or False, 1 or 0,
                 "valid" or "train"); else `valid_pct` of them are, chosen by the seed.
             suff: what is added to each file name, such as ".jpg".
             header: whether the first line of a CSV file names the columns.
@@ -217,8 +259,8 @@ class Sources(SuggestsNames, DataSource):
             **options: the other arguments of `from_folder`.
 
         Raises:
-            DataError: table or arguments are not as expected; the message says how.
-            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+            DataError: table or arguments are not as expected.
+            BrokenImagesError: as for `from_folder`.
         """
         settings = Settings.of(options, cls.from_table)
         if folder is None:
@@ -259,8 +301,8 @@ class Sources(SuggestsNames, DataSource):
 
         An item is (image, label), or a dict with both. Images are Pillow images, paths, or arrays
         and tensors that are not yet normalised. All items are read once, to check them. They are
-        opened anew for each batch, nothing of them is cached, and what a dataset draws by itself is
-        drawn from the seeds too; what is to vary belongs in `augment=`.
+        opened again for each batch, nothing of them is cached, and what a dataset draws by itself
+        comes from the seeds too; augmentation belongs in `augment=`.
 
         Args:
             train: has len(train) and train[i].
@@ -273,14 +315,14 @@ class Sources(SuggestsNames, DataSource):
             **options: the other arguments of `from_folder`; `cache` does nothing.
 
         Raises:
-            DataError: datasets, items or arguments are not as expected; the message says how.
-            BrokenImagesError: items are broken, and `on_error` is "raise"; it lists them.
+            DataError: datasets, items or arguments are not as expected.
+            BrokenImagesError: as for `from_folder`.
         """
         settings = Settings.of(options, cls.from_dataset)
-        found = read_datasets(
-            train, valid, settings, image=image, label=label, task=task, vocab=vocab
+        where: dict[str, Any] = {"image": image, "label": label}
+        return cls._of(
+            read_datasets(train, valid, settings, **where, task=task, vocab=vocab), settings
         )
-        return cls._of(found, settings)
 
     @classmethod
     def from_pattern(
@@ -293,7 +335,7 @@ class Sources(SuggestsNames, DataSource):
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        r"""Photos whose names tell their labels; `from_name_re` and `from_path_re` of fastai.
+        r"""Images with labels in their names; `from_name_re` and `from_path_re` of fastai.
 
         Args:
             files: a folder, looked through at any depth, or a list of paths.
@@ -308,69 +350,13 @@ class Sources(SuggestsNames, DataSource):
         Raises:
             DataError: names do not fit the pattern, which lists them, or arguments are not as
                 expected.
-            BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
+            BrokenImagesError: as for `from_folder`.
         """
         settings = Settings.of(options, cls.from_pattern)
         paths = find_files(files, settings.n_channels)
         labels = labels_by_name(paths, pattern)
         found = read_lists(paths, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
         return cls._of(found, settings)
-
-
-_LOG = logging.getLogger("layergroups")
-_CLASSES_SHOWN = 10
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ImageDataLoaders(Sources):
-    """Photos and what is to be learned of them, as batches for training and for validation.
-
-    Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
-    Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
-    channels-last memory format. Where each photo has one class, y is int64 (N,), positions in
-    `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
-    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the photos
-    only, not on the number of workers nor on any global random state; and it changes none.
-
-    Attributes:
-        train_photos: files and labels to learn from.
-        valid_photos: files and labels to measure with.
-        vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
-        size: height and width of the images in a batch, in pixels.
-        batch_size: photos in a batch.
-        augment: how training photos are varied; None for not at all.
-        input: the statistics and the interpolation in use.
-        input_is_default: whether the library chose them (ImageNet's, or those of the weights that
-            `bind` was given) and not the user.
-        crop_pct: share of the resized image's side that validation and prediction keep.
-        seed: decides split, order and variations.
-        num_workers: processes that prepare batches; 0 for none but the main one.
-        on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
-        cache: keeps the decoded pixels of the photos; None decodes them each time.
-        broken: what was left out because it cannot be read, where `on_error` is "skip".
-        balance: how often training photos come, see `from_folder`.
-        device: where the batches are, see `to`.
-    """
-
-    train_photos: Samples
-    valid_photos: Samples
-    vocab: tuple[str, ...]
-    size: Size
-    batch_size: int
-    augment: Augmentation | Transform | None = field(default_factory=Augmentation)
-    input: InputSpec = field(default_factory=InputSpec)
-    input_is_default: bool = True
-    crop_pct: float = CROP_PCT
-    seed: int = 42
-    num_workers: int = 0
-    on_error: OnError = "raise"
-    cache: DecodedCache | None = None
-    broken: tuple[BrokenImage, ...] = ()
-    balance: Balance = False
-    device: torch.device = CPU
-
-    def __post_init__(self) -> None:
-        photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
 
     @classmethod
     def _of(cls, found: Split, settings: Settings) -> Self:
@@ -384,32 +370,32 @@ class ImageDataLoaders(Sources):
 
     @cached_property
     def train(self) -> TrainLoader:
-        """Shuffled and varied training batches; its `epoch` says which the next pass is."""
+        """Shuffled and augmented training batches; its `epoch` says which the next pass is."""
         weights = photo_weights(self.balance, self.train_photos, self.vocab)
-        return TrainLoader(self._train_feed, self.batch_size, self.seed, weights)
+        return TrainLoader(self._train_maker, self.batch_size, self.seed, weights)
 
     @cached_property
     def valid(self) -> EvalLoader:
         """Validation batches, in the order of `valid_photos`."""
         photos = PhotoDataset(self.valid_photos, self.transform, cache=self.cache)
-        feed = BatchMaker(photos, self.num_workers, self.device)
-        return EvalLoader(feed, self.batch_size)
+        maker = BatchMaker(photos, self.num_workers, self.device)
+        return EvalLoader(maker, self.batch_size)
 
     @cached_property
     def train_eval(self) -> EvalLoader:
-        """The training photos as they are, not shuffled and not varied."""
-        return EvalLoader(self._train_feed, self.batch_size)
+        """The training photos as they are, not shuffled and not augmented."""
+        return EvalLoader(self._train_maker, self.batch_size)
 
     def views(self, epoch: int) -> EvalLoader:
-        """The training photos in their order, varied as in the given epoch (any whole number)."""
+        """The training photos in their order, augmented as in an epoch (any whole number)."""
         if self.augment is None:
             return self.train_eval
         return EvalLoader(
-            self._train_feed, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
+            self._train_maker, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
         )
 
     def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[EvalLoader]:
-        """The photos of some batches n times in their order, each time varied differently.
+        """The photos of some batches n times in their order, each time augmented differently.
 
         Raises:
             TrainingError: they are not photos, or the data have no augmentation.
@@ -477,7 +463,7 @@ class ImageDataLoaders(Sources):
 
     def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The first batch of the next training epoch; changes nothing."""
-        return self._train_feed.batch(next(self.train.plan(self.train.epoch)))
+        return self._train_maker.batch(next(self.train.plan(self.train.epoch)))
 
     def show_batch(
         self,
@@ -501,7 +487,7 @@ class ImageDataLoaders(Sources):
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise DataError(f"n={n!r}: expected how many photos to show, such as 9.")
         items = self._shown_items(n, valid, unique)
-        x, y = (self.valid if valid else self.train).feed.batch(items)
+        x, y = (self.valid if valid else self.train).maker.batch(items)
         picture = draw_batch(x.cpu(), y, self.task, self.vocab, self.input)
         if path is not None:
             picture.save(path)
@@ -534,7 +520,7 @@ class ImageDataLoaders(Sources):
         """
         object.__setattr__(self, "device", torch.device(device))
         for loader in (self.train, self.valid):
-            loader.feed.to(self.device)
+            loader.maker.to(self.device)
         return self
 
     def bind(self, spec: InputSpec) -> ImageDataLoaders:
@@ -616,7 +602,7 @@ class ImageDataLoaders(Sources):
         return replace(self, train_photos=train, valid_photos=valid, batch_size=size)
 
     @cached_property
-    def _train_feed(self) -> BatchMaker:
+    def _train_maker(self) -> BatchMaker:
         varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
         photos = PhotoDataset(self.train_photos, self.transform, varied, self.cache)
         return BatchMaker(photos, self.num_workers, self.device)
@@ -631,7 +617,7 @@ class ImageDataLoaders(Sources):
                 f"  {kind} (train + valid): {counts}",
                 f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
                 f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
-                f"  training photos: {'not varied' if self.augment is None else self.augment}",
+                f"  training photos: {'not augmented' if self.augment is None else self.augment}",
                 f"  statistics: mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, "
                 f"{spec.interpolation} ({spec.source})",
             ]
