@@ -21,7 +21,7 @@ from layergroups.reports.run import (
     SetupFacts,
     ShownItem,
 )
-from layergroups.tasks.measures import Calibration, ClassReport
+from layergroups.tasks import Calibration, ClassReport
 from layergroups.training import FineTuneDefaults, Learner
 
 NASTY = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "a\"b'c&d [bold]e")

@@ -11,13 +11,13 @@ from torch import nn
 from layergroups.errors import TrainingError
 from layergroups.tasks import (
     TASKS,
+    Calibration,
     Meter,
     as_list,
     check_metrics,
     higher_is_better,
     metric_names,
 )
-from layergroups.tasks.measures import Calibration
 from layergroups.training import Learner
 
 MULTICLASS = TASKS["multiclass"]

@@ -31,7 +31,7 @@ from layergroups.reports.run import (
     record_run,
     write_run,
 )
-from layergroups.tasks.measures import (
+from layergroups.tasks import (
     Calibration,
     ClassReport,
     Confusion,

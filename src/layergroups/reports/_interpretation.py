@@ -32,14 +32,17 @@ from layergroups.reports.figures import (
     draw_images,
     draw_residuals,
 )
-from layergroups.tasks import TASKS, Measures, Task, checked_task
-from layergroups.tasks.measures import (
+from layergroups.tasks import (
     BINS,
+    TASKS,
     Calibration,
     ClassReport,
     Confusion,
     ConfusionMatrix,
+    Measures,
     Residuals,
+    Task,
+    checked_task,
 )
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layergroups.groups import HEADINGS, group_cells
-from layergroups.tasks import AnyPrediction, Column, Prediction
-from layergroups.tasks.measures import ConfusionMatrix
+from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix, Prediction
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups

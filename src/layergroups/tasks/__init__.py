@@ -20,6 +20,17 @@ from layergroups.tasks._losses import (
     loss_name,
     meaning_of,
 )
+from layergroups.tasks._measures import (
+    BINS,
+    Calibration,
+    CalibrationBin,
+    ClassFigures,
+    ClassReport,
+    Confusion,
+    ConfusionMatrix,
+    OutputErrors,
+    Residuals,
+)
 from layergroups.tasks._metrics import Meter, as_list, check_metrics, higher_is_better, metric_names
 from layergroups.tasks._multiclass import Multiclass, Prediction
 from layergroups.tasks._multilabel import LabelsPrediction, Multilabel
@@ -43,13 +54,20 @@ from layergroups.tasks._task import (
 )
 
 __all__ = [
+    "BINS",
     "L1",
     "LOSSES",
     "TASKS",
     "AnyPrediction",
     "BinaryCrossEntropy",
     "BinaryFocalLoss",
+    "Calibration",
+    "CalibrationBin",
+    "ClassFigures",
+    "ClassReport",
     "Column",
+    "Confusion",
+    "ConfusionMatrix",
     "CrossEntropy",
     "FocalLoss",
     "Huber",
@@ -65,8 +83,10 @@ __all__ = [
     "NamedLoss",
     "NamedMetric",
     "NumbersPrediction",
+    "OutputErrors",
     "Prediction",
     "Regression",
+    "Residuals",
     "Targets",
     "Task",
     "as_list",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.utilities import dim_zero_cat
 
-from layergroups.tasks.measures import Calibration
+from layergroups.tasks._measures import Calibration
 
 
 class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning, ignored_index
+from layergroups.tasks._measures import ConfusionMatrix
 from layergroups.tasks._metrics import MACRO, MICRO, of_classes, of_items
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, name_of, photos, quoted, sorted_names
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Task, output_names
-from layergroups.tasks.measures import ConfusionMatrix
 
 _LOG = logging.getLogger("layergroups")
 _MANY_NUMBERS: Final = 20  # classes named by whole numbers, from which they may be numbers

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning
+from layergroups.tasks._measures import ClassReport
 from layergroups.tasks._metrics import MACRO, MICRO, of_items, of_labels
 from layergroups.tasks._splitting import multilabel_split
 from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Task, output_names
-from layergroups.tasks.measures import ClassReport
 
 _LOG = logging.getLogger("layergroups")
 _WIDEST: Final = 40  # columns for the names of labels; longer ones push their row to the right

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from layergroups.errors import DataError
 from layergroups.models import TargetUnits, checked_range
 from layergroups.tasks._losses import Meaning
+from layergroups.tasks._measures import Residuals
 from layergroups.tasks._metrics import of_numbers
 from layergroups.tasks._splitting import random_split
 from layergroups.tasks._targets import WHOLE, as_list, is_finite, missing, photos, quoted
 from layergroups.tasks._task import Column, Label, Parts, Task, output_names
-from layergroups.tasks.measures import Residuals
 
 
 class NumbersPrediction(NamedTuple):

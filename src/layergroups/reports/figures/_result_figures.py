@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from layergroups.tasks.measures import Calibration, OutputErrors
+    from layergroups.tasks import Calibration, OutputErrors
 
 
 _CELL = 0.52  # inches

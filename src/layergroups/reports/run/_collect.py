@@ -38,7 +38,7 @@ from layergroups.reports.run._record import (
     ShownItem,
     epoch_rows,
 )
-from layergroups.tasks.measures import ClassReport, ConfusionMatrix, Residuals
+from layergroups.tasks import ClassReport, ConfusionMatrix, Residuals
 
 if TYPE_CHECKING:
     from layergroups.reports._denormalize import Pixels

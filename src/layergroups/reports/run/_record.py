@@ -19,11 +19,11 @@ from layergroups.data import DataFacts
 from layergroups.errors import CheckpointError
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports.figures import GroupStack
-from layergroups.tasks import task_named
-from layergroups.tasks.measures import (
+from layergroups.tasks import (
     Calibration,
     ClassReport,
     Confusion,
+    task_named,
 )
 
 

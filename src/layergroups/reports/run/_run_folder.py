@@ -15,7 +15,7 @@ from layergroups.reports._protocols import Subject
 from layergroups.reports.figures import confusion_matrix_picture
 from layergroups.reports.run._collect import record_run
 from layergroups.reports.run._record import RECORD, RunRecord
-from layergroups.tasks.measures import ConfusionMatrix
+from layergroups.tasks import ConfusionMatrix
 
 HISTORY = "history.csv"
 PICTURE = "confusion_matrix.png"

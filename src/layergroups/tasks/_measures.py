@@ -1,0 +1,481 @@
+"""Predictions beside the truth, as data: what a task measures and a report draws.
+
+Source of `Calibration`: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Final
+
+import torch
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from layergroups._formatting import html_table, plain_text
+from layergroups.errors import LayerGroupsError
+
+BINS: Final = 15  # of a calibration: as many as in the source, and in most libraries
+
+
+class _Tabular(ABC):
+    """Prints as a table: as text, in a terminal, in a notebook."""
+
+    _headings: ClassVar[tuple[str, ...]]
+    _totals: ClassVar[int] = 0  # rows at the end that stand apart
+
+    @abstractmethod
+    def _rows(self) -> list[tuple[str, ...]]: ...
+
+    @property
+    def caption(self) -> str:
+        """What the table shows."""
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return] # all are dataclasses
+
+    def __rich__(self) -> RenderableType:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column(self._headings[0], overflow="fold")
+        for heading in self._headings[1:]:
+            table.add_column(heading, justify="right")
+        rows = self._rows()
+        for i, (name, *figures) in enumerate(rows):
+            if self._totals and i == len(rows) - self._totals:
+                table.add_section()
+            table.add_row(Text(name), *figures)
+        return table
+
+    def __str__(self) -> str:
+        return plain_text(self.__rich__())
+
+    def _repr_html_(self) -> str:
+        return html_table(self._headings, self._rows(), self.caption)
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How well one class is found.
+
+    Attributes:
+        name: of the class.
+        precision: part of what was predicted as it that is of it; None where nothing was.
+        recall: part of what is of it that was predicted as it; None where nothing is.
+        f1: their harmonic mean, 2 tp / (2 tp + fp + fn); None where there is neither.
+        support: how many are of it.
+        right: how many of these were found.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+    right: int
+
+    @classmethod
+    def from_counts(cls, name: str, right: int, predicted: int, actual: int) -> ClassFigures:
+        """Of how many are rightly predicted as the class, predicted as it, and of it."""
+        f1 = _part(2 * right, predicted + actual)
+        return cls(name, _part(right, predicted), _part(right, actual), f1, actual, right)
+
+
+@dataclass(frozen=True)
+class ClassReport(_Tabular):
+    """A row for each class, and their means; prints as a table.
+
+    Attributes:
+        classes: a row for each class, in the order of the vocabulary.
+        macro: the mean of the rows; classes without a figure are left out of it.
+        weighted: the mean of the rows, each counted as often as it has items.
+        total: over all items at once ("micro"); for one class an item all three are the accuracy.
+    """
+
+    classes: tuple[ClassFigures, ...]
+    macro: ClassFigures
+    weighted: ClassFigures
+    total: ClassFigures
+    _headings: ClassVar[tuple[str, ...]] = ("class", "precision", "recall", "f1", "support")
+    _totals: ClassVar[int] = 3
+
+    @classmethod
+    def from_counts(
+        cls,
+        names: Sequence[str],
+        right: Sequence[int],
+        predicted: Sequence[int],
+        actual: Sequence[int],
+    ) -> ClassReport:
+        """Of how many are rightly predicted as each class, predicted as it, and of it."""
+        rows = tuple(map(ClassFigures.from_counts, names, right, predicted, actual))
+        return cls(
+            rows,
+            _mean("mean", rows, [1.0] * len(rows)),
+            _mean("weighted mean", rows, [float(row.support) for row in rows]),
+            ClassFigures.from_counts("all", sum(right), sum(predicted), sum(actual)),
+        )
+
+    @classmethod
+    def from_hits(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
+        """Of what was predicted and what is so, each bool (N, C)."""
+        counts = ((predicted & actual).sum(0), predicted.sum(0), actual.sum(0))
+        return cls.from_counts(names, *(each.tolist() for each in counts))
+
+    @classmethod
+    def from_classes(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
+        """Of one class for each item, int (N,) each."""
+        each = torch.arange(len(names))
+        return cls.from_hits(predicted[:, None] == each, actual[:, None] == each, names)
+
+    def __getitem__(self, name: str) -> ClassFigures:
+        """The row of a class."""
+        for row in self.classes:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    @property
+    def rows(self) -> tuple[ClassFigures, ...]:
+        """The rows of the table: all classes, then their means."""
+        return (*self.classes, self.macro, self.weighted, self.total)
+
+    @property
+    def caption(self) -> str:
+        """What the table shows."""
+        return "Each class"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (r.name, *map(_figure, (r.precision, r.recall, r.f1)), f"{r.support:,d}")
+            for r in self.rows
+        ]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Items of one class that were predicted as another.
+
+    Attributes:
+        actual: their class.
+        predicted: the class that was predicted.
+        count: number of items.
+    """
+
+    actual: str
+    predicted: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.actual} predicted as {self.predicted}: {self.count}"
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """How many items of each class were predicted as each class.
+
+    Attributes:
+        matrix: (C, C) counts; a row for each actual class, a column for each predicted one.
+        classes: their names, in the order of rows and columns.
+    """
+
+    matrix: tuple[tuple[int, ...], ...]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.classes)
+        if [len(row) for row in self.matrix] != [n] * n:
+            raise LayerGroupsError(
+                f"A confusion matrix of {n} classes has {n} rows of {n} counts; this one has "
+                f"{len(self.matrix)} rows of {sorted({len(row) for row in self.matrix})} counts."
+            )
+
+    def __str__(self) -> str:
+        """A row for each actual class, a column for each predicted one, in the same order."""
+        width = max((len(name) for name in self.classes), default=0)
+        digits = max((len(str(count)) for row in self.matrix for count in row), default=1)
+        rows = zip(self.classes, self.matrix, strict=True)
+        return "\n".join(
+            f"{name:{width}}  {'  '.join(f'{count:{digits}}' for count in row)}"
+            for name, row in rows
+        )
+
+    @classmethod
+    def from_predictions(
+        cls, probabilities: Tensor, targets: Tensor | None, classes: Sequence[str]
+    ) -> ConfusionMatrix:
+        """Count predictions.
+
+        Args:
+            probabilities: or any scores, (N, C).
+            targets: the actual classes, int (N,).
+            classes: their names; positions if empty.
+
+        Raises:
+            LayerGroupsError: there are no targets, or they are not one class for each item.
+        """
+        if targets is None or targets.ndim != 1 or probabilities.ndim != 2:
+            raise LayerGroupsError(
+                "A confusion matrix needs one class for each item: batches of (inputs, targets) "
+                "with targets of shape (N,). Several labels are measured one by one, "
+                "Interpretation.from_learner(learn).class_report(), numbers by residuals()."
+            )
+        n = probabilities.shape[1]
+        cells = targets.long() * n + probabilities.argmax(1)
+        counts = torch.bincount(cells, minlength=n * n).reshape(n, n).tolist()
+        names = tuple(classes) or tuple(map(str, range(n)))
+        return cls(tuple(map(tuple, counts)), names)
+
+    @property
+    def total(self) -> int:
+        """Number of items."""
+        return sum(map(sum, self.matrix))
+
+    @property
+    def correct(self) -> int:
+        """Number of items whose class was found."""
+        return sum(row[i] for i, row in enumerate(self.matrix))
+
+    @property
+    def accuracy(self) -> float:
+        """Part of the items whose class was found, 0..1."""
+        return self.correct / self.total if self.total else math.nan
+
+    def class_report(self) -> ClassReport:
+        """Precision, recall, F1 and support of each class."""
+        right = [row[i] for i, row in enumerate(self.matrix)]
+        predicted = [sum(column) for column in zip(*self.matrix, strict=True)]
+        return ClassReport.from_counts(self.classes, right, predicted, list(map(sum, self.matrix)))
+
+    def most_confused(self, n: int = 5) -> tuple[Confusion, ...]:
+        """The n most frequent confusions, the most frequent first."""
+        found = [
+            Confusion(self.classes[i], self.classes[j], count)
+            for i, row in enumerate(self.matrix)
+            for j, count in enumerate(row)
+            if count and i != j
+        ]
+        return tuple(sorted(found, key=lambda c: -c.count)[:n])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-ready values; rows are actual classes, columns predicted ones."""
+        return {
+            "classes": list(self.classes),
+            "matrix": [list(row) for row in self.matrix],
+            "photos": self.total,
+            "accuracy": self.accuracy,
+        }
+
+
+@dataclass(frozen=True)
+class OutputErrors:
+    """The errors of one predicted number, each predicted minus actual.
+
+    Attributes:
+        name: of the number.
+        mean: mean error: above 0 where it is predicted too high.
+        mean_absolute: mean of the errors without their sign.
+        root_mean_square: root of the mean of their squares.
+        largest: the largest without its sign.
+        r2: 1 - (sum of squared errors) / (sum of squared distances of the actual numbers from
+            their mean); None where those are all equal.
+    """
+
+    name: str
+    mean: float
+    mean_absolute: float
+    root_mean_square: float
+    largest: float
+    r2: float | None
+
+    @classmethod
+    def of(cls, name: str, errors: Tensor, actual: Tensor) -> OutputErrors:
+        """Of errors and actual numbers (N,)."""
+        size, squares = errors.abs(), errors.square()
+        spread = float((actual - actual.mean()).square().sum())
+        r2 = 1 - float(squares.sum()) / spread if spread else None
+        rms, largest = float(squares.mean().sqrt()), float(size.max())
+        return cls(name, float(errors.mean()), float(size.mean()), rms, largest, r2)
+
+
+@dataclass(frozen=True)
+class Residuals(_Tabular):
+    """The errors of a regression; prints as a table.
+
+    Attributes:
+        outputs: a row for each predicted number.
+        values: the errors, (N, K): predicted minus actual, in the order of the items.
+    """
+
+    outputs: tuple[OutputErrors, ...]
+    values: tuple[tuple[float, ...], ...]
+    _headings: ClassVar[tuple[str, ...]] = (
+        "output", "mean error", "mean absolute", "root mean square", "largest", "R²"
+    )  # fmt: skip
+
+    @classmethod
+    def from_predictions(
+        cls, predicted: Tensor, actual: Tensor, names: Sequence[str] = ()
+    ) -> Residuals:
+        """Of predicted and actual numbers, (N, K) each."""
+        actual = actual.double()
+        errors = predicted.double() - actual
+        n = errors.shape[1]
+        if len(names) != n:
+            names = ["number"] if n == 1 else [f"number {k}" for k in range(n)]
+        rows = [OutputErrors.of(name, errors[:, k], actual[:, k]) for k, name in enumerate(names)]
+        return cls(tuple(rows), tuple(map(tuple, errors.tolist())))
+
+    def __repr__(self) -> str:
+        return f"Residuals({len(self.values)} items, {self.outputs})"
+
+    @property
+    def caption(self) -> str:
+        """What the table shows."""
+        return "Predicted minus actual"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                row.name,
+                *(f"{value:.4g}" for value in (row.mean, row.mean_absolute)),
+                *(f"{value:.4g}" for value in (row.root_mean_square, row.largest)),
+                _figure(row.r2),
+            )
+            for row in self.outputs
+        ]
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Predictions of about the same probability.
+
+    Attributes:
+        low: they have a probability above this (or equal, in the first bin).
+        high: and not above this.
+        count: number of predictions.
+        confidence: their mean probability; None where there are none.
+        accuracy: the part of them that is right; None where there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+    @property
+    def gap(self) -> float | None:
+        """Distance of confidence and accuracy; None where there are no predictions."""
+        if self.confidence is None or self.accuracy is None:
+            return None
+        return abs(self.confidence - self.accuracy)
+
+
+@dataclass(frozen=True)
+class Calibration(_Tabular):
+    """How often predictions of each probability are right; prints as a table.
+
+    For one class an item, a prediction is its likeliest class. For several labels, every label of
+    every item is one, and its accuracy is how often the item has it.
+
+    Attributes:
+        bins: of equal width, from 0 to 1.
+        error: the expected calibration error: the mean gap over all predictions, 0..1; None where
+            there are none.
+        max_error: the largest gap of a bin ("maximum calibration error"); None likewise.
+        count: number of predictions.
+    """
+
+    bins: tuple[CalibrationBin, ...]
+    error: float | None
+    max_error: float | None
+    count: int
+    _headings: ClassVar[tuple[str, ...]] = ("probability", "confidence", "accuracy", "count")
+
+    @classmethod
+    def from_predictions(cls, confidence: Tensor, correct: Tensor, bins: int = BINS) -> Calibration:
+        """Of probabilities (M,) and whether each was right (M,).
+
+        Raises:
+            LayerGroupsError: there is not at least one bin.
+        """
+        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+            raise LayerGroupsError(
+                f"bins={bins!r} must be a whole number from 1: calibration(bins={BINS})."
+            )
+        confidence, correct = confidence.double(), correct.double()
+        index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+        sums = [torch.bincount(index, v, minlength=bins).tolist() for v in (confidence, correct)]
+        counts = torch.bincount(index, minlength=bins).tolist()
+        made = [
+            CalibrationBin(i / bins, (i + 1) / bins, n, _part(c, n), _part(r, n))
+            for i, (c, r, n) in enumerate(zip(*sums, counts, strict=True))
+        ]
+        return cls._from_bins(made)
+
+    @classmethod
+    def from_means(cls, means: Sequence[tuple[float, float, int]], bins: int = BINS) -> Calibration:
+        """Of (confidence, accuracy, count) of the bins that are not empty."""
+        by_bin = {min(bins - 1, max(0, math.ceil(m[0] * bins) - 1)): m for m in means}
+        found = [(i, *by_bin.get(i, (None, None, 0))) for i in range(bins)]
+        return cls._from_bins(
+            [CalibrationBin(i / bins, (i + 1) / bins, n, c, a) for i, c, a, n in found]
+        )
+
+    @classmethod
+    def _from_bins(cls, bins: Sequence[CalibrationBin]) -> Calibration:
+        gaps = [(each.count, each.gap) for each in bins if each.gap is not None]
+        total = sum(n for n, _ in gaps)
+        error = _part(sum(n * gap for n, gap in gaps), total)
+        return cls(tuple(bins), error, max((gap for _, gap in gaps), default=None), total)
+
+    @property
+    def known(self) -> list[tuple[CalibrationBin, float, float]]:
+        """Each bin that is not empty, with its confidence and accuracy."""
+        return [
+            (each, each.confidence, each.accuracy)
+            for each in self.bins
+            if each.confidence is not None and each.accuracy is not None
+        ]
+
+    @property
+    def caption(self) -> str:
+        """The error, in a line."""
+        if self.error is None:
+            return "No predictions"
+        return f"Expected calibration error {self.error:.3f} over {self.count:,d} predictions"
+
+    def __rich__(self) -> RenderableType:
+        return Group(Text(self.caption), super().__rich__())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (f"{b.low:.2f} to {b.high:.2f}", _figure(mean), _figure(accuracy), f"{b.count:,d}")
+            for b, mean, accuracy in self.known
+        ]
+
+
+def _mean(name: str, rows: Sequence[ClassFigures], weights: Sequence[float]) -> ClassFigures:
+    def of(figure: str) -> float | None:
+        pairs = [(getattr(row, figure), w) for row, w in zip(rows, weights, strict=True)]
+        known = [(value, w) for value, w in pairs if value is not None and w]
+        return _part(sum(value * w for value, w in known), sum(w for _, w in known))
+
+    support, right = (sum(getattr(row, n) for row in rows) for n in ("support", "right"))
+    return ClassFigures(name, of("precision"), of("recall"), of("f1"), support, right)
+
+
+def _part(count: float, total: float) -> float | None:
+    return count / total if total else None
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
