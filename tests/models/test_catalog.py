@@ -170,3 +170,20 @@ def test_real_weights_recognise_real_photos(shared: Path, name: str) -> None:
     with torch.inference_mode():
         found = loaded.model.eval()(batch).argmax(1)
     assert [labels[index] for index in found].count("jean") >= 3  # by chance: one in a thousand
+
+
+def test_an_entry_of_torchvision_is_taken_as_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import ResNet18_Weights, ResNet34_Weights, resnet18
+
+    state = resnet18(weights=None).state_dict()
+    for entry in (ResNet18_Weights.DEFAULT, ResNet18_Weights.IMAGENET1K_V1):
+        with monkeypatch.context() as hub:  # no network: the hub hands out these weights
+            hub.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+            hub.setattr("layergroups.models._downloads.check_torchvision", lambda *_: None)
+            loaded = load_model("resnet18", weights=entry)
+        assert loaded.pretrained
+        assert torch.equal(loaded.model.get_parameter("fc.weight"), state["fc.weight"])
+        assert loaded.input.source == f"torchvision {entry}"
+    for arch in ("resnet18", "timm:resnet18"):
+        with pytest.raises(WeightsError, match=r"are (not )?weights of"):
+            load_model(arch, weights=ResNet34_Weights.DEFAULT)

@@ -2,8 +2,6 @@
 
 A name is "torchvision:resnet18" or "timm:resnet18.a1_in1k". A plain "resnet18" is looked for in
 torchvision first and then in timm.
-
-Names of architectures: what they stand for, which there are, and which are near a wrong one.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +29,11 @@ from layergroups.models._weights import Converter, find_weights, load_weights_fi
 
 _LIBRARIES = ("torchvision", "timm")
 _EXAMPLE = 'load_model("torchvision:resnet18")'
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
+_RUNTIME_ONLY = ("cache_dir",)
+_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 _log = logging.getLogger("layergroups")
 
 
@@ -41,15 +45,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Returns:
         Names as `load_model` takes them, torchvision's first, such as "torchvision:resnet18".
-        timm's names stand without the tags of their weights.
+        timm's names come without the tags of their weights.
 
     Raises:
-        UnknownArchitectureError: the pattern is no text.
+        UnknownArchitectureError: the pattern is not a string.
     """
     if not isinstance(pattern, str):
         raise UnknownArchitectureError(
-            f"pattern={pattern!r} must be a text, in which * stands for any letters: "
-            'list_models("*resnet*").'
+            f'pattern={pattern!r} must be a shell pattern such as list_models("*resnet*").'
         )
     return [
         f"{library}:{name}"
@@ -70,7 +73,7 @@ def _names(library: str) -> list[str]:
 
 
 def resolve(arch: object) -> tuple[str, str]:
-    """The library and the plain name that a name or a model function stands for."""
+    """The library and the plain name of a name or a model function."""
     if callable(arch):
         return _resolve_function(arch)
     if not isinstance(arch, str):
@@ -78,42 +81,38 @@ def resolve(arch: object) -> tuple[str, str]:
             f"An architecture is a name, a model function of torchvision or timm, or an nn.Module, "
             f"not {type(arch).__name__}: {_EXAMPLE}."
         )
-    prefix, colon, plain = arch.partition(":")
-    if not colon:
-        prefix, plain = "", arch
-    elif prefix == "module":
+    prefix, plain = arch.split(":", 1) if ":" in arch else ("", arch)
+    if prefix == "module":
         raise UnknownArchitectureError(
-            f"{arch!r} stands for a module of one's own, which cannot be made from its name. Make "
-            "the module and give that instead."
+            f"{arch!r} was a module of one's own, which cannot be made from its name. Make the "
+            "module and give that instead."
         )
-    elif prefix not in _LIBRARIES:
+    if prefix not in ("", *_LIBRARIES):
         raise UnknownArchitectureError(
             f"{arch!r}: there is no library {prefix!r}. The prefixes are "
             f'"torchvision:" and "timm:", as in {_EXAMPLE}.{_near(plain)}'
         )
-    for library in _LIBRARIES:
-        known = _in_torchvision if library == "torchvision" else _in_timm
+    for library, known in (("torchvision", _in_torchvision), ("timm", _in_timm)):
         if prefix in ("", library) and (found := known(plain)):
             return library, found
     raise UnknownArchitectureError(f"No architecture is named {arch!r}.{_near(plain)}")
 
 
 def _resolve_function(function: Callable[..., object]) -> tuple[str, str]:
+    import timm
+    from torchvision.models import get_model_builder
+
     name = getattr(function, "__name__", "")
     home = getattr(function, "__module__", "") or ""
     if home.startswith("torchvision.") and name in _torchvision_builders():
-        from torchvision.models import get_model_builder
-
         if get_model_builder(name) is function and (found := _in_torchvision(name)):
             return "torchvision", found
-    if home.startswith("timm."):
-        import timm
-
-        if timm.is_model(name) and timm.model_entrypoint(name) is function:
-            return "timm", name
+    in_timm = home.startswith("timm.") and timm.is_model(name)
+    if in_timm and timm.model_entrypoint(name) is function:
+        return "timm", name
     raise UnknownArchitectureError(
-        f"{name or function!r} is not a model function that torchvision or timm has registered for "
-        f"image classification. Call it yourself and give the module: {name or 'function'}(...). "
+        f"{name or function!r} is not a registered model function of torchvision or timm for image "
+        f"classification. Call it yourself and give the module: {name or 'function'}(...). "
         f"Or give a name: {_EXAMPLE}."
     )
 
@@ -170,16 +169,8 @@ def _near(name: str) -> str:
     near = [full for plain in close for full in known[plain]]
     stem = re.match(r"[a-z]*", name.lower())
     pattern = f"*{stem.group()}*" if stem and stem.group() else "*"
-    sentence = f" Near it are {', '.join(near)}." if near else ""
+    sentence = f" Did you mean {', '.join(near)}?" if near else ""
     return f"{sentence} layergroups.list_models({pattern!r}) lists names."
-
-
-__all__ = ["LoadedModel", "list_models", "load_model"]
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-_AUXILIARY = ("AuxLogits", "aux1", "aux2")
-_WITH_AUXILIARY = ("googlenet", "inception_v3")
-_RUNTIME_ONLY = ("cache_dir",)
-_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,7 +199,7 @@ def load_model(
     arch: str | Callable[..., nn.Module] | nn.Module,
     *,
     pretrained: bool = True,
-    weights: str | Path | None = None,
+    weights: str | Path | Enum | None = None,
     **kwargs: Any,
 ) -> LoadedModel:
     """Make a network of torchvision or timm, with pretrained weights, or take a module as it is.
@@ -217,10 +208,11 @@ def load_model(
         arch: a name such as "torchvision:resnet18", "timm:resnet18" or "timm:resnet18.a1_in1k"; a
             plain name is looked for in torchvision first and then in timm. Or a model function of
             the two libraries (`torchvision.models.resnet18`), or any `nn.Module`.
-        pretrained: take the library's default weights, from its cache or its hub. A module is never
+        pretrained: take the library's default weights, from its cache or its hub. A module is not
             changed by it.
         weights: a file with the weights, instead of a download: `.safetensors`, `.pth`, `.pt` or
-            `.bin`. It must fit but for the classifier. `pretrained` is then not asked.
+            `.bin`. It must fit but for the classifier. Or an entry of torchvision, such as
+            `ResNet50_Weights.IMAGENET1K_V1`. `pretrained` is then ignored.
         **kwargs: further arguments of the library's factory, such as img_size=160 for a vision
             transformer of timm; JSON-ready values.
 
@@ -230,43 +222,40 @@ def load_model(
         their pretrained weights need.
 
     Raises:
-        UnknownArchitectureError: no library knows the name; the message tells near ones.
+        UnknownArchitectureError: no library knows the name; the message lists similar ones.
         WeightsError: the weights cannot be had, or do not fit.
         ModelError: the factory refuses the arguments.
     """
     if isinstance(arch, nn.Module):
         return _take_module(arch, pretrained, weights, kwargs)
-    if weights is not None:
-        weights = find_weights(weights)
+    entry = weights if isinstance(weights, Enum) else None
+    file = None if weights is None or isinstance(weights, Enum) else find_weights(weights)
     library, name = resolve(arch)
-    order = _Order(
+    request = _Request(
         full=f"{library}:{name}",
         name=name,
-        fetch=pretrained and weights is None,
-        weights=weights,
+        fetch=file is None and (pretrained or entry is not None),
+        weights=file,
+        entry=entry,
         kwargs=kwargs,
         recorded=_json_ready(f"{library}:{name}", kwargs),
     )
-    return _make_torchvision(order) if library == "torchvision" else _make_timm(order)
+    return _make_torchvision(request) if library == "torchvision" else _make_timm(request)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Order:
-    """What is to be made: a network of a library, its weights and its further arguments."""
-
-    full: str
+class _Request:
+    full: str  # name with its library
     name: str
-    fetch: bool
-    weights: str | Path | None
+    fetch: bool  # the library's weights
+    weights: Path | None  # of a file
+    entry: Any  # one of torchvision's weight enums
     kwargs: dict[str, Any]
-    recorded: dict[str, Any]
-
-
-# Modules and arguments
+    recorded: dict[str, Any]  # kwargs as they come back from JSON
 
 
 def _take_module(
-    module: nn.Module, pretrained: bool, weights: str | Path | None, kwargs: Mapping[str, object]
+    module: nn.Module, pretrained: bool, weights: Any, kwargs: Mapping[str, object]
 ) -> LoadedModel:
     if kwargs:
         raise ModelError(
@@ -303,63 +292,65 @@ def _json_ready(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _making(order: _Order) -> Iterator[None]:
+def _making(request: _Request) -> Iterator[None]:
     """Turn the errors of a library's factory into those of this library; stdout stays free."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces downloads on stdout
             yield
     except Exception as error:
-        if order.fetch and downloads.is_download_error(error):
-            raise downloads.unavailable(order.full, f"could not be fetched ({error})") from error
-        if order.recorded:
-            given = ", ".join(f"{key}={value!r}" for key, value in order.recorded.items())
-            raise ModelError(f"{order.full} cannot be made with {given}: {error}") from error
-        if order.fetch:
+        if request.fetch and downloads.is_download_error(error):
+            raise downloads.unavailable(request.full, f"could not be fetched ({error})") from error
+        if request.recorded:
+            given = ", ".join(f"{key}={value!r}" for key, value in request.recorded.items())
+            raise ModelError(f"{request.full} cannot be made with {given}: {error}") from error
+        if request.fetch:
             raise WeightsError(
-                f"The pretrained weights of {order.full} cannot be loaded: {error}. If a file in "
+                f"The pretrained weights of {request.full} cannot be loaded: {error}. If a file in "
                 "the cache is damaged, delete it and try again."
             ) from error
         raise
 
 
 def _finish(
-    order: _Order, model: nn.Module, spec: InputSpec, convert: Converter | None
+    request: _Request, model: nn.Module, spec: InputSpec, convert: Converter | None
 ) -> LoadedModel:
     """The made model with the weights of a file, if one was given, and with all that is known."""
-    words = spec.source if order.fetch else "none, a random start"
-    if order.weights is not None:
-        words = load_weights_file(model, order.weights, convert=convert)
+    words = spec.source if request.fetch else "none, a random start"
+    if request.weights is not None:
+        words = load_weights_file(model, request.weights, convert=convert)
         spec = replace(spec, source=f"{spec.source} (assumed for {words})")
     return LoadedModel(
         model=model,
-        name=order.full,
+        name=request.full,
         input=spec,
-        pretrained=order.fetch or order.weights is not None,
+        pretrained=request.fetch or request.weights is not None,
         weights=words,
-        kwargs=order.recorded,
+        kwargs=request.recorded,
     )
 
 
-# torchvision
-
-
-def _make_torchvision(order: _Order) -> LoadedModel:
+def _make_torchvision(request: _Request) -> LoadedModel:
     from torchvision import models
 
-    default = models.get_model_weights(order.name).DEFAULT
-    with_auxiliary = order.name in _WITH_AUXILIARY
-    kwargs = _auxiliary_arguments(order) if with_auxiliary else order.kwargs
-    if order.fetch:
-        downloads.check_torchvision(order.full, default.url)
-    with _making(order):
-        model = models.get_model(order.name, weights=default if order.fetch else None, **kwargs)
+    known = models.get_model_weights(request.name)
+    default = known.DEFAULT if request.entry is None else request.entry
+    if not isinstance(default, known):
+        raise WeightsError(f"{default} are not weights of {request.full}: {known.DEFAULT} are.")
+    with_auxiliary = request.name in _WITH_AUXILIARY
+    kwargs = _auxiliary_arguments(request) if with_auxiliary else request.kwargs
+    if request.fetch:
+        downloads.check_torchvision(request.full, default.url)
+    with _making(request):
+        model = models.get_model(request.name, weights=default if request.fetch else None, **kwargs)
         side = default.transforms().crop_size[0]
         if "image_size" not in kwargs and getattr(model, "image_size", side) != side:
             # the default weights were trained on other sizes than the builder's default
-            model = models.get_model(order.name, weights=None, image_size=side, **kwargs)
+            model = models.get_model(request.name, weights=None, image_size=side, **kwargs)
     if with_auxiliary:
         _drop_auxiliary(model)
-    return _finish(order, model, _torchvision_input(default, order.recorded), _torchvision_names)
+    return _finish(
+        request, model, _torchvision_input(default, request.recorded), _torchvision_names
+    )
 
 
 def _torchvision_input(default: Any, kwargs: Mapping[str, Any]) -> InputSpec:
@@ -376,16 +367,16 @@ def _torchvision_input(default: Any, kwargs: Mapping[str, Any]) -> InputSpec:
     )
 
 
-def _auxiliary_arguments(order: _Order) -> dict[str, Any]:
+def _auxiliary_arguments(request: _Request) -> dict[str, Any]:
     """Arguments that make googlenet and inception_v3 one function, pretrained or not."""
-    if order.kwargs.get("aux_logits"):
+    if request.kwargs.get("aux_logits"):
         raise ModelError(
-            f"{order.full} with aux_logits=True gives several outputs in training, which is not "
+            f"{request.full} with aux_logits=True gives several outputs in training, which is not "
             "supported. Leave aux_logits out: the auxiliary classifiers are then dropped."
         )
-    rest = {key: value for key, value in order.kwargs.items() if key != "aux_logits"}
-    init = order.weights is None
-    alone = {} if order.fetch else {"aux_logits": False, "init_weights": init}
+    rest = {key: value for key, value in request.kwargs.items() if key != "aux_logits"}
+    init = request.weights is None
+    alone = {} if request.fetch else {"aux_logits": False, "init_weights": init}
     return {"transform_input": True, **alone, **rest}
 
 
@@ -406,21 +397,23 @@ def _torchvision_names(tensors: dict[str, Tensor], model: nn.Module) -> dict[str
     }
 
 
-# timm
-
-
-def _make_timm(order: _Order) -> LoadedModel:
+def _make_timm(request: _Request) -> LoadedModel:
     import timm
 
+    if request.entry is not None:
+        raise WeightsError(
+            f"{request.entry} are weights of torchvision, not of {request.full}. Weights of timm "
+            'are named by a tag of the architecture: "timm:resnet18.a1_in1k".'
+        )
     overlay: dict[str, Any] = {}
-    if order.fetch:
-        config = timm.get_pretrained_cfg(order.name)
-        overlay = downloads.timm_overlay(order.full, config, order.kwargs.get("cache_dir"))
+    if request.fetch:
+        config = timm.get_pretrained_cfg(request.name)
+        overlay = downloads.timm_overlay(request.full, config, request.kwargs.get("cache_dir"))
     extra = {"pretrained_cfg_overlay": overlay} if overlay else {}
-    with _making(order):
-        model = timm.create_model(order.name, pretrained=order.fetch, **extra, **order.kwargs)
-    spec = _timm_input(model, model.pretrained_cfg, order.recorded)
-    return _finish(order, model, spec, _timm_converter(order.name))
+    with _making(request):
+        model = timm.create_model(request.name, pretrained=request.fetch, **extra, **request.kwargs)
+    spec = _timm_input(model, model.pretrained_cfg, request.recorded)
+    return _finish(request, model, spec, _timm_converter(request.name))
 
 
 def _timm_input(

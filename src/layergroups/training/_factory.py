@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def vision_learner(
     arch: Arch,
     *,
     pretrained: bool = True,
-    weights: str | Path | None = None,
+    weights: str | Path | Enum | None = None,
     cut: int | str | Callable[[nn.Module], nn.Module] | None = None,
     split: Split = "auto",
     metrics: Any = (),
@@ -86,7 +87,8 @@ def vision_learner(
             makes a model, or any module. A module keeps its classifier and shares its other layers
             with the learner's model; if an error is raised, it is as it was.
         pretrained: begin with the library's pretrained weights.
-        weights: a local file of pretrained weights, `.safetensors` or `.pth`, instead.
+        weights: a local file of pretrained weights, `.safetensors` or `.pth`, instead; or an entry
+            of torchvision, such as `ResNet50_Weights.IMAGENET1K_V1`.
         cut: where the body ends, if not where the dry run finds it: an index into the children, a
             name of a child, or a function from network to body.
         split: the rule that divides the model into layer groups.
