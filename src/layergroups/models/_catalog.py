@@ -104,9 +104,9 @@ def _resolve_function(function: Callable[..., object]) -> tuple[str, str]:
 
     name = getattr(function, "__name__", "")
     home = getattr(function, "__module__", "") or ""
-    if home.startswith("torchvision.") and name in _torchvision_builders():
-        if get_model_builder(name) is function and (found := _in_torchvision(name)):
-            return "torchvision", found
+    in_torchvision = home.startswith("torchvision.") and name in _torchvision_builders()
+    if in_torchvision and get_model_builder(name) is function and (found := _in_torchvision(name)):
+        return "torchvision", found
     in_timm = home.startswith("timm.") and timm.is_model(name)
     if in_timm and timm.model_entrypoint(name) is function:
         return "timm", name

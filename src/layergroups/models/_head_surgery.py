@@ -76,13 +76,7 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
     _check_count(n_out)
     found = _found(model, example_input, f"nn.Sequential(model, nn.Linear(features, {n_out}))")
     made = {path: _like(parts_of(layer)[0], path, n_out) for path, layer in found.items()}
-    with all_or_nothing(model):
-        _put(model, made)
-        resize_units(model, n_out)
-        _update_labels(model, found, n_out)
-        _check_runs(model, example_input, f"replace_head: {n_out} outputs", tuple(made))
-    _warn_of_ties(model, found, made)
-    return tuple(made)
+    return _exchange_all(model, found, made, n_out, example_input)
 
 
 def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
@@ -120,12 +114,7 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
             )
     made = {path: _grown(layer, path, n_out) for path, layer in found.items()}
     old = range(min(map(outputs_of, found.values())))
-    with all_or_nothing(model):
-        _put(model, made)
-        resize_units(model, n_out, old)
-        _check_grown(model, made, example_input)
-        _update_labels(model, found, n_out, kept=old)
-    return tuple(made)
+    return _exchange_all(model, found, made, n_out, example_input, old)
 
 
 def shrink_head(
@@ -155,13 +144,7 @@ def shrink_head(
     kept = {path: _kept(keep, outputs_of(layer), path) for path, layer in found.items()}
     made = {path: _chosen(model, path, kept[path]) for path in found}
     first = next(iter(kept.values()))
-    with all_or_nothing(model):
-        _put(model, made)
-        resize_units(model, len(first), first)
-        _update_labels(model, found, len(first), kept=first)
-        _check_runs(model, example_input, f"shrink_head: {len(first)} outputs", tuple(made))
-    _warn_of_ties(model, found, made)
-    return tuple(made)
+    return _exchange_all(model, found, made, len(first), example_input, first)
 
 
 def classifier_layers(
@@ -246,20 +229,39 @@ def _found(model: nn.Module, example_input: Any, instead: str) -> dict[str, nn.M
     return found
 
 
-def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    for path, layer in layers.items():
-        unwrap(model).set_submodule(path, layer)
+def _exchange_all(
+    model: nn.Module,
+    old: Mapping[str, nn.Module],
+    made: Mapping[str, nn.Module],
+    n_out: int,
+    example_input: Any,
+    kept: Sequence[int] = (),
+) -> tuple[str, ...]:
+    """Put new classifiers in, all or none: afterwards the model runs, and runs each new layer.
 
-
-def _check_runs(model: nn.Module, example_input: Any, wanted: str, paths: tuple[str, ...]) -> None:
-    """Run the changed model dry."""
-    try:
-        read_anatomy(model, example_input)
-    except AnatomyError as error:
-        raise ModelError(
-            f"{wanted} at {', '.join(paths)} do not fit {type(model).__name__}, which counts on "
-            "the old number somewhere else. It was left as it was."
-        ) from error
+    `kept` are the old outputs that are the first of the new ones.
+    """
+    cause: AnatomyError | None = None
+    ran: set[str] = set()
+    with all_or_nothing(model):
+        for path, layer in made.items():
+            unwrap(model).set_submodule(path, layer)
+        resize_units(model, n_out, kept)
+        _update_labels(model, old, n_out, kept)
+        try:
+            ran = {c.path for c in read_anatomy(model, example_input).classifiers}
+        except AnatomyError as error:
+            cause = error
+        for path, layer in made.items():
+            grown = len(parts_of(layer)) > 1 and f"{path}.{len(parts_of(layer)) - 1}" not in ran
+            if cause is not None or grown:
+                raise ModelError(
+                    f"{type(model).__name__} does not run with {n_out} outputs at {path}: it uses "
+                    "the weight of the layer without calling it, or has the number of outputs "
+                    "written elsewhere. It is as it was. replace_head(model, n) puts in a new layer."
+                ) from cause
+    _warn_of_ties(model, old, made)
+    return tuple(made)
 
 
 def _warn_of_ties(
@@ -283,23 +285,6 @@ def _grown(layer: nn.Module, path: str, n_out: int) -> ConcatLinear:
     dims = {nn.Conv1d: -2, nn.Conv2d: -3, nn.Conv3d: -4}
     dim = next((d for kind, d in dims.items() if isinstance(parts[0], kind)), -1)
     return ConcatLinear([*parts, new], dim).train(layer.training)
-
-
-def _check_grown(model: nn.Module, made: Mapping[str, nn.Module], example_input: Any) -> None:
-    """Run the grown model dry: every part must be a classifier now, or the head was not called."""
-    cause: AnatomyError | None = None
-    ran: set[str] = set()
-    try:
-        ran = {c.path for c in read_anatomy(model, example_input).classifiers}
-    except AnatomyError as error:
-        cause = error
-    for path, layer in made.items():
-        if f"{path}.{len(parts_of(layer)) - 1}" not in ran:
-            raise ModelError(
-                f"grow_head: {type(model).__name__} does not run with a layer beside {path}; it "
-                f"uses the weight of {path} without calling it, or has its number of outputs "
-                "written elsewhere. replace_head(model, n) exchanges the layer for a plain one."
-            ) from cause
 
 
 def _kept(keep: int | Sequence[int], n: int, path: str) -> tuple[int, ...]:
