@@ -43,6 +43,15 @@ def leaves(model: nn.Module) -> list[str]:
     return [path for path, module in model.named_modules() if not any(module.children())]
 
 
+def cache_folder() -> Path:
+    """`$LAYERGROUPS_CACHE`, or "layergroups" in the user's cache folder."""
+    own = os.environ.get("LAYERGROUPS_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG rules: a relative path is ignored
+        base = Path.home() / ".cache"
+    return Path(own) if own else base / "layergroups"
+
+
 def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:
     """A path, of text or of another path.
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from layergroups import ImageDataLoaders
+from layergroups._paths import cache_folder
 from layergroups.data.image import _decoded_cache as cache_module
-from layergroups.data.image._decoded_cache import DecodedCache, cache_folder
+from layergroups.data.image._decoded_cache import DecodedCache
 from layergroups.data.image._opening import open_image
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,8 @@ def test_its_place_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delenv("LAYERGROUPS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "layergroups"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == Path.home() / ".cache" / "layergroups"
 
 
 WRITERS = """

@@ -55,11 +55,11 @@ def test_the_file_is_written_once_and_alone(tmp_path: Path) -> None:
 
 
 @needs_package
-def test_the_default_folder_is_in_the_users_cache(
+def test_the_default_folder_is_that_of_all_caches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert efficientnet_lite0_weights().parent == tmp_path / "layergroups"
+    monkeypatch.setenv("LAYERGROUPS_CACHE", str(tmp_path))
+    assert efficientnet_lite0_weights().parent == tmp_path
 
 
 def test_without_the_package_the_command_is_told(

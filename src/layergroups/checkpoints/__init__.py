@@ -11,7 +11,7 @@ from layergroups.checkpoints._export import (
     why_not_rebuilt,
     write_export,
 )
-from layergroups.checkpoints._file import Saved, Series, read, write, write_text
+from layergroups.checkpoints._file import Saved, Series, atomic_write, read, write, write_text
 from layergroups.checkpoints._portable import ENDINGS, Portable, trial_pixels, write_portable
 from layergroups.checkpoints._state_dicts import (
     check_optimizer,
@@ -42,6 +42,7 @@ __all__ = [
     "Saved",
     "Series",
     "Transplant",
+    "atomic_write",
     "check_optimizer",
     "check_random_state",
     "check_weights",

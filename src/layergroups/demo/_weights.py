@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from layergroups._paths import cache_folder
+from layergroups.checkpoints import atomic_write
 from layergroups.errors import WeightsError
 from layergroups.models import compare, read_weights
 
@@ -48,7 +47,8 @@ def efficientnet_lite0_weights(cache_dir: Path | None = None) -> Path:
     at all; later calls find it.
 
     Args:
-        cache_dir: the folder for the file; default is `layergroups` in the user's cache folder.
+        cache_dir: the folder for the file; default is `$LAYERGROUPS_CACHE`, or `layergroups` in
+            the user's cache folder.
 
     Returns:
         The path of a safetensors file of 296 entries.
@@ -56,17 +56,11 @@ def efficientnet_lite0_weights(cache_dir: Path | None = None) -> Path:
     Raises:
         WeightsError: the package is not installed, or its file is not the expected one.
     """
-    file = (cache_dir or _user_cache()) / _FILE
+    file = (cache_dir or cache_folder()) / _FILE
     if not file.is_file():
         tensors = _renamed(read_weights(_shipped_file()).tensors)
-        _write(tensors, file)
+        atomic_write(file, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
     return file
-
-
-def _user_cache() -> Path:
-    """The folder for this library in the user's cache, by the XDG base directory rules."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "layergroups"
 
 
 def _shipped_file() -> Path:
@@ -89,7 +83,11 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0")
-    places = list(_block_places(model))
+    places = [
+        (stage, index)
+        for stage, blocks in enumerate(model.get_submodule("blocks").children())
+        for index, _ in enumerate(blocks.children())
+    ]
     try:
         renamed = {_timm_name(name, places): tensor for name, tensor in tensors.items()}
     except (KeyError, IndexError, ValueError) as error:
@@ -106,13 +104,6 @@ def _unexpected() -> str:
     )
 
 
-def _block_places(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Stage and index in the stage of each block, in order."""
-    for stage, blocks in enumerate(model.get_submodule("blocks").children()):
-        for index, _ in enumerate(blocks.children()):
-            yield stage, index
-
-
 def _timm_name(name: str, places: list[tuple[int, int]]) -> str:
     """The name in timm of one entry: "_blocks.3._bn1.weight" becomes "blocks.2.0.bn2.weight"."""
     first, _, rest = name.partition(".")
@@ -122,12 +113,3 @@ def _timm_name(name: str, places: list[tuple[int, int]]) -> str:
     stage, index = places[int(number)]
     names = _LATER_STAGES if stage else _FIRST_STAGE
     return f"blocks.{stage}.{index}.{names[layer]}.{entry}"
-
-
-def _write(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        draft = Path(folder) / file.name
-        save_file(tensors, draft, metadata={"format": "pt"})
-        os.replace(draft, file)

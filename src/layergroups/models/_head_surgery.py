@@ -258,7 +258,7 @@ def _exchange_all(
                 raise ModelError(
                     f"{type(model).__name__} does not run with {n_out} outputs at {path}: it uses "
                     "the weight of the layer without calling it, or has the number of outputs "
-                    "written elsewhere. It is as it was. replace_head(model, n) puts in a new layer."
+                    "written elsewhere. It is as it was. replace_head(model, n) makes a new layer."
                 ) from cause
     _warn_of_ties(model, old, made)
     return tuple(made)

@@ -34,7 +34,7 @@ _log = logging.getLogger("layergroups")
 
 
 class WeightsFile(NamedTuple):
-    """The tensors of a file, by name, and where in it they lay, in words."""
+    """The tensors of a file, by name, and where in the file they were."""
 
     tensors: dict[str, Tensor]
     words: str
@@ -122,9 +122,13 @@ def read_weights(path: str | Path) -> WeightsFile:
         WeightsError: the file is absent, damaged, of another kind, or holds pickled code.
     """
     file = find_weights(path)
-    safe = file.suffix.lower() == ".safetensors"
-    content = _read_safetensors(file) if safe else _read_torch(file)
-    return _unwrap(file, content)
+    if file.suffix.lower() != ".safetensors":
+        return _unwrap(file, _read_torch(file))
+    try:
+        return _unwrap(file, load_file(file))
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = f"cannot be read as safetensors: {error}."
+        raise WeightsError(f"{file} {reason}{_look(file)}") from error
 
 
 def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
@@ -146,13 +150,23 @@ def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
 def load_weights_file(
     model: nn.Module, path: str | Path, *, convert: Converter | None = None
 ) -> str:
-    """Load a weights file into a model, in place; all of it, or all but the classifier."""
+    """Load a weights file into a model, in place; all of it, or all but the classifier.
+
+    `convert` turns the tensors of an older or differently sized file into those of the model. Its
+    result is used only where it fits better.
+    """
     found = read_weights(path)
     tensors = _strip_prefixes(found.tensors, model)
     differences = _compare_file(model, tensors)
     problem: Exception | None = None
     if differences and convert is not None:
-        tensors, differences, problem = _converted(model, tensors, differences, convert)
+        try:
+            candidate = dict(convert(dict(tensors), model))
+            after = _compare_file(model, candidate)
+            if len(after) < len(differences):
+                tensors, differences = candidate, after
+        except Exception as error:  # a converter may meet files that it was not made for
+            problem = error
     classifier = tuple(classifier_layers(model))
     serious = differences.outside(classifier)
     if serious or differences.fitting == 0:
@@ -183,15 +197,6 @@ def _expected() -> str:
     )
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        reason = f"cannot be read as safetensors: {error}."
-        raise WeightsError(f"{file} {reason}{_look(file)}") from error
-    return tensors
-
-
 def _read_torch(file: Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # on odd formats; an error follows them
@@ -208,7 +213,7 @@ def _read_torch(file: Path) -> Any:
 
 
 def _look(file: Path) -> str:
-    """What the first bytes of an unreadable file betray, as a sentence."""
+    """What the first bytes of an unreadable file show, as a sentence."""
     with file.open("rb") as stream:
         start = stream.read(64).lstrip()
     if not start:
@@ -247,40 +252,23 @@ def _strip_prefixes(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, T
     return tensors
 
 
-def _converted(
-    model: nn.Module, tensors: dict[str, Tensor], differences: Differences, convert: Converter
-) -> tuple[dict[str, Tensor], Differences, Exception | None]:
-    """The tensors after conversion where that makes them fit better, else as they were."""
-    try:
-        candidate = dict(convert(dict(tensors), model))
-    except Exception as error:  # a converter meets files that it was not made for
-        return tensors, differences, error
-    after = _compare_file(model, candidate)
-    if len(after) < len(differences):
-        return candidate, after, None
-    return tensors, differences, None
-
-
 def _misfit(words: str, differences: Differences) -> str:
-    """The error message for a file that does not fit."""
-    total = differences.fitting + len(differences.missing) + len(differences.misshaped)
-    listed = "\n".join(f"  {line}" for line in differences.lines())
-    return (
-        f"The weights of {words} do not fit: {differences.fitting} of the model's {total} entries "
-        f"fit.\n{listed}\n{_hint(differences, total)}"
-    )
-
-
-def _hint(differences: Differences, total: int) -> str:
     known = differences.fitting + len(differences.misshaped)
+    total = known + len(differences.missing)
     if known * 2 < total:
-        return (
+        hint = (
             "These look like weights of another architecture, or of the same one in another "
             'library (try "timm:..." or "torchvision:..." before the name).'
         )
-    if differences.misshaped:
-        return (
+    elif differences.misshaped:
+        hint = (
             "The file is of a variant of this network (another width, depth or input size). Give "
             "the architecture and the arguments with which its weights were made."
         )
-    return "The file is not complete, or of another version of this network."
+    else:
+        hint = "The file is not complete, or of another version of this network."
+    listed = "\n".join(f"  {line}" for line in differences.lines())
+    return (
+        f"The weights of {words} do not fit: {differences.fitting} of the model's {total} entries "
+        f"fit.\n{listed}\n{hint}"
+    )

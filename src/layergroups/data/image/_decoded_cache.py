@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from layergroups._formatting import memory
+from layergroups._paths import cache_folder
 from layergroups.data.image._opening import Array, Picture, open_picture
 
 _LOG = logging.getLogger("layergroups")
@@ -30,13 +31,6 @@ _MARK: Final = b"lgpx2"
 _TYPES: Final = (np.dtype(np.uint8), np.dtype("<f4"))
 _LOOK_EVERY: Final = 256  # files written between two looks at the size of the folder
 _STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
-
-
-def cache_folder() -> Path:
-    """`$LAYERGROUPS_CACHE`, or "layergroups" in the user's cache folder."""
-    own = os.environ.get("LAYERGROUPS_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "layergroups"
 
 
 class DecodedCache:
