@@ -48,9 +48,6 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
             others, by name; or a weight for each training photo.
         photos: the training photos.
         vocab: names of the classes.
-
-    Raises:
-        DataError: it is none of these, or does not fit the photos.
     """
     if balance is False or balance is None:
         return None

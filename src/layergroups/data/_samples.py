@@ -102,11 +102,7 @@ class Split:
 
 
 def check_valid_pct(valid_pct: float) -> None:
-    """The share for validation lies between 0 and 1.
-
-    Raises:
-        DataError: it does not, or is no number.
-    """
+    """The share for validation lies between 0 and 1."""
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
             f"valid_pct={valid_pct} is not between 0 and 1: it is the share of the photos that is "
@@ -125,9 +121,6 @@ def divided(
         valid_pct: the share.
         seed: chooses the photos.
         source: where the photos are from, for messages.
-
-    Raises:
-        DataError: there are too few photos.
     """
     train_at, valid_at = photos.task.split(photos.labels or (), valid_pct, seed)
     if not valid_at:
@@ -176,9 +169,6 @@ def folds_of(photos: Samples, n: int, seed: int) -> list[tuple[list[int], list[i
 
     Every class is dealt out evenly where each photo has one, else all photos are; what is left of a
     class begins where the one before ended, so that folds differ by one photo at most.
-
-    Raises:
-        DataError: n is no number of folds, or there are fewer photos.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= len(photos):
         raise DataError(

@@ -34,15 +34,7 @@ class Batches(Protocol):
 
 
 @runtime_checkable
-class EpochBatches(Batches, Protocol):
-    """Batches whose order or augmentation depends on the number of the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set which epoch the next pass is."""
-
-
-@runtime_checkable
-class SeekableBatches(EpochBatches, Protocol):
+class SeekableBatches(Batches, Protocol):
     """Batches that tell which items they hold; the feature cache needs this.
 
     Two more methods make resuming and several processes quicker: `starting_at(batch)`, a pass
@@ -52,6 +44,9 @@ class SeekableBatches(EpochBatches, Protocol):
     @property
     def n_items(self) -> int:
         """How many items there are."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set which epoch the next pass is."""
 
     def positions(self, epoch: int) -> list[list[int]]:
         """Which items are in each batch of an epoch."""
@@ -477,7 +472,7 @@ def batch_count(batches: Iterable[Any]) -> int:
 
 def set_epoch(batches: object, epoch: int) -> None:
     """Set the epoch of batches that have one."""
-    if isinstance(batches, EpochBatches):
+    if hasattr(batches, "set_epoch"):
         batches.set_epoch(epoch)
 
 
@@ -501,11 +496,7 @@ def generators_of(batches: object) -> dict[str, torch.Generator]:
 
 
 def own_shards(batches: object, rank: int, world: int, min_items: int) -> Iterator[Any] | None:
-    """The shards of one process that batches load by themselves; None if they cannot.
-
-    Raises:
-        TrainingError: the loader hands out shards already.
-    """
+    """The shards of one process that batches load by themselves; None if they cannot."""
     for held in (batches, *(getattr(batches, key, None) for key in ("sampler", "batch_sampler"))):
         if type(held).__name__ in {"DistributedSampler", "BatchSamplerShard", "DataLoaderShard"}:
             raise TrainingError(

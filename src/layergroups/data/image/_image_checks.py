@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -89,10 +90,6 @@ def drop_broken(
 
     Returns:
         The same groups without the broken files, a group may be empty then; and what is broken.
-
-    Raises:
-        BrokenImagesError: there are broken images and `on_error` is "raise"; it lists them.
-        DataError: `on_error` is another word.
     """
     check_on_error(on_error)
     broken = check_images([f for files in groups.values() for f in files], channels=channels)
@@ -106,21 +103,13 @@ def drop_broken(
 
 
 def check_on_error(on_error: OnError) -> None:
-    """The word is known.
-
-    Raises:
-        DataError: it is another word.
-    """
+    """The word is known."""
     if on_error not in ("raise", "skip"):
         raise DataError(f'on_error={on_error!r} is not known; give "raise" or "skip".')
 
 
 def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:
-    """Stop at broken images, or say in one line that they are left out.
-
-    Raises:
-        BrokenImagesError: there are some and `on_error` is "raise"; it lists them.
-    """
+    """Stop at broken images, or say in one line that they are left out."""
     if broken and on_error == "raise":
         raise broken_images_error(broken)
     if broken:
@@ -164,6 +153,9 @@ def _check_chunk(paths: Sequence[str | os.PathLike[str]], channels: int) -> list
 
 def _fault(path: str | os.PathLike[str], channels: int) -> str | None:
     try:
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            return "not a regular file"  # to open a named pipe would wait for ever
         open_picture(path, min_size=1, channels=channels)
     except Exception as error:
         # Pillow's readers raise whatever their parsing meets; each of it means a broken file,

@@ -92,11 +92,6 @@ def open_picture(
     Returns:
         A Pillow image of mode "RGB" or "L" where there are three channels or one of 8 bits; else an
         array (height, width, channels), see `array_picture`.
-
-    Raises:
-        OSError: the file is absent, truncated or no image.
-        ValueError: it has another number of channels.
-        PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     if Path(path).suffix.lower() in ARRAY_ENDINGS:
         with open(path, "rb") as opened:  # an absent file is an OSError, a damaged one a ValueError
@@ -115,11 +110,7 @@ def open_picture(
 
 
 def with_channels(image: Image.Image, channels: int) -> Picture:
-    """An image with a number of channels, as by `open_picture`.
-
-    Raises:
-        ValueError: it has another number.
-    """
+    """An image with a number of channels, as by `open_picture`."""
     if channels == 3:
         return to_rgb(image)
     if channels == 1 and getattr(image, "n_frames", 1) == 1:
@@ -144,9 +135,6 @@ def array_picture(array: Array, channels: int) -> Picture:
 
     Returns:
         uint8 of one or three channels as a Pillow image; else the array as uint8 or float32.
-
-    Raises:
-        ValueError: it has another shape, or does not hold numbers.
     """
     shape = array.shape
     array = array[..., None] if array.ndim == 2 else array
@@ -181,11 +169,7 @@ def _page(image: Image.Image, number: int) -> Array:
 
 
 def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array:
-    """A TIFF of bands that Pillow does not know, if tifffile is installed.
-
-    Raises:
-        ValueError: it is not, or the file is no TIFF.
-    """
+    """A TIFF of bands that Pillow does not know, if tifffile is installed."""
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         raise reason
     try:
@@ -334,11 +318,7 @@ def picture_of_array(
 
 
 def fitting(image: Picture, channels: int) -> Picture:
-    """An image with its channels.
-
-    Raises:
-        DataError: it has others.
-    """
+    """An image with its channels."""
     try:
         if isinstance(image, Image.Image):
             return with_channels(image, channels)

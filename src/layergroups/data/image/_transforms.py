@@ -50,11 +50,7 @@ GREY: Final = 116  # nearly 0 after normalising, in images of any number of chan
 
 
 def check_word(word: str) -> str:
-    """A word for an augmentation.
-
-    Raises:
-        DataError: it is none; lists them.
-    """
+    """A word for an augmentation."""
     if word not in (*POLICIES, ERASE):
         known = ", ".join(f'"{name}"' for name in (*POLICIES, ERASE))
         raise DataError(
@@ -378,11 +374,7 @@ def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
 
 
 def as_size(size: int | Size) -> Size:
-    """A side, or height and width, as height and width.
-
-    Raises:
-        DataError: it is neither.
-    """
+    """A side, or height and width, as height and width."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     whole = len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
     _expect(whole and min(pair) > 0, "size", size, "224, or (height, width)")

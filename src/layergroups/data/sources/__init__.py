@@ -5,7 +5,6 @@ from layergroups.data.sources._folder import (
     find_images,
     read_folder,
     read_labelled,
-    read_unlabelled,
 )
 from layergroups.data.sources._lists import (
     Files,
@@ -15,6 +14,7 @@ from layergroups.data.sources._lists import (
     list_of_files,
     photos_of,
     read_lists,
+    read_unlabelled,
     sound_positions,
 )
 from layergroups.data.sources._settings import Options, Settings, check_batch_size

@@ -53,12 +53,7 @@ class Items:
     label: Key | None
 
     def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
-        """The image of an item; the arguments and the result are those of `open_picture`.
-
-        Raises:
-            DataError: the item has no image.
-            Exception: whatever the dataset raises.
-        """
+        """The image of an item; the arguments and the result are those of `open_picture`."""
         part, _, number = name.rstrip("]").rpartition("[")
         item = self.parts[part][int(number)]
         return reduced_picture(_picture(_at(item, self.image), channels), min_size)
@@ -93,12 +88,7 @@ def read_datasets(
     task: Task | str | None = None,
     vocab: Sequence[str] | None = None,
 ) -> Split:
-    """Check, understand and divide; see `ImageDataLoaders.from_dataset`.
-
-    Raises:
-        DataError: a dataset is none, or its items or labels are not as expected.
-        BrokenImagesError: images are broken and `settings.on_error` is "raise".
-    """
+    """Check, understand and divide; see `ImageDataLoaders.from_dataset`."""
     parts = {"train": train} if valid is None else {"train": train, "valid": valid}
     items = items_of(parts, image, label)
     if items.label is None:
@@ -137,11 +127,7 @@ def read_test_dataset(
 def items_of(
     parts: Mapping[str, Any], image: Key | None, label: Key | None, asked: str = "train"
 ) -> Items:
-    """Datasets, and where image and label stand in their items.
-
-    Raises:
-        DataError: one is no dataset, or where image and label stand cannot be told.
-    """
+    """Datasets, and where image and label stand in their items."""
     for name, dataset in parts.items():
         if not is_dataset(dataset):
             raise DataError(
@@ -167,11 +153,7 @@ def items_of(
 
 
 def _first_item(dataset: Any) -> Any:
-    """The first item that can be read; its draws change no random state.
-
-    Raises:
-        DataError: there is none; the cause is chained.
-    """
+    """The first item that can be read; its draws change no random state."""
     reason: Exception | None = None
     with quiet(), private_randomness(0):
         for number in range(len(dataset)):

@@ -6,7 +6,7 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from layergroups._paths import path_of
@@ -16,10 +16,10 @@ from layergroups.errors import DataError
 
 _LOG = logging.getLogger("layergroups")
 _MENTIONED = 10  # things that a one-line message names
-_NOT_WORTH_A_WORD = frozenset(["thumbs.db", "desktop.ini"])
-_LEARN = ("train", "training")
-_MEASURE = ("valid", "validation", "val", "dev", "eval")
-_PARTS = (*_LEARN, *_MEASURE, "test", "testing")
+_IGNORED = frozenset(["thumbs.db", "desktop.ini"])
+_TRAIN = ("train", "training")
+_VALID = ("valid", "validation", "val", "dev", "eval")
+_PARTS = (*_TRAIN, *_VALID, "test", "testing")
 
 
 def read_folder(
@@ -32,12 +32,7 @@ def read_folder(
     on_error: OnError = "raise",
     channels: int = 3,
 ) -> Split:
-    """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`.
-
-    Raises:
-        DataError: the folder is not laid out as expected; the message says how.
-        BrokenImagesError: images are broken and `on_error` is "raise".
-    """
+    """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`."""
     check_valid_pct(valid_pct)
     root = existing_folder(path)
     if _has_both_parts(root, train, valid):
@@ -72,36 +67,6 @@ def read_labelled(
     return Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs), c=len(vocab))
 
 
-def read_unlabelled(
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-    *,
-    on_error: OnError = "raise",
-    channels: int = 3,
-) -> Samples:
-    """One image, a list of images, or all images below a folder, checked, without labels."""
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        files = find_images(existing_folder(path), channels) if path.is_dir() else [os.fspath(path)]
-        if not files:
-            raise DataError(f"{path} has no images, nor have its sub-folders.")
-    else:
-        files = _listed(source)
-    if not files:
-        raise DataError("The list of images is empty: give at least one path.")
-    sound, _ = drop_broken({"": files}, on_error, channels)
-    return Samples(sound[""])
-
-
-def _listed(source: Iterable[str | os.PathLike[str]]) -> list[str]:
-    try:
-        return [os.fspath(item) for item in source]
-    except TypeError as error:
-        raise DataError(
-            f"{source!r:.200} is neither a path nor a list of paths: {error}. Give an image, a "
-            "folder, a list of images, or a dataset."
-        ) from error
-
-
 def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> Split:
     parts = {part: _find_classes(part, channels) for part in (train, valid)}
     _same_classes(parts[train], parts[valid], train, valid)
@@ -126,11 +91,7 @@ def _read_and_split(
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
-    """The path, if it is a folder.
-
-    Raises:
-        DataError: there is nothing, or a file.
-    """
+    """The path, if it is a folder."""
     right = 'ImageDataLoaders.from_folder("photos")'
     folder = path_of(path, DataError, right).expanduser()
     if folder.is_dir():
@@ -157,7 +118,7 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
         ending = os.path.splitext(file)[1].lower()
         if ending in wanted:
             images.append(file)
-        elif os.path.basename(file).lower() not in _NOT_WORTH_A_WORD:
+        elif os.path.basename(file).lower() not in _IGNORED:
             others[ending or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{ending}: {n}" for ending, n in others.most_common(_MENTIONED))
@@ -254,12 +215,12 @@ def _refuse_other_parts(root: Path) -> None:
     }
     if not parts:
         return
-    learn = next((parts[name] for name in _LEARN if name in parts), None)
-    measure = next((parts[name] for name in _MEASURE if name in parts), None)
-    if learn and measure:
-        fix = f"from_folder({str(root)!r}, train={learn!r}, valid={measure!r})"
+    train = next((parts[name] for name in _TRAIN if name in parts), None)
+    valid = next((parts[name] for name in _VALID if name in parts), None)
+    if train and valid:
+        fix = f"from_folder({str(root)!r}, train={train!r}, valid={valid!r})"
     else:
-        fix = f"from_folder({str(root / (learn or next(iter(parts.values()))))!r}, valid_pct=0.2)"
+        fix = f"from_folder({str(root / (train or next(iter(parts.values()))))!r}, valid_pct=0.2)"
     raise DataError(
         f"{root} looks divided into {names_of(parts.values())}, with class folders in each, but "
         f"there are not both a train and a valid. Perhaps you meant {fix}."

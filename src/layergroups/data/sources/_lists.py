@@ -1,4 +1,4 @@
-"""Lists of files and labels, and names that tell the label: checked, understood and divided."""
+"""Lists of files and labels, and labels in names of files: checked, parsed and split."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from layergroups.data._samples import Opener, Samples, Split, divided, names_of
-from layergroups.data.image import BrokenImage, check_images, report_broken
+from layergroups.data.image import (
+    BrokenImage,
+    OnError,
+    check_images,
+    drop_broken,
+    report_broken,
+)
 from layergroups.data.sources._folder import find_images
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
@@ -20,14 +26,6 @@ from layergroups.tasks import Targets, Task, missing, parse_labels
 _LOG = logging.getLogger("layergroups")
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Labeller = Callable[[Path], Any]
-
-
-class _Told(TypedDict):
-    """What a person, or a table, tells about labels."""
-
-    task: Task | str | None
-    vocab: Sequence[str] | None
-    columns: Sequence[str] | None
 
 
 def read_lists(
@@ -40,26 +38,21 @@ def read_lists(
     vocab: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> Split:
-    """Check, understand and divide; see `ImageDataLoaders.from_lists`.
-
-    Raises:
-        DataError: lists, labels or marks do not fit.
-        BrokenImagesError: images are broken and `settings.on_error` is "raise".
-    """
-    names, answers_of = list_of_files(files), _as_list(labels, "labels")
+    """Check, understand and divide; see `ImageDataLoaders.from_lists`."""
+    names, given = list_of_files(files), _as_list(labels, "labels")
     marks = None if is_valid is None else _marks(is_valid)
-    _equally_long(names, labels=answers_of, is_valid=marks)
-    told: _Told = {"task": task, "vocab": vocab, "columns": columns}
-    parse_labels(answers_of, names, **told)  # before the files, which take longer
+    _equally_long(names, labels=given, is_valid=marks)
+    meaning: dict[str, Any] = {"task": task, "vocab": vocab, "columns": columns}
+    parse_labels(given, names, **meaning)  # before the files, which take longer
     kept, broken = sound_positions(names, settings)
     names = [names[i] for i in kept]
-    answers = parse_labels([answers_of[i] for i in kept], names, **told)
-    photos = photos_of(names, answers)
+    targets = parse_labels([given[i] for i in kept], names, **meaning)
+    photos = photos_of(names, targets)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
-        found = divided(photos, answers.vocab, *whole, source="The list of photos")
+        found = divided(photos, targets.vocab, *whole, source="The list of photos")
     else:
-        found = marked(photos, answers.vocab, [marks[i] for i in kept])
+        found = marked(photos, targets.vocab, [marks[i] for i in kept])
     return found.with_broken(broken)
 
 
@@ -70,9 +63,6 @@ def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labell
         files: the paths.
         pattern: searched for in the name of the file (in the whole path, with "/", if the pattern
             has a "/"), with one group, or one that is called label; or a function of the path.
-
-    Raises:
-        DataError: the pattern is none, has no group, or does not fit some names; lists them.
     """
     if callable(pattern) and not isinstance(pattern, re.Pattern):
         return [pattern(Path(file)) for file in files]
@@ -90,12 +80,16 @@ def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labell
     return [match[group] for match in found if match is not None]
 
 
-def find_files(source: Files, channels: int = 3) -> list[str]:
-    """The images below a folder, or those of a list.
+def read_unlabelled(source: Files, *, on_error: OnError = "raise", channels: int = 3) -> Samples:
+    """One image, a list of images, or all images below a folder, checked, without labels."""
+    alone = isinstance(source, str | os.PathLike) and not Path(source).is_dir()
+    files = [os.fspath(source)] if alone else find_files(source, channels)  # type: ignore[arg-type] # a path
+    sound, _ = drop_broken({"": files}, on_error, channels)
+    return Samples(sound[""])
 
-    Raises:
-        DataError: there are none.
-    """
+
+def find_files(source: Files, channels: int = 3) -> list[str]:
+    """The images below a folder, or those of a list."""
     if not isinstance(source, str | os.PathLike):
         return list_of_files(source)
     folder = Path(source).expanduser()
@@ -108,11 +102,7 @@ def find_files(source: Files, channels: int = 3) -> list[str]:
 
 
 def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Paths as strings.
-
-    Raises:
-        DataError: there are none, or something else is among them.
-    """
+    """Paths as strings."""
     listed = _as_list(files, "files")
     odd = next((item for item in listed if not isinstance(item, str | os.PathLike)), None)
     if odd is not None:
@@ -128,33 +118,24 @@ def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
 def sound_positions(
     files: Sequence[str], settings: Settings
 ) -> tuple[list[int], tuple[BrokenImage, ...]]:
-    """Which files can be read, each checked once, and which cannot.
-
-    Raises:
-        BrokenImagesError: some cannot, and `settings.on_error` is "raise".
-        DataError: none can.
-    """
+    """Which files can be read, each checked once, and which cannot."""
     broken = check_images(list(dict.fromkeys(files)), channels=settings.n_channels)
     report_broken(broken, settings.on_error)
     bad = {str(image.path) for image in broken}
     kept = [i for i, file in enumerate(files) if str(Path(file)) not in bad]
     if not kept:
         raise DataError("No image can be read, so there is nothing to learn from.")
-    _say_twice([files[i] for i in kept])
+    _warn_of_copies([files[i] for i in kept])
     return kept, broken
 
 
-def photos_of(files: Sequence[str], answers: Targets, items: Opener | None = None) -> Samples:
+def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = None) -> Samples:
     """Files and labels together."""
-    return Samples(tuple(files), answers.labels, answers.task, len(answers.vocab), items)
+    return Samples(tuple(files), targets.labels, targets.task, len(targets.vocab), items)
 
 
 def marked(photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool]) -> Split:
-    """Photos divided as their marks say.
-
-    Raises:
-        DataError: one part is empty.
-    """
+    """Photos divided as their marks say."""
     train, valid = (
         photos.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
     )
@@ -213,11 +194,11 @@ def _equally_long(files: Sequence[str], **others: Sequence[Any] | None) -> None:
             )
 
 
-def _say_twice(files: Sequence[str]) -> None:
+def _warn_of_copies(files: Sequence[str]) -> None:
     twice = [file for file, n in Counter(files).items() if n > 1]
     if twice:
         _LOG.warning(
-            "%d photos stand in several rows (%s); copies may fall on both sides of a split.",
+            "%d images are in several rows (%s); copies may fall on both sides of a split.",
             len(twice),
             names_of(twice),
         )

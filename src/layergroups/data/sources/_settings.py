@@ -150,11 +150,7 @@ class Settings:
 
 
 def check_batch_size(batch_size: int) -> int:
-    """The number, if it can be a batch size.
-
-    Raises:
-        DataError: it cannot.
-    """
+    """The number, if it can be a batch size."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise DataError(f"batch_size={batch_size!r}: expected a whole number from 1, such as 64.")
     return batch_size

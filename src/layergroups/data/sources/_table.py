@@ -41,11 +41,7 @@ class Table:
         return tuple(name for name, _ in self.columns)
 
     def column(self, key: Column, argument: str) -> tuple[str, tuple[Any, ...]]:
-        """Name and values of a column, by its name or its position.
-
-        Raises:
-            DataError: there is none, named with the argument that asked for it.
-        """
+        """Name and values of a column, by its name or its position."""
         if key in self.names:
             return str(key), self.columns[self.names.index(key)][1]
         n = len(self.columns)
@@ -84,9 +80,6 @@ def read_table(source: Any, *, header: bool = True) -> Table:
     Args:
         source: a path; or a frame of pandas or polars, or anything with `columns` and `[name]`.
         header: whether the first line of a file names the columns; else they have positions only.
-
-    Raises:
-        DataError: it is no table, or rows have different lengths.
     """
     if isinstance(source, str | os.PathLike):
         right = 'ImageDataLoaders.from_table("labels.csv")'
@@ -116,11 +109,7 @@ def rows_of(
     valid_col: Column | None,
     suff: str,
 ) -> Rows:
-    """Files, labels and marks of a table; the arguments are those of `from_table`.
-
-    Raises:
-        DataError: a column is not there, or does not hold what it should.
-    """
+    """Files, labels and marks of a table; the arguments are those of `from_table`."""
     files = _files(table, folder, fn_col, suff)
     labels, columns = _labels(table, label_col, label_delim)
     valid = None

@@ -1,4 +1,4 @@
-"""Lists, tables and patterns become the same loaders as folders do."""
+"""Lists and patterns become the same loaders as folders do."""
 
 from __future__ import annotations
 
@@ -124,74 +124,6 @@ def test_a_class_of_broken_photos_only_is_no_class(files: list[Path]) -> None:
     assert dls.vocab == ("a", "b")
 
 
-def test_a_table_of_classes(files: list[Path], tmp_path: Path) -> None:
-    rows = [f"photos/{file.name},{'cat' if i % 3 else 'dog'}" for i, file in enumerate(files)]
-    table = write(tmp_path / "labels.csv", "file,label", *rows)
-    dls = ImageDataLoaders.from_table(table, **SMALL)
-    assert (dls.task, dls.vocab) == ("multiclass", ("cat", "dog"))
-    assert sorted(dls.train.paths + dls.valid.paths) == sorted(files)
-
-
-def test_a_table_of_several_labels_in_one_column(files: list[Path], tmp_path: Path) -> None:
-    labels = ["water cloudy", "clear", "", "water"] * 3
-    rows = [f"{i}\t{file.stem}\t{labels[i]}\t{i > 8}" for i, file in enumerate(files)]
-    table = write(tmp_path / "t.tsv", "id\tname\ttags\tis_valid", *rows)
-    dls = ImageDataLoaders.from_table(
-        table, tmp_path / "photos", fn_col="name", label_col="tags", label_delim=" ",
-        valid_col="is_valid", suff=".jpg", **SMALL,
-    )  # fmt: skip
-    assert (dls.task, dls.vocab) == ("multilabel", ("clear", "cloudy", "water"))
-    assert dls.valid.paths == tuple(files[9:])
-    assert together(dls.train_eval)[1][:3].tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
-
-
-def test_a_table_of_several_columns(files: list[Path]) -> None:
-    names = list(map(str, files))
-    flags = {"f": names, "red": [1, 0, 1] * 4, "big": [True, False, False] * 4}
-    dls = ImageDataLoaders.from_table(flags, label_col=["red", "big"], **SMALL)
-    assert (dls.task, dls.vocab) == ("multilabel", ("red", "big"))
-    numbers = {"x": range(N), "y": [i / 2 for i in range(N)], "f": names}
-    dls = ImageDataLoaders.from_table(numbers, fn_col=-1, label_col=[0, 1], **SMALL)
-    assert (dls.task, dls.vocab) == ("regression", ("x", "y"))
-
-
-def test_a_table_of_numbers(files: list[Path], tmp_path: Path) -> None:
-    rows = [f"{file};{20 + i}" for i, file in enumerate(files)]
-    table = write(tmp_path / "ages.csv", "file;age", *rows)
-    dls = ImageDataLoaders.from_table(table, task="regression", **SMALL)
-    assert (dls.task, dls.vocab) == ("regression", ("age",))
-    headless = write(tmp_path / "plain.csv", *rows)
-    again = ImageDataLoaders.from_table(headless, header=False, task="regression", **SMALL)
-    assert again.train_photos == dls.train_photos
-
-
-class Frame:
-    """What is used of a frame of pandas."""
-
-    def __init__(self, **columns: list[Any]) -> None:
-        self._columns = columns
-        self.columns = list(columns)
-
-    def __getitem__(self, name: str) -> Any:
-        return (
-            torch.tensor(values) if (values := self._columns[name])[0] != str(values[0]) else values
-        )
-
-
-def test_a_frame_is_a_table(files: list[Path]) -> None:
-    frame = Frame(file=list(map(str, files)), score=[i / 4 for i in range(N)])
-    dls = ImageDataLoaders.from_table(frame, **SMALL)
-    assert (dls.task, dls.vocab) == ("regression", ("score",))
-
-
-def test_a_frame_of_pandas_is_a_table(files: list[Path]) -> None:
-    import pandas
-
-    frame = pandas.DataFrame({"file": map(str, files), "tags": ["a b", None, "b"] * 4})
-    dls = ImageDataLoaders.from_table(frame, label_delim=" ", **SMALL)
-    assert (dls.task, dls.vocab) == ("multilabel", ("a", "b"))
-
-
 def test_names_tell_the_class(files: list[Path], tmp_path: Path) -> None:
     by_name = ImageDataLoaders.from_pattern(tmp_path / "photos", r"^(.)_\d+\.jpg$", **SMALL)
     assert by_name.vocab == ("a", "b")
@@ -252,7 +184,7 @@ def test_photos_in_several_rows_are_remarked_on(
 ) -> None:
     with caplog.at_level(logging.WARNING, "layergroups"):
         ImageDataLoaders.from_lists([*files, files[0]], [*["a", "b"] * 6, "a"], **SMALL)
-    assert "1 photos stand in several rows" in caplog.text
+    assert "1 images are in several rows" in caplog.text
 
 
 def test_a_class_without_training_photos_is_remarked_on(

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from layergroups.data.sources._folder import (
     find_images,
     read_folder,
     read_labelled,
-    read_unlabelled,
 )
+from layergroups.data.sources._lists import read_unlabelled
 from layergroups.errors import BrokenImagesError, DataError
 
 Folder = Callable[..., Path]
@@ -257,3 +259,15 @@ def test_images_are_found_in_the_same_order_everywhere(folder: Folder) -> None:
     found = find_images(folder(b=3, a=3))
     assert found == sorted(found)
     assert len(found) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_named_pipe_among_images_is_reported_and_not_waited_for(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        for i in range(3):
+            photo = tmp_path / label / f"{i}.png"
+            photo.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (20, 20)).save(photo)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    with pytest.raises(BrokenImagesError, match=r"pipe\.png: not a regular file"):
+        read_folder(tmp_path)
