@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from layergroups._checks import number
 from layergroups.errors import CheckpointError, TrainingError
 
 LossFunc = Callable[[Tensor, Tensor], Tensor]
@@ -172,10 +173,6 @@ class NamedLoss(ABC):
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The losses one by one, before they are reduced."""
 
-    def activation(self, outputs: Tensor) -> Tensor:
-        """The model's outputs as probabilities."""
-        return apply(self.meaning, outputs)
-
     def balanced(self, targets: Tensor, n_outputs: int) -> NamedLoss:
         """The loss for some training data: "balanced" weights as numbers.
 
@@ -194,23 +191,13 @@ class NamedLoss(ABC):
         """Whether weights wait for the training data."""
         return bool(self.weights) and isinstance(getattr(self, self.weights), str)
 
-    def _check_number(self, name: str, low: float, high: float, example: float) -> None:
-        value = getattr(self, name)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not good or not low <= value <= high:
-            upper = f" to {high:g}" if high != float("inf") else ""
-            raise TrainingError(
-                f"{name}={value!r} must be a number from {low:g}{upper}: "
-                f"{type(self).__name__}({name}={example:g})."
-            )
-
     def _check_weights(self, name: str) -> None:
         value = getattr(self, name)
         if value is None or (isinstance(value, str) and value == "balanced"):
             return
         try:
-            numbers = tuple(float(v) for v in value)
-            wrong = not numbers or min(numbers) < 0 or isinstance(value, str)
+            weights = tuple(float(v) for v in value)
+            wrong = not weights or min(weights) < 0 or isinstance(value, str)
         except (TypeError, ValueError):
             wrong = True
         if wrong:
@@ -218,7 +205,7 @@ class NamedLoss(ABC):
                 f'{name}={value!r} must be "balanced", or a number from 0 for each class: '
                 f"{type(self).__name__}({name}=[1.0, 5.0])."
             )
-        setattr(self, name, numbers)
+        setattr(self, name, weights)
 
     def _tensor(self, outputs: Tensor) -> Tensor | None:
         """Weights where the outputs are, one for each of them."""
@@ -262,7 +249,7 @@ class CrossEntropy(NamedLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_number("label_smoothing", 0, 1, 0.1)
+        number("label_smoothing", self.label_smoothing, 0, 1, 0.1)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C); of images of outputs (N, C, H, W) one a pixel."""
@@ -298,7 +285,7 @@ class FocalLoss(NamedLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_number("gamma", 0, float("inf"), 2)
+        number("gamma", self.gamma, 0, float("inf"), 2)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C) and classes (N,) or probabilities (N, C)."""
@@ -334,7 +321,7 @@ class BinaryCrossEntropy(NamedLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_number("label_smoothing", 0, 1, 0.1)
+        number("label_smoothing", self.label_smoothing, 0, 1, 0.1)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""
@@ -365,9 +352,9 @@ class BinaryFocalLoss(NamedLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_number("gamma", 0, float("inf"), 2)
+        number("gamma", self.gamma, 0, float("inf"), 2)
         if self.alpha is not None:
-            self._check_number("alpha", 0, 1, 0.25)
+            number("alpha", self.alpha, 0, 1, 0.25)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""

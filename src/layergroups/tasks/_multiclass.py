@@ -16,7 +16,7 @@ from layergroups.tasks._measures import ConfusionMatrix
 from layergroups.tasks._metrics import MACRO, MICRO, of_classes, of_items
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, name_of, photos, quoted, sorted_names
-from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Task, output_names
+from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
 
 _LOG = logging.getLogger("layergroups")
 _MANY_NUMBERS: Final = 20  # classes named by whole numbers, from which they may be numbers
@@ -29,7 +29,7 @@ class _Fields(NamedTuple):
     probabilities: Tensor
 
 
-class Prediction(_Fields):
+class Prediction(Ranked, _Fields):
     """One class; unpacks as `label, index, probabilities`.
 
     Attributes:
@@ -50,19 +50,9 @@ class Prediction(_Fields):
         return made
 
     @property
-    def by_name(self) -> dict[str, float]:
-        """The probability of every class."""
-        return dict(zip(self.names, self.probabilities.tolist(), strict=True))
-
-    @property
     def probability(self) -> float:
         """Of the likeliest class."""
         return float(self.probabilities[self.index])
-
-    @property
-    def ranking(self) -> tuple[tuple[str, float], ...]:
-        """(class, probability) of all classes, the likeliest first."""
-        return tuple(sorted(self.by_name.items(), key=lambda pair: -pair[1]))
 
     @property
     def runner_up(self) -> str:
@@ -71,25 +61,20 @@ class Prediction(_Fields):
 
     @classmethod
     def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """The class, its probability, and the second one."""
         label = Column("prediction", max(map(len, ("prediction", *names))))
         return label, Column("probability", len("probability"), right=True), Column("runner-up")
 
     def cells(self) -> tuple[str, ...]:
-        """For each of the columns."""
         return self.label, f"{self.probability:.3f}", self.runner_up
 
     @classmethod
     def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """With a column for the probability of each class."""
         return ("prediction", "probability", *names)
 
     def csv_cells(self) -> tuple[object, ...]:
-        """For each of the headings; classes in the order of the model's outputs."""
         return (self.label, self.probability, *self.probabilities.tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values, the likeliest class first."""
         return {
             "prediction": self.label,
             "probability": self.probability,
@@ -146,7 +131,6 @@ class Multiclass(Task):
         vocab: tuple[str, ...] | None,
         columns: tuple[str, ...],
     ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
-        """See `Task`; labels are positions in the vocabulary."""
         lists = [file for file, v in zip(files, values, strict=True) if isinstance(v, list)]
         if lists:
             raise DataError(
@@ -172,24 +156,19 @@ class Multiclass(Task):
         return known, tuple(place[name] for name in names)
 
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
-        """A share of each class."""
         return stratified_split([_class(label) for label in labels], valid_pct, seed)
 
     def target(self, label: Label | None, n_outputs: int) -> int:
-        """The class; -1 if it is unknown."""
         return -1 if label is None else _class(label)
 
     def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
-        """How many items each class has."""
         counted = Counter(labels)
         return tuple(counted[label] for label in range(n_outputs))
 
     def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
-        """The name of the class."""
         return [names[int(value)]]
 
     def default_loss(self) -> nn.CrossEntropyLoss:
-        """Cross entropy."""
         return nn.CrossEntropyLoss()
 
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
@@ -217,17 +196,14 @@ class Multiclass(Task):
         return super().metric(name)
 
     def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> Prediction:
-        """The likeliest class."""
         index = int(values.argmax())
         known = output_names(names, len(values))
         return Prediction(known[index], index, values, known)
 
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
-        """The likeliest classes, int (N,)."""
         return predictions.argmax(dim=1)
 
     def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Tensor:
-        """Whether the likeliest class is right, bool (N,)."""
         return self.decide(predictions) == targets
 
     def graded(
@@ -237,19 +213,16 @@ class Multiclass(Task):
         return predictions.max(dim=1).values, self.correct(predictions, targets)
 
     def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
-        """One class for each item."""
         return tuple(predictions[:1])
 
     def measures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> ConfusionMatrix:
-        """The confusion matrix."""
         return ConfusionMatrix.from_predictions(predictions, targets, names)
 
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> dict[str, float]:
-        """The accuracy."""
         return {"accuracy": self.measures(predictions, targets, names).accuracy}
 
 

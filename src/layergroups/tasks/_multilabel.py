@@ -16,14 +16,21 @@ from layergroups.tasks._measures import ClassReport
 from layergroups.tasks._metrics import MACRO, MICRO, of_items, of_labels
 from layergroups.tasks._splitting import multilabel_split
 from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
-from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Task, output_names
+from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
 
 _LOG = logging.getLogger("layergroups")
 _WIDEST: Final = 40  # columns for the names of labels; longer ones push their row to the right
 _LIKELIEST: Final = 8  # labels that a prediction prints
 
 
-class LabelsPrediction(NamedTuple):
+class _Fields(NamedTuple):
+    labels: tuple[str, ...]
+    indices: tuple[int, ...]
+    probabilities: Tensor
+    names: tuple[str, ...]
+
+
+class LabelsPrediction(Ranked, _Fields):
     """Several labels, or none.
 
     Attributes:
@@ -33,43 +40,23 @@ class LabelsPrediction(NamedTuple):
         names: of all labels.
     """
 
-    labels: tuple[str, ...]
-    indices: tuple[int, ...]
-    probabilities: Tensor
-    names: tuple[str, ...]
-
-    @property
-    def by_name(self) -> dict[str, float]:
-        """The probability of every label."""
-        return dict(zip(self.names, self.probabilities.tolist(), strict=True))
-
-    @property
-    def ranking(self) -> tuple[tuple[str, float], ...]:
-        """(label, probability) of all labels, the likeliest first."""
-        return tuple(sorted(self.by_name.items(), key=lambda pair: -pair[1]))
-
     @classmethod
     def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """Labels, and the likeliest of all with their probabilities."""
         width = min(_WIDEST, len(", ".join(names)))
         return Column("labels", max(width, len("labels"))), Column("probabilities")
 
     def cells(self) -> tuple[str, ...]:
-        """Labels with commas, "-" where there are none; at least three probabilities."""
         shown = self.ranking[: max(3, len(self.labels))]
         return ", ".join(self.labels) or "-", "  ".join(f"{name} {p:.3f}" for name, p in shown)
 
     @classmethod
     def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """Labels, and a column for the probability of each."""
         return ("labels", *names)
 
     def csv_cells(self) -> tuple[object, ...]:
-        """Labels with semicolons between them, and the probability of each."""
         return (";".join(self.labels), *self.probabilities.tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         return {"labels": list(self.labels), "probabilities": self.by_name}
 
     def __str__(self) -> str:
@@ -133,7 +120,6 @@ class Multilabel(Task):
         vocab: tuple[str, ...] | None,
         columns: tuple[str, ...],
     ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
-        """See `Task`; labels are positions in the vocabulary, ascending."""
         rows = [as_list(value) for value in values]
         width = len(rows[0]) if rows else 0
         places: list[tuple[int, ...]]
@@ -158,7 +144,6 @@ class Multilabel(Task):
         return known, tuple(places)
 
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
-        """A share of each label."""
         return multilabel_split([_positions(label) for label in labels], valid_pct, seed)
 
     def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
@@ -170,20 +155,16 @@ class Multilabel(Task):
         return hot
 
     def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
-        """How many items each label has."""
         counted = Counter(place for label in labels for place in _positions(label))
         return tuple(counted[place] for place in range(n_outputs))
 
     def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
-        """The names of the labels."""
         return [name for name, on in zip(names, value.tolist(), strict=True) if on]
 
     def default_loss(self) -> nn.BCEWithLogitsLoss:
-        """Binary cross entropy of every label by itself."""
         return nn.BCEWithLogitsLoss()
 
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
-        """One number from 0 to 1 for each output."""
         super().check_targets(outputs, targets)
         if not bool(((targets >= 0) & (targets <= 1)).all()):
             raise TrainingError(
@@ -205,18 +186,15 @@ class Multilabel(Task):
         return predictions, (targets > 0.5).long()
 
     def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> LabelsPrediction:
-        """The labels whose probability is above the threshold, the likeliest first."""
         order = values.argsort(descending=True).tolist()
         chosen = tuple(index for index in order if values[index] > thresh)
         known = output_names(names, len(values))
         return LabelsPrediction(tuple(known[i] for i in chosen), chosen, values, known)
 
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
-        """Which labels are above the threshold, bool (N, C)."""
         return predictions > thresh
 
     def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Tensor:
-        """Whether all labels of an item are right, bool (N,)."""
         return (self.decide(predictions, thresh) == (targets > 0.5)).all(dim=1)
 
     def graded(
@@ -228,7 +206,6 @@ class Multilabel(Task):
     def measures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> ClassReport:
-        """A row for each label."""
         return ClassReport.from_hits(self.decide(predictions, thresh), targets > 0.5, names)
 
     def figures(

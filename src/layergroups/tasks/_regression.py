@@ -36,24 +36,19 @@ class NumbersPrediction(NamedTuple):
 
     @classmethod
     def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """A column for each number."""
         return tuple(Column(name, max(10, len(name)), right=True) for name in names)
 
     def cells(self) -> tuple[str, ...]:
-        """Each number with five digits."""
         return tuple(f"{value:.5g}" for value in self.numbers.tolist())
 
     @classmethod
     def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
-        """A column for each number."""
         return tuple(names)
 
     def csv_cells(self) -> tuple[object, ...]:
-        """The numbers in full."""
         return tuple(self.numbers.tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         return {"numbers": self.by_name}
 
     def __str__(self) -> str:
@@ -92,7 +87,6 @@ class Regression(Task):
     has_counts = False
 
     def recognises(self, values: Sequence[Any]) -> bool:
-        """Fractions, and lists of numbers."""
         if any(isinstance(value, list) for value in values):
             return True  # what is not several labels
         known = [value for value in values if not missing(value)]
@@ -107,7 +101,6 @@ class Regression(Task):
         vocab: tuple[str, ...] | None,
         columns: tuple[str, ...],
     ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
-        """See `Task`; labels are the numbers."""
         rows = [as_list(value) for value in values]
         odd = [
             f for f, row in zip(files, rows, strict=True) if not all(map(is_finite, row)) or not row
@@ -134,11 +127,9 @@ class Regression(Task):
         return known, tuple(tuple(map(float, row)) for row in rows)
 
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
-        """By chance."""
         return random_split(len(labels), valid_pct, seed)
 
     def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
-        """float32 (K,); -1 if the numbers are unknown."""
         return -1 if label is None else torch.tensor(label, dtype=torch.float32)
 
     def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
@@ -153,17 +144,14 @@ class Regression(Task):
         return torch.tensor(labels, dtype=torch.float64)
 
     def target_units(self, targets: Tensor | None) -> TargetUnits | None:
-        """Mean and spread of the numbers to be learned; None where they are unknown."""
         if targets is None or not len(targets):
             return None
         return TargetUnits.of(targets.double().reshape(len(targets), -1))
 
     def check_range(self, y_range: object) -> None:
-        """Two bounds in rising order."""
         checked_range(y_range)
 
     def default_loss(self) -> nn.MSELoss:
-        """The mean squared error."""
         return nn.MSELoss()
 
     def for_metric(
@@ -177,15 +165,12 @@ class Regression(Task):
     def decode(
         self, values: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> NumbersPrediction:
-        """The numbers by name."""
         return NumbersPrediction(values, output_names(names, len(values)))
 
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
-        """The numbers themselves."""
         return predictions
 
     def confidence(self, values: Tensor) -> None:
-        """Numbers come without a probability."""
         return
 
     def rows(self, values: Tensor) -> Tensor:
@@ -193,22 +178,18 @@ class Regression(Task):
         return values.reshape(len(values), -1)
 
     def default_names(self, n_outputs: int) -> tuple[str, ...]:
-        """None: a single number needs no name."""
         return ()
 
     def measures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> Residuals:
-        """The errors of each number."""
         return Residuals.from_predictions(predictions, targets, names)
 
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> dict[str, float]:
-        """The mean absolute error of each number."""
         outputs = self.measures(predictions, targets, names).outputs
         return {f"mae of {row.name}": row.mean_absolute for row in outputs}
 
     def scale(self, predictions: Tensor) -> float:
-        """Numbers are compared by their size."""
         return max(1e-30, float(predictions.abs().max()))

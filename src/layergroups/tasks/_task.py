@@ -67,6 +67,23 @@ class AnyPrediction(Protocol):
         """All of it as JSON-ready values."""
 
 
+class Ranked:
+    """What predictions with a probability for each output have in common."""
+
+    probabilities: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        """The probability of every class or label."""
+        return dict(zip(self.names, self.probabilities.tolist(), strict=True))
+
+    @property
+    def ranking(self) -> tuple[tuple[str, float], ...]:
+        """(name, probability) of all of them, the likeliest first."""
+        return tuple(sorted(self.by_name.items(), key=lambda pair: -pair[1]))
+
+
 class Measures(Protocol):
     """Predictions beside the truth: what a task measures of them; prints as a table."""
 
@@ -80,51 +97,31 @@ class Task(ABC):
     There is one object for each task, in `TASKS`. To add one, derive from this class (or from a
     task that is like it) and `register` an object of it. A task equals its name, so
     `learn.task == "multilabel"` is as good as `learn.task is TASKS["multilabel"]`.
-
-    Attributes:
-        name: as people and files write it.
-        one: what one output stands for, in a word, such as "class".
-        many: several of them.
-        items_have: what each item has, in words.
-        targets_are: form and type of targets, in words.
-        usual_loss: the default loss, in words.
-        meanings: of the losses that fit.
-        activation: what turns outputs into predictions where the loss does not tell.
-        metrics: by name.
-        default_metrics: names of those that the command line shows.
-        more_metrics: that have no fixed name, in words for messages.
-        least_outputs: that a model for it has.
-        prediction: the class of predictions of one item.
-        measures_type: the class of what `measures` gives.
-        output_name: of an exported file's output.
-        output_is: what it is, in words.
-        reads_folders: whether the name of a folder can be the label of the items in it.
-        needs_label: whether an item without any label is a mistake.
-        has_threshold: whether predictions depend on a threshold.
-        has_counts: whether items can be counted for each output.
-        few_items: why there is nothing to validate with, in words; {} is where items are from.
     """
 
-    name: ClassVar[str]
-    one: ClassVar[str]
-    many: ClassVar[str]
-    items_have: ClassVar[str]
-    targets_are: ClassVar[str]
-    usual_loss: ClassVar[str]
-    meanings: ClassVar[frozenset[Meaning]]
+    name: ClassVar[str]  # as people and files write it
+    one: ClassVar[str]  # what one output stands for, in a word, such as "class"
+    many: ClassVar[str]  # several of them
+    items_have: ClassVar[str]  # what each item has, in words
+    targets_are: ClassVar[str]  # form and type of targets, in words
+    usual_loss: ClassVar[str]  # the default loss, in words
+    meanings: ClassVar[frozenset[Meaning]]  # of the losses that fit
+    # what turns outputs into predictions where the loss does not tell
     activation: ClassVar[Meaning]
-    metrics: ClassVar[Mapping[str, NamedMetric]]
-    default_metrics: ClassVar[tuple[str, ...]]
-    more_metrics: ClassVar[str] = ""
-    least_outputs: ClassVar[int] = 1
-    prediction: ClassVar[type[AnyPrediction]]
-    measures_type: ClassVar[type[Measures]]
-    output_name: ClassVar[str] = "probabilities"
-    output_is: ClassVar[str]
+    metrics: ClassVar[Mapping[str, NamedMetric]]  # by name
+    default_metrics: ClassVar[tuple[str, ...]]  # names of those that the command line shows
+    more_metrics: ClassVar[str] = ""  # that have no fixed name, in words for messages
+    least_outputs: ClassVar[int] = 1  # that a model for it has
+    prediction: ClassVar[type[AnyPrediction]]  # the class of predictions of one item
+    measures_type: ClassVar[type[Measures]]  # the class of what `measures` gives
+    output_name: ClassVar[str] = "probabilities"  # of an exported file's output
+    output_is: ClassVar[str]  # what it is, in words
+    # whether the name of a folder can be the label of the items in it
     reads_folders: ClassVar[bool] = False
-    needs_label: ClassVar[bool] = True
-    has_threshold: ClassVar[bool] = False
-    has_counts: ClassVar[bool] = True
+    needs_label: ClassVar[bool] = True  # whether an item without any label is a mistake
+    has_threshold: ClassVar[bool] = False  # whether predictions depend on a threshold
+    has_counts: ClassVar[bool] = True  # whether items can be counted for each output
+    # why there is nothing to validate with, in words; {} is where items are from
     few_items: ClassVar[str] = "{} has one photo"
 
     def __str__(self) -> str:
