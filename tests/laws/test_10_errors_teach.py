@@ -74,7 +74,7 @@ Mistake = Callable[[Place], object]
 MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException] | None]]] = {
     "LayerGroups": [
         (lambda p: lg.LayerGroups("resnet18"), errors.AnatomyError,
-         r"'resnet18' is no torch.nn.Module.*load_model\(", None),
+         r"'resnet18' is not a torch.nn.Module.*load_model\(", None),
         (lambda p: p.groups(example_input=torch.zeros(2, 5)), errors.AnatomyError, r"\(2, 5\)",
          RuntimeError),
         (lambda p: p.groups(head="classifier"), errors.AnatomyError, "'classifier'", None),
