@@ -132,6 +132,15 @@ def test_what_was_set_by_hand_comes_back() -> None:
     assert groups.frozen == before[0]
 
 
+def test_what_unfreeze_frees_for_a_time_is_frozen_by_the_user_again() -> None:
+    model, groups = make()
+    model.fc.bias.requires_grad_(False)
+    with groups.unfreeze():
+        assert model.fc.bias.requires_grad
+    groups.freeze_to(0)
+    assert not model.fc.bias.requires_grad
+
+
 def test_surgery_in_the_block_is_survived() -> None:
     model, groups = make()
     groups.freeze()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any, overload
 
 import torch
@@ -155,41 +154,14 @@ class Freezing:
     def __enter__(self) -> LayerGroups:
         return self.groups
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.groups._restore(self)
 
     def __repr__(self) -> str:
-        names, frozen = self.groups.names, self.groups.frozen
-        shut = ", ".join(n for n, f in zip(names, frozen, strict=True) if f) or "none"
-        trains = ", ".join(n for n, f in zip(names, frozen, strict=True) if not f) or "none"
-        return f"Freezing(frozen: {shut}; trains: {trains})"
-
-
-def index_of(which: int | str, names: Sequence[str]) -> int:
-    """The place, from 0, of the group that a name or an index means; -1 is the last.
-
-    Raises:
-        GroupingError: there is no such name, or it is neither.
-        GroupIndexError: there is no such index.
-    """
-    if isinstance(which, str):
-        if which not in names:
-            raise GroupingError(f"no layer group is called {which!r}; there are {tuple(names)}")
-        return names.index(which)
-    n = len(names)
-    if not isinstance(which, int):
-        raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
-    if not -n <= which < n:
-        raise GroupIndexError(
-            f"there is no layer group {which} with {n} groups ({', '.join(names)}); give "
-            f"{-n} to {n - 1}, or a name"
-        )
-    return which % n
+        pairs = list(zip(self.groups.names, self.groups.frozen, strict=True))
+        frozen = ", ".join(name for name, flag in pairs if flag) or "none"
+        trains = ", ".join(name for name, flag in pairs if not flag) or "none"
+        return f"Freezing(frozen: {frozen}; trains: {trains})"
 
 
 class LayerGroups:
@@ -303,7 +275,7 @@ class LayerGroups:
                 by_user=sum(p.numel() for _, p in named if p in self._by_user),
                 frozen=self._frozen[i],
                 rate=self._rates[i],
-                reason=self.reasons[i],
+                reason=self.partition.parts[i].reason,
             )
             for i, (name, named) in enumerate(self._members())
         ]
@@ -338,7 +310,19 @@ class LayerGroups:
         return self.__rich__()._repr_mimebundle_((), ())["text/html"]
 
     def _index(self, which: int | str) -> int:
-        return index_of(which, self.names)
+        names, n = self.names, len(self)
+        if isinstance(which, str):
+            if which not in names:
+                raise GroupingError(f"no layer group is called {which!r}; there are {names}")
+            return names.index(which)
+        if not isinstance(which, int):
+            raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
+        if not -n <= which < n:
+            raise GroupIndexError(
+                f"there is no layer group {which} with {n} groups ({', '.join(names)}); give "
+                f"{-n} to {n - 1}, or a name"
+            )
+        return which % n
 
     # -- freezing --------------------------------------------------------------------------------
 
@@ -370,7 +354,8 @@ class LayerGroups:
         Raises:
             GroupingError: there is no group n.
         """
-        return self._set_frozen(self._frozen_before(self._index(n)), norm)
+        first = self._index(n)
+        return self._set_frozen({i: i < first for i in range(len(self))}, norm)
 
     def unfreeze(self, *which: str | int) -> Freezing:
         """Let all groups train, or the groups named; as `freeze`.
@@ -393,12 +378,10 @@ class LayerGroups:
             norm: as in `freeze`.
         """
         first = first_to_train(epoch, self._index(start), every)
-        return self._set_frozen(self._frozen_before(first), norm, free="gradual_unfreeze")
+        flags = {i: i < first for i in range(len(self))}
+        return self._set_frozen(flags, norm, free="gradual_unfreeze")
 
     thaw = gradual_unfreeze
-
-    def _frozen_before(self, first: int) -> dict[int, bool]:
-        return {i: i < first for i in range(len(self))}
 
     def _set_frozen(
         self, flags: Mapping[int, bool], norm: str | None = None, free: str = ""
@@ -406,7 +389,8 @@ class LayerGroups:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
-        self._look_for_user_frozen()
+        trained = (p for p, may in self._trainable(self.inactive) if may)
+        self._by_user = self._by_user.looked_at(trained, adapted=self._snapshot.adapted)
         freed = tuple(p for p, may in self._trainable(self.inactive) if p.requires_grad and not may)
         before = Freezing(self, self.frozen, self._norms_train, self._by_user, freed)
         for i, flag in flags.items():
@@ -452,7 +436,7 @@ class LayerGroups:
                     turned_off.append(parameter)
         frozen = frozen_modules(self.model, ModuleTree(self.partition.group_of), self.inactive)
         keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
-        self._hook_model()
+        call_before_forward(self.model, self._before_forward)
 
     def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
         """Every parameter, and whether it may train if these groups are inactive."""
@@ -502,11 +486,6 @@ class LayerGroups:
                 count(len(by_user.by_hand), "parameter"), self._some(by_user.by_hand),
             )  # fmt: skip
         return flags
-
-    def _look_for_user_frozen(self) -> None:
-        """Take in what the user froze or freed by `requires_grad` since."""
-        may = (p for p, may in self._trainable(self.inactive) if may)
-        self._by_user = self._by_user.looked_at(may, adapted=self._snapshot.adapted)
 
     def _free(self, indices: Collection[int], call: str) -> None:
         members = {
@@ -585,7 +564,7 @@ class LayerGroups:
         reconcile(optimizer, members)
         begin_with_rates(optimizer, self._rates)
         bind(optimizer, self._before_step)
-        self._hook_model()
+        call_before_forward(self.model, self._before_forward)
 
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
         if self._is_synced:
@@ -600,9 +579,6 @@ class LayerGroups:
         # modules alone: torch.func.functional_call exchanges parameters for the time of a run
         if module is self.model and self._detector.modules_changed():
             self.sync(names=False)
-
-    def _hook_model(self) -> None:
-        call_before_forward(self.model, self._before_forward)
 
     # -- surgery ---------------------------------------------------------------------------------
 
@@ -661,7 +637,7 @@ class LayerGroups:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._hook_model()
+        call_before_forward(self.model, self._before_forward)
 
     def _report_unused(self) -> None:
         if self._anatomy.unused:

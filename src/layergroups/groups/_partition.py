@@ -1,15 +1,8 @@
-"""The result of a rule as data: which parameters and layers make up each group, and why.
-
-Which group a place in the module tree belongs to.
-
-Most parameters and layers get their group from the dry run. What did not run, and what surgery
-brings in later, gets it from where it stands: from the nearest module whose contents are all of one
-group, otherwise from the neighbour registered before it.
-"""
+"""The result of a rule as data: which parameters and layers make up each group, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -22,7 +15,12 @@ from layergroups.errors import GroupingError
 
 
 class ModuleTree:
-    """For every path in a module tree the groups of what is below it."""
+    """For every path in a module tree the groups of what is below it.
+
+    Most parameters and layers get their group from the dry run. What did not run, and what surgery
+    brings in, gets it from where it is: from the nearest module whose contents are all of one
+    group, otherwise from the neighbour registered before it, else from the one after it.
+    """
 
     def __init__(self, group_of: Mapping[str, int]) -> None:
         self.below: dict[str, set[int]] = {}
@@ -31,7 +29,7 @@ class ModuleTree:
                 self.below.setdefault(above, set()).add(group)
 
     def groups(self, path: str) -> set[int]:
-        """The groups of all that stands at or below a path; empty where nothing is known."""
+        """The groups at or below a path; empty where nothing is known."""
         return self.below.get(path, set())
 
     def locate(self, path: str, model: nn.Module) -> int:
@@ -49,24 +47,17 @@ class ModuleTree:
     def _beside(self, child: str, above: str, model: nn.Module) -> int:
         if self.groups(child):
             return max(self.groups(child))
-        siblings = list(_children(above, model))
+        try:
+            module = model.get_submodule(above)
+        except AttributeError:
+            return max(self.groups(above))
+        siblings = [join(above, n) for n in (*own_parameters(module), *own_modules(module))]
         at = siblings.index(child) if child in siblings else len(siblings)
-        for sibling in reversed(siblings[:at]):
-            if self.groups(sibling):
-                return max(self.groups(sibling))
-        for sibling in siblings[at + 1 :]:
-            if self.groups(sibling):
-                return min(self.groups(sibling))
-        return max(self.groups(above))
-
-
-def _children(path: str, model: nn.Module) -> Iterator[str]:
-    try:
-        module = model.get_submodule(path)
-    except AttributeError:
-        return
-    names: Iterable[str] = [*own_parameters(module), *own_modules(module)]
-    yield from (join(path, name) for name in names)
+        before = [self.groups(s) for s in reversed(siblings[:at]) if self.groups(s)]
+        after = [self.groups(s) for s in siblings[at + 1 :] if self.groups(s)]
+        if before:
+            return max(before[0])
+        return min(after[0]) if after else max(self.groups(above))
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ def start_at_path(anatomy: Anatomy, path: str, name: str, reason: str) -> Start:
     parameter = next((i for i, n in enumerate(names) if is_within(n, path)), None)
     layer = next((i for i, p in enumerate(layers) if is_within(p, path)), None)
     if parameter is None and layer is None:
-        raise GroupingError(f"nothing that runs stands at {path!r}")
+        raise GroupingError(f"nothing at {path!r} runs when the model runs")
     if layer is None:
         assert parameter is not None
         owner = parent(names[parameter])

@@ -56,7 +56,7 @@ def spread_rates(
         raise
     except (TypeError, ValueError) as cause:
         raise GroupingError(
-            f"the learning rate {lr!r} holds something that is no number ({cause}); give numbers, "
+            f"the learning rate {lr!r} holds something that is not a number ({cause}); give numbers, "
             f"such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
         ) from cause
     for name, rate in zip(names, rates, strict=True):

@@ -1,4 +1,4 @@
-"""What is not the same in the saved layer groups of a checkpoint and in those of a model."""
+"""Saved layer groups beside those of a model."""
 
 from __future__ import annotations
 

@@ -174,10 +174,10 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def conversions(old: ModelSnapshot, new: ModelSnapshot) -> dict[nn.Parameter, nn.Parameter]:
-    """New parameters that are old ones in another type or on another device -> the old ones.
+    """New parameters that are old ones in a different type or on a different device -> the old ones.
 
     `model.to(...)` keeps the parameters, or makes others where torch cannot do so or is set not to
-    (`torch.__future__.set_overwrite_module_params_on_conversion`). Such a one stands in the same
+    (`torch.__future__.set_overwrite_module_params_on_conversion`). Such a one is in the same
     module at the same name, and has the same values.
     """
     at = {names[0]: p for p, names in old.names.items()}
@@ -207,7 +207,7 @@ def _is_conversion(old: nn.Parameter, new: nn.Parameter) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """One parameter that stands at several places.
+    """One parameter at several places.
 
     Attributes:
         names: all its names; the first is the one that the groups use.
@@ -233,11 +233,11 @@ class Change:
         removed: names that the parameters which are gone had.
         renamed: for each surviving parameter that moved its old and new name.
         layers: whether layers without parameters came or went.
-        tied: parameters that stand at more places than before.
-        untied: names of parameters that stand at fewer places than before.
-        cast: name, old and new dtype of each parameter of another dtype.
-        moved: name, old and new device of each parameter on another device.
-        reshaped: name, old and new shape; the optimizer's state of these starts afresh.
+        tied: parameters at more places than before.
+        untied: names of parameters at fewer places than before.
+        cast: name, old and new dtype where the dtype changed.
+        moved: name, old and new device where the device changed.
+        reshaped: name, old and new shape; the optimizer's state of these starts again.
         fixed: names of parameters found with `requires_grad=False` that groups did not freeze, as
             peft does with all that is not an adapter; they stay frozen by the user.
         released: names of parameters that were frozen so, and follow their groups again.
@@ -287,7 +287,7 @@ class Change:
         for name, old_shape, new_shape in self.reshaped[:3]:
             yield f"{name} has shape {new_shape} now, had {old_shape}: its optimizer state restarts"
         if len(self.reshaped) > 3:
-            yield f"{len(self.reshaped) - 3} more with another shape: their state restarts too"
+            yield f"{len(self.reshaped) - 3} more with a different shape: their state restarts too"
 
     def _user_frozen(self) -> Iterator[str]:
         if self.fixed:
