@@ -56,8 +56,8 @@ def spread_rates(
         raise
     except (TypeError, ValueError) as cause:
         raise GroupingError(
-            f"the learning rate {lr!r} holds something that is not a number ({cause}); give numbers, "
-            f"such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
+            f"the learning rate {lr!r} holds something that is not a number ({cause}); give "
+            f"numbers, such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
         ) from cause
     for name, rate in zip(names, rates, strict=True):
         if not math.isfinite(rate) or rate < 0:

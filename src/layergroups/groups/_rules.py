@@ -177,8 +177,8 @@ def _compiled(group: str, pattern: object) -> re.Pattern[str]:
         return re.compile(rf"(?:{pattern})(?=\.|$)")
     except (TypeError, re.error) as cause:
         raise GroupingError(
-            f"the pattern {pattern!r} of group {group!r} is not a regular expression ({cause}); give "
-            f"one that names begin with, such as 'layer1|layer2'"
+            f"the pattern {pattern!r} of group {group!r} is not a regular expression ({cause}); "
+            f"give one that names begin with, such as 'layer1|layer2'"
         ) from cause
 
 

@@ -174,7 +174,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def conversions(old: ModelSnapshot, new: ModelSnapshot) -> dict[nn.Parameter, nn.Parameter]:
-    """New parameters that are old ones in a different type or on a different device -> the old ones.
+    """New parameters that are old ones with a different type or device -> the old ones.
 
     `model.to(...)` keeps the parameters, or makes others where torch cannot do so or is set not to
     (`torch.__future__.set_overwrite_module_params_on_conversion`). Such a one is in the same
