@@ -16,7 +16,7 @@ from tests.laws.models import TiedLanguageModel, TinyResNet, TinyTransformer, im
 from torch import Tensor, nn
 
 from layergroups import transplant
-from layergroups.checkpoints import Graft, Transplant
+from layergroups.checkpoints import TensorReport, Transplant
 from layergroups.errors import TransplantError
 from layergroups.models import create_body, create_head, grow_head, shrink_head
 
@@ -42,8 +42,8 @@ def trained(model: nn.Module, x: Tensor, kind: Any = torch.optim.AdamW) -> torch
     return optimizer
 
 
-def names(grafts: tuple[Graft, ...]) -> set[str]:
-    return {graft.name for graft in grafts}
+def names(reports: tuple[TensorReport, ...]) -> set[str]:
+    return {graft.name for graft in reports}
 
 
 def probabilities(model: nn.Module, classes: Any, x: Tensor) -> dict[str, Tensor]:
@@ -238,7 +238,7 @@ def test_optimizer_state_goes_with_whole_parameters_and_a_step_is_then_the_same(
     old = trained(source, x)
     new = torch.optim.AdamW(target.parameters(), lr=0.01)
     done = transplant(source, target, optimizer=(old, new))
-    assert done.memories == len(list(source.parameters()))
+    assert done.n_states == len(list(source.parameters()))
     for model, optimizer in ((source, old), (target, new)):
         torch.manual_seed(0)
         optimizer.zero_grad()
@@ -261,8 +261,8 @@ def test_moments_of_class_rows_go_by_name_unless_some_classes_are_new() -> None:
     new = torch.optim.AdamW(wider.parameters())
     done = transplant(source, wider, optimizer=(old, new), classes=(list("abc"), list("cabd")))
     assert wider[2].weight not in new.state
-    assert {g.memory for g in done.partly} == {
-        "rows of new classes start without memory, and so do all"
+    assert {g.optimizer for g in done.partly} == {
+        "rows of new classes start without a state, and so do all"
     }
     assert "optimizer: rows of new classes" in str(done)
 
@@ -272,7 +272,7 @@ def test_moments_that_are_no_rows_stay_behind() -> None:
     old = trained(source, torch.randn(6, 5), torch.optim.Adafactor)
     new = torch.optim.Adafactor(target.parameters())
     done = transplant(source, target, optimizer=(old, new), classes=(list("abc"), list("cab")))
-    told = {g.name: g.memory for g in done.carried}
+    told = {g.name: g.optimizer for g in done.carried}
     assert told["2.weight"] == "its rows do not share one state"
     assert told["0.weight"] == "carried"
 
@@ -323,6 +323,6 @@ def test_a_transplant_prints_a_line_and_a_short_table_and_turns_into_json() -> N
     assert lines[0] == f"transplant: {len(done.carried)} carried, 0 in part, 2 left, 2 not filled"
     assert len(lines) == 6
     assert json.loads(json.dumps(done.to_dict()))["left"][0]["name"] == "fc.weight"
-    many = Transplant((), (), tuple(Graft(str(i), f"reason {i}") for i in range(9)), ())
+    many = Transplant((), (), tuple(TensorReport(str(i), f"reason {i}") for i in range(9)), ())
     assert len(str(many).splitlines()) == 5
     assert "6  for other reasons" in str(many)

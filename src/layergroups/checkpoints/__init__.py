@@ -30,17 +30,17 @@ from layergroups.checkpoints._state_dicts import (
     under_prefix,
     with_prefix,
 )
-from layergroups.checkpoints._transplant import Graft, Transplant, transplant
+from layergroups.checkpoints._transplant import TensorReport, Transplant, transplant
 
 __all__ = [
     "DESCRIPTION",
     "ENDINGS",
     "Blueprint",
     "Exported",
-    "Graft",
     "Portable",
     "Saved",
     "Series",
+    "TensorReport",
     "Transplant",
     "atomic_write",
     "check_optimizer",

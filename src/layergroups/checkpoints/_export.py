@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._from_dict import from_dict
+from layergroups.anatomy import eval_mode
 from layergroups.checkpoints import _file as file
 from layergroups.checkpoints._state_dicts import load_weights
 from layergroups.errors import CheckpointError, CutError, LayerGroupsError
@@ -34,17 +35,10 @@ from layergroups.tasks import TASKS, Task, task_named
 VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "learner.json"
-_REFUSED: Final = frozenset(
-    {
-        "cache_dir",
-        "checkpoint_path",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "weights",
-        "weights_backbone",
-    }
-)
+_REFUSED: Final = {
+    "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+    "weights", "weights_backbone",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +144,8 @@ def why_not_rebuilt(
         return "its head holds more than plain layers"
     try:
         again = rebuild(blueprint, head)
-        load_weights(again, _on_cpu(model.state_dict()), "the model")
+        weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        load_weights(again, weights, "the model")
     except LayerGroupsError as cause:
         return f"its body was changed or cannot be made again ({cause})"
     if not _same_outputs(model, again, blueprint):
@@ -177,6 +172,8 @@ def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
         CheckpointError: the folder is not an export, of a newer version, or damaged.
     """
     path = folder / DESCRIPTION
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no folder {folder}. learn.export(folder) makes one.")
     if not path.is_file():
         raise CheckpointError(
             f"{folder} is not an exported model: it has no {DESCRIPTION}. learn.export(folder) "
@@ -185,17 +182,14 @@ def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.pop("version")
+        exported = _parsed(fields) if version == VERSION else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
         raise CheckpointError(f"{path} is damaged: {cause!r}.") from cause
-    if version != VERSION:
+    if exported is None:
         raise CheckpointError(
             f"{path} has version {version}; this release reads version {VERSION}. Upgrade "
             "layergroups."
         )
-    try:
-        exported = _parsed(fields)
-    except (KeyError, TypeError, ValueError) as cause:
-        raise CheckpointError(f"{path} is damaged: {cause!r}.") from cause
     tensors, _ = file.read(folder / WEIGHTS)
     return tensors, exported
 
@@ -245,16 +239,7 @@ def _same_outputs(model: nn.Module, again: nn.Module, blueprint: Blueprint) -> b
     first = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, blueprint.input.channels, *blueprint.size, generator=generator)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            ours = model.eval()(image.to(first.device, first.dtype)).float().cpu()
-            theirs = again.eval().to(first.dtype)(image.to(first.dtype)).float()
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), eval_mode(model):
+        ours = model(image.to(first.device, first.dtype)).float().cpu()
+        theirs = again.eval().to(first.dtype)(image.to(first.dtype)).float()
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)
-
-
-def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}

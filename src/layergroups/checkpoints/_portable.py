@@ -2,11 +2,8 @@
 
 Pixels go in as they come from an image file, probabilities or numbers come out: statistics and the
 last activation are in the graph, so nobody can get them wrong. What a graph cannot hold exactly,
-the resizing of an image of any size, stands in a JSON beside the file and in the file itself. The
-file is written under another name, run, and compared with what the model says, before it takes its
-place.
-
-An exported program as an ONNX file, written by torch.onnx and run by onnxruntime.
+the resizing of an image of any size, is described in a JSON beside the file and in the file. The
+file is written under a temporary name, run, and compared with the model before it takes its place.
 """
 
 from __future__ import annotations

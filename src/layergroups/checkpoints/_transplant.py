@@ -1,11 +1,8 @@
-"""transplant: carry weights, and optimizer state, between models that match in part.
-
-The plan of a transplant as data, and the few functions that carry it out.
-"""
+"""transplant: carry weights, and optimizer state, between models that match in part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -134,93 +131,80 @@ def carry(old: nn.Module, new: nn.Module, made: Plan) -> None:
         for move in made.moves:
             goal = theirs[move.target]
             if move.rows:
-                goal.copy_(_with_rows(goal, move, lambda name: ours[name]))
+                goal.copy_(_with_rows(goal, move, ours))
             elif goal is not ours[move.sources[0]]:
                 goal.copy_(ours[move.sources[0]])
 
 
-def _with_rows(goal: Tensor, move: Move, source: Callable[[str], Tensor]) -> Tensor:
+def _with_rows(goal: Tensor, move: Move, sources: Mapping[str, Tensor]) -> Tensor:
     """A copy of a tensor with rows from others in it."""
     filled = goal.detach().clone()
     for name in move.sources:
         rows = [r for r in move.rows if r.source == name]
-        taken = source(name).detach()[[r.row for r in rows]]
+        taken = sources[name].detach()[[r.row for r in rows]]
         filled[[r.target for r in rows]] = taken.to(goal.device, goal.dtype)
     return filled
 
 
-def check_kinds(old: Optimizer, new: Optimizer) -> None:
-    """State goes only between optimizers of one kind."""
-    if type(old).__name__ != type(new).__name__:
-        ours, theirs = type(old).__name__, type(new).__name__
-        raise TransplantError(
-            f"transplant: the state of {ours} means nothing to {theirs}. Make the new learner with "
-            f"opt_func={ours.lower()!r}, or leave optimizer= out to carry the weights alone."
-        )
-
-
-def carry_memory(
+def carry_optimizer_state(
     old: nn.Module, new: nn.Module, made: Plan, source: Optimizer, target: Optimizer
 ) -> dict[str, str]:
-    """Give the target's optimizer what the source's remembers of each carried parameter."""
+    """Carry the optimizer's state of each moved parameter; "carried" for each, or why not."""
     ours, theirs = tensors_of(old), tensors_of(new)
-    told: dict[str, str] = {}
+    outcome: dict[str, str] = {}
     owned = {id(p) for group in target.param_groups for p in group["params"]}
     for move in made.moves:
         goal = theirs[move.target]
         if not isinstance(goal, nn.Parameter):
             continue
-        memories = {name: source.state.get(ours[name], {}) for name in move.sources}
-        why = _why_no_memory(move, memories, ours) if id(goal) in owned else _NOT_OWNED
-        told[move.target] = why
-        if not told[move.target]:
-            target.state[goal] = _memory(goal, move, memories, ours)
-            told[move.target] = "carried"
+        states = {name: source.state.get(ours[name], {}) for name in move.sources}
+        why = _why_no_state(move, states, ours) if id(goal) in owned else _NOT_OWNED
+        outcome[move.target] = why or "carried"
+        if not why:
+            target.state[goal] = _carried_state(goal, move, states, ours)
     place_steps(target)
-    return told
+    return outcome
 
 
-def _why_no_memory(
-    move: Move, memories: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Tensor]
+def _why_no_state(
+    move: Move, states: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Tensor]
 ) -> str:
-    if not all(memories.values()):
-        return "the old optimizer remembers nothing of it"
+    if not all(states.values()):
+        return "the old optimizer has no state of it"
     if not move.complete:
-        return "rows of new classes start without memory, and so do all"
-    values = [value for memory in memories.values() for value in memory.values()]
+        return "rows of new classes start without a state, and so do all"
+    values = [value for state in states.values() for value in state.values()]
     if not all(isinstance(value, (Tensor, *PLAIN)) for value in values):
         return "its state is not plain tensors"
-    if not move.rows:
-        return ""
-    shared = [_shared(memory, ours[name].shape) for name, memory in memories.items()]
-    if any(one is None or one != shared[0] for one in shared):
+    shared = [_shared(state, ours[name].shape) for name, state in states.items()]
+    if move.rows and any(one is None or one != shared[0] for one in shared):
         return "its rows do not share one state"
     return ""
 
 
-def _shared(memory: Mapping[str, Any], shape: torch.Size) -> dict[str, Any] | None:
-    """What is kept once for all rows, such as the count of steps; None if moments are no rows."""
-    once = {k: v for k, v in memory.items() if not isinstance(v, Tensor) or v.shape != shape}
+def _shared(state: Mapping[str, Any], shape: torch.Size) -> dict[str, Any] | None:
+    """What all rows share, such as the count of steps; None if the moments have no rows."""
+    once = {k: v for k, v in state.items() if not isinstance(v, Tensor) or v.shape != shape}
     if any(isinstance(value, Tensor) and value.ndim for value in once.values()):
         return None
     return {k: v.item() if isinstance(v, Tensor) else v for k, v in once.items()}
 
 
-def _memory(
+def _carried_state(
     goal: nn.Parameter,
     move: Move,
-    memories: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, Mapping[str, Any]],
     ours: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     """The state for one parameter: moments row by row where its rows came so, the rest as it is."""
-    first = memories[move.sources[0]]
+    first = states[move.sources[0]]
     made: dict[str, Any] = {}
     for key, value in first.items():
         if not isinstance(value, Tensor):
             made[key] = value
         elif move.rows and value.shape == ours[move.sources[0]].shape:
             blank = torch.empty_like(goal, dtype=value.dtype, requires_grad=False)
-            made[key] = _with_rows(blank, move, lambda name, key=key: memories[name][key])  # type: ignore[misc] # a default that binds
+            made[key] = _with_rows(blank, move, {name: s[key] for name, s in states.items()})
         else:
             made[key] = placed(value, goal)
     return made
@@ -231,21 +215,21 @@ Names = Sequence[str]
 
 
 @dataclass(frozen=True)
-class Graft:
+class TensorReport:
     """What became of one tensor.
 
     Attributes:
         name: its name in the target; in `Transplant.left` that in the source.
         reason: why it was carried, or why not.
         source: the names that it was filled from.
-        memory: what became of the optimizer's state: "carried", why not, or "" where none was
+        optimizer: what became of the optimizer's state: "carried", why not, or "" where none was
             asked for.
     """
 
     name: str
     reason: str
     source: tuple[str, ...] = ()
-    memory: str = ""
+    optimizer: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,15 +243,15 @@ class Transplant:
         not_filled: tensors of the target that kept their own values.
     """
 
-    carried: tuple[Graft, ...]
-    partly: tuple[Graft, ...]
-    left: tuple[Graft, ...]
-    not_filled: tuple[Graft, ...]
+    carried: tuple[TensorReport, ...]
+    partly: tuple[TensorReport, ...]
+    left: tuple[TensorReport, ...]
+    not_filled: tuple[TensorReport, ...]
 
     @property
-    def memories(self) -> int:
+    def n_states(self) -> int:
         """For how many parameters the optimizer's state was carried."""
-        return sum(g.memory == "carried" for g in (*self.carried, *self.partly))
+        return sum(g.optimizer == "carried" for g in (*self.carried, *self.partly))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
@@ -279,8 +263,8 @@ class Transplant:
             "not filled": self.not_filled,
         }  # fmt: skip
         first = f"transplant: {', '.join(f'{len(found)} {kind}' for kind, found in kinds.items())}"
-        if any(g.memory for g in (*self.carried, *self.partly)):
-            first += f"; optimizer state of {self.memories}"
+        if any(g.optimizer for g in (*self.carried, *self.partly)):
+            first += f"; optimizer state of {self.n_states}"
         rows = [row for kind, found in kinds.items() for row in _rows(kind, found)]
         return "\n".join([first, *rows])
 
@@ -295,22 +279,22 @@ def transplant(
 ) -> Transplant:
     """Carry what fits from one model to another, and say what was carried, what was not, and why.
 
-    Layers are matched by name, then by modules that stand at another path (the body of a whole
+    Layers are matched by name, then by modules that are at a different path (the body of a whole
     network in a `Sequential` of body and head). A layer goes as a whole, with the statistics of a
     batch norm; where a shape differs it stays. The last layers go row by row where the names of the
-    classes are known on both sides: learners tell them, for modules give `classes=`. The target
+    classes are known on both sides: learners know them, for modules give `classes=`. The target
     keeps its parameters as objects, so its groups, freezing, rates and optimizer stay in step.
 
     Args:
         source: a learner or a module; it does not change.
         target: a learner or a module; it gets the weights.
-        optimizer: True carries also what the learners' optimizers remember of each parameter; for
+        optimizer: True carries also the state of the learners' optimizers; for
             modules give (old_optimizer, new_optimizer). Rates and betas of the target stay.
-            A classifier with rows of new classes starts without memory, for a row without moments
-            and with many counted steps would take steps that are too long.
+            A classifier with rows of new classes starts without a state: a row without moments
+            but with many counted steps would take steps that are too long.
         classes: names of the classes of source and target, in the order of their outputs.
         example_input: for a dry run of modules, where `classes` is given and the modules do not
-            tell what they take.
+            say what they take.
 
     Returns:
         What became of every tensor of both models.
@@ -331,8 +315,8 @@ def transplant(
         raise TransplantError(_nothing(old, new, made))
     optimizers = _optimizers(source, target, optimizer)
     carry(old, new, made)
-    memory = carry_memory(old, new, made, *optimizers) if optimizers else {}
-    return _told(made, memory)
+    states = carry_optimizer_state(old, new, made, *optimizers) if optimizers else {}
+    return _reported(made, states)
 
 
 def _model(side: Any, which: str) -> nn.Module:
@@ -398,7 +382,12 @@ def _optimizers(source: Any, target: Any, given: Any) -> tuple[Optimizer, Optimi
             "took a step), or there is no optimizer for the target. Leave optimizer= out, or for "
             "modules give both: optimizer=(old_optimizer, new_optimizer)."
         )
-    check_kinds(old, new)
+    ours, theirs = type(old).__name__, type(new).__name__
+    if ours != theirs:
+        raise TransplantError(
+            f"transplant: the state of {ours} means nothing to {theirs}. Make the new learner with "
+            f"opt_func={ours.lower()!r}, or leave optimizer= out to carry the weights alone."
+        )
     return old, new
 
 
@@ -412,26 +401,28 @@ def _nothing(old: nn.Module, new: nn.Module, made: Plan) -> str:
     )
 
 
-def _told(made: Plan, memory: dict[str, str]) -> Transplant:
-    grafts = [
-        (move.complete, Graft(move.target, move.reason, move.sources, memory.get(move.target, "")))
+def _reported(made: Plan, states: dict[str, str]) -> Transplant:
+    reports = {
+        move.target: TensorReport(
+            move.target, move.reason, move.sources, states.get(move.target, "")
+        )
         for move in made.moves
-    ]
+    }
     return Transplant(
-        carried=tuple(graft for whole, graft in grafts if whole),
-        partly=tuple(graft for whole, graft in grafts if not whole),
-        left=tuple(Graft(name, why) for name, why in made.left.items()),
-        not_filled=tuple(Graft(name, why) for name, why in made.not_filled.items()),
+        carried=tuple(reports[move.target] for move in made.moves if move.complete),
+        partly=tuple(reports[move.target] for move in made.moves if not move.complete),
+        left=tuple(TensorReport(name, why) for name, why in made.left.items()),
+        not_filled=tuple(TensorReport(name, why) for name, why in made.not_filled.items()),
     )
 
 
-def _rows(kind: str, grafts: Sequence[Graft], most: int = 4) -> list[str]:
+def _rows(kind: str, reports: Sequence[TensorReport], most: int = 4) -> list[str]:
     """A line for each reason: how many, why, and the first names."""
     reasons: dict[str, list[str]] = {}
-    for graft in grafts:
-        told = graft.memory not in ("", "carried")
-        why = f"{graft.reason}; optimizer: {graft.memory}" if told else graft.reason
-        reasons.setdefault(why, []).append(graft.name)
+    for report in reports:
+        left = report.optimizer not in ("", "carried")
+        why = f"{report.reason}; optimizer: {report.optimizer}" if left else report.reason
+        reasons.setdefault(why, []).append(report.name)
     if len(reasons) > most:
         first = list(reasons)[: most - 1]
         others = [name for why, names in reasons.items() if why not in first for name in names]
