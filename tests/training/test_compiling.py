@@ -172,9 +172,8 @@ def test_arguments_that_cannot_be(make, wrong: Any, says: str) -> None:
     with pytest.raises(TrainingError, match=says):
         make(compile=wrong)
     learn = make()
-    learn.compile = wrong
     with pytest.raises(TrainingError, match=says):
-        learn.fit(1)
+        learn.compile = wrong
 
 
 def test_arguments_that_do_not_go_together_are_told_when_first_used(make) -> None:

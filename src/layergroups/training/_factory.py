@@ -41,11 +41,7 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("layergroups")
-
-
 _LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
-
-
 Arch = str | Callable[..., nn.Module] | nn.Module
 
 
@@ -214,7 +210,6 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
 
 @contextmanager
 def _refused_by_name(options: Mapping[str, Any]) -> Iterator[None]:
-    """An argument that the architecture refuses was meant for us, and does not exist here."""
     try:
         yield
     except ModelError as error:
@@ -239,7 +234,6 @@ def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:
 
 
 def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:
-    """Bounds are for numbers, and for the head that is made here."""
     if y_range is None:
         return
     task.check_range(y_range)
@@ -251,7 +245,6 @@ def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> 
 
 
 def _tell_channels(change: InputChange, loaded: LoadedModel, learner: Learner) -> None:
-    """One line on the changed first layer; it is frozen with its group, adapted as it is."""
     rests = loaded.pretrained and learner.layer_groups.frozen[0]
     _log.warning(
         "%s.%s",
@@ -274,7 +267,6 @@ def _blueprint(loaded: LoadedModel, assembled: Assembled, size: Size) -> Bluepri
 
 
 def _loss(exported: Exported, task: Task) -> LossFunc:
-    """The loss as it was; it matters for probabilities, and for training further."""
     made = loss_from(exported.loss, exported.loss_settings)
     if made is None:
         made = task.default_loss()

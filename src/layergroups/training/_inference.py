@@ -44,7 +44,6 @@ def predictions(
 
 
 def _batches(learner: LearnerState, photos: Paths | EvalLoader) -> EvalLoader:
-    """The photos as batches, checked."""
     if isinstance(photos, EvalLoader):
         return photos
     batches: EvalLoader = learner.data.test_batches(_paths(photos))
@@ -52,7 +51,6 @@ def _batches(learner: LearnerState, photos: Paths | EvalLoader) -> EvalLoader:
 
 
 def _paths(photos: object) -> Paths:
-    """A path or a list of paths, and nothing else."""
     if isinstance(photos, str | os.PathLike):
         return photos
     files: list[str | os.PathLike[str]] = []

@@ -362,14 +362,13 @@ class Learner(LearnerState):
         options: FitOptions,
         figures: FineTuneDefaults | None = None,
     ) -> History:
-        """What every fit comes to; while `plot_schedule` plans, the phases are noted only."""
         given: FitOptions = {**DEFAULTS, **options}
         callbacks = checked(given["callbacks"])
         checkpoints = checkpoint_config(
             given["checkpoint_dir"], given["checkpoint_every"], given["resume"]
         )
         phases = [replace(phase, stored=phase.stored and given["store"]) for phase in phases]
-        if self._planned is not None:
+        if self._planned is not None:  # plot_schedule asks for the phases only
             self._planned.append((phases, callbacks))
             return History()
         setup = FitSetup(
@@ -726,6 +725,5 @@ class Learner(LearnerState):
 
 @cache
 def _attributes() -> frozenset[str]:
-    """The public names that a Learner has: methods, properties and declared attributes."""
     declared = {name for kind in Learner.__mro__ for name in vars(kind).get("__annotations__", ())}
     return frozenset(name for name in {*dir(Learner), *declared} if not name.startswith("_"))

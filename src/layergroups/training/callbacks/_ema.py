@@ -134,7 +134,6 @@ class EMA:
         return chain(model.named_parameters(), model.named_buffers())
 
     def _followed(self) -> list[Tensor]:
-        """The tensors that train now: parameters, and statistics of modules that do not rest."""
         groups = self._learner.layer_groups
         seen = (id(groups.model), len(groups.changes))
         standing = (seen, groups.frozen, groups.rates, groups.norms_train)
@@ -151,7 +150,6 @@ class EMA:
         return [t for t in self._floats if t.requires_grad or not isinstance(t, nn.Parameter)]
 
     def _average(self, tensor: Tensor) -> Tensor:
-        """The average so far; the tensor itself where there is none that fits it."""
         known = self._averages.get(tensor)
         if known is None or known.shape != tensor.shape or known.device != tensor.device:
             return tensor.detach().to(_wide(tensor.dtype), copy=True)
@@ -159,12 +157,11 @@ class EMA:
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """An average of numbers of 16 bits would not move: it has 32."""
+    # An average of 16-bit numbers would not move.
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _placed(saved: Tensor, like: Tensor) -> Tensor:
-    """A saved tensor, where and as the one that it is for is."""
     if is_sharded(like):
         return spread_as(saved, like)
     return torch.empty_like(like, dtype=saved.dtype, requires_grad=False).copy_(saved)

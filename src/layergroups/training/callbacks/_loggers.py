@@ -165,7 +165,6 @@ class Trackers:
 
 
 def _config(run: FitContext) -> dict[str, Any]:
-    """What tells this run from others, as plain values."""
     learner = run.learner
     return {
         "model": type(learner.model).__name__,
@@ -179,7 +178,6 @@ def _config(run: FitContext) -> dict[str, Any]:
 
 
 def _check(name: object) -> None:
-    """A tracker that accelerate knows and that is installed, or an object of its kind."""
     if not isinstance(name, str):
         from accelerate.tracking import GeneralTracker
 
@@ -200,11 +198,7 @@ def _check(name: object) -> None:
 
 
 _log = logging.getLogger("layergroups")
-
-
 _REST = 10  # drawing takes at most a tenth of the time
-
-
 _POINTS = 2000  # losses of steps that are kept; beyond it every second one is left out
 
 

@@ -89,7 +89,6 @@ class ProgressiveSizes:
             self._take(self._run, as_size(tuple(state["size"])))
 
     def _take(self, run: FitContext, size: Size) -> None:
-        """Let the training batches come at a size."""
         if size != self._size:
             data = run.learner.data
             run.train = data.train if size == data.size else data.resized(size)

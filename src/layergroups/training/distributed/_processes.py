@@ -30,17 +30,9 @@ from layergroups._interrupts import uninterrupted
 from layergroups.errors import TrainingError
 
 Facts = Mapping[str, object]
-
-
 _Value = TypeVar("_Value")
-
-
 _MOMENT: Final = 0.1  # seconds
-
-
 _FAILED: Final = "a failure"
-
-
 _FIX: Final = (
     "Every process must make the same calls in the same order: freeze, unfreeze, rates, changes of "
     "the model, fit, validate and save belong on all of them, never under `if is_main_process`. "
@@ -187,7 +179,7 @@ class Processes:
         return [heard[1 : 1 + int(heard[0])].tolist() for heard in lengths]
 
     def _tell(self, failure: str) -> None:
-        """Go to the next meeting of the others, to say that there will be no more."""
+        # Join the next exchange of the others, to say that there will be no more.
         try:
             self._exchange([_digest(_FAILED), _digest(failure)], _FAILED)
             self.objects((_FAILED, {}, failure))
@@ -247,7 +239,6 @@ def current_processes() -> Processes:
 
 @functools.lru_cache(maxsize=1)
 def _joined(everybody: dist.ProcessGroup) -> Processes:
-    """The group for messages is made once for a job; every process comes here at its first fit."""
     atexit.register(_leave)
     if dist.get_rank() > 0:  # what all say needs to be read once
         logging.getLogger("layergroups").addFilter(lambda record: record.levelno > logging.WARNING)

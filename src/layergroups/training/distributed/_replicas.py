@@ -226,7 +226,6 @@ def copies(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _broadcast(tensor: Tensor) -> None:
-    """Take the main process's values, in place."""
     flat = tensor.contiguous()
     dist.broadcast(flat, 0)
     if flat is not tensor:

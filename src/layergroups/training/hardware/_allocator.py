@@ -17,27 +17,15 @@ from functools import cache
 from typing import Any, Final
 
 _TRIM, _MAP_FROM = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
-
-
 _NEVER: Final = -1
-
-
 _HELD: Final = 1 << 30  # bytes; larger blocks are still mapped
 
 
 # What glibc's own adjustment comes to once large blocks have been freed.
 _USUAL_TRIM: Final = 64 << 20
-
-
 _USUAL_MAP: Final = 32 << 20
-
-
 _OWN_SETTINGS: Final = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-
-
 _LOCK = threading.Lock()
-
-
 _inside = 0
 
 
@@ -75,7 +63,6 @@ def keep_freed_memory() -> Iterator[None]:
 
 @cache
 def _glibc() -> Any:
-    """The C library, if it is GNU's and nobody has set its allocator up otherwise; else None."""
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _OWN_SETTINGS):
         return None
     library = ctypes.CDLL(None)

@@ -18,11 +18,7 @@ from layergroups._torch import is_compile_error, is_error_of_layers
 from layergroups.errors import TrainingError
 
 Compile = bool | Mapping[str, Any] | None
-
-
 _OPTIONS: Final = frozenset(inspect.signature(torch.compile).parameters) - {"model", "disable"}
-
-
 _RIGHT: Final = 'compile=True, compile={"mode": "max-autotune"}, or None not to compile'
 
 

@@ -99,6 +99,5 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _is_on(tensor: torch.Tensor, device: torch.device) -> bool:
-    """Whether a tensor is on a device; "cuda" without a number means any."""
     own = tensor.device
     return own.type == device.type and (own.type == "cpu" or device.index in (None, own.index))

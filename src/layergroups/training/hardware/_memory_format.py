@@ -31,7 +31,6 @@ def in_fast_layout(model: nn.Module) -> nn.Module:
 
 
 def _plain(convolution: nn.Conv2d) -> list[nn.Parameter]:
-    """Its weight, if it is an ordinary parameter."""
     weight = own_parameters(convolution).get("weight")
     usual = weight is not None and not is_lazy(weight) and type(weight.data) is Tensor
     return [weight] if weight is not None and usual else []
@@ -77,7 +76,6 @@ class SafeLayout:
 
 
 def _is_in_fast_layout(tensor: object) -> TypeGuard[Tensor]:
-    """Whether these are maps on the CPU that are not in the ordinary layout."""
     return (
         isinstance(tensor, Tensor)
         and tensor.ndim == 4

@@ -177,7 +177,6 @@ def _outputs(
     accelerator: Accelerator,
     advance: Callable[[], None] | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The model's outputs and the targets of every batch that is not empty."""
     for batch in batches:
         inputs, targets = split_batch(to_device(batch, accelerator.device))
         if targets is None or len(targets):
@@ -205,7 +204,7 @@ def _taking(inputs: object) -> Iterator[None]:
 
 
 def _in_full(outputs: Tensor) -> Tensor:
-    """Losses of outputs in half precision would be rounded to three digits."""
+    # A loss of outputs in half precision would be rounded to three digits.
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
 

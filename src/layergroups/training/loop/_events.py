@@ -48,11 +48,7 @@ Event = Literal[
     "after_fit",
     "after_all",
 ]
-
-
 _log = logging.getLogger("layergroups")
-
-
 EVENTS: Final[tuple[str, ...]] = get_args(Event)
 
 

@@ -87,7 +87,6 @@ def fit(run: FitContext) -> History:
 
 
 def _fit(run: FitContext) -> History:
-    """All epochs, between the first and the last event."""
     run.steps = run.epochs * math.ceil(check_batch_count(run.batches) / run.accumulate)
     check_trainable(run.groups)
     run.learner.task.check_loss(run.learner.loss_func)
@@ -181,7 +180,6 @@ def _take_step(run: FitContext) -> None:
 
 
 def _apply_schedule(run: FitContext) -> None:
-    """Give the optimizer this step's rates and momentum; the epoch's row shows the highest."""
     multiplier = run.schedule.multiplier(run.done)
     set_rates(run.optimizer, run.groups.rates, multiplier)
     set_momentum(run.optimizer, run.schedule.momentum(run.done))
@@ -190,7 +188,6 @@ def _apply_schedule(run: FitContext) -> None:
 
 
 def _loss(run: FitContext) -> Tensor:
-    """The loss of the batch, in the precision asked for."""
     run.inputs = run.layout(run.inputs, run.model, run.changes)
     with autocast(run.accelerator):
         try:
@@ -229,12 +226,11 @@ def _train_on_all(run: FitContext) -> None:
 
 
 def _least(run: FitContext) -> int:
-    """The fewest items that a process can train on: batch norm cannot learn from one."""
+    # Batch norm cannot learn from one item.
     return 2 if any(norm_layers(run.model)) else 1
 
 
 def _bring_together(run: FitContext) -> None:
-    """After the last step of an epoch: losses, statistics, and proof that all copies are equal."""
     run.replicas.barrier("the end of training on all batches", run.groups, run.optimizer)
     run.losses.combine(run.processes)
     run.stop = run.stop or run.losses.nonfinite_note
@@ -263,12 +259,10 @@ def _validate(run: FitContext) -> dict[str, float]:
 
 
 def _origin(run: FitContext) -> str:
-    """Where the batches came from, if not from the data."""
     return "" if run.batches is run.train else "frozen outputs stored"
 
 
 def _resources(run: FitContext) -> dict[str, float]:
-    """What the epoch took, by the names that `EpochRow.resources` lists."""
     memory = memory_used(run.accelerator.device)
     if run.batches is run.train or run.features is None:
         return memory

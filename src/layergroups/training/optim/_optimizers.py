@@ -15,18 +15,12 @@ from layergroups.errors import TrainingError
 from layergroups.groups import is_sharded
 
 OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
-
-
 Groups = list[dict[str, Any]]
-
-
 _NAMED_OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "sgd": {"momentum": 0.9},
     "nadam": {"decoupled_weight_decay": True},
     "radam": {"decoupled_weight_decay": True},
 }
-
-
 _TIMM: Final = "timm:"
 
 
@@ -148,7 +142,6 @@ def _factory(opt_func: OptFunc) -> tuple[Callable[..., Optimizer], dict[str, Any
 
 
 def _of_torch() -> dict[str, type[Optimizer]]:
-    """The classes of torch.optim by their names in small letters."""
     return {
         name.lower(): value
         for name, value in vars(torch.optim).items()
@@ -205,7 +198,6 @@ def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> d
 
 
 def _other(opt_func: OptFunc) -> str:
-    """Where torch's own does not do, as Muon for convolutions, timm's of the same name may."""
     from timm.optim import list_optimizers
 
     if isinstance(opt_func, str) and opt_func.lower() in list_optimizers():

@@ -24,7 +24,6 @@ class Schedule(Protocol):
 
 
 def _cosine(start: float, end: float, t: float) -> float:
-    """From start to end along half a cosine, `t` in 0..1; exact at both ends."""
     if t <= 0:
         return start
     if t >= 1:

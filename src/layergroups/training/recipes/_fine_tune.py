@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("layergroups")
-
-
 _CHEAP = 0.05  # part of the network's work above which the head is not trained in many passes
 
 
@@ -105,7 +103,6 @@ def lowest_group(learner: LearnerState, defaults: FineTuneDefaults) -> int:
 
 
 def _given_a_rate(groups: LayerGroups, lr: Rate | None) -> list[int]:
-    """The groups to which a person gives a rate one by one, not one rate for whatever trains."""
     if lr is None or isinstance(lr, (int, float)):
         return []
     rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
@@ -151,7 +148,6 @@ def _run_phase(
 
 
 def _boundary(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
-    """The groups that will not train in a phase."""
     rates = groups.rates
     if phase.lr is not None:
         rates = spread_rates(phase.lr, groups.names, rates)

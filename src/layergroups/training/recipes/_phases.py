@@ -52,7 +52,6 @@ DEFAULTS: Final[FitOptions] = {
     "checkpoint_every": None,
     "resume": False,
 }
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 

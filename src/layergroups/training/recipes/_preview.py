@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 _MOST_POINTS: Final = 1000  # of a phase, in a picture
-
-
 _FROM_STORE: Final = "on stored outputs, with steps of its own"
-
-
 Planned = tuple[Sequence[Phase], Sequence[object]]
 
 
@@ -136,7 +132,6 @@ def _preview(
 
 
 def _looked_at(steps: int, per_epoch: int) -> tuple[int, ...]:
-    """All steps of a part, or about a thousand, with the first and the last of each epoch."""
     every = max(1, math.ceil(steps / _MOST_POINTS))
     edges = {*range(0, steps, per_epoch), *range(per_epoch - 1, steps, per_epoch)}
     return tuple(sorted({*range(0, steps, every), *edges}))
@@ -145,7 +140,6 @@ def _looked_at(steps: int, per_epoch: int) -> tuple[int, ...]:
 def _frozen_in(
     phase: Phase, callbacks: Sequence[object], groups: LayerGroups, epoch: int
 ) -> tuple[bool, ...]:
-    """What is frozen in an epoch: by the last callback that thaws, else by the phase."""
     thaw = next((c for c in reversed(callbacks) if type(c) is Thaw), None)
     if thaw is not None:
         first = first_to_train(epoch, groups[thaw.start].index, thaw.every)
@@ -157,7 +151,6 @@ def _frozen_in(
 
 
 def _own_momentum(state: LearnerState) -> float | None:
-    """The momentum or first beta that the learner's optimizer has; None if it has none."""
     optimizer = state.opt
     if optimizer is None:
         groups = state.layer_groups

@@ -15,8 +15,6 @@ from layergroups.anatomy import eval_mode, unwrap
 from layergroups.errors import TrainingError
 
 BatchNorm = Literal["auto", "keep", "update"]
-
-
 POLICIES: Final[tuple[str, ...]] = get_args(BatchNorm)
 
 

@@ -184,6 +184,5 @@ def lr_profile(schedule: Schedule, first: int, last: int, steps: int) -> tuple[f
 
 
 def _around(values: list[float], places: list[int]) -> range:
-    """The steps among which the highest one is."""
     top = values.index(max(values))
     return range(places[max(0, top - 1)], places[min(len(places) - 1, top + 1)] + 1)

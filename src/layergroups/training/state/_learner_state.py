@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ from layergroups.tasks import (
 )
 from layergroups.training.distributed import Processes, current_processes, shard, wants_sharding
 from layergroups.training.hardware import (
-    Compile,
     Compiled,
     checked_compile,
     in_fast_layout,
@@ -61,6 +60,8 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("layergroups")
+_Given = TypeVar("_Given")
+_Set = TypeVar("_Set")
 
 
 def regroup(old: LayerGroups, model: nn.Module, split: Split, data: DataSource) -> LayerGroups:
@@ -137,7 +138,6 @@ def balanced_for(loss: NamedLoss, data: DataSource) -> NamedLoss:
 
 
 def _check_task(old: DataSource, new: DataSource) -> None:
-    """The same kind of targets, and images of as many channels."""
     tasks = [data.task for data in (old, new)]
     if None not in tasks and tasks[0] != tasks[1]:
         raise TrainingError(
@@ -158,6 +158,57 @@ class Stateful(Protocol):
 
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state: Any) -> None: ...
+
+
+Ema = bool | float | None
+USUAL_DECAY: Final = 0.999
+
+
+def checked_ema(ema: Ema) -> float | None:
+    """The decay of the moving average of the weights, None if there is to be none.
+
+    Raises:
+        TrainingError: it is neither a switch nor a number between 0 and 1.
+    """
+    if ema is None or isinstance(ema, bool):
+        return USUAL_DECAY if ema else None
+    if isinstance(ema, (int, float)) and 0 < ema < 1:
+        return float(ema)
+    raise TrainingError(
+        f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
+        f"for {USUAL_DECAY}, or None for no average."
+    )
+
+
+def _checked_seed(seed: int | None) -> int | None:
+    return None if seed is None else whole_number("seed", seed, 0, 42)
+
+
+def _checked_path(path: str | Path) -> Path:
+    return path_of(path, TrainingError, 'Learner(..., path="models")')
+
+
+class Setting(Generic[_Given, _Set]):
+    """An attribute that is checked when it is assigned."""
+
+    def __init__(self, check: Callable[[_Given], _Set]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Setting[_Given, _Set]: ...
+    @overload
+    def __get__(self, owner: object, kind: type) -> _Set: ...
+    def __get__(self, owner: object | None, kind: type) -> Setting[_Given, _Set] | _Set:
+        if owner is None:
+            return self
+        found: _Set = getattr(owner, self._name)
+        return found
+
+    def __set__(self, owner: object, value: _Given) -> None:
+        object.__setattr__(owner, self._name, self._check(value))
 
 
 class LearnerState(SuggestsNames):
@@ -181,6 +232,13 @@ class LearnerState(SuggestsNames):
         history: the epochs of all fits.
         epochs_done: how many passes over the training items that were.
         fits_done: how many fits.
+        thresh: for several labels, the probability above which one counts as there.
+        accumulate: batches for each step of the optimizer.
+        clip: the greatest norm of the gradients; None does not clip.
+        ema: the decay of the moving average of the weights; None for no average.
+        compile: arguments of `torch.compile` in fits; None: they run the model as it is.
+        seed: seeds every epoch, with its number; None leaves random states alone.
+        path: the folder of `save` and `load`.
         mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
         data: the data as the library uses them.
         progress: what shows bars and rows.
@@ -202,6 +260,14 @@ class LearnerState(SuggestsNames):
     blueprint: Blueprint | None
     pretrained: bool | None
     store: Stateful
+
+    thresh = Setting(checked_threshold)
+    accumulate = Setting(launched_accumulation)
+    clip = Setting(checked_clip)
+    ema = Setting(checked_ema)
+    compile = Setting(checked_compile)
+    seed = Setting(_checked_seed)
+    path = Setting(_checked_path)
 
     def __init__(
         self,
@@ -313,15 +379,6 @@ class LearnerState(SuggestsNames):
         self._metrics = given
 
     @property
-    def thresh(self) -> float:
-        """For several labels, the probability above which one counts as there."""
-        return self._thresh
-
-    @thresh.setter
-    def thresh(self, thresh: float) -> None:
-        self._thresh = checked_threshold(thresh)
-
-    @property
     def opt_func(self) -> OptFunc:
         """What makes the optimizer. Another one drops the optimizer that there is."""
         return self._opt_func
@@ -358,61 +415,6 @@ class LearnerState(SuggestsNames):
     @batch_norm.setter
     def batch_norm(self, policy: str) -> None:
         self.norms.policy = checked_policy(policy)
-
-    @property
-    def accumulate(self) -> int:
-        """Batches for each step of the optimizer."""
-        return self._accumulate
-
-    @accumulate.setter
-    def accumulate(self, accumulate: int | None) -> None:
-        self._accumulate = launched_accumulation(accumulate)
-
-    @property
-    def clip(self) -> float | None:
-        """The greatest norm of the gradients; None does not clip."""
-        return self._clip
-
-    @clip.setter
-    def clip(self, clip: float | None) -> None:
-        self._clip = checked_clip(clip)
-
-    @property
-    def compile(self) -> Compile:
-        """How `torch.compile` is called in fits; None: it is not."""
-        return self._compile
-
-    @compile.setter
-    def compile(self, compile: Compile) -> None:
-        checked_compile(compile)
-        self._compile = compile
-
-    @property
-    def ema(self) -> float | None:
-        """The decay of the moving average of the weights; None for no average."""
-        return self._ema
-
-    @ema.setter
-    def ema(self, ema: Ema) -> None:
-        self._ema = checked_ema(ema)
-
-    @property
-    def seed(self) -> int | None:
-        """Seeds every epoch, with its number; None leaves random states alone."""
-        return self._seed
-
-    @seed.setter
-    def seed(self, seed: int | None) -> None:
-        self._seed = None if seed is None else whole_number("seed", seed, 0, 42)
-
-    @property
-    def path(self) -> Path:
-        """The folder of `save` and `load`."""
-        return self._path
-
-    @path.setter
-    def path(self, path: str | Path) -> None:
-        self._path = path_of(path, TrainingError, 'Learner(..., path="models")')
 
     def file(self, name: str | Path) -> Path:
         """The checkpoint of this name in `path`."""
@@ -451,7 +453,7 @@ class LearnerState(SuggestsNames):
 
     def called_model(self) -> Callable[..., Tensor]:
         """The model as fits call it: compiled, where that is asked for."""
-        options = checked_compile(self.compile)
+        options = self.compile
         if options is None or is_compiled(self._model):
             return self._model
         made = self._compiled
@@ -510,28 +512,5 @@ class LearnerState(SuggestsNames):
         return mixed(seed, self.epochs_done if epoch is None else epoch)
 
 
-Ema = bool | float | None
-
-
-USUAL_DECAY: Final = 0.999
-
-
-def checked_ema(ema: Ema) -> float | None:
-    """The decay of the moving average of the weights, None if there is to be none.
-
-    Raises:
-        TrainingError: it is neither a switch nor a number between 0 and 1.
-    """
-    if ema is None or isinstance(ema, bool):
-        return USUAL_DECAY if ema else None
-    if isinstance(ema, (int, float)) and 0 < ema < 1:
-        return float(ema)
-    raise TrainingError(
-        f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
-        f"for {USUAL_DECAY}, or None for no average."
-    )
-
-
 def _laid_out(model: nn.Module) -> nn.Module:
-    """The model in the layout in which it is quick; FSDP2 spreads ordinary tensors only."""
     return model if wants_sharding() else in_fast_layout(model)

@@ -97,7 +97,6 @@ class _RichBar:
         self._progress.stop()
 
     def advance(self, loss: float = math.nan) -> None:
-        """One more step; drawn at most ten times a second."""
         self._done += 1
         if time.monotonic() - self._drawn < 0.1:
             return
@@ -131,7 +130,6 @@ class Terminal:
         self._print(values)
 
     def _metrics_shown(self) -> list[str]:
-        """The metric columns of the last headings, for a row that was not validated."""
         return self._shown[4:-3]
 
     def _print(self, texts: Sequence[str], style: str = "") -> None:
@@ -140,7 +138,7 @@ class Terminal:
 
 
 def _console() -> Console:
-    """Made when it is needed, so that it writes to whatever sys.stderr is at that moment."""
+    # Made when it is needed, so that it writes to what sys.stderr is then.
     return Console(file=sys.stderr)
 
 
