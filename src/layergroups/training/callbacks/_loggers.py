@@ -7,20 +7,19 @@ Curves that grow in a notebook while training.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from layergroups._checks import number, text, whole_number
 from layergroups.checkpoints import write_text
 from layergroups.errors import TrainingError
 from layergroups.reports import curves_png
 from layergroups.training.hardware import make_accelerator
+from layergroups.training.state import in_notebook
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,19 +59,6 @@ class CSVLog:
     def _write(self, run: FitContext) -> None:
         if run.processes.is_main:
             write_text(self.path, run.learner.history.to_csv())
-
-
-_PACKAGES: Final = {
-    "tensorboard": ("tensorboard", "tensorboardX"),
-    "wandb": ("wandb",),
-    "trackio": ("trackio",),
-    "mlflow": ("mlflow",),
-    "comet_ml": ("comet_ml",),
-    "aim": ("aim",),
-    "clearml": ("clearml",),
-    "dvclive": ("dvclive",),
-    "swanlab": ("swanlab",),
-}
 
 
 class Trackers:
@@ -178,22 +164,18 @@ def _config(run: FitContext) -> dict[str, Any]:
 
 
 def _check(name: object) -> None:
-    if not isinstance(name, str):
-        from accelerate.tracking import GeneralTracker
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
-        if isinstance(name, GeneralTracker):
-            return
-    elif name in _PACKAGES:
-        packages = _PACKAGES[name]
-        if not any(importlib.util.find_spec(package) for package in packages):
-            raise TrainingError(
-                f"Trackers({name!r}) needs a package that is not installed: pip install "
-                f"{packages[0].replace('_', '-')}. Without any, CSVLog() writes a table."
-            )
+    if isinstance(name, GeneralTracker) or name in [t.value for t in get_available_trackers()]:
         return
+    if name in LOGGER_TYPE_TO_CLASS:
+        raise TrainingError(
+            f"Trackers({name!r}) needs a package that is not installed: pip install "
+            f"{str(name).replace('_', '-')}. Without any, CSVLog() writes a table."
+        )
     raise TrainingError(
-        f"{name!r} is no tracker. By name there are {', '.join(_PACKAGES)}; or give an object of a "
-        "subclass of accelerate.tracking.GeneralTracker."
+        f"{name!r} is not a tracker. By name there are {', '.join(LOGGER_TYPE_TO_CLASS)}; or give "
+        "an object of a subclass of accelerate.tracking.GeneralTracker."
     )
 
 
@@ -278,11 +260,3 @@ class LivePlot:
             self._handle.update(picture)
         took = time.monotonic() - started
         self._next = time.monotonic() + max(self.seconds, _REST * took)
-
-
-def in_notebook() -> bool:
-    """Whether this runs in a kernel that can show pictures."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and hasattr(shell, "kernel")

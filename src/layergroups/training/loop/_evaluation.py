@@ -72,7 +72,14 @@ def evaluate(
                     seen.add(loss_func, outputs, targets, share, meter)
         said = processes.barrier("validation", {"batches": seen.check}, gather=[seen.items])
         if processes.is_distributed and not all(items for (items,) in said) and any(map(any, said)):
-            return _evaluate_small(meter, model, batches, loss_func, accelerator, task, forward)
+            # So few items that some process had none: every process evaluates all of them.
+            meter.reset()
+            shared: dict[str, Any] = {
+                "loss_func": loss_func,
+                "meter": meter,
+                "accelerator": accelerator,
+            }
+            return evaluate(model, batches, task=task, forward=forward, **shared)
         total, items = processes.total(float(seen.total), seen.items)
         if not items:
             raise TrainingError(
@@ -111,28 +118,6 @@ class _Seen:
             loss = checked_loss(loss_func, outputs, targets).float() * share.n_counted
             self.total, self.items = self.total + loss, self.items + share.n_counted
             meter.update(self.task.predictions(outputs, loss_func), targets, places)
-
-
-def _evaluate_small(
-    meter: Meter,
-    model: nn.Module,
-    batches: Iterable[Any],
-    loss_func: LossFunc,
-    accelerator: Accelerator,
-    task: Task,
-    forward: Forward | None,
-) -> dict[str, float]:
-    """So few items that some process had none: every process looks at all of them."""
-    meter.reset()
-    return evaluate(
-        model,
-        batches,
-        loss_func=loss_func,
-        meter=meter,
-        accelerator=accelerator,
-        task=task,
-        forward=forward,
-    )
 
 
 def predict_all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +56,7 @@ class FeatureSource(Protocol):
     def validation(self, run: FitContext) -> Iterable[Any] | None:
         """The validation batches; None: the data's own."""
 
-    def resources(self, run: FitContext) -> Mapping[str, float]:
+    def resources(self, run: FitContext) -> dict[str, float]:
         """What the epoch took, for `EpochRow.resources`."""
 
     def state_dict(self) -> dict[str, Any]:

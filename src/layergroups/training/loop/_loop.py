@@ -258,20 +258,13 @@ def _validate(run: FitContext) -> dict[str, float]:
         )
 
 
-def _origin(run: FitContext) -> str:
-    return "" if run.batches is run.train else "frozen outputs stored"
-
-
-def _resources(run: FitContext) -> dict[str, float]:
-    memory = memory_used(run.accelerator.device)
-    if run.batches is run.train or run.features is None:
-        return memory
-    return {**memory, **run.features.resources(run)}
-
-
 def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:
     """Close the epoch: the row goes to the history and to whoever watches."""
-    learner, took = run.learner, (time.perf_counter() - run.started, _resources(run))
+    learner, features = run.learner, run.features
+    resources, origin = memory_used(run.accelerator.device), ""
+    if features is not None and run.batches is not run.train:
+        resources, origin = resources | features.resources(run), "frozen outputs stored"
+    took = (time.perf_counter() - run.started, resources)
     if not note:
         took = run.processes.from_main("the end of an epoch", took)
     first, steps = run.epoch * run.epoch_steps, run.epochs * run.epoch_steps
@@ -284,9 +277,9 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
         seconds=took[0],
         lrs=run.lrs,
         frozen=tuple(run.groups.frozen),
-        note=note or run.stop or _origin(run),
+        note=note or run.stop or origin,
         lr_profile=lr_profile(run.schedule, first, first + run.step - run.first_step, steps),
         resources=took[1],
     )
     run.rows.append(row)
-    learner.end_epoch(row, 1 if run.features is None else run.features.epochs_counted)
+    learner.end_epoch(row, 1 if features is None else features.epochs_counted)

@@ -8,7 +8,7 @@ from layergroups.training.state._batch_norm import (
 )
 from layergroups.training.state._history import EpochRow, History, lr_profile, memory_used
 from layergroups.training.state._learner_state import Ema, LearnerState
-from layergroups.training.state._progress import Bar, Reporter, show
+from layergroups.training.state._progress import Bar, Reporter, in_notebook, show
 
 __all__ = [
     "Bar",
@@ -20,6 +20,7 @@ __all__ = [
     "LearnerState",
     "Reporter",
     "evaluating",
+    "in_notebook",
     "lr_profile",
     "memory_used",
     "norm_layers",

@@ -1,8 +1,6 @@
-"""What a person sees while training: a bar for each epoch in a terminal, a row after each epoch.
+"""What a person sees while training: a bar and a row for each epoch, pictures in a notebook.
 
-Everything goes to stderr, so that stdout stays free for data.
-
-Pictures where they are seen at once: in a notebook.
+Text goes to stderr, so that stdout stays free for data.
 """
 
 from __future__ import annotations
@@ -51,17 +49,6 @@ class Bar(Protocol):
         """One more step is done."""
 
 
-class _NoBar:
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def advance(self, loss: float = math.nan) -> None:
-        """Nothing to show."""
-
-
 class Silent:
     """Shows nothing."""
 
@@ -70,7 +57,15 @@ class Silent:
         return _NoBar()
 
     def row(self, row: EpochRow) -> None:
-        """Nothing to show."""
+        """Nothing."""
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def advance(self, loss: float = math.nan) -> None: ...
 
 
 class _RichBar:
@@ -153,13 +148,16 @@ def reporter(progress: bool | Reporter) -> Reporter:
     return progress
 
 
-def show(draw: Callable[[], Figure]) -> bool:
-    """Draw and show a picture, if this is the kernel of a notebook; whether it is."""
+def in_notebook() -> bool:
+    """Whether this runs in a kernel that can show pictures."""
     shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if getattr(shell, "kernel", None) is None:
-        return False
-    display: Any = importlib.import_module("IPython.display")
-    data = io.BytesIO()
-    draw().savefig(data, format="png", dpi=110)
-    display.display(display.Image(data=data.getvalue()))
-    return True
+    return getattr(shell, "kernel", None) is not None
+
+
+def show(draw: Callable[[], Figure]) -> None:
+    """Draw and show a picture, if this is a notebook."""
+    if in_notebook():
+        display: Any = importlib.import_module("IPython.display")
+        data = io.BytesIO()
+        draw().savefig(data, format="png", dpi=110)
+        display.display(display.Image(data=data.getvalue()))
