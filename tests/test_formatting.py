@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from rich.text import Text
 
 from layergroups._formatting import (
+    Printable,
     count,
     duration,
     figure,
@@ -14,6 +16,9 @@ from layergroups._formatting import (
     rate,
     short,
 )
+from layergroups.data import DataSummary
+from layergroups.groups import Explanation
+from layergroups.training import FoundRates, History
 
 
 def test_lists_end_with_how_many_more_there_are() -> None:
@@ -38,3 +43,17 @@ def test_lists_end_with_how_many_more_there_are() -> None:
 )  # fmt: skip
 def test_numbers(written: str, expected: str) -> None:
     assert written == expected
+
+
+def test_what_prints_as_a_table_shows_in_a_notebook_too_and_escapes_its_text() -> None:
+    class Shown(Printable):
+        def __rich__(self) -> Text:
+            return Text("a <b> & c")
+
+    assert str(Shown()) == "a <b> & c"
+    assert "a &lt;b&gt; &amp; c</pre>" in Shown()._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [History, DataSummary, Explanation, FoundRates])
+def test_results_show_themselves_in_a_notebook(kind: type) -> None:
+    assert issubclass(kind, Printable)

@@ -18,7 +18,7 @@ from torch import nn
 from layergroups import ImageDataLoaders, Interpretation, Learner, vision_learner
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import Calibration, ClassReport, Residuals, TopLoss
-from layergroups.reports._denormalize import each_of
+from layergroups.reports._images import each_of
 from layergroups.reports.figures import draw_calibration, draw_confusion, draw_residuals
 
 NAMES = ("cat", "dog", "cow")

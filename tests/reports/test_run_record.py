@@ -108,7 +108,7 @@ def test_photos_are_named_below_their_folder(tmp_path: Path) -> None:
     assert record.data.counts == (("blue", 5, 1), ("red", 5, 1))
     assert {photo.path.split("/")[0] for photo in record.outcome.shown} <= {"red", "blue"}
     assert record.data.facts["images"].startswith("32 × 32")
-    varied = record.data.facts["training images"]
+    varied = record.data.facts["augmentation"]
     assert varied.startswith("scale 0.5 to 1, ratio 0.75 to 1.33, flip 0.5, ")
     assert "None" not in varied
 
@@ -236,7 +236,7 @@ def test_broken_files_and_copies_are_told(tmp_path: Path) -> None:
     ((path, reason),) = facts.broken
     assert path.endswith("<b>.jpg")
     assert "not an image" in reason
-    assert facts.facts["kinds"].startswith("8 ")
-    assert facts.facts["the same file twice or more"] == "4 times"
-    assert "sizes of the files" not in dls.facts(read_files=False).facts
+    assert facts.facts["file types"].startswith("8 ")
+    assert facts.facts["duplicate files"] == "4"
+    assert "image sizes" not in dls.facts(read_files=False).facts
     assert dls.facts(read_files=False).broken == facts.broken

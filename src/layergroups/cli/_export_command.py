@@ -6,8 +6,8 @@ import json as json_lines
 from pathlib import Path
 from typing import Any
 
+from layergroups._formatting import say, show, show_json
 from layergroups.errors import CheckpointError
-from layergroups.reports import say, show, show_json
 from layergroups.training import load_learner
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from layergroups._drawing import check_ending
+from layergroups._formatting import say, show, show_json
 from layergroups.checkpoints import DESCRIPTION
 from layergroups.cli._parsing import split_rule
 from layergroups.groups import LayerGroup, LayerGroups, explanation_report
 from layergroups.models import load_model
-from layergroups.reports import groups_report, network_picture, say, show, show_json
+from layergroups.reports import groups_report, network_picture
 from layergroups.training import load_learner
 
 

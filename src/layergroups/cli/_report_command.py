@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from layergroups.reports import RunReport, check_page_name, say, show, show_json
+from layergroups._formatting import say, show, show_json
+from layergroups.reports import RunReport, check_page_name
 
 PAGE = "run.html"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from layergroups._formatting import say, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table, split_rule
 from layergroups.cli._validate_command import Metrics
 from layergroups.data import ImageDataLoaders, OnError
@@ -19,9 +20,6 @@ from layergroups.reports import (
     RunFiles,
     claim_folder,
     record_run,
-    say,
-    show_figures,
-    show_json,
     write_run,
 )
 from layergroups.training import FitContext, Learner, vision_learner

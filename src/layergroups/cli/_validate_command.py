@@ -9,18 +9,11 @@ from typing import Any
 import typer
 
 from layergroups._drawing import check_ending
+from layergroups._formatting import say, show, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table
 from layergroups.data import EvalLoader, OnError, labelled_batches, table_batches
 from layergroups.errors import DataError
-from layergroups.reports import (
-    ConfusionMatrix,
-    confusion_matrix_picture,
-    per_class_table,
-    say,
-    show,
-    show_figures,
-    show_json,
-)
+from layergroups.reports import ConfusionMatrix, confusion_matrix_picture, per_class_table
 from layergroups.tasks import Measures
 from layergroups.training import Learner, load_learner
 

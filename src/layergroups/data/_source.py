@@ -251,7 +251,7 @@ class DataSource:
         found = {
             "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
             "batch size": str(self.batch_size or ""),
-            "training images": "" if self.augmented else "as they are",
+            "augmentation": "" if self.augmented else "none",
             "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
             "interpolation": "" if spec is None else spec.interpolation,
         }

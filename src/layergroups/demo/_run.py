@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from layergroups._formatting import say, show
 from layergroups.data import ImageDataLoaders
 from layergroups.demo._weights import ARCHITECTURE, efficientnet_lite0_weights
 from layergroups.reports import (
@@ -18,8 +19,6 @@ from layergroups.reports import (
     groups_report,
     network_picture,
     predictions_table,
-    say,
-    show,
     write_run,
 )
 from layergroups.tasks import Prediction

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from layergroups._formatting import count, first_few, plain_text
+from layergroups._formatting import Printable, count, first_few
 from layergroups.anatomy import (
     Anatomy,
     Block,
@@ -66,7 +66,7 @@ class Classic:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Printable):
     """Why a network is divided as it is.
 
     Attributes:
@@ -96,9 +96,6 @@ class Explanation:
             "classic": classic,
             "implied": self.implied,
         }
-
-    def __str__(self) -> str:
-        return plain_text(explanation_report(self))
 
     def __rich__(self) -> RenderableType:
         return explanation_report(self)

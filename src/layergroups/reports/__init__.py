@@ -1,7 +1,7 @@
 """Reports: the results of a run as data, tables, pictures and a page."""
 
-from layergroups.reports._denormalize import TopLoss, say, show, show_figures, show_json
 from layergroups.reports._grad_cam import HeatMap, grad_cam, heat_map
+from layergroups.reports._images import TopLoss
 from layergroups.reports._interpretation import Interpretation, confusion_matrix
 from layergroups.reports._model_summary import ModelSummary, model_summary
 from layergroups.reports._prediction_tables import (
@@ -74,10 +74,6 @@ __all__ = [
     "record_run",
     "report_on",
     "results_picture",
-    "say",
-    "show",
-    "show_figures",
-    "show_json",
     "write_rows",
     "write_run",
 ]

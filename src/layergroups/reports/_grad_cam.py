@@ -1,10 +1,10 @@
-"""Grad-CAM: which parts of an image spoke for a class, for any network that anatomy can read.
+"""Grad-CAM: which regions of an image support a class, for any network that anatomy can read.
 
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization". The gradient of the class's score is averaged over the last map that still knows
 where things are; the channels of that map, weighted by it and summed, are the heat map.
 
-That place is found, not looked up: the anatomy tells the blocks of the body, and a run on one image
+That place is found, not listed: anatomy gives the blocks of the body, and a run on one image shows
 which of them give maps (N, C, H, W) or (N, H, W, C) or tokens (N, T, C). Tokens are laid back into
 their grid; class and register tokens before them are left out. Where the head reads the class token
 alone, nothing of the last block's other tokens reaches the score; then the last place is taken from
@@ -17,7 +17,6 @@ token gathers them they do not: in ten small transformers that were trained to t
 square, most heat lay in the quarter with the square in 34 % of the images with averaged gradients,
 little more than by chance, and in 76 % with each token's own.
 
-Grad-CAM of one image, with the image: what `learn.grad_cam` gives.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ from layergroups.anatomy import (
 )
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
-from layergroups.reports._denormalize import as_pixels, overlay, threshold_of
+from layergroups.reports._images import as_pixels, overlay, threshold_of
 from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from layergroups.reports._denormalize import Pixels
+    from layergroups.reports._images import Pixels
     from layergroups.reports._protocols import Answering
 
 
@@ -97,7 +96,7 @@ def grad_cam(
     *,
     anatomy: Anatomy | None = None,
 ) -> Tensor:
-    """Heat maps of what spoke for a class, one for each image; the model is left as it was.
+    """Heat maps of a class, one for each image; the model is left as it was.
 
     Args:
         model: from images to scores (N, classes); frozen or not, in any mode.
@@ -107,8 +106,8 @@ def grad_cam(
         anatomy: of the model, if it is known; else it is read.
 
     Returns:
-        float32 (N, H, W) on the CPU, from 0 to 1: 1 is what spoke most in each image, 0 what did
-        not speak for the class, or against it. All 0 where nothing spoke for it.
+        float32 (N, H, W) on the CPU, from 0 to 1: 1 supports the class most in each image, 0
+        does not support it. All 0 where nothing does.
 
     Raises:
         AnatomyError: there is no place in the body that knows where things are, or the model's
@@ -174,7 +173,7 @@ def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
             return place
     raise AnatomyError(
         f"Grad-CAM cannot be drawn for {anatomy.model}: only the class token of its blocks reaches "
-        "the output, so no token of the image speaks for or against a class."
+        "the output, so no token of the image supports a class or opposes it."
     )
 
 
@@ -342,8 +341,8 @@ def _targets(target: int | Sequence[int] | Tensor | None, scores: Tensor) -> Ten
 
 def _wrong_target(target: object, n: int, classes: int) -> str:
     return (
-        f"target={target!r} is no class of each image; give one number from 0 to {classes - 1}, "
-        f"such as target=0, or {n} of them, or None for the likeliest class."
+        f"target={target!r} is not a class for each image; give one number from 0 to "
+        f"{classes - 1}, such as target=0, or {n} of them, or None for the likeliest class."
     )
 
 
@@ -365,13 +364,13 @@ def _first_tensor(output: object) -> Tensor | None:
 
 def _checked(images: object) -> Tensor:
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        told = (
+        what = (
             f"{images.dtype} {tuple(images.shape)}"
             if isinstance(images, Tensor)
             else type(images).__name__
         )
         raise LayerGroupsError(
-            f"Grad-CAM takes a batch of images, float (N, C, H, W), not {told}. For a file: "
+            f"Grad-CAM takes a batch of images, float (N, C, H, W), not {what}. For a file: "
             "learn.grad_cam('photo.jpg')."
         )
     if not len(images):
@@ -389,15 +388,15 @@ def _like_weights(images: Tensor, model: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Which parts of an image spoke for a class.
+    """Which regions of an image support a class.
 
     Attributes:
-        heat: float32 (H, W), 0..1; 1 is what spoke most for it.
+        heat: float32 (H, W), 0..1; 1 supports it most.
         pixels: the image as the model has seen it, float32 (H, W, 3), 0..1.
         target: name of the class.
         predicted: what the model says of the image, in words.
         probability: of the target; None for a regression.
-        layer: path of the layer on whose output it was looked.
+        layer: path of the layer whose output was used.
     """
 
     heat: Tensor
@@ -420,10 +419,10 @@ class HeatMap:
 
     def _figure(self) -> Figure:
         sure = "" if self.probability is None else f"probability {self.probability:.2f}"
-        where = f"looked at {self.layer}" if self.heat.any() else "nothing in it speaks for this"
+        where = f"layer {self.layer}" if self.heat.any() else "no region supports it"
         lines = (*((sure,) if sure else ()), where)
         tile = Tile((self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines)
-        return draw_images([tile], f"What speaks for {self.target}", f"Predicted: {self.predicted}")
+        return draw_images([tile], f"Evidence for {self.target}", f"Predicted: {self.predicted}")
 
     def __repr__(self) -> str:
         height, width = self.heat.shape
@@ -438,7 +437,7 @@ class HeatMap:
 
 
 def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -> HeatMap:
-    """What in an image spoke for a class; changes nothing.
+    """Which regions of an image support a class; changes nothing.
 
     Args:
         learn: the learner.
@@ -456,12 +455,12 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
     values = predictions.reshape(-1)
     number = int(values.argmax()) if target is None else _number(target, names, len(values))
     decision = task.decide(predictions.reshape(1, -1), threshold_of(learn))[0]
-    said = task.text(decision, output_names(names, len(values)))
+    words = task.text(decision, output_names(names, len(values)))
     return HeatMap(
         heat=grad_cam(learn.model, batch, number, anatomy=anatomy)[0],
         pixels=as_pixels(image, data.input),
         target=names[number] if number < len(names) else str(number),
-        predicted=said,
+        predicted=words,
         probability=None if task.confidence(values) is None else float(values[number]),
         layer=find_place(learn.model, batch, anatomy).path,
     )
@@ -477,7 +476,7 @@ def _number(target: object, names: tuple[str, ...], n: int) -> int:
     if not 0 <= number < n:
         known: Any = ", ".join(map(repr, names[:10])) or f"0 to {n - 1}"
         raise LayerGroupsError(
-            f"target={target!r} is no class; the classes are {known}. Give a name or a number: "
+            f"target={target!r} is not a class; the classes are {known}. Give a name or a number: "
             f"learn.grad_cam(item, target={names[0] if names else 0!r})."
         )
     return number

@@ -15,7 +15,8 @@ from layergroups._formatting import html_table
 from layergroups._suggestions import SuggestsNames
 from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._denormalize import (
+from layergroups.reports._grad_cam import grad_cam
+from layergroups.reports._images import (
     TopLoss,
     as_pixels,
     files_of,
@@ -23,7 +24,6 @@ from layergroups.reports._denormalize import (
     overlay,
     threshold_of,
 )
-from layergroups.reports._grad_cam import grad_cam
 from layergroups.reports._protocols import Answering
 from layergroups.reports.figures import (
     Tile,
@@ -48,7 +48,7 @@ from layergroups.tasks import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from layergroups.reports._denormalize import Pixels
+    from layergroups.reports._images import Pixels
 
 
 _CAM_BATCH = 16
@@ -106,7 +106,7 @@ class Interpretation(SuggestsNames):
         """
         if not hasattr(learn, "get_preds") or not hasattr(learn, "dls"):
             raise LayerGroupsError(
-                f"A {type(learn).__name__} is no learner: Interpretation.from_learner(learn)."
+                f"A {type(learn).__name__} is not a learner: Interpretation.from_learner(learn)."
             )
         batches = learn.dls.valid if dl is None else dl
         found: tuple[Any, ...] = learn.get_preds(batches, with_loss=True)
@@ -236,7 +236,7 @@ class Interpretation(SuggestsNames):
         """How far predicted numbers are from the actual ones; prints as a table.
 
         Raises:
-            LayerGroupsError: the task is no regression.
+            LayerGroupsError: the task is not a regression.
         """
         found = self.measures()
         if not isinstance(found, Residuals):
@@ -322,7 +322,7 @@ class Interpretation(SuggestsNames):
         Args:
             k: how many.
             path: as in `plot_confusion_matrix`.
-            cam: beside each photo what spoke for what was predicted; see `grad_cam`.
+            cam: beside each image a heat map of the prediction; see `grad_cam`.
             largest: False for the smallest losses.
 
         Raises:

@@ -254,7 +254,7 @@ def check_page_name(path: str | Path) -> Path:
     """The path of a page.
 
     Raises:
-        LayerGroupsError: it is no path, a folder, or does not end in .html.
+        LayerGroupsError: it is not a path, a folder, or does not end in .html.
     """
     if not isinstance(path, str | Path):
         raise LayerGroupsError(

@@ -13,7 +13,7 @@ from layergroups import _drawing as drawing
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._denormalize import as_pixels, each_of, threshold_of
+from layergroups.reports._images import as_pixels, each_of, threshold_of
 from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
@@ -36,7 +36,7 @@ def results_picture(
         dl: batches (inputs, targets), or of inputs only; None for the validation photos.
 
     Raises:
-        LayerGroupsError: n is no number of photos, there are none, or the file cannot be written.
+        LayerGroupsError: n is not a number of items, there are none, or the file cannot be written.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise LayerGroupsError(f"n={n!r} must be a number of photos, from 1: show_results(n=9).")
@@ -45,11 +45,11 @@ def results_picture(
     predictions, *_ = learn.get_preds([inputs])
     task, thresh = learn.task, threshold_of(learn)
     names = output_names(data.vocab, predictions.shape[-1])
-    said = task.decide(predictions, thresh)
+    decisions = task.decide(predictions, thresh)
     correct = None if targets is None else task.correct(predictions, targets, thresh)
     tiles = []
     for i, image in enumerate(inputs):
-        predicted = task.text(said[i], names)
+        predicted = task.text(decisions[i], names)
         actual = None if targets is None else task.text(targets[i], names)
         confidence = task.confidence(predictions[i])
         sure = [] if confidence is None else [f"confidence {confidence:.2f}"]

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from layergroups._formatting import first_few
 from layergroups.data._samples import Samples
 from layergroups.data._source import DataFacts
 from layergroups.data.image import BrokenImage
@@ -41,7 +42,7 @@ def image_facts(
     counts = zip(vocab, train.counts(len(vocab)), valid.counts(len(vocab)), strict=True)
     found = {"folder": folder} if folder else {}
     found |= general
-    found["training images"] = "as they are" if augment is None else _augmentation(augment)
+    found["augmentation"] = "none" if augment is None else _augmentation(augment)
     if summary is not None:
         found |= _of_files(summary)
         broken = summary.broken
@@ -77,17 +78,17 @@ def _of_files(summary: DataSummary) -> dict[str, str]:
     found = {}
     if summary.width is not None and summary.height is not None:
         w, h = summary.width, summary.height
-        found["sizes of the files"] = (
+        found["image sizes"] = (
             f"{w.min:.0f} × {h.min:.0f} to {w.max:.0f} × {h.max:.0f} pixels, "
             f"median {w.median:.0f} × {h.median:.0f} (width × height)"
         )
-    found["kinds"] = ", ".join(f"{n:,} {kind}" for kind, n in summary.kinds[:_KINDS])
-    found["smaller than the network's images"] = f"{summary.upscaled:,}" if summary.upscaled else ""
+    found["file types"] = first_few((f"{n:,} {kind}" for kind, n in summary.kinds), _KINDS)
+    found["smaller than the network's input"] = f"{summary.upscaled:,}" if summary.upscaled else ""
     both = sum(copies.both_parts for copies in summary.duplicates)
     if summary.duplicates:
-        found["the same file twice or more"] = f"{len(summary.duplicates):,} times"
+        found["duplicate files"] = f"{len(summary.duplicates):,}"
     if both:
-        found["the same file in both parts"] = f"{both:,} times, which measures too well"
+        found["in training and validation"] = f"{both:,} files: results look better than they are"
     return {name: value for name, value in found.items() if value}
 
 

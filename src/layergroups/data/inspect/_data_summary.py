@@ -21,7 +21,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import memory, plain_text
+from layergroups._formatting import Printable, memory
 from layergroups.data._samples import Samples
 from layergroups.data.image import (
     ARRAY_ENDINGS,
@@ -89,7 +89,7 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
-class DataSummary:
+class DataSummary(Printable):
     """What `dls.summary()` found; it prints as a table and turns into JSON.
 
     Attributes:
@@ -146,9 +146,6 @@ class DataSummary:
 
     def __rich__(self) -> RenderableType:
         return summary_table(self)
-
-    def __str__(self) -> str:
-        return plain_text(self.__rich__()).rstrip()
 
 
 @dataclass(frozen=True)

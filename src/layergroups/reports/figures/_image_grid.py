@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from layergroups.reports._denormalize import Pixels
+    from layergroups.reports._images import Pixels
 
 
 RIGHT = "#00725a"
@@ -34,7 +34,7 @@ class Tile:
         pictures: one or two, each (H, W, 3), 0..1, of one shape in all tiles.
         heading: what is predicted.
         right: whether that is so; None where that is not known or makes no sense.
-        lines: what else is to be said, a line each.
+        lines: further text.
     """
 
     pictures: tuple[Pixels, ...]

@@ -64,7 +64,7 @@ class Placed:
     """A stack with its place, inches from the top of the picture.
 
     Attributes:
-        stack: what stands there.
+        stack: the group.
         border: where the boundary before it is.
         words: the reason for that boundary, in lines; empty for the first.
         top: of its first bar.
@@ -94,8 +94,8 @@ class Columns:
 def network_picture(groups: LayerGroups, path: str | Path, title: str | None = None) -> Path:
     """Draw a model as a stack of blocks, in the colours of its layer groups.
 
-    The width of a block is its share of the model's parameters; between two groups stands why the
-    model is divided there. Frozen groups are hatched.
+    The width of a block is its share of the model's parameters; between two groups the picture
+    says why the model is divided there. Frozen groups are hatched.
 
     Args:
         groups: layer groups of the model.

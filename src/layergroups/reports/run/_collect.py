@@ -25,7 +25,7 @@ from torch import Tensor
 from layergroups._formatting import memory
 from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._denormalize import TopLoss, overlay
+from layergroups.reports._images import TopLoss, overlay
 from layergroups.reports._interpretation import Interpretation
 from layergroups.reports._protocols import Trained
 from layergroups.reports.figures import stacks_of
@@ -41,7 +41,7 @@ from layergroups.reports.run._record import (
 from layergroups.tasks import ClassReport, ConfusionMatrix, Residuals
 
 if TYPE_CHECKING:
-    from layergroups.reports._denormalize import Pixels
+    from layergroups.reports._images import Pixels
 
 THUMB: Final = 112  # pixels of the longer side
 LARGE: Final = 208
@@ -96,7 +96,7 @@ class Items:
     """Names and pictures of items, by their position.
 
     Attributes:
-        interp: what was said of them.
+        interp: predictions of them.
         root: the folder that all their files lie in; empty if there is none.
     """
 
@@ -356,10 +356,10 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
 def _processor() -> str:
     """Its name, where the system tells it."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not on Linux
         return platform.processor() or platform.machine()
-    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return named[1].strip() if named else platform.machine()
 
 

@@ -20,7 +20,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import plain_text
+from layergroups._formatting import Printable
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve, draw_rates, rate_picture
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FoundRates:
+class FoundRates(Printable):
     """The losses of one sweep of all groups and one of each, and the rates that they suggest.
 
     It unpacks as in fastai, `steep, valley = learn.lr_find(suggest_funcs=("steep", "valley"))`,
@@ -45,6 +45,7 @@ class FoundRates:
         kinds: the kinds of suggestion that were asked for, in order.
     """
 
+    _columns = 120
     together: RateCurve
     groups: Mapping[str, RateCurve] = field(default_factory=dict)
     relation: Mapping[str, float] = field(default_factory=dict)
@@ -168,9 +169,6 @@ class FoundRates:
         found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
         rates = {name: float(f"{rate:.2g}") for name, rate in self.rates.items()}
         return f"FoundRates({', '.join([*found, f'rates={rates}'])})"
-
-    def __str__(self) -> str:
-        return plain_text(self.__rich__(), 120)
 
     def __rich__(self) -> Group:
         listed = ", ".join(f"{name} {rate:.1e}" for name, rate in self.rates.items())

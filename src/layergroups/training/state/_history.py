@@ -14,7 +14,7 @@ from typing import Any, Final, overload
 import torch
 from rich.table import Table
 
-from layergroups._formatting import duration, plain_text
+from layergroups._formatting import Printable, duration
 from layergroups._from_dict import from_dict
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
@@ -24,10 +24,11 @@ from layergroups.training.optim import Schedule
 
 
 @dataclass(frozen=True)
-class History(Sequence[EpochRow]):
+class History(Sequence[EpochRow], Printable):
     """Rows in the order in which they happened; prints as a table."""
 
     rows: tuple[EpochRow, ...] = ()
+    _columns = 1000
 
     @overload
     def __getitem__(self, index: int) -> EpochRow: ...
@@ -44,9 +45,6 @@ class History(Sequence[EpochRow]):
 
     def __add__(self, other: Sequence[EpochRow]) -> History:
         return History((*self.rows, *other))
-
-    def __str__(self) -> str:
-        return plain_text(table_of(self.rows), 1000)
 
     def __rich__(self) -> Table:
         return table_of(self.rows)

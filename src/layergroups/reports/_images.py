@@ -1,23 +1,14 @@
-"""Images as a network has seen them: taken from batches again, and turned back into pictures.
-
-Where words go: data to stdout, all that is said around it to stderr.
-
-What the numbers of a model say in words, by the task: a class, several labels, or numbers.
-"""
+"""Images as a network sees them: taken from batches again, and turned back into pictures."""
 
 from __future__ import annotations
 
-import io
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console, RenderableType
 from torch import Tensor
 
 from layergroups.data import IndexedBatches, paths_of
@@ -127,7 +118,7 @@ def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
 
 
 def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
-    """A picture with a heat map laid over it: what is coloured spoke for the class.
+    """A picture with a heat map laid over it: coloured regions support the class.
 
     The photo is grey, so that no colour in it can be taken for heat.
 
@@ -143,41 +134,6 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     cover = 0.72 * strength
     mixed = (0.08 + 0.84 * grey) * (1 - cover) + colours * cover
     return np.asarray(np.clip(mixed, 0, 1), dtype=np.float32)
-
-
-_PIPED_WIDTH = 200  # columns of a table that no terminal limits
-
-
-def say(words: RenderableType = "") -> None:
-    """Say something to whoever watches, on stderr."""
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=isinstance(words, str))
-    console.print(words, markup=False)
-
-
-def show(data: RenderableType) -> None:
-    """Write data to stdout; plain and not cut to a terminal's width when it is piped."""
-    if sys.stdout.isatty():
-        Console(file=sys.stdout, highlight=False).print(data, markup=False)
-        return
-    plain = Console(file=io.StringIO(), width=_PIPED_WIDTH, color_system=None, highlight=False)
-    with plain.capture() as captured:
-        plain.print(data, markup=False, soft_wrap=isinstance(data, str))
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
-    sys.stdout.flush()
-
-
-def show_json(data: object) -> None:
-    """Write JSON to stdout, and nothing else."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-
-
-def show_figures(figures: Mapping[str, Any]) -> None:
-    """Write names and values to stdout, one on each line."""
-    width = max(map(len, figures))
-    for name, value in figures.items():
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        sys.stdout.write(f"{name:<{width}}  {text}\n")
-    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
