@@ -214,9 +214,14 @@ def version(tensor: Tensor) -> int:
     return tensor._version
 
 
-def set_versions(tensors: Iterable[Tensor], versions: Sequence[int]) -> None:
+def set_versions(tensors: Sequence[Tensor], versions: Sequence[int]) -> None:
     """Put version counters back, for values that were put back."""
-    torch._C._autograd._unsafe_set_version_counter(tuple(tensors), tuple(versions))
+    set_counter: Any = torch._C._autograd._unsafe_set_version_counter
+    try:
+        set_counter(tuple(tensors), tuple(versions))
+    except TypeError:  # torch 2.6 takes one
+        for tensor, count in zip(tensors, versions, strict=True):
+            set_counter(tensor, count)
 
 
 def foreach_lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:

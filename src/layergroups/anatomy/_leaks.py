@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layergroups._torch import StorageWeakRef, each_module
+from layergroups._torch import each_module, storage_key
 from layergroups.anatomy._restoring import Snapshot
 from layergroups.errors import AnatomyError
 
@@ -41,19 +41,24 @@ class Namespaces:
         files = [sys.modules[k.__module__] for k in classes if k.__module__ in sys.modules]
         named = [_file_of(value) for file in files for value in vars(file).values()]
         files += [file for file in named if file is not None and _may_cache(file.__name__)]
-        self._names = [(o, dict(vars(o))) for o in dict.fromkeys([*classes, *files])]
+        self._names = [(o, _own_names(o)) for o in dict.fromkeys([*classes, *files])]
         self._held = Snapshot(value for _, names in self._names for value in names.values())
 
     def restore(self) -> None:
         """Give names their old objects again, and these objects their old content."""
         self._held.restore()
         for owner, names in self._names:
-            now = vars(owner)
+            now = _own_names(owner)
             for name in [n for n in now if n not in names]:
                 delattr(owner, name)
             for name, value in names.items():
                 if name not in now or now[name] is not value:
                     setattr(owner, name, value)
+
+
+def _own_names(owner: object) -> dict[str, Any]:
+    """What a class or file holds, without what Python itself puts there (`__builtins__`)."""
+    return {name: value for name, value in vars(owner).items() if name[:2] != "__"}
 
 
 def _may_cache(file: str) -> bool:
@@ -68,13 +73,13 @@ def _file_of(value: object) -> ModuleType | None:
     return None
 
 
-def take_out_leaks(alive: Callable[[], set[StorageWeakRef]], namespaces: Namespaces) -> None:
+def take_out_leaks(alive: Callable[[], set[int]], namespaces: Namespaces) -> None:
     """Make sure that no tensor of a dry run is left, once its model is restored.
 
     Cheap where nothing is left: then the heap is not searched.
 
     Args:
-        alive: gives the storages made in the run that still exist.
+        alive: gives the keys of the storages made in the run that still exist.
         namespaces: as before the run.
 
     Raises:
@@ -97,7 +102,7 @@ def take_out_leaks(alive: Callable[[], set[StorageWeakRef]], namespaces: Namespa
         )
 
 
-def _holders(alive: set[StorageWeakRef], wanted: Callable[[Any], bool]) -> list[Any]:
+def _holders(alive: set[int], wanted: Callable[[Any], bool]) -> list[Any]:
     """The nearest objects of the wanted kind that hold tensors with these storages."""
     level = [o for o in gc.get_objects() if _is_of(o, alive)]
     seen = {id(level)}
@@ -114,11 +119,11 @@ def _holders(alive: set[StorageWeakRef], wanted: Callable[[Any], bool]) -> list[
     return []
 
 
-def _is_of(value: object, alive: set[StorageWeakRef]) -> bool:
+def _is_of(value: object, alive: set[int]) -> bool:
     if not issubclass(type(value), Tensor):
         return False
     tensor: Tensor = value  # type: ignore[assignment] # checked, past a __class__ that acts
-    return tensor.layout == torch.strided and StorageWeakRef(tensor.untyped_storage()) in alive
+    return tensor.layout == torch.strided and storage_key(tensor) in alive
 
 
 def _has_name(holder: object) -> bool:

@@ -153,7 +153,7 @@ def output_shape(found: Trace) -> tuple[int, ...]:
 class Recorder(TorchDispatchMode):
     """Writes down every operation between the inputs and the outputs of a model."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, dry: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch has no types here
         self.clock = 0
         self.stack: list[tuple[str, int]] = []
@@ -164,7 +164,10 @@ class Recorder(TorchDispatchMode):
         self._paths = {id(m): path for path, m in model.named_modules()}
         self._parameters = {id(p): name for name, p in model.named_parameters()}
         self._current: dict[int, int] = {}
-        self._storages: dict[int, StorageWeakRef] = {}  # held weakly, so that no key is reused
+        # Held, so that no key is used twice: of a real run weakly, for their memory; of a dry run
+        # strongly, for torch before 2.8 crashes if a storage that it knows weakly dies and returns.
+        self._storages: dict[int, torch.UntypedStorage | StorageWeakRef] = {}
+        self._dry = dry
         self._given: set[int] = set()
 
     def tick(self) -> int:
@@ -205,10 +208,14 @@ class Recorder(TorchDispatchMode):
         """Position in `values` of what a tensor holds now, or None if it was never seen."""
         return self._current.get(storage_key(tensor))
 
-    def alive(self) -> set[StorageWeakRef]:
-        """The storages made in the run that still exist."""
-        made = ((key, ref) for key, ref in self._storages.items() if key not in self._given)
-        return {ref for _, ref in made if not ref.expired()}
+    def alive(self) -> set[int]:
+        """The storages made in the run that still exist; to be asked once it is over."""
+        refs = {
+            key: held if isinstance(held, StorageWeakRef) else StorageWeakRef(held)
+            for key, held in self._storages.items()
+        }
+        self._storages = dict(refs)
+        return {key for key, ref in refs.items() if key not in self._given and not ref.expired()}
 
     def __torch_dispatch__(
         self,
@@ -296,7 +303,8 @@ class Recorder(TorchDispatchMode):
     def _hold(self, tensor: Tensor) -> int:
         key = storage_key(tensor)
         if key not in self._storages:
-            self._storages[key] = StorageWeakRef(tensor.untyped_storage())
+            storage = tensor.untyped_storage()
+            self._storages[key] = storage if self._dry else StorageWeakRef(storage)
         return key
 
     def _contracted(self, func: Any, read: list[Tensor]) -> tuple[int, ...]:
@@ -362,14 +370,15 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def _restored_run(model: nn.Module, example_input: Any, *, fake: bool) -> Trace | Exception:
-    recorder, namespaces = Recorder(model), Namespaces(model)
+    dry = fake or _computes_nothing(model)
+    recorder, namespaces = Recorder(model, dry=dry), Namespaces(model)
     result: Trace | Exception
     try:
         with restoring(model):
             result = _run(recorder, model, example_input, fake=fake)
     except Exception as error:
         result = error
-    if fake or _computes_nothing(model):  # what a real run leaves in a cache is right
+    if dry:  # what a real run leaves in a cache is right
         _drop_tracebacks(result)
         take_out_leaks(recorder.alive, namespaces)
     return result
