@@ -88,7 +88,7 @@ class Learner(LearnerState):
             the data, cross entropy, for several labels binary cross entropy, for numbers the mean
             squared error.
         thresh: for several labels, the probability above which `predict` names one, and metrics by
-            name count it as said; `learn.thresh = 0.3` sets another.
+            name count it as there; `learn.thresh = 0.3` sets another.
         groups: layer groups of this model, if they are made already.
         split: the rule that divides the model into groups, where `groups` is not given.
         opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
@@ -99,20 +99,20 @@ class Learner(LearnerState):
         wd: shorter name of `weight_decay`.
         metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
         callbacks: objects with some of the events of `layergroups.training.Callback`.
-        batch_norm: which norm layers keep their running statistics; see `NormPolicy`.
+        batch_norm: which norm layers keep their running statistics; see `BatchNormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
         accumulate: batches for each step of the optimizer, which follows the mean of their
-            gradients; see `loop.train_step`. None is what `accelerate launch` has set, or 1.
+            gradients. None is what `accelerate launch` has set, or 1.
         clip: the greatest norm of the gradients of all groups together, taken over all batches of a
             step, and processes; larger ones are scaled down to it. None does not clip.
         ema: the decay of an exponential moving average of the weights, such as 0.999, or True for
             that. The average validates at the end of each epoch and is in the model after the fit,
-            so it is saved, exported and predicts; see `Averaging`. Not in the first phase of
+            so it is saved, exported and predicts; see `EMA`. Not in the first phase of
             `fine_tune`, where the head is chosen by photos that were held out.
         compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
-            `learn.model` stays the model itself, and what is changed, frozen or thawed is compiled
-            anew when it next runs. Epochs from stored outputs and predictions run it as it is.
-        store: how outputs of frozen layers are kept, see `StoreOptions`.
+            `learn.model` stays the model itself; what is changed, frozen or thawed is compiled
+            again when it next runs. Epochs from stored outputs and predictions run it as it is.
+        store: how outputs of frozen layers are kept, see `FeatureCacheConfig`.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
         progress: show bars and rows on stderr; or an object that does so.
@@ -501,7 +501,7 @@ class Learner(LearnerState):
             probabilities of all. For regression a `NumbersPrediction`, by name and as a tensor.
 
         Raises:
-            DataError: this is no image, or it cannot be read.
+            DataError: this is not an image, or it cannot be read.
             TrainingError: the model cannot take what it is.
         """
         inputs = single_batch(self.data.load(item))
@@ -556,7 +556,7 @@ class Learner(LearnerState):
     def show_results(
         self, path: str | Path | None = None, n: int = 9, dl: Iterable[Any] | None = None
     ) -> Path | Figure:
-        """Draw some validation photos with what is and what is predicted; changes nothing.
+        """Draw some validation items with targets and predictions; changes nothing.
 
         Args:
             path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class CSVLog:
     """Writes the history of the learner to a CSV file after each epoch; see `History.to_csv`.
 
-    The whole file is written anew each time, all or nothing: it holds all fits of the learner, a
+    Each time the whole file is written, all or nothing: it holds all fits of the learner, a
     run that was resumed has each epoch once, and an interrupted one has the row of the epoch that
     broke off. With several processes the main one writes. In fastai: CSVLogger.
 
@@ -194,7 +194,7 @@ class LivePlot:
         seconds: from one picture to the next within an epoch.
 
     Raises:
-        TrainingError: `seconds` is no number of seconds.
+        TrainingError: `seconds` is not a number of seconds.
     """
 
     def __init__(self, seconds: float = 2.0) -> None:
@@ -208,7 +208,7 @@ class LivePlot:
         self._names: tuple[str, ...] = ()
 
     def before_fit(self, run: FitContext) -> None:
-        """A new picture; nothing but a word where there is no notebook."""
+        """Begin a new picture, or say that there is no notebook."""
         self._places, self._losses, self._every, self._handle = [], [], 1, None
         self._rows, self._names = [], tuple(run.groups.names)
         if run.processes.is_main and not in_notebook():

@@ -41,7 +41,7 @@ _FIX: Final = (
 
 
 class DisagreementError(TrainingError):
-    """The processes of a run are not in step, or another one has failed; raised on all of them."""
+    """The processes of a run are not in step, or one has failed; raised on all of them."""
 
 
 class Processes:
@@ -81,7 +81,7 @@ class Processes:
             gather: whole numbers for the others, as many on every process.
 
         Returns:
-            What each process said, in the order of their ranks.
+            What each process gave, in the order of their ranks.
 
         Raises:
             DisagreementError: they are at different places, believe different facts, or one failed.
@@ -138,13 +138,13 @@ class Processes:
 
     def any_text(self, where: str, text: str) -> str:
         """The text of the first process that has any; empty if none has."""
-        if any(said for (said,) in self.barrier(where, gather=[bool(text)])):
+        if any(has for (has,) in self.barrier(where, gather=[bool(text)])):
             return str(next(word for word in self.objects(text) if word))
         return ""
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """If this process fails within the block, the others are told, and fail too."""
+        """If this process fails within the block, the others learn of it, and fail too."""
         try:
             yield
         except DisagreementError:
@@ -196,8 +196,9 @@ class Processes:
             f"Process {rank} failed: {text}" for rank, (_, _, text) in enumerate(heard) if text
         ]
         if failures:
-            told = "\n".join(failures)
-            raise DisagreementError(f"{told}\nProcess {self.rank} was at {where} then.")
+            raise DisagreementError(
+                "\n".join(failures) + f"\nProcess {self.rank} was at {where} then."
+            )
         raise DisagreementError(f"The processes are not in step. {_difference(heard)} {_FIX}")
 
 
@@ -205,18 +206,18 @@ def _difference(heard: Sequence[tuple[str, Mapping[str, list[str]], str]]) -> st
     """In words, what the first process that differs from process 0 has otherwise."""
     where, facts, _ = heard[0]
     for rank, (other_where, other_facts, _) in enumerate(heard):
-        told = []
+        found = []
         if other_where != where:
-            told.append(f"Process 0 is at {where}, process {rank} at {other_where}.")
+            found.append(f"Process 0 is at {where}, process {rank} at {other_where}.")
         for name, mine in facts.items():
             pairs = zip_longest(mine, other_facts.get(name, mine), fillvalue="nothing")
             different = [(one, other) for one, other in pairs if one != other]
             if different:
                 one, other = different[0]
-                told.append(f"{name}: {one} on process 0, {other} on process {rank}.")
-        if told:
-            return " ".join(told)
-    return "What they said differs."
+                found.append(f"{name}: {one} on process 0, {other} on process {rank}.")
+        if found:
+            return " ".join(found)
+    return "Their numbers differ."
 
 
 def _listed(value: object) -> list[str]:
@@ -231,7 +232,7 @@ SINGLE_PROCESS: Final = Processes()
 
 
 def current_processes() -> Processes:
-    """The processes of this job, once the accelerator has been made; `ALONE` without a job."""
+    """The processes of this job, once the accelerator is made; else `SINGLE_PROCESS`."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return SINGLE_PROCESS
     return _joined(dist.group.WORLD)

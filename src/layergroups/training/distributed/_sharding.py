@@ -73,7 +73,7 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
     if left:
         raise TrainingError(
             f"{left[0]} is new and stands beside parameters that FSDP2 has spread already. Replace "
-            "the whole module that holds it (by set_submodule, say), so that it is spread anew."
+            "the whole module that holds it (by set_submodule, say), so that it is spread again."
         )
 
 

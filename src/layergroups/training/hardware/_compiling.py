@@ -2,7 +2,7 @@
 
 `learn.model` stays what it is: layer groups, surgery, saving and export know of no wrapper. The
 loop calls the compiled one, which runs the very same layers and weights; `torch.compile` guards
-what it has seen, so that after surgery, freezing and thawing it compiles anew by itself.
+what it has seen, so that after surgery, freezing and thawing it compiles again by itself.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Compiled:
 
 
 def _failure(options: Mapping[str, Any], cause: Exception) -> TrainingError:
-    said = " ".join(str(cause).split())
+    reason = " ".join(str(cause).split())
     return TrainingError(
-        f"torch.compile failed with {dict(options)} ({type(cause).__name__}): {said[:500]}. "
+        f"torch.compile failed with {dict(options)} ({type(cause).__name__}): {reason[:500]}. "
         'Leave compile= out; or see with compile={"backend": "eager"} whether it is the model or '
         "the backend, which for the CPU needs a C++ compiler."
     )

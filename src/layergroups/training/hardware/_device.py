@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator:
-    """An Accelerator of this precision, also after another one was made in this process.
+    """An Accelerator of this precision, also after one of another precision was made.
 
     Accelerate keeps its precision in one place for the whole process; two learners of different
     precision would else be an error, or worse, silently share one.
@@ -48,7 +48,7 @@ def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator
 def _is_cpu_job() -> bool:
     """Whether a launcher started several processes on a machine without accelerator.
 
-    Accelerate takes them for strangers to each other unless it is told.
+    Accelerate takes them for strangers to each other otherwise.
     """
     launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     return launched and not torch.accelerator.is_available()

@@ -70,8 +70,12 @@ def evaluate(
                     [share.batch], forward or partial(call_model, model), accelerator, advance
                 ):
                     seen.add(loss_func, outputs, targets, share, meter)
-        said = processes.barrier("validation", {"batches": seen.check}, gather=[seen.items])
-        if processes.is_distributed and not all(items for (items,) in said) and any(map(any, said)):
+        counts = processes.barrier("validation", {"batches": seen.check}, gather=[seen.items])
+        if (
+            processes.is_distributed
+            and not all(items for (items,) in counts)
+            and any(map(any, counts))
+        ):
             # So few items that some process had none: every process evaluates all of them.
             meter.reset()
             shared: dict[str, Any] = {
@@ -180,9 +184,9 @@ def _taking(inputs: object) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as cause:
-        said = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
         raise TrainingError(
-            f"The model cannot take inputs {describe_input(inputs)}: {said}. Give batches "
+            f"The model cannot take inputs {describe_input(inputs)}: {reason}. Give batches "
             "shaped as those that it was trained on; learn.predict takes one item, without the "
             "batch dimension."
         ) from cause

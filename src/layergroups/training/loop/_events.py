@@ -12,8 +12,8 @@ Order within a fit:
     after_fit               also after a callback has stopped the fit
     after_all               always, also after an error or Ctrl-C: to close what was opened
 
-Ready ones are in `training.ready`. A callback is any object with some of these methods; it need not
-inherit from anything. Callbacks are called in the order in which they are listed. To end a fit
+Ready ones are in `training.callbacks`. A callback is any object with some of these methods; it
+need not inherit from anything. Callbacks are called in the order in which they are listed. To end a fit
 early, set `run.stop` to a reason.
 
 With several processes the callbacks run in all of them, each with its share of the batch, and must
@@ -105,7 +105,7 @@ def notify_last(callbacks: Sequence[object], run: FitContext, *, quietly: bool) 
     """Call `after_all` of every callback, whatever the others do.
 
     Raises:
-        LayerGroupsError: one failed; quietly, where another error is on its way, it is only told.
+        LayerGroupsError: one failed; quietly, where another error is on its way, it is only logged.
     """
     failures: list[LayerGroupsError] = []
     for callback in callbacks:
@@ -113,8 +113,8 @@ def notify_last(callbacks: Sequence[object], run: FitContext, *, quietly: bool) 
             notify([callback], "after_all", run)
         except LayerGroupsError as failure:
             failures.append(failure)
-    for told in failures[0 if quietly else 1 :]:
-        _log.warning("%s", told)
+    for other in failures[0 if quietly else 1 :]:
+        _log.warning("%s", other)
     if failures and not quietly:
         raise failures[0]
 
@@ -131,7 +131,7 @@ def checked(callbacks: Sequence[object] | None) -> list[object]:
     """The callbacks as a list; None for none.
 
     Raises:
-        TrainingError: it is no list, or one is a class instead of an object, or has no event.
+        TrainingError: it is not a list, or one is a class instead of an object, or has no event.
     """
     if callbacks is None:
         return []

@@ -72,7 +72,7 @@ def checked_decay(weight_decay: float) -> float:
     """The weight decay.
 
     Raises:
-        TrainingError: it is no number, or below 0.
+        TrainingError: it is not a number from 0.
     """
     if isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf:
         return weight_decay

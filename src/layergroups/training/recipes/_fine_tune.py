@@ -95,7 +95,7 @@ def lowest_group(learner: LearnerState, defaults: FineTuneDefaults) -> int:
     """The first layer group that trains after the head, as `defaults.lowest` asks where it can.
 
     All groups train if no layer of the body would train otherwise, if the network begins from
-    noise, or if its first layers were made anew for images of other channels.
+    noise, or if its first layers were made for images of other channels.
     """
     spec = learner.data.input
     known = learner.pretrained is not False and (spec is None or spec.channels == 3)

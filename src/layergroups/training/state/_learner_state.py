@@ -295,15 +295,17 @@ class LearnerState(SuggestsNames):
         self._opt_func: OptFunc = "adamw"
         self.epochs_done = self.fits_done = 0
         self._balanced: tuple[DataSource, LossFunc] | None = None
-        self._told_kept = False
+        self._noted_kept = False
         self._compiled: Compiled | None = None
         self._accelerator: Accelerator | None = None
         self._reporter: tuple[bool | Reporter, Reporter] | None = None
 
     def __repr__(self) -> str:
         groups = self.layer_groups
-        told = [f"{n} frozen" if f else n for n, f in zip(groups.names, groups.frozen, strict=True)]
-        return f"Learner({groups.network}, groups: {', '.join(told)}; epochs: {self.epochs_done})"
+        shown = [
+            f"{n} frozen" if f else n for n, f in zip(groups.names, groups.frozen, strict=True)
+        ]
+        return f"Learner({groups.network}, groups: {', '.join(named)}; epochs: {self.epochs_done})"
 
     # What it is made of
 
@@ -489,11 +491,11 @@ class LearnerState(SuggestsNames):
 
     def note_kept_statistics(self) -> None:
         """Say once that "auto" keeps statistics, where it is not known that they are pretrained."""
-        if self._told_kept or self.pretrained is not None or self.batch_norm != "auto":
+        if self._noted_kept or self.pretrained is not None or self.batch_norm != "auto":
             return
         kept = self.norms.kept(self._model)
         if kept:
-            self._told_kept = True
+            self._noted_kept = True
             _log.warning(
                 "%d batch norms that train keep their running statistics, for these are not the "
                 'initial ones; batch_norm="update" lets them follow the batches.',
