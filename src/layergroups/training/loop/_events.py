@@ -13,8 +13,8 @@ Order within a fit:
     after_all               always, also after an error or Ctrl-C: to close what was opened
 
 Ready ones are in `training.callbacks`. A callback is any object with some of these methods; it
-need not inherit from anything. Callbacks are called in the order in which they are listed. To end a fit
-early, set `run.stop` to a reason.
+need not inherit from anything. Callbacks are called in the order in which they are listed. To end
+a fit early, set `run.stop` to a reason.
 
 With several processes the callbacks run in all of them, each with its share of the batch, and must
 do the same to model, groups and rates; a reason to stop in one process stops all. In `after_all`

@@ -302,9 +302,7 @@ class LearnerState(SuggestsNames):
 
     def __repr__(self) -> str:
         groups = self.layer_groups
-        shown = [
-            f"{n} frozen" if f else n for n, f in zip(groups.names, groups.frozen, strict=True)
-        ]
+        named = [f"{group.name} frozen" if group.frozen else group.name for group in groups]
         return f"Learner({groups.network}, groups: {', '.join(named)}; epochs: {self.epochs_done})"
 
     # What it is made of
