@@ -228,7 +228,7 @@ def test_ones_own_function_gets_arrays_as_tensors() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 0}, "channels=0: an image has at least one"),
+        ({"channels": 0}, "channels=0: expected a whole number from 1"),
         ({"channels": "grey"}, "channels='grey'"),
         ({"channels": 4, "normalize": SPEC}, "channels=4, but normalize= has statistics for 3"),
         ({"normalize": (0.5, 0.5)}, r"normalize=\(0.5, 0.5\): expected statistics"),

@@ -125,7 +125,7 @@ class Broken(Pairs):
 
 
 def test_broken_items_are_all_listed_or_skipped() -> None:
-    expected = r"(?s)2 images.*train\[0\]: the disk is gone.*train\[7\]: a NoneType is no image"
+    expected = r"(?s)2 images.*train\[0\]: the disk is gone.*train\[7\]: a NoneType is not an image"
     with pytest.raises(BrokenImagesError, match=expected):
         ImageDataLoaders.from_dataset(Broken(), **SMALL)
     dls = ImageDataLoaders.from_dataset(Broken(), on_error="skip", **SMALL)
@@ -165,7 +165,7 @@ def test_another_dataset_is_predicted_or_measured() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ImageDataLoaders.from_dataset(iter([])), "is no map-style dataset"),
+        (lambda: ImageDataLoaders.from_dataset(iter([])), "is not a map-style dataset"),
         (lambda: ImageDataLoaders.from_dataset(Pairs(0)), "the dataset is empty"),
         (lambda: ImageDataLoaders.from_dataset(Dicts(), image="x"), "image='x': the items have"),
         (lambda: ImageDataLoaders.from_dataset(Subset([3, 4], [0, 1])), "is a int; expected"),

@@ -88,7 +88,7 @@ def test_grey_arrays_and_tensors_are_images_too() -> None:
         (torch.zeros(8, 8, 3), r"a tensor \(3, height, width\)"),
         (torch.full((3, 8, 8), -1.5), "Do not normalise them"),
         (np.full((8, 8, 3), 700), "expected uint8"),
-        (17, "A int is no image"),
+        (17, "int is not an image"),
     ],
 )
 def test_what_is_no_image_is_refused(source: Any, message: str) -> None:

@@ -32,7 +32,7 @@ class TinyBatches:
         return len(self.x)
 
     @property
-    def varied(self) -> bool:
+    def augmented(self) -> bool:
         return bool(self.noise)
 
     def __len__(self) -> int:

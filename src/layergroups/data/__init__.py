@@ -1,4 +1,4 @@
-"""Images to batches: folders of photos, checked, divided, varied and normalised."""
+"""Images to batches: files or datasets, checked, split, augmented and normalised."""
 
 from __future__ import annotations
 

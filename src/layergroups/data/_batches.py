@@ -135,7 +135,7 @@ _WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of wor
 _SLOW_TO_READ = 0.005  # seconds
 _SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
 _SECONDS_PER_BYTE = 1 / 45e6
-_SAMPLE = 100  # files whose size is looked at
+_SAMPLE = 100  # files whose size is read
 CPU = torch.device("cpu")
 
 
@@ -173,12 +173,12 @@ class PhotoDataset(Dataset[Any]):
         self,
         photos: Samples,
         plain: EvalTransform,
-        varied: TrainTransform | None = None,
+        augmented: TrainTransform | None = None,
         cache: DecodedCache | None = None,
     ) -> None:
         self.photos = photos
         self.plain = plain
-        self.varied = varied
+        self.augmented = augmented
         self._open: Callable[..., Picture] = open_picture if cache is None else cache.open
         if photos.items is not None:
             self._open = photos.items.open
@@ -198,14 +198,14 @@ class PhotoDataset(Dataset[Any]):
 
     def _made(self, position: int, seed: int | None) -> One | BrokenImage:
         file = self.photos.files[position]
-        varied = None if seed is None else self.varied
+        augmented = None if seed is None else self.augmented
         try:
             with quiet():
-                decoded = (varied or self.plain).decode_size
+                decoded = (augmented or self.plain).decode_size
                 image = self._open(file, min_size=decoded, channels=self.plain.channels)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
-        return (varied or self.plain).pixels(image), self.photos.target(position)
+        return (augmented or self.plain).pixels(image), self.photos.target(position)
 
 
 def stack(items: Sequence[One | BrokenImage]) -> Raw:
@@ -434,7 +434,7 @@ class TrainLoader(_Loader):
     def plan(self, epoch: int) -> Iterator[list[Item]]:
         """The batches of an epoch, as positions of images and seeds."""
         order = self._order(derived_seed(self.seed, epoch))
-        augmented, times = self.maker.dataset.varied is not None, [0] * self.n_items
+        augmented, times = self.maker.dataset.augmented is not None, [0] * self.n_items
         for number in range(len(self)):
             items: list[Item] = []
             for i in order[number * self.batch_size : (number + 1) * self.batch_size].tolist():
@@ -460,7 +460,6 @@ def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

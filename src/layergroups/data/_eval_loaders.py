@@ -270,7 +270,7 @@ def varied_views(
     What a view looks like depends on the seed, its number and the position of the image only.
     """
     dataset = copy.copy(batches.maker.dataset)
-    dataset.varied = TrainTransform(augment, dataset.plain)
+    dataset.augmented = TrainTransform(augment, dataset.plain)
     maker = BatchMaker(dataset, batches.maker.num_workers, batches.maker.device)
 
     def view(number: int) -> EvalLoader:

@@ -95,7 +95,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         seed: decides split, order and augmentation.
         num_workers: processes that prepare batches; 0 for none but the main one.
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
-        cache: keeps the decoded pixels of the photos; None decodes them each time.
+        cache: stores decoded pixels; None decodes the images each time.
         broken: what was left out because it cannot be read, where `on_error` is "skip".
         balance: how often training photos come, see `from_folder`.
         device: where the batches are, see `to`.
@@ -171,7 +171,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 training photo. An epoch has as many photos as before, some of them repeatedly.
 
         Raises:
-            DataError: folder or arguments are not as expected; the message says how.
+            DataError: folder or arguments are not as expected.
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
         settings = Settings.of(options, cls.from_folder)
@@ -297,7 +297,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        """Any map-style dataset: of torchvision, of Hugging Face, or of one's own.
+        """Any map-style dataset: of torchvision, of Hugging Face, or a class of your own.
 
         An item is (image, label), or a dict with both. Images are Pillow images, paths, or arrays
         and tensors that are not yet normalised. All items are read once, to check them. They are
@@ -306,7 +306,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
         Args:
             train: has len(train) and train[i].
-            valid: likewise, for validation; else `valid_pct` of `train` is.
+            valid: the same, for validation; else `valid_pct` of `train` is.
             image: key or position of the image in an item; None to find it.
             label: key or position of the label; None to find it.
             task: as for `from_lists`.
@@ -338,12 +338,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         r"""Images with labels in their names; `from_name_re` and `from_path_re` of fastai.
 
         Args:
-            files: a folder, looked through at any depth, or a list of paths.
+            files: a folder, searched at any depth, or a list of paths.
             pattern: a regular expression that is searched for in each file's name, with the label
                 in its one group: r"^(.+)_\d+\.jpg$" for great_pyrenees_173.jpg. If it has a "/", it
                 is searched for in the whole path. Or a function from path to label.
             is_valid: as for `from_lists`.
-            task: as for `from_lists`; classes unless it says otherwise.
+            task: as for `from_lists`; classes by default.
             vocab: as for `from_lists`.
             **options: the other arguments of `from_folder`.
 
@@ -370,7 +370,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @cached_property
     def train(self) -> TrainLoader:
-        """Shuffled and augmented training batches; its `epoch` says which the next pass is."""
+        """Shuffled and augmented training batches; its `epoch` is that of the next pass."""
         weights = photo_weights(self.balance, self.train_photos, self.vocab)
         return TrainLoader(self._train_maker, self.batch_size, self.seed, weights)
 
@@ -479,7 +479,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             path: a file ending with .png, .svg or .pdf to write; a notebook shows the result.
             n: how many photos.
             valid: of the validation photos, instead of those of the next training epoch.
-            unique: one photo in n variations, to look at the augmentation.
+            unique: one photo in n variations, to see the augmentation.
 
         Raises:
             DataError: n is below 1, or the file cannot be written.

@@ -40,7 +40,7 @@ class Samples:
             the positions of its labels, or its numbers. None for unlabelled photos.
         task: what the labels are.
         c: outputs that a network needs.
-        items: opens the photos where they are no files but items of a dataset.
+        items: opens the photos where they are items of a dataset and not files.
     """
 
     files: tuple[str, ...]
@@ -86,8 +86,8 @@ class Split:
 
     Attributes:
         vocab: names of the classes, of the labels, or of the numbers.
-        train: the photos to learn from.
-        valid: the photos to measure with.
+        train: the training images.
+        valid: the validation images.
         broken: what was left out because it cannot be read.
     """
 
@@ -132,7 +132,7 @@ def divided(
 
 
 def warn_of_unmeasured(found: Split) -> None:
-    """Say in one line which classes or labels have photos, but none to measure with."""
+    """Say in one line which classes or labels have images, but none for validation."""
     counts = [part.counts(len(found.vocab)) for part in (found.train, found.valid)]
     few = [
         (name, n)

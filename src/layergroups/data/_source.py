@@ -372,7 +372,9 @@ class PlainSource(DataSource):
 
     @property
     def augmented(self) -> bool:
-        return self._get("augment", True) is not None and bool(getattr(self.train, "varied", True))
+        return self._get("augment", True) is not None and bool(
+            getattr(self.train, "augmented", True)
+        )
 
     @property
     def sampling_weights(self) -> Tensor | None:

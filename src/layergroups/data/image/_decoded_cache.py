@@ -1,4 +1,4 @@
-"""Photos decoded once: their pixels, kept in the user's cache folder, a file for each photo.
+"""Images decoded once: their pixels, in the user's cache folder, a file for each photo.
 
 A file is written beside its place and renamed, so several processes may read and write at once, and
 a killed one leaves nothing that could be taken for a photo.
@@ -29,7 +29,7 @@ _SHARE_OF_FREE: Final = 0.25
 _HEAD: Final = struct.Struct("<5sBHII")  # mark, type of numbers, channels, height, width
 _MARK: Final = b"lgpx2"
 _TYPES: Final = (np.dtype(np.uint8), np.dtype("<f4"))
-_LOOK_EVERY: Final = 256  # files written between two looks at the size of the folder
+_CHECK_EVERY: Final = 256  # files written between two checks of the folder's size
 _STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
 
 
@@ -49,7 +49,7 @@ class DecodedCache:
     def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder() / "photos"
         self.limit = limit
-        self._room: int | None = None
+        self._capacity: int | None = None
         self._writes = 0
 
     def announce(self) -> None:
@@ -77,11 +77,11 @@ class DecodedCache:
         if min_size is None:  # the whole image, which may be large
             return open_picture(file, channels=channels)
         entry = self._entry(file, min_size, channels)
-        kept = _load(entry)
-        if kept is not None:
-            return kept
+        stored = _load(entry)
+        if stored is not None:
+            return stored
         image = open_picture(file, min_size=min_size, channels=channels)
-        self._keep(entry, image)
+        self._store(entry, image)
         return image
 
     def _entry(self, file: str | os.PathLike[str], min_size: int, channels: int) -> Path:
@@ -92,29 +92,29 @@ class DecodedCache:
         name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
         return self.folder / name[:2] / name[2:]
 
-    def _keep(self, entry: Path, image: Picture) -> None:
+    def _store(self, entry: Path, image: Picture) -> None:
         """Write an entry, if there is room; a disk that cannot be written to is no error."""
         pixels = np.asarray(image)
         size = pixels.nbytes + _HEAD.size
         try:
-            if self._room is None or self._writes % _LOOK_EVERY == 0:
-                self._room = self._look()
+            if self._capacity is None or self._writes % _CHECK_EVERY == 0:
+                self._capacity = self._free_capacity()
             self._writes += 1
-            if size > self._room:
+            if size > self._capacity:
                 return
-            self._room -= size
+            self._capacity -= size
             _write(entry, _head_of(pixels), pixels)
         except OSError:
-            self._room = 0
+            self._capacity = 0
 
-    def _look(self) -> int:
+    def _free_capacity(self) -> int:
         """Bytes that may still be written; the oldest entries go if there are too many."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = sorted(_entries(self.folder))
         taken = sum(size for _, size, _ in entries)
         limit = min(self.limit, taken + int(shutil.disk_usage(self.folder).free * _SHARE_OF_FREE))
-        first_look = self._writes == 0
-        for _, size, path in entries if first_look and taken > limit else ():
+        first = self._writes == 0
+        for _, size, path in entries if first and taken > limit else ():
             path.unlink(missing_ok=True)
             taken -= size
             if taken <= limit * 0.8:

@@ -85,7 +85,7 @@ def drop_broken(
 
     Args:
         groups: files, by any key.
-        on_error: "raise" to stop at broken images, "skip" to leave them out and say so in one line.
+        on_error: "raise" to stop at broken images, "skip" to leave them out and log one line.
         channels: as for `check_images`.
 
     Returns:
@@ -118,7 +118,7 @@ def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:
 
 
 def broken_images_error(broken: Sequence[BrokenImage]) -> BrokenImagesError:
-    """The error that lists broken images and says what can be done."""
+    """The error that lists broken images, with what can be done."""
     lines = [f"  {image}" for image in broken[:_LISTED]]
     if len(broken) > _LISTED:
         lines.append(f"  and {len(broken) - _LISTED} more; check_images(paths) lists all.")
@@ -170,7 +170,7 @@ def _is_empty(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many more files are done."""
+    """Yields a function that takes how many more files are done."""
     if total < _PROGRESS_FROM:
         yield lambda _: None
         return

@@ -53,12 +53,12 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
     """Open an image of any kind as 8-bit RGB, upright as its EXIF orientation says.
 
     Transparent parts are laid on white. Images with 16 or more bits, or with fractions, are scaled
-    to 8 bits from the range that their type or their values tell (16 bits: 0 to 65535).
+    to 8 bits from the range of their type or values (16 bits: 0 to 65535).
 
     Args:
         path: the image file.
         min_size: if given, an image may be made smaller by a whole number, as long as its shorter
-            side keeps at least this many pixels; a JPEG is decoded so, which is quicker.
+            side keeps at least this many pixels; a JPEG is decoded at that size, which is faster.
 
     Returns:
         An image of mode "RGB".
@@ -129,8 +129,7 @@ def array_picture(array: Array, channels: int) -> Picture:
     Args:
         array: (height, width, channels), (channels, height, width), or (height, width) for one
             channel; three equal channels are made of one. Whole numbers of more than 8 bits are
-            divided by the largest of their type; fractions stay as they are, and what is no number
-            becomes 0.
+            divided by the largest of their type; fractions stay as they are, and NaN becomes 0.
         channels: how many are wanted.
 
     Returns:
@@ -214,7 +213,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _refuse_bomb(image: Image.Image) -> None:
-    """Pillow itself only warns between one and two times its limit."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")

@@ -61,7 +61,7 @@ def check_word(word: str) -> str:
 
 
 def policy_step(policy: str) -> Any:
-    """The transform of torchvision that a word stands for."""
+    """The transform of torchvision for a word."""
     smooth = v2.InterpolationMode.BILINEAR
     return getattr(v2, _POLICIES[policy])(fill=GREY, interpolation=smooth)
 
@@ -86,7 +86,7 @@ _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly training photos are varied; the defaults fit transfer learning.
+    """How strongly training photos are augmented; the defaults fit transfer learning.
 
     A part of the photo is cut out and resized (Szegedy et al. 2015, "Going deeper with
     convolutions", with a much milder cut than for training from scratch), perhaps mirrored, and its
@@ -97,7 +97,7 @@ class Augmentation:
         ratio: smallest and largest width divided by height of that part.
         flip: probability of mirroring left and right.
         brightness: largest relative change of brightness; 0.1 means 0.9 to 1.1 times.
-        contrast: largest relative change of contrast, likewise.
+        contrast: largest relative change of contrast, in the same way.
         policy: stronger variations besides: "rand" (RandAugment, Cubuk et al. 2019), "trivial"
             (TrivialAugment, Müller and Hutter 2021), "auto" (AutoAugment, Cubuk et al. 2018) or
             "augmix" (Hendrycks et al. 2019), as torchvision does them; None for none.
@@ -114,7 +114,7 @@ class Augmentation:
 
     @classmethod
     def named(cls, word: str) -> Augmentation:
-        """What a word stands for: a policy instead of brightness and contrast, or "erase".
+        """The augmentation of a word: a policy instead of brightness and contrast, or "erase".
 
         Raises:
             DataError: there is no such word; lists them.
@@ -127,13 +127,13 @@ class Augmentation:
         _expect(0 < self.scale[0] <= self.scale[1] <= 1, "scale", self.scale, "(0.5, 1.0)")
         _expect(0 < self.ratio[0] <= self.ratio[1], "ratio", self.ratio, "(0.75, 1.33)")
         if self.policy is not None and check_word(self.policy) == ERASE:
-            raise DataError('"erase" is no policy: Augmentation(erase=0.25).')
+            raise DataError('"erase" is not a policy: Augmentation(erase=0.25).')
         for name in ("flip", "brightness", "contrast", "erase"):
             value = getattr(self, name)
             _expect(0 <= value <= 1, name, value, "a number from 0 to 1")
 
     def transform(self, size: Size, interpolation: str) -> Transform:
-        """The torchvision transform of an image to a varied one of `size` (height, width)."""
+        """The torchvision transform of an image to a augmented one of `size` (height, width)."""
         steps: list[Any] = [
             v2.RandomResizedCrop(
                 list(size),
@@ -159,7 +159,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """What is done to photos to measure or to predict, nothing of it at random.
+    """What is done to images to validate or to predict; nothing of it is random.
 
     The image is resized so that it just covers `size / crop_pct`, and its middle is cut out. The
     default keeps more of the photo than the 0.875 that most weights come with: after training with
@@ -209,7 +209,7 @@ class EvalTransform:
 
         Raises:
             BrokenImagesError: the file is absent or broken.
-            DataError: the array or tensor is no image.
+            DataError: the array or tensor is not an image.
         """
         return normalise(self.pixels(self._open(source))[None], self.input)[0]
 
@@ -254,14 +254,14 @@ class EvalTransform:
                 broken = BrokenImage(Path(source), reason_of(error, source))
                 raise BrokenImagesError(f"Cannot read the image {broken}.") from error
         raise DataError(
-            f"A {type(source).__name__} is no image; give a path, a Pillow image, an array "
+            f"{type(source).__name__} is not an image; give a path, a Pillow image, an array "
             f"(height, width, {self.channels}) or a tensor ({self.channels}, height, width)."
         )
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """What is done to photos to learn from them.
+    """What is done to training images.
 
     Attributes:
         augment: an `Augmentation`, or any function of a Pillow image that gives a Pillow image or
@@ -272,17 +272,17 @@ class TrainTransform:
 
     augment: Augmentation | Transform
     plain: EvalTransform
-    _vary: Transform = field(init=False, repr=False, compare=False)
-    _vary_array: Transform = field(init=False, repr=False, compare=False)
+    _augment: Transform = field(init=False, repr=False, compare=False)
+    _augment_array: Transform = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        vary = vary_array = self.augment
+        vary = augment_array = self.augment
         if isinstance(vary, Augmentation):
             how = self.plain.input.interpolation
-            vary_array = vary.transform(self.plain.size, _FOR_ARRAYS.get(how, how))
+            augment_array = vary.transform(self.plain.size, _FOR_ARRAYS.get(how, how))
             vary = vary.transform(self.plain.size, how)
-        object.__setattr__(self, "_vary", vary)
-        object.__setattr__(self, "_vary_array", vary_array)
+        object.__setattr__(self, "_augment", vary)
+        object.__setattr__(self, "_augment_array", augment_array)
 
     @property
     def decode_size(self) -> int | None:
@@ -292,21 +292,21 @@ class TrainTransform:
         return None
 
     def pixels(self, image: Picture) -> torch.Tensor:
-        """An image as (height, width, channels), varied by the global random generators."""
+        """An image as (height, width, channels), augmented by the global random generators."""
         is_array, channels = isinstance(image, np.ndarray), self.plain.channels
-        varied = (self._vary_array if is_array else self._vary)(for_torchvision(image))
-        if isinstance(varied, torch.Tensor):
-            varied = picture_of_tensor(varied, channels, strict=not is_array)
-        elif isinstance(varied, Image.Image):
-            varied = fitting(varied, channels)
+        augmented = (self._augment_array if is_array else self._augment)(for_torchvision(image))
+        if isinstance(augmented, torch.Tensor):
+            augmented = picture_of_tensor(augmented, channels, strict=not is_array)
+        elif isinstance(augmented, Image.Image):
+            augmented = fitting(augmented, channels)
         else:
             raise DataError(
-                f"augment= gave a {type(varied).__name__} for an image; expected a Pillow image or "
-                f"a tensor ({channels}, height, width), not yet normalised."
+                f"augment= gave a {type(augmented).__name__} for an image; expected a Pillow image "
+                f"or a tensor ({channels}, height, width), not yet normalised."
             )
-        if height_and_width(varied) != self.plain.size:
-            return self.plain.pixels(varied)
-        return pixels_of(for_torchvision(varied))
+        if height_and_width(augmented) != self.plain.size:
+            return self.plain.pixels(augmented)
+        return pixels_of(for_torchvision(augmented))
 
 
 class _Light:
@@ -322,9 +322,11 @@ class _Light:
         bright, contrast = (1 + self._by * (2 * torch.rand(2) - 1)).tolist()
         values = image.to(torch.float32) * bright
         mean = values.mean()
-        varied = (values - mean) * contrast + mean
+        augmented = (values - mean) * contrast + mean
         return (
-            varied if image.is_floating_point() else varied.round_().clamp_(0, 255).to(image.dtype)
+            augmented
+            if image.is_floating_point()
+            else augmented.round_().clamp_(0, 255).to(image.dtype)
         )
 
 
@@ -400,7 +402,6 @@ def _expect(holds: bool, name: str, value: object, example: str) -> None:
 
 
 def _interpolation_for(image: Picture, spec: InputSpec) -> v2.InterpolationMode:
-    """How this image is resized: as the weights say, if it can be."""
     how = spec.interpolation
     if not isinstance(image, Image.Image):
         how = _FOR_ARRAYS.get(how, how)

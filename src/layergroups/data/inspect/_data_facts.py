@@ -93,7 +93,6 @@ def _of_files(summary: DataSummary) -> dict[str, str]:
 
 
 def _augmentation(augment: Any) -> str:
-    """The names and values of what is on."""
     if not is_dataclass(augment):
         return str(augment)
     values = ((each.name, getattr(augment, each.name)) for each in fields(augment))

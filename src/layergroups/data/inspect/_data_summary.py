@@ -62,8 +62,8 @@ class Target:
 
     Attributes:
         name: as in the vocabulary.
-        train: photos that have it, to learn from.
-        valid: photos that have it, to measure with.
+        train: training images that have it.
+        valid: validation images that have it.
         values: how a number is spread over all photos; None for classes and labels.
     """
 
@@ -94,12 +94,12 @@ class DataSummary(Printable):
 
     Attributes:
         task: what is learned.
-        train: number of photos to learn from.
-        valid: number of photos to measure with.
+        train: number of training images.
+        valid: number of validation images.
         targets: the classes, labels or numbers, in the order of the vocabulary.
         unlabelled: photos that have none of the labels, where there may be several.
         width: of the images in pixels, upright; None if none can be read.
-        height: likewise.
+        height: in the same way.
         landscape: images wider than high.
         portrait: images higher than wide.
         square: the others.
@@ -150,7 +150,7 @@ class DataSummary(Printable):
 
 @dataclass(frozen=True)
 class _Seen:
-    """One image: what its file says of it."""
+    """One image: as its file describes it."""
 
     name: str
     width: int = 0
@@ -170,7 +170,7 @@ def summarise(
 ) -> DataSummary:
     """Inspect all images; see `ImageDataLoaders.summary`, whose fields the arguments are."""
     photos = (train, valid)
-    seen = _look(photos, channels)
+    seen = _inspect_all(photos, channels)
     sound = [image for image in seen if image.fault is None]
     later = [BrokenImage(Path(image.name), image.fault) for image in seen if image.fault]
     is_file = train.items is None
@@ -195,7 +195,7 @@ def summarise(
     )
 
 
-def _look(parts: Sequence[Samples], channels: int) -> list[_Seen]:
+def _inspect_all(parts: Sequence[Samples], channels: int) -> list[_Seen]:
     """Every image once, in the order of the parts."""
     names = [name for photos in parts for name in dict.fromkeys(photos.files)]
     items = parts[0].items
@@ -205,7 +205,7 @@ def _look(parts: Sequence[Samples], channels: int) -> list[_Seen]:
             for name in names:
                 try:
                     picture = items.open(name, channels=channels)
-                except Exception as error:  # of the dataset's own code: told as its reason
+                except Exception as error:  # of the dataset's own code: it becomes the reason
                     found.append(_Seen(name, fault=reason_of(error, name)))
                 else:
                     height, width = height_and_width(picture)
@@ -213,7 +213,7 @@ def _look(parts: Sequence[Samples], channels: int) -> list[_Seen]:
                 advance(1)
             return found
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for image in pool.map(_look_at, names, chunksize=64):
+            for image in pool.map(_inspect, names, chunksize=64):
                 found.append(image)
                 advance(1)
     return found
@@ -225,12 +225,12 @@ def _kind(picture: Picture) -> str:
     return f"{picture.shape[-1]} x {picture.dtype}"
 
 
-def _look_at(file: str) -> _Seen:
-    """What the head of a file says; its pixels are not decoded."""
+def _inspect(file: str) -> _Seen:
+    """From the head of a file; its pixels are not decoded."""
     try:
         size = os.path.getsize(file)
         if Path(file).suffix.lower() in ARRAY_ENDINGS:
-            return _look_at_array(file, size)
+            return _inspect_array(file, size)
         with Image.open(file) as image:
             width, height = image.size
             if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
@@ -240,7 +240,7 @@ def _look_at(file: str) -> _Seen:
         return _Seen(file, fault=reason_of(error, file))
 
 
-def _look_at_array(file: str, size: int) -> _Seen:
+def _inspect_array(file: str, size: int) -> _Seen:
     import numpy as np
 
     array = np.load(file, mmap_mode="r")

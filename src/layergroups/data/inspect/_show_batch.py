@@ -1,4 +1,4 @@
-"""A batch as a picture: what the network sees, with what it should say."""
+"""A batch as a picture: images as the network sees them, with their labels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BatchPicture:
 
     Attributes:
         figure: of matplotlib.
-        labels: what stands above each photo.
+        labels: the text above each image.
     """
 
     figure: Figure
@@ -59,17 +59,17 @@ def draw_batch(
 ) -> BatchPicture:
     """A batch as a picture; the arguments are those of the data."""
     labels = tuple(label_text(target, task, vocab) for target in y)
-    return BatchPicture(_draw(_shown(x, spec), labels), labels)
+    return BatchPicture(_draw(_pixels(x, spec), labels), labels)
 
 
 def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
-    """What a target says, in words: a class, labels, or numbers with their names."""
+    """A target in words: a class, labels, or numbers with their names."""
     words = task.words(target, vocab)
     more = f" +{len(words) - _LABELS_SHOWN}" if len(words) > _LABELS_SHOWN else ""
     return ", ".join(words[:_LABELS_SHOWN]) + more if words else f"(no {task.one})"
 
 
-def _shown(x: torch.Tensor, spec: InputSpec) -> list[Any]:
+def _pixels(x: torch.Tensor, spec: InputSpec) -> list[Any]:
     """Normalised images (N, C, H, W) as arrays to draw, (H, W) grey or (H, W, 3), from 0 to 1.
 
     Of two or of more than three channels the first one or three are shown, each stretched from its
@@ -109,7 +109,6 @@ def _draw(images: Sequence[Any], labels: Sequence[str]) -> Figure:
 
 
 def _lines(text: str, width: float) -> str:
-    """The text in at most three lines that fit a width in inches."""
     import textwrap
 
     letters = max(8, int(width * 72 / (_LETTERS * 0.56)))

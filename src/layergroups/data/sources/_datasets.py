@@ -127,11 +127,11 @@ def read_test_dataset(
 def items_of(
     parts: Mapping[str, Any], image: Key | None, label: Key | None, asked: str = "train"
 ) -> Items:
-    """Datasets, and where image and label stand in their items."""
+    """Datasets, and where image and label are in their items."""
     for name, dataset in parts.items():
         if not is_dataset(dataset):
             raise DataError(
-                f"{name}: a {type(dataset).__name__} is no map-style dataset; it needs "
+                f"{name}: a {type(dataset).__name__} is not a map-style dataset; it needs "
                 "len(dataset) and dataset[i]. For paths and labels: "
                 "ImageDataLoaders.from_lists(files, labels)."
             )
@@ -159,7 +159,7 @@ def _first_item(dataset: Any) -> Any:
         for number in range(len(dataset)):
             try:
                 return dataset[number]
-            except Exception as error:  # of the dataset's own code: told if all fail
+            except Exception as error:  # of the dataset's own code: raised if all fail
                 reason = reason or error
     raise DataError(
         f"No item of the {type(dataset).__name__} can be read; dataset[0] raises "
@@ -208,7 +208,7 @@ def _picture(image: Any, channels: int) -> Picture:
         return picture_of_tensor(image, channels)
     if isinstance(image, np.ndarray):
         return picture_of_array(image, image.shape, channels)
-    raise DataError(f"a {type(image).__name__} is no image")
+    raise DataError(f"a {type(image).__name__} is not an image")
 
 
 def _key(item: Mapping[str, Any], given: Key | None, usual: Sequence[str], what: str) -> Key:

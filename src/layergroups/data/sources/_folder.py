@@ -49,7 +49,7 @@ def read_labelled(
 ) -> Samples:
     """The photos of a folder of classes, labelled by a vocabulary that is known already.
 
-    Classes of the vocabulary without a folder are no error; folders that it does not know are.
+    Classes of the vocabulary without a folder are fine; folders that it does not have are an error.
     """
     root = existing_folder(path)
     classes = _find_classes(root, channels)
@@ -109,7 +109,7 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
     """All images at any depth below a folder, sorted; hidden files and folders are left out.
 
     Arrays in `.npy` files count where images are not to have three channels. One line tells how
-    many other files were passed over.
+    many other files were skipped.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -123,7 +123,7 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
     if others:
         kinds = ", ".join(f"{ending}: {n}" for ending, n in others.most_common(_MENTIONED))
         _LOG.warning(
-            "%s: passed over %d files whose ending is not an image's (%s).",
+            "%s: skipped %d files whose ending is not an image's (%s).",
             folder,
             others.total(),
             kinds,
@@ -173,7 +173,7 @@ def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
         raise DataError(_no_images(root, loose))
     if loose:
         _LOG.warning(
-            "%s: passed over %d images that lie in no class folder (%s).",
+            "%s: skipped %d images that lie in no class folder (%s).",
             root,
             len(loose),
             names_of(sorted(p.name for p in loose)),
@@ -228,7 +228,6 @@ def _refuse_other_parts(root: Path) -> None:
 
 
 def _holds_classes(folder: Path) -> bool:
-    """Whether it looks like a part of a data set, and not like a class."""
     return not _loose_images(folder) and len(_sub_folders(folder)) > 1
 
 

@@ -44,20 +44,20 @@ def read_lists(
     _equally_long(names, labels=given, is_valid=marks)
     meaning: dict[str, Any] = {"task": task, "vocab": vocab, "columns": columns}
     parse_labels(given, names, **meaning)  # before the files, which take longer
-    kept, broken = sound_positions(names, settings)
-    names = [names[i] for i in kept]
-    targets = parse_labels([given[i] for i in kept], names, **meaning)
+    sound, broken = sound_positions(names, settings)
+    names = [names[i] for i in sound]
+    targets = parse_labels([given[i] for i in sound], names, **meaning)
     photos = photos_of(names, targets)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
         found = divided(photos, targets.vocab, *whole, source="The list of photos")
     else:
-        found = marked(photos, targets.vocab, [marks[i] for i in kept])
+        found = marked(photos, targets.vocab, [marks[i] for i in sound])
     return found.with_broken(broken)
 
 
 def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labeller) -> list[Any]:
-    """The label that the name of each file tells.
+    """The label in the name of each file.
 
     Args:
         files: the paths.
@@ -107,8 +107,8 @@ def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
     odd = next((item for item in listed if not isinstance(item, str | os.PathLike)), None)
     if odd is not None:
         raise DataError(
-            f"A {type(odd).__name__} is no path of an image. For images in memory, or a dataset: "
-            "ImageDataLoaders.from_dataset(dataset)."
+            f"{type(odd).__name__} is not the path of an image. For images in memory, or a "
+            "dataset: ImageDataLoaders.from_dataset(dataset)."
         )
     if not listed:
         raise DataError("The list of images is empty: give at least one path.")
@@ -122,11 +122,11 @@ def sound_positions(
     broken = check_images(list(dict.fromkeys(files)), channels=settings.n_channels)
     report_broken(broken, settings.on_error)
     bad = {str(image.path) for image in broken}
-    kept = [i for i, file in enumerate(files) if str(Path(file)) not in bad]
-    if not kept:
-        raise DataError("No image can be read, so there is nothing to learn from.")
-    _warn_of_copies([files[i] for i in kept])
-    return kept, broken
+    sound = [i for i, file in enumerate(files) if str(Path(file)) not in bad]
+    if not sound:
+        raise DataError("No image can be read, so there is nothing to train on.")
+    _warn_of_copies([files[i] for i in sound])
+    return sound, broken
 
 
 def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = None) -> Samples:
@@ -158,7 +158,7 @@ def _compiled(pattern: Any) -> re.Pattern[str]:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
         raise DataError(
-            f"pattern={pattern!r} is no regular expression: {error}. {example}"
+            f"pattern={pattern!r} is not a regular expression: {error}. {example}"
         ) from error
     if compiled.groups != 1 and "label" not in compiled.groupindex:
         raise DataError(

@@ -50,7 +50,7 @@ class Settings:
     """The arguments with their defaults; made, they are sound.
 
     Raises:
-        DataError: one is not; the message says what would be.
+        DataError: one is not.
     """
 
     valid_pct: float = 0.2
@@ -114,7 +114,7 @@ class Settings:
         return self._input().channels
 
     def loading(self, train: Samples) -> dict[str, Any]:
-        """The fields of `ImageDataLoaders` that tell how photos become batches."""
+        """The fields of `ImageDataLoaders` for how images become batches."""
         workers = default_workers(train) if self.num_workers is None else self.num_workers
         return {
             "size": as_size(self.size),
@@ -151,15 +151,17 @@ class Settings:
 
 def check_batch_size(batch_size: int) -> int:
     """The number, if it can be a batch size."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise DataError(f"batch_size={batch_size!r}: expected a whole number from 1, such as 64.")
-    return batch_size
+    return _whole(batch_size, "batch_size", "64")
 
 
 def _channels(channels: int) -> int:
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise DataError(f"channels={channels!r}: an image has at least one, such as 1, 3 or 4.")
-    return channels
+    return _whole(channels, "channels", "1, 3 or 4")
+
+
+def _whole(value: int, name: str, example: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DataError(f"{name}={value!r}: expected a whole number from 1, such as {example}.")
+    return value
 
 
 def _augmentation(

@@ -56,13 +56,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a table says of its photos.
+    """Images and labels of a table.
 
     Attributes:
         files: the paths.
         labels: of each; a list where there are several.
         columns: names of the label columns.
-        valid: which are for validation; None if the table does not tell.
+        valid: which are for validation; None if the table does not mark them.
     """
 
     files: list[str]
@@ -90,8 +90,8 @@ def read_table(source: Any, *, header: bool = True) -> Table:
         found = [(name, _values(source[name], name)) for name in source.columns]
     else:
         raise DataError(
-            f"A {type(source).__name__} is no table; give the path of a CSV file, a data frame, or "
-            "a dict of columns. For lists: ImageDataLoaders.from_lists(files, labels)."
+            f"{type(source).__name__} is not a table; give the path of a CSV file, a data frame "
+            "or a dict of columns. For lists: ImageDataLoaders.from_lists(files, labels)."
         )
     table = Table(tuple(found), f"the {type(source).__name__}")
     if len({len(values) for _, values in found}) > 1:
