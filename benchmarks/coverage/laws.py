@@ -40,7 +40,7 @@ def freezing(groups: LayerGroups, head: nn.Module | None) -> str:
     """After `freeze()` exactly the parameters of the head (or of the last group) train."""
     groups.freeze()
     last = (head if head is not None else groups[-1]).parameters()
-    wanted = {id(p) for p in last if p not in groups._fixed}
+    wanted = {id(p) for p in last if p not in groups._by_user}
     trains = {id(p) for p in groups.model.parameters() if p.requires_grad}
     return "" if trains == wanted else f"{len(trains)} parameters train, the head has {len(wanted)}"
 
@@ -72,7 +72,7 @@ def backward(groups: LayerGroups, loss: torch.Tensor, used: Iterable[str]) -> st
     """One backward pass reaches every used parameter that its author lets train."""
     loss.backward()
     named = dict(groups.model.named_parameters())
-    names = (n for n in used if named[n] not in groups._fixed)
+    names = (n for n in used if named[n] not in groups._by_user)
     missed = [n for n in names if named[n].grad is None]
     return f"no gradient reaches {some(missed)}" if missed else ""
 

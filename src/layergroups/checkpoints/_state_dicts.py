@@ -27,7 +27,7 @@ _NOT_SAVED: Final = frozenset(
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Named:
-    """What the optimizer remembers of each parameter, by the parameter's name.
+    """The optimizer's state of each parameter, by the parameter's name.
 
     Order and number of parameter groups do not matter, so a checkpoint survives regrouping.
 
@@ -125,7 +125,7 @@ def check_optimizer(
 def load_optimizer_state(
     optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Give each parameter the memory that was saved under its name; the others start afresh.
+    """Give each parameter the state that was saved under its name; the others start afresh.
 
     Returns:
         The names of parameters in the saved state that this model does not have.

@@ -1,7 +1,4 @@
-"""Change how many channels of an image a model takes; its pretrained weights are adapted.
-
-A loaded network for images of another number of channels: grey ones, or of many bands.
-"""
+"""Change how many channels of an image a model takes; its pretrained weights are adapted."""
 
 from __future__ import annotations
 
@@ -52,17 +49,18 @@ def change_input_channels(
 ) -> InputChange:
     """Let a model take images of another number of channels, in place, with adapted weights.
 
-    The convolutions that the image enters, patch embeddings too, are found by a dry run. Each stays
-    the same layer and gets a new weight; `adapted_weight` says how. What models of transformers and
-    timm know of their channels follows, and so do layer groups. An optimizer starts afresh for the
-    new weight. The statistics by which images are normalised are the data's and do not follow.
+    The convolutions that read the image, patch embeddings too, are found by a dry run. Each stays
+    the same layer and gets a new weight: for one channel the sum over all channels, otherwise the
+    channels repeated in a cycle and scaled. The numbers of channels that models of transformers and
+    timm hold follow, and so do layer groups. An optimizer starts afresh for the new weight. The
+    statistics by which images are normalised belong to the data and do not follow.
 
     Args:
         model: any module; it is changed.
         channels: how many the images have from now on, such as 1 or 4.
         example_input: an input that the model takes now: a tensor (N, C, H, W), a tuple of
-            arguments or a dict of keyword arguments; where it is left out, one is made from what
-            the model tells of itself.
+            arguments or a dict of keyword arguments; if it is left out, one is made from what is
+            known of the model.
 
     Returns:
         Which layers were changed and how; with as many channels as before nothing is changed.
@@ -85,13 +83,25 @@ def change_input_channels(
             layer: Any = model.get_submodule(path)
             _exchange(layer, _adapted(model, layer.weight, channels))
         for holder, name in list(_counts_of_channels(model, paths, before)):
-            _set(holder, name, channels)
+            if isinstance(holder, dict):
+                holder[name] = channels
+            else:
+                setattr(holder, name, channels)
         try:
             trace(model, wider)
         except AnatomyError as error:
-            raise _cannot_run(model, paths, before, channels) from error
+            raise ModelError(
+                f"{type(model).__name__} cannot run on {channels} channels, though "
+                f"{', '.join(paths)} takes them: something else in it counts on {before}, such as "
+                "a normalisation of the input. Take that out first (googlenet and inception_v3: "
+                "model.transform_input = False), then call change_input_channels again."
+            ) from error
         _update_timm(model, before, channels)
-    return InputChange(paths, before, channels, _how(before, channels))
+    summed = f"the weights of {before} channels summed"
+    cycle = (
+        f"the weights of {before} channels repeated in a cycle and scaled by {before}/{channels}"
+    )
+    return InputChange(paths, before, channels, summed if channels == 1 else cycle)
 
 
 def adapted_weight(weight: Tensor, channels: int) -> Tensor:
@@ -111,12 +121,6 @@ def adapted_weight(weight: Tensor, channels: int) -> Tensor:
         return exact.sum(1, keepdim=True).to(weight.dtype)
     cycle = torch.arange(channels, device=weight.device) % before
     return (exact[:, cycle] * (before / channels)).to(weight.dtype)
-
-
-def _how(before: int, after: int) -> str:
-    if after == 1:
-        return f"the weights of {before} channels summed"
-    return f"the weights of {before} channels repeated in a cycle and scaled by {before}/{after}"
 
 
 def _entrances(model: nn.Module, found: Trace) -> tuple[tuple[str, ...], int]:
@@ -164,23 +168,24 @@ def _check_entrance(model: nn.Module, op: Op, found: Trace) -> None:
         cause = "a convolution whose weight is computed from others"
     elif getattr(layer, "groups", 1) != 1:
         cause = "a convolution of several groups"
-    elif shape[1] != op.weight_shape[1] or not _is_as_given(shape, found):
+    elif shape[1] != op.weight_shape[1] or not any(
+        # some input of the model has as many channels as the first layer reads
+        v.kind == INPUT
+        and v.producer == -1
+        and v.shape[1:2] == shape[1:2]
+        and len(v.shape) == len(shape)
+        for v in found.values
+    ):
         cause = "a convolution that reads the image in another layout than it was given"
     if cause:
         raise ModelError(
-            f"the image enters {type(model).__name__} at {path or 'the root'} by {cause}. Exchange "
+            f"the image enters {type(model).__name__} at {path or 'the root'} by {cause}. Replace "
             f"the layer yourself: model.set_submodule({path!r}, your_layer)"
         )
 
 
-def _is_as_given(shape: tuple[int, ...], found: Trace) -> bool:
-    """Whether some input of the model has as many channels as the first layer reads."""
-    inputs = [v.shape for v in found.values if v.kind == INPUT and v.producer == -1]
-    return any(len(s) == len(shape) and s[1] == shape[1] for s in inputs)
-
-
 def _adapted(model: nn.Module, weight: nn.Parameter, channels: int) -> nn.Parameter:
-    """The new weight; it trains unless a hand has fixed the old one (a frozen group has not)."""
+    """The new weight; it trains unless the user froze the old one (a frozen group may train)."""
     trains = weight.requires_grad or any(weight is p for p in frozen_by_groups(model))
     return nn.Parameter(adapted_weight(weight, channels), requires_grad=trains)
 
@@ -210,20 +215,10 @@ def _counts_of_channels(
                 continue
             seen.add(id(holder))
             for name in _COUNTS:
-                value = _get(holder, name)
+                held = holder if isinstance(holder, dict) else None
+                value = held.get(name) if held is not None else getattr(holder, name, None)
                 if isinstance(value, int) and value == before:
                     yield holder, name
-
-
-def _get(holder: Any, name: str) -> Any:
-    return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
-
-
-def _set(holder: Any, name: str, value: int) -> None:
-    if isinstance(holder, dict):
-        holder[name] = value
-    else:
-        setattr(holder, name, value)
 
 
 def _update_timm(model: nn.Module, before: int, after: int) -> None:
@@ -243,19 +238,10 @@ def _with_channels(tensor: Tensor, before: int, after: int) -> Tensor:
     return tensor.new_zeros(tensor.shape[0], after, *tensor.shape[2:])
 
 
-def _cannot_run(model: nn.Module, paths: tuple[str, ...], before: int, channels: int) -> ModelError:
-    return ModelError(
-        f"{type(model).__name__} cannot run on {channels} channels, though {', '.join(paths)} now "
-        f"takes them: something else in it counts on {before}, such as a normalisation of the "
-        "input. Take that out first (googlenet and inception_v3: model.transform_input = False), "
-        "then call change_input_channels again."
-    )
-
-
 def with_channels(
     loaded: LoadedModel, channels: int, *, size: tuple[int, int]
 ) -> tuple[LoadedModel, InputChange | None]:
-    """The network for images of so many channels; its first convolution is changed if need be.
+    """The network for images of so many channels; its first convolution is changed if needed.
 
     Args:
         loaded: the network, which is changed in place, with what its weights expect.
@@ -264,7 +250,7 @@ def with_channels(
 
     Returns:
         The network with statistics for these channels, and what `change_input_channels` did; None
-        where the network takes as many channels as it is.
+        if the network takes so many channels already.
 
     Raises:
         ModelError: the network cannot be changed so.

@@ -62,7 +62,7 @@ def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     random_tensors, random_values = random_state()
     model = groups.model  # without the wrapper of torch.compile
     tensors = with_prefix("model", model.state_dict())
-    tensors |= with_prefix("buffer", _passing_buffers(model))
+    tensors |= with_prefix("buffer", _other_buffers(model))
     tensors |= with_prefix("random", random_tensors)
     state: dict[str, Any] = {
         "structure": structure_of(model),
@@ -81,9 +81,9 @@ def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= with_prefix("optimizer", moments)
         state["optimizer"] = values
     processes = learner.processes
-    each, told = split_tensors([*map(list, processes.objects(random_state()))], "ranks")
+    each, values_of_each = split_tensors([*map(list, processes.objects(random_state()))], "ranks")
     if processes.is_distributed:
-        tensors, state = tensors | each, state | {"ranks": told}
+        tensors, state = tensors | each, state | {"ranks": values_of_each}
     return whole(tensors), state
 
 
@@ -105,7 +105,7 @@ def restore(
         source: the file, for messages.
         with_opt: also take over the optimizer's state.
         strict: True refuses other groups and other weights; None refuses other weights; False takes
-            what fits. What does not fit is told in a warning.
+            what fits. What does not fit is named in a warning.
 
     Raises:
         CheckpointError: weights, groups or optimizer do not fit this learner.
@@ -123,25 +123,15 @@ def restore(
 
 @dataclass(frozen=True, kw_only=True)
 class _Loadable:
-    """A checkpoint that fits a learner; loading it cannot fail.
-
-    Attributes:
-        weights: those that fit.
-        buffers: outside of the state dict, those that fit.
-        moments: tensors of the optimizer.
-        with_opt: whether the optimizer's state is loaded.
-        random: the state of this process's generators.
-        history: of the checkpoint.
-        notes: what to warn of when it is loaded.
-    """
+    """A checkpoint that fits a learner; loading it cannot fail."""
 
     weights: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
-    moments: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]  # outside of the state dict
+    moments: Mapping[str, Tensor]  # of the optimizer
     with_opt: bool
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]]
     history: History
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # to warn of
 
 
 def _checked(
@@ -155,7 +145,12 @@ def _checked(
 ) -> _Loadable:
     """Everything that loading needs is looked at before the first weight is changed."""
     model = learner.groups.model  # without the wrapper of torch.compile
-    weights, unfit = _loadable_weights(model, under_prefix("model", tensors), strict, source)
+    weights, unfit = under_prefix("model", tensors), ""
+    if strict is not False:
+        check_weights(model, weights, source)
+    else:
+        weights, unfit = fitting_weights(model, weights, source)
+        unfit = unfit and f"{unfit} Loaded {len(weights)} that fit; the others stay."
     buffers, misfits = _loadable_buffers(model, under_prefix("buffer", tensors))
     if misfits and strict:
         raise CheckpointError(f"{source}: {misfits}")
@@ -230,10 +225,10 @@ def _random_of(
 
 
 def check_resumable(learner: LearnerState, saved: Saved) -> None:
-    """A run goes on only in a model that is built as it was.
+    """See that the model is built as it was when the run began.
 
     Raises:
-        CheckpointError: it has other weights, or is built otherwise.
+        CheckpointError: it has other weights or other layers.
     """
     source = str(saved.path)
     model = learner.groups.model
@@ -248,7 +243,7 @@ def check_resumable(learner: LearnerState, saved: Saved) -> None:
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Weights and all buffers, not copied; with FSDP2 every process must call this."""
     tensors = with_prefix("model", model.state_dict())
-    return whole(tensors | with_prefix("buffer", _passing_buffers(model)))
+    return whole(tensors | with_prefix("buffer", _other_buffers(model)))
 
 
 def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -266,17 +261,6 @@ def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) ->
     _load_buffers(model, buffers)
 
 
-def _loadable_weights(
-    model: nn.Module, weights: dict[str, Tensor], strict: bool | None, source: str
-) -> tuple[dict[str, Tensor], str]:
-    """The weights to load, all or those that fit, and a text on the others."""
-    if strict is not False:
-        check_weights(model, weights, source)
-        return weights, ""
-    fitting, text = fitting_weights(model, weights, source)
-    return fitting, text and f"{text} Loaded {len(fitting)} that fit; the others stay."
-
-
 def _loadable_buffers(
     model: nn.Module, saved: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], str]:
@@ -284,36 +268,33 @@ def _loadable_buffers(
 
     Some models size such buffers by their last input, so a different shape is not always a fault.
     """
-    own = _passing_buffers(model)
+    own = _other_buffers(model)
     fitting = {n: t for n, t in saved.items() if n in own and own[n].shape == t.shape}
     misfits = [
         f"{n} (saved {tuple(saved[n].shape)}, here {tuple(own[n].shape)})"
-        for n in own
-        if n in saved and n not in fitting
+        for n in own.keys() & saved.keys() - fitting.keys()
     ]
-    if not misfits:
-        return fitting, ""
-    return fitting, (
-        f"buffers outside of the state dict have a different shape: {first_few(misfits)}. They "
-        "keep the values that they have in this model."
+    text = (
+        f"buffers outside of the state dict have a different shape: {first_few(sorted(misfits))}. "
+        "They keep the values that they have in this model."
     )
+    return fitting, text if misfits else ""
 
 
-def _passing_buffers(model: nn.Module) -> dict[str, Tensor]:
+def _other_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that a state dict leaves out."""
     kept = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 
 
 def _load_buffers(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
-    own = _passing_buffers(model)
+    own = _other_buffers(model)
     with torch.no_grad():
         for name, tensor in fitting.items():
             own[name].copy_(tensor)
 
 
 def _scaler_state(learner: LearnerState) -> dict[str, Any] | None:
-    """Of the gradient scaler in fp16."""
     scaler = learner.accelerator.scaler
     return None if scaler is None else dict(scaler.state_dict())
 
