@@ -97,7 +97,7 @@ class Pair:
 
     def ours(self) -> None:
         """An epoch of `learn.fit`."""
-        self.learn.fit(1, store=False)
+        self.learn.fit(1, feature_cache=False)
 
     def theirs(self) -> None:
         """An epoch of the loop written by hand."""

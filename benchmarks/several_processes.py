@@ -63,11 +63,11 @@ def one_of_two(epochs: int) -> None:
     x, y = torch.randn(12, 16, 3, 64, 64), torch.arange(16) % 10
     model = torchvision.models.resnet18(num_classes=10)
     learn = Learner(Data([(one, y) for one in x], []), model, seed=0, progress=False, lr=1e-3)
-    learn.fit(1, store=False)
+    learn.fit(1, feature_cache=False)
     for name in TOLD:
         setattr(Replicas, name, timed(took[name], getattr(Replicas, name)))
     begin = time.perf_counter()
-    learn.fit(epochs, store=False)
+    learn.fit(epochs, feature_cache=False)
     step = 1e3 * (time.perf_counter() - begin) / (epochs * len(x))
     if os.environ["RANK"] == "0":
         print("| | ms, median |\n| --- | --- |")

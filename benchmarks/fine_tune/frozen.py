@@ -25,7 +25,7 @@ learn = vision_learner(
 )
 begin = time.perf_counter()
 learn.freeze()
-rows = learn.fit(epochs, 1e-3, store=bool(store))
+rows = learn.fit(epochs, 1e-3, feature_cache=bool(store))
 print(json.dumps({
     "epochs": [row.seconds for row in rows],
     "seconds": time.perf_counter() - begin,
@@ -45,7 +45,7 @@ def main() -> None:
     options.append(str(args.epochs))
     found = {
         "layergroups": measure(sys.executable, "-c", OURS, *options, "1"),
-        "layergroups, store=False": measure(sys.executable, "-c", OURS, *options, "0"),
+        "layergroups, feature_cache=False": measure(sys.executable, "-c", OURS, *options, "0"),
     }
     if args.peers:
         found["fastai 2.8.12"] = measure(args.peers, FASTAI, *options, "frozen")

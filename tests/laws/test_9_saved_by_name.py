@@ -165,7 +165,7 @@ def test_fine_tune_of_which_one_pass_feeds_both_phases_goes_on(
     resumed = tuned_twice(learner(), **saved)
     assert_same_end(unbroken_tuning, resumed)
     assert [row.note for row in unbroken_tuning.history] == [row.note for row in resumed.history]
-    assert unbroken_tuning.store.state_dict() == resumed.store.state_dict() != []
+    assert unbroken_tuning.cache.state_dict() == resumed.cache.state_dict() != []
 
 
 def test_a_finished_fit_is_not_done_again(tmp_path: Path) -> None:

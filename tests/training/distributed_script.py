@@ -206,7 +206,7 @@ def averaged(folder: Path) -> Learner:
     """A moving average, clipped gradients of two batches, through freezing and surgery."""
     learn = learner(callbacks=[Lives()], accumulate=2, ema=0.9, clip=0.05)
     learn.freeze()
-    learn.fit_flat_cos(4, store=False)
+    learn.fit_flat_cos(4, feature_cache=False)
     learn.save("state")
     return learn
 

@@ -51,7 +51,7 @@ def learner(dls: Any = None, **options: Any) -> Learner:
 
 def kept(learn: Learner) -> CacheEntry:
     """What is kept at the one boundary that there is; nothing if there is none."""
-    (known,) = learn.store.entries.values() or [CacheEntry(0)]
+    (known,) = learn.cache.entries.values() or [CacheEntry(0)]
     return known
 
 
@@ -71,7 +71,7 @@ def test_the_same_weights_as_through_the_body(boundary: int, opt_func: str) -> N
     for learn in (stored, whole):
         learn.freeze_to(boundary)
     stored.fit_one_cycle(4, 1e-2)
-    whole.fit_one_cycle(4, 1e-2, store=False)
+    whole.fit_one_cycle(4, 1e-2, feature_cache=False)
     assert_close(whole, stored)
     assert {row.note for row in stored.history} == {"frozen outputs stored"}
     assert {row.note for row in whole.history} == {""}
@@ -86,7 +86,7 @@ def test_large_batches_run_through_the_frozen_layers_in_parts() -> None:
 
     stored, whole = made(), made()
     stored.fit_one_cycle(4, 1e-2)
-    whole.fit_one_cycle(4, 1e-2, store=False)
+    whole.fit_one_cycle(4, 1e-2, feature_cache=False)
     assert (stored.model[0][0].most, whole.model[0][0].most) == (32, 45)
     assert_close(whole, stored)
 
@@ -105,7 +105,7 @@ def test_augmented_items_have_several_views_and_the_first_epochs_are_as_ever() -
     def noisy(store: bool) -> Learner:
         learn = learner(PlainLoaders(noise=0.5))
         learn.freeze()
-        learn.fit(5, 1e-2, store=store)
+        learn.fit(5, 1e-2, feature_cache=store)
         return learn
 
     stored, whole = noisy(True), noisy(False)
@@ -118,7 +118,7 @@ def test_augmented_items_have_several_views_and_the_first_epochs_are_as_ever() -
 
 
 def test_more_views_may_be_asked_for() -> None:
-    learn = learner(PlainLoaders(noise=0.5), store=FeatureCacheConfig(views=4))
+    learn = learner(PlainLoaders(noise=0.5), feature_cache=FeatureCacheConfig(views=4))
     learn.freeze()
     learn.fit(6, 1e-2)
     assert kept(learn).views == [0, 1, 2, 3]
@@ -139,7 +139,7 @@ def same_as_without(change: Any, epochs: int = 4) -> Learner:
     learners = [learner(callbacks=[change()]) for _ in range(2)]
     for learn, store in zip(learners, (True, False), strict=True):
         learn.freeze()
-        learn.fit(epochs, 1e-2, store=store)
+        learn.fit(epochs, 1e-2, feature_cache=store)
     assert_close(learners[1], learners[0])
     return learners[0]
 
@@ -211,9 +211,9 @@ def test_other_data_are_not_taken_for_the_old_ones() -> None:
     def train(store: bool) -> Learner:
         learn = learner()
         learn.freeze()
-        learn.fit(2, 1e-2, store=store)
+        learn.fit(2, 1e-2, feature_cache=store)
         learn.dls = PlainLoaders(n=32)
-        learn.fit(2, 1e-2, store=store)
+        learn.fit(2, 1e-2, feature_cache=store)
         return learn
 
     assert_close(train(False), train(True))
@@ -225,12 +225,12 @@ def test_a_head_built_otherwise_is_not_fed_what_the_old_one_took() -> None:
     def train(store: bool) -> Learner:
         learn = learner()
         learn.freeze()
-        learn.fit(3, 1e-2, store=store)
+        learn.fit(3, 1e-2, feature_cache=store)
         with torch.random.fork_rng():
             torch.manual_seed(5)
             first = nn.Conv2d(8, 8, 3)
             learn.model[1] = nn.Sequential(first, nn.Flatten(), nn.Linear(32, 3))
-        learn.fit(3, 1e-2, store=store)
+        learn.fit(3, 1e-2, feature_cache=store)
         return learn
 
     stored = train(True)
@@ -264,10 +264,10 @@ def test_unfrozen_training_drops_it() -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_what_does_not_fit_into_memory_lies_in_a_file(half: bool, tmp_path: Any) -> None:
     options = FeatureCacheConfig(memory=100, folder=tmp_path / "own", half=half)
-    stored, whole = learner(store=options), learner()
+    stored, whole = learner(feature_cache=options), learner()
     for learn, store in ((stored, True), (whole, False)):
         learn.freeze_to(-2)
-        learn.fit(3, 1e-2, store=store)
+        learn.fit(3, 1e-2, feature_cache=store)
     assert kept(stored).train is not None
     assert kept(stored).train.mapped
     if not half:
@@ -278,7 +278,7 @@ def test_what_does_not_fit_into_memory_lies_in_a_file(half: bool, tmp_path: Any)
 
 
 def test_what_fits_nowhere_runs_as_ever_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    learn = learner(store=FeatureCacheConfig(memory=100, disk=100))
+    learn = learner(feature_cache=FeatureCacheConfig(memory=100, disk=100))
     learn.freeze()
     learn.fit(3, 1e-2)
     assert caplog.text.count("The frozen layers run in every epoch, because its outputs need") == 1
@@ -323,7 +323,7 @@ def test_a_callback_that_needs_images_is_told_how_to_get_them() -> None:
 
     learn = learner(callbacks=[Mix()])
     learn.freeze()
-    with pytest.raises(TrainingError, match=r"store=False"):
+    with pytest.raises(TrainingError, match=r"feature_cache=False"):
         learn.fit(3, 1e-2)
     assert isinstance(CachedInputs([torch.zeros(2)]), tuple)
 
@@ -382,3 +382,10 @@ def test_what_was_dropped_in_mid_epoch_stays_dropped_after_a_crash(tmp_path: Any
     resumed.fit(5, 1e-2, **saved)
     assert not moved(snapshot(unbroken.model), resumed.model)
     assert [row.note for row in unbroken.history] == [row.note for row in resumed.history]
+
+
+def test_the_earlier_name_of_the_option_is_taken() -> None:
+    learn = learner()
+    learn.freeze()
+    learn.fit(3, 1e-2, store=False)
+    assert {row.note for row in learn.history} == {""}

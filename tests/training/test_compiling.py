@@ -40,7 +40,7 @@ def test_a_compiled_fit_is_a_plain_one(make) -> None:
     plain, compiled = make(), make(compile={"backend": counts})
     for learn in (plain, compiled):
         learn.freeze()
-        learn.fit(1, 1e-3, store=False)
+        learn.fit(1, 1e-3, feature_cache=False)
         learn.unfreeze()
         learn.fit_one_cycle(1, 1e-3)
     torch.testing.assert_close(snapshot(compiled.model), snapshot(plain.model))
@@ -82,7 +82,7 @@ def test_thawing_and_surgery_compile_anew_by_themselves(make) -> None:
     for options in ({}, {"compile": {"backend": counts}}):
         learn = make(callbacks=[Changes()], **options)
         before = snapshot(learn.model)
-        learn.thaw(3, 1e-3, store=False)
+        learn.thaw(3, 1e-3, feature_cache=False)
         assert {"0.0.weight", "0.7.weight", "1.4.weight"} <= moved(before, learn.model)
         ends.append(snapshot(learn.model))
     torch.testing.assert_close(ends[0], ends[1])
@@ -95,7 +95,7 @@ def test_frozen_groups_stay_to_the_bit(make) -> None:
     learn.fit(1, 1e-3)
     learn.freeze_to(-1)
     before = snapshot(learn.model[0])
-    learn.fit(1, 1e-3, store=False)
+    learn.fit(1, 1e-3, feature_cache=False)
     assert not moved(before, learn.model[0])
 
 
@@ -157,7 +157,7 @@ def test_a_backend_that_fails_is_told(make) -> None:
 def test_errors_of_the_model_keep_their_explanation(make) -> None:
     dls = TinyLoaders(n=9, batch_size=8)
     with pytest.raises(TrainingError, match="one item"):
-        make(dls=dls, compile=EAGER).fit(1, store=False)
+        make(dls=dls, compile=EAGER).fit(1, feature_cache=False)
 
 
 @pytest.mark.parametrize(

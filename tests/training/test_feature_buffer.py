@@ -24,7 +24,7 @@ from layergroups.training import FeatureCacheConfig, Learner
 config = FeatureCacheConfig(memory=0, folder=Path(sys.argv[1]))
 learn = Learner(
     TinyLoaders(n=3000, batch_size=500, noise=0.0), pretrained(tiny_model()),
-    split=["0.0", "0.7", "1"], store=config, progress=False,
+    split=["0.0", "0.7", "1"], feature_cache=config, progress=False,
 )
 learn.freeze_to(1)
 rows = learn.fit(3, 1e-3)

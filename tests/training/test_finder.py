@@ -50,7 +50,7 @@ def whole_state(learn: Learner) -> dict[str, Any]:
         "norms": groups.norms_train,
         "counts": (learn.epochs_done, learn.fits_done, learn.history, learn.opt is None),
         "callbacks": list(map(id, learn.callbacks)),
-        "store": {k: id(v) for k, v in vars(learn.store).items()},
+        "store": {k: id(v) for k, v in vars(learn.cache).items()},
         "data": getattr(learn.dls.train, "epoch", None),
         "grad objects": [id(p.grad) for p in learn.model.parameters()],
         "hooks": [list(map(id, m._forward_pre_hooks.values())) for m in learn.model.modules()],
@@ -355,7 +355,7 @@ def test_batches_are_read_once_and_frozen_layers_run_once(make: Make) -> None:
     assert len(reads) == len(learn.dls.train) == 6
     assert all(len(curve.raw) == 24 for curve in found.groups.values())
     assert len(runs) == 24 + 24 + 6 + 6  # of all, of "0.0"; then each batch once
-    learn.store_options = FeatureCacheConfig(memory=0)
+    learn.feature_cache = FeatureCacheConfig(memory=0)
     reads, runs = [], []
     again = learn.lr_find(**QUICK, stop_div=False)
     assert len(reads) > 4 * 24
@@ -374,7 +374,7 @@ def test_more_steps_than_batches_and_fewer(make: Make) -> None:
 def test_batches_that_fit_only_in_part_are_read_on_from_there(make: Make) -> None:
     learn = make()
     found = learn.lr_find(**QUICK, by_group=False, stop_div=False)
-    learn.store_options = FeatureCacheConfig(memory=3 * 8 * (3 * 16 * 16 * 4 + 8))
+    learn.feature_cache = FeatureCacheConfig(memory=3 * 8 * (3 * 16 * 16 * 4 + 8))
     assert learn.lr_find(**QUICK, by_group=False, stop_div=False) == found
 
 

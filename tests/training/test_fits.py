@@ -104,7 +104,7 @@ def test_callbacks_of_one_fit_come_before_those_of_the_learner_and_go(make, fit:
 
 def test_callbacks_stay_where_the_head_trains_through_the_network(make) -> None:
     learn, sees = make(), Sees()
-    learn.fine_tune(1, store=False, callbacks=[sees])
+    learn.fine_tune(1, feature_cache=False, callbacks=[sees])
     assert {phase for _, phase in sees.events} == {"head", "late"}
     learn, sees = make(), Sees()
     learn.fine_tune(1, defaults=FineTuneDefaults(max_bytes=10), callbacks=[sees])
@@ -163,7 +163,7 @@ def test_frozen_groups_have_no_part_in_the_norm(make) -> None:
     learn, norms = make(opt_func="sgd", clip=0.01), Norms()
     learn.freeze()
     before = snapshot(learn.model[0])
-    learn.fit(1, 1e-2, store=False, callbacks=[norms])
+    learn.fit(1, 1e-2, feature_cache=False, callbacks=[norms])
     assert norms.seen == pytest.approx([0.01] * 6, rel=1e-3)
     assert all(torch.equal(t, before[n]) for n, t in learn.model[0].state_dict().items())
 

@@ -107,7 +107,7 @@ def test_frozen_layers_run_once_and_the_fit_is_the_same(tmp_path: Path, caplog) 
         learn.dls.train.noise = learn.dls.noise = 0.0
         learn.freeze_to(-1)
         with caplog.at_level(logging.WARNING, "layergroups"):
-            rows = learn.fit(5, store=store)
+            rows = learn.fit(5, feature_cache=store)
         ends.append((learn, rows))
         assert ("stored" in rows[-1].note) == store
     (stored, rows), (plain, others) = ends

@@ -20,7 +20,7 @@ FITS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("fit", (3,), {"callbacks": [Thaw()], "lr": [1e-3, 0, 1e-2]}),
     ("fit_one_cycle", (2, 1e-2), {"div": 10, "pct_start": 0.5, "moms": (0.9, 0.8, 0.95)}),
     ("fit_flat_cos", (2,), {"lr": {"1": 5e-3}, "div_final": 10}),
-    ("fine_tune", (2, 1e-2), {"lr": decay(1e-3, 0.5), "store": False, "freeze_epochs": 2}),
+    ("fine_tune", (2, 1e-2), {"lr": decay(1e-3, 0.5), "feature_cache": False, "freeze_epochs": 2}),
     ("thaw", (), {"lr": 1e-3, "every": 2}),
     ("thaw", (2,), {"start": "0.7"}),
 ]
@@ -98,7 +98,7 @@ def test_the_stored_head_phase_is_said(make) -> None:
     preview = make().plot_schedule("fine_tune", 1)
     assert [phase.name for phase in preview.phases] == ["head", "late"]
     assert "stored outputs" in preview.phases[0].note
-    assert not make().plot_schedule("fine_tune", 1, store=False).phases[0].note
+    assert not make().plot_schedule("fine_tune", 1, feature_cache=False).phases[0].note
 
 
 def test_a_long_fit_is_looked_at_in_parts(make) -> None:

@@ -156,7 +156,7 @@ def test_the_best_weights_come_back_and_frozen_stays_frozen(make, caplog) -> Non
     def fit(best: SaveBest, *values: float):
         learn = make(metrics=[Says(*values)], callbacks=[best])
         learn.freeze()
-        learn.fit(len(values), 1e-2, store=False)
+        learn.fit(len(values), 1e-2, feature_cache=False)
         return learn
 
     learn = fit(SaveBest("says", restore=True), 0.9, 0.2, 0.3)

@@ -157,7 +157,7 @@ def test_the_body_runs_once_for_each_view_and_once_for_validation(make, dls) -> 
 
 def test_without_the_store_it_trains_through_the_network(make) -> None:
     learn = make()
-    rows = learn.fine_tune(1, freeze_epochs=2, store=False)
+    rows = learn.fine_tune(1, freeze_epochs=2, feature_cache=False)
     assert [row.phase for row in rows] == ["head", "head", "late"]
 
 
@@ -257,7 +257,7 @@ def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
     assert [row.phase for row in rows] == ["head", "late", "late", "late", "late"]
     assert [sum(row.frozen) for row in rows] == [2, 1, 1, 1, 1]
     assert {row.note for row in rows[1:]} == {"frozen outputs stored"}
-    plain.fine_tune(4, 1e-2, defaults=LATE, store=False)
+    plain.fine_tune(4, 1e-2, defaults=LATE, feature_cache=False)
     assert {row.note for row in plain.history} == {""}
 
 
@@ -267,13 +267,13 @@ def test_one_pass_of_the_body_feeds_both_phases(make, epochs: int) -> None:
     learn.fine_tune(epochs, 1e-2, defaults=LATE)
     found, folded = 2 * 3, 3 * 3  # a few items to find each boundary and what can be folded
     assert learn.model[0][0].items == 2 * 48 + 18 + found + folded
-    assert learn.store.entries.keys() == {(0,)}
+    assert learn.cache.entries.keys() == {(0,)}
 
 
 def test_what_the_second_phase_takes_over_are_outputs_of_the_early_group(make, dls) -> None:
     learn = late(make)
     learn.fine_tune(2, 1e-2, defaults=LATE)
-    (kept,) = learn.store.entries.values()
+    (kept,) = learn.cache.entries.values()
     early = learn.model.eval()[0][:8]
     for view, epoch in enumerate(kept.views):
         values, targets = kept.train.read(torch.full((48,), view), torch.arange(48))
@@ -295,7 +295,7 @@ def test_both_phases_learn_what_they_learn_through_the_network(make, dls) -> Non
     plain.model.load_state_dict(before)
     plain.freeze_to(1)
     plain.opt, plain.epochs_done = None, learn.epochs_done - 2
-    plain.fit_one_cycle(2, 1e-3, store=False)
+    plain.fit_one_cycle(2, 1e-3, feature_cache=False)
     assert learn.history[-1].valid_loss == pytest.approx(plain.history[-1].valid_loss, rel=0.05)
 
 
@@ -309,16 +309,16 @@ def test_where_there_is_room_for_one_the_second_phase_fills_its_own(make) -> Non
 
 def test_where_there_is_room_for_none_the_second_phase_says_so(make, caplog) -> None:
     room = FeatureCacheConfig(memory=20_000, disk=0)
-    rows = late(make, store=room).fine_tune(4, 1e-2, defaults=LATE)
+    rows = late(make, feature_cache=room).fine_tune(4, 1e-2, defaults=LATE)
     assert [row.phase for row in rows] == ["head"] + ["late"] * 4
     assert {row.note for row in rows[1:]} == {""}
     assert caplog.text.count("The frozen layers run in every epoch, because its outputs need") == 1
 
 
 def test_more_views_come_in_the_epochs_of_the_second_phase(make) -> None:
-    learn = late(make, store=FeatureCacheConfig(views=3))
+    learn = late(make, feature_cache=FeatureCacheConfig(views=3))
     learn.fine_tune(4, 1e-2, defaults=LATE)
-    (kept,) = learn.store.entries.values()
+    (kept,) = learn.cache.entries.values()
     assert len(kept.views) == 3
     assert kept.views[2] == 1
 
@@ -332,7 +332,7 @@ def test_the_early_group_written_to_between_the_phases_is_run_again(make) -> Non
 
     learn = late(make, callbacks=[Writes()])
     learn.fine_tune(4, 1e-2, defaults=LATE)
-    (kept,) = learn.store.entries.values()
+    (kept,) = learn.cache.entries.values()
     assert kept.views == [1, 2]
 
 

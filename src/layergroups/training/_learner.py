@@ -111,8 +111,8 @@ class Learner(LearnerState):
             `fine_tune`, where the head is chosen by photos that were held out.
         compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
             `learn.model` stays the model itself; what is changed, frozen or thawed is compiled
-            again when it next runs. Epochs from stored outputs and predictions run it as it is.
-        store: how outputs of frozen layers are kept, see `FeatureCacheConfig`.
+            again when it next runs. Epochs from cached outputs and predictions run it as it is.
+        feature_cache: how outputs of frozen layers are cached, see `FeatureCacheConfig`.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
         progress: show bars and rows on stderr; or an object that does so.
@@ -122,8 +122,8 @@ class Learner(LearnerState):
         GroupingError: the split rule does not fit the model.
     """
 
-    store: FeatureCache
-    store_options: FeatureCacheConfig
+    cache: FeatureCache
+    feature_cache: FeatureCacheConfig
 
     def __init__(
         self,
@@ -146,12 +146,12 @@ class Learner(LearnerState):
         clip: float | None = None,
         ema: Ema = None,
         compile: Compile = None,
-        store: FeatureCacheConfig | None = None,
+        feature_cache: FeatureCacheConfig | None = None,
         path: str | Path = "models",
         seed: int | None = None,
         progress: bool | Reporter = True,
     ) -> None:
-        super().__init__(dls, model, groups=groups, split=split, store=FeatureCache())
+        super().__init__(dls, model, groups=groups, split=split, cache=FeatureCache())
         if lr is not None:
             self.groups.set_rates(lr)
         asked = self.data.task or task_meant_by(loss_func)
@@ -167,7 +167,7 @@ class Learner(LearnerState):
         self.clip = clip
         self.ema = ema
         self.compile = compile
-        self.store_options = store or FeatureCacheConfig()
+        self.feature_cache = feature_cache or FeatureCacheConfig()
         self.path = path
         self.seed = seed
         self.progress = progress
@@ -190,8 +190,8 @@ class Learner(LearnerState):
             epochs: passes over the training items.
             lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
                 or `decay(...)`. None: the rates that the groups have.
-            **options: `callbacks`, `store`, `checkpoint_dir`, `checkpoint_every` and `resume`, as
-                every fit takes them; see `FitOptions`.
+            **options: `callbacks`, `feature_cache`, `checkpoint_dir`, `checkpoint_every` and
+                `resume`, as every fit takes them; see `FitOptions`.
 
         Returns:
             The rows of these epochs; `history` has those of all fits.
@@ -317,7 +317,7 @@ class Learner(LearnerState):
             base_lr=base_lr,
             freeze_epochs=freeze_epochs,
             lr=lr,
-            store=options.get("store", True),
+            feature_cache=options.get("feature_cache", True),
             defaults=figures,
         )
         return self._run(phases, options, figures)
@@ -367,13 +367,15 @@ class Learner(LearnerState):
         checkpoints = checkpoint_config(
             given["checkpoint_dir"], given["checkpoint_every"], given["resume"]
         )
-        phases = [replace(phase, stored=phase.stored and given["store"]) for phase in phases]
+        phases = [
+            replace(phase, stored=phase.stored and given["feature_cache"]) for phase in phases
+        ]
         if self._planned is not None:  # plot_schedule asks for the phases only
             self._planned.append((phases, callbacks))
             return History()
         setup = FitSetup(
-            cache=self.store,
-            cache_config=self.store_options,
+            cache=self.cache,
+            cache_config=self.feature_cache,
             callbacks=tuple(callbacks),
             checkpoints=checkpoints,
             figures=figures or FineTuneDefaults(),
@@ -688,7 +690,7 @@ class Learner(LearnerState):
         rates rise in equal ratios; then everything is put back to the bit. The sweep of all groups
         keeps the relation of their rates; in the others one group trains and the rest are frozen.
         All sweeps see the same batches of the coming epoch, over and over; they are read once, and
-        frozen layers below the first that trains run once, as far as `store_options.memory`
+        frozen layers below the first that trains run once, as far as `feature_cache.memory`
         allows. Groups that are frozen now stay so, and get no rate. Callbacks are not called.
 
         Use it: `learn.fit_one_cycle(3, lr=learn.lr_find().rates)`. Before the head has trained, the
@@ -717,7 +719,7 @@ class Learner(LearnerState):
         """
         suggest = named(suggest_funcs)
         plan = Plan(start_lr, end_lr, num_it, stop_div, suggest)
-        found = find_rates(self, plan, by_group, memory=self.store_options.memory)
+        found = find_rates(self, plan, by_group, memory=self.feature_cache.memory)
         if show_plot:
             show(found.figure)
         return found

@@ -62,7 +62,7 @@ class CachedInputs(tuple[Tensor, ...]):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"run.inputs.{name}: in this epoch run.inputs are cached outputs of the frozen layers, "
-            "not images. A callback that needs the images needs fit(..., store=False)."
+            "not images. A callback that needs the images needs fit(..., feature_cache=False)."
         )
 
 

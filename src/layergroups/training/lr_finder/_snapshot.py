@@ -71,7 +71,7 @@ class Snapshot:
         loss = learner.loss_func
         roots = [learner.model, *([loss] if isinstance(loss, nn.Module) else [])]
         self._modules = [module for root in roots for module in each_module(root)]
-        owners = [learner, learner.groups, learner.store, learner.data.train, *self._modules]
+        owners = [learner, learner.groups, learner.cache, learner.data.train, *self._modules]
         self._contents = anatomy.Snapshot(_containers(owners), deep=False)
         own = (p for module in self._modules for p in own_parameters(module).values())
         parameters = {id(p): p for p in own if p is not None}

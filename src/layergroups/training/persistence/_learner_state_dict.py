@@ -73,7 +73,7 @@ def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "history": learner.history.to_dict(),
         "random": random_values,
         "scaler": _scaler_state(learner),
-        "store": learner.store.state_dict(),
+        "store": learner.cache.state_dict(),
         "optimizer": None,
     }
     if learner.opt is not None:
@@ -209,7 +209,7 @@ def _apply(learner: LearnerState, loadable: _Loadable, state: Mapping[str, Any])
         learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
     learner.history = loadable.history
     learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
-    learner.store.load_state_dict(state["store"])
+    learner.cache.load_state_dict(state["store"])
     load_random_state(*loadable.random)
 
 

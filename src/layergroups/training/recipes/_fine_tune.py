@@ -36,7 +36,7 @@ def plan_fine_tune(
     base_lr: float | None = None,
     freeze_epochs: int = 1,
     lr: Rate | None = None,
-    store: bool = True,
+    feature_cache: bool = True,
     defaults: FineTuneDefaults | None = None,
 ) -> tuple[Phase, ...]:
     """The phases of `fine_tune`: the head alone, then the groups from `lowest` on.
@@ -59,8 +59,8 @@ def plan_fine_tune(
             freeze_to=-1,
             lr=head_lr,
             schedule=known.head_schedule,
-            from_store=store,
-            stored=store,
+            from_store=feature_cache,
+            stored=feature_cache,
         ),
         Phase(
             name="late" if known.lowest else "all",
@@ -68,7 +68,7 @@ def plan_fine_tune(
             freeze_to=known.lowest,
             lr=all_lr,
             schedule=known.schedule,
-            stored=store,
+            stored=feature_cache,
             passes=known.passes,
         ),
     )

@@ -28,8 +28,8 @@ class FitOptions(TypedDict, total=False):
 
     Attributes:
         callbacks: of this fit alone; they come before those of the learner.
-        store: False runs the frozen layers in every epoch. Otherwise their outputs are computed
-            once and kept, so that later epochs cost little more than what trains.
+        feature_cache: False runs the frozen layers in every epoch. Otherwise their outputs are
+            computed once and cached, so that later epochs cost little more than what trains.
         checkpoint_dir: save the whole state here after each epoch, each fit of the learner in a
             folder of its own.
         checkpoint_every: save also after so many optimizer steps.
@@ -39,7 +39,7 @@ class FitOptions(TypedDict, total=False):
     """
 
     callbacks: Sequence[object] | None
-    store: bool
+    feature_cache: bool
     checkpoint_dir: str | Path | None
     checkpoint_every: int | None
     resume: bool
@@ -47,7 +47,7 @@ class FitOptions(TypedDict, total=False):
 
 DEFAULTS: Final[FitOptions] = {
     "callbacks": (),
-    "store": True,
+    "feature_cache": True,
     "checkpoint_dir": None,
     "checkpoint_every": None,
     "resume": False,
@@ -71,6 +71,8 @@ def takes_fit_options(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if "store" in kwargs:  # its earlier name
+            kwargs["feature_cache"] = kwargs.pop("store")
         for name in kwargs:
             if name not in signature.parameters:
                 known = [known for known in signature.parameters if known != "self"]

@@ -222,7 +222,7 @@ class LearnerState(SuggestsNames):
         model: the model.
         groups: layer groups of this model; None makes them.
         split: the rule by which they are made.
-        store: outputs of frozen layers that are kept between fits.
+        cache: outputs of frozen layers that are cached between fits.
 
     Attributes:
         groups: as `layer_groups`, but not brought in step with the model first.
@@ -244,7 +244,7 @@ class LearnerState(SuggestsNames):
         progress: what shows bars and rows.
         blueprint: how the model can be made again, if that is known.
         pretrained: whether the model began with pretrained weights; None where that is not known.
-        store: as the argument.
+        cache: as the argument.
     """
 
     groups: LayerGroups
@@ -259,7 +259,7 @@ class LearnerState(SuggestsNames):
     progress: bool | Reporter
     blueprint: Blueprint | None
     pretrained: bool | None
-    store: Stateful
+    cache: Stateful
 
     thresh = Setting(checked_threshold)
     accumulate = Setting(launched_accumulation)
@@ -276,7 +276,7 @@ class LearnerState(SuggestsNames):
         *,
         groups: LayerGroups | None,
         split: Split,
-        store: Stateful,
+        cache: Stateful,
     ) -> None:
         self.data = data_source(dls)
         self._model = _laid_out(model)
@@ -289,7 +289,7 @@ class LearnerState(SuggestsNames):
             )
         if groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
-        self.groups, self.store, self._split = groups, store, split
+        self.groups, self.cache, self._split = groups, cache, split
         self.opt = self.blueprint = self.pretrained = None
         self.callbacks, self.history = [], History()
         self._opt_func: OptFunc = "adamw"
