@@ -352,3 +352,38 @@ def test_an_export_keeps_the_loss(photos: ImageDataLoaders, tmp_path: Path) -> N
     again = load_learner(learn.export(tmp_path / "export"))
     assert again.loss_func == learn.loss_func
     assert again.loss_func.weight == (9 / 12, 9 / 6)
+
+
+class CrossEntropyLoss(nn.Module):
+    """Has the name of torch's, and takes outputs for probabilities, which it says."""
+
+    activation = staticmethod(torch.clone)
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -outputs.gather(1, targets[:, None]).log().mean()
+
+
+def test_an_export_predicts_the_same_where_the_loss_is_not_loaded(
+    photos: ImageDataLoaders, tmp_path: Path, caplog: Any
+) -> None:
+    """A subclass stands for what torch's class means; a name alone stands for nothing."""
+    labels = ImageDataLoaders.from_lists(
+        [str(path) for path in photos.train_photos.paths],
+        [[i % 2, 1] for i in range(len(photos.train_photos))],
+        task="multilabel", size=32, batch_size=4, num_workers=0,
+    )  # fmt: skip
+    learn = vision_learner(
+        labels, "timm:test_resnet", pretrained=False, progress=False, loss_func=ProbabilityLoss()
+    )
+    learn.model[1].append(nn.Sigmoid())
+    again = load_learner(learn.export(tmp_path / "labels"))
+    assert type(again.loss_func) is nn.BCELoss
+    file = labels.train_photos.files[0]
+    assert torch.equal(again.predict(file).probabilities, learn.predict(file).probabilities)
+    assert "ProbabilityLoss" in caplog.text
+    learn = vision_learner(
+        photos, "timm:test_resnet", pretrained=False, loss_func=CrossEntropyLoss(), progress=False
+    )
+    caplog.clear()
+    load_learner(learn.export(tmp_path / "classes"))
+    assert "test_losses.CrossEntropyLoss, which is not loaded" in caplog.text

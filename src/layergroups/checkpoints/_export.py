@@ -87,6 +87,7 @@ class Exported:
         task: what the model predicts.
         thresh: for several labels, the probability above which one counts as there.
         loss_settings: arguments of the loss, such as weights of classes.
+        outputs: what the loss takes the outputs for, a name of `Meaning`; empty if not known.
     """
 
     classes: tuple[str, ...]
@@ -100,6 +101,7 @@ class Exported:
     task: Task = TASKS["multiclass"]
     thresh: float = 0.5
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
+    outputs: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

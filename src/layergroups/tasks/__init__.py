@@ -19,6 +19,8 @@ from layergroups.tasks._losses import (
     loss_from,
     loss_name,
     meaning_of,
+    saved_name,
+    stand_in,
 )
 from layergroups.tasks._measures import (
     BINS,
@@ -109,6 +111,8 @@ __all__ = [
     "plain",
     "random_split",
     "register",
+    "saved_name",
+    "stand_in",
     "stratified_split",
     "task_meant_by",
     "task_named",

@@ -459,6 +459,29 @@ def as_loss(loss_func: Any) -> LossFunc:
     return given
 
 
+def saved_name(loss_func: object) -> str:
+    """The class of a loss of this file or of torch.nn; of any other its module too."""
+    kind: object = type(loss_func)
+    if kind is _SAVED.get(type(loss_func).__name__, (None, ()))[0]:
+        return type(loss_func).__name__
+    while isinstance(loss_func, partial):
+        loss_func = loss_func.func
+    return f"{getattr(loss_func, '__module__', '')}.{loss_name(loss_func)}"
+
+
+def stand_in(meaning: str) -> LossFunc | None:
+    """A loss of torch that takes outputs for the same; None where that is not known."""
+    known: dict[str, LossFunc] = {
+        Meaning.SOFTMAX.name: nn.CrossEntropyLoss(),
+        Meaning.SIGMOID.name: nn.BCEWithLogitsLoss(),
+        Meaning.PROBABILITIES.name: nn.BCELoss(),
+        Meaning.NUMBERS.name: nn.MSELoss(),
+        Meaning.RATES.name: nn.PoissonNLLLoss(log_input=False),
+        Meaning.LOG_RATES.name: nn.PoissonNLLLoss(),
+    }
+    return known.get(meaning)
+
+
 def describe_loss(loss_func: Any) -> dict[str, Any]:
     """The settings of a loss of this file or of torch.nn, JSON-ready; none of any other."""
     kind: object = type(loss_func)

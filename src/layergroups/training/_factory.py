@@ -29,7 +29,7 @@ from layergroups.models import (
     load_model,
     with_channels,
 )
-from layergroups.tasks import Task, loss_from, task_meant_by
+from layergroups.tasks import Task, loss_from, stand_in, task_meant_by
 from layergroups.training._learner import Learner
 from layergroups.training.persistence import groups_of_export
 
@@ -269,7 +269,7 @@ def _blueprint(loaded: LoadedModel, assembled: Assembled, size: Size) -> Bluepri
 def _loss(exported: Exported, task: Task) -> LossFunc:
     made = loss_from(exported.loss, exported.loss_settings)
     if made is None:
-        made = task.default_loss()
+        made = stand_in(exported.outputs) or task.default_loss()
         _log.warning(
             "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
             "to it. Until then it is %s.",

@@ -25,7 +25,7 @@ from layergroups.checkpoints import (
 from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split, is_sharded, restore_reasons
-from layergroups.tasks import describe_loss
+from layergroups.tasks import describe_loss, loss_name, meaning_of, saved_name
 from layergroups.training.loop import predict_all
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def export(learner: LearnerState, target: Path) -> Path:
             "load_learner, assign them to learn.metrics again.",
             ", ".join(unnamed),
         )
+    meaning = meaning_of(learner.loss_func)
     exported = Exported(
         classes=learner.data.vocab,
         blueprint=learner.blueprint,
@@ -73,11 +74,12 @@ def export(learner: LearnerState, target: Path) -> Path:
         needs_model=reason,
         transform=transform,
         groups=learner.layer_groups.state_dict(),
-        loss=type(learner.loss_func).__name__,
+        loss=saved_name(learner.loss_func),
         metrics=tuple(named),
         task=learner.task,
         thresh=learner.thresh,
         loss_settings=describe_loss(learner.loss_func),
+        outputs="" if meaning is None else meaning.name,
     )
     return write_export(target, model, exported)
 
@@ -98,7 +100,7 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
         classes=learner.data.vocab,
         transform=transform,
         activation=partial(learner.task.predictions, loss_func=learner.loss_func),
-        loss=type(learner.loss_func).__name__,
+        loss=loss_name(learner.loss_func),
         task=learner.task,
         thresh=learner.thresh,
     )
