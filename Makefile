@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
 TEST   := $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo test test-all check lint types floors format clean
+.PHONY: demo test test-all test-oldest check lint types floors format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -28,6 +28,9 @@ test: $(DEV)
 
 test-all: $(DEV)
 	$(TEST) -m 'slow or not slow'
+
+test-oldest:
+	PYTHON=$(PYTHON) scripts/test_oldest.sh
 
 check: lint types floors test-all
 
