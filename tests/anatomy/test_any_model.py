@@ -135,9 +135,9 @@ class Aside(nn.Module):
 
 
 def test_parameters_that_lead_to_no_output_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    assert check_laws(Aside(True), torch.zeros(2, 4)).dead_ends == ()
+    assert check_laws(Aside(True), torch.zeros(2, 4)).no_path_to_output == ()
     anatomy = check_laws(Aside(False), torch.zeros(2, 4))
-    assert (anatomy.unused, anatomy.dead_ends) == ((), ("aside.weight", "aside.bias"))
+    assert (anatomy.unused, anatomy.no_path_to_output) == ((), ("aside.weight", "aside.bias"))
     LayerGroups(Aside(False), ["head"], example_input=torch.zeros(2, 4))
     assert "lead to no output" in caplog.text
 

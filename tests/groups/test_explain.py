@@ -29,11 +29,11 @@ def test_a_place_has_all_its_facts(vgg: LayerGroups) -> None:
     assert (late.group, late.path, late.block + 1, late.blocks) == ("late", "features.24", 8, 16)
     assert (late.side_before, late.side_after, late.stride) == (56, 28, 2.0)
     assert (late.channels_before, late.channels_after) == (256, 512)
-    assert (late.depth_before, late.depth) == (7, 13)
+    assert (late.weight_ops_before, late.weight_ops) == (7, 13)
     assert late.parameters == pytest.approx(0.118, abs=1e-3)
     assert late.flops == pytest.approx(0.608, abs=1e-3)
     assert late.sentence == vgg["late"].reason
-    assert (head.group, head.depth_before, head.parameters, head.flops) == ("head", 13, 1, 1)
+    assert (head.group, head.weight_ops_before, head.parameters, head.flops) == ("head", 13, 1, 1)
     assert (head.channels_before, head.side_after, head.stride) == (512, 0, 1)
 
 

@@ -3,7 +3,7 @@
 from layergroups._torch import unwrap
 from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
 from layergroups.anatomy._blocks import Block
-from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_flat, sides
+from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_vector, spatial_size
 from layergroups.anatomy._restoring import Snapshot, eval_mode, restoring
 from layergroups.anatomy._splits import (
     Boundary,
@@ -41,11 +41,11 @@ __all__ = [
     "eval_mode",
     "find_head",
     "first_trace",
-    "is_flat",
+    "is_vector",
     "output_shape",
     "read_anatomy",
     "restoring",
-    "sides",
+    "spatial_size",
     "split_candidates",
     "trace",
     "unwrap",

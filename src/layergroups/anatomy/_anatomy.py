@@ -1,10 +1,4 @@
-"""What one dry run of a model shows, as data: `read_anatomy(model)` -> `Anatomy`.
-
-The order of registration as a trace: what is left where a model cannot be run at all.
-
-Each module that holds parameters counts as one operation on what the one before it gave, in the
-order in which the constructor wrote them. Nothing is known of sizes, skips or repeated calls.
-"""
+"""What one dry run of a model shows, as data: `read_anatomy(model)` -> `Anatomy`."""
 
 from __future__ import annotations
 
@@ -40,7 +34,11 @@ def cannot_run(error: BaseException) -> bool:
 
 
 def registration_trace(model: nn.Module) -> Trace:
-    """A trace that pretends that all modules run one after the other, as they are registered."""
+    """A trace as if all modules ran one after the other, as they are registered.
+
+    It is what is left where a model cannot be run at all: each module with parameters counts as one
+    operation. Nothing is known of sizes, skips or repeated calls.
+    """
     walk = _Walk()
     walk.visit(model, "")
     return Trace(
@@ -102,7 +100,7 @@ class _Walk:
                 read_shapes=(self.values[last - 1].shape,),
                 writes=(last,),
                 parameters=tuple(parameters),
-                contraction=bool(weight) and not any(module.children()),
+                is_weight_op=bool(weight) and not any(module.children()),
                 weight_shape=weight,
                 flops=0,
             )
@@ -126,7 +124,7 @@ class Anatomy:
         boundaries: every place inside the body where it can be divided.
         layers: paths of the leaf modules that ran, with the index of their block, in order.
         unused: names of parameters that the run never touched.
-        dead_ends: names of parameters that the run used, but for nothing that the model gives.
+        no_path_to_output: names of parameters that ran, but for nothing that the model gives.
         tied: for each parameter that has several names, the other names.
         image: height and width of the image that was used, or None for other inputs.
         source: "fake run", "real run", or "registration order" where the model cannot be run here.
@@ -139,7 +137,7 @@ class Anatomy:
     boundaries: tuple[Boundary, ...]
     layers: Mapping[str, int]
     unused: tuple[str, ...]
-    dead_ends: tuple[str, ...]
+    no_path_to_output: tuple[str, ...]
     tied: Mapping[str, tuple[str, ...]]
     image: tuple[int, int] | None
     source: str
@@ -209,7 +207,7 @@ def read_anatomy(
         boundaries=find_boundaries(blocks, image),
         layers=_layers(model, found, blocks),
         unused=tuple(n for n, _ in model.named_parameters() if n not in found.first_use),
-        dead_ends=flow.dead_ends(),
+        no_path_to_output=flow.no_path_to_output(),
         tied=_tied(model),
         image=image,
         source=found.source,

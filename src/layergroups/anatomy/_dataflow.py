@@ -1,4 +1,4 @@
-"""Questions to a trace: what is still needed at a moment, where a value comes from, its shape.
+"""Questions to a trace: what is still needed at a time, where a value comes from, its shape.
 
 Where the classifier of a network is, and what comes into it, read from the dataflow.
 """
@@ -23,7 +23,7 @@ class Flow:
         self.times = [op.time for op in trace.ops]
 
     @cached_property
-    def born(self) -> dict[int, int]:
+    def produced_at(self) -> dict[int, int]:
         """For each activation the time at which it was produced."""
         return {
             v: self.trace.ops[value.producer].time
@@ -37,14 +37,14 @@ class Flow:
         shapes = [v.shape for v in self.trace.values if v.producer == -1 and v.shape]
         return shapes[0][0] if shapes else 1
 
-    def needed(self, moment: int, start: int, end: int) -> int:
-        """How many activations made before `moment` are read in [start, end)."""
+    def live_values(self, time: int, start: int, end: int) -> int:
+        """How many activations made before `time` are read in [start, end)."""
         return len(
             {
                 v
                 for op in self.between(start, end)
                 for v in op.reads
-                if self.born.get(v, moment) < moment
+                if self.produced_at.get(v, time) < time
             }
         )
 
@@ -57,10 +57,10 @@ class Flow:
         index = self.trace.values[value].producer
         return self.trace.ops[index] if index >= 0 else None
 
-    def flat(self, value: int) -> bool:
+    def is_vector(self, value: int) -> bool:
         """True where a value holds one vector for each item of the batch."""
         shape = self.shape(value)
-        return is_flat(shape) and shape[0] == self.batch
+        return is_vector(shape) and shape[0] == self.batch
 
     def shape(self, value: int) -> tuple[int, ...]:
         """The shape of a value when it was made."""
@@ -74,7 +74,7 @@ class Flow:
         """Times of all operations that an operation depends on."""
         return self._before([op])
 
-    def dead_ends(self) -> tuple[str, ...]:
+    def no_path_to_output(self) -> tuple[str, ...]:
         """Names of used parameters on which nothing depends that the model returned."""
         values = [self.trace.values[v] for v in self.trace.returned]
         if not values:
@@ -98,12 +98,12 @@ class Flow:
         return seen
 
 
-def is_flat(shape: tuple[int, ...]) -> bool:
+def is_vector(shape: tuple[int, ...]) -> bool:
     """True where each item is one vector: (N, C), (N, C, 1, 1), (N, 1, C)."""
     return len(shape) >= 2 and math.prod(shape[1:]) == max(shape[1:])
 
 
-def sides(shape: tuple[int, ...], aspect: float = 1.0) -> tuple[float, float] | None:
+def spatial_size(shape: tuple[int, ...], aspect: float = 1.0) -> tuple[float, float] | None:
     """Height and width of a feature map, or None for a vector.
 
     Args:
@@ -111,7 +111,7 @@ def sides(shape: tuple[int, ...], aspect: float = 1.0) -> tuple[float, float] | 
             sides have the image's aspect; tokens are taken as a square map.
         aspect: height over width of the image.
     """
-    if is_flat(shape):
+    if is_vector(shape):
         return None
     if len(shape) == 5:
         return float(shape[3]), float(shape[4])
@@ -137,7 +137,7 @@ class Classifier:
         weight: name of the weight.
         in_features: number of features that come in.
         out_features: number of classes, or of numbers, that go out.
-        flat: True where one vector an image comes in, so that nothing is left to be pooled.
+        takes_vector: True where one vector an image comes in, so that nothing is left to be pooled.
         time: when it runs.
     """
 
@@ -145,7 +145,7 @@ class Classifier:
     weight: str
     in_features: int
     out_features: int
-    flat: bool
+    takes_vector: bool
     time: int
 
 
@@ -155,7 +155,7 @@ class Head:
 
     Attributes:
         classifiers: its final linear maps; empty for a network without a head.
-        start: first moment of the head on the clock of the trace; past the end where there is none.
+        start: first time of the head on the clock of the trace; past the end where there is none.
         reason: why it begins there, in words.
         known: True where the caller said which module is the head.
     """
@@ -172,19 +172,19 @@ class Head:
 
 
 def find_head(flow: Flow) -> Head:
-    """Find the head: from the outputs back to the first contraction on every path, then further.
+    """Find the head: from the outputs back to the first weight layer on every path, then further.
 
     A head whose classifier takes one vector reaches back over all that works on one vector (VGG's
     three linears, BERT's pooler, a norm), as long as a single activation flows in.
     """
     past_end = flow.trace.ops[-1].time + 1 if flow.trace.ops else 1
-    finals, after = _final_contractions(flow)
+    finals, after = _final_weight_ops(flow)
     problem = _why_headless(flow, finals, after)
     if problem:
         return Head((), past_end, problem)
     classifiers = tuple(_classifier(flow, op) for op in finals)
     first = min(finals, key=lambda op: op.time)
-    if not all(c.flat for c in classifiers):
+    if not all(c.takes_vector for c in classifiers):
         return Head(classifiers, first.time, "the classifier comes before the pooling")
     start = _reach_back(flow, first)
     if start < first.time:
@@ -192,8 +192,8 @@ def find_head(flow: Flow) -> Head:
     return Head(classifiers, first.time, "the last layer")
 
 
-def _final_contractions(flow: Flow) -> tuple[list[Op], list[Op]]:
-    """The last contraction on every path to the outputs, and the operations after them."""
+def _final_weight_ops(flow: Flow) -> tuple[list[Op], list[Op]]:
+    """The last weight layer on every path to the outputs, and the operations after them."""
     found: dict[int, Op] = {}
     seen: dict[int, Op] = {}
     todo = [v for v in flow.trace.outputs if flow.trace.values[v].kind == ACTIVATION]
@@ -202,7 +202,7 @@ def _final_contractions(flow: Flow) -> tuple[list[Op], list[Op]]:
         if op is None or op.time in seen:
             continue
         seen[op.time] = op
-        if op.contraction:
+        if op.is_weight_op:
             found[op.time] = op
         else:
             todo.extend(v for v in op.reads if flow.trace.values[v].kind == ACTIVATION)
@@ -211,7 +211,7 @@ def _final_contractions(flow: Flow) -> tuple[list[Op], list[Op]]:
 
 
 def _why_headless(flow: Flow, finals: list[Op], after: list[Op]) -> str:
-    """Why the last contractions are no classifier, or "" where they are."""
+    """Why the last weight_ops are no classifier, or "" where they are."""
     if not finals:
         return "no layer with a weight matrix leads to the output"
     times = {op.time for op in finals}
@@ -244,7 +244,7 @@ def _classifier(flow: Flow, op: Op) -> Classifier:
         weight=weight,
         in_features=size[0],
         out_features=out_features,
-        flat=flow.flat(incoming) or _takes_vectors(flow, op),
+        takes_vector=flow.is_vector(incoming) or _takes_vectors(flow, op),
         time=op.time,
     )
 
@@ -257,7 +257,9 @@ def _weight_of(op: Op) -> str:
 def _takes_vectors(flow: Flow, op: Op) -> bool:
     """True where a map is flattened, or a token taken, so that one vector an item comes in."""
     return (
-        op.name != "convolution" and len(flow.shape(op.writes[0])) == 2 and flow.flat(op.writes[0])
+        op.name != "convolution"
+        and len(flow.shape(op.writes[0])) == 2
+        and flow.is_vector(op.writes[0])
     )
 
 
@@ -270,12 +272,12 @@ def _reach_back(flow: Flow, first: Op) -> int:
     if index == 0:
         return first.time
     end = ops[-1].time + 1
-    while index < last and flow.needed(ops[index].time, ops[index].time, end) > 1:
+    while index < last and flow.live_values(ops[index].time, ops[index].time, end) > 1:
         index += 1
-    contractions = [op for op in ops if op.contraction]
-    taken = sum(op.time >= ops[index].time for op in contractions)
-    return ops[index].time if taken <= len(contractions) / 2 else first.time
+    weight_ops = [op for op in ops if op.is_weight_op]
+    taken = sum(op.time >= ops[index].time for op in weight_ops)
+    return ops[index].time if taken <= len(weight_ops) / 2 else first.time
 
 
 def _is_vector_op(flow: Flow, op: Op) -> bool:
-    return all(flow.flat(v) for v in flow.activations(op))
+    return all(flow.is_vector(v) for v in flow.activations(op))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from layergroups.anatomy._blocks import Block
-from layergroups.anatomy._dataflow import sides
+from layergroups.anatomy._dataflow import spatial_size
 
 _SIXTEENTH = 1.15 / 16  # of the image; 15 of 224 pixels still counts
 _TOO_DEEP = 2 / 3  # of the depth
@@ -20,8 +20,8 @@ class Boundary:
     Attributes:
         block: index of the block that begins there.
         path: name of that block.
-        depth_before: contractions of the body before it.
-        depth: contractions of the body in all.
+        weight_ops_before: weight_ops of the body before it.
+        weight_ops: weight_ops of the body in all.
         side_before: side in pixels (or the root of the number of tokens) that the block before
             works at; 0 where there is none.
         side_after: likewise of the block that begins here.
@@ -33,8 +33,8 @@ class Boundary:
 
     block: int
     path: str
-    depth_before: int
-    depth: int
+    weight_ops_before: int
+    weight_ops: int
     side_before: int
     side_after: int
     channels_before: int
@@ -45,31 +45,33 @@ class Boundary:
     @property
     def share(self) -> float:
         """Share of the depth before it, 0..1."""
-        return self.depth_before / max(1, self.depth)
+        return self.weight_ops_before / max(1, self.weight_ops)
 
     @property
-    def falls(self) -> bool:
+    def downsamples(self) -> bool:
         """Whether the resolution falls here."""
         return 0 < self.side_after < self.side_before
 
     @property
-    def fall(self) -> str:
+    def resolution(self) -> str:
         """The fall of the resolution, "28 → 14"."""
         return f"{self.side_before} → {self.side_after}"
 
     @property
     def depths(self) -> str:
         """How much of the depth comes before it, "7 of 13 layers"."""
-        return f"{self.depth_before} of {self.depth} layers"
+        return f"{self.weight_ops_before} of {self.weight_ops} layers"
 
     @property
     def what(self) -> str:
         """What makes it a candidate, in a few words."""
-        return f"falls {self.fall}" if self.falls else "the middle of the repeated blocks"
+        return (
+            f"falls {self.resolution}" if self.downsamples else "the middle of the repeated blocks"
+        )
 
     def describe(self) -> str:
         """One sentence in plain words."""
-        what = f"the resolution falls {self.fall}" if self.falls else "a block begins"
+        what = f"the resolution falls {self.resolution}" if self.downsamples else "a block begins"
         return f"{what}, after {self.depths} of the body"
 
 
@@ -78,14 +80,14 @@ def find_boundaries(
 ) -> tuple[Boundary, ...]:
     """All boundaries inside the body, in order; `image` is the input's height and width."""
     body = [b for b in blocks if not b.in_head]
-    depth = sum(b.contractions for b in body)
+    depth = sum(b.weight_ops for b in body)
     parameters = max(1, sum(b.n_parameters for b in body))
     flops = max(1, sum(b.flops for b in body))
     found = []
     done = [0, 0, 0]
     for before, after in pairwise(body):
         done = [
-            done[0] + before.contractions,
+            done[0] + before.weight_ops,
             done[1] + before.n_parameters,
             done[2] + before.flops,
         ]
@@ -93,8 +95,8 @@ def find_boundaries(
             Boundary(
                 block=after.index,
                 path=after.name,
-                depth_before=done[0],
-                depth=depth,
+                weight_ops_before=done[0],
+                weight_ops=depth,
                 side_before=_side(before, image),
                 side_after=_side(after, image),
                 channels_before=_channels(before, image),
@@ -108,14 +110,14 @@ def find_boundaries(
 
 def _side(block: Block, image: tuple[int, int] | None) -> int:
     aspect = image[0] / image[1] if image else 1.0
-    found = sides((2, *block.shape), aspect) if image and block.shape else None
+    found = spatial_size((2, *block.shape), aspect) if image and block.shape else None
     return round(max(found)) if found else 0
 
 
 def _channels(block: Block, image: tuple[int, int] | None) -> int:
     shape = block.shape
     if len(shape) == 3 and image:
-        last = sides((2, *shape), image[0] / image[1]) == shape[:2] != shape[1:]
+        last = spatial_size((2, *shape), image[0] / image[1]) == shape[:2] != shape[1:]
         return shape[-1] if last else shape[0]
     return shape[-1] if shape else 0
 
@@ -172,13 +174,13 @@ def _in_two(
     verdicts: _Verdicts = {}
     falls = []
     for b in boundaries:
-        if b.falls and stem and b.block == 1:
+        if b.downsamples and stem and b.block == 1:
             verdicts[b.block] = False, f"{b.what}, but only the stem comes before, {b.depths}"
-        elif b.falls and b.share < _EDGE:
+        elif b.downsamples and b.share < _EDGE:
             verdicts[b.block] = False, f"{b.what} already after {b.depths}, less than a tenth"
-        elif b.falls and b.share > 1 - _EDGE:
+        elif b.downsamples and b.share > 1 - _EDGE:
             verdicts[b.block] = False, f"{b.what} only after {b.depths}, more than nine tenths"
-        elif b.falls:
+        elif b.downsamples:
             falls.append(b)
     deep = next((b for b in falls if b.side_after <= sixteenth), None)
     if deep is not None and deep.share > _TOO_DEEP:
@@ -187,14 +189,14 @@ def _in_two(
         best, reason = (
             deep,
             (
-                f"the resolution falls {deep.fall}, 1/16 of the image; {deep.depth_before} of "
-                f"{deep.depth} layers of the body come before"
+                f"the resolution falls {deep.resolution}, 1/16 of the image; {deep.depths} of the "
+                "body come before"
             ),
         )
     elif falls:
         best = min(falls, key=lambda b: abs(b.share - 0.5))
         reason = (
-            f"the resolution falls {best.fall}, the fall nearest to half of the depth "
+            f"the resolution falls {best.resolution}, the fall nearest to half of the depth "
             f"({best.depths})"
         )
     else:
@@ -216,7 +218,7 @@ def _in_two(
         else:
             why = f"after {b.depths}, further from half of the depth than the one chosen"
         verdicts[b.block] = False, f"{b.what} {why}"
-    if not middle.falls and _EDGE <= middle.share <= 1 - _EDGE:
+    if not middle.downsamples and _EDGE <= middle.share <= 1 - _EDGE:
         why = "but the resolution stays the same here, and a fall is preferred"
         verdicts[middle.block] = False, f"{middle.what}, after {middle.depths}, {why}"
     return verdicts | {best.block: (True, reason)}
@@ -229,7 +231,7 @@ def _in_several(boundaries: tuple[Boundary, ...], middle: Boundary, parts: int) 
     for k in range(1, parts):
         spare = parts - 1 - k  # places to keep for the parts after this one
         options = rest[: len(rest) - spare]
-        near = [b for b in options if b.falls and abs(b.share - k / parts) <= 0.5 / parts]
+        near = [b for b in options if b.downsamples and abs(b.share - k / parts) <= 0.5 / parts]
         best = min(near or options, key=lambda b: abs(b.share - k / parts))
         chosen.append(best)
         rest = [b for b in rest if b.block > best.block]
@@ -238,7 +240,7 @@ def _in_several(boundaries: tuple[Boundary, ...], middle: Boundary, parts: int) 
         for k, b in enumerate(chosen, 1)
     }
     for b in boundaries:
-        if b.falls or (b is middle and _EDGE <= b.share <= 1 - _EDGE):
+        if b.downsamples or (b is middle and _EDGE <= b.share <= 1 - _EDGE):
             verdicts.setdefault(b.block, (False, _not_even(b, chosen)))
     return verdicts
 
@@ -247,10 +249,13 @@ def _not_even(other: Boundary, chosen: list[Boundary]) -> str:
     parts = len(chosen) + 1
     k = min(max(round(other.share * parts), 1), parts - 1)
     nearest = chosen[k - 1]
+    place = f"{nearest.path} ({nearest.weight_ops_before})"
     if abs(nearest.share - k / parts) <= abs(other.share - k / parts):
-        better = f"{nearest.path} ({nearest.depth_before}) is nearer to {k}/{parts} of the depth"
-    elif nearest.falls and not other.falls:
-        better = f"{nearest.path} ({nearest.depth_before}) is where the resolution falls"
+        better = (
+            f"{nearest.path} ({nearest.weight_ops_before}) is nearer to {k}/{parts} of the depth"
+        )
+    elif nearest.downsamples and not other.downsamples:
+        better = f"{place} is where the resolution falls"
     else:
         better = f"the {parts} parts of the body begin elsewhere, so that each has its blocks"
     return f"{other.what} after {other.depths}; {better}"

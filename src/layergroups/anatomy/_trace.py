@@ -50,7 +50,7 @@ def describe_input(example_input: Any) -> str:
     return f"of shape {shapes[0]}" if len(shapes) == 1 else f"of shapes {shapes}"
 
 
-_CONTRACTIONS = (
+_WEIGHT_OPS = (
     "convolution", "mm", "bmm", "baddbmm", "addmm", "linear", "embedding", "_embedding_bag",
     "_native_multi_head_attention", "_transformer_encoder_layer_fwd", "lstm", "gru", "rnn_tanh",
     "mkldnn_rnn_layer", "_cudnn_rnn", "_trilinear", "addmv", "mv", "dot",
@@ -92,7 +92,7 @@ class Op:
         read_shapes: their shapes as they were read, which views may have changed.
         writes: likewise of what it produced.
         parameters: names of the parameters it used, also through values made from them alone.
-        contraction: True for a linear map of data by a weight of two or more dimensions.
+        is_weight_op: True for a linear map of data by a weight of two or more dimensions.
         weight_shape: shape of that weight, or ().
         flops: multiply-adds times two, 0 where torch has no formula.
     """
@@ -104,7 +104,7 @@ class Op:
     read_shapes: tuple[tuple[int, ...], ...]
     writes: tuple[int, ...]
     parameters: tuple[str, ...]
-    contraction: bool
+    is_weight_op: bool
     weight_shape: tuple[int, ...]
     flops: int
 
@@ -171,7 +171,7 @@ class Recorder(TorchDispatchMode):
         self._given: set[int] = set()
 
     def tick(self) -> int:
-        """The next moment of the clock that calls and operations share."""
+        """The next time of the clock that calls and operations share."""
         self.clock += 1
         return self.clock
 
@@ -264,7 +264,7 @@ class Recorder(TorchDispatchMode):
                 read_shapes=tuple(sources[v] for v in data),
                 writes=writes,
                 parameters=names,
-                contraction=bool(weight and names and len(data) > 0),
+                is_weight_op=bool(weight and names and len(data) > 0),
                 weight_shape=weight,
                 flops=_flops(func, args, kwargs, out),
             )
@@ -308,7 +308,7 @@ class Recorder(TorchDispatchMode):
         return key
 
     def _contracted(self, func: Any, read: list[Tensor]) -> tuple[int, ...]:
-        if op_name(func).removesuffix("_") not in _CONTRACTIONS:
+        if op_name(func).removesuffix("_") not in _WEIGHT_OPS:
             return ()
         for tensor in read:
             value = self.value_of(tensor)

@@ -143,7 +143,7 @@ def _alternatives(anatomy: Anatomy, taken: Sequence[int]) -> tuple[BoundaryReaso
         return (_why(anatomy, best.block, f"split='auto' begins a group here: {reason}"),)
     others = [c for c in found if not c.chosen]
     # the middle of the repeated blocks first, then the falls nearest to half of the depth
-    others.sort(key=lambda c: (c.boundary.falls, abs(c.boundary.share - 0.5)))
+    others.sort(key=lambda c: (c.boundary.downsamples, abs(c.boundary.share - 0.5)))
     best_few = sorted(others[:_MOST], key=lambda c: c.boundary.block)
     return tuple(_why(anatomy, c.boundary.block, c.reason) for c in best_few)
 
@@ -173,7 +173,7 @@ def _why(anatomy: Anatomy, block: int, sentence: str, group: str | None = None) 
         **asdict(place),
         group=group,
         blocks=len(anatomy.blocks),
-        stride=round(place.side_before / place.side_after, 2) if place.falls else 1.0,
+        stride=round(place.side_before / place.side_after, 2) if place.downsamples else 1.0,
         sentence=sentence,
     )
 
@@ -186,12 +186,12 @@ def _place(anatomy: Anatomy, block: Block) -> Boundary:
     last = anatomy.boundaries[-1] if anatomy.boundaries else None
     given = block.shape[0 if len(block.shape) == 3 else -1] if block.shape else 0
     done = float(block.in_head)
-    depth = sum(b.contractions for b in anatomy.body)
+    depth = sum(b.weight_ops for b in anatomy.body)
     return Boundary(
         block=block.index,
         path=block.name,
-        depth_before=depth if block.in_head else 0,
-        depth=depth,
+        weight_ops_before=depth if block.in_head else 0,
+        weight_ops=depth,
         side_before=last.side_after if last and block.in_head else 0,
         side_after=0,
         channels_before=last.channels_after if last and block.in_head else 0,
@@ -231,7 +231,7 @@ def _classic(
         return Classic(paths, True, f"{words}: the same parameters in each group")
     starts = _starts(anatomy, there)
     places = [_place(anatomy, anatomy.blocks[starts[i + 1]]) for i in range(len(paths))]
-    depths = ", ".join(f"{p.depth_before} of {p.depth}" for p in places)
+    depths = ", ".join(f"{p.weight_ops_before} of {p.weight_ops}" for p in places)
     return Classic(paths, False, f"{words}, after {depths} layers: not the same groups")
 
 
@@ -252,7 +252,7 @@ def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list
     blocks = f"cuts through {first_few(cut)}" if cut else "no block is cut through"
     order = [group_of[n] for block in anatomy.blocks for n in block.parameters if n in group_of]
     turns = "" if order == sorted(order) else "; the groups take turns in the order of execution"
-    depth = sum(block.contractions for block in anatomy.blocks)
+    depth = sum(block.weight_ops for block in anatomy.blocks)
     return f"of {depth} layers in all: {'; '.join(parts)}; {blocks}{turns}"
 
 
@@ -265,7 +265,7 @@ def _shares(
         sizes[partition.group_of[name]] += p.numel()
     for block in anatomy.blocks:
         if block.parameters and block.parameters[0] in partition.group_of:
-            depths[partition.group_of[block.parameters[0]]] += block.contractions
+            depths[partition.group_of[block.parameters[0]]] += block.weight_ops
     return [size / max(1, sum(sizes)) for size in sizes], depths
 
 
@@ -309,7 +309,7 @@ def _facts(places: Sequence[BoundaryReason], heading: str) -> Table:
         table.add_row(
             Text.assemble((why.group or "", "bold"), f" {why.path}") if named else Text(why.path),
             f"{why.block + 1} of {why.blocks}",
-            f"{why.depth_before} of {why.depth}",
+            f"{why.weight_ops_before} of {why.weight_ops}",
             _change(why.side_before, why.side_after),
             _change(why.channels_before, why.channels_after),
             percent(why.parameters),

@@ -645,10 +645,10 @@ class LayerGroups:
                 "%d parameters are not used when the model runs, so they will not train: %s",
                 len(self._anatomy.unused), first_few(self._anatomy.unused),
             )  # fmt: skip
-        if self._anatomy.dead_ends:
+        if idle := self._anatomy.no_path_to_output:
             log.warning(
                 "%d parameters lead to no output of the model, so they get no gradient and will "
-                "not train: %s", len(self._anatomy.dead_ends), first_few(self._anatomy.dead_ends),
+                "not train: %s", len(idle), first_few(idle),
             )  # fmt: skip
 
     # -- members ---------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from layergroups.anatomy import (
     Op,
     Trace,
     find_head,
-    is_flat,
+    is_vector,
     output_shape,
     trace,
     unwrap,
@@ -88,7 +88,7 @@ def _plan(network: nn.Module, found: Trace) -> Cut:
     its classifier alone.
     """
     flow = Flow(found)
-    if not found.outputs or not flow.flat(found.outputs[0]):
+    if not found.outputs or not flow.is_vector(found.outputs[0]):
         return Cut("whole", (), (), "its output is a map or a row of tokens, not classes")
     head = find_head(flow)
     if not head.present:
@@ -116,11 +116,11 @@ def _ends_of_map(flow: Flow, head: Head) -> tuple[list[Op], str]:
     if len(head.classifiers) > 1:
         return [], ""
     classifier = ops[bisect_left(flow.times, head.classifiers[0].time)]
-    inside = [o for o in ops if o.time >= head.start and o.contraction]
+    inside = [o for o in ops if o.time >= head.start and o.is_weight_op]
     flattening = next((o for o in inside if _reads_flattened_map(flow, o)), None)
     if flattening is not None:
         return _with_pools(flow, flattening), "after it a map is flattened for one image size"
-    if not head.classifiers[0].flat and classifier.name == "convolution":
+    if not head.classifiers[0].takes_vector and classifier.name == "convolution":
         return [classifier], "after it comes the classifier, pooled afterwards"
     pool = _plain_mean_before(flow, classifier)
     return ([], "") if pool is None else ([pool], "after it the map is averaged for the classifier")
@@ -131,7 +131,9 @@ def _reads_flattened_map(flow: Flow, op: Op) -> bool:
         return False
     shape = flow.shape(op.reads[0])
     return (
-        len(shape) == 4 and not flow.flat(op.reads[0]) and math.prod(shape[1:]) in op.weight_shape
+        len(shape) == 4
+        and not flow.is_vector(op.reads[0])
+        and math.prod(shape[1:]) in op.weight_shape
     )
 
 
@@ -158,7 +160,7 @@ def _plain_mean_before(flow: Flow, classifier: Op) -> Op | None:
         return None
     shape, channels = mean.read_shapes[0], math.prod(flow.shape(mean.writes[0])[1:])
     is_map = len(shape) == 4 and shape[1] == channels  # not one with its channels last
-    return mean if is_map and not is_flat(shape) else None
+    return mean if is_map and not is_vector(shape) else None
 
 
 def _chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
@@ -173,7 +175,7 @@ def _chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
     outside = [o for o in flow.between(0, end) if not children.intersection(o.inside)]
     once = len({c.path for c in calls}) == len(calls)
     chained = all(
-        flow.needed(c.start, c.start, end) <= 1 and not flow.needed(c.start, c.end, end)
+        flow.live_values(c.start, c.start, end) <= 1 and not flow.live_values(c.start, c.end, end)
         for c in before
     )
     return tuple(c.path for c in before) if once and chained and not outside else ()

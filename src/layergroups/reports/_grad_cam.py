@@ -40,10 +40,10 @@ from layergroups._torch import tree_flatten, tree_unflatten
 from layergroups.anatomy import (
     Anatomy,
     eval_mode,
-    is_flat,
+    is_vector,
     read_anatomy,
     restoring,
-    sides,
+    spatial_size,
     unwrap,
 )
 from layergroups.data import data_source
@@ -223,10 +223,10 @@ def _place(
     aspect: float,
 ) -> Place | None:
     """The place that a module's output is, or None where it does not know where things are."""
-    if len(shape) not in (3, 4) or shape[0] != n or is_flat(shape):
+    if len(shape) not in (3, 4) or shape[0] != n or is_vector(shape):
         return None
     if len(shape) == 4:
-        found = sides(shape, aspect)
+        found = spatial_size(shape, aspect)
         height, width = (0, 0) if found is None else (int(found[0]), int(found[1]))
         layout = "NCHW" if (height, width) == shape[2:] else "NHWC"
         return Place(path, layout, (height, width)) if height * width > 1 else None

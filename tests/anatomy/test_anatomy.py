@@ -50,7 +50,11 @@ def test_split_and_its_reason(name: str, path: str, words: str) -> None:
 @pytest.mark.parametrize(("name", "path", "features", "flat"), HEADS)
 def test_head(name: str, path: str, features: int, flat: bool) -> None:
     (classifier,) = anatomy_of(name).classifiers
-    assert (classifier.path, classifier.in_features, classifier.flat) == (path, features, flat)
+    assert (classifier.path, classifier.in_features, classifier.takes_vector) == (
+        path,
+        features,
+        flat,
+    )
     assert classifier.out_features == 1000
 
 
