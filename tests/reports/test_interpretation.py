@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.laws.test_8_looking_changes_nothing import differences, learner_state
 from tests.reports.looked_at import Numbers, says
-from tests.reports.test_pictures import assert_readable
+from tests.reports.readable import assert_readable
 from tests.training.tiny import TinyLoaders, tiny_model
 from torch import nn
 

@@ -76,3 +76,14 @@ def test_a_report_is_of_one_run_or_two() -> None:
     with pytest.raises(LayerGroupsError, match="not of 0"):
         RunReport(())
     assert len(RunReport((made_up(), made_up())).to_dict()["runs"]) == 2
+
+
+def test_two_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("run80", "run120"):
+        (tmp_path / name).mkdir()
+        numbers().save(tmp_path / name / "run.json")
+    report = RunReport.read(tmp_path / "run80", tmp_path / "run120")
+    one, other = (record.title for record in report.records)
+    assert "run80" in one
+    assert "run120" in other
+    assert RunReport.read(tmp_path / "run80").records[0].title == numbers().title

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.data.conftest import picture
-from tests.reports.test_pictures import assert_readable
+from tests.reports.readable import assert_readable
 
 from layergroups import ImageDataLoaders, vision_learner
 from layergroups.data._eval_loaders import varied_views

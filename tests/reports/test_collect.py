@@ -1,23 +1,19 @@
-"""The record of a run: made of a learner, kept as JSON, without any change of the learner."""
+"""The record of a run is made of a learner, which is left as it was."""
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tests.reports.looked_at import says
-from tests.reports.runs import made_up, numbers, several_labels, tiny_run
+from tests.reports.runs import tiny_run
 from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
 
 from layergroups import ImageDataLoaders
-from layergroups.errors import CheckpointError
-from layergroups.reports import Interpretation, RunRecord, record_run
-from layergroups.reports.page import run_page
+from layergroups.reports import Interpretation, record_run
 from layergroups.reports.run._collect import (
     MOST_THUMBS,
     Budget,
@@ -25,7 +21,7 @@ from layergroups.reports.run._collect import (
     outcome_of,
     versions,
 )
-from layergroups.reports.run._narrative import figures_in_words, phases_of, savings_of, summary
+from layergroups.reports.run._narrative import figures_in_words, summary
 from layergroups.training import Learner, vision_learner
 
 
@@ -58,18 +54,6 @@ def test_the_highest_losses_come_first_with_their_heat() -> None:
     assert losses == sorted(losses, reverse=True)
     assert len(worst) == 9
     assert all(photo.thumb and photo.heat and photo.thumb != photo.heat for photo in worst)
-
-
-def test_there_and_back_again(tmp_path: Path) -> None:
-    for record in (tiny_run(), made_up()):
-        record.save(tmp_path / "run.json")
-        assert RunRecord.load(tmp_path) == record
-
-
-def test_json_holds_no_number_that_json_does_not_know() -> None:
-    odd = replace(made_up(), epochs=(replace(made_up().epochs[0], train_loss=float("nan")),))
-    text = json.dumps(odd.to_dict(), allow_nan=False)
-    assert RunRecord.from_dict(json.loads(text)).epochs[0].train_loss is None
 
 
 def test_recording_changes_nothing() -> None:
@@ -167,18 +151,6 @@ def test_a_learner_without_photos_is_told_without_a_result(tmp_path: Path) -> No
     assert "no result" in summary(record)
 
 
-def test_phases_and_savings_are_added_up() -> None:
-    record = tiny_run()
-    phases = phases_of(record.epochs)
-    assert [(phase.name, phase.start, len(phase.rows)) for phase in phases] == [
-        ("head", 0, 1), ("all", 1, 2), ("fit", 3, 3),
-    ]  # fmt: skip
-    assert sum(phase.seconds for phase in phases) == pytest.approx(record.seconds)
-    savings = savings_of(record.epochs)
-    assert savings.saved == savings.passes - savings.body_passes > 5
-    assert savings_of(record.epochs[1:3]) is None
-
-
 def test_commands_are_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["train.py", "--api-key", "abc", "--wandb_token=xyz", "two words"]
     assert command_line(words) == "train.py --api-key '***' '--wandb_token=***' 'two words'"
@@ -189,38 +161,6 @@ def test_commands_are_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "argv", ["work/train.py", "--lr", "0.1"])
     assert command_line() == "python work/train.py --lr 0.1"
     assert {"Python", "layergroups", "torch", "torchvision", "timm"} <= set(versions())
-
-
-def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="layergroups train --out"):
-        RunRecord.load(tmp_path)
-    (tmp_path / "run.json").write_text("[1", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"run\.json"):
-        RunRecord.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"version 7.*upgrade"):
-        RunRecord.from_dict({"version": 7})
-    fields = made_up().to_dict()
-    fields["outcome"]["cells"] = [{"actual": "x"}]
-    with pytest.raises(CheckpointError, match=r"outcome\.cells\[0\]\.predicted: is missing"):
-        RunRecord.from_dict(fields)
-
-
-def test_records_of_version_1_are_read() -> None:
-    file = Path(__file__).parent / "runs_of_version_1.json"
-    old = json.loads(file.read_text(encoding="utf-8"))
-    classes, labels, values = (
-        RunRecord.from_dict(old[name]) for name in ("classes", "labels", "numbers")
-    )
-    assert [r.outcome.task for r in (classes, labels, values)] == [
-        "multiclass", "multilabel", "regression",
-    ]  # fmt: skip
-    assert classes == made_up(("ants", "bees", "owls")).without_pictures()
-    assert labels.outcome.class_report == several_labels().outcome.class_report
-    assert values.outcome == numbers().outcome
-    assert run_page(classes)
-    del old["classes"]["outcome"]["cells"][0]["count"]
-    with pytest.raises(CheckpointError, match="damaged"):
-        RunRecord.from_dict(old["classes"])
 
 
 def test_broken_files_and_copies_are_told(tmp_path: Path) -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
-from base64 import b64decode
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 
 import pytest
-from PIL import Image
 from tests.reports.runs import NASTY, made_up, numbers, picture, several_labels, tiny_run
 
-from layergroups.reports import Calibration
 from layergroups.reports.page import compare_page, run_page
-from layergroups.reports.page._charts import linear_axis, rate_axis
-from layergroups.reports.page._colours import DARK, LIGHT, cell_styles, contrast, visible
-from layergroups.reports.page._views import calibration_chart, matrix_of, training_charts
 from layergroups.reports.run import Cell, ShownItem
 
 NAMES = ("tiny", "nasty", "several labels", "numbers", "bare", "two")
+
+
 VOID = {"meta", "img", "br"}
 
 
@@ -166,63 +161,3 @@ def test_the_page_tells_the_calibration_error_of_the_record() -> None:
     calibration = made_up().outcome.calibration
     outcome = replace(made_up().outcome, calibration=replace(calibration, error=0.203))
     assert "20.3 %" in Reader(run_page(replace(made_up(), outcome=outcome))).texts
-
-
-def test_dots_of_a_calibration_grow_with_the_predictions_behind_them() -> None:
-    outcome = made_up().outcome
-    calibration = Calibration.from_means([(0.1, 0.0, 1), (0.5, 0.4, 50), (0.9, 0.9, 400)])
-    chart = calibration_chart(replace(outcome, calibration=calibration))
-    single, some, many = (dot.size for dot in chart.dots(chart.lines[1]))
-    assert single < some / 2 < some < many
-
-
-def test_metrics_of_different_scale_have_a_chart_of_their_own() -> None:
-    rows = [
-        replace(row, metrics={"mae": 7.0, "accuracy": 0.5, "f1": 0.25}) for row in made_up().epochs
-    ]
-    lines = [{line.name for line in chart.lines} for chart in training_charts(
-        replace(made_up(), epochs=tuple(rows))
-    )]  # fmt: skip
-    assert lines[1:3] == [{"accuracy", "f1"}, {"mae"}]
-
-
-def test_many_classes_are_a_heat_map_with_the_most_frequent_errors() -> None:
-    names = tuple(f"class {i}" for i in range(200))
-    right = [Cell(i, i, 9) for i in range(200)]
-    wrong = [Cell(i, (i + 3) % 200, 1 + (i == 77)) for i in range(200)]
-    record = made_up(names)
-    outcome = replace(record.outcome, cells=(*right, *wrong))
-    found = matrix_of(outcome)
-    assert (found.rows, len(found.confused), found.errors) == ([], 10, 200)
-    assert found.confused[0][1:] == ("class 77", "class 80", 11)
-    with Image.open(io.BytesIO(b64decode(found.picture.partition(",")[2]))) as picture:
-        assert picture.size == (200, 200)
-        blank, correct, error = (picture.getpixel(at) for at in ((5, 0), (0, 0), (3, 0)))
-    assert blank[3] == 0
-    assert correct[2] > correct[0] > 0
-    assert error[0] > error[2]
-    buttons = [a for e, a in Reader(run_page(replace(record, outcome=outcome))).elements
-               if e == "button"]  # fmt: skip
-    assert len(buttons) == 10
-
-
-def test_colours_can_be_told_from_the_ground_and_text_can_be_read() -> None:
-    for colour in ("#0b559f", "#5aaedb", "#d55e00", "#fde725", "#ffffff", "#000000"):
-        assert contrast(visible(colour, LIGHT), LIGHT) >= 3
-        assert contrast(visible(colour, DARK), DARK) >= 3
-    shades = re.findall(r"background:(#\w{6});color:(#\w{6})", cell_styles())
-    assert len(shades) == 44
-    assert min(contrast(*pair) for pair in shades) >= 4.5
-
-
-def test_axes_have_round_numbers_around_their_values() -> None:
-    axis = linear_axis([0.13, 0.87])
-    assert [label for _, label in axis.ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
-    assert (axis.low, axis.high) == (0.0, 1.0)
-    assert linear_axis([2.0, 2.0]).low < 2 < linear_axis([2.0, 2.0]).high
-    assert linear_axis([float("nan")]).high > linear_axis([]).low
-    rates = rate_axis([1e-5, 3e-3])
-    assert rates.log
-    assert [label for _, label in rates.ticks] == ["1e-5", "1e-4", "1e-3", "1e-2"]
-    assert rates.place(1e-5) == 0
-    assert not rate_axis([1e-3, 2e-3]).log
