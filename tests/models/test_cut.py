@@ -81,6 +81,15 @@ def test_fact_2_the_classic_table(name: str, place: str) -> None:
     assert not any(id(m) in inside for m in groups[0].layers)
 
 
+def test_a_split_names_modules_as_the_network_does() -> None:
+    assembled = made("resnet18")
+    groups = assembled.layer_groups(["layer2", "0.layer4", "1"])
+    assert groups.names == assembled.layer_groups(["0.layer2", "0.layer4", "1"]).names
+    assert groups[1].layers[0] is assembled.model[0].layer2[0].conv1
+    with pytest.raises(GroupingError, match="layer9"):
+        assembled.layer_groups(["layer9"])
+
+
 def test_the_older_table_of_squeezenet_has_two_splits() -> None:
     assert len(made("squeezenet1_1").layer_groups("classic-v1")) == 4
 

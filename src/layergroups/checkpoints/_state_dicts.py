@@ -87,14 +87,11 @@ def _loaded_options(saved: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def check_optimizer(
-    optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
-) -> None:
+def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """See that `load_optimizer_state` will succeed; changes nothing.
 
     Raises:
-        CheckpointError: the state is of a different kind of optimizer, or of parameters of a
-            different shape.
+        CheckpointError: the state is of a different kind of optimizer.
         KeyError, TypeError, ValueError, AttributeError: something is missing in it.
     """
     ours = type(optimizer).__name__
@@ -104,17 +101,6 @@ def check_optimizer(
             f"the learner with opt_func={str(state['class']).lower()!r}, or load with "
             "with_opt=False."
         )
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for full_name, tensor in tensors.items():
-        key, _, name = full_name.partition("/")
-        if tensor.ndim == len(shapes.get(name, ())) and tensor.ndim:
-            # optimizers that factorise their moments have tensors of fewer dimensions, or of size 1
-            sizes = zip(tensor.shape, shapes[name], strict=True)
-            if not all(saved in (1, here) for saved, here in sizes):
-                raise CheckpointError(
-                    f"The optimizer's {key} of {name} has the shape {tuple(tensor.shape)} in the "
-                    f"checkpoint, and {tuple(shapes[name])} here. Load with with_opt=False."
-                )
     for name, values in state["values"].items():
         if not all(isinstance(value, PLAIN) for value in values.values()):
             raise CheckpointError(f"The optimizer's state of {name} holds more than plain values.")
@@ -133,7 +119,7 @@ def load_optimizer_state(
     Raises:
         CheckpointError: see `check_optimizer`; nothing was changed then.
     """
-    check_optimizer(optimizer, model, tensors, state)
+    check_optimizer(optimizer, state)
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     unknown: set[str] = set()

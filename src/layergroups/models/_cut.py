@@ -204,7 +204,13 @@ class Assembled:
     example: Tensor
 
     def layer_groups(self, split: Split = "auto") -> LayerGroups:
-        """The layer groups of the model; its last child is known to be the head."""
+        """The layer groups of the model; its last child is known to be the head.
+
+        A list of paths may name modules as the original network does, "layer2" for "0.layer2".
+        """
+        if isinstance(split, (list, tuple)):
+            paths = dict(self.model.named_modules())
+            split = [p if p in paths or f"0.{p}" not in paths else f"0.{p}" for p in split]
         return LayerGroups(
             self.model, split, example_input=self.example, head="1", network=self.network
         )

@@ -165,7 +165,7 @@ def _checked(
         if name.partition("/")[2] in weights
     }
     if with_opt and state["optimizer"] is not None:
-        check_optimizer(learner.made_optimizer(), model, moments, state["optimizer"])
+        check_optimizer(learner.made_optimizer(), state["optimizer"])
     random = _random_of(learner, tensors, state)
     check_random_state(*random)
     _check_values(learner, state)
