@@ -30,14 +30,9 @@ def of_classes(
     kind: str, average: str | None = None, *, higher: bool = True, minus: bool = False,
     top_k: int = 1,
 ) -> NamedMetric:  # fmt: skip
-    """A metric of one class for each item.
+    """A metric of one class for each item, by its name in torchmetrics without "Multiclass".
 
-    Args:
-        kind: its name in torchmetrics, without the "Multiclass" before it.
-        average: over the classes.
-        higher: whether more is better.
-        minus: the name stands for one minus the value.
-        top_k: how many of the likeliest classes may be the right one.
+    With `minus` it is one minus the value; with `top_k` any of so many classes may be right.
     """
 
     def make(n: int, thresh: float) -> Any:
@@ -56,13 +51,9 @@ def of_classes(
 def of_labels(
     kind: str, average: str | None = None, *, higher: bool = True, threshold: bool = True
 ) -> NamedMetric:
-    """A metric of several labels for each item, as `of_classes`.
+    """A metric of several labels for each item, by its name in torchmetrics without "Multilabel".
 
-    Args:
-        kind: its name in torchmetrics, without the "Multilabel" before it.
-        average: over the labels.
-        higher: whether more is better.
-        threshold: whether labels above a threshold are counted, not probabilities ranked.
+    Without `threshold` probabilities are ranked; with it, labels above one are counted.
     """
 
     def make(n: int, thresh: float) -> Any:
@@ -143,9 +134,8 @@ class Meter:
     """Several metrics over the same predictions; `name -> value` at the end.
 
     Each update gets predictions (probabilities (N, C), or numbers (N, K)) and targets, as the task
-    has them. A torchmetrics object is copied, so that the one that was given stays as it
-    is. A plain function is called once, with the probabilities and targets of all items, on the
-    CPU.
+    has them. A torchmetrics object is copied, so that the one that was given stays as it is. A
+    plain function is called once, with the predictions and targets of all items, on the CPU.
     """
 
     def __init__(
@@ -237,18 +227,12 @@ class Meter:
         return values
 
 
-def metric_name(metric: object) -> str:
-    """The column heading of a metric."""
-    if isinstance(metric, str):
-        return metric
-    return str(getattr(metric, "__name__", type(metric).__name__))
-
-
 def metric_names(metrics: Iterable[object]) -> list[str]:
-    """The column headings of several metrics, each another one."""
+    """The column headings of several metrics, each a different one."""
     names: list[str] = []
     for metric in metrics:
-        name = metric_name(metric)
+        own = getattr(metric, "__name__", type(metric).__name__)
+        name = metric if isinstance(metric, str) else str(own)
         while name in names:
             name += "_"
         names.append(name)
