@@ -47,7 +47,7 @@ def test_a_limit_on_the_size_of_files_runs_the_whole_network(tmp_path: Path) -> 
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"
     out = fit_in(tmp_path, before=limit)
     assert "['', '', '']" in out
-    assert out.count("there is no room for its outputs") == 1
+    assert out.count("there is no space for its outputs") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -61,7 +61,7 @@ def test_a_full_disk_runs_the_whole_network(tmp_path: Path) -> None:
         pytest.skip("this system lets nobody mount a small disk")
     out = fit_in(tmp_path, command=small)
     assert "['', '', '']" in out
-    assert out.count("there is no room for its outputs") == 1
+    assert out.count("there is no space for its outputs") == 1
 
 
 def test_a_file_has_all_its_blocks_before_the_first_write(tmp_path: Path) -> None:
@@ -75,5 +75,5 @@ def test_a_file_has_all_its_blocks_before_the_first_write(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_made_is_no_end(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = FeatureCacheConfig(memory=0, folder=tmp_path / "file" / "below")
-    with pytest.raises(NoSpaceError, match="there is no room"):
+    with pytest.raises(NoSpaceError, match="there is no space"):
         FeatureBuffer(4, 1, [TensorSpec.of(torch.zeros(1, 2), 1)], config)

@@ -321,7 +321,7 @@ def test_frozen_groups_rest_and_get_no_rate(make: Make) -> None:
     learn.freeze("0.0")
     learn.layer_groups.set_rates({"0.7": 0.0})
     found = learn.lr_find(**QUICK)
-    assert found.resting == ("0.0", "0.7")
+    assert found.inactive == ("0.0", "0.7")
     assert list(found.rates) == ["1"]
     assert found.groups["1"].raw == found.together.raw
     assert "Frozen or at rate 0, and so not tried: 0.0, 0.7" in str(found)

@@ -38,11 +38,8 @@ if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
 
 _log = logging.getLogger("layergroups")
-
 _KEPT: Final = 2  # the newest checkpoints: one may be damaged
-
 _CONTENTS: Final = "items, labels and transforms"  # a checksum, which would tell nobody anything
-
 _FEATURES: Final = "features"  # name of the state of `FitContext.features`
 
 
@@ -254,7 +251,7 @@ class Checkpointer:
         """The checkpoint must be of the fit that is asked for; earlier versions saved less of it.
 
         Raises:
-            CheckpointError: it is of another one; the message says what differs.
+            CheckpointError: it is of a different one; the message names what differs.
         """
         fit = saved.state["fit"]
         differences = [
@@ -266,7 +263,7 @@ class Checkpointer:
             return
         shown = [text for text in differences if not text.startswith(_CONTENTS)]
         raise CheckpointError(
-            f"{saved.path} belongs to another fit: {'; '.join(shown) or f'{_CONTENTS} differ'}. "
+            f"{saved.path} is of a different fit: {'; '.join(shown) or f'{_CONTENTS} differ'}. "
             "Call the fits of this run as before, or give a different checkpoint_dir; to train for "
             "more epochs, call fit again afterwards."
         )
@@ -278,7 +275,7 @@ class Checkpointer:
             return  # other layer groups, which are refused with their names
         if self._start_rates not in map(list, filter(None, known)):
             raise CheckpointError(
-                f"{saved.path} belongs to another fit: it began at the rates {known[0]}, now they "
+                f"{saved.path} is of a different fit: it began at the rates {known[0]}, now they "
                 f"are {self._start_rates}. Give the rates as before, or a different checkpoint_dir."
             )
 

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from layergroups.training.loop import FitContext
 
 _log = logging.getLogger("layergroups")
-
 _PASS_OFFSET = 1 << 24  # between the epoch numbers from which further passes have their orders
 
 
@@ -200,7 +199,7 @@ class CachedEpochs:
 
 
 class CachedBatches(ABC):
-    """Batches from a buffer; which rows, is said by `rows`."""
+    """Batches from a buffer; `rows` gives those of each."""
 
     buffer: FeatureBuffer
 

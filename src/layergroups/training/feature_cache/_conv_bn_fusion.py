@@ -29,7 +29,6 @@ from layergroups.training.feature_cache._feature_cut import (
 )
 
 _AT_ONCE: Final = 32  # items that run through the frozen layers together
-
 _TOLERANCE: Final = 1e-4  # of the largest value
 
 

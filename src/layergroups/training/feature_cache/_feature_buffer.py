@@ -20,7 +20,6 @@ from layergroups.errors import TrainingError
 from layergroups.training.feature_cache._feature_cut import TensorSpec
 
 _MOST_OF_FREE: Final = 0.9  # of a disk; others write to it too
-
 _ZEROS: Final = bytes(1 << 20)
 
 
@@ -158,7 +157,7 @@ def _in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor
             _reserve(file.fileno(), folder, count * dtype.itemsize)
             flat: Any = torch.from_file(file.name, shared=True, size=count, dtype=dtype)
     except OSError as cause:
-        raise NoSpaceError(f"there is no room for its outputs in {folder}: {cause}") from cause
+        raise NoSpaceError(f"there is no space for its outputs in {folder}: {cause}") from cause
     mapped: Tensor = flat.view(shape)
     return mapped
 

@@ -32,7 +32,6 @@ from layergroups.models import AdaptiveConcatPool2d
 from layergroups.training.state import evaluating
 
 PROBE_ITEMS: Final = 3  # odd, so that a dimension of the batch is not taken for one of the features
-
 RESHAPING: Final = (
     AdaptiveConcatPool2d,
     nn.AdaptiveAvgPool2d,
@@ -287,7 +286,7 @@ def _calls_handled(
 ) -> Iterator[Counter[str]]:
     """Within the block, `handle` gives the value of each outermost call of these modules.
 
-    Calls from inside another one of them are computed as ever and not counted.
+    Calls from inside one of them are computed as ever and not counted.
     """
     counts: Counter[str] = Counter()
     inside = False

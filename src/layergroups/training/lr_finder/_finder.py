@@ -117,8 +117,8 @@ def find_rates(
                 alone = {name: replace(together, name=name) for name in chosen}
             else:
                 alone = {name: finder.sweep_alone(name) for name in chosen}
-    resting = tuple(name for name in groups.names if name not in training)
-    return FoundRates(together, alone, relation, resting, tuple(plan.suggest))
+    inactive = tuple(name for name in groups.names if name not in training)
+    return FoundRates(together, alone, relation, inactive, tuple(plan.suggest))
 
 
 def _trains(group: Any) -> bool:

@@ -41,7 +41,7 @@ class FoundRates(Printable):
         together: the sweep of all groups that train, the relation of their rates kept.
         groups: the sweep of each of them alone, by its name; empty if not asked for.
         relation: the rate of each of them in `together`, as a part of the highest.
-        resting: groups that were frozen or had rate 0, and so were not tried.
+        inactive: groups that were frozen or had rate 0, and so were not tried.
         kinds: the kinds of suggestion that were asked for, in order.
     """
 
@@ -49,7 +49,7 @@ class FoundRates(Printable):
     together: RateCurve
     groups: Mapping[str, RateCurve] = field(default_factory=dict)
     relation: Mapping[str, float] = field(default_factory=dict)
-    resting: tuple[str, ...] = ()
+    inactive: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
 
     @property
@@ -139,7 +139,7 @@ class FoundRates(Printable):
     @property
     def _note(self) -> str:
         words = "Not tried, because frozen or at rate 0"
-        return f"{words}: {', '.join(self.resting)}" if self.resting else ""
+        return f"{words}: {', '.join(self.inactive)}" if self.inactive else ""
 
     @property
     def _reasons(self) -> list[str]:
@@ -156,7 +156,7 @@ class FoundRates(Printable):
             "together": self.together.to_dict(),
             "groups": {name: curve.to_dict() for name, curve in self.groups.items()},
             "relation": dict(self.relation),
-            "resting": list(self.resting),
+            "inactive": list(self.inactive),
             "kinds": list(self.kinds),
             "rates": self.rates,
         }
@@ -174,8 +174,8 @@ class FoundRates(Printable):
         listed = ", ".join(f"{name} {rate:.1e}" for name, rate in self.rates.items())
         use = "learn.fit_one_cycle(3, lr=found.rates) takes them."
         notes = [Text(f"rates of all at once: {listed}\n{use}"), *map(Text, self._reasons)]
-        if self.resting:
-            words = f"Frozen or at rate 0, and so not tried: {', '.join(self.resting)}."
+        if self.inactive:
+            words = f"Frozen or at rate 0, and so not tried: {', '.join(self.inactive)}."
             notes.append(Text(f"{words} learn.unfreeze() to try them."))
         return Group(_table(self), *notes)
 
@@ -207,8 +207,6 @@ def _table(found: FoundRates) -> Table:
 
 
 SuggestFunc = Callable[[Sequence[float], Sequence[float]], float]
-
-
 _SLIDE_WIDTH: Final = 15  # steps
 _SLIDE_ROOM: Final = 2 * _SLIDE_WIDTH  # steps in which it can slide at all
 _SLIDE_FLAT: Final = 0.005

@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from layergroups.training.state import History, LearnerState
 
 _log = logging.getLogger("layergroups")
-
 _VIEWS_FROM: Final = 1 << 20  # epoch numbers of the views, apart from those of ordinary epochs
-
 _LEAST_HELD_OUT: Final = 16
 
 
