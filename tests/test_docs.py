@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -136,7 +136,15 @@ def test_every_name_that_stands_beside_one_of_fastai_is_there(name: str) -> None
     dotted, _, words = name.partition("(")
     thing = found(dotted)
     given = re.findall(r"(\w+)=", words)
-    assert set(given) <= set(inspect.signature(thing).parameters) if given else True
+    assert set(given) <= arguments_of(thing) if given else True
+
+
+def arguments_of(function: Any) -> set[str]:
+    """Names of the arguments, with those that a TypedDict lists for `**options`."""
+    own = set(inspect.signature(function).parameters)
+    for hint in get_type_hints(function).values() if "options" in own else ():
+        own |= {name for each in get_args(hint) for name in getattr(each, "__annotations__", {})}
+    return own
 
 
 def test_a_name_that_is_not_there_is_found_out() -> None:

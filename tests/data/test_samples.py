@@ -147,7 +147,7 @@ def test_broken_photos_and_their_labels_are_skipped_together(root: Path, folder:
         (lambda dls, f: dls.test_dl(f, ["cat"]), "2 images, but 1 labels"),
         (lambda dls, f: dls.test_dl(f, ["cat", "cow"]), "lacks 'cow'"),
         (lambda dls, f: dls.test_dl(f, with_labels=True), "a label for each"),
-        (lambda dls, f: dls.test_dl(3), "expected a list"),
+        (lambda dls, f: dls.test_dl(3), "neither a path nor a list"),
     ],
 )
 def test_mistakes_are_explained(give: Any, message: str, root: Path) -> None:

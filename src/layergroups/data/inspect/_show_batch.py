@@ -48,7 +48,7 @@ class BatchPicture:
         try:
             return drawing.save(self.figure, drawing.check_ending(path), dpi=130)
         except LayerGroupsError as cause:
-            raise DataError(str(cause)) from cause
+            raise DataError(str(cause)) from cause.__cause__
 
     def _repr_png_(self) -> bytes:
         return drawing.png(self.figure, dpi=90)
