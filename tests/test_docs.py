@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -142,8 +142,9 @@ def test_every_name_that_stands_beside_one_of_fastai_is_there(name: str) -> None
 def arguments_of(function: Any) -> set[str]:
     """Names of the arguments, with those that a TypedDict lists for `**options`."""
     own = set(inspect.signature(function).parameters)
-    for hint in get_type_hints(function).values() if "options" in own else ():
-        own |= {name for each in get_args(hint) for name in getattr(each, "__annotations__", {})}
+    if "options" in own:
+        hint = eval(function.__annotations__["options"], function.__globals__)
+        own |= {name for each in get_args(hint) for name in each.__annotations__}
     return own
 
 

@@ -419,7 +419,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          errors.ArgumentError, "mean batch_size=", None),
         (lambda p: lg.ImageDataLoaders.from_table(p.path / "no.csv"), errors.DataError,
          "Expected a CSV", FileNotFoundError),
-        (lambda p: lg.ImageDataLoaders.from_table(None), errors.DataError, "not a table; give", None),
+        (lambda p: lg.ImageDataLoaders.from_table(None), errors.DataError, "not a table", None),
         (lambda p: lg.ImageDataLoaders.from_pattern(p.photos, "("), errors.DataError,
          "not a regular expression.*pattern=r", Exception),
         (lambda p: lg.ImageDataLoaders.from_dataset([1, 2]), errors.DataError, "from_lists", None),

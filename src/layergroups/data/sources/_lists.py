@@ -82,11 +82,13 @@ def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labell
 
 def read_unlabelled(source: Files, *, on_error: OnError = "raise", channels: int = 3) -> Samples:
     """One image, a list of images, or all images below a folder, checked, without labels."""
-    if not isinstance(source, str | os.PathLike | Iterable):
+    try:
+        source = source if isinstance(source, str | os.PathLike) else list(source)
+    except TypeError as error:
         raise DataError(
-            f"{source!r:.200} is neither a path nor a list of paths. Give an image, a folder, a list "
-            "of images, or a dataset."
-        )
+            f"{source!r:.200} is neither a path nor a list of paths. Give an image, a folder, a "
+            "list of images, or a dataset."
+        ) from error
     alone = isinstance(source, str | os.PathLike) and not Path(source).is_dir()
     files = [os.fspath(source)] if alone else find_files(source, channels)  # type: ignore[arg-type] # a path
     sound, _ = drop_broken({"": files}, on_error, channels)
