@@ -77,8 +77,6 @@ __all__ = [
 
 # FakeTensorMode writes a record here for each operation that fails.
 fake_tensor_log = logging.getLogger("torch._subclasses.fake_tensor")
-
-
 _MODULES, _PARAMETERS = attrgetter("_modules"), attrgetter("_parameters")
 
 

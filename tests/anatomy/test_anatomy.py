@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from layergroups.anatomy import Anatomy, choose_split, read_anatomy
+from layergroups.anatomy import Anatomy, choose_splits, read_anatomy
 from layergroups.errors import AnatomyError, ExampleInputError, LazyModuleError
 
 # architecture, where its body is divided, words of the reason
@@ -41,8 +41,7 @@ def anatomy_of(name: str) -> Anatomy:
 @pytest.mark.parametrize(("name", "path", "words"), SPLITS)
 def test_split_and_its_reason(name: str, path: str, words: str) -> None:
     anatomy = anatomy_of(name)
-    boundary, reason = choose_split(anatomy.boundaries, anatomy.blocks, anatomy.image)
-    assert boundary is not None
+    ((boundary, reason),) = choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, 2)
     assert boundary.path == path
     assert words in reason
 

@@ -8,7 +8,6 @@ from layergroups.anatomy._restoring import Snapshot, eval_mode, restoring
 from layergroups.anatomy._splits import (
     Boundary,
     SplitCandidate,
-    choose_split,
     choose_splits,
     split_candidates,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "Snapshot",
     "SplitCandidate",
     "Trace",
-    "choose_split",
     "choose_splits",
     "describe_input",
     "eval_mode",

@@ -18,7 +18,7 @@ from torch import nn
 
 from layergroups._paths import layer_of
 from layergroups.anatomy._dataflow import Flow, Head
-from layergroups.anatomy._trace import Call, Op
+from layergroups.anatomy._trace import Call
 
 _LARGE = 1 / 3
 
@@ -184,38 +184,27 @@ def _segments(root: Node, splitter: _Splitter) -> list[Segment]:
 
 
 def _whole(node: Node, splitter: _Splitter) -> Segment:
-    ops = splitter.flow.between(node.call.start, node.call.end)
-    return Segment(
-        path=node.call.path,
-        kind=splitter.kind(node),
-        start=node.call.start,
-        end=node.call.end,
-        weight_ops=sum(op.is_weight_op for op in ops),
-        shape=node.call.shape,
-        embedding=_only_embeddings(ops),
-        first_use=splitter.first_use(node.call.start, node.call.end),
-    )
+    call = node.call
+    kind = splitter.kind(node)
+    return _segment(call.path, kind, call.start, call.end, call.shape, splitter)
 
 
 def _loose_ops(node: Node, start: int, end: int, splitter: _Splitter) -> Iterator[Segment]:
     """Operations that a module runs itself, between its children."""
-    for op in splitter.flow.between(start, end):
+    kind, flow = splitter.kind(node), splitter.flow
+    for op in flow.between(start, end):
         if op.parameters:
-            yield Segment(
-                path=layer_of(op.parameters[-1]),
-                kind=splitter.kind(node),
-                start=op.time,
-                end=op.time + 1,
-                weight_ops=int(op.is_weight_op),
-                shape=splitter.flow.shape(op.writes[0]),
-                embedding=_only_embeddings((op,)),
-                first_use=splitter.first_use(op.time, op.time + 1),
-            )
+            path, shape = layer_of(op.parameters[-1]), flow.shape(op.writes[0])
+            yield _segment(path, kind, op.time, op.time + 1, shape, splitter)
 
 
-def _only_embeddings(ops: tuple[Op, ...]) -> bool:
-    weight_ops = [op for op in ops if op.is_weight_op]
-    return bool(weight_ops) and all("embedding" in op.name for op in weight_ops)
+def _segment(
+    path: str, kind: str, start: int, end: int, shape: tuple[int, ...], splitter: _Splitter
+) -> Segment:
+    weight_ops = [op for op in splitter.flow.between(start, end) if op.is_weight_op]
+    embedding = bool(weight_ops) and all("embedding" in op.name for op in weight_ops)
+    first_use = splitter.first_use(start, end)
+    return Segment(path, kind, start, end, len(weight_ops), shape, embedding, first_use)
 
 
 @dataclass(frozen=True)

@@ -270,14 +270,6 @@ def _middle(boundaries: tuple[Boundary, ...], blocks: tuple[Block, ...]) -> Boun
     return min(boundaries, key=lambda b: abs(b.block - target))
 
 
-def choose_split(
-    boundaries: tuple[Boundary, ...], blocks: tuple[Block, ...], image: tuple[int, int] | None
-) -> tuple[Boundary | None, str]:
-    """Where a body is best divided in two, and why; see `split_candidates`."""
-    found = choose_splits(boundaries, blocks, image, 2)
-    return found[0] if found else (None, "the body is one block, so it cannot be divided")
-
-
 def choose_splits(
     boundaries: tuple[Boundary, ...],
     blocks: tuple[Block, ...],

@@ -55,8 +55,6 @@ _WEIGHT_OPS = (
     "_native_multi_head_attention", "_transformer_encoder_layer_fwd", "lstm", "gru", "rnn_tanh",
     "mkldnn_rnn_layer", "_cudnn_rnn", "_trilinear", "addmv", "mv", "dot",
 )  # fmt: skip
-
-
 INPUT, WEIGHT, ACTIVATION = "input", "weight", "activation"
 
 

@@ -17,7 +17,7 @@ from layergroups.anatomy import (
     Anatomy,
     Block,
     Boundary,
-    choose_split,
+    choose_splits,
     split_candidates,
 )
 from layergroups.errors import GroupingError
@@ -137,10 +137,12 @@ def _alternatives(anatomy: Anatomy, taken: Sequence[int]) -> tuple[BoundaryReaso
     """
     found = split_candidates(anatomy.boundaries, anatomy.blocks, anatomy.image, len(taken) + 1)
     if not taken or [c.boundary.block for c in found if c.chosen] != list(taken):
-        best, reason = choose_split(anatomy.boundaries, anatomy.blocks, anatomy.image)
-        if best is None or best.block in taken:
-            return ()
-        return (_why(anatomy, best.block, f"split='auto' begins a group here: {reason}"),)
+        auto = choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, 2)
+        return tuple(
+            _why(anatomy, best.block, f"split='auto' begins a group here: {reason}")
+            for best, reason in auto
+            if best.block not in taken
+        )
     others = [c for c in found if not c.chosen]
     # the middle of the repeated blocks first, then the falls nearest to half of the depth
     others.sort(key=lambda c: (c.boundary.downsamples, abs(c.boundary.share - 0.5)))
