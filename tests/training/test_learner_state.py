@@ -125,6 +125,17 @@ def test_a_fit_that_is_refused_leaves_rates_and_freezing(make, tmp_path: Path) -
         assert (learn.layer_groups.rates, learn.layer_groups.frozen) == before
 
 
+def test_a_fit_that_is_refused_leaves_frozen_what_the_user_froze(make, tmp_path: Path) -> None:
+    make().fit(1, checkpoint_dir=tmp_path)
+    learn = make()
+    weight = next(learn.layer_groups[-1].parameters()).requires_grad_(False)
+    with pytest.raises(LayerGroupsError):
+        learn.fine_tune(1, 0.5, checkpoint_dir=tmp_path, freeze_epochs=0)
+    assert not weight.requires_grad
+    learn.unfreeze()
+    assert weight.requires_grad
+
+
 def test_a_callback_that_is_appended_later_is_checked(make) -> None:
     learn = make()
     learn.callbacks.append(CSVLog)

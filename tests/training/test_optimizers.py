@@ -73,6 +73,31 @@ def test_rates_are_base_rate_times_multiplier(groups: LayerGroups) -> None:
     )
 
 
+def test_parameter_groups_of_the_user_are_left_alone(groups: LayerGroups) -> None:
+    optimizer = build_optimizer("sgd", groups.param_groups(), lr=0.1)
+    own = {"params": [nn.Parameter(torch.zeros(2))], "lr": 0.7, "momentum": 0.3}
+    optimizer.add_param_group(own)
+    set_rates(optimizer, (1e-3, 1e-2, 1e-1), 0.5)
+    assert rates_in_use(optimizer, 3) == (5e-4, 5e-3, 5e-2)
+    set_momentum(optimizer, 0.8)
+    set_momentum(optimizer, None)
+    assert (own["lr"], own["momentum"]) == (0.7, 0.3)
+
+
+def test_a_fit_leaves_the_rate_of_a_parameter_group_of_the_user(make) -> None:
+    learn = make()
+    learn.fit(1, 0.1)
+    extra = nn.Parameter(torch.zeros(2))
+    assert learn.opt is not None
+    learn.opt.add_param_group({"params": [extra], "lr": 0.7})
+    learn.fit_one_cycle(1, 0.1)
+    learn.weight_decay = 0.3
+    assert learn.opt.param_groups[-1]["params"] == [extra]
+    assert learn.opt.param_groups[-1]["lr"] == 0.7
+    learn.model = tiny_model()
+    assert learn.opt.param_groups[-1]["params"] == [extra]
+
+
 def test_momentum_goes_where_the_optimizer_has_it_and_comes_back(groups: LayerGroups) -> None:
     adam = build_optimizer("adamw", groups.param_groups(), 0.1)
     sgd = build_optimizer("sgd", groups.param_groups(), 0.1)

@@ -60,6 +60,28 @@ def test_all_groups_train_if_asked_for(make) -> None:
     assert learn.layer_groups.frozen == (False,) * 3
 
 
+@pytest.mark.parametrize("lowest", [0, 1])
+def test_the_phases_decide_what_trains_also_where_the_user_froze_parameters(make, lowest) -> None:
+    learn = make()
+    body, head = next(learn.layer_groups[1].parameters()), next(learn.layer_groups[2].parameters())
+    body.requires_grad_(False)
+    head.requires_grad_(False)
+    before = [body.detach().clone(), head.detach().clone()]
+    learn.fine_tune(1, 0.1, defaults=replace(QUICK, lowest=lowest))
+    assert not torch.equal(body, before[0])
+    assert not torch.equal(head, before[1])
+    assert learn.layer_groups.frozen == (bool(lowest), False, False)
+
+
+def test_fit_leaves_frozen_what_the_user_froze(make) -> None:
+    learn = make()
+    weight = next(learn.layer_groups[1].parameters()).requires_grad_(False)
+    before = weight.detach().clone()
+    learn.freeze_to(1)
+    learn.fit(1, 0.1)
+    assert torch.equal(weight, before)
+
+
 @pytest.mark.parametrize(
     ("lr", "frozen"),
     [

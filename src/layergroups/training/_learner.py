@@ -288,6 +288,9 @@ class Learner(LearnerState):
     ) -> History:
         """Train the head on the frozen body, then the groups above the first one.
 
+        The two phases decide which groups train; parameters in them that you froze by
+        `requires_grad_(False)` train too. `fit` after `freeze_to` leaves those frozen.
+
         Unlike in fastai, a frozen epoch does not go back through the body, and the head sees its
         outputs more than once: they are kept (for two augmented views of each item, which is what
         one frozen epoch costs), and the head trains on them for many cheap passes, until it is no

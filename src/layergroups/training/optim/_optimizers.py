@@ -95,9 +95,16 @@ def checked_clip(clip: float | None) -> float | None:
 
 
 def set_rates(optimizer: Optimizer, rates: Sequence[float], multiplier: float) -> None:
-    """Give every parameter group `base rate of its layer group * multiplier`."""
-    for group in optimizer.param_groups:
+    """Give every parameter group `base rate of its layer group * multiplier`.
+
+    Parameter groups that the user added, without the key "layer_group", are left as they are.
+    """
+    for group in _of_layer_groups(optimizer):
         group["lr"] = rates[group["layer_group"]] * multiplier
+
+
+def _of_layer_groups(optimizer: Optimizer) -> Groups:
+    return [group for group in optimizer.param_groups if "layer_group" in group]
 
 
 def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
@@ -106,7 +113,7 @@ def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
         own = optimizer.defaults.get(key)
         if own is None or own == 0:
             continue
-        for group in optimizer.param_groups:
+        for group in _of_layer_groups(optimizer):
             if momentum is None:
                 group[key] = own
             else:
@@ -121,7 +128,7 @@ def rates_in_use(optimizer: Optimizer, count: int) -> tuple[float, ...]:
         count: number of layer groups.
     """
     lrs = [0.0] * count
-    for group in optimizer.param_groups:
+    for group in _of_layer_groups(optimizer):
         lrs[group["layer_group"]] = float(group["lr"])
     return tuple(lrs)
 

@@ -129,8 +129,9 @@ class Phase:
         epochs: passes over the training items.
         schedule: the multiplier on the rates.
         lr: a rate for each group; None: the rates that they have.
-        freeze_to: the first layer group that trains, as in `freeze_to`, 0 for all; None leaves the
-            freezing as it is.
+        freeze_to: the first layer group that trains, 0 for all. Parameters of the groups that train
+            which the user froze by `requires_grad_(False)` train too. None leaves all freezing as
+            it is.
         from_store: train the head to the end on stored outputs of the body, where possible.
         stored: let frozen layers run once only, as `fit` does.
         passes: over what is stored, for each epoch.
@@ -155,10 +156,11 @@ class Phase:
 
     def apply(self, groups: LayerGroups) -> None:
         """Set freezing and rates."""
-        if self.freeze_to == 0:
-            groups.unfreeze()
-        elif self.freeze_to is not None:
-            groups.freeze_to(self.freeze_to)
+        if self.freeze_to is not None:
+            first = groups[self.freeze_to].index
+            if first:
+                groups.freeze_to(first)
+            groups.unfreeze(*range(first, len(groups)))
         if self.lr is not None:
             groups.set_rates(self.lr)
 
@@ -209,23 +211,26 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
 
 
 class Undo:
-    """A callback that knows whether a fit has begun; until then `undo` takes everything back."""
+    """A callback that notes when a fit begins; until then `undo` restores freezing and rates."""
 
     def __init__(self, groups: LayerGroups) -> None:
         self._groups = groups
         self._before: Mapping[str, Any] = groups.state_dict()
+        self._frozen = [p for p in groups.model.parameters() if not p.requires_grad]
         self._begun = False
 
     def before_epoch(self, run: FitContext) -> None:
-        """From here on weights move."""
+        """Weights change from here on."""
         self._begun = True
 
     before_step = before_epoch  # a fit that is resumed begins in the midst of an epoch
 
     def undo(self) -> None:
-        """Freezing and rates as they were before a fit that was refused."""
+        """Restore freezing, also by the user, and rates after a fit that was refused."""
         if not self._begun:
             self._groups.load_state_dict(self._before)
+            for parameter in self._frozen:
+                parameter.requires_grad_(False)
 
 
 def with_undo(setup: FitSetup, undo: Undo) -> FitSetup:

@@ -92,12 +92,13 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
     Parameters that both models have keep their state; those of the new one start without any.
     """
     wanted = {group["name"]: group["params"] for group in groups.param_groups()}
-    if [group["name"] for group in optimizer.param_groups] != list(wanted):
+    ours = [group for group in optimizer.param_groups if "layer_group" in group]
+    if [group["name"] for group in ours] != list(wanted):
         _log.warning("the new model has other layer groups: the optimizer starts afresh")
         return None
-    for group in optimizer.param_groups:
+    for group in ours:
         group["params"] = wanted[group["name"]]
-    alive = {parameter for params in wanted.values() for parameter in params}
+    alive = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     for parameter in [p for p in optimizer.state if p not in alive]:
         del optimizer.state[parameter]
     groups.attach(optimizer)
@@ -403,7 +404,7 @@ class LearnerState(SuggestsNames):
             wanted = self.layer_groups.param_groups(weight_decay=weight_decay)
             decays = {group["name"]: group["weight_decay"] for group in wanted}
             for group in self.opt.param_groups:
-                group["weight_decay"] = decays.get(group["name"], group["weight_decay"])
+                group["weight_decay"] = decays.get(group.get("name"), group["weight_decay"])
 
     wd = weight_decay
 
