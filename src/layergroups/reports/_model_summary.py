@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from layergroups._formatting import html_table, memory, plain_text
+from layergroups._formatting import Printable, html_table, memory
 from layergroups._paths import parent
 from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
@@ -50,7 +50,7 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class ModelSummary:
+class ModelSummary(Printable):
     """A model as a table of its blocks or layers; prints as one, and turns into JSON.
 
     Attributes:
@@ -78,6 +78,7 @@ class ModelSummary:
     optimizer_bytes: int | None
     optimizer: str
     loss: str
+    _columns = 120
 
     @property
     def frozen(self) -> int:
@@ -115,9 +116,6 @@ class ModelSummary:
         for name, words in self.facts.items():
             facts.add_row(Text(f"{name}:"), Text(words))
         return Group(table, facts)
-
-    def __str__(self) -> str:
-        return plain_text(self, 120)
 
     def _repr_html_(self) -> str:
         facts = html_table(("", ""), self.facts.items(), left=("",))
