@@ -141,6 +141,22 @@ def each_module(model: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
+def is_sharded(tensor: object) -> bool:
+    """Whether each process holds only a part of a tensor, as with FSDP2."""
+    return hasattr(tensor, "full_tensor")
+
+
+def shard_like(saved: Tensor, like: object) -> Tensor:
+    """A saved tensor, distributed over the processes if the one that it is for is (FSDP2)."""
+    if not is_sharded(like):
+        return saved
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    made: Tensor = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    return made
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module was compiled by hand: wrapped by `torch.compile`, or by its `compile()`."""
     return _compiled_of(module) is not None or vars(module).get("_compiled_call_impl") is not None

@@ -23,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.regression import MeanAbsoluteError
 
 from layergroups._fingerprint import checksum
+from layergroups._torch import is_sharded
 from layergroups.errors import GroupingError, TrainingError
 from layergroups.groups import LayerGroups
-from layergroups.groups._surgery import is_sharded
 from layergroups.training import (
     CSVLog,
     EarlyStopping,

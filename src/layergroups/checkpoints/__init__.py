@@ -26,7 +26,6 @@ from layergroups.checkpoints._state_dicts import (
     optimizer_state,
     random_state,
     split_tensors,
-    spread_as,
     under_prefix,
     with_prefix,
 )
@@ -60,7 +59,6 @@ __all__ = [
     "read_export",
     "rebuild",
     "split_tensors",
-    "spread_as",
     "transplant",
     "trial_pixels",
     "under_prefix",

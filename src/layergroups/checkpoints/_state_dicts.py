@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._torch import is_sharded, shard_like
 from layergroups.errors import CheckpointError
 from layergroups.groups import place_steps
 from layergroups.models import compare
@@ -145,8 +146,8 @@ def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
     """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
     if saved.ndim == 0:
         return saved.clone()
-    if hasattr(parameter, "full_tensor"):
-        return spread_as(saved, parameter)
+    if is_sharded(parameter):
+        return shard_like(saved, parameter)
     if saved.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
     return saved.to(parameter.device, copy=True)
@@ -325,16 +326,5 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 def copy_weights(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
     """Copy weights that fit, such as those of `fitting_weights`, into a model."""
     own = model.state_dict()
-    spread = {name: spread_as(tensor, own[name]) for name, tensor in fitting.items()}
+    spread = {name: shard_like(tensor, own[name]) for name, tensor in fitting.items()}
     model.load_state_dict(spread, strict=False)
-
-
-def spread_as(saved: Tensor, like: object) -> Tensor:
-    """A saved tensor, spread over the processes where the one that it is for is (FSDP2)."""
-    if not hasattr(like, "full_tensor"):
-        return saved
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(like, DTensor)
-    made: Tensor = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
-    return made

@@ -23,7 +23,7 @@ from layergroups.groups._partition import Partition
 from layergroups.groups._rates import LayerDecay, Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import GroupDifference, compare_groups, taken_over
-from layergroups.groups._surgery import Change, Tie, is_sharded
+from layergroups.groups._surgery import Change, Tie
 
 __all__ = [
     "HEADINGS",
@@ -50,7 +50,6 @@ __all__ = [
     "group_cells",
     "has_foreign_hooks",
     "is_norm",
-    "is_sharded",
     "mark_synced",
     "place_steps",
     "rebind_parameters",

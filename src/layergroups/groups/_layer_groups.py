@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few, plain_text
-from layergroups._torch import tree_map_only, unwrap
+from layergroups._torch import is_sharded, tree_map_only, unwrap
 from layergroups.anatomy import Anatomy, Block, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups._explain import Explanation, explain
@@ -53,7 +53,6 @@ from layergroups.groups._surgery import (
     conversions,
     describe,
     is_news,
-    is_sharded,
     is_sharding,
     names_of,
     refuse_stale_wrapper,

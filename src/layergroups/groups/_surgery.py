@@ -22,7 +22,13 @@ from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few
 from layergroups._paths import leaves, parent
-from layergroups._torch import all_children, all_parameters, own_modules, own_parameters
+from layergroups._torch import (
+    all_children,
+    all_parameters,
+    is_sharded,
+    own_modules,
+    own_parameters,
+)
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 
@@ -48,11 +54,6 @@ def meta_of(parameter: nn.Parameter) -> TensorMeta:
     """The type, device and shape of a parameter as it is now."""
     shape = None if is_lazy(parameter) else tuple(parameter.shape)
     return TensorMeta(parameter.dtype, parameter.device, shape)
-
-
-def is_sharded(tensor: object) -> bool:
-    """Whether each process holds a part of a tensor only, as FSDP2 has it."""
-    return hasattr(tensor, "full_tensor")
 
 
 _META = attrgetter("dtype", "device", "shape")

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from layergroups._torch import foreach_lerp_, version
-from layergroups.checkpoints import spread_as
-from layergroups.groups import is_norm, is_sharded
+from layergroups._torch import foreach_lerp_, is_sharded, shard_like, version
+from layergroups.groups import is_norm
 from layergroups.training.distributed import whole
 
 if TYPE_CHECKING:
@@ -163,5 +162,5 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _placed(saved: Tensor, like: Tensor) -> Tensor:
     if is_sharded(like):
-        return spread_as(saved, like)
+        return shard_like(saved, like)
     return torch.empty_like(like, dtype=saved.dtype, requires_grad=False).copy_(saved)

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from layergroups._fingerprint import checksum, structure_lines
 from layergroups._formatting import first_few
+from layergroups._torch import is_sharded
 from layergroups.errors import TrainingError
-from layergroups.groups import is_sharded
 from layergroups.training.distributed._processes import Processes, current_processes
 
 if TYPE_CHECKING:

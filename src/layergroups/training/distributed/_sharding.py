@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from layergroups._paths import is_within
+from layergroups._torch import is_sharded
 from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, is_sharded, rebind_parameters
+from layergroups.groups import LayerGroups, rebind_parameters
 from layergroups.training.distributed._processes import Processes
 from layergroups.training.distributed._replicas import Replicas
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import torch
 from torch.optim import Optimizer
 
+from layergroups._torch import is_sharded
 from layergroups.errors import TrainingError
-from layergroups.groups import is_sharded
 
 OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from layergroups._torch import is_sharded
 from layergroups.checkpoints import (
     ENDINGS,
     Exported,
@@ -24,7 +25,7 @@ from layergroups.checkpoints import (
 )
 from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.groups import LayerGroups, Split, is_sharded, restore_reasons
+from layergroups.groups import LayerGroups, Split, restore_reasons
 from layergroups.tasks import describe_loss, loss_name, meaning_of, saved_name
 from layergroups.training.loop import predict_all
 
