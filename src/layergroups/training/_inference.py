@@ -33,11 +33,6 @@ def predictions(
     Args:
         learner: whose model predicts.
         photos: an image, a list of images, a folder, or `dls.test_dl(...)` of them.
-
-    Raises:
-        TrainingError: the data cannot read photos, or the batches do not know their paths.
-        DataError: there are no images.
-        BrokenImagesError: images are broken, and the data are to stop at them.
     """
     batches = _batches(learner, photos)
     return _each(learner, iter(batches), iter(batches.paths))
@@ -103,11 +98,7 @@ def all_predictions(
 def averaged_predictions(
     learner: LearnerState, dl: Iterable[Any] | None, n: int, beta: float
 ) -> tuple[Tensor, Tensor | None]:
-    """What `Learner.tta` gives.
-
-    Raises:
-        TrainingError: an argument is not what it should be, or there are no views.
-    """
+    """What `Learner.tta` gives."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise TrainingError(f"n={n!r} must be a whole number of views, from 1: learn.tta(n=4).")
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:

@@ -114,11 +114,7 @@ class CutMix(_Mixes):
 
 
 def soft_targets(run: FitContext, who: str) -> Tensor:
-    """The targets of a batch as float (N, C).
-
-    Raises:
-        TrainingError: the data do not tell how many classes there are.
-    """
+    """The targets of a batch as float (N, C)."""
     targets = run.targets
     if targets.ndim == 2 and targets.is_floating_point():
         return targets

@@ -41,9 +41,6 @@ class OnMetric:
         best: the best value; None before the first.
         best_epoch: its epoch, as numbered in the history.
         waited: epochs since then.
-
-    Raises:
-        TrainingError: an argument is wrong; or, at the start of a fit, there is no such column.
     """
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:

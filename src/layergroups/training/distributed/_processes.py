@@ -82,9 +82,6 @@ class Processes:
 
         Returns:
             What each process gave, in the order of their ranks.
-
-        Raises:
-            DisagreementError: they are at different places, believe different facts, or one failed.
         """
         if not self.is_distributed:
             return [list(gather)]

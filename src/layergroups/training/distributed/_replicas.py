@@ -46,9 +46,6 @@ class Replicas:
 
         New heads begin from random numbers, which differ between processes. Call it at the start
         of a fit and after surgery.
-
-        Raises:
-            DisagreementError: the models are built differently.
         """
         if not self.processes.is_distributed:
             return
@@ -68,11 +65,7 @@ class Replicas:
         optimizer: Optimizer | None = None,
         share: Shard | None = None,
     ) -> None:
-        """Wait for all processes, and make sure that all are about to do the same.
-
-        Raises:
-            DisagreementError: model, freezing, rates, optimizer or batch differ.
-        """
+        """Wait for all processes, and make sure that all are about to do the same."""
         if self.processes.is_distributed:
             self.processes.barrier(where, self._facts(groups, optimizer, share))
 
@@ -141,11 +134,7 @@ class Replicas:
                     _broadcast(buffer)
 
     def check(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Compare a hash of every weight, buffer and moment; call it when all have met.
-
-        Raises:
-            TrainingError: two processes differ; names the first that does. Raised on all.
-        """
+        """Compare a hash of every weight, buffer and moment; call it when all have met."""
         if not self.processes.is_distributed:
             return
         named = copies(model)

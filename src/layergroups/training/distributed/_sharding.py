@@ -21,12 +21,7 @@ from layergroups.training.distributed._replicas import Replicas
 
 
 def wants_sharding() -> bool:
-    """Whether `accelerate launch --use_fsdp --fsdp_version 2` has started this process.
-
-    Raises:
-        TrainingError: it was started for the first version of FSDP, or with parameters that lie
-            in the memory of the CPU.
-    """
+    """Whether `accelerate launch --use_fsdp --fsdp_version 2` has started this process."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return False
     if os.environ.get("FSDP_VERSION", "1") != "2":

@@ -23,11 +23,7 @@ _RIGHT: Final = 'compile=True, compile={"mode": "max-autotune"}, or None not to 
 
 
 def checked_compile(compile: Compile) -> dict[str, Any] | None:
-    """Arguments of `torch.compile`; None if nothing is to be compiled.
-
-    Raises:
-        TrainingError: it is neither a switch nor such arguments.
-    """
+    """Arguments of `torch.compile`; None if nothing is to be compiled."""
     if compile is None or isinstance(compile, bool):
         return {} if compile else None
     if not isinstance(compile, Mapping):
@@ -47,9 +43,6 @@ class Compiled:
     Args:
         model: as it is; it is not changed.
         options: arguments of `torch.compile`.
-
-    Raises:
-        TrainingError: the options do not go together.
     """
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any]) -> None:

@@ -24,9 +24,6 @@ def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator
     Args:
         mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
         options: others of an Accelerator.
-
-    Raises:
-        TrainingError: the precision is unknown or this machine cannot do it.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -60,11 +57,7 @@ def precision_name(mixed_precision: str | None) -> str:
 
 
 def launched_accumulation(accumulate: int | None) -> int:
-    """Batches for each optimizer step; None means accelerate's environment variable, else 1.
-
-    Raises:
-        TrainingError: it is not a whole number from 1.
-    """
+    """Batches for each optimizer step; None means accelerate's environment variable, else 1."""
     wanted = accumulate
     if wanted is None:
         wanted = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))

@@ -56,9 +56,6 @@ def evaluate(
 
     Returns:
         "valid_loss" and the value of each metric, by name.
-
-    Raises:
-        TrainingError: there are no batches, or model, loss or targets do not fit them.
     """
     task.check_loss(loss_func)
     seen = _Seen(task)
@@ -139,10 +136,6 @@ def predict_all(
     Returns:
         Probabilities (N, C), or numbers (N, K) where the task is regression; targets (N,), (N, C)
         or (N, K), None where the batches have none; losses (N,), None unless asked for.
-
-    Raises:
-        TrainingError: there are no batches, the model cannot take them, or losses are asked for
-            without targets.
     """
     kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
     with evaluating(model):

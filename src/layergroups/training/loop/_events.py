@@ -81,11 +81,7 @@ class Callback(Protocol):
 
 
 def notify(callbacks: Sequence[object], event: Event, run: FitContext) -> None:
-    """Call one event of every callback that has it.
-
-    Raises:
-        TrainingError: a callback failed; the message names it and the event, the cause is chained.
-    """
+    """Call one event of every callback that has it."""
     for callback in callbacks:
         method = getattr(callback, event, None)
         if method is None:
@@ -102,11 +98,7 @@ def notify(callbacks: Sequence[object], event: Event, run: FitContext) -> None:
 
 
 def notify_last(callbacks: Sequence[object], run: FitContext, *, quietly: bool) -> None:
-    """Call `after_all` of every callback, whatever the others do.
-
-    Raises:
-        LayerGroupsError: one failed; quietly, where another error is on its way, it is only logged.
-    """
+    """Call `after_all` of every callback, whatever the others do."""
     failures: list[LayerGroupsError] = []
     for callback in callbacks:
         try:
@@ -128,11 +120,7 @@ def end_after(run: FitContext, reason: str) -> None:
 
 
 def checked(callbacks: Sequence[object] | None) -> list[object]:
-    """The callbacks as a list; None for none.
-
-    Raises:
-        TrainingError: it is not a list, or one is a class instead of an object, or has no event.
-    """
+    """The callbacks as a list; None for none."""
     if callbacks is None:
         return []
     if not isinstance(callbacks, Sequence):

@@ -73,13 +73,7 @@ def new_fit_context(
 
 
 def fit(run: FitContext) -> History:
-    """Train for `run.epochs` epochs.
-
-    Raises:
-        TrainingError: there is nothing to train on or nothing that trains, the loss is not finite,
-            or a callback failed.
-        KeyboardInterrupt: Ctrl-C; the model is whole, and the history complete up to it.
-    """
+    """Train for `run.epochs` epochs."""
     with run.processes.failing_together(), interrupts(), keep_freed_memory():
         run.replicas.broadcast_weights(run.model, "the start of a fit")
         run.replicas.check(run.model, run.optimizer)

@@ -21,11 +21,7 @@ _log = logging.getLogger("layergroups")
 
 
 def check_batch_count(batches: Batches) -> int:
-    """The number of training batches.
-
-    Raises:
-        TrainingError: there are none, or their number is not known.
-    """
+    """The number of training batches."""
     try:
         count = len(batches)
     except TypeError as cause:
@@ -39,11 +35,7 @@ def check_batch_count(batches: Batches) -> int:
 
 
 def check_trainable(groups: LayerGroups) -> None:
-    """At least one parameter must be able to move.
-
-    Raises:
-        TrainingError: every group is frozen or has rate 0.
-    """
+    """At least one parameter must be able to move."""
     if any(p.requires_grad for group in groups for p in group.parameters()):
         return
     raise TrainingError(

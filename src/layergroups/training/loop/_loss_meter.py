@@ -37,11 +37,7 @@ class LossMeter:
         self.latest = math.nan
 
     def add(self, step: int, loss: Tensor, items: int) -> None:
-        """Take in the loss of one step.
-
-        Raises:
-            NotFiniteError: this loss, or one still waiting, is NaN or infinite; not if allowed.
-        """
+        """Take in the loss of one step."""
         if loss.is_cpu:
             self._take(step, loss.item(), items)
             return

@@ -35,9 +35,6 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
             gradient at norm 1 by itself.
         param_groups: what `LayerGroups.param_groups` returns; each has its own rate and decay.
         lr: the default rate, for parameters that join later without one.
-
-    Raises:
-        TrainingError: unknown name, or what was given does not make an optimizer of these groups.
     """
     factory, options = _factory(opt_func)
     options |= _speed_options(factory, param_groups)
@@ -60,31 +57,19 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
 
 
 def check_opt_func(opt_func: OptFunc) -> None:
-    """A name must be that of an optimizer; anything else must be callable.
-
-    Raises:
-        TrainingError: it is not.
-    """
+    """A name must be that of an optimizer; anything else must be callable."""
     _factory(opt_func)
 
 
 def checked_decay(weight_decay: float) -> float:
-    """The weight decay.
-
-    Raises:
-        TrainingError: it is not a number from 0.
-    """
+    """The weight decay."""
     if isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf:
         return weight_decay
     raise TrainingError(f"weight_decay={weight_decay!r} must be a number from 0, such as 0.01.")
 
 
 def checked_clip(clip: float | None) -> float | None:
-    """The greatest gradient norm; None does not clip.
-
-    Raises:
-        TrainingError: it is not a number above 0.
-    """
+    """The greatest gradient norm; None does not clip."""
     number = isinstance(clip, (int, float)) and not isinstance(clip, bool)
     if clip is None or (number and 0 < clip < float("inf")):
         return clip
@@ -157,11 +142,7 @@ def _of_torch() -> dict[str, type[Optimizer]]:
 
 
 def _of_timm(name: str, of_torch: Iterable[str]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
-    """An optimizer of timm, with the settings that go with its name there.
-
-    Raises:
-        TrainingError: timm does not know it either, or it needs a package that is not here.
-    """
+    """An optimizer of timm, with the settings that go with its name there."""
     from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
     if name not in list_optimizers():

@@ -31,9 +31,6 @@ def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> ScheduleP
     Args:
         state: of the learner whose fit it would be.
         planned: the phases of the fit, with the callbacks that they share.
-
-    Raises:
-        TrainingError: there are no epochs.
     """
     groups = state.layer_groups
     per_epoch = math.ceil(check_batch_count(state.data.train) / state.accumulate)
@@ -60,11 +57,7 @@ FITS: Final = (
 
 
 def checked_fit(name: str) -> str:
-    """The name of a fit.
-
-    Raises:
-        TrainingError: there is none of this name.
-    """
+    """The name of a fit."""
     if name in FITS:
         return name
     raise TrainingError(
@@ -76,11 +69,7 @@ def checked_fit(name: str) -> str:
 def call_fit(
     method: Callable[..., object], words: Sequence[object], named: Mapping[str, object]
 ) -> None:
-    """Call a fit.
-
-    Raises:
-        ArgumentError: it does not take these arguments.
-    """
+    """Call a fit."""
     try:
         inspect.signature(method).bind(*words, **named)
     except TypeError as cause:
@@ -90,11 +79,7 @@ def call_fit(
 
 
 def checked_schedule(schedule: object) -> Schedule:
-    """A schedule.
-
-    Raises:
-        TrainingError: it is none.
-    """
+    """A schedule."""
     if isinstance(schedule, type) or not hasattr(schedule, "multiplier"):
         raise TrainingError(
             f"{schedule!r} is neither the name of a fit nor a schedule. Give for example "

@@ -34,11 +34,7 @@ class BatchNormPolicy:
     """
 
     def __init__(self, policy: str, model: nn.Module) -> None:
-        """Look at the model as it is now.
-
-        Raises:
-            TrainingError: the policy is unknown.
-        """
+        """Look at the model as it is now."""
         self.policy = checked_policy(policy)
         self._fitted_at_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
         self.note(model)
@@ -83,11 +79,7 @@ class BatchNormPolicy:
 
 
 def checked_policy(policy: str) -> str:
-    """One of the policies.
-
-    Raises:
-        TrainingError: it is unknown.
-    """
+    """One of the policies."""
     if policy not in POLICIES:
         raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
     return policy

@@ -106,11 +106,7 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
 
 
 def fitting_data(old: DataSource, new: DataSource) -> DataSource:
-    """The new data, normalised as the weights need it.
-
-    Raises:
-        TrainingError: task, classes or channels are others than the model was made for.
-    """
+    """The new data, normalised as the weights need it."""
     _check_task(old, new)
     if new.vocab != old.vocab and old.n_outputs:
         raise TrainingError(
@@ -122,11 +118,7 @@ def fitting_data(old: DataSource, new: DataSource) -> DataSource:
 
 
 def balanced_for(loss: NamedLoss, data: DataSource) -> NamedLoss:
-    """A loss with "balanced" weights for some training data.
-
-    Raises:
-        TrainingError: the data do not tell their classes or labels.
-    """
+    """A loss with "balanced" weights for some training data."""
     targets = data.targets()
     if targets is None:
         raise TrainingError(
@@ -166,11 +158,7 @@ USUAL_DECAY: Final = 0.999
 
 
 def checked_ema(ema: Ema) -> float | None:
-    """The decay of the moving average of the weights, None if there is to be none.
-
-    Raises:
-        TrainingError: it is neither a switch nor a number between 0 and 1.
-    """
+    """The decay of the moving average of the weights, None if there is to be none."""
     if ema is None or isinstance(ema, bool):
         return USUAL_DECAY if ema else None
     if isinstance(ema, (int, float)) and 0 < ema < 1:
