@@ -164,7 +164,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn(loss_func=nn.MSELoss()).fit(1), errors.TrainingError,
          r"\(8, 3\).*targets \(8,\).*vision_learner", None),
         (lambda p: lg.Learner(LabelLoaders(task="some"), tiny_model()), errors.TrainingError,
-         "task='some'.*'multilabel'", None),
+         "task='some'.*multilabel", None),
         (lambda p: lg.Learner(LabelLoaders(), tiny_model(), loss_func="cross_entropy").fit(1),
          errors.TrainingError, "CrossEntropy does not fit.*'multilabel'.*BCEWithLogits", None),
         (lambda p: p.learn(batch_norm="freeze"), errors.TrainingError, "'update'", None),
@@ -220,7 +220,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.EarlyStopping(min_delta="a"), errors.TrainingError, "min_delta=0.001", None),
         (lambda p: lg.EarlyStopping(mode="up"), errors.TrainingError, "'up'.*\"max\"", None),
         (lambda p: p.learn(callbacks=[lg.EarlyStopping("val_loss")]).fit(1), errors.TrainingError,
-         "'val_loss' is no column of this fit, which has train_loss, valid_loss", None),
+         "'val_loss' is not a column of this fit, which has train_loss, valid_loss", None),
     ],
     "ReduceLROnPlateau": [
         (lambda p: lg.ReduceLROnPlateau(factor=10), errors.TrainingError, "factor=10.*0.1", None),
@@ -239,7 +239,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.CSVLog(p.path), errors.TrainingError, "must be that of a file", None),
     ],
     "Trackers": [
-        (lambda p: lg.Trackers("board"), errors.TrainingError, "no tracker.*tensorboard", None),
+        (lambda p: lg.Trackers("board"), errors.TrainingError, "not a tracker.*tensorboard", None),
         (lambda p: lg.Trackers(3), errors.TrainingError, "GeneralTracker", None),
         (lambda p: lg.Trackers("swanlab"), errors.TrainingError, "pip install swanlab", None),
         (lambda p: lg.Trackers([], every=0), errors.TrainingError, "every=10", None),
@@ -263,7 +263,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     "vision_learner": [
         (lambda p: lg.vision_learner([], "resnet18"), errors.TrainingError,
          r"no train and no valid.*ImageDataLoaders", None),
-        (lambda p: p.vision(cut=1.5), errors.CutError, "cut=1.5 is no place.*0: ", None),
+        (lambda p: p.vision(cut=1.5), errors.CutError, "cut=1.5 is not a place.*0: ", None),
         (lambda p: p.vision("resnet1"), errors.UnknownArchitectureError, "torchvision:resnet18",
          None),
         (lambda p: p.vision(3), errors.UnknownArchitectureError, "load_model", None),
@@ -272,7 +272,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.vision(cbs=[]), errors.ArgumentError, r"no argument cbs=.*callbacks",
          errors.ModelError),
         (lambda p: p.vision(y_range=(0, 1)), errors.ModelError, "'multiclass'.*numbers", None),
-        (lambda p: p.vision(y_range=5), errors.ModelError, "two numbers, the lower one first",
+        (lambda p: p.vision(y_range=5), errors.ModelError, "y_range=5 bounds the numbers",
          None),
         (lambda p: p.vision(cut="nothing"), errors.CutError, "'nothing'.*children of", None),
         (lambda p: p.vision(ps=2), errors.ModelError, "0 <= p < 1, not 2", None),
@@ -359,7 +359,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.Interpretation.from_learner(p.learn(), [EXAMPLE]), errors.TrainingError,
          r"\(inputs, targets\)", None),
         (lambda p: lg.Interpretation.from_learner(p.learn()).residuals(), errors.LayerGroupsError,
-         r"interp\.class_report\(\)", None),
+         r"class_report\(\)", None),
     ],
     "grad_cam": [
         (lambda p: lg.grad_cam("resnet18", EXAMPLE), errors.AnatomyError, r"load_model\(", None),
@@ -381,7 +381,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          TypeError),
     ],
     "read_anatomy": [
-        (lambda p: lg.read_anatomy(None), errors.AnatomyError, "None is no torch", None),
+        (lambda p: lg.read_anatomy(None), errors.AnatomyError, "None is not a torch", None),
         (lambda p: lg.read_anatomy(nn.LazyLinear(3)), errors.LazyModuleError, "Run it once", None),
         (lambda p: lg.read_anatomy(tiny_model(), EXAMPLE, head="x"), errors.AnatomyError, "'x'",
          None),
@@ -432,16 +432,13 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.CrossEntropy(label_smoothing=3), errors.TrainingError, "from 0 to 1", None),
     ],
     "FocalLoss": [
-        (lambda p: lg.FocalLoss(gamma="a"), errors.TrainingError, r"FocalLoss\(gamma=2\)", None),
+        (lambda p: lg.FocalLoss(gamma="a"), errors.TrainingError, "gamma=2", None),
     ],
     "BinaryCrossEntropy": [
         (lambda p: lg.BinaryCrossEntropy(pos_weight="a"), errors.TrainingError, "pos_weight", None),
     ],
     "BinaryFocalLoss": [
         (lambda p: lg.BinaryFocalLoss(gamma=-1), errors.TrainingError, "gamma=2", None),
-    ],
-    "Huber": [
-        (lambda p: lg.Huber(delta=0), errors.TrainingError, "delta=", None),
     ],
     "training": [
         (lambda p: lg.training.OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),
@@ -453,7 +450,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
 }  # fmt: skip
 # read by the library or made by it, not called with what a person types
 DATA = {"Anatomy", "Cut", "DataError", "History", "InputSpec", "LayerGroupsError",
-        "Transplant", "__version__", "L1", "MeanSquaredError", "Augmentation", "Callback",
+        "Transplant", "__version__", "L1", "Huber", "MeanSquaredError", "Augmentation", "Callback",
         "EpochRow", "FeatureCacheConfig", "FineTuneDefaults", "Flat", "FlatCos", "OneCycle",
         "Schedule"}  # fmt: skip
 CASES = [(entry, i) for entry, rows in MISTAKES.items() for i in range(len(rows))]
