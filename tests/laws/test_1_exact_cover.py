@@ -66,7 +66,7 @@ def test_a_parameter_that_claims_two_groups_is_named() -> None:
 
     with pytest.raises(GroupingError, match=r"fc\.weight is in two groups"):
         LayerGroups(TinyResNet(), overlapping, example_input=image())
-    with pytest.raises(GroupingError, match="fits the patterns of"):
+    with pytest.raises(GroupingError, match="matches the patterns of"):
         LayerGroups(TinyResNet(), {"all": ".*", "head": "fc"}, example_input=image())
 
 

@@ -3,13 +3,11 @@ from functools import partial
 import pytest
 import timm
 import torch
-from tests.laws.models import TinyTransformer
 from tests.training.tiny import moved, snapshot, tiny_model
 from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
-from layergroups.groups._optimizer import decays
 from layergroups.training import Learner
 from layergroups.training.optim._optimizers import (
     build_optimizer,
@@ -155,23 +153,6 @@ def test_weight_decay_moves_matrices_alone(arch: str, opt_func: str) -> None:
     vectors = {name for name, p in named.items() if p.ndim <= 1}
     assert stayed == vectors | NO_DECAY[arch]
     assert NO_DECAY[arch] <= stayed
-
-
-def test_positions_and_tokens_under_the_names_of_many_networks() -> None:
-    spared = (
-        "cls_token", "body.dist_token", "cls_token1", "cls_token_0", "pos_embed_1", "reg_tokens",
-        "pos_embed_window", "encoder.pos_embedding", "a.attention_biases", "attn.rel_pos_h",
-        "attn.logit_scale", "patch_pos", "embeddings.position_embedding.weight",
-        "attn.relative_position_bias_table", "layer_scale.gamma",
-    )  # fmt: skip
-    matrix = nn.Parameter(torch.zeros(1, 4, 4))
-    assert [name for name in spared if decays(name, matrix)] == []
-    assert all(decays(name, matrix) for name in ("tokenizer.weight", "pos_proj.weight", "head.w"))
-    model = TinyTransformer()
-    assert {n for n, p in model.named_parameters() if p.ndim > 1 and not decays(n, p)} == {
-        "cls_token",
-        "pos_embed",
-    }
 
 
 @pytest.mark.parametrize("opt_func", ["sgd", "radam", "lamb", "lion", "timm:muon"])

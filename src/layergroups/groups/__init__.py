@@ -1,4 +1,4 @@
-"""Divides a model into layer groups, and keeps the division true when the model changes."""
+"""Layer groups of a model: rules, freezing, rates, optimizers, and updates after surgery."""
 
 from layergroups.groups._explain import BoundaryReason, Explanation, explanation_report
 from layergroups.groups._freezing import (

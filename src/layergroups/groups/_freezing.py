@@ -1,18 +1,15 @@
-"""Frozen means frozen: no weight, buffer, running statistic or dropout mask of a group moves.
+"""Freezes modules: no weight, buffer, running statistic or dropout mask of a frozen group changes.
 
-`requires_grad` stops the weights; statistics and masks follow the mode of a module, so frozen
-modules are put in eval mode, and forward pre-hooks keep them there when somebody calls
-`model.train()`. The hooks are on every frozen module that may read its mode, so it does not matter
-who calls it: the model, a loop over a `ModuleList`, or a person. A hook lets a module go whose
-parameters somebody has set to `requires_grad_(True)`, so a copy of a frozen model can be freed by
-plain PyTorch: `copy.requires_grad_(True).train()`.
+`requires_grad` stops the weights. Statistics and masks depend on the mode of a module, so frozen
+modules are in eval mode, and forward pre-hooks restore it after any `model.train()`. The hooks are
+on every frozen module that may read its mode, because a module can be called from anywhere. A hook
+skips modules whose parameters were set to `requires_grad_(True)`, so plain PyTorch can unfreeze a
+copy of a frozen model: `copy.requires_grad_(True).train()`.
 
-Three limits. A layer or parameter that several groups run belongs to the first of them, and is
-frozen or trains with it. A container that holds layers of frozen groups and of others trains: what
-it does by itself (functional dropout in its own `forward`, a buffer of its own) is not frozen.
-And what draws without reading its mode, as `nn.FractionalMaxPool2d` does, draws when frozen too.
-
-This file knows modules and hooks only, and what the user froze; `LayerGroups` says what is frozen.
+Limits. A layer or parameter that several groups run belongs to the first of them. A container with
+layers of frozen and other groups trains: functional dropout in its own `forward`, or a buffer that
+it owns, is not frozen. A layer that draws without reading its mode, such as
+`nn.FractionalMaxPool2d`, also draws when frozen.
 """
 
 from __future__ import annotations
@@ -31,22 +28,19 @@ from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 from layergroups.groups._surgery import ModelSnapshot
 
-_NORMS = (
-    NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm,
-)  # fmt: skip
+_NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 _EPSILONS = ("eps", "epsilon", "variance_epsilon")  # torch and timm; others; transformers
-
 # files and types of torch.nn that read `training`
 _READING_FILES = ("batchnorm", "dropout", "instancenorm", "rnn", "transformer")
 _READING_TYPES = (nn.RReLU, nn.MultiheadAttention)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module normalises activations: torch's norms, and what is built like one.
+    """Whether a module normalises activations: torch's norms, and modules built like one.
 
-    That is an epsilon, and no other parameters or buffers than vectors, of one number for each
-    channel. So timm's filter response norms and the root mean square norms of language models are
-    norms, a wrapper that holds a linear layer beside its norm is not.
+    Those have an epsilon, and only vectors of a number for each channel as parameters and buffers,
+    such as timm's filter response norms and the root mean square norms of language models. A
+    wrapper that holds a linear layer and a norm is not a norm.
     """
     if isinstance(module, _NORMS):
         return True
@@ -61,18 +55,16 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def differentiable(parameter: nn.Parameter) -> bool:
-    """Whether a parameter can require a gradient at all; quantized weights cannot."""
+    """Whether a parameter can require a gradient; quantized weights cannot."""
     return parameter.is_floating_point() or parameter.is_complex()
 
 
-def frozen_modules(
-    model: nn.Module, places: ModuleTree, frozen: Collection[int]
-) -> list[nn.Module]:
+def frozen_modules(model: nn.Module, tree: ModuleTree, frozen: Collection[int]) -> list[nn.Module]:
     """Modules all of whose parameters and layers are in frozen groups, outer ones first.
 
-    A module that is registered in several places counts at the first.
+    A module that is registered at several paths counts at the first.
     """
-    groups = {module: places.groups(path) for path, module in model.named_modules()}
+    groups = {module: tree.groups(path) for path, module in model.named_modules()}
     for module in reversed(list(groups)):
         if not groups[module]:  # a different name for modules registered before
             groups[module] = set().union(*(groups[child] for child in module.children()))
@@ -81,8 +73,7 @@ def frozen_modules(
 
 # -- hooks ---------------------------------------------------------------------------------------
 
-
-Mode = tuple[bool, bool]  # whether a module trained when it was frozen, and whether its model did
+Mode = tuple[bool, bool]  # training mode of a module and of its model at freezing
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +84,8 @@ class StayInEval:
         modules: the module that it is on and those inside it, each with the parameter that must be
             frozen for it to stay in eval mode, its own or of a module around it.
         modes: of these modules, before they were frozen.
-        parameters: what freezing turned off, so that other layer groups of the same model, or of a
-            copy, can tell it from what the user froze.
+        parameters: those that freezing turned off, so that other layer groups of the model, or of a
+            copy, can tell them from those that the user froze.
     """
 
     modules: tuple[tuple[nn.Module, nn.Parameter | None], ...]
@@ -102,25 +93,25 @@ class StayInEval:
     parameters: tuple[nn.Parameter, ...] = ()
 
     def __call__(self, *_: object) -> None:
-        """Put them in eval mode, but those that somebody has freed."""
+        """Put them in eval mode, except those that the user unfroze."""
         for module, frozen in self.modules:
             if module.training and (frozen is None or not frozen.requires_grad):
                 module.training = False
 
 
 class BeforeForward:
-    """On the root: tells layer groups that the model is about to run in training mode.
+    """On the root: calls layer groups before the model runs in training mode.
 
-    What joins a frozen group must be in eval mode before it first runs. The groups are not kept
-    alive by it, and a copy of the model tells nobody.
+    A module that joins a frozen group must be in eval mode before it first runs. The reference to
+    the groups is weak, and a copy of the model does not call them.
     """
 
     def __init__(self, method: Callable[[nn.Module], None] | None = None) -> None:
         self._method = None if method is None else WeakMethod(method)
 
     def __call__(self, module: nn.Module, *_: object) -> None:
-        """Call the method, if its object still lives."""
-        # compiled graphs do not look; there the step of the optimizer does
+        """Call the method, if its object still exists."""
+        # a compiled graph cannot check; the step of the optimizer does so
         if torch.compiler.is_compiling() or not module.training or self._method is None:
             return
         method = self._method()
@@ -133,7 +124,7 @@ class BeforeForward:
 
 
 def call_before_forward(model: nn.Module, method: Callable[[nn.Module], None]) -> None:
-    """Call a method before the model runs in training mode, and no other groups' any more."""
+    """Call a method before the model runs in training mode, instead of that of other groups."""
     for key, hook in list(forward_pre_hooks(model).items()):
         if isinstance(hook, BeforeForward):
             del forward_pre_hooks(model)[key]
@@ -147,7 +138,7 @@ def has_foreign_hooks(module: nn.Module) -> bool:
 
 
 def remove_hooks(model: nn.Module) -> dict[nn.Module, Mode]:
-    """Take away all hooks of layer groups; returns the modules that they kept in eval mode."""
+    """Remove all hooks of layer groups; returns the modules that they held in eval mode."""
     held: dict[nn.Module, Mode] = {}
     for module in model.modules():
         for key, hook in list(forward_pre_hooks(module).items()):
@@ -159,7 +150,7 @@ def remove_hooks(model: nn.Module) -> dict[nn.Module, Mode]:
 
 
 def frozen_by_groups(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that do not train because layer groups froze them, and for no other reason."""
+    """Parameters that do not train only because layer groups froze them."""
     hooks = [hook for m in model.modules() for hook in forward_pre_hooks(m).values()]
     return [
         p for h in hooks if isinstance(h, StayInEval) for p in h.parameters if not p.requires_grad
@@ -173,16 +164,16 @@ def keep_in_eval(
     *,
     norms_train: bool,
 ) -> None:
-    """Keep these modules in eval mode, and no others any more.
+    """Hold these modules, outer ones first, in eval mode, and release all others.
 
-    Those that are let go have the mode that they had, or that of the model if it is in a different
-    mode since. Hooks of other layer groups, or of the model that this is a copy of, go.
+    Released modules return to the mode they had, or to that of the model if it has changed since.
+    Hooks of other layer groups, also those copied with the model, are removed.
 
     Args:
-        model: all of it.
-        modules: frozen ones, outer ones first.
+        model: the root.
+        modules: frozen ones.
         turned_off: parameters that would train if nothing were frozen.
-        norms_train: leave norm layers in the mode that they have.
+        norms_train: leave norm layers in their mode.
     """
     frozen = dict.fromkeys(modules)
     held = {m for m in frozen if not (norms_train and is_norm(m)) and not _needs_train_mode(m)}
@@ -191,7 +182,7 @@ def keep_in_eval(
         if module not in held:
             module.training = trained if model.training == model_trained else model.training
     if before.keys() != held:
-        drop_compiled_graphs()  # they do not see that hooks come or go
+        drop_compiled_graphs()  # they do not notice that hooks were added or removed
     modes = {m: before.get(m, (m.training, model.training)) for m in held}
     frozen_by = _nearest_frozen(model)
     left = {id(p): p for p in turned_off}
@@ -213,7 +204,7 @@ def keep_in_eval(
 
 
 def _nearest_frozen(model: nn.Module) -> dict[nn.Module, nn.Parameter | None]:
-    """For each module a frozen parameter: its own, or else of the nearest module around it."""
+    """For each module a frozen parameter of it, or else of the nearest module around it."""
     found: dict[nn.Module, nn.Parameter | None] = {}
     at: dict[str, nn.Parameter | None] = {}
     for path, module in model.named_modules():
@@ -225,15 +216,14 @@ def _nearest_frozen(model: nn.Module) -> dict[nn.Module, nn.Parameter | None]:
 
 
 def _reads_mode(module: nn.Module) -> bool:
-    """Whether a module may read its mode: all may, but for those of torch that never do."""
-    _, _, file = type(module).__module__.rpartition("torch.nn.modules.")
+    """Whether a module may read its mode: any but the modules of torch that never do."""
+    _, of_torch, file = type(module).__module__.partition("torch.nn.modules.")
     hooked = bool(forward_hooks(module) or forward_pre_hooks(module)) or "forward" in vars(module)
-    known = type(module).__module__.startswith("torch.nn.modules.")
-    return not known or hooked or file in _READING_FILES or isinstance(module, _READING_TYPES)
+    return not of_torch or hooked or file in _READING_FILES or isinstance(module, _READING_TYPES)
 
 
 def _needs_train_mode(module: nn.Module) -> bool:
-    """A recurrent layer without dropout has nothing that moves, and cuDNN wants it in train."""
+    # without dropout eval mode changes nothing, and cuDNN needs train mode for the backward pass
     return isinstance(module, nn.RNNBase) and not module.dropout
 
 
@@ -244,12 +234,12 @@ def _needs_train_mode(module: nn.Module) -> bool:
 class UserFrozen:
     """Parameters with `requires_grad=False` that layer groups did not freeze.
 
-    They stay so whatever is frozen or not, until the user frees them, by `groups.unfreeze()` or
-    `requires_grad_(True)`. What an adapter library froze is free when its adapters are gone.
+    They stay frozen until `groups.unfreeze()` or `requires_grad_(True)`; those that an adapter
+    library froze until its adapters are removed.
 
     Attributes:
-        by_hand: these.
-        by_adapters: those found so when the model had adapter layers; `unfreeze` leaves them.
+        by_hand: frozen while the model had no adapters.
+        by_adapters: frozen while it had adapter layers; `unfreeze` leaves them frozen.
     """
 
     by_hand: frozenset[nn.Parameter] = frozenset()
@@ -260,31 +250,32 @@ class UserFrozen:
 
     @property
     def all(self) -> frozenset[nn.Parameter]:
-        """Both."""
+        """Those frozen by hand and by adapters."""
         return self.by_hand | self.by_adapters
 
-    def looked_at(self, trained: Iterable[nn.Parameter], *, adapted: bool) -> UserFrozen:
-        """As it is now: without those that require a gradient, with those that the user froze.
+    def updated(self, trainable: Iterable[nn.Parameter], *, adapted: bool) -> UserFrozen:
+        """Without parameters that require a gradient again, with those that were frozen since.
 
         Args:
-            trained: parameters that the groups let train.
+            trainable: parameters that the groups let train.
             adapted: whether the model has adapter layers.
         """
-        new = frozenset(p for p in trained if not p.requires_grad and differentiable(p)) - self.all
+        off = {p for p in trainable if not p.requires_grad and differentiable(p)}
+        new = frozenset(off - self.all)
         return UserFrozen(
             _still(self.by_hand) | (frozenset() if adapted else new),
             _still(self.by_adapters) | (new if adapted else frozenset()),
         )
 
     def replaced(self, new: Mapping[nn.Parameter, nn.Parameter]) -> UserFrozen:
-        """The same with other parameters in the place of some (old -> new)."""
+        """The same with some parameters replaced (old -> new)."""
         return UserFrozen(
             frozenset(new.get(p, p) for p in self.by_hand),
             frozenset(new.get(p, p) for p in self.by_adapters),
         )
 
     def among(self, parameters: Collection[nn.Parameter]) -> UserFrozen:
-        """Those of them that are among some parameters."""
+        """Only those that are in a collection of parameters."""
         return UserFrozen(
             self.by_hand.intersection(parameters), self.by_adapters.intersection(parameters)
         )
@@ -292,20 +283,20 @@ class UserFrozen:
     def after_surgery(
         self, old: ModelSnapshot, now: ModelSnapshot, trained: Collection[nn.Parameter]
     ) -> UserFrozen:
-        """What the user has frozen after surgery.
+        """The parameters that the user has frozen, after surgery.
 
         Args:
-            old: the model before, converted parameters in the place of those that they come from.
+            old: the model before, with converted parameters instead of their originals.
             now: the model as it is.
-            trained: parameters of the model before that their groups let train.
+            trained: parameters of the old model that their groups let train.
         """
         mine = self.among(now.names)
         if old.adapted and not now.adapted:
             mine = UserFrozen(mine.by_hand)
         known: Collection[nn.Parameter] = now.names
-        if old.adapted or not now.adapted:  # else adapters came: they freeze in frozen groups too
+        if old.adapted or not now.adapted:  # new adapters freeze weights of frozen groups too
             known = [p for p in now.names if p not in old.names or (p in trained and p not in self)]
-        return mine.looked_at(known, adapted=now.adapted)
+        return mine.updated(known, adapted=now.adapted)
 
 
 def _still(parameters: Iterable[nn.Parameter]) -> frozenset[nn.Parameter]:
@@ -316,10 +307,9 @@ def _still(parameters: Iterable[nn.Parameter]) -> frozenset[nn.Parameter]:
 
 
 def first_to_train(epoch: int, start: int, every: int = 1) -> int:
-    """The lowest layer group that trains in an epoch of gradual unfreezing.
+    """The lowest layer group that trains in an epoch of gradual unfreezing, from the head down.
 
-    Groups train from the head down, one more after each `every` epochs, until all do. Source:
-    Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text Classification».
+    Source: Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text Classification».
 
     Args:
         epoch: counted from 0.
@@ -332,7 +322,7 @@ def first_to_train(epoch: int, start: int, every: int = 1) -> int:
     for name, value, least in (("epoch", epoch, 0), ("every", every, 1)):
         if not isinstance(value, int) or value < least:
             raise GroupingError(
-                f"{name}={value!r} must be a whole number of epochs, {least} or more; to unfreeze "
-                f"a group each second epoch: gradual_unfreeze(epoch, every=2)"
+                f"{name}={value!r} must be a whole number of epochs, {least} or more, as in "
+                f"gradual_unfreeze(epoch, every=2)"
             )
     return max(0, start - epoch // every)

@@ -14,16 +14,16 @@ _REASON = "begins here because"
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """What a table shows of one layer group.
+    """The figures of one layer group in a table.
 
     Attributes:
-        index: its place; 0 is nearest the input.
-        name: "early" or "head".
+        index: 0 is nearest the input.
+        name: such as "head".
         blocks: names of its blocks, in the order of execution.
         layers: number of its leaf modules.
-        parameters: numbers in its parameters.
-        trainable: of these, those that train.
-        by_user: of these, those that the user froze, by `requires_grad=False`.
+        parameters: number of elements in its parameters.
+        trainable: of these, how many train.
+        by_user: of these, how many the user froze by `requires_grad_(False)`.
         frozen: whether the group is frozen.
         rate: its base learning rate.
         reason: why it begins where it does.
@@ -50,7 +50,6 @@ class GroupRow:
 
 
 def group_table(rows: Sequence[GroupRow], title: str) -> Table:
-    """A rich table: a row for each group, nearest the input first."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in HEADINGS:
         table.add_column(column, justify="left" if column in ("group", "blocks") else "right")
@@ -62,25 +61,14 @@ def group_table(rows: Sequence[GroupRow], title: str) -> Table:
 
 def group_cells(row: GroupRow) -> tuple[str, ...]:
     """The cells of a row: one for each of `HEADINGS`, and the reason."""
-    return (
-        str(row.index),
-        row.name,
-        _span(row.blocks),
-        str(row.layers),
-        f"{row.parameters:,d}",
-        _trainable(row),
-        f"{row.rate:.4g}",
-        row.reason,
-    )
+    last = f" … {row.blocks[-1]}" if len(row.blocks) > 1 else ""
+    blocks = f"{len(row.blocks)}: {row.blocks[0]}{last}" if row.blocks else "-"
+    parameters, rate = f"{row.parameters:,d}", f"{row.rate:.4g}"
+    train = _trainable(row)
+    return str(row.index), row.name, blocks, str(row.layers), parameters, train, rate, row.reason
 
 
 def _trainable(row: GroupRow) -> str:
     if row.by_user and not row.frozen:
         return f"{row.trainable:,d} (rest by user)" if row.trainable else "frozen by user"
     return f"{row.trainable:,d}" if row.trainable else "frozen" if row.frozen else "0"
-
-
-def _span(blocks: Sequence[str]) -> str:
-    if not blocks:
-        return "-"
-    return f"{len(blocks)}: {blocks[0]}" + (f" … {blocks[-1]}" if len(blocks) > 1 else "")

@@ -1,4 +1,4 @@
-"""Layer groups: a living view on a model, for any training loop."""
+"""Layer groups: a view of a model that follows its changes, for any training loop."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ from layergroups.groups._surgery import (
     assign_groups,
     conversions,
     describe,
-    is_news,
     is_sharding,
     names_of,
+    needs_warning,
     refuse_stale_wrapper,
     take_snapshot,
 )
@@ -64,11 +64,11 @@ log = logging.getLogger("layergroups")
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Consecutive blocks that are trained as a unit; always shows the model as it is now.
+    """Consecutive blocks that are trained as a unit; a view of the current model.
 
     Attributes:
-        groups: the layer groups that it is one of.
-        index: its place; 0 is nearest the input.
+        groups: all layer groups of the model.
+        index: 0 is nearest the input.
     """
 
     groups: LayerGroups
@@ -76,7 +76,7 @@ class LayerGroup:
 
     @property
     def name(self) -> str:
-        """Its name, "early" or "head"."""
+        """Its name, such as "early" or "head"."""
         return self.groups.names[self.index]
 
     @property
@@ -106,7 +106,7 @@ class LayerGroup:
         return self.groups.rates[self.index]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names as in the model, and parameters."""
+        """Its parameters with their names in the model."""
         return iter(self.groups._members()[self.index][1])
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -114,7 +114,7 @@ class LayerGroup:
         return (p for _, p in self.named_parameters())
 
     def freeze(self) -> Freezing:
-        """Freeze this group alone; with `with`, until the end of the block."""
+        """Freeze this group; with `with`, until the end of the block."""
         return self.groups._set_frozen({self.index: True})
 
     def unfreeze(self) -> Freezing:
@@ -127,21 +127,21 @@ class LayerGroup:
 
 @dataclass(frozen=True)
 class Freezing:
-    """What was frozen before a change of it; as a context manager it puts that back at the end.
+    """The state of freezing before a call; as a context manager it restores that state.
 
         with groups.freeze_to(-1):
             train_the_head()
 
-    The change itself is done at the call, with or without `with`. Frozen flags, the norm choice and
-    `requires_grad` go back; modules and parameters that came in between are frozen or train as
-    their group, and the optimizer is not touched.
+    The call itself freezes, with or without `with`. At the end of the block frozen flags, `norm`
+    and `requires_grad` are restored, modules and parameters added in between follow their group,
+    and the optimizer is unchanged.
 
     Attributes:
         groups: the layer groups.
-        frozen: which of them were frozen at the call.
+        frozen: which of them were frozen.
         norms_train: whether norm layers of frozen groups trained.
-        by_user: what the user had frozen.
-        freed: parameters of frozen groups that the user let train by `requires_grad_(True)`.
+        by_user: parameters that the user had frozen.
+        freed: parameters of frozen groups that the user unfroze by `requires_grad_(True)`.
     """
 
     groups: LayerGroups
@@ -157,32 +157,30 @@ class Freezing:
         self.groups._restore(self)
 
     def __repr__(self) -> str:
-        pairs = list(zip(self.groups.names, self.groups.frozen, strict=True))
-        frozen = ", ".join(name for name, flag in pairs if flag) or "none"
-        trains = ", ".join(name for name, flag in pairs if not flag) or "none"
+        frozen = ", ".join(group.name for group in self.groups if group.frozen) or "none"
+        trains = ", ".join(group.name for group in self.groups if not group.frozen) or "none"
         return f"Freezing(frozen: {frozen}; trains: {trains})"
 
 
 class LayerGroups:
     """The division of a model into layer groups.
 
-    The model is the only truth: groups are a view on it, and `sync()` brings groups, freezing and
-    attached optimizers in step with it again after any change of its modules. Every access does so
-    too.
+    Groups are a view of the model: after any change of its modules `sync()`, which every access
+    calls too, updates groups, freezing and attached optimizers.
 
-    To make layer groups changes nothing of the model. What has `requires_grad=False` already stays
-    frozen by the user until `unfreeze` frees it, whatever is frozen or not. Groups that other layer
-    groups of the model, or of the one that it is a copy of, had frozen whole are frozen here too;
-    the hooks of those others stay until something is frozen or unfrozen here.
+    The constructor does not change the model. Parameters with `requires_grad=False` stay frozen by
+    the user until `unfreeze`. Groups that other layer groups of the model, or of the model it is a
+    copy of, had frozen completely are frozen here too; hooks of those other layer groups stay until
+    the first call that freezes or unfreezes here.
 
     Args:
         model: any module.
         split: a rule, see `layergroups.groups.divide`.
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments for a
-            dry run; where it is left out, one is made from the model's own description.
-        head: path of the module that is the head, where that is known.
-        network: class of the network that the body was made from, where the model is made of parts
-            of it; for the table, and for `split="classic"`.
+            dry run; by default one is made from the model's own description.
+        head: path of the head, if it is known.
+        network: class of the network whose parts the model is made of, for the table and for
+            `split="classic"`.
 
     Raises:
         AnatomyError: the model cannot be run on the example input.
@@ -210,16 +208,15 @@ class LayerGroups:
         self._is_synced = False
         self._remember(take_snapshot(self.model))
         self._anatomy_is_old = False
-        self._by_user = UserFrozen()
-        self._norms_train = False
+        self._by_user, self._norms_train = UserFrozen(), False
         self._frozen = self._find_frozen()
         self._report_unused()
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- the view --------------------------------------------------------------------------------
 
     @property
     def anatomy(self) -> Anatomy:
-        """What a dry run of the model shows; after surgery it is run again when this is asked."""
+        """The result of a dry run of the model; after surgery the next access runs it again."""
         self.sync()
         if self._anatomy_is_old:
             self._anatomy_is_old = False
@@ -228,7 +225,7 @@ class LayerGroups:
 
     @property
     def rule(self) -> str:
-        """The rule in words, "auto", "split at layer3, fc"."""
+        """The rule, such as "auto" or "split at layer3, fc"."""
         return self.partition.rule
 
     @property
@@ -253,15 +250,15 @@ class LayerGroups:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Every change of the model that was seen since the groups were made."""
+        """All changes of the model that were found since the groups were made."""
         return tuple(self._changes)
 
     def explain(self) -> Explanation:
-        """Why each group begins where it does, and why not elsewhere; `print` shows a table."""
+        """Why each group begins where it does, and the alternatives; `print` shows a table."""
         return explain(self.anatomy, self.partition, self.model, self.network)
 
     def rows(self) -> list[GroupRow]:
-        """A row of figures for each group, as the table shows them."""
+        """The rows of the table, one for each group."""
         blocks, layers = self._blocks(), self._layers()
         return [
             GroupRow(
@@ -318,8 +315,8 @@ class LayerGroups:
             raise GroupingError(f"a layer group is chosen by name or index, not by {which!r}")
         if not -n <= which < n:
             raise GroupIndexError(
-                f"there is no layer group {which} with {n} groups ({', '.join(names)}); give "
-                f"{-n} to {n - 1}, or a name"
+                f"no layer group {which} with {n} groups ({', '.join(names)}); give {-n} to "
+                f"{n - 1}, or a name"
             )
         return which % n
 
@@ -330,13 +327,13 @@ class LayerGroups:
 
         Args:
             which: names or indices of the groups to freeze; none for all but the last.
-            norm: "freeze", or "train" to let the norm layers of frozen groups train all the same.
+            norm: "freeze", or "train" to train the norm layers of frozen groups.
 
         Returns:
-            With `with`, it puts back at the end of the block what was before; see `Freezing`.
+            A context manager that restores the state before; see `Freezing`.
 
         Raises:
-            GroupingError: the model has one group only, so that nothing would be frozen.
+            GroupingError: the model has only one group, so nothing would be frozen.
         """
         if which:
             return self._set_frozen({self._index(w): True for w in which}, norm)
@@ -359,8 +356,8 @@ class LayerGroups:
     def unfreeze(self, *which: str | int) -> Freezing:
         """Let all groups train, or the groups named; as `freeze`.
 
-        What the user froze by hand in them trains too, which one line tells; but not what an
-        adapter library holds frozen.
+        Parameters in them that the user froze by hand train too, which is logged; those that an
+        adapter library froze do not.
         """
         chosen = [self._index(w) for w in which] if which else range(len(self))
         return self._set_frozen(dict.fromkeys(chosen, False), free="unfreeze")
@@ -371,7 +368,7 @@ class LayerGroups:
         """Gradual unfreezing: call it at the start of each epoch; see `first_to_train`.
 
         Args:
-            epoch: counted from 0; what follows depends on nothing else.
+            epoch: counted from 0.
             every: epochs after which the next group, from the head down, trains too.
             start: the lowest group that trains in epoch 0.
             norm: as in `freeze`.
@@ -388,8 +385,8 @@ class LayerGroups:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
-        trained = (p for p, may in self._trainable(self.inactive) if may)
-        self._by_user = self._by_user.looked_at(trained, adapted=self._snapshot.adapted)
+        trainable = (p for p, may in self._trainable(self.inactive) if may)
+        self._by_user = self._by_user.updated(trainable, adapted=self._snapshot.adapted)
         freed = tuple(p for p, may in self._trainable(self.inactive) if p.requires_grad and not may)
         before = Freezing(self, self.frozen, self._norms_train, self._by_user, freed)
         for i, flag in flags.items():
@@ -412,16 +409,16 @@ class LayerGroups:
 
     @property
     def inactive(self) -> tuple[int, ...]:
-        """Indices of the groups in which nothing moves: frozen ones, and those with a rate of 0."""
+        """Indices of the groups that do not train: frozen, or with a rate of 0."""
         return tuple(i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0)
 
     @property
     def norms_train(self) -> bool:
-        """Whether the norm layers of frozen groups train all the same."""
+        """Whether the norm layers of frozen groups train."""
         return self._norms_train
 
     def inactive_modules(self, which: Collection[int]) -> list[nn.Module]:
-        """Modules in which nothing moves if these groups are inactive, outer ones first."""
+        """Modules in which nothing changes if these groups are inactive, outer ones first."""
         self.sync()
         return frozen_modules(self.model, ModuleTree(self.partition.group_of), which)
 
@@ -438,13 +435,13 @@ class LayerGroups:
         call_before_forward(self.model, self._before_forward)
 
     def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
-        """Every parameter, and whether it may train if these groups are inactive."""
+        """Every parameter, and whether it may train while these groups are inactive."""
         active = self._active(self._snapshot, inactive)
         for p in self._snapshot.names:
             yield p, p in active and differentiable(p) and p not in self._by_user
 
     def _active(self, snapshot: ModelSnapshot, inactive: Collection[int]) -> set[nn.Parameter]:
-        """The parameters that are in no inactive group, or in a norm of one that trains."""
+        """The parameters outside inactive groups, and those of norms that train in them."""
         return {
             p for p, (name, *_) in snapshot.names.items()
             if self.partition.group_of[name] not in inactive
@@ -454,12 +451,12 @@ class LayerGroups:
     # -- frozen by the user ----------------------------------------------------------------------
 
     def _find_frozen(self) -> list[bool]:
-        """What is frozen already: groups that others froze, and parameters that the user froze."""
+        """The groups that other layer groups froze; logs them and what the user froze."""
         off = {p for p in self._snapshot.names if differentiable(p) and not p.requires_grad}
-        theirs = off.intersection(frozen_by_groups(self.model))
+        by_others = off.intersection(frozen_by_groups(self.model))
         owner = self._snapshot.owners
         flags = [
-            any(p in theirs for _, p in named)
+            any(p in by_others for _, p in named)
             and all(p in off or not differentiable(p) or is_norm(owner[n]) for n, p in named)
             for _, named in self._members()
         ]
@@ -468,7 +465,7 @@ class LayerGroups:
             for _, p in named
         }  # fmt: skip
         self._norms_train = any(p.requires_grad for p in inside)
-        by_user = self._by_user.looked_at(off - (theirs & inside), adapted=self._snapshot.adapted)
+        by_user = self._by_user.updated(off - (by_others & inside), adapted=self._snapshot.adapted)
         self._by_user = by_user
         if inside:
             frozen = [name for name, flag in zip(self.names, flags, strict=True) if flag]
@@ -509,9 +506,9 @@ class LayerGroups:
     def set_rates(self, lr: Rate) -> None:
         """Set the base learning rate of each group, here and in attached optimizers at once.
 
-        A scheduler of torch keeps the multiplier that it has reached, and goes on from the new
-        rates; one that computes each rate from a list of its own, as `LambdaLR` does, needs
-        `scheduler.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]` too.
+        A scheduler of torch continues from the new rates with its current multiplier. One that
+        stores base rates itself, such as `LambdaLR`, also needs
+        `scheduler.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]`.
 
         Args:
             lr: a number, a slice, a list, a dict or a `decay`; see `spread_rates`.
@@ -530,27 +527,26 @@ class LayerGroups:
     def param_groups(
         self, lr: Rate | None = None, weight_decay: float = 0.01
     ) -> list[dict[str, Any]]:
-        """Parameter groups for any torch optimizer, of all groups, frozen ones too.
+        """Parameter groups for any torch optimizer, of all groups, also frozen ones.
 
-        Norms, biases, tokens and position embeddings get no weight decay.
+        Norms, biases, tokens and position embeddings have no weight decay.
         """
         if lr is not None:
             self.set_rates(lr)
         return parameter_groups(self._members(), self._rates, weight_decay)
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Keep an optimizer made from `param_groups` in step with the model from now on.
+        """Update an optimizer made from `param_groups` after each change of the model.
 
-        Before the model runs in training mode, and before each step of the optimizer, the groups
-        see whether the model has changed, so a plain loop needs no other call. What is first seen
-        at a step (a parameter put in a module that stays, or anything in a compiled model) is in
-        the optimizer from that step on, and moves at the next one: a gradient scaler has not seen
-        its gradient. Several optimizers may be attached; each follows the groups that it was
-        attached to last.
+        The groups check for changes before the model runs in training mode and before each step of
+        the optimizer, so a plain loop needs no other call. A parameter first found at a step (added
+        to an existing module, or in a compiled model) joins the optimizer at that step and trains
+        from the next one, because a gradient scaler has not unscaled its gradient. Several
+        optimizers may be attached; each follows the groups that it was attached to last.
 
-        The optimizer has the rates of the groups then, if no scheduler has begun to change them,
-        and gets the parameter groups that it lacks of the layer groups it has. Parameter groups
-        that were not made here are left as they are.
+        The optimizer takes the rates of the groups, unless a scheduler has begun to change them,
+        and gets missing parameter groups of the layer groups it has. Parameter groups made by the
+        user are not changed.
 
         Raises:
             GroupingError: the optimizer was not made from `param_groups` of these groups, or lacks
@@ -571,26 +567,29 @@ class LayerGroups:
             return
         change = self.sync(names=False)
         for name, _group in change.added if change is not None else ():
-            # a GradScaler has not divided it by its scale, nor looked for infinities
+            # a GradScaler has not unscaled it or checked it for infinities
             self.model.get_parameter(name).grad = None
 
     def _before_forward(self, module: nn.Module) -> None:
-        # modules alone: torch.func.functional_call exchanges parameters for the time of a run
+        # only modules: torch.func.functional_call replaces parameters during a run
         if module is self.model and self._detector.modules_changed():
             self.sync(names=False)
 
     # -- surgery ---------------------------------------------------------------------------------
 
     def sync(self, *, names: bool = True) -> Change | None:
-        """Bring everything in step with the model; returns what had changed, or None.
+        """Update groups, freezing and optimizers after changes of the model.
 
-        Surviving parameters keep group and optimizer state, new ones join the group of the place
-        where they are with its rate and freezing, dead ones are dropped. Moments follow a parameter
-        to a different type or device. One line tells of it, and `changes` keeps it.
+        Surviving parameters retain group and optimizer state, new ones join the group of their
+        path with its rate and freezing, removed ones leave the optimizer. Moments follow a
+        parameter to a different type or device. The change is logged and added to `changes`.
 
         Args:
-            names: False overlooks, for less time, that a parameter or module has a different name
-                and is the same otherwise; no step depends on that.
+            names: False ignores, for speed, new names of the same parameters and modules, which
+                matter to no optimizer step.
+
+        Returns:
+            The change, or None if the model is the same.
         """
         self._is_synced = False
         if not self._detector.changed(names=names):
@@ -601,8 +600,8 @@ class LayerGroups:
             return None
         change = self._follow(now)
         self._changes.append(change)
-        news = is_news(change, self.model, bound_to(self._before_step))
-        log.log(logging.WARNING if news else logging.INFO, "%s", change)
+        warn = needs_warning(change, self.model, bound_to(self._before_step))
+        log.log(logging.WARNING if warn else logging.INFO, "%s", change)
         return change
 
     def _follow(self, now: ModelSnapshot) -> Change:
@@ -630,7 +629,7 @@ class LayerGroups:
         self._member_lists: list[tuple[str, list[tuple[str, nn.Parameter]]]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy is a view on the copied model; no optimizer follows it."""
+        """A copy is a view of the copied model, without attached optimizers."""
         self.sync()
         return self.__dict__
 
@@ -694,14 +693,14 @@ class LayerGroups:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
-        """Take over the frozen flags and rates of groups that were saved, by their names.
+        """Restore frozen flags and rates of saved groups, by their names.
 
         Args:
-            state: what `state_dict` gave.
-            strict: False takes over those of groups that are here too, and leaves the others.
+            state: from `state_dict`.
+            strict: False skips groups that are only in one of the two.
 
         Raises:
-            GroupingError: the saved groups have other names than these, and it is strict.
+            GroupingError: `strict` is True and the names differ, or `state` is not such a state.
         """
         rates, flags = taken_over(state, self.names, self._rates, strict=strict)
         self.sync()
@@ -710,35 +709,31 @@ class LayerGroups:
 
 
 def _read_again(model: nn.Module, example: Any, head: str | None) -> Anatomy | None:
-    """The anatomy of a model after surgery; None where the one before has to serve.
-
-    So it is in a model that FSDP2 has sharded, which cannot run on fake tensors, and in one that
-    runs neither on the example nor on an input made from its own description.
-    """
-    if any(map(is_sharded, model.parameters())):
+    """The anatomy of a model after surgery; None if it cannot be read, so the old one stays."""
+    if any(map(is_sharded, model.parameters())):  # FSDP2 cannot run on fake tensors
         return None
     try:
         return read_anatomy(model, example, head=head)
     except AnatomyError as error:
-        try:  # it may take other inputs now, such as images of other channels
+        try:  # its input may be different now, such as images with other channels
             return read_anatomy(model, head=head)
         except AnatomyError:
             log.warning("the changed model cannot be run on the example input: %s", error)
             return None
 
 
-# -- for a training loop that does more than a plain one -----------------------------------------
+# -- for the training loop of this package -------------------------------------------------------
 
 
 def mark_synced(groups: LayerGroups) -> None:
-    """For a loop that calls `sync()` before each step: the next step's hook need not look."""
+    """Skip the check at the next step, for a loop that calls `sync()` before each step."""
     groups._is_synced = True
 
 
 def rebind_parameters(groups: LayerGroups) -> None:
-    """Take over parameters that were exchanged under the same names, as FSDP2 does.
+    """Use parameters that were replaced under the same names, as by FSDP2.
 
-    Groups, rates and freezing stay; attached optimizers get the new ones, without any state.
+    Groups, rates and freezing stay; attached optimizers get the new parameters without any state.
     """
     old = groups._snapshot
     groups._remember(take_snapshot(groups.model))
@@ -750,13 +745,11 @@ def rebind_parameters(groups: LayerGroups) -> None:
 
 
 def restore_reasons(groups: LayerGroups, state: Mapping[str, Any]) -> None:
-    """Take over the rule and the reasons of saved groups, if members are the same as here.
-
-    Groups that are made again from their members alone do not know why they were made.
+    """Restore the rule and the reasons of saved groups if the members are the same.
 
     Args:
-        groups: made from the members.
-        state: what `state_dict` gave.
+        groups: made from the saved members, which do not include reasons.
+        state: from `state_dict`.
     """
     here = groups.state_dict()
     if any(here[key] != state.get(key) for key in ("names", "members")):
@@ -769,12 +762,12 @@ def restore_reasons(groups: LayerGroups, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list[nn.Module]]:
-    """For a while, parameters require gradients as if these groups were inactive and no others.
+    """Set `requires_grad` as if these groups were inactive and no others, until the block ends.
 
-    Modes, hooks and what the user froze in other groups stay as they are.
+    Modes, hooks and parameters that the user froze do not change.
 
     Yields:
-        The modules in which nothing would move, outer ones first.
+        The modules in which nothing would change, outer ones first.
     """
     differ = {*which} ^ {*groups.inactive}
     among = {p for index in differ for p in groups[index].parameters()}
@@ -785,5 +778,5 @@ def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list
                 p.requires_grad = may
         yield groups.inactive_modules(which)
     finally:
-        for p, trained in before:
-            p.requires_grad = trained
+        for p, required in before:
+            p.requires_grad = required

@@ -1,4 +1,4 @@
-"""The result of a rule as data: which parameters and layers make up each group, and why."""
+"""The result of a rule as data: the parameters and layers of each group, and the reasons."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from layergroups.errors import GroupingError
 
 
 class ModuleTree:
-    """For every path in a module tree the groups of what is below it.
+    """For every path in a module tree the groups of all parameters and layers below it.
 
-    Most parameters and layers get their group from the dry run. What did not run, and what surgery
-    brings in, gets it from where it is: from the nearest module whose contents are all of one
-    group, otherwise from the neighbour registered before it, else from the one after it.
+    Most parameters and layers get their group from the dry run. Those that did not run, or that
+    surgery added, get it from their path: from the nearest module with contents of one group only,
+    otherwise from the sibling registered before, else from the one after.
     """
 
     def __init__(self, group_of: Mapping[str, int]) -> None:
@@ -62,7 +62,7 @@ class ModuleTree:
 
 @dataclass(frozen=True)
 class Part:
-    """One group as a rule made it: its name, and why it begins where it does."""
+    """One group of a rule, with the reason why it begins where it does."""
 
     name: str
     reason: str
@@ -73,10 +73,10 @@ class Partition:
     """Every parameter and every layer of a model, each in exactly one part.
 
     Attributes:
-        rule: the rule in words, "auto", "split at layer3, fc".
-        parts: nearest the input first; the last is the head where the model has one.
+        rule: such as "auto" or "split at layer3, fc".
+        parts: nearest the input first; the last is the head if the model has one.
         group_of: name of each parameter and path of each leaf module -> index of its part.
-        by_hand: whether the rule names places or parameters: paths, patterns or a function.
+        by_hand: whether the rule consists of paths, patterns or a function.
     """
 
     rule: str
@@ -86,13 +86,13 @@ class Partition:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the parts."""
+        """Of the parts."""
         return tuple(part.name for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a part begins in the order of execution: at this parameter and this layer."""
+    """The first parameter and layer of a part, by index in the order of execution."""
 
     parameter: int
     layer: int
@@ -106,7 +106,6 @@ def parameter_order(anatomy: Anatomy) -> list[str]:
 
 
 def start_at_block(anatomy: Anatomy, block: int, name: str, reason: str) -> Start:
-    """A part that begins with a block."""
     parameter = sum(len(b.parameters) for b in anatomy.blocks[:block])
     layer = sum(index < block for index in anatomy.layers.values())
     return Start(parameter, layer, name, reason)
@@ -132,54 +131,47 @@ def start_at_path(anatomy: Anatomy, path: str, name: str, reason: str) -> Start:
 def consecutive(
     model: nn.Module, anatomy: Anatomy, rule: str, first: Part, starts: Sequence[Start]
 ) -> Partition:
-    """Parts that follow one another in the order of execution.
+    """Parts one after another in the order of execution.
 
-    A first part without parameters (a body of poolings alone) goes into the next.
+    A first part without parameters (a body of poolings alone) is merged into the next.
     """
     names, layers = parameter_order(anatomy), list(anatomy.layers)
     if starts and starts[0].parameter == 0:
         first, starts = Part(starts[0].name, starts[0].reason), starts[1:]
-    group_of = {
-        **_number(names, [s.parameter for s in starts]),
-        **_number(layers, [s.layer for s in starts]),
-    }
+    group_of = {n: sum(s.parameter <= i for s in starts) for i, n in enumerate(names)}
+    group_of |= {path: sum(s.layer <= i for s in starts) for i, path in enumerate(layers)}
     parts = (first, *(Part(s.name, s.reason) for s in starts))
     return complete(model, rule, parts, group_of)
-
-
-def _number(items: Sequence[str], starts: Sequence[int]) -> dict[str, int]:
-    return {item: sum(start <= i for start in starts) for i, item in enumerate(items)}
 
 
 def complete(
     model: nn.Module, rule: str, parts: tuple[Part, ...], group_of: Mapping[str, int]
 ) -> Partition:
-    """Place what the dry run never touched, check the exact cover, and drop no part in silence."""
-    places = ModuleTree(group_of)
+    """Add parameters and layers that did not run in the dry run, and check the exact cover.
+
+    Raises:
+        GroupingError: names the parameters without a part, or the parts without parameters.
+    """
+    tree = ModuleTree(group_of)
     whole = dict(group_of)
     for path in [*(n for n, _ in model.named_parameters()), *leaves(model)]:
         if path not in whole:
-            whole[path] = places.locate(path, model)
-    check_cover(model, parts, whole)
+            whole[path] = tree.locate(path, model)
+    _check_cover(model, parts, whole)
     return Partition(rule, parts, whole)
 
 
-def check_cover(model: nn.Module, parts: Sequence[Part], group_of: Mapping[str, int]) -> None:
-    """Every parameter in exactly one part, no part without any.
-
-    Raises:
-        GroupingError: names the parameters that are left over, or the part that is empty.
-    """
+def _check_cover(model: nn.Module, parts: Sequence[Part], group_of: Mapping[str, int]) -> None:
     names = [n for n, _ in model.named_parameters()]
     left = [n for n in names if n not in group_of]
     if left:
         raise GroupingError(f"{len(left)} parameters are in no layer group: {first_few(left)}")
     if len({p.name for p in parts}) < len(parts):
-        raise GroupingError(f"two layer groups have one name: {[p.name for p in parts]}")
+        raise GroupingError(f"two layer groups have the same name: {[p.name for p in parts]}")
     filled = {group_of[n] for n in names}
     empty = [p.name for i, p in enumerate(parts) if i not in filled]
     if empty and names:
         raise GroupingError(
-            f"the layer groups {empty} would hold no parameter; split at other places, or into "
+            f"the layer groups {empty} would have no parameters; split at other paths, or into "
             f"fewer groups"
         )

@@ -1,4 +1,4 @@
-"""One rate, a slice, a list, a dict or a decay -> one base learning rate for each layer group."""
+"""Turns one rate, a slice, a list, a dict or a decay into a base rate for each layer group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from layergroups.errors import GroupingError
 
 @dataclass(frozen=True)
 class LayerDecay:
-    """Rates that fall from the last group to the first; see `decay`, which makes it."""
+    """Rates that fall from the last group to the first; made by `decay`."""
 
     top: float
     factor: float
@@ -36,18 +36,17 @@ Rate = float | slice | Sequence[float] | Mapping[str, float] | LayerDecay
 def spread_rates(
     lr: Rate, names: Sequence[str], current: Sequence[float] | None = None
 ) -> tuple[float, ...]:
-    """Turn what a person gives as a learning rate into one base rate for each group.
+    """One base rate for each group.
 
     Args:
         lr: a number: the same for all groups. `slice(a, b)`: from a at the first group to b at the
-            last, in equal ratios. `slice(b)`: b for the last, b / 10 for all others, as fastai
-            has it. A list: one each. A dict: by group name; groups that it leaves out keep
-            `current`. `decay(top, factor)`: see there.
+            last, in equal ratios. `slice(b)`: b for the last, b / 10 for all others, as in fastai.
+            A list: one each. A dict: by group name; other groups retain `current`. See `decay` too.
         names: names of the groups, nearest the input first.
-        current: the rates until now, for a dict that names some groups only.
+        current: rates before, for a dict that names only some groups.
 
     Raises:
-        GroupingError: a wrong number of rates, an unknown name, a rate that is negative or no
+        GroupingError: a wrong number of rates, an unknown name, a rate that is negative or not a
             number.
     """
     try:
@@ -56,7 +55,7 @@ def spread_rates(
         raise
     except (TypeError, ValueError) as cause:
         raise GroupingError(
-            f"the learning rate {lr!r} holds something that is not a number ({cause}); give "
+            f"the learning rate {lr!r} contains a value that is not a number ({cause}); give "
             f"numbers, such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
         ) from cause
     for name, rate in zip(names, rates, strict=True):

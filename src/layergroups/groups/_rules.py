@@ -1,4 +1,4 @@
-"""Rules that divide a model into layer groups: each turns an anatomy into a `Partition`."""
+"""Rules that divide a model into layer groups: from an anatomy to a `Partition`."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def divide(
 
     Args:
         model: the model.
-        anatomy: what a dry run of it showed.
+        anatomy: from a dry run of it.
         split: "auto": early body, late body, head. An int n: n groups. "layerwise": a group for
-            each block. "classic": fastai's table ("classic-v1": its first version's). A list of
+            each block. "classic": fastai's table ("classic-v1": that of version 1). A list of
             module paths: a new group begins at each. A dict name -> pattern: the parameters whose
             names begin with the pattern. A function of the model that returns lists of parameters
             or modules, as fastai's splitters do.
@@ -49,7 +49,7 @@ def divide(
         GroupingError: the rule matches nothing, overlaps, or leaves parameters over.
     """
     if isinstance(split, bool):
-        raise GroupingError("split=True says nothing; give split='auto' or a number of groups")
+        raise GroupingError(f"split={split} is not a rule; give split='auto' or a number of groups")
     if isinstance(split, int):
         return by_number(model, anatomy, split)
     if isinstance(split, str):
@@ -76,13 +76,13 @@ def _by_word(model: nn.Module, anatomy: Anatomy, word: str, network: str) -> Par
     if word in ("classic", "classic-v1"):
         return classic(model, anatomy, network, version=1 if word.endswith("v1") else 2)
     raise GroupingError(
-        f"no rule is called {word!r}; there are 'auto', 'layerwise', 'classic', 'classic-v1', a "
-        f"number of groups, a list of module paths ([{word!r}]), a dict of patterns, a function"
+        f"no rule is called {word!r}; give 'auto', 'layerwise', 'classic', 'classic-v1', a number "
+        f"of groups, a list of module paths ([{word!r}]), a dict of patterns or a function"
     )
 
 
 def by_number(model: nn.Module, anatomy: Anatomy, n: int, rule: str | None = None) -> Partition:
-    """So many groups, balanced by depth, at falls of the resolution; the head is the last."""
+    """Groups of about the same depth, divided where the resolution falls; the head is the last."""
     if n < 1:
         raise GroupingError(f"split={n}: there must be at least one layer group")
     rule = rule or f"{n} groups"
@@ -115,7 +115,6 @@ def _body_names(n: int) -> list[str]:
 def _with_head(
     model: nn.Module, anatomy: Anatomy, rule: str, first: str, starts: list[Start]
 ) -> Partition:
-    """Parts of the body, the first of them at the input, and the head, if there is one."""
     if anatomy.has_head:
         block = anatomy.head[0].index
         starts = [*starts, start_at_block(anatomy, block, "head", anatomy.head_reason)]
@@ -150,22 +149,20 @@ def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partiti
 
 
 def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) -> Partition:
-    """Groups by name: each takes the parameters whose names begin with its regular expression."""
+    """Groups of the parameters whose names begin with a regular expression."""
     compiled = {group: _compiled(group, pattern) for group, pattern in patterns.items()}
     found: dict[str, list[str]] = {group: [] for group in patterns}
     for name, _ in model.named_parameters():
         hits = [group for group, pattern in compiled.items() if pattern.match(name)]
         if len(hits) > 1:
-            raise GroupingError(
-                f"the parameter {name} fits the patterns of {hits}; make one narrower"
-            )
+            raise GroupingError(f"{name} matches the patterns of {hits}; make one narrower")
         for group in hits:
             found[group].append(name)
-    barren = [group for group, names in found.items() if not names]
-    if barren:
+    empty = [group for group, names in found.items() if not names]
+    if empty:
         tops = ", ".join(dict.fromkeys(n.split(".")[0] for n, _ in model.named_parameters()))
         raise GroupingError(
-            f"the patterns of {barren} match no parameter; patterns are matched from the beginning "
+            f"the patterns of {empty} match no parameter; patterns are matched from the beginning "
             f"of the name, and names begin with: {tops}"
         )
     return _from_lists(model, anatomy, f"patterns for {', '.join(patterns)}", found)
@@ -173,7 +170,7 @@ def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) 
 
 def _compiled(group: str, pattern: object) -> re.Pattern[str]:
     try:
-        re.compile(pattern)  # type: ignore[call-overload]  # whatever a person gave
+        re.compile(pattern)  # type: ignore[call-overload]  # any value may be given
         return re.compile(rf"(?:{pattern})(?=\.|$)")
     except (TypeError, re.error) as cause:
         raise GroupingError(
@@ -185,7 +182,7 @@ def _compiled(group: str, pattern: object) -> re.Pattern[str]:
 def by_function(
     model: nn.Module, anatomy: Anatomy, function: Callable[[nn.Module], Iterable[Any]]
 ) -> Partition:
-    """Groups as a function gives them: lists of parameters, lists of modules, or modules."""
+    """Groups that a function returns: lists of parameters, lists of modules, or modules."""
     called = getattr(function, "__name__", type(function).__name__)
     try:
         groups = [_parameters_of(item) for item in function(model)]
@@ -199,9 +196,7 @@ def by_function(
     found: dict[str, list[str]] = {}
     for index, parameters in enumerate(groups):
         if any(id(p) not in names for p in parameters):
-            raise GroupingError(
-                f"group {index} of {called} holds a parameter that is not in the model"
-            )
+            raise GroupingError(f"group {index} of {called} has a parameter from elsewhere")
         found[f"group-{index}"] = list(dict.fromkeys(names[id(p)] for p in parameters))
     return _from_lists(model, anatomy, f"function {called}", found)
 
@@ -227,33 +222,25 @@ def _from_lists(
     if left:
         raise GroupingError(f"{rule}: {len(left)} parameters are in no group: {first_few(left)}")
     order = {name: i for i, name in enumerate(parameter_order(anatomy))}
-    late = len(order)
-    ranked = sorted(found, key=lambda g: min((order.get(n, late) for n in found[g]), default=late))
+    last = len(order)
+    ranked = sorted(found, key=lambda g: min((order.get(n, last) for n in found[g]), default=last))
     if ranked != list(found):
         log.warning("layer groups are in the order of execution: %s", ", ".join(ranked))
-    numbers = {group: i for i, group in enumerate(ranked)}
-    group_of = {name: numbers[group] for name, group in owner.items()}
-    group_of.update(_layers_by_parameters(anatomy, group_of))
+    group_of = {name: ranked.index(group) for name, group in owner.items()}
+    below: dict[str, int] = {}  # the group of the first parameter at or below each path
+    for name, index in group_of.items():
+        for path in (name, *ancestors(name)):
+            below.setdefault(path, index)
+    index = 0  # a layer without parameters joins the layer that ran before it
+    for path in anatomy.layers:
+        index = group_of[path] = below.get(path, index)
     return complete(model, rule, tuple(Part(g, rule) for g in ranked), group_of)
 
 
-def _layers_by_parameters(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict[str, int]:
-    """Each layer goes with its parameters; one without goes with the layer that ran before it."""
-    below: dict[str, int] = {}  # the group of the first parameter at or below each path
-    for name, group in group_of.items():
-        for path in (name, *ancestors(name)):
-            below.setdefault(path, group)
-    layers: dict[str, int] = {}
-    group = 0
-    for path in anatomy.layers:
-        group = layers[path] = below.get(path, group)
-    return layers
+# -- fastai's table, optional ---------------------------------------------------------------------
 
-
-# -- fastai's table: it can be asked for, it is never needed -------------------------------------
-
-# class of the original network -> (the part that is split, children before which it is split).
-# Source: fastai 1 and 2, vision/learner.py; mobilenet_v2 as its users do
+# class of the network -> (module that is split, children before which it is split).
+# Source: fastai 1 and 2, vision/learner.py; MobileNetV2 as common among its users
 _CLASSIC: dict[str, tuple[str, tuple[int, ...]]] = {
     "ResNet": ("", (6,)),
     "VGG": ("features", (22,)),
@@ -267,11 +254,11 @@ _RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "laye
 
 
 def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 2) -> Partition:
-    """The split of fastai's table; the head is the last group."""
+    """The split in fastai's table; the head is the last group."""
     paths = classic_paths(network, model, version=version)
     if not paths:
         raise GroupingError(
-            f"the classic table has no split for {network}; it knows {', '.join(_CLASSIC)}. "
+            f"the classic table has no split for {network}, only for {', '.join(_CLASSIC)}. "
             f"split='auto' works for any architecture"
         )
     first, *names = _body_names(len(paths) + 1)
@@ -283,17 +270,17 @@ def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 
 
 
 def classic_paths(network: str, model: nn.Module, *, version: int = 2) -> tuple[str, ...]:
-    """Paths at which the classic table splits a network; empty where it has no entry for it.
+    """Paths at which the table of a fastai version splits a network; empty without an entry.
 
     Args:
-        network: class of the original network, "ResNet".
+        network: class of the original network, such as "ResNet".
         model: that network, or a `Sequential(body, head)` made from it.
-        version: 2 for fastai 2's table, 1 for fastai 1's.
+        version: 1 or 2.
     """
     inside, indices = (_CLASSIC if version == 2 else _CLASSIC_V1).get(network, ("", ()))
     for path, module in model.named_modules() if indices else ():
         names = [name for name, _ in module.named_children()]
-        # children are counted in a long enough Sequential, or in the body of the resnet
+        # count the children of a long enough Sequential, or of the body of the ResNet
         if len(names) > max(indices) and (not inside or isinstance(module, nn.Sequential)):
             if not inside:
                 names = [n for n in _RESNET_CHILDREN if n in names] or names

@@ -1,4 +1,4 @@
-"""Saved layer groups beside those of a model."""
+"""Compares saved layer groups with those of a model, and reads their rates and freezing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from layergroups.errors import GroupingError
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """Saved groups beside those of a model; there is one only if they differ.
+    """How saved groups differ from those of a model.
 
     Attributes:
         rules: the saved rule and the model's.
-        only_saved: names of groups that the model does not have; their freezing and rates are lost.
-        only_here: names of groups that were not saved; their freezing and rates stay.
-        moved: for each parameter that both know, but in groups of different names: its name, its
-            saved group and its group here.
+        only_saved: groups that the model does not have; their freezing and rates are lost.
+        only_here: groups that were not saved; their freezing and rates stay.
+        moved: name, saved group and group here of each parameter whose group differs.
     """
 
     rules: tuple[str, str]
@@ -42,13 +41,8 @@ class GroupDifference:
 
 
 def check_state(saved: object, *keys: str) -> None:
-    """Saved layer groups are a dict with these keys.
-
-    Raises:
-        GroupingError: they are not.
-    """
-    known = saved if isinstance(saved, Mapping) else {}
-    missing = [key for key in keys if key not in known]
+    """Raise a `GroupingError` unless saved layer groups are a dict with these keys."""
+    missing = [key for key in keys if not isinstance(saved, Mapping) or key not in saved]
     if missing:
         raise GroupingError(
             f"the saved layer groups lack {missing}; give what groups.state_dict() returned"
@@ -59,11 +53,13 @@ def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDi
     """Compare two `LayerGroups.state_dict()`; None if groups and members are the same.
 
     Raises:
-        GroupingError: the saved ones are not such a state.
+        GroupingError: the saved one is not such a state.
     """
     check_state(saved, "names", "members", "rule")
-    was = {name: group for group, names in saved["members"].items() for name in names}
-    now = {name: group for group, names in here["members"].items() for name in names}
+    was, now = (
+        {name: group for group, names in state["members"].items() for name in names}
+        for state in (saved, here)
+    )
     moved = tuple((n, was[n], now[n]) for n in now if n in was and was[n] != now[n])
     if list(saved["names"]) == list(here["names"]) and not moved:
         return None
@@ -78,21 +74,21 @@ def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDi
 def taken_over(
     saved: Mapping[str, Any], names: Sequence[str], rates: Sequence[float], *, strict: bool
 ) -> tuple[tuple[float, ...], dict[int, bool]]:
-    """The rates and frozen flags that groups get from saved ones of the same name.
+    """The rates of all groups, and frozen flags by index, from saved groups of the same names.
 
     Args:
         saved: a `LayerGroups.state_dict()`.
         names: of the groups.
-        rates: of the groups until now; those without a namesake keep them.
+        rates: current ones, which groups that were not saved retain.
         strict: whether the names must all be the same.
 
     Raises:
-        GroupingError: it is no such state; or the names differ, and it is strict.
+        GroupingError: `saved` is not such a state, or the names differ and `strict` is True.
     """
     check_state(saved, "names", "rates", "frozen")
     known = {name: i for i, name in enumerate(saved["names"])}
     if strict and list(known) != list(names):
         raise GroupingError(f"the saved layer groups are {list(known)}, these are {list(names)}")
-    places = {i: known[name] for i, name in enumerate(names) if name in known}
-    new = tuple(float(saved["rates"][places[i]]) if i in places else r for i, r in enumerate(rates))
-    return new, {i: bool(saved["frozen"][at]) for i, at in places.items()}
+    at = {i: known[name] for i, name in enumerate(names) if name in known}
+    new = tuple(float(saved["rates"][at[i]]) if i in at else r for i, r in enumerate(rates))
+    return new, {i: bool(saved["frozen"][j]) for i, j in at.items()}

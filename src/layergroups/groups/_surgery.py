@@ -1,8 +1,8 @@
-"""Surgery on a model: a snapshot, what changed since, the groups of all places after it.
+"""Surgery on a model: a snapshot, the changes since, and the groups after them.
 
-A snapshot holds what a model was made of; `ChangeDetector` tells cheaply whether it still is.
-Two snapshots give the groups after a change (`assign_groups`) and the change as data (`describe`).
-Nothing here touches the model.
+A snapshot records the parameters and modules of a model; `ChangeDetector` checks cheaply whether
+they are the same. Two snapshots give the groups after a change (`assign_groups`) and the change as
+data (`describe`). Nothing here changes the model.
 """
 
 from __future__ import annotations
@@ -37,13 +37,7 @@ from layergroups.groups._partition import ModuleTree
 
 @dataclass(frozen=True)
 class TensorMeta:
-    """What of a tensor may change while its parameter stays the same object.
-
-    Attributes:
-        dtype: of its numbers.
-        device: where they are.
-        shape: None for a lazy parameter that has none yet.
-    """
+    """Properties of a parameter that conversion changes; the shape of a lazy one is None."""
 
     dtype: torch.dtype
     device: torch.device
@@ -51,7 +45,7 @@ class TensorMeta:
 
 
 def meta_of(parameter: nn.Parameter) -> TensorMeta:
-    """The type, device and shape of a parameter as it is now."""
+    """The current type, device and shape of a parameter."""
     shape = None if is_lazy(parameter) else tuple(parameter.shape)
     return TensorMeta(parameter.dtype, parameter.device, shape)
 
@@ -60,17 +54,17 @@ _META = attrgetter("dtype", "device", "shape")
 
 
 class ChangeDetector:
-    """Tells whether a model is still made of the same objects; it costs some microseconds.
+    """Checks whether a model still consists of the same objects, within microseconds.
 
-    Compared are the identities of all modules and parameters in their places, read from the modules
-    themselves, so a change by `setattr`, `del` or through `_modules` counts too;
-    and the type, device and shape of every parameter, for `model.half()`, `model.to(device)` and
-    `p.data = ...` leave the parameter itself in its place.
+    It compares the identities of all modules and parameters, read from the modules themselves, so
+    changes by `setattr`, `del` or through `_modules` count too. It also compares the type, device
+    and shape of every parameter, because `model.half()`, `model.to(device)` and `p.data = ...`
+    retain the parameter object.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        # all are held, so that no identity is used twice
+        # references to all of them, so that Python does not reuse an id
         self._modules = list(model.modules())
         self._children = all_children(self._modules)
         self._parameters = all_parameters(self._modules)
@@ -81,14 +75,14 @@ class ChangeDetector:
         self._metas = list(map(_META, self._known))
 
     def __reduce__(self) -> tuple[type[ChangeDetector], tuple[nn.Module]]:
-        """A copy watches the copied model."""
+        """A copy checks the copied model."""
         return ChangeDetector, (self._model,)
 
     def changed(self, *, names: bool = True) -> bool:
-        """Whether a parameter or module came, went or was exchanged, or a tensor's meta changed.
+        """Whether a parameter or module was added, removed, replaced, renamed or converted.
 
         Args:
-            names: also compare names; a different name alone matters to no step of an optimizer.
+            names: False ignores new names of the same objects, which matter to no optimizer step.
         """
         return (
             self.modules_changed()
@@ -99,7 +93,7 @@ class ChangeDetector:
         )
 
     def modules_changed(self) -> bool:
-        """Whether a module came, went or was exchanged."""
+        """Whether a module was added, removed or replaced."""
         return not _same(all_children(self._modules), self._children)
 
     def _keys(self) -> list[list[str]]:
@@ -110,19 +104,19 @@ def _same(now: Sequence[object], before: Sequence[object]) -> bool:
     return len(now) == len(before) and all(map(is_, now, before))
 
 
-# -- the model as it was -------------------------------------------------------------------------
+# -- snapshots -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """A model as it was; holds its parameters, so that no identity is used twice.
+    """The parameters and modules of a model at one time.
 
     Attributes:
-        names: all names of each parameter; the first is the one that torch lists it by.
-        owners: by name, the module that holds it.
+        names: all names of each parameter; the first is the one in `named_parameters()`.
+        owners: by name of a parameter, the module that it is registered in.
         metas: type, device and shape of each parameter.
         leaves: paths of the modules without children.
-        adapted: whether it has adapter layers.
+        adapted: whether the model has adapter layers.
     """
 
     names: Mapping[nn.Parameter, tuple[str, ...]]
@@ -132,13 +126,11 @@ class ModelSnapshot:
     adapted: bool
 
     def first(self, parameter: nn.Parameter) -> str:
-        """The name by which torch lists a parameter."""
+        """The name of a parameter in `named_parameters()`."""
         return self.names[parameter][0]
 
     def with_converted(self, converted: Mapping[nn.Parameter, nn.Parameter]) -> ModelSnapshot:
-        """The same with converted parameters (new -> old) in the place of the old ones."""
-        if not converted:
-            return self
+        """The same with converted parameters (new -> old) instead of the old ones."""
         new = {old: parameter for parameter, old in converted.items()}
         return replace(
             self,
@@ -148,7 +140,7 @@ class ModelSnapshot:
 
 
 def take_snapshot(model: nn.Module) -> ModelSnapshot:
-    """Look at a model as it is now."""
+    """The current parameters and modules of a model."""
     names: dict[nn.Parameter, tuple[str, ...]] = {}
     owners: dict[str, nn.Module] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -166,7 +158,7 @@ _ADAPTER_LAYERS = {("peft", "BaseTunerLayer"), ("loralib", "LoRALayer")}
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether a model has the layers of an adapter library, such as those of LoRA in peft."""
+    """Whether a model has layers of an adapter library, such as LoRA layers of peft."""
     return any(
         (base.__module__.partition(".")[0], base.__name__) in _ADAPTER_LAYERS
         for kind in {type(module) for module in model.modules()}
@@ -177,9 +169,9 @@ def has_adapters(model: nn.Module) -> bool:
 def conversions(old: ModelSnapshot, new: ModelSnapshot) -> dict[nn.Parameter, nn.Parameter]:
     """New parameters that are old ones with a different type or device -> the old ones.
 
-    `model.to(...)` keeps the parameters, or makes others where torch cannot do so or is set not to
-    (`torch.__future__.set_overwrite_module_params_on_conversion`). Such a one is in the same
-    module at the same name, and has the same values.
+    `model.to(...)` makes new parameters where torch cannot convert in place, or is set not to
+    (`torch.__future__.set_overwrite_module_params_on_conversion`). A converted parameter has the
+    same module, name and values.
     """
     at = {names[0]: p for p, names in old.names.items()}
     converted: dict[nn.Parameter, nn.Parameter] = {}
@@ -187,8 +179,8 @@ def conversions(old: ModelSnapshot, new: ModelSnapshot) -> dict[nn.Parameter, nn
         before = at.get(names[0])
         if parameter in old.names or before is None or before in new.names:
             continue
-        same_place = old.owners[names[0]] is new.owners[names[0]]
-        if same_place and _is_conversion(before, parameter):
+        same_owner = old.owners[names[0]] is new.owners[names[0]]
+        if same_owner and _is_conversion(before, parameter):
             converted[parameter] = before
     return converted
 
@@ -199,23 +191,23 @@ def _is_conversion(old: nn.Parameter, new: nn.Parameter) -> bool:
         return False
     if old.is_meta or new.is_meta:
         return True
-    # torch leaves no link between the two, so values must tell; a NaN counts as equal to itself
+    # torch has no link between the two, so compare values; a NaN counts as equal to itself
     return torch.allclose(old.detach().to(new), new.detach(), rtol=0, atol=0, equal_nan=True)
 
 
-# -- what changed --------------------------------------------------------------------------------
+# -- changes -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """One parameter at several places.
+    """One parameter with several names.
 
     Attributes:
-        names: all its names; the first is the one that the groups use.
-        group: the group it is counted in, the first that runs it.
-        others: groups of its other places.
-        frozen: whether it is frozen, as its group is.
-        conflict: True where a group of its other places is not as its own is.
+        names: the first is the one in the groups.
+        group: its group, the first that runs it.
+        others: groups of its other names.
+        frozen: whether its group is frozen.
+        conflict: whether one of the other groups is frozen and its own is not, or the reverse.
     """
 
     names: tuple[str, ...]
@@ -227,20 +219,20 @@ class Tie:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What surgery did to a model, and what followed from it.
+    """A change of a model by surgery.
 
     Attributes:
-        added: for each new parameter its name and the group that it joined.
-        removed: names that the parameters which are gone had.
-        renamed: for each surviving parameter that moved its old and new name.
-        layers: whether layers without parameters came or went.
-        tied: parameters at more places than before.
-        untied: names of parameters at fewer places than before.
-        cast: name, old and new dtype where the dtype changed.
-        moved: name, old and new device where the device changed.
-        reshaped: name, old and new shape; the optimizer's state of these starts again.
-        fixed: names of parameters found with `requires_grad=False` that groups did not freeze, as
-            peft does with all that is not an adapter; they stay frozen by the user.
+        added: name of each new parameter, and the group that it joined.
+        removed: names of removed parameters.
+        renamed: old and new name of each surviving parameter with a new path.
+        layers: whether layers were added or removed.
+        tied: parameters with more names than before.
+        untied: names of parameters with fewer names than before.
+        cast: name, old and new dtype.
+        moved: name, old and new device.
+        reshaped: name, old and new shape; the optimizer state of these restarts.
+        fixed: names of parameters that the user froze by `requires_grad_(False)`, or peft, which
+            freezes all weights but adapters; they stay frozen.
         released: names of parameters that were frozen so, and follow their groups again.
     """
 
@@ -257,14 +249,14 @@ class Change:
     released: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON-ready values."""
+        """JSON-ready values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [*self._came_and_went(), *self._became(), *self._user_frozen()]
+        parts = [*self._added_and_removed(), *self._tied_and_converted(), *self._user_frozen()]
         return f"the model changed: {'; '.join(parts) or 'layers without parameters'}"
 
-    def _came_and_went(self) -> Iterator[str]:
+    def _added_and_removed(self) -> Iterator[str]:
         parts = []
         for group in dict.fromkeys(group for _, group in self.added):
             names = [name for name, g in self.added if g == group]
@@ -277,14 +269,14 @@ class Change:
         if parts:
             yield f"parameters: {'; '.join(parts)}"
 
-    def _became(self) -> Iterator[str]:
+    def _tied_and_converted(self) -> Iterator[str]:
         yield from (_describe_tie(tie) for tie in self.tied)
         if self.untied:
             yield f"{first_few(self.untied, 3)} no longer tied"
-        for what, between in ((self.cast, ""), (self.moved, "on ")):
-            for (old, new), n in Counter((old, new) for _, old, new in what).items():
+        for converted, on in ((self.cast, ""), (self.moved, "on ")):
+            for (old, new), n in Counter((old, new) for _, old, new in converted).items():
                 verb, was = ("is", "was") if n == 1 else ("are", "were")
-                yield f"{count(n, 'parameter')} {verb} {between}{new} now, {was} {between}{old}"
+                yield f"{count(n, 'parameter')} {verb} {on}{new} now, {was} {on}{old}"
         for name, old_shape, new_shape in self.reshaped[:3]:
             yield f"{name} has shape {new_shape} now, had {old_shape}: its optimizer state restarts"
         if len(self.reshaped) > 3:
@@ -319,16 +311,13 @@ def assign_groups(
 ) -> dict[str, int]:
     """The group of each parameter and each leaf module after surgery.
 
-    | parameter | group |
-    | --- | --- |
-    | survives, tied as before | the one that it had |
-    | new | that of the place where it is, see `ModuleTree.locate` |
-    | tied or untied since | the first of the groups of its places |
+    A surviving parameter stays in its group, a new one joins the group of its path
+    (`ModuleTree.locate`), and one that was tied or untied the first of the groups of its paths.
 
     Args:
         model: as it is now.
-        old: the model before.
-        now: the model as it is.
+        old: its snapshot before.
+        now: its snapshot after.
         group_of: the groups before, by name of the parameter and path of the leaf module.
     """
     stay = {
@@ -342,18 +331,29 @@ def assign_groups(
         for name in names
     }  # fmt: skip
     known = ModuleTree({n: group for n, group in {**group_of, **stay}.items() if n not in tied})
-    places = _Places(old, group_of, known, model)
-    after: dict[str, int] = {}
-    for parameter, names in now.names.items():
-        first = names[0]
-        after[first] = stay[first] if first in stay else min(places.groups(parameter, names))
+    before = {name: names for names in old.names.values() for name in names}
+
+    def group_at(parameter: nn.Parameter, name: str) -> int:
+        own, there = old.names.get(parameter), before.get(name)
+        if own is None or (there is None and len(own) > 1):  # new, or tied with a new name
+            return known.locate(name, model)
+        if there is None:
+            return group_of[own[0]]
+        # the layer of a tied weight is more specific than the weight, which is in the first group
+        layer = group_of.get(parent(name))
+        return layer if len(there) > 1 and layer is not None else group_of[there[0]]
+
+    after = {
+        names[0]: stay[names[0]] if names[0] in stay else min(group_at(p, n) for n in names)
+        for p, names in now.names.items()
+    }
     return after | _groups_of_layers(model, now, group_of, after)
 
 
 def _groups_of_layers(
     model: nn.Module, now: ModelSnapshot, before: Mapping[str, int], after: Mapping[str, int]
 ) -> dict[str, int]:
-    """The groups of the leaf modules: those of their own parameters, else of where they are."""
+    """The groups of the leaf modules: those of their own parameters, else of their paths."""
     own: dict[str, int] = {}
     for names in now.names.values():
         if len(names) == 1:
@@ -369,33 +369,6 @@ def _ties_differ(before: Sequence[str], names: Sequence[str]) -> bool:
     return len(before) != len(names) or (len(names) > 1 and set(before) != set(names))
 
 
-class _Places:
-    """The groups of the places at which a parameter is now that is new, or was tied or untied."""
-
-    def __init__(
-        self, old: ModelSnapshot, group_of: Mapping[str, int], known: ModuleTree, model: nn.Module
-    ) -> None:
-        self._names, self._group_of, self._known, self._model = old.names, group_of, known, model
-        self._at = {name: names for names in old.names.values() for name in names}
-
-    def groups(self, parameter: nn.Parameter, names: Sequence[str]) -> list[int]:
-        """One group for each name."""
-        return [self._group(parameter, name) for name in names]
-
-    def _group(self, parameter: nn.Parameter, name: str) -> int:
-        before = self._names.get(parameter)
-        if before is None:  # a new parameter
-            return self._known.locate(name, self._model)
-        there = self._at.get(name)
-        if there is None:  # a survivor at a place that is new
-            if len(before) == 1:
-                return self._group_of[before[0]]
-            return self._known.locate(name, self._model)
-        # at a place of a tied weight its layer tells more than the weight, which another group held
-        layer = self._group_of.get(parent(name))
-        return layer if len(there) > 1 and layer is not None else self._group_of[there[0]]
-
-
 def describe(
     old: ModelSnapshot,
     now: ModelSnapshot,
@@ -403,7 +376,7 @@ def describe(
     groups: Sequence[str],
     frozen: Sequence[bool],
 ) -> Change:
-    """What came, went, moved, was tied or converted; what the user froze is added by the caller."""
+    """The change between two snapshots, without `fixed` and `released`."""
     both = [p for p in now.names if p in old.names]
     metas = [(now.first(p), old.metas[p], now.metas[p]) for p in both]
     ties = [p for p in both if len(now.names[p]) > len(old.names[p])]
@@ -420,7 +393,10 @@ def describe(
         layers=old.leaves != now.leaves,
         tied=tuple(_tie(now.names[p], group_of, groups, frozen) for p in ties),
         untied=tuple(now.first(p) for p in both if len(now.names[p]) < len(old.names[p])),
-        cast=tuple((n, _bare(a.dtype), _bare(b.dtype)) for n, a, b in metas if a.dtype != b.dtype),
+        cast=tuple(
+            (n, str(a.dtype).removeprefix("torch."), str(b.dtype).removeprefix("torch."))
+            for n, a, b in metas if a.dtype != b.dtype
+        ),
         moved=tuple((n, str(a.device), str(b.device)) for n, a, b in metas if a.device != b.device),
         reshaped=tuple(
             (n, a.shape or (), b.shape or ()) for n, a, b in metas if a.shape != b.shape
@@ -447,64 +423,58 @@ def _tie(
     )
 
 
-def _bare(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def names_of(parameters: Collection[nn.Parameter], now: ModelSnapshot) -> tuple[str, ...]:
-    """The names of some parameters, in the order of the model."""
+    """Names of parameters, in the order of the model."""
     return tuple(names[0] for p, names in now.names.items() if p in parameters)
 
 
 def is_sharding(old: ModelSnapshot, now: ModelSnapshot) -> bool:
-    """Whether all that happened is that FSDP2 exchanged parameters under the same names."""
+    """Whether FSDP2 replaced parameters under the same names, and nothing else changed."""
     new = [p for p in now.names if p not in old.names]
     same = list(now.names.values()) == list(old.names.values()) and now.leaves == old.leaves
     return same and bool(new) and all(map(is_sharded, new))
 
 
-def is_news(change: Change, model: nn.Module, optimizers: Iterable[Optimizer]) -> bool:
-    """A move to a different device is none while no optimizer has state of what moved."""
+def needs_warning(change: Change, model: nn.Module, optimizers: Iterable[Optimizer]) -> bool:
+    """Any change does, except a new device before an optimizer has state of the parameters."""
     if change != Change(moved=change.moved):
         return True
     moved = [model.get_parameter(name) for name, *_ in change.moved]
     return any(p in optimizer.state for optimizer in optimizers for p in moved)
 
 
-# -- a loop of one's own under torch's DistributedDataParallel -----------------------------------
+# -- torch's DistributedDataParallel -------------------------------------------------------------
 
 
 def refuse_stale_wrapper(model: nn.Module) -> None:
-    """Let a DistributedDataParallel refuse to train other parameters than it was made for.
+    """Make a DistributedDataParallel raise an error if other parameters train than at wrapping.
 
-    It exchanges the gradients of those parameters that required one when it was made. One that is
-    unfrozen or put in later would be trained by each process for itself, and the copies would drift
-    apart in silence; one that is frozen later would be waited for.
+    It averages the gradients of the parameters that required one at wrapping. Each process would
+    train a parameter that is unfrozen or added later by itself, and the replicas would silently
+    diverge; the wrapper would wait for the gradient of one that is frozen later.
 
     Args:
-        model: as it was given to `LayerGroups`, with the parameters still as they were when it was
-            wrapped; anything but such a wrapper is left as it is.
+        model: as given to `LayerGroups`; a model without the wrapper is not changed.
     """
     if isinstance(model, DistributedDataParallel):
-        exchanged = tuple(p for p in model.parameters() if p.requires_grad)
-        model.register_forward_pre_hook(partial(_refuse_stale, exchanged))
+        averaged = tuple(p for p in model.parameters() if p.requires_grad)
+        model.register_forward_pre_hook(partial(_refuse_stale, averaged))
 
 
-def _refuse_stale(exchanged: tuple[nn.Parameter, ...], wrapper: nn.Module, _: Any) -> None:
+def _refuse_stale(averaged: tuple[nn.Parameter, ...], wrapper: nn.Module, _: Any) -> None:
     assert isinstance(wrapper, DistributedDataParallel)
     if not (wrapper.training and torch.is_grad_enabled()):
         return
-    known = {id(p) for p in exchanged}
-    named = list(wrapper.module.named_parameters())
-    trains = {id(p): name for name, p in named if p.requires_grad}
+    known = {id(p) for p in averaged}
+    trains = {id(p): name for name, p in wrapper.module.named_parameters() if p.requires_grad}
     new = [name for i, name in trains.items() if i not in known]
     idle = [] if wrapper.find_unused_parameters else known - trains.keys()
     if new or idle:
-        what = f"{first_few(new, 3)} would be trained by each process for itself" if new else (
-            f"{len(idle)} that do not train any more would be waited for"
-        )  # fmt: skip
+        fault = f"it does not average the gradients of {first_few(new, 3)}"
+        if not new:
+            fault = f"it waits for {len(idle)} that no longer train"
         raise GroupingError(
-            f"this DistributedDataParallel was made when other parameters trained: {what}. Make it "
-            "again after each change, DistributedDataParallel(groups.model), or do without it: "
-            "layergroups.training.average_gradients(groups) after backward"
+            f"this DistributedDataParallel was made when other parameters trained: {fault}. Make "
+            "it again after each change, DistributedDataParallel(groups.model), or call "
+            "layergroups.training.average_gradients(groups) after backward instead"
         )
