@@ -8,11 +8,7 @@ from layergroups.errors import TrainingError
 
 
 def whole_number(name: str, value: object, least: int, example: int) -> int:
-    """A whole number, at least so large.
-
-    Raises:
-        TrainingError: it is not.
-    """
+    """A whole number, at least so large."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise TrainingError(
             f"{name}={value!r} must be a whole number from {least}, such as {name}={example}."
@@ -23,11 +19,7 @@ def whole_number(name: str, value: object, least: int, example: int) -> int:
 def number(
     name: str, value: object, low: float, high: float, example: float, *, open_ends: bool = False
 ) -> float:
-    """A number between two bounds, or strictly between them.
-
-    Raises:
-        TrainingError: it is not.
-    """
+    """A number between two bounds, or strictly between them."""
     inside = False
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         inside = low < value < high if open_ends else low <= value <= high
@@ -41,11 +33,7 @@ def number(
 
 
 def text(name: str, value: object, example: str) -> str:
-    """A word that is not empty.
-
-    Raises:
-        TrainingError: it is none.
-    """
+    """A word that is not empty."""
     if not isinstance(value, str) or not value:
         raise TrainingError(f'{name}={value!r} must be a text, such as {name}="{example}".')
     return value

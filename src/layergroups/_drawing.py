@@ -40,11 +40,7 @@ def group_colours(n_body: int, has_head: bool) -> list[str]:
 
 
 def check_ending(path: str | Path) -> Path:
-    """The path, if a picture of its kind can be made.
-
-    Raises:
-        LayerGroupsError: it has a different ending.
-    """
+    """The path, if a picture of its kind can be made."""
     path = path_of(path, LayerGroupsError, "'picture.png'")
     if path.suffix.lower() not in _ENDINGS:
         raise LayerGroupsError(
@@ -116,11 +112,7 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
 
 
 def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
-    """Write a figure in the form that the path's ending names; missing folders are made.
-
-    Raises:
-        LayerGroupsError: the file cannot be written.
-    """
+    """Write a figure in the form that the path's ending names; missing folders are made."""
     from matplotlib import rc_context
 
     try:
@@ -135,11 +127,7 @@ def save(figure: Figure, path: Path, dpi: int = 160) -> Path:
 
 
 def save_or_return(figure: Figure, path: str | Path | None) -> Path | Figure:
-    """The figure itself; with a path, the file that it was written to.
-
-    Raises:
-        LayerGroupsError: the path has a different ending, or cannot be written.
-    """
+    """The figure itself; with a path, the file that it was written to."""
     if path is None:
         return figure
     if not isinstance(path, str | Path):

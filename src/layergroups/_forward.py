@@ -22,9 +22,6 @@ def split_batch(batch: object) -> tuple[Any, Tensor | None]:
     Args:
         batch: a pair (inputs, targets), a tensor or a dict of inputs; of a dict, "labels" are the
             targets.
-
-    Raises:
-        TrainingError: the batch is none of these.
     """
     if isinstance(batch, Tensor):
         return batch, None
@@ -40,11 +37,7 @@ def split_batch(batch: object) -> tuple[Any, Tensor | None]:
 
 
 def labelled(batch: object) -> tuple[Any, Tensor]:
-    """Inputs and targets.
-
-    Raises:
-        TrainingError: the batch has no targets.
-    """
+    """Inputs and targets."""
     inputs, targets = split_batch(batch)
     if targets is None:
         raise TrainingError("Training and validation need batches (inputs, targets).")
@@ -80,11 +73,7 @@ def logits_of(outputs: Any) -> Any:
 
 
 def tensor_of(outputs: Any) -> Tensor:
-    """The logits, which a loss can take.
-
-    Raises:
-        TrainingError: there are none.
-    """
+    """The logits, which a loss can take."""
     logits = logits_of(outputs)
     if isinstance(logits, Tensor):
         return logits
@@ -103,11 +92,7 @@ def run_model(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def call_model(model: Callable[..., Any], inputs: Any) -> Tensor:
-    """Inputs through the model, to the logits.
-
-    Raises:
-        TrainingError: the model gives something else.
-    """
+    """Inputs through the model, to the logits."""
     return tensor_of(run_model(model, inputs))
 
 

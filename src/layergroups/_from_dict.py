@@ -20,10 +20,6 @@ def from_dict(kind: type[_Made], values: object, path: str = "") -> _Made:
             also known by this older name.
         values: its fields by name.
         path: of the values in a larger whole, for messages.
-
-    Raises:
-        ValueError: a field is missing, is not known, or has another type; the message names its
-            path, such as "network.groups[2].rate".
     """
     if not isinstance(values, Mapping):
         raise ValueError(_wrong(path or kind.__name__, "an object", values))

@@ -53,16 +53,7 @@ def cache_folder() -> Path:
 
 
 def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:
-    """A path, of text or of another path.
-
-    Args:
-        value: what was given.
-        error: which error to raise.
-        right: a call that would be right.
-
-    Raises:
-        LayerGroupsError: of the kind `error`; it is no path, or no system could have such a file.
-    """
+    """A path, of text or of another path."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
         raise error(f"{_short(value)} is no path. Right would be {right}.")

@@ -19,13 +19,7 @@ def nearest(name: str, known: Iterable[str], end: str = "") -> str:
 
 
 def unknown_argument(call: str, name: str, known: Iterable[str]) -> ArgumentError:
-    """The error for an argument that a call does not have.
-
-    Args:
-        call: what was called, such as "Learner.fit".
-        name: of the argument.
-        known: the arguments that it has.
-    """
+    """The error for an argument that a call does not have."""
     known = list(dict.fromkeys(known))
     return ArgumentError(
         f"{call} has no argument {name}=.{nearest(name, known, '=')} It takes {', '.join(known)}. "

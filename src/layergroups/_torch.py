@@ -190,11 +190,7 @@ def is_error_of_layers(error: Exception) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers.
-
-    Raises:
-        AnatomyError: it is not a module.
-    """
+    """The module inside `torch.compile`, DataParallel or DistributedDataParallel wrappers."""
     while isinstance(model, nn.Module):
         if (inner := _compiled_of(model)) is not None:
             model = inner

@@ -304,8 +304,6 @@ def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
 
 
 class _Loader:
-    """Images, and what makes batches of them."""
-
     def __init__(self, maker: BatchMaker, batch_size: int) -> None:
         self.maker = maker
         self.batch_size = batch_size

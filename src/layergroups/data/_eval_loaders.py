@@ -57,16 +57,7 @@ def test_samples(
     vocab: Sequence[str],
     settings: Settings,
 ) -> Samples:
-    """The images of `ImageDataLoaders.test_dl`, whose arguments the first three are.
-
-    Args:
-        source: an image, a list of images, a folder or a dataset.
-        labels: of a list of images.
-        with_labels: take them from folder or dataset.
-        train: the training images, whose task and kind of items hold here too.
-        vocab: names of the outputs.
-        settings: statistics, and what happens with broken images.
-    """
+    """The images of `ImageDataLoaders.test_dl`, whose arguments the first three are."""
 
     def labelled(photos: Samples, known: Sequence[Any]) -> Samples:
         targets = parse_labels(known, photos.files, task=train.task, vocab=vocab)

@@ -494,7 +494,6 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return picture
 
     def _shown_items(self, n: int, valid: bool, unique: bool) -> list[Item]:
-        """The first photos of the next epoch, or one of them in several variations."""
         if valid:
             return [(0 if unique else i, None) for i in range(min(n, len(self.valid_photos)))]
         planned = list(islice(chain.from_iterable(self.train.plan(self.train.epoch)), n))

@@ -82,14 +82,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Split:
-    """Photos in two parts, and what their labels mean.
-
-    Attributes:
-        vocab: names of the classes, of the labels, or of the numbers.
-        train: the training images.
-        valid: the validation images.
-        broken: what was left out because it cannot be read.
-    """
+    """Photos in two parts, and what their labels mean."""
 
     vocab: tuple[str, ...]
     train: Samples
@@ -113,15 +106,7 @@ def check_valid_pct(valid_pct: float) -> None:
 def divided(
     photos: Samples, vocab: Sequence[str], valid_pct: float, seed: int, *, source: object
 ) -> Split:
-    """Keep a share for validation: of each class or label where there are any, else of all photos.
-
-    Args:
-        photos: all of them, labelled.
-        vocab: what the labels mean.
-        valid_pct: the share.
-        seed: chooses the photos.
-        source: where the photos are from, for messages.
-    """
+    """Keep a share for validation: of each class or label where there are any, else of all photos."""
     train_at, valid_at = photos.task.split(photos.labels or (), valid_pct, seed)
     if not valid_at:
         few = photos.task.few_items.format(source)

@@ -88,9 +88,6 @@ def shards_of(
         min_items: the fewest items that a process can work on.
         separate_rng: after the first batch, let each process draw its own random numbers, as for
             dropout; until then they draw the same, so that a loader that shuffles has one order.
-
-    Raises:
-        TrainingError: the loader hands out shards already.
     """
     if process.world == 1:
         for batch in batches:
@@ -106,7 +103,6 @@ def shards_of(
 
 
 def _cut(batch: object, process: Rank, min_items: int) -> Shard:
-    """The shard of a loaded batch, a view of it."""
     n = count_items(batch)
     mine, counted = shard_positions(n, process.rank, process.world, min_items)
     chosen = slice(mine.start, mine.stop, mine.step)

@@ -293,11 +293,7 @@ def _count(source: DataSource, part: str) -> int | None:
 
 
 def data_source(dls: Any) -> DataSource:
-    """Any data as a `DataSource`: itself where it is one, else adapted by `PlainSource`.
-
-    Raises:
-        TrainingError: there are no batches `train` and `valid`.
-    """
+    """Any data as a `DataSource`: itself where it is one, else adapted by `PlainSource`."""
     if isinstance(dls, DataSource):
         return dls
     # On the type and in the instance, since a property may raise.
@@ -426,12 +422,7 @@ _TARGETS = ("labels", "targets", "y")  # where batches and datasets have them
 
 
 def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
-    """The data normalised as the weights need it; statistics that the user gave stay.
-
-    Args:
-        source: images; data of other kinds are returned as they are.
-        spec: what the weights expect.
-    """
+    """The data normalised as the weights need it; statistics that the user gave stay."""
     own = source.input
     if spec is None or own is None:
         return source
@@ -450,11 +441,7 @@ def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
 
 
 def batches_of(source: DataSource, dl: object) -> Iterable[Any]:
-    """The batches that were given, or those of validation.
-
-    Raises:
-        TrainingError: something else was given, or there are no validation batches.
-    """
+    """The batches that were given, or those of validation."""
     if dl is None:
         return source.valid or ()
     if not isinstance(dl, Iterable) or isinstance(dl, str | bytes | Mapping | Tensor):

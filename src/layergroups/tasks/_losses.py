@@ -108,11 +108,7 @@ def loss_name(loss_func: object) -> str:
 
 
 def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of a batch, one number.
-
-    Raises:
-        TrainingError: the loss cannot be computed or is not one number; says the shapes.
-    """
+    """The loss of a batch, one number."""
     fault = (
         f"The loss {loss_name(loss_func)} does not fit outputs {tuple(outputs.shape)} "
         f"{outputs.dtype} and targets {tuple(targets.shape)} {targets.dtype}: "
@@ -369,9 +365,6 @@ def balanced_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
     """For each class items / (classes * items of the class): their mean over the items is 1.
 
     A class without items has weight 1. It is scikit-learn's "balanced".
-
-    Raises:
-        TrainingError: items have several labels.
     """
     if targets.is_floating_point() and targets.ndim > 1:
         hot = targets > 0.5
@@ -427,14 +420,7 @@ _SAVED: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
 
 
 def as_loss(loss_func: Any) -> LossFunc:
-    """A loss from its name; a loss that is given as an object as it is.
-
-    Args:
-        loss_func: a name of `LOSSES`, or any callable of outputs and targets.
-
-    Raises:
-        TrainingError: there is no such name, or it is a class, or cannot be called.
-    """
+    """A loss from its name; a loss that is given as an object as it is."""
     if isinstance(loss_func, str):
         if loss_func not in LOSSES:
             near = difflib.get_close_matches(loss_func, LOSSES, 1)
@@ -496,11 +482,7 @@ def describe_loss(loss_func: Any) -> dict[str, Any]:
 
 
 def loss_from(name: str, settings: Mapping[str, Any]) -> LossFunc | None:
-    """The inverse of `describe_loss`, by the name of the class; None if it is another's.
-
-    Raises:
-        CheckpointError: the settings are not those of this loss.
-    """
+    """The inverse of `describe_loss`, by the name of the class; None if it is another's."""
     if name not in _SAVED:
         return None
     kind, _ = _SAVED[name]

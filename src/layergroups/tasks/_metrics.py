@@ -93,17 +93,7 @@ def of_items(kind: str, *, higher: bool = False) -> NamedMetric:
 
 
 def make_named(name: str, n_outputs: int, task: Task, thresh: float = 0.5) -> torchmetrics.Metric:
-    """A torchmetrics object; averages over classes count every class alike.
-
-    Args:
-        name: as a person gives it.
-        n_outputs: of the model: classes, labels or numbers.
-        task: what the name is of.
-        thresh: for several labels, the probability above which one counts as there.
-
-    Raises:
-        TrainingError: the name means nothing for this task, or it is not known how many classes.
-    """
+    """A torchmetrics object; averages over classes count every class alike."""
     named = task.metric(name)
     if n_outputs < task.least_outputs:
         raise TrainingError(
@@ -251,11 +241,7 @@ def higher_is_better(metric: object, task: Task) -> bool | None:
 
 
 def check_metrics(metrics: Iterable[object], task: Task) -> None:
-    """Find out early what is not a metric, without importing torchmetrics.
-
-    Raises:
-        TrainingError: a name unknown for the task, a class, or something that cannot be called.
-    """
+    """Find out early what is not a metric, without importing torchmetrics."""
     for metric in metrics:
         if isinstance(metric, str):
             task.metric(metric)
@@ -277,7 +263,6 @@ def as_list(metrics: object) -> list[Any]:
 
 
 def _made(metric: object, n_classes: int, task: Task, thresh: float) -> object:
-    """A fresh torchmetrics object, or the function."""
     if isinstance(metric, str):
         return make_named(metric, n_classes, task, thresh)
     if _is_torchmetric(metric):

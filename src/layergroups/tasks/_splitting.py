@@ -21,12 +21,6 @@ def stratified_split(
 
     The choice within a class depends on the seed, the class and its number of items only.
     A class with two or more items has at least one in each part; a single item is for training.
-
-    Args:
-        labels: the class of each item.
-        valid_pct: the share for validation, between 0 and 1.
-        seed: chooses the items.
-
     Returns:
         The positions for training and those for validation, each in ascending order.
     """
@@ -59,12 +53,6 @@ def multilabel_split(
     Each label that a photo has is in train at least once, unless every photo has a label of its
     own. One of two or more photos is in valid too, unless other labels of its photos, rarer still,
     are all needed in train.
-
-    Args:
-        labels: of each photo, as positions in the vocabulary; perhaps none.
-        valid_pct: the share for validation, between 0 and 1.
-        seed: chooses the photos.
-
     Returns:
         The positions for training and those for validation, each in ascending order; each has one
         at least if there are two photos.
@@ -89,16 +77,7 @@ def multilabel_split(
 
 
 class _Dealing:
-    """What each part still wants, and who is where.
-
-    Args:
-        labels: of each photo.
-        valid_pct: the share for validation.
-
-    Attributes:
-        parts: of each photo that has been dealt out.
-        left: photos of each label that wait; labels without any are gone.
-    """
+    """What each part still wants, and who is where."""
 
     def __init__(self, labels: Sequence[Sequence[float]], valid_pct: float) -> None:
         self.labels = labels

@@ -20,13 +20,7 @@ _FILES_NAMED: Final = 3
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be learned of some items.
-
-    Attributes:
-        task: what they are.
-        vocab: names of the outputs: classes, labels or numbers.
-        labels: of each item.
-    """
+    """What is to be learned of some items."""
 
     task: Task
     vocab: tuple[str, ...]
@@ -54,9 +48,6 @@ def parse_labels(
         vocab: names in the order that is wanted: of classes, labels, or numbers. Else classes and
             labels are sorted, whole numbers by size; numbers are "value", or "value 0", "value 1".
         columns: of a table where the labels stand, which name numbers and labels in columns.
-
-    Raises:
-        DataError: labels are missing, do not fit each other, the task or the vocabulary.
     """
     known = None if task is None else checked_task(task, DataError)
     if isinstance(vocab, str):
@@ -146,11 +137,7 @@ def photos(files: Sequence[str]) -> str:
 
 
 def check_known(names: Sequence[str], files: Sequence[str], vocab: tuple[str, ...]) -> None:
-    """Every name must be in the vocabulary.
-
-    Raises:
-        DataError: one is not.
-    """
+    """Every name must be in the vocabulary."""
     known = set(vocab)
     unknown = {name: file for name, file in zip(names, files, strict=True) if name not in known}
     if unknown:

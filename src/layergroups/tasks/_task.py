@@ -368,21 +368,13 @@ def register(task: Task) -> Task:
 
 
 def task_named(name: object) -> Task:
-    """The task that a saved file names: checkpoints, exports and records of older versions too.
-
-    Raises:
-        LayerGroupsError: there is no such task.
-    """
+    """The task that a saved file names: checkpoints, exports and records of older versions too."""
     known = str(name)
     return checked_task(OLD_NAMES.get(known, known), LayerGroupsError)
 
 
 def checked_task(task: object, error: type[LayerGroupsError] = TrainingError) -> Task:
-    """The task that a person gives, as an object of `TASKS` or by its name.
-
-    Raises:
-        LayerGroupsError: of the class that is asked for; there is no such task.
-    """
+    """The task that a person gives, as an object of `TASKS` or by its name."""
     if isinstance(task, Task):
         return task
     known = str(task)
@@ -407,11 +399,7 @@ def output_names(names: Sequence[str], n: int) -> tuple[str, ...]:
 
 
 def checked_threshold(thresh: Any) -> float:
-    """A probability above which a label counts as there.
-
-    Raises:
-        TrainingError: it does not lie between 0 and 1.
-    """
+    """A probability above which a label counts as there."""
     if isinstance(thresh, bool) or not isinstance(thresh, (int, float)) or not 0 < thresh < 1:
         raise TrainingError(
             f"thresh={thresh!r} must lie between 0 and 1: labels of a higher probability count as "

@@ -206,10 +206,6 @@ class EvalTransform:
 
         Returns:
             float32 (channels, height, width), normalised.
-
-        Raises:
-            BrokenImagesError: the file is absent or broken.
-            DataError: the array or tensor is not an image.
         """
         return normalise(self.pixels(self._open(source))[None], self.input)[0]
 

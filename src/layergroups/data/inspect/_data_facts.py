@@ -27,17 +27,7 @@ def image_facts(
     general: Mapping[str, str],
     summary: DataSummary | None,
 ) -> DataFacts:
-    """The facts of `ImageDataLoaders`, whose fields the first arguments are.
-
-    Args:
-        train: training images.
-        valid: validation images.
-        vocab: names of the outputs.
-        augment: how training images are augmented.
-        broken: images that were left out.
-        general: what holds for any data, which comes first.
-        summary: what the files are like, if they were read.
-    """
+    """The facts of `ImageDataLoaders`, whose fields the first arguments are."""
     folder = common_folder((*train.files, *valid.files))
     counts = zip(vocab, train.counts(len(vocab)), valid.counts(len(vocab)), strict=True)
     found = {"folder": folder} if folder else {}

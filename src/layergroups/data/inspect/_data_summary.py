@@ -150,8 +150,6 @@ class DataSummary(Printable):
 
 @dataclass(frozen=True)
 class _Seen:
-    """One image: as its file describes it."""
-
     name: str
     width: int = 0
     height: int = 0
@@ -196,7 +194,6 @@ def summarise(
 
 
 def _inspect_all(parts: Sequence[Samples], channels: int) -> list[_Seen]:
-    """Every image once, in the order of the parts."""
     names = [name for photos in parts for name in dict.fromkeys(photos.files)]
     items = parts[0].items
     found: list[_Seen] = []

@@ -111,13 +111,7 @@ def read_datasets(
 def read_test_dataset(
     dataset: Any, settings: Settings, items: Items | None
 ) -> tuple[Samples, list[Any]]:
-    """The images of another dataset, checked, and their labels as they are there.
-
-    Args:
-        dataset: whose items are as those of the training data.
-        settings: number of channels, and what happens with broken images.
-        items: of the training data, whose keys are used; None to find them.
-    """
+    """The images of another dataset, checked, and their labels as they are there."""
     image, label = (None, None) if items is None else (items.image, items.label)
     found = items_of({"test": dataset}, image, label, asked="test")
     names, labels, _ = _read(found, settings)

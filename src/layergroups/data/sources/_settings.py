@@ -47,11 +47,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments with their defaults; made, they are sound.
-
-    Raises:
-        DataError: one is not.
-    """
+    """The arguments with their defaults; made, they are sound."""
 
     valid_pct: float = 0.2
     seed: int = 42
@@ -69,16 +65,7 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], way: Callable[..., Any]) -> Settings:
-        """Of the arguments that a person gave.
-
-        Args:
-            options: by name.
-            way: the constructor of `ImageDataLoaders` that was called, for the message.
-
-        Raises:
-            ArgumentError: a name is not known.
-            DataError: a value is not sound.
-        """
+        """Of the arguments that a person gave."""
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:

@@ -56,14 +56,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Rows:
-    """Images and labels of a table.
-
-    Attributes:
-        files: the paths.
-        labels: of each; a list where there are several.
-        columns: names of the label columns.
-        valid: which are for validation; None if the table does not mark them.
-    """
+    """Images and labels of a table."""
 
     files: list[str]
     labels: list[Any]
