@@ -79,7 +79,7 @@ def show_figures(figures: Mapping[str, Any]) -> None:
 
 
 def count(n: int, one: str, several: str = "") -> str:
-    """As "1 photo", "1,234 photos"."""
+    """As "1 image", "1,234 images"."""
     return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 

@@ -406,7 +406,7 @@ def test_workers_and_shares_give_the_same_photos(folder) -> None:
     [
         ("classes", "expected True for all classes"),
         (3, "expected True"),
-        ([1.0, 2.0], "2 weights for 20 training photos"),
+        ([1.0, 2.0], "2 weights for 20 training images"),
         ([0.0] * 20, "expected True"),
         ([-1.0] + [1.0] * 19, "from 0"),
         (["a"] * 20, "from 0"),
@@ -421,6 +421,6 @@ def test_what_makes_no_sense_is_refused_at_once(folder, balance, says) -> None:
 
 def test_balance_by_class_needs_classes() -> None:
     photos = Samples(("a", "b"), ((0, 1), (1,)))
-    with pytest.raises(DataError, match="a weight for each training photo"):
+    with pytest.raises(DataError, match="a weight for each training image"):
         photo_weights(True, photos, VOCAB)
     assert photo_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]

@@ -99,7 +99,7 @@ def test_labels_numbers_and_datasets(folder: Folder) -> None:
     items = ImageDataLoaders.from_dataset(Pairs(6), size=8, bs=4).summary()
     assert (items.file_bytes, items.kinds) == (None, (("RGB", 6),))
     for summary in (found, numbers, items):
-        assert "validation photos" in str(summary)
+        assert "validation images" in str(summary)
 
 
 def test_arrays_are_measured(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_many_classes_are_not_all_printed(folder: Folder) -> None:
     text = str(loaders(folder(**{f"class{i:02d}": 2 for i in range(33)})).summary())
     assert "class29" in text
     assert "class30" not in text
-    assert "and 3 more, from 1 training photos" in text
+    assert "and 3 more, from 1 training images" in text
 
 
 def test_a_batch_is_drawn(folder: Folder, tmp_path: Path) -> None:

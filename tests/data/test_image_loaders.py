@@ -66,7 +66,7 @@ def test_a_batch_larger_than_the_set_is_made_smaller_and_said(
         dls = ImageDataLoaders.from_folder(root, size=8)
     assert dls.batch_size == 20
     (record,) = caplog.records
-    assert record.getMessage() == "Only 20 training photos: batch_size is 20 instead of 64."
+    assert record.getMessage() == "Only 20 training images: batch_size is 20 instead of 64."
 
 
 def test_one_batch_changes_nothing(dls: ImageDataLoaders) -> None:
@@ -199,7 +199,7 @@ def test_impossible_arguments_are_refused(
 def test_it_prints_what_it_holds(dls: ImageDataLoaders) -> None:
     text = str(dls.bind(HALF))
     assert text.splitlines()[0] == (
-        "ImageDataLoaders: 20 training and 5 validation photos of 2 classes"
+        "ImageDataLoaders: 20 training and 5 validation images of 2 classes"
     )
     assert "cat 8 + 2, dog 12 + 3" in text
     assert "16 x 12 pixels (height x width), in batches of 8" in text

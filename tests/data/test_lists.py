@@ -149,11 +149,11 @@ def test_names_tell_the_class(files: list[Path], tmp_path: Path) -> None:
          "none is left for training"),
         (lambda f, p: ImageDataLoaders.from_lists(f, ["a", "b"] * 6, is_valid=3), "is_valid=3"),
         (lambda f, p: ImageDataLoaders.from_lists(f, ["a", "b"] * 6, is_valid=["False"] * 12),
-         "is_valid has 'False' for photo 0: expected True or False"),
+         "is_valid has 'False' for image 0"),
         (lambda f, p: ImageDataLoaders.from_pattern(f, "(a|b)", is_valid=[None] * 12), "has None"),
         (lambda f, p: ImageDataLoaders.from_table({"a": 1}), "Column 'a' is 1: expected a list"),
         (lambda f, p: ImageDataLoaders.from_table({"a": "abc"}), "Column 'a' is 'abc': expected"),
-        (lambda f, p: ImageDataLoaders.from_lists(f, list("abcdefghijkl")), "two photos"),
+        (lambda f, p: ImageDataLoaders.from_lists(f, list("abcdefghijkl")), "two items"),
         (lambda f, p: ImageDataLoaders.from_table(3), "int is not a table"),
         (lambda f, p: ImageDataLoaders.from_table(p / "no.csv"), "cannot be read.*CSV or TSV"),
         (lambda f, p: ImageDataLoaders.from_table(write(p / "e.csv", "a,b")), "has no rows"),
@@ -193,12 +193,12 @@ def test_a_class_without_training_photos_is_remarked_on(
     labels, marks = ["a", "b"] * 5 + ["c", "c"], [False] * 9 + [True] * 3
     with caplog.at_level(logging.WARNING, "layergroups"):
         ImageDataLoaders.from_lists(files, labels, is_valid=marks, **SMALL)
-    assert "No training photo of 'c'" in caplog.text
+    assert "No training image of 'c'" in caplog.text
 
 
 def test_it_prints_its_task(files: list[Path]) -> None:
     text = str(ImageDataLoaders.from_lists(files, [["a"], ["a", "b"]] * 6, **SMALL))
-    assert "photos of 2 labels" in text
+    assert "images of 2 labels" in text
     text = str(ImageDataLoaders.from_lists(files, [0.5, 0.7] * 6, vocab=["length"], **SMALL))
-    assert "photos of 1 numbers" in text
+    assert "images of 1 numbers" in text
     assert "length" in text

@@ -93,48 +93,6 @@ def test_a_report_for_each_class_is_that_of_scikit_learn(multiclass: Interpretat
     assert json.loads(json.dumps(report.to_dict()))["classes"][0]["support"] == 3
 
 
-def test_classes_without_photos_have_no_figures() -> None:
-    report = ClassReport.from_classes(torch.tensor([0, 0]), torch.tensor([0, 0]), ("a", "b"))
-    nothing = report["b"]
-    assert (nothing.precision, nothing.recall, nothing.f1, nothing.support) == (None,) * 3 + (0,)
-    assert report.macro.f1 == 1.0
-
-
-# Calibration
-
-
-def test_the_calibration_error_is_the_mean_distance() -> None:
-    said = torch.tensor([0.95, 0.9, 0.65, 0.7, 0.0])
-    right = torch.tensor([True, False, True, True, False])
-    found = Calibration.from_predictions(said, right, 5)
-    assert [b.count for b in found.bins] == [1, 0, 0, 2, 2]
-    assert found.bins[4].confidence == pytest.approx(0.925)
-    assert found.bins[4].accuracy == 0.5
-    apart = [0.0, 1 - 0.675, 0.425]
-    assert found.error == pytest.approx((apart[0] + 2 * apart[1] + 2 * apart[2]) / 5)
-    assert found.max_error == pytest.approx(0.425)
-    assert found.bins[1].confidence is None
-
-
-def test_it_agrees_with_torchmetrics() -> None:
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    generator = torch.Generator().manual_seed(0)
-    probabilities = torch.randn(500, 4, generator=generator).mul(2).softmax(1)
-    targets = torch.randint(0, 4, (500,), generator=generator)
-    wanted = multiclass_calibration_error(probabilities, targets, 4, n_bins=15)
-    right = probabilities.argmax(1) == targets
-    found = Calibration.from_predictions(probabilities.max(1).values, right)
-    assert found.error == pytest.approx(float(wanted), abs=1e-6)
-
-
-@pytest.mark.parametrize("bins", [1, 10])
-def test_who_is_always_sure_and_right_is_calibrated(bins: int) -> None:
-    found = Calibration.from_predictions(torch.ones(4), torch.ones(4, dtype=torch.bool), bins)
-    assert (found.error, found.count) == (0.0, 4)
-    assert Calibration.from_predictions(torch.ones(0), torch.ones(0)).error is None
-
-
 # Several labels, and numbers
 
 

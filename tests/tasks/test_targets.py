@@ -63,8 +63,8 @@ def test_the_vocabulary_may_be_said() -> None:
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (["a", None, "b"], {}, r"no class for 1 photo \('1.jpg'\)"),
-        ([0.5, float("nan")], {}, r"no number for 1 photo \('1.jpg'\).*task='multilabel'"),
+        (["a", None, "b"], {}, r"no class for 1 item \('1.jpg'\)"),
+        ([0.5, float("nan")], {}, r"no number for 1 item \('1.jpg'\).*task='multilabel'"),
         (["a", "a"], {}, "at least two classes"),
         (["a", "b"], {"task": "classes"}, '"multiclass", "multilabel" or "regression"'),
         (["a", "b"], {"vocab": ["a"]}, r"lacks 'b' \('b' is the label of 1.jpg\)"),
@@ -72,7 +72,7 @@ def test_the_vocabulary_may_be_said() -> None:
         (["a", "b"], {"vocab": ["a", "b", "a"]}, "a name twice"),
         (["a", "0.5"], {"task": "regression"}, "'0.jpg'.*the first has 'a'"),
         ([[1.0, 2.0], [1.0]], {"task": "regression"}, "different numbers of numbers"),
-        ([[1.5, 2.0], [1.5, 3.0]], {"vocab": ["x"]}, "1 names, but each photo has 2"),
+        ([[1.5, 2.0], [1.5, 3.0]], {"vocab": ["x"]}, "1 names, but each .* has 2"),
         ([["a"], ["b"]], {"task": "multiclass"}, "task='multilabel'"),
         ([[], []], {"task": "multilabel"}, "nothing to learn"),
         ([["a"], ["b"]], {"vocab": ["a"]}, "lacks 'b'"),

@@ -41,12 +41,12 @@ Balance = bool | Mapping[str, float] | Sequence[float]
 
 
 def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor | None:
-    """The part of an epoch that each photo is due, float64 (N,), summing to 1; None for all alike.
+    """The part of an epoch that each image is due, float64 (N,), summing to 1; None for all alike.
 
     Args:
         balance: False; True for all classes equally often; how often each class comes against the
-            others, by name; or a weight for each training photo.
-        photos: the training photos.
+            others, by name; or a weight for each training image.
+        photos: the training images.
         vocab: names of the classes.
     """
     if balance is False or balance is None:
@@ -60,7 +60,7 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
         raise DataError(_expected(balance))
     if len(balance) != len(photos):
         raise DataError(
-            f"balance= has {len(balance)} weights for {len(photos)} training photos; give one for "
+            f"balance= has {len(balance)} weights for {len(photos)} training images; give one for "
             "each, in the order of train_photos, or balance=True."
         )
     try:
@@ -97,8 +97,8 @@ def _class_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tenso
     labels = photos.labels or ()
     if not labels or not all(isinstance(label, int) for label in labels):
         raise DataError(
-            "balance= by class needs photos of one class each; for several labels or numbers give "
-            "a weight for each training photo: balance=[1.0, 2.5, …]."
+            "balance= by class needs images of one class each; for several labels or numbers give "
+            "a weight for each training image: balance=[1.0, 2.5, …]."
         )
     if balance is True:
         return torch.ones(len(vocab), dtype=torch.float64)
@@ -123,7 +123,7 @@ def _parts(weights: Tensor, given: object) -> Tensor:
 def _expected(given: object) -> str:
     return (
         f"balance={str(given)[:80]}: expected True for all classes equally often, numbers from 0 "
-        'by class ({"cat": 1, "dog": 2}), or one number from 0 for each training photo.'
+        'by class ({"cat": 1, "dog": 2}), or one number from 0 for each training image.'
     )
 
 
@@ -142,9 +142,9 @@ CPU = torch.device("cpu")
 def default_workers(photos: Samples) -> int:
     """How many processes prepare batches, if the user does not say.
 
-    None where a pass over the photos spends less than two seconds on reading them, since workers
+    None where a pass over the images spends less than two seconds on reading them, since workers
     must first be started. With an accelerator, else one for each core but one, at most 8. Without,
-    training keeps all cores busy already, so there are workers only for photos that are slow to
+    training keeps all cores busy already, so there are workers only for images that are slow to
     read (files of about 200 kB or more): one for every two cores, at most 8. Several training
     processes on one machine divide its cores.
     """
@@ -158,8 +158,8 @@ def default_workers(photos: Samples) -> int:
 
 
 def _reading_seconds(photos: Samples) -> float:
-    """Estimated time to read and resize one photo, from the sizes of some of the files."""
-    if photos.items is not None:  # not known: as a photo of 200 kB
+    """Estimated time to read and resize one image, from the sizes of some of the files."""
+    if photos.items is not None:  # not known: as an image of 200 kB
         return _SLOW_TO_READ
     sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
     sizes = [os.path.getsize(file) for file in sample]
@@ -167,7 +167,7 @@ def _reading_seconds(photos: Samples) -> float:
 
 
 class PhotoDataset(Dataset[Any]):
-    """Photos as pixels, one at a time; an item is (position, seed of its variation or None)."""
+    """Images as pixels, one at a time; an item is (position, seed of its variation or None)."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class PhotoDataset(Dataset[Any]):
         position, seed = item
         if self.photos.items is None and seed is None:
             return self._made(position, None)
-        # A dataset of someone's own may draw too: for a photo as it is, always the same.
+        # A dataset of someone's own may draw too: for an image as it is, always the same.
         fixed = zlib.crc32(self.photos.files[position].encode())
         with private_randomness(fixed if seed is None else seed):
             return self._made(position, seed)
@@ -453,7 +453,7 @@ class TrainLoader(_Loader):
 
 
 def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
-    """The seed of a photo's variation in an epoch, and of its k-th one where it comes again."""
+    """The seed of an image's variation in an epoch, and of its k-th one where it comes again."""
     return derived_seed(seed, epoch, position, *again)
 
 

@@ -197,7 +197,7 @@ def _loader(photos: Samples, transform: EvalTransform, options: LoaderOptions) -
 
 
 class InferenceData(DataSource):
-    """Data of a learner that was loaded to predict: a transform, and no photos.
+    """Data of a learner that was loaded to predict: a transform, and no images.
 
     Args:
         vocab: names of the classes.
@@ -248,7 +248,7 @@ class InferenceData(DataSource):
 
 
 _NO_PHOTOS = (
-    "This learner was loaded without photos; it can predict. To train or validate it, give it "
+    "This learner was loaded without images; it can predict. To train or validate it, give it "
     "some: learn.dls = ImageDataLoaders.from_folder(...), with the same classes."
 )
 

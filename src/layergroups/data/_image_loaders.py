@@ -76,9 +76,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
     Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
-    channels-last memory format. Where each photo has one class, y is int64 (N,), positions in
+    channels-last memory format. Where each image has one class, y is int64 (N,), positions in
     `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
-    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the photos
+    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the images
     only, not on the number of workers nor on any global random state; and it changes none.
 
     Attributes:
@@ -86,7 +86,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         valid_photos: files and labels for validation.
         vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
         size: height and width of the images in a batch, in pixels.
-        batch_size: photos in a batch.
+        batch_size: images in a batch.
         augment: how training images are augmented; None for not at all.
         input: the statistics and the interpolation in use.
         input_is_default: whether the library chose them (ImageNet's, or those of the weights that
@@ -97,7 +97,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
         cache: stores decoded pixels; None decodes the images each time.
         broken: what was left out because it cannot be read, where `on_error` is "skip".
-        balance: how often training photos come, see `from_folder`.
+        balance: how often training images come, see `from_folder`.
         device: where the batches are, see `to`.
     """
 
@@ -130,24 +130,24 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         valid: str = "valid",
         **options: Unpack[Options],
     ) -> Self:
-        """Read a folder with a sub-folder of photos for each class.
+        """Read a folder with a sub-folder of images for each class.
 
         If the folder has both sub-folders `train` and `valid`, the classes are looked for in those;
-        otherwise a share of each class is kept for validation, chosen by the seed. Photos lie
-        at any depth below the folder of their class. Hidden files are left out. All photos are
+        otherwise a share of each class is kept for validation, chosen by the seed. Images lie
+        at any depth below the folder of their class. Hidden files are left out. All images are
         checked once, before anything else is done.
 
         Args:
             path: the folder.
-            train: name of the sub-folder with the training photos.
-            valid: name of the sub-folder with the validation photos.
+            train: name of the sub-folder with the training images.
+            valid: name of the sub-folder with the validation images.
             **options: the arguments below, which all of these constructors have.
 
         Options:
             valid_pct: share for validation, if there are no such sub-folders.
             seed: decides split, order and augmentation.
             size: side of the images in a batch, or (height, width), in pixels.
-            batch_size: photos in a batch; with fewer training photos, that many.
+            batch_size: images in a batch; with fewer training images, that many.
             bs: another name of `batch_size`, as in fastai.
             augment: True for `Augmentation()`, False for none, a word for stronger augmentation
                 ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
@@ -157,18 +157,18 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             channels: of the images: 3 for RGB, the default; 1 keeps them grey; any number for
                 arrays (height, width, channels) in .npy files and for TIFF files of as many bands.
                 The statistics follow: of the weights' three, the mean, or repeated in a cycle.
-            num_workers: processes that prepare batches. By default none where all training photos
+            num_workers: processes that prepare batches. By default none where all training images
                 are read in two seconds; else, with an accelerator, one for each core but one, and
-                without, none for small photos, because training keeps all cores busy, and one for
+                without, none for small images, because training keeps all cores busy, and one for
                 every two cores for large ones (about 200 kB or more); never more than 8.
             on_error: "raise" to stop at broken images, "skip" to leave them out and say so.
             cache: keep the decoded pixels for the next epoch and the next run, in the user's cache
                 folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
                 of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
-                False to decode the photos each time. Batches are the same in any case.
+                False to decode the images each time. Batches are the same in any case.
             balance: True lets all classes come equally often in training; a dict by class name
                 gives the relative frequency of each; a list gives a weight to each
-                training photo. An epoch has as many photos as before, some of them repeatedly.
+                training image. An epoch has as many images as before, some of them repeatedly.
 
         Raises:
             DataError: folder or arguments are not as expected.
@@ -197,15 +197,15 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        """Photos and their labels, side by side.
+        """Images and their labels, side by side.
 
         Strings and integers are classes, other numbers are to be predicted, lists of strings
-        are several labels of a photo, lists of zeros and ones too, other lists of numbers are
+        are several labels of an image, lists of zeros and ones too, other lists of numbers are
         several numbers to predict. Give `task` where this is wrong: "multiclass" (one class
         each), "multilabel" (any number of labels, perhaps none) or "regression".
 
         Args:
-            files: paths of the photos.
+            files: paths of the images.
             labels: of each.
             is_valid: for each, whether it is for validation; else `valid_pct` of them are, of each
                 class its share, chosen by the seed.
@@ -238,7 +238,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        """A table with a row for each photo; fastai's `from_df` and `from_csv`.
+        """A table with a row for each image; fastai's `from_df` and `from_csv`.
 
         One label column holds classes, or fractions to predict, or, with `label_delim`, several
         labels. Several label columns hold 0 and 1, a column for each label, or numbers to predict.
@@ -362,7 +362,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def _of(cls, found: Split, settings: Settings) -> Self:
         n, wanted = len(found.train), settings.wanted
         if n < wanted:
-            _LOG.warning("Only %d training photos: batch_size is %d instead of %d.", n, n, wanted)
+            _LOG.warning("Only %d training images: batch_size is %d instead of %d.", n, n, wanted)
         made = settings.loading(found.train)
         if made["cache"] is not None and found.train.items is None:
             made["cache"].announce()
@@ -383,11 +383,11 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @cached_property
     def train_eval(self) -> EvalLoader:
-        """The training photos as they are, not shuffled and not augmented."""
+        """The training images as they are, not shuffled and not augmented."""
         return EvalLoader(self._train_maker, self.batch_size)
 
     def views(self, epoch: int) -> EvalLoader:
-        """The training photos in their order, augmented as in an epoch (any whole number)."""
+        """The training images in their order, augmented as in an epoch (any whole number)."""
         if self.augment is None:
             return self.train_eval
         return EvalLoader(
@@ -395,10 +395,10 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         )
 
     def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[EvalLoader]:
-        """The photos of some batches n times in their order, each time augmented differently.
+        """The images of some batches n times in their order, each time augmented differently.
 
         Raises:
-            TrainingError: they are not photos, or the data have no augmentation.
+            TrainingError: they are not images, or the data have no augmentation.
         """
         if not isinstance(batches, EvalLoader):
             super().tta_views(batches, n)
@@ -417,7 +417,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def test_dl(
         self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
     ) -> EvalLoader:
-        """Batches x of other photos, or (x, y) where their labels are known; with `paths`.
+        """Batches x of other images, or (x, y) where their labels are known; with `paths`.
 
         Args:
             source: an image, a list of images, a folder of images at any depth, or a dataset.
@@ -441,17 +441,17 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return EvalLoader(maker, self.batch_size)
 
     def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
-        """All photos, training and validation, as n loaders, for cross-validation.
+        """All images, training and validation, as n loaders, for cross-validation.
 
         In turn each n-th part is for validation. Classes are dealt out evenly; the same seed gives
-        the same folds, however the photos were divided before.
+        the same folds, however the images were divided before.
 
         Args:
             n: how many folds.
             seed: decides the folds; None for that of these data.
 
         Raises:
-            DataError: n is below 2, or above the number of photos.
+            DataError: n is below 2, or above the number of images.
         """
         photos = joined(self.train_photos, self.valid_photos)
         parts = folds_of(photos, n, self.seed if seed is None else seed)
@@ -473,19 +473,19 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         valid: bool = False,
         unique: bool = False,
     ) -> BatchPicture:
-        """Draw photos as the network sees them, with their labels; changes nothing.
+        """Draw images as the network sees them, with their labels; changes nothing.
 
         Args:
             path: a file ending with .png, .svg or .pdf to write; a notebook shows the result.
-            n: how many photos.
-            valid: of the validation photos, instead of those of the next training epoch.
-            unique: one photo in n variations, to see the augmentation.
+            n: how many images.
+            valid: of the validation images, instead of those of the next training epoch.
+            unique: one image in n variations, to see the augmentation.
 
         Raises:
             DataError: n is below 1, or the file cannot be written.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise DataError(f"n={n!r}: expected how many photos to show, such as 9.")
+            raise DataError(f"n={n!r}: expected how many images to show, such as 9.")
         items = self._shown_items(n, valid, unique)
         x, y = (self.valid if valid else self.train).maker.batch(items)
         picture = draw_batch(x.cpu(), y, self.task, self.vocab, self.input)
@@ -503,7 +503,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return [(position, derived_seed(seed, i) if i else seed) for i in range(n)]
 
     def summary(self) -> DataSummary:
-        """What the photos are like: counts, sizes, broken files, copies; prints as a table.
+        """What the images are like: counts, sizes, broken files, copies; prints as a table.
 
         It reads the head of every file, about 0.1 ms each, and the whole of those that have the
         size of another; of a dataset it opens every item.
@@ -523,7 +523,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return self
 
     def bind(self, spec: InputSpec) -> ImageDataLoaders:
-        """The same photos with the statistics and the interpolation of the weights in use.
+        """The same images with the statistics and the interpolation of the weights in use.
 
         Size and channels stay, and so do epoch and `input_is_default`; statistics of other channels
         are adapted, as `InputSpec.for_channels` says.
@@ -534,16 +534,16 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @property
     def augmented(self) -> bool:
-        """Whether training photos are augmented."""
+        """Whether training images are augmented."""
         return self.augment is not None
 
     @property
     def sampling_weights(self) -> torch.Tensor | None:
-        """The part of an epoch that each training photo is due, see `balance`; None: all alike."""
+        """The part of an epoch that each training image is due, see `balance`; None: all alike."""
         return self.train.weights
 
     def targets(self) -> torch.Tensor:
-        """Targets of the training photos, in their order; no photo is opened."""
+        """Targets of the training images, in their order; no image is opened."""
         return self.train_photos.targets()
 
     @property
@@ -556,7 +556,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return replace(self, size=size).train
 
     def fingerprint(self) -> str:
-        """All that the values of the photos depend on, and which photos these are."""
+        """All that the values of the images depend on, and which images these are."""
         settings = (self.size, self.input, self.augment, self.crop_pct, self.seed)
         return stable_text((*settings, self._names_checksum))
 
@@ -571,7 +571,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return found
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
-        """What reports show of the photos; see `summary`."""
+        """What reports show of the images; see `summary`."""
         general = super().facts().facts
         parts = (self.train_photos, self.valid_photos)
         summary = self.summary() if read_files else None
@@ -612,11 +612,11 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return "\n".join(
             [
                 f"ImageDataLoaders: {len(self.train_photos)} training and "
-                f"{len(self.valid_photos)} validation photos of {self.c} {kind}",
+                f"{len(self.valid_photos)} validation images of {self.c} {kind}",
                 f"  {kind} (train + valid): {counts}",
                 f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
                 f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
-                f"  training photos: {'not augmented' if self.augment is None else self.augment}",
+                f"  training images: {'not augmented' if self.augment is None else self.augment}",
                 f"  statistics: mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, "
                 f"{spec.interpolation} ({spec.source})",
             ]

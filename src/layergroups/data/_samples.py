@@ -1,7 +1,4 @@
-"""A set of photos as values: files and labels, chosen from and divided.
-
-Folds for cross-validation: each photo is for validation exactly once.
-"""
+"""Sets of images with labels, their split into training and validation, and folds."""
 
 from __future__ import annotations
 
@@ -24,23 +21,23 @@ _MENTIONED = 10  # things that a one-line message names
 
 
 class Opener(Protocol):
-    """Opens photos by their names, with the arguments of `open_picture`."""
+    """Opens images by their names, with the arguments of `open_picture`."""
 
     def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
-        """The photo."""
+        """The image."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Image files and, where they are known, what is to be learned of them.
+    """Image files and, where they are known, the labels to learn.
 
     Attributes:
         files: the paths, as strings because a large set of those is small.
         labels: of each file, as its task has them: the position of its class in the vocabulary,
-            the positions of its labels, or its numbers. None for unlabelled photos.
+            the positions of its labels, or its numbers. None for unlabelled images.
         task: what the labels are.
         c: outputs that a network needs.
-        items: opens the photos where they are items of a dataset and not files.
+        items: opens the images where they are items of a dataset and not files.
     """
 
     files: tuple[str, ...]
@@ -64,25 +61,25 @@ class Samples:
         return replace(self, files=tuple(self.files[i] for i in wanted), labels=labels)
 
     def target(self, position: int) -> int | torch.Tensor:
-        """What a network should say of a photo; -1 if that is unknown."""
+        """The target of one image; -1 if it has no label."""
         return self.task.target(self.labels[position] if self.labels else None, self.c)
 
     def targets(self) -> torch.Tensor:
-        """Of all photos: classes int64 (N,), labels float32 (N, C), or numbers float64 (N, K)."""
+        """Of all images: classes int64 (N,), labels float32 (N, C), or numbers float64 (N, K)."""
         return self.task.targets(self.labels or (), self.c)
 
     def classes(self) -> tuple[int, ...]:
-        """The class of each photo; empty if they have none, or are not of one class each."""
+        """The class of each image; empty if they have none, or are not of one class each."""
         return tuple(label for label in self.labels or () if isinstance(label, int))
 
     def counts(self, n_classes: int) -> tuple[int, ...]:
-        """How many photos each class or label has; zeros where there are neither."""
+        """How many images each class or label has; zeros where there are neither."""
         return self.task.counts(self.labels or (), n_classes)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Photos in two parts, and what their labels mean."""
+    """Images in two parts, and what their labels mean."""
 
     vocab: tuple[str, ...]
     train: Samples
@@ -98,26 +95,26 @@ def check_valid_pct(valid_pct: float) -> None:
     """The share for validation lies between 0 and 1."""
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
-            f"valid_pct={valid_pct} is not between 0 and 1: it is the share of the photos that is "
-            "kept for validation. For 20 % write valid_pct=0.2."
+            f"valid_pct={valid_pct} must be between 0 and 1: the share of the images for "
+            "validation. For 20 % write valid_pct=0.2."
         )
 
 
 def divided(
     photos: Samples, vocab: Sequence[str], valid_pct: float, seed: int, *, source: object
 ) -> Split:
-    """Keep a share for validation: of each class or label where there are any, else of all photos."""
+    """Keep a share for validation: of each class or label, else of all images."""
     train_at, valid_at = photos.task.split(photos.labels or (), valid_pct, seed)
     if not valid_at:
         few = photos.task.few_items.format(source)
-        raise DataError(f"{few}, so there is nothing to validate with. Add photos.")
+        raise DataError(f"{few}, so there is nothing to validate with. Add images.")
     found = Split(tuple(vocab), photos.take(train_at), photos.take(valid_at))
     warn_of_unmeasured(found)
     return found
 
 
 def warn_of_unmeasured(found: Split) -> None:
-    """Say in one line which classes or labels have images, but none for validation."""
+    """Log which classes or labels have images, but none for validation."""
     counts = [part.counts(len(found.vocab)) for part in (found.train, found.valid)]
     few = [
         (name, n)
@@ -126,10 +123,12 @@ def warn_of_unmeasured(found: Split) -> None:
     ]
     single, several = ([name for name, n in few if (n == 1) is one] for one in (True, False))
     if single:
-        _LOG.warning("One photo only of %s: kept for training, none to validate.", names_of(single))
+        _LOG.warning(
+            "One image only of %s: used for training, none for validation.", names_of(single)
+        )
     if several:
         _LOG.warning(
-            "No photo of %s is for validation, though there are several: each has other labels "
+            "No image of %s is for validation, though there are several: each has other labels "
             "too, which are rarer and needed for training.", names_of(several),
         )  # fmt: skip
 
@@ -140,7 +139,7 @@ def names_of(names: Iterable[object]) -> str:
 
 
 def joined(one: Samples, other: Samples) -> Samples:
-    """The photos of both, in the order of their files, so that an earlier division leaves no trace.
+    """The images of both, in the order of their files, so that an earlier division leaves no trace.
 
     Both are of the same task and, where they are items, of the same datasets.
     """
@@ -152,12 +151,12 @@ def joined(one: Samples, other: Samples) -> Samples:
 def folds_of(photos: Samples, n: int, seed: int) -> list[tuple[list[int], list[int]]]:
     """Positions for training and for validation, n times, each ascending.
 
-    Every class is dealt out evenly where each photo has one, else all photos are; what is left of a
-    class begins where the one before ended, so that folds differ by one photo at most.
+    Every class is dealt out evenly where each image has one, else all images are; what is left of a
+    class begins where the one before ended, so that folds differ by one image at most.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= len(photos):
         raise DataError(
-            f"folds({n!r}): expected a whole number from 2 to the number of photos, "
+            f"folds({n!r}): expected a whole number from 2 to the number of images, "
             f"{len(photos)}; for example folds(5)."
         )
     fold: dict[int, int] = {}

@@ -201,7 +201,7 @@ class DataSource:
             TrainingError: these data cannot read items.
         """
         raise TrainingError(
-            f"{self._name} has no test_dl(paths), so it cannot read photos. Use ImageDataLoaders, "
+            f"{self._name} has no test_dl(paths), so it cannot read images. Use ImageDataLoaders, "
             "or predict batches of your own: learn.get_preds(batches)."
         )
 
@@ -216,7 +216,7 @@ class DataSource:
             TrainingError: they cannot be augmented.
         """
         raise TrainingError(
-            f"Batches of the class {type(batches).__name__} cannot be varied. Give photos: "
+            f"Batches of the class {type(batches).__name__} cannot be varied. Give images: "
             "learn.tta(), learn.tta(dls.test_dl(paths))."
         )
 
@@ -268,7 +268,7 @@ class DataSource:
             TrainingError: the data cannot tell.
         """
         raise TrainingError(
-            f"export needs the transform of the photos, but {self._name} has no "
+            f"export needs the transform of the images, but {self._name} has no "
             "transform_config(). Use ImageDataLoaders, or save the weights alone: "
             "learn.save(name)."
         )
@@ -430,7 +430,7 @@ def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
         return data_source(source.bind(spec))
     if (own.mean, own.std) != (spec.mean, spec.std):
         _LOG.warning(
-            "The photos are normalised as asked for (mean %s, std %s); the weights were trained "
+            "The images are normalised as asked for (mean %s, std %s); the weights were trained "
             "with mean %s, std %s.",
             own.mean,
             own.std,
@@ -448,7 +448,7 @@ def batches_of(source: DataSource, dl: object) -> Iterable[Any]:
         what = "a tensor" if isinstance(dl, Tensor) else f"{dl!r:.60}"
         raise TrainingError(
             f"dl={what} must give batches (inputs, targets), or inputs only: dls.test_dl(paths), a "
-            "DataLoader, or a list such as [inputs]. Without it the validation photos are meant; "
+            "DataLoader, or a list such as [inputs]. Without it the validation images are meant; "
             "dls.train_eval has those of training."
         )
     return dl

@@ -122,7 +122,7 @@ class Multiclass(Task):
     measures_type = ConfusionMatrix
     output_is = "the probability of each class"
     reads_folders = True
-    few_items = "No class of {} has two photos"
+    few_items = "No class of {} has two items"
 
     def parse_labels(
         self,
@@ -134,8 +134,8 @@ class Multiclass(Task):
         lists = [file for file, v in zip(files, values, strict=True) if isinstance(v, list)]
         if lists:
             raise DataError(
-                f"task={self.name!r} means one class for each photo, but there are lists for "
-                f"{photos(lists)}. For several labels of a photo: task='multilabel'; for several "
+                f"task={self.name!r} means one class for each item, but there are lists for "
+                f"{photos(lists)}. For several labels of an item: task='multilabel'; for several "
                 "numbers: task='regression'."
             )
         names = [name_of(value) for value in values]
@@ -143,7 +143,7 @@ class Multiclass(Task):
         check_known(names, files, known)
         if len(known) < 2:
             raise DataError(
-                f"All photos have the class {quoted(known)}. A classifier needs at least two "
+                f"All items have the class {quoted(known)}. A classifier needs at least two "
                 "classes."
             )
         if vocab is None and len(known) > _MANY_NUMBERS and all(map(WHOLE.fullmatch, known)):

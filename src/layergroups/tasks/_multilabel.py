@@ -137,10 +137,10 @@ class Multilabel(Task):
             at = {name: i for i, name in enumerate(known)}
             places = [tuple(sorted({at[name] for name in row})) for row in named]
         if vocab is None and not any(places):
-            raise DataError("No photo has any label, so there is nothing to learn.")
+            raise DataError("No item has any label, so there is nothing to learn.")
         empty = sum(not row for row in places)
         if empty:
-            _LOG.info("%d of %d photos have none of the labels.", empty, len(places))
+            _LOG.info("%d of %d items have none of the labels.", empty, len(places))
         return known, tuple(places)
 
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:

@@ -107,21 +107,21 @@ class Regression(Task):
         ]
         if odd:
             raise DataError(
-                f"task={self.name!r} needs a number, or a list of numbers, for each photo, but "
+                f"task={self.name!r} needs a number, or a list of numbers, for each item, but "
                 f"there is none for {photos(odd)}; the first has {values[files.index(odd[0])]!r}."
             )
         widths = sorted({len(row) for row in rows})
         if len(widths) > 1:
             raise DataError(
-                f"The photos have different numbers of numbers to predict ({quoted(widths)}); "
-                "expected as many for each. For several labels of a photo: task='multilabel'."
+                f"The items have different numbers of numbers to predict ({quoted(widths)}); "
+                "expected as many for each. For several labels of an item: task='multilabel'."
             )
         (width,) = widths
         default = ("value",) if width == 1 else tuple(f"value {i}" for i in range(width))
         known = vocab or (columns if len(columns) == width else default)
         if len(known) != width:
             raise DataError(
-                f"vocab has {len(known)} names, but each photo has {width} numbers to predict; "
+                f"vocab has {len(known)} names, but each item has {width} numbers to predict; "
                 "give a name for each, or leave vocab= out."
             )
         return known, tuple(tuple(map(float, row)) for row in rows)

@@ -21,6 +21,7 @@ def stratified_split(
 
     The choice within a class depends on the seed, the class and its number of items only.
     A class with two or more items has at least one in each part; a single item is for training.
+
     Returns:
         The positions for training and those for validation, each in ascending order.
     """
@@ -48,14 +49,15 @@ def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
 def multilabel_split(
     labels: Sequence[Sequence[float]], valid_pct: float, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide photos with any number of labels each into train and valid.
+    """Divide items with any number of labels each into train and valid.
 
-    Each label that a photo has is in train at least once, unless every photo has a label of its
-    own. One of two or more photos is in valid too, unless other labels of its photos, rarer still,
+    Each label that an item has is in train at least once, unless every item has a label of its
+    own. One of two or more items is in valid too, unless other labels of its items, rarer still,
     are all needed in train.
+
     Returns:
         The positions for training and those for validation, each in ascending order; each has one
-        at least if there are two photos.
+        at least if there are two items.
     """
     dealing = _Dealing(labels, valid_pct)
     order = random.Random(f"{seed}/labels").sample(range(len(labels)), len(labels))
@@ -91,7 +93,7 @@ class _Dealing:
         self._room = [len(labels) - n_valid, n_valid]
 
     def deal(self, position: int, label: float | None) -> None:
-        """Give a photo to a part, unless it is in one; None where its labels are of no weight."""
+        """Give an item to a part, unless it is in one; None where its labels are of no weight."""
         if position in self.parts:
             return
         own = self.labels[position]
@@ -106,11 +108,11 @@ class _Dealing:
                 del self.left[each]
 
     def singles(self, position: int) -> int:
-        """How many labels of a photo no other photo has."""
+        """How many labels of an item no other item has."""
         return sum(self._counts[label] == 1 for label in self.labels[position])
 
     def _part(self, own: Sequence[float], label: float | None) -> int:
-        """The part that a photo goes to: where it is a last chance, else where it lacks most."""
+        """The part that an item goes to: where it is a last chance, else where it lacks most."""
         for part, least in ((TRAIN, 1), (VALID, 2)):
             if any(self._last_chance(each, part) and self._counts[each] >= least for each in own):
                 return part

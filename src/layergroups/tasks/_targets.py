@@ -133,7 +133,7 @@ def photos(files: Sequence[str]) -> str:
     """Files, for a message: how many, and the first of them."""
     more = ", ..." if len(files) > _FILES_NAMED else ""
     shown = ", ".join(map(repr, files[:_FILES_NAMED]))
-    return f"{len(files)} photo{'s' if len(files) > 1 else ''} ({shown}{more})"
+    return f"{len(files)} item{'s' if len(files) > 1 else ''} ({shown}{more})"
 
 
 def check_known(names: Sequence[str], files: Sequence[str], vocab: tuple[str, ...]) -> None:
@@ -153,5 +153,5 @@ def _check_none_missing(values: Sequence[Any], files: Sequence[str], task: Task)
     if empty:
         raise DataError(
             f"There is no {task.one} for {photos(empty)}. Fill the gaps, or leave these rows out; "
-            "where a photo may have no label at all, give task='multilabel'."
+            "where an item may have no label at all, give task='multilabel'."
         )

@@ -122,7 +122,7 @@ class Task(ABC):
     has_threshold: ClassVar[bool] = False  # whether predictions depend on a threshold
     has_counts: ClassVar[bool] = True  # whether items can be counted for each output
     # why there is nothing to validate with, in words; {} is where items are from
-    few_items: ClassVar[str] = "{} has one photo"
+    few_items: ClassVar[str] = "{} has one item"
 
     def __str__(self) -> str:
         return self.name

@@ -1,7 +1,7 @@
-"""Images decoded once: their pixels, in the user's cache folder, a file for each photo.
+"""Images decoded once: their pixels, in the user's cache folder, a file for each image.
 
 A file is written beside its place and renamed, so several processes may read and write at once, and
-a killed one leaves nothing that could be taken for a photo.
+a killed one leaves nothing that could be taken for an image.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _STALE: Final = 3600  # seconds after which the file of a writer counts as left 
 
 
 class DecodedCache:
-    """Opens photos, from the file itself the first time, from their pixels afterwards.
+    """Opens images, from the file itself the first time, from their pixels afterwards.
 
-    A photo is known by its path, its size in bytes, the time of its last change, and the size to
+    An image is known by its path, its size in bytes, the time of its last change, and the size to
     which it is decoded. What does not fit any more is simply decoded each time; the oldest entries
     go when a new cache finds the folder more than full.
 

@@ -49,8 +49,8 @@ def check_images(
 ) -> tuple[BrokenImage, ...]:
     """Find the files that cannot be read as images, by decoding each of them once.
 
-    JPEGs are decoded at 1/8 of their size, which reads every byte and costs about 0.2 ms for a
-    photo of 256 pixels. The work is spread over threads; memory does not grow with the number of
+    JPEGs are decoded at 1/8 of their size, which reads every byte and costs about 0.2 ms for an
+    image of 256 pixels. The work is spread over threads; memory does not grow with the number of
     files. On a terminal, long checks show their progress.
 
     Args:

@@ -3,7 +3,7 @@
 An image becomes a tensor (height, width, channels), uint8 where it has 8 bits; a batch of those is
 normalised at once.
 
-Stronger variations of training photos, by a word: policies of torchvision.
+Stronger variations of training images, by a word: policies of torchvision.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _POLICIES: Final = {
 
 POLICIES: Final = tuple(_POLICIES)
 ERASE: Final = "erase"  # the word for random erasing alone
-ERASED: Final = 0.25  # the part of photos of which it erases a rectangle
+ERASED: Final = 0.25  # the part of images of which it erases a rectangle
 GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
 
 
@@ -67,7 +67,7 @@ def policy_step(policy: str) -> Any:
 
 
 def erase_steps(p: float) -> list[Any]:
-    """Erase a rectangle, with probability p; it works on tensors, the photo becomes one.
+    """Erase a rectangle, with probability p; it works on tensors, the image becomes one.
 
     Source: Zhong et al. 2017, «Random Erasing Data Augmentation».
     """
@@ -86,14 +86,14 @@ _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly training photos are augmented; the defaults fit transfer learning.
+    """How strongly training images are augmented; the defaults fit transfer learning.
 
-    A part of the photo is cut out and resized (Szegedy et al. 2015, "Going deeper with
+    A part of the image is cut out and resized (Szegedy et al. 2015, "Going deeper with
     convolutions", with a much milder cut than for training from scratch), perhaps mirrored, and its
     brightness and contrast are changed a little.
 
     Attributes:
-        scale: smallest and largest share of the photo's area that is cut out.
+        scale: smallest and largest share of the image's area that is cut out.
         ratio: smallest and largest width divided by height of that part.
         flip: probability of mirroring left and right.
         brightness: largest relative change of brightness; 0.1 means 0.9 to 1.1 times.
@@ -101,7 +101,7 @@ class Augmentation:
         policy: stronger variations besides: "rand" (RandAugment, Cubuk et al. 2019), "trivial"
             (TrivialAugment, Müller and Hutter 2021), "auto" (AutoAugment, Cubuk et al. 2018) or
             "augmix" (Hendrycks et al. 2019), as torchvision does them; None for none.
-        erase: probability of filling a rectangle of the photo with grey (Zhong et al. 2017).
+        erase: probability of filling a rectangle of the image with grey (Zhong et al. 2017).
     """
 
     scale: tuple[float, float] = (0.5, 1.0)
@@ -162,8 +162,8 @@ class EvalTransform:
     """What is done to images to validate or to predict; nothing of it is random.
 
     The image is resized so that it just covers `size / crop_pct`, and its middle is cut out. The
-    default keeps more of the photo than the 0.875 that most weights come with: after training with
-    the milder default augmentation a larger share of the photo fits better.
+    default keeps more of the image than the 0.875 that most weights come with: after training with
+    the milder default augmentation a larger share of the image fits better.
 
     Attributes:
         size: height and width of the result in pixels.
@@ -327,7 +327,7 @@ class _Light:
 
 
 def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
-    """The inverse of `EvalTransform.to_config`, to predict without the training photos.
+    """The inverse of `EvalTransform.to_config`, to predict without the training images.
 
     Raises:
         DataError: an entry is absent.

@@ -1,4 +1,4 @@
-"""What photos are like, as plain data: counts, sizes, what is broken, what is there twice.
+"""What images are like, as plain data: counts, sizes, what is broken, what is there twice.
 
 A `DataSummary` as tables for a terminal.
 """
@@ -64,7 +64,7 @@ class Target:
         name: as in the vocabulary.
         train: training images that have it.
         valid: validation images that have it.
-        values: how a number is spread over all photos; None for classes and labels.
+        values: how a number is spread over all images; None for classes and labels.
     """
 
     name: str
@@ -97,7 +97,7 @@ class DataSummary(Printable):
         train: number of training images.
         valid: number of validation images.
         targets: the classes, labels or numbers, in the order of the vocabulary.
-        unlabelled: photos that have none of the labels, where there may be several.
+        unlabelled: images that have none of the labels, where there may be several.
         width: of the images in pixels, upright; None if none can be read.
         height: in the same way.
         landscape: images wider than high.
@@ -106,7 +106,7 @@ class DataSummary(Printable):
         upscaled: images that are smaller than what the network gets.
         size: height and width that the network gets, in pixels.
         kinds: how many images there are of each kind, such as "JPEG, RGB".
-        file_bytes: sizes of the files; None where photos are items of a dataset.
+        file_bytes: sizes of the files; None where images are items of a dataset.
         total_bytes: of all files.
         broken: images that were left out, or cannot be read any more, and why.
         duplicates: files of the same content.
@@ -132,7 +132,7 @@ class DataSummary(Printable):
 
     @property
     def imbalance(self) -> float | None:
-        """Training photos of the largest class for each one of the smallest; None for numbers."""
+        """Training images of the largest class for each one of the smallest; None for numbers."""
         counts = [target.train for target in self.targets]
         if not self.task.has_counts or not counts or min(counts) == 0:
             return None
@@ -299,7 +299,7 @@ _LISTED = 10  # broken images and duplicates
 
 def summary_table(found: DataSummary) -> RenderableType:
     """Classes, facts, and what is wrong, one below the other."""
-    head = Text(f"{found.train} training and {found.valid} validation photos", style="bold")
+    head = Text(f"{found.train} training and {found.valid} validation images", style="bold")
     return Group(head, Text(), _target_rows(found), Text(), _facts(found), *_faults(found))
 
 
@@ -316,7 +316,7 @@ def _target_rows(found: DataSummary) -> RenderableType:
     if more <= 0:
         return table
     fewest = min(target.train for target in found.targets[_TARGETS:])
-    rest = f"and {more} more" if numbers else f"and {more} more, from {fewest} training photos"
+    rest = f"and {more} more" if numbers else f"and {more} more, from {fewest} training images"
     return Group(table, Text(rest))
 
 
@@ -342,7 +342,7 @@ def _facts(found: DataSummary) -> Table:
         ("files", _files(found)),
     ]
     if not found.task.needs_label:
-        rows.append(("no label", f"{found.unlabelled} photos"))
+        rows.append(("no label", f"{found.unlabelled} images"))
     if found.imbalance is not None and found.imbalance >= 2:
         rows.append(("balance", f"the largest has {found.imbalance:.1f} times the smallest"))
     if found.upscaled:

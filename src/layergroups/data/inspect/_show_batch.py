@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_SIDE = 2.0  # inches of a photo
+_SIDE = 2.0  # inches of an image
 _LETTERS = 9.0  # points
 _LABELS_SHOWN = 4
 

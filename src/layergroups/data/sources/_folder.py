@@ -1,4 +1,4 @@
-"""Folders of photos: which files are images, which class each has, and which are for validation."""
+"""Folders of images: which files are images, which class each has, and which are for validation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_folder(
     on_error: OnError = "raise",
     channels: int = 3,
 ) -> Split:
-    """Find, check and divide the photos of a folder; see `ImageDataLoaders.from_folder`."""
+    """Find, check and divide the images of a folder; see `ImageDataLoaders.from_folder`."""
     check_valid_pct(valid_pct)
     root = existing_folder(path)
     if _has_both_parts(root, train, valid):
@@ -47,7 +47,7 @@ def read_labelled(
     on_error: OnError = "raise",
     channels: int = 3,
 ) -> Samples:
-    """The photos of a folder of classes, labelled by a vocabulary that is known already.
+    """The images of a folder of classes, labelled by a vocabulary that is known already.
 
     Classes of the vocabulary without a folder are fine; folders that it does not have are an error.
     """
@@ -97,11 +97,11 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise DataError(f"{folder} is a file; expected a folder of photos, a sub-folder per class.")
+        raise DataError(f"{folder} is a file; expected a folder of images, a sub-folder per class.")
     near = next(p for p in (folder, *folder.parents) if p.exists() or p == p.parent)
     raise DataError(
         f"There is no folder {folder} (of this path, {near.resolve()} exists). "
-        "Expected a folder of photos with a sub-folder for each class."
+        "Expected a folder of images with a sub-folder for each class."
     )
 
 
@@ -245,7 +245,7 @@ def _same_classes(
     if missing:
         raise DataError(
             f"Train and valid have different classes: {'; '.join(missing)}. Expected the same "
-            "class folders in both; for another split give the folder of all photos and valid_pct."
+            "class folders in both; for another split give the folder of all images and valid_pct."
         )
 
 

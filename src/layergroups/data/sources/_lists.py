@@ -50,7 +50,7 @@ def read_lists(
     photos = photos_of(names, targets)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
-        found = divided(photos, targets.vocab, *whole, source="The list of photos")
+        found = divided(photos, targets.vocab, *whole, source="The list of images")
     else:
         found = marked(photos, targets.vocab, [marks[i] for i in sound])
     return found.with_broken(broken)
@@ -142,20 +142,20 @@ def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = Non
 
 
 def marked(photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool]) -> Split:
-    """Photos divided as their marks say."""
+    """Images divided as their marks say."""
     train, valid = (
         photos.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
     )
     if not len(train) or not len(valid):
         empty = "validation" if len(train) else "training"
         raise DataError(
-            f"All {len(photos)} photos are marked alike, so none is left for {empty}. Leave the "
+            f"All {len(photos)} images are marked alike, so none is left for {empty}. Leave the "
             "marks out to keep a share by chance: valid_pct=0.2."
         )
     unseen = sorted(set(valid.classes()) - set(train.classes()))
     if unseen:
         missed = names_of(vocab[label] for label in unseen)
-        _LOG.warning("No training photo of %s, only validation photos.", missed)
+        _LOG.warning("No training image of %s, only validation images.", missed)
     return Split(tuple(vocab), train, valid)
 
 
@@ -177,7 +177,7 @@ def _compiled(pattern: Any) -> re.Pattern[str]:
 
 def _as_list(values: Any, argument: str) -> list[Any]:
     if isinstance(values, str | bytes | os.PathLike) or not isinstance(values, Iterable):
-        raise DataError(f"{argument}={values!r}: expected a list, with an entry for each photo.")
+        raise DataError(f"{argument}={values!r}: expected a list, with an entry for each image.")
     return list(values)
 
 
@@ -187,7 +187,7 @@ def _marks(is_valid: Any) -> list[bool]:
     for i, mark in enumerate(marks):
         if isinstance(mark, str | bytes) or missing(mark) or mark not in (0, 1):
             raise DataError(
-                f"is_valid has {mark!r} for photo {i}: expected True or False for each photo, such "
+                f"is_valid has {mark!r} for image {i}: expected True or False for each image, such "
                 'as [path.parent.name == "valid" for path in files].'
             )
     return [bool(mark) for mark in marks]

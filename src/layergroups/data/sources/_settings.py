@@ -87,12 +87,12 @@ class Settings:
 
     @property
     def wanted(self) -> int:
-        """Photos in a batch, if there are as many."""
+        """Images in a batch, if there are as many."""
         return self.batch_size if self.bs is None else self.bs
 
     @property
     def transform(self) -> EvalTransform:
-        """What is done to photos to measure."""
+        """What is done to images to measure."""
         return EvalTransform(as_size(self.size), self._input(), self.crop_pct)
 
     @property

@@ -1,4 +1,4 @@
-"""Tables of photos: CSV files and data frames, read into files, labels and marks."""
+"""Tables of images: CSV files and data frames, read into files, labels and marks."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _mark(value: Any, column: str, row: int) -> bool:
     if word in _NO:
         return False
     raise DataError(
-        f"Row {row} has {value!r} in column {column!r}, which should say whether a photo is for "
+        f"Row {row} has {value!r} in column {column!r}, which should say whether an image is for "
         "validation; expected True or False, 1 or 0, 'valid' or 'train'."
     )
 
@@ -216,7 +216,7 @@ def _values(column: Any, name: Any) -> tuple[Any, ...]:
             return tuple(getattr(column, method)())
     if isinstance(column, str | bytes) or not isinstance(column, Iterable):
         raise DataError(
-            f"Column {name!r} is {column!r:.60}: expected a list, with an entry for each photo. "
+            f"Column {name!r} is {column!r:.60}: expected a list, with an entry for each image. "
             'Right would be from_table({"file": ["a.jpg", "b.jpg"], "label": ["cat", "dog"]}).'
         )
     return tuple(column)
