@@ -1,4 +1,4 @@
-"""Why the groups begin where they do, and why not elsewhere."""
+"""Why the groups begin where they do, and the alternatives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vgg() -> LayerGroups:
     return groups_of("vgg16_bn")
 
 
-def test_a_place_has_all_its_facts(vgg: LayerGroups) -> None:
+def test_a_boundary_has_all_its_facts(vgg: LayerGroups) -> None:
     late, head = vgg.explain().chosen
     assert (late.group, late.path, late.block + 1, late.blocks) == ("late", "features.24", 8, 16)
     assert (late.side_before, late.side_after, late.stride) == (56, 28, 2.0)
@@ -63,7 +63,7 @@ def test_a_fall_before_or_after_the_sixteenth() -> None:
         ("squeezenet1_1", "features.5", False),
     ],
 )
-def test_the_classic_split_stands_beside_it(name: str, path: str, same: bool) -> None:
+def test_the_classic_split_is_compared(name: str, path: str, same: bool) -> None:
     classic = groups_of(name).explain().classic
     assert classic is not None
     assert (classic.paths, classic.same) == ((path,), same)
@@ -98,7 +98,7 @@ def test_other_numbers_of_groups() -> None:
     assert each.alternatives == ()
 
 
-def test_a_rule_by_hand_says_what_it_implies() -> None:
+def test_a_rule_by_hand_has_its_implications() -> None:
     groups = LayerGroups(TinyResNet(), ["layer2.0.main.1", "fc"], example_input=image(64))
     found = groups.explain()
     assert found.chosen[0].sentence.endswith("inside the block layer2.0, which is cut in two")
@@ -124,7 +124,7 @@ def test_patterns_and_functions_are_by_hand_too() -> None:
     assert "cuts through stem, layers.0" in str(many.implied)
 
 
-def test_automatic_rules_imply_nothing_by_hand(vgg: LayerGroups) -> None:
+def test_automatic_rules_have_no_implications(vgg: LayerGroups) -> None:
     assert vgg.explain().implied is None
 
 
@@ -134,7 +134,7 @@ def test_surgery_is_followed() -> None:
     assert groups.explain().chosen[-1].path == "fc.0"
 
 
-def test_json_goes_there_and_back(vgg: LayerGroups) -> None:
+def test_the_json_round_trip(vgg: LayerGroups) -> None:
     found = vgg.explain()
     again = json.loads(json.dumps(found.to_dict()))
     assert again == found.to_dict()
@@ -151,7 +151,7 @@ def test_the_text_is_narrow(split: str | int | list[str]) -> None:
     assert lines[0].startswith("Why DenseNet is divided so")
 
 
-def test_the_text_shows_places_and_words(vgg: LayerGroups) -> None:
+def test_the_text_shows_boundaries_and_reasons(vgg: LayerGroups) -> None:
     text = str(vgg.explain())
     for words in ("late features.24", "8 of 16", "7 of 13", "56 → 28", "256 → 512", "12%", "61%",
                   "more than two thirds", "features.22"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""The words for freezing: by name, for a time, and by epoch."""
+"""Freezing calls: by name, as context managers, and by epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make() -> tuple[TinyResNet, LayerGroups]:
     return model, LayerGroups(model, example_input=image())
 
 
-def standing(groups: LayerGroups) -> tuple[object, ...]:
+def frozen_state(groups: LayerGroups) -> tuple[object, ...]:
     flags = [p.requires_grad for p in groups.model.parameters()]
     return groups.frozen, groups.state_dict()["norm"], flags
 
@@ -45,7 +45,7 @@ def test_groups_are_frozen_by_name_or_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda g: g.freeze("stem"), "'early', 'late', 'head'"),
         (lambda g: g.freeze(3), "give -3 to 2"),
@@ -60,13 +60,13 @@ def test_groups_are_frozen_by_name_or_number() -> None:
         (lambda g: g.thaw(1, start=7), "give -3 to 2"),
     ],
 )
-def test_a_wrong_word_is_an_error_and_changes_nothing(call, words) -> None:
+def test_a_wrong_argument_is_an_error_and_changes_nothing(call, message) -> None:
     _, groups = make()
     groups.freeze("late")
-    before = standing(groups)
-    with pytest.raises(GroupingError, match=words):
+    before = frozen_state(groups)
+    with pytest.raises(GroupingError, match=message):
         call(groups)
-    assert standing(groups) == before
+    assert frozen_state(groups) == before
 
 
 CALLS = {
@@ -83,19 +83,21 @@ CALLS = {
 
 @pytest.mark.parametrize("first", CALLS)
 @pytest.mark.parametrize("second", CALLS)
-def test_a_word_takes_effect_at_once_and_with_with_for_a_time(first: str, second: str) -> None:
+def test_a_call_takes_effect_at_once_and_in_a_with_block_until_its_end(
+    first: str, second: str
+) -> None:
     _, groups = make()
     CALLS[first](groups)
-    before = standing(groups)
+    before = frozen_state(groups)
     CALLS[second](groups)
-    meant = standing(groups)
+    expected = frozen_state(groups)
     CALLS["unfreeze"](groups)
     groups.load_state_dict({**groups.state_dict(), "frozen": before[0], "norm": before[1]})
-    assert standing(groups) == before
+    assert frozen_state(groups) == before
     with CALLS[second](groups) as same:
         assert same is groups
-        assert standing(groups) == meant
-    assert standing(groups) == before
+        assert frozen_state(groups) == expected
+    assert frozen_state(groups) == before
 
 
 def test_blocks_may_be_nested_and_left_by_an_error() -> None:
@@ -119,11 +121,11 @@ def test_modes_follow_at_the_end_of_the_block() -> None:
         assert not torch.equal(model(x), model(x))
 
 
-def test_what_was_set_by_hand_comes_back() -> None:
+def test_requires_grad_set_by_hand_is_restored() -> None:
     model, groups = make()
     model.layer3[0].way.weight.requires_grad_(False)
     model.fc.bias.requires_grad_(False)
-    before = standing(groups)
+    before = frozen_state(groups)
     with groups.freeze():
         assert not model.fc.bias.requires_grad
         model.fc = nn.Linear(16, 5)
@@ -132,7 +134,7 @@ def test_what_was_set_by_hand_comes_back() -> None:
     assert groups.frozen == before[0]
 
 
-def test_what_unfreeze_frees_for_a_time_is_frozen_by_the_user_again() -> None:
+def test_parameters_that_unfreeze_frees_in_a_block_are_frozen_by_the_user_afterwards() -> None:
     model, groups = make()
     model.fc.bias.requires_grad_(False)
     with groups.unfreeze():
@@ -141,7 +143,7 @@ def test_what_unfreeze_frees_for_a_time_is_frozen_by_the_user_again() -> None:
     assert not model.fc.bias.requires_grad
 
 
-def test_surgery_in_the_block_is_survived() -> None:
+def test_surgery_inside_a_block() -> None:
     model, groups = make()
     groups.freeze()
     with groups.unfreeze():
@@ -162,15 +164,15 @@ def test_the_optimizer_is_the_same_before_in_and_after_a_block() -> None:
     model(image()).sum().backward()
     optimizer.step()
     held = [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups]
-    memory = copy.deepcopy(optimizer.state_dict())
+    state = copy.deepcopy(optimizer.state_dict())
     with groups.freeze():
         pass
     assert [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups] == held
-    for key, kept in memory["state"].items():
-        assert all(optimizer.state_dict()["state"][key][k].equal(v) for k, v in kept.items())
+    for key, saved in state["state"].items():
+        assert all(optimizer.state_dict()["state"][key][k].equal(v) for k, v in saved.items())
 
 
-def test_what_comes_back_from_a_word_says_what_stands() -> None:
+def test_the_repr_of_a_freezing_names_the_groups() -> None:
     _, groups = make()
     assert repr(groups.freeze()) == "Freezing(frozen: early, late; trains: head)"
     assert repr(groups.unfreeze()) == "Freezing(frozen: none; trains: early, late, head)"
@@ -180,7 +182,7 @@ def test_what_comes_back_from_a_word_says_what_stands() -> None:
 
 
 @given(start=st.integers(0, 20), every=st.integers(1, 5))
-def test_groups_thaw_one_by_one_from_the_head_down(start: int, every: int) -> None:
+def test_groups_unfreeze_one_by_one_from_the_head_down(start: int, every: int) -> None:
     firsts = [first_to_train(epoch, start, every) for epoch in range(start * every + 1)]
     assert firsts[0] == start
     assert firsts[-1] == 0
@@ -189,7 +191,7 @@ def test_groups_thaw_one_by_one_from_the_head_down(start: int, every: int) -> No
     assert first_to_train(10_000, start, every) == 0
 
 
-def test_thaw_depends_on_the_epoch_alone() -> None:
+def test_gradual_unfreezing_depends_only_on_the_epoch() -> None:
     _, groups = make()
     expected = [(True, True, False), (True, False, False), (False, False, False)]
     for epoch in (0, 1, 1, 2, 5, 0):
@@ -280,7 +282,7 @@ def test_a_copy_of_a_frozen_model_is_freed_by_plain_pytorch() -> None:
     assert not model.layer2[0].main[0][1].training
 
 
-def test_looking_with_a_second_view_says_nothing_where_nothing_was_frozen(
+def test_a_second_view_logs_nothing_if_nothing_was_frozen(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, groups = make()
@@ -308,7 +310,7 @@ def modes(model: nn.Module) -> list[bool]:
     return [m.training for m in model.modules()]
 
 
-def test_every_mode_is_what_it_was_when_nothing_is_frozen_any_more() -> None:
+def test_every_mode_is_restored_after_unfreezing() -> None:
     model, groups = make()
     model.stem[1].eval()  # by hand
     before = modes(model)
@@ -399,7 +401,7 @@ def timm_norms() -> list[nn.Module]:
      torchvision.ops.FrozenBatchNorm2d(4), *timm_norms()],
     ids=lambda m: type(m).__name__,
 )  # fmt: skip
-def test_a_norm_is_one_by_what_it_is_made_of(norm: nn.Module) -> None:
+def test_a_norm_is_recognised_by_its_tensors(norm: nn.Module) -> None:
     assert is_norm(norm)
 
 
@@ -410,5 +412,5 @@ def test_a_norm_is_one_by_what_it_is_made_of(norm: nn.Module) -> None:
      nn.CosineSimilarity()],
     ids=lambda m: type(m).__name__,
 )  # fmt: skip
-def test_what_is_called_a_norm_need_not_be_one(module: nn.Module) -> None:
+def test_modules_that_are_not_norms(module: nn.Module) -> None:
     assert not is_norm(module)

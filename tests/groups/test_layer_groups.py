@@ -29,22 +29,22 @@ def deep(n: int) -> LayerGroups:
 
 
 @pytest.mark.parametrize("show", [str, repr, lambda g: g.explain(), lambda g: g.state_dict()])
-def test_many_groups_are_shown_with_few_looks_at_the_model(
+def test_many_groups_are_shown_with_few_checks_of_the_model(
     show: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look goes through the whole model, so one for each group would be quadratic."""
-    groups, looks = deep(60), []
+    """A check reads the whole model, so one for each group would be quadratic."""
+    groups, checks = deep(60), []
     changed = module.ChangeDetector.changed
 
     def counted(self: module.ChangeDetector, **options: bool) -> bool:
-        looks.append(None)
+        checks.append(None)
         return changed(self, **options)
 
     monkeypatch.setattr(module.ChangeDetector, "changed", counted)
     assert callable(show)
     show(groups)
     assert len(groups) == 61
-    assert len(looks) < 10
+    assert len(checks) < 10
 
 
 def test_a_row_has_the_figures_of_its_group() -> None:
@@ -90,7 +90,7 @@ def test_the_anatomy_is_read_again_only_when_it_is_asked_for(
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
-def test_a_copy_freezes_what_joins_its_own_model(copied: object) -> None:
+def test_a_copy_freezes_modules_that_join_the_copied_model(copied: object) -> None:
     groups = LayerGroups(TinyResNet(), example_input=image())
     groups.freeze()
     assert callable(copied)

@@ -1,4 +1,4 @@
-"""What a person gives as a learning rate, and the base rates that it makes."""
+"""From a learning rate argument to base rates."""
 
 from __future__ import annotations
 

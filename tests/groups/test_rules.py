@@ -103,7 +103,7 @@ def test_a_group_prints_itself() -> None:
     assert repr(groups["head"]) == "LayerGroup(2, 'head', 99 parameters, frozen)"
 
 
-def test_state_goes_to_json_and_back() -> None:
+def test_the_state_survives_json() -> None:
     import json
 
     groups = LayerGroups(TinyResNet(), example_input=image())

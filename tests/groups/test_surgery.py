@@ -1,4 +1,4 @@
-"""Snapshots of a model: what counts as a change, what is a conversion of what."""
+"""Snapshots of a model: changes and conversions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ FORMS: dict[str, Callable[[nn.Module], object]] = {
 
 
 @pytest.mark.parametrize("change", [*SURGERIES, *FORMS.values()])
-def test_every_change_is_seen(change: Callable[[TinyResNet], object]) -> None:
+def test_every_change_is_found(change: Callable[[TinyResNet], object]) -> None:
     model = TinyResNet()
-    watch = ChangeDetector(model)
-    assert not watch.changed()
+    detector = ChangeDetector(model)
+    assert not detector.changed()
     change(model)
-    assert watch.changed()
+    assert detector.changed()
 
 
-def test_what_is_no_change_is_not_seen() -> None:
+def test_values_modes_and_hooks_are_not_changes() -> None:
     model = TinyResNet()
-    watch = ChangeDetector(model)
+    detector = ChangeDetector(model)
     model.eval()
     model.requires_grad_(False)
     model(image())
@@ -42,8 +42,8 @@ def test_what_is_no_change_is_not_seen() -> None:
     model.to(memory_format=torch.channels_last)
     model.zero_grad()
     model.register_forward_hook(lambda *_: None)
-    assert not watch.changed()
-    assert not watch.changed()
+    assert not detector.changed()
+    assert not detector.changed()
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan"), float("inf")])

@@ -143,12 +143,12 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
 }
 
 
-def memory(optimizer: Optimizer) -> dict[nn.Parameter, dict[str, Any]]:
+def optimizer_states(optimizer: Optimizer) -> dict[nn.Parameter, dict[str, Any]]:
     """All that an optimizer remembers, copied; the parameters are the same objects."""
     return {p: copy.deepcopy(dict(state)) for p, state in optimizer.state.items()}
 
 
-def assert_same_memory(optimizer: Optimizer, before: dict[nn.Parameter, dict[str, Any]]) -> None:
+def assert_same_states(optimizer: Optimizer, before: dict[nn.Parameter, dict[str, Any]]) -> None:
     """Every parameter that is still there is remembered as before, bit for bit."""
     for parameter in (p for g in optimizer.param_groups for p in g["params"]):
         state, old = optimizer.state.get(parameter, {}), before.get(parameter, {})
@@ -179,7 +179,7 @@ def assert_agree(model: nn.Module, groups: LayerGroups, optimizer: Optimizer) ->
 def at_the_step(optimizer: Optimizer) -> Iterator[list[dict[nn.Parameter, dict[str, Any]]]]:
     """What an optimizer remembers when its step begins, after all hooks before the step."""
     seen: list[dict[nn.Parameter, dict[str, Any]]] = []
-    handle = optimizer.register_step_pre_hook(lambda *_: seen.append(memory(optimizer)))
+    handle = optimizer.register_step_pre_hook(lambda *_: seen.append(optimizer_states(optimizer)))
     try:
         yield seen
     finally:

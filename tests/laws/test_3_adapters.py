@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from layergroups import LayerGroups, Learner
-from tests.laws.surgeries import memory
+from tests.laws.surgeries import optimizer_states
 from tests.training.tiny import TinyLoaders, tiny_model
 
 
@@ -79,8 +79,8 @@ def test_adapters_train_in_the_groups_of_their_layers(
 ) -> None:
     model, groups, optimizer = make(name)
     groups.freeze_to(freeze_to)
-    home = {n: g.name for g in groups for n, _ in g.named_parameters()}
-    stood = memory(optimizer)
+    group_of = {n: g.name for g in groups for n, _ in g.named_parameters()}
+    states = optimizer_states(optimizer)
     inject(name, model)
     before = weights(model)
     caplog.clear()
@@ -96,14 +96,14 @@ def test_adapters_train_in_the_groups_of_their_layers(
     assert f"{len(base)} parameters found with requires_grad=False" in str(change)
     for adapter, group in change.added:
         layer = adapter.partition(".lora_")[0]
-        assert group == home[f"{layer}.weight"]
+        assert group == group_of[f"{layer}.weight"]
     trains = {n for n, group in change.added if not groups[group].frozen}
     assert moved(before, model) == trains
-    assert {id(p) for p in stood} <= {id(p) for g in optimizer.param_groups for p in g["params"]}
+    assert {id(p) for p in states} <= {id(p) for g in optimizer.param_groups for p in g["params"]}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_thawing_group_by_group_thaws_adapters_only(name: str) -> None:
+def test_gradual_unfreezing_unfreezes_adapters_only(name: str) -> None:
     model, groups, optimizer = make(name)
     groups.freeze()
     inject(name, model)
@@ -178,7 +178,7 @@ def test_of_two_adapters_one_deleted_leaves_the_base_fixed() -> None:
     assert all("second" in n for n in trains)
 
 
-def test_a_hand_frees_what_is_fixed() -> None:
+def test_requires_grad_frees_parameters_frozen_by_adapters() -> None:
     model, groups, optimizer = make("vit")
     inject("vit", model)
     groups.sync()
@@ -190,7 +190,7 @@ def test_a_hand_frees_what_is_fixed() -> None:
     assert "norm.bias" not in moved(before, model)
 
 
-def test_a_model_that_comes_with_adapters_keeps_its_base_fixed(
+def test_the_base_of_a_model_with_adapters_stays_frozen(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = vit()
@@ -214,7 +214,7 @@ def test_unfreeze_says_that_adapters_hold_the_base(caplog: pytest.LogCaptureFixt
     assert not any(model.get_parameter(n).requires_grad for n in base)
 
 
-def test_what_was_frozen_by_hand_before_the_adapters_stays_when_they_are_gone() -> None:
+def test_parameters_frozen_by_hand_stay_frozen_after_adapters_are_removed() -> None:
     model, groups, _ = make("vit")
     model.get_parameter("norm.weight").requires_grad_(False)
     groups.freeze_to(0)

@@ -127,7 +127,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert frozen == set(self.groups.frozen)
 
     @invariant()
-    def everything_agrees_once_looked_at(self) -> None:
+    def everything_agrees_after_any_access(self) -> None:
         if self.groups._detector.changed():
             return
         both = copy.copy(self.body)

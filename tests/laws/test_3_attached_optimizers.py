@@ -1,4 +1,4 @@
-"""Laws 3, 6 and 7 for an optimizer that people have made their own way."""
+"""Laws 3, 6 and 7 for an optimizer made without the learner."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def step(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def filled(groups: LayerGroups) -> list[dict[str, Any]]:
-    """What people pass who drop the empty parameter groups."""
+    """Parameter groups without the empty ones."""
     made = groups.param_groups(lr=1e-2, weight_decay=0.3)
     return [group for group in made if group["params"]]
 
 
 @pytest.mark.parametrize("kind", [AdamW, lambda g: SGD(g, momentum=0.9, fused=True)])
-def test_newcomers_train_though_their_parameter_group_was_left_out(kind: Any) -> None:
+def test_new_parameters_train_though_their_parameter_group_was_left_out(kind: Any) -> None:
     model, groups = make()
     optimizer = kind(filled(groups))
     assert "head/no_decay" not in {g["name"] for g in optimizer.param_groups}
@@ -70,7 +70,7 @@ def test_a_scheduler_that_counts_too_few_parameter_groups_is_refused() -> None:
     _, groups = make()
     optimizer = AdamW(filled(groups))
     torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    with pytest.raises(GroupingError, match="before the scheduler"):
+    with pytest.raises(GroupingError, match="before you make the scheduler"):
         groups.attach(optimizer)
 
 

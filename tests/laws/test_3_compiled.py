@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from layergroups import LayerGroups, Learner
 from tests.laws.models import TinyResNet, image
-from tests.laws.surgeries import assert_agree, assert_same_memory, memory
+from tests.laws.surgeries import assert_agree, assert_same_states, optimizer_states
 from tests.training.tiny import TinyLoaders, tiny_model
 
 BACKENDS = [
@@ -82,7 +82,7 @@ def moved(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_freezing_and_thawing_reach_compiled_graphs(backend: str, how: str) -> None:
+def test_freezing_and_unfreezing_reach_compiled_graphs(backend: str, how: str) -> None:
     model, called, groups, optimizer = make(backend, how)
     assert {n for g in groups for n, _ in g.named_parameters()} == {
         n for n, _ in model.named_parameters()
@@ -106,7 +106,7 @@ def test_freezing_and_thawing_reach_compiled_graphs(backend: str, how: str) -> N
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_group_without_parameters_that_train_keeps_no_stale_mode(backend: str) -> None:
-    """Of a frozen dropout alone no parameter tells the compiled graph that it was thawed."""
+    """A dropout has no parameter by which a compiled graph would notice that it was unfrozen."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)), nn.Linear(6, 2))
     called = torch.compile(model, backend=backend)
@@ -128,7 +128,7 @@ def test_a_group_without_parameters_that_train_keeps_no_stale_mode(backend: str)
 def test_surgery_inside_a_compiled_model(how: str) -> None:
     model, called, groups, optimizer = make("eager", how)
     step(called, optimizer)
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
     model.fc = nn.Linear(4, 5)
     model.more.append(nn.Conv2d(4, 4, 1))
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -149,10 +149,10 @@ def test_compiled_after_the_groups_were_made() -> None:
     groups.attach(optimizer)
     groups.freeze()
     step(model, optimizer)
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
     called = torch.compile(model, backend="eager")
     assert groups.sync() is None
-    assert_same_memory(optimizer, before)
+    assert_same_states(optimizer, before)
     groups.unfreeze()
     weights = state(model)
     step(called, optimizer)
@@ -183,7 +183,7 @@ def test_a_learner_takes_a_compiled_model_and_saves_without_the_wrapper(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("within", [True, False])
-def test_a_learner_goes_on_with_the_compiled_model(tmp_path: Path, within: bool) -> None:
+def test_a_learner_continues_with_the_compiled_model(tmp_path: Path, within: bool) -> None:
     class Compiles:
         def before_step(self, run: Any) -> None:
             if within and run.model is learn.groups.model and run.step == 2:
@@ -194,13 +194,13 @@ def test_a_learner_goes_on_with_the_compiled_model(tmp_path: Path, within: bool)
     learn.freeze()
     learn.fit(1, 1e-3)
     groups, optimizer = learn.groups, learn.opt
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
     if not within:
         learn.model = torch.compile(learn.model, backend="eager")
     assert learn.groups is groups
     assert learn.opt is optimizer
     assert groups.frozen == (True, True, False)
-    assert_same_memory(optimizer, before)
+    assert_same_states(optimizer, before)
     weights = state(groups.model)
     learn.unfreeze()
     learn.fit(1, 1e-3)
@@ -225,8 +225,8 @@ def test_a_plain_and_a_compiled_fit_are_one(tmp_path: Path) -> None:
         assert torch.allclose(value.float(), results[1][name].float(), atol=1e-6), name
 
 
-def test_the_tiny_network_compiles_whole() -> None:
-    """No graph break comes from the hooks that hold frozen layers in eval mode."""
+def test_the_tiny_network_compiles_without_breaks() -> None:
+    """Hooks of frozen layers cause no graph break."""
     model = TinyResNet()
     groups = LayerGroups(model, example_input=image())
     groups.freeze()

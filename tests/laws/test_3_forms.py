@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from layergroups import LayerGroups
-from tests.laws.surgeries import assert_agree, memory
+from tests.laws.surgeries import assert_agree, optimizer_states
 
 KINDS: dict[str, Any] = {
     "for loop": lambda g: AdamW(g, foreach=False),
@@ -71,7 +71,7 @@ def test_moments_follow_a_cast_and_counts_stay(
     kind: str, dtype: torch.dtype, conversion: str
 ) -> None:
     model, groups, optimizer = make(kind)
-    before = {n: memory(optimizer)[p] for n, p in model.named_parameters()}
+    before = {n: optimizer_states(optimizer)[p] for n, p in model.named_parameters()}
     if conversion == "swap":
         gc.collect()  # it swaps no tensor that fake tensors of the dry run still know
     model.to(dtype)
@@ -92,7 +92,7 @@ def test_moments_follow_a_cast_and_counts_stay(
     assert not any(map(torch.equal, weights, model.parameters()))
 
 
-def test_a_plain_loop_casts_without_a_word() -> None:
+def test_a_cast_in_a_plain_loop_logs_nothing_else() -> None:
     model, groups, optimizer = make("fused")
     model.head.to(torch.float64)
     step(model, optimizer)
@@ -116,9 +116,9 @@ def test_a_cast_and_surgery_at_once() -> None:
     assert optimizer.state[model.body.weight]["exp_avg"].dtype == torch.bfloat16
 
 
-def test_another_shape_starts_the_memory_of_that_one_afresh() -> None:
+def test_a_different_shape_restarts_the_state_of_that_parameter() -> None:
     model, groups, optimizer = make()
-    kept = memory(optimizer)[model.body.weight]
+    state = optimizer_states(optimizer)[model.body.weight]
     model.head.weight.data = torch.randn(2, 8)
     model.head.bias.data = model.head.bias.data[:2]  # the same storage, seen as shorter
     change = groups.sync()
@@ -126,13 +126,13 @@ def test_another_shape_starts_the_memory_of_that_one_afresh() -> None:
     assert change.reshaped == (("head.weight", (3, 8), (2, 8)), ("head.bias", (3,), (2,)))
     assert "head.bias has shape (2,) now, had (3,): its optimizer state restarts" in str(change)
     assert model.head.weight not in optimizer.state
-    assert torch.equal(optimizer.state[model.body.weight]["exp_avg"], kept["exp_avg"])
+    assert torch.equal(optimizer.state[model.body.weight]["exp_avg"], state["exp_avg"])
     model.zero_grad()
     step(model, optimizer)
     assert float(optimizer.state[model.head.weight]["step"]) == 1
 
 
-def test_values_put_in_place_of_others_are_no_change() -> None:
+def test_new_values_are_not_a_change() -> None:
     model, groups, optimizer = make()
     model.load_state_dict({n: v + 1 for n, v in model.state_dict().items()})
     model.head.weight.data = torch.randn(3, 8)
@@ -141,7 +141,7 @@ def test_values_put_in_place_of_others_are_no_change() -> None:
     assert groups.changes == ()
 
 
-def test_a_move_and_back_tells_what_is_lost() -> None:
+def test_a_conversion_to_meta_and_back_logs_the_lost_state() -> None:
     model, groups, optimizer = make()
     count = float(optimizer.state[model.body.weight]["step"])
     model.body.to("meta")
@@ -163,7 +163,7 @@ def test_a_move_and_back_tells_what_is_lost() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_follow_to_a_gpu_and_back(kind: str, conversion: str) -> None:
     model, groups, optimizer = make(kind)
-    before = {n: memory(optimizer)[p] for n, p in model.named_parameters()}
+    before = {n: optimizer_states(optimizer)[p] for n, p in model.named_parameters()}
     for device in ("cuda", "cpu"):
         model.to(device)
         assert "5 parameters are on" in str(groups.sync())
@@ -176,7 +176,7 @@ def test_moments_follow_to_a_gpu_and_back(kind: str, conversion: str) -> None:
     optimizer.step()
 
 
-def test_a_parameter_put_in_by_hand_with_other_values_is_new() -> None:
+def test_a_parameter_assigned_with_different_values_is_new() -> None:
     model, groups, optimizer = make()
     model.head.weight = nn.Parameter(torch.randn(3, 8, dtype=torch.float64))
     change = groups.sync()

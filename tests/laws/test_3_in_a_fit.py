@@ -13,7 +13,14 @@ from torch.optim import Optimizer
 
 from layergroups import Learner
 from tests.laws.models import TinyResNet
-from tests.laws.surgeries import SURGERIES, Surgery, assert_agree, at_the_step, memory, replace_head
+from tests.laws.surgeries import (
+    SURGERIES,
+    Surgery,
+    assert_agree,
+    at_the_step,
+    optimizer_states,
+    replace_head,
+)
 from tests.training.tiny import TinyLoaders
 
 
@@ -26,21 +33,21 @@ def learner(tmp_path: Path, **options: Any) -> Learner:
 
 
 class Operates:
-    """Does surgery before the third step, and looks at what the optimizer does then."""
+    """Does surgery before the third step, and records the step of the optimizer."""
 
-    def __init__(self, surgery: Callable[[Any], None], looks: bool = False) -> None:
-        self.surgery, self.looks = surgery, looks
-        self.told: Any = None
+    def __init__(self, surgery: Callable[[Any], None], syncs: bool = False) -> None:
+        self.surgery, self.syncs = surgery, syncs
+        self.change: Any = None
 
     def before_step(self, run: Any) -> None:
         if run.step != 2:
             return
         self.known = set(run.model.parameters())
-        self.before = memory(run.optimizer)
+        self.before = optimizer_states(run.optimizer)
         self.surgery(run.model)
         self.weights = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-        if self.looks:
-            self.told = run.groups.sync()
+        if self.syncs:
+            self.change = run.groups.sync()
         self.eye = at_the_step(run.optimizer)
         self.seen = self.eye.__enter__()
 
@@ -54,7 +61,7 @@ class Operates:
         assert_agree(run.model, run.groups, run.optimizer)
 
 
-def check_memory(operates: Operates, optimizer: Optimizer) -> None:
+def check_states(operates: Operates, optimizer: Optimizer) -> None:
     for parameter in operates.known.intersection(
         p for g in optimizer.param_groups for p in g["params"]
     ):
@@ -84,20 +91,20 @@ def test_the_step_after_surgery_is_right(
     learn = learner(tmp_path, callbacks=[operates], opt_func=opt_func)
     learn.freeze_to(freeze_to)
     learn.fit(2, 1e-3)
-    check_memory(operates, learn.opt)
+    check_states(operates, learn.opt)
     normed = {n for n in operates.still if n.endswith("bias") and "main" in n}
     assert operates.still - normed == operates.expected - normed
     assert len(learn.layer_groups.changes) == 1
     assert all(torch.isfinite(p).all() for p in learn.model.parameters())
 
 
-def test_a_callback_that_looks_first_changes_nothing(tmp_path: Path) -> None:
+def test_a_callback_that_syncs_first_changes_nothing(tmp_path: Path) -> None:
     weights = []
-    for looks in (False, True):
-        operates = Operates(replace_head_alike, looks=looks)
+    for syncs in (False, True):
+        operates = Operates(replace_head_alike, syncs=syncs)
         learn = learner(tmp_path, callbacks=[operates])
         learn.fit(1, 1e-3)
-        assert (operates.told is not None) == looks
+        assert (operates.change is not None) == syncs
         weights.append([p.detach().clone() for p in learn.model.parameters()])
     assert all(map(torch.equal, *weights))
 
@@ -111,7 +118,7 @@ def test_between_fits(tmp_path: Path) -> None:
     learn = learner(tmp_path)
     learn.freeze()
     learn.fit(1, 1e-3)
-    before = memory(learn.opt)
+    before = optimizer_states(learn.opt)
     optimizer = learn.opt
     replace_head(learn.model)
     learn.unfreeze()

@@ -18,9 +18,9 @@ from tests.laws.surgeries import (
     Surgery,
     append_block,
     assert_agree,
-    assert_same_memory,
+    assert_same_states,
     at_the_step,
-    memory,
+    optimizer_states,
     replace_head,
     wrap_layer,
 )
@@ -58,7 +58,7 @@ def test_a_plain_loop_is_right_before_the_next_step(
     model, groups, optimizer = make(kind)
     groups.freeze_to(freeze_to)
     known = list(model.parameters())
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
 
     surgery(model)
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -87,7 +87,7 @@ def test_a_plain_loop_is_right_before_the_next_step(
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_sync_tells_the_same_without_a_step(kind: str) -> None:
     model, groups, optimizer = make(kind)
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
     replace_head(model)
     change = groups.sync()
     assert change is groups.changes[0]
@@ -95,10 +95,10 @@ def test_sync_tells_the_same_without_a_step(kind: str) -> None:
     assert change.removed == ("fc.weight", "fc.bias")
     assert change.to_dict()["added"][0] == ("fc.weight", "head")
     assert_agree(model, groups, optimizer)
-    assert_same_memory(optimizer, before)
+    assert_same_states(optimizer, before)
 
 
-def test_new_parameters_join_the_group_of_their_place() -> None:
+def test_new_parameters_join_the_group_of_their_path() -> None:
     model, groups, optimizer = make()
     groups.freeze_to(-2)
     append_block(model)
@@ -112,7 +112,7 @@ def test_new_parameters_join_the_group_of_their_place() -> None:
     assert all(p.requires_grad for p in model.layer3[2].parameters())
 
 
-def test_a_head_replaced_child_by_child_keeps_what_survives() -> None:
+def test_surviving_layers_of_a_replaced_head_retain_their_state() -> None:
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
                           nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4),
                                         nn.Linear(4, 2)))  # fmt: skip
@@ -120,13 +120,13 @@ def test_a_head_replaced_child_by_child_keeps_what_survives() -> None:
     optimizer = AdamW(groups.param_groups(lr=1e-3))
     groups.attach(optimizer)
     step(model, optimizer)
-    kept = model[1][2].weight
-    state = copy.deepcopy(optimizer.state[kept])
+    weight = model[1][2].weight
+    state = copy.deepcopy(optimizer.state[weight])
     model[-1] = nn.Sequential(*list(model[-1].children())[:-1], nn.Linear(4, 5))
     change = groups.sync()
     assert change is not None
     assert change.added == (("1.3.weight", "head"), ("1.3.bias", "head"))
-    assert torch.equal(optimizer.state[kept]["exp_avg"], state["exp_avg"])
+    assert torch.equal(optimizer.state[weight]["exp_avg"], state["exp_avg"])
     assert [type(m).__name__ for m in groups[-1].layers] == [
         "AdaptiveAvgPool2d", "Flatten", "Linear", "Linear",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Law 3: nothing that changes goes unnoticed, and the optimizer's hook disturbs nobody."""
+"""Law 3: every change is noticed, and the optimizer's hook has no side effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from layergroups import LayerGroups
 from tests.laws.models import Residual, TinyResNet, image
-from tests.laws.surgeries import Surgery, append_block, assert_agree, memory
+from tests.laws.surgeries import Surgery, append_block, assert_agree, optimizer_states
 
 
 def make(width: int = 8) -> tuple[TinyResNet, LayerGroups, Optimizer]:
@@ -33,15 +33,15 @@ def backward(model: nn.Module, optimizer: Optimizer) -> None:
     model(image()).square().mean().backward()
 
 
-def test_a_functional_call_is_no_surgery() -> None:
+def test_a_functional_call_is_not_surgery() -> None:
     model, groups, optimizer = make()
     backward(model, optimizer)
     optimizer.step()
-    held = memory(optimizer)
+    held = optimizer_states(optimizer)
     others = {n: nn.Parameter(p.detach() + 1) for n, p in model.named_parameters()}
     torch.func.functional_call(model.train(), others, (image(),))
     assert groups.changes == ()
-    assert memory(optimizer).keys() == held.keys()
+    assert optimizer_states(optimizer).keys() == held.keys()
 
 
 def test_another_name_alone_is_seen_and_until_then_does_no_harm() -> None:
@@ -68,7 +68,7 @@ def test_lazy_layers_that_come_later_are_taken_in_when_they_have_run() -> None:
     assert [n for n, _ in groups["head"].named_parameters()] == ["fc.weight", "fc.bias"]
 
 
-def test_a_scheduler_goes_on_through_surgery() -> None:
+def test_a_scheduler_continues_after_surgery() -> None:
     model, groups, optimizer = make()
     scheduler = OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=6)
     held = [id(g) for g in optimizer.param_groups]
@@ -85,7 +85,7 @@ def test_a_scheduler_goes_on_through_surgery() -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("unscales", [True, False])
-def test_a_grad_scaler_scales_newcomers_too(fused: bool, unscales: bool) -> None:
+def test_a_grad_scaler_scales_new_parameters(fused: bool, unscales: bool) -> None:
     """One step with surgery at once is the step that a loop without a scaler does."""
     results = []
     for scaled in (True, False):
@@ -107,7 +107,7 @@ def test_a_grad_scaler_scales_newcomers_too(fused: bool, unscales: bool) -> None
         assert torch.allclose(one, two, atol=1e-6)
 
 
-def test_a_newcomer_without_finite_gradient_waits_for_the_next_step() -> None:
+def test_a_new_parameter_without_finite_gradient_waits_for_the_next_step() -> None:
     model, groups, optimizer = make()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     model.fc = nn.Linear(32, 4)
@@ -200,7 +200,7 @@ def test_a_copy_of_the_groups_is_a_view_on_the_copied_model() -> None:
     model, groups, optimizer = make()
     groups.freeze()
     twin = copy.deepcopy(groups)
-    held = memory(optimizer)
+    held = optimizer_states(optimizer)
     assert twin.model is not model
     twin.model.fc = nn.Linear(32, 7)
     change = twin.sync()
@@ -208,7 +208,7 @@ def test_a_copy_of_the_groups_is_a_view_on_the_copied_model() -> None:
     assert len(change.added) == 2
     assert groups.sync() is None
     assert_agree(model, groups, optimizer)
-    assert memory(optimizer).keys() == held.keys()
+    assert optimizer_states(optimizer).keys() == held.keys()
 
 
 def test_parameter_groups_of_others_are_left_alone() -> None:
@@ -223,7 +223,7 @@ def test_parameter_groups_of_others_are_left_alone() -> None:
     assert not torch.equal(extra, torch.ones(2))
 
 
-def test_nothing_is_kept_alive() -> None:
+def test_groups_and_optimizers_are_garbage_collected() -> None:
     model, groups, optimizer = make()
     refs = [weakref.ref(groups), weakref.ref(optimizer)]
     gc.collect()
@@ -251,7 +251,7 @@ def test_dead_parameters_are_let_go_after_the_next_look() -> None:
 
 
 @pytest.mark.parametrize("surgery", [append_block])
-def test_what_joins_a_frozen_group_is_not_stepped(surgery: Surgery) -> None:
+def test_parameters_that_join_a_frozen_group_do_not_train(surgery: Surgery) -> None:
     model, groups, optimizer = make()
     groups.freeze()
     surgery(model)
@@ -263,7 +263,7 @@ def test_what_joins_a_frozen_group_is_not_stepped(surgery: Surgery) -> None:
     assert torch.equal(new, before)
 
 
-def test_a_fused_sgd_with_momentum_takes_newcomers() -> None:
+def test_a_fused_sgd_with_momentum_takes_new_parameters() -> None:
     model = TinyResNet()
     groups = LayerGroups(model, example_input=image())
     optimizer = SGD(groups.param_groups(lr=0.01), momentum=0.9, fused=True)

@@ -1,4 +1,4 @@
-"""Law 3 for tied weights: one parameter, in the first group that runs it; told where it matters."""
+"""Law 3 for tied weights: one parameter, in the first group that runs it; conflicts are logged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from layergroups import LayerGroups
 from tests.laws.models import TiedLanguageModel
-from tests.laws.surgeries import assert_agree, assert_same_memory, memory
+from tests.laws.surgeries import assert_agree, assert_same_states, optimizer_states
 
 TOKENS = torch.arange(8).reshape(2, 4)
 
@@ -50,26 +50,26 @@ def step(model: nn.Module, optimizer: Optimizer) -> None:
 def test_a_tie_counts_once_in_the_first_group_that_runs_it(head_first: bool, keep: str) -> None:
     model = LanguageModel(head_first)
     groups, optimizer = make(model)
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
     if keep == "embedding":
         model.head.weight = model.embedding.weight
     else:
         model.embedding.weight = model.head.weight
-    kept = model.head.weight
+    tied = model.head.weight
     change = groups.sync()
     assert change is not None
     (tie,) = change.tied
     assert set(tie.names) == {"embedding.weight", "head.weight"}
     assert (tie.group, tie.others, tie.conflict) == ("embedding", ("head",), False)
-    assert [g.name for g in groups if any(p is kept for p in g.parameters())] == ["embedding"]
+    assert [g.name for g in groups if any(p is tied for p in g.parameters())] == ["embedding"]
     assert_agree(model, groups, optimizer)
-    assert_same_memory(optimizer, before)
-    weight = kept.detach().clone()
+    assert_same_states(optimizer, before)
+    weight = tied.detach().clone()
     step(model, optimizer)
-    assert not torch.equal(kept, weight)
+    assert not torch.equal(tied, weight)
 
 
-def test_a_tie_across_frozen_and_not_is_told() -> None:
+def test_a_tie_of_frozen_and_trained_groups_is_logged() -> None:
     model = LanguageModel(head_first=False)
     groups, optimizer = make(model)
     groups.freeze()
@@ -95,7 +95,7 @@ def test_untied_weights_go_to_their_own_groups(new: str, head_first: bool) -> No
     groups, optimizer = make(model)
     model.head.weight = model.embedding.weight
     step(model, optimizer)
-    before = memory(optimizer)
+    before = optimizer_states(optimizer)
     module = model.get_submodule(new)
     module.weight = nn.Parameter(module.weight.detach().clone())
     change = groups.sync()
@@ -108,10 +108,10 @@ def test_untied_weights_go_to_their_own_groups(new: str, head_first: bool) -> No
     for name in ("embedding", "head"):
         assert [n for n, _ in groups[name].named_parameters()] == [f"{name}.weight"]
     assert_agree(model, groups, optimizer)
-    assert_same_memory(optimizer, before)
+    assert_same_states(optimizer, before)
 
 
-def test_a_model_that_came_tied_is_untied() -> None:
+def test_a_tied_model_is_untied() -> None:
     model = TiedLanguageModel()
     groups = LayerGroups(model, example_input=TOKENS)
     first = next(g.name for g in groups if any(p is model.head.weight for p in g.parameters()))

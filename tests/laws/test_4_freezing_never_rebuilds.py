@@ -21,14 +21,14 @@ def test_frozen_groups_are_in_the_optimizer_from_the_first_step() -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(moves=st.lists(st.sampled_from(["freeze", "thaw", "unfreeze", "train"]), max_size=8))
-def test_parameter_groups_are_the_same_objects_after_any_freezing(moves: list[str]) -> None:
+@given(calls=st.lists(st.sampled_from(["freeze", "thaw", "unfreeze", "train"]), max_size=8))
+def test_parameter_groups_are_the_same_objects_after_any_freezing(calls: list[str]) -> None:
     model = TinyResNet(width=4, blocks=1)
     groups = LayerGroups(model, example_input=image())
     optimizer = AdamW(groups.param_groups(lr=1e-3))
     groups.attach(optimizer)
     before = [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups]
-    for move in moves:
+    for move in calls:
         if move == "train":
             optimizer.zero_grad()
             model(image()).sum().backward()

@@ -14,7 +14,7 @@ from tests.laws.models import TinyResNet, image
 
 
 class Stateful(nn.Module):
-    """A layer with everything that moves while training: statistics, masks, spectral norm, EMA."""
+    """A layer with all state that training changes: statistics, masks, spectral norm, EMA."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def train(model: nn.Module, groups: LayerGroups, steps: int = 3) -> None:
         model(image())
 
 
-def test_no_weight_and_no_buffer_moves_and_the_others_do() -> None:
+def test_frozen_weights_and_buffers_do_not_change_and_others_do() -> None:
     model, groups = frozen_body()
     before = copy.deepcopy(model.state_dict())
     train(model, groups)
@@ -80,7 +80,7 @@ def test_no_gradient_is_computed_below_the_lowest_group_that_trains() -> None:
     assert all(p.grad is None for p in model[0].parameters())
 
 
-def test_thawed_layers_train_and_move_again() -> None:
+def test_unfrozen_layers_train_again() -> None:
     model, groups = frozen_body()
     train(model, groups, 1)
     groups.unfreeze()
@@ -102,7 +102,7 @@ def test_norms_train_only_where_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("freeze_to", [1, 2])
-def test_a_rate_of_zero_rests_like_frozen(freeze_to: int) -> None:
+def test_a_rate_of_zero_is_like_frozen(freeze_to: int) -> None:
     torch.manual_seed(0)
     model = TinyResNet()
     groups = LayerGroups(model, example_input=image())

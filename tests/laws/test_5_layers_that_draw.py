@@ -1,4 +1,4 @@
-"""Law 5 for every kind of layer that draws or moves: none in a frozen group, all in others."""
+"""Law 5 for each kind of layer that draws or has state: not in frozen groups, in all others."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def step(model: nn.Module, groups: LayerGroups) -> None:
 
 @pytest.mark.parametrize("where", [0, 1, 2])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_frozen_layer_neither_draws_nor_moves(kind: str, where: int) -> None:
+def test_a_frozen_layer_neither_draws_nor_changes(kind: str, where: int) -> None:
     torch.manual_seed(0)
     model, groups = model_with(LAYERS[kind](), where)
     groups.freeze(where)
@@ -164,7 +164,7 @@ def test_a_frozen_layer_neither_draws_nor_moves(kind: str, where: int) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_same_layer_moves_or_draws_when_its_group_is_thawed(kind: str) -> None:
+def test_the_same_layer_changes_or_draws_when_its_group_is_unfrozen(kind: str) -> None:
     torch.manual_seed(0)
     model, groups = model_with(LAYERS[kind](), 1)
     groups.freeze("1")
@@ -218,7 +218,7 @@ def shared() -> tuple[nn.Sequential, LayerGroups]:
     return model, LayerGroups(model, ["0", "1"], example_input=image())
 
 
-def test_what_two_groups_share_is_frozen_with_the_first() -> None:
+def test_a_layer_that_two_groups_share_is_frozen_with_the_first() -> None:
     model, groups = shared()
     groups.freeze("0")
     model.train()
@@ -228,7 +228,7 @@ def test_what_two_groups_share_is_frozen_with_the_first() -> None:
     assert not model[1][1].weight.requires_grad
 
 
-def test_what_two_groups_share_trains_with_the_first() -> None:
+def test_a_layer_that_two_groups_share_trains_with_the_first() -> None:
     model, groups = shared()
     groups.freeze("1")
     model.train()
@@ -260,7 +260,7 @@ def test_a_container_of_frozen_and_other_groups_trains_by_itself() -> None:
 
 
 def test_a_recurrent_layer_without_dropout_keeps_its_mode() -> None:
-    """Nothing in it moves, and cuDNN goes back through it in training mode only."""
+    """It has no state, and cuDNN computes its gradients in training mode only."""
     model = nn.Sequential(nn.Linear(4, 4), Tail(nn.GRU(4, 4, batch_first=True)), nn.Linear(4, 2))
     groups = LayerGroups(model, ["0", "1", "2"], example_input=torch.zeros(2, 3, 4))
     groups.freeze("1")

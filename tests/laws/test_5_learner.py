@@ -40,7 +40,7 @@ LOOKS: dict[str, Callable[[Learner], object]] = {
 @pytest.mark.parametrize("norms", ["auto", "update"])
 @pytest.mark.parametrize("frozen", [("0.0",), ("0.7",), ("1",), ("0.0", "0.7")], ids=str)
 @pytest.mark.parametrize("look", LOOKS)
-def test_frozen_groups_stay_whatever_comes_between(
+def test_frozen_groups_stay_frozen_after_any_other_call(
     look: str, frozen: tuple[str, ...], norms: str, tmp_path: Path
 ) -> None:
     learn = learner(tmp_path, norms=norms)
@@ -59,7 +59,7 @@ def test_frozen_groups_stay_whatever_comes_between(
     assert trains <= went
 
 
-def test_a_new_learner_that_loads_a_save_keeps_frozen_what_was(tmp_path: Path) -> None:
+def test_a_new_learner_restores_freezing_from_a_save(tmp_path: Path) -> None:
     first = learner(tmp_path)
     first.fit(1, 1e-2)
     first.layer_groups.freeze("0.7", norm="train")
@@ -74,7 +74,7 @@ def test_a_new_learner_that_loads_a_save_keeps_frozen_what_was(tmp_path: Path) -
     assert "0.8.weight" in moved(before, second.model)
 
 
-def test_a_learner_from_an_export_keeps_frozen_what_was(folder: Path, tmp_path: Path) -> None:
+def test_a_learner_from_an_export_has_the_same_groups_frozen(folder: Path, tmp_path: Path) -> None:
     dls = ImageDataLoaders.from_folder(folder, valid_pct=0.2, size=32, batch_size=8)
     made = vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)
     made.layer_groups.freeze(0)
@@ -97,7 +97,7 @@ def test_norms_of_frozen_groups_train_where_asked_and_nothing_else_does(tmp_path
     assert went == norms
 
 
-def test_another_model_of_the_same_body_can_be_thawed(tmp_path: Path) -> None:
+def test_another_model_of_the_same_body_can_be_unfrozen(tmp_path: Path) -> None:
     learn = learner(tmp_path, norms="update")
     learn.freeze()
     learn.model = nn.Sequential(learn.model[0], tiny_model()[1])

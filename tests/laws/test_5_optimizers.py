@@ -1,4 +1,4 @@
-"""Law 5 under any optimizer: no momentum, no weight decay moves what was frozen later."""
+"""Law 5 under any optimizer: no momentum, no weight decay changes weights frozen later."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ def same(module: nn.Module, before: list[Tensor]) -> list[bool]:
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("which", ["0", "2", "4"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_what_is_frozen_after_it_trained_stays(kind: str, which: str, set_to_none: bool) -> None:
+def test_weights_frozen_after_training_stay(kind: str, which: str, set_to_none: bool) -> None:
     model, groups, optimizer = make(OPTIMIZERS[kind])
     for _ in range(2):
         step(model, optimizer, set_to_none=set_to_none)
     groups.freeze(which)
     frozen, others = model[int(which)], [m for i, m in enumerate(model) if str(i) != which]
     before, rest = weights(frozen), [weights(m) for m in others]
-    memory = {p: {k: torch.as_tensor(v).clone() for k, v in optimizer.state[p].items()
+    states = {p: {k: torch.as_tensor(v).clone() for k, v in optimizer.state[p].items()
                   if v is not None} for p in frozen.parameters()}  # fmt: skip
     for _ in range(2):
         step(model, optimizer, set_to_none=set_to_none)
         assert all(same(frozen, before))
         assert all(p.grad is None for p in frozen.parameters())
-    for parameter, kept in memory.items():
-        for key, value in kept.items():
+    for parameter, state in states.items():
+        for key, value in state.items():
             assert torch.equal(torch.as_tensor(optimizer.state[parameter][key]), value), key
     assert not any(bit for m, b in zip(others, rest, strict=True) for bit in same(m, b))
     groups.unfreeze(which)
@@ -109,7 +109,7 @@ def test_gradients_are_computed_down_to_the_lowest_group_that_trains_and_no_furt
         assert graph == list(range(2 * n, 5))
         assert [p.grad is not None for p in model.parameters()] == [i // 2 >= n for i in range(6)]
     groups.unfreeze()
-    groups.freeze("4")  # gradients pass through it, none is kept for it
+    groups.freeze("4")  # gradients pass through it, none is stored for it
     model.zero_grad()
     backward(model)
     assert [p.grad is not None for p in model.parameters()] == [True] * 4 + [False] * 2

@@ -11,14 +11,14 @@ from layergroups.errors import GroupingError
 from tests.laws.models import TinyResNet, image
 
 
-def test_freeze_on_one_group_says_what_to_do() -> None:
+def test_freeze_on_one_group_is_an_error() -> None:
     groups = LayerGroups(nn.Linear(3, 2), 1, example_input=torch.zeros(2, 3))
     with pytest.raises(GroupingError, match="there is one"):
         groups.freeze()
 
 
 @pytest.mark.parametrize(
-    ("split", "words"),
+    ("split", "message"),
     [
         (["nothing.here"], "no module is at 'nothing.here'; the model's children are"),
         ({"a": "stem", "b": "nowhere"}, r"the patterns of \['b'\] match no parameter"),
@@ -27,13 +27,13 @@ def test_freeze_on_one_group_says_what_to_do() -> None:
         (0, "at least one layer group"),
     ],
 )
-def test_a_rule_that_matches_nothing(split: object, words: str) -> None:
-    with pytest.raises(GroupingError, match=words):
+def test_a_rule_that_matches_nothing(split: object, message: str) -> None:
+    with pytest.raises(GroupingError, match=message):
         LayerGroups(TinyResNet(), split, example_input=image())  # type: ignore[arg-type] # wrong on purpose
 
 
 @pytest.mark.parametrize(
-    ("lr", "words"),
+    ("lr", "message"),
     [
         ([1e-3, 1e-3], "2 learning rates for 3 layer groups"),
         ({"tail": 1e-3}, "no layer group is called"),
@@ -42,9 +42,9 @@ def test_a_rule_that_matches_nothing(split: object, words: str) -> None:
         ("fast", "of type str"),
     ],
 )
-def test_rates_that_do_not_fit(lr: object, words: str) -> None:
+def test_rates_that_do_not_fit(lr: object, message: str) -> None:
     groups = LayerGroups(TinyResNet(), example_input=image())
-    with pytest.raises(GroupingError, match=words):
+    with pytest.raises(GroupingError, match=message):
         groups.set_rates(lr)  # type: ignore[arg-type] # wrong on purpose
 
 
@@ -61,7 +61,7 @@ def test_a_group_by_a_wrong_name_lists_the_right_ones() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 6, 12, 20, 31])
-def test_what_came_frozen_stays_so_and_both_that_and_its_end_are_told(
+def test_parameters_frozen_before_stay_so_and_their_state_is_logged(
     n: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = TinyResNet()

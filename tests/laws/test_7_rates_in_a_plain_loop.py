@@ -34,7 +34,7 @@ def in_use(optimizer: Optimizer) -> tuple[float, ...]:
     return tuple(rates[i] for i in sorted(rates))
 
 
-DEEDS: dict[str, Callable[[TinyResNet, LayerGroups], object]] = {
+CHANGES: dict[str, Callable[[TinyResNet, LayerGroups], object]] = {
     "one rate": lambda m, g: g.set_rates(0.1),
     "some rates": lambda m, g: g.set_rates({"head": 0.7}),
     "a rate of 0": lambda m, g: g.set_rates([0.0, 0.1, 0.2]),
@@ -45,15 +45,15 @@ DEEDS: dict[str, Callable[[TinyResNet, LayerGroups], object]] = {
 }
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("capturable", [True, False])
-def test_table_and_optimizer_show_one_rate(deed: str, capturable: bool) -> None:
+def test_table_and_optimizer_show_one_rate(change: str, capturable: bool) -> None:
     model, groups, optimizer = make()
     if capturable:  # rates that a captured graph reads
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
     held = [id(group["lr"]) for group in optimizer.param_groups]
-    DEEDS[deed](model, groups)
+    CHANGES[change](model, groups)
     assert in_use(optimizer) == groups.rates
     if capturable:
         assert [id(group["lr"]) for group in optimizer.param_groups] == held
@@ -81,7 +81,7 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 @pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
-def test_a_scheduler_of_torch_goes_on_from_the_new_rates(kind: str) -> None:
+def test_a_scheduler_of_torch_continues_from_the_new_rates(kind: str) -> None:
     """Twice the rates in the middle is as twice the rates from the beginning."""
     runs = []
     for when in (0, 4):

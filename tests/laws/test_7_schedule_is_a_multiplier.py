@@ -34,12 +34,12 @@ class Checks:
 
     schedule: Schedule
     own: float | None = None
-    deed: Callable[[Any], None] | None = None
+    change: Callable[[Any], None] | None = None
     steps: list[int] = field(default_factory=list)
 
     def before_step(self, run: Any) -> None:
-        if self.deed is not None and run.step == run.steps // 2:
-            self.deed(run)
+        if self.change is not None and run.step == run.steps // 2:
+            self.change(run)
 
     def after_step(self, run: Any) -> None:
         done = (run.step - 1) / run.steps
@@ -87,7 +87,7 @@ def freeze(run: Any) -> None:
     run.groups.freeze()
 
 
-def thaw(run: Any) -> None:
+def unfreeze(run: Any) -> None:
     run.groups.freeze()
     run.groups.unfreeze()
 
@@ -109,16 +109,16 @@ def other_model(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "deed", [freeze, thaw, replace_head, add_block, other_rates, other_model],
-    ids=lambda deed: deed.__name__,
+    "change", [freeze, unfreeze, replace_head, add_block, other_rates, other_model],
+    ids=lambda change: change.__name__,
 )  # fmt: skip
 @pytest.mark.parametrize("schedule", [Flat(), OneCycle(), FlatCos()], ids=lambda s: str(s)[:8])
 def test_after_freezing_and_surgery_in_the_middle_of_a_fit(
-    schedule: Schedule, deed: Callable[[Any], None]
+    schedule: Schedule, change: Callable[[Any], None]
 ) -> None:
     learn = learner()
     learn.layer_groups.set_rates(slice(1e-5, 1e-3))
-    learn.callbacks.append(checks := Checks(schedule, own=0.9, deed=deed))
+    learn.callbacks.append(checks := Checks(schedule, own=0.9, change=change))
     learn.fit_phase(2, schedule, "fit")
     assert len(checks.steps) == 6
 
