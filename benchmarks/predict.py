@@ -23,8 +23,8 @@ import torch
 
 from layergroups import ImageDataLoaders, Learner, vision_learner
 from layergroups.demo import efficientnet_lite0_weights
+from layergroups.demo._demo_weights import ARCHITECTURE
 from layergroups.demo._run import PHOTOS
-from layergroups.demo._weights import ARCHITECTURE
 
 NAMES = ["resnet18", ARCHITECTURE, "resnet50"]
 

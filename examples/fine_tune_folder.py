@@ -12,8 +12,8 @@ from pathlib import Path
 
 from layergroups import ImageDataLoaders, load_learner, vision_learner
 from layergroups.demo import efficientnet_lite0_weights
+from layergroups.demo._demo_weights import ARCHITECTURE
 from layergroups.demo._run import PHOTOS
-from layergroups.demo._weights import ARCHITECTURE
 from layergroups.reports import confusion_matrix, network_picture, write_run
 
 

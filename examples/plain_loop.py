@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from layergroups import ImageDataLoaders, LayerGroups, load_model
 from layergroups.demo import efficientnet_lite0_weights
+from layergroups.demo._demo_weights import ARCHITECTURE
 from layergroups.demo._run import PHOTOS
-from layergroups.demo._weights import ARCHITECTURE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

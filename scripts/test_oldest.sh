@@ -14,4 +14,4 @@ fi
 PYTHONPATH=src "$venv/bin/python" -m pytest -q -p no:cacheprovider -o addopts='--import-mode=importlib' \
     -m 'not slow' -W ignore::DeprecationWarning tests/test_torch.py tests/anatomy tests/groups/test_rules.py \
     tests/laws/test_1_exact_cover.py tests/laws/test_4_freezing_never_rebuilds.py \
-    tests/training/test_fits.py tests/training/test_finder.py "$@"
+    tests/training/test_phases.py tests/training/test_finder.py "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Group
 from rich.text import Text
 
 from layergroups._formatting import (
@@ -13,6 +14,7 @@ from layergroups._formatting import (
     first_few,
     memory,
     percent,
+    plain_text,
     rate,
     short,
 )
@@ -57,3 +59,21 @@ def test_what_prints_as_a_table_shows_in_a_notebook_too_and_escapes_its_text() -
 @pytest.mark.parametrize("kind", [History, DataSummary, Explanation, FoundRates])
 def test_results_show_themselves_in_a_notebook(kind: type) -> None:
     assert issubclass(kind, Printable)
+
+
+@pytest.fixture
+def in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+
+
+@pytest.mark.usefixtures("in_a_notebook")
+def test_a_notebook_gets_text_and_no_picture_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plain_text(Text("early")) == "early"
+    assert capsys.readouterr().out == ""
+
+
+def test_no_colours_no_markup_no_spaces_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert plain_text(Text("late  ", style="bold red")) == "late"
+    assert plain_text("[bold]0.5") == "[bold]0.5"
+    assert plain_text(Group("one", "two words"), width=5) == "one\ntwo\nwords"

@@ -15,7 +15,7 @@ from typing import Any
 
 from process import HEADINGS, measure, parser_of, row
 
-from layergroups.demo._weights import efficientnet_lite0_weights
+from layergroups.demo._demo_weights import efficientnet_lite0_weights
 
 OURS = str(Path(__file__).parent / "ours.py")
 

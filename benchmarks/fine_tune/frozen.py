@@ -13,7 +13,7 @@ from pathlib import Path
 
 from process import add_peers, measure, parser_of
 
-from layergroups.demo._weights import efficientnet_lite0_weights
+from layergroups.demo._demo_weights import efficientnet_lite0_weights
 
 OURS = """
 import json, resource, sys, time

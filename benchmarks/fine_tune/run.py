@@ -19,7 +19,7 @@ from typing import Any
 
 from process import HEADINGS, add_peers, measure, parser_of, row
 
-from layergroups.demo._weights import efficientnet_lite0_weights
+from layergroups.demo._demo_weights import efficientnet_lite0_weights
 
 HERE = Path(__file__).parent
 CONTENDERS = {

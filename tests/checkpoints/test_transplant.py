@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.models import TiedLanguageModel, TinyResNet, TinyTransformer, image
+from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
 from torch import Tensor, nn
 
 from layergroups import transplant
 from layergroups.checkpoints import TensorReport, Transplant
 from layergroups.errors import TransplantError
-from layergroups.models import create_body, create_head, grow_head, shrink_head
+from layergroups.models import create_head, grow_head, shrink_head
+from layergroups.training import Learner
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
 
@@ -65,105 +64,6 @@ def test_between_models_of_one_kind_all_is_carried(make: Any) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(before.values(), state(source).values(), strict=True)
     )
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    widths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
-    norms=st.booleans(),
-    wrapped=st.integers(0, 2),
-)
-def test_identical_models_also_below_other_paths(
-    widths: list[int], norms: bool, wrapped: int
-) -> None:
-    layers: list[nn.Module] = []
-    for n_in, n_out in zip([4, *widths], widths, strict=False):
-        layers += [nn.Linear(n_in, n_out), *([nn.BatchNorm1d(n_out)] if norms else []), nn.ReLU()]
-    source = nn.Sequential(*layers)
-    inner = target = copy.deepcopy(source)
-    for parameter in inner.parameters():
-        nn.init.normal_(parameter)
-    for _ in range(wrapped):
-        target = nn.Sequential(target)
-    if wrapped > 1 and len(list(source.parameters())) == 2:
-        return  # a single layer two steps deeper says too little
-    done = transplant(source, target)
-    assert same(source, inner)
-    assert len(done.carried) == len(source.state_dict())
-    assert transplant(target, source).left == ()
-
-
-def test_a_body_at_another_path_is_found_in_both_directions() -> None:
-    whole = torchvision.models.resnet18(weights=None)
-    body = create_body(torchvision.models.resnet18(weights=None))
-    parts = nn.Sequential(body, create_head(512, 3))
-    done = transplant(whole, parts)
-    assert names(done.left) == {"fc.weight", "fc.bias"}
-    assert all(name.startswith("1.") for name in names(done.not_filled))
-    assert {g.reason for g in done.carried} == {"moved: the root → 0"}
-    assert torch.equal(parts[0].layer4[1].bn2.running_var, whole.layer4[1].bn2.running_var)
-    nn.init.zeros_(parts[0].conv1.weight)
-    back = transplant(parts, whole)
-    assert len(back.carried) == len(done.carried)
-    assert not whole.conv1.weight.any()
-
-
-def test_models_of_two_libraries() -> None:
-    done = transplant(torchvision.models.resnet18(weights=None), timm.create_model("resnet18"))
-    assert (len(done.carried), len(done.left), len(done.not_filled)) == (122, 0, 0)
-
-
-def test_a_layer_goes_as_a_whole_or_stays() -> None:
-    source, target = (nn.Sequential(nn.Linear(4, n), nn.BatchNorm1d(n)) for n in (5, 6))
-    source.append(nn.Linear(5, 2))
-    target.append(nn.Linear(6, 2))  # its bias has the same shape
-    source.append(nn.Linear(2, 2))
-    target.append(nn.Linear(2, 2))
-    source[1].num_batches_tracked += 7
-    done = transplant(source, target)
-    assert names(done.carried) == {"3.weight", "3.bias"}
-    assert target[1].num_batches_tracked == 0
-    reasons = {g.name: g.reason for g in done.left}
-    assert reasons["0.weight"] == (
-        "shape (5, 4), in the target (6, 4); rows go by name with classes="
-    )
-    assert reasons["2.bias"] == "its layer does not fit that of the target as a whole"
-
-
-def test_bare_parameters_of_a_container_go_one_by_one() -> None:
-    source, target = TinyTransformer(), TinyTransformer()
-    target.pos_embed = nn.Parameter(torch.zeros(1, 5, 16))
-    nn.init.normal_(source.cls_token)
-    done = transplant(source, target)
-    assert torch.equal(source.cls_token, target.cls_token)
-    assert names(done.left) == names(done.not_filled) == {"pos_embed"}
-
-
-def test_a_wrapped_layer_is_found_and_a_grown_head() -> None:
-    source, target = TinyResNet(), TinyResNet()
-    grow_head(target, 5, example_input=image())
-    done = transplant(source, target)
-    assert torch.equal(source.fc.weight, target.fc[0].weight)
-    assert names(done.not_filled) == {"fc.1.weight", "fc.1.bias"}
-    assert {g.reason for g in done.carried} == {"same name", "wrapped: now at .0"}
-    shrunk = TinyResNet()
-    assert "unwrapped: was at .0" in {g.reason for g in transplant(target, shrunk).carried}
-    assert torch.equal(source.fc.weight, shrunk.fc.weight)
-
-
-def test_tied_weights_are_filled_once() -> None:
-    source, target = TiedLanguageModel(), TiedLanguageModel()
-    source.head.weight = nn.Parameter(torch.randn(11, 8))  # not tied any more
-    done = transplant(source, target)
-    assert target.head.weight is target.embedding.weight
-    assert torch.equal(target.head.weight, source.head.weight)
-    (left,) = done.left
-    assert left.name == "embedding.weight"
-    assert "ties it to head.weight" in left.reason
-    untied = TiedLanguageModel()
-    untied.head.weight = nn.Parameter(torch.randn(11, 8))
-    transplant(target, untied)
-    assert torch.equal(untied.head.weight, untied.embedding.weight)
 
 
 def test_type_freezing_and_groups_of_the_target_stay() -> None:
@@ -326,3 +226,88 @@ def test_a_transplant_prints_a_line_and_a_short_table_and_turns_into_json() -> N
     many = Transplant((), (), tuple(TensorReport(str(i), f"reason {i}") for i in range(9)), ())
     assert len(str(many).splitlines()) == 5
     assert "6  for other reasons" in str(many)
+
+
+def learner_of(vocab: tuple[str, ...], seed: int = 1, **options: Any) -> Learner:
+    torch.manual_seed(seed)
+    made = pretrained(tiny_model(len(vocab)))
+    defaults: dict[str, Any] = {"progress": False, "seed": 0, "split": ["0.0", "0.7", "1"]}
+    return Learner(TinyLoaders(vocab=vocab), made, **(defaults | options))
+
+
+@pytest.fixture(scope="module")
+def old() -> Learner:
+    learn = learner_of(("red", "green", "blue"), seed=0)
+    learn.fit(2)
+    return learn
+
+
+def test_a_transplanted_learner_goes_on_as_the_old_one_would(make) -> None:
+    old, new = make(), learner_of(("red", "green", "blue"))
+    old.fit(1)
+    done = transplant(old, new, optimizer=True)
+    assert done.n_states == len(list(new.model.parameters()))
+    new.epochs_done = old.epochs_done
+    old.fit(1)
+    new.fit(1)
+    assert moved(snapshot(old.model), new.model) == set()
+
+
+def test_another_order_of_classes_gives_the_same_probabilities(old: Learner) -> None:
+    new = learner_of(("blue", "red", "green"), split=["0.0", "1"])
+    done = transplant(old, new, optimizer=True)
+    assert "classes by name: blue, red, green" in str(done)
+    assert done.n_states == len(list(new.model.parameters()))
+    before, _ = old.get_preds()
+    after, _ = new.get_preds(old.dls.valid)
+    torch.testing.assert_close(after, before[:, [2, 0, 1]])
+
+
+def test_new_classes_train_and_freezing_and_rates_of_the_target_stay(old: Learner) -> None:
+    new = learner_of(("blue", "grey", "red", "green"))
+    new.freeze()
+    new.layer_groups.set_rates([1e-4, 1e-3, 1e-2])
+    done = transplant(old, new, optimizer=True)
+    assert {g.name for g in done.partly} == {"1.4.weight", "1.4.bias"}
+    assert new.layer_groups.frozen == (True, True, False)
+    assert new.layer_groups.rates == (1e-4, 1e-3, 1e-2)
+    weights = snapshot(new.model)
+    new.fit(1)
+    trained = moved(weights, new.model)
+    assert trained
+    assert all(name.startswith("1.") for name in trained)
+
+
+def test_into_a_grown_head_the_old_rows_go_with_their_memory(old: Learner) -> None:
+    new = learner_of(("red", "green", "blue", "grey"))
+    head = new.model[1]
+    head[-1] = type(head[-1])(8, 3)
+    grow_head(new.model, 4)
+    done = transplant(old, new, optimizer=True)
+    assert {g.name for g in done.not_filled} == {"1.4.1.weight", "1.4.1.bias"}
+    assert torch.equal(head[-1][0].weight, old.model[1][-1].weight)
+    assert head[-1][0].weight in new.opt.state
+    assert head[-1][1].weight not in new.opt.state
+    new.fit(1)
+
+
+def test_other_classes_leave_the_classifier_as_it_was(old: Learner) -> None:
+    new = learner_of(("cat", "dog", "fox"))
+    weight = new.model[1][-1].weight.detach().clone()
+    done = transplant(old, new)
+    assert torch.equal(new.model[1][-1].weight, weight)
+    assert "no class in common" in str(done)
+    assert len(done.carried) == len(new.model.state_dict()) - 2
+
+
+def test_state_is_asked_for_that_is_not_there(old: Learner) -> None:
+    with pytest.raises(TransplantError, match="never took a step"):
+        transplant(learner_of(("red", "green", "blue")), old, optimizer=True)
+    with pytest.raises(TransplantError, match="opt_func='adamw'"):
+        transplant(old, learner_of(("red", "green", "blue"), opt_func="sgd"), optimizer=True)
+
+
+def test_a_learner_and_a_module(old: Learner) -> None:
+    model = tiny_model()
+    assert len(transplant(old, model).carried) == len(model.state_dict())
+    assert moved(snapshot(old.model), model) == set()

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from layergroups.data import (
+    Samples,
+)
+
 PhotoMaker = Callable[..., Path]
+
+
 FolderMaker = Callable[..., Path]
 
 
@@ -46,3 +53,34 @@ def folder(tmp_path: Path, photo: PhotoMaker) -> FolderMaker:
         return tmp_path / name
 
     return make
+
+
+N = 11
+
+
+@pytest.fixture
+def photos(photo: Callable[..., Path]) -> Samples:
+    files = tuple(str(photo(f"{i}.jpg", seed=i, size=(20, 16))) for i in range(N))
+    return Samples(files, tuple(i % 3 for i in range(N)))
+
+
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def root(folder: Folder) -> Path:
+    return folder(cat=10, dog=15)
+
+
+def bands(n: int, kind: Any = np.uint8, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Smooth bands (12, 10, n) that differ from each other."""
+    across = np.linspace(0, 200, 10)[None, :, None] + np.linspace(0, 50, 12)[:, None, None]
+    return (across / (1 + np.arange(n)) + seed % 5).astype(kind)
+
+
+@pytest.fixture
+def multispectral(tmp_path: Path) -> list[Path]:
+    (tmp_path / "bands").mkdir()
+    for i in range(12):
+        np.save(tmp_path / "bands" / f"{i}.npy", bands(5, np.uint16, i) * 100)
+    return sorted((tmp_path / "bands").glob("*.npy"))

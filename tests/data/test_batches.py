@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,59 +11,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.data.conftest import N
+from tests.data.feeding import fed, same, together, training
 
 from layergroups._random import derived_seed, private_randomness
 from layergroups.data import (
     Augmentation,
     EvalLoader,
-    EvalTransform,
     ImageDataLoaders,
     Samples,
     TrainLoader,
 )
 from layergroups.data import _batches as batches
 from layergroups.data._batches import (
-    BatchMaker,
-    PhotoDataset,
     default_workers,
     photo_weights,
     weighted_order,
 )
-from layergroups.data.image._transforms import TrainTransform
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
 
 # From Python 3.12 on, the start of workers by fork is remarked on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-N = 11
-PICTURE = Image.new("RGB", (20, 16))
-PLAIN = EvalTransform((12, 12))
-DEFAULT = Augmentation()
-
-
-@pytest.fixture
-def photos(photo: Callable[..., Path]) -> Samples:
-    files = tuple(str(photo(f"{i}.jpg", seed=i, size=(20, 16))) for i in range(N))
-    return Samples(files, tuple(i % 3 for i in range(N)))
-
-
-def fed(photos: Samples, workers: int = 0, augment: Any = DEFAULT) -> BatchMaker:
-    varied = None if augment is None else TrainTransform(augment, PLAIN)
-    return BatchMaker(PhotoDataset(photos, PLAIN, varied), workers)
-
-
-def training(photos: Samples, workers: int = 0, size: int = 4, seed: int = 5) -> TrainLoader:
-    return TrainLoader(fed(photos, workers), size, seed)
-
-
-def together(batches: Iterable[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    pairs = list(batches)
-    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-def same(one: Iterable[Any], other: Iterable[Any]) -> bool:
-    return all(map(torch.equal, together(one), together(other)))
 
 
 def global_state() -> list[Any]:
@@ -174,21 +143,6 @@ def test_workers_stay_between_passes(photos: Samples) -> None:
     assert pids(EvalLoader(feed, 3)) == pids(EvalLoader(feed, 5))
 
 
-def test_photos_without_variation_are_in_their_order(photos: Samples) -> None:
-    batches = EvalLoader(fed(photos), 4)
-    x, y = together(batches)
-    assert tuple(y.tolist()) == photos.labels
-    torch.testing.assert_close(x, torch.stack([PLAIN(path) for path in photos.paths]))
-    assert [len(y) for _, y in batches] == [4, 4, 3]
-    assert len(batches) == 3
-    assert batches.paths == photos.paths
-
-
-def test_photos_without_labels_give_images_alone(photos: Samples) -> None:
-    batches = list(EvalLoader(fed(Samples(photos.files)), 6))
-    assert [x.shape for x in batches] == [(6, 3, 12, 12), (5, 3, 12, 12)]
-
-
 @pytest.mark.parametrize(
     ("size", "lengths"),
     [(4, [4, 4, 3]), (5, [5, 5]), (10, [10]), (11, [11]), (20, [11]), (1, [1] * 11)],
@@ -235,41 +189,6 @@ def test_seeds_differ_for_all_numbers() -> None:
     seeds = {derived_seed(s, e, i) for s in range(5) for e in range(-5, 5) for i in range(20)}
     assert len(seeds) == 1000
     assert derived_seed(1, 23) != derived_seed(12, 3)
-
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_shares_of_all_processes_are_the_batch(photos: Samples, world: int, workers: int) -> None:
-    whole = list(training(photos))
-    shares = [list(training(photos, workers).shards(rank, world)) for rank in range(world)]
-    for number, (x, y) in enumerate(whole):
-        seen = torch.zeros(len(y))
-        for share in (own[number] for own in shares):
-            assert (share.n_items, share.check) == (len(y), shares[0][number].check)
-            counted = list(share.positions)[: share.n_counted]
-            assert torch.equal(share.batch[0][: share.n_counted], x[counted])
-            assert torch.equal(share.batch[1][: share.n_counted], y[counted])
-            seen[counted] += 1
-        assert (seen == 1).all()
-
-
-def test_a_process_opens_its_own_photos_only(photos: Samples, monkeypatch: Any) -> None:
-    opened = []
-    monkeypatch.setattr(batches, "open_picture", lambda file, **_: opened.append(file) or PICTURE)
-    list(EvalLoader(fed(photos, augment=None), 4).shards(1, 2))
-    assert opened == [str(photos.files[i]) for i in (1, 3, 5, 7, 9)]
-
-
-def test_shares_of_photos_without_labels_are_images(photos: Samples) -> None:
-    unlabelled = EvalLoader(fed(Samples(photos.files, None), augment=None), 4)
-    assert [len(share.batch) for share in unlabelled.shards(0, 2)] == [2, 2, 2]
-
-
-def test_each_pass_of_shares_is_another_epoch(photos: Samples) -> None:
-    batches_ = training(photos)
-    first, second = ([s.check for s in batches_.shards(0, 2)] for _ in range(2))
-    assert first != second
-    assert batches_.epoch == 2
 
 
 def test_small_sets_start_no_workers(photos: Samples) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.data.conftest import Folder
 
 import layergroups.data
 from layergroups.data import (
-    Augmentation,
     ImageDataLoaders,
+    check_images,
     labelled_batches,
     transform_from_config,
     unlabelled_batches,
@@ -25,13 +25,7 @@ from layergroups.input_spec import InputSpec
 # From Python 3.12 on, the start of workers by fork is remarked on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-Folder = Callable[..., Path]
 HALF = InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", source="other weights")
-
-
-@pytest.fixture
-def root(folder: Folder) -> Path:
-    return folder(cat=10, dog=15)
 
 
 @pytest.fixture
@@ -53,20 +47,6 @@ def test_a_folder_becomes_batches(dls: ImageDataLoaders) -> None:
     assert x.shape == (8, 3, 16, 12)
     assert set(y.tolist()) <= {0, 1}
     assert sum(len(y) for _, y in dls.valid) == len(dls.valid_photos) == 5
-
-
-def test_bs_is_another_name_of_batch_size(root: Path) -> None:
-    assert ImageDataLoaders.from_folder(root, bs=5).batch_size == 5
-
-
-def test_a_batch_larger_than_the_set_is_made_smaller_and_said(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, "layergroups"):
-        dls = ImageDataLoaders.from_folder(root, size=8)
-    assert dls.batch_size == 20
-    (record,) = caplog.records
-    assert record.getMessage() == "Only 20 training images: batch_size is 20 instead of 64."
 
 
 def test_one_batch_changes_nothing(dls: ImageDataLoaders) -> None:
@@ -104,17 +84,6 @@ def test_train_eval_is_neither_shuffled_nor_varied(dls: ImageDataLoaders) -> Non
     x = torch.cat([x for x, _ in dls.train_eval])
     torch.testing.assert_close(x, torch.stack([dls.load(p) for p in dls.train_eval.paths]))
     assert dls.train_eval.photos == dls.train_photos
-
-
-@pytest.mark.parametrize(
-    "augment", [True, False, Augmentation(flip=0), lambda image: image.rotate(90)]
-)
-def test_augment_takes_what_it_says(root: Path, augment: Any) -> None:
-    dls = ImageDataLoaders.from_folder(root, size=8, batch_size=4, augment=augment)
-    assert dls.one_batch()[0].shape == (4, 3, 8, 8)
-    varied = torch.cat([x for x, _ in dls.views(0)])
-    plain = torch.cat([x for x, _ in dls.train_eval])
-    assert torch.equal(varied, plain) == (augment is False)
 
 
 def test_bind_takes_statistics_and_keeps_the_rest(dls: ImageDataLoaders) -> None:
@@ -176,26 +145,6 @@ def test_batches_for_an_exported_model(dls: ImageDataLoaders, root: Path) -> Non
     assert torch.equal(torch.cat(list(plain)), torch.cat([x for x, _ in labelled]))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"bs": 2.5}, "batch_size=2.5"),
-        ({"size": -1}, "size=-1"),
-        ({"num_workers": -1}, "num_workers=-1"),
-        ({"augment": "strong"}, "augment='strong'"),
-        ({"crop_pct": 0}, "crop_pct=0"),
-        ({"on_error": "ignore"}, '"raise" or "skip"'),
-        ({"valid_pct": 20}, "valid_pct=20"),
-    ],
-)
-def test_impossible_arguments_are_refused(
-    root: Path, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        ImageDataLoaders.from_folder(root, **options)
-
-
 def test_it_prints_what_it_holds(dls: ImageDataLoaders) -> None:
     text = str(dls.bind(HALF))
     assert text.splitlines()[0] == (
@@ -222,3 +171,94 @@ def test_workers_give_the_same_batches(root: Path) -> None:
             assert torch.equal(y, other_y)
     for (x, _), (other_x, _) in zip(without.valid, with_two.valid, strict=True):
         assert torch.equal(x, other_x)
+
+
+SPEC = InputSpec(mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.4), source="some weights")
+
+
+PLAIN: dict[str, Any] = {"size": 8, "batch_size": 4, "augment": False}
+
+
+def test_grey_photos_stay_grey(folder: Callable[..., Path]) -> None:
+    dls = ImageDataLoaders.from_folder(folder(cat=6, dog=6), channels=1, **PLAIN).bind(SPEC)
+    x, _ = dls.one_batch()
+    assert x.shape == (4, 1, 8, 8)
+    assert dls.channels == dls.input.channels == 1
+    assert "1 channel(s)" in str(dls)
+
+
+def test_grey_is_varied_as_colours_are(folder: Callable[..., Path]) -> None:
+    root = folder(cat=6, dog=6)
+    dls = ImageDataLoaders.from_folder(root, channels=1, size=8, batch_size=4)
+    once, again = dls.views(0), dls.views(1)
+    assert not torch.equal(next(iter(once))[0], next(iter(again))[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("cache", [False, True])
+def test_arrays_of_many_channels_become_batches(
+    multispectral: list[Path], tmp_path: Path, cache: bool
+) -> None:
+    options: dict[str, Any] = {"channels": 5, "size": 8, "batch_size": 4}
+    made = [
+        ImageDataLoaders.from_lists(
+            multispectral, ["a", "b"] * 6, num_workers=workers, **options,
+            cache=tmp_path / "cache" if cache else False,
+        )
+        for workers in (0, 0, 2)
+    ]  # fmt: skip
+    passes = [list(dls.train) for dls in made]
+    assert passes[0][0][0].shape == (4, 5, 8, 8)
+    for one, two, three in zip(*passes, strict=True):
+        assert torch.equal(one[0], two[0])
+        assert torch.equal(one[0], three[0])
+    assert bool(list((tmp_path / "cache").glob("??/*"))) == cache
+
+
+def test_a_folder_of_arrays(multispectral: list[Path], tmp_path: Path) -> None:
+    for i, path in enumerate(multispectral):
+        (tmp_path / "classes" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "classes" / "ab"[i % 2] / path.name)
+    dls = ImageDataLoaders.from_folder(tmp_path / "classes", channels=5, **PLAIN)
+    assert dls.one_batch()[0].shape == (4, 5, 8, 8)
+    assert next(iter(dls.test_dl(tmp_path / "classes" / "a"))).shape == (4, 5, 8, 8)
+    with pytest.raises(DataError, match="has no images"):
+        ImageDataLoaders.from_folder(tmp_path / "classes", **PLAIN)
+
+
+def test_other_channels_are_broken_images(
+    multispectral: list[Path], photo: Callable[..., Path]
+) -> None:
+    (found,) = check_images([*multispectral, photo("a.png")], channels=5)
+    assert found.reason == "3 channels, expected (height, width, 5)"
+    with pytest.raises(BrokenImagesError, match=r"0\.npy: 5 channels"):
+        ImageDataLoaders.from_lists(multispectral, ["a", "b"] * 6, channels=4)
+
+
+def test_grey_and_deep_photos_share_a_batch(tmp_path: Path) -> None:
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(tmp_path / "flat.png")
+    Image.fromarray(np.full((9, 9), 65535, np.uint16)).save(tmp_path / "deep.png")
+    files = [tmp_path / "flat.png", tmp_path / "deep.png"] * 4
+    dls = ImageDataLoaders.from_lists(files, ["a", "b"] * 4, channels=1, **PLAIN)
+    x, _ = dls.one_batch()
+    torch.testing.assert_close(x, torch.full_like(x, float(x[0, 0, 0, 0])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 0}, "channels=0: expected a whole number from 1"),
+        ({"channels": "grey"}, "channels='grey'"),
+        ({"channels": 4, "normalize": SPEC}, "channels=4, but normalize= has statistics for 3"),
+        ({"normalize": (0.5, 0.5)}, r"normalize=\(0.5, 0.5\): expected statistics"),
+    ],
+)
+def test_impossible_channels_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ImageDataLoaders.from_folder(".", **options)
+
+
+def test_given_statistics_tell_the_channels(multispectral: list[Path]) -> None:
+    spec = InputSpec(mean=(0.1,) * 5, std=(0.2,) * 5)
+    dls = ImageDataLoaders.from_lists(multispectral, ["a", "b"] * 6, normalize=spec, **PLAIN)
+    assert dls.one_batch()[0].shape == (4, 5, 8, 8)

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
+from tests.data.conftest import bands
 
-from layergroups.data import open_image
+from layergroups.data import (
+    check_images,
+    open_image,
+)
+from layergroups.data.image._opening import open_picture
 
 from .conftest import picture
 
@@ -136,3 +145,56 @@ def test_a_big_but_legal_photo_is_fine_and_a_bomb_is_not(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     with pytest.raises(Image.DecompressionBombError):
         open_image(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "No data left"),
+        (lambda path: np.save(path, np.array([["a", "b"]])), "an array of <U1|shape"),
+        (lambda path: np.save(path, np.zeros((4, 4, 2), dtype="M8[s]")), "expected numbers"),
+        (lambda path: np.save(path, np.zeros((0, 4, 2))), "expected .height, width, 2."),
+    ],
+)
+def test_broken_arrays_are_found(write: Any, reason: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.npy")
+    (found,) = check_images([tmp_path / "a.npy"], channels=2)
+    assert re.search(reason, found.reason), found.reason
+
+
+def test_alpha_and_pages_are_channels(tmp_path: Path) -> None:
+    Image.fromarray(bands(4)).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "a.png", channels=4)), bands(4))
+    pages = [Image.fromarray(bands(6)[..., i]) for i in range(6)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "a.tif", channels=6)), bands(6))
+
+
+def test_a_tiff_of_deep_bands_is_read_where_tifffile_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = bands(6, np.uint16) * 200
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="minisblack", planarconfig="contig")
+    opened = np.asarray(open_picture(tmp_path / "a.tif", channels=6))
+    np.testing.assert_allclose(opened, deep / 65535, rtol=1e-6)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    (found,) = check_images([tmp_path / "a.tif"], channels=6)
+    assert "pip install tifffile" in found.reason
+
+
+def test_deep_grey_keeps_its_bits(tmp_path: Path) -> None:
+    deep = bands(1, np.uint16)[..., 0] * 5
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    opened = np.asarray(open_picture(tmp_path / "a.png", channels=1))
+    assert opened.dtype == np.float32
+    np.testing.assert_allclose(opened[..., 0], deep / 65535, rtol=1e-6)
+
+
+def test_large_arrays_are_made_smaller_before_they_are_kept(tmp_path: Path) -> None:
+    large = np.kron(bands(5), np.ones((9, 9, 1), dtype=np.uint8))
+    np.save(tmp_path / "a.npy", large)
+    assert np.asarray(open_picture(tmp_path / "a.npy", channels=5, min_size=10)).shape == (
+        12,
+        10,
+        5,
+    )

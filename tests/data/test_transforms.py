@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.data.conftest import picture
+from tests.data.conftest import bands, picture
 from torchvision.transforms import v2
 
 from layergroups._random import private_randomness
-from layergroups.data import Augmentation, EvalTransform, ImageDataLoaders, transform_from_config
+from layergroups.data import (
+    Augmentation,
+    EvalTransform,
+    ImageDataLoaders,
+    transform_from_config,
+)
 from layergroups.data.image._transforms import (
     ERASE,
     GREY,
@@ -257,3 +262,60 @@ def test_an_unknown_word_lists_the_known_ones(make, says) -> None:
 def test_grey_is_what_the_network_takes_for_nothing() -> None:
     grey = np.full((24, 32, 3), GREY, np.uint8)
     assert EvalTransform((24, 32))(grey).abs().max() < 0.25
+
+
+SPEC = InputSpec(mean=(0.1, 0.4, 0.7), std=(0.2, 0.3, 0.4), source="some weights")
+
+
+PLAIN: dict[str, Any] = {"size": 8, "batch_size": 4, "augment": False}
+
+
+def test_grey_is_the_same_from_anything(photo: Callable[..., Path]) -> None:
+    path = photo("a.png")
+    with Image.open(path) as colours:
+        grey = colours.convert("L")
+        load = EvalTransform((32, 24), SPEC.for_channels(1))
+        sources = (path, grey, colours, np.asarray(grey), torch.tensor(np.array(grey)))
+        for source in sources:
+            assert load(source).shape == (1, 32, 24)
+            assert torch.equal(load(source), load(grey))
+    assert EvalTransform((8, 8), SPEC)(grey).shape == (3, 8, 8)
+
+
+def test_many_bits_are_kept(multispectral: list[Path]) -> None:
+    dls = ImageDataLoaders.from_lists(multispectral, ["a", "b"] * 6, channels=5, **PLAIN)
+    raw = np.load(multispectral[0])
+    load = EvalTransform((12, 10), dls.input, crop_pct=1.0)
+    expected = torch.tensor(raw / np.float32(65535)).permute(2, 0, 1)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (dls.input.mean, dls.input.std))
+    torch.testing.assert_close(load(multispectral[0]), (expected - mean) / std)
+    for source in (raw, np.moveaxis(raw, -1, 0), expected):
+        torch.testing.assert_close(load(source), load(multispectral[0]))
+
+
+def test_the_description_carries_the_channels(multispectral: list[Path]) -> None:
+    dls = ImageDataLoaders.from_lists(multispectral, ["a", "b"] * 6, channels=5, **PLAIN)
+    again = transform_from_config(json.loads(json.dumps(dls.transform_config())))
+    assert again.channels == 5
+    assert torch.equal(again(multispectral[0]), dls.load(multispectral[0]))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("interpolation", ["bilinear", "lanczos", "nearest"])
+def test_arrays_are_varied_by_the_default_augmentation(kind: Any, interpolation: str) -> None:
+    plain = EvalTransform((8, 6), InputSpec(interpolation=interpolation).for_channels(5))
+    varied = TrainTransform(Augmentation(), plain)
+    image = bands(5, kind)
+    pixels = varied.pixels(image)
+    assert pixels.shape == (8, 6, 5)
+    assert pixels.dtype == (torch.uint8 if kind is np.uint8 else torch.float32)
+    assert not torch.equal(pixels, varied.pixels(image))
+    none = Augmentation(scale=(1, 1), ratio=(10 / 12, 10 / 12), flip=0, brightness=0, contrast=0)
+    same = EvalTransform((12, 10), plain.input, crop_pct=1.0)
+    assert torch.equal(TrainTransform(none, same).pixels(image), torch.tensor(image))
+
+
+def test_ones_own_function_gets_arrays_as_tensors() -> None:
+    plain = EvalTransform((12, 10), InputSpec().for_channels(5), crop_pct=1.0)
+    seen = TrainTransform(lambda image: image.flip(-1), plain).pixels(bands(5))
+    assert torch.equal(seen, torch.tensor(bands(5)[:, ::-1].copy()))

@@ -11,8 +11,8 @@ from PIL import Image
 
 from layergroups import load_learner
 from layergroups.cli import main
+from layergroups.demo._demo_weights import PACKAGE
 from layergroups.demo._run import PHOTOS
-from layergroups.demo._weights import PACKAGE
 from layergroups.errors import CheckpointError
 
 needs_package = pytest.mark.skipif(

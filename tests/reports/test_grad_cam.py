@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.laws.models import TinyResNet, TinyTransformer, image
 from tests.laws.test_8_looking_changes_nothing import differences, model_state, surroundings
 from tests.reports.looked_at import squares
+from tests.reports.readable import assert_readable
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from layergroups import LayerGroups, load_model
 from layergroups.errors import AnatomyError, LayerGroupsError
+from layergroups.reports import HeatMap
 from layergroups.reports._grad_cam import Place, find_place, grad_cam
 
 
@@ -261,3 +265,31 @@ def test_where_it_cannot_it_says_why(model: nn.Module, words: str) -> None:
 def test_mistakes_are_answered(images: Any, target: Any, words: str) -> None:
     with pytest.raises(LayerGroupsError, match=words):
         grad_cam(TinyResNet(width=4, blocks=1), images, target)
+
+
+def test_the_heat_map_of_one_photo(learn: Any, tmp_path: Path) -> None:
+    file = learn.dls.valid_photos.files[0]
+    found = learn.grad_cam(file, path=tmp_path / "cam.png")
+    assert isinstance(found, HeatMap)
+    assert found.heat.shape == found.pixels.shape[:2] == (32, 32)
+    said = learn.predict(file)
+    assert (found.target, found.predicted) == (said.label, said.label)
+    assert found.probability == pytest.approx(float(said.probabilities.max()))
+    assert (tmp_path / "cam.png").stat().st_size > 1000
+    by_name, by_number = learn.grad_cam(file, "dog"), learn.grad_cam(Image.open(file), 1)
+    assert by_name.target == by_number.target == "dog"
+    assert torch.allclose(by_name.heat, by_number.heat, atol=1e-3)
+    assert_readable(found.plot())
+
+
+def test_a_heat_map_in_a_notebook_cannot_inject_markup(learn: Any) -> None:
+    found = learn.grad_cam(torch.rand(3, 32, 32))
+    named = HeatMap(found.heat, found.pixels, '"><script>', "$x_{", 0.5, "0")
+    assert "<script" not in named._repr_html_()
+    assert named._repr_html_().startswith("<img alt=")
+
+
+@pytest.mark.parametrize("target", ["cow", 2, -1, 1.5, True])
+def test_classes_that_are_not_there(learn: Any, target: Any) -> None:
+    with pytest.raises(LayerGroupsError, match="the classes are 'cat', 'dog'"):
+        learn.grad_cam(torch.rand(3, 32, 32), target)

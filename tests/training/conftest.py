@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.conftest import folder, photo
+from tests.data.conftest import folder, photo, picture
 from tests.training.tiny import TinyLoaders, pretrained, tiny_model
 from torch import nn
 
+from layergroups import ImageDataLoaders, vision_learner
 from layergroups.training import Learner
 
 __all__ = ["folder", "photo"]
@@ -35,3 +36,15 @@ def make(dls: TinyLoaders, tmp_path: Path) -> Callable[..., Learner]:
         return learn
 
     return maker
+
+
+@pytest.fixture(scope="module")
+def learn(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One for all: looking changes nothing."""
+    photos = tmp_path_factory.mktemp("photos")
+    for label, kind in enumerate(("cat", "dog")):
+        (photos / kind).mkdir()
+        for i in range(6):
+            picture(1000 * label + i).save(photos / kind / f"{i}.jpg")
+    dls = ImageDataLoaders.from_folder(photos, size=32, batch_size=3, valid_pct=0.5)
+    return vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)

@@ -12,15 +12,9 @@ from typing import Any
 import pytest
 import torch
 from tests.training import distributed_script as script
-from tests.training.tiny import TinyLoaders, moved, snapshot
-from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
+from tests.training.tiny import moved, snapshot
 
-from layergroups.data._shards import _cut as cut
-from layergroups.data._shards import shard_positions, shards_of
-from layergroups.errors import TrainingError
 from layergroups.training import Learner
-from layergroups.training.distributed._processes import Processes
 
 ROOT = Path(__file__).parents[2]
 LAUNCHERS = {
@@ -226,107 +220,3 @@ def test_three_processes_started_by_accelerate(tmp_path: Path) -> None:
 
 
 # What needs no second process
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 64])
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
-@pytest.mark.parametrize("least", [1, 2])
-def test_shares_cover_a_batch_exactly(n: int, world: int, least: int) -> None:
-    parts = [shard_positions(n, rank, world, least) for rank in range(world)]
-    counted = [i for mine, own in parts for i in mine[:own]]
-    assert sorted(counted) == list(range(n))
-    assert all(len(mine) >= min(least, n) for mine, _ in parts)
-
-
-def test_a_share_cuts_every_tensor_of_the_batch() -> None:
-    batch = ({"a": torch.arange(5), "b": [torch.arange(10).view(5, 2)]}, torch.arange(5) * 10)
-    share = cut(batch, Processes(1, 2), 1)
-    assert share.batch[0]["a"].tolist() == [1, 3]
-    assert share.batch[0]["b"][0].tolist() == [[2, 3], [6, 7]]
-    assert share.batch[1].tolist() == [10, 30]
-    assert (share.n_counted, share.n_items, share.weight) == (2, 5, 0.4)
-    assert share.check == cut(batch, Processes(0, 2), 1).check
-    assert share.check != cut((batch[0], batch[1] + 1), Processes(0, 2), 1).check
-
-
-def test_batches_that_are_shared_out_already_are_refused() -> None:
-    data = TinyLoaders().train
-    sampler = DistributedSampler(data.y, num_replicas=2, rank=0)
-    loader = DataLoader(list(zip(data.x, data.y, strict=True)), sampler=sampler)
-    with pytest.raises(TrainingError, match=r"DistributedSampler.*the whole data"):
-        next(shards_of(loader, Processes(0, 2)))
-
-
-def test_accumulated_steps_are_those_of_larger_batches() -> None:
-    models = []
-    for size, accumulate in ((8, 3), (24, 1)):
-        dls = TinyLoaders(batch_size=size)
-        learn = script.learner(dls=dls, accumulate=accumulate)
-        learn.fit_one_cycle(2)
-        models.append(learn.model)
-    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_the_last_steps_of_an_epoch_take_the_mean_of_the_batches_that_are_left() -> None:
-    steps, gradients = [], []
-
-    class Looks:
-        def before_step(self, run: Any) -> None:
-            steps.append(run.step)
-
-        def after_step(self, run: Any) -> None:
-            gradients.append(run.model[1][2].bias.grad.clone())
-
-    learn = script.learner(accumulate=4, callbacks=[Looks()], lr=1e-12)
-    learn.fit(1)
-    assert steps == [0, 0, 0, 0, 1, 1]
-    dls = TinyLoaders()
-    batches = list(dls.train)[4:]
-    learn.norms.train(learn.model)
-    losses = [nn.functional.cross_entropy(learn.model(x), y) for x, y in batches]
-    (sum(losses) / 2).backward()
-    torch.testing.assert_close(gradients[1], learn.model[1][2].bias.grad)
-
-
-def test_freezing_within_a_window_drops_what_was_gathered() -> None:
-    class Freezes:
-        batches = 0
-
-        def before_step(self, run: Any) -> None:
-            self.batches += 1
-            if self.batches == 2:
-                run.learner.freeze()
-
-    learn = script.learner(accumulate=3, callbacks=[Freezes()])
-    before = snapshot(learn.model)
-    learn.fit(1)
-    assert moved(before, learn.model) == {"1.2.weight", "1.2.bias"}
-
-
-def test_a_head_on_stored_features_accumulates_as_larger_batches_would() -> None:
-    models = []
-    for size, accumulate in ((8, 3), (24, 1)):
-        dls = TinyLoaders(n=240, batch_size=size)
-        learn = script.learner(dls=dls, accumulate=accumulate)
-        row = learn.fine_tune(0)[0]
-        assert "passes of the head" in row.note
-        models.append(learn.model[1])
-    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
-def test_accumulate_must_be_a_whole_number(wrong: Any) -> None:
-    with pytest.raises(TrainingError, match="accumulate="):
-        script.learner(accumulate=wrong)
-
-
-def test_accumulation_of_the_launcher_is_meant_once(monkeypatch: Any) -> None:
-    plain = script.learner(accumulate=2)
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    launched = script.learner()
-    assert launched.accumulate == 2
-    for learn in (plain, launched):
-        learn.fit(1)
-    assert not moved(snapshot(plain.model), launched.model)

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import random
-import re
-import signal
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from tests.laws.test_8_looking_changes_nothing import differences, learner_state
-from tests.training.tiny import TinyLoaders, pretrained, tiny_model
+from tests.laws.test_8_looking_changes_nothing import differences
+from tests.training.finding import NAMES, QUICK, whole_state
+from tests.training.tiny import TinyLoaders, tiny_model
 from torch import Tensor, nn
 
 from layergroups.errors import TrainingError
@@ -27,224 +18,8 @@ from layergroups.groups import LayerGroups
 from layergroups.training import Learner
 from layergroups.training.feature_cache import FeatureCacheConfig
 from layergroups.training.lr_finder._finder import Losses
-from layergroups.training.lr_finder._found_rates import (
-    NoSuggestionError,
-    minimum,
-    slide,
-    steep,
-    valley,
-)
-from layergroups.training.state._progress import show
 
 Make = Callable[..., Learner]
-NAMES = ["0.0", "0.7", "1"]
-QUICK: dict[str, Any] = {"start_lr": 1e-5, "end_lr": 10, "num_it": 24}
-
-
-def whole_state(learn: Learner) -> dict[str, Any]:
-    """All that law 8 names, and what of groups, data and store it might overlook."""
-    groups = learn.groups
-    return {
-        "learner": learner_state(learn),
-        "groups": {k: v for k, v in vars(groups).items() if k in ("_frozen", "_rates", "_fixed")},
-        "norms": groups.norms_train,
-        "counts": (learn.epochs_done, learn.fits_done, learn.history, learn.opt is None),
-        "callbacks": list(map(id, learn.callbacks)),
-        "store": {k: id(v) for k, v in vars(learn.cache).items()},
-        "data": getattr(learn.dls.train, "epoch", None),
-        "grad objects": [id(p.grad) for p in learn.model.parameters()],
-        "hooks": [list(map(id, m._forward_pre_hooks.values())) for m in learn.model.modules()],
-        "norm policy": learn.norms.state_dict(learn.model),
-    }
-
-
-class Counting(nn.Module):
-    """Counts its calls in an attribute, a list, a tensor that is no buffer, and a new buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-        self.seen: list[int] = []
-        self.mean = torch.zeros(8)
-        self.register_buffer("peak", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.seen.append(len(x))
-        self.mean.add_(x.detach().mean((0, 2, 3)))
-        self.peak = torch.maximum(self.peak, x.detach().max())
-        return x
-
-
-def learner(opt_func: Any = "adamw", **options: Any) -> Learner:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = pretrained(tiny_model())
-        model[0].insert(3, Counting())
-    made = {"split": ["0.0", "0.8", "1"], "progress": False, "seed": 0, **options}
-    return Learner(TinyLoaders(n=24), model, opt_func=opt_func, **made)
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    frozen=st.lists(st.sampled_from(["0.0", "0.8"]), unique=True),
-    norm=st.sampled_from(["freeze", "train"]),
-    opt_func=st.sampled_from(["adamw", "sgd", "rmsprop"]),
-    trained=st.booleans(),
-    gradients=st.booleans(),
-    modes=st.lists(st.booleans(), min_size=3, max_size=3),
-    seed=st.sampled_from([None, 3]),
-)
-def test_it_leaves_everything_as_it_was(
-    frozen: list[str], norm: str, opt_func: str, trained: bool, gradients: bool, modes: list[bool],
-    seed: int | None,
-) -> None:  # fmt: skip
-    learn = learner(opt_func, seed=seed)
-    if frozen:
-        learn.layer_groups.freeze(*frozen, norm=norm)
-    learn.layer_groups.set_rates({"0.0": 1e-4, "1": 1e-2})
-    if trained:
-        learn.fit(1)
-    if gradients:
-        learn.model(torch.ones(4, 3, 16, 16)).sum().backward()
-    for i, module in enumerate(learn.model.modules()):
-        module.training = modes[i % 3]
-    _ = learn.placed_model(), random.random(), numpy.random.rand()
-    before = whole_state(learn)
-    learn.lr_find(**QUICK)
-    assert differences(before, whole_state(learn)) == []
-
-
-def test_the_fit_after_it_is_the_fit_without_it() -> None:
-    one, other = learner(), learner()
-    for learn in (one, other):
-        torch.manual_seed(5)
-        learn.fit(1)
-    one.lr_find(**QUICK)
-    for learn in (one, other):
-        learn.fit_one_cycle(2)
-    assert differences(one.model.state_dict(), other.model.state_dict()) == []
-    assert one.history.to_dict()[-1]["train_loss"] == other.history.to_dict()[-1]["train_loss"]
-
-
-@pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt()])
-@pytest.mark.parametrize("call", [3, 40])
-def test_an_exception_in_mid_sweep_leaves_no_trace_either(
-    call: int, failure: BaseException
-) -> None:
-    learn = learner()
-    learn.fit(1)
-    learn.freeze("0.0")
-    left = [call]
-
-    def fails(module: Counting, args: object, output: object) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise failure
-
-    learn.model[0][3].register_forward_hook(fails)
-    before = whole_state(learn)
-    with pytest.raises(type(failure)):
-        learn.lr_find(**QUICK)
-    assert differences(before, whole_state(learn)) == []
-
-
-def test_ctrl_c_waits_until_all_is_put_back() -> None:
-    learn = learner()
-    learn.fit(1)
-    counter = learn.model[0][3]
-
-    def interrupts(module: Counting, args: object, output: object) -> None:
-        if module.calls % 7 == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    counter.register_forward_hook(interrupts)
-    before = whole_state(learn)
-    with pytest.raises(KeyboardInterrupt):
-        learn.lr_find(**QUICK)
-    assert differences(before, whole_state(learn)) == []
-
-
-def test_a_loss_that_holds_the_model_sees_it_train_and_gets_it_back() -> None:
-    """As a penalty on the distance from the pretrained weights does."""
-    seen: set[float] = set()
-    model = pretrained(tiny_model())
-    weight = model[0][0].weight
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        seen.add(float(weight.detach().sum()))
-        return nn.functional.cross_entropy(outputs, targets) + 1e-3 * weight.square().sum()
-
-    learn = Learner(TinyLoaders(n=24), model, split=NAMES, progress=False, loss_func=loss)
-    before = whole_state(learn)
-    learn.lr_find(**QUICK)
-    assert len(seen) > 10
-    assert differences(before, whole_state(learn)) == []
-
-
-@pytest.mark.parametrize("place", ["in it", "around it"])
-def test_a_compiled_model_is_tried_without_compiling_and_stays_compiled(place: str) -> None:
-    model: Any = pretrained(tiny_model())
-    if place == "in it":
-        model.compile(backend="eager")
-    else:
-        model = torch.compile(model, backend="eager")
-    learn = Learner(TinyLoaders(n=24), model, split=NAMES, progress=False)
-    compiled = learn.groups.model._compiled_call_impl
-    before = whole_state(learn)
-    assert len(learn.lr_find(**QUICK).groups) == 3
-    assert differences(before, whole_state(learn)) == []
-    assert learn.groups.model._compiled_call_impl is compiled
-
-
-def test_layers_that_make_their_weights_when_they_run() -> None:
-    model = pretrained(tiny_model())
-    nn.utils.parametrizations.weight_norm(model[0][7])
-    nn.utils.parametrizations.spectral_norm(model[1][4])
-    learn = Learner(TinyLoaders(n=24), model, split=NAMES, progress=False)
-    before = whole_state(learn)
-    learn.lr_find(**QUICK)
-    assert differences(before, whole_state(learn)) == []
-
-
-class Grows(nn.Module):
-    """Resizes a buffer in place to the largest batch that it has seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.resize_(max(len(self.seen), len(x))).fill_(1.0)
-        return x
-
-
-def test_a_buffer_that_was_resized_in_place_has_its_size_again() -> None:
-    learn = learner()
-    learn.model[0][3] = Grows()
-    learn.layer_groups.sync()
-    before = whole_state(learn)
-    learn.lr_find(**QUICK)
-    assert differences(before, whole_state(learn)) == []
-
-
-class Stubborn(torch.Generator):
-    """Cannot be set back."""
-
-    def set_state(self, state: Tensor) -> Stubborn:
-        raise RuntimeError("cannot be set")
-
-
-def test_where_one_part_cannot_be_put_back_all_others_are() -> None:
-    learn = learner()
-    learn.fit(1)
-    learn.dls.train.generator = Stubborn()
-    before = whole_state(learn)
-    with pytest.raises(RuntimeError, match="cannot be set"):
-        learn.lr_find(**QUICK, by_group=False)
-    assert differences(before, whole_state(learn)) == []
-
-
 # -- what it finds -------------------------------------------------------------------------------
 
 
@@ -299,21 +74,6 @@ def test_what_it_finds_goes_into_a_fit(make: Make) -> None:
 def test_it_finds_the_same_twice(make: Make) -> None:
     learn = make()
     assert learn.lr_find(**QUICK) == learn.lr_find(**QUICK)
-
-
-def test_it_unpacks_as_in_fastai_and_has_what_was_asked_for(make: Make) -> None:
-    def mine(rates: Any, losses: Any, factor: float = 1.0) -> float:
-        return float(rates[0]) * factor
-
-    learn = make()
-    asked = {"by_group": False, "suggest_funcs": ("steep", minimum, partial(mine, factor=2.0))}
-    steepest, low, own = found = learn.lr_find(**QUICK, **asked)
-    assert found.suggestions == {"all": {"steep": steepest, "minimum": low, "mine": own}}
-    assert (found.steep, found.minimum) == (steepest, low)
-    assert own == 2 * found.lrs[2]
-    assert found.rates == dict.fromkeys(NAMES, steepest)
-    with pytest.raises(TrainingError, match=r"no suggestion 'valley'; there are steep, minimum"):
-        _ = found.valley
 
 
 def test_frozen_groups_rest_and_get_no_rate(make: Make) -> None:
@@ -431,106 +191,7 @@ def test_mistakes_are_told(make: Make) -> None:
 # -- looking at it -------------------------------------------------------------------------------
 
 
-def test_it_prints_and_draws(make: Make, tmp_path: Path) -> None:
-    learn = make()
-    found = learn.lr_find(**QUICK)
-    lines = str(found).splitlines()
-    rows = [line.split()[0] for line in lines if line.strip()]
-    assert rows[:1] == ["trains"]
-    assert [row for row in rows if row in ("all", *NAMES)] == ["all", *NAMES]
-    assert "learn.fit_one_cycle(3, lr=found.rates)" in str(found)
-    assert all(len(line) <= 100 for line in lines)
-    assert re.fullmatch(r"FoundRates\(valley=.*, minimum=.*, rates=\{.*\}\)", repr(found))
-    assert found.to_dict()["groups"]["1"]["lrs"] == found.groups["1"].lrs
-    assert found.plot(tmp_path / "rates.png").stat().st_size > 10_000
-    figure: Any = found.plot()
-    curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
-    assert len(curves) == 4
-    assert list(curves[-1].get_ydata()) == list(found.losses[2:])  # without the first tenth
-
-
-def test_one_group_that_trains_has_one_curve(make: Make) -> None:
-    learn = make()
-    learn.freeze("0.0", "0.7")
-    found = learn.lr_find(**QUICK)
-    assert found.groups["1"].raw == found.together.raw
-    figure: Any = found.plot()
-    curves = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
-    names = [text.get_text().split(",")[0] for text in figure.legends[0].get_texts()]
-    assert len(curves) == 1
-    assert (names[0], "all" in names) == ("1", False)
-    assert [line.split()[0] for line in str(found).splitlines() if "at " in line][:1] == ["1"]
-    assert found.suggestions["all"] == found.suggestions["1"]
-
-
-def test_a_kind_of_suggestion_that_finds_no_rate_is_left_out_with_the_reason(make: Make) -> None:
-    learn = make()
-    found = learn.lr_find(**QUICK, suggest_funcs=("slide", "valley"), by_group=["1"])
-    assert list(found.suggestions["all"]) == ["valley"]
-    assert "slide needs 30 steps to look at, not " in found.together.missing["slide"]
-    none, some = found
-    assert (math.isnan(none), some) == (True, found.valley)
-    assert found.rates == found.rates_by("valley")
-    for kind in (lambda: found.slide, lambda: found.rates_by("slide")):
-        with pytest.raises(TrainingError, match=r"no suggestion 'slide'; .*The reason: slide need"):
-            kind()
-    assert "slide needs 30 steps" in str(found)
-    marks: Any = found.plot().legends[0].get_texts()  # type: ignore[union-attr] # a figure
-    assert [text.get_text() for text in marks][-1] == "valley"
-    with pytest.raises(TrainingError, match=r"slide needs 30 steps.*suggest_funcs=\"valley\""):
-        learn.lr_find(**QUICK, suggest_funcs="slide")
-
-
-def test_a_picture_is_shown_in_a_notebook_only(make: Make) -> None:
-    found = make().lr_find(**QUICK, by_group=False)
-    assert not show(found.figure)
-
-
 # -- suggestions ---------------------------------------------------------------------------------
-
-RATES = [10 ** (-6 + i / 10) for i in range(60)]
-
-
-def bowl() -> list[float]:
-    """Even up to 10, down by even steps, steeper from 30, to the bottom at 45, then up."""
-    losses = [2.0] * 10
-    while len(losses) < 60:
-        step = -0.01 if len(losses) <= 30 else -0.03 if len(losses) <= 45 else 0.2
-        losses.append(losses[-1] + step)
-    return losses
-
-
-def test_suggestions_on_a_curve_whose_answers_are_known() -> None:
-    losses = bowl()
-    assert losses.index(min(losses)) == 45
-    assert minimum(RATES, losses) == pytest.approx(RATES[45] / 10)
-    assert RATES[30] <= steep(RATES, losses) < RATES[45]
-    assert valley(RATES, losses) == RATES[45 - 37 + 12 + 6]  # the fall is 37 losses long
-    assert slide(RATES, losses) == RATES[30 - 15]  # from where slopes are even up to the turn
-
-
-@settings(max_examples=30, deadline=None)
-@given(losses=st.lists(st.floats(0.1, 10), min_size=4, max_size=60))
-def test_a_suggestion_is_a_rate_of_the_sweep_whatever_the_losses(losses: list[float]) -> None:
-    rates = RATES[: len(losses)]
-    for suggest in (valley, steep):
-        assert suggest(rates, losses) in rates
-    with suppress(NoSuggestionError):
-        assert slide(rates, losses) in rates[: len(losses) - 15]
-    assert minimum(rates, losses) * 10 == pytest.approx(rates[losses.index(min(losses))])
-
-
-def test_a_slide_needs_room_and_an_even_stretch() -> None:
-    with pytest.raises(NoSuggestionError, match="needs 30 steps to look at, not 29"):
-        slide(RATES[:29], bowl()[:29])
-    steeper_and_steeper = [10.0 - 0.01 * i**2 for i in range(40)]  # slopes differ everywhere
-    with pytest.raises(NoSuggestionError, match="no stretch over which the loss changes evenly"):
-        slide(RATES[:40], steeper_and_steeper)
-
-
-def test_a_valley_is_the_longest_fall_though_others_are_deeper() -> None:
-    losses = [5.0, 4.9, 4.8, 4.7, 4.6, 4.5, 4.4, 4.3, 9.0, 8.9, 1.0, 9.0]
-    assert valley(RATES[:12], losses) == RATES[10 - 9 + 3 + 1]
 
 
 def test_smoothing_has_no_bias_at_its_start() -> None:

@@ -1,11 +1,18 @@
+from __future__ import annotations
+
 import copy
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
 from torch import nn
 
+from layergroups import ImageDataLoaders, vision_learner
+from layergroups.data._eval_loaders import varied_views
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
 from layergroups.training import Learner
@@ -178,3 +185,47 @@ def test_it_says_what_it_is(make) -> None:
     learn.freeze()
     learn.fit(1, 1e-3)
     assert repr(learn) == "Learner(Sequential, groups: 0.0 frozen, 0.7 frozen, 1; epochs: 1)"
+
+
+def test_views_are_averaged_as_in_fastai(learn: Any) -> None:
+    plain, targets = learn.get_preds()
+    batches, augment = learn.dls.valid, learn.dls.augment
+    views = varied_views(batches, augment, learn.dls.seed, 2)
+    first, second = (learn.get_preds(view)[0] for view in views)
+    assert not torch.equal(first, second)
+    found, same = learn.tta(n=2, beta=0.25)
+    assert torch.allclose(found, 0.75 * (first + second) / 2 + 0.25 * plain, atol=1e-6)
+    assert torch.equal(same, targets)
+    assert torch.equal(found, learn.tta(n=2)[0])
+    assert torch.allclose(learn.tta(n=1, beta=1)[0], plain)
+    assert torch.allclose(found.sum(1), torch.ones(len(found)))
+
+
+def test_views_do_not_depend_on_workers_nor_on_the_random_state(learn: Any) -> None:
+    torch.manual_seed(1)
+    one = learn.tta(n=2)[0]
+    torch.manual_seed(2)
+    assert torch.equal(one, learn.tta(n=2)[0])
+
+
+def test_photos_without_classes_have_views_too(learn: Any) -> None:
+    files = learn.dls.valid_photos.files[:2]
+    found, targets = learn.tta(learn.dls.test_dl(files), n=1)
+    assert found.shape == (2, 2)
+    assert targets is None
+
+
+def test_without_augmentation_there_are_no_views(folder: Callable[..., Path]) -> None:
+    dls = ImageDataLoaders.from_folder(folder(cat=2, dog=2), size=32, augment=False)
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)
+    with pytest.raises(TrainingError, match="augment=True"):
+        learn.tta()
+
+
+def test_chosen_photos_of_batches(learn: Any) -> None:
+    batches = learn.dls.valid
+    x, y = batches.at([4, 0])
+    all_x = torch.cat([x for x, _ in batches])
+    all_y = torch.cat([y for _, y in batches])
+    assert torch.equal(x, all_x[[4, 0]])
+    assert torch.equal(y, all_y[[4, 0]])

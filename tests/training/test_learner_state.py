@@ -1,5 +1,7 @@
 """A setting that is assigned acts or raises; it is never taken and ignored."""
 
+from __future__ import annotations
+
 import abc
 import logging
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.training import distributed_script as script
 from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
 from torch import nn
 
@@ -158,3 +161,19 @@ def test_a_new_learner_says_that_statistics_are_kept(make, caplog) -> None:
     known.fit(1)
     make(model=learn.model, batch_norm="update").fit(1)
     assert "running statistics" not in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
+def test_accumulate_must_be_a_whole_number(wrong: Any) -> None:
+    with pytest.raises(TrainingError, match="accumulate="):
+        script.learner(accumulate=wrong)
+
+
+def test_accumulation_of_the_launcher_is_meant_once(monkeypatch: Any) -> None:
+    plain = script.learner(accumulate=2)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    launched = script.learner()
+    assert launched.accumulate == 2
+    for learn in (plain, launched):
+        learn.fit(1)
+    assert not moved(snapshot(plain.model), launched.model)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import copy
 import json
 import logging
@@ -332,3 +334,37 @@ def test_a_buffer_of_a_different_shape_is_named(make, caplog) -> None:
         restore(learn, *saved, source="it")
     assert any("angles" in line for line in caplog.messages)
     assert len(learn.model[0][-1].angles) == 6
+
+
+def learner_of(vocab: tuple[str, ...], seed: int = 1, **options: Any) -> Learner:
+    torch.manual_seed(seed)
+    made = pretrained(tiny_model(len(vocab)))
+    defaults: dict[str, Any] = {"progress": False, "seed": 0, "split": ["0.0", "0.7", "1"]}
+    return Learner(TinyLoaders(vocab=vocab), made, **(defaults | options))
+
+
+@pytest.fixture(scope="module")
+def old() -> Learner:
+    learn = learner_of(("red", "green", "blue"), seed=0)
+    learn.fit(2)
+    return learn
+
+
+def test_a_plain_load_state_dict_between_learners_of_other_groups(
+    make, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = make(), learner_of(("red", "green", "blue"), split=["0.0", "0.3", "0.7", "1"])
+    old.fit(1)
+    new.fit(1)
+    held = [id(p) for g in new.opt.param_groups for p in g["params"]]
+    new.model.load_state_dict(old.model.state_dict())
+    assert new.layer_groups.names == ("0.0", "0.3", "0.7", "1")
+    new.freeze_to(-2)
+    weights = snapshot(old.model)
+    with caplog.at_level(logging.WARNING):
+        new.fit(1)
+    assert not [line for line in caplog.messages if "batch norm" not in line]
+    assert [id(p) for g in new.opt.param_groups for p in g["params"]] == held
+    trained = moved(weights, new.model)
+    assert trained
+    assert all(name.startswith(("0.7", "0.8", "1.")) for name in trained)

@@ -1,10 +1,14 @@
+from __future__ import annotations
+
 import logging
 import math
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
+from tests.training import distributed_script as script
 from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot, tiny_model
 from torch import nn
 
@@ -324,3 +328,50 @@ def test_rows_are_shown_on_stderr_only(make, capsys) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 3
+
+
+def test_accumulated_steps_are_those_of_larger_batches() -> None:
+    models = []
+    for size, accumulate in ((8, 3), (24, 1)):
+        dls = TinyLoaders(batch_size=size)
+        learn = script.learner(dls=dls, accumulate=accumulate)
+        learn.fit_one_cycle(2)
+        models.append(learn.model)
+    for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_last_steps_of_an_epoch_take_the_mean_of_the_batches_that_are_left() -> None:
+    steps, gradients = [], []
+
+    class Looks:
+        def before_step(self, run: Any) -> None:
+            steps.append(run.step)
+
+        def after_step(self, run: Any) -> None:
+            gradients.append(run.model[1][2].bias.grad.clone())
+
+    learn = script.learner(accumulate=4, callbacks=[Looks()], lr=1e-12)
+    learn.fit(1)
+    assert steps == [0, 0, 0, 0, 1, 1]
+    dls = TinyLoaders()
+    batches = list(dls.train)[4:]
+    learn.norms.train(learn.model)
+    losses = [nn.functional.cross_entropy(learn.model(x), y) for x, y in batches]
+    (sum(losses) / 2).backward()
+    torch.testing.assert_close(gradients[1], learn.model[1][2].bias.grad)
+
+
+def test_freezing_within_a_window_drops_what_was_gathered() -> None:
+    class Freezes:
+        batches = 0
+
+        def before_step(self, run: Any) -> None:
+            self.batches += 1
+            if self.batches == 2:
+                run.learner.freeze()
+
+    learn = script.learner(accumulate=3, callbacks=[Freezes()])
+    before = snapshot(learn.model)
+    learn.fit(1)
+    assert moved(before, learn.model) == {"1.2.weight", "1.2.bias"}

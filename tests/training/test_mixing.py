@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.training.test_ready import crash
+from tests.training.failing import crash
 from tests.training.tiny import TinyLoaders, moved, snapshot
 from torch import nn
 

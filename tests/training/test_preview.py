@@ -125,15 +125,6 @@ def test_a_table_a_dict_and_a_picture(make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "lr"), [(1, 1e-3), ("layerwise", slice(1e-6, 1e-3)), (2, [0, 0])]
-)
-def test_any_groups_and_rates_are_drawn(make, split: Any, lr: Any) -> None:
-    learn = make(split=split)
-    for fit in ("fit", "fine_tune", "thaw"):
-        assert learn.plot_schedule(fit, 2, lr=lr)._repr_png_()
-
-
-@pytest.mark.parametrize(
     ("words", "named", "kind", "says"),
     [
         (("fit_two_cycles", 3), {}, TrainingError, "one of fit, fit_one_cycle"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.training.test_ready import crash
+from tests.training.failing import crash
 from tests.training.tiny import moved, snapshot
 from torch import nn
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layergroups._formatting import say, show
 from layergroups.data import ImageDataLoaders
-from layergroups.demo._weights import ARCHITECTURE, efficientnet_lite0_weights
+from layergroups.demo._demo_weights import ARCHITECTURE, efficientnet_lite0_weights
 from layergroups.reports import (
     ConfusionMatrix,
     RunFiles,

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import v2
 
-from layergroups.demo._weights import PACKAGE, efficientnet_lite0_weights
+from layergroups.demo._demo_weights import PACKAGE, efficientnet_lite0_weights
 from layergroups.errors import WeightsError
 from layergroups.models._catalog import load_model
 from layergroups.models._weights import compare

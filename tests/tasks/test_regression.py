@@ -1,0 +1,43 @@
+"""Numbers for each item: trained, measured and predicted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.tasks.trained import ALL, model_for
+from tests.training.tiny import NumberLoaders
+from torch import nn
+from torchmetrics.regression import MeanAbsoluteError
+
+from layergroups.tasks import TASKS
+from layergroups.training import NumbersPrediction
+
+
+def test_numbers_come_by_name() -> None:
+    found = TASKS["regression"].decode(torch.tensor([0.25, 1300.0]), ("width", "weight"))
+    assert isinstance(found, NumbersPrediction)
+    assert found.by_name == {"width": 0.25, "weight": 1300.0}
+    assert str(found) == "width 0.25, weight 1300"
+    assert TASKS["regression"].decode(torch.tensor([3.0]), ()).by_name == {"0": 3.0}
+
+
+def test_fine_tune_learns_numbers(make) -> None:
+    dls = NumberLoaders(n=96)
+    learn = make(model_for(dls), dls=dls, metrics=[MeanAbsoluteError()])
+    before = learn.validate()
+    learn.fine_tune(10, 2e-2, defaults=ALL)
+    after = learn.validate()
+    assert after["MeanAbsoluteError"] < 0.12 < 0.3 < before["MeanAbsoluteError"]
+    found, targets = learn.get_preds()
+    assert found.shape == targets.shape == (18, 2)
+    assert (found - targets).abs().mean().item() == pytest.approx(after["MeanAbsoluteError"])
+
+
+def test_counts_are_predicted_in_their_own_unit(make) -> None:
+    dls = NumberLoaders()
+    rates = nn.PoissonNLLLoss(log_input=False)
+    for loss, activation in ((nn.PoissonNLLLoss(), torch.exp), (rates, torch.clone)):
+        learn = make(model_for(dls), dls=dls, loss_func=loss)
+        with torch.no_grad():
+            outputs = learn.model.eval()(dls.valid.x)
+        assert torch.allclose(learn.get_preds()[0], activation(outputs), atol=1e-5)
