@@ -113,6 +113,9 @@ from .training import (
     FocalLoss as FocalLoss,
 )
 from .training import (
+    GradualUnfreezing as GradualUnfreezing,
+)
+from .training import (
     History as History,
 )
 from .training import (
@@ -147,6 +150,9 @@ from .training import (
 )
 from .training import (
     StopOnNaN as StopOnNaN,
+)
+from .training import (
+    Thaw as Thaw,
 )
 from .training import (
     Trackers as Trackers,

@@ -24,6 +24,8 @@ from layergroups.training import CSVLog, Learner
         ("clip", -1), ("ema", 2), ("opt_func", "adamm"), ("opt_func", 3), ("weight_decay", -1),
         ("wd", "a"), ("weight_decay", float("nan")), ("compile", 3), ("path", 3),
         ("metrics", "acuracy"), ("loss_func", "crossentropy"), ("dls", 3),
+        ("mixed_precision", "fp32"), ("mixed_precision", 16), ("progress", "yes"),
+        ("callbacks", 3), ("callbacks", [object()]), ("callbacks", [list]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_when_it_is_assigned(make, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Training: the Learner, its loop, and what hangs on them."""
+"""Training: the Learner, its loop, callbacks and recipes."""
 
 from layergroups.tasks import (
     L1,
@@ -18,6 +18,7 @@ from layergroups.training.callbacks import (
     CSVLog,
     CutMix,
     EarlyStopping,
+    GradualUnfreezing,
     LivePlot,
     MixUp,
     ProgressiveSizes,
@@ -55,6 +56,7 @@ __all__ = [
     "FlatCos",
     "FocalLoss",
     "FoundRates",
+    "GradualUnfreezing",
     "History",
     "Huber",
     "LabelsPrediction",

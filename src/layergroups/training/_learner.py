@@ -1,7 +1,6 @@
 """The Learner: a model, its layer groups, and batches; it trains, saves and predicts.
 
-What its methods do is written in the files of the functions that they call; its state is below, in
-`LearnerState`.
+Its methods are short: the work is in the functions that they call, its state in `LearnerState`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from layergroups.reports import (
 )
 from layergroups.tasks import LossFunc, task_meant_by
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
-from layergroups.training.callbacks import Thaw, checkpoint_config
+from layergroups.training.callbacks import GradualUnfreezing, checkpoint_config
 from layergroups.training.feature_cache import FeatureCache, FeatureCacheConfig
 from layergroups.training.hardware import Compile
 from layergroups.training.loop import checked, evaluate, predict_all
@@ -75,8 +74,8 @@ if TYPE_CHECKING:
 class Learner(LearnerState):
     """Trains a model on batches, group by group.
 
-    `learn.model` is the only truth: training and prediction run it, `learn.layer_groups` is a view
-    on it. Change it as you like; before the next step groups, freezing and optimizer follow.
+    Training and prediction run `learn.model`; `learn.layer_groups` is a view of it. Change the
+    model as you like: groups, freezing and optimizer follow before the next step.
 
     Args:
         dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
@@ -84,41 +83,41 @@ class Learner(LearnerState):
         model: from inputs to outputs, such as logits (N, C).
         loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
             such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
-            or any function that gives the mean loss of outputs and targets. None: by the task of
-            the data, cross entropy, for several labels binary cross entropy, for numbers the mean
-            squared error.
-        thresh: for several labels, the probability above which `predict` names one, and metrics by
-            name count it as there; `learn.thresh = 0.3` sets another.
-        groups: layer groups of this model, if they are made already.
-        split: the rule that divides the model into groups, where `groups` is not given.
+            or any function from outputs and targets to the mean loss. None: by the task of the
+            data, cross entropy (multiclass), binary cross entropy (multilabel) or the mean squared
+            error (regression).
+        thresh: for multilabel data, the probability above which `predict` and the metrics given by
+            name count a label as present; `learn.thresh = 0.3` changes it.
+        groups: layer groups of this model, if they exist already.
+        split: the rule that divides the model into groups, if `groups` is not given.
         opt_func: a name from torch.optim or timm.optim ("sgd", "radam", "lamb"), a class, or a
             callable that takes parameter groups; see `build_optimizer`.
-        lr: base rate of the groups until a fit says otherwise; None: those they have, at first
+        lr: base rate of the groups until a fit sets others; None: the rates of `groups`, at first
             1e-3.
         weight_decay: not applied to norms, biases and tokens.
-        wd: shorter name of `weight_decay`.
+        wd: alias of `weight_decay`.
         metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `BatchNormPolicy`.
-        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` has set, or "no".
-        accumulate: batches for each step of the optimizer, which follows the mean of their
-            gradients. None is what `accelerate launch` has set, or 1.
-        clip: the greatest norm of the gradients of all groups together, taken over all batches of a
-            step, and processes; larger ones are scaled down to it. None does not clip.
+        mixed_precision: "no", "bf16", "fp16"; None: the setting of `accelerate launch`, or "no".
+        accumulate: batches for each optimizer step, which uses the mean of their gradients. None:
+            the setting of `accelerate launch`, or 1.
+        clip: the maximum norm of the gradients of all groups together, over all batches and
+            processes of a step; larger gradients are scaled down to it. None does not clip.
         ema: the decay of an exponential moving average of the weights, such as 0.999, or True for
-            that. The average validates at the end of each epoch and is in the model after the fit,
-            so it is saved, exported and predicts; see `EMA`. Not in the first phase of
-            `fine_tune`, where the head is chosen by photos that were held out.
+            that. The average is validated after each epoch and replaces the weights after the fit,
+            so it is saved, exported and used for predictions; see `EMA`. It does not apply to the
+            first phase of `fine_tune`, which chooses the head by held-out items.
         compile: True, or a dict of arguments of `torch.compile`: fits run the model compiled.
-            `learn.model` stays the model itself; what is changed, frozen or thawed is compiled
-            again when it next runs. Epochs from cached outputs and predictions run it as it is.
+            `learn.model` stays the model itself; after surgery, freezing or unfreezing the next
+            call compiles again. Epochs on cached outputs and predictions run it uncompiled.
         feature_cache: how outputs of frozen layers are cached, see `FeatureCacheConfig`.
         path: folder of `save` and `load`.
         seed: if given, every epoch seeds torch's generator with it and the epoch's number.
-        progress: show bars and rows on stderr; or an object that does so.
+        progress: show bars and rows on stderr; or an object that shows them, see `Reporter`.
 
     Raises:
-        TrainingError: an argument is not what it should be.
+        TrainingError: an argument is wrong.
         GroupingError: the split rule does not fit the model.
     """
 
@@ -174,8 +173,7 @@ class Learner(LearnerState):
         self._planned: list[Planned] | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
-        # A name that is misspelt must not become an attribute that nothing reads. A subclass may
-        # have attributes of its own.
+        # A misspelt name must not become an attribute that nothing reads. Subclasses may add some.
         if type(self) is Learner and not name.startswith("_") and name not in _attributes():
             raise unknown_attribute(Learner, name, _attributes())
         super().__setattr__(name, value)
@@ -189,17 +187,17 @@ class Learner(LearnerState):
         Args:
             epochs: passes over the training items.
             lr: a rate for each group: a number, `slice(low, high)`, a list, a dict by group name,
-                or `decay(...)`. None: the rates that the groups have.
+                or `decay(...)`. None: the current rates of the groups.
             **options: `callbacks`, `feature_cache`, `checkpoint_dir`, `checkpoint_every` and
-                `resume`, as every fit takes them; see `FitOptions`.
+                `resume`; see `FitOptions`.
 
         Returns:
             The rows of these epochs; `history` has those of all fits.
 
         Raises:
             TrainingError: nothing would train, or the folder holds an earlier run; freezing and
-                rates are as they were.
-            CheckpointError: every checkpoint is damaged, or they are of another fit or model.
+                rates stay unchanged.
+            CheckpointError: every checkpoint is damaged, or they are of a different fit or model.
         """
         return self._run([Phase(name="fit", epochs=epochs, lr=lr, schedule=Flat())], options)
 
@@ -263,7 +261,7 @@ class Learner(LearnerState):
         lr: Rate | None = None,
         **options: Unpack[FitOptions],
     ) -> History:
-        """Train by a schedule of your own: any object with `multiplier(t)` and `momentum(t)`.
+        """Train with a custom schedule: any object with `multiplier(t)` and `momentum(t)`.
 
         Args:
             epochs: passes over the training items.
@@ -288,27 +286,26 @@ class Learner(LearnerState):
     ) -> History:
         """Train the head on the frozen body, then the groups above the first one.
 
-        The two phases decide which groups train; parameters in them that you froze by
-        `requires_grad_(False)` train too. `fit` after `freeze_to` leaves those frozen.
+        The two phases decide which groups train, including parameters in them that you froze with
+        `requires_grad_(False)`. `fit` after `freeze_to` leaves those frozen.
 
-        Unlike in fastai, a frozen epoch does not go back through the body, and the head sees its
-        outputs more than once: they are kept (for two augmented views of each item, which is what
-        one frozen epoch costs), and the head trains on them for many cheap passes, until it is no
-        longer better on training items that were held out. The second phase leaves the first layer
-        group frozen: its outputs were kept in the same passes, so that no item goes through it
-        again, and each epoch is two passes over those. Its rates are the same for all groups, a
-        fifth of base_lr; fastai spreads them from base_lr / 200 to base_lr / 2. Callbacks see
-        stored outputs as inputs. `FineTuneDefaults(lowest=0)` trains all groups, as fine_tune does
-        by itself where the network begins from noise or has no group between the first and the
-        head.
+        First phase: the outputs of the body are computed once for two augmented views of each item
+        and cached. The head trains on them for many cheap passes, until the loss on held-out
+        training items no longer improves. Callbacks see cached outputs as inputs.
+
+        Second phase: the first layer group stays frozen. Its outputs come from the same cache, and
+        each epoch is two passes over them. All groups have the same rate, a fifth of base_lr;
+        fastai spreads the rates from base_lr / 200 to base_lr / 2. `FineTuneDefaults(lowest=0)`
+        trains all groups; so does a network without pretrained weights, or without a group between
+        the first and the head.
 
         Args:
             epochs: of the second phase.
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
-            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. Groups that are
-                given rates one by one, by a slice, list, dict or decay, train, the first too.
-            defaults: all other figures.
+            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. A slice, list,
+                dict or decay trains every group to which it gives a rate, the first too.
+            defaults: all other settings.
             **options: those of every fit, for both phases; see `FitOptions`.
 
         Returns:
@@ -335,9 +332,9 @@ class Learner(LearnerState):
         start: int | str = -1,
         **options: Unpack[FitOptions],
     ) -> History:
-        """Train in one cycle, one more group each few epochs, head first. `thaw` is the same.
+        """Train in one cycle, one more group every few epochs, head first. `thaw` is an alias.
 
-        Source: Howard and Ruder 2018 (ULMFiT); see `Thaw`, which does the same in any fit.
+        Source: Howard and Ruder 2018 (ULMFiT); see `GradualUnfreezing`, the callback for any fit.
 
         Args:
             epochs: passes over the training items; None: just enough that all groups train.
@@ -346,14 +343,14 @@ class Learner(LearnerState):
             start: name or index of the lowest group that trains in the first epoch.
             **options: those of every fit; see `FitOptions`.
         """
-        thaw = Thaw(every, start)
+        unfreezing = GradualUnfreezing(every, start)
         phase = Phase(
             name="thaw",
-            epochs=thaw.epochs_for(self.layer_groups) if epochs is None else epochs,
+            epochs=unfreezing.epochs_for(self.layer_groups) if epochs is None else epochs,
             lr=lr,
             schedule=OneCycle(),
             freeze_to=start,
-            callbacks=(thaw,),
+            callbacks=(unfreezing,),
         )
         return self._run([phase], options)
 
@@ -373,7 +370,7 @@ class Learner(LearnerState):
         phases = [
             replace(phase, stored=phase.stored and given["feature_cache"]) for phase in phases
         ]
-        if self._planned is not None:  # plot_schedule asks for the phases only
+        if self._planned is not None:  # plot_schedule needs the phases only
             self._planned.append((phases, callbacks))
             return History()
         setup = FitSetup(
@@ -386,18 +383,18 @@ class Learner(LearnerState):
         return run_phases(self, phases, setup)
 
     def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
-        """Let the last group train, no other; or freeze the groups named. Use it with `with`, too.
+        """Freeze all groups but the last, or the named ones. Also works as a context manager.
 
-        `norm="train"` lets the norm layers of frozen groups train all the same.
+        `norm="train"` still trains the norm layers of frozen groups.
         """
         return self.layer_groups.freeze(*which, norm=norm)
 
     def freeze_to(self, n: int | str, *, norm: str = "freeze") -> Freezing:
-        """Let group n and those after it train: `freeze_to(-2)` the last two."""
+        """Freeze the groups before n: after `freeze_to(-2)` the last two train."""
         return self.layer_groups.freeze_to(n, norm=norm)
 
     def unfreeze(self, *which: str | int) -> Freezing:
-        """Let all groups train, or the groups named."""
+        """Unfreeze all groups, or the named ones."""
         return self.layer_groups.unfreeze(*which)
 
     # Saving
@@ -413,17 +410,17 @@ class Learner(LearnerState):
     def load(
         self, name: str | Path, *, with_opt: bool = True, strict: bool | None = None
     ) -> Learner:
-        """Go back to what `save(name)` wrote; training goes on as if it had never stopped.
+        """Restore what `save(name)` wrote; training continues as if it had never stopped.
 
         Args:
-            name: as given to `save`, or the path of a checkpoint that a fit has written.
-            with_opt: also take over the optimizer's state.
-            strict: None takes the freezing and rates of the layer groups that are in both, and
-                prints what differs; True refuses other groups; False takes also those weights that
-                fit where others do not (`transplant` does more).
+            name: as given to `save`, or the path of a checkpoint that a fit wrote.
+            with_opt: also restore the optimizer state.
+            strict: None restores freezing and rates of the layer groups that both have, and logs
+                the differences; True refuses different groups; False also loads the weights that
+                fit if others do not (`transplant` does more).
 
         Raises:
-            CheckpointError: there is no such file, it is damaged, or it does not fit the model.
+            CheckpointError: the file does not exist, is damaged, or does not fit the model.
         """
         source = self.file(name)
         tensors, state = checkpoints.read(source)
@@ -432,13 +429,13 @@ class Learner(LearnerState):
         return self
 
     def export(self, folder: str | Path) -> Path:
-        """Write a folder from which `load_learner(folder)` predicts, without the photos.
+        """Write a folder from which `load_learner(folder)` predicts, without the training data.
 
         A name that ends in .onnx or .pt2 (`learn.export("model.onnx")`) becomes one file that runs
-        without this library, with `model.onnx.json` beside it: pixels, uint8 (N, H, W, 3), in
-        (of grey images one channel, of images of many channels fractions from 0 to 1);
-        probabilities (N, C), or numbers (N, K), out. It is compared with what the learner says
-        before it is kept.
+        without this library, with `model.onnx.json` beside it. Inputs are pixels, uint8
+        (N, H, W, 3); one channel for grey images, fractions from 0 to 1 for images of many
+        channels. Outputs are probabilities (N, C), or numbers (N, K). The file is only written if
+        its outputs match the learner's.
 
         Returns:
             The folder, or the file.
@@ -451,16 +448,16 @@ class Learner(LearnerState):
         self.processes.write("export", lambda: export(self, target))
         return target
 
-    # Predicting and looking: all of it changes nothing
+    # Predictions and inspection; none of it changes the learner
 
     def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
-        """Loss and metrics on the validation photos, or on other batches; changes nothing.
+        """Loss and metrics on the validation items, or on other batches; changes nothing.
 
         Returns:
             "valid_loss" and each metric, by name.
 
         Raises:
-            TrainingError: these are no batches, or the model cannot take them.
+            TrainingError: `dl` is not batches, or the model cannot take them.
         """
         batches = batches_of(self.data, dl)
         model = self.placed_model()
@@ -479,35 +476,35 @@ class Learner(LearnerState):
     def get_preds(
         self, dl: Iterable[Any] | None = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities, or numbers, of the validation photos or of other batches; changes nothing.
+        """Predict the validation items, or other batches; changes nothing.
 
         Args:
             dl: batches (inputs, targets), or of inputs only, such as `dls.test_dl(paths)`.
-            with_loss: also give the loss of each item.
+            with_loss: also return the loss of each item.
 
         Returns:
             Probabilities (N, C) and targets (N,), in the order of the batches, on the CPU; targets
-            are None where the batches have none. For several labels targets are (N, C), of 0 and
-            1; for regression both are numbers (N, K). With `with_loss` also the losses (N,).
+            are None if the batches have none. Multilabel targets are (N, C), of 0 and 1; for
+            regression both are numbers (N, K). With `with_loss` also the losses (N,).
 
         Raises:
-            TrainingError: these are no batches, or the model cannot take them.
+            TrainingError: `dl` is not batches, or the model cannot take them.
         """
         batches = batches_of(self.data, dl)
         found, targets, losses = all_predictions(self, batches, with_loss=with_loss)
         return (found, targets) if losses is None else (found, targets, losses)
 
     def predict(self, item: object) -> Any:
-        """What is on one image: a path, a PIL image, an array or a tensor.
+        """Predict one item: a path, a PIL image, an array or a tensor.
 
         Returns:
-            A `Prediction` with label, index and probabilities. For several labels a
+            A `Prediction` with label, index and probabilities. For multilabel data a
             `LabelsPrediction`: the labels whose probability is above `learn.thresh`, and the
             probabilities of all. For regression a `NumbersPrediction`, by name and as a tensor.
 
         Raises:
-            DataError: this is not an image, or it cannot be read.
-            TrainingError: the model cannot take what it is.
+            DataError: the item is not an image, or it cannot be read.
+            TrainingError: the model cannot take the item.
         """
         inputs = single_batch(self.data.load(item))
         found, _, _ = predict_all(
@@ -520,43 +517,43 @@ class Learner(LearnerState):
         return self.task.decode(found[0], self.data.vocab, self.thresh)
 
     def iter_preds(self, photos: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
-        """Each photo of a folder with what `predict` says, as they come; memory stays bounded.
+        """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.
 
-        Photos are checked first, then go through in batches of which nothing is kept; workers
-        prepare the next ones meanwhile. Between two photos the model is as it was.
+        The images are checked first. Then they are predicted in batches, while workers prepare the
+        next ones. Between two images the model is unchanged.
 
         Args:
             photos: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
-                another batch size.
+                a different batch size.
 
         Raises:
             DataError: there are no images.
-            BrokenImagesError: images are broken, and the data are to stop at them.
+            BrokenImagesError: images are broken, and the data are set to stop at them.
         """
         return predictions(self, photos)
 
     def tta(
         self, dl: Iterable[Any] | None = None, n: int = 4, beta: float = 0.25
     ) -> tuple[Tensor, Tensor | None]:
-        """Probabilities averaged over views of each photo, varied as for training.
+        """Test time augmentation: predictions averaged over augmented views of each item.
 
-        As in fastai, but the views depend on the seed of the data alone, so that each call gives
+        As in fastai, but the views depend only on the seed of the data, so that each call returns
         the same; it changes nothing.
 
         Args:
-            dl: `dls.test_dl(paths)`, or None for the validation photos.
-            n: how many views.
-            beta: weight of the photos as they are; the views together have the rest.
+            dl: `dls.test_dl(paths)`, or None for the validation items.
+            n: number of views.
+            beta: weight of the items without augmentation; the views share the remaining weight.
 
         Returns:
             As `get_preds`.
 
         Raises:
-            TrainingError: the data are not varied, so that there are no views.
+            TrainingError: the data have no augmentation, so there are no views.
         """
         return averaged_predictions(self, dl, n, beta)
 
-    # What it looks like
+    # Pictures and tables
 
     def show_results(
         self, path: str | Path | None = None, n: int = 9, dl: Iterable[Any] | None = None
@@ -564,8 +561,8 @@ class Learner(LearnerState):
         """Draw some validation items with targets and predictions; changes nothing.
 
         Args:
-            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
-            n: how many; the seed of the data says which.
+            path: a file ending with .png, .svg or .pdf; None returns the matplotlib figure.
+            n: how many; the seed of the data selects them.
             dl: other batches, with or without targets.
         """
         return results_picture(self, path, n, batches_of(self.data, dl))
@@ -573,16 +570,16 @@ class Learner(LearnerState):
     def grad_cam(
         self, item: object, target: int | str | None = None, path: str | Path | None = None
     ) -> HeatMap:
-        """Which parts of one image spoke for a class; changes nothing. See `reports.grad_cam`.
+        """Which parts of one image support a class; changes nothing. See `reports.grad_cam`.
 
         Args:
             item: a path, a PIL image, an array or a tensor.
-            target: the class, by name or number; None for the one that is predicted.
+            target: the class, by name or number; None for the predicted class.
             path: also draw it to a file ending with .png, .svg or .pdf.
 
         Raises:
-            AnatomyError: no part of the network knows where things are.
-            LayerGroupsError: there is no such class, or the file cannot be written.
+            AnatomyError: the network has no spatial feature maps.
+            LayerGroupsError: the class does not exist, or the file cannot be written.
         """
         found = heat_map(self, self.data.load(item), target)
         if path is not None:
@@ -590,7 +587,7 @@ class Learner(LearnerState):
         return found
 
     def summary(self, detail: str = "blocks") -> ModelSummary:
-        """Blocks or layers with outputs, parameters, what trains, groups; changes nothing.
+        """Blocks or layers with outputs, parameters, freezing and groups; changes nothing.
 
         Args:
             detail: "blocks", or "layers" for a row for each layer.
@@ -607,18 +604,18 @@ class Learner(LearnerState):
     def report(
         self, path: str | Path | None = None, *, title: str | None = None, photos: bool = True
     ) -> RunReport:
-        """The page of the run so far: what was done, what it came to, with photos; changes nothing.
+        """A report of the run so far: settings, results and sample images; changes nothing.
 
         `learn.report("run.html")` writes one file that needs no network; without a path a notebook
-        shows the page, and `print(learn.report())` the same facts as tables.
+        shows the page, and `print(learn.report())` shows the same facts as tables.
 
         Args:
             path: a file that ends in .html; None writes nothing.
-            title: of the page; None for the network's name and the data's.
-            photos: False leaves out all photos, such as those that must not be passed on.
+            title: of the page; None uses the names of network and data.
+            photos: False leaves out all images, for example confidential ones.
 
         Raises:
-            LayerGroupsError: path or title is not what it should be.
+            LayerGroupsError: path or title is wrong.
             CheckpointError: the file cannot be written.
         """
         made = report_on(self, path, title=title, pictures=photos)
@@ -636,7 +633,7 @@ class Learner(LearnerState):
     ) -> SchedulePreview:
         """The rates and the momentum of all layer groups over a fit, before it runs.
 
-        It takes the words of the fit itself:
+        It takes the arguments of the fit itself:
 
             learn.plot_schedule("fit_one_cycle", 3, slice(1e-5, 1e-3), path="rates.png")
             learn.plot_schedule("fine_tune", 4, 2e-3)
@@ -647,13 +644,13 @@ class Learner(LearnerState):
                 schedule.
             *words: arguments of that fit.
             path: write the picture here, .png, .svg or .pdf.
-            **named: arguments of that fit.
+            **named: keyword arguments of that fit.
 
         Returns:
             The rates as data; `print` shows a table, a notebook the picture, `save` writes it.
 
         Raises:
-            TrainingError: there is no such fit.
+            TrainingError: the fit does not exist.
             ArgumentError: it does not take these arguments.
             LayerGroupsError: the picture cannot be written.
         """
@@ -687,30 +684,30 @@ class Learner(LearnerState):
         *,
         by_group: bool | Sequence[str | int] = True,
     ) -> FoundRates:
-        """Learning rates from sweeps: of all groups together, and of each alone; changes nothing.
+        """Find learning rates by sweeps of all groups together and of each alone; changes nothing.
 
-        In each sweep the model trains for real, by this learner's optimizer as it is, while the
-        rates rise in equal ratios; then everything is put back to the bit. The sweep of all groups
-        keeps the relation of their rates; in the others one group trains and the rest are frozen.
-        All sweeps see the same batches of the coming epoch, over and over; they are read once, and
-        frozen layers below the first that trains run once, as far as `feature_cache.memory`
-        allows. Groups that are frozen now stay so, and get no rate. Callbacks are not called.
+        In each sweep the model trains with this learner's optimizer while the rates rise in equal
+        ratios; then everything is restored exactly. The sweep of all groups keeps the ratios of
+        their rates; in the others one group trains and the rest are frozen. All sweeps repeat the
+        same batches of the next epoch. As far as `feature_cache.memory` allows, batches are read
+        once, and frozen layers below the first trained one run once. Frozen groups stay frozen and
+        get no rate. Callbacks are not called.
 
-        Use it: `learn.fit_one_cycle(3, lr=learn.lr_find().rates)`. Before the head has trained, the
-        curves of the body say little.
+        Use it: `learn.fit_one_cycle(3, lr=learn.lr_find().rates)`. Train the head first: before
+        that, the curves of the body mean little.
 
         Source: Smith 2017, «Cyclical Learning Rates for Training Neural Networks»; arguments and
         suggestions are fastai's.
 
         Args:
-            start_lr: the first rate of the group whose rate is highest.
+            start_lr: the first rate of the group with the highest rate.
             end_lr: its last rate.
-            num_it: steps of the optimizer in each sweep, 20 or more.
+            num_it: optimizer steps in each sweep, 20 or more.
             stop_div: end a sweep, after its first tenth, as soon as the smoothed loss is four times
-                its lowest.
+                its minimum.
             show_plot: in a notebook, show the picture.
-            suggest_funcs: names, or functions of (rates, losses) that give a rate; the first of
-                them makes `rates`.
+            suggest_funcs: names, or functions from (rates, losses) to a rate; the first of them
+                determines `rates`.
             by_group: False for the sweep of all groups only, or the groups to try alone.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What may hang on a fit: early stopping, logs, averages, checkpoints."""
+"""Callbacks: early stopping, logs, weight averages, mixing, checkpoints."""
 
 from layergroups.training.callbacks._checkpointer import (
     CheckpointConfig,
@@ -7,7 +7,7 @@ from layergroups.training.callbacks._checkpointer import (
     fit_signature,
 )
 from layergroups.training.callbacks._ema import EMA
-from layergroups.training.callbacks._gradual_unfreezing import Thaw
+from layergroups.training.callbacks._gradual_unfreezing import GradualUnfreezing, Thaw
 from layergroups.training.callbacks._loggers import CSVLog, LivePlot, Trackers
 from layergroups.training.callbacks._mixing import CutMix, MixUp
 from layergroups.training.callbacks._on_metric import (
@@ -25,6 +25,7 @@ __all__ = [
     "Checkpointer",
     "CutMix",
     "EarlyStopping",
+    "GradualUnfreezing",
     "LivePlot",
     "MixUp",
     "ProgressiveSizes",

@@ -149,7 +149,6 @@ class Checkpointer:
     # What is saved, and when
 
     def before_fit(self, run: FitContext) -> None:
-        """Go on from the checkpoint that was found, or write the first one."""
         if self._found is None:
             self._write(run)
         else:
@@ -157,16 +156,13 @@ class Checkpointer:
             self._found = None
 
     def after_step(self, run: FitContext) -> None:
-        """Write, where it is time."""
         if self.config.every is not None and run.step % self.config.every == 0:
             self._write(run)
 
     def after_epoch(self, run: FitContext) -> None:
-        """Write: the next epoch has not begun."""
         self._write(run, epoch_done=True)
 
     def after_fit(self, run: FitContext) -> None:
-        """Write the end of the fit; what came before is not needed any more."""
         self._write(run, done=True)
 
     def _write(self, run: FitContext, *, epoch_done: bool = False, done: bool = False) -> None:
@@ -191,7 +187,6 @@ class Checkpointer:
             run.processes.write("a checkpoint", lambda: self._store(run.step, tensors, state))
 
     def _store(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Write a file, and delete those that it makes superfluous."""
         # A resumed script has the model as it was before callbacks changed it. So the last
         # checkpoint before the first change stays, for such a script to go on from.
         if self._base is None and self._structure not in ("", state["structure"]):

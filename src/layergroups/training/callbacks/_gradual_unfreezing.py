@@ -12,23 +12,24 @@ if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
     from layergroups.training.loop import FitContext
 
-
 _log = logging.getLogger("layergroups")
 
 
 @dataclass(frozen=True)
-class Thaw:
-    """A callback that thaws one layer group after each few epochs, from the head down.
+class GradualUnfreezing:
+    """A callback that unfreezes one more layer group every few epochs, from the head down.
 
-    What is frozen depends on the epoch of the fit alone, so that events may be missed or repeated.
+    What is frozen depends only on the epoch of the fit, so missed or repeated events do no harm.
     The optimizer has all groups from the first step, so none is added to it and none loses its
-    state. Source: Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text
-    Classification» (ULMFiT), which thaws a group each epoch.
+    state. `Thaw` is an alias.
+
+    Source: Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text Classification»
+    (ULMFiT), which unfreezes a group each epoch.
 
     Attributes:
-        every: epochs between one group and the next.
+        every: epochs from one group to the next.
         start: name or index of the lowest group that trains in the first epoch.
-        norm: "train" lets the norm layers of frozen groups train all the same.
+        norm: "train" also trains the norm layers of frozen groups.
     """
 
     every: int = 1
@@ -39,7 +40,7 @@ class Thaw:
         first_to_train(0, 0, self.every)
 
     def epochs_for(self, groups: LayerGroups) -> int:
-        """The least number of epochs in which all groups come to train."""
+        """The smallest number of epochs after which all groups train."""
         return groups[self.start].index * self.every + 1
 
     def before_fit(self, run: FitContext) -> None:
@@ -48,12 +49,15 @@ class Thaw:
         last = first_to_train(run.epochs - 1, first, self.every)
         if last:
             _log.warning(
-                "%d epochs are too few to thaw all layer groups: %s will not train. Give %d epochs "
-                "or more, or a lower start, such as Thaw(every=%d, start=%d)",
+                "%d epochs are too few to unfreeze all layer groups: %s will not train. Use %d or "
+                "more epochs, or a lower start, such as GradualUnfreezing(every=%d, start=%d)",
                 run.epochs, ", ".join(run.groups.names[:last]), first * self.every + 1,
                 self.every, (run.epochs - 1) // self.every,
             )  # fmt: skip
 
     def before_epoch(self, run: FitContext) -> None:
-        """Freeze what this epoch leaves frozen, thaw the rest."""
-        run.groups.thaw(run.epoch, every=self.every, start=self.start, norm=self.norm)
+        """Freeze and unfreeze groups for this epoch."""
+        run.groups.gradual_unfreeze(run.epoch, every=self.every, start=self.start, norm=self.norm)
+
+
+Thaw = GradualUnfreezing

@@ -200,7 +200,6 @@ class Processes:
 
 
 def _difference(heard: Sequence[tuple[str, Mapping[str, list[str]], str]]) -> str:
-    """In words, what the first process that differs from process 0 has otherwise."""
     where, facts, _ = heard[0]
     for rank, (other_where, other_facts, _) in enumerate(heard):
         found = []

@@ -152,7 +152,6 @@ class Replicas:
             )
 
     def _differing(self, named: list[tuple[str, Tensor]]) -> list[int]:
-        """Positions of the tensors that are not equal everywhere."""
         names = [f"{name} {tuple(tensor.shape)}" for name, tensor in named]
         self.processes.barrier(
             "a comparison of all copies", {"weights, buffers and moments": names}

@@ -257,7 +257,6 @@ class _EpochBatches(CachedBatches):
         return self.starting_at(0)
 
     def starting_at(self, first: int) -> Iterator[Any]:
-        """Without the first batches."""
         for number, rows in islice(enumerate(self.rows()), first, None):
             if self.source._entry is None:
                 yield from (shard.batch for shard in self._data_from(number))

@@ -101,11 +101,9 @@ class FeatureCache:
         return [buffer for entry in self.entries.values() for buffer in entry.buffers]
 
     def forget_work(self) -> None:
-        """Count passes and seconds from here."""
         self.body_passes, self.seconds = 0, 0.0
 
     def keep_only(self, boundaries: Collection[Boundary]) -> None:
-        """Drop all other entries."""
         self.entries = {b: entry for b, entry in self.entries.items() if b in boundaries}
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -240,7 +238,6 @@ def _with_cut(
 
 
 def _tensors_of(model: nn.Module, inactive: Sequence[nn.Module]) -> list[Tensor]:
-    """What does not train, and buffers of what is inactive."""
     fixed = [p for p in model.parameters() if not p.requires_grad]
     buffers = {id(b): b for module in inactive for b in module.buffers()}
     return [*fixed, *buffers.values()]
@@ -252,7 +249,6 @@ def _paths(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
 
 
 def _fingerprint(fit: FitContext, inactive: Sequence[nn.Module], tensors: Sequence[Tensor]) -> int:
-    """A checksum of all that the values depend on."""
     built = [(path, fit.model.get_submodule(path)) for path in _paths(fit.model, inactive)]
     lines = [f"{path} {type(module).__name__} {module.extra_repr()}" for path, module in built]
     text = stable_text([*lines, fit.learner.data.fingerprint(), fit.accelerator.mixed_precision])
@@ -290,7 +286,6 @@ def _outputs(fit: FitContext, shard: Shard, part: FrozenPart) -> tuple[list[list
 
 
 def _joined(rows: Tensor, shard: Shard, processes: Processes) -> Tensor:
-    """The rows of all processes, in the order of the batch."""
     if not processes.is_distributed:
         return rows
     places = torch.tensor(shard.positions[: shard.n_counted], dtype=torch.long)

@@ -375,7 +375,6 @@ def _spoilt(tensor: Tensor) -> Tensor:
 def _run_answering(
     model: nn.Module, cut: FeatureCut, answers: Mapping[Call, Any], inputs: Any
 ) -> Any:
-    """Run the model while constant modules answer with given values."""
 
     def answer(call: Call, compute: Callable[[], Any]) -> Any:
         if call not in answers:
@@ -415,7 +414,6 @@ def _plain(value: Any) -> Any:
 
 
 def _same(one: Any, two: Any) -> bool:
-    """Whether two outputs are equal within float tolerance."""
     ours, theirs = _tensors(one), _tensors(two)
     return len(ours) == len(theirs) and all(
         a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4)

@@ -3,6 +3,7 @@
 from layergroups.training.hardware._allocator import keep_freed_memory
 from layergroups.training.hardware._compiling import Compile, Compiled, checked_compile
 from layergroups.training.hardware._device import (
+    checked_precision,
     launched_accumulation,
     make_accelerator,
     place,
@@ -16,6 +17,7 @@ __all__ = [
     "Compiled",
     "SafeLayout",
     "checked_compile",
+    "checked_precision",
     "in_fast_layout",
     "keep_freed_memory",
     "launched_accumulation",

@@ -1,4 +1,4 @@
-"""The device: an accelerator of the precision asked for, and model and batches on it."""
+"""Device and precision: an accelerator, and moving model and batches to its device."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ if TYPE_CHECKING:
 
 
 def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator:
-    """An Accelerator of this precision, also after one of another precision was made.
-
-    Accelerate keeps its precision in one place for the whole process; two learners of different
-    precision would else be an error, or worse, silently share one.
+    """An Accelerator with this precision, even if an earlier one had a different precision.
 
     Args:
-        mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
-        options: others of an Accelerator.
+        mixed_precision: "no", "bf16", "fp16", or None for the setting of `accelerate launch`.
+        options: further arguments of `Accelerator`.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     wanted = precision_name(mixed_precision)
+    # Accelerate has one precision for the whole process. Without the reset, a second learner with a
+    # different precision would fail, or silently use the first one's.
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()
@@ -38,21 +37,28 @@ def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator
         raise TrainingError(
             f'mixed_precision="{wanted}" does not work here: {cause}. Use "no", "bf16" or "fp16".'
         ) from cause
-    made.gradient_accumulation_steps = 1  # the loop does this itself
+    made.gradient_accumulation_steps = 1  # the loop accumulates
     return made
 
 
 def _is_cpu_job() -> bool:
-    """Whether a launcher started several processes on a machine without accelerator.
-
-    Accelerate takes them for strangers to each other otherwise.
-    """
+    # Several processes on a machine without accelerator: Accelerate only joins them with cpu=True.
     launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     return launched and not torch.accelerator.is_available()
 
 
+def checked_precision(mixed_precision: str | None) -> str | None:
+    """A precision that fits support; None for the setting of `accelerate launch`."""
+    if mixed_precision is None or mixed_precision in ("no", "bf16", "fp16"):
+        return mixed_precision
+    raise TrainingError(
+        f'mixed_precision={mixed_precision!r} is unknown. Use "no", "bf16" or "fp16"; None for '
+        "the setting of `accelerate launch`."
+    )
+
+
 def precision_name(mixed_precision: str | None) -> str:
-    """The precision as accelerate calls it; None means its environment variable, else "no"."""
+    """The precision; None means accelerate's environment variable, else "no"."""
     return mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
@@ -79,13 +85,13 @@ def to_device(batch: object, device: torch.device) -> object:
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, on the device; parameters stay the same objects. Quick where nothing moves."""
+    """Move the model to the device; parameters stay the same objects. Fast if nothing moves."""
     on_cpu = device.type == "cpu"
     for module in each_module(model):
         for own in (own_parameters(module), own_buffers(module)):
             for tensor in own.values():
                 if tensor is None or (on_cpu and tensor.is_cpu):
-                    continue  # quicker to ask than device
+                    continue  # faster than comparing devices
                 if not _is_on(tensor, device):
                     return model.to(device)
     return model

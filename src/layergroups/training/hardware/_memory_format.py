@@ -68,7 +68,6 @@ class SafeLayout:
         self._convolutions: list[nn.Module] = []
 
     def __call__(self, inputs: object, model: nn.Module, changes: int) -> object:
-        """A batch for a step of the model, of which so many changes were seen in this run."""
         if self._seen[0] is not model or self._seen[1] != changes:
             self._seen = (model, changes)
             self._convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]

@@ -107,7 +107,6 @@ class _Seen:
         share: Shard,
         meter: Meter,
     ) -> None:
-        """Take in what the model says of this process's share of a batch."""
         if targets is None:
             raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
         places = torch.tensor(share.positions, device=targets.device) + self._whole

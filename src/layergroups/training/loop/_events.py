@@ -1,28 +1,28 @@
-"""Callbacks: what may happen at which moment of a fit. The one list of all events is here.
+"""The events of a fit, and how callbacks receive them.
 
 Order within a fit:
 
     before_fit
         before_epoch
             before_step     the batch is on the device; with accumulate=n, for each of n batches
-            after_step      the weights have moved; gradients are still there
+            after_step      the weights are updated; gradients are still there
             before_validate all steps of the epoch are done, in all processes; also without
                             validation
         after_epoch         validation is done, run.rows[-1] is this epoch's row
     after_fit               also after a callback has stopped the fit
     after_all               always, also after an error or Ctrl-C: to close what was opened
 
-Ready ones are in `training.callbacks`. A callback is any object with some of these methods; it
-need not inherit from anything. Callbacks are called in the order in which they are listed. To end
-a fit early, set `run.stop` to a reason.
+A callback is any object with some of these methods; it need not inherit from anything. Callbacks
+are called in list order. To end a fit early, set `run.stop` to a reason. `training.callbacks` has
+the callbacks of the library.
 
 With several processes the callbacks run in all of them, each with its share of the batch, and must
 do the same to model, groups and rates; a reason to stop in one process stops all. In `after_all`
 they cannot wait for each other: one of them may have failed.
 
-A callback with `state_dict()` and `load_state_dict(state)` has its state in the checkpoints of a
-fit (tensors, numbers, texts, in any nesting of dicts and lists); a resumed fit calls `before_fit`
-first, then `load_state_dict`.
+Checkpoints of a fit include the state of callbacks that have `state_dict()` and
+`load_state_dict(state)` (tensors, numbers and strings, in any nesting of dicts and lists). A
+resumed fit calls `before_fit` first, then `load_state_dict`.
 """
 
 from __future__ import annotations
@@ -30,30 +30,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol
 
 from layergroups.errors import LayerGroupsError, TrainingError
+from layergroups.training.state import EVENTS as EVENTS
+from layergroups.training.state import Event
+from layergroups.training.state import checked_callbacks as checked
 
 if TYPE_CHECKING:
     from layergroups.training.loop._fit_context import FitContext
 
-
-Event = Literal[
-    "before_fit",
-    "before_epoch",
-    "before_step",
-    "after_step",
-    "before_validate",
-    "after_epoch",
-    "after_fit",
-    "after_all",
-]
 _log = logging.getLogger("layergroups")
-EVENTS: Final[tuple[str, ...]] = get_args(Event)
+__all__ = ["EVENTS", "Callback", "checked", "end_after", "notify", "notify_last"]
 
 
 class Callback(Protocol):
-    """All events; a class that inherits from this one overrides those it needs."""
+    """All events; a subclass overrides those that it needs."""
 
     def before_fit(self, run: FitContext) -> None:
         """Once, before the first epoch."""
@@ -62,13 +54,13 @@ class Callback(Protocol):
         """Before the epoch's first batch."""
 
     def before_step(self, run: FitContext) -> None:
-        """The model may still be changed here; the step sees the change."""
+        """Before the forward pass; the step sees changes made to the model here."""
 
     def after_step(self, run: FitContext) -> None:
-        """After the optimizer has moved the weights."""
+        """After the optimizer has updated the weights."""
 
     def before_validate(self, run: FitContext) -> None:
-        """After the epoch's last step; what is in the model now is validated."""
+        """After the epoch's last step; validation uses the weights as they are now."""
 
     def after_epoch(self, run: FitContext) -> None:
         """After validation."""
@@ -77,11 +69,11 @@ class Callback(Protocol):
         """Once, after the last epoch."""
 
     def after_all(self, run: FitContext) -> None:
-        """Once, whatever happened."""
+        """Once, also after an error."""
 
 
 def notify(callbacks: Sequence[object], event: Event, run: FitContext) -> None:
-    """Call one event of every callback that has it."""
+    """Call one event on every callback that has it."""
     for callback in callbacks:
         method = getattr(callback, event, None)
         if method is None:
@@ -98,7 +90,7 @@ def notify(callbacks: Sequence[object], event: Event, run: FitContext) -> None:
 
 
 def notify_last(callbacks: Sequence[object], run: FitContext, *, quietly: bool) -> None:
-    """Call `after_all` of every callback, whatever the others do."""
+    """Call `after_all` of every callback, even if some of them fail."""
     failures: list[LayerGroupsError] = []
     for callback in callbacks:
         try:
@@ -112,27 +104,8 @@ def notify_last(callbacks: Sequence[object], run: FitContext, *, quietly: bool) 
 
 
 def end_after(run: FitContext, reason: str) -> None:
-    """In `after_epoch`: end the fit, and note why in the row of the epoch."""
+    """In `after_epoch`: end the fit, and write the reason to the row of the epoch."""
     run.stop = reason
     noted = replace(run.rows[-1], note=reason)
     run.rows[-1] = noted
     run.learner.history = replace(run.learner.history, rows=(*run.learner.history.rows[:-1], noted))
-
-
-def checked(callbacks: Sequence[object] | None) -> list[object]:
-    """The callbacks as a list; None for none."""
-    if callbacks is None:
-        return []
-    if not isinstance(callbacks, Sequence):
-        raise TrainingError(f"callbacks={callbacks!r} must be a list: callbacks=[{callbacks!r}].")
-    for callback in callbacks:
-        if isinstance(callback, type):
-            raise TrainingError(
-                f"{callback.__name__} is a class; callbacks are objects: {callback.__name__}()."
-            )
-        if not any(hasattr(callback, event) for event in EVENTS):
-            raise TrainingError(
-                f"{type(callback).__name__} has none of the events of a callback: "
-                f"{', '.join(EVENTS)}."
-            )
-    return list(callbacks)

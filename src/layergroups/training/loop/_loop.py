@@ -196,7 +196,6 @@ def _loss(run: FitContext) -> Tensor:
 
 
 def _train_on_all(run: FitContext) -> None:
-    """One pass over the training batches; empty ones are passed over."""
     title = f"epoch {run.learner.epochs_done}"
     try:
         with run.learner.reporter.bar(title, len(run.batches)) as bar:
@@ -253,7 +252,6 @@ def _validate(run: FitContext) -> dict[str, float]:
 
 
 def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:
-    """Close the epoch: the row goes to the history and to whoever watches."""
     learner, features = run.learner, run.features
     resources, origin = memory_used(run.accelerator.device), ""
     if features is not None and run.batches is not run.train:

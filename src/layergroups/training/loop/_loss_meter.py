@@ -91,7 +91,6 @@ class NotFiniteError(TrainingError):
     """A loss is NaN or infinite; the loop adds what it knows of the rates."""
 
     def __init__(self, step: int, value: float) -> None:
-        """Keep which step it was and what the loss was."""
         super().__init__(f"The loss at step {step} is {value}.")
         self.step = step
         self.value = value

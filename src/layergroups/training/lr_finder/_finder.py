@@ -158,11 +158,9 @@ class _Finder:
 
     @cached_property
     def example(self) -> Any:
-        """The first batch."""
         return next(self.batches.rounds())[1]
 
     def sweep_alone(self, name: str) -> RateCurve:
-        """Train one group while all others are frozen."""
         self.snapshot.rewind()
         groups = self.learner.groups
         groups.freeze(*(other for other in groups.names if other != name), norm="freeze")
@@ -207,7 +205,6 @@ class _Rising:
 def _step(
     fit: FitContext, batches: Iterator[tuple[int | None, Any]], cached: CachedForward
 ) -> float:
-    """A step of the optimizer; the mean loss of its batches, before the weights moved."""
     losses, before = [], fit.step
     try:
         while fit.step == before:
@@ -276,7 +273,6 @@ class RepeatedBatches:
                 )
 
     def close(self) -> None:
-        """Let go of what was being read."""
         if hasattr(self._open, "close"):
             self._open.close()
 
@@ -333,13 +329,11 @@ class CachedForward:
         return run_rest(self._model, cut, values)
 
     def release(self) -> None:
-        """Give the memory back."""
         self._budget.left += sum(t.nbytes for values in self._kept.values() for t in values)
         self._kept.clear()
 
 
 def _find_cut(learner: LearnerState, batch: Any) -> FeatureCut | None:
-    """Where the frozen layers end, if cached values can take their place."""
     groups = learner.groups
     paths = [] if groups.norms_train else _frozen_below(groups)
     if not paths:
@@ -354,7 +348,6 @@ def _find_cut(learner: LearnerState, batch: Any) -> FeatureCut | None:
 
 
 def _frozen_below(groups: LayerGroups) -> list[str]:
-    """Paths of the modules of the groups before the first one that trains."""
     first = min(set(range(len(groups))) - set(groups.inactive), default=0)
     layers = {layer for group in groups[:first] for layer in group.layers}
     inactive = set(groups.inactive_modules(groups.inactive))
@@ -394,7 +387,6 @@ class Losses:
         return len(self.raw)
 
     def add(self, loss: float) -> None:
-        """Take in the next one."""
         self.raw.append(loss)
         if math.isfinite(loss):
             self._average = _BETA * self._average + (1 - _BETA) * loss
@@ -411,7 +403,6 @@ class Losses:
 
 
 def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
-    """The sweep as data, with its suggestions."""
     if not losses.smooth:
         raise TrainingError(
             f"The loss of the first batch is {losses.raw[0]}, before any weight has moved, so no "
@@ -434,7 +425,6 @@ def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
 
 
 def _check_enough(curve: RateCurve, plan: Plan) -> None:
-    """The sweep of all groups must go far enough for a suggestion."""
     if curve.suggestions:
         return
     if curve.missing:

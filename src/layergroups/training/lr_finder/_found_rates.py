@@ -143,7 +143,6 @@ class FoundRates(Printable):
 
     @property
     def _reasons(self) -> list[str]:
-        """Why suggestions are missing, each with the sweeps that it is true of."""
         curves: dict[str, list[str]] = {}
         for curve in self._curves:
             for reason in curve.missing.values():

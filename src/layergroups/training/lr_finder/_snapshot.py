@@ -122,13 +122,11 @@ class Snapshot:
         set_versions([tensor for tensor, _ in self._tensors], self._versions)
 
     def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """With all that it remembers, over the same parameters."""
         held = [p for group in optimizer.param_groups for p in group["params"]]
         return copy.deepcopy(optimizer, {id(p): p for p in held})
 
 
 def _containers(owners: Iterable[object]) -> Iterator[object]:
-    """The attributes of objects, and what is in those that are plain containers."""
     for owner in owners:
         attributes = getattr(owner, "__dict__", None)
         if attributes is not None:

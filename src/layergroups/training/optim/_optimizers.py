@@ -62,14 +62,12 @@ def check_opt_func(opt_func: OptFunc) -> None:
 
 
 def checked_decay(weight_decay: float) -> float:
-    """The weight decay."""
     if isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf:
         return weight_decay
     raise TrainingError(f"weight_decay={weight_decay!r} must be a number from 0, such as 0.01.")
 
 
 def checked_clip(clip: float | None) -> float | None:
-    """The greatest gradient norm; None does not clip."""
     number = isinstance(clip, (int, float)) and not isinstance(clip, bool)
     if clip is None or (number and 0 < clip < float("inf")):
         return clip

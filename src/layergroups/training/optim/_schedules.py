@@ -36,11 +36,9 @@ class Flat:
     """The base rates throughout."""
 
     def multiplier(self, t: float) -> float:
-        """Always 1."""
         return 1.0
 
     def momentum(self, t: float) -> float | None:
-        """The optimizer's own."""
         return None
 
 
@@ -79,7 +77,6 @@ class OneCycle:
         return self._along(t, 1 / self.div, 1.0, 1 / self.div_final)
 
     def momentum(self, t: float) -> float | None:
-        """Low where the rate is high."""
         return self._along(t, *self.moms)
 
     def _along(self, t: float, start: float, top: float, end: float) -> float:
@@ -112,7 +109,6 @@ class FlatCos:
         return _cosine(1.0, 1 / self.div_final, (t - self.pct_start) / (1 - self.pct_start))
 
     def momentum(self, t: float) -> float | None:
-        """The optimizer's own."""
         return None
 
 

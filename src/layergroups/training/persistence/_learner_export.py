@@ -90,7 +90,6 @@ def _name(metric: object) -> str:
 
 
 def _export_portable(learner: LearnerState, path: Path) -> Path:
-    """A file that runs without this library, compared with what the learner itself says."""
     transform = transform_from_config(learner.data.transform_config())
     model, accelerator = learner.placed_model(), learner.accelerator
     pixels = trial_pixels(transform.size, transform.input.channels)

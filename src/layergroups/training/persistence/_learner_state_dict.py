@@ -143,7 +143,6 @@ def _checked(
     with_opt: bool,
     strict: bool | None,
 ) -> _Loadable:
-    """Everything that loading needs is looked at before the first weight is changed."""
     model = learner.groups.model  # without the wrapper of torch.compile
     weights, unfit = under_prefix("model", tensors), ""
     if strict is not False:
@@ -282,7 +281,6 @@ def _loadable_buffers(
 
 
 def _other_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that a state dict leaves out."""
     kept = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from layergroups.errors import ArgumentError, TrainingError
 from layergroups.groups import first_to_train, spread_rates
 from layergroups.reports import PhasePreview, SchedulePreview
-from layergroups.training.callbacks import Thaw
+from layergroups.training.callbacks import GradualUnfreezing
 from layergroups.training.loop import check_batch_count, checked
 from layergroups.training.optim import Schedule, build_optimizer
 from layergroups.training.recipes._phases import Phase
@@ -57,7 +57,6 @@ FITS: Final = (
 
 
 def checked_fit(name: str) -> str:
-    """The name of a fit."""
     if name in FITS:
         return name
     raise TrainingError(
@@ -69,7 +68,6 @@ def checked_fit(name: str) -> str:
 def call_fit(
     method: Callable[..., object], words: Sequence[object], named: Mapping[str, object]
 ) -> None:
-    """Call a fit."""
     try:
         inspect.signature(method).bind(*words, **named)
     except TypeError as cause:
@@ -79,7 +77,6 @@ def call_fit(
 
 
 def checked_schedule(schedule: object) -> Schedule:
-    """A schedule."""
     if isinstance(schedule, type) or not hasattr(schedule, "multiplier"):
         raise TrainingError(
             f"{schedule!r} is neither the name of a fit nor a schedule. Give for example "
@@ -96,7 +93,6 @@ def _preview(
     per_epoch: int,
     own: float | None,
 ) -> PhasePreview:
-    """Rates, freezing and momentum at the steps of a phase."""
     steps = phase.epochs * per_epoch
     at = _looked_at(steps, per_epoch)
     multipliers = [phase.schedule.multiplier(step / steps) for step in at]
@@ -125,9 +121,9 @@ def _looked_at(steps: int, per_epoch: int) -> tuple[int, ...]:
 def _frozen_in(
     phase: Phase, callbacks: Sequence[object], groups: LayerGroups, epoch: int
 ) -> tuple[bool, ...]:
-    thaw = next((c for c in reversed(callbacks) if type(c) is Thaw), None)
-    if thaw is not None:
-        first = first_to_train(epoch, groups[thaw.start].index, thaw.every)
+    unfreezing = next((c for c in reversed(callbacks) if type(c) is GradualUnfreezing), None)
+    if unfreezing is not None:
+        first = first_to_train(epoch, groups[unfreezing.start].index, unfreezing.every)
     elif phase.freeze_to is not None:
         first = groups[phase.freeze_to].index
     else:

@@ -318,7 +318,6 @@ class KeepBest:
 
 
 def _moving(run: FitContext) -> dict[str, Tensor]:
-    """What trains, and buffers of the groups that train."""
     inactive = {
         m for module in run.groups.inactive_modules(run.groups.inactive) for m in module.modules()
     }

@@ -1,4 +1,4 @@
-"""Model, groups, data, optimizer and history of a learner."""
+"""The state of a learner: model, groups, data, settings, optimizer and history."""
 
 from layergroups.training.state._batch_norm import (
     BatchNorm,
@@ -7,18 +7,27 @@ from layergroups.training.state._batch_norm import (
     norm_layers,
 )
 from layergroups.training.state._history import EpochRow, History, lr_profile, memory_used
-from layergroups.training.state._learner_state import Ema, LearnerState
+from layergroups.training.state._learner_state import (
+    EVENTS,
+    Ema,
+    Event,
+    LearnerState,
+    checked_callbacks,
+)
 from layergroups.training.state._progress import Bar, Reporter, in_notebook, show
 
 __all__ = [
+    "EVENTS",
     "Bar",
     "BatchNorm",
     "BatchNormPolicy",
     "Ema",
     "EpochRow",
+    "Event",
     "History",
     "LearnerState",
     "Reporter",
+    "checked_callbacks",
     "evaluating",
     "in_notebook",
     "lr_profile",

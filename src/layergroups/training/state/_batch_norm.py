@@ -34,7 +34,6 @@ class BatchNormPolicy:
     """
 
     def __init__(self, policy: str, model: nn.Module) -> None:
-        """Look at the model as it is now."""
         self.policy = checked_policy(policy)
         self._fitted_at_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
         self.note(model)
@@ -79,7 +78,6 @@ class BatchNormPolicy:
 
 
 def checked_policy(policy: str) -> str:
-    """One of the policies."""
     if policy not in POLICIES:
         raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
     return policy

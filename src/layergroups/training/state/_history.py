@@ -93,7 +93,6 @@ class History(Sequence[EpochRow], Printable):
 
 
 def table_of(rows: Sequence[EpochRow]) -> Table:
-    """A rich table of the rows."""
     names = tuple(dict.fromkeys(name for row in rows for name in row.metrics))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings(names):
@@ -104,12 +103,10 @@ def table_of(rows: Sequence[EpochRow]) -> Table:
 
 
 def headings(metric_names: Sequence[str]) -> list[str]:
-    """The column headings of the epoch table."""
     return ["epoch", "phase", "train_loss", "valid_loss", *metric_names, "rates", "frozen", "time"]
 
 
 def cells(row: EpochRow, metric_names: Sequence[str]) -> list[str]:
-    """One row of the epoch table, as text."""
     return [
         str(row.epoch),
         row.phase,

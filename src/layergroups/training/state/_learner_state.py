@@ -1,11 +1,21 @@
-"""What a learner is made of, and how its parts stay in step; `Learner` adds what it does."""
+"""The parts and settings of a learner, and how they stay in step; `Learner` adds the methods."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    overload,
+)
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +46,7 @@ from layergroups.training.distributed import Processes, current_processes, shard
 from layergroups.training.hardware import (
     Compiled,
     checked_compile,
+    checked_precision,
     in_fast_layout,
     launched_accumulation,
     make_accelerator,
@@ -51,23 +62,33 @@ from layergroups.training.optim import (
 )
 from layergroups.training.state._batch_norm import BatchNormPolicy, checked_policy
 from layergroups.training.state._history import EpochRow, History
-from layergroups.training.state._progress import Reporter, reporter
+from layergroups.training.state._progress import Reporter, checked_progress, reporter
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from layergroups.checkpoints import Blueprint
 
-
 _log = logging.getLogger("layergroups")
 _Given = TypeVar("_Given")
 _Set = TypeVar("_Set")
+Event = Literal[
+    "before_fit",
+    "before_epoch",
+    "before_step",
+    "after_step",
+    "before_validate",
+    "after_epoch",
+    "after_fit",
+    "after_all",
+]
+EVENTS: Final[tuple[str, ...]] = get_args(Event)
 
 
 def regroup(old: LayerGroups, model: nn.Module, split: Split, data: DataSource) -> LayerGroups:
-    """Layer groups of another model by the same rule; freezing and rates go over where they fit.
+    """Group a new model by the same rule; keep freezing and rates if the group names match.
 
-    A compiled model is the same one in a wrapper: its groups stay as they are.
+    `torch.compile` only wraps a model, so a compiled model keeps its groups.
     """
     if unwrap(model) is old.model:
         return old
@@ -87,14 +108,14 @@ def regroup(old: LayerGroups, model: nn.Module, split: Split, data: DataSource) 
 
 
 def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | None:
-    """The same optimizer over another model's groups; None if they have other names.
+    """The same optimizer over the groups of a new model; None if the group names differ.
 
-    Parameters that both models have keep their state; those of the new one start without any.
+    Parameters that both models share keep their state; new parameters start without state.
     """
     wanted = {group["name"]: group["params"] for group in groups.param_groups()}
     ours = [group for group in optimizer.param_groups if "layer_group" in group]
     if [group["name"] for group in ours] != list(wanted):
-        _log.warning("the new model has other layer groups: the optimizer starts afresh")
+        _log.warning("the new model has different layer groups: the optimizer state is reset")
         return None
     for group in ours:
         group["params"] = wanted[group["name"]]
@@ -106,25 +127,24 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
 
 
 def fitting_data(old: DataSource, new: DataSource) -> DataSource:
-    """The new data, normalised as the weights need it."""
+    """The new data, normalised with the statistics of the pretrained weights."""
     _check_task(old, new)
     if new.vocab != old.vocab and old.n_outputs:
         raise TrainingError(
             f"These data have the classes {first_few(new.vocab)}, the model was made for "
-            f"{first_few(old.vocab)}. For other classes make a new head: "
+            f"{first_few(old.vocab)}. Different classes need a new head: "
             "vision_learner(dls, arch)."
         )
     return bound_to(new, old.input)
 
 
 def balanced_for(loss: NamedLoss, data: DataSource) -> NamedLoss:
-    """A loss with "balanced" weights for some training data."""
     targets = data.targets()
     if targets is None:
         raise TrainingError(
             '"balanced" counts the classes of the training data, but '
-            f"{type(data.train).__name__} does not tell its labels (targets or labels of its "
-            "dataset). Give the weights themselves, one for each class, such as "
+            f"{type(data.train).__name__} does not expose its labels (targets or labels of its "
+            "dataset). Give one weight for each class instead, such as "
             "CrossEntropy(weight=[1.0, 5.0])."
         )
     return loss.balanced(targets, data.n_outputs)
@@ -147,7 +167,7 @@ def _check_task(old: DataSource, new: DataSource) -> None:
 
 
 class Stateful(Protocol):
-    """Has a state of plain values that goes into what a learner saves."""
+    """An object whose state, of plain values, is saved with the learner."""
 
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state: Any) -> None: ...
@@ -158,7 +178,7 @@ USUAL_DECAY: Final = 0.999
 
 
 def checked_ema(ema: Ema) -> float | None:
-    """The decay of the moving average of the weights, None if there is to be none."""
+    """The decay of the moving average of the weights; None for no average."""
     if ema is None or isinstance(ema, bool):
         return USUAL_DECAY if ema else None
     if isinstance(ema, (int, float)) and 0 < ema < 1:
@@ -167,6 +187,25 @@ def checked_ema(ema: Ema) -> float | None:
         f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
         f"for {USUAL_DECAY}, or None for no average."
     )
+
+
+def checked_callbacks(callbacks: Sequence[object] | None) -> list[object]:
+    """The callbacks as a list; None for none."""
+    if callbacks is None:
+        return []
+    if not isinstance(callbacks, Sequence):
+        raise TrainingError(f"callbacks={callbacks!r} must be a list: callbacks=[{callbacks!r}].")
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise TrainingError(
+                f"{callback.__name__} is a class; callbacks are objects: {callback.__name__}()."
+            )
+        if not any(hasattr(callback, event) for event in EVENTS):
+            raise TrainingError(
+                f"{type(callback).__name__} has none of the events of a callback: "
+                f"{', '.join(EVENTS)}."
+            )
+    return list(callbacks)
 
 
 def _checked_seed(seed: int | None) -> int | None:
@@ -203,53 +242,44 @@ class Setting(Generic[_Given, _Set]):
 class LearnerState(SuggestsNames):
     """Model, layer groups, data, settings, optimizer, device and counts of a `Learner`.
 
-    A setting may be assigned at any time: it is checked then as the constructor checks it, and the
-    next step or fit follows it. The functions of this library take a state, not a `Learner`.
+    A setting may be assigned at any time: it is checked as in the constructor, and the next step or
+    fit uses it. The functions of this library take a `LearnerState`, not a `Learner`.
 
     Args:
         dls: training and validation batches.
-        model: the model.
-        groups: layer groups of this model; None makes them.
-        split: the rule by which they are made.
-        cache: outputs of frozen layers that are cached between fits.
+        model: from inputs to outputs.
+        groups: layer groups of this model; None makes them by `split`.
+        split: the rule that divides the model into groups.
+        cache: outputs of frozen layers, cached between fits.
 
     Attributes:
-        groups: as `layer_groups`, but not brought in step with the model first.
+        groups: as `layer_groups`, without the sync with the model.
         opt: the optimizer over all groups; None before the first fit.
         norms: which norm layers keep their running statistics.
-        callbacks: called in every fit.
         history: the epochs of all fits.
-        epochs_done: how many passes over the training items that were.
-        fits_done: how many fits.
-        thresh: for several labels, the probability above which one counts as there.
-        accumulate: batches for each step of the optimizer.
-        clip: the greatest norm of the gradients; None does not clip.
-        ema: the decay of the moving average of the weights; None for no average.
-        compile: arguments of `torch.compile` in fits; None: they run the model as it is.
-        seed: seeds every epoch, with its number; None leaves random states alone.
-        path: the folder of `save` and `load`.
-        mixed_precision: "no", "bf16", "fp16", or None for what `accelerate launch` has set.
-        data: the data as the library uses them.
-        progress: what shows bars and rows.
-        blueprint: how the model can be made again, if that is known.
-        pretrained: whether the model began with pretrained weights; None where that is not known.
-        cache: as the argument.
+        epochs_done: passes over the training items so far.
+        fits_done: fits so far.
+        data: the adapted data; `dls` has the original object.
+        blueprint: how to rebuild the model, if known.
+        pretrained: whether the model started with pretrained weights; None if unknown.
+        callbacks, mixed_precision, progress, thresh, accumulate, clip, ema, compile, seed, path:
+            as the arguments of `Learner`.
     """
 
     groups: LayerGroups
     opt: Optimizer | None
     norms: BatchNormPolicy
-    callbacks: list[object]
     history: History
     epochs_done: int
     fits_done: int
-    mixed_precision: str | None
     data: DataSource
-    progress: bool | Reporter
     blueprint: Blueprint | None
     pretrained: bool | None
     cache: Stateful
 
+    callbacks = Setting(checked_callbacks)
+    mixed_precision = Setting(checked_precision)
+    progress = Setting(checked_progress)
     thresh = Setting(checked_threshold)
     accumulate = Setting(launched_accumulation)
     clip = Setting(checked_clip)
@@ -294,11 +324,11 @@ class LearnerState(SuggestsNames):
         named = [f"{group.name} frozen" if group.frozen else group.name for group in groups]
         return f"Learner({groups.network}, groups: {', '.join(named)}; epochs: {self.epochs_done})"
 
-    # What it is made of
+    # Parts and settings
 
     @property
     def model(self) -> nn.Module:
-        """The model. Another one may be assigned: groups and optimizer follow."""
+        """The model. A different one may be assigned: groups and optimizer follow."""
         return self._model
 
     @model.setter
@@ -314,13 +344,13 @@ class LearnerState(SuggestsNames):
 
     @property
     def layer_groups(self) -> LayerGroups:
-        """The layer groups, in step with the model as it is now."""
+        """The layer groups, synced with the model."""
         self.groups.sync()
         return self.groups
 
     @property
     def dls(self) -> Any:
-        """The data. Others with the same classes may be assigned."""
+        """The data. Different data with the same classes may be assigned."""
         return self.data.given
 
     @dls.setter
@@ -332,14 +362,14 @@ class LearnerState(SuggestsNames):
 
     @property
     def task(self) -> Task:
-        """What the model predicts: the task of the data; where they have none, that of the loss."""
+        """The task of the data, else the task that the loss implies."""
         return self.data.task or task_meant_by(self._loss_func)
 
     @property
     def loss_func(self) -> LossFunc:
         """The loss of a batch. A name may be assigned too.
 
-        Weights that are "balanced" are those of the training data that the learner has now.
+        "balanced" weights are computed from the current training data.
         """
         given = self._loss_func
         if not isinstance(given, NamedLoss) or not given.is_balanced:
@@ -358,7 +388,7 @@ class LearnerState(SuggestsNames):
 
     @property
     def metrics(self) -> list[Any]:
-        """What is measured, as a list. One metric or several may be assigned, and are checked."""
+        """The metrics, as a list. One metric or several may be assigned."""
         return self._metrics
 
     @metrics.setter
@@ -369,20 +399,20 @@ class LearnerState(SuggestsNames):
 
     @property
     def opt_func(self) -> OptFunc:
-        """What makes the optimizer. Another one drops the optimizer that there is."""
+        """The optimizer factory. Assigning a different one discards the current optimizer."""
         return self._opt_func
 
     @opt_func.setter
     def opt_func(self, opt_func: OptFunc) -> None:
         check_opt_func(opt_func)
         if self.opt is not None and opt_func != self.opt_func:
-            _log.warning("Another opt_func: the optimizer starts afresh, without its moments.")
+            _log.warning("opt_func changed: the next fit starts with a new optimizer state.")
             self.opt = None
         self._opt_func = opt_func
 
     @property
     def weight_decay(self) -> float:
-        """Of what is decayed: not norms, biases and tokens. `wd` is the same."""
+        """The weight decay; not applied to norms, biases and tokens. `wd` is an alias."""
         return self._weight_decay
 
     @weight_decay.setter
@@ -406,13 +436,13 @@ class LearnerState(SuggestsNames):
         self.norms.policy = checked_policy(policy)
 
     def file(self, name: str | Path) -> Path:
-        """The checkpoint of this name in `path`."""
+        """The path of the checkpoint with this name."""
         text = str(path_of(name, CheckpointError, 'learn.save("first")'))
         return self.path / f"{text.removesuffix('.safetensors')}.safetensors"
 
     @property
     def accelerator(self) -> Accelerator:
-        """Device and precision; made when first used."""
+        """Device and precision; created at the first use."""
         made = self._accelerator
         if made is None or made.mixed_precision != precision_name(self.mixed_precision):
             made = self._accelerator = make_accelerator(self.mixed_precision)
@@ -420,7 +450,7 @@ class LearnerState(SuggestsNames):
 
     @property
     def reporter(self) -> Reporter:
-        """Who shows bars and rows."""
+        """Shows progress bars and epoch rows."""
         if self._reporter is None or self._reporter[0] is not self.progress:
             shown = self.progress if self.processes.is_main else False
             self._reporter = (self.progress, reporter(shown))
@@ -428,12 +458,12 @@ class LearnerState(SuggestsNames):
 
     @property
     def processes(self) -> Processes:
-        """Who trains together: those that `torchrun` or `accelerate launch` has started."""
-        _ = self.accelerator  # it joins them
+        """The processes that `torchrun` or `accelerate launch` has started."""
+        _ = self.accelerator  # creating it joins the process group
         return current_processes()
 
     def placed_model(self) -> nn.Module:
-        """The model, on the device where it runs."""
+        """The model, moved to its device."""
         self.data.to(self.accelerator.device)
         placed = place(self._model, self.accelerator.device)
         if wants_sharding() and self.processes.is_distributed:
@@ -441,7 +471,7 @@ class LearnerState(SuggestsNames):
         return placed
 
     def called_model(self) -> Callable[..., Tensor]:
-        """The model as fits call it: compiled, where that is asked for."""
+        """The model as fits call it: compiled if `compile` is set."""
         options = self.compile
         if options is None or is_compiled(self._model):
             return self._model
@@ -451,7 +481,7 @@ class LearnerState(SuggestsNames):
         return made
 
     def made_optimizer(self) -> Optimizer:
-        """The optimizer, over all groups on the device; made before the first fit, then kept."""
+        """The optimizer over all groups; created before the first fit, then reused."""
         _laid_out(self.placed_model())
         if self.opt is None:
             groups = self.layer_groups
@@ -463,40 +493,40 @@ class LearnerState(SuggestsNames):
             groups.attach(self.opt)
         return self.opt
 
-    # What the loop asks for
+    # For the loop
 
     def meter(self) -> Meter:
-        """The metrics, fresh, for these data and this threshold."""
+        """A new meter of the metrics."""
         return Meter(self.metrics, self.data.n_outputs, self.task, self.thresh)
 
     def begin_epoch(self, batches: Batches, *, seeded: bool = True) -> None:
-        """Order, random state and modes of the coming epoch; not seeded in the midst of it."""
+        """Set order, random state and modes for the next epoch; a resumed one is not seeded."""
         if self.seed is not None and seeded:
             torch.manual_seed(self.epoch_seed())
         set_epoch(batches, self.epochs_done)
         self.norms.train(self.model)
 
     def note_kept_statistics(self) -> None:
-        """Say once that "auto" keeps statistics, where it is not known that they are pretrained."""
+        """Log once that "auto" keeps statistics, if they are not known to be pretrained."""
         if self._noted_kept or self.pretrained is not None or self.batch_norm != "auto":
             return
         kept = self.norms.kept(self._model)
         if kept:
             self._noted_kept = True
             _log.warning(
-                "%d batch norms that train keep their running statistics, for these are not the "
-                'initial ones; batch_norm="update" lets them follow the batches.',
+                "%d batch norms that train keep their running statistics, because these are not "
+                'the initial ones; batch_norm="update" updates them from the batches.',
                 len(kept),
             )
 
     def end_epoch(self, row: EpochRow, passes: int = 1) -> None:
-        """Keep and show what the epoch came to, which stands for so many passes."""
+        """Record and show an epoch that counts as this number of passes."""
         self.history += (row,)
         self.epochs_done += passes
         self.reporter.row(row)
 
     def epoch_seed(self, epoch: int | None = None) -> int:
-        """A seed for an epoch, None for the coming one, by the learner's seed or its data's."""
+        """The seed of an epoch (None: the next), from the seed of the learner or its data."""
         seed = self.data.seed if self.seed is None else self.seed
         return mixed(seed, self.epochs_done if epoch is None else epoch)
 

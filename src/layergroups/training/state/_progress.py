@@ -1,7 +1,4 @@
-"""What a person sees while training: a bar and a row for each epoch, pictures in a notebook.
-
-Text goes to stderr, so that stdout stays free for data.
-"""
+"""Progress bars, epoch rows and notebook pictures. Text goes to stderr: stdout is for data."""
 
 from __future__ import annotations
 
@@ -31,29 +28,28 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """What the loop tells whoever shows it."""
+    """Shows the progress of a fit."""
 
     def bar(self, title: str, total: int) -> Bar:
         """A context manager around `total` steps of work."""
 
     def row(self, row: EpochRow) -> None:
-        """An epoch is done."""
+        """Show the row of a finished epoch."""
 
 
 class Bar(Protocol):
-    """Steps of work being done; use as a context manager."""
+    """A progress bar; use it as a context manager."""
 
     def __enter__(self) -> Bar: ...
     def __exit__(self, *_: object) -> None: ...
     def advance(self, loss: float = math.nan) -> None:
-        """One more step is done."""
+        """Count one more step."""
 
 
 class Silent:
-    """Shows nothing."""
+    """A reporter that shows nothing."""
 
     def bar(self, title: str, total: int) -> Bar:
-        """A bar that shows nothing."""
         return _NoBar()
 
     def row(self, row: EpochRow) -> None:
@@ -101,19 +97,19 @@ class _RichBar:
 
 
 class Terminal:
-    """Bars where stderr is a terminal; a table row for each epoch in any case."""
+    """Prints a table row for each epoch, and shows bars if stderr is a terminal."""
 
     def __init__(self) -> None:
         self._shown: list[str] = []
         self._widths: list[int] = []
 
     def bar(self, title: str, total: int) -> Bar:
-        """A live bar in a terminal, nothing elsewhere."""
+        """A live bar in a terminal, else a bar that shows nothing."""
         console = _console()
         return _RichBar(console, title, total) if console.is_terminal else _NoBar()
 
     def row(self, row: EpochRow) -> None:
-        """Print a row, below headings when the columns are new."""
+        """Print a row, with headings when the columns change."""
         names = list(row.metrics) or self._metrics_shown()
         columns, values = headings(names), cells(row, names)
         if columns != self._shown or any(
@@ -133,29 +129,34 @@ class Terminal:
 
 
 def _console() -> Console:
-    # Made when it is needed, so that it writes to what sys.stderr is then.
+    # A new console each time, so that it writes to the current sys.stderr.
     return Console(file=sys.stderr)
 
 
+def checked_progress(progress: bool | Reporter) -> bool | Reporter:
+    """A switch, or an object that shows progress."""
+    if isinstance(progress, bool) or (hasattr(progress, "bar") and hasattr(progress, "row")):
+        return progress
+    raise TrainingError(
+        f"progress={progress!r} must be True, False, or an object with bar and row."
+    )
+
+
 def reporter(progress: bool | Reporter) -> Reporter:
-    """`Terminal` for True, `Silent` for False, or the one that is given."""
+    """`Terminal` for True, `Silent` for False, or the given object."""
     if isinstance(progress, bool):
         return Terminal() if progress else Silent()
-    if not (hasattr(progress, "bar") and hasattr(progress, "row")):
-        raise TrainingError(
-            f"progress={progress!r} must be True, False, or an object with bar and row."
-        )
     return progress
 
 
 def in_notebook() -> bool:
-    """Whether this runs in a kernel that can show pictures."""
+    """Whether this runs in a Jupyter kernel."""
     shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 def show(draw: Callable[[], Figure]) -> None:
-    """Draw and show a picture, if this is a notebook."""
+    """Draw and show a figure in a notebook; do nothing elsewhere."""
     if in_notebook():
         display: Any = importlib.import_module("IPython.display")
         data = io.BytesIO()
