@@ -1,4 +1,4 @@
-"""Learners from the name of an architecture, and from an exported folder."""
+"""Learners from an architecture and from an export: `vision_learner` and `load_learner`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
 from layergroups.models import (
     Assembled,
-    InputChange,
     LoadedModel,
     all_or_nothing,
     assemble,
@@ -39,9 +38,11 @@ if TYPE_CHECKING:
     from layergroups.tasks import LossFunc
     from layergroups.training.optim import OptFunc
 
-
 _log = logging.getLogger("layergroups")
 _LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
+_FROZEN_CHANNELS = (
+    " They are frozen with the group of the first layers; fine_tune or unfreeze trains them."
+)
 Arch = str | Callable[..., nn.Module] | nn.Module
 
 
@@ -70,46 +71,46 @@ def vision_learner(
     """A learner whose model is the body of a pretrained network and a new head for the data.
 
     With pretrained weights the body starts frozen, as in fastai: `fit` trains the head,
-    `fine_tune` or `unfreeze` the rest. The photos are normalised as the weights need it. Where they
-    have other than three channels, the first convolution is changed by `change_input_channels`.
+    `fine_tune` or `unfreeze` the rest. Images are normalised with the statistics of the weights. If
+    they do not have three channels, `change_input_channels` adapts the first convolution.
 
-    By the task of the data, the head gives a class, several labels or numbers. Numbers come in the
-    units of the targets: the head ends with `TargetUnits`, measured on the training photos, or with
-    a `SigmoidRange` where `y_range` is given.
+    The task of the data decides whether the head predicts a class, several labels or numbers.
+    Numbers have the units of the targets: the head ends with `TargetUnits`, fitted to the training
+    targets, or with a `SigmoidRange` if `y_range` is given.
 
     Args:
-        dls: the photos and their classes, labels or numbers.
+        dls: the images and their classes, labels or numbers.
         arch: "resnet18", "torchvision:resnet18", "timm:...", a function of these libraries that
             makes a model, or any module. A module keeps its classifier and shares its other layers
-            with the learner's model; if an error is raised, it is as it was.
-        pretrained: begin with the library's pretrained weights.
-        weights: a local file of pretrained weights, `.safetensors` or `.pth`, instead; or an entry
+            with the learner's model; an error leaves it unchanged.
+        pretrained: start with the library's pretrained weights.
+        weights: instead, a local file of pretrained weights, `.safetensors` or `.pth`, or an entry
             of torchvision, such as `ResNet50_Weights.IMAGENET1K_V1`.
-        cut: where the body ends, if not where the dry run finds it: an index into the children, a
+        cut: where the body ends, instead of where a dry run finds it: an index into the children, a
             name of a child, or a function from network to body.
         split: the rule that divides the model into layer groups.
         metrics: names, torchmetrics objects or functions.
         lin_ftrs: sizes of the hidden layers of the head.
         ps: dropout of the head.
-        concat_pool: pool by average and by maximum, both.
-        custom_head: takes the body's output, instead of the head made here.
-        bn_final: a batch norm at the very end.
+        concat_pool: concatenate average and maximum pooling.
+        custom_head: used instead of the default head; it takes the body's output.
+        bn_final: a batch norm at the end.
         first_bn: a batch norm before the first linear layer.
         lin_first: linear layers before batch norm and dropout.
-        y_range: for regression: the numbers lie between these two, a little beyond the targets.
-        loss_func: a name or a function, as for `Learner`; None for the usual one of the task.
+        y_range: for regression: limits of the numbers, a little beyond the targets.
+        loss_func: a name or a function, as for `Learner`; None for the default of the task.
         opt_func: as for `Learner`.
-        seed: of the first weights too.
+        seed: as for `Learner`; also of the initial weights.
         **options: those of `Learner`; any other goes to the architecture's factory, such as
             `img_size=160` for a vision transformer of timm.
 
     Raises:
-        UnknownArchitectureError: no library knows the name.
-        WeightsError: the weights cannot be had, or do not fit.
+        UnknownArchitectureError: no library has an architecture of this name.
+        WeightsError: the weights cannot be loaded, or do not fit.
         CutError: the body cannot be cut there.
-        TrainingError: the data do not tell what their images are like.
+        TrainingError: the data do not describe their images.
         InputSizeError: the network cannot take images of this size.
-        ModelError: the network cannot take images of so many channels, or y_range does not fit.
+        ModelError: the network cannot take this number of channels, or y_range does not fit.
         ArgumentError: neither the learner nor the architecture has an argument of this name.
     """
     data = data_source(dls)
@@ -157,7 +158,8 @@ def vision_learner(
         if loaded.pretrained and len(learner.layer_groups) > 1:
             learner.freeze()
         if change is not None:
-            _tell_channels(change, loaded, learner)
+            frozen = loaded.pretrained and learner.layer_groups.frozen[0]
+            _log.warning("%s.%s", change, _FROZEN_CHANNELS if frozen else "")
     return learner
 
 
@@ -177,13 +179,13 @@ def cnn_learner(
 
 
 def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learner:
-    """The learner that `learn.export(folder)` wrote; it predicts at once.
+    """Load the learner that `learn.export(folder)` wrote; it can predict immediately.
 
-    To train it further, give it photos with the same classes: `learn.dls = dls`.
+    To train it further, assign data with the same classes: `learn.dls = dls`.
 
     Args:
         folder: the export.
-        model: the module itself, where the folder cannot describe it.
+        model: the module itself, if the folder cannot describe it.
 
     Raises:
         CheckpointError: the folder is not an export, is damaged, or needs `model`.
@@ -191,13 +193,13 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
     task = exported.task
     transform = transform_from_config(exported.transform)
-    photos = InferenceData(exported.classes, transform, task)
+    data = InferenceData(exported.classes, transform, task)
     example = torch.zeros(2, transform.channels, *transform.size)
     options: dict[str, Any] = {"example_input": example}
     if exported.blueprint is not None:
         options |= {"head": "1", "network": exported.blueprint.network}
     learner = Learner(
-        photos,
+        data,
         made,
         groups=groups_of_export(made, exported, options),
         metrics=exported.metrics,
@@ -221,14 +223,13 @@ def _refused_by_name(options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:
-    """Size and statistics of the images; data for which a network is chosen by name need them."""
     lacks = {"input": data.input is None, "size": data.size is None, "c": not data.n_outputs}
     if data.size is None or data.input is None or not data.n_outputs:
         missing = ", ".join(name for name, absent in lacks.items() if absent)
         raise TrainingError(
             f"The data ({type(data.given).__name__}) have no {missing}, so no network can be made "
-            "for them. Right would be vision_learner(ImageDataLoaders.from_folder(folder), "
-            '"resnet18"); for batches of another kind: Learner(dls, model).'
+            "for them. Use vision_learner(ImageDataLoaders.from_folder(folder), "
+            '"resnet18"); for other batches: Learner(dls, model).'
         )
     return data.size, data.input
 
@@ -239,20 +240,9 @@ def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> 
     task.check_range(y_range)
     if custom_head is not None:
         raise ModelError(
-            f"y_range={y_range!r} is for the head that is made here. Let your head end with "
+            f"y_range={y_range!r} only works with the default head. End your own head with "
             "layergroups.models.SigmoidRange(low, high)."
         )
-
-
-def _tell_channels(change: InputChange, loaded: LoadedModel, learner: Learner) -> None:
-    rests = loaded.pretrained and learner.layer_groups.frozen[0]
-    _log.warning(
-        "%s.%s",
-        change,
-        " They are frozen with the group of the first layers; fine_tune or unfreeze trains them."
-        if rests
-        else "",
-    )
 
 
 def _blueprint(loaded: LoadedModel, assembled: Assembled, size: Size) -> Blueprint:
@@ -271,8 +261,8 @@ def _loss(exported: Exported, task: Task) -> LossFunc:
     if made is None:
         made = stand_in(exported.outputs) or task.default_loss()
         _log.warning(
-            "The learner was exported with the loss %s, which is not loaded; set learn.loss_func "
-            "to it. Until then it is %s.",
+            "The learner was exported with the loss %s, which cannot be loaded; assign it to "
+            "learn.loss_func. Until then the loss is %s.",
             exported.loss,
             type(made).__name__,
         )

@@ -1,7 +1,4 @@
-"""Predictions one after the other: photos go through in batches, and nothing is kept of them.
-
-Predictions averaged over several views of each photo (test time augmentation).
-"""
+"""Predictions for the Learner: streamed image by image, for all batches, and averaged over views."""
 
 from __future__ import annotations
 
@@ -26,23 +23,11 @@ if TYPE_CHECKING:
 def predictions(
     learner: LearnerState, photos: Paths | EvalLoader
 ) -> Iterator[tuple[Path, AnyPrediction]]:
-    """Each photo with what the model says of it, batch by batch.
-
-    Between two batches the model is as it was: it may be used, or left, at any time.
-
-    Args:
-        learner: whose model predicts.
-        photos: an image, a list of images, a folder, or `dls.test_dl(...)` of them.
-    """
-    batches = _batches(learner, photos)
+    """Yield each image with its prediction; between two batches the model may be used or changed."""
+    batches = photos
+    if not isinstance(batches, EvalLoader):
+        batches = learner.data.test_batches(_paths(photos))
     return _each(learner, iter(batches), iter(batches.paths))
-
-
-def _batches(learner: LearnerState, photos: Paths | EvalLoader) -> EvalLoader:
-    if isinstance(photos, EvalLoader):
-        return photos
-    batches: EvalLoader = learner.data.test_batches(_paths(photos))
-    return batches
 
 
 def _paths(photos: object) -> Paths:
@@ -52,7 +37,7 @@ def _paths(photos: object) -> Paths:
     for item in photos if isinstance(photos, Iterable) else [photos]:
         if not isinstance(item, str | os.PathLike):
             raise TrainingError(
-                "iter_preds takes paths of photos, a folder, or dls.test_dl(paths), not a "
+                "iter_preds takes paths of images, a folder, or dls.test_dl(paths), not a "
                 f"{type(item).__name__}. For batches: learn.get_preds(batches); for an image in "
                 "memory: learn.predict(image)."
             )
@@ -73,7 +58,7 @@ def _each(
                 task=task,
                 accelerator=learner.accelerator,
             )
-            del batch  # before the next one is made
+            del batch  # frees its memory before the next one is read
             for row in found:
                 yield next(paths), task.decode(row, names, learner.thresh)
 
@@ -81,7 +66,7 @@ def _each(
 def all_predictions(
     learner: LearnerState, batches: Iterable[Any], *, with_loss: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """What `Learner.get_preds` gives: predictions, targets, losses."""
+    """Predictions, targets and losses, as in `Learner.get_preds`."""
     model = learner.placed_model()
     with keep_freed_memory(), learner.reporter.bar("predictions", batch_count(batches)) as bar:
         return predict_all(
@@ -98,12 +83,12 @@ def all_predictions(
 def averaged_predictions(
     learner: LearnerState, dl: Iterable[Any] | None, n: int, beta: float
 ) -> tuple[Tensor, Tensor | None]:
-    """What `Learner.tta` gives."""
+    """See `Learner.tta`."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise TrainingError(f"n={n!r} must be a whole number of views, from 1: learn.tta(n=4).")
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
         raise TrainingError(
-            f"beta={beta!r} must be the weight of the photos as they are, from 0 to 1: "
+            f"beta={beta!r} must be the weight of the items without augmentation, from 0 to 1: "
             "learn.tta(beta=0.25)."
         )
     batches = batches_of(learner.data, dl)

@@ -1,13 +1,10 @@
-"""Checkpoints while a fit runs, and going on from the last one as if nothing had happened.
+"""Checkpoints of a fit in progress, and resuming from them.
 
-Each fit of a learner has a folder of its own below `checkpoint_dir`, by its number: a script that
-is started again finds the fits that were done, takes over what they ended with, and goes on in the
-midst of the one that was cut off. In this file: what is saved (`Checkpointer`), what identifies a
-fit (`fit_signature`), and which checkpoint a fit goes on from (`_newest_that_fits`).
-
-All that a step depends on is saved: weights, buffers, optimizer, freezing, rates, position in
-schedule and data, random states, history, callbacks. So the resumed run ends bit for bit where the
-unbroken one ends, on the same machine with the same number of threads.
+Each fit of a learner has its own numbered folder below `checkpoint_dir`. A restarted script loads
+the results of finished fits, and continues the interrupted one. A checkpoint has everything that a
+step depends on: weights, buffers, optimizer, freezing, rates, position in schedule and data, random
+states, history, callbacks. So a resumed run gives bit for bit the result of an uninterrupted one,
+on the same machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -38,20 +35,14 @@ if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
 
 _log = logging.getLogger("layergroups")
-_KEPT: Final = 2  # the newest checkpoints: one may be damaged
-_CONTENTS: Final = "items, labels and transforms"  # a checksum, which would tell nobody anything
+_KEPT: Final = 2  # number of checkpoints, because the newest may be damaged
+_CONTENTS: Final = "items, labels and transforms"  # a checksum, so not shown in messages
 _FEATURES: Final = "features"  # name of the state of `FitContext.features`
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Where and how often a fit is saved, and whether it goes on from what is there.
-
-    Attributes:
-        folder: of all fits of a learner.
-        every: also after so many optimizer steps, not only after each epoch.
-        resume: go on from the newest checkpoint that is whole.
-    """
+    """Where and how often a fit is saved, and whether it resumes; see `FitOptions`."""
 
     folder: Path
     every: int | None = None
@@ -61,11 +52,7 @@ class CheckpointConfig:
 def checkpoint_config(
     checkpoint_dir: str | Path | None, checkpoint_every: int | None, resume: bool
 ) -> CheckpointConfig | None:
-    """The arguments of a fit as data; None if it is not to be saved.
-
-    Raises:
-        TrainingError: they do not make sense together.
-    """
+    """The checkpoint options of a fit, checked; None without checkpoints."""
     if checkpoint_dir is None:
         if resume or checkpoint_every is not None:
             raise TrainingError(
@@ -83,10 +70,7 @@ def checkpoint_config(
 def fit_signature(
     phase: str, epochs: int, schedule: Schedule, learner: LearnerState
 ) -> dict[str, Any]:
-    """What identifies a fit, JSON-ready: what was asked for, and what it is made of.
-
-    A checkpoint of a fit with any of these different is of another fit.
-    """
+    """The arguments and data that identify a fit, JSON-ready; a checkpoint must have the same."""
     data, loss = learner.data, learner.loss_func
     targets = data.targets()
     contents = zlib.crc32(data.fingerprint().encode())
@@ -107,19 +91,19 @@ def fit_signature(
 
 
 class Checkpointer:
-    """The callback that writes the checkpoints of one fit, and goes on from them.
+    """The callback that writes the checkpoints of one fit, and resumes from them.
 
-    It is the last of the callbacks, so what the others did at a moment is in the checkpoint.
+    It is the last of the callbacks, so that a checkpoint includes the effects of all others.
 
     Args:
         config: where and how often.
         learner: whose next fit it is.
         signature: of the fit, see `fit_signature`.
-        kind: ends the name of the folder, where one fit is tried in two ways.
+        kind: suffix of the folder, if one fit can run in two ways.
 
     Raises:
-        TrainingError: the folder holds checkpoints of this fit, but it is not to go on from them.
-        CheckpointError: it is to, but they are of another fit or model, or damaged.
+        TrainingError: the folder holds checkpoints of this fit, but `resume` is not set.
+        CheckpointError: the checkpoints are of a different fit or model, or damaged.
     """
 
     def __init__(
@@ -146,7 +130,7 @@ class Checkpointer:
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
-    # What is saved, and when
+    # Saving
 
     def before_fit(self, run: FitContext) -> None:
         if self._found is None:
@@ -197,10 +181,10 @@ class Checkpointer:
         newest = self.series.files()[: 1 if state["fit"]["done"] else _KEPT]
         self.series.prune({written, *newest, *([self._base] if self._base else [])})
 
-    # Where to go on
+    # Resuming
 
     def finished(self, learner: LearnerState) -> History | None:
-        """The rows of a fit that was done before; the learner is then as it was at its end."""
+        """If this fit was finished before: restore the learner at its end, and return the rows."""
         saved = self._found
         if saved is None or not saved.state["fit"]["done"]:
             return None
@@ -218,7 +202,7 @@ class Checkpointer:
             if name in states:
                 callback.load_state_dict(states[name])
             elif name != _FEATURES:  # earlier versions did not save it
-                _log.warning("%s has no state of %s, which begins afresh.", saved.path.name, name)
+                _log.warning("%s has no state of %s, which starts new.", saved.path.name, name)
         self._base = None if fit["base"] is None else self.series.folder / str(fit["base"])
         self._structure = str(saved.state["structure"])
         _log.warning(
@@ -227,7 +211,6 @@ class Checkpointer:
         )  # fmt: skip
 
     def _find(self, learner: LearnerState) -> Saved | None:
-        """The checkpoint to go on from, if there is one; there must be none if it is not to."""
         if not self.config.resume:
             if self.series.files():
                 raise TrainingError(
@@ -243,12 +226,7 @@ class Checkpointer:
         return saved
 
     def _check_same(self, signature: Mapping[str, Any], saved: Saved) -> None:
-        """The checkpoint must be of the fit that is asked for; earlier versions saved less of it.
-
-        Raises:
-            CheckpointError: it is of a different one; the message names what differs.
-        """
-        fit = saved.state["fit"]
+        fit = saved.state["fit"]  # earlier versions saved fewer names
         differences = [
             f"{name} {fit[name]!r}, now {value!r}"
             for name, value in signature.items()
@@ -276,11 +254,9 @@ class Checkpointer:
 
 
 def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
-    """The newest whole checkpoint whose weights are those of this model.
-
-    A fit whose callbacks changed the model goes on from before the change, which they then do
-    again.
-    """
+    """The newest valid checkpoint that fits this model."""
+    # If callbacks changed the model in the fit, only an older checkpoint, from before the change,
+    # fits; the callbacks then repeat it.
     reason: CheckpointError | None = None
     for saved in series.readable():
         try:
@@ -305,7 +281,7 @@ def _restore(learner: LearnerState, saved: Saved) -> None:
 
 
 def _stateful(run: FitContext) -> list[tuple[str, Any]]:
-    """What has a state, each with a name: by class, and by place among callbacks of its class."""
+    """Everything with a state, named by its class and its position within that class."""
     found: list[tuple[str, Any]] = []
     if run.features is not None:
         found.append((_FEATURES, run.features))

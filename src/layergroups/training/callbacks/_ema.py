@@ -1,8 +1,7 @@
-"""The exponential moving average of the weights, while a fit runs.
+"""An exponential moving average of the weights in a fit.
 
-Training moves the weights themselves. Beside them an average follows; it validates at the end of
-each epoch, it is in the model while callbacks look at the epoch, and it stays in the model when the
-fit ends, however it ends. So what is validated is what is saved, exported and predicts.
+The average is in the model from the validation of an epoch until the next epoch starts, and after
+the fit. So the validated weights are those that are saved, exported and used for predictions.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class EMA:
-    """The callback that keeps the average of one fit; the first of the callbacks.
+    """Averages the weights of one fit; the first of its callbacks.
 
     After step t, average = d * average + (1 - d) * weights, where d is the smaller of the decay and
-    (1 + t) / (10 + t), so that the start of a fit is soon forgotten (as TensorFlow's
-    ExponentialMovingAverage has it with `num_updates`). Averaged are the parameters that train and
-    the running statistics beside them. What is frozen, or has a rate of 0, has no average: it stays
-    as it is, to the bit. What is thawed, or put in by surgery, starts its average as it is then.
+    (1 + t) / (10 + t), so that the average soon forgets the start of a fit (as TensorFlow's
+    ExponentialMovingAverage with `num_updates`). It covers the parameters that train and the
+    running statistics of their groups. Frozen parameters, or those with rate 0, have no average and
+    do not change. Unfrozen or new parameters start their average at their current values.
 
     Args:
-        learner: whose fit it is.
+        learner: the learner of the fit.
         decay: between 0 and 1.
     """
 
@@ -42,16 +41,15 @@ class EMA:
         self.steps = 0
         self._learner = learner
         self._averages: dict[Tensor, Tensor] = {}
-        self._weights: dict[Tensor, Tensor] = {}  # the model's own, while it shows the averages
+        self._weights: dict[Tensor, Tensor] = {}  # while the averages are in the model
         self._versions: dict[Tensor, int] = {}
-        self._standing: object = None
+        self._structure: object = None
         self._floats: list[Tensor] = []
 
     def before_epoch(self, run: FitContext) -> None:
-        """Put the weights back, to train on.
-
-        What another hand has changed since, or has frozen, stays as it is.
-        """
+        """Restore the weights for training."""
+        # A version counter shows writes to a tensor. What other code has changed or frozen since
+        # the swap stays as it is.
         trains = set(map(id, self._followed()))
         with torch.no_grad():
             for tensor, weights in self._weights.items():
@@ -62,7 +60,7 @@ class EMA:
         self._weights.clear()
 
     def after_step(self, run: FitContext) -> None:
-        """Let the averages follow."""
+        """Update the averages."""
         self.steps += 1
         part = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         self._averages = {tensor: self._average(tensor) for tensor in self._followed()}
@@ -77,12 +75,12 @@ class EMA:
                     average.lerp_(tensor, part)
 
     def after_fit(self, run: FitContext) -> None:
-        """The averages are the model's weights from now on."""
+        """Keep the averages as the weights."""
         self._weights.clear()
         self._averages.clear()
 
     def before_validate(self, run: FitContext) -> None:
-        """Validate the averages, with running statistics that are equal in all processes."""
+        """Swap the averages in, with running statistics that are equal in all processes."""
         self.swap_in()
         run.replicas.sync_buffers(run.model)
         self._note_versions()
@@ -92,7 +90,7 @@ class EMA:
         self.swap_in()
 
     def swap_in(self) -> None:
-        """Put the averages in the model, and keep its weights; nothing if they are in it."""
+        """Put the averages in the model and save its weights, unless they are swapped already."""
         if self._weights:
             return
         with torch.no_grad():
@@ -120,12 +118,12 @@ class EMA:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, in a model that is as it was then."""
+        """Restore the result of `state_dict`, in the same model."""
         self.steps = int(state["steps"])
         named = dict(self._named())
-        for kept, key in ((self._averages, "averages"), (self._weights, "weights")):
-            kept.clear()
-            kept.update({named[name]: _placed(t, named[name]) for name, t in state[key].items()})
+        for own, key in ((self._averages, "averages"), (self._weights, "weights")):
+            own.clear()
+            own.update({named[name]: _placed(t, named[name]) for name, t in state[key].items()})
         self._note_versions()
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
@@ -135,17 +133,17 @@ class EMA:
     def _followed(self) -> list[Tensor]:
         groups = self._learner.layer_groups
         seen = (id(groups.model), len(groups.changes))
-        standing = (seen, groups.frozen, groups.rates, groups.norms_train)
-        if standing != self._standing:
-            rest = [
+        structure = (seen, groups.frozen, groups.rates, groups.norms_train)
+        if structure != self._structure:
+            inactive = [
                 m
                 for m in groups.inactive_modules(groups.inactive)
                 if not (groups.norms_train and is_norm(m))
             ]
-            resting = {id(b) for m in rest for b in m.buffers(recurse=False)}
+            fixed = {id(b) for m in inactive for b in m.buffers(recurse=False)}
             floats = [t for _, t in self._named() if t.is_floating_point() or t.is_complex()]
-            self._floats = [t for t in floats if id(t) not in resting]
-            self._standing = standing
+            self._floats = [t for t in floats if id(t) not in fixed]
+            self._structure = structure
         return [t for t in self._floats if t.requires_grad or not isinstance(t, nn.Parameter)]
 
     def _average(self, tensor: Tensor) -> Tensor:
@@ -156,7 +154,7 @@ class EMA:
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    # An average of 16-bit numbers would not move.
+    # In 16 bits, the small updates of an average would round to nothing.
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 

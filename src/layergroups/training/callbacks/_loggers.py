@@ -1,9 +1,4 @@
-"""The history as a CSV file that grows while training.
-
-Losses, metrics and rates to TensorBoard, Weights & Biases and others, through accelerate.
-
-Curves that grow in a notebook while training.
-"""
+"""Logging callbacks: a CSV file, experiment trackers, and live curves in a notebook."""
 
 from __future__ import annotations
 
@@ -30,9 +25,9 @@ if TYPE_CHECKING:
 class CSVLog:
     """Writes the history of the learner to a CSV file after each epoch; see `History.to_csv`.
 
-    Each time the whole file is written, all or nothing: it holds all fits of the learner, a
-    run that was resumed has each epoch once, and an interrupted one has the row of the epoch that
-    broke off. With several processes the main one writes. In fastai: CSVLogger.
+    The whole file is replaced each time, atomically. It holds all fits of the learner: a resumed
+    run has each epoch once, and an interrupted run has a row for the interrupted epoch. With
+    several processes the main one writes. In fastai: CSVLogger.
 
     Args:
         path: the file; missing folders are made.
@@ -44,7 +39,7 @@ class CSVLog:
     def __init__(self, path: str | os.PathLike[str] = "history.csv") -> None:
         if not isinstance(path, str | os.PathLike) or not str(path) or Path(path).is_dir():
             raise TrainingError(
-                f'path={path!r} must be that of a file, such as CSVLog("logs/history.csv").'
+                f'path={path!r} must be the path of a file, such as CSVLog("logs/history.csv").'
             )
         self.path = Path(path)
 
@@ -62,25 +57,25 @@ class CSVLog:
 
 
 class Trackers:
-    """Sends what happens to experiment trackers, from the main process only.
+    """Logs to experiment trackers, from the main process only.
 
     After each epoch `train_loss`, `valid_loss`, every metric and the epoch's number; every few
-    steps `loss` and `lr/<group>` for each layer group. The step on the axis counts optimizer steps
-    over all fits with this object, also in a resumed run. Trackers are begun at the first fit and
-    stay open, so `fine_tune` is one run of theirs; `close()` ends it, else the end of the program
-    does. In fastai: TensorBoardCallback, WandbCallback, …
+    steps `loss` and `lr/<group>` for each layer group. The step axis counts optimizer steps over
+    all fits with this object, also in a resumed run. Trackers start at the first fit and stay open,
+    so `fine_tune` is one run in them; `close()` or the end of the program closes them. In fastai:
+    TensorBoardCallback, WandbCallback, …
 
     Args:
-        names: "tensorboard", "wandb" or another tracker of accelerate, an object of a subclass of
-            its `GeneralTracker`, or a list of these.
-        project: how the trackers call the project; for tensorboard a folder below `folder`.
-        folder: where trackers that write files do so.
-        every: steps from one loss to the next.
-        config: plain values to store with the run, besides those of the learner.
+        names: "tensorboard", "wandb" or a different tracker of accelerate, an object of a subclass
+            of its `GeneralTracker`, or a list of these.
+        project: name of the project in the trackers; for tensorboard a folder below `folder`.
+        folder: for trackers that write files.
+        every: steps from one logged loss to the next.
+        config: plain values to store with the run, in addition to those of the learner.
         init: options of the trackers by name, such as `{"wandb": {"name": "first try"}}`.
 
     Raises:
-        TrainingError: no such tracker, its package is not installed, or another argument is wrong.
+        TrainingError: unknown tracker, its package is not installed, or an argument is wrong.
     """
 
     def __init__(
@@ -105,7 +100,7 @@ class Trackers:
         self._accelerator: Accelerator | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """Begin, with the first fit."""
+        """Start the trackers in the first fit."""
         per_epoch = max(1, run.steps // max(1, run.epochs))
         self.step = max(self.step, run.learner.epochs_done * per_epoch)
         if self._accelerator is None:
@@ -114,7 +109,7 @@ class Trackers:
             self._accelerator.init_trackers(self.project, _config(run) | self.config, self.init)
 
     def after_step(self, run: FitContext) -> None:
-        """Send the loss and the rates, where it is time."""
+        """Send the loss and the rates every few steps."""
         self.step += 1
         if run.step % self.every == 0:
             rates = run.groups.rates
@@ -131,7 +126,7 @@ class Trackers:
         self._send(known | {"epoch": row.epoch})
 
     def close(self) -> None:
-        """End the trackers' run; another fit begins a new one."""
+        """End the trackers' run; the next fit starts a new one."""
         if self._accelerator is not None:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
@@ -181,14 +176,14 @@ def _check(name: object) -> None:
 
 _log = logging.getLogger("layergroups")
 _REST = 10  # drawing takes at most a tenth of the time
-_POINTS = 2000  # losses of steps that are kept; beyond it every second one is left out
+_POINTS = 2000  # maximum number of step losses; beyond it every second one is dropped
 
 
 class LivePlot:
     """Draws losses, metrics and rates of all groups below the cell in which a fit runs.
 
-    It draws after each epoch, and within one at most every few seconds. In a terminal it draws
-    nothing and says so. `png()` gives the last picture anywhere. In fastai: ShowGraphCallback.
+    It draws after each epoch, and within an epoch at most every few seconds. In a terminal it only
+    logs a warning; `png()` returns the last picture anywhere. In fastai: ShowGraphCallback.
 
     Args:
         seconds: from one picture to the next within an epoch.
@@ -208,14 +203,14 @@ class LivePlot:
         self._names: tuple[str, ...] = ()
 
     def before_fit(self, run: FitContext) -> None:
-        """Begin a new picture, or say that there is no notebook."""
+        """Start a new picture, or warn that this is not a notebook."""
         self._places, self._losses, self._every, self._handle = [], [], 1, None
         self._rows, self._names = [], tuple(run.groups.names)
         if run.processes.is_main and not in_notebook():
-            _log.warning("LivePlot draws in notebooks only; here the rows tell the same.")
+            _log.warning("LivePlot draws in notebooks only; here the table has the same numbers.")
 
     def after_step(self, run: FitContext) -> None:
-        """Keep the loss, and draw where it is time."""
+        """Record the loss, and draw if enough time has passed."""
         if run.step % self._every == 0:
             run.losses.read()
             self._places.append(run.step / run.steps * run.epochs)

@@ -1,4 +1,4 @@
-"""Batches in which every image is a mixture of two."""
+"""MixUp and CutMix: batches in which every image is a mixture of two."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from layergroups.errors import TrainingError
 if TYPE_CHECKING:
     from layergroups.training.loop import FitContext
 
-
 _log = logging.getLogger("layergroups")
 
 
 class _Mixes:
-    """A transform of torchvision on the batches of a fit, drawn from explicit numbers only."""
+    """Applies a torchvision transform to the batches of a fit, with its own seed."""
 
     kind: Literal["MixUp", "CutMix"]
 
@@ -31,12 +30,12 @@ class _Mixes:
         self._mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """Let the images come, not stored outputs of frozen layers."""
+        """Turn off cached outputs of frozen layers, since the images differ in each epoch."""
         from torchvision.transforms import v2
 
         self._mix = getattr(v2, self.kind)(alpha=self.alpha)
         if run.needs_features:
-            _log.warning("%s rests: the head trains on stored outputs of the body.", self.kind)
+            _log.warning("%s is off: the head trains on cached outputs of the body.", self.kind)
         elif run.features is not None:
             run.features = None
             if any(run.groups.frozen):
@@ -45,7 +44,7 @@ class _Mixes:
                 )
 
     def before_step(self, run: FitContext) -> None:
-        """Mix the batch, if it is not mixed yet."""
+        """Mix the batch, unless another callback has mixed it."""
         if run.needs_features or run.mixed or len(run.targets) < 2:
             return
         _check_images(run.inputs, self.kind)
@@ -65,24 +64,24 @@ class _Mixes:
 class MixUp(_Mixes):
     """Trains on mixtures: each image is blended with the next of its batch, and so are the targets.
 
-    Targets become soft, float (N, C); cross entropy, with label smoothing and class weights too,
-    and binary cross entropy take them, a loss of one's own must. The training loss is then higher
-    than the loss of whole images; validation sees those. Mixtures depend on seed, epoch and batch
-    only; several processes mix within their shares. Frozen layers are not stored meanwhile, since
-    they see another mixture in each epoch; the head's phase of `fine_tune` trains on stored outputs
-    and is not mixed. With `CutMix` in the same list a batch is mixed once, by the first that comes
-    up: `[MixUp(p=0.5), CutMix()]` gives each about half of the batches. In fastai: MixUp.
+    Targets become soft, float (N, C). Cross entropy (also with label smoothing or class weights)
+    and binary cross entropy take them; a custom loss must too. The training loss is higher than
+    that of whole images, which validation uses. Mixtures depend only on seed, epoch and batch;
+    several processes mix within their shares. Outputs of frozen layers are not cached, since their
+    inputs differ in each epoch; the first phase of `fine_tune` trains on cached outputs and is not
+    mixed. With `CutMix` in the same list, a batch is mixed once, by the first that draws it:
+    `[MixUp(p=0.5), CutMix()]` gives each about half of the batches. In fastai: MixUp.
 
     Source: Zhang et al. 2018, «mixup: Beyond Empirical Risk Minimization»;
     torchvision.transforms.v2.MixUp.
 
     Args:
-        alpha: of the Beta distribution of the blend; small ones blend little.
+        alpha: of the Beta distribution of the blend; small values blend little.
         p: part of the batches that are mixed.
 
     Raises:
-        TrainingError: an argument is not what it should be; or in a fit, the batches are no images
-            or the data do not tell the number of classes.
+        TrainingError: an argument is wrong; or in a fit, the batches are not images, or the data do
+            not define the number of classes.
     """
 
     kind = "MixUp"
@@ -94,7 +93,7 @@ class MixUp(_Mixes):
 class CutMix(_Mixes):
     """Trains on collages: a rectangle of each image comes from the next image of its batch.
 
-    Targets are blended by area. All else is as in `MixUp`. In fastai: CutMix.
+    Targets are blended by area. Otherwise it works as `MixUp`. In fastai: CutMix.
 
     Source: Yun et al. 2019, «CutMix: Regularization Strategy to Train Strong Classifiers with
     Localizable Features»; torchvision.transforms.v2.CutMix.

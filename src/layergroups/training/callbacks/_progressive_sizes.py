@@ -1,4 +1,4 @@
-"""Small images first, large ones last."""
+"""Progressive resizing: small images first, large ones last."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ if TYPE_CHECKING:
     from layergroups.data import Size
     from layergroups.training.loop import FitContext
 
-
 _log = logging.getLogger("layergroups")
 
 
 class ProgressiveSizes:
-    """Trains on images that grow over the fit; validation always sees the size of the data.
+    """Trains on images that grow over the fit; validation always uses the size of the data.
 
-    The epochs of a fit are divided among the sizes as evenly as they go; the last epoch has the
-    last size. Order and variations of the images are those of the data's seed at every size. Early
-    epochs cost less: an image of half the side is a quarter of the work. Frozen layers are not
-    stored meanwhile; the head's phase of `fine_tune` keeps to the size of the data.
+    The epochs of a fit are divided among the sizes as evenly as possible; the last epoch has the
+    last size. Order and augmentation follow the data's seed at every size. Early epochs cost less:
+    half the side is a quarter of the work. Outputs of frozen layers are not cached; the first phase
+    of `fine_tune` uses the size of the data.
 
     Source: Howard, fast.ai course 2018; Tan and Le 2021, «EfficientNetV2».
 
@@ -49,13 +48,13 @@ class ProgressiveSizes:
             self.sizes = tuple(as_size(size) for size in given)
         except (DataError, TypeError) as cause:
             raise TrainingError(
-                f"sizes={sizes!r}: {cause} Right would be ProgressiveSizes([128, 160, 224])."
+                f"sizes={sizes!r}: {cause} Use for example ProgressiveSizes([128, 160, 224])."
             ) from cause
         self._size: Size | None = None
         self._run: FitContext | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """See that data and network can do it."""
+        """Check that data and network support all sizes."""
         self._run, self._size = run, None
         if run.needs_features:
             return
@@ -70,7 +69,7 @@ class ProgressiveSizes:
                 )
 
     def before_epoch(self, run: FitContext) -> None:
-        """Take the size of this epoch."""
+        """Set the size of this epoch."""
         if not run.needs_features:
             self._take(run, self.size_of(run.epoch, run.epochs))
 
@@ -84,7 +83,7 @@ class ProgressiveSizes:
         return {"size": None if self._size is None else list(self._size)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on in the midst of an epoch."""
+        """Restore the size in the middle of an epoch."""
         if state["size"] is not None and self._run is not None:
             self._take(self._run, as_size(tuple(state["size"])))
 
@@ -107,14 +106,13 @@ def _check_data(run: FitContext, last: Size) -> None:
         )
     if tuple(own) != last:
         raise TrainingError(
-            f"The last of the progressive sizes is {last[0]} x {last[1]}, but the data, and with "
-            f"them the validation, are {own[0]} x {own[1]}. End the list with that size, or make "
-            f"the data with size={last}."
+            f"The last of the progressive sizes is {last[0]} x {last[1]}, but data and validation "
+            f"are {own[0]} x {own[1]}. End the list with that size, or make the data with "
+            f"size={last}."
         )
 
 
 def _check_network(run: FitContext, size: Size) -> None:
-    """One image of a size through the network, which is left as it was."""
     spec = run.learner.data.input
     channels = 3 if spec is None else spec.channels
     image = torch.zeros(1, channels, *size, device=run.accelerator.device)
@@ -124,5 +122,5 @@ def _check_network(run: FitContext, size: Size) -> None:
     except Exception as cause:
         raise TrainingError(
             f"The network cannot take images of {size[0]} x {size[1]} pixels: {cause}. Leave this "
-            "size out, or take a network that is made for any size."
+            "size out, or use a network that takes images of any size."
         ) from cause

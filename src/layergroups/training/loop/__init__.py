@@ -1,4 +1,4 @@
-"""The loop, its events, and what it needs of a fit."""
+"""The training loop, its events, evaluation, and the context of a fit."""
 
 from layergroups.training.loop._evaluation import evaluate, predict_all
 from layergroups.training.loop._events import EVENTS, Callback, checked, end_after

@@ -1,4 +1,4 @@
-"""Running a model over batches without changing it: validation and predictions."""
+"""Validation and predictions: run a model over batches without changing it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from layergroups.training.state import evaluating
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-
 Forward = Callable[[Any], Tensor]
 
 
@@ -40,18 +39,18 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss over the items, and the metrics.
 
-    The model's mode and the random state are afterwards as before; nothing is read from the device
-    until the end.
+    The model's mode and the random state are restored. Nothing is read from the device until the
+    end, since each read waits for it.
 
     Args:
-        model: the model; put in eval mode for the time.
+        model: runs in eval mode.
         batches: pairs of inputs and targets.
         loss_func: the mean loss of a batch.
-        meter: fresh metrics.
-        accelerator: where and in which precision to compute.
-        task: what the data ask.
-        processes: who share the work; all of them call this, and get the same.
-        forward: the inputs' way through the model; all of it if None.
+        meter: a new meter.
+        accelerator: device and precision.
+        task: of the data.
+        processes: share the work; all of them call this and get the same result.
+        forward: replaces the forward pass of the model.
         advance: called after every batch.
 
     Returns:
@@ -84,7 +83,7 @@ def evaluate(
         total, items = processes.total(float(seen.total), seen.items)
         if not items:
             raise TrainingError(
-                "There are no validation photos. Give valid_pct=0.2, or validate(dl)."
+                "There are no validation items. Give valid_pct=0.2, or validate(dl)."
             )
         return {"valid_loss": total / items, **meter.compute(processes)}
 
@@ -130,13 +129,13 @@ def predict_all(
     with_loss: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Answers, targets and losses of every item, in the order of the batches, on the CPU.
+    """Predictions, targets and losses of every item, in the order of the batches, on the CPU.
 
     Returns:
-        Probabilities (N, C), or numbers (N, K) where the task is regression; targets (N,), (N, C)
-        or (N, K), None where the batches have none; losses (N,), None unless asked for.
+        Probabilities (N, C), or numbers (N, K) for regression; targets (N,), (N, C) or (N, K), None
+        if the batches have none; losses (N,), None without `with_loss`.
     """
-    kept: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    collected: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
     with evaluating(model):
         for outputs, targets in _outputs(batches, partial(call_model, model), accelerator, advance):
             losses = None
@@ -145,10 +144,10 @@ def predict_all(
                     raise TrainingError("with_loss=True needs batches of (inputs, targets).")
                 losses = item_losses(loss_func, outputs, targets).cpu()
             known = None if targets is None else targets.cpu()
-            kept.append((task.predictions(outputs, loss_func).cpu(), known, losses))
-    if not kept:
+            collected.append((task.predictions(outputs, loss_func).cpu(), known, losses))
+    if not collected:
         raise TrainingError("There is nothing to predict: the batches are empty.")
-    columns = list(zip(*kept, strict=True))
+    columns = list(zip(*collected, strict=True))
     return (torch.cat(columns[0]), _joined(columns[1]), _joined(columns[2]))
 
 
@@ -170,7 +169,7 @@ def _outputs(
 
 @contextmanager
 def _taking(inputs: object) -> Iterator[None]:
-    """Say what was given to a model that cannot take it."""
+    # An error of the model gets the shape of its inputs.
     try:
         yield
     except torch.OutOfMemoryError:
@@ -179,13 +178,13 @@ def _taking(inputs: object) -> Iterator[None]:
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
         raise TrainingError(
             f"The model cannot take inputs {describe_input(inputs)}: {reason}. Give batches "
-            "shaped as those that it was trained on; learn.predict takes one item, without the "
-            "batch dimension."
+            "of the shape that it was trained on; learn.predict takes one item, without the batch "
+            "dimension."
         ) from cause
 
 
 def _in_full(outputs: Tensor) -> Tensor:
-    # A loss of outputs in half precision would be rounded to three digits.
+    # In half precision, a loss would be rounded to three digits.
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
 

@@ -1,4 +1,4 @@
-"""A fit in progress, as data: what the loop works on and callbacks see."""
+"""The context of a fit in progress: the data that the loop and callbacks work on."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
     from layergroups.training.state import LearnerState
 
-
 RandomStart = dict[str, Any]
 
 
 class FeatureSource(Protocol):
-    """Batches of stored outputs of frozen layers, in place of the data's own.
+    """Batches of cached outputs of frozen layers, instead of the batches of the data.
 
     Attributes:
-        required: whether the fit cannot go on through the whole network instead.
+        required: whether the fit cannot fall back to the whole network.
         epochs_counted: how many epochs of training one epoch of this fit counts as.
     """
 
@@ -42,35 +41,36 @@ class FeatureSource(Protocol):
     epochs_counted: int
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
-        """The batches of the epoch that begins; None: the data's own."""
+        """The batches of this epoch; None: those of the data."""
 
     def skip_epoch(self) -> None:
-        """Leave the epoch that comes next to the data: it was begun so before it was cut off."""
+        """Use the data in the next epoch, because the interrupted run did."""
 
     def owns(self, inputs: object) -> bool:
-        """Whether these inputs come from here."""
+        """Whether these inputs are cached outputs."""
 
     def forward(self, run: FitContext, inputs: Any) -> Any:
-        """Inputs that come from here through the rest of the model."""
+        """Run the rest of the model on cached outputs."""
 
     def validation(self, run: FitContext) -> Iterable[Any] | None:
-        """The validation batches; None: the data's own."""
+        """The validation batches; None: those of the data."""
 
     def resources(self, run: FitContext) -> dict[str, float]:
-        """What the epoch took, for `EpochRow.resources`."""
+        """Entries of this epoch for `EpochRow.resources`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
 
 
 class ChangeDetector:
-    """Sees before each step whether the model or the freezing has changed, and syncs the learner.
+    """Detects changes of model and freezing before each step, and syncs the learner.
 
-    It counts the changes that the groups have seen: a callback that reads the groups after surgery
-    has synced them already, but new parts must still be placed on the device.
+    It compares the number of changes that the groups have recorded, not whether a sync found any: a
+    callback that reads the groups after surgery has synced them already, but new parts must still
+    be moved to the device.
     """
 
     def __init__(self, learner: LearnerState) -> None:
@@ -78,7 +78,7 @@ class ChangeDetector:
         self._note()
 
     def sync(self) -> bool:
-        """Whether there was surgery since the last call."""
+        """Sync; return whether there was surgery since the last call."""
         learner, groups = self._learner, self._learner.groups
         groups.sync(names=False)
         surgery = learner.model is not self._model or len(groups.changes) != self._changes
@@ -102,44 +102,40 @@ class FitContext:
     """A fit in progress, as callbacks see it.
 
     Attributes:
-        learner: whose fit it is; its model may be changed at any moment.
-        optimizer: over all groups; the same one over all fits of a model.
-        epochs: how many were asked for.
+        learner: its model may be changed at any time.
+        optimizer: over all groups; the same one in all fits of a model.
         schedule: the multiplier on the rates.
         phase: the kind of fit, for the history.
-        train: training batches.
-        valid: validation batches, or None.
-        accelerator: device and precision.
-        replicas: the copies of the model in all processes of this run.
-        accumulate: batches for each step of the optimizer.
-        callbacks: called in this order.
-        forward_override: takes the inputs of a batch to outputs, in place of the model.
-        features: stored outputs of frozen layers; None runs the frozen layers in every epoch.
+        replicas: the copies of the model in all processes.
+        accumulate: batches for each optimizer step.
+        callbacks: in the order of their calls.
+        forward_override: computes outputs from inputs instead of the model.
+        features: cached outputs of frozen layers; None runs the frozen layers in every epoch.
         batches: of this epoch: `train`, or those of `features`.
-        seconds_before: time already spent on the epoch that comes.
+        seconds_before: time spent on this epoch before the run was interrupted.
         epoch: of this fit, counted from 0.
-        batch: batches of the epoch that were taken.
-        step: optimizer steps that this fit has done.
+        batch: batches of the epoch so far.
+        step: optimizer steps of this fit so far.
         steps: optimizer steps of the whole fit, if each epoch is one pass over `train`.
-        first_step: the step with which this epoch began.
-        epoch_steps: steps that this epoch has.
-        inputs: of the batch, on the device; with several processes, of this one's share of it.
-        targets: of the batch, on the device, likewise.
-        share: what this process has of the batch.
-        mixed: whether a callback has mixed the items of the batch with each other.
-        accumulated: batches whose gradients wait for the next step of the optimizer.
+        first_step: the first step of this epoch.
+        epoch_steps: number of steps in this epoch.
+        inputs: of the batch, on the device; with several processes, of this process's share.
+        targets: of the batch, likewise.
+        share: this process's share of the batch.
+        mixed: whether a callback has mixed the items of the batch.
+        accumulated: batches since the last optimizer step.
         loss: of the batch, still on its device.
-        changes: how often surgery was seen in this fit.
-        changed: whether it was seen since the last step.
-        stop: a callback writes the reason here to end the fit.
-        allow_nonfinite: a loss that is not finite ends the fit, and is no error; see `StopOnNaN`.
+        changes: number of surgeries in this fit.
+        changed: whether there was surgery since the last step.
+        stop: a callback writes a reason here to end the fit.
+        allow_nonfinite: a NaN or infinite loss ends the fit without an error; see `StopOnNaN`.
         losses: of the epoch so far.
-        max_multiplier: the highest of the schedule in the epoch so far.
-        lrs: the rates in the optimizer at that step, one for each group.
-        layout: puts batches in the layout in which the CPU's kernels are right.
-        rows: the epochs done.
-        epoch_start: random states before the epoch's first batch was drawn.
-        started: the moment when the epoch began, in seconds of `time.perf_counter`.
+        max_multiplier: the maximum of the schedule in the epoch so far.
+        lrs: the rates of the groups at that maximum.
+        layout: avoids a memory layout in which some CPU kernels are wrong.
+        rows: the finished epochs.
+        epoch_start: random states before the first batch of the epoch was drawn.
+        started: start of the epoch, in seconds of `time.perf_counter`.
     """
 
     learner: LearnerState
@@ -188,7 +184,7 @@ class FitContext:
 
     @property
     def model(self) -> nn.Module:
-        """The model as it is now."""
+        """The current model."""
         return self.learner.model
 
     @property
@@ -198,27 +194,27 @@ class FitContext:
 
     @property
     def over(self) -> bool:
-        """Whether all epochs are done, or a callback has ended the fit after the last one."""
+        """Whether all epochs are done, or a callback has ended the fit after an epoch."""
         return self.epoch >= self.epochs or (bool(self.stop) and self.batch == 0)
 
     @property
     def needs_features(self) -> bool:
-        """Whether this fit trains on stored outputs or not at all, as fine_tune's first phase."""
+        """Whether this fit only trains on cached outputs, as the first phase of fine_tune."""
         return self.features is not None and self.features.required
 
     @property
     def done(self) -> float:
-        """The part of the fit that is done, 0..1; every epoch is an equal part of it."""
+        """The finished part of the fit, 0..1; every epoch counts the same."""
         here = min(self.step - self.first_step, self.epoch_steps)
         return (self.epoch * self.epoch_steps + here) / (self.epochs * self.epoch_steps)
 
     @property
     def processes(self) -> Processes:
-        """Who trains together."""
+        """The processes of this run."""
         return self.replicas.processes
 
     def forward(self, inputs: object) -> Tensor:
-        """Inputs through the model, or stored outputs of its frozen layers through the rest."""
+        """Run the model on inputs, or its rest on cached outputs of the frozen layers."""
         if self.features is not None and self.features.owns(inputs):
             return tensor_of(self.features.forward(self, inputs))
         if self.forward_override is not None:

@@ -1,4 +1,4 @@
-"""The loop: fit -> run_epoch -> train_step. Everything else in this room hangs on these three."""
+"""The training loop: fit -> run_epoch -> train_step."""
 
 from __future__ import annotations
 
@@ -47,15 +47,9 @@ def new_fit_context(
     callbacks: Sequence[object] = (),
     last: Sequence[object] = (),
 ) -> FitContext:
-    """A fit about to begin, on the learner's own batches.
+    """The context of a new fit on the batches of the learner.
 
-    Args:
-        learner: whose fit it is.
-        epochs: of it.
-        schedule: of its rates.
-        phase: its name in the history.
-        callbacks: of this fit alone; before the learner's own.
-        last: callbacks after the learner's own, such as one that saves what the others did.
+    `callbacks` are called before those of the learner, `last` after them.
     """
     return FitContext(
         learner=learner,
@@ -103,7 +97,7 @@ def _fit(run: FitContext) -> History:
 
 
 def run_epoch(run: FitContext) -> None:
-    """Train on every batch once, validate, and add a row; or go on in the midst of an epoch."""
+    """Train on every batch once, validate and add a row; a resumed epoch continues where it was."""
     run.started, run.seconds_before = time.perf_counter() - run.seconds_before, 0.0
     run.learner.begin_epoch(run.train, seeded=run.batch == 0)
     if run.batch == 0:
@@ -131,12 +125,12 @@ def run_epoch(run: FitContext) -> None:
 
 
 def train_step(run: FitContext) -> None:
-    """One batch forward and back, and a step of the optimizer; surgery is seen before it.
+    """Forward, backward and optimizer step for one batch, after a sync with the model.
 
-    With `accumulate=n` the optimizer steps after every n batches, and after the last of an epoch,
-    by the mean of their gradients. Schedules, `run.step` and `after_step` count steps of the
-    optimizer; `before_step` comes before each batch. A group that is frozen between two of the n
-    batches loses what it has gathered; one that is thawed, or new, takes part from then on.
+    With `accumulate=n` the optimizer steps after every n batches, and after the last one of an
+    epoch, with the mean of their gradients. Schedules, `run.step` and `after_step` count optimizer
+    steps; `before_step` comes before each batch. A group that is frozen between two of the n
+    batches loses its accumulated gradients; an unfrozen or new one accumulates from then on.
     """
     notify(run.callbacks, "before_step", run)
     if run.detector.sync():
@@ -161,7 +155,6 @@ def train_step(run: FitContext) -> None:
 
 
 def _take_step(run: FitContext) -> None:
-    """Move the weights by the mean gradient of the batches that wait, in all processes."""
     run.replicas.barrier(f"step {run.step}", run.groups, run.optimizer, run.share)
     run.replicas.add_gradients(run.model)
     divide_gradients(run.model.parameters(), run.accumulated)
@@ -199,7 +192,7 @@ def _train_on_all(run: FitContext) -> None:
     title = f"epoch {run.learner.epochs_done}"
     try:
         with run.learner.reporter.bar(title, len(run.batches)) as bar:
-            for share in () if run.stop else shards_left(run, _least(run)):
+            for share in () if run.stop else shards_left(run, _min_items(run)):
                 batch = to_device(share.batch, run.accelerator.device)
                 run.share, (run.inputs, run.targets) = share, labelled(batch)
                 run.batch, run.mixed = run.batch + 1, False
@@ -218,8 +211,8 @@ def _train_on_all(run: FitContext) -> None:
         raise explain_not_finite(cause, run) from cause
 
 
-def _least(run: FitContext) -> int:
-    # Batch norm cannot learn from one item.
+def _min_items(run: FitContext) -> int:
+    # Batch norm cannot compute statistics from one item.
     return 2 if any(norm_layers(run.model)) else 1
 
 

@@ -1,4 +1,4 @@
-"""What is looked at before and at the first step of a fit, and errors that say what to do."""
+"""Checks before a fit and at its first step, with errors that name the fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from layergroups.training.loop._fit_context import FitContext
     from layergroups.training.loop._loss_meter import NotFiniteError
 
-
 _log = logging.getLogger("layergroups")
 
 
@@ -26,16 +25,16 @@ def check_batch_count(batches: Batches) -> int:
         count = len(batches)
     except TypeError as cause:
         raise TrainingError(
-            f"The training batches ({type(batches).__name__}) have no len(); a schedule needs the "
-            "number of steps. Give a DataLoader or a list of batches."
+            f"The training batches ({type(batches).__name__}) have no len(), but a schedule needs "
+            "the number of steps. Give a DataLoader or a list of batches."
         ) from cause
     if count == 0:
-        raise TrainingError("There are no training batches: too few photos for a batch of 2.")
+        raise TrainingError("There are no training batches: too few items for a batch of 2.")
     return count
 
 
 def check_trainable(groups: LayerGroups) -> None:
-    """At least one parameter must be able to move."""
+    """Refuse a fit in which no parameter would train."""
     if any(p.requires_grad for group in groups for p in group.parameters()):
         return
     raise TrainingError(
@@ -45,7 +44,7 @@ def check_trainable(groups: LayerGroups) -> None:
 
 
 def warn_of_missing_gradients(groups: LayerGroups) -> None:
-    """After the first backward: one line for the unfrozen parameters that got no gradient."""
+    """After the first backward pass: warn of unfrozen parameters without a gradient."""
     named = [
         (group.name, name)
         for group in groups
@@ -64,7 +63,7 @@ def warn_of_missing_gradients(groups: LayerGroups) -> None:
 
 
 def explain_not_finite(error: NotFiniteError, run: FitContext) -> TrainingError:
-    """What to look at when a loss is NaN or infinite."""
+    """The error for a NaN or infinite loss, with the rates and the usual causes."""
     multiplier = run.schedule.multiplier(run.done)
     rates = ", ".join(
         f"{group.name} {rate * multiplier:.2g}"
@@ -74,16 +73,17 @@ def explain_not_finite(error: NotFiniteError, run: FitContext) -> TrainingError:
         f"The loss became {error.value} at step {error.step} of {run.steps} (epoch "
         f"{run.learner.epochs_done}), at rates {rates}. Usual causes: rates too high (try a "
         "tenth), inputs that are not finite or not normalised, or fp16 (use "
-        'mixed_precision="bf16" or "no"). Weights may be spoilt: learn.load an earlier save.'
+        'mixed_precision="bf16" or "no"). The weights may be NaN too: load an earlier checkpoint '
+        "with learn.load."
     )
 
 
 def is_batch_of_one(error: Exception, targets: Tensor) -> bool:
-    """Whether batch norm refused a batch because it has one item."""
+    """Whether batch norm refused a batch of one item."""
     return len(targets) == 1 and "more than 1 value per channel" in str(error)
 
 
 BATCH_OF_ONE = (
-    "A training batch has one item, from which batch norm cannot learn statistics. Use a "
-    'batch_size that leaves no rest of one, or batch_norm="keep".'
+    "A training batch has one item, from which batch norm cannot compute statistics. Use a "
+    'batch_size that leaves no batch of one, or batch_norm="keep".'
 )

@@ -18,14 +18,14 @@ READ_EVERY: Final = 10  # steps; each reading waits for the device
 
 
 class LossMeter:
-    """Mean loss of an epoch; on an accelerator read every few steps, and the first at once.
+    """Mean loss of an epoch; on an accelerator read every few steps, but the first immediately.
 
-    On the CPU, where reading is free, each loss is checked at once, before the weights move.
+    On the CPU reading is free, so each loss is checked before the weights are updated.
 
     Attributes:
-        allow_nonfinite: a loss that is not finite is left out and noted; else it raises.
-        nonfinite_note: what the first one was, and at which step; empty if there was none.
-        latest: the newest loss that was read; NaN before the first. `read` makes it the newest.
+        allow_nonfinite: leave a NaN or infinite loss out and note it, instead of raising.
+        nonfinite_note: value and step of the first one; empty if there was none.
+        latest: the last loss that was read; NaN before the first.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class LossMeter:
         self.latest = math.nan
 
     def add(self, step: int, loss: Tensor, items: int) -> None:
-        """Take in the loss of one step."""
+        """Add the loss of one step."""
         if loss.is_cpu:
             self._take(step, loss.item(), items)
             return
@@ -46,7 +46,7 @@ class LossMeter:
             self.read()
 
     def read(self) -> None:
-        """Wait for the losses on the device, so that `latest` is that of the last step."""
+        """Wait for the losses on the device; then `latest` is the loss of the last step."""
         if not self._waiting:
             return
         values = torch.stack([loss.float() for _, loss, _ in self._waiting]).tolist()
@@ -65,14 +65,14 @@ class LossMeter:
         self.latest = value
 
     def combine(self, processes: Processes) -> None:
-        """Add up the losses of all processes, and share their notes; all call this."""
+        """Sum the losses of all processes and share their notes; all processes call this."""
         self.read()
         self.nonfinite_note = processes.any_text("the losses of an epoch", self.nonfinite_note)
         self._total, items = processes.total(self._total, self._items)
         self._items = round(items)
 
     def mean(self) -> float | None:
-        """The mean over items; None if there were none."""
+        """The mean over items; None without items."""
         self.read()
         return self._total / self._items if self._items else None
 
@@ -82,13 +82,13 @@ class LossMeter:
         return {"total": self._total, "items": self._items}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from the sums that `state_dict` gave."""
+        """Restore the sums of `state_dict`."""
         self._waiting.clear()
         self._total, self._items = float(state["total"]), int(state["items"])
 
 
 class NotFiniteError(TrainingError):
-    """A loss is NaN or infinite; the loop adds what it knows of the rates."""
+    """A loss is NaN or infinite; the loop turns this into an error with rates and causes."""
 
     def __init__(self, step: int, value: float) -> None:
         super().__init__(f"The loss at step {step} is {value}.")

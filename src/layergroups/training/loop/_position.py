@@ -1,4 +1,4 @@
-"""Where a fit stands, as JSON values, and how it gets there again."""
+"""The position of a fit as JSON values, and how to resume from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def position_of(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:
-    """The position of a fit; `restore_position` is the inverse."""
+    """The position of a fit; the inverse of `restore_position`."""
     return {
         "epoch": run.epoch + epoch_done,
         "batch": 0 if epoch_done else run.batch,
@@ -34,7 +34,7 @@ def position_of(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:
 
 
 def restore_position(run: FitContext, fit: Mapping[str, Any], epoch_start: RandomStart) -> None:
-    """Put a fit, whose learner is restored, at the position that `position_of` gave."""
+    """Move a fit, whose learner is restored already, to a position of `position_of`."""
     for name in ("epoch", "batch", "step", "changes", "stop"):
         setattr(run, name, fit[name])
     run.max_multiplier, run.lrs = fit["highest"], tuple(fit["lrs"])
@@ -49,18 +49,15 @@ def restore_position(run: FitContext, fit: Mapping[str, Any], epoch_start: Rando
 
 
 def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
-    """What this process takes of the epoch's batches, from the one at which the run stands.
+    """This process's shards of the remaining batches of the epoch.
 
-    A pass is started from the random states at which it was started the first time, so order and
-    augmentation are the same whatever draws them; then the states of the moment are put back.
-
-    Args:
-        run: in the midst of an epoch, or at its start.
-        min_items: the fewest items that a process can work on.
+    `min_items` is the minimum number of items for each process.
     """
     if run.epoch_start is None or run.batch == 0:
         run.epoch_start = random_start(run.batches)
         return shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
+    # The pass starts from its original random states, so that order and augmentation are the same,
+    # whatever draws them. Afterwards the current states are restored.
     now = random_state()
     begin_again(run.batches, run.epoch_start)
     if can_start_later(run.batches) and not run.processes.is_distributed:
@@ -74,14 +71,14 @@ def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
 
 
 def random_start(batches: Batches) -> RandomStart:
-    """The states of the global generators, and of the generator that a DataLoader may have."""
+    """The states of the global generators, and of a DataLoader's generator."""
     tensors, plain = random_state()
     own = {name: g.get_state() for name, g in generators_of(batches).items()}
     return {"tensors": tensors, "plain": plain, "own": own}
 
 
 def begin_again(batches: Batches, start: RandomStart) -> None:
-    """Put back the states that `random_start` gave."""
+    """Restore the states of `random_start`."""
     load_random_state(start["tensors"], start["plain"])
     for name, generator in generators_of(batches).items():
         if name in start["own"]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def autocast(accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """Computing in the precision that was asked for; nothing to enter where it is the full one."""
+    """The autocast context of the accelerator; a null context for full precision."""
     if accelerator.native_amp:
         mixed: AbstractContextManager[Any] = accelerator.autocast()
         return mixed
@@ -34,14 +34,8 @@ def backward(accelerator: Accelerator, loss: torch.Tensor) -> None:
 def optimizer_step(
     accelerator: Accelerator, optimizer: Optimizer, clip: float | None = None
 ) -> None:
-    """Move the weights, through the gradient scaler in fp16; Ctrl-C waits until all have moved.
-
-    Args:
-        accelerator: has the scaler, if there is one.
-        optimizer: whose parameters have their gradients, summed over batches and processes.
-        clip: the greatest norm of all gradients together, of all layer groups.
-    """
-    with uninterrupted():
+    """Clip the gradients and step, in fp16 through the gradient scaler."""
+    with uninterrupted():  # Ctrl-C in the middle of a step would leave some weights updated
         scaler = accelerator.scaler
         if clip is not None:
             if scaler is not None:

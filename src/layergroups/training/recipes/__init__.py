@@ -1,4 +1,4 @@
-"""Fits as phases."""
+"""Recipes: every fit is a list of phases."""
 
 from layergroups.training.recipes._fine_tune import fitted, plan_fine_tune, run_phases
 from layergroups.training.recipes._phases import (

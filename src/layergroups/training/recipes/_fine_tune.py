@@ -1,4 +1,4 @@
-"""`fine_tune`: the plan as data (`plan_fine_tune`), and how phases are run (`run_phases`)."""
+"""`fine_tune` as a list of phases (`plan_fine_tune`), and running phases (`run_phases`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from layergroups.training.recipes._phases import (
     Phase,
     Undo,
     fit_phase,
-    with_undo,
 )
 from layergroups.training.recipes._train_head import train_head
 from layergroups.training.state import History
@@ -25,9 +24,8 @@ from layergroups.training.state import History
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
 
-
 _log = logging.getLogger("layergroups")
-_CHEAP = 0.05  # part of the network's work above which the head is not trained in many passes
+_CHEAP = 0.05  # maximum part of the network's work at which many passes of the head are cheap
 
 
 def plan_fine_tune(
@@ -78,10 +76,10 @@ def plan_fine_tune(
 def fitted(
     learner: LearnerState, defaults: FineTuneDefaults | None, lr: Rate | None = None
 ) -> FineTuneDefaults:
-    """The figures for this learner: `lowest` as it can be, and as the rates ask for."""
+    """The settings for this learner: `lowest` adapted to its groups and to the rates."""
     if defaults is not None and not isinstance(defaults, FineTuneDefaults):
         raise TrainingError(
-            f"defaults= is a {type(defaults).__name__}. Right would be fine_tune(4, "
+            f"defaults= is a {type(defaults).__name__}. Use fine_tune(4, "
             "defaults=FineTuneDefaults(lowest=0))."
         )
     known = defaults or FineTuneDefaults()
@@ -92,10 +90,10 @@ def fitted(
 
 
 def lowest_group(learner: LearnerState, defaults: FineTuneDefaults) -> int:
-    """The first layer group that trains after the head, as `defaults.lowest` asks where it can.
+    """The first layer group of the second phase: `defaults.lowest` where it makes sense, else 0.
 
-    All groups train if no layer of the body would train otherwise, if the network begins from
-    noise, or if its first layers were made for images of other channels.
+    All groups train if no layer of the body would train otherwise, if the network has no pretrained
+    weights, or if its first layers were made for images with a different number of channels.
     """
     spec = learner.data.input
     known = learner.pretrained is not False and (spec is None or spec.channels == 3)
@@ -110,17 +108,18 @@ def _given_a_rate(groups: LayerGroups, lr: Rate | None) -> list[int]:
 
 
 def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) -> History:
-    """Run the phases of a fit one after another.
+    """Run the phases of a fit in order.
 
-    A phase that is refused (a callback that is none, a folder with an earlier run, nothing to
-    train) leaves freezing and rates as they were.
+    A refused phase (a wrong callback, a folder with an earlier run, nothing to train) leaves
+    freezing and rates unchanged.
     """
     rows = History()
     with keep_freed_memory():
         for number, phase in enumerate(phases, start=1):
             undo = Undo(state.layer_groups)
             try:
-                rows += _run_phase(state, phase, with_undo(setup, undo), phases[number:])
+                undoable = replace(setup, callbacks=(*setup.callbacks, undo))
+                rows += _run_phase(state, phase, undoable, phases[number:])
             except BaseException:
                 undo.undo()
                 raise
@@ -130,16 +129,13 @@ def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) ->
 def _run_phase(
     state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
 ) -> History:
-    """Set freezing and rates, then train: on cached outputs if that is asked for and possible.
-
-    What the frozen layers of later phases give is cached in the same passes, where there is space.
-    """
     checked((*phase.callbacks, *setup.callbacks, *state.callbacks))
     groups = state.layer_groups
     phase.apply(groups)
     if phase.from_store:
         reason = _reason_against_passes(groups, setup.figures)
         if not reason:
+            # Outputs at the boundaries of later phases are cached in the same passes.
             also = [_boundary(groups, other) for other in later if other.stored]
             also = [boundary for boundary in also if boundary and boundary != groups.inactive]
             return train_head(state, phase, setup, also)
@@ -156,7 +152,7 @@ def _boundary(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
 
 
 def _reason_against_passes(groups: LayerGroups, defaults: FineTuneDefaults) -> str:
-    """Why many passes over cached outputs would cost too much; empty if they are cheap."""
+    """Why many passes over cached outputs would be expensive; empty if they are cheap."""
     work = [sum(block.flops for block in group.blocks) for group in groups]
     trains = sum(work) - sum(work[index] for index in groups.inactive)
     share = trains / max(1, sum(work))

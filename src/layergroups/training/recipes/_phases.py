@@ -1,11 +1,11 @@
-"""A fit as data, and how it runs: every fit of a learner is a tuple of phases."""
+"""Phases: what trains, for how long and at which rates. Every fit of a learner is a list of them."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get_type_hints
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class FitOptions(TypedDict, total=False):
-    """What every fit takes beside its own arguments.
+    """The options of every fit.
 
     Attributes:
-        callbacks: of this fit alone; they come before those of the learner.
+        callbacks: for this fit only; called before those of the learner.
         feature_cache: False runs the frozen layers in every epoch. Otherwise their outputs are
             computed once and cached, so that later epochs cost little more than what trains.
-        checkpoint_dir: save the whole state here after each epoch, each fit of the learner in a
-            folder of its own.
-        checkpoint_every: save also after so many optimizer steps.
-        resume: go on from the newest whole checkpoint there. A script in which every fit has
-            `resume=True` can be killed at any moment and started again: it ends bit for bit where
-            the unbroken run ends.
+        checkpoint_dir: save the whole state here after each epoch; each fit of the learner has its
+            own subfolder.
+        checkpoint_every: also save every this many optimizer steps.
+        resume: continue from the newest valid checkpoint there. A script in which every fit has
+            `resume=True` can be killed at any time and restarted: its result is bit for bit that of
+            an uninterrupted run.
     """
 
     callbacks: Sequence[object] | None
@@ -57,7 +57,7 @@ _R = TypeVar("_R")
 
 
 def takes_fit_options(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Show the options of a fit one by one in help() and completion, and refuse any other."""
+    """List the options of a fit in help() and completion, and refuse unknown ones."""
     own = inspect.signature(method)
     kinds = get_type_hints(FitOptions)
     options = [
@@ -85,26 +85,26 @@ def takes_fit_options(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneDefaults:
-    """Every figure of `fine_tune` in one place, chosen by measurement.
+    """All settings of `fine_tune`, chosen by measurement.
 
     Attributes:
-        base_lr: rate of the head while the body is frozen.
-        unfrozen_ratio: rate of all groups afterwards, as a part of base_lr.
-        lowest: the first layer group that trains afterwards; 0 trains all. 1 leaves the early group
-            frozen, so that its outputs are cached too, in the passes of the first phase, and cost
-            nothing in the later epochs. All train where that does not fit: see `lowest_group`.
-        passes: over the cached outputs of layers that stay frozen, for each epoch asked for; each
-            takes the items in other views.
-        views: augmented views of each training item for one frozen epoch. Layers that stay frozen
-            afterwards keep theirs too; where `FeatureCacheConfig.views` says more, those follow
-            later.
-        head_passes: the most passes of the head over its cached features.
-        hold_out: part of the training items by which the best head is chosen.
-        patience: passes without a better loss on them after which the head is done.
+        base_lr: rate of the head in the first phase.
+        unfrozen_ratio: rate of all groups in the second phase, as a part of base_lr.
+        lowest: the first layer group that trains in the second phase; 0 trains all. 1 leaves the
+            early group frozen, so that its outputs are cached too, in the passes of the first
+            phase, and later epochs need not compute them. All groups train if that does not fit,
+            see `lowest_group`.
+        passes: passes over the cached outputs for each epoch of the second phase; each pass uses
+            different views of the items.
+        views: augmented views of each training item for one frozen epoch, also for the layers that
+            stay frozen in the second phase; if `FeatureCacheConfig.views` is larger, it adds more.
+        head_passes: maximum passes of the head over its cached inputs.
+        hold_out: part of the training items that is held out to choose the best head.
+        patience: passes without a better held-out loss after which the head is done.
         head_schedule: over all passes of the head.
-        schedule: over the epochs after the head's.
-        max_bytes: the most bytes of cached outputs for the head's passes; None: what the learner's
-            `FeatureCacheConfig` allows.
+        schedule: of the second phase.
+        max_bytes: maximum bytes of cached outputs for the first phase; None: the limits of the
+            learner's `FeatureCacheConfig`.
     """
 
     base_lr: float = 1e-3
@@ -128,13 +128,12 @@ class Phase:
         name: for the history.
         epochs: passes over the training items.
         schedule: the multiplier on the rates.
-        lr: a rate for each group; None: the rates that they have.
-        freeze_to: the first layer group that trains, 0 for all. Parameters of the groups that train
-            which the user froze by `requires_grad_(False)` train too. None leaves all freezing as
-            it is.
-        from_store: train the head to the end on stored outputs of the body, where possible.
-        stored: let frozen layers run once only, as `fit` does.
-        passes: over what is stored, for each epoch.
+        lr: a rate for each group; None: the current rates.
+        freeze_to: the first layer group that trains, 0 for all; parameters in the trained groups
+            that the user froze with `requires_grad_(False)` train too. None changes no freezing.
+        from_store: train the head on cached outputs of the body only, if possible.
+        stored: run frozen layers only once, and cache their outputs.
+        passes: passes over the cached outputs for each epoch.
         callbacks: of this phase.
 
     Raises:
@@ -167,15 +166,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSetup:
-    """What the phases of a fit share.
-
-    Attributes:
-        cache: keeps outputs of frozen layers.
-        cache_config: its bounds.
-        callbacks: of every phase.
-        checkpoints: where and how often a phase is saved; None: it is not.
-        figures: of the head's phase.
-    """
+    """The parts that the phases of a fit share; without `checkpoints` no phase is saved."""
 
     cache: FeatureCache
     cache_config: FeatureCacheConfig
@@ -185,7 +176,7 @@ class FitSetup:
 
 
 def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
-    """Train through the network, or from stored outputs in epochs in which that is possible."""
+    """Train through the network, or on cached outputs in the epochs in which that is possible."""
     if not phase.epochs:
         return History()
     checkpointer = None
@@ -211,7 +202,7 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
 
 
 class Undo:
-    """A callback that notes when a fit begins; until then `undo` restores freezing and rates."""
+    """Restores freezing and rates if a fit fails before its first step; a callback detects that."""
 
     def __init__(self, groups: LayerGroups) -> None:
         self._groups = groups
@@ -220,19 +211,12 @@ class Undo:
         self._begun = False
 
     def before_epoch(self, run: FitContext) -> None:
-        """Weights change from here on."""
         self._begun = True
 
-    before_step = before_epoch  # a fit that is resumed begins in the midst of an epoch
+    before_step = before_epoch  # a resumed fit starts in the middle of an epoch
 
     def undo(self) -> None:
-        """Restore freezing, also by the user, and rates after a fit that was refused."""
         if not self._begun:
             self._groups.load_state_dict(self._before)
             for parameter in self._frozen:
                 parameter.requires_grad_(False)
-
-
-def with_undo(setup: FitSetup, undo: Undo) -> FitSetup:
-    """The same setup, whose phases tell when they begin."""
-    return replace(setup, callbacks=(*setup.callbacks, undo))

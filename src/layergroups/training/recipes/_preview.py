@@ -1,4 +1,4 @@
-"""What the rates of a fit will be, before it runs, from the phases that the fit itself runs."""
+"""The rates of a fit before it runs, computed from its phases."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
     from layergroups.training.state import LearnerState
 
-
-_MOST_POINTS: Final = 1000  # of a phase, in a picture
+_MAX_POINTS: Final = 1000  # of a phase, in a picture
 _FROM_STORE: Final = "on stored outputs, with steps of its own"
 Planned = tuple[Sequence[Phase], Sequence[object]]
 
@@ -29,8 +28,8 @@ def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> ScheduleP
     """The rates of all layer groups at each step of a fit; changes nothing.
 
     Args:
-        state: of the learner whose fit it would be.
-        planned: the phases of the fit, with the callbacks that they share.
+        state: of the learner.
+        planned: the phases of the fit, with their shared callbacks.
     """
     groups = state.layer_groups
     per_epoch = math.ceil(check_batch_count(state.data.train) / state.accumulate)
@@ -41,13 +40,13 @@ def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> ScheduleP
                 continue
             if phase.lr is not None:
                 rates = spread_rates(phase.lr, groups.names, rates)
-            # Several passes an epoch there are over what an earlier phase has stored.
+            # Only outputs that an earlier phase has cached are used in several passes an epoch.
             passes = phase.passes if stored and phase.freeze_to else 1
             callbacks = (*phase.callbacks, *checked(shared), *state.callbacks)
             previews.append(_preview(phase, callbacks, groups, rates, per_epoch * passes, momentum))
             stored = stored or phase.from_store
     if not previews:
-        raise TrainingError("A fit of no epochs has no rates: give epochs=3.")
+        raise TrainingError("A fit of 0 epochs has no rates: give epochs=3.")
     return SchedulePreview(groups=groups.names, phases=tuple(previews))
 
 
@@ -94,7 +93,7 @@ def _preview(
     own: float | None,
 ) -> PhasePreview:
     steps = phase.epochs * per_epoch
-    at = _looked_at(steps, per_epoch)
+    at = _shown_steps(steps, per_epoch)
     multipliers = [phase.schedule.multiplier(step / steps) for step in at]
     frozen = [_frozen_in(phase, callbacks, groups, step // per_epoch) for step in at]
     momenta = [phase.schedule.momentum(step / steps) for step in at]
@@ -112,8 +111,8 @@ def _preview(
     )
 
 
-def _looked_at(steps: int, per_epoch: int) -> tuple[int, ...]:
-    every = max(1, math.ceil(steps / _MOST_POINTS))
+def _shown_steps(steps: int, per_epoch: int) -> tuple[int, ...]:
+    every = max(1, math.ceil(steps / _MAX_POINTS))
     edges = {*range(0, steps, per_epoch), *range(per_epoch - 1, steps, per_epoch)}
     return tuple(sorted({*range(0, steps, every), *edges}))
 

@@ -1,7 +1,7 @@
 """The first phase of `fine_tune`: many passes of the head over cached outputs of the frozen body.
 
-What is here is the recipe: which items are held out, how many passes there are, and which head is
-the best. The outputs come from the learner's feature cache, as in every fit.
+This file decides which items are held out, how many passes there are, and which head is the best.
+The outputs come from the learner's feature cache, as in every fit.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from layergroups.training.state import History, LearnerState
 
 _log = logging.getLogger("layergroups")
-_VIEWS_FROM: Final = 1 << 20  # epoch numbers of the views, apart from those of ordinary epochs
-_LEAST_HELD_OUT: Final = 16
+_VIEWS_FROM: Final = 1 << 20  # first epoch number of the views; ordinary epochs stay below
+_MIN_HELD_OUT: Final = 16
 
 
 def train_head(
@@ -49,15 +49,15 @@ def train_head(
 ) -> History:
     """Run the frozen layers over some views of the items, then train the rest on their outputs.
 
-    The best head is chosen by its loss on a stratified part of the training items, which the head
-    does not train on; the validation items choose nothing. One row is added to the history. Where
-    this cannot be done, one line says why, and the phase trains as `fit` does.
+    The head with the best loss on a stratified, held-out part of the training items is used; the
+    validation items have no influence. The history gets one row. If this is not possible, a warning
+    gives the reason, and the phase trains as `fit` does.
 
     Args:
-        learner: with its body frozen.
+        learner: with a frozen body.
         phase: of the recipe.
-        setup: of the fit; it has the figures of the recipe.
-        also: boundaries of later phases, at which values are cached in the same passes.
+        setup: of the fit.
+        also: boundaries of later phases, whose values are cached in the same passes.
     """
     checkpointer = None
     if setup.checkpoints is not None:
@@ -75,7 +75,7 @@ def train_head(
     if not reason:
         try:
             return fit(run)
-        except FeaturesOutdatedError as cause:  # seen in the midst of a forward pass
+        except FeaturesOutdatedError as cause:  # detected during a forward pass
             reason, outdated = str(cause), True
     _log.warning("The head trains through the whole network, because %s.", reason)
     return fit_phase(learner, replace(phase, stored=phase.stored and outdated), setup)
@@ -88,7 +88,7 @@ def _prepare(
     first_epoch: int,
     also: Sequence[Boundary],
 ) -> str:
-    """Fill the cache, and let the run train the head from it; the reason where that cannot be."""
+    """Fill the cache and set up the run to train from it; returns the reason if that fails."""
     started, figures, data = time.perf_counter(), setup.figures, run.learner.data
     setup.cache.forget_work()
     run.replicas.broadcast_weights(run.model, "the start of the head's training")
@@ -102,7 +102,7 @@ def _prepare(
     if entry.train is None:
         return entry.reason
     size = batch_size(run) * run.accumulate
-    run.accumulate = 1  # cached values are small: several batches are one
+    run.accumulate = 1  # cached values are small, so the batches of a step become one batch
     items, held_out = _split(entry.train.targets, figures.hold_out)
     seed, weights = run.learner.epoch_seed(first_epoch), data.sampling_weights
     weights = None if weights is None else weights[items]
@@ -118,13 +118,13 @@ def _prepare(
 def _filled(
     run: FitContext, setup: FitSetup, epochs: Sequence[int], also: Sequence[Boundary]
 ) -> CacheEntry:
-    """The entry below the head, with these views; its reason where it has none.
+    """Cache these views at the boundary of the head; a failed entry has its reason.
 
-    Later phases need values at other boundaries. One pass gives all of them, where there is space.
+    The same passes fill the entries at the boundaries `also`, if there is space.
     """
-    cache, config, most = setup.cache, setup.cache_config, setup.figures.max_bytes
-    if most is not None:
-        config = replace(config, memory=min(config.memory, most), disk=min(config.disk, most))
+    cache, config, limit = setup.cache, setup.cache_config, setup.figures.max_bytes
+    if limit is not None:
+        config = replace(config, memory=min(config.memory, limit), disk=min(config.disk, limit))
     cache.keep_only([])
     items = probe(run)
     entry, *others = (cache.entry_for(run, b, lambda: items) for b in (run.groups.inactive, *also))
@@ -144,27 +144,25 @@ def _filled(
 
 
 def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:
-    """Positions of items to train on, and of others to choose by; none where there are few."""
+    """Positions of the items to train on, and of the held-out ones (none if there are few)."""
     classes = targets.ndim == 1 and not targets.is_floating_point()
     labels = targets.tolist() if classes else [0] * len(targets)
-    kept, held_out = stratified_split(labels, part, seed=0)
-    if len(held_out) >= _LEAST_HELD_OUT:
-        return torch.tensor(kept), torch.tensor(held_out)
+    trained, held_out = stratified_split(labels, part, seed=0)
+    if len(held_out) >= _MIN_HELD_OUT:
+        return torch.tensor(trained), torch.tensor(held_out)
     return torch.arange(len(targets)), torch.arange(0)
 
 
 @dataclass(frozen=True)
 class Passes(CachedBatches):
-    """Passes over rows of a buffer, each through every item in every view once.
+    """Passes over rows of a buffer; each pass has every item in every view once.
 
     Attributes:
-        buffer: of the training items.
-        items: positions of those to go through, (N,).
-        views: how many there are.
-        batch_size: rows in a batch; with a seed a last batch of one row is left out.
-        passes: how often to go through all.
-        seed: of the order, which is drawn for each pass; None keeps the order of the items.
-        weights: how often each item comes, as a part of all, float64 (N,); None for all alike.
+        items: positions of the items to use, (N,).
+        views: number of views.
+        batch_size: rows in a batch; with a seed an incomplete last batch is dropped.
+        seed: of the order, drawn for each pass; None keeps the order of the items.
+        weights: sampling weights of the items, float64 (N,); None for equal weights.
     """
 
     buffer: FeatureBuffer
@@ -208,14 +206,14 @@ class FeaturesOutdatedError(TrainingError):
 
 
 class HeadFeatures(CachedEpochs):
-    """The `FeatureSource` of this phase; there is no such phase without the cache.
+    """The `FeatureSource` of this phase, which cannot run without the cache.
 
     Args:
         run: in progress.
         setup: of the fit.
-        entry: below the head, filled.
+        entry: the filled entry at the boundary of the head.
         passes: over its values.
-        epochs_counted: how many epochs of training the phase counts as.
+        epochs_counted: number of epochs that the phase counts as.
     """
 
     required = True
@@ -235,11 +233,7 @@ class HeadFeatures(CachedEpochs):
         self.epochs_counted = epochs_counted
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
-        """What was filled before the fit, if it is still true.
-
-        Raises:
-            FeaturesOutdatedError: it is not.
-        """
+        """The passes, if the cached values are still valid; else `FeaturesOutdatedError`."""
         known = self.cache.entries.get(self.boundary)
         if run.groups.inactive != self.boundary or known is not self.filled:
             raise FeaturesOutdatedError
@@ -250,23 +244,14 @@ class HeadFeatures(CachedEpochs):
         return self.rows
 
     def fall_back(self, run: FitContext) -> Any:
-        """There is no other way within this phase.
-
-        Raises:
-            FeaturesOutdatedError: always.
-        """
         raise FeaturesOutdatedError
 
     def batches_per_pass(self, run: FitContext) -> float:
-        """Batches in which all items come once, in one view."""
         return self.rows.per_pass / self.rows.views
 
 
 class KeepBest:
-    """Keeps the weights whose held-out loss is the best, and puts them back at the end.
-
-    A callback of this phase alone.
-    """
+    """A callback that restores the weights with the best held-out loss at the end."""
 
     def __init__(self, held_out: Passes, per_pass: int, patience: int) -> None:
         self.held_out = held_out
@@ -293,12 +278,10 @@ class KeepBest:
             run.stop = f"best of {done} passes of the head: {self.best_pass}"
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has found so far."""
         found = {"loss": self.best_loss, "pass": self.best_pass} if self._weights else {}
         return {"best": found, "weights": dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
         self._weights = dict(state["weights"])
         if state["best"]:
             self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]

@@ -1,4 +1,4 @@
-"""What happened in training, as data: one row for each epoch."""
+"""The history of a learner: one row for each epoch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from layergroups.training.optim import Schedule
 
 @dataclass(frozen=True)
 class History(Sequence[EpochRow], Printable):
-    """Rows in the order in which they happened; prints as a table."""
+    """The epochs of one or several fits; prints as a table."""
 
     rows: tuple[EpochRow, ...] = ()
     _columns = 1000
@@ -51,7 +51,7 @@ class History(Sequence[EpochRow], Printable):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Every metric that a row has, in the order of first appearance."""
+        """The metrics of all rows, in the order of first appearance."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.metrics))
 
     def to_dict(self) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ class History(Sequence[EpochRow], Printable):
         return cls(tuple(from_dict(EpochRow, row) for row in rows))
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """As JSON text; also written to `path` if one is given."""
+        """The rows as JSON text; also written to `path` if given."""
         text = json.dumps(self.to_dict(), indent=2)
         if path is not None:
             write_text(
@@ -73,7 +73,7 @@ class History(Sequence[EpochRow], Printable):
         return text
 
     def to_csv(self, path: str | Path | None = None) -> str:
-        """As comma-separated values, one column for each metric; also written to `path`."""
+        """The rows as CSV text, one column for each metric; also written to `path` if given."""
         names = self.metric_names
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -120,7 +120,7 @@ def cells(row: EpochRow, metric_names: Sequence[str]) -> list[str]:
 
 
 def rates_text(lrs: Sequence[float]) -> str:
-    """The rates of all groups, short: one if all are equal, else first to last."""
+    """The rates of all groups in short: one if all are equal, else the first and the last."""
     if not lrs:
         return ""
     if len(set(lrs)) == 1:
@@ -132,17 +132,17 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-_POINTS: Final = 16  # of `lr_profile` in an epoch
+_POINTS: Final = 16  # of `lr_profile`, for each epoch
 
 
 def memory_used(device: torch.device) -> dict[str, float]:
-    """The most bytes held so far, by the names that `EpochRow.resources` lists."""
+    """The peak memory in bytes, by the names of `EpochRow.resources`."""
     most = {"memory": peak_memory(), "device_memory": peak_device_memory(device)}
     return {name: float(value) for name, value in most.items() if value is not None}
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process has held at any time, bytes; None where nobody tells."""
+    """The peak memory of this process in bytes; None where the system does not report it."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -152,21 +152,15 @@ def peak_memory() -> int | None:
 
 
 def peak_device_memory(device: torch.device) -> int | None:
-    """The most memory that tensors have held on a CUDA device at any time, bytes; else None."""
+    """The peak memory of tensors on a CUDA device in bytes; None for other devices."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
 
 def lr_profile(schedule: Schedule, first: int, last: int, steps: int) -> tuple[float, ...]:
-    """How the rates of all groups went from one step to another, as parts of their highest.
-
-    Args:
-        schedule: of the rates.
-        first: step with which the epoch began.
-        last: the step after its last.
-        steps: of the whole fit.
+    """The course of the rates from step `first` up to `last` of `steps`, as parts of their maximum.
 
     Returns:
-        At most 16 numbers in 0..1, at evenly spaced steps; none where there were no steps.
+        At most 16 numbers in 0..1, at evenly spaced steps; none if there are no steps.
     """
     count = last - first
     if count < 1:
