@@ -235,7 +235,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     ],
     "CSVLog": [
         (lambda p: lg.CSVLog(3), errors.TrainingError, r'CSVLog\("logs/history.csv"\)', None),
-        (lambda p: lg.CSVLog(p.path), errors.TrainingError, "must be that of a file", None),
+        (lambda p: lg.CSVLog(p.path), errors.TrainingError, "logs/history.csv", None),
     ],
     "Trackers": [
         (lambda p: lg.Trackers("board"), errors.TrainingError, "not a tracker.*tensorboard", None),

@@ -70,7 +70,7 @@ def test_classes_without_names_are_numbered() -> None:
 
 @pytest.mark.parametrize(
     ("batches", "says"),
-    [([], "no validation photos"), ([torch.zeros(2, 3, 16, 16)], "targets"), ([{"x": 1}], "dict")],
+    [([], "valid_pct"), ([torch.zeros(2, 3, 16, 16)], "targets"), ([{"x": 1}], "dict")],
 )
 def test_batches_that_cannot_be_validated(make, batches, says) -> None:
     with pytest.raises(TrainingError, match=says):

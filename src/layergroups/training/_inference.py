@@ -1,4 +1,4 @@
-"""Predictions for the Learner: streamed image by image, for all batches, and averaged over views."""
+"""Predictions of the Learner: image by image, for all batches, and averaged over views."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def predictions(
     learner: LearnerState, photos: Paths | EvalLoader
 ) -> Iterator[tuple[Path, AnyPrediction]]:
-    """Yield each image with its prediction; between two batches the model may be used or changed."""
+    """Yield each image with its prediction; between batches the model may be used or changed."""
     batches = photos
     if not isinstance(batches, EvalLoader):
         batches = learner.data.test_batches(_paths(photos))

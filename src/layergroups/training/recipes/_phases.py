@@ -1,4 +1,4 @@
-"""Phases: what trains, for how long and at which rates. Every fit of a learner is a list of them."""
+"""Phases: what trains, for how long and at which rates. Every fit is a list of phases."""
 
 from __future__ import annotations
 
