@@ -12,7 +12,7 @@ from layergroups.training import load_learner
 
 
 def run(model: Path, *, format: str | None, out: Path | None, json: bool) -> None:
-    """Export a model, and say what was written.
+    """Export a model, and print which files were written.
 
     Raises:
         LayerGroupsError: the folder is not an export, or the model does not fit the format.
@@ -21,14 +21,14 @@ def run(model: Path, *, format: str | None, out: Path | None, json: bool) -> Non
     learn = load_learner(model)
     learn.export(target)
     description = target.with_name(f"{target.name}.json")
-    said: dict[str, Any] = json_lines.loads(description.read_text(encoding="utf-8"))
+    written: dict[str, Any] = json_lines.loads(description.read_text(encoding="utf-8"))
     if json:
-        show_json({"file": str(target), "description": str(description), **said["checked"]})
+        show_json({"file": str(target), "description": str(description), **written["checked"]})
         return
     show(f"{target}\n{description}")
     say(
-        f"Compared with the model on {said['checked']['images']} images: probabilities differ by "
-        f"{said['checked']['largest_difference']:.1g} at most."
+        f"Compared with the model on {written['checked']['images']} images: probabilities differ by "
+        f"{written['checked']['largest_difference']:.1g} at most."
     )
 
 
