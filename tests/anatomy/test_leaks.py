@@ -353,3 +353,24 @@ def test_transformers_models_answer_with_real_tensors_after_a_look(name: str, co
     again = transformers_model(name, **config)  # of the same class, never looked at
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(images)[0], out)
+
+
+def test_an_object_that_a_failed_run_complains_about_is_no_leak() -> None:
+    """Python keeps the object without an attribute in the error: it goes with the run."""
+
+    class Output:
+        def __init__(self, logits: torch.Tensor) -> None:
+            self.logits = logits
+
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Output(self.linear(x)).flatten()  # type: ignore[attr-defined, no-any-return]
+
+    with pytest.raises(AnatomyError) as caught:
+        read_anatomy(Wrong(), torch.zeros(2, 4))
+    assert type(caught.value) is AnatomyError
+    assert isinstance(caught.value.__cause__, AttributeError)

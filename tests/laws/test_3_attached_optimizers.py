@@ -100,3 +100,23 @@ def test_a_parameter_group_of_the_users_own_is_left_alone(when: str) -> None:
     held = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert len(held) == len(set(held))
     assert {*map(id, model.parameters())} < set(held)
+
+
+def test_two_optimizers_that_share_the_parameters_stay_apart() -> None:
+    """One for weights, one for biases, as with Muon and AdamW: no parameter steps twice."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    groups = LayerGroups(model, split=["0", "2"], example_input=torch.zeros(3, 4))
+    made = groups.param_groups(lr=0.1, weight_decay=0.0)
+    parts = [
+        torch.optim.SGD([g for g in made if g["name"].endswith(end) and g["params"]])
+        for end in ("/decay", "/no_decay")
+    ]
+    for optimizer in parts:
+        groups.attach(optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.ones(3, 4)).sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    for optimizer in parts:
+        optimizer.step()
+    for parameter, old, gradient in zip(model.parameters(), before, gradients, strict=True):
+        assert torch.allclose(old - parameter, 0.1 * gradient, atol=1e-6)

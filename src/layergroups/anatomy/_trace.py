@@ -383,10 +383,12 @@ def _restored_run(model: nn.Module, example_input: Any, *, fake: bool) -> Trace 
 
 
 def _drop_tracebacks(error: object) -> None:
-    """Let go of the frames of a failed run, which hold its tensors."""
+    """Drop what the errors of a failed run hold: its frames, and objects of missing attributes."""
     while isinstance(error, BaseException):
         error.__traceback__ = None
-        error = error.__context__
+        if isinstance(error, (AttributeError, NameError)):
+            error.obj = None  # type: ignore[union-attr] # Python keeps the object for suggestions
+        error = error.__cause__ or error.__context__
 
 
 def _run(recorder: Recorder, model: nn.Module, example_input: Any, *, fake: bool) -> Trace:

@@ -92,7 +92,8 @@ def add_missing_groups(
 ) -> None:
     """Add missing parameter groups of the layer groups that an optimizer has.
 
-    People leave out empty ones, but parameters that are added later may need them.
+    People leave out empty ones, but parameters that are added later may need them. A missing group
+    that has parameters now was left out on purpose: a different optimizer may hold them.
 
     Raises:
         GroupingError: one is missing, and a scheduler has counted the parameter groups already.
@@ -103,7 +104,7 @@ def add_missing_groups(
     decaying = (g["weight_decay"] for g in ours if str(g["name"]).endswith("/decay"))
     weight_decay = next(decaying, default)
     for made in parameter_groups(members, rates, weight_decay):
-        if made["layer_group"] not in held or made["name"] in present:
+        if made["layer_group"] not in held or made["name"] in present or made["params"]:
             continue
         if "initial_lr" in ours[0]:
             raise GroupingError(
