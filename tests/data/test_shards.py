@@ -21,6 +21,9 @@ from layergroups.data._shards import shard_positions, shards_of
 from layergroups.errors import TrainingError
 from layergroups.training.distributed._processes import Processes
 
+# From Python 3.12 on, the start of workers by fork is remarked on.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 64])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -49,10 +52,6 @@ def test_batches_that_are_shared_out_already_are_refused() -> None:
     loader = DataLoader(list(zip(data.x, data.y, strict=True)), sampler=sampler)
     with pytest.raises(TrainingError, match=r"DistributedSampler.*the whole data"):
         next(shards_of(loader, Processes(0, 2)))
-
-
-# From Python 3.12 on, the start of workers by fork is remarked on.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 PICTURE = Image.new("RGB", (20, 16))

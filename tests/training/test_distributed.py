@@ -217,6 +217,3 @@ def test_three_processes_started_by_accelerate(tmp_path: Path) -> None:
     for scenario in ("life", "uneven"):
         assert_in_step(told(tmp_path, scenario), 3)
         assert_as_alone(tmp_path, scenario, tmp_path)
-
-
-# What needs no second process

@@ -1,4 +1,4 @@
-"""The learning-rate finder: what it finds, and that it leaves no trace."""
+"""The learning-rate finder: what it finds, and from which batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from layergroups.training.feature_cache import FeatureCacheConfig
 from layergroups.training.lr_finder._finder import Losses
 
 Make = Callable[..., Learner]
-# -- what it finds -------------------------------------------------------------------------------
 
 
 def test_each_group_has_a_curve_in_which_it_alone_has_moved(make: Make) -> None:
@@ -186,12 +185,6 @@ def test_mistakes_are_told(make: Make) -> None:
     learn.dls.train.x = torch.zeros(0, 3, 16, 16)
     with pytest.raises(TrainingError, match="no training batches"):
         learn.lr_find()
-
-
-# -- looking at it -------------------------------------------------------------------------------
-
-
-# -- suggestions ---------------------------------------------------------------------------------
 
 
 def test_smoothing_has_no_bias_at_its_start() -> None:

@@ -227,9 +227,3 @@ def test_good_weights_survive_a_crash(make, tmp_path) -> None:
     good = make()
     good.fit(1, 1e-2)
     assert not moved(snapshot(good.model), learn.model)
-
-
-# Logs
-
-
-# Pictures

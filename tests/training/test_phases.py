@@ -124,6 +124,3 @@ def test_wrong_epochs_change_no_rate(make) -> None:
         with pytest.raises(TrainingError, match="such as"):
             learn.fit_flat_cos(epochs, 1e-3)
     assert learn.layer_groups.rates == (1e-2,) * 3
-
-
-# Clipping
