@@ -1,16 +1,22 @@
-"""Checks of the arguments of callbacks; each error shows a call that is right."""
+"""Checks of arguments; each error shows a correct call."""
 
 from __future__ import annotations
 
 import math
 
-from layergroups.errors import TrainingError
+from layergroups.errors import LayerGroupsError, TrainingError
 
 
-def whole_number(name: str, value: object, least: int, example: int) -> int:
-    """A whole number, at least so large."""
+def whole_number(
+    name: str,
+    value: object,
+    least: int,
+    example: int,
+    error: type[LayerGroupsError] = TrainingError,
+) -> int:
+    """The value, a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise TrainingError(
+        raise error(
             f"{name}={value!r} must be a whole number from {least}, such as {name}={example}."
         )
     return value
@@ -19,7 +25,7 @@ def whole_number(name: str, value: object, least: int, example: int) -> int:
 def number(
     name: str, value: object, low: float, high: float, example: float, *, open_ends: bool = False
 ) -> float:
-    """A number between two bounds, or strictly between them."""
+    """The value, a number between two bounds, or strictly between them."""
     inside = False
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         inside = low < value < high if open_ends else low <= value <= high
@@ -33,7 +39,7 @@ def number(
 
 
 def text(name: str, value: object, example: str) -> str:
-    """A word that is not empty."""
+    """The value, a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise TrainingError(f'{name}={value!r} must be a text, such as {name}="{example}".')
     return value

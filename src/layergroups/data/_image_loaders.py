@@ -15,6 +15,7 @@ from typing import Any, Self, Unpack
 
 import torch
 
+from layergroups._checks import whole_number
 from layergroups._fingerprint import stable_text
 from layergroups._formatting import first_few
 from layergroups._random import derived_seed
@@ -77,9 +78,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
     Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
     channels-last memory format. Where each image has one class, y is int64 (N,), positions in
-    `vocab`; where it has several labels, float32 (N, C), 1 for those that hold; where numbers are
-    predicted, float32 (N, C). What a pass yields depends on the seed, the epoch and the images
-    only, not on the number of workers nor on any global random state; and it changes none.
+    `vocab`; where it has several labels, float32 (N, C), 1 for the labels of the image; where numbers are
+    predicted, float32 (N, C). The batches depend only on the seed, the epoch and
+    the images, not on the number of workers or the global random state, which stays unchanged.
 
     Attributes:
         train_photos: files and labels for training.
@@ -87,16 +88,16 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
         size: height and width of the images in a batch, in pixels.
         batch_size: images in a batch.
-        augment: how training images are augmented; None for not at all.
+        augment: how training images are augmented; None for no augmentation.
         input: the statistics and the interpolation in use.
         input_is_default: whether the library chose them (ImageNet's, or those of the weights that
             `bind` was given) and not the user.
         crop_pct: share of the resized image's side that validation and prediction keep.
         seed: decides split, order and augmentation.
         num_workers: processes that prepare batches; 0 for none but the main one.
-        on_error: "raise" or "skip", what happens when `test_dl` meets broken images.
+        on_error: "raise" or "skip", what `test_dl` does with broken images.
         cache: stores decoded pixels; None decodes the images each time.
-        broken: what was left out because it cannot be read, where `on_error` is "skip".
+        broken: images left out because they cannot be read, where `on_error` is "skip".
         balance: how often training images come, see `from_folder`.
         device: where the batches are, see `to`.
     """
@@ -119,7 +120,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        photo_weights(self.balance, self.train_photos, self.vocab)  # find out early what is wrong
+        photo_weights(self.balance, self.train_photos, self.vocab)  # checks the argument
 
     @classmethod
     def from_folder(
@@ -132,10 +133,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     ) -> Self:
         """Read a folder with a sub-folder of images for each class.
 
-        If the folder has both sub-folders `train` and `valid`, the classes are looked for in those;
-        otherwise a share of each class is kept for validation, chosen by the seed. Images lie
-        at any depth below the folder of their class. Hidden files are left out. All images are
-        checked once, before anything else is done.
+        If the folder has both sub-folders `train` and `valid`, these hold the class folders; otherwise
+        the seed chooses a share of each class for validation. Images may be at any depth below the
+        folder of their class. Hidden files are left out. All images are checked once, first.
 
         Args:
             path: the folder.
@@ -147,9 +147,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             valid_pct: share for validation, if there are no such sub-folders.
             seed: decides split, order and augmentation.
             size: side of the images in a batch, or (height, width), in pixels.
-            batch_size: images in a batch; with fewer training images, that many.
-            bs: another name of `batch_size`, as in fastai.
-            augment: True for `Augmentation()`, False for none, a word for stronger augmentation
+            batch_size: images in a batch, at most the number of training images.
+            bs: fastai's name of `batch_size`.
+            augment: True for `Augmentation()`, False for none, a name for stronger augmentation
                 ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
                 of a Pillow image, such as a transform of torchvision.transforms.v2.
             normalize: statistics and interpolation, if not those of the weights that are trained.
@@ -161,12 +161,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 are read in two seconds; else, with an accelerator, one for each core but one, and
                 without, none for small images, because training keeps all cores busy, and one for
                 every two cores for large ones (about 200 kB or more); never more than 8.
-            on_error: "raise" to stop at broken images, "skip" to leave them out and say so.
-            cache: keep the decoded pixels for the next epoch and the next run, in the user's cache
+            on_error: "raise" to stop at broken images, "skip" to leave them out and log it.
+            cache: store the decoded pixels for the next epoch and the next run, in the user's cache
                 folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
                 of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;
                 False to decode the images each time. Batches are the same in any case.
-            balance: True lets all classes come equally often in training; a dict by class name
+            balance: True samples all classes equally often in training; a dict by class name
                 gives the relative frequency of each; a list gives a weight to each
                 training image. An epoch has as many images as before, some of them repeatedly.
 
@@ -201,14 +201,14 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
         Strings and integers are classes, other numbers are to be predicted, lists of strings
         are several labels of an image, lists of zeros and ones too, other lists of numbers are
-        several numbers to predict. Give `task` where this is wrong: "multiclass" (one class
+        several numbers to predict. If this rule is wrong, give `task`: "multiclass" (one class
         each), "multilabel" (any number of labels, perhaps none) or "regression".
 
         Args:
             files: paths of the images.
-            labels: of each.
-            is_valid: for each, whether it is for validation; else `valid_pct` of them are, of each
-                class its share, chosen by the seed.
+            labels: the label of each image.
+            is_valid: for each, whether it is for validation; else the seed chooses
+                `valid_pct` of each class.
             task: what the labels are.
             vocab: names of the classes, labels or numbers in the order of the network's outputs.
             **options: the other arguments of `from_folder`: size, batch_size, augment, valid_pct,
@@ -246,7 +246,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
         Args:
             table: the path of a CSV or TSV file, a frame of pandas or polars, or a dict of columns.
-            folder: where the files lie; by default beside the CSV file, or here.
+            folder: of the files; by default that of the CSV file, or the current one.
             fn_col: the column of file names, by name or position.
             label_col: the column of labels, or a list of columns.
             label_delim: separates several labels in one column, such as " ".
@@ -297,12 +297,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         vocab: Sequence[str] | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        """Any map-style dataset: of torchvision, of Hugging Face, or a class of your own.
+        """Any map-style dataset: of torchvision, of Hugging Face, or your own class.
 
         An item is (image, label), or a dict with both. Images are Pillow images, paths, or arrays
         and tensors that are not yet normalised. All items are read once, to check them. They are
-        opened again for each batch, nothing of them is cached, and what a dataset draws by itself
-        comes from the seeds too; augmentation belongs in `augment=`.
+        opened again for each batch and not cached. Random numbers that the dataset draws depend on
+        the seed too; augmentation belongs in `augment=`.
 
         Args:
             train: has len(train) and train[i].
@@ -348,8 +348,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             **options: the other arguments of `from_folder`.
 
         Raises:
-            DataError: names do not fit the pattern, which lists them, or arguments are not as
-                expected.
+            DataError: names do not fit the pattern, or arguments are not as expected.
             BrokenImagesError: as for `from_folder`.
         """
         settings = Settings.of(options, cls.from_pattern)
@@ -443,8 +442,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
         """All images, training and validation, as n loaders, for cross-validation.
 
-        In turn each n-th part is for validation. Classes are dealt out evenly; the same seed gives
-        the same folds, however the images were divided before.
+        Each part is for validation once. Every fold has the same share of each class; the same seed
+        gives the same folds, however the images were split before.
 
         Args:
             n: how many folds.
@@ -484,8 +483,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         Raises:
             DataError: n is below 1, or the file cannot be written.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise DataError(f"n={n!r}: expected how many images to show, such as 9.")
+        whole_number("n", n, 1, 9, DataError)
         items = self._shown_items(n, valid, unique)
         x, y = (self.valid if valid else self.train).maker.batch(items)
         picture = draw_batch(x.cpu(), y, self.task, self.vocab, self.input)
@@ -505,17 +503,17 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def summary(self) -> DataSummary:
         """What the images are like: counts, sizes, broken files, copies; prints as a table.
 
-        It reads the head of every file, about 0.1 ms each, and the whole of those that have the
-        size of another; of a dataset it opens every item.
+        It reads the header of every file, about 0.1 ms each, and the content of files of equal size;
+        of a dataset it opens every item.
         """
         return summarise(
             self.train_photos, self.valid_photos, self.vocab, self.size, self.channels, self.broken
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """Let the batches be on a device from now on; a learner does so by itself.
+        """Put all further batches on a device; a learner calls this itself.
 
-        The pixels go there as bytes, a quarter of what normalised ones need.
+        Pixels are copied as bytes, a quarter of the size of normalised ones.
         """
         object.__setattr__(self, "device", torch.device(device))
         for loader in (self.train, self.valid):
@@ -539,7 +537,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @property
     def sampling_weights(self) -> torch.Tensor | None:
-        """The part of an epoch that each training image is due, see `balance`; None: all alike."""
+        """Each training image's share of an epoch, see `balance`; None for equal shares."""
         return self.train.weights
 
     def targets(self) -> torch.Tensor:
@@ -548,7 +546,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @property
     def resizable(self) -> bool:
-        """True."""
+        """Always true: images can be resized."""
         return True
 
     def resized(self, size: Size) -> TrainLoader:
@@ -556,13 +554,13 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return replace(self, size=size).train
 
     def fingerprint(self) -> str:
-        """All that the values of the images depend on, and which images these are."""
+        """Everything that the batches depend on, as text: settings and files."""
         settings = (self.size, self.input, self.augment, self.crop_pct, self.seed)
         return stable_text((*settings, self._names_checksum))
 
     @cached_property
     def _names_checksum(self) -> int:
-        """Of the files by the ends of their paths, so that the folder may be moved."""
+        """Checksum of the last two parts of each path, so that the folder may be moved."""
         found = 0
         for file in (*self.train_photos.files, *self.valid_photos.files):
             found = zlib.crc32(
@@ -571,7 +569,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return found
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
-        """What reports show of the images; see `summary`."""
+        """The facts that reports show; see `summary`."""
         general = super().facts().facts
         parts = (self.train_photos, self.valid_photos)
         summary = self.summary() if read_files else None
@@ -588,7 +586,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @property
     def task(self) -> Task:
-        """What is learned: "multiclass", "multilabel" (several labels) or "regression"."""
+        """The task: "multiclass", "multilabel" or "regression"."""
         return self.train_photos.task
 
     @property

@@ -1,8 +1,8 @@
 """What the library needs of data, and plain batches adapted to it.
 
-A learner takes any object with batches `train` and `valid`. Everything else that it may ask, from
-the names of the classes to a batch for a dry run, is a `DataSource`: `ImageDataLoaders` is one, and
-`data_source` makes one of anything else. This is the only file that looks for attributes of data.
+A learner takes any object with batches `train` and `valid`. `DataSource` is the
+interface for everything else, from class names to a batch for a dry run: `ImageDataLoaders` is one,
+and `data_source` adapts any other object. Only this file reads optional attributes of data.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Batches(Protocol):
 
 @runtime_checkable
 class SeekableBatches(Batches, Protocol):
-    """Batches that tell which items they hold; the feature cache needs this.
+    """Batches with known items; the feature cache needs this.
 
     Two more methods make resuming and several processes quicker: `starting_at(batch)`, a pass
     without its first batches, and `shards(rank, world, min_items)`, the items of one process.
@@ -54,7 +54,7 @@ class SeekableBatches(Batches, Protocol):
 
 @runtime_checkable
 class IndexedBatches(Protocol):
-    """Batches in a fixed order, of which single items can be taken."""
+    """Batches in a fixed order, with access to single items."""
 
     @property
     def n_items(self) -> int:
@@ -78,7 +78,7 @@ class TrainValid(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data, in figures.
+    """Counts and facts of the data, for reports.
 
     Attributes:
         name: short; the name of the folder.
@@ -98,15 +98,15 @@ class DataFacts:
 
 
 class DataSource:
-    """Data as the library uses them; derive from it for a new kind of data.
+    """The data interface of the library; derive from it for a new kind of data.
 
-    The attributes, `train`, `valid` and `task` are needed. The methods say here what follows where
-    data cannot do more.
+    The attributes, `train`, `valid` and `task` are required. The other methods have defaults, for
+    data that cannot do more.
 
     Attributes:
-        vocab: names of the classes, labels or numbers; empty if they are not known.
+        vocab: names of the classes, labels or numbers; empty if unknown.
         seed: decides order and augmentation.
-        batch_size: items in a batch; 0 if that is not known.
+        batch_size: items in a batch; 0 if unknown.
         input: the statistics by which images are normalised; None for inputs of other kinds.
         size: height and width of the images in pixels; None for inputs of other kinds.
     """
@@ -129,7 +129,7 @@ class DataSource:
 
     @property
     def task(self) -> Task | None:
-        """What is learned; None where only the loss tells."""
+        """The task; None if only the loss defines it."""
         raise NotImplementedError
 
     @property
@@ -139,7 +139,7 @@ class DataSource:
 
     @property
     def n_outputs(self) -> int:
-        """Outputs that a model needs: classes, labels or numbers; 0 if that is not known."""
+        """Outputs that a model needs: classes, labels or numbers; 0 if unknown."""
         return len(self.vocab)
 
     @property
@@ -159,7 +159,7 @@ class DataSource:
 
     @property
     def sampling_weights(self) -> Tensor | None:
-        """The part of an epoch that each training item is due, float64 (N,); None: all alike."""
+        """Each training item's share of an epoch, float64 (N,); None for equal shares."""
         return None
 
     @property
@@ -168,7 +168,7 @@ class DataSource:
         return True
 
     def targets(self) -> Tensor | None:
-        """Targets of all training items, without opening one; None if they are not known.
+        """Targets of all training items, without opening one; None if unknown.
 
         Returns:
             Classes (N,), labels (N, C) of 0 and 1, or numbers (N, K).
@@ -176,7 +176,7 @@ class DataSource:
         return None
 
     def example(self) -> Any | None:
-        """A batch of inputs for a dry run, of whatever form; None if the data cannot tell."""
+        """A batch of inputs for a dry run; None if unknown."""
         if self.size is None or self.input is None:
             return None
         return torch.zeros(1, self.input.channels, *self.size)
@@ -190,7 +190,7 @@ class DataSource:
         if isinstance(item, Tensor):
             return item
         raise TrainingError(
-            f"{self._name} has no load(item), so predict takes a tensor shaped as one item, not "
+            f"{self._name} has no load(item), so predict needs a tensor in the shape of one item, not "
             f"{type(item).__name__}."
         )
 
@@ -202,11 +202,11 @@ class DataSource:
         """
         raise TrainingError(
             f"{self._name} has no test_dl(paths), so it cannot read images. Use ImageDataLoaders, "
-            "or predict batches of your own: learn.get_preds(batches)."
+            "or predict your own batches: learn.get_preds(batches)."
         )
 
     def views(self, epoch: int) -> Batches | None:
-        """The training items in their order, augmented as in an epoch; None if that cannot be."""
+        """The training items in their order, augmented as in an epoch; None if not possible."""
         return None
 
     def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[Batches]:
@@ -216,7 +216,7 @@ class DataSource:
             TrainingError: they cannot be augmented.
         """
         raise TrainingError(
-            f"Batches of the class {type(batches).__name__} cannot be varied. Give images: "
+            f"Batches of the class {type(batches).__name__} cannot be augmented. Give images: "
             "learn.tta(), learn.tta(dls.test_dl(paths))."
         )
 
@@ -230,7 +230,7 @@ class DataSource:
         raise NotImplementedError
 
     def to(self, device: torch.device) -> Any:
-        """Let the batches be on a device, if the data can do that better than a copy."""
+        """Put the batches on a device, if the data can do that better than a copy."""
         return self
 
     def bind(self, spec: InputSpec) -> Any:
@@ -238,14 +238,14 @@ class DataSource:
         return self.given
 
     def fingerprint(self) -> str:
-        """All that the values of the items depend on, as text."""
+        """Everything that the items depend on, as text."""
         return stable_text((self.size, self.input, self.seed))
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
-        """What reports show of the data.
+        """The facts that reports show.
 
         Args:
-            read_files: look into every file, which takes a moment.
+            read_files: inspect every file, which takes a moment.
         """
         size, spec = self.size, self.input
         found = {
@@ -265,7 +265,7 @@ class DataSource:
         """How items become inputs, JSON-ready, for an export.
 
         Raises:
-            TrainingError: the data cannot tell.
+            TrainingError: the transform is unknown.
         """
         raise TrainingError(
             f"export needs the transform of the images, but {self._name} has no "
@@ -283,7 +283,6 @@ def _few(values: Sequence[float]) -> str:
 
 
 def _count(source: DataSource, part: str) -> int | None:
-    """Items in a part of the data; None if it does not tell."""
     try:
         batches = getattr(source, part)
         known = items_in(batches)
@@ -430,8 +429,8 @@ def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
         return data_source(source.bind(spec))
     if (own.mean, own.std) != (spec.mean, spec.std):
         _LOG.warning(
-            "The images are normalised as asked for (mean %s, std %s); the weights were trained "
-            "with mean %s, std %s.",
+            "The images are normalised by the given mean %s and std %s, but the weights were "
+            "trained with mean %s and std %s.",
             own.mean,
             own.std,
             spec.mean,
@@ -441,21 +440,21 @@ def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
 
 
 def batches_of(source: DataSource, dl: object) -> Iterable[Any]:
-    """The batches that were given, or those of validation."""
+    """The given batches, or those of validation."""
     if dl is None:
         return source.valid or ()
     if not isinstance(dl, Iterable) or isinstance(dl, str | bytes | Mapping | Tensor):
         what = "a tensor" if isinstance(dl, Tensor) else f"{dl!r:.60}"
         raise TrainingError(
             f"dl={what} must give batches (inputs, targets), or inputs only: dls.test_dl(paths), a "
-            "DataLoader, or a list such as [inputs]. Without it the validation images are meant; "
-            "dls.train_eval has those of training."
+            "DataLoader, or a list such as [inputs]. Without dl= the validation images are used; "
+            "dls.train_eval has the training images."
         )
     return dl
 
 
 def batch_count(batches: Iterable[Any]) -> int:
-    """How many batches there are; 0 if they do not tell."""
+    """How many batches there are; 0 if unknown."""
     return len(batches) if isinstance(batches, Sized) else 0
 
 
@@ -466,7 +465,7 @@ def set_epoch(batches: object, epoch: int) -> None:
 
 
 def starting_at(batches: Iterable[Any], batch: int) -> Iterator[Any]:
-    """A pass without its first batches, which are not even read where the batches can do it."""
+    """A pass without its first batches, which are not read if the loader can seek."""
     seek = getattr(batches, "starting_at", None)
     rest: Iterator[Any] = islice(iter(batches), batch, None) if seek is None else seek(batch)
     return rest
@@ -485,13 +484,13 @@ def generators_of(batches: object) -> dict[str, torch.Generator]:
 
 
 def own_shards(batches: object, rank: int, world: int, min_items: int) -> Iterator[Any] | None:
-    """The shards of one process that batches load by themselves; None if they cannot."""
+    """The shards of one process, if the batches can load shards; else None."""
     for held in (batches, *(getattr(batches, key, None) for key in ("sampler", "batch_sampler"))):
         if type(held).__name__ in {"DistributedSampler", "BatchSamplerShard", "DataLoaderShard"}:
             raise TrainingError(
-                f"These batches are shared out already, by {type(held).__name__}. Give every "
+                f"{type(held).__name__} already divides these batches among processes. Give every "
                 "process the whole data, with batch_size the number of items over all processes: "
-                "the Learner shares them out."
+                "the Learner divides them."
             )
     load = getattr(batches, "shards", None)
     shards: Iterator[Any] | None = None if load is None else load(rank, world, min_items)
@@ -499,12 +498,12 @@ def own_shards(batches: object, rank: int, world: int, min_items: int) -> Iterat
 
 
 def paths_of(batches: object) -> tuple[Path, ...]:
-    """The files of the items in their order; empty if the batches do not know them."""
+    """The files of the items in their order; empty if unknown."""
     return tuple(map(Path, getattr(batches, "paths", None) or ()))
 
 
 def items_in(batches: Iterable[Any]) -> int | None:
-    """How many items there are; None if the batches do not tell."""
+    """How many items there are; None if unknown."""
     if isinstance(batches, IndexedBatches | SeekableBatches):
         return batches.n_items
     return None

@@ -1,4 +1,4 @@
-"""Predictions beside the truth, as data: what a task measures and a report draws.
+"""Predictions compared with targets, as data: confusions, class figures, errors, calibration.
 
 Source of `Calibration`: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from layergroups._checks import whole_number
 from layergroups._formatting import html_table, plain_text
 from layergroups.errors import LayerGroupsError
 
@@ -28,7 +29,7 @@ class _Tabular(ABC):
     """Prints as a table: as text, in a terminal, in a notebook."""
 
     _headings: ClassVar[tuple[str, ...]]
-    _totals: ClassVar[int] = 0  # rows at the end that stand apart
+    _totals: ClassVar[int] = 0  # rows at the end, below a line
 
     @abstractmethod
     def _rows(self) -> list[tuple[str, ...]]: ...
@@ -63,15 +64,15 @@ class _Tabular(ABC):
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How well one class is found.
+    """Precision, recall and F1 of one class.
 
     Attributes:
         name: of the class.
-        precision: part of what was predicted as it that is of it; None where nothing was.
-        recall: part of what is of it that was predicted as it; None where nothing is.
-        f1: their harmonic mean, 2 tp / (2 tp + fp + fn); None where there is neither.
-        support: how many are of it.
-        right: how many of these were found.
+        precision: share of the items predicted as the class that have it; None if there are none.
+        recall: share of the items of the class that were predicted as it; None if there are none.
+        f1: their harmonic mean, 2 tp / (2 tp + fp + fn); None if both are undefined.
+        support: items of the class.
+        right: how many of these were predicted correctly.
     """
 
     name: str
@@ -83,7 +84,7 @@ class ClassFigures:
 
     @classmethod
     def from_counts(cls, name: str, right: int, predicted: int, actual: int) -> ClassFigures:
-        """Of how many are rightly predicted as the class, predicted as it, and of it."""
+        """From the numbers of items correctly predicted, predicted, and actually of the class."""
         f1 = _part(2 * right, predicted + actual)
         return cls(name, _part(right, predicted), _part(right, actual), f1, actual, right)
 
@@ -94,9 +95,9 @@ class ClassReport(_Tabular):
 
     Attributes:
         classes: a row for each class, in the order of the vocabulary.
-        macro: the mean of the rows; classes without a figure are left out of it.
-        weighted: the mean of the rows, each counted as often as it has items.
-        total: over all items at once ("micro"); for one class an item all three are the accuracy.
+        macro: the mean of the rows; it leaves out classes without a figure.
+        weighted: the mean of the rows, weighted by the number of items.
+        total: over all items at once ("micro"); for one class per item all three are the accuracy.
     """
 
     classes: tuple[ClassFigures, ...]
@@ -114,7 +115,7 @@ class ClassReport(_Tabular):
         predicted: Sequence[int],
         actual: Sequence[int],
     ) -> ClassReport:
-        """Of how many are rightly predicted as each class, predicted as it, and of it."""
+        """From the numbers of items correctly predicted, predicted, and actual, by class."""
         rows = tuple(map(ClassFigures.from_counts, names, right, predicted, actual))
         return cls(
             rows,
@@ -125,13 +126,13 @@ class ClassReport(_Tabular):
 
     @classmethod
     def from_hits(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
-        """Of what was predicted and what is so, each bool (N, C)."""
+        """From predicted and actual labels, each bool (N, C)."""
         counts = ((predicted & actual).sum(0), predicted.sum(0), actual.sum(0))
         return cls.from_counts(names, *(each.tolist() for each in counts))
 
     @classmethod
     def from_classes(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> ClassReport:
-        """Of one class for each item, int (N,) each."""
+        """From predicted and actual classes, int (N,) each."""
         each = torch.arange(len(names))
         return cls.from_hits(predicted[:, None] == each, actual[:, None] == each, names)
 
@@ -161,7 +162,7 @@ class ClassReport(_Tabular):
 
 @dataclass(frozen=True)
 class Confusion:
-    """Items of one class that were predicted as another.
+    """Items of one class that were predicted as a different one.
 
     Attributes:
         actual: their class.
@@ -224,8 +225,8 @@ class ConfusionMatrix:
         if targets is None or targets.ndim != 1 or probabilities.ndim != 2:
             raise LayerGroupsError(
                 "A confusion matrix needs one class for each item: batches of (inputs, targets) "
-                "with targets of shape (N,). Several labels are measured one by one, "
-                "Interpretation.from_learner(learn).class_report(), numbers by residuals()."
+                "with targets of shape (N,). For several labels use "
+                "Interpretation.from_learner(learn).class_report(), for numbers residuals()."
             )
         n = probabilities.shape[1]
         cells = targets.long() * n + probabilities.argmax(1)
@@ -240,12 +241,12 @@ class ConfusionMatrix:
 
     @property
     def correct(self) -> int:
-        """Number of items whose class was found."""
+        """Number of correctly predicted items."""
         return sum(row[i] for i, row in enumerate(self.matrix))
 
     @property
     def accuracy(self) -> float:
-        """Part of the items whose class was found, 0..1."""
+        """Share of correctly predicted items, 0..1."""
         return self.correct / self.total if self.total else math.nan
 
     def class_report(self) -> ClassReport:
@@ -280,12 +281,12 @@ class OutputErrors:
 
     Attributes:
         name: of the number.
-        mean: mean error: above 0 where it is predicted too high.
-        mean_absolute: mean of the errors without their sign.
-        root_mean_square: root of the mean of their squares.
-        largest: the largest without its sign.
+        mean: mean error, above 0 if predictions are too high.
+        mean_absolute: mean absolute error.
+        root_mean_square: root of the mean squared error.
+        largest: the largest absolute error.
         r2: 1 - (sum of squared errors) / (sum of squared distances of the actual numbers from
-            their mean); None where those are all equal.
+            their mean); None if those are all equal.
     """
 
     name: str
@@ -297,7 +298,7 @@ class OutputErrors:
 
     @classmethod
     def of(cls, name: str, errors: Tensor, actual: Tensor) -> OutputErrors:
-        """Of errors and actual numbers (N,)."""
+        """From errors and actual numbers (N,)."""
         size, squares = errors.abs(), errors.square()
         spread = float((actual - actual.mean()).square().sum())
         r2 = 1 - float(squares.sum()) / spread if spread else None
@@ -324,7 +325,7 @@ class Residuals(_Tabular):
     def from_predictions(
         cls, predicted: Tensor, actual: Tensor, names: Sequence[str] = ()
     ) -> Residuals:
-        """Of predicted and actual numbers, (N, K) each."""
+        """From predicted and actual numbers, (N, K) each."""
         actual = actual.double()
         errors = predicted.double() - actual
         n = errors.shape[1]
@@ -355,14 +356,14 @@ class Residuals(_Tabular):
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Predictions of about the same probability.
+    """Predictions of similar probability.
 
     Attributes:
-        low: they have a probability above this (or equal, in the first bin).
-        high: and not above this.
+        low: probabilities are above this (or equal, in the first bin).
+        high: probabilities are at most this.
         count: number of predictions.
-        confidence: their mean probability; None where there are none.
-        accuracy: the part of them that is right; None where there are none.
+        confidence: their mean probability; None if the bin is empty.
+        accuracy: share of correct predictions; None if the bin is empty.
     """
 
     low: float
@@ -373,7 +374,7 @@ class CalibrationBin:
 
     @property
     def gap(self) -> float | None:
-        """Distance of confidence and accuracy; None where there are no predictions."""
+        """Distance of confidence and accuracy; None if the bin is empty."""
         if self.confidence is None or self.accuracy is None:
             return None
         return abs(self.confidence - self.accuracy)
@@ -381,16 +382,16 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration(_Tabular):
-    """How often predictions of each probability are right; prints as a table.
+    """How often predictions of each probability are correct; prints as a table.
 
-    For one class an item, a prediction is its likeliest class. For several labels, every label of
-    every item is one, and its accuracy is how often the item has it.
+    For one class per item, a prediction is the most likely class. For several labels, every label
+    of every item is a prediction, which is correct if the item has the label.
 
     Attributes:
         bins: of equal width, from 0 to 1.
-        error: the expected calibration error: the mean gap over all predictions, 0..1; None where
-            there are none.
-        max_error: the largest gap of a bin ("maximum calibration error"); None likewise.
+        error: the expected calibration error: the mean gap over all predictions, 0..1; None
+            without predictions.
+        max_error: the largest gap of a bin ("maximum calibration error"), or None.
         count: number of predictions.
     """
 
@@ -402,15 +403,12 @@ class Calibration(_Tabular):
 
     @classmethod
     def from_predictions(cls, confidence: Tensor, correct: Tensor, bins: int = BINS) -> Calibration:
-        """Of probabilities (M,) and whether each was right (M,).
+        """From probabilities (M,) and whether each was correct (M,).
 
         Raises:
-            LayerGroupsError: there is not at least one bin.
+            LayerGroupsError: `bins` is below 1.
         """
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise LayerGroupsError(
-                f"bins={bins!r} must be a whole number from 1: calibration(bins={BINS})."
-            )
+        whole_number("bins", bins, 1, BINS, LayerGroupsError)
         confidence, correct = confidence.double(), correct.double()
         index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
         sums = [torch.bincount(index, v, minlength=bins).tolist() for v in (confidence, correct)]

@@ -1,4 +1,4 @@
-"""`Task`: all that depends on what a model is asked to predict, in one object for each task."""
+"""`Task`: everything that depends on what a model predicts, in one object for each task."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _OTHER_METRIC_NAMES: Final = {
 
 @dataclass(frozen=True)
 class NamedMetric:
-    """What a name of a metric means for a task.
+    """A metric of a task, by name.
 
     Attributes:
-        make: a fresh torchmetrics object, for a number of outputs and a threshold.
+        make: makes a torchmetrics object for a number of outputs and a threshold.
         higher: whether more is better.
     """
 
@@ -47,28 +47,28 @@ class Column(NamedTuple):
 
 
 class AnyPrediction(Protocol):
-    """What a model says of one item, in each form in which it is written."""
+    """The prediction of one item, in each output format."""
 
     @classmethod
     def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
-        """Of a table in the terminal; `names` are those of the outputs."""
+        """The columns of a table in the terminal; `names` are those of the outputs."""
 
     def cells(self) -> tuple[str, ...]:
-        """One for each of these columns."""
+        """A cell for each of these columns."""
 
     @classmethod
     def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
         """Headings of comma-separated values."""
 
     def csv_cells(self) -> tuple[object, ...]:
-        """One for each of these headings."""
+        """A value for each of these headings."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
 
 
 class Ranked:
-    """What predictions with a probability for each output have in common."""
+    """Base of predictions with a probability for each output."""
 
     probabilities: Tensor
     names: tuple[str, ...]
@@ -80,48 +80,48 @@ class Ranked:
 
     @property
     def ranking(self) -> tuple[tuple[str, float], ...]:
-        """(name, probability) of all of them, the likeliest first."""
+        """(name, probability) of every class or label, the most likely first."""
         return tuple(sorted(self.by_name.items(), key=lambda pair: -pair[1]))
 
 
 class Measures(Protocol):
-    """Predictions beside the truth: what a task measures of them; prints as a table."""
+    """Predictions compared with the targets; prints as a table."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
 
 
 class Task(ABC):
-    """What a model is asked to predict, and all that follows from it.
+    """What a model predicts, and everything that depends on it.
 
     There is one object for each task, in `TASKS`. To add one, derive from this class (or from a
-    task that is like it) and `register` an object of it. A task equals its name, so
-    `learn.task == "multilabel"` is as good as `learn.task is TASKS["multilabel"]`.
+    similar task) and `register` an object of it. A task equals its name, so that
+    `learn.task == "multilabel"` works.
     """
 
     name: ClassVar[str]  # as people and files write it
-    one: ClassVar[str]  # what one output stands for, in a word, such as "class"
-    many: ClassVar[str]  # several of them
+    one: ClassVar[str]  # what one output is, such as "class"
+    many: ClassVar[str]  # its plural
     items_have: ClassVar[str]  # what each item has, in words
     targets_are: ClassVar[str]  # form and type of targets, in words
     usual_loss: ClassVar[str]  # the default loss, in words
     meanings: ClassVar[frozenset[Meaning]]  # of the losses that fit
-    # what turns outputs into predictions where the loss does not tell
+    # how outputs become predictions if the loss is unknown
     activation: ClassVar[Meaning]
     metrics: ClassVar[Mapping[str, NamedMetric]]  # by name
-    default_metrics: ClassVar[tuple[str, ...]]  # names of those that the command line shows
-    more_metrics: ClassVar[str] = ""  # that have no fixed name, in words for messages
-    least_outputs: ClassVar[int] = 1  # that a model for it has
+    default_metrics: ClassVar[tuple[str, ...]]  # those that the command line shows
+    more_metrics: ClassVar[str] = ""  # without a fixed name, for messages
+    least_outputs: ClassVar[int] = 1  # of a model
     prediction: ClassVar[type[AnyPrediction]]  # the class of predictions of one item
-    measures_type: ClassVar[type[Measures]]  # the class of what `measures` gives
+    measures_type: ClassVar[type[Measures]]  # the class that `measures` returns
     output_name: ClassVar[str] = "probabilities"  # of an exported file's output
-    output_is: ClassVar[str]  # what it is, in words
-    # whether the name of a folder can be the label of the items in it
+    output_is: ClassVar[str]  # its description
+    # whether the name of a folder can be the label of its items
     reads_folders: ClassVar[bool] = False
-    needs_label: ClassVar[bool] = True  # whether an item without any label is a mistake
+    needs_label: ClassVar[bool] = True  # whether an item without a label is an error
     has_threshold: ClassVar[bool] = False  # whether predictions depend on a threshold
     has_counts: ClassVar[bool] = True  # whether items can be counted for each output
-    # why there is nothing to validate with, in words; {} is where items are from
+    # the error if no item is left to validate with; {} is the source of the items
     few_items: ClassVar[str] = "{} has one item"
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ class Task(ABC):
     # Labels and targets
 
     def recognises(self, values: Sequence[Any]) -> bool:
-        """Whether labels look as if they were of this task, where nobody says which it is."""
+        """Whether labels look like those of this task; used if no task is given."""
         return False
 
     @abstractmethod
@@ -160,10 +160,10 @@ class Task(ABC):
         """Names of the outputs, and the label of each item.
 
         Args:
-            values: what a person gave for each item, as plain Python.
+            values: the label of each item, as plain Python.
             files: the items, for messages.
-            vocab: the names, if the person gave them.
-            columns: of a table from which the values are.
+            vocab: the names, if given.
+            columns: of the table that the values come from.
 
         Raises:
             DataError: the values are not labels of this task.
@@ -171,7 +171,7 @@ class Task(ABC):
 
     @abstractmethod
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
-        """Divide items into training and validation; each part has some of every class or label."""
+        """Split items into training and validation; each part has some of every class or label."""
 
     @abstractmethod
     def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
@@ -187,27 +187,27 @@ class Task(ABC):
 
     @abstractmethod
     def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
-        """A target, or what `decide` gives for an item, in words: a class, labels or numbers."""
+        """A target or a decision of `decide` as text: a class, labels or numbers."""
 
     def text(self, value: Tensor, names: Sequence[str]) -> str:
-        """The words with commas between them; "none" if there are none."""
+        """The same, joined by commas; "none" if empty."""
         return ", ".join(self.words(value, names)) or "none"
 
     # Head and loss
 
     def target_units(self, targets: Tensor | None) -> TargetUnits | None:
-        """The last layer of a new head, if outputs are to be scaled to what the targets are.
+        """The last layer of a new head, if outputs are scaled to the units of the targets.
 
         Args:
-            targets: of all training items; None if they are not known.
+            targets: of all training items; None if unknown.
         """
         return None
 
     def check_range(self, y_range: object) -> None:
-        """Whether a head may be bounded.
+        """Check that a head may be bounded.
 
         Raises:
-            ModelError: its outputs are not numbers.
+            ModelError: the outputs are not numbers.
         """
         raise ModelError(
             f"y_range={y_range!r} bounds the numbers of a regression, but the task of the data is "
@@ -219,25 +219,25 @@ class Task(ABC):
         """The usual loss."""
 
     def check_loss(self, loss_func: LossFunc) -> None:
-        """A loss must be one for the task; a loss of one's own is taken as it is.
+        """Check that a loss fits the task; an unknown loss passes.
 
         Raises:
-            TrainingError: it is for a different task, and would fail or train something else.
+            TrainingError: the loss is for a different task.
         """
         meaning = meaning_of(loss_func)
         if meaning is not None and meaning not in self.meanings:
             raise TrainingError(
                 f"The loss {loss_name(loss_func)} does not fit the task of the data, "
                 f"{self.name!r}: their targets are {self.targets_are}. The usual loss for that is "
-                f"{self.usual_loss}, which a learner takes by itself where loss_func= is not given."
+                f"{self.usual_loss}, which a learner uses if loss_func= is not given."
             )
 
     def predictions(self, outputs: Tensor, loss_func: object = None) -> Tensor:
         """The model's outputs as probabilities (N, C), or as the numbers (N, K) themselves.
 
-        A loss with an attribute `activation` says it itself. Cross entropy means a softmax over
+        An attribute `activation` of the loss takes precedence. Cross entropy means a softmax over
         dimension 1, binary cross entropy with logits a sigmoid; other losses of torch mean the
-        outputs as they are. Of a loss that is not known the task decides.
+        outputs as they are. For an unknown loss the task decides.
         """
         own = getattr(loss_func, "activation", None)
         if callable(own):
@@ -246,15 +246,15 @@ class Task(ABC):
         return apply(meaning_of(loss_func) or self.activation, outputs)
 
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
-        """Before the first step: outputs and targets must be of shapes and values that fit.
+        """Check the shapes and values of outputs and targets, before the first step.
 
         Args:
             outputs: of the model.
             targets: of the same items.
-            loss_func: may leave out some targets, by its `ignore_index`.
+            loss_func: its `ignore_index` leaves out some targets.
 
         Raises:
-            TrainingError: they are not.
+            TrainingError: they do not fit.
         """
         if outputs.shape != targets.shape or not targets.is_floating_point():
             raise TrainingError(
@@ -268,10 +268,10 @@ class Task(ABC):
     # Metrics
 
     def metric(self, name: str) -> NamedMetric:
-        """What a name means.
+        """The metric of this name.
 
         Raises:
-            TrainingError: nothing for this task; lists the names that mean something.
+            TrainingError: the task has no such metric; the message lists its metrics.
         """
         name = _OTHER_METRIC_NAMES.get(name, name)
         if name in self.metrics:
@@ -283,34 +283,34 @@ class Task(ABC):
             else f"No metric is called {name!r}."
         )
         raise TrainingError(
-            f"{why} By name there are: {', '.join(self.metrics)}{self.more_metrics}. Any "
+            f"{why} The names are: {', '.join(self.metrics)}{self.more_metrics}. Any "
             "torchmetrics object or function of (probabilities, targets) works too."
         )
 
     def for_metric(
         self, metric: object, predictions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Predictions and targets in the form that a torchmetrics object wants."""
+        """Predictions and targets in the form that a torchmetrics object needs."""
         return predictions, targets
 
-    # Predictions of one item, and of many beside the truth
+    # Predictions of one item, and of many with their targets
 
     @abstractmethod
     def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> AnyPrediction:
-        """What predictions (C,) of one item say.
+        """The prediction of one item from its outputs.
 
         Args:
-            values: probabilities or numbers, on the CPU.
-            names: of the outputs; positions where there is not one for each.
-            thresh: the probability above which a label counts as there.
+            values: probabilities or numbers (C,), on the CPU.
+            names: of the outputs; positions if their number differs.
+            thresh: the probability above which a label counts as predicted.
         """
 
     @abstractmethod
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
-        """What is predicted of each item: classes int (N,), labels bool (N, C), numbers (N, K)."""
+        """The decision for each item: classes int (N,), labels bool (N, C), numbers (N, K)."""
 
     def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Tensor | None:
-        """Whether each item is predicted rightly, bool (N,); None where that is not a yes or no."""
+        """Whether each item is predicted correctly, bool (N,); None for numbers."""
         return None
 
     def confidence(self, values: Tensor) -> float | None:
@@ -320,15 +320,15 @@ class Task(ABC):
     def graded(
         self, predictions: Tensor, targets: Tensor, thresh: float = 0.5
     ) -> tuple[Tensor, Tensor] | None:
-        """Probabilities (M,) and whether each is right (M,), for calibration; None without any."""
+        """Probabilities (M,) and whether each is correct (M,), for calibration, or None."""
         return None
 
     def rows(self, values: Tensor) -> Tensor:
-        """Predictions or targets of many items in the shape in which they are kept."""
+        """Predictions or targets of many items in the shape in which they are stored."""
         return values
 
     def default_names(self, n_outputs: int) -> tuple[str, ...]:
-        """Names of outputs where the data have none."""
+        """Names of outputs if the data have none."""
         return tuple(map(str, range(n_outputs)))
 
     def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
@@ -339,16 +339,16 @@ class Task(ABC):
     def measures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> Measures:
-        """Predictions beside the truth."""
+        """Predictions compared with the targets."""
 
     @abstractmethod
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> dict[str, float]:
-        """The most important figures of the same, by name."""
+        """The most important of these figures, by name."""
 
     def scale(self, predictions: Tensor) -> float:
-        """By what differences of predictions are measured: 1 for probabilities."""
+        """The unit of differences between predictions: 1 for probabilities."""
         return 1.0
 
 
@@ -359,10 +359,10 @@ def register(task: Task) -> Task:
     """Add a task to `TASKS`.
 
     Raises:
-        LayerGroupsError: there is one of this name.
+        LayerGroupsError: the name is taken.
     """
     if task.name in TASKS:
-        raise LayerGroupsError(f"There is a task {task.name!r} already; give yours another name.")
+        raise LayerGroupsError(f"There is already a task {task.name!r}; choose a different name.")
     TASKS[task.name] = task
     return task
 
@@ -374,7 +374,7 @@ def task_named(name: object) -> Task:
 
 
 def checked_task(task: object, error: type[LayerGroupsError] = TrainingError) -> Task:
-    """The task that a person gives, as an object of `TASKS` or by its name."""
+    """A task of `TASKS`, given as the object or its name."""
     if isinstance(task, Task):
         return task
     known = str(task)
@@ -386,7 +386,7 @@ def checked_task(task: object, error: type[LayerGroupsError] = TrainingError) ->
 
 
 def task_meant_by(loss_func: object) -> Task:
-    """The task that a loss is for, where the data do not tell theirs."""
+    """The task that a loss is for, if the data have none."""
     meaning = meaning_of(loss_func)
     usual = [task for task in TASKS.values() if task.activation is meaning]
     fitting = [task for task in TASKS.values() if meaning in task.meanings]
@@ -394,15 +394,15 @@ def task_meant_by(loss_func: object) -> Task:
 
 
 def output_names(names: Sequence[str], n: int) -> tuple[str, ...]:
-    """A name for each of n outputs: their positions where there is not one for each."""
+    """A name for each of n outputs: positions if the number of names differs."""
     return tuple(names) if len(names) == n else tuple(map(str, range(n)))
 
 
 def checked_threshold(thresh: Any) -> float:
-    """A probability above which a label counts as there."""
+    """A probability above which a label counts as predicted."""
     if isinstance(thresh, bool) or not isinstance(thresh, (int, float)) or not 0 < thresh < 1:
         raise TrainingError(
-            f"thresh={thresh!r} must lie between 0 and 1: labels of a higher probability count as "
-            "there. Right would be thresh=0.5."
+            f"thresh={thresh!r} must lie between 0 and 1: labels with a higher probability "
+            "count as predicted, such as thresh=0.5."
         )
     return float(thresh)

@@ -1,4 +1,4 @@
-"""The arguments that all ways to make `ImageDataLoaders` have in common, checked in one place."""
+"""The common arguments of the constructors of `ImageDataLoaders`, checked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from layergroups._checks import whole_number
 from layergroups._suggestions import unknown_option
 from layergroups.data._batches import Balance, default_workers
 from layergroups.data._samples import Samples, check_valid_pct
@@ -47,7 +48,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments with their defaults; made, they are sound."""
+    """The arguments with their defaults; creating it checks them."""
 
     valid_pct: float = 0.2
     seed: int = 42
@@ -65,7 +66,7 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], way: Callable[..., Any]) -> Settings:
-        """Of the arguments that a person gave."""
+        """From the given arguments; `way` is the constructor that was called."""
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
@@ -79,7 +80,7 @@ class Settings:
         check_on_error(self.on_error)
         _check_channels_of_words(_augmentation(self.augment), self.n_channels)
         self.transform  # noqa: B018 - its making checks size, statistics and crop
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):  # may be negative
             raise DataError(f"seed={self.seed!r}: expected a whole number, such as 42.")
         workers = self.num_workers
         if workers is not None and (not isinstance(workers, int) or workers < 0):
@@ -87,12 +88,12 @@ class Settings:
 
     @property
     def wanted(self) -> int:
-        """Images in a batch, if there are as many."""
+        """The requested batch size."""
         return self.batch_size if self.bs is None else self.bs
 
     @property
     def transform(self) -> EvalTransform:
-        """What is done to images to measure."""
+        """The transform for validation and prediction."""
         return EvalTransform(as_size(self.size), self._input(), self.crop_pct)
 
     @property
@@ -138,17 +139,11 @@ class Settings:
 
 def check_batch_size(batch_size: int) -> int:
     """The number, if it can be a batch size."""
-    return _whole(batch_size, "batch_size", "64")
+    return whole_number("batch_size", batch_size, 1, 64, DataError)
 
 
 def _channels(channels: int) -> int:
-    return _whole(channels, "channels", "1, 3 or 4")
-
-
-def _whole(value: int, name: str, example: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DataError(f"{name}={value!r}: expected a whole number from 1, such as {example}.")
-    return value
+    return whole_number("channels", channels, 1, 3, DataError)
 
 
 def _augmentation(
@@ -160,17 +155,16 @@ def _augmentation(
         return Augmentation() if augment else None
     if not callable(augment) and not isinstance(augment, Augmentation):
         raise DataError(
-            f'augment={augment!r}: expected True, False, a word such as "trivial", '
+            f'augment={augment!r}: expected True, False, a name such as "trivial", '
             "Augmentation(...), or a function of a Pillow image."
         )
     return augment
 
 
 def _check_channels_of_words(augment: Augmentation | Transform | None, channels: int) -> None:
-    """Torchvision's policies are for colours."""
     if isinstance(augment, Augmentation) and channels != 3 and (augment.policy or augment.erase):
         raise DataError(
-            f"augment={augment.policy or 'erase'!r} varies images of 3 channels, these have "
+            f"augment={augment.policy or 'erase'!r} needs images of 3 channels, these have "
             f"{channels}: give augment=True, Augmentation(...) without policy and erase, or a "
             "function of an image."
         )
