@@ -39,41 +39,13 @@ from torch.utils._pytree import (
 from layergroups.errors import AnatomyError
 
 __all__ = [
-    "FakeTensor",
-    "FakeTensorMode",
-    "NormBase",
-    "StorageWeakRef",
-    "TorchDispatchMode",
-    "TreeSpec",
-    "all_children",
-    "all_parameters",
-    "call_uncompiled",
-    "drop_compiled_graphs",
-    "each_module",
-    "fake_tensor_log",
-    "foreach_lerp_",
-    "forward_hooks",
-    "forward_pre_hooks",
-    "is_compile_error",
-    "is_compiled",
-    "is_error_of_layers",
-    "is_persistent",
-    "is_view",
-    "op_name",
-    "op_packet",
-    "own_buffers",
-    "own_modules",
-    "own_parameters",
-    "own_tensors",
-    "set_versions",
-    "storage_key",
-    "tree_flatten",
-    "tree_leaves",
-    "tree_map_only",
-    "tree_unflatten",
-    "unwrap",
-    "version",
-]
+    "FakeTensor", "FakeTensorMode", "NormBase", "StorageWeakRef", "TorchDispatchMode", "TreeSpec",
+    "all_children", "all_parameters", "call_uncompiled", "drop_compiled_graphs", "each_module",
+    "fake_tensor_log", "foreach_lerp_", "forward_hooks", "forward_pre_hooks", "is_compile_error",
+    "is_compiled", "is_error_of_layers", "is_persistent", "is_view", "op_name", "op_packet",
+    "own_buffers", "own_modules", "own_parameters", "own_tensors", "set_versions", "storage_key",
+    "tree_flatten", "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version",
+]  # fmt: skip
 
 # FakeTensorMode writes a record here for each operation that fails.
 fake_tensor_log = logging.getLogger("torch._subclasses.fake_tensor")

@@ -9,8 +9,6 @@ from typing import Any
 from layergroups._from_dict import from_dict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 

@@ -169,7 +169,7 @@ def test_any_function_of_an_image_augments(augment: Any) -> None:
 
 
 def test_an_augmentation_must_give_an_image() -> None:
-    with pytest.raises(DataError, match="augment= gave a str"):
+    with pytest.raises(DataError, match="augment= .* a str"):
         TrainTransform(lambda image: "no", EvalTransform((16, 16))).pixels(picture())
 
 
@@ -247,7 +247,7 @@ def test_policies_and_erasing_go_together_in_batches(folder) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Augmentation.named("strong"), 'the words are "rand", "trivial"'),
+        (lambda: Augmentation.named("strong"), '"rand", "trivial"'),
         (lambda: Augmentation(policy="strong"), "'strong' is not known"),
         (lambda: Augmentation(policy="erase"), r"Augmentation\(erase=0.25\)"),
         (lambda: Augmentation(erase=2), "erase=2"),

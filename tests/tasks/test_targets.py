@@ -71,7 +71,7 @@ def test_the_vocabulary_may_be_said() -> None:
         (["a", "b"], {"vocab": "ab"}, "expected a list of names"),
         (["a", "b"], {"vocab": ["a", "b", "a"]}, "a name twice"),
         (["a", "0.5"], {"task": "regression"}, "'0.jpg'.*the first has 'a'"),
-        ([[1.0, 2.0], [1.0]], {"task": "regression"}, "different numbers of numbers"),
+        ([[1.0, 2.0], [1.0]], {"task": "regression"}, "different counts"),
         ([[1.5, 2.0], [1.5, 3.0]], {"vocab": ["x"]}, "1 names, but each .* has 2"),
         ([["a"], ["b"]], {"task": "multiclass"}, "task='multilabel'"),
         ([[], []], {"task": "multilabel"}, "nothing to learn"),

@@ -92,7 +92,7 @@ def test_statistics_that_were_asked_for_stay_and_that_is_said(folder: Path, capl
     photos = ImageDataLoaders.from_folder(folder, size=32, batch_size=8, normalize=own)
     learn = vision_learner(photos, TINY, pretrained=False, progress=False)
     assert learn.dls.input.mean == (0.1, 0.2, 0.3)
-    assert "normalised as asked for" in caplog.text
+    assert "images are normalised" in caplog.text
 
 
 def test_the_whole_road(learn: Learner, photos: ImageDataLoaders) -> None:

@@ -1,8 +1,8 @@
-"""Images to batches, in an order and with augmentation that depend on explicit numbers only.
+"""Batches of images, whose order and augmentation depend only on explicit seeds.
 
-A *plan* gives for each batch its images, and for each image the seed of its augmentation, or none
-for the image as it is. Plans are made in the main process from (seed, epoch, image), so they are
-the same for any number of workers and any global random state; and none of this changes that state.
+A *plan* lists the images of each batch, with the seed of the augmentation of each, or None for no
+augmentation. The main process makes plans from (seed, epoch, image), so they do not depend on the
+number of workers or the global random state, and do not change that state.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Balance = bool | Mapping[str, float] | Sequence[float]
 
 
 def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor | None:
-    """The part of an epoch that each image is due, float64 (N,), summing to 1; None for all alike.
+    """Each image's share of an epoch, float64 (N,), summing to 1; None for equal shares.
 
     Args:
-        balance: False; True for all classes equally often; how often each class comes against the
-            others, by name; or a weight for each training image.
+        balance: False; True for all classes equally often; relative frequencies of the
+            classes, by name; or a weight for each training image.
         photos: the training images.
         vocab: names of the classes.
     """
@@ -70,16 +70,16 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
 
 
 def weighted_order(weights: Tensor, labels: Sequence[Any] | None, seed: int) -> Tensor:
-    """Images of an epoch, int64 (N,): as many as there are, in random order; some come repeatedly.
+    """Images of an epoch, int64 (N,): N of them, in random order; some come repeatedly.
 
-    Systematic sampling: of a class that is due k times k images come, within one, and each of its
-    images as often as the others, within one. Ordinary sampling with replacement would draw some
-    images five times and others never, just by chance.
+    Systematic sampling: a class with an expected count of k gets k images, within one, and each of
+    its images comes equally often, within one. Sampling with replacement would draw some images
+    five times and others never, by chance.
 
     Args:
-        weights: the part that each is due, summing to 1.
+        weights: the share of each, summing to 1.
         labels: their classes, to share fairly within each; None if they have none.
-        seed: decides which, and the order.
+        seed: of the choice and the order.
     """
     generator = torch.Generator().manual_seed(seed)
     n = len(weights)
@@ -104,8 +104,8 @@ def _class_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tenso
         return torch.ones(len(vocab), dtype=torch.float64)
     if set(map(str, balance)) != set(vocab):
         raise DataError(
-            f"balance= names {', '.join(map(str, balance))}; give how often each class comes "
-            f"against the others, for all of {', '.join(vocab)}."
+            f"balance= names {', '.join(map(str, balance))}; give the relative frequency of "
+            f"each class, for all of {', '.join(vocab)}."
         )
     try:
         return torch.tensor([float(balance[name]) for name in vocab], dtype=torch.float64)
@@ -131,7 +131,7 @@ Item = tuple[int, int | None]
 Plan = Iterable[list[Item]]
 One = tuple[Tensor, int | Tensor]
 Raw = tuple[Tensor, Tensor] | BrokenImage
-_WORTH_WORKERS = 2.0  # seconds of reading in a pass from which the start of workers is paid back
+_WORTH_WORKERS = 2.0  # seconds of reading in a pass from which workers save time
 _SLOW_TO_READ = 0.005  # seconds
 _SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
 _SECONDS_PER_BYTE = 1 / 45e6
@@ -140,10 +140,10 @@ CPU = torch.device("cpu")
 
 
 def default_workers(photos: Samples) -> int:
-    """How many processes prepare batches, if the user does not say.
+    """The default number of processes that prepare batches.
 
-    None where a pass over the images spends less than two seconds on reading them, since workers
-    must first be started. With an accelerator, else one for each core but one, at most 8. Without,
+    None if a pass over the images spends less than two seconds on reading them, since workers must
+    first be started. With an accelerator, else one for each core but one, at most 8. Without,
     training keeps all cores busy already, so there are workers only for images that are slow to
     read (files of about 200 kB or more): one for every two cores, at most 8. Several training
     processes on one machine divide its cores.
@@ -159,7 +159,7 @@ def default_workers(photos: Samples) -> int:
 
 def _reading_seconds(photos: Samples) -> float:
     """Estimated time to read and resize one image, from the sizes of some of the files."""
-    if photos.items is not None:  # not known: as an image of 200 kB
+    if photos.items is not None:  # unknown: as an image of 200 kB
         return _SLOW_TO_READ
     sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
     sizes = [os.path.getsize(file) for file in sample]
@@ -187,11 +187,11 @@ class PhotoDataset(Dataset[Any]):
         return len(self.photos)
 
     def __getitem__(self, item: Item) -> One | BrokenImage:
-        """Pixels (height, width, channels) and the target; or what is broken."""
+        """Pixels (height, width, channels) and the target, or a broken image."""
         position, seed = item
         if self.photos.items is None and seed is None:
             return self._made(position, None)
-        # A dataset of someone's own may draw too: for an image as it is, always the same.
+        # A custom dataset may draw random numbers too: without augmentation always the same.
         fixed = zlib.crc32(self.photos.files[position].encode())
         with private_randomness(fixed if seed is None else seed):
             return self._made(position, seed)
@@ -229,13 +229,13 @@ def stack(items: Sequence[One | BrokenImage]) -> Raw:
 class BatchMaker:
     """Makes the batches of any plan over a set of images, in this process or by workers.
 
-    The workers start with the first plan and stay. While one plan is being followed, others get
-    workers of their own. Workers send whole bytes; they are normalised here, on the device.
+    The workers start with the first plan and are reused. Plans that run at the same time get their
+    own workers. Workers send bytes; they are normalised here, on the device.
 
     Args:
         dataset: the images.
         num_workers: processes that prepare batches; 0 for this one.
-        device: where the batches are to be.
+        device: of the batches.
     """
 
     def __init__(self, dataset: PhotoDataset, num_workers: int, device: torch.device = CPU) -> None:
@@ -246,7 +246,7 @@ class BatchMaker:
         self._busy = False
 
     def to(self, device: torch.device) -> None:
-        """Let the batches that come be on a device."""
+        """Put all further batches on a device."""
         if device != self.device:
             self.device, self._pool = device, None  # the memory of other workers is not pinned
 
@@ -288,7 +288,7 @@ class BatchMaker:
 
 
 class _PlanSampler:
-    """Hands a plan, which may be changed between passes, to a DataLoader."""
+    """Gives a DataLoader a plan, which may be replaced between passes."""
 
     def __init__(self, batches: Plan) -> None:
         self.batches = batches
@@ -326,7 +326,7 @@ class _Loader:
     def _shards(
         self, plan: Iterable[list[Item]], rank: int, world: int, min_items: int
     ) -> Iterator[Shard]:
-        """What one of several processes takes of each batch of a plan; it opens no other image."""
+        """The shard of one process of each batch of a plan; it opens no other image."""
         work, shards = [], []
         for items in plan:
             mine, counted = shard_positions(len(items), rank, world, min_items)
@@ -345,7 +345,7 @@ class EvalLoader(_Loader):
     Args:
         maker: makes the batches.
         batch_size: images in a batch; the last one may have fewer.
-        seed_of: gives the seed of each image's augmentation; None for the images as they are.
+        seed_of: gives the seed of each image's augmentation; None for no augmentation.
     """
 
     def __init__(
@@ -365,7 +365,7 @@ class EvalLoader(_Loader):
         return self._labelled(self.maker.batch(self._items(positions)))
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
-        """What one of several processes takes of each batch; it opens no other image."""
+        """The shard of one process of each batch; it opens no other image."""
         for shard in self._shards(self._plan(), rank, world, min_items):
             yield replace(shard, batch=self._labelled(shard.batch))
 
@@ -384,18 +384,18 @@ class EvalLoader(_Loader):
 class TrainLoader(_Loader):
     """Shuffled, augmented training images; order and augmentation differ from epoch to epoch.
 
-    Iterating takes the epoch that `epoch` names and increases that number by one, so a plain loop
-    gets new batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
+    Iterating runs the epoch `epoch` and increases that number by one, so a plain loop gets new
+    batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
     `EvalLoader`. The last batch is smaller where the images do not fill it, and is left out if
-    it would hold a single image, of which batch norm cannot take statistics.
+    it would hold a single image, for which batch norm has no statistics.
 
     Args:
         maker: makes the batches.
         batch_size: images in a batch.
-        seed: with the epoch it decides everything.
-        weights: the part of an epoch that each image is due, float64 (N,), summing to 1; an epoch
-            has as many images as there are, of which some then come repeatedly, augmented
-            differently, and others not at all. None: each once.
+        seed: with the epoch it determines order and augmentation.
+        weights: each image's share of an epoch, float64 (N,), summing to 1; an epoch has as many
+            images as the dataset, some repeatedly, augmented differently, and others not at all.
+            None: each once.
     """
 
     def __init__(
@@ -418,11 +418,11 @@ class TrainLoader(_Loader):
         return self.starting_at(0)
 
     def starting_at(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """A pass as by `iter`, without its first batches, which are not read either."""
+        """A pass without its first batches, which are not read."""
         return self.maker.follow(islice(self._next_plan(), batch, None))
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
-        """What one of several processes takes of each batch; it opens no other image."""
+        """The shard of one process of each batch; it opens no other image."""
         return self._shards(self._next_plan(), rank, world, min_items)
 
     def positions(self, epoch: int) -> list[list[int]]:
@@ -453,7 +453,7 @@ class TrainLoader(_Loader):
 
 
 def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
-    """The seed of an image's variation in an epoch, and of its k-th one where it comes again."""
+    """The seed of an image's augmentation in an epoch; `again` counts repeats in the epoch."""
     return derived_seed(seed, epoch, position, *again)
 
 

@@ -1,4 +1,4 @@
-"""Batches of images that are not trained on: to predict, to validate, to augment for testing."""
+"""Batches of images for prediction, validation and test-time augmentation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_samples(
     if labels is not None:
         files, given = list_of_files(source), list(labels)
         if len(files) != len(given):
-            raise DataError(f"{len(files)} images, but {len(given)} labels; expected as many.")
+            raise DataError(f"{len(files)} images, but {len(given)} labels; expected one for each.")
         sound, _ = sound_positions(files, settings)
         return labelled(Samples(tuple(files[i] for i in sound)), [given[i] for i in sound])
     if not with_labels:
@@ -90,7 +90,7 @@ class LoaderOptions(TypedDict, total=False):
     Attributes:
         batch_size: images in a batch, 64.
         num_workers: processes that prepare batches; None to choose as `ImageDataLoaders` does.
-        on_error: "raise" or "skip", what happens with broken images.
+        on_error: "raise" or "skip", what to do with broken images.
     """
 
     batch_size: int
@@ -105,7 +105,7 @@ def unlabelled_batches(
 
     Args:
         paths: the images.
-        transform: what is done to them; for an exported model, `transform_from_config`.
+        transform: applied to each; for an exported model, `transform_from_config`.
         **options: see `LoaderOptions`.
 
     Raises:
@@ -123,10 +123,10 @@ def labelled_batches(
     transform: EvalTransform,
     **options: Unpack[LoaderOptions],
 ) -> EvalLoader:
-    """Batches (x, y) of a folder of class folders, to validate a model whose classes are known.
+    """Batches (x, y) of a folder of class folders, to validate a model.
 
     Args:
-        path: the folder; a class of `vocab` may be absent in it, but no other may be there.
+        path: the folder; classes of `vocab` may be missing, but others are an error.
         vocab: the classes of the model.
         transform: as for `unlabelled_batches`.
         **options: see `LoaderOptions`.
@@ -197,7 +197,7 @@ def _loader(photos: Samples, transform: EvalTransform, options: LoaderOptions) -
 
 
 class InferenceData(DataSource):
-    """Data of a learner that was loaded to predict: a transform, and no images.
+    """The data of a learner loaded for prediction: a transform, no images.
 
     Args:
         vocab: names of the classes.
@@ -248,8 +248,8 @@ class InferenceData(DataSource):
 
 
 _NO_PHOTOS = (
-    "This learner was loaded without images; it can predict. To train or validate it, give it "
-    "some: learn.dls = ImageDataLoaders.from_folder(...), with the same classes."
+    "This learner was loaded without data; it can only predict. To train or validate it, give it "
+    "images: learn.dls = ImageDataLoaders.from_folder(...), with the same classes."
 )
 
 
@@ -258,7 +258,7 @@ def varied_views(
 ) -> Sequence[EvalLoader]:
     """The images of some batches n times, in their order, each time augmented differently.
 
-    What a view looks like depends on the seed, its number and the position of the image only.
+    A view depends only on the seed, its number and the position of the image.
     """
     dataset = copy.copy(batches.maker.dataset)
     dataset.augmented = TrainTransform(augment, dataset.plain)

@@ -78,8 +78,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     Make it with `from_folder`, `from_table`, `from_lists`, `from_pattern` or `from_dataset`.
     Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised, in
     channels-last memory format. Where each image has one class, y is int64 (N,), positions in
-    `vocab`; where it has several labels, float32 (N, C), 1 for the labels of the image; where numbers are
-    predicted, float32 (N, C). The batches depend only on the seed, the epoch and
+    `vocab`; where it has several labels, float32 (N, C), 1 for its labels and else 0; where numbers
+    are predicted, float32 (N, C). The batches depend only on the seed, the epoch and
     the images, not on the number of workers or the global random state, which stays unchanged.
 
     Attributes:
@@ -133,7 +133,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     ) -> Self:
         """Read a folder with a sub-folder of images for each class.
 
-        If the folder has both sub-folders `train` and `valid`, these hold the class folders; otherwise
+        If the folder has both sub-folders `train` and `valid`, these hold the class folders, else
         the seed chooses a share of each class for validation. Images may be at any depth below the
         folder of their class. Hidden files are left out. All images are checked once, first.
 
@@ -503,8 +503,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def summary(self) -> DataSummary:
         """What the images are like: counts, sizes, broken files, copies; prints as a table.
 
-        It reads the header of every file, about 0.1 ms each, and the content of files of equal size;
-        of a dataset it opens every item.
+        It reads the header of every file, about 0.1 ms each, and the content of files of equal
+        size; of a dataset it opens every item.
         """
         return summarise(
             self.train_photos, self.valid_photos, self.vocab, self.size, self.channels, self.broken

@@ -73,7 +73,7 @@ class Samples:
         return tuple(label for label in self.labels or () if isinstance(label, int))
 
     def counts(self, n_classes: int) -> tuple[int, ...]:
-        """How many images each class or label has; zeros where there are neither."""
+        """How many images each class or label has; zeros for numbers."""
         return self.task.counts(self.labels or (), n_classes)
 
 
@@ -87,12 +87,12 @@ class Split:
     broken: tuple[BrokenImage, ...] = ()
 
     def with_broken(self, broken: Sequence[BrokenImage]) -> Split:
-        """The same, with what was left out."""
+        """The same split, with the images that were left out."""
         return replace(self, broken=tuple(broken))
 
 
 def check_valid_pct(valid_pct: float) -> None:
-    """The share for validation lies between 0 and 1."""
+    """Check that the share for validation is between 0 and 1."""
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
             f"valid_pct={valid_pct} must be between 0 and 1: the share of the images for "
@@ -128,8 +128,8 @@ def warn_of_unmeasured(found: Split) -> None:
         )
     if several:
         _LOG.warning(
-            "No image of %s is for validation, though there are several: each has other labels "
-            "too, which are rarer and needed for training.", names_of(several),
+            "No image of %s is for validation: each of them also has a rarer label that is needed "
+            "for training.", names_of(several),
         )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def names_of(names: Iterable[object]) -> str:
 
 
 def joined(one: Samples, other: Samples) -> Samples:
-    """The images of both, in the order of their files, so that an earlier division leaves no trace.
+    """The images of both in the order of their files, independent of the earlier split.
 
     Both are of the same task and, where they are items, of the same datasets.
     """
@@ -151,8 +151,8 @@ def joined(one: Samples, other: Samples) -> Samples:
 def folds_of(photos: Samples, n: int, seed: int) -> list[tuple[list[int], list[int]]]:
     """Positions for training and for validation, n times, each ascending.
 
-    Every class is dealt out evenly where each image has one, else all images are; what is left of a
-    class begins where the one before ended, so that folds differ by one image at most.
+    Every class is divided evenly if each image has one, else all images are. The remainder of a
+    class continues where the class before ended, so fold sizes differ by one image at most.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= len(photos):
         raise DataError(

@@ -1,7 +1,7 @@
-"""How several processes share each batch: the batch stays whole in meaning.
+"""How several processes share each batch.
 
 `batch_size` is the number of items over all processes. Process r of w takes the items r, r + w,
-r + 2 w, … of each batch, so that what is learned does not depend on the number of processes.
+r + 2 w, … of each batch, so the result of training does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Rank(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What one process takes of a batch.
+    """The part of a batch for one process.
 
     Attributes:
-        batch: its items; those of another process where nothing is left for this one.
-        n_counted: how many of them count here; 0 where they are another's.
+        batch: its items; those of a different process if none is left for this one.
+        n_counted: how many of them count here; 0 if they belong to a different process.
         n_items: items in the whole batch.
         positions: of its items in the whole batch.
         check: equal on all processes if they divide the same batch.
@@ -47,7 +47,7 @@ class Shard:
 
     @property
     def weight(self) -> float:
-        """Its part of the whole batch, 0..1."""
+        """Its share of the whole batch, 0..1."""
         return self.n_counted / self.n_items if self.n_items else 0.0
 
 
@@ -59,8 +59,7 @@ def shard_positions(n: int, rank: int, world: int, min_items: int = 1) -> tuple[
         rank: the process, 0..world - 1.
         world: number of processes.
         min_items: the fewest items that a process can work on; batch norm needs 2. A small batch is
-            shared by fewer processes; the others go along with the items of the first, which do
-            not count for them.
+            shared by fewer processes; the others run the items of the first, which do not count.
     """
     active = min(world, max(1, n // min_items))
     if rank < active:
@@ -77,7 +76,7 @@ def check_of(content: Sequence[Any]) -> int:
 def shards_of(
     batches: Iterable[Any], process: Rank, *, min_items: int = 1, separate_rng: bool = False
 ) -> Iterator[Shard]:
-    """What a process takes of each batch; all of it where there is one process.
+    """The shard of a process of each batch; the whole batch for a single process.
 
     Batches with `shards(rank, world, min_items)`, as those of `ImageDataLoaders`, load the items of
     the process only. Any others are loaded whole by every process, and cut.
@@ -114,7 +113,7 @@ def _cut(batch: object, process: Rank, min_items: int) -> Shard:
 
 
 def _checksum(batch: object) -> int:
-    """Shows whether two processes cut the same batch; not worth waiting for another device."""
+    """Shows whether two processes cut the same batch; 0 on a device, to avoid a transfer."""
     targets = split_batch(batch)[1]
     if targets is None or targets.device.type != "cpu":
         return 0

@@ -190,7 +190,7 @@ class DataSource:
         if isinstance(item, Tensor):
             return item
         raise TrainingError(
-            f"{self._name} has no load(item), so predict needs a tensor in the shape of one item, not "
+            f"{self._name} has no load(item), so predict needs a tensor of one item, not "
             f"{type(item).__name__}."
         )
 

@@ -1,4 +1,4 @@
-"""Means over items that torchmetrics has no class for; imported when a metric asks for one."""
+"""Metrics that torchmetrics does not have; imported when one is used."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetric
         self.add_state("right", [], dist_reduce_fx="cat")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         confidence, predicted = probabilities.max(dim=1)
         self.confidences.append(confidence)
         self.right.append(predicted == targets)
 
     def compute(self) -> float:
-        """The mean distance of probability and share of right items; NaN without items."""
+        """The mean distance of confidence and accuracy; NaN without items."""
         both = (dim_zero_cat(values) for values in (self.confidences, self.right))
         error = Calibration.from_predictions(*both).error
         return math.nan if error is None else error
@@ -41,7 +41,7 @@ Values = Callable[[Tensor, Tensor], Tensor]
 
 
 class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """The mean over all items of what a function gives for each of them.
+    """The mean over all items of the values of a function.
 
     Args:
         values: from probabilities (N, C) and targets to values (N,).
@@ -56,12 +56,12 @@ class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not t
         self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         self.total += self.values(probabilities, targets).double().sum()
         self.items += len(targets)
 
     def compute(self) -> Tensor:
-        """The mean; NaN if there was nothing."""
+        """The mean; NaN without items."""
         mean: Tensor = self.total / self.items
         return mean
 
@@ -90,5 +90,5 @@ def brier_of_labels(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def _bounded(probabilities: Tensor) -> Tensor:
-    """Not quite zero, as scikit-learn has it: a single sure mistake would else be infinite."""
+    """At least epsilon, as in scikit-learn: the loss of one certain error would be infinite."""
     return probabilities.clamp(min=torch.finfo(torch.float32).eps)

@@ -31,7 +31,7 @@ Huber = nn.HuberLoss
 
 
 class Meaning(Enum):
-    """What a loss takes the outputs of a model for."""
+    """How a loss interprets the outputs of a model."""
 
     SOFTMAX = "scores of classes, of which one is right"
     SIGMOID = "scores of labels, each by itself"
@@ -61,9 +61,9 @@ _FUNCTIONS: Final[dict[Callable[..., Any], Meaning]] = {
 
 
 def meaning_of(loss_func: object) -> Meaning | None:
-    """What a loss takes outputs for, by its class or function; None for one that is not known.
+    """How a loss interprets outputs, by its class or function; None if unknown.
 
-    It is never told by a name: another library's `BinaryCrossEntropy` may be for one class an item.
+    Its name does not count: another library's `BinaryCrossEntropy` may be for one class per item.
     """
     settings: dict[str, Any] = {}
     while isinstance(loss_func, partial):
@@ -92,7 +92,7 @@ def apply(meaning: Meaning, outputs: Tensor) -> Tensor:
 
 
 def ignored_index(loss_func: object) -> int:
-    """The class that a loss leaves out; -100 where it does not say, as torch has it."""
+    """The class that a loss leaves out; by default -100, as in torch."""
     while isinstance(loss_func, partial):
         if "ignore_index" in loss_func.keywords:
             return int(loss_func.keywords["ignore_index"])
@@ -119,8 +119,8 @@ def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tenso
         raise TrainingError(f"{fault}{cause}.") from cause
     if loss.ndim:
         raise TrainingError(
-            f"{fault}it gave shape {tuple(loss.shape)}. It must give one number, the mean over "
-            "the batch."
+            f"{fault}it returned shape {tuple(loss.shape)}. It must return one number, the mean "
+            "over the batch."
         )
     return loss
 
@@ -142,10 +142,10 @@ Weights = str | Sequence[float] | Tensor | None
 
 @dataclass(kw_only=True)
 class NamedLoss(ABC):
-    """What the losses of this file have in common.
+    """Base of the losses in this file.
 
     Attributes:
-        reduction: "mean" for a number; "none" leaves the losses as they are, one or more an item.
+        reduction: "mean" or "sum" for a number; "none" for all losses, one or more per item.
     """
 
     reduction: Reduction = "mean"
@@ -167,10 +167,10 @@ class NamedLoss(ABC):
 
     @abstractmethod
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The losses one by one, before they are reduced."""
+        """The losses of the items, before they are reduced."""
 
     def balanced(self, targets: Tensor, n_outputs: int) -> NamedLoss:
-        """The loss for some training data: "balanced" weights as numbers.
+        """The loss with "balanced" weights as numbers, from the training data.
 
         Args:
             targets: of all training items, int64 (N,) or float (N, C).
@@ -184,7 +184,7 @@ class NamedLoss(ABC):
 
     @property
     def is_balanced(self) -> bool:
-        """Whether weights wait for the training data."""
+        """Whether the weights depend on the training data."""
         return bool(self.weights) and isinstance(getattr(self, self.weights), str)
 
     def _check_weights(self, name: str) -> None:
@@ -204,7 +204,6 @@ class NamedLoss(ABC):
         setattr(self, name, weights)
 
     def _tensor(self, outputs: Tensor) -> Tensor | None:
-        """Weights where the outputs are, one for each of them."""
         name, value = self.weights, getattr(self, self.weights)
         if value is None:
             return None
@@ -223,19 +222,19 @@ class NamedLoss(ABC):
 
 @dataclass
 class CrossEntropy(NamedLoss):
-    """Cross entropy, for one class for each item.
+    """Cross entropy, for one class per item.
 
     Targets are classes (N,), or a probability for each class (N, C), as mixup makes them. It is
     `torch.nn.CrossEntropyLoss` but for weights: the mean is over the items, where torch divides by
     the sum of the weights that happen to be in the batch.
 
     Attributes:
-        label_smoothing: part of the target that is spread over all classes (Szegedy et al. 2016).
+        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
         weight: of each class; "balanced" makes rare classes count as much as frequent ones, by the
             training data of each fit: items / (classes * items of the class).
 
     Raises:
-        TrainingError: a value is not what it should be.
+        TrainingError: a value is out of range.
     """
 
     label_smoothing: float = 0.0
@@ -248,7 +247,7 @@ class CrossEntropy(NamedLoss):
         number("label_smoothing", self.label_smoothing, 0, 1, 0.1)
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Losses (N,), for outputs (N, C); of images of outputs (N, C, H, W) one a pixel."""
+        """Losses (N,), for outputs (N, C); for outputs (N, C, H, W) one per pixel."""
         return F.cross_entropy(
             outputs,
             targets,
@@ -262,8 +261,8 @@ class CrossEntropy(NamedLoss):
 class FocalLoss(NamedLoss):
     """Cross entropy times (1 - p)^gamma, where p is the probability of the right class.
 
-    What is easy counts little, so that training turns to what is hard. Source: Lin et al. 2017,
-    «Focal Loss for Dense Object Detection», here over classes of which one is right;
+    Easy items count little, so that training focuses on hard ones. Source: Lin et al. 2017,
+    «Focal Loss for Dense Object Detection», here for one class per item;
     `BinaryFocalLoss` is for several labels.
 
     Attributes:
@@ -271,7 +270,7 @@ class FocalLoss(NamedLoss):
         weight: of each class, or "balanced"; as in `CrossEntropy`.
 
     Raises:
-        TrainingError: a value is not what it should be.
+        TrainingError: a value is out of range.
     """
 
     gamma: float = 2.0
@@ -297,17 +296,17 @@ class FocalLoss(NamedLoss):
 
 @dataclass
 class BinaryCrossEntropy(NamedLoss):
-    """Binary cross entropy of every label by itself, for none, one or several labels an item.
+    """Binary cross entropy of every label, for any number of labels per item.
 
-    Targets (N, C) are 0 or 1, or between.
+    Targets (N, C) are from 0 to 1.
 
     Attributes:
-        label_smoothing: part of the target that is spread over yes and no.
-        pos_weight: what a label that is there counts for, beside one that is not; "balanced" is
-            items without it / items with it, by the training data of each fit.
+        label_smoothing: share of the target that is spread over yes and no.
+        pos_weight: weight of present labels relative to absent ones; "balanced" is items without
+            the label / items with it, from the training data of each fit.
 
     Raises:
-        TrainingError: a value is not what it should be.
+        TrainingError: a value is out of range.
     """
 
     label_smoothing: float = 0.0
@@ -329,17 +328,17 @@ class BinaryCrossEntropy(NamedLoss):
 
 @dataclass
 class BinaryFocalLoss(NamedLoss):
-    """The focal loss of every label by itself, for none, one or several labels an item.
+    """The focal loss of every label, for any number of labels per item.
 
     It is `torchvision.ops.sigmoid_focal_loss`. Source: Lin et al. 2017, «Focal Loss for Dense
     Object Detection», equation 5.
 
     Attributes:
         gamma: 0 is binary cross entropy.
-        alpha: what a label that is there counts for, 1 - alpha one that is not; None: both 1.
+        alpha: weight of present labels, absent ones have 1 - alpha; None: both 1.
 
     Raises:
-        TrainingError: a value is not what it should be.
+        TrainingError: a value is out of range.
     """
 
     gamma: float = 2.0
@@ -380,7 +379,7 @@ def balanced_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
 
 
 def positive_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
-    """For each label items without it / items with it; 1 for one that no item has, or all have."""
+    """For each label items without it / items with it; 1 if no item or every item has it."""
     if not targets.is_floating_point():
         targets = F.one_hot(targets.long(), n_outputs)
     items, counts = len(targets), (targets > 0.5).sum(dim=0).tolist()
@@ -420,7 +419,7 @@ _SAVED: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
 
 
 def as_loss(loss_func: Any) -> LossFunc:
-    """A loss from its name; a loss that is given as an object as it is."""
+    """A loss from its name, or the given object."""
     if isinstance(loss_func, str):
         if loss_func not in LOSSES:
             near = difflib.get_close_matches(loss_func, LOSSES, 1)
@@ -446,7 +445,7 @@ def as_loss(loss_func: Any) -> LossFunc:
 
 
 def saved_name(loss_func: object) -> str:
-    """The class of a loss of this file or of torch.nn; of any other its module too."""
+    """The class name of a loss; with its module if it is neither of this file nor of torch.nn."""
     kind: object = type(loss_func)
     if kind is _SAVED.get(type(loss_func).__name__, (None, ()))[0]:
         return type(loss_func).__name__
@@ -456,7 +455,7 @@ def saved_name(loss_func: object) -> str:
 
 
 def stand_in(meaning: str) -> LossFunc | None:
-    """A loss of torch that takes outputs for the same; None where that is not known."""
+    """A loss of torch that interprets outputs in the same way; None if there is none."""
     known: dict[str, LossFunc] = {
         Meaning.SOFTMAX.name: nn.CrossEntropyLoss(),
         Meaning.SIGMOID.name: nn.BCEWithLogitsLoss(),
@@ -469,7 +468,7 @@ def stand_in(meaning: str) -> LossFunc | None:
 
 
 def describe_loss(loss_func: Any) -> dict[str, Any]:
-    """The settings of a loss of this file or of torch.nn, JSON-ready; none of any other."""
+    """The settings of a loss of this file or of torch.nn, JSON-ready; empty for others."""
     kind: object = type(loss_func)
     known, names = _SAVED.get(type(loss_func).__name__, (None, ()))
     if kind is not known:
@@ -482,7 +481,7 @@ def describe_loss(loss_func: Any) -> dict[str, Any]:
 
 
 def loss_from(name: str, settings: Mapping[str, Any]) -> LossFunc | None:
-    """The inverse of `describe_loss`, by the name of the class; None if it is another's."""
+    """The inverse of `describe_loss`, by the name of the class; None if unknown."""
     if name not in _SAVED:
         return None
     kind, _ = _SAVED[name]

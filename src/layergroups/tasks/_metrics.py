@@ -1,8 +1,8 @@
 """Metrics: torchmetrics objects by name, torchmetrics objects, or plain functions.
 
-What a name means is said by the task (`Task.metrics`). The same name means the same idea in each:
-`f1` is the mean of the F1 scores of all classes, or of all labels, of which those with a
-probability above the threshold count as there. torchmetrics is imported when a metric is made.
+Each task defines its metrics by name (`Task.metrics`). The same name has a similar meaning in each:
+`f1` is the mean of the F1 scores of all classes, or of all labels, where labels with a probability
+above the threshold count as predicted. torchmetrics is imported when a metric is made.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def of_classes(
     kind: str, average: str | None = None, *, higher: bool = True, minus: bool = False,
     top_k: int = 1,
 ) -> NamedMetric:  # fmt: skip
-    """A metric of one class for each item, by its name in torchmetrics without "Multiclass".
+    """A metric of one class per item, by its name in torchmetrics without "Multiclass".
 
-    With `minus` it is one minus the value; with `top_k` any of so many classes may be right.
+    With `minus` it is one minus the value; `top_k` counts the true class among the k most likely.
     """
 
     def make(n: int, thresh: float) -> Any:
@@ -51,9 +51,9 @@ def of_classes(
 def of_labels(
     kind: str, average: str | None = None, *, higher: bool = True, threshold: bool = True
 ) -> NamedMetric:
-    """A metric of several labels for each item, by its name in torchmetrics without "Multilabel".
+    """A metric of several labels per item, by its name in torchmetrics without "Multilabel".
 
-    Without `threshold` probabilities are ranked; with it, labels above one are counted.
+    With `threshold` it counts the labels above it; without, it ranks probabilities.
     """
 
     def make(n: int, thresh: float) -> Any:
@@ -93,28 +93,28 @@ def of_items(kind: str, *, higher: bool = False) -> NamedMetric:
 
 
 def make_named(name: str, n_outputs: int, task: Task, thresh: float = 0.5) -> torchmetrics.Metric:
-    """A torchmetrics object; averages over classes count every class alike."""
+    """A torchmetrics object for a name; all classes have equal weight in averages."""
     named = task.metric(name)
     if n_outputs < task.least_outputs:
         raise TrainingError(
-            f"Metric {name!r} needs to know the number of classes, but the data do not tell: give "
-            "them an attribute vocab or c, or give a torchmetrics object instead of a name."
+            f"Metric {name!r} needs the number of classes, but the data have none: give them "
+            "an attribute vocab or c, or give a torchmetrics object instead of a name."
         )
     with warnings.catch_warnings():
-        # Some keep all predictions, as functions do; a validation set fits into memory.
+        # Some store all predictions, as functions do; a validation set fits into memory.
         warnings.filterwarnings("ignore", ".*large memory footprint")
         return named.make(n_outputs, thresh)
 
 
 class Processes(Protocol):
-    """What metrics ask of the processes that train together."""
+    """The processes that train together, as metrics need them."""
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is more than one."""
+        """Whether there are several processes."""
 
     def in_order(self, values: Tensor, places: Tensor) -> Tensor:
-        """The values of all processes, each at its place."""
+        """The values of all processes, in the order of their places."""
 
 
 MetricFunction = Callable[[Tensor, Tensor], Any]
@@ -123,9 +123,9 @@ MetricFunction = Callable[[Tensor, Tensor], Any]
 class Meter:
     """Several metrics over the same predictions; `name -> value` at the end.
 
-    Each update gets predictions (probabilities (N, C), or numbers (N, K)) and targets, as the task
-    has them. A torchmetrics object is copied, so that the one that was given stays as it is. A
-    plain function is called once, with the predictions and targets of all items, on the CPU.
+    Each update gets predictions (probabilities (N, C), or numbers (N, K)) and targets in the form
+    of the task. A given torchmetrics object is copied and not changed. A plain function is called
+    once, with the predictions and targets of all items, on the CPU.
     """
 
     def __init__(
@@ -140,9 +140,9 @@ class Meter:
         Args:
             metrics: names, torchmetrics objects, functions of (probabilities, targets).
             n_classes: outputs of the model.
-            task: decides what names mean.
-            thresh: for several labels, the probability above which one counts as there, in metrics
-                by name; objects and functions have their own.
+            task: defines the metrics by name.
+            thresh: for several labels, the probability above which a label counts as predicted, in
+                metrics by name; objects and functions have their own.
 
         Raises:
             TrainingError: a name unknown for the task, or something that cannot be a metric.
@@ -151,7 +151,7 @@ class Meter:
         self._by_name: set[str] = set()
         self._objects: dict[str, torchmetrics.Metric] = {}
         self._functions: dict[str, MetricFunction] = {}
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor]] = []
         self._places: list[Tensor] = []
         given = list(metrics)
         check_metrics(given, task)
@@ -169,32 +169,32 @@ class Meter:
         return self
 
     def update(self, probabilities: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
-        """Take in a batch; nothing is read from the device.
+        """Add a batch; nothing is read from the device.
 
         Args:
             probabilities: float (N, C).
             targets: (N, ...).
-            places: where these items stand among those of all processes, int64 (N,).
+            places: positions of these items among those of all processes, int64 (N,).
         """
         probabilities, targets = probabilities.contiguous(), targets.contiguous()  # some use views
         for metric in self._objects.values():
             metric.update(*self._task.for_metric(metric, probabilities, targets))
         if self._functions:
-            self._kept.append((probabilities, targets))
+            self._batches.append((probabilities, targets))
             if places is not None:
                 self._places.append(places)
 
     def reset(self) -> None:
-        """Forget all that was taken in."""
+        """Remove all batches."""
         for metric in self._objects.values():
             metric.reset()
-        self._kept.clear()
+        self._batches.clear()
         self._places.clear()
 
     def compute(self, processes: Processes | None = None) -> dict[str, float]:
-        """The values over all that was taken in, by all processes if they are given.
+        """The values over all batches, of all processes if they are given.
 
-        torchmetrics objects add up their own states; functions get the predictions of all.
+        torchmetrics objects combine their own states; functions get all predictions.
 
         Raises:
             TrainingError: a metric failed; the message names it, the cause is chained.
@@ -205,8 +205,10 @@ class Meter:
             _set_sync(metric, shared is not None)
             several = name in self._by_name  # one for each output: their mean
             values[name] = _value(name, partial(_mean, metric) if several else metric.compute)
-        if self._functions and self._kept:
-            probabilities, targets = (torch.cat(column) for column in zip(*self._kept, strict=True))
+        if self._functions and self._batches:
+            probabilities, targets = (
+                torch.cat(column) for column in zip(*self._batches, strict=True)
+            )
             if shared is not None:
                 places = torch.cat(self._places)
                 probabilities = shared.in_order(probabilities, places)
@@ -230,18 +232,18 @@ def metric_names(metrics: Iterable[object]) -> list[str]:
 
 
 def higher_is_better(metric: object, task: Task) -> bool | None:
-    """Whether more of a metric is better; None for a function that does not say.
+    """Whether more of a metric is better; None if unknown.
 
-    torchmetrics objects say it by their attribute `higher_is_better`, as a function may.
+    torchmetrics objects have an attribute `higher_is_better`; a function may have one.
     """
     if isinstance(metric, str):
         return task.metric(metric).higher
-    said = getattr(metric, "higher_is_better", None)
-    return said if isinstance(said, bool) else None
+    higher = getattr(metric, "higher_is_better", None)
+    return higher if isinstance(higher, bool) else None
 
 
 def check_metrics(metrics: Iterable[object], task: Task) -> None:
-    """Find out early what is not a metric, without importing torchmetrics."""
+    """Check names and types early, without importing torchmetrics."""
     for metric in metrics:
         if isinstance(metric, str):
             task.metric(metric)
@@ -273,12 +275,12 @@ def _made(metric: object, n_classes: int, task: Task, thresh: float) -> object:
 
 
 def _is_torchmetric(metric: object) -> bool:
-    """Without importing torchmetrics when nobody has: then it cannot be one of its objects."""
+    """By the name of its classes, without importing torchmetrics."""
     return any(base.__module__.startswith("torchmetrics.") for base in type(metric).__mro__)
 
 
 def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
-    """Whether a metric, and those that it is made of, gather from other processes."""
+    """Switch gathering from other processes on or off, for a metric and its parts."""
     for one in metric.modules():
         if _is_torchmetric(one):
             one.sync_on_compute = one._to_sync = on
@@ -293,6 +295,6 @@ def _value(name: str, compute: Callable[[], Any]) -> float:
         return float(compute())
     except Exception as cause:
         raise TrainingError(
-            f"Metric {name} failed: {cause}. It is given probabilities (N, C) and the true classes "
-            "(N,), or labels or numbers (N, C), and must give one number."
+            f"Metric {name} failed: {cause}. It gets probabilities (N, C) and the true classes "
+            "(N,), or labels or numbers (N, C), and must return a number."
         ) from cause

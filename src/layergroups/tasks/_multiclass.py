@@ -1,4 +1,4 @@
-"""One class for each item."""
+"""The task `Multiclass`: one class for each item."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from layergroups.tasks._losses import Meaning, ignored_index
 from layergroups.tasks._measures import ConfusionMatrix
 from layergroups.tasks._metrics import MACRO, MICRO, of_classes, of_items
 from layergroups.tasks._splitting import stratified_split
-from layergroups.tasks._targets import WHOLE, check_known, name_of, photos, quoted, sorted_names
+from layergroups.tasks._targets import WHOLE, check_known, listed, name_of, quoted, sorted_names
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
 
 _LOG = logging.getLogger("layergroups")
-_MANY_NUMBERS: Final = 20  # classes named by whole numbers, from which they may be numbers
+_MANY_NUMBERS: Final = 20  # more classes named by whole numbers: perhaps numbers to predict
 _TOP: Final = re.compile(r"top_(\d+)_accuracy")
 
 
@@ -33,7 +33,7 @@ class Prediction(Ranked, _Fields):
     """One class; unpacks as `label, index, probabilities`.
 
     Attributes:
-        label: name of the likeliest class.
+        label: name of the most likely class.
         index: its position in the classes.
         probabilities: of all classes, float (C,), on the CPU.
         names: of all classes.
@@ -44,19 +44,19 @@ class Prediction(Ranked, _Fields):
     def __new__(
         cls, label: str, index: int, probabilities: Tensor, names: Sequence[str] = ()
     ) -> Prediction:
-        """All classes have their position as a name where `names` are not given."""
+        """Without `names`, the names of the classes are their positions."""
         made = super().__new__(cls, label, index, probabilities)
         made.names = tuple(names) or tuple(map(str, range(len(probabilities))))
         return made
 
     @property
     def probability(self) -> float:
-        """Of the likeliest class."""
+        """The probability of the most likely class."""
         return float(self.probabilities[self.index])
 
     @property
     def runner_up(self) -> str:
-        """The second class, with its probability."""
+        """The second most likely class, with its probability."""
         return "".join(f"{name} {chance:.3f}" for name, chance in self.ranking[1:2])
 
     @classmethod
@@ -135,7 +135,7 @@ class Multiclass(Task):
         if lists:
             raise DataError(
                 f"task={self.name!r} means one class for each item, but there are lists for "
-                f"{photos(lists)}. For several labels of an item: task='multilabel'; for several "
+                f"{listed(lists)}. For several labels of an item: task='multilabel'; for several "
                 "numbers: task='regression'."
             )
         names = [name_of(value) for value in values]
@@ -148,8 +148,8 @@ class Multiclass(Task):
             )
         if vocab is None and len(known) > _MANY_NUMBERS and all(map(WHOLE.fullmatch, known)):
             _LOG.warning(
-                "%d different whole numbers are taken as classes; if they are numbers to predict, "
-                "give task='regression'.",
+                "%d different whole numbers are used as classes; to predict numbers, give "
+                "task='regression'.",
                 len(known),
             )
         place = {name: i for i, name in enumerate(known)}
@@ -184,12 +184,12 @@ class Multiclass(Task):
                 f"The model has {outputs.shape[1]} outputs, but the data have class "
                 f"{lowest if lowest < 0 else highest} (classes count from 0). Make the head for "
                 "the data, as vision_learner(dls, arch) does, or replace the last layer by one "
-                "with an output for each class. Targets that are to be left out: "
+                "with an output for each class. To leave out some targets: "
                 "nn.CrossEntropyLoss(ignore_index=255)."
             )
 
     def metric(self, name: str) -> NamedMetric:
-        """What a name means; top_5_accuracy is there for any number."""
+        """The metric of this name, also top_k_accuracy for any k."""
         top = _TOP.fullmatch(name)
         if top and int(top[1]):
             return of_classes("Accuracy", MICRO, top_k=int(top[1]))

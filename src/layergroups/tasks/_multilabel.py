@@ -1,4 +1,4 @@
-"""Any number of labels for each item, perhaps none."""
+"""The task `Multilabel`: any number of labels for each item, perhaps none."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class LabelsPrediction(Ranked, _Fields):
     """Several labels, or none.
 
     Attributes:
-        labels: names of the labels whose probability is above the threshold, the likeliest first.
+        labels: names of the labels whose probability is above the threshold, the most likely first.
         indices: their positions in all labels.
-        probabilities: of all labels, each by itself, float (C,), on the CPU.
+        probabilities: of all labels, float (C,), on the CPU; they do not add up to 1.
         names: of all labels.
     """
 
@@ -96,7 +96,7 @@ class Multilabel(Task):
     default_metrics = ("f1",)
     prediction = LabelsPrediction
     measures_type = ClassReport
-    output_is = "the probability of each label by itself; those above the threshold are there"
+    output_is = "the probability of each label; those above the threshold are predicted"
     needs_label = False
     has_threshold = True
 
@@ -168,19 +168,19 @@ class Multilabel(Task):
         super().check_targets(outputs, targets)
         if not bool(((targets >= 0) & (targets <= 1)).all()):
             raise TrainingError(
-                f"The targets reach from {targets.min():g} to {targets.max():g}: for several "
+                f"The targets range from {targets.min():g} to {targets.max():g}: for several "
                 "labels they are 1 where an item has the label and 0 where not. For numbers give "
                 "the data task='regression'."
             )
 
     def metric(self, name: str) -> NamedMetric:
-        """What a name means; fastai's names end with "_multi"."""
+        """The metric of this name; fastai's names end with "_multi"."""
         return super().metric(name.removesuffix("_multi"))
 
     def for_metric(
         self, metric: object, predictions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Metrics of labels want whole numbers as targets."""
+        """Metrics of labels need whole numbers as targets."""
         if type(metric).__module__.startswith("torchmetrics.regression"):
             return predictions, targets
         return predictions, (targets > 0.5).long()
@@ -200,7 +200,7 @@ class Multilabel(Task):
     def graded(
         self, predictions: Tensor, targets: Tensor, thresh: float = 0.5
     ) -> tuple[Tensor, Tensor]:
-        """Of every label of every item, whether the item has it."""
+        """For every label of every item, whether the item has it."""
         return predictions.flatten(), (targets > 0.5).flatten()
 
     def measures(
@@ -211,7 +211,7 @@ class Multilabel(Task):
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
     ) -> dict[str, float]:
-        """Part of the items of which all labels are right, and F1 over all labels."""
+        """Share of the items with all labels correct, and F1 over all labels."""
         exact = float(self.correct(predictions, targets, thresh).float().mean())
         report = self.measures(predictions, targets, names, thresh)
         return {"exact_match": exact, "f1": report.total.f1 or 0.0}

@@ -1,4 +1,4 @@
-"""One or more numbers for each item."""
+"""The task `Regression`: one or more numbers for each item."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from layergroups.tasks._losses import Meaning
 from layergroups.tasks._measures import Residuals
 from layergroups.tasks._metrics import of_numbers
 from layergroups.tasks._splitting import random_split
-from layergroups.tasks._targets import WHOLE, as_list, is_finite, missing, photos, quoted
+from layergroups.tasks._targets import WHOLE, as_list, is_finite, listed, missing, quoted
 from layergroups.tasks._task import Column, Label, Parts, Task, output_names
 
 
 class NumbersPrediction(NamedTuple):
-    """Numbers.
+    """The predicted numbers of one item.
 
     Attributes:
         numbers: float (K,), on the CPU.
@@ -88,7 +88,7 @@ class Regression(Task):
 
     def recognises(self, values: Sequence[Any]) -> bool:
         if any(isinstance(value, list) for value in values):
-            return True  # what is not several labels
+            return True  # Multilabel, which is asked first, did not recognise them
         known = [value for value in values if not missing(value)]
         numbers = [value for value in known if is_finite(value) and not isinstance(value, bool)]
         fractions = any(isinstance(v, float) or not WHOLE.fullmatch(str(v)) for v in numbers)
@@ -108,13 +108,13 @@ class Regression(Task):
         if odd:
             raise DataError(
                 f"task={self.name!r} needs a number, or a list of numbers, for each item, but "
-                f"there is none for {photos(odd)}; the first has {values[files.index(odd[0])]!r}."
+                f"there is none for {listed(odd)}; the first has {values[files.index(odd[0])]!r}."
             )
         widths = sorted({len(row) for row in rows})
         if len(widths) > 1:
             raise DataError(
-                f"The items have different numbers of numbers to predict ({quoted(widths)}); "
-                "expected as many for each. For several labels of an item: task='multilabel'."
+                f"The items have different counts of numbers ({quoted(widths)}); expected "
+                "the same count for each. For several labels of an item: task='multilabel'."
             )
         (width,) = widths
         default = ("value",) if width == 1 else tuple(f"value {i}" for i in range(width))
@@ -140,7 +140,7 @@ class Regression(Task):
         return [f"{name} {number}" for name, number in zip(names, numbers, strict=True)]
 
     def targets(self, labels: Sequence[Label], n_outputs: int) -> Tensor:
-        """float64 (N, K), as they were given; float32 only in batches."""
+        """float64 (N, K), exact; batches are float32."""
         return torch.tensor(labels, dtype=torch.float64)
 
     def target_units(self, targets: Tensor | None) -> TargetUnits | None:
@@ -157,7 +157,7 @@ class Regression(Task):
     def for_metric(
         self, metric: object, predictions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Metrics want a single number as a vector (N,)."""
+        """Metrics need a single number as a vector (N,)."""
         if targets.ndim == 2 and targets.shape[1] == 1:
             return predictions.reshape(len(targets)), targets[:, 0]
         return predictions, targets

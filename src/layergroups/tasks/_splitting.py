@@ -1,8 +1,8 @@
-"""Items divided into training and validation, each part with its share of every class or label.
+"""Split items into training and validation, each with its share of every class or label.
 
 Source of `multilabel_split`: Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of
-Multi-Label Data": labels are dealt out one after another, the rarest first, each item to the part
-that lacks the label most.
+Multi-Label Data": one label after another, the rarest first, each item to the part that
+lacks the label most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TRAIN, VALID = 0, 1
 def stratified_split(
     labels: Sequence[int], valid_pct: float, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide positions into train and valid so that every class keeps its share in both.
+    """Divide positions into train and valid so that every class has its share in both.
 
     The choice within a class depends on the seed, the class and its number of items only.
     A class with two or more items has at least one in each part; a single item is for training.
@@ -51,9 +51,9 @@ def multilabel_split(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Divide items with any number of labels each into train and valid.
 
-    Each label that an item has is in train at least once, unless every item has a label of its
-    own. One of two or more items is in valid too, unless other labels of its items, rarer still,
-    are all needed in train.
+    Each label that an item has is in train at least once, unless every item has a unique label.
+    A label of two or more items is in valid too, unless rarer labels of its items need them all in
+    train.
 
     Returns:
         The positions for training and those for validation, each in ascending order; each has one
@@ -79,7 +79,7 @@ def multilabel_split(
 
 
 class _Dealing:
-    """What each part still wants, and who is where."""
+    """The state of a split: what each part still needs, and the part of each item."""
 
     def __init__(self, labels: Sequence[Sequence[float]], valid_pct: float) -> None:
         self.labels = labels
@@ -93,7 +93,7 @@ class _Dealing:
         self._room = [len(labels) - n_valid, n_valid]
 
     def deal(self, position: int, label: float | None) -> None:
-        """Give an item to a part, unless it is in one; None where its labels are of no weight."""
+        """Assign an item to a part, unless it has one; `label` decides, if any, which."""
         if position in self.parts:
             return
         own = self.labels[position]
@@ -112,7 +112,7 @@ class _Dealing:
         return sum(self._counts[label] == 1 for label in self.labels[position])
 
     def _part(self, own: Sequence[float], label: float | None) -> int:
-        """The part that an item goes to: where it is a last chance, else where it lacks most."""
+        """The part for an item: where a label would else be missing, or that lacks most."""
         for part, least in ((TRAIN, 1), (VALID, 2)):
             if any(self._last_chance(each, part) and self._counts[each] >= least for each in own):
                 return part
@@ -127,5 +127,5 @@ class _Dealing:
 
 
 def _share(n: int, valid_pct: float) -> int:
-    """Of n, those for validation: at least one, and not all."""
+    """The number of validation items of n: at least one, and not all."""
     return min(max(1, round(n * valid_pct)), n - 1) if n else 0

@@ -1,4 +1,4 @@
-"""Labels as people have them, in lists and tables, to labels as data keep them."""
+"""Parse labels of lists and tables into the labels of a task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILES_NAMED: Final = 3
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be learned of some items."""
+    """Labels of items, their task and the names of its outputs."""
 
     task: Task
     vocab: tuple[str, ...]
@@ -35,7 +35,7 @@ def parse_labels(
     vocab: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> Targets:
-    """What labels mean, one for each item.
+    """Parse labels, one for each item.
 
     Without `task`, strings and whole numbers are classes; fractions are numbers to predict; lists
     of strings, lists of different lengths and lists of zeros and ones are several labels of one
@@ -44,10 +44,10 @@ def parse_labels(
     Args:
         labels: strings, numbers or lists of them, of Python, NumPy or PyTorch.
         files: the items, for messages.
-        task: says what the labels are, where the rule above is wrong.
+        task: what the labels are, if the rule above is wrong.
         vocab: names in the order that is wanted: of classes, labels, or numbers. Else classes and
             labels are sorted, whole numbers by size; numbers are "value", or "value 0", "value 1".
-        columns: of a table where the labels stand, which name numbers and labels in columns.
+        columns: names of the label columns of a table; they name numbers and labels.
     """
     known = None if task is None else checked_task(task, DataError)
     if isinstance(vocab, str):
@@ -65,7 +65,7 @@ def parse_labels(
 
 
 def missing(value: Any) -> bool:
-    """Whether a cell of a table is empty, in any of the ways of Python, NumPy and pandas."""
+    """Whether a cell of a table is empty, as in Python, NumPy or pandas."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return (isinstance(value, float) and math.isnan(value)) or (
@@ -94,7 +94,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def zeros_and_ones(rows: Sequence[list[Any]]) -> bool:
-    """Whether the rows say of each label whether it holds: all 0 or 1, all of one length."""
+    """Whether all rows have one length and hold only 0 and 1."""
     return (
         bool(rows)
         and len({len(row) for row in rows}) == 1
@@ -129,7 +129,7 @@ def quoted(names: Sequence[object]) -> str:
     return first_few(map(repr, names), _NAMED)
 
 
-def photos(files: Sequence[str]) -> str:
+def listed(files: Sequence[str]) -> str:
     """Files, for a message: how many, and the first of them."""
     more = ", ..." if len(files) > _FILES_NAMED else ""
     shown = ", ".join(map(repr, files[:_FILES_NAMED]))
@@ -137,7 +137,7 @@ def photos(files: Sequence[str]) -> str:
 
 
 def check_known(names: Sequence[str], files: Sequence[str], vocab: tuple[str, ...]) -> None:
-    """Every name must be in the vocabulary."""
+    """Check that every name is in the vocabulary."""
     known = set(vocab)
     unknown = {name: file for name, file in zip(names, files, strict=True) if name not in known}
     if unknown:
@@ -152,6 +152,6 @@ def _check_none_missing(values: Sequence[Any], files: Sequence[str], task: Task)
     empty = [file for file, value in zip(files, values, strict=True) if missing(value)]
     if empty:
         raise DataError(
-            f"There is no {task.one} for {photos(empty)}. Fill the gaps, or leave these rows out; "
-            "where an item may have no label at all, give task='multilabel'."
+            f"There is no {task.one} for {listed(empty)}. Fill them in, or leave these rows out; "
+            "if items may have no label, give task='multilabel'."
         )

@@ -1,7 +1,7 @@
-"""Images decoded once: their pixels, in the user's cache folder, a file for each image.
+"""Cache of decoded images in the user's cache folder, one file per image.
 
-A file is written beside its place and renamed, so several processes may read and write at once, and
-a killed one leaves nothing that could be taken for an image.
+A file is written under a temporary name and renamed, so several processes may read and write at
+once, and a killed process leaves no incomplete entry.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _STALE: Final = 3600  # seconds after which the file of a writer counts as left 
 
 
 class DecodedCache:
-    """Opens images, from the file itself the first time, from their pixels afterwards.
+    """Opens images, from the file the first time, afterwards from their stored pixels.
 
-    An image is known by its path, its size in bytes, the time of its last change, and the size to
-    which it is decoded. What does not fit any more is simply decoded each time; the oldest entries
-    go when a new cache finds the folder more than full.
+    The key is the path, the size in bytes, the time of the last change, and the decoded size.
+    Images that exceed the limit are decoded each time; a new cache deletes the oldest entries if
+    the folder exceeds the limit.
 
     Args:
-        folder: of the entries; made when the first is written.
+        folder: of the entries; created for the first one.
         limit: the most bytes that the entries may take; also never more than a quarter of what the
             disk had free.
     """
@@ -53,13 +53,13 @@ class DecodedCache:
         self._writes = 0
 
     def announce(self) -> None:
-        """One line before the folder is made: what will be written, where, and how not to."""
+        """Log, before the folder is created, what will be written where, and how to turn it off."""
         if self.folder.exists():
             return
         there = next(parent for parent in self.folder.absolute().parents if parent.exists())
         limit = min(self.limit, int(shutil.disk_usage(there).free * _SHARE_OF_FREE))
         _LOG.warning(
-            "Decoded images are kept in %s, at most %s, so that the next epoch and the next run "
+            "Decoded images are stored in %s, at most %s, so that the next epoch and the next run "
             "read them faster; cache=False turns this off.",
             self.folder,
             memory(limit),
@@ -71,8 +71,8 @@ class DecodedCache:
         """As `open_picture`; the result is the same whether it comes from the cache or not.
 
         Raises:
-            OSError: the file is absent, truncated or no image.
-            ValueError: it has another number of channels.
+            OSError: the file is absent, truncated or not an image.
+            ValueError: it has a different number of channels.
         """
         if min_size is None:  # the whole image, which may be large
             return open_picture(file, channels=channels)
@@ -93,7 +93,7 @@ class DecodedCache:
         return self.folder / name[:2] / name[2:]
 
     def _store(self, entry: Path, image: Picture) -> None:
-        """Write an entry, if there is room; a disk that cannot be written to is no error."""
+        """Write an entry within the limit; a read-only or full disk is not an error."""
         pixels = np.asarray(image)
         size = pixels.nbytes + _HEAD.size
         try:
@@ -108,7 +108,7 @@ class DecodedCache:
             self._capacity = 0
 
     def _free_capacity(self) -> int:
-        """Bytes that may still be written; the oldest entries go if there are too many."""
+        """Bytes that may still be written; deletes the oldest entries if there are too many."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = sorted(_entries(self.folder))
         taken = sum(size for _, size, _ in entries)
@@ -128,7 +128,7 @@ def _head_of(pixels: Array) -> bytes:
 
 
 def _load(entry: Path) -> Picture | None:
-    """The image of an entry; None if there is none, or not a whole one."""
+    """The image of an entry; None if it is absent or incomplete."""
     try:
         content = np.memmap(entry, dtype=np.uint8, mode="r")
     except (OSError, ValueError):

@@ -1,7 +1,4 @@
-"""One image file of any kind, opened as upright 8-bit RGB, or with as many channels as it has.
-
-Images, arrays and tensors, made into one another; none of it at random.
-"""
+"""Open image files as upright 8-bit RGB or with any channels; convert arrays and tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ IMAGE_ENDINGS = frozenset(
 
 
 ARRAY_ENDINGS = frozenset({".npy"})
-"""Endings of files that count as images too where images are not to be RGB."""
+"""Endings of files that also count as images if these are not RGB."""
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -64,7 +61,7 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
         An image of mode "RGB".
 
     Raises:
-        OSError: the file is absent, truncated or no image.
+        OSError: the file is absent, truncated or not an image.
         PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     with Image.open(path) as image:
@@ -82,7 +79,7 @@ def open_picture(
 
     Three channels are RGB, as by `open_image`. One is grey: colours are weighed as Pillow does. Any
     other number must be that of the file: bands of an image (RGBA has four), pages of a TIFF, or an
-    array in a `.npy` file. What has more than 8 bits keeps them where it is not to be RGB.
+    array in a `.npy` file. More than 8 bits are preserved, except for RGB.
 
     Args:
         path: the file.
@@ -168,7 +165,7 @@ def _page(image: Image.Image, number: int) -> Array:
 
 
 def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array:
-    """A TIFF of bands that Pillow does not know, if tifffile is installed."""
+    """The bands of a TIFF that Pillow cannot read, if tifffile is installed."""
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         raise reason
     try:
@@ -182,7 +179,7 @@ def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array
 
 
 def reduced_picture(picture: Picture, min_size: int | None) -> Picture:
-    """A much too large picture made smaller, as `open_picture` says of `min_size`."""
+    """A picture reduced as `open_picture` does with `min_size`."""
     if isinstance(picture, Image.Image):
         return _reduced(picture, min_size)
     if min_size is None or min(picture.shape[:2]) // max(1, min_size) < 2:
@@ -192,7 +189,6 @@ def reduced_picture(picture: Picture, min_size: int | None) -> Picture:
 
 
 def _reduced(image: Image.Image, min_size: int | None) -> Image.Image:
-    """A much too large image in a size that is easier to handle, each pixel the mean of several."""
     factor = 1 if min_size is None else min(image.size) // max(1, min_size)
     return image.reduce(factor) if factor > 1 else image
 
@@ -219,7 +215,7 @@ def _refuse_bomb(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says; metadata that cannot be read turn nothing."""
+    """Turned as the EXIF orientation says; unreadable metadata are ignored."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken metadata do not make a broken picture
@@ -227,7 +223,7 @@ def _upright(image: Image.Image) -> Image.Image:
     if orientation not in _TURNS:
         return image
     turned = image.transpose(_TURNS[orientation])
-    # What is left of the metadata must not turn the picture a second time.
+    # Without its orientation, which would turn the picture a second time.
     turned.info = {k: v for k, v in turned.info.items() if k == "transparency"}
     return turned
 
@@ -248,7 +244,7 @@ def _to_eight_bits(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings while files are read: what matters about a file is raised.
+    """No warnings while files are read; errors are raised.
 
     The filter belongs to the whole process before Python 3.14, so threads are started and ended
     inside it and do not enter it themselves.
@@ -308,15 +304,14 @@ def picture_of_array(
         if not np.issubdtype(array.dtype, np.floating) or low < 0 or high > 1:
             raise DataError(
                 f"Pixels of type {array.dtype} from {low:.4g} to {high:.4g}: expected uint8, or "
-                "fractions from 0 to 1. Do not normalise them; that is done with the statistics "
-                "of the weights."
+                "fractions from 0 to 1. Do not normalise them; the data loaders do that."
             )
         array = np.round(array * 255).astype(np.uint8)
     return fitting(Image.fromarray(np.ascontiguousarray(array)), channels)
 
 
 def fitting(image: Picture, channels: int) -> Picture:
-    """An image with its channels."""
+    """An image with this number of channels."""
     try:
         if isinstance(image, Image.Image):
             return with_channels(image, channels)

@@ -1,9 +1,7 @@
-"""From an opened image to pixels of one size, and from pixels to what a network takes.
+"""Transforms for training and evaluation: from an opened image to the input of a network.
 
-An image becomes a tensor (height, width, channels), uint8 where it has 8 bits; a batch of those is
-normalised at once.
-
-Stronger variations of training images, by a word: policies of torchvision.
+An image becomes a tensor (height, width, channels), uint8 if it has 8 bits; normalisation is done
+for a whole batch.
 """
 
 from __future__ import annotations
@@ -44,24 +42,24 @@ _POLICIES: Final = {
 }
 
 POLICIES: Final = tuple(_POLICIES)
-ERASE: Final = "erase"  # the word for random erasing alone
-ERASED: Final = 0.25  # the part of images of which it erases a rectangle
+ERASE: Final = "erase"  # the name of random erasing alone
+ERASED: Final = 0.25  # share of the images that it changes
 GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
 
 
 def check_word(word: str) -> str:
-    """A word for an augmentation."""
+    """Check the name of an augmentation."""
     if word not in (*POLICIES, ERASE):
         known = ", ".join(f'"{name}"' for name in (*POLICIES, ERASE))
         raise DataError(
-            f"augment={word!r} is not known; the words are {known}. Or give True, False, "
+            f"augment={word!r} is not known; the names are {known}. Or give True, False, "
             'Augmentation(policy="trivial", erase=0.25), or a function of a Pillow image.'
         )
     return word
 
 
 def policy_step(policy: str) -> Any:
-    """The transform of torchvision for a word."""
+    """The torchvision transform of a policy."""
     smooth = v2.InterpolationMode.BILINEAR
     return getattr(v2, _POLICIES[policy])(fill=GREY, interpolation=smooth)
 
@@ -79,7 +77,7 @@ ImageSource = str | os.PathLike[str] | Image.Image | Array | torch.Tensor
 CROP_PCT = 0.95
 
 
-# Tensors know fewer ways than Pillow: the nearest ones.
+# Tensors support fewer interpolations than Pillow; these are the closest.
 _FOR_ARRAYS = {"box": "bilinear", "hamming": "bilinear", "lanczos": "bicubic"}
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
@@ -97,10 +95,10 @@ class Augmentation:
         ratio: smallest and largest width divided by height of that part.
         flip: probability of mirroring left and right.
         brightness: largest relative change of brightness; 0.1 means 0.9 to 1.1 times.
-        contrast: largest relative change of contrast, in the same way.
-        policy: stronger variations besides: "rand" (RandAugment, Cubuk et al. 2019), "trivial"
+        contrast: largest relative change of contrast.
+        policy: additional stronger augmentation: "rand" (RandAugment, Cubuk et al. 2019), "trivial"
             (TrivialAugment, Müller and Hutter 2021), "auto" (AutoAugment, Cubuk et al. 2018) or
-            "augmix" (Hendrycks et al. 2019), as torchvision does them; None for none.
+            "augmix" (Hendrycks et al. 2019), of torchvision; None for none.
         erase: probability of filling a rectangle of the image with grey (Zhong et al. 2017).
     """
 
@@ -114,10 +112,10 @@ class Augmentation:
 
     @classmethod
     def named(cls, word: str) -> Augmentation:
-        """The augmentation of a word: a policy instead of brightness and contrast, or "erase".
+        """The augmentation of a name: a policy instead of brightness and contrast, or "erase".
 
         Raises:
-            DataError: there is no such word; lists them.
+            DataError: the name is not known; the message lists the names.
         """
         if check_word(word) == ERASE:
             return cls(erase=ERASED)
@@ -133,7 +131,7 @@ class Augmentation:
             _expect(0 <= value <= 1, name, value, "a number from 0 to 1")
 
     def transform(self, size: Size, interpolation: str) -> Transform:
-        """The torchvision transform of an image to a augmented one of `size` (height, width)."""
+        """The torchvision transform, with results of `size` (height, width)."""
         steps: list[Any] = [
             v2.RandomResizedCrop(
                 list(size),
@@ -159,9 +157,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """What is done to images to validate or to predict; nothing of it is random.
+    """The transform for validation and prediction; nothing in it is random.
 
-    The image is resized so that it just covers `size / crop_pct`, and its middle is cut out. The
+    The image is resized so that it just covers `size / crop_pct`, then cropped at the centre. The
     default keeps more of the image than the 0.875 that most weights come with: after training with
     the milder default augmentation a larger share of the image fits better.
 
@@ -186,12 +184,12 @@ class EvalTransform:
 
     @property
     def decode_size(self) -> int:
-        """The shorter side in pixels that an image must keep while it is decoded."""
+        """The minimum of the shorter side in decoding, in pixels."""
         return math.ceil(max(self.size) / self.crop_pct)
 
     @property
     def covering(self) -> Size:
-        """Height and width in pixels that the resized image just covers, before it is cut."""
+        """Height and width in pixels that the resized image just covers, before the crop."""
         height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.size)
         return height, width
 
@@ -201,8 +199,8 @@ class EvalTransform:
         Args:
             source: a path, a Pillow image, an array (H, W) or (H, W, 1 to 4), or a tensor (H, W) or
                 (1 to 4, H, W); pixels are uint8, or fractions from 0 to 1, not yet normalised.
-                Where images are not RGB, arrays and tensors have as many channels as they have, and
-                what `array_picture` takes.
+                If images are not RGB, arrays and tensors have their channels, in the forms of
+                `array_picture`.
 
         Returns:
             float32 (channels, height, width), normalised.
@@ -257,13 +255,13 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """What is done to training images.
+    """The transform of training images.
 
     Attributes:
         augment: an `Augmentation`, or any function of a Pillow image that gives a Pillow image or
-            a tensor (3, H, W), uint8 or from 0 to 1; its result is brought to size if need be. What
-            is opened as an array goes in and comes out as a tensor (channels, H, W).
-        plain: the transform for measuring, whose size and statistics are used here too.
+            a tensor (3, H, W), uint8 or from 0 to 1; its result is resized if needed. Images
+            opened as arrays are passed and returned as tensors (channels, H, W).
+        plain: the transform for validation, whose size and statistics are used here too.
     """
 
     augment: Augmentation | Transform
@@ -282,7 +280,7 @@ class TrainTransform:
 
     @property
     def decode_size(self) -> int | None:
-        """The shorter side that must be kept in decoding; None for the whole image."""
+        """The minimum of the shorter side in decoding; None for the whole image."""
         if isinstance(self.augment, Augmentation):
             return self.augment.decode_size(self.plain.size)
         return None
@@ -297,8 +295,8 @@ class TrainTransform:
             augmented = fitting(augmented, channels)
         else:
             raise DataError(
-                f"augment= gave a {type(augmented).__name__} for an image; expected a Pillow image "
-                f"or a tensor ({channels}, height, width), not yet normalised."
+                f"augment= returned a {type(augmented).__name__} for an image; expected a Pillow "
+                f"image or a tensor ({channels}, height, width), not yet normalised."
             )
         if height_and_width(augmented) != self.plain.size:
             return self.plain.pixels(augmented)
@@ -306,7 +304,7 @@ class TrainTransform:
 
 
 class _Light:
-    """Another brightness and contrast: of images by torchvision, of arrays of any channels here."""
+    """Random brightness and contrast: torchvision's for images, this one for arrays."""
 
     def __init__(self, brightness: float, contrast: float) -> None:
         self._jitter = v2.ColorJitter(brightness=brightness, contrast=contrast)
@@ -345,7 +343,7 @@ def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
     except (KeyError, TypeError, ValueError) as error:
         expected = ", ".join(EvalTransform((1, 1)).to_config())
         raise DataError(
-            f"This is not the description of a transform: expected the entries {expected}; "
+            f"This does not describe a transform: expected the entries {expected}; "
             f"got {dict(config)}."
         ) from error
     return EvalTransform(spec.size, spec, spec.crop_pct)
