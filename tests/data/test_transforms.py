@@ -169,7 +169,7 @@ def test_any_function_of_an_image_augments(augment: Any) -> None:
 
 
 def test_an_augmentation_must_give_an_image() -> None:
-    with pytest.raises(DataError, match="augment= .* a str"):
+    with pytest.raises(DataError, match="augment= "):
         TrainTransform(lambda image: "no", EvalTransform((16, 16))).pixels(picture())
 
 
