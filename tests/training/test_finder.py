@@ -177,7 +177,7 @@ def test_a_loss_that_becomes_nan_ends_the_sweep(make: Make) -> None:
 def test_mistakes_are_told(make: Make) -> None:
     learn = make()
     learn.loss_func = lambda outputs, targets: outputs.sum() * math.nan
-    with pytest.raises(TrainingError, match=r"first batch is nan, before any weight has moved"):
+    with pytest.raises(TrainingError, match="first batch is nan"):
         learn.lr_find()
     learn = make(opt_func="sgd")
     with pytest.raises(TrainingError, match=r"ended after .* of 24 steps, .*lr_find\(start_lr="):

@@ -80,7 +80,7 @@ def test_a_kind_of_suggestion_that_finds_no_rate_is_left_out_with_the_reason(mak
     learn = make()
     found = learn.lr_find(**QUICK, suggest_funcs=("slide", "valley"), by_group=["1"])
     assert list(found.suggestions["all"]) == ["valley"]
-    assert "slide needs 30 steps to look at, not " in found.together.missing["slide"]
+    assert "slide needs 30 steps, not " in found.together.missing["slide"]
     none, some = found
     assert (math.isnan(none), some) == (True, found.valley)
     assert found.rates == found.rates_by("valley")
@@ -132,7 +132,7 @@ def test_a_suggestion_is_a_rate_of_the_sweep_whatever_the_losses(losses: list[fl
 
 
 def test_a_slide_needs_room_and_an_even_stretch() -> None:
-    with pytest.raises(NoSuggestionError, match="needs 30 steps to look at, not 29"):
+    with pytest.raises(NoSuggestionError, match="needs 30 steps, not 29"):
         slide(RATES[:29], bowl()[:29])
     steeper_and_steeper = [10.0 - 0.01 * i**2 for i in range(40)]  # slopes differ everywhere
     with pytest.raises(NoSuggestionError, match="no stretch over which the loss changes evenly"):

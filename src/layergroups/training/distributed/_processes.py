@@ -1,13 +1,12 @@
-"""Processes that train one model together: each works on its share of a batch, and all agree.
+"""Communication of the processes that train one model together, each on its shard of a batch.
 
-Nothing wraps the model. Each process runs the bare module on its share; before the optimizer moves
-the weights, the gradients of all processes are added up (`replicas.py`). So there is nothing to
-rebuild when groups are frozen, thawed or exchanged, a parameter may lack a gradient in any step,
-and no option for unused parameters is needed.
+Nothing wraps the model: each process runs the plain module, and gradients are summed before the
+optimizer step (`Replicas`). So freezing and surgery need no rebuild, and parameters without a
+gradient no option.
 
-Before every exchange the processes *meet*: each says where it stands and what it believes of model,
-groups and batch. If they differ, or one has failed, all raise the same error instead of waiting for
-ever or drifting apart.
+Before every exchange the processes compare their position in the program and the facts that must be
+equal. If they differ, or a process has failed, all raise the same error instead of hanging or
+diverging.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class DisagreementError(TrainingError):
 
 
 class Processes:
-    """Who trains together. One process alone is the ordinary case, in which nothing is exchanged.
+    """The processes of a run; with a single process nothing is exchanged.
 
     Args:
         rank: this process, 0..world - 1.
@@ -62,26 +61,26 @@ class Processes:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is anybody to agree with."""
+        """Whether there are several processes."""
         return self.world > 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes files and shows rows."""
+        """Whether this process writes files and shows rows."""
         return self.rank == 0
 
     def barrier(
         self, where: str, facts: Facts | None = None, gather: Sequence[int] = ()
     ) -> list[Any]:
-        """Wait for all, and hear what each says.
+        """Wait for all processes, compare facts, and gather integers.
 
         Args:
-            where: the place in the run; all must be at the same one.
-            facts: what must be equal on all, by what it is called.
-            gather: whole numbers for the others, as many on every process.
+            where: the position in the program; must be the same everywhere.
+            facts: values that must be equal everywhere, by name.
+            gather: integers for the others, the same number on every process.
 
         Returns:
-            What each process gave, in the order of their ranks.
+            The integers of each process, by rank.
         """
         if not self.is_distributed:
             return [list(gather)]
@@ -93,14 +92,14 @@ class Processes:
         return [other[2:] for other in heard]
 
     def objects(self, what: Any) -> list[Any]:
-        """Small objects of all processes, by rank; call it after a meeting."""
+        """Small objects of all processes, by rank; call it after `barrier`."""
         found: list[Any] = [what] * self.world
         if self.is_distributed:
             dist.all_gather_object(found, what, group=self.group)
         return found
 
     def rows(self, tensor: Tensor) -> list[Tensor]:
-        """The rows of all processes, which may have different numbers of them; after a meeting."""
+        """The rows of each process, of any number; call it after `barrier`."""
         if not self.is_distributed:
             return [tensor]
         counts = [torch.zeros(1, dtype=torch.long) for _ in range(self.world)]
@@ -113,14 +112,14 @@ class Processes:
         return [rows[: int(count)] for rows, count in zip(found, counts, strict=True)]
 
     def in_order(self, tensor: Tensor, positions: Tensor) -> Tensor:
-        """The rows of all processes in the order of their positions; after a meeting."""
+        """The rows of all processes in the order of their positions; call it after `barrier`."""
         if not self.is_distributed:
             return tensor
         places = torch.cat(self.rows(positions.to(tensor.device)))
         return torch.cat(self.rows(tensor))[places.argsort()]
 
     def total(self, *values: float) -> list[float]:
-        """Sums over all processes; after a meeting."""
+        """Sums over all processes; call it after `barrier`."""
         if not self.is_distributed:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
@@ -141,7 +140,7 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """If this process fails within the block, the others learn of it, and fail too."""
+        """If this process fails within the block, make the others fail too."""
         try:
             yield
         except DisagreementError:
@@ -153,7 +152,7 @@ class Processes:
             raise
 
     def write(self, what: str, write: Callable[[], Any]) -> None:
-        """Let the main process write, while the others wait."""
+        """Write on the main process while the others wait."""
         with self.failing_together():
             self.barrier(f"the start of {what}")
             if self.is_main:

@@ -1,4 +1,4 @@
-"""Keeps the model equal on all processes: weights at the start, gradients, statistics, checks."""
+"""Keeps the copies of a model equal on all processes: weights, gradients, statistics, checks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,9 @@ _BUCKET: Final = 32 << 20  # bytes of gradients in one message
 class Replicas:
     """The copies of one model in several processes; with one process it does nothing.
 
-    Args:
-        processes: who has a copy.
-
     Attributes:
-        sharded: whether each has a part of the parameters only; then torch's FSDP2 exchanges
-            parameters and gradients by itself (and takes the mean of gradients).
+        sharded: whether each process has only a part of the parameters; then torch's FSDP2
+            exchanges parameters and gradients (and averages gradients).
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -42,11 +39,7 @@ class Replicas:
         self._structure = 0
 
     def broadcast_weights(self, model: nn.Module, where: str) -> None:
-        """Give all copies the weights and buffers of the main process.
-
-        New heads begin from random numbers, which differ between processes. Call it at the start
-        of a fit and after surgery.
-        """
+        """Copy weights and buffers from the main process to all; for new, random layers."""
         if not self.processes.is_distributed:
             return
         self.sharded = any(is_sharded(p) for p in model.parameters())
@@ -89,7 +82,7 @@ class Replicas:
         return share.weight * (self.processes.world if self.sharded else 1)
 
     def add_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients of all processes; call it when all have met.
+        """Sum the gradients of all processes; call it after `barrier`.
 
         A parameter that got no gradient anywhere has none afterwards, as with one process.
         """
@@ -134,7 +127,7 @@ class Replicas:
                     _broadcast(buffer)
 
     def check(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Compare a hash of every weight, buffer and moment; call it when all have met."""
+        """Compare a hash of every weight, buffer and optimizer state; call it after `barrier`."""
         if not self.processes.is_distributed:
             return
         named = copies(model)
@@ -173,9 +166,9 @@ def divide_gradients(parameters: Iterable[nn.Parameter], by: int) -> None:
 
 
 def same_weights(groups: LayerGroups) -> None:
-    """Give the models of all processes the weights of the main one; for a loop of one's own.
+    """Copy the weights of the main process to all processes; for custom training loops.
 
-    Call it once the process group is there, and after surgery: new layers begin from random
+    Call it after the process group is initialised, and after surgery: new layers start from random
     numbers, which differ between processes.
 
     Raises:
@@ -186,11 +179,11 @@ def same_weights(groups: LayerGroups) -> None:
 
 
 def average_gradients(groups: LayerGroups) -> None:
-    """The mean gradient over all processes; for a loop of one's own, after backward.
+    """Average the gradients over all processes; for custom training loops, after backward.
 
-    It stands in the place of torch's DistributedDataParallel, which exchanges the gradients of
-    those parameters only that trained when it was made: after a thaw the processes would drift
-    apart in silence. Parameters that FSDP2 has spread are left to it.
+    It replaces torch's DistributedDataParallel, which only exchanges gradients of the parameters
+    that trained when it was created: after unfreezing, the processes would silently diverge.
+    Parameters that FSDP2 has sharded are left to it.
 
     Raises:
         DisagreementError: freezing, rates or the parameters that train differ.

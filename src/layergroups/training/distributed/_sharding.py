@@ -31,8 +31,7 @@ def wants_sharding() -> bool:
         )
     if os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true":
         raise TrainingError(
-            "Parameters that rest on the CPU while the model runs elsewhere are not supported: use "
-            "--fsdp_offload_params false."
+            "Parameters offloaded to the CPU are not supported: use --fsdp_offload_params false."
         )
     return True
 

@@ -1,8 +1,7 @@
 """Outputs of frozen layers, computed once and cached: what `fit` and the recipes train on.
 
-From the outside in: `CachedEpochs` gives a fit its batches, `FeatureCache` holds the values and
-shows when they are out of date, `FeatureBuffer` is the space where they lie, `FeatureCut` is where
-the model is cut in two.
+`CachedEpochs` gives a fit its batches, `FeatureCache` holds the values and detects when they are
+outdated, `FeatureBuffer` stores them, and `FeatureCut` is where the model is cut in two.
 """
 
 from layergroups.training.feature_cache._cached_epochs import (

@@ -1,10 +1,9 @@
 """Epochs of a fit on cached outputs of frozen layers.
 
-While groups are frozen, what they give for an item is a constant. So the frozen layers run over all
-items once, in as many augmented views as are asked for, one in each of the first epochs; every
-epoch trains the rest of the model on what was cached. Surgery, unfreezing, other weights, other
-data: whatever changes the constant drops it, at once, and training goes on through the whole
-network.
+The outputs of frozen groups for an item are constant. So the frozen layers run once over all items
+in each augmented view, one view in each of the first epochs; every epoch trains the rest of the
+model on the cached outputs. Any change (surgery, unfreezing, different weights or data) drops the
+cache immediately, and training continues through the whole network.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from layergroups.training.loop import FitContext
 
 _log = logging.getLogger("layergroups")
-_PASS_OFFSET = 1 << 24  # between the epoch numbers from which further passes have their orders
+_PASS_OFFSET = 1 << 24  # between the epoch numbers that seed the orders of further passes
 
 
 class CachedInputs(tuple[Tensor, ...]):
@@ -66,12 +65,12 @@ class CachedInputs(tuple[Tensor, ...]):
 
 
 class CachedEpochs:
-    """The `FeatureSource` of a fit: its epochs from the cache, as soon and as long as they can be.
+    """The `FeatureSource` of a fit: uses the cache in all epochs in which that is possible.
 
     Args:
         cache: of the learner.
-        config: bounds and views.
-        passes: over all training items, for each epoch from the cache; each in other views.
+        config: limits and views.
+        passes: over all training items for each cached epoch, each in different views.
     """
 
     required = False
@@ -87,10 +86,10 @@ class CachedEpochs:
         self._warned = ""
         self._skip = False
 
-    # What the loop asks for
+    # For the loop
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
-        """The coming epoch from the cache, if it can be and if it is worth it."""
+        """The cached batches of this epoch, if that is possible and saves time."""
         skip, self._skip, self._entry = self._skip, False, None
         if run.batch == 0:  # else the counts of the epoch were restored
             self.cache.forget_work()
@@ -105,22 +104,20 @@ class CachedEpochs:
         return None if self._entry is None else self._batches(run, self._entry)
 
     def skip_epoch(self) -> None:
-        """Leave the next epoch to the data: it went on so when it was cut off."""
         self._skip = True
 
     def owns(self, inputs: object) -> bool:
-        """Whether these inputs are cached values."""
         return isinstance(inputs, CachedInputs)
 
     def forward(self, run: FitContext, inputs: CachedInputs) -> Any:
-        """Cached values through the rest of the model; if they are out of date, the images."""
+        """Run the rest of the model on cached values, or the whole model if they are outdated."""
         entry = self._entry
         if entry is None or entry.cut is None or not self.is_valid(run):
             return self.fall_back(run)
         return run_rest(run.model, entry.cut, inputs)
 
     def fall_back(self, run: FitContext) -> Any:
-        """The images of this batch through the whole network, as all that come after it."""
+        """Run the whole network for this batch, and for the rest of the epoch."""
         self._entry, run.batches = None, run.train
         _log.warning("Something frozen changed: this epoch goes on through the whole network.")
         shard = next(data_shards(run, (run.batch - 1) % len(run.train), self.min_items))
@@ -128,12 +125,11 @@ class CachedEpochs:
         return run.forward(run.inputs)
 
     def validation(self, run: FitContext) -> Iterable[Any] | None:
-        """The validation batches from the cache; None if they are to be read."""
+        """The cached validation batches; None to read those of the data."""
         valid = None if self._entry is None else self._entry.valid
         return InOrder(valid, batch_size(run)) if valid is not None and self.is_valid(run) else None
 
     def resources(self, run: FitContext) -> dict[str, float]:
-        """Passes over the training items, and what it took to cache their values."""
         return {
             "passes": round(run.batch / self.batches_per_pass(run), 3),
             "body_passes": float(self.cache.body_passes),
@@ -141,34 +137,28 @@ class CachedEpochs:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What this epoch has cost so far, so that a resumed one tells the same."""
+        """The cost of this epoch so far, so that a resumed run reports the same numbers."""
         return {"body_passes": self.cache.body_passes, "seconds": self.cache.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The counts of the epoch that goes on."""
         self.cache.body_passes, self.cache.seconds = state["body_passes"], state["seconds"]
 
-    # How
-
     def begin(self, run: FitContext, entry: CacheEntry) -> None:
-        """Train from this entry, as long as nothing that it depends on changes."""
+        """Train from this entry until something that it depends on changes."""
         self._entry, self._state = entry, self._cheap_state(run, entry)
 
     def is_valid(self, run: FitContext) -> bool:
-        """Whether the values are those that the frozen layers would give now."""
+        """Whether the frozen layers would still compute the same values."""
         return self._entry is not None and self._state == self._cheap_state(run, self._entry)
 
     def _cheap_state(self, run: FitContext, entry: CacheEntry) -> object:
-        # Compared at every step, so no checksums: torch counts the writes to each tensor.
+        # Compared in every step, so version counters (torch counts writes) instead of checksums.
         versions = sum(map(version, entry.tensors))
         groups = run.groups
         return id(run.model), groups.inactive, groups.norms_train, run.changes, versions
 
     def _fill(self, run: FitContext, boundary: Boundary) -> str:
-        """Bring the entry up to date and begin to train from it; the reason where that cannot be.
-
-        Neither happens where there are too few epochs to come.
-        """
+        """Update the entry and train from it, if enough epochs remain; the reason if that fails."""
         entry = self.cache.entry_for(run, boundary, lambda: probe(run))
         if entry.reason:
             return entry.reason
@@ -199,7 +189,7 @@ class CachedEpochs:
 
 
 class CachedBatches(ABC):
-    """Batches from a buffer; `rows` gives those of each."""
+    """Batches from a buffer; subclasses define the rows of each batch."""
 
     buffer: FeatureBuffer
 
@@ -211,7 +201,7 @@ class CachedBatches(ABC):
         return (self.batch(*rows) for rows in self.rows())
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
-        """What one of several processes takes of each batch."""
+        """The shards of one process."""
         return (self.shard(*rows, rank, world, min_items) for rows in self.rows())
 
     def batch(self, views: Tensor, positions: Tensor) -> tuple[CachedInputs, Tensor]:
@@ -241,7 +231,7 @@ class InOrder(CachedBatches):
 
 @dataclass(frozen=True)
 class _EpochBatches(CachedBatches):
-    """The batches of one epoch from the cache; from where it is dropped, those of the data."""
+    """The cached batches of one epoch; once the cache is dropped, those of the data."""
 
     buffer: FeatureBuffer
     source: CachedEpochs
@@ -272,7 +262,7 @@ class _EpochBatches(CachedBatches):
             yield self.shard(*rows, rank, world, min_items)
 
     def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """In the order that the data have in this epoch; each pass shifts the views by one."""
+        """In the order of the data in this epoch; each pass shifts the views by one."""
         views, count = self._drawn_views(), len(self.views)
         for number in range(self.passes):
             shuffled = self.epoch + number * _PASS_OFFSET
@@ -285,7 +275,7 @@ class _EpochBatches(CachedBatches):
         return data_shards(self.run, number % len(self.run.train), min_items)
 
     def _drawn_views(self) -> Tensor:
-        """The view of each item: the one taken in this epoch, else one of all by chance."""
+        """The view of each item: the one computed in this epoch, else a random one."""
         if self.epoch in self.views:
             return torch.full((self.buffer.items,), self.views.index(self.epoch))
         generator = torch.Generator().manual_seed(mixed(self.run.learner.epoch_seed(), "views"))
@@ -293,7 +283,7 @@ class _EpochBatches(CachedBatches):
 
 
 def data_shards(run: FitContext, first: int, min_items: int = 1) -> Iterator[Shard]:
-    """The training batches themselves, from one of this epoch on."""
+    """The training batches of the data in this epoch, from number `first` on."""
     run.train.set_epoch(run.learner.epochs_done)  # type: ignore[attr-defined] # see why_not
     if can_start_later(run.train) and not run.processes.is_distributed:
         return shards_of(starting_at(run.train, first), run.processes)
@@ -303,7 +293,7 @@ def data_shards(run: FitContext, first: int, min_items: int = 1) -> Iterator[Sha
 def why_not(run: FitContext) -> str:
     """Why nothing can be cached for these data and this learner; empty if it can."""
     if not isinstance(run.train, SeekableBatches):
-        return f"{type(run.train).__name__} does not tell which item is where"
+        return f"{type(run.train).__name__} does not expose the order of its items"
     if run.learner.data.views(0) is None:
         return f"{type(run.learner.dls).__name__} has no views(epoch)"
     if run.groups.norms_train:
@@ -316,13 +306,13 @@ def why_not(run: FitContext) -> str:
 
 
 def probe(run: FitContext) -> Any:
-    """A few items as the model takes them."""
-    with evaluating(run.model):  # a DataLoader draws random numbers, which a resumed run would miss
+    """A few items as inputs of the model."""
+    with evaluating(run.model):  # restores the random numbers that a DataLoader draws
         batch = next(iter(run.learner.data.views(0) or ()))  # there are views: see why_not
         inputs, _ = labelled(to_device(batch, run.accelerator.device))
     return tree_map_only(Tensor, lambda t: t[:PROBE_ITEMS] if t.ndim else t, inputs)
 
 
 def batch_size(run: FitContext) -> int:
-    """Items in a batch of the data; 64 if they do not tell."""
+    """The batch size of the data; 64 if unknown."""
     return run.learner.data.batch_size or 64

@@ -1,9 +1,9 @@
-"""Runs the frozen layers for the cache, each convolution and the batch norm behind it as one.
+"""Runs the frozen layers for the cache, with batch norms fused into convolutions.
 
-In eval mode a batch norm is a factor and a shift for each channel, which the convolution before it
-can do by itself: scale its weights once, and a pass over all its outputs is saved. In an
-EfficientNet on a CPU batch norms are a quarter of the time. Which norm stands behind which
-convolution is found by trial, and the fused run is compared with the plain one before it is used.
+In eval mode a batch norm is a scale and a shift for each channel, which can be merged into the
+weights of the convolution before it; that saves a pass over its outputs. In an EfficientNet on a
+CPU batch norms take a quarter of the time. A trial finds the pairs, and the fused run is compared
+with the plain one before it is used.
 
 Source: conv-bn fusion, as in `torch.nn.utils.fusion`.
 """
@@ -90,7 +90,7 @@ def find_pairs(model: nn.Module, cuts: Sequence[FeatureCut], inputs: Any) -> Map
     convolutions = {path for path, module in inside.items() if _is_plain_convolution(module)}
     norms = {path for path, module in inside.items() if _is_plain_norm(module)}
     calls: Counter[str] = Counter()
-    made: dict[int, tuple[str, Tensor]] = {}  # the tensor is held, so that its id stays its own
+    made: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no id is reused
     pairs: dict[str, str] = {}
 
     def watched(path: str, forward: Callable[..., Any]) -> Callable[..., Any]:

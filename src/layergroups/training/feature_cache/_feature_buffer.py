@@ -1,4 +1,4 @@
-"""Where cached values lie: rows of tensors in memory, or in a memory-mapped file."""
+"""Storage for cached values: rows of tensors in memory, or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class FeatureCacheConfig:
     """How outputs of frozen layers are cached, so that these run once and not in every epoch.
 
     Attributes:
-        views: augmented views of each training item to keep; each epoch draws one of them for each
-            item. Data that are not augmented have one. Views that the first phase of `fine_tune`
-            has kept for the second (see `FineTuneDefaults.views`) count, and all stay.
-        memory: the most bytes to keep in memory, for all that one learner keeps. With several
-            processes each keeps all, and has these bounds for itself.
-        disk: the most bytes to keep in memory-mapped files, where memory does not suffice; 0 for
-            never. The space is reserved before it is used.
+        views: augmented views of each training item; each epoch draws one of them for each item.
+            Data without augmentation have one. Views from the first phase of `fine_tune` (see
+            `FineTuneDefaults.views`) count too, and are never dropped.
+        memory: maximum bytes in memory for one learner. With several processes each one caches
+            everything, within its own limits.
+        disk: maximum bytes in memory-mapped files, used if memory is not enough; 0 for no files.
+            The space is reserved before it is used.
         folder: of these files; None is the system's folder for temporary files.
-        half: keep floats as bfloat16, in half the space; the head then sees them rounded.
+        half: store floats as bfloat16, in half the space; the head then gets rounded inputs.
     """
 
     views: int = 2
@@ -53,7 +53,7 @@ class FeatureCacheConfig:
             )
 
     def left_by(self, buffers: Iterable[FeatureBuffer]) -> FeatureCacheConfig:
-        """The same with the bytes that these buffers leave."""
+        """The same config with the limits that these buffers leave."""
         taken = [0, 0]
         for buffer in buffers:
             taken[buffer.mapped] += buffer.bytes
@@ -62,20 +62,20 @@ class FeatureCacheConfig:
 
 
 class NoSpaceError(TrainingError):
-    """The values would need more space than there is, or than is allowed."""
+    """The values need more space than is available or allowed."""
 
 
 class FeatureBuffer:
     """Space for the values of each item in each view.
 
     Args:
-        items: in the data set.
+        items: number of items.
         views: of each item.
-        specs: of the tensors to keep for each item.
-        config: bounds and number format.
+        specs: of the tensors to store for each item.
+        config: limits and number format.
 
     Raises:
-        NoSpaceError: neither memory nor disk may take that much.
+        NoSpaceError: the values exceed the limits of both memory and disk.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class FeatureBuffer:
     def write(
         self, view: int, positions: Sequence[int], values: Sequence[Tensor], targets: Tensor
     ) -> None:
-        """Keep the values (N, ...) and targets (N, ...) of the items at these positions."""
+        """Store the values (N, ...) and targets (N, ...) of the items at these positions."""
         index = torch.tensor(positions, dtype=torch.long)
         for stored, spec, value in zip(self._values, self._specs, values, strict=True):
             plain = value.permute(0, 2, 3, 1) if spec.channels_last else value
@@ -137,7 +137,7 @@ class FeatureBuffer:
 
 
 def _stored_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """Of one item; channels that are innermost in memory come last, so that rows are whole."""
+    # Of one item. channels_last maps are stored as (H, W, C), so that rows are contiguous.
     if spec.channels_last:
         channels, height, width = spec.shape
         return height, width, channels
@@ -145,11 +145,7 @@ def _stored_shape(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
-    """An empty tensor in a file that vanishes when nobody uses it any more.
-
-    Raises:
-        NoSpaceError: the file system has no space for the file.
-    """
+    """An empty tensor in a file that is deleted when the tensor is freed."""
     count = math.prod(shape)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,11 +159,6 @@ def _in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor
 
 
 def _reserve(handle: int, folder: Path, size: int) -> None:
-    """Give the file its blocks on the disk now.
-
-    Raises:
-        OSError: there are too few, or the file may not become so large.
-    """
     # A file that is only truncated to its size has no blocks yet. On a full disk the first write
     # to the mapped memory then ends in SIGBUS, which kills the interpreter without an exception.
     free = shutil.disk_usage(folder).free

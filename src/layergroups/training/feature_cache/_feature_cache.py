@@ -1,8 +1,8 @@
-"""What a learner caches of the outputs of frozen layers, and what shows that it is out of date.
+"""The cached outputs of frozen layers, and how outdated ones are detected.
 
-A *boundary* lies after the groups that do not train (frozen, or at rate 0), and is named by their
-indices. At each boundary that is cached there is a `CacheEntry`: where the model is cut, a
-fingerprint of all that the values depend on, and the buffers with the values.
+A *boundary* lies after the inactive groups (frozen, or rate 0) and is identified by their indices.
+Each cached boundary has a `CacheEntry`: where the model is cut, a fingerprint of everything that
+the values depend on, and the buffers with the values.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class CacheEntry:
 
     Attributes:
         fingerprint: of everything that they depend on.
-        views: the epochs in whose augmentation views of the training items are taken. Without
-            buffers they were lost with their process, and are taken again when they are needed.
+        views: the epochs whose augmentation the cached views have. Without buffers (after a
+            restart) the views are computed again when needed.
         fused: whether norms are fused into convolutions to compute the values.
-        cut: where the model is cut; None if it cannot be, or was not tried yet.
+        cut: where the model is cut; None if that is impossible, or not tried yet.
         train: values of training items.
         valid: values of validation items.
-        tensors: weights and buffers that the frozen part computes with.
-        modules: those of the model when the cut was found.
+        tensors: weights and buffers of the frozen part.
+        modules: of the model when the cut was found.
         reason: why there are no values.
     """
 
@@ -76,7 +76,7 @@ class CacheEntry:
         return [buffer for buffer in (self.train, self.valid) if buffer is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to fill it again, JSON-ready; in the words of format 2."""
+        """The values needed to fill it again, JSON-ready; the keys are those of format 2."""
         return {"mark": self.fingerprint, "views": list(self.views), "folded": self.fused}
 
 
@@ -85,10 +85,9 @@ class FeatureCache:
     """What a learner caches between its fits, at one boundary or several.
 
     Attributes:
-        entries: by boundary.
-        data: the training and validation batches, held so that they are not taken for others.
-        body_passes: of the frozen layers over the training items since the epoch began.
-        seconds: that these took.
+        data: the training and validation batches; the reference keeps their identity unique.
+        body_passes: passes of the frozen layers over the training items in this epoch.
+        seconds: the time of these passes.
     """
 
     entries: dict[Boundary, CacheEntry] = field(default_factory=dict)
@@ -107,12 +106,11 @@ class FeatureCache:
         self.entries = {b: entry for b, entry in self.entries.items() if b in boundaries}
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What is needed to fill it again, JSON-ready."""
         entries = sorted(self.entries.items())
         return [{"groups": list(b), **entry.state_dict()} for b, entry in entries if entry.views]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the entries that are as they were then; note the others, to be filled again."""
+        """Keep the entries that are unchanged, and add the others to be filled again."""
         known, self.entries = self.entries, {}
         for saved in state:
             boundary = tuple(saved["groups"])
@@ -125,12 +123,9 @@ class FeatureCache:
     def entry_for(
         self, fit: FitContext, boundary: Boundary, probe: Callable[[], Any]
     ) -> CacheEntry:
-        """What is cached at a boundary, in step with model and data; `reason` says why not.
+        """The entry at a boundary, synced with model and data; without values it has a `reason`.
 
-        Args:
-            fit: in progress.
-            boundary: the groups that do not train, or will not.
-            probe: gives a few items, as the model takes them.
+        `probe` returns a few items as inputs of the model.
         """
         if not all(map(is_, self.data, (fit.train, fit.valid))):
             # Entries that were loaded have no values yet, so nothing of the old data.
@@ -145,25 +140,21 @@ class FeatureCache:
             if [*map(id, entry.modules)] != [*map(id, modules)]:
                 entry = _with_cut(fit, entry, _paths(fit.model, inactive), probe)
         entry.tensors, entry.modules = tensors, modules
-        if entry.cut is not None:  # a hook may go, so it is looked for each time
+        if entry.cut is not None:  # hooks may be added or removed, so check each time
             hooked = foreign_hooks(fit.model, entry.cut)
             entry.reason = hooked and f"there are hooks on {hooked}, which would see nothing"
         self.entries[boundary] = entry
         return entry
 
     def give_up(self, entry: CacheEntry, reason: str) -> None:
-        """Do not try again what cannot be done, until the model changes."""
+        """Drop the values and do not try again until the model changes."""
         entry.views, entry.train, entry.valid, entry.cut = [], None, None, None
         entry.reason = reason
 
     def reserve(
         self, fit: FitContext, entry: CacheEntry, views: int, config: FeatureCacheConfig
     ) -> None:
-        """Make the buffers of an entry, for so many views of each training item.
-
-        Raises:
-            NoSpaceError: a process has no space for them; none has buffers then.
-        """
+        """Allocate the buffers of an entry; `NoSpaceError` on all processes if one has no space."""
         assert entry.cut is not None
         problem = ""
         left = config.left_by(self.buffers)
@@ -184,7 +175,7 @@ class FeatureCache:
     def has_space(
         self, fit: FitContext, entry: CacheEntry, views: int, config: FeatureCacheConfig
     ) -> bool:
-        """As `reserve`, for an entry without which it goes on too."""
+        """As `reserve`, but returns whether there is space."""
         try:
             self.reserve(fit, entry, views, config)
         except NoSpaceError:
@@ -192,15 +183,15 @@ class FeatureCache:
         return True
 
     def fill(self, fit: FitContext, entries: Sequence[CacheEntry], epochs: Sequence[int]) -> None:
-        """Run the frozen layers over views of the training items, and once over those to validate.
+        """Run the frozen layers over views of the training items, and over the validation items.
 
         Args:
             fit: in progress.
             entries: with buffers; one pass fills all of them.
-            epochs: in whose augmentation the views are taken; those that were lost come first.
+            epochs: whose augmentation the views have; lost views come first.
 
         Raises:
-            NoCutError: model or data are not what they were in the trial.
+            NoCutError: model or data differ from the trial.
         """
         lost = 0
         for entry in entries:
@@ -214,7 +205,7 @@ class FeatureCache:
             _run_over(fit, part, fit.learner.data.views(epoch), places)
             for entry in entries:
                 entry.views.append(epoch)
-            if number >= lost:  # what a resumed run does again is not work of this epoch
+            if number >= lost:  # work that a resumed run repeats does not count for this epoch
                 self.body_passes += 1
                 self.seconds += time.perf_counter() - started
         valid = [(e.valid, 0) for e in entries if e.valid is not None and not e.valid.is_filled]
@@ -225,7 +216,7 @@ class FeatureCache:
 def _with_cut(
     fit: FitContext, entry: CacheEntry, paths: Sequence[str], probe: Callable[[], Any]
 ) -> CacheEntry:
-    """The entry for the model as it is built now; its values stay if the rest needs the same."""
+    """The entry for the current modules; it keeps its values if the rest needs the same ones."""
     try:
         with fit.accelerator.autocast():
             cut = find_cut(fit.model, paths, probe())
@@ -272,7 +263,7 @@ def _run_over(
             done += shard.n_items
             bar.advance()
     if done != expected:
-        raise NoCutError(f"the data gave {done} items, not {expected} as they say")
+        raise NoCutError(f"the data have {done} items, but report {expected}")
 
 
 def _outputs(fit: FitContext, shard: Shard, part: FrozenPart) -> tuple[list[list[Tensor]], Tensor]:
@@ -290,6 +281,6 @@ def _joined(rows: Tensor, shard: Shard, processes: Processes) -> Tensor:
         return rows
     places = torch.tensor(shard.positions[: shard.n_counted], dtype=torch.long)
     own = rows[: shard.n_counted]
-    if own.ndim == 4 and not own.is_contiguous():  # gloo sends memory as it lies: channels last
+    if own.ndim == 4 and not own.is_contiguous():  # gloo ignores strides: send channels last
         return processes.in_order(own.permute(0, 2, 3, 1).contiguous(), places).permute(0, 3, 1, 2)
     return processes.in_order(own.contiguous(), places)

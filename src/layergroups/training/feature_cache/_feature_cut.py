@@ -1,10 +1,9 @@
-"""What a frozen part gives is a constant: find where it ends, run it alone, and run the rest.
+"""Find where the constant part of a model ends, run it alone, and run the rest.
 
-A module is *constant* if it is frozen, or if it only reshapes or pools what constant modules gave.
-While the rest runs on cached values, constant modules answer with them instead of computing; those
-whose values reach other constant modules only answer with blank tensors that nobody reads. All of
-it is found by a trial on a few items, so it works for any architecture, and what does not work is
-seen before anything is cached.
+A module is *constant* if it is frozen, or if it only reshapes or pools outputs of constant modules.
+When the rest runs on cached values, constant modules return them instead of computing; those that
+only feed other constant modules return blank tensors. A trial on a few items finds all this, so it
+works for any architecture, and problems appear before anything is cached.
 """
 
 from __future__ import annotations
@@ -107,8 +106,8 @@ class OutputSpec:
         leaves, spec = tree_flatten(value)
         for leaf in leaves:
             if not isinstance(leaf, _PLAIN):
-                # It may hold tensors of these very items, which would answer for all others.
-                raise NoCutError(f"a layer gives a {type(leaf).__name__}, which may hold tensors")
+                # It may hold tensors of the trial items, which would then be used for all others.
+                raise NoCutError(f"a layer returns a {type(leaf).__name__} that may hold tensors")
         tensor_specs = (
             TensorSpec.of(leaf, items) if isinstance(leaf, Tensor) and leaf.ndim else leaf
             for leaf in leaves
@@ -135,9 +134,9 @@ class FeatureCut:
     """Where values pass from the constant part of a model to the rest.
 
     Attributes:
-        calls: of constant modules in a forward pass, and what they give; outermost ones only.
-        needed: those of them whose values the rest needs; these are cached.
-        inputs: what goes into the model.
+        calls: outermost calls of constant modules in a forward pass, and their outputs.
+        needed: the calls whose outputs the rest needs; these are cached.
+        inputs: of the model.
     """
 
     calls: Mapping[Call, OutputSpec]
@@ -251,7 +250,7 @@ def foreign_hooks(model: nn.Module, cut: FeatureCut) -> str:
     return ""
 
 
-# How modules are made to answer otherwise
+# Replacing the outputs of modules
 
 _Handler = Callable[[Call, Callable[[], Any]], Any]  # of a call, and what computes its value
 
@@ -341,11 +340,11 @@ def _needed(
     model: nn.Module, whole: FeatureCut, values: Mapping[Call, Any], outputs: Any, items: int
 ) -> tuple[Call, ...]:
     """The calls without whose values the outputs change; mostly it is the last one alone."""
-    # Which constant values does the rest of the model read? Nobody can tell from its code, so it is
-    # tried: the rest runs while one value is replaced by NaN. NaN goes through every operation, so
-    # if the outputs stay as they were, nothing read that value and it need not be cached. (Whole
-    # numbers and booleans have no NaN; zeros take its place.) A model that breaks on NaN reads the
-    # value too. At the end `find_cut` compares outputs once more, with blanks for all the others.
+    # Which constant values does the rest of the model read? Its code does not show that, so try it:
+    # run the rest with one value replaced by NaN. NaN propagates through every operation, so if the
+    # outputs do not change, nothing read that value and it need not be cached. (Integers and
+    # booleans have no NaN; zeros replace them.) A model that fails on NaN reads the value too. At
+    # the end `find_cut` compares outputs once more, with blanks for all the others.
     spoilt = {call: tree_map_only(Tensor, _spoilt, value) for call, value in values.items()}
     device = _tensors(next(iter(values.values()), torch.zeros(1)))[0].device
 

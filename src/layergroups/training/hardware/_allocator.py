@@ -1,8 +1,8 @@
-"""Memory that is freed between two batches is taken again, and not fetched from the system again.
+"""Reuse of freed memory between batches on the CPU.
 
-The GNU C library maps every block of more than 32 MB from the system when it is asked for and gives
-it back when it is freed. A network that trains on a CPU asks for the same hundreds of blocks in
-each step, and the system clears their pages each time: a third of a step was spent on that.
+glibc maps every block above 32 MB from the system and returns it when freed. A network that trains
+on a CPU allocates the same hundreds of blocks in each step, and the system clears their pages each
+time: that took a third of a step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A compiled way through the model, beside the model itself.
+"""A compiled forward pass beside the model.
 
-`learn.model` stays what it is: layer groups, surgery, saving and export know of no wrapper. The
-loop calls the compiled one, which runs the very same layers and weights; `torch.compile` guards
-what it has seen, so that after surgery, freezing and thawing it compiles again by itself.
+`learn.model` stays unwrapped for layer groups, surgery, saving and export. The loop calls the
+compiled version, which shares layers and weights; its guards recompile after surgery or freezing.
 """
 
 from __future__ import annotations

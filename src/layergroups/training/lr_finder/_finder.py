@@ -1,9 +1,8 @@
 """The learning-rate finder: for all layer groups together, and for each alone.
 
 Source: Smith 2017, «Cyclical Learning Rates for Training Neural Networks»: train while the rate
-rises from step to step in equal ratios, and look where the loss falls and where it goes up again.
-Beside the sweep of all groups, each group has one of its own while the others are frozen, since
-layers of different depth bear different rates.
+rises in equal ratios, and see where the loss falls and where it rises again. In addition each group
+has a sweep in which the others are frozen: layers of different depth tolerate different rates.
 """
 
 from __future__ import annotations
@@ -57,15 +56,7 @@ _BETA: Final = 0.98
 
 @dataclass(frozen=True)
 class Plan:
-    """What `lr_find` was asked for, checked.
-
-    Attributes:
-        start_lr: the first rate.
-        end_lr: the last rate.
-        num_it: steps of the optimizer in each sweep.
-        stop_div: end a sweep when the smoothed loss is four times its lowest.
-        suggest: suggestions by name.
-    """
+    """The arguments of `lr_find`, checked; `suggest` has the suggestions by name."""
 
     start_lr: float
     end_lr: float
@@ -219,17 +210,17 @@ def _step(
     return sum(losses) / len(losses)
 
 
-# Batches and outputs of frozen layers are read and computed once, and gone through many times
+# Batches and outputs of frozen layers are read or computed once, and used many times
 
 
 class MemoryBudget:
-    """A bound on the bytes that are kept."""
+    """A limit on the bytes in memory."""
 
     def __init__(self, limit: int) -> None:
         self.left = limit
 
     def take(self, values: object) -> bool:
-        """Whether these tensors may be kept; counts them if so."""
+        """Whether these tensors fit into the budget; if so, they count."""
         size = sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
         if size > self.left:
             return False
@@ -238,16 +229,16 @@ class MemoryBudget:
 
 
 class RepeatedBatches:
-    """The training batches of the coming epoch, over and over, always the same ones.
+    """Repeats the training batches of the next epoch.
 
-    They are kept as they are read, as the budget allows; the others are read again in each round.
+    They stay in memory as far as the budget allows; the others are read again in each round.
     """
 
     def __init__(self, learner: LearnerState, budget: MemoryBudget) -> None:
         self._learner = learner
         self._budget = budget
         self._kept: list[Any] = []
-        self._open: Any = None  # being read; a later sweep may go on where an earlier one ended
+        self._open: Any = None  # an open iterator, which a later sweep may continue
         self._read = 0
         self._is_full = False
 
@@ -268,8 +259,8 @@ class RepeatedBatches:
                         yield None, batch
             elif not number:
                 raise TrainingError(
-                    "There are no training batches to try anything on. Give photos: learn.dls = "
-                    "ImageDataLoaders.from_folder(...)."
+                    "There are no training batches for lr_find. Assign data with training items: "
+                    "learn.dls = ImageDataLoaders.from_folder(...)."
                 )
 
     def close(self) -> None:
@@ -405,9 +396,9 @@ class Losses:
 def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
     if not losses.smooth:
         raise TrainingError(
-            f"The loss of the first batch is {losses.raw[0]}, before any weight has moved, so no "
+            f"The loss of the first batch is {losses.raw[0]}, before any weight was updated, so no "
             "rate would help. Usual causes: inputs that are not finite or not normalised, weights "
-            'that an earlier fit has spoilt, or fp16 (use mixed_precision="bf16" or "no").'
+            'that became NaN in an earlier fit, or fp16 (use mixed_precision="bf16" or "no").'
         )
     rising, n = _Rising(plan.start_lr, plan.end_lr), len(losses.smooth)
     lrs = [rising.multiplier(i / (plan.num_it - 1)) for i in range(n)]

@@ -1,7 +1,7 @@
-"""What `lr_find` has found, as data that prints, draws itself, and goes into a fit.
+"""The result of `lr_find`: curves, suggestions and rates.
 
-Suggestions (valley, steep, minimum, slide) take the rates of a sweep, rising in equal ratios, and
-the smoothed loss at each, and give a rate. They are defined as in fastai.
+A suggestion (valley, steep, minimum, slide) is a function from the rates of a sweep and the
+smoothed losses to a rate, defined as in fastai.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ class FoundRates(Printable):
     def rates_by(self, kind: str) -> dict[str, float]:
         """A rate for each group that trains, by one kind of suggestion.
 
-        What a group bears alone is divided by the number of groups: to first order, together they
-        then change the loss as much as one of them alone. A group that was not tried alone, or
-        whose sweep has no such suggestion, gets its part of the rate for all.
+        The rate of a group's own sweep is divided by the number of groups: to first order, together
+        they then change the loss as much as one of them alone. A group without a sweep, or whose
+        sweep has no such suggestion, gets its part of the rate for all.
 
         Raises:
             TrainingError: there is no such suggestion for all groups together.
@@ -212,7 +212,7 @@ _SLIDE_FLAT: Final = 0.005
 
 
 class NoSuggestionError(TrainingError):
-    """A curve on which a kind of suggestion finds no rate; the message is the reason."""
+    """A kind of suggestion finds no rate on a curve; the message is the reason."""
 
 
 def valley(rates: Sequence[float], losses: Sequence[float]) -> float:
@@ -251,16 +251,14 @@ def slide(rates: Sequence[float], losses: Sequence[float]) -> float:
     """
     n = len(losses)
     if n < _SLIDE_ROOM:
-        raise NoSuggestionError(
-            f"slide needs {_SLIDE_ROOM} steps to look at, not {n}: lr_find(num_it=100)"
-        )
+        raise NoSuggestionError(f"slide needs {_SLIDE_ROOM} steps, not {n}: lr_find(num_it=100)")
     slopes = _slopes(losses)
     low = found = n - 1 - _SLIDE_WIDTH
     while abs(slopes[low + _SLIDE_WIDTH] - slopes[low]) > _SLIDE_FLAT:
         found = low
         low -= 1
         if low < 0:
-            raise NoSuggestionError("slide met no stretch over which the loss changes evenly")
+            raise NoSuggestionError("slide found no interval over which the loss changes evenly")
     return rates[found]
 
 

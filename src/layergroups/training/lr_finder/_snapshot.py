@@ -1,7 +1,7 @@
-"""Try something on a learner for real, and have everything as it was before, to the bit.
+"""Train a learner as a trial, then restore everything exactly.
 
-The trial runs on the model itself, not on a copy: a loss or a hook that holds the model sees it
-train as in any fit. What it may change is written down first, and put back however the trial ends.
+The trial runs on the model itself, not on a copy, since a loss or a hook may refer to the model.
+Everything that it may change is saved first, and restored however the trial ends.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def restoring(learner: LearnerState) -> Iterator[Snapshot]:
     """
     if learner.processes.is_distributed:
         raise TrainingError(
-            "lr_find tries things out on one process, here are "
-            f"{learner.processes.world}. Run them in a script of its own, without torchrun, and "
-            "give what they find to the fit: learn.fit_one_cycle(3, lr={...})."
+            f"lr_find runs in one process, not in {learner.processes.world}. Run it in a separate "
+            "script, without torchrun, and pass the rates to the fit: "
+            "learn.fit_one_cycle(3, lr={...})."
         )
     learner.placed_model()
     learner.layer_groups.sync()
@@ -57,11 +57,7 @@ def restoring(learner: LearnerState) -> Iterator[Snapshot]:
 
 
 class Snapshot:
-    """All that a trial may change, as it is now.
-
-    Args:
-        learner: on its device, its groups in step with the model.
-    """
+    """Everything that a trial may change; the learner is on its device, its groups are synced."""
 
     def __init__(self, learner: LearnerState) -> None:
         self.learner = learner
@@ -83,23 +79,23 @@ class Snapshot:
         self._data = random_start(self._train)
 
     def begin(self) -> None:
-        """Make ready for a trial: an optimizer of its own, no gradients, no callbacks."""
+        """Prepare a trial: a copy of the optimizer, no gradients, no callbacks."""
         for parameter, _, _ in self._parameters:
             parameter.grad = None
-        for module in self._modules:  # compiling again for each freezing takes longer than a trial
+        for module in self._modules:  # recompiling for each freezing would take longer than a trial
             call_uncompiled(module)
         self.learner.callbacks = []
         self.learner.opt = None if self._opt is None else self._copied(self._opt)
         self.learner.made_optimizer()
 
     def rewind(self) -> None:
-        """Go back to the start, for the next trial."""
+        """Restore the start for the next trial."""
         with uninterrupted():
             self.restore()
             self.begin()
 
     def restore(self) -> None:
-        """Put everything back, each part also where another one fails."""
+        """Restore everything, each part even if a different one fails."""
         with ExitStack() as last_first:
             last_first.callback(load_random_state, *self._random)
             last_first.callback(begin_again, self._train, self._data)
@@ -118,7 +114,7 @@ class Snapshot:
             if parameter.requires_grad != trains:
                 parameter.requires_grad_(trains)
             parameter.grad = gradient
-        # The counts of writes too: they show the feature cache whether something was written to.
+        # The version counters too: the feature cache uses them to detect writes.
         set_versions([tensor for tensor, _ in self._tensors], self._versions)
 
     def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -135,7 +131,7 @@ def _containers(owners: Iterable[object]) -> Iterator[object]:
 
 
 def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Parameters, buffers and what modules keep besides, each once."""
+    """Parameters, buffers and tensor attributes of modules, each once."""
     seen: set[int] = set()
     for module in modules:
         for value in module.__dict__.values():
@@ -147,7 +143,7 @@ def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
 
 
 def _may_change(tensor: Tensor) -> bool:
-    """Whether an operation in place could write to it: not where several places share memory."""
+    """Whether in-place operations can write to it; not if its elements share memory."""
     if tensor.is_meta or tensor.is_inference() or tensor.layout != torch.strided:
         return False
     sizes = zip(tensor.shape, tensor.stride(), strict=True)

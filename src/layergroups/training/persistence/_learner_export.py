@@ -1,4 +1,4 @@
-"""A learner's export, and the learner that comes out of one."""
+"""The export of a learner, and layer groups from an export."""
 
 from __future__ import annotations
 

@@ -96,16 +96,16 @@ def restore(
     with_opt: bool = True,
     strict: bool | None = None,
 ) -> None:
-    """Put a learner where it was when `state_of` was taken.
+    """Restore a learner from the tensors and state of `state_of`.
 
     Args:
-        learner: it keeps its model; weights are copied into it.
+        learner: weights are copied into its model.
         tensors: of the checkpoint.
         state: of the checkpoint.
         source: the file, for messages.
-        with_opt: also take over the optimizer's state.
-        strict: True refuses other groups and other weights; None refuses other weights; False takes
-            what fits. What does not fit is named in a warning.
+        with_opt: also restore the optimizer state.
+        strict: True refuses different groups and different weights; None refuses different weights;
+            False loads what fits, and logs the rest.
 
     Raises:
         CheckpointError: weights, groups or optimizer do not fit this learner.
