@@ -135,7 +135,7 @@ def test_a_slide_needs_room_and_an_even_stretch() -> None:
     with pytest.raises(NoSuggestionError, match="needs 30 steps, not 29"):
         slide(RATES[:29], bowl()[:29])
     steeper_and_steeper = [10.0 - 0.01 * i**2 for i in range(40)]  # slopes differ everywhere
-    with pytest.raises(NoSuggestionError, match="no stretch over which the loss changes evenly"):
+    with pytest.raises(NoSuggestionError, match="changes evenly"):
         slide(RATES[:40], steeper_and_steeper)
 
 
