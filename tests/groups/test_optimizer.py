@@ -85,15 +85,25 @@ def test_reconcile_drops_the_state_of_removed_parameters_and_spares_the_users() 
     assert matrix not in optimizer.state
 
 
-def test_a_missing_parameter_group_is_added_unless_a_scheduler_counts_them() -> None:
+def test_a_missing_empty_parameter_group_is_added_unless_a_scheduler_counts_them() -> None:
+    matrices = [("g0", [("weight", nn.Parameter(torch.ones(2, 2)))])]  # nothing without decay
+    optimizer = SGD(parameter_groups(matrices, [0.1], 0.5)[:1], lr=0.1)
+    add_missing_groups(optimizer, matrices, [0.1])
+    assert [g["name"] for g in optimizer.param_groups] == ["g0/decay", "g0/no_decay"]
+    scheduled = SGD(parameter_groups(matrices, [0.1], 0.5)[:1], lr=0.1)
+    torch.optim.lr_scheduler.StepLR(scheduled, 1)
+    with pytest.raises(GroupingError, match="before"):
+        add_missing_groups(scheduled, matrices, [0.1])
+
+
+def test_parameters_left_out_on_purpose_are_named_and_not_added(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     known = members(2)
     optimizer = SGD(parameter_groups(known, [0.1], 0.5)[:1], lr=0.1)
     add_missing_groups(optimizer, known, [0.1])
-    assert [g["name"] for g in optimizer.param_groups] == ["g0/decay", "g0/no_decay"]
-    scheduled = SGD(parameter_groups(known, [0.1], 0.5)[:1], lr=0.1)
-    torch.optim.lr_scheduler.StepLR(scheduled, 1)
-    with pytest.raises(GroupingError, match="before"):
-        add_missing_groups(scheduled, known, [0.1])
+    assert [g["name"] for g in optimizer.param_groups] == ["g0/decay"]
+    assert "g0/no_decay" in caplog.text
 
 
 def test_new_rates_retain_the_multiplier_of_a_scheduler() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tests.laws.models import TinyResNet, image
+from torch import nn
 
 from layergroups import LayerGroups
 from layergroups.errors import GroupingError
@@ -48,3 +50,22 @@ def test_rates_and_freezing_are_restored_by_name() -> None:
 def test_a_state_that_is_not_one_is_an_error(saved: object) -> None:
     with pytest.raises(GroupingError, match="lack"):
         compare_groups(saved, {})  # type: ignore[arg-type] # a wrong argument
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rates": [0.5, float("nan")], "frozen": [True, True]},
+        {"rates": [0.5, -1.0]},
+        {"rates": ["a", "b"]},
+        {"rates": [0.5]},
+        {"frozen": [True]},
+        {"rates": [0.5, 0.5], "norm": "zz"},
+    ],
+)
+def test_a_wrong_state_changes_nothing(wrong: dict[str, object]) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    groups = LayerGroups(model, split=["0", "2"], example_input=torch.zeros(3, 4))
+    with pytest.raises(GroupingError):
+        groups.load_state_dict({**groups.state_dict(), **wrong})
+    assert (groups.rates, groups.frozen) == ((1e-3, 1e-3), (False, False))

@@ -98,3 +98,38 @@ def test_a_scheduler_of_torch_continues_from_the_new_rates(kind: str) -> None:
         runs.append(in_use(optimizer))
     assert runs[0] == pytest.approx(runs[2])
     assert runs[1] == pytest.approx(runs[3])
+
+
+def test_a_rate_of_0_and_back_has_the_multiplier_of_the_scheduler() -> None:
+    groups, optimizer = plain()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    optimizer.step()
+    scheduler.step()
+    name = groups.names[0]
+    groups.set_rates({name: 0.0})
+    groups.set_rates({name: 0.1})
+    assert {g["lr"] for g in optimizer.param_groups} == {0.05}
+
+
+def test_states_of_optimizer_and_groups_load_in_any_order() -> None:
+    groups, optimizer = plain()
+    groups.set_rates(0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    optimizer.step()
+    scheduler.step()
+    saved = optimizer.state_dict(), groups.state_dict()
+    for order in ((0, 1), (1, 0)):
+        groups, optimizer = plain()
+        for which in order:
+            (optimizer, groups)[which].load_state_dict(saved[which])
+        assert {g["lr"] for g in optimizer.param_groups} == {0.005}
+        assert {g["initial_lr"] for g in optimizer.param_groups} == {0.01}
+
+
+def plain() -> tuple[LayerGroups, torch.optim.Optimizer]:
+    """Two groups at 0.1, attached to SGD."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    groups = LayerGroups(model, split=["0", "2"], example_input=torch.zeros(3, 4))
+    optimizer = torch.optim.SGD(groups.param_groups(lr=0.1))
+    groups.attach(optimizer)
+    return groups, optimizer

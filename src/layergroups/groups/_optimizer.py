@@ -7,6 +7,7 @@ user and are never changed.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from layergroups._formatting import first_few
 from layergroups.errors import GroupingError
 from layergroups.groups._surgery import ModelSnapshot, TensorMeta, meta_of
 
+_log = logging.getLogger("layergroups")
 Members = tuple[str, Sequence[tuple[str, nn.Parameter]]]  # a group's name, its named parameters
 StepHook = Callable[[Optimizer, Any, Any], None]
 
@@ -103,8 +106,12 @@ def add_missing_groups(
     default = optimizer.defaults.get("weight_decay", 0.0)
     decaying = (g["weight_decay"] for g in ours if str(g["name"]).endswith("/decay"))
     weight_decay = next(decaying, default)
+    left_out: list[str] = []
     for made in parameter_groups(members, rates, weight_decay):
-        if made["layer_group"] not in held or made["name"] in present or made["params"]:
+        if made["layer_group"] not in held or made["name"] in present:
+            continue
+        if made["params"]:
+            left_out.append(made["name"])
             continue
         if "initial_lr" in ours[0]:
             raise GroupingError(
@@ -112,6 +119,11 @@ def add_missing_groups(
                 "already; call groups.attach(optimizer) before you make the scheduler"
             )
         optimizer.add_param_group({**made, "params": []})
+    if left_out:
+        _log.warning(
+            "The optimizer lacks %s: these parameters train only if a different one has them.",
+            first_few(left_out),
+        )
 
 
 def reconcile(optimizer: Optimizer, members: Sequence[Members]) -> None:
@@ -154,14 +166,26 @@ def begin_with_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
 
 
 def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[float]) -> None:
-    """Apply new base rates; values of torch's schedulers change in the same proportion."""
-    for group in _ours(optimizer):
+    """Apply new base rates; a scheduler of torch retains its current multiplier."""
+    ours = _ours(optimizer)
+    for group, multiplier in [(group, _multiplier(group, ours)) for group in ours]:
         old, new = before[group["layer_group"]], rates[group["layer_group"]]
-        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-            if key not in group or old == new:
-                continue
-            value = float(group[key])
-            _write(group, key, new if old in (0, value) else value * (new / old))
+        if "max_lr" in group and old:  # OneCycleLR: its initial_lr is not the base rate
+            for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+                _write(group, key, float(group[key]) * (new / old))
+            continue
+        _write(group, "lr", new * multiplier)
+        if "initial_lr" in group:
+            _write(group, "initial_lr", new)
+
+
+def _multiplier(group: Mapping[str, Any], ours: Sequence[Mapping[str, Any]]) -> float:
+    """What a scheduler makes of the base rate; for a rate of 0, what it makes of other rates."""
+    for known in (group, *ours):
+        base = float(known.get("initial_lr", 0.0))
+        if base:
+            return float(known["lr"]) / base
+    return 1.0
 
 
 def _write(group: dict[str, Any], key: str, value: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from layergroups._formatting import first_few
 from layergroups.errors import GroupingError
+from layergroups.groups._rates import spread_rates
 
 
 @dataclass(frozen=True)
@@ -90,5 +91,12 @@ def taken_over(
     if strict and list(known) != list(names):
         raise GroupingError(f"the saved layer groups are {list(known)}, these are {list(names)}")
     at = {i: known[name] for i, name in enumerate(names) if name in known}
-    new = tuple(float(saved["rates"][at[i]]) if i in at else r for i, r in enumerate(rates))
-    return new, {i: bool(saved["frozen"][j]) for i, j in at.items()}
+    if not len(known) == len(saved["rates"]) == len(saved["frozen"]):
+        raise GroupingError(
+            f"the saved layer groups have {len(known)} names, {len(saved['rates'])} rates and "
+            f"{len(saved['frozen'])} frozen flags; give what groups.state_dict() returned"
+        )
+    if saved.get("norm", "freeze") not in ("freeze", "train"):
+        raise GroupingError(f'the saved norm={saved["norm"]!r} is neither "freeze" nor "train"')
+    new = [saved["rates"][at[i]] if i in at else r for i, r in enumerate(rates)]
+    return spread_rates(new, names, rates), {i: bool(saved["frozen"][j]) for i, j in at.items()}
