@@ -167,7 +167,7 @@ def test_a_file_that_says_something_else_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_an_output_of_another_shape_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"shape \(5, 2\) where the model gives \(5, 3\)"):
+    with pytest.raises(CheckpointError, match=r"\(5, 2\).*\(5, 3\)"):
         write(tmp_path / "m.pt2", tiny(), expected=torch.zeros(4, 3))
 
 

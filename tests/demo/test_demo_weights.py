@@ -82,7 +82,7 @@ def test_a_package_of_other_weights_is_refused(
     (folder / "__init__.py").touch()
     tensors = _shipped()
     monkeypatch.syspath_prepend(folder.parent)
-    for change, words in (("_blocks.99._bn0.weight", "no place"), ("_fc.scale", "1 entries")):
+    for change, words in (("_blocks.99._bn0.weight", "unknown entry"), ("_fc.scale", "1 entries")):
         torch.save({**tensors, change: torch.zeros(1)}, folder / "net.pth")
         with pytest.raises(WeightsError, match=words):
             efficientnet_lite0_weights(tmp_path / "cache")

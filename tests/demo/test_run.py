@@ -48,7 +48,7 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(re.findall(r"valid/.*/001\.jpg", told)) >= 6
     assert str(out / "confusion_matrix.png") in told
     assert "begins here" in said
-    assert "What to try next" in said
+    assert "layergroups predict" in said
     with Image.open(out / "network.png") as picture:
         assert picture.width > 800
     photo = PHOTOS / "valid/pants/001.jpg"

@@ -372,7 +372,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.list_models(3), errors.UnknownArchitectureError, r'list_models\("', None),
     ],
     "load_model": [
-        (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "prefixes", None),
+        (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "torchvision:", None),
         (lambda p: lg.load_model("resnet18", weights=3), errors.WeightsError,
          '3 is no path.*weights="resnet18.pth"', None),
         (lambda p: lg.load_model(""), errors.UnknownArchitectureError, "list_models", None),

@@ -365,7 +365,7 @@ def test_the_last_good_one_is_used(
     damage(newest, 12345)
     resumed.fit(2, 1e-2, **saved)
     assert f"{newest}" in caplog.text
-    assert "The checkpoint before it is used" in caplog.text
+    assert "previous checkpoint" in caplog.text
     assert_same_end(unbroken, resumed)
 
 

@@ -182,7 +182,7 @@ def test_cut_by_the_path_of_a_module_inside_a_child() -> None:
     assert [name for name, _ in made("resnet18", cut="layer2.1").model[0].named_children()][-1] == (
         "layer2"
     )
-    with pytest.raises(CutError, match="only a Sequential can be cut in two"):
+    with pytest.raises(CutError, match="only a Sequential"):
         made("resnet18", cut="layer2.1.conv2")
     with pytest.raises(CutError, match="the children of Sequential are 0: 0, 1: 1"):
         made("resnet18", cut="layer2.9")
@@ -193,7 +193,7 @@ def test_a_cut_that_is_impossible_tells_the_children_and_the_way_out() -> None:
         made("resnet18", cut="layer9")
     with pytest.raises(CutError, match=r"leaves nothing .* cut=-1 keeps all but the last"):
         made("resnet18", cut=0)
-    with pytest.raises(CutError, match=r"cannot run.*Without cut= the end of the body is found"):
+    with pytest.raises(CutError, match=r"cannot run.*Leave cut= out"):
         made("vit_b_16", size=224, cut=-1)
 
 

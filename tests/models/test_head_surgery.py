@@ -282,7 +282,7 @@ class Cosine(nn.Linear):
 def test_a_head_that_is_not_called_cannot_grow_and_stays_as_it_was() -> None:
     model = UsesWeight()
     layer = model.fc
-    with pytest.raises(ModelError, match="without calling it"):
+    with pytest.raises(ModelError, match="without calling"):
         grow_head(model, 5)
     assert model.fc is layer
     shrink_head(model, [1])
@@ -291,7 +291,7 @@ def test_a_head_that_is_not_called_cannot_grow_and_stays_as_it_was() -> None:
 
 def test_only_rows_of_a_weight_can_be_chosen() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Cosine(6, 3, bias=False))
-    with pytest.raises(ModelError, match="not simply rows"):
+    with pytest.raises(ModelError, match="not rows"):
         shrink_head(model, 2)
 
 
@@ -364,7 +364,7 @@ def test_a_failed_surgery_leaves_the_model_as_it_was(kind: str, make: Any) -> No
 
 @pytest.mark.parametrize("n", [1, 3, 0, True])
 def test_growing_means_more_outputs(n: Any) -> None:
-    with pytest.raises(ModelError, match=r"asks for no more|at least one"):
+    with pytest.raises(ModelError, match=r"already has|at least 1"):
         grow_head(TinyResNet(), n, example_input=image())
 
 

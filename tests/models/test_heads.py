@@ -250,13 +250,13 @@ def test_what_is_not_plain_has_no_description() -> None:
 @pytest.mark.parametrize(
     ("description", "words"),
     [
-        ([{"name": "0", "layer": "torch.nn.Linear"}], "known are .*Linear"),
-        ([{"name": "0", "layer": ["Linear"]}], "known are"),
-        ([{"name": "0", "layer": "__import__"}], "known are"),
+        ([{"name": "0", "layer": "torch.nn.Linear"}], "supported are .*Linear"),
+        ([{"name": "0", "layer": ["Linear"]}], "supported are"),
+        ([{"name": "0", "layer": "__import__"}], "supported are"),
         ([{"name": "0", "layer": "Linear", "in_features": 2}], "fields of Linear are in_features"),
         ([{"name": "0", "layer": "Dropout", "p": 3, "inplace": False}], "Dropout cannot be made"),
         ([{"name": "0", "layer": "Sequential"}], "fields of Sequential are layers; .* gives none"),
-        ([{"name": "a.b", "layer": "Tanh"}], "wrong name"),
+        ([{"name": "a.b", "layer": "Tanh"}], "invalid name"),
         ([{"layer": "Tanh"}], '"name" and a "layer"'),
         ([{"name": "0", "layer": "Tanh"}, {"name": "0", "layer": "Tanh"}], "one name"),
         ({"layer": "Tanh"}, "is a list of layers"),

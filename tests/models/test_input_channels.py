@@ -131,11 +131,11 @@ class Patches(nn.Module):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Patches(), "where its channels stand"),
+        (Patches(), "channel dimension"),
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 3)), "batch_norm"),
         (nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 2, 1)), "several groups"),
-        (nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 2, 3)), "another layout"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), "where its channels stand"),
+        (nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 2, 3)), "different layout"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), "channel dimension"),
         (
             nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 3))),
             "computed from others",

@@ -1,4 +1,4 @@
-"""Saved by name, in safetensors and JSON: checkpoints and exported models."""
+"""Checkpoints and exported models, stored by name in safetensors and JSON."""
 
 from layergroups.checkpoints._export import (
     DESCRIPTION,

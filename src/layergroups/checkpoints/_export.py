@@ -1,8 +1,8 @@
-"""An exported model: a folder with `model.safetensors` and `learner.json`, enough to predict.
+"""Exported models: a folder with `model.safetensors` and `learner.json`, enough to predict.
 
-The architecture is made again from its name, the body is cut as it was, the head comes from a list
-of plain layers. At export this is tried at once: names, shapes and outputs must agree. Where they
-do not (a module of one's own, surgery in the body), the folder says that it needs the model.
+Loading creates the architecture by name, cuts its body in the same way, and builds the head from a
+list of plain layers. The export tries this at once: names, shapes and outputs must agree. If they
+do not (a custom module, a changed body), the folder records that it needs the model.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _REFUSED: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """How a model of body and head was made, JSON-ready.
+    """How a model of body and head was created, JSON-ready.
 
     Attributes:
-        arch: its name with its library, "torchvision:resnet18"; "module:Name" cannot be made again.
+        arch: its name with its library, "torchvision:resnet18"; "module:Name" cannot be rebuilt.
         kwargs: further arguments of its factory.
         cut: how the body was cut from the network.
         network: class of the original network.
@@ -73,21 +73,21 @@ class Blueprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What `learner.json` says.
+    """The content of `learner.json`.
 
     Attributes:
-        classes: names of classes, labels or numbers, in the order of the outputs.
-        blueprint: how to make the body; None for a model that was not made by `vision_learner`.
-        head: the head as a list of plain layers; None where it holds others.
-        needs_model: empty, or why the model cannot be made from this file alone.
+        classes: names of classes, labels or targets, in the order of the outputs.
+        blueprint: how to create the body; None for a model that is not from `vision_learner`.
+        head: the head as a list of plain layers; None if it has others.
+        needs_model: empty, or why the model cannot be rebuilt from this file.
         transform: the description of the validation transform.
         groups: the state of the layer groups.
-        loss: name of the loss, for turning outputs into probabilities.
+        loss: name of the loss, for converting outputs to probabilities.
         metrics: names of the metrics.
         task: what the model predicts.
-        thresh: for several labels, the probability above which one counts as there.
-        loss_settings: arguments of the loss, such as weights of classes.
-        outputs: what the loss takes the outputs for, a name of `Meaning`; empty if not known.
+        thresh: for several labels, the probability above which a label is predicted.
+        loss_settings: arguments of the loss, such as class weights.
+        outputs: how the loss interprets the outputs, a name of `Meaning`; empty if unknown.
     """
 
     classes: tuple[str, ...]
@@ -109,17 +109,17 @@ class Exported:
 
 
 def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
-    """Body and head as described, with fresh weights; the global random state stays as it is.
+    """Create body and head as described, with initial weights; the global random state is kept.
 
     Raises:
-        ModelError: the library does not know the architecture or the arguments any more.
+        ModelError: the library no longer knows the architecture or the arguments.
         CheckpointError: the body cannot be cut as it was, or the description asks for files.
     """
     refused = sorted(_REFUSED.intersection(blueprint.kwargs))
     if refused:
         raise CheckpointError(
-            f"The description of the model gives {', '.join(refused)} to {blueprint.arch}: that "
-            "would read other files, which an exported model never needs."
+            f"The description passes {', '.join(refused)} to {blueprint.arch}, which could read "
+            "other files. An exported model never needs them."
         )
     with torch.random.fork_rng(devices=[]):
         loaded = load_model(blueprint.arch, pretrained=False, **blueprint.kwargs)
@@ -134,29 +134,29 @@ def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
 def why_not_rebuilt(
     model: nn.Module, blueprint: Blueprint | None, head: list[dict[str, Any]] | None
 ) -> str:
-    """Try to make the model again from its description; empty if it is the same function.
+    """Try to rebuild the model from its description: empty on success, else the reason.
 
     The outputs are compared on one random image, in eval mode.
     """
     if blueprint is None or blueprint.arch.startswith("module:"):
-        return "it was made from a module, not from the name of an architecture"
+        return "it was created from a module, not from the name of an architecture"
     if type(model) is not nn.Sequential or len(model) != 2:
-        return "it is not a Sequential of body and head any more"
+        return "it is no longer a Sequential of body and head"
     if head is None:
-        return "its head holds more than plain layers"
+        return "its head has layers other than plain ones"
     try:
         again = rebuild(blueprint, head)
         weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
         load_weights(again, weights, "the model")
     except LayerGroupsError as cause:
-        return f"its body was changed or cannot be made again ({cause})"
+        return f"its body was changed or cannot be rebuilt ({cause})"
     if not _same_outputs(model, again, blueprint):
-        return "made again from its name it gives other outputs, so layers were exchanged"
+        return "a model rebuilt from its name has different outputs, so layers were replaced"
     return ""
 
 
 def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
-    """Write weights and description; the folder is made if it is missing.
+    """Write weights and description; a missing folder is created.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -168,18 +168,18 @@ def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
-    """What `write_export` wrote.
+    """Read what `write_export` wrote.
 
     Raises:
         CheckpointError: the folder is not an export, of a newer version, or damaged.
     """
     path = folder / DESCRIPTION
     if not folder.is_dir():
-        raise CheckpointError(f"There is no folder {folder}. learn.export(folder) makes one.")
+        raise CheckpointError(f"There is no folder {folder}. Write one: learn.export(folder).")
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is not an exported model: it has no {DESCRIPTION}. learn.export(folder) "
-            "makes one; a file that learn.save wrote is read by learn.load(name)."
+            f"{folder} is not an exported model: it has no {DESCRIPTION}. Write one: "
+            "learn.export(folder). To read a file of learn.save: learn.load(name)."
         )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -197,11 +197,11 @@ def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
 
 
 def load_export(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module, Exported]:
-    """The exported model with its weights, and its description.
+    """Load the exported model with its weights, and its description.
 
     Args:
         folder: what `write_export` wrote.
-        model: a module to take the weights, where the folder says that it needs one.
+        model: a module for the weights, if the folder needs one.
 
     Raises:
         CheckpointError: the folder is damaged, needs a model, or the weights do not fit.
@@ -210,9 +210,8 @@ def load_export(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module
     if model is None:
         if exported.needs_model or exported.blueprint is None or exported.head is None:
             raise CheckpointError(
-                f"The model in {folder} cannot be made from its description alone, "
-                f"because {exported.needs_model}. Make it yourself and give it: "
-                f'load_learner("{folder}", model=your_module).'
+                f"The model in {folder} cannot be rebuilt, because {exported.needs_model}. Create "
+                f'it and pass it: load_learner("{folder}", model=your_module).'
             )
         model = rebuild(exported.blueprint, exported.head)
     load_weights(model, tensors, str(folder / WEIGHTS))

@@ -1,8 +1,8 @@
-"""One checkpoint is one safetensors file; its header carries the JSON state and a manifest.
+"""Checkpoint files: safetensors whose header has the JSON state and a manifest.
 
-A single `os.replace` makes a write atomic: a killed run leaves the old file or the new one.
-Nothing is pickled, so a file from a stranger cannot run code. A fit writes a series of such files,
-of which the newest readable one counts.
+Writes are atomic: a killed run leaves the old file or the new one. Nothing is pickled, so an
+untrusted file cannot run code. A fit writes a series of such files and resumes from the newest
+readable one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _log = logging.getLogger("layergroups")
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write tensors and a JSON state to one file, all or nothing.
+    """Write tensors and a JSON state to one file, atomically.
 
-    Tensors that are the same memory under two names (tied weights) are stored once.
+    Tensors that share memory under several names (tied weights) are stored once.
 
     Args:
-        path: the file; missing folders are made.
-        tensors: any device, any layout; names are kept.
+        path: the file; missing folders are created.
+        tensors: on any device, in any layout.
         state: JSON-ready values.
 
     Returns:
@@ -57,13 +57,13 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, A
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file that `write` made, and check it against its own manifest.
+    """Read a file of `write`, and check it against its manifest.
 
     Returns:
         The tensors by name, on the CPU, and the state.
 
     Raises:
-        CheckpointError: the file is absent, foreign, of a newer format, cut short or altered.
+        CheckpointError: the file is missing, foreign, of a newer format, truncated or altered.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,12 +71,12 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as opened:
             header = dict(opened.metadata() or {})
-            names = opened.keys()  # it is no dict and cannot be iterated over
+            names = opened.keys()  # `opened` is not a dict: iterating over it fails
             stored = {name: opened.get_tensor(name) for name in names}
     except (OSError, SafetensorError, ValueError) as cause:
         raise CheckpointError(
-            f"{path} is damaged or is not a safetensors file ({cause}). Load an older copy, or "
-            "save it again."
+            f"{path} is damaged or not a safetensors file ({cause}). Load an older copy, or save "
+            "it again."
         ) from cause
     manifest, state = _checked_header(path, header)
     _check_tensors(path, stored, manifest["tensors"])
@@ -84,7 +84,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file, all or nothing; missing folders are made.
+    """Write a text file atomically; missing folders are created.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -93,7 +93,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:
-    """Let a function write a file, all or nothing; missing folders are made."""
+    """Let a function write a file, atomically; missing folders are created."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,13 +105,7 @@ def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was read.
-
-    Attributes:
-        path: its file.
-        tensors: by name, on the CPU.
-        state: JSON values.
-    """
+    """A checkpoint that was read: its file, its tensors by name on the CPU, its JSON state."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -120,11 +114,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Series:
-    """The checkpoints of one fit, files `step-00000012.safetensors` in a folder of their own.
-
-    Attributes:
-        folder: made when the first file is written.
-    """
+    """The checkpoints of one fit: `step-00000012.safetensors` and so on, in a separate folder."""
 
     folder: Path
 
@@ -133,20 +123,20 @@ class Series:
         return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
 
     def write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of a step, all or nothing; an earlier one of that step goes."""
+        """Write the checkpoint of a step atomically; it replaces an earlier one of that step."""
         return write(self.folder / f"step-{step:08d}.safetensors", tensors, state)
 
     def prune(self, keep: Collection[Path]) -> None:
-        """Delete all but these files, and what killed writers left behind."""
+        """Delete all other files, and the temporary files of killed writers."""
         for path in [*self.files(), *self.folder.glob(".step-*.part")]:
             if path not in keep:
                 path.unlink(missing_ok=True)
 
     def readable(self) -> Iterator[Saved]:
-        """The checkpoints that can be read, newest first; a damaged one is logged.
+        """Yield the checkpoints that can be read, newest first; damaged ones are logged.
 
         Raises:
-            CheckpointError: there are files, and every one is damaged.
+            CheckpointError: there are files, but all are damaged.
         """
         reasons = []
         files = self.files()
@@ -156,29 +146,29 @@ class Series:
             except CheckpointError as damage:
                 reasons.append(str(damage))
                 if len(reasons) < len(files):
-                    _log.warning("%s The checkpoint before it is used instead.", damage)
+                    _log.warning("%s Using the previous checkpoint instead.", damage)
                 continue
             yield Saved(path, tensors, state)
         if files and len(reasons) == len(files):
             listed = "\n".join(f"  {reason}" for reason in reasons)
             raise CheckpointError(
                 f"No checkpoint in {self.folder} can be read:\n{listed}\nDelete the folder to "
-                "begin this fit again."
+                "restart this fit."
             )
 
 
 def _replace(path: Path, write_to: Callable[[str], object]) -> None:
-    """Write a file beside the target, flush it to disk, then put it in place in one step."""
+    """Write a temporary file beside the target, flush it to disk, then rename it."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    # Made here, so that the system applies the umask. Asking for the umask means setting it, and
-    # for that moment the files of other threads would be open to everybody.
+    # Created here, so that the system applies the umask. Reading the umask means setting it, which
+    # would briefly make the files of other threads accessible to everybody.
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         mode = part.stat().st_mode
         write_to(str(part))
         with part.open("rb+") as written:
             os.fsync(written.fileno())
-        part.chmod(mode)  # safetensors replaces the file by one that the owner alone can read
+        part.chmod(mode)  # safetensors replaces the file by one that only the owner can read
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -187,7 +177,7 @@ def _replace(path: Path, write_to: Callable[[str], object]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the renaming itself durable, where the system can open folders."""
+    """Make the rename durable, on systems that can open folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -198,7 +188,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Contiguous CPU tensors that share no memory, and which name repeats which."""
+    """Contiguous CPU tensors that share no memory, and the names that are aliases of others."""
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_name: dict[tuple[Any, ...], str] = {}
@@ -241,7 +231,6 @@ def _header(
 
 
 def _fingerprint(tensor: Tensor) -> list[Any]:
-    """Type, shape and CRC-32 of the bytes of a contiguous CPU tensor."""
     content = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0)
     return [str(tensor.dtype), list(tensor.shape), zlib.crc32(content.numpy().data)]
 
@@ -249,8 +238,8 @@ def _fingerprint(tensor: Tensor) -> list[Any]:
 def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file, but not one that learn.save wrote. To start from plain "
-            f'weights, use vision_learner(dls, arch, weights="{path}").'
+            f"{path} is a safetensors file, but not of learn.save. To start from plain weights, "
+            f'use vision_learner(dls, arch, weights="{path}").'
         )
     if header.get("version") != str(VERSION):
         raise CheckpointError(
@@ -272,7 +261,7 @@ def _checked_header(path: Path, header: Mapping[str, str]) -> tuple[dict[str, An
 def _check_tensors(path: Path, stored: Mapping[str, Tensor], listed: Mapping[str, Any]) -> None:
     if stored.keys() != listed.keys():
         differing = sorted(stored.keys() ^ listed.keys())
-        raise CheckpointError(f"{path} does not hold what its manifest lists: {differing[:5]}.")
+        raise CheckpointError(f"{path} differs from its manifest: {differing[:5]}.")
     for name, tensor in stored.items():
         if _fingerprint(tensor) != listed[name]:
             raise CheckpointError(
@@ -281,6 +270,5 @@ def _check_tensors(path: Path, stored: Mapping[str, Tensor], listed: Mapping[str
 
 
 def _beside(path: Path) -> str:
-    """Which checkpoints stand in the same folder, for an error message."""
     names = sorted(found.stem for found in path.parent.glob("*.safetensors"))
     return f"; beside it: {', '.join(names[:8])}" if names else ""

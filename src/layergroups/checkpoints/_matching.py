@@ -1,7 +1,4 @@
-"""Which layer of one model goes to which layer of another: by name, then by a module that moved.
-
-Rows of classifiers by the names of their classes, for models whose classes differ in order.
-"""
+"""Match the layers of two models by name or by moved module, and class rows by class name."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ Layers = Mapping[str, "Layer"]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A module that has tensors of its own.
+    """A module with direct tensors.
 
     Attributes:
-        path: where it stands.
-        tensors: its own parameters and saved buffers, by their names in it.
+        path: of the module.
+        tensors: its direct parameters and saved buffers, by local name.
         whole: True for a module without children: its tensors go together or not at all.
     """
 
@@ -41,7 +38,7 @@ class Layer:
         return f"{self.path}.{tensor}" if self.path else tensor
 
     def fits(self, other: Layer) -> bool:
-        """Whether tensors can go from here to there; all that both have, if it is whole."""
+        """Whether tensors can be copied to `other`: all that both have, if both are whole."""
         same = [other.tensors[n].shape == t.shape for n, t in self.tensors.items() if n in other]
         return bool(same) and (all(same) if self.whole and other.whole else any(same))
 
@@ -51,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Match:
-    """A layer of the source, the layer of the target that it goes to, and why."""
+    """A layer of the source, the matching layer of the target, and the reason."""
 
     source: str
     target: str
@@ -59,7 +56,7 @@ class Match:
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
-    """Every module that has tensors of its own, by path; a shared one under all its paths."""
+    """Every module with direct tensors, by path; a shared module under all its paths."""
     found = {}
     for path, module in model.named_modules(remove_duplicate=False):
         tensors = {n: t for n, t in own_tensors(module).items() if is_persistent(module, n)}
@@ -69,13 +66,12 @@ def layers_of(model: nn.Module) -> dict[str, Layer]:
 
 
 def match_layers(source: Layers, target: Layers) -> list[Match]:
-    """Pairs of layers that fit; each layer is in one pair at most.
+    """Pairs of matching layers; each layer is in at most one pair.
 
-    A module that stands at another path is found by counting: each two layers of one name and one
-    shape vote for the two places above them. The places with the most votes are taken first, then
-    what has the same full name. Further places are taken only if two layers or more, and most of
-    those below the old place, go from one to the other. Last comes a layer that stands one step
-    deeper on one side, as in a wrapper or in a head that was grown.
+    Moved modules are found by votes: each two layers of the same name and shapes vote for the pair
+    of paths above them. The pair with the most votes comes first, then layers of the same full
+    name. A further pair needs the votes of at least two layers, and of most layers below the old
+    path. Last come layers that are one level deeper on one side, as in a wrapper or a grown head.
     """
     left, free = dict(source), dict(target)
     matches: list[Match] = []
@@ -95,7 +91,6 @@ def match_layers(source: Layers, target: Layers) -> list[Match]:
 
 
 def _take(left: dict[str, Layer], free: dict[str, Layer], old: str, new: str) -> list[Match]:
-    """The pairs of layers below two places; they are taken out of what is left and free."""
     reason = "same name" if old == new else _moved(old, new)
     taken = []
     for path in [p for p in left if is_within(p, old)]:
@@ -107,7 +102,7 @@ def _take(left: dict[str, Layer], free: dict[str, Layer], old: str, new: str) ->
 
 
 def _wrapped(outer: Layers, inner: Layers) -> list[tuple[str, str]]:
-    """Each layer with the first one of the same tensors and shapes just below its path."""
+    """Each layer with the first layer of the same shapes directly below its path."""
     pairs: dict[str, str] = {}
     for path, layer in inner.items():
         above = parent(path)
@@ -121,7 +116,7 @@ def _moved(old: str, new: str) -> str:
 
 
 def _places(left: Layers, free: Layers) -> tuple[str, str] | None:
-    """The two places with the most votes; None where no module can be said to have moved."""
+    """The two paths with the most votes; None if the votes show no moved module."""
     votes = Counter(_votes(left, free))
     ranked = sorted(votes, key=lambda v: (-votes[v], v[0] != v[1], len(v[0]) + len(v[1]), v))
     for old, new in ranked:
@@ -141,7 +136,6 @@ def _votes(left: Layers, free: Layers) -> Iterator[tuple[str, str]]:
 
 
 def _kind(layer: Layer) -> object:
-    """What two layers must share to vote: the last part of the name, and all shapes."""
     return layer.path.rpartition(".")[2], _shapes(layer)
 
 
@@ -150,7 +144,7 @@ def _shapes(layer: Layer) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _above(path: str, other: str) -> tuple[str, str]:
-    """Two paths without the longest end that they share."""
+    """Two paths without their longest common ending."""
     ours, theirs = path.split("."), other.split(".")
     while ours and theirs and ours[-1] == theirs[-1]:
         ours.pop()
@@ -163,7 +157,7 @@ Slots = list[Slot]
 
 
 class Side(NamedTuple):
-    """A model, what a dry run of it shows, and the names of its classes in order."""
+    """A model, its anatomy, and the names of its classes in order."""
 
     model: nn.Module
     anatomy: Anatomy
@@ -172,7 +166,7 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a tensor of the target, and the row of the source that goes there."""
+    """A row of a tensor of the target, and the row of the source to copy there."""
 
     target: int
     source: str
@@ -181,32 +175,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Move:
-    """One tensor of the target, and what fills it.
-
-    Attributes:
-        target: its name.
-        sources: names of the tensors that fill it.
-        reason: why these.
-        rows: which rows go where; empty where a whole tensor goes.
-        complete: whether all of it is filled; rows of new classes are not.
-    """
+    """A tensor of the target, by name, and the tensors of the source that fill it."""
 
     target: str
     sources: tuple[str, ...]
     reason: str
-    rows: tuple[Row, ...] = ()
-    complete: bool = True
+    rows: tuple[Row, ...] = ()  # empty for a whole tensor
+    complete: bool = True  # False if rows of new classes are not filled
 
 
 @dataclass(frozen=True)
 class ClassPlan:
-    """What goes by class name, and which layers are settled by it.
-
-    Attributes:
-        moves: for tensors of the target.
-        source: for each layer of the source that depends on the classes, why it went or stayed.
-        target: likewise of the target.
-    """
+    """The moves by class name, and the reason for each layer of both models that they settle."""
 
     moves: tuple[Move, ...] = ()
     source: dict[str, str] = field(default_factory=dict)
@@ -214,7 +194,7 @@ class ClassPlan:
 
 
 def class_plan(source: Side, target: Side, *, strict: bool) -> ClassPlan:
-    """Which rows go where."""
+    """Plan which class rows to copy."""
     old, new = _checked_layers(source, strict), _checked_layers(target, strict)
     if not old or not new:
         return ClassPlan()
@@ -227,19 +207,18 @@ def class_plan(source: Side, target: Side, *, strict: bool) -> ClassPlan:
 
 def _checked_layers(side: Side, strict: bool) -> list[str]:
     if len(set(side.classes)) < len(side.classes):
-        raise TransplantError(f"classes {list(side.classes)} name a class twice; give each once.")
+        raise TransplantError(f"classes={list(side.classes)} has duplicates; name each class once.")
     found = _class_layers(side.model, side.anatomy, len(side.classes))
     if strict and not found:
         raise TransplantError(
-            f"classes= gives {len(side.classes)} names, but no last layer of "
-            f"{type(side.model).__name__} has {len(side.classes)} outputs. Give the names of all "
-            "classes in the order of the outputs: classes=(old_names, new_names)."
+            f"classes= has {len(side.classes)} names, but no last layer of "
+            f"{type(side.model).__name__} has as many outputs. Pass the names of all classes in "
+            "the order of the outputs: classes=(old_names, new_names)."
         )
     return found
 
 
 def _settled(model: nn.Module, paths: Sequence[str], why: str) -> dict[str, str]:
-    """All layers at and below the paths, with the reason."""
     return {
         inner: why
         for path in paths
@@ -272,10 +251,10 @@ def _planned(source: Side, target: Side, pairs: Sequence[tuple[str, str]]) -> Cl
 
 
 def _counts(old: nn.Module, path: str, new: nn.Module, goal: str) -> list[Move]:
-    """Scalars such as `num_batches_tracked` go as they are."""
+    """Scalars such as `num_batches_tracked` are copied unchanged."""
     ours, theirs = (own_buffers(m.get_submodule(p)) for m, p in ((old, path), (new, goal)))
     return [
-        Move(join(goal, name), (join(path, name),), "its layer goes by class")
+        Move(join(goal, name), (join(path, name),), "part of a layer that is matched by class")
         for name, count in ours.items()
         if count is not None and count.ndim == 0 and theirs.get(name) is not None
     ]
@@ -286,22 +265,19 @@ def _reason(old: Sequence[str], new: Sequence[str]) -> str:
         return "same classes"
     both = [c for c in new if c in old]
     if not both:
-        return f"no class in common: {first_few(old)} there, {first_few(new)} here"
+        return f"no common class: {first_few(old)} in the source, {first_few(new)} in the target"
     fresh, gone = [c for c in new if c not in old], [c for c in old if c not in new]
     return (
         f"classes by name: {first_few(both)}"
         + (f"; new: {first_few(fresh)}" if fresh else "")
-        + (f"; no place for: {first_few(gone)}" if gone else "")
+        + (f"; removed: {first_few(gone)}" if gone else "")
     )
 
 
 def _by_tensor(
     old: nn.Module, new: nn.Module, wanted: Mapping[Slot, Slot], reason: str
 ) -> Iterator[Move]:
-    """The wanted rows for each tensor of the target that holds classes.
-
-    Where all rows of one tensor keep their order, the tensor goes as a whole.
-    """
+    """The wanted rows of each tensor of the target; all rows in order are one whole tensor."""
     by_tensor: dict[str, list[Row]] = {}
     for (tensor, at), (name, row) in wanted.items():
         by_tensor.setdefault(tensor, []).append(Row(at, name, row))
@@ -318,19 +294,18 @@ def _by_tensor(
 def _why_not(
     old: nn.Module, new: nn.Module, ours: dict[str, Slots], theirs: dict[str, Slots]
 ) -> str:
-    """Why no rows can go from one layer to the other; empty if they can."""
     if not ours or not theirs:
         return "its weight has no row for each class"
     for kind in [k for k in theirs if k in ours]:
         there = tuple(_tensor(old, ours[kind][0][0]).shape[1:])
         here = tuple(_tensor(new, theirs[kind][0][0]).shape[1:])
         if here != there:
-            return f"a class has numbers {there} in the source, {here} in the target"
+            return f"a class row has shape {there} in the source, {here} in the target"
     return ""
 
 
 def _slots(model: nn.Module, path: str) -> dict[str, Slots]:
-    """For each kind of tensor of a layer ("weight", "bias") where the row of each class stands."""
+    """For each kind of tensor of a layer ("weight", "bias") the tensor and row of each class."""
     layer = model.get_submodule(path)
     parts = [(join(path, n), p) for n, p in layer.named_children()]
     if not isinstance(layer, ConcatLinear):
@@ -348,7 +323,7 @@ def _slots(model: nn.Module, path: str) -> dict[str, Slots]:
 
 
 def _class_layers(model: nn.Module, anatomy: Anatomy, n: int) -> list[str]:
-    """The layers that have a row for each class: classifiers, and norms of their outputs."""
+    """The layers with a row for each class: classifiers, and norms of their outputs."""
     paths = list(classifier_layers(model, anatomy, n_out=n))
     modules = dict(model.named_modules(remove_duplicate=False))
     ran = [path for path in anatomy.layers if path in modules]
@@ -358,7 +333,6 @@ def _class_layers(model: nn.Module, anatomy: Anatomy, n: int) -> list[str]:
 
 
 def _width(module: nn.Module) -> int:
-    """Numbers in the vectors of a norm or a scale; 0 where it has none."""
     return max((len(t) for t in own_tensors(module).values() if t.ndim == 1), default=0)
 
 

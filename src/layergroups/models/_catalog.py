@@ -1,7 +1,7 @@
-"""Models of torchvision and timm under one naming, with what their weights expect of an image.
+"""Load torchvision and timm models by one naming scheme, with the input that their weights expect.
 
-A name is "torchvision:resnet18" or "timm:resnet18.a1_in1k". A plain "resnet18" is looked for in
-torchvision first and then in timm.
+A name is "torchvision:resnet18" or "timm:resnet18.a1_in1k". A plain "resnet18" is searched in
+torchvision first, then in timm.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _names(library: str) -> list[str]:
 
 
 def resolve(arch: object) -> tuple[str, str]:
-    """The library and the plain name of a name or a model function."""
+    """Library and plain name of an architecture, which is a name or a model function."""
     if callable(arch):
         return _resolve_function(arch)
     if not isinstance(arch, str):
@@ -84,13 +84,12 @@ def resolve(arch: object) -> tuple[str, str]:
     prefix, plain = arch.split(":", 1) if ":" in arch else ("", arch)
     if prefix == "module":
         raise UnknownArchitectureError(
-            f"{arch!r} was a module of one's own, which cannot be made from its name. Make the "
-            "module and give that instead."
+            f"{arch!r} names a custom module, which cannot be created by name. Pass the module."
         )
     if prefix not in ("", *_LIBRARIES):
         raise UnknownArchitectureError(
-            f"{arch!r}: there is no library {prefix!r}. The prefixes are "
-            f'"torchvision:" and "timm:", as in {_EXAMPLE}.{_near(plain)}'
+            f'{arch!r}: unknown library {prefix!r}. Use "torchvision:" or "timm:", as in '
+            f"{_EXAMPLE}.{_near(plain)}"
         )
     for library, known in (("torchvision", _in_torchvision), ("timm", _in_timm)):
         if prefix in ("", library) and (found := known(plain)):
@@ -112,7 +111,7 @@ def _resolve_function(function: Callable[..., object]) -> tuple[str, str]:
         return "timm", name
     raise UnknownArchitectureError(
         f"{name or function!r} is not a registered model function of torchvision or timm for image "
-        f"classification. Call it yourself and give the module: {name or 'function'}(...). "
+        f"classification. Call it yourself and pass the module: {name or 'function'}(...). "
         f"Or give a name: {_EXAMPLE}."
     )
 
@@ -144,7 +143,7 @@ def _in_timm(name: str) -> str | None:
     if name in deprecated:
         current: str | None = deprecated[name]
         if current:
-            _log.warning("timm calls %s now %s", name, current)
+            _log.warning("timm has renamed %s to %s", name, current)
         return current
     if not name or ":" in name or not timm.is_model(name):
         return None
@@ -160,7 +159,6 @@ def _in_timm(name: str) -> str | None:
 
 
 def _near(name: str) -> str:
-    """Near names of both libraries, and how to list all, as sentences."""
     known: dict[str, list[str]] = {}
     for library in _LIBRARIES:
         for plain in _names(library):
@@ -175,16 +173,16 @@ def _near(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedModel:
-    """A model and what must be known of it to use it, and to make it again.
+    """A model, and what is needed to use it and to create it again.
 
     Attributes:
-        model: the whole network, with its old classifier.
+        model: the whole network, with its original classifier.
         name: always with its library, "torchvision:resnet18"; "module:ClassName" for a module.
-        input: the images that its weights expect.
-        pretrained: whether it holds trained weights; of a module, what the caller said.
-        weights: where the weights come from, in words.
+        input: the images that the weights expect.
+        pretrained: whether the weights are trained; for a module, what the caller passed.
+        weights: description of where the weights come from.
         kwargs: further arguments of its factory, JSON-ready: `load_model(name, pretrained=False,
-            **kwargs)` makes the same network again.
+            **kwargs)` creates the same network.
     """
 
     model: nn.Module
@@ -202,29 +200,29 @@ def load_model(
     weights: str | Path | Enum | None = None,
     **kwargs: Any,
 ) -> LoadedModel:
-    """Make a network of torchvision or timm, with pretrained weights, or take a module as it is.
+    """Create a network of torchvision or timm, with pretrained weights, or wrap a module.
 
     Args:
         arch: a name such as "torchvision:resnet18", "timm:resnet18" or "timm:resnet18.a1_in1k"; a
-            plain name is looked for in torchvision first and then in timm. Or a model function of
-            the two libraries (`torchvision.models.resnet18`), or any `nn.Module`.
-        pretrained: take the library's default weights, from its cache or its hub. A module is not
-            changed by it.
+            plain name is searched in torchvision first, then in timm. Or a model function of
+            either library (`torchvision.models.resnet18`), or any `nn.Module`.
+        pretrained: load the library's default weights, from its cache or its hub. Does not change
+            a module.
         weights: a file with the weights, instead of a download: `.safetensors`, `.pth`, `.pt` or
-            `.bin`. It must fit but for the classifier. Or an entry of torchvision, such as
+            `.bin`. All but the classifier must fit. Or a weights enum of torchvision, such as
             `ResNet50_Weights.IMAGENET1K_V1`. `pretrained` is then ignored.
-        **kwargs: further arguments of the library's factory, such as img_size=160 for a vision
-            transformer of timm; JSON-ready values.
+        **kwargs: further JSON-ready arguments of the library's factory, such as img_size=160 for a
+            vision transformer of timm.
 
     Returns:
-        The model with its name, its input and where its weights come from. torchvision's googlenet
-        and inception_v3 come without auxiliary classifiers, and always with `transform_input`, as
-        their pretrained weights need.
+        The model with its name, input and source of weights. torchvision's googlenet and
+        inception_v3 have no auxiliary classifiers, and always `transform_input`, which their
+        pretrained weights need.
 
     Raises:
         UnknownArchitectureError: no library knows the name; the message lists similar ones.
-        WeightsError: the weights cannot be had, or do not fit.
-        ModelError: the factory refuses the arguments.
+        WeightsError: the weights are not available, or do not fit.
+        ModelError: the factory rejects the arguments.
     """
     if isinstance(arch, nn.Module):
         return _take_module(arch, pretrained, weights, kwargs)
@@ -259,15 +257,15 @@ def _take_module(
 ) -> LoadedModel:
     if kwargs:
         raise ModelError(
-            f"A module is made already, so {', '.join(kwargs)} cannot be given to its factory. "
-            "Make the module with these arguments, or give a name instead of the module."
+            f"A module takes no factory arguments ({', '.join(kwargs)}). Create the module with "
+            "them, or pass a name instead."
         )
-    words = load_weights_file(module, weights) if weights is not None else "as the module was given"
+    words = load_weights_file(module, weights) if weights is not None else "those of the module"
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config:
         spec = _timm_input(module, config, {})
     else:
-        spec = InputSpec(source="ImageNet defaults (not known for a module of one's own)")
+        spec = InputSpec(source="ImageNet defaults (unknown for a custom module)")
     return LoadedModel(
         model=module,
         name=f"module:{type(module).__name__}",
@@ -278,22 +276,20 @@ def _take_module(
 
 
 def _json_ready(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments to be recorded, as they come back from JSON."""
-    kept = {key: value for key, value in kwargs.items() if key not in _RUNTIME_ONLY}
+    lasting = {key: value for key, value in kwargs.items() if key not in _RUNTIME_ONLY}
     try:
-        recorded: dict[str, Any] = json.loads(json.dumps(kept))
+        recorded: dict[str, Any] = json.loads(json.dumps(lasting))
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"{name}: the arguments {kept} cannot be written as JSON ({error}), so the network "
-            "could not be made again when it is loaded. Give plain numbers, strings and lists; or "
-            "make the module yourself and give that."
+            f"{name}: the arguments {lasting} cannot be written as JSON ({error}), which an export "
+            "needs. Pass plain numbers, strings and lists; or create the module and pass that."
         ) from error
     return recorded
 
 
 @contextlib.contextmanager
 def _making(request: _Request) -> Iterator[None]:
-    """Turn the errors of a library's factory into those of this library; stdout stays free."""
+    """Translate the errors of a library's factory; keep its output off stdout."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torch.hub announces downloads on stdout
             yield
@@ -302,7 +298,7 @@ def _making(request: _Request) -> Iterator[None]:
             raise downloads.unavailable(request.full, f"could not be fetched ({error})") from error
         if request.recorded:
             given = ", ".join(f"{key}={value!r}" for key, value in request.recorded.items())
-            raise ModelError(f"{request.full} cannot be made with {given}: {error}") from error
+            raise ModelError(f"{request.full} cannot be created with {given}: {error}") from error
         if request.fetch:
             raise WeightsError(
                 f"The pretrained weights of {request.full} cannot be loaded: {error}. If a file in "
@@ -314,8 +310,7 @@ def _making(request: _Request) -> Iterator[None]:
 def _finish(
     request: _Request, model: nn.Module, spec: InputSpec, convert: Converter | None
 ) -> LoadedModel:
-    """The made model with the weights of a file, if one was given, and with all that is known."""
-    words = spec.source if request.fetch else "none, a random start"
+    words = spec.source if request.fetch else "none (random initialisation)"
     if request.weights is not None:
         words = load_weights_file(model, request.weights, convert=convert)
         spec = replace(spec, source=f"{spec.source} (assumed for {words})")
@@ -335,7 +330,7 @@ def _make_torchvision(request: _Request) -> LoadedModel:
     known = models.get_model_weights(request.name)
     default = known.DEFAULT if request.entry is None else request.entry
     if not isinstance(default, known):
-        raise WeightsError(f"{default} are not weights of {request.full}: {known.DEFAULT} are.")
+        raise WeightsError(f"{default} does not fit {request.full}; {known.DEFAULT} does.")
     with_auxiliary = request.name in _WITH_AUXILIARY
     kwargs = _auxiliary_arguments(request) if with_auxiliary else request.kwargs
     if request.fetch:
@@ -368,11 +363,11 @@ def _torchvision_input(default: Any, kwargs: Mapping[str, Any]) -> InputSpec:
 
 
 def _auxiliary_arguments(request: _Request) -> dict[str, Any]:
-    """Arguments that make googlenet and inception_v3 one function, pretrained or not."""
+    """Arguments with which googlenet and inception_v3 compute the same, pretrained or not."""
     if request.kwargs.get("aux_logits"):
         raise ModelError(
-            f"{request.full} with aux_logits=True gives several outputs in training, which is not "
-            "supported. Leave aux_logits out: the auxiliary classifiers are then dropped."
+            f"{request.full} with aux_logits=True has several outputs in training, which is not "
+            "supported. Leave aux_logits out to drop the auxiliary classifiers."
         )
     rest = {key: value for key, value in request.kwargs.items() if key != "aux_logits"}
     init = request.weights is None
@@ -381,7 +376,7 @@ def _auxiliary_arguments(request: _Request) -> dict[str, Any]:
 
 
 def _drop_auxiliary(model: nn.Module) -> None:
-    """Without its auxiliary classifiers the network gives one tensor, also in training."""
+    """Without auxiliary classifiers the network returns one tensor, also in training."""
     setattr(model, "aux_logits", False)  # noqa: B010 - of no declared type
     for name in _AUXILIARY:
         if isinstance(getattr(model, name, None), nn.Module):
@@ -389,7 +384,6 @@ def _drop_auxiliary(model: nn.Module) -> None:
 
 
 def _torchvision_names(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Names of torchvision's published files as its models have them today."""
     return {
         _OLD_DENSENET.sub(r"\1", name): tensor
         for name, tensor in tensors.items()
@@ -402,8 +396,8 @@ def _make_timm(request: _Request) -> LoadedModel:
 
     if request.entry is not None:
         raise WeightsError(
-            f"{request.entry} are weights of torchvision, not of {request.full}. Weights of timm "
-            'are named by a tag of the architecture: "timm:resnet18.a1_in1k".'
+            f"{request.entry} belongs to torchvision, not to {request.full}. timm selects weights "
+            'by a tag of the architecture: "timm:resnet18.a1_in1k".'
         )
     overlay: dict[str, Any] = {}
     if request.fetch:
@@ -419,7 +413,6 @@ def _make_timm(request: _Request) -> LoadedModel:
 def _timm_input(
     model: nn.Module, config: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> InputSpec:
-    """What timm's `pretrained_cfg` says of images, for the size and channels of this model."""
     size = kwargs.get("img_size") or config.get("input_size", (3, 224, 224))[-2:]
     height, width = (size, size) if isinstance(size, int) else size
     default = InputSpec()
@@ -427,8 +420,8 @@ def _timm_input(
     source = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
     channels = getattr(model, "in_chans", None) or kwargs.get("in_chans", len(mean))
     if channels != len(mean):
-        mean, std = ((sum(figures) / len(figures),) * channels for figures in (mean, std))
-        source += " (figures averaged over its channels)"
+        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
+        source += " (statistics averaged over its channels)"
     return InputSpec(
         size=(height, width),
         mean=mean,
@@ -440,10 +433,7 @@ def _timm_input(
 
 
 def _timm_converter(name: str) -> Converter | None:
-    """Conversion of published files by timm itself, if it has one for this model.
-
-    It renames the entries of an original release and resizes position embeddings.
-    """
+    """The converter of published files that timm has for this model, if any."""
     import timm
 
     home: ModuleType | None = sys.modules.get(timm.model_entrypoint(name).__module__)

@@ -1,7 +1,4 @@
-"""Where the body of a network ends: a plan, read from the dataflow or given by hand.
-
-Cut a body from a network, measure its features, put a new head on: `Sequential(body, head)`.
-"""
+"""Cut the body from a network, where the dataflow shows its end, and attach a new head."""
 
 from __future__ import annotations
 
@@ -51,13 +48,13 @@ class Cut:
 
     Attributes:
         kind: "chain": the body is a `Sequential` of `children`. "whole": the body is the network
-            itself with `removed` taken out. "reset": likewise, by the network's own
-            `reset_classifier`. "by hand": as the caller's `cut` says.
-        children: names of the network's children that make up a chain.
-        removed: paths of modules that are taken out and hold parameters, the old classifier first.
-        reason: why it is cut there.
-        path: of the module before which it is cut by hand, if that is inside a child.
-        idle: paths of modules that stay in the body but do not run without what was removed.
+            without `removed`. "reset": likewise, by the network's own `reset_classifier`.
+            "by hand": the caller's `cut`.
+        children: names of the network's children in a chain.
+        removed: paths of the removed modules with parameters, the classifier first.
+        reason: why the body ends there.
+        path: of the first module to leave out, if the caller's cut is inside a child.
+        idle: paths of modules that stay in the body but no longer run.
     """
 
     kind: str
@@ -73,23 +70,23 @@ class Cut:
 
     def __str__(self) -> str:
         if self.kind in ("whole", "reset"):
-            taken = f" without {', '.join(self.removed)}" if self.removed else ""
-            return f"the body is the whole network{taken}: {self.reason}"
+            without = f" without {', '.join(self.removed)}" if self.removed else ""
+            return f"the body is the whole network{without}: {self.reason}"
         span = self.children[0] + (f" … {self.children[-1]}" if len(self.children) > 1 else "")
-        taken = f"; taken out: {', '.join(self.removed)}" if self.removed else ""
-        return f"the body is {span}{taken}: {self.reason}"
+        removed = f"; removed: {', '.join(self.removed)}" if self.removed else ""
+        return f"the body is {span}{removed}: {self.reason}"
 
 
 def _plan(network: nn.Module, found: Trace) -> Cut:
     """Decide how to cut a body so that no pretrained layer is bypassed.
 
     A plain chain of children is cut before its pooling (or before linear layers that read a
-    flattened map, which fit one image size only). Anything else keeps its own forward and loses
-    its classifier alone.
+    flattened map, which fit one image size only). Any other network keeps its forward and loses
+    only its classifier.
     """
     flow = Flow(found)
     if not found.outputs or not flow.is_vector(found.outputs[0]):
-        return Cut("whole", (), (), "its output is a map or a row of tokens, not classes")
+        return Cut("whole", (), (), "its output is a map or tokens, not classes")
     head = find_head(flow)
     if not head.present:
         return Cut("whole", (), (), f"it has no classifier ({head.reason})")
@@ -100,9 +97,7 @@ def _plan(network: nn.Module, found: Trace) -> Cut:
             names = [n for o in flow.trace.ops if o.time >= op.time for n in o.parameters]
             gone = list(dict.fromkeys(map(parent, names)))
             return Cut("chain", children, tuple(reversed(gone)), reason)
-    return _without_classifiers(
-        network, head, "its own forward runs, so that nothing before is bypassed"
-    )
+    return _without_classifiers(network, head, "its own forward runs, so no layer is bypassed")
 
 
 def _without_classifiers(network: nn.Module, head: Head, reason: str) -> Cut:
@@ -111,7 +106,7 @@ def _without_classifiers(network: nn.Module, head: Head, reason: str) -> Cut:
 
 
 def _ends_of_map(flow: Flow, head: Head) -> tuple[list[Op], str]:
-    """Operations from which on nothing pretrained is worth keeping, earliest first."""
+    """Operations after which no pretrained layer is worth keeping, earliest first."""
     ops = flow.trace.ops
     if len(head.classifiers) > 1:
         return [], ""
@@ -138,13 +133,12 @@ def _reads_flattened_map(flow: Flow, op: Op) -> bool:
 
 
 def _before(flow: Flow, op: Op) -> Op | None:
-    """The operation whose result is all that an operation reads, if it has no parameters."""
+    """The only producer of an operation's input, if it has no parameters."""
     before = flow.producer(op.reads[0]) if len(op.reads) == 1 else None
     return None if before is None or before.parameters else before
 
 
 def _with_pools(flow: Flow, op: Op) -> list[Op]:
-    """An operation, and before it the poolings and copies that lead to it."""
     found = [op]
     while (before := _before(flow, found[0])) and before.name in _POOLS + _COPIES:
         found.insert(0, before)
@@ -152,7 +146,7 @@ def _with_pools(flow: Flow, op: Op) -> list[Op]:
 
 
 def _plain_mean_before(flow: Flow, classifier: Op) -> Op | None:
-    """The global average that feeds a classifier, if nothing but views and copies lies between."""
+    """The global average that feeds a classifier directly, or through views and copies."""
     mean = _before(flow, classifier)
     while mean is not None and mean.name in _COPIES:
         mean = _before(flow, mean)
@@ -164,10 +158,7 @@ def _plain_mean_before(flow: Flow, classifier: Op) -> Op | None:
 
 
 def _chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
-    """Names of the children that run, one after the other, before an operation; () if no chain.
-
-    It is a chain if the network itself does nothing between its children and calls each once.
-    """
+    """Children that run before an operation; () unless the network only calls each in turn."""
     children = {name for name, _ in network.named_children()}
     calls = [c for c in flow.trace.calls if c.path in children]
     end = next((c.start for c in calls if c.start <= op.time < c.end), op.time)
@@ -187,12 +178,12 @@ class Assembled:
 
     Attributes:
         model: `Sequential(body, head)`.
-        cut: how the body was cut from the network.
-        features: number of channels, or of features, that the body gives.
-        pooled: whether the body gives one vector an image, so that the head has no pooling.
+        cut: how the body was cut.
+        features: number of channels or features of the body's output.
+        pooled: whether the body returns one vector per image, so the head has no pooling.
         network: class of the original network.
-        input: what the body's weights expect of an image.
-        example: an input of the model, zeros of shape (2, C, H, W).
+        input: the images that the body's weights expect.
+        example: an example input, zeros of shape (2, C, H, W).
     """
 
     model: nn.Sequential
@@ -204,9 +195,9 @@ class Assembled:
     example: Tensor
 
     def layer_groups(self, split: Split = "auto") -> LayerGroups:
-        """The layer groups of the model; its last child is known to be the head.
+        """The layer groups of the model; its last child is the head.
 
-        A list of paths may name modules as the original network does, "layer2" for "0.layer2".
+        A list of paths may use the names of the original network, "layer2" for "0.layer2".
         """
         if isinstance(split, (list, tuple)):
             paths = dict(self.model.named_modules())
@@ -217,10 +208,10 @@ class Assembled:
 
 
 class TokensAsMap(nn.Module):
-    """Shows tokens (N, T, C) to a pooling head as a map (N, C, T, 1)."""
+    """Reshape tokens (N, T, C) to a map (N, C, T, 1) for a pooling head."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (N, T, C) in, a map (N, C, T, 1) out."""
+        """Reshape (N, T, C) to (N, C, T, 1)."""
         return x.transpose(1, 2).unsqueeze(-1)
 
 
@@ -233,29 +224,29 @@ def assemble(
     custom_head: nn.Module | None = None,
     **options: Unpack[HeadOptions],
 ) -> Assembled:
-    """Put a new head on the body of a network.
+    """Attach a new head to the body of a network.
 
-    The network stays as it is; the body shares its layers, see `create_body`.
+    The network does not change; the body shares its layers, see `create_body`.
 
     Args:
-        loaded: the network, with what its weights expect.
-        n_out: classes, or numbers, that the head gives.
-        size: side, or height and width, in pixels of the images that will come.
-        cut: where the body ends, if not where the dataflow shows: an index into the children
+        loaded: the network and the input that its weights expect.
+        n_out: number of outputs: classes or targets.
+        size: side, or height and width, of the images, in pixels.
+        cut: where the body ends, instead of where the dataflow shows: an index into the children
             (`cut=-2` leaves the last two out), the path of the first module to leave out, or a
             function from the network to a body.
-        custom_head: a head instead of `create_head`'s; it takes what the body gives.
+        custom_head: replaces the head of `create_head`; its input is the body's output.
         **options: of the head, see `create_head`.
 
     Raises:
-        CutError: the body cannot be cut there, or does not give one tensor of features.
+        CutError: the body cannot be cut there, or does not return one tensor of features.
         InputSizeError: the network cannot take images of this size.
     """
     example = _images(loaded.input.channels, size)
     body, planned, shape = _cut_body(loaded, example, cut)
     lost = planned.removed[1:] + planned.idle
     if lost:
-        log.warning("replaced together with the old classifier: %s", ", ".join(lost))
+        log.warning("removed together with the classifier: %s", ", ".join(lost))
     pooled, features = len(shape) == 2, shape[-1] if len(shape) == 3 else shape[1]
     head = custom_head
     if head is None:
@@ -281,18 +272,18 @@ def create_body(
     size: int | tuple[int, int] = 224,
     example_input: Tensor | None = None,
 ) -> nn.Module:
-    """The body of a network: what is left when its classifier is taken out.
+    """The body of a network: everything but its classifier.
 
-    The network stays as it is, classifier included. The body is a new container of the same
-    layers, so both share their weights: training one trains the other. For weights of its own,
-    give a copy: `create_body(copy.deepcopy(network))`.
+    The network does not change. The body is a new container of the same layers, so both share
+    their weights: training one trains the other. For separate weights, pass a copy:
+    `create_body(copy.deepcopy(network))`.
 
     Args:
         network: a network for images.
         cut: see `assemble`.
-        size: side, or height and width, in pixels of the images that will come.
-        example_input: images (N, C, H, W) as the network takes them, instead of `size`; where it is
-            left out, the number of channels is found by running the network.
+        size: side, or height and width, of the images, in pixels.
+        example_input: images (N, C, H, W), instead of `size`. Without it, the number of channels
+            is found by running the network.
 
     Raises:
         CutError: the body cannot be cut there.
@@ -312,14 +303,14 @@ def _images(channels: int, size: int | tuple[int, int]) -> Tensor:
 
 
 def _images_that_run(network: nn.Module, size: int | tuple[int, int]) -> Tensor:
-    """Images of three channels, or of as many as some convolution of the network takes."""
+    """Images of three channels, or of as many as one of the convolutions takes."""
     convolutions = [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
     tried = [_images(channels, size) for channels in dict.fromkeys([3, *convolutions])]
     return next((images for images in tried if _runs(network, images)), tried[0])
 
 
 def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
-    """The body that a cut describes; it shares its layers with the network, which stays as it is.
+    """Apply a cut: the body shares its layers with the network, which does not change.
 
     Raises:
         CutError: the network has no such children or modules.
@@ -327,8 +318,7 @@ def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
     if cut.kind == "whole":
         return _without(network, cut.removed)
     if cut.kind == "reset":
-        # a copy of all modules that shares the tensors: what a network's own function changes is
-        # not known
+        # copy all modules but share the tensors: reset_classifier may change any of the modules
         tensors = [*network.parameters(), *network.buffers()]
         body: Any = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
         body.reset_classifier(0)
@@ -338,12 +328,12 @@ def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
     children = dict(network.named_children())
     missing = [name for name in cut.children if name not in children]
     if missing:
-        raise CutError(f"there is no child {', '.join(missing)}; {_children(network)}.")
+        raise CutError(f"no child is named {', '.join(missing)}; {_children(network)}.")
     return nn.Sequential(OrderedDict((name, children[name]) for name in cut.children))
 
 
 def _without(network: nn.Module, removed: Sequence[str]) -> nn.Module:
-    """The network in new containers, an Identity in the place of each removed module."""
+    """The network in new containers, with an Identity in place of each removed module."""
     for path in removed:
         _check_removable(network, path)
     gone = {network.get_submodule(path) for path in removed}
@@ -362,7 +352,7 @@ def _without(network: nn.Module, removed: Sequence[str]) -> nn.Module:
 
 
 def _new_container(module: nn.Module) -> nn.Module:
-    """A second module of the same parameters and children, as DataParallel makes its replicas."""
+    """A shallow copy that shares parameters and children, like the replicas of DataParallel."""
     copied = object.__new__(type(module))
     own = vars(nn.Module())  # children, parameters, buffers and hooks are registered in these
     for name, value in vars(module).items():
@@ -379,17 +369,15 @@ def _check_removable(network: nn.Module, path: str) -> None:
     whole = not any(layer.children()) or isinstance(layer, ConcatLinear)
     if not path or not (whole or hasattr(layer, "parametrizations")):
         raise CutError(
-            f"the classifier of {type(network).__name__} is not a layer of its own but part of "
-            f"{path or 'the network'} ({type(layer).__name__}), so it cannot be taken out by "
-            f"itself. Say where the body ends, cut={path!r} or a function: "
-            "cut=lambda network: network.features"
+            f"the classifier of {type(network).__name__} is not a separate layer but part of "
+            f"{path or 'the network'} ({type(layer).__name__}). Choose where the body ends: "
+            f"cut={path!r}, or a function, cut=lambda network: network.features"
         )
 
 
 def _cut_body(
     loaded: LoadedModel, example: Tensor, cut: CutGiven | None
 ) -> tuple[nn.Module, Cut, tuple[int, ...]]:
-    """The body, how it was cut, and the shape of what it gives for the example."""
     network = loaded.model
     if cut is not None:
         body, planned = _by_hand(network, cut)
@@ -404,7 +392,7 @@ def _cut_body(
                 now = _trace_body(body, example, planned)
             return body, planned, _feature_shape(now, planned)
         planned = _without_classifiers(
-            network, find_head(Flow(found)), "its children do more than run one after the other"
+            network, find_head(Flow(found)), "its children do not run as a plain chain"
         )
     body, planned, now = _whole(network, planned, example)
     planned = replace(planned, idle=_idle(planned.removed, found, now))
@@ -412,11 +400,7 @@ def _cut_body(
 
 
 def _whole(network: nn.Module, planned: Cut, example: Tensor) -> tuple[nn.Module, Cut, Trace]:
-    """The network without its classifier, how that was done, and what a run of it shows.
-
-    Where an Identity in its place does not do (several classifiers that take different features),
-    the network is asked to take it out itself, as timm's networks can.
-    """
+    """Remove the classifier, by an Identity or else by the network's own `reset_classifier`."""
     try:
         body = apply_cut(network, planned)
         now = _trace_body(body, example, planned)
@@ -433,10 +417,10 @@ def _whole(network: nn.Module, planned: Cut, example: Tensor) -> tuple[nn.Module
 def _plan_at_full_size(
     loaded: LoadedModel, found: Trace, example: Tensor
 ) -> tuple[Cut, Trace, Tensor]:
-    """A plan for the cut, with the run that it was read from and that run's input.
+    """A plan for the cut, its trace, and the input of that trace.
 
-    On small images the last map may be a single pixel, which looks like a vector; then the plan is
-    read from a run at the size that the weights were made for.
+    On small images the last map may be a single pixel, which looks like a vector. Then the network
+    is traced at the size that its weights were trained with.
     """
     planned = _plan(loaded.model, found)
     full = _images(example.shape[1], loaded.input.size)
@@ -452,14 +436,13 @@ def _plan_at_full_size(
 
 
 def _idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
-    """What else no longer runs without the removed modules: nothing goes in silence."""
     inside = tuple(f"{path}." for path in removed)
     lost = [n for n in before.first_use if n not in now.first_use and not n.startswith(inside)]
     return tuple(dict.fromkeys(parent(n) or n for n in lost))
 
 
 def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
-    """The trace of a chain if it runs the network's operations on the same weights, else None."""
+    """The trace of a chain if it runs the same operations on the same weights, else None."""
     try:
         theirs = trace(body, example)
     except AnatomyError:
@@ -477,7 +460,7 @@ def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
         side = "×".join(map(str, example.shape[2:]))
         if not sizes:
             raise
-        hint = f"it takes {', '.join(map(str, sizes))}: give size={sizes[-1]} to the data"
+        hint = f"it takes {', '.join(map(str, sizes))}: pass size={sizes[-1]} to the data"
         if loaded.name.startswith("timm:"):
             hint += f", or img_size={example.shape[2]} to the learner if the architecture has it"
         raise InputSizeError(
@@ -497,8 +480,8 @@ def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> Trace:
         return trace(body, example)
     except AnatomyError as error:
         raise CutError(
-            f"the body cannot run: {planned}; {_children(body)}. Without cut= the end of the body "
-            f"is found by running the network; cut=-1 leaves out the last child. Cause: {error}"
+            f"the body cannot run: {planned}; {_children(body)}. Leave cut= out to find the end by "
+            f"a dry run, or try cut=-1, all but the last child. Cause: {error}"
         ) from error
 
 
@@ -506,9 +489,8 @@ def _feature_shape(found: Trace, planned: Cut) -> tuple[int, ...]:
     shape = output_shape(found)
     if len(shape) not in (2, 3, 4) or shape[0] != Flow(found).batch:
         raise CutError(
-            f"the body gives a tensor of shape {shape}, not (N, features), (N, tokens, features) "
-            f"or (N, channels, height, width): {planned}. Give a function that ends with one of "
-            f"these, cut=lambda network: …"
+            f"the body returns a tensor of shape {shape}, not (N, features), (N, tokens, features) "
+            f"or (N, channels, height, width): {planned}. Pass a function: cut=lambda network: …"
         )
     return shape
 
@@ -517,15 +499,15 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
     if callable(cut):
         made = cut(network)
         inside = tuple(name for name, _ in made.named_children())
-        return made, Cut("by hand", inside or (type(made).__name__,), (), "a function says so")
+        return made, Cut("by hand", inside or (type(made).__name__,), (), "given by a function")
     if isinstance(cut, str) and "." in cut:
         body = _body_before(network, cut)
         inside = tuple(name for name, _ in body.named_children())
-        return body, Cut("by hand", inside, (), f"cut={cut!r} says so", path=cut)
+        return body, Cut("by hand", inside, (), f"given by cut={cut!r}", path=cut)
     if isinstance(cut, bool) or not isinstance(cut, (int, str)):
         raise CutError(
-            f"cut={cut!r} is not a place in {type(network).__name__}; {_children(network)}. Give "
-            "the number or the name of a child, a path, or a function: cut=-1"
+            f"cut={cut!r} is not a place in {type(network).__name__}; {_children(network)}. Pass "
+            "the index or name of a child, a path, or a function: cut=-1"
         )
     names = [name for name, _ in network.named_children()]
     index = _index_of(network, cut) if isinstance(cut, str) else cut
@@ -533,25 +515,25 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
     if not kept or (len(kept) == len(names) and index != len(names)):
         raise CutError(
             f"cut={index} leaves nothing of {type(network).__name__}; {_children(network)}. "
-            "cut=-1 keeps all but the last, cut=1 the first alone"
+            "cut=-1 keeps all but the last, cut=1 only the first"
         )
     rest = [
         n for n in names[index:] if next(network.get_submodule(n).parameters(), None) is not None
     ]
-    planned = Cut("by hand", tuple(kept), tuple(rest), f"cut={index} says so")
+    planned = Cut("by hand", tuple(kept), tuple(rest), f"given by cut={index}")
     return apply_cut(network, planned), planned
 
 
 def _body_before(network: nn.Module, path: str) -> nn.Sequential:
-    """What runs before the module at a path, in a chain of children and of their children."""
+    """The modules before a path, which may lead into nested Sequentials."""
     name, _, rest = path.partition(".")
     kept = list(network.named_children())[: _index_of(network, name)]
     if rest:
         inner = network.get_submodule(name)
         if not isinstance(inner, nn.Sequential):
             raise CutError(
-                f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be cut in "
-                f"two. Give a function that makes the body, cut=lambda network: …"
+                f"cut inside {name!r}, a {type(inner).__name__}: only a Sequential can be split. "
+                "Pass a function that returns the body: cut=lambda network: …"
             )
         part = _body_before(inner, rest)
         kept += [(name, part)] if len(part) else []
@@ -562,8 +544,8 @@ def _index_of(network: nn.Module, name: str) -> int:
     names = [child for child, _ in network.named_children()]
     if name not in names:
         raise CutError(
-            f"cut={name!r}: no child has this name; {_children(network)}. Give the name or the "
-            "index of the first child to leave out"
+            f"cut={name!r}: no child has this name; {_children(network)}. Pass the name or index "
+            "of the first child to leave out"
         )
     return names.index(name)
 

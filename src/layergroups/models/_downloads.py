@@ -1,8 +1,8 @@
-"""Pretrained weights from the model hubs: taken from a cache, or refused within seconds.
+"""Check that pretrained weights are in a cache, or that their hub answers, within seconds.
 
-The libraries' own loaders do the downloading. Left alone they wait long before they tell that there
-is no network (huggingface_hub tries twelve times, in 46 seconds). Here one short question is asked
-first, and only where the weights are not in the cache yet.
+The libraries' own loaders download the weights, but without a network they take long to fail
+(huggingface_hub retries twelve times, in 46 seconds). One short request comes first, and only for
+weights that are not in the cache.
 """
 
 from __future__ import annotations
@@ -17,30 +17,25 @@ import torch
 
 from layergroups.errors import WeightsError
 
-PATIENCE = 5.0
-
-
-"""Seconds that a hub has to answer."""
-
-
+PATIENCE = 5.0  # seconds until a hub must answer
 _NETWORK_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "requests"}
 
 
 def check_torchvision(name: str, url: str) -> None:
-    """See that the weights at `url` are in torch's cache, or that their host answers."""
+    """Check that the weights at `url` are in torch's cache, or that their host answers."""
     if torch_cache_file(url).is_file():
         return
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "layergroups"})
     try:
         urllib.request.urlopen(request, timeout=PATIENCE).close()
     except urllib.error.HTTPError as error:
-        error.close()  # the host answered; its loader will say what is wrong
+        error.close()  # the host answered; the loader will report what is wrong
     except OSError as error:
         raise _unreachable(name, url, error) from error
 
 
 def timm_overlay(name: str, config: Any, cache_dir: str | None = None) -> dict[str, Any]:
-    """Where timm shall take pretrained weights from, if not as it would by itself."""
+    """Overrides of timm's source of pretrained weights; empty for its default."""
     if config is None or not (config.hf_hub_id or config.url):
         raise unavailable(name, "have never been published by timm")
     if not config.hf_hub_id:
@@ -56,17 +51,17 @@ def timm_overlay(name: str, config: Any, cache_dir: str | None = None) -> dict[s
 
 
 def unavailable(name: str, story: str) -> WeightsError:
-    """The error that says why pretrained weights are not to be had, and which calls work."""
+    """The error for unavailable pretrained weights, with the calls that work."""
     file = name.partition(":")[2]
     return WeightsError(
         f"The pretrained weights of {name} {story}.\nThe same call works with\n"
-        f'  weights="{file}.safetensors"  for a file of yours (.safetensors, .pth, .pt, .bin)\n'
-        "  pretrained=False  to start from noise, which needs far more photos and epochs"
+        f'  weights="{file}.safetensors"  for a local file (.safetensors, .pth, .pt, .bin)\n'
+        "  pretrained=False  for random initial weights, which need far more images and epochs"
     )
 
 
 def is_download_error(error: BaseException) -> bool:
-    """Whether an error of a library's loader tells that a download failed."""
+    """Whether an error of a library's loader means that a download failed."""
     if isinstance(error, RuntimeError):
         return "invalid hash value" in str(error)
     package = type(error).__module__.partition(".")[0]
@@ -74,19 +69,18 @@ def is_download_error(error: BaseException) -> bool:
 
 
 def torch_cache_file(url: str) -> Path:
-    """Where torch.hub keeps the file of this address."""
+    """The path of a URL's file in the cache of torch.hub."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def _unreachable(name: str, url: str, cause: BaseException) -> WeightsError:
     reason = str(cause).strip().split("\n")[0].rstrip(".") or type(cause).__name__
     return unavailable(
-        name, f"are not in the cache of this machine, and {url} could not be reached ({reason})"
+        name, f"are not in the local cache, and {url} could not be reached ({reason})"
     )
 
 
 def _hub_cache_file(config: Any, cache_dir: str | None) -> Path | None:
-    """The weights file in the cache of the Hugging Face hub, if it is there."""
     from huggingface_hub import try_to_load_from_cache
 
     repo, _, revision = config.hf_hub_id.partition("@")
@@ -100,7 +94,6 @@ def _hub_cache_file(config: Any, cache_dir: str | None) -> Path | None:
 
 
 def _hub_filenames(config: Any) -> tuple[str, ...]:
-    """The names under which timm looks for weights, the first choice first."""
     name = config.hf_hub_filename or "pytorch_model.bin"
     safe = {
         "pytorch_model.bin": "model.safetensors",
@@ -110,7 +103,7 @@ def _hub_filenames(config: Any) -> tuple[str, ...]:
 
 
 def _check_hub(name: str, config: Any) -> None:
-    """See that the Hugging Face hub answers; its own session knows proxies and offline mode."""
+    """Check that the Hugging Face hub answers; its session knows proxies and offline mode."""
     from huggingface_hub import get_session, hf_hub_url
 
     repo, _, revision = config.hf_hub_id.partition("@")
@@ -118,5 +111,5 @@ def _check_hub(name: str, config: Any) -> None:
     session = get_session()
     try:
         session.head(url, timeout=PATIENCE)
-    except Exception as error:  # of httpx, requests or huggingface_hub, by its version
+    except Exception as error:  # of httpx, requests or huggingface_hub, depending on its version
         raise _unreachable(name, url, error) from error

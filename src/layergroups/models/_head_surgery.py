@@ -1,4 +1,4 @@
-"""Change the head of a model that stays as it is otherwise, found by a dry run."""
+"""Replace, grow or shrink the classifiers of a model, which a dry run finds."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @contextmanager
 def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
-    """Put models back as they were if the block raises: modules, attributes, configs, flags.
+    """Restore models if the block raises: modules, attributes, configs, flags.
 
     Args:
-        *models: what is not a module is passed over.
-        values: also the values of weights and buffers, of which a copy is needed for that.
+        *models: objects other than modules are ignored.
+        values: restore the values of weights and buffers too, which needs a copy of them.
     """
     modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
     configs = [m.config for m in modules if hasattr(getattr(m, "config", None), "__dict__")]
@@ -53,24 +53,24 @@ def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
 
 
 def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
-    """Exchange the final classifiers of a model for new ones with other outputs, in place.
+    """Replace the final classifiers of a model by new ones with `n_out` outputs, in place.
 
-    Works on any model whose classifier a dry run finds, those of transformers too, whose
-    `config.num_labels` and `num_labels` follow. Layer groups of the model follow by themselves. The
-    new layers start as torch initialises them, on the device and of the type of the old ones.
+    Works on any model whose classifier a dry run finds, including models of transformers, whose
+    `config.num_labels` and `num_labels` are updated. Layer groups update automatically. The new
+    layers have torch's default initialisation, and the device and dtype of the old ones.
 
     Args:
         model: any module; it is changed.
-        n_out: outputs of the new classifiers: classes, or numbers.
+        n_out: outputs of the new classifiers: classes or targets.
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments;
-            where it is left out, one is made from what the model tells of itself.
+            default is an input derived from the model's config.
 
     Returns:
-        The paths of the layers that were exchanged.
+        The paths of the replaced layers.
 
     Raises:
         ModelError: no classifier was found, it is not a linear layer or a convolution, or the
-            model counts on its old number of outputs. The model is then as it was.
+            model relies on its old number of outputs. The model is then unchanged.
         AnatomyError: the model cannot be run.
     """
     _check_count(n_out)
@@ -80,15 +80,14 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
 
 
 def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
-    """Give the final classifiers of a model more outputs, in place; the old outputs stay bit equal.
+    """Add outputs to the final classifiers of a model, in place; old outputs stay bit-identical.
 
-    The old layer stays in the model, the same object with the same parameters, so an optimizer
-    keeps what it remembers of them. A new layer for the further classes is put beside it, and
-    `ConcatLinear` joins the outputs: `fc.weight` becomes `fc.0.weight`, the new rows are
-    `fc.1.weight`. A single wider layer would not keep the promise, for the matrix product of
-    another width rounds otherwise. The new rows start as torch initialises them. A classifier that
-    is tied to an embedding stays tied. Groups, `replace_head`, `shrink_head` and a further
-    `grow_head` take the grown layer as one.
+    The old layer stays in the model with the same parameters, so their optimizer state stays valid.
+    A `ConcatLinear` joins its outputs with those of a new layer: `fc.weight` becomes `fc.0.weight`,
+    the new rows are `fc.1.weight`. A single wider layer would not do, because a matrix product of a
+    different width rounds differently. The new rows have torch's default initialisation. A
+    classifier that is tied to an embedding stays tied. Layer groups, `replace_head`, `shrink_head`
+    and further calls of `grow_head` treat the grown layer as one.
 
     Args:
         model: any module; it is changed.
@@ -96,11 +95,11 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
         example_input: as in `replace_head`.
 
     Returns:
-        The paths of the layers that were grown.
+        The paths of the grown layers.
 
     Raises:
         ModelError: no classifier was found, it has `n_out` outputs or more already, or the model
-            does not call it as a layer. The model is then as it was.
+            does not call it as a layer. The model is then unchanged.
         AnatomyError: the model cannot be run.
     """
     _check_count(n_out)
@@ -108,9 +107,9 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
     for path, layer in found.items():
         if outputs_of(layer) >= n_out:
             raise ModelError(
-                f"grow_head: {path} has {outputs_of(layer)} outputs already, n_out={n_out} asks "
-                f"for no more. n_out counts all outputs, old and new: grow_head(model, "
-                f"{outputs_of(layer) + 1}). Fewer are shrink_head(model, {n_out})."
+                f"grow_head: {path} already has {outputs_of(layer)} outputs. n_out={n_out} counts "
+                f"old and new outputs: grow_head(model, {outputs_of(layer) + 1}). For fewer: "
+                f"shrink_head(model, {n_out})."
             )
     made = {path: _grown(layer, path, n_out) for path, layer in found.items()}
     old = range(min(map(outputs_of, found.values())))
@@ -120,24 +119,24 @@ def grow_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tup
 def shrink_head(
     model: nn.Module, keep: int | Sequence[int], *, example_input: Any = None
 ) -> tuple[str, ...]:
-    """Keep some outputs of the final classifiers of a model, or put them in another order.
+    """Keep some outputs of the final classifiers of a model, or reorder them, in place.
 
-    The kept outputs have the weights that they had, bit for bit. Where a grown head is cut back to
-    what it was before, the old layer itself comes back; in all other cases the layer and its
-    parameters are new objects, and an optimizer starts afresh for them.
+    The remaining outputs keep their weights, bit for bit. If a grown head shrinks to its earlier
+    size, the original layer is restored; otherwise the layer and its parameters are new objects,
+    without optimizer state.
 
     Args:
         model: any module; it is changed.
-        keep: how many outputs to keep, the first ones; or their indices in the wanted order:
-            `shrink_head(model, [2, 0])`. All indices in another order are a new order of classes.
+        keep: how many outputs to keep, the first ones; or their indices in the new order:
+            `shrink_head(model, [2, 0])`. All indices in a different order reorder the classes.
         example_input: as in `replace_head`.
 
     Returns:
-        The paths of the layers that were changed.
+        The paths of the changed layers.
 
     Raises:
-        ModelError: no classifier was found, `keep` does not fit it, or its outputs cannot be
-            chosen by rows of its weight. The model is then as it was.
+        ModelError: no classifier was found, `keep` does not fit it, or its outputs are not rows
+            of its weight. The model is then unchanged.
         AnatomyError: the model cannot be run.
     """
     found = _found(model, example_input, "nn.Sequential(model, nn.Linear(features, n))")
@@ -150,17 +149,17 @@ def shrink_head(
 def classifier_layers(
     model: nn.Module, anatomy: Anatomy | None = None, *, n_out: int | None = None
 ) -> dict[str, nn.Module]:
-    """The final classifiers of a model by path; a grown one counts as one layer.
+    """The final classifiers of a model by path; a grown classifier counts as one layer.
 
-    A dry run shows them by the flow of the data. A classifier whose weight is tied to an embedding
-    is found under its second name. Without a dry run they are those that timm names
-    (`pretrained_cfg["classifier"]`), or the last module registered that has parameters of its own.
+    A dry run finds them in the dataflow. A classifier whose weight is tied to an embedding is found
+    under its second name. Without a dry run they are those of timm's `pretrained_cfg`, or the last
+    registered module with direct parameters.
 
     Args:
         model: any module.
         anatomy: of a dry run of the model.
-        n_out: only those with so many outputs. Where the dry run shows none, it is the linear
-            layer or convolution that ran last, after which a norm may come.
+        n_out: only classifiers with this many outputs. If the dry run shows none, the linear
+            layer or convolution that ran last, which a norm may follow.
     """
     if anatomy is None:
         paths = _registered_classifiers(model)
@@ -200,7 +199,7 @@ def _registered_classifiers(model: nn.Module) -> list[str]:
 
 
 def _has(model: nn.Module, path: str) -> bool:
-    """False where the model was changed after the dry run."""
+    """False if the model was changed after the dry run."""
     try:
         model.get_submodule(path)
     except AttributeError:
@@ -209,7 +208,7 @@ def _has(model: nn.Module, path: str) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module multiplies by a weight: a linear layer, a convolution, or the like."""
+    """Whether a module multiplies by a weight, like a linear layer or a convolution."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim >= 2
 
@@ -218,8 +217,8 @@ def _found(model: nn.Module, example_input: Any, instead: str) -> dict[str, nn.M
     anatomy = read_anatomy(model, example_input)
     if not anatomy.classifiers:
         raise ModelError(
-            f"{type(model).__name__} has no classifier to replace ({anatomy.head_reason}). Put one "
-            f"on: {instead}"
+            f"{type(model).__name__} has no classifier to replace ({anatomy.head_reason}). Add "
+            f"one: {instead}"
         )
     found = classifier_layers(unwrap(model), anatomy)
     for path, layer in found.items():
@@ -237,9 +236,9 @@ def _exchange_all(
     example_input: Any,
     kept: Sequence[int] = (),
 ) -> tuple[str, ...]:
-    """Put new classifiers in, all or none: afterwards the model runs, and runs each new layer.
+    """Insert new classifiers, all or none, and check that the model runs and calls each of them.
 
-    `kept` are the old outputs that are the first of the new ones.
+    `kept` are the indices of the old outputs, which come first in the new layers.
     """
     cause: AnatomyError | None = None
     ran: set[str] = set()
@@ -257,8 +256,8 @@ def _exchange_all(
             if cause is not None or grown:
                 raise ModelError(
                     f"{type(model).__name__} does not run with {n_out} outputs at {path}: it uses "
-                    "the weight of the layer without calling it, or has the number of outputs "
-                    "written elsewhere. It is as it was. replace_head(model, n) makes a new layer."
+                    "the weight without calling the layer, or stores the number of outputs "
+                    "elsewhere. It is unchanged. replace_head(model, n) creates a new layer."
                 ) from cause
     _warn_of_ties(model, old, made)
     return tuple(made)
@@ -267,7 +266,6 @@ def _exchange_all(
 def _warn_of_ties(
     model: nn.Module, old: Mapping[str, nn.Module], new: Mapping[str, nn.Module]
 ) -> None:
-    """Say which of the old classifiers have a weight that is still in the model."""
     names: dict[int, list[str]] = {}
     for name, parameter in unwrap(model).named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -276,7 +274,7 @@ def _warn_of_ties(
         for parameter in layer.parameters():
             others = [n for n in names.get(id(parameter), ()) if not is_within(n, path)]
             if others and id(parameter) not in staying:
-                log.warning("%s was tied to %s; the new one is not", path, others[0])
+                log.warning("%s was tied to %s; the new layer is not", path, others[0])
 
 
 def _grown(layer: nn.Module, path: str, n_out: int) -> ConcatLinear:
@@ -288,26 +286,25 @@ def _grown(layer: nn.Module, path: str, n_out: int) -> ConcatLinear:
 
 
 def _kept(keep: int | Sequence[int], n: int, path: str) -> tuple[int, ...]:
-    """The indices to keep, checked against the number of outputs."""
     example = f"shrink_head(model, {max(n - 1, 1)}) or shrink_head(model, [0])"
     if isinstance(keep, int) and not isinstance(keep, bool):
         if not 1 <= keep < n:
             raise ModelError(
-                f"shrink_head: keep={keep}, but {path} has {n} outputs; right would be {example}."
+                f"shrink_head: keep={keep}, but {path} has {n} outputs; use {example}."
             )
         return tuple(range(keep))
     kept = tuple(keep) if isinstance(keep, (Sequence, range)) else ()
     plain = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < n for i in kept)
     if not kept or not plain or len(set(kept)) < len(kept):
         raise ModelError(
-            f"shrink_head: keep={keep!r} must be a number, or different indices from 0 to {n - 1} "
-            f"for the {n} outputs of {path}: {example}."
+            f"shrink_head: keep={keep!r} must be a number, or distinct indices from 0 to {n - 1} "
+            f"of the {n} outputs of {path}: {example}."
         )
     return kept
 
 
 def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
-    """A classifier with the chosen outputs: whole parts as they are, or else a new layer."""
+    """A classifier with the chosen outputs: the existing parts if they fit, else a new layer."""
     layer = model.get_submodule(path)
     parts = parts_of(layer)
     for n in range(1, len(parts) + 1):
@@ -326,7 +323,6 @@ def _chosen(model: nn.Module, path: str, kept: tuple[int, ...]) -> nn.Module:
 
 
 def _rows(layer: nn.Module, path: str) -> Tensor:
-    """The weight of a classifier, one row for each output."""
     weight: Any = layer.weight
     if _is_conv1d_of_transformers(layer):
         return weight.detach().T.contiguous()  # type: ignore[no-any-return] # a tensor
@@ -334,15 +330,14 @@ def _rows(layer: nn.Module, path: str) -> Tensor:
     in_groups = getattr(layer, "groups", 1) != 1
     if in_groups or (type(layer).forward not in known and not _is_plain(layer, path)):
         raise ModelError(
-            f"shrink_head: {path} is a {type(layer).__name__}, whose outputs are not simply rows "
-            "of its weight. Choose from its outputs instead, or put a plain layer in its place: "
-            "replace_head(model, n)."
+            f"shrink_head: the outputs of {path}, a {type(layer).__name__}, are not rows of its "
+            "weight. Index its outputs instead, or use a plain layer: replace_head(model, n)."
         )
     return weight.detach()  # type: ignore[no-any-return] # a tensor
 
 
 def _is_plain(layer: nn.Module, path: str) -> bool:
-    """Whether a layer with a forward of its own gives what a plain layer gives, on noise."""
+    """Whether a layer with a custom forward computes the same as a plain layer, on noise."""
     weight: Any = layer.weight
     plain = _like(layer, path, outputs_of(layer), device="meta")
     plain.weight = nn.Parameter(weight.detach())
@@ -357,7 +352,7 @@ def _is_plain(layer: nn.Module, path: str) -> bool:
 
 def _check_count(n_out: int) -> None:
     if not isinstance(n_out, int) or isinstance(n_out, bool) or n_out < 1:
-        raise ModelError(f"n_out={n_out}: a head gives at least one number")
+        raise ModelError(f"n_out={n_out!r} must be a whole number of at least 1.")
 
 
 def _is_layer(layer: nn.Module) -> bool:
@@ -366,13 +361,12 @@ def _is_layer(layer: nn.Module) -> bool:
 
 
 def _is_conv1d_of_transformers(layer: nn.Module) -> bool:
-    """A linear layer whose weight is (in, out)."""
+    """A linear layer whose weight has the shape (in, out)."""
     weight = getattr(layer, "weight", None)
     return type(layer).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _like(old: nn.Module, path: str, n_out: int, device: Any = None) -> nn.Module:
-    """A plain layer as the old one but for its outputs."""
     weight: Any = old.weight
     place: dict[str, Any] = {"device": device or weight.device, "dtype": weight.dtype}
     bias = getattr(old, "bias", None) is not None
@@ -391,19 +385,18 @@ def _like(old: nn.Module, path: str, n_out: int, device: Any = None) -> nn.Modul
 def _not_a_layer(old: nn.Module, path: str) -> ModelError:
     return ModelError(
         f"the classifier at {path or 'the root'} is a {type(old).__name__}, not a linear layer or "
-        f"a convolution below the root, so how a new one is made is not known. Set it yourself: "
-        f"model.set_submodule({path!r}, your_layer)"
+        f"convolution below the root. Replace it: model.set_submodule({path!r}, your_layer)"
     )
 
 
 def _update_labels(
     model: nn.Module, old: Mapping[str, nn.Module], n_out: int, kept: Sequence[int] = ()
 ) -> None:
-    """Models of transformers and timm hold their number of classes; some of them read it."""
+    """Update the number of classes that models of transformers and timm store; some read it."""
     model = unwrap(model)
     before = {outputs_of(layer) for layer in old.values()}
     config: Any = getattr(model, "config", None)
-    # a new head has nothing to do with the old number; a grown one must have been of that number
+    # a new head is independent of the old number; a grown head must have had that number
     if hasattr(config, "num_labels") and (not kept or config.num_labels in before):
         names = list((getattr(config, "id2label", None) or {}).values())
         config.num_labels = n_out

@@ -1,8 +1,7 @@
-"""Heads: the part of a network that answers the task, built after fastai's `create_head`.
+"""Heads, built like those of fastai's `create_head`, and their description as plain data.
 
-A head can be described as plain data and made again from it. Only the layers of `_LAYERS` are
-described or made: nothing is imported by name and nothing is unpickled, so a description from a
-stranger can build nothing else.
+A head can be rebuilt from its description. Only the layers of `_LAYERS` are supported: nothing is
+imported by name or unpickled, so an untrusted description cannot build anything else.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ from layergroups.errors import ModelError
 
 
 class SigmoidRange(nn.Module):
-    """Any number to one between two bounds, by a sigmoid: low + (high - low) * sigmoid(x).
+    """Map any number into a range, by a sigmoid: low + (high - low) * sigmoid(x).
 
-    A bound itself is never reached; choose bounds a little beyond the targets.
+    The bounds are never reached; choose them slightly beyond the targets.
 
     Shapes: (N, ...) in, float of the same shape out.
 
-    Source: fastai, `SigmoidRange` (Howard and others, Apache-2.0); written anew.
+    Source: fastai, `SigmoidRange` (Howard and others, Apache-2.0); reimplemented.
     """
 
     def __init__(self, low: float, high: float) -> None:
-        """Keep the bounds.
+        """Set the bounds.
 
         Raises:
-            ModelError: they are not two finite numbers in rising order.
+            ModelError: they are not two finite numbers in ascending order.
         """
         super().__init__()
         self.low, self.high = checked_range((low, high))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs (N, ...) to numbers between the bounds."""
+        """Map outputs (N, ...) to numbers between the bounds."""
         return torch.sigmoid(x.float()) * (self.high - self.low) + self.low
 
     def extra_repr(self) -> str:
@@ -50,10 +49,10 @@ class SigmoidRange(nn.Module):
 
 
 class TargetUnits(nn.Module):
-    """Numbers around 0 to numbers in the units of the targets: x * std + mean, for each output.
+    """Scale numbers around 0 to the units of the targets: x * std + mean, for each output.
 
-    What a head learns is then of the same size whether its targets are fractions or thousands, so
-    that one rate does for both. Mean and spread are buffers: they are saved and do not train.
+    One learning rate then fits targets of any scale. Mean and standard deviation are buffers: they
+    are saved and do not train.
 
     Shapes: (N, K) in, float (N, K) out.
     """
@@ -62,17 +61,17 @@ class TargetUnits(nn.Module):
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Keep mean and standard deviation of the targets, one of each for every output.
+        """Set mean and standard deviation of the targets, one of each for every output.
 
         Raises:
-            ModelError: they are not as many finite numbers each, or a deviation is not positive.
+            ModelError: they are not finite, differ in number, or a deviation is not positive.
         """
         super().__init__()
         pairs = [tuple(map(_finite, values)) for values in (mean, std)]
         if None in (*pairs[0], *pairs[1]) or len(pairs[0]) != len(pairs[1]) or not pairs[0]:
             raise ModelError(
-                f"TargetUnits: mean={mean!r} and std={std!r} must be as many finite numbers each, "
-                "one for every output, such as TargetUnits([0.4], [0.1])."
+                f"TargetUnits: mean={mean!r} and std={std!r} must each have one finite number for "
+                "every output, such as TargetUnits([0.4], [0.1])."
             )
         if min(value or 0.0 for value in pairs[1]) <= 0:
             raise ModelError(f"TargetUnits: std={std!r} must be above 0, such as [0.1].")
@@ -81,23 +80,23 @@ class TargetUnits(nn.Module):
 
     @classmethod
     def of(cls, targets: Tensor) -> TargetUnits:
-        """Measured on targets (N, K); a number that is always the same counts as of spread 1."""
+        """Computed from targets (N, K); a constant target gets a standard deviation of 1."""
         exact = targets.double()
         std = exact.std(dim=0, correction=0)
         std = torch.where(std > 1e-12 * (1 + exact.abs().amax(dim=0)), std, torch.ones_like(std))
         return cls(exact.mean(dim=0).tolist(), std.tolist())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs (N, K) to the units of the targets."""
+        """Scale outputs (N, K) to the units of the targets."""
         return x.float() * self.std + self.mean
 
     def extra_repr(self) -> str:
-        """How many outputs; their figures are weights, not structure."""
+        """The number of outputs; their statistics are weights, not structure."""
         return f"{len(self.mean)}"
 
 
 def resize_units(model: nn.Module, after: int, kept: Sequence[int] = ()) -> None:
-    """Let the `TargetUnits` of a model follow its head to another number of outputs, in place."""
+    """Resize the `TargetUnits` of a model to a new number of outputs, in place."""
     for module in model.modules():
         if isinstance(module, TargetUnits):
             index = torch.tensor(list(kept), dtype=torch.long, device=module.mean.device)
@@ -107,43 +106,37 @@ def resize_units(model: nn.Module, after: int, kept: Sequence[int] = ()) -> None
 
 
 def checked_range(y_range: Any) -> tuple[float, float]:
-    """Two bounds in rising order.
-
-    Raises:
-        ModelError: they are not.
-    """
+    """Check that `y_range` is two bounds in ascending order, else raise `ModelError`."""
     try:
         low, high = map(_finite, y_range)
     except (TypeError, ValueError):
         low = high = None
     if low is None or high is None or low >= high:
         raise ModelError(
-            f"y_range={y_range!r} must be two numbers, the lower one first: a little less than the "
-            "least target and a little more than the greatest, such as y_range=(0, 1.05)."
+            f"y_range={y_range!r} must be two numbers, the lower one first, slightly beyond the "
+            "smallest and the largest target, such as y_range=(0, 1.05)."
         )
     return low, high
 
 
 def _finite(value: Any) -> float | None:
-    """A finite number, or None."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if plain and math.isfinite(value) else None
 
 
 _HIDDEN = 512
-_QUIET = 0.01  # how much smaller the last weights begin where a layer for numbers follows
+_QUIET = 0.01  # factor on the last initial weights of a head for a regression
 
 
 class AdaptiveConcatPool2d(nn.Module):
-    """Global maximum and global average of each channel, side by side.
+    """Concatenated global max and average pooling.
 
-    The two pools are the children `ap` and `mp`, registered and run in that order. The output holds
-    the maxima first and the averages after them, which is fastai's order of channels, so that the
-    weights of a head trained there fit.
+    The pools are the children `ap` and `mp`, registered and run in that order. The output has the
+    maxima before the averages, like fastai's, so the weights of a head trained there fit.
 
     Shapes: (N, C, H, W) in, (N, 2 C, size, size) out.
 
-    Source: fastai, `AdaptiveConcatPool2d` (Howard and others, Apache-2.0); written anew.
+    Source: fastai, `AdaptiveConcatPool2d` (Howard and others, Apache-2.0); reimplemented.
     """
 
     def __init__(self, size: int | tuple[int, int] = 1) -> None:
@@ -189,23 +182,23 @@ def create_head(
 
     With the default arguments, nf=512 and n_out=2 it is AdaptiveConcatPool2d, Flatten,
     BatchNorm1d(1024), Dropout(0.25), Linear(1024, 512), ReLU, BatchNorm1d(512), Dropout(0.5),
-    Linear(512, 2). Every linear layer has a bias, as in fastai 1 (fastai 2 leaves it out after a
-    batch norm). Linear weights start Kaiming-normal, biases at zero; the last ones a hundredth of
-    that where `y_range` or `units` is given, so that the first outputs are near the middle.
+    Linear(512, 2). Every linear layer has a bias, as in fastai 1 (fastai 2 omits it after a batch
+    norm). Linear weights are Kaiming-normal, biases zero; with `y_range` or `units` the last
+    weights are a hundredth of that, so the first outputs are near the middle of the range.
 
     Args:
-        nf: channels that the body gives, before a concat pool doubles them.
+        nf: channels of the body's output, before a concat pool doubles them.
         n_out: outputs, such as the number of classes.
         lin_ftrs: sizes of the hidden linear layers; None is one layer of 512, [] is none.
-        ps: dropout before each linear layer: one number for the last (the earlier ones get half of
-            it), or one number for each. A dropout of 0 is left out.
+        ps: dropout before each linear layer: one rate for the last (the earlier ones get half of
+            it), or one rate for each. A dropout of 0 is omitted.
         pool: begin with a pool and Flatten, for features (N, nf, H, W); False for features (N, nf).
-        concat_pool: pool by maximum and average, which doubles the features; False: average alone.
+        concat_pool: pool by maximum and average, which doubles the features; False: average only.
         bn_final: end with a batch norm of momentum 0.01 on the outputs.
         first_bn: a batch norm in the first block.
-        lin_first: within a block the linear layer and its ReLU stand before norm and dropout.
-        y_range: for numbers: end with a `SigmoidRange` between these bounds.
-        units: for numbers: end with this layer, which brings them to the size of the targets.
+        lin_first: put the linear layer and ReLU of a block before its norm and dropout.
+        y_range: for a regression: end with a `SigmoidRange` between these bounds.
+        units: for a regression: end with this layer, which scales outputs to the targets' units.
 
     Returns:
         The head: (N, nf, H, W), or (N, nf) without pool, in; (N, n_out) out.
@@ -259,18 +252,17 @@ def _norm_and_dropout(features: int, rate: float, *, norm: bool) -> list[nn.Modu
 def _output_layer(
     n_out: int, y_range: tuple[float, float] | None, units: TargetUnits | None
 ) -> list[nn.Module]:
-    """What brings the numbers to the size of the targets, if anything does."""
     if y_range is not None and units is not None:
-        raise ModelError("create_head: give y_range=, which bounds the numbers, or units=.")
+        raise ModelError("create_head: pass y_range=, which bounds the outputs, or units=.")
     if units is not None and not isinstance(units, TargetUnits):
         raise ModelError(
-            f"create_head: units= is a {type(units).__name__}. Right would be "
-            "units=TargetUnits.of(targets), with targets (N, n_out)."
+            f"create_head: units= is a {type(units).__name__}, not "
+            "TargetUnits.of(targets) of targets (N, n_out)."
         )
     if units is not None and len(units.mean) != n_out:
         raise ModelError(
-            f"create_head: units= are of {len(units.mean)} numbers, but the head gives {n_out}. "
-            "Right would be units=TargetUnits.of(targets), with targets (N, n_out)."
+            f"create_head: units= has {len(units.mean)} outputs, the head {n_out}. Use "
+            "units=TargetUnits.of(targets) of targets (N, n_out)."
         )
     if y_range is not None:
         return [SigmoidRange(*checked_range(y_range))]
@@ -278,7 +270,7 @@ def _output_layer(
 
 
 def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
-    """Fresh weights; a quiet head begins near the middle of its numbers, not with noise around."""
+    """Initial weights; the first outputs of a quiet head are near the middle of their range."""
     linears = [layer for layer in head if isinstance(layer, nn.Linear)]
     for layer in linears:
         nn.init.kaiming_normal_(layer.weight)
@@ -289,7 +281,6 @@ def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
 
 
 def _hidden_sizes(lin_ftrs: object) -> list[int]:
-    """Sizes of the hidden layers; a list, even of one."""
     if lin_ftrs is None:
         return [_HIDDEN]
     if not isinstance(lin_ftrs, Sequence) or isinstance(lin_ftrs, str | bytes):
@@ -305,13 +296,12 @@ def _check_sizes(nf: int, n_out: int, hidden: list[int]) -> None:
     for name, value in named:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelError(
-                f"create_head: {name} must be a whole number of 1 or more, not {value!r}. "
-                "Right would be create_head(512, 10, lin_ftrs=[256])."
+                f"create_head: {name} must be a whole number of at least 1, not {value!r}: "
+                "create_head(512, 10, lin_ftrs=[256])."
             )
 
 
 def _dropout_rates(ps: float | Sequence[float], linears: int) -> list[float]:
-    """One dropout rate for each of the linear layers."""
     given = list(ps) if isinstance(ps, Sequence) else [ps]
     for rate in given:
         if not isinstance(rate, (int, float)) or not math.isfinite(rate) or not 0 <= rate < 1:
@@ -320,23 +310,23 @@ def _dropout_rates(ps: float | Sequence[float], linears: int) -> list[float]:
         return [given[0] / 2] * (linears - 1) + [float(given[0])]
     if len(given) != linears:
         raise ModelError(
-            f"create_head: ps has {len(given)} numbers, but the head has {linears} linear layers "
-            f"(lin_ftrs gives {linears - 1} hidden, and the last). Give one number, which the last "
-            f"layer takes and the others halve, or {linears}: ps={[0.25] * (linears - 1) + [0.5]}."
+            f"create_head: ps has {len(given)} rates, but the head has {linears} linear layers. "
+            f"Pass one rate, for the last layer (the others get half of it), or {linears}: "
+            f"ps={[0.25] * (linears - 1) + [0.5]}."
         )
     return [float(rate) for rate in given]
 
 
 class ConcatLinear(nn.ModuleList):
-    """Several linear layers or convolutions that read the same input; their outputs are joined.
+    """Several linear layers or convolutions on the same input, with concatenated outputs.
 
-    `grow_head` replaces a classifier by one of these. The old layer is the first part and runs as
-    before. A single wider layer with copied rows would not do: a matrix product of a different
-    width adds its terms in a different order, so the old outputs would differ in their last bits.
+    `grow_head` replaces a classifier by one of these, with the old layer as the first part. In a
+    single wider layer with copied rows the old outputs would differ in their last bits, because a
+    matrix product of a different width adds its terms in a different order.
 
     Args:
         layers: linear layers, or convolutions of the same stride.
-        dim: where the outputs are counted from the end: -1 for linear layers, -3 for `Conv2d`.
+        dim: the dimension of the outputs: -1 for linear layers, -3 for `Conv2d`.
     """
 
     def __init__(self, layers: Iterable[nn.Module], dim: int = -1) -> None:
@@ -345,37 +335,37 @@ class ConcatLinear(nn.ModuleList):
 
     @property
     def in_features(self) -> int:
-        """Numbers, or channels, that go into each part."""
+        """Input features, or channels, of each part."""
         return inputs_of(self[0])
 
     @property
     def out_features(self) -> int:
-        """Numbers, or channels, that come out of all parts together."""
+        """Output features, or channels, of all parts together."""
         return sum(outputs_of(part) for part in self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Join what the parts make of (..., in) to (..., out)."""
+        """Concatenate the outputs of the parts: (..., in) to (..., out)."""
         return torch.cat([part(x) for part in self], dim=self.dim)
 
 
 def parts_of(layer: nn.Module) -> list[nn.Module]:
-    """The layers that a classifier is made of; one that was never grown is its only part."""
+    """The layers of a classifier; just itself if it was never grown."""
     return list(layer) if isinstance(layer, ConcatLinear) else [layer]
 
 
 def whole_path(model: nn.Module, path: str) -> str:
-    """The path of a classifier: for a part of a grown one that of the whole."""
+    """The path of a classifier; for a part of a grown classifier that of the whole."""
     above = parent(path)
     return above if path and isinstance(model.get_submodule(above), ConcatLinear) else path
 
 
 def outputs_of(layer: nn.Module) -> int:
-    """How many numbers, or channels, come out of a linear layer or a convolution."""
+    """Number of output features, or channels, of a linear layer or a convolution."""
     return _size(layer, "out_features", "out_channels", 1)
 
 
 def inputs_of(layer: nn.Module) -> int:
-    """How many numbers, or channels, go into a linear layer or a convolution."""
+    """Number of input features, or channels, of a linear layer or a convolution."""
     return _size(layer, "in_features", "in_channels", 0)
 
 
@@ -400,7 +390,6 @@ _OLD_NAMES = {"SideBySide": "ConcatLinear"}
 
 
 def _fields(layer: str) -> tuple[str, ...]:
-    """The arguments of a layer that an attribute of the same name holds."""
     if layer in _HOLDERS:
         return _HOLDERS[layer]
     named = inspect.signature(_LAYERS[layer]).parameters.values()
@@ -409,18 +398,18 @@ def _fields(layer: str) -> tuple[str, ...]:
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
-    """A head as JSON-ready data, or None where it holds more than well-known plain layers.
+    """Describe a head as JSON-ready data; None if it has layers other than well-known plain ones.
 
-    Weights are not in it. The names of the children are, so that a state dict of the head fits the
-    one that `head_from_description` makes.
+    The description has no weights, but the names of the children, so a state dict of the head fits
+    the one that `head_from_description` builds.
 
     Args:
-        head: a `nn.Sequential` of plain layers and of further such `nn.Sequential`.
+        head: a `nn.Sequential` of plain layers, possibly nested.
 
     Returns:
         One dict for each child, such as {"name": "0", "layer": "Linear", "in_features": 512,
-        "out_features": 2, "bias": True}; or None, if `head` is not a `nn.Sequential` or if some
-        layer in it is not in the table, is used twice, or has other tensors than its kind has.
+        "out_features": 2, "bias": True}; or None, if `head` is not a `nn.Sequential`, or a layer
+        in it is not supported, is used twice, or has unusual tensors.
     """
     modules = [module for _, module in head.named_modules(remove_duplicate=False)]
     if type(head) is not nn.Sequential or len(set(map(id, modules))) < len(modules):
@@ -434,10 +423,10 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
 
 
 def head_from_description(layers: Sequence[Mapping[str, Any]]) -> nn.Sequential:
-    """The head that a description stands for, with fresh weights.
+    """Build the head of a description, with initial weights.
 
     Args:
-        layers: what `describe_head` returned, also after a trip through JSON.
+        layers: what `describe_head` returned, possibly converted to JSON and back.
 
     Returns:
         A `nn.Sequential` whose state dict has the names and shapes of the described head.
@@ -447,17 +436,17 @@ def head_from_description(layers: Sequence[Mapping[str, Any]]) -> nn.Sequential:
     """
     if isinstance(layers, (str, Mapping)) or not isinstance(layers, Sequence):
         raise ModelError(
-            f"The description of a head is a list of layers, not {type(layers).__name__}; "
-            "describe_head(head) makes one."
+            f"The description of a head is a list of layers, not {type(layers).__name__}: "
+            "describe_head(head)."
         )
     children = OrderedDict(_child(fields) for fields in layers)
     if len(children) < len(layers):
-        raise ModelError("The description of a head gives one name to two layers.")
+        raise ModelError("The description of a head has two layers of the same name.")
     try:
         return nn.Sequential(children)
     except KeyError as error:
         raise ModelError(
-            f"The description of a head has a layer of a wrong name: {error}"
+            f"The description of a head has a layer with an invalid name: {error}"
         ) from error
 
 
@@ -492,15 +481,14 @@ def _value(module: nn.Module, field: str) -> Any:
 
 
 def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
-    """The name and the module of one described layer."""
     if not isinstance(fields, Mapping) or not {"name", "layer"} <= set(fields):
-        raise ModelError(f'A described layer has a "name" and a "layer"; this one is {fields}.')
+        raise ModelError(f'A described layer needs a "name" and a "layer", unlike {fields}.')
     name = str(fields["name"])
     layer = fields["layer"] if isinstance(fields["layer"], str) else ""
     layer = _OLD_NAMES.get(layer, layer)
     if layer not in _LAYERS | _HOLDERS:
         raise ModelError(
-            f"A head cannot be made with a layer {fields['layer']!r}; known are "
+            f"A head cannot have the layer {fields['layer']!r}; supported are "
             f"{', '.join(sorted(_LAYERS | _HOLDERS))}."
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
@@ -513,20 +501,20 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
     except (KeyError, TypeError) as error:
         raise ModelError(
             f"The fields of {layer} are {', '.join(_fields(layer)) or 'none'}; "
-            f"the description gives {', '.join(values) or 'none'}."
+            f"the description has {', '.join(values) or 'none'}."
         ) from error
     try:
         return name, _LAYERS[layer](**values)
     except Exception as error:
-        raise ModelError(f"{layer} cannot be made with {values}: {error}") from error
+        raise ModelError(f"{layer} cannot be created with {values}: {error}") from error
 
 
 def _concat_linear(layers: nn.Sequential, dim: object) -> ConcatLinear:
     names = [name for name, _ in layers.named_children()]
     if not isinstance(dim, int) or not names or names != list(map(str, range(len(names)))):
         raise ModelError(
-            f"A described ConcatLinear has a dim such as -1 and layers named 0, 1 and so on; this "
-            f"one has dim={dim!r} and the layers {names}."
+            "A described ConcatLinear needs a dim such as -1 and layers named 0, 1 and so on, not "
+            f"dim={dim!r} and the layers {names}."
         )
     return ConcatLinear(layers, dim)
 

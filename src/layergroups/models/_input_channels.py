@@ -1,4 +1,4 @@
-"""Change how many channels of an image a model takes; its pretrained weights are adapted."""
+"""Change a model's number of input channels and adapt its pretrained weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _COUNTS = ("num_channels", "in_chans", "in_channels", "in_chan", "num_input_chan
 
 @dataclass(frozen=True)
 class InputChange:
-    """What `change_input_channels` did.
+    """The changes made by `change_input_channels`.
 
     Attributes:
         paths: the first layers, whose weights were adapted.
-        before: channels that the model took.
-        after: channels that it takes now.
-        how: how the new weights came from the old ones, in words.
+        before: number of input channels before.
+        after: number of input channels now.
+        how: description of how the new weights were computed.
     """
 
     paths: tuple[str, ...]
@@ -47,31 +47,30 @@ class InputChange:
 def change_input_channels(
     model: nn.Module, channels: int, *, example_input: Any = None
 ) -> InputChange:
-    """Let a model take images of another number of channels, in place, with adapted weights.
+    """Change the number of input channels of a model, in place, and adapt its weights.
 
-    The convolutions that read the image, patch embeddings too, are found by a dry run. Each stays
-    the same layer and gets a new weight: for one channel the sum over all channels, otherwise the
-    channels repeated in a cycle and scaled. The numbers of channels that models of transformers and
-    timm hold follow, and so do layer groups. An optimizer starts afresh for the new weight. The
-    statistics by which images are normalised belong to the data and do not follow.
+    A dry run finds the convolutions that read the image, including patch embeddings. Each gets a
+    new weight: for one channel the sum over all channels, otherwise the channels repeated in a
+    cycle and scaled. The numbers of channels that models of transformers and timm store are
+    updated, and so are layer groups. The new weight has no optimizer state. The statistics for
+    normalising images belong to the data and do not change.
 
     Args:
         model: any module; it is changed.
-        channels: how many the images have from now on, such as 1 or 4.
-        example_input: an input that the model takes now: a tensor (N, C, H, W), a tuple of
-            arguments or a dict of keyword arguments; if it is left out, one is made from what is
-            known of the model.
+        channels: the new number, such as 1 or 4.
+        example_input: an input of the model before the change: a tensor (N, C, H, W), a tuple of
+            arguments or a dict of keyword arguments; default is derived from the model's config.
 
     Returns:
-        Which layers were changed and how; with as many channels as before nothing is changed.
+        Which layers were changed and how; none if the number of channels is the same.
 
     Raises:
-        ModelError: the image does not enter by convolutions of its own channels, or the model
-            cannot run on the new ones; the model is as it was then.
+        ModelError: the image is not read by plain convolutions, or the model cannot run with the
+            new number of channels. The model is then unchanged.
         AnatomyError: the model cannot be run.
     """
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        raise ModelError(f"channels={channels!r}: an image has at least one, such as 1, 3 or 4")
+        raise ModelError(f"channels={channels!r} must be a number of channels, such as 1, 3 or 4.")
     model = unwrap(model)
     example, found = first_trace(model, example_input)
     paths, before = _entrances(model, found)
@@ -91,10 +90,10 @@ def change_input_channels(
             trace(model, wider)
         except AnatomyError as error:
             raise ModelError(
-                f"{type(model).__name__} cannot run on {channels} channels, though "
-                f"{', '.join(paths)} takes them: something else in it counts on {before}, such as "
-                "a normalisation of the input. Take that out first (googlenet and inception_v3: "
-                "model.transform_input = False), then call change_input_channels again."
+                f"{type(model).__name__} cannot run on {channels} channels, although "
+                f"{', '.join(paths)} can: another part relies on {before}, such as a normalisation "
+                "of the input. Remove that first (googlenet and inception_v3: "
+                "model.transform_input = False)."
             ) from error
         _update_timm(model, before, channels)
     summed = f"the weights of {before} channels summed"
@@ -105,15 +104,15 @@ def change_input_channels(
 
 
 def adapted_weight(weight: Tensor, channels: int) -> Tensor:
-    """The weight of a first convolution for another number of input channels.
+    """Adapt the weight of a first convolution to a new number of input channels.
 
-    For one channel the weights of all channels are summed, so that a grey image gives what it gave
-    as three equal channels. Otherwise the channels are repeated in a cycle and scaled by old / new,
-    so that sums keep their scale.
+    For one channel the weights of all channels are summed, so a grey image has the same output as
+    with three equal channels. Otherwise the channels are repeated in a cycle and scaled by
+    old / new, so sums keep their scale.
 
     Shapes: (out, old, ...) in, (out, channels, ...) out.
 
-    Source: timm, `adapt_input_conv` (Wightman, "PyTorch Image Models"); written anew.
+    Source: timm, `adapt_input_conv` (Wightman, "PyTorch Image Models"); reimplemented.
     """
     before = weight.shape[1]
     exact = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
@@ -124,26 +123,25 @@ def adapted_weight(weight: Tensor, channels: int) -> Tensor:
 
 
 def _entrances(model: nn.Module, found: Trace) -> tuple[tuple[str, ...], int]:
-    """Paths of the convolutions that the image enters, and how many channels it has."""
     ops = [op for op in found.ops if op.parameters and _images_read(op, found)]
     if not ops:
         raise ModelError(
             f"{type(model).__name__} takes no image: no layer with parameters reads an input of "
-            "three or more dimensions. Give example_input=, an input as the model takes it."
+            "three or more dimensions. Pass example_input=, an input of the model."
         )
     for op in ops:
         _check_entrance(model, op, found)
     counts = {op.read_shapes[op.reads.index(_images_read(op, found)[0])][1] for op in ops}
     if len(counts) > 1:
         raise ModelError(
-            f"{type(model).__name__} takes inputs of {sorted(counts)} channels; change the layers "
-            "of one yourself, or call change_input_channels on the part that takes it."
+            f"{type(model).__name__} takes inputs of {sorted(counts)} channels; call "
+            "change_input_channels on the part that takes one of them."
         )
     return tuple(dict.fromkeys(layer_of(_weight(op, found)) for op in ops)), counts.pop()
 
 
 def _images_read(op: Op, found: Trace) -> list[int]:
-    """The values that an operation reads which were made from inputs alone and look like images."""
+    """The values read by an operation that depend only on inputs and have an image's shape."""
     values = found.values
     return [
         v
@@ -153,7 +151,6 @@ def _images_read(op: Op, found: Trace) -> list[int]:
 
 
 def _weight(op: Op, found: Trace) -> str:
-    """Name of the parameter with the most dimensions that an operation uses."""
     return max(op.parameters, key=lambda name: len(found.shapes[name]))
 
 
@@ -163,7 +160,7 @@ def _check_entrance(model: nn.Module, op: Op, found: Trace) -> None:
     shape = op.read_shapes[op.reads.index(_images_read(op, found)[0])]
     cause = ""
     if op.name != "convolution":
-        cause = f"the operation {op.name}, so where its channels stand in the weight is not known"
+        cause = f"the operation {op.name}, whose channel dimension is unknown"
     elif not isinstance(own_parameters(layer).get("weight"), nn.Parameter):
         cause = "a convolution whose weight is computed from others"
     elif getattr(layer, "groups", 1) != 1:
@@ -176,22 +173,21 @@ def _check_entrance(model: nn.Module, op: Op, found: Trace) -> None:
         and len(v.shape) == len(shape)
         for v in found.values
     ):
-        cause = "a convolution that reads the image in another layout than it was given"
+        cause = "a convolution that reads it in a different layout than that of the input"
     if cause:
         raise ModelError(
-            f"the image enters {type(model).__name__} at {path or 'the root'} by {cause}. Replace "
-            f"the layer yourself: model.set_submodule({path!r}, your_layer)"
+            f"{type(model).__name__} reads the image at {path or 'the root'} by {cause}. Replace "
+            f"the layer: model.set_submodule({path!r}, your_layer)"
         )
 
 
 def _adapted(model: nn.Module, weight: nn.Parameter, channels: int) -> nn.Parameter:
-    """The new weight; it trains unless the user froze the old one (a frozen group may train)."""
+    """The new weight; it trains unless the user froze the old weight (a frozen group may train)."""
     trains = weight.requires_grad or any(weight is p for p in frozen_by_groups(model))
     return nn.Parameter(adapted_weight(weight, channels), requires_grad=trains)
 
 
 def _exchange(layer: Any, weight: nn.Parameter) -> None:
-    """Give a convolution another weight, and its other fields the values that go with it."""
     before, after = layer.weight.shape[1], weight.shape[1]
     layer.weight = weight
     layer.in_channels = after
@@ -202,10 +198,7 @@ def _exchange(layer: Any, weight: nn.Parameter) -> None:
 def _counts_of_channels(
     model: nn.Module, paths: tuple[str, ...], before: int
 ) -> Iterator[tuple[Any, str]]:
-    """Objects on the way to the first layers that know the number of channels, and its name there.
-
-    These are modules, such as a patch embedding that checks its input, and their configs.
-    """
+    """Modules above the first layers, and their configs, that store the number of channels."""
     seen: set[int] = set()
     for path in paths:
         steps = path.split(".")[:-1]
@@ -222,7 +215,7 @@ def _counts_of_channels(
 
 
 def _update_timm(model: nn.Module, before: int, after: int) -> None:
-    """Let the example input that is made from timm's description of the weights fit again."""
+    """Update the input size in timm's config, from which example inputs are derived."""
     for module in model.modules():
         for name in ("pretrained_cfg", "default_cfg"):
             described = module.__dict__.get(name)
@@ -232,7 +225,6 @@ def _update_timm(model: nn.Module, before: int, after: int) -> None:
 
 
 def _with_channels(tensor: Tensor, before: int, after: int) -> Tensor:
-    """Zeros in the place of an image, with the new number of channels; other inputs as they are."""
     if tensor.ndim < 3 or not tensor.is_floating_point() or tensor.shape[1] != before:
         return tensor
     return tensor.new_zeros(tensor.shape[0], after, *tensor.shape[2:])
@@ -241,19 +233,19 @@ def _with_channels(tensor: Tensor, before: int, after: int) -> Tensor:
 def with_channels(
     loaded: LoadedModel, channels: int, *, size: tuple[int, int]
 ) -> tuple[LoadedModel, InputChange | None]:
-    """The network for images of so many channels; its first convolution is changed if needed.
+    """Adapt a network to a number of channels; its first convolution changes only if needed.
 
     Args:
-        loaded: the network, which is changed in place, with what its weights expect.
-        channels: of the images that will come.
+        loaded: the network, which is changed in place, and the input that its weights expect.
+        channels: of the images.
         size: their height and width, in pixels.
 
     Returns:
-        The network with statistics for these channels, and what `change_input_channels` did; None
-        if the network takes so many channels already.
+        The network with statistics for these channels, and the result of `change_input_channels`,
+        or None if the network takes this many channels already.
 
     Raises:
-        ModelError: the network cannot be changed so.
+        ModelError: the network cannot be adapted.
         AnatomyError: it cannot be run.
     """
     if channels == loaded.input.channels:

@@ -1,7 +1,7 @@
-"""Weights from a file of one's own: read without pickled code, compared first, loaded whole.
+"""Load weights from a local file: read it without pickled code, compare it, then load all of it.
 
-A file is taken if every entry fits the model by name and shape, or if nothing but the classifier
-differs, which transfer learning replaces anyway. Everything else is refused with the differences.
+A file is accepted if every entry fits the model by name and shape, or if only the classifier
+differs, which transfer learning replaces anyway. Otherwise an error lists the differences.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _log = logging.getLogger("layergroups")
 
 
 class WeightsFile(NamedTuple):
-    """The tensors of a file, by name, and where in the file they were."""
+    """The tensors of a file by name, and a description of their source."""
 
     tensors: dict[str, Tensor]
     words: str
 
 
 class Misshape(NamedTuple):
-    """An entry that file and model both have, in two shapes."""
+    """An entry whose shape differs between file and model."""
 
     name: str
     in_file: tuple[int, ...]
@@ -50,19 +50,12 @@ class Misshape(NamedTuple):
 
 @dataclass(frozen=True)
 class Differences:
-    """How the entries of a file differ from those of a model.
+    """How the entries of a file differ from those of a model."""
 
-    Attributes:
-        missing: names that the model has and the file has not.
-        unexpected: names that the file has and the model has not.
-        misshaped: entries of both, in two shapes.
-        fitting: number of entries that fit.
-    """
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    missing: tuple[str, ...]  # in the file
+    unexpected: tuple[str, ...]  # in the file
     misshaped: tuple[Misshape, ...]
-    fitting: int
+    fitting: int  # number of entries
 
     def __len__(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
@@ -73,17 +66,17 @@ class Differences:
         return {entry.name for entry in self.misshaped} | set(self.unexpected)
 
     def lines(self) -> list[str]:
-        """For people: for each kind of difference how many there are, and the first names."""
+        """A line for each kind of difference: how many entries, and the first names."""
         shapes = [f"{n} (file {list(a)}, model {list(b)})" for n, a, b in self.misshaped]
         kinds = {
             "missing in the file": self.missing,
             "unknown to the model": self.unexpected,
-            "of another shape": shapes,
+            "of a different shape": shapes,
         }
         return [f"{len(n)} {kind}: {first_few(n, _SHOWN)}" for kind, n in kinds.items() if n]
 
     def outside(self, paths: tuple[str, ...]) -> Differences:
-        """The differences that lie in none of the modules at these paths."""
+        """The differences outside the modules at these paths."""
 
         def keep(name: str) -> bool:
             return not any(is_within(name, path) for path in paths)
@@ -97,13 +90,13 @@ class Differences:
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weights file at a path, where "~" is the home folder; it is not opened."""
+    """Check that a weights file exists, without opening it; "~" is the home folder."""
     file = path_of(path, WeightsError, 'weights="resnet18.pth"').expanduser()
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "does not exist"
         raise WeightsError(f"weights={str(path)!r}: {file.absolute()} {kind}. {_expected()}")
     if file.suffix.lower() not in WEIGHT_ENDINGS:
-        raise WeightsError(f"weights={str(path)!r}: this ending is not read. {_expected()}")
+        raise WeightsError(f"weights={str(path)!r}: unsupported file extension. {_expected()}")
     return file
 
 
@@ -111,15 +104,15 @@ def read_weights(path: str | Path) -> WeightsFile:
     """Read the tensors of a weights file to the CPU, without running any code in it.
 
     Args:
-        path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of `torch.save`. The common
-            wrappers ({"state_dict": ...}, {"model": ...} and their moving averages, which come
-            first) are opened.
+        path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of `torch.save`. Common
+            wrappers ({"state_dict": ...}, {"model": ...}) are opened; moving averages take
+            precedence.
 
     Returns:
-        The tensors by name, and a description for people.
+        The tensors by name, and a description of their source.
 
     Raises:
-        WeightsError: the file is absent, damaged, of another kind, or holds pickled code.
+        WeightsError: the file is missing, damaged, of a different kind, or holds pickled code.
     """
     file = find_weights(path)
     if file.suffix.lower() != ".safetensors":
@@ -128,11 +121,11 @@ def read_weights(path: str | Path) -> WeightsFile:
         return _unwrap(file, load_file(file))
     except (SafetensorError, OSError, ValueError) as error:
         reason = f"cannot be read as safetensors: {error}."
-        raise WeightsError(f"{file} {reason}{_look(file)}") from error
+        raise WeightsError(f"{file} {reason}{_content_hint(file)}") from error
 
 
 def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
-    """Names and shapes of a model's entries beside those of `tensors`; nothing is changed."""
+    """Compare names and shapes of a model's entries with those of `tensors`."""
     ours = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     missing = [name for name in ours if name not in tensors]
     unexpected = [name for name in tensors if name not in ours]
@@ -150,10 +143,10 @@ def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
 def load_weights_file(
     model: nn.Module, path: str | Path, *, convert: Converter | None = None
 ) -> str:
-    """Load a weights file into a model, in place; all of it, or all but the classifier.
+    """Load a weights file into a model, in place: everything, or everything but the classifier.
 
-    `convert` turns the tensors of an older or differently sized file into those of the model. Its
-    result is used only where it fits better.
+    `convert` adapts the tensors of an older or differently sized file. Its result is used only if
+    it fits better.
     """
     found = read_weights(path)
     tensors = _strip_prefixes(found.tensors, model)
@@ -165,7 +158,7 @@ def load_weights_file(
             after = _compare_file(model, candidate)
             if len(after) < len(differences):
                 tensors, differences = candidate, after
-        except Exception as error:  # a converter may meet files that it was not made for
+        except Exception as error:  # a converter may fail on files of other kinds
             problem = error
     classifier = tuple(classifier_layers(model))
     serious = differences.outside(classifier)
@@ -175,8 +168,8 @@ def load_weights_file(
     model.load_state_dict({k: v for k, v in tensors.items() if k not in unfit}, strict=False)
     if differences:
         _log.warning(
-            "%s: the classifier (%s) does not fit and was left out, as a new head replaces it; "
-            "all else is loaded",
+            "%s: loaded all but the classifier (%s), which does not fit and which a new head "
+            "replaces",
             found.words,
             ", ".join(classifier),
         )
@@ -192,8 +185,8 @@ def _compare_file(model: nn.Module, tensors: Mapping[str, Tensor]) -> Difference
 
 def _expected() -> str:
     return (
-        f"Expected is a file that ends in {', '.join(WEIGHT_ENDINGS)} and holds a state dict, "
-        "as torch.save(model.state_dict(), ...) or safetensors writes it."
+        f"Expected is a {', '.join(WEIGHT_ENDINGS)} file with a state dict, as written by "
+        "torch.save(model.state_dict(), ...) or safetensors."
     )
 
 
@@ -203,17 +196,17 @@ def _read_torch(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{file} is damaged, or holds pickled Python objects besides tensors (a whole model, "
-            "an optimizer, arguments); reading those could run any code, so it was not opened."
-            f"{_look(file)} If you trust its source, write its tensors to a plain file once, in "
-            "the environment that made it: torch.save(model.state_dict(), 'plain.pth')."
+            f"{file} is damaged, or holds pickled objects besides tensors, which could run any "
+            f"code, so it was not opened.{_content_hint(file)} If you trust its source, save only "
+            "its tensors where it was made: torch.save(model.state_dict(), 'plain.pth')."
         ) from error
     except Exception as error:
-        raise WeightsError(f"{file} cannot be read by torch: {error}.{_look(file)}") from error
+        raise WeightsError(
+            f"{file} cannot be read by torch: {error}.{_content_hint(file)}"
+        ) from error
 
 
-def _look(file: Path) -> str:
-    """What the first bytes of an unreadable file show, as a sentence."""
+def _content_hint(file: Path) -> str:
     with file.open("rb") as stream:
         start = stream.read(64).lstrip()
     if not start:
@@ -221,12 +214,11 @@ def _look(file: Path) -> str:
     if start.startswith(b"version https://git-lfs"):
         return " It is a Git LFS pointer, not the weights: run git lfs pull."
     if start.startswith(b"<"):
-        return " It is a web page: the download gave an error page instead of the weights."
+        return " It is a web page: the download returned an error page instead of the weights."
     return ""
 
 
 def _unwrap(file: Path, content: object) -> WeightsFile:
-    """Open the common wrappers until the state dict is found."""
     words = f"file {file.name}"
     while isinstance(content, Mapping):
         key = next((k for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
@@ -243,7 +235,7 @@ def _unwrap(file: Path, content: object) -> WeightsFile:
 
 
 def _strip_prefixes(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Take off the prefixes of wrappers (DataParallel, compile, Lightning) that all names share."""
+    """Remove the prefixes of wrappers (DataParallel, compile, Lightning) that all names share."""
     ours = list(model.state_dict())
     while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None):
         if any(name.startswith(prefix) for name in ours):
@@ -257,16 +249,16 @@ def _misfit(words: str, differences: Differences) -> str:
     total = known + len(differences.missing)
     if known * 2 < total:
         hint = (
-            "These look like weights of another architecture, or of the same one in another "
-            'library (try "timm:..." or "torchvision:..." before the name).'
+            "They look like weights of a different architecture, or of a different library (try "
+            'the prefix "timm:" or "torchvision:").'
         )
     elif differences.misshaped:
         hint = (
-            "The file is of a variant of this network (another width, depth or input size). Give "
-            "the architecture and the arguments with which its weights were made."
+            "They are of a variant of this network (width, depth or input size). Pass the "
+            "architecture and arguments that its weights were trained with."
         )
     else:
-        hint = "The file is not complete, or of another version of this network."
+        hint = "The file is incomplete, or of a different version of this network."
     listed = "\n".join(f"  {line}" for line in differences.lines())
     return (
         f"The weights of {words} do not fit: {differences.fitting} of the model's {total} entries "

@@ -157,7 +157,6 @@ def _heat(weighted: Tensor, size: torch.Size) -> Tensor:
 
 
 def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
-    """The last place from which something reaches the score."""
     twice = image.repeat(2, 1, 1, 1)
     found = list(_places(model, twice, anatomy))
     if not found:
@@ -178,7 +177,6 @@ def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
 
 
 def _places(model: nn.Module, images: Tensor, anatomy: Anatomy) -> Iterator[Place]:
-    """Places in the body that know where things are, in the order in which they run."""
     shapes = _shapes(model, images)
     pieces = {path for block in anatomy.body for path in block.modules if path}
     pieces = {p for p in pieces if not any(o != p and is_within(o, p) for o in pieces)}
@@ -216,11 +214,7 @@ def _with_first_norms(whole: Sequence[Place], within: Sequence[Place]) -> Iterat
 
 
 def _place(
-    path: str,
-    shape: tuple[int, ...],
-    n: int,
-    maps: Sequence[tuple[int, int]],
-    aspect: float,
+    path: str, shape: tuple[int, ...], n: int, maps: Sequence[tuple[int, int]], aspect: float
 ) -> Place | None:
     """The place that a module's output is, or None where it does not know where things are."""
     if len(shape) not in (3, 4) or shape[0] != n or is_vector(shape):
@@ -260,7 +254,6 @@ def _alike(ratio: float, aspect: float) -> bool:
 
 
 def _shapes(model: nn.Module, images: Tensor) -> list[tuple[str, tuple[int, ...]]]:
-    """The shape of what each module gives, in the order in which they end."""
     seen: list[tuple[str, tuple[int, ...]]] = []
 
     def note(path: str) -> Callable[..., None]:
@@ -324,7 +317,6 @@ def _scores(outputs: Any, n: int) -> Tensor:
 
 
 def _targets(target: int | Sequence[int] | Tensor | None, scores: Tensor) -> Tensor:
-    """The class of each image, int64 (N,)."""
     n, classes = scores.shape
     if target is None:
         return scores.detach().argmax(dim=1)
@@ -348,7 +340,6 @@ def _wrong_target(target: object, n: int, classes: int) -> str:
 
 @contextmanager
 def _hooked(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Forward hooks for the time of the block, called after all others."""
     handles = [module.register_forward_hook(hook) for module, hook in pairs]
     try:
         yield
@@ -379,7 +370,6 @@ def _checked(images: object) -> Tensor:
 
 
 def _like_weights(images: Tensor, model: nn.Module) -> Tensor:
-    """The images on the device of the model, and in its type where that is not float32."""
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is None:
         return images.detach().clone()
@@ -467,7 +457,6 @@ def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -
 
 
 def _number(target: object, names: tuple[str, ...], n: int) -> int:
-    """The number of a class that is given by name or by number."""
     if isinstance(target, str) and target in names:
         return names.index(target)
     if isinstance(target, Tensor) and target.numel() == 1:

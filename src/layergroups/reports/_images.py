@@ -58,7 +58,6 @@ def _taken(batch: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _picked(batches: Iterable[Any], positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """The items at the positions; goes no further than the last of them."""
     left, count = set(positions), 0
     images: dict[int, Tensor] = {}
     targets: dict[int, Tensor] = {}

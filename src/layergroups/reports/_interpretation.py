@@ -418,7 +418,6 @@ class Interpretation(SuggestsNames):
 
 
 def _check(of: Interpretation) -> None:
-    """Shapes must fit the task and each other."""
     if not isinstance(of.threshold, int | float) or not 0 <= of.threshold <= 1:
         raise LayerGroupsError(f"threshold={of.threshold!r} must be a probability, such as 0.5.")
     tensors = {"predictions": of.predictions, "targets": of.targets, "losses": of.losses}
@@ -442,7 +441,6 @@ def _check(of: Interpretation) -> None:
 
 
 def _short(path: Path | None) -> str:
-    """A file with its folder only."""
     return "" if path is None else "/".join(path.parts[-2:])
 
 

@@ -200,12 +200,8 @@ def _block_rows(groups: LayerGroups, left: dict[str, nn.Parameter]) -> list[Laye
 
 
 def _layer_rows(
-    groups: LayerGroups,
-    left: dict[str, nn.Parameter],
-    homes: dict[str, str],
-    example_input: Any,
+    groups: LayerGroups, left: dict[str, nn.Parameter], homes: dict[str, str], example_input: Any
 ) -> list[LayerRow]:
-    """Layers in the order in which they run first, each with what it gives then."""
     _, found = first_trace(groups.model, example_input)
     modules = dict(groups.model.named_modules())
     first = {call.path: call for call in reversed(found.calls)}

@@ -68,7 +68,6 @@ def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
 
 
 def _json(rows: Iterable[Row], *_: object) -> Iterator[str]:
-    """One list; a comma before each row but the first."""
     before = "[\n"
     for row in rows:
         yield before + _as_json(row)
@@ -89,7 +88,6 @@ def _as_json(row: Row) -> str:
 def _csv(
     rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], _: object
 ) -> Iterator[str]:
-    """A column for each output, in the order of the model's."""
     yield _csv_line(["photo", *kind.csv_columns(names)])
     for path, found in rows:
         yield _csv_line([path, *found.csv_cells()])

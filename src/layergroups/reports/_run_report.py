@@ -48,7 +48,6 @@ _WIDTH = 120
 
 
 def _run_tables(record: RunRecord) -> Group:
-    """All that the page shows in figures and words, in its order."""
     parts: list[RenderableType] = [Text(record.title, style="bold"), Text(summary(record))]
     parts += _titled("Training curves", _epochs(record)) if record.epochs else []
     parts += _outcome(record.outcome) if record.outcome else []
@@ -62,7 +61,6 @@ def _run_tables(record: RunRecord) -> Group:
 
 
 def _compare_tables(one: RunRecord, other: RunRecord) -> Group:
-    """The figures of two runs beside each other, and what differs."""
     runs = {"A": one, "B": other}
     parts: list[RenderableType] = [Text("Two runs", style="bold")]
     parts += [
@@ -90,7 +88,6 @@ def _epochs(record: RunRecord) -> Table:
 
 
 def _rates(row: EpochRow) -> str:
-    """The highest rates of the groups that were trained, from the input to the output."""
     known = [r for r, frozen in zip(row.lrs, row.frozen, strict=False) if not frozen] or row.lrs
     return " ".join(dict.fromkeys(map(rate, known)))
 

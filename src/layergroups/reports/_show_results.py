@@ -71,7 +71,6 @@ def _note(tiles: list[Tile]) -> str:
 
 
 def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
-    """Inputs, targets and names of n photos."""
     if isinstance(batches, IndexedBatches):
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(batches.n_items, generator=generator)

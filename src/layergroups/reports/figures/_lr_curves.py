@@ -106,7 +106,6 @@ def _draw(
 
 
 def _loss_at(curve: RateCurve, rate: float) -> float:
-    """The loss on the curve at a rate, between its steps too."""
     pairs = curve.points
     for (low, first), (high, second) in pairwise(pairs):
         if low <= rate <= high:
@@ -116,12 +115,8 @@ def _loss_at(curve: RateCurve, rate: float) -> float:
 
 
 def _legend(
-    figure: Figure,
-    curves: Sequence[RateCurve],
-    colours: Sequence[str],
-    markers: Mapping[str, str],
+    figure: Figure, curves: Sequence[RateCurve], colours: Sequence[str], markers: Mapping[str, str]
 ) -> None:
-    """Curves with the first suggestion of each, and below them what the marks mean."""
     from matplotlib.lines import Line2D
 
     lines, names = [], []

@@ -160,7 +160,6 @@ def _stack(group: LayerGroup, colour: str, fold: bool) -> GroupStack:
 
 
 def _kind(block: Block) -> tuple[str, tuple[int, ...]]:
-    """What blocks of one run have in common: their class, and the resolution of a map."""
     return block.kind, block.shape[1:]
 
 
@@ -207,7 +206,6 @@ def _words(stack: GroupStack, columns: Columns) -> list[str]:
 
 
 def _facts(stack: GroupStack, few: bool = True) -> list[str]:
-    """The lines beside a stack, the first of them its name."""
     blocks = f"{stack.blocks} block{'' if stack.blocks == 1 else 's'}, " if stack.blocks else ""
     state = "frozen" if stack.frozen else f"trains at {stack.rate:.2g}"
     if not few:
@@ -237,7 +235,6 @@ def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[Group
 
 
 def _draw_border(axes: Axes, columns: Columns, place: Placed) -> None:
-    """A line where a group begins, and below it why."""
     if not place.words:
         return
     axes.plot(
@@ -270,7 +267,6 @@ def _draw_bars(axes: Axes, columns: Columns, place: Placed, most: int, letters: 
 
 
 def _draw_group(axes: Axes, columns: Columns, place: Placed) -> None:
-    """A bracket along the bars, with the group's name and figures."""
     axes.plot(
         [columns.groups - 0.14] * 2, [place.top + 0.02, place.bottom - 0.02],
         color=place.stack.colour, linewidth=4, solid_capstyle="butt",

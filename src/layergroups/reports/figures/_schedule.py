@@ -149,7 +149,6 @@ def draw_schedule(preview: SchedulePreview) -> Figure:
 
 
 def _points(first: float, phase: PhasePreview) -> list[float]:
-    """Where its steps stand, in epochs."""
     return [first + step * phase.epochs / phase.steps for step in phase.at]
 
 
@@ -168,7 +167,6 @@ def _draw_rates(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) ->
 
 
 def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
-    """Logarithmic where the rates of the groups lie far apart."""
     positive = [rate for rate in highest if rate > 0] or [1.0]
     top = max(positive)
     if top / min(positive) > _WIDE_APART:
@@ -184,7 +182,6 @@ def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
 
 
 def _draw_lanes(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) -> None:
-    """A row for each group: coloured where it trains, grey where it is frozen."""
     for first, phase in preview.starts():
         for i, colour in enumerate(colours):
             for begin, end, trains in phase.trains(i):
@@ -229,7 +226,6 @@ def _frame(axes: Axes, preview: SchedulePreview, *, last: bool) -> None:
 
 
 def _table(preview: SchedulePreview) -> Table:
-    """Each phase with the highest rate of each group."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("phase", "epochs", "steps", *preview.groups, "momentum"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")

@@ -67,7 +67,6 @@ def cell_styles() -> Markup:
 
 
 def _readable(background: str) -> str:
-    """Text with the contrast that WCAG 2.2 asks for: white or the ink, else black."""
     known = ("#ffffff", INK, "#000000")
     return next(text for text in known if contrast(text, background) >= _TEXT)
 

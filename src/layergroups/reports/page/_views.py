@@ -88,7 +88,6 @@ def _metrics(record: RunRecord) -> list[Chart]:
 
 
 def _rates(record: RunRecord) -> list[Chart]:
-    """The rate of each layer group at up to 16 steps of each epoch."""
     if not any(row.lrs for row in record.epochs):
         return []
     names = group_names(record)
@@ -132,7 +131,6 @@ def _over_epochs(
 
 
 def _points(values: Iterable[float | None]) -> list[Point]:
-    """A point in the middle of each epoch that has a value."""
     return [(i + 0.5, value) for i, value in enumerate(values) if value is not None]
 
 
@@ -158,7 +156,6 @@ def _rate_of(row: EpochRow, group: int) -> str:
 
 
 def _merged(lines: Sequence[Line]) -> list[Line]:
-    """Lines that are the same everywhere as one."""
     same: dict[str, list[Line]] = {}
     for line in lines:
         same.setdefault(repr(line.points), []).append(line)
@@ -351,7 +348,6 @@ def script_data(outcome: Outcome | None) -> dict[str, Any]:
 
 
 def _note(cell: Cell) -> str:
-    """Which items are shown."""
     order = "least confident first" if cell.actual == cell.predicted else "most confident first"
     if not cell.shown:
         return "There are no pictures of them on this page."

@@ -191,7 +191,6 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
 
 
 def _errors(interp: Interpretation) -> dict[str, float]:
-    """Over all targets of all items."""
     far = (interp.predictions - interp.targets).float()
     spread = float((interp.targets - interp.targets.float().mean(0)).square().sum())
     figures = {"mean absolute error": float(far.abs().mean())}
@@ -199,7 +198,6 @@ def _errors(interp: Interpretation) -> dict[str, float]:
 
 
 def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
-    """Actual and predicted first number of some items, evenly chosen."""
     step = max(1, -(-len(interp) // _POINTS))
     both = (t[::step, 0].tolist() for t in (interp.targets, interp.predictions))
     return tuple(zip(*both, strict=True))
@@ -229,7 +227,6 @@ def _chosen(members: Members) -> Iterator[int]:
 
 
 def _thumbs(items: Items, positions: Sequence[int]) -> Thumbs:
-    """Small pictures of items by position, in their order, as long as there is room."""
     budget, found = Budget(MOST_THUMBS), {}
     for first in range(0, len(positions), _CHUNK):
         chunk = positions[first : first + _CHUNK]
@@ -257,7 +254,6 @@ def _shown(items: Items, item: TopLoss, thumb: str = "", heat: str = "") -> Show
 
 
 def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[ShownItem]:
-    """The items with the largest losses, with a heat map of the prediction where there is one."""
     found, budget = interp.top_losses(_WORST), Budget(MOST_LARGE)
     indices = [item.index for item in found]
     seen = items.as_seen(indices) if pictures else {}
@@ -273,7 +269,6 @@ def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[Sho
 
 
 def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:
-    """Grad-CAM of the predictions, (H, W) each; none for a network that has none."""
     try:
         return dict(zip(indices, interp.grad_cam(indices), strict=True))
     except (LayerGroupsError, RuntimeError):  # the record goes on without them
@@ -354,7 +349,6 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
 
 
 def _processor() -> str:
-    """Its name, where the system tells it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not on Linux
@@ -364,7 +358,6 @@ def _processor() -> str:
 
 
 def _memory_size() -> str:
-    """Of the machine; empty where the system does not tell it."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -434,7 +427,6 @@ def _network(learn: Trained) -> NetworkFacts:
 
 
 def _settings(learn: Any) -> dict[str, str]:
-    """How the learner trains, in words."""
     blueprint = getattr(learn, "blueprint", None)
     found = {
         "network": "" if blueprint is None else str(blueprint.arch),
@@ -448,7 +440,6 @@ def _settings(learn: Any) -> dict[str, str]:
 
 
 def _seeds(learn: Any) -> dict[str, str]:
-    """The seeds of the data and of the learner, and what each decides."""
     own, of_data = getattr(learn, "seed", None), data_source(learn.dls).seed
     found = {"seed of the data": f"{of_data}: {_OF_DATA}"}
     none = "none: initial weights of a new head and dropout are random"
@@ -456,7 +447,6 @@ def _seeds(learn: Any) -> dict[str, str]:
 
 
 def _name(thing: object) -> str:
-    """What a loss or an optimizer is called."""
     if isinstance(thing, str):
         return thing
     return str(getattr(thing, "__name__", type(thing).__name__))

@@ -142,7 +142,6 @@ def _training(record: RunRecord) -> str:
 
 
 def _trained(phase: PhaseFacts, names: Sequence[str]) -> str:
-    """Which layer groups were trained in a phase, in words."""
     states = {row.frozen for row in phase.rows}
     if len(states) != 1:
         return "a growing number of layer groups"
@@ -170,7 +169,6 @@ def _result(record: RunRecord) -> str:
 
 
 def _overfitting(epochs: Sequence[EpochRow]) -> str:
-    """What to know where the last epoch is not the best one."""
     best, last = best_epoch(epochs), epochs[-1].valid_loss if epochs else None
     if best is None or best.valid_loss is None or last is None or last <= _WORSE * best.valid_loss:
         return ""

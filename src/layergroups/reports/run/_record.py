@@ -19,12 +19,7 @@ from layergroups.data import DataFacts
 from layergroups.errors import CheckpointError
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports.figures import GroupStack
-from layergroups.tasks import (
-    Calibration,
-    ClassReport,
-    Confusion,
-    task_named,
-)
+from layergroups.tasks import Calibration, ClassReport, Confusion, task_named
 
 
 @dataclass(frozen=True, kw_only=True)
