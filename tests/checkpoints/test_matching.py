@@ -90,7 +90,7 @@ def test_a_layer_goes_as_a_whole_or_stays() -> None:
     assert reasons["0.weight"] == (
         "shape (5, 4), in the target (6, 4); rows go by name with classes="
     )
-    assert reasons["2.bias"] == "its layer does not fit that of the target as a whole"
+    assert reasons["2.bias"] == "its layer differs from that of the target"
 
 
 def test_bare_parameters_of_a_container_go_one_by_one() -> None:

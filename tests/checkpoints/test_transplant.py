@@ -202,8 +202,8 @@ def test_optimizers_of_two_kinds() -> None:
         (nn.Linear(4, 3), None, {}, "second argument is a NoneType"),
         (nn.Linear(4, 3), nn.Linear(4, 3), {"classes": ["a", "b", "c"]}, "in the order of their"),
         (nn.Linear(4, 3), nn.Linear(4, 3), {"classes": ("abc", "abc")}, "in the order of their"),
-        (nn.Linear(4, 2), nn.Linear(4, 2), {"classes": (["a", "a"], ["a", "b"])}, "twice"),
-        (nn.Linear(4, 2), nn.Linear(4, 2), {"classes": (["a"], ["a", "b"])}, "has 1 outputs"),
+        (nn.Linear(4, 2), nn.Linear(4, 2), {"classes": (["a", "a"], ["a", "b"])}, "duplicates"),
+        (nn.Linear(4, 2), nn.Linear(4, 2), {"classes": (["a"], ["a", "b"])}, "has 1 names"),
     ],
 )
 def test_errors_teach(source: Any, target: Any, options: Any, words: str) -> None:

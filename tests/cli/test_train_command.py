@@ -77,7 +77,7 @@ def test_resuming_needs_a_folder_to_go_on_from(run: Run, photos: Path, tmp_path:
 def test_a_folder_with_other_things_is_left_alone(run: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     line = run("train", photos, *TINY, "--out", tmp_path).only_error_line
-    assert "holds other things (thesis.txt)" in line
+    assert "other content (thesis.txt)" in line
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -32,7 +32,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     from layergroups.demo import run
 
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(CheckpointError, match="other things"):
+    with pytest.raises(CheckpointError, match="other content"):
         run(tmp_path)
 
 

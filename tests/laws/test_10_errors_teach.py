@@ -366,13 +366,13 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          r"\(3, 16, 16\).*learn\.grad_cam\(", None),
         (lambda p: lg.grad_cam(tiny_model(), EXAMPLE, 3), errors.LayerGroupsError, "0 to 2", None),
         (lambda p: lg.grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), EXAMPLE),
-         errors.AnatomyError, "knows where things are", None),
+         errors.AnatomyError, "spatial map", None),
     ],
     "list_models": [
         (lambda p: lg.list_models(3), errors.UnknownArchitectureError, r'list_models\("', None),
     ],
     "load_model": [
-        (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "torchvision:", None),
+        (lambda p: lg.load_model("tf:resnet18"), errors.UnknownArchitectureError, "library", None),
         (lambda p: lg.load_model("resnet18", weights=3), errors.WeightsError,
          '3 is no path.*weights="resnet18.pth"', None),
         (lambda p: lg.load_model(""), errors.UnknownArchitectureError, "list_models", None),

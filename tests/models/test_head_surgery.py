@@ -97,7 +97,7 @@ def test_a_network_without_a_classifier_says_so() -> None:
 
 
 def test_a_head_gives_at_least_one_number() -> None:
-    with pytest.raises(ModelError, match="at least one"):
+    with pytest.raises(ModelError, match="at least 1"):
         replace_head(nn.Linear(2, 2), 0)
 
 

@@ -98,13 +98,13 @@ def test_linears_start_kaiming_normal_with_zero_bias() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"nf": 0, "n_out": 2}, "nf must be a whole number of 1 or more, not 0"),
+        ({"nf": 0, "n_out": 2}, "nf must be a whole number of at least 1, not 0"),
         ({"nf": 8, "n_out": 2.0}, "n_out"),
         ({"nf": 8, "n_out": 2, "lin_ftrs": [4, -1]}, "lin_ftrs"),
         ({"nf": 8, "n_out": 2, "ps": 1.0}, "0 <= p < 1"),
         ({"nf": 8, "n_out": 2, "ps": [0.1, "x"]}, "0 <= p < 1"),
-        ({"nf": 8, "n_out": 2, "ps": [0.1, 0.2, 0.3]}, r"ps has 3 numbers.*2 linear layers"),
-        ({"nf": 8, "n_out": 2, "ps": []}, r"ps has 0 numbers.*ps=\[0.25, 0.5\]"),
+        ({"nf": 8, "n_out": 2, "ps": [0.1, 0.2, 0.3]}, r"ps has 3 rates.*2 linear layers"),
+        ({"nf": 8, "n_out": 2, "ps": []}, r"ps has 0 rates.*ps=\[0.25, 0.5\]"),
     ],
 )
 def test_wrong_arguments_are_explained(arguments: dict[str, Any], words: str) -> None:
@@ -254,11 +254,11 @@ def test_what_is_not_plain_has_no_description() -> None:
         ([{"name": "0", "layer": ["Linear"]}], "supported are"),
         ([{"name": "0", "layer": "__import__"}], "supported are"),
         ([{"name": "0", "layer": "Linear", "in_features": 2}], "fields of Linear are in_features"),
-        ([{"name": "0", "layer": "Dropout", "p": 3, "inplace": False}], "Dropout cannot be made"),
-        ([{"name": "0", "layer": "Sequential"}], "fields of Sequential are layers; .* gives none"),
+        ([{"name": "0", "layer": "Dropout", "p": 3, "inplace": False}], "Dropout cannot be created"),
+        ([{"name": "0", "layer": "Sequential"}], "fields of Sequential are layers; .* has none"),
         ([{"name": "a.b", "layer": "Tanh"}], "invalid name"),
         ([{"layer": "Tanh"}], '"name" and a "layer"'),
-        ([{"name": "0", "layer": "Tanh"}, {"name": "0", "layer": "Tanh"}], "one name"),
+        ([{"name": "0", "layer": "Tanh"}, {"name": "0", "layer": "Tanh"}], "same name"),
         ({"layer": "Tanh"}, "is a list of layers"),
         (["Tanh"], '"name" and a "layer"'),
     ],

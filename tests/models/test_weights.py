@@ -93,7 +93,8 @@ def test_only_the_classifier_may_differ(
     assert _equal(model, {k: v for k, v in tensors.items() if not k.startswith("4.")})
     assert torch.equal(model[4].weight, mine)
     (line,) = caplog.messages
-    assert line.startswith("file net.pth: ") and "the classifier (4)" in line
+    assert line.startswith("file net.pth: ")
+    assert "the classifier (4)" in line
 
 
 def test_other_differences_are_counted_and_named_and_change_nothing(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_other_differences_are_counted_and_named_and_change_nothing(tmp_path: Pa
     assert "8 of the model's 11 entries fit" in message
     assert "2 missing in the file: 0.bias, 1.weight" in message
     assert "1 unknown to the model: extra" in message
-    assert "1 of another shape: 0.weight (file [9, 3, 3, 3], model [4, 3, 3, 3])" in message
+    assert "1 of a different shape: 0.weight (file [9, 3, 3, 3], model [4, 3, 3, 3])" in message
     assert "variant of this network" in message
     assert _equal(model, before)
 
@@ -170,9 +171,7 @@ def test_pickled_code_is_refused_and_never_run(tmp_path: Path) -> None:
     torch.save({"state_dict": _net().state_dict(), "args": _Trap()}, tmp_path / "net.pth")
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(_Trap()))
     for name in ("net.pth", "bare.pt"):
-        with pytest.raises(
-            WeightsError, match=r"pickled objects(.|\n)*plain\.pth"
-        ) as caught:
+        with pytest.raises(WeightsError, match=r"pickled objects(.|\n)*plain\.pth") as caught:
             read_weights(tmp_path / name)
         assert isinstance(caught.value.__cause__, pickle.UnpicklingError)
     assert not _sprung

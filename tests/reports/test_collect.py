@@ -148,7 +148,7 @@ def test_a_learner_without_photos_is_told_without_a_result(tmp_path: Path) -> No
 
     record = record_run(Learner(NoValidation(n=16), tiny_model(), progress=False))
     assert record.outcome is None
-    assert "no result" in summary(record)
+    assert "not evaluated" in summary(record)
 
 
 def test_commands_are_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,7 +254,7 @@ def test_where_it_cannot_it_says_why(model: nn.Module, words: str) -> None:
         ("a.jpg", None, r"learn\.grad_cam"),
         (torch.zeros(3, 32, 32), None, r"\(3, 32, 32\)"),
         (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), None, "uint8"),
-        (torch.zeros(0, 3, 32, 32), None, "without images"),
+        (torch.zeros(0, 3, 32, 32), None, "at least one image"),
         (torch.zeros(2, 3, 32, 32), 3, "from 0 to 2"),
         (torch.zeros(2, 3, 32, 32), -1, "from 0 to 2"),
         (torch.zeros(2, 3, 32, 32), 1.5, "target=1.5"),

@@ -168,7 +168,7 @@ REFUSED = [
     ("multiclass", lambda i: i.most_confused("a"), "min_val='a'"),
     ("multiclass", lambda i: i.calibration(0), "bins=0"),
     ("multiclass", lambda i: i.grad_cam([99]), "0 to 6"),
-    ("multiclass", lambda i: i.images([]), "no positions"),
+    ("multiclass", lambda i: i.images([]), "positions from 0"),
     ("multiclass", lambda i: i.plot_calibration("a.gif"), r"\.png"),
     ("multiclass", lambda i: i.plot_calibration(3), "path=3"),
 ]
@@ -210,7 +210,7 @@ def test_without_targets_or_a_learner_it_says_what_is_needed(multiclass: Interpr
     with pytest.raises(LayerGroupsError, match=r"from_learner\(learn\)"):
         Interpretation.from_learner(cast(Any, "learn"))
     alone = Interpretation(multiclass.predictions, IS, multiclass.losses, multiclass.paths, NAMES)
-    with pytest.raises(LayerGroupsError, match="tensors alone"):
+    with pytest.raises(LayerGroupsError, match="no images"):
         alone.images([0])
 
 
@@ -264,7 +264,7 @@ def test_it_shows_and_turns_into_json(task: str, request: pytest.FixtureRequest)
     found: Interpretation = request.getfixturevalue(task)
     again = json.loads(json.dumps(found.to_dict()))
     assert again["items"] == len(found)
-    assert "right" in repr(found) or task == "numbers"
+    assert "correct" in repr(found) or task == "numbers"
     assert "<table" in found._repr_html_()
 
 

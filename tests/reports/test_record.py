@@ -32,7 +32,7 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[1", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"run\.json"):
         RunRecord.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"version 7.*upgrade"):
+    with pytest.raises(CheckpointError, match=r"version 7.*Upgrade"):
         RunRecord.from_dict({"version": 7})
     fields = made_up().to_dict()
     fields["outcome"]["cells"] = [{"actual": "x"}]

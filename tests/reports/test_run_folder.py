@@ -48,7 +48,7 @@ def test_new_and_empty_folders_can_be_had(tmp_path: Path) -> None:
 
 def test_folders_of_other_things_cannot(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(CheckpointError, match=r"other things \(notes.txt\)"):
+    with pytest.raises(CheckpointError, match=r"other content \(notes.txt\)"):
         claim_folder(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be a folder"):
         claim_folder(tmp_path / "notes.txt")

@@ -1,22 +1,16 @@
 """Grad-CAM: which regions of an image support a class, for any network that anatomy can read.
 
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-Localization". The gradient of the class's score is averaged over the last map that still knows
-where things are; the channels of that map, weighted by it and summed, are the heat map.
+Localization", on the last spatial feature map. A run on one image shows which blocks of the body
+return maps or tokens. Tokens are reshaped to their grid, without class and register tokens. If the
+head reads only the class token, the last layer whose patch tokens affect the score is used: the
+first norm of the last block.
 
-That place is found, not listed: anatomy gives the blocks of the body, and a run on one image shows
-which of them give maps (N, C, H, W) or (N, H, W, C) or tokens (N, T, C). Tokens are laid back into
-their grid; class and register tokens before them are left out. Where the head reads the class token
-alone, nothing of the last block's other tokens reaches the score; then the last place is taken from
-which something does: the first norm inside that block.
-
-For tokens the gradient is not averaged first: each token is multiplied by its own (Draelos and
-Carin 2020, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
-networks"). Where tokens are averaged before the head, both come to the same. Where a class
-token gathers them they do not: in ten small transformers that were trained to tell the colour of a
-square, most heat lay in the quarter with the square in 34 % of the images with averaged gradients,
-little more than by chance, and in 76 % with each token's own.
-
+For tokens the gradient is not averaged: each token is multiplied by its own (Draelos and Carin
+2020, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+networks"). If the head averages tokens, both are the same. With a class token they are not: in ten
+small transformers trained on the colour of a square, the hottest quarter had the square in 34 % of
+the images with averaged gradients, little more than by chance, and in 76 % with each token's own.
 """
 
 from __future__ import annotations
@@ -65,10 +59,10 @@ _ASPECTS_APART = 0.3  # most by which the logarithms of height over width may di
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a network it is still known where things are in the image.
+    """A module whose output is a spatial map of the image.
 
     Attributes:
-        path: the module whose output it is.
+        path: of the module.
         layout: "NCHW", "NHWC" or "NTC" (tokens).
         grid: height and width of the map.
         prefix: tokens before those of the grid, such as a class token.
@@ -80,7 +74,7 @@ class Place:
     prefix: int = 0
 
     def as_map(self, tensor: Tensor) -> Tensor:
-        """What the module gave, or its gradient, as (N, C, H, W)."""
+        """Reshape the module's output, or its gradient, to (N, C, H, W)."""
         if self.layout == "NHWC":
             return tensor.permute(0, 3, 1, 2)
         if self.layout == "NTC":
@@ -96,23 +90,23 @@ def grad_cam(
     *,
     anatomy: Anatomy | None = None,
 ) -> Tensor:
-    """Heat maps of a class, one for each image; the model is left as it was.
+    """Heat maps of a class, one for each image; the model does not change.
 
     Args:
         model: from images to scores (N, classes); frozen or not, in any mode.
-        images: float (N, C, H, W), as the model takes them (normalised).
-        target: the class, one for all images or one for each; None for the one that the model
-            finds likeliest. For a regression: which of the numbers.
-        anatomy: of the model, if it is known; else it is read.
+        images: float (N, C, H, W), normalised.
+        target: the class, one for all images or one for each; None for the predicted class. For a
+            regression: index of the target.
+        anatomy: of the model; None reads it.
 
     Returns:
-        float32 (N, H, W) on the CPU, from 0 to 1: 1 supports the class most in each image, 0
-        does not support it. All 0 where nothing does.
+        float32 (N, H, W) on the CPU, from 0, no support, to 1, the strongest support in each
+        image. All 0 if no region supports the class.
 
     Raises:
-        AnatomyError: there is no place in the body that knows where things are, or the model's
-            outputs are not one row of numbers for each image.
-        LayerGroupsError: images or target are not as described.
+        AnatomyError: the body has no spatial map, or the model does not return one row of scores
+            for each image.
+        LayerGroupsError: images or target are invalid.
     """
     model, images = unwrap(model), _checked(images)
     with torch.inference_mode(False):
@@ -121,15 +115,15 @@ def grad_cam(
             anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
         with eval_mode(model), restoring(model), torch.enable_grad():
             place = _find(model, images[:1], anatomy)
-            given, gradient = _look(model, images, place, target)
-    given, gradient = place.as_map(given).float(), place.as_map(gradient).float()
+            features, gradient = _gradient_at(model, images, place, target)
+    features, gradient = place.as_map(features).float(), place.as_map(gradient).float()
     if place.layout != "NTC":
         gradient = gradient.mean(dim=(2, 3), keepdim=True)
-    return _heat(gradient * given, images.shape[-2:])
+    return _heat(gradient * features, images.shape[-2:])
 
 
 def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None) -> Place:
-    """The place on which `grad_cam` looks; the model is left as it was.
+    """The module whose output `grad_cam` uses; the model does not change.
 
     Args:
         model: as in `grad_cam`.
@@ -137,7 +131,7 @@ def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None)
         anatomy: as in `grad_cam`.
 
     Raises:
-        AnatomyError: there is none.
+        AnatomyError: the body has no spatial map.
     """
     model, images = unwrap(model), _like_weights(_checked(images), model)
     if anatomy is None:
@@ -153,7 +147,7 @@ def _heat(weighted: Tensor, size: torch.Size) -> Tensor:
     return (large / highest.clamp_min(torch.finfo(large.dtype).tiny)).clamp(0, 1).cpu()
 
 
-# Where to look
+# Choosing the map
 
 
 def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
@@ -161,18 +155,18 @@ def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
     found = list(_places(model, twice, anatomy))
     if not found:
         raise AnatomyError(
-            f"Grad-CAM needs a part of the network that knows where things are in the image; no "
-            f"block of the body of {anatomy.model} gives a map (N, C, H, W), (N, H, W, C) or "
-            f"tokens (N, T, C) of more than one place. Its blocks give "
-            f"{', '.join(f'{b.name} {b.shape}' for b in anatomy.body[-3:]) or 'nothing'} an image."
+            f"Grad-CAM needs a spatial map; no block of the body of {anatomy.model} returns a map "
+            "(N, C, H, W) or (N, H, W, C) or tokens (N, T, C) of more than one position. Output "
+            "shapes: "
+            f"{', '.join(f'{b.name} {b.shape}' for b in anatomy.body[-3:]) or 'none'}."
         )
     for place in reversed(found):
-        _, gradient = _look(model, twice, place, None)
+        _, gradient = _gradient_at(model, twice, place, None)
         if place.layout != "NTC" or bool(gradient[:, place.prefix :].any()) or not gradient.any():
             return place
     raise AnatomyError(
-        f"Grad-CAM cannot be drawn for {anatomy.model}: only the class token of its blocks reaches "
-        "the output, so no token of the image supports a class or opposes it."
+        f"Grad-CAM cannot explain {anatomy.model}: only class tokens affect its output, no tokens "
+        "of the image."
     )
 
 
@@ -199,10 +193,10 @@ def _places(model: nn.Module, images: Tensor, anatomy: Anatomy) -> Iterator[Plac
 
 
 def _with_first_norms(whole: Sequence[Place], within: Sequence[Place]) -> Iterator[Place]:
-    """Before each block of tokens, what its first layer makes of its input.
+    """Add before each block of tokens its first layer.
 
-    In a transformer that is a norm; it is the better map of the block's input, in which single
-    channels outweigh all others.
+    In a transformer that is a norm, which is the better map: in the block's input single channels
+    outweigh all others.
     """
     for place in whole:
         first = next(
@@ -216,7 +210,7 @@ def _with_first_norms(whole: Sequence[Place], within: Sequence[Place]) -> Iterat
 def _place(
     path: str, shape: tuple[int, ...], n: int, maps: Sequence[tuple[int, int]], aspect: float
 ) -> Place | None:
-    """The place that a module's output is, or None where it does not know where things are."""
+    """The place of a module's output; None if it is not a spatial map."""
     if len(shape) not in (3, 4) or shape[0] != n or is_vector(shape):
         return None
     if len(shape) == 4:
@@ -229,13 +223,9 @@ def _place(
 
 
 def _grid(tokens: int, maps: Sequence[tuple[int, int]], aspect: float) -> tuple[int, int] | None:
-    """Height and width of the map that tokens were; a few of them may stand before it.
+    """Height and width of the grid of tokens, which class and register tokens may precede.
 
-    Args:
-        tokens: how many there are.
-        maps: heights and widths of the maps that the network made before; the last of them that
-            fits is the one that was cut into tokens.
-        aspect: height over width of the image, where no map fits.
+    It is the last of the earlier `maps` that fits, else the grid closest to the image's `aspect`.
     """
     for height, width in reversed(maps):
         fits = 0 <= tokens - height * width <= _PREFIX_MOST
@@ -258,9 +248,9 @@ def _shapes(model: nn.Module, images: Tensor) -> list[tuple[str, tuple[int, ...]
 
     def note(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, output: object) -> None:
-            given = _first_tensor(output)
-            if given is not None:
-                seen.append((path, tuple(given.shape)))
+            tensor = _first_tensor(output)
+            if tensor is not None:
+                seen.append((path, tuple(tensor.shape)))
 
         return hook
 
@@ -270,23 +260,23 @@ def _shapes(model: nn.Module, images: Tensor) -> list[tuple[str, tuple[int, ...]
     return seen
 
 
-# One look
+# The gradient
 
 
-def _look(
+def _gradient_at(
     model: nn.Module, images: Tensor, place: Place, target: int | Sequence[int] | Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What a place gives for the images, and the gradient of the target's score by it.
+    """The output of a place for the images, and the gradient of the target's score.
 
-    The graph begins there, so frozen layers before it cost no memory and get no gradient.
+    The graph begins there, so the layers before it need no memory and get no gradient.
     """
-    kept: list[Tensor] = []
+    leaf: list[Tensor] = []
 
     def cut(module: nn.Module, args: object, output: object) -> object:
         leaves, spec = tree_flatten(output)
         at = next(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
-        kept[:] = [leaves[at].detach().clone().requires_grad_()]
-        leaves[at] = kept[0].clone()  # what comes next may work in place
+        leaf[:] = [leaves[at].detach().clone().requires_grad_()]
+        leaves[at] = leaf[0].clone()  # later layers may work in place
         return tree_unflatten(leaves, spec)
 
     with _hooked([(model.get_submodule(place.path), cut)]):
@@ -295,13 +285,13 @@ def _look(
     score = scores.gather(1, chosen[:, None]).sum()
     gradient = None
     if score.requires_grad:
-        (gradient,) = torch.autograd.grad(score, kept, allow_unused=True)
+        (gradient,) = torch.autograd.grad(score, leaf, allow_unused=True)
     if gradient is None:
         raise AnatomyError(
-            f"Grad-CAM cannot be drawn: no gradient comes back from the scores to {place.path}. "
-            "What comes after it is not differentiable, or runs under torch.no_grad()."
+            f"Grad-CAM: the scores have no gradient with respect to {place.path}. A later layer is "
+            "not differentiable, or runs under torch.no_grad()."
         )
-    return kept[0].detach(), gradient
+    return leaf[0].detach(), gradient
 
 
 def _scores(outputs: Any, n: int) -> Tensor:
@@ -311,8 +301,8 @@ def _scores(outputs: Any, n: int) -> Tensor:
         return outputs
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     raise AnatomyError(
-        f"Grad-CAM needs a model that gives one row of scores for each image, ({n}, classes); this "
-        f"one gives {shape}."
+        f"Grad-CAM needs a model that returns one row of scores for each image, ({n}, classes), "
+        f"not {shape}."
     )
 
 
@@ -333,8 +323,8 @@ def _targets(target: int | Sequence[int] | Tensor | None, scores: Tensor) -> Ten
 
 def _wrong_target(target: object, n: int, classes: int) -> str:
     return (
-        f"target={target!r} is not a class for each image; give one number from 0 to "
-        f"{classes - 1}, such as target=0, or {n} of them, or None for the likeliest class."
+        f"target={target!r} must be a class from 0 to {classes - 1}, such as target=0, or {n} of "
+        "them, or None for the predicted class."
     )
 
 
@@ -361,11 +351,11 @@ def _checked(images: object) -> Tensor:
             else type(images).__name__
         )
         raise LayerGroupsError(
-            f"Grad-CAM takes a batch of images, float (N, C, H, W), not {what}. For a file: "
-            "learn.grad_cam('photo.jpg')."
+            f"Grad-CAM takes images, float (N, C, H, W), not {what}. For a file: "
+            "learn.grad_cam('image.jpg')."
         )
     if not len(images):
-        raise LayerGroupsError("Grad-CAM was given a batch without images, (0, C, H, W).")
+        raise LayerGroupsError("Grad-CAM needs at least one image, not a batch (0, C, H, W).")
     return images
 
 
@@ -381,10 +371,10 @@ class HeatMap:
     """Which regions of an image support a class.
 
     Attributes:
-        heat: float32 (H, W), 0..1; 1 supports it most.
-        pixels: the image as the model has seen it, float32 (H, W, 3), 0..1.
+        heat: float32 (H, W), 0..1; 1 is the strongest support.
+        pixels: the input image, float32 (H, W, 3), 0..1.
         target: name of the class.
-        predicted: what the model says of the image, in words.
+        predicted: the prediction as text.
         probability: of the target; None for a regression.
         layer: path of the layer whose output was used.
     """
@@ -397,13 +387,13 @@ class HeatMap:
     layer: str
 
     def plot(self, path: str | Path | None = None) -> Path | Figure:
-        """Draw the image, and beside it the heat map laid over it.
+        """Draw the image, and beside it the image with the heat map.
 
         Args:
-            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+            path: a file ending with .png, .svg or .pdf; None returns the figure of matplotlib.
 
         Raises:
-            LayerGroupsError: another ending, or the file cannot be written.
+            LayerGroupsError: a different ending, or the file cannot be written.
         """
         return drawing.save_or_return(self._figure(), path)
 
@@ -427,15 +417,15 @@ class HeatMap:
 
 
 def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -> HeatMap:
-    """Which regions of an image support a class; changes nothing.
+    """Compute which regions of an image support a class; changes nothing.
 
     Args:
         learn: the learner.
-        image: (C, H, W), as the model takes it.
-        target: a class by name or number; None for the one that is predicted.
+        image: (C, H, W), normalised.
+        target: a class by name or index; None for the predicted class.
 
     Raises:
-        AnatomyError: no part of the network knows where things are.
+        AnatomyError: the network has no spatial map.
         LayerGroupsError: there is no such class.
     """
     data = data_source(learn.dls)
@@ -465,7 +455,7 @@ def _number(target: object, names: tuple[str, ...], n: int) -> int:
     if not 0 <= number < n:
         known: Any = ", ".join(map(repr, names[:10])) or f"0 to {n - 1}"
         raise LayerGroupsError(
-            f"target={target!r} is not a class; the classes are {known}. Give a name or a number: "
+            f"target={target!r} is not one of the classes {known}: "
             f"learn.grad_cam(item, target={names[0] if names else 0!r})."
         )
     return number

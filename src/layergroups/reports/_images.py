@@ -1,4 +1,4 @@
-"""Images as a network sees them: taken from batches again, and turned back into pictures."""
+"""Get input images from batches by position, and convert them to pixels for display."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 def images_at(
     batches: Iterable[Any], positions: Sequence[int], targets: Tensor | None = None
 ) -> Tensor:
-    """Some images of batches that keep their order, as the network takes them.
+    """Images of batches in a fixed order, by position, as network inputs.
 
     Args:
-        batches: `dls.valid`, or any batches (inputs, targets) or of inputs only that can be gone
-            through again. Those with a method `at(positions)` make these images only.
-        positions: which images, counted through all batches.
-        targets: of all images as they were at an earlier pass, to see that the order is the same.
+        batches: `dls.valid`, or any re-iterable batches (inputs, targets) or of inputs only. If
+            they have a method `at(positions)`, only these images are loaded.
+        positions: of the images, counted through all batches.
+        targets: of all images in an earlier pass, to check that the order is the same.
 
     Returns:
         (len(positions), C, H, W), in the order of the positions.
 
     Raises:
-        LayerGroupsError: the batches cannot be gone through again, or come in another order.
+        LayerGroupsError: the batches cannot be iterated again, or have a different order.
     """
     with torch.random.fork_rng(devices=[]):  # a loader may draw its order
         if isinstance(batches, IndexedBatches):
@@ -47,8 +47,8 @@ def images_at(
         wanted = targets[torch.tensor(list(positions), dtype=torch.int64)]
         if wanted.shape != known.shape or not torch.equal(wanted, known.to(wanted)):
             raise LayerGroupsError(
-                "The batches come in another order at each pass, so their images cannot be found "
-                "again. Give batches that keep their order: a DataLoader with shuffle=False."
+                "The order of the batches differs between passes, so their images cannot be found. "
+                "Use a fixed order: a DataLoader with shuffle=False."
             )
     return images
 
@@ -71,16 +71,15 @@ def _picked(batches: Iterable[Any], positions: Sequence[int]) -> tuple[Tensor, T
             break
     if left:
         raise LayerGroupsError(
-            f"There is no image {min(left)} in the batches any more: they gave {count} images in "
-            "this pass. Give batches that can be gone through more than once, such as a list or a "
-            "DataLoader."
+            f"Image {min(left)} is missing: this pass had {count} images. Use batches that can be "
+            "iterated more than once, such as a list or a DataLoader."
         )
     stacked = torch.stack([images[p] for p in positions])
     return stacked, torch.stack([targets[p] for p in positions]) if targets else None
 
 
 def each_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Each image of some batches with its target."""
+    """Yield each image of the batches with its target."""
     for batch in batches:
         inputs, targets = _taken(batch)
         for i, image in enumerate(inputs):
@@ -88,19 +87,18 @@ def each_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
 
 
 def files_of(batches: object, n: int) -> tuple[Path | None, ...]:
-    """The file of each of n images, None where the batches do not know it."""
+    """The file of each of n images; None if unknown."""
     known = paths_of(batches)
     return known if len(known) == n else (None,) * n
 
 
 def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
-    """An image as a network takes it, as pixels that a person can look at.
+    """Convert a network input to pixels for display.
 
     Args:
-        image: (C, H, W), normalised; one or three channels. Of more, the first three are shown, of
-            two the first.
-        spec: whose mean and standard deviation were used; without it the values are spread from
-            the darkest to the lightest.
+        image: (C, H, W), normalised. Shows the first three channels, or the first of one or two.
+        spec: with the mean and standard deviation of the normalisation; None scales the values
+            from the darkest to the lightest.
 
     Returns:
         float32 (H, W, 3), from 0 to 1.
@@ -117,9 +115,9 @@ def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
 
 
 def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
-    """A picture with a heat map laid over it: coloured regions support the class.
+    """Draw a heat map over an image: coloured regions support the class.
 
-    The photo is grey, so that no colour in it can be taken for heat.
+    The image is grey, so its colours cannot be mistaken for heat.
 
     Args:
         pixels: (H, W, 3), from 0 to 1.
@@ -137,15 +135,14 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
 
 @dataclass(frozen=True)
 class TopLoss:
-    """One item of which the loss is among the largest.
+    """An item with one of the largest losses.
 
     Attributes:
         index: its position in the batches, and in `Interpretation.predictions`.
-        path: its file; None where the batches do not know it.
-        actual: its class; its labels, or its numbers, with commas between.
-        predicted: likewise what the model says.
-        probability: of the predicted class, 0..1; of several labels, that of the likeliest; None
-            for numbers.
+        path: its file; None if unknown.
+        actual: its class, labels or targets, as text.
+        predicted: likewise of the prediction.
+        probability: of the predicted class or the most probable label, 0..1; None for numbers.
         loss: its loss.
     """
 
@@ -162,5 +159,5 @@ class TopLoss:
 
 
 def threshold_of(learn: object) -> float:
-    """The probability above which a learner counts a label as there."""
+    """The probability above which a learner predicts a label."""
     return float(getattr(learn, "thresh", 0.5))

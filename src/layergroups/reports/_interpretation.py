@@ -1,4 +1,4 @@
-"""What a model says of each photo, beside what is so: the questions one asks after a training."""
+"""Interpret the predictions of a model: errors, confusion, calibration, heat maps."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ _SHOWN = 9
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Interpretation(SuggestsNames):
-    """Predictions, targets and losses of all photos, and what can be read from them.
+    """Predictions, targets and losses of all items, with measures and pictures of them.
 
-    Make it with `Interpretation.from_learner(learn)`. What asks the model again (`grad_cam`, the
-    pictures of photos with it) asks it as it is then.
+    Create it with `Interpretation.from_learner(learn)`. `grad_cam` and pictures with it use the
+    current model.
 
     Attributes:
         predictions: probabilities (N, C); for a regression the predicted numbers (N, K).
         targets: the actual classes, int (N,); for several labels 0 or 1, (N, C); for a regression
             numbers (N, K).
         losses: of each item, (N,).
-        paths: the file of each item; None where the batches do not know it.
-        classes: names of the classes, or of the numbers where the data name them.
+        paths: the file of each item; None if unknown.
+        classes: names of the classes or targets.
         task: what the model predicts.
-        threshold: the probability above which a label counts as predicted, for several labels.
-        learner: whom the predictions are of; None for an interpretation of tensors alone.
-        batches: where the images come from; None likewise.
+        threshold: for several labels, the probability above which a label is predicted.
+        learner: the source of the predictions; None for tensors without a learner.
+        batches: the source of the images; None likewise.
     """
 
     predictions: Tensor
@@ -93,16 +93,16 @@ class Interpretation(SuggestsNames):
     def from_learner(
         cls, learn: Answering, dl: Any = None, *, threshold: float | None = None
     ) -> Interpretation:
-        """What a learner says of its validation photos, or of other batches; changes nothing.
+        """Predict the validation items of a learner, or other batches; changes nothing.
 
         Args:
             learn: the learner.
-            dl: batches (inputs, targets) that keep their order; None for `learn.dls.valid`.
-            threshold: the probability above which a label counts as predicted, for several labels;
-                None for `learn.thresh`, by which `learn.predict` names labels.
+            dl: batches (inputs, targets) in a fixed order; None for `learn.dls.valid`.
+            threshold: for several labels, the probability above which a label is predicted; None
+                for `learn.thresh`, like `learn.predict`.
 
         Raises:
-            LayerGroupsError: the batches have no targets, or not those of the task.
+            LayerGroupsError: the batches have no targets, or targets of a different task.
         """
         if not hasattr(learn, "get_preds") or not hasattr(learn, "dls"):
             raise LayerGroupsError(
@@ -132,12 +132,12 @@ class Interpretation(SuggestsNames):
 
     @property
     def predicted(self) -> Tensor:
-        """What the model decides: int (N,); for several labels bool (N, C); else the numbers."""
+        """The predicted classes, int (N,); for several labels bool (N, C); else the numbers."""
         return self.task.decide(self.predictions, self.threshold)
 
     @property
     def correct(self) -> Tensor:
-        """Whether the class, or every label, of each item was found, bool (N,).
+        """Whether the class, or every label, of each item is predicted correctly, bool (N,).
 
         Raises:
             LayerGroupsError: the task is a regression.
@@ -148,7 +148,7 @@ class Interpretation(SuggestsNames):
         return found
 
     def is_right(self, index: int) -> bool | None:
-        """Whether an item is predicted rightly; None where that is not a yes or no."""
+        """Whether an item is predicted correctly; None for a regression."""
         found = self.task.correct(self.predictions, self.targets, self.threshold)
         return None if found is None else bool(found[index])
 
@@ -165,7 +165,7 @@ class Interpretation(SuggestsNames):
         return tuple(self.item(i) for i in order[: len(order) if k is None else k])
 
     def item(self, index: int) -> TopLoss:
-        """What there is to say of one item, by its position."""
+        """The facts about one item, by its position."""
         values = self.predictions[index]
         return TopLoss(
             index=index,
@@ -182,7 +182,7 @@ class Interpretation(SuggestsNames):
     # All items
 
     def confusion_matrix(self) -> ConfusionMatrix:
-        """How many photos of each class were predicted as each class.
+        """How many items of each class were predicted as each class.
 
         Raises:
             LayerGroupsError: the task is not one class for each item.
@@ -193,7 +193,7 @@ class Interpretation(SuggestsNames):
         return found
 
     def measures(self) -> Measures:
-        """What the task measures: a confusion matrix, a class report, residuals."""
+        """The measures of the task: a confusion matrix, a class report, or residuals."""
         args = (self.predictions, self.targets, self.classes, self.threshold)
         return self.task.measures(*args)
 
@@ -222,7 +222,7 @@ class Interpretation(SuggestsNames):
         return found
 
     def calibration(self, bins: int = BINS) -> Calibration:
-        """Whether the model is right as often as it says that it is.
+        """Compare the confidence of predictions with their accuracy.
 
         Raises:
             LayerGroupsError: the task is a regression.
@@ -233,7 +233,7 @@ class Interpretation(SuggestsNames):
         return Calibration.from_predictions(*graded, bins)
 
     def residuals(self) -> Residuals:
-        """How far predicted numbers are from the actual ones; prints as a table.
+        """The errors of predicted numbers; prints as a table.
 
         Raises:
             LayerGroupsError: the task is not a regression.
@@ -246,10 +246,10 @@ class Interpretation(SuggestsNames):
     # Images
 
     def images(self, indices: Sequence[int]) -> list[Pixels]:
-        """Items as the model has seen them, each float32 (H, W, 3), 0..1.
+        """The input images of items, each float32 (H, W, 3), 0..1.
 
         Raises:
-            LayerGroupsError: there is no learner, or the batches cannot be gone through again.
+            LayerGroupsError: there is no learner, or the batches cannot be iterated again.
         """
         learner = self._known_learner()
         spec = data_source(learner.dls).input
@@ -260,10 +260,10 @@ class Interpretation(SuggestsNames):
 
         Args:
             indices: of the items.
-            target: the class; None for the one that is predicted.
+            target: the class; None for the predicted class.
 
         Raises:
-            AnatomyError: no part of the network knows where things are.
+            AnatomyError: the network has no spatial map.
             LayerGroupsError: as `images`.
         """
         learner = self._known_learner()
@@ -276,16 +276,15 @@ class Interpretation(SuggestsNames):
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
         if wrong or not indices:
             raise LayerGroupsError(
-                f"indices={list(indices)!r} are no positions of items; give whole numbers from 0 "
-                f"to {len(self) - 1}, such as [item.index for item in interp.top_losses(9)]."
+                f"indices={list(indices)!r} must be positions from 0 to {len(self) - 1}, such as "
+                "[item.index for item in interp.top_losses(9)]."
             )
         return images_at(self.batches, indices, self.targets)
 
     def _known_learner(self) -> Answering:
         if self.learner is None:
             raise LayerGroupsError(
-                "This interpretation is of tensors alone, without images; make it with "
-                "Interpretation.from_learner(learn)."
+                "This interpretation has no images; use Interpretation.from_learner(learn)."
             )
         return self.learner
 
@@ -296,8 +295,8 @@ class Interpretation(SuggestsNames):
             Residuals: "residuals()",
         }.get(self.task.measures_type, "measures()")
         raise LayerGroupsError(
-            f"{what} makes no sense for {self.task.items_have} (the task is {self.task.name!r}). "
-            f"Right would be interp.{instead}."
+            f"{what} is not available for {self.task.items_have} (the task is {self.task.name!r}). "
+            f"Use interp.{instead}."
         )
 
     # Pictures
@@ -306,10 +305,11 @@ class Interpretation(SuggestsNames):
         """Draw the confusion matrix.
 
         Args:
-            path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
+            path: a file ending with .png, .svg or .pdf; None returns the figure of matplotlib.
 
         Raises:
-            LayerGroupsError: as `confusion_matrix`; another ending, or the file cannot be written.
+            LayerGroupsError: as `confusion_matrix`; a different ending, or the file cannot be
+                written.
         """
         found = self.confusion_matrix()
         return drawing.save_or_return(draw_confusion(found.matrix, found.classes), path)
@@ -317,7 +317,7 @@ class Interpretation(SuggestsNames):
     def plot_top_losses(
         self, k: int = 9, path: str | Path | None = None, *, cam: bool = True, largest: bool = True
     ) -> Path | Figure:
-        """Draw the photos with the largest losses, each as the model has seen it.
+        """Draw the input images with the largest losses.
 
         Args:
             k: how many.
@@ -326,15 +326,15 @@ class Interpretation(SuggestsNames):
             largest: False for the smallest losses.
 
         Raises:
-            AnatomyError: with `cam`: no part of the network knows where things are.
-            LayerGroupsError: as `images`; another ending, or the file cannot be written.
+            AnatomyError: with `cam`: the network has no spatial map.
+            LayerGroupsError: as `images`; a different ending, or the file cannot be written.
         """
         return drawing.save_or_return(self._draw_top_losses(k, cam, largest), path)
 
     def _draw_top_losses(self, k: int, cam: bool, largest: bool) -> Figure:
         items = self.top_losses(k, largest=largest)
         if not items:
-            raise LayerGroupsError(f"k={k!r} asks for no item: plot_top_losses(9).")
+            raise LayerGroupsError(f"k={k!r} must be at least 1: plot_top_losses(9).")
         indices = [item.index for item in items]
         shown: list[tuple[Pixels, ...]] = [(pixels,) for pixels in self.images(indices)]
         if cam:
@@ -342,7 +342,7 @@ class Interpretation(SuggestsNames):
             shown = [(p[0], overlay(p[0], h)) for p, h in zip(shown, heat, strict=True)]
         tiles = [self._tile(item, pictures) for item, pictures in zip(items, shown, strict=True)]
         note = "Beside each image: Grad-CAM heat map of the prediction" if cam else ""
-        return draw_images(tiles, f"The {'largest' if largest else 'smallest'} losses", note)
+        return draw_images(tiles, f"{'Largest' if largest else 'Smallest'} losses", note)
 
     def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> Tile:
         confidence = "" if item.probability is None else f", confidence {item.probability:.2f}"
@@ -351,7 +351,7 @@ class Interpretation(SuggestsNames):
         return Tile(pictures, item.predicted, self.is_right(item.index), lines)
 
     def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:
-        """Draw how often predictions of each probability are right; see `calibration`.
+        """Draw the accuracy at each confidence; see `calibration`.
 
         Args:
             path: as in `plot_confusion_matrix`.
@@ -368,10 +368,10 @@ class Interpretation(SuggestsNames):
         errors = self.residuals().outputs
         return drawing.save_or_return(draw_residuals(self.predictions, self.targets, errors), path)
 
-    # How it shows
+    # Display
 
     def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON-ready values, without the predictions of each item."""
+        """The results as JSON-ready values, without the predictions of each item."""
         found: dict[str, Any] = {
             "task": self.task.name,
             "classes": list(self.classes),
@@ -395,7 +395,7 @@ class Interpretation(SuggestsNames):
         line = f"Interpretation of {len(self)} items, {classes}: mean loss "
         line += f"{self.losses.mean():.4g}"
         right = self.task.correct(self.predictions, self.targets, self.threshold)
-        return line if right is None else f"{line}, {right.float().mean():.1%} right"
+        return line if right is None else f"{line}, {right.float().mean():.1%} correct"
 
     def _repr_html_(self) -> str:
         report: Any = self.measures()
@@ -433,8 +433,8 @@ def _check(of: Interpretation) -> None:
     for name, value in tensors.items():
         if tuple(value.shape) != expected[name]:
             raise LayerGroupsError(
-                f"{name} have the shape {tuple(value.shape)}; for the task {of.task.name!r} with "
-                f"{len(of.classes)} classes and {n} items it is {expected[name]}."
+                f"{name} has shape {tuple(value.shape)}; the task {of.task.name!r} with "
+                f"{len(of.classes)} classes and {n} items needs {expected[name]}."
             )
     if len(of.paths) != n:
         raise LayerGroupsError(f"There are {len(of.paths)} paths for {n} items.")
@@ -449,10 +449,10 @@ def _figure(value: float | None) -> str:
 
 
 def confusion_matrix(learn: Answering, dl: Any = None) -> ConfusionMatrix:
-    """The confusion matrix of a learner on its validation photos, or on other batches.
+    """The confusion matrix of a learner on its validation items, or on other batches.
 
     Raises:
-        LayerGroupsError: the batches have no actual classes.
+        LayerGroupsError: the batches have no targets.
     """
     probabilities, targets, *_ = learn.get_preds(dl)
     names = data_source(learn.dls).vocab

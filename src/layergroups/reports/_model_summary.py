@@ -1,4 +1,4 @@
-"""The layers of a model as a table: what they give, what they hold, what of it trains."""
+"""A table of the layers of a model: output shapes, parameters, what trains."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class LayerRow:
     """One block or layer.
 
     Attributes:
-        name: its path; a bare parameter's name where a container holds it itself.
+        name: its path; the name of a parameter that belongs directly to a container.
         kind: its class.
-        shape: of what it gives for one item; empty where that is not known.
-        parameters: how many numbers it holds that no row before it holds.
+        shape: of its output for one item; empty if unknown.
+        parameters: number of parameters that no earlier row counts.
         trainable: how many of them train.
         group: name of its layer group.
     """
@@ -51,7 +51,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ModelSummary(Printable):
-    """A model as a table of its blocks or layers; prints as one, and turns into JSON.
+    """A model as a table of its blocks or layers; prints as a table, converts to JSON.
 
     Attributes:
         model: class of the network.
@@ -59,10 +59,10 @@ class ModelSummary(Printable):
         detail: "blocks" or "layers".
         parameters: of all rows.
         trainable: how many of them train.
-        flops: multiply-adds times two of one image, as far as torch has formulas.
+        flops: for one image, twice the multiply-adds, as far as torch has formulas.
         weight_bytes: of parameters and buffers.
-        gradient_bytes: of the gradients of what trains.
-        optimizer_bytes: of the optimizer's state; None before the first fit.
+        gradient_bytes: of the gradients of trainable parameters.
+        optimizer_bytes: of the optimizer state; None before the first fit.
         optimizer: its name.
         loss: its name.
     """
@@ -87,14 +87,14 @@ class ModelSummary(Printable):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What stands below the table, in words."""
-        later = "made at the first fit"
+        """The totals below the table, as text."""
+        later = "created at the first fit"
         own = later if self.optimizer_bytes is None else memory(self.optimizer_bytes)
         return {
             "parameters": f"{self.parameters:,d}",
             "train": f"{self.trainable:,d}",
             "frozen": f"{self.frozen:,d}",
-            "computing": f"{self.flops / 1e9:.2f} GFLOPs an image",
+            "computation": f"{self.flops / 1e9:.2f} GFLOPs per image",
             "memory": f"{memory(self.weight_bytes)} weights, {memory(self.gradient_bytes)} "
             f"gradients, optimizer: {own}",
             "optimizer": self.optimizer,
@@ -148,21 +148,21 @@ def model_summary(
     loss_func: object = None,
     example_input: Any = None,
 ) -> ModelSummary:
-    """The summary of a model in its layer groups; changes nothing.
+    """Summarise a model and its layer groups; changes nothing.
 
     Args:
         groups: layer groups of the model.
         detail: "blocks" for a row for each block, "layers" for one for each layer.
-        optimizer: if it is made already.
-        opt_func: what it is made by.
+        optimizer: if it exists already.
+        opt_func: its name or factory.
         loss_func: the loss.
-        example_input: for the shapes of layers; as in `LayerGroups`.
+        example_input: for the shapes of layers; see `LayerGroups`.
 
     Raises:
-        LayerGroupsError: there is no such detail.
+        LayerGroupsError: unknown detail.
     """
     if detail not in DETAILS:
-        raise LayerGroupsError(f"detail={detail!r} is not known: summary('blocks') or 'layers'.")
+        raise LayerGroupsError(f"detail={detail!r} must be 'blocks' or 'layers'.")
     left = dict(groups.model.named_parameters())
     homes = {name: group.name for group in groups for name, _ in group.named_parameters()}
     if detail == "blocks":
@@ -225,7 +225,7 @@ def _layer_rows(
 
 
 def _is_layer(module: nn.Module, path: str) -> bool:
-    """A module without parts, or one that has parameters of its own and no part that has any."""
+    """A module without children, or with direct parameters and children without any."""
     if not path or isinstance(module, nn.Identity):
         return False
     if not any(module.children()):
@@ -252,7 +252,7 @@ def _bytes(values: Sequence[Any]) -> int:
 
 
 def name_of(thing: object) -> str:
-    """What a person calls a loss or an optimizer: its name, that of its function or its class."""
+    """The name of a loss or an optimizer: a string, or that of its function or class."""
     if isinstance(thing, str):
         return thing
     inner = getattr(thing, "func", thing)  # functools.partial

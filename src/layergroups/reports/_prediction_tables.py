@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 Row = tuple[Path, AnyPrediction]
-
-
-_WIDEST_STREAM = 120  # columns for the path; longer ones push their row to the right
+_WIDEST_STREAM = 120  # columns of the path; longer paths shift their row to the right
 
 
 def write_rows(
@@ -35,14 +33,14 @@ def write_rows(
     names: Sequence[str],
     paths: Sequence[str],
 ) -> None:
-    """Write each row as soon as it is there; nothing is kept.
+    """Write each row to stdout as soon as it is available.
 
     Args:
         format: one of `FORMATS`.
         rows: the predictions.
-        kind: their class, which knows the columns.
-        names: of all classes, labels or numbers.
-        paths: all photos that will come, for the width of a table.
+        kind: their class, which defines the columns.
+        names: of all classes, labels or targets.
+        paths: of all images, for the width of a table.
     """
     for line in FORMATS[format](rows, kind, names, paths):
         sys.stdout.write(line)
@@ -99,19 +97,16 @@ def _csv_line(cells: Iterable[object]) -> str:
     return line.getvalue()
 
 
-_Writer = Callable[
-    [Iterable[Row], type[AnyPrediction], Sequence[str], Sequence[str]], Iterator[str]
-]
-FORMATS: Final[dict[str, _Writer]] = {
-    "table": _stream_table,
-    "json": _json,
-    "jsonl": _jsonl,
-    "csv": _csv,
-}
+FORMATS: Final[
+    dict[
+        str,
+        Callable[[Iterable[Row], type[AnyPrediction], Sequence[str], Sequence[str]], Iterator[str]],
+    ]
+] = {"table": _stream_table, "json": _json, "jsonl": _jsonl, "csv": _csv}
 
 
 def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[str] = ()) -> Table:
-    """A row for each photo, and beside it the actual class where those are given."""
+    """A row for each image, with the actual class if `actual` is given."""
     table = _table("photo")
     if actual:
         table.add_column("actual")
@@ -129,7 +124,7 @@ def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[
 
 
 def per_class_table(confusion: ConfusionMatrix) -> Table:
-    """A row for each class: items, how many were found, and the most frequent errors."""
+    """A row for each class: items, correct predictions, and the most frequent errors."""
     table = _table("class")
     for heading in ("items", "found", "recall", "precision"):
         table.add_column(heading, justify="right")
@@ -143,7 +138,7 @@ def per_class_table(confusion: ConfusionMatrix) -> Table:
 
 
 def groups_report(groups: LayerGroups) -> Group:
-    """A row for each layer group, and below, why each begins where it does; 80 columns will do."""
+    """A row for each layer group, then why each begins where it does; fits 80 columns."""
     table = _table("group")
     table.add_column("blocks", overflow="fold")
     for heading in HEADINGS[3:]:

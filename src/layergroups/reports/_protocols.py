@@ -1,4 +1,4 @@
-"""What reports need of a learner; they lie below training, and know no more of it than this."""
+"""Protocols of a learner: all that reports, which must not import training, know of it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """One epoch of one fit.
+    """One epoch of a fit.
 
     Attributes:
-        epoch: counted from 0 over the learner's whole life.
-        phase: what kind of fit it belongs to, such as "fit" or "one cycle".
-        train_loss: mean over the epoch's training items; None if no step was done.
+        epoch: counted from 0 over all fits of the learner.
+        phase: the kind of fit, such as "fit" or "one cycle".
+        train_loss: mean over the epoch's training items; None if there was no step.
         valid_loss: mean over the validation items; None if there was no validation.
         metrics: value of each metric on the validation items, by name.
         seconds: wall-clock time of training and validation.
-        lrs: the rate of each layer group in the optimizer, where it was highest in this epoch.
+        lrs: the highest rate of each layer group in the optimizer, in this epoch.
         frozen: for each layer group, whether it was frozen.
-        note: empty, or why the epoch was not an ordinary one.
-        lr_profile: the rates within the epoch, at up to 16 evenly spaced steps, as parts of `lrs`;
-            the same for all groups.
-        resources: what it took beside time, by name: "memory" and "device_memory", the most bytes
-            that the process, and its tensors on the accelerator, had held until then; and where
-            outputs of frozen layers were stored, "passes" of what trains over the training items,
-            "body_passes" of the frozen layers, and the "store_seconds" of the latter.
+        note: empty, or what was unusual in the epoch.
+        lr_profile: the rates within the epoch, at up to 16 evenly spaced steps, as fractions of
+            `lrs`; the same for all groups.
+        resources: resources other than time, by name: "memory" and "device_memory", the peak bytes
+            of the process, and of its tensors on the accelerator; and with the feature cache,
+            "passes" of the trained layers over the training items, "body_passes" of the frozen
+            layers, and the "store_seconds" of the latter.
     """
 
     epoch: int
@@ -61,7 +61,7 @@ class EpochRow:
 
 
 class History(Protocol):
-    """What happened in training, a row for each epoch."""
+    """The training history, a row for each epoch."""
 
     def to_csv(self, path: Path) -> Any:
         """Write the rows as comma-separated values."""
@@ -71,7 +71,7 @@ class History(Protocol):
 
 
 class Answering(Protocol):
-    """What can be asked of a `Learner` about its data; asking changes nothing."""
+    """A `Learner` that predicts, without changing."""
 
     @property
     def dls(self) -> Any:
@@ -87,20 +87,20 @@ class Answering(Protocol):
 
     @property
     def layer_groups(self) -> LayerGroups:
-        """The layer groups, in step with the model."""
+        """The layer groups of the model."""
 
     def get_preds(
         self, dl: Any = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
-        """Probabilities (N, C) or numbers (N, K), targets, and losses (N,) if asked for."""
+        """Probabilities (N, C) or numbers (N, K), targets, and losses (N,) if `with_loss`."""
 
 
 class Trained(Answering, Protocol):
-    """A `Learner`, as the record of a run sees it."""
+    """A `Learner` whose run can be recorded."""
 
     @property
     def history(self) -> History:
-        """What happened in training."""
+        """The training history."""
 
     @property
     def accelerator(self) -> Any:
@@ -108,7 +108,7 @@ class Trained(Answering, Protocol):
 
 
 class Subject(Trained, Protocol):
-    """A `Learner`, as the folder of a run sees it."""
+    """A `Learner` that can be exported."""
 
     def export(self, folder: str | Path) -> Path:
-        """Write a folder that predicts."""
+        """Write a folder that `load_learner` reads."""

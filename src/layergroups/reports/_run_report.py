@@ -1,4 +1,4 @@
-"""The report of a run, or of two side by side: a page, tables, JSON, all from the same record."""
+"""The report of one or two runs, as a page, tables or JSON, from their records."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _named(values: Mapping[str, str]) -> Table:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Text of the data is shown as it is: rich reads no markup in it."""
+    """A table of plain text, without rich's markup."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         table.add_column(Text(heading), overflow="fold")
@@ -167,7 +167,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 @dataclass(frozen=True, repr=False)
 class RunReport:
-    """A run as a report; in a notebook it shows as the page, in a terminal as tables.
+    """The report of a run; a notebook shows the page, a terminal tables.
 
     Attributes:
         records: one run, or two to compare.
@@ -180,24 +180,24 @@ class RunReport:
     def __post_init__(self) -> None:
         if not all(isinstance(record, RunRecord) for record in self.records):
             raise LayerGroupsError(
-                "A report is of records of runs: RunReport.read(folder), or learn.report()."
+                "A report needs records of runs: RunReport.read(folder), or learn.report()."
             )
         if not 1 <= len(self.records) <= 2:
             raise LayerGroupsError(
-                f"A report is of one run, or of two side by side, not of {len(self.records)}: "
+                f"A report needs one or two records, not {len(self.records)}: "
                 "RunReport((record,)) or RunReport((one, other))."
             )
 
     @classmethod
     def read(cls, *folders: str | Path) -> RunReport:
-        """Of the folders that `write_run` or `layergroups train` wrote, one or two.
+        """Read one or two folders of `write_run` or `layergroups train`.
 
         Raises:
-            CheckpointError: a folder has no record of a run, or a damaged one.
+            CheckpointError: a folder has no record, or a damaged one.
         """
         records = [RunRecord.load(folder) for folder in folders]
         names = [Path(folder).resolve().name for folder in folders]
-        if len({record.title for record in records}) < len(set(names)):  # told apart by folder
+        if len({record.title for record in records}) < len(set(names)):  # the same title twice
             records = [
                 replace(record, title=f"{record.title} ({name})")
                 for record, name in zip(records, names, strict=True)
@@ -205,15 +205,15 @@ class RunReport:
         return cls(tuple(records))
 
     def html(self) -> str:
-        """The page: one document that needs neither network nor other files."""
+        """The page: one HTML document that needs neither network nor other files."""
         one, *other = self.records
         return compare_page(one, *other) if other else run_page(one)
 
     def save(self, path: str | Path) -> RunReport:
-        """Write the page; missing folders are made.
+        """Write the page; missing folders are created.
 
         Returns:
-            The same report, which knows its file.
+            The same report, with its path.
 
         Raises:
             LayerGroupsError: the name does not end in .html.
@@ -224,7 +224,7 @@ class RunReport:
         return RunReport(self.records, target)
 
     def to_dict(self) -> dict[str, Any]:
-        """The facts as JSON-ready values, without the pictures; of two runs a list, "runs"."""
+        """The records as JSON-ready values, without pictures; of two runs a list, "runs"."""
         found = [record.without_pictures().to_dict() for record in self.records]
         return found[0] if len(found) == 1 else {"runs": found}
 
@@ -240,7 +240,7 @@ class RunReport:
         return f"RunReport of {titles}" + (f", written to {self.path}" if self.path else "")
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, so that neither can disturb the notebook."""
+        """The page in an iframe, so its styles and scripts do not affect the notebook."""
         return (
             f'<iframe srcdoc="{escape(self.html())}" sandbox="allow-scripts" title="report" '
             'style="width:100%;height:46rem;border:1px solid #8884;border-radius:8px"></iframe>'
@@ -255,23 +255,19 @@ def check_page_name(path: str | Path) -> Path:
     """
     if not isinstance(path, str | Path):
         raise LayerGroupsError(
-            f'A page goes to a path, not to a {type(path).__name__}: learn.report("run.html").'
+            f'The page needs a path, not a {type(path).__name__}: learn.report("run.html").'
         )
     target = Path(path)
     if target.suffix.lower() not in _ENDINGS:
         raise LayerGroupsError(
-            f"{target} does not end like a page; end it with .html, for example "
+            f"{target} must end with .html, for example "
             f"{target.with_suffix('.html') if target.name else Path('run.html')}."
         )
     return target
 
 
 def check_title(title: object) -> None:
-    """A title is text, or left out.
-
-    Raises:
-        LayerGroupsError: it is something else.
-    """
+    """Raise `LayerGroupsError` unless a title is text or None."""
     if title is not None and not isinstance(title, str):
         raise LayerGroupsError(
             f'title={title!r} must be text: learn.report("run.html", title="Clothes, first try").'
@@ -281,20 +277,20 @@ def check_title(title: object) -> None:
 def report_on(
     learn: Trained, path: str | Path | None, *, title: str | None = None, pictures: bool = True
 ) -> RunReport:
-    """The report of a learner; the page is not written yet.
+    """Create the report of a learner; the page is not written yet.
 
     Args:
-        learn: it goes through its validation data once, and is left as it was.
-        path: of the page that will be written, which is checked before anything is computed.
-        title: of the page; None for the network's name and the data's.
-        pictures: False leaves photos out.
+        learn: predicts its validation items once, and does not change.
+        path: of the page, checked before anything is computed.
+        title: of the page; default is the names of network and data.
+        pictures: False omits pictures.
 
     Raises:
-        LayerGroupsError: path or title is not what it should be.
+        LayerGroupsError: path or title is invalid.
     """
     if path is not None:
         check_page_name(path)
     check_title(title)
     if not isinstance(pictures, bool):
-        raise LayerGroupsError(f"photos={pictures!r} must be True or False.")
+        raise LayerGroupsError(f"pictures={pictures!r} must be True or False.")
     return RunReport((record_run(learn, title=title, pictures=pictures),))

@@ -1,4 +1,4 @@
-"""Some photos with what is and what was predicted: a first look at a model."""
+"""Show some images with actual and predicted classes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 def results_picture(
     learn: Answering, path: str | Path | None = None, n: int = 9, dl: Any = None
 ) -> Path | Figure:
-    """Draw photos with what is and what is predicted; changes nothing.
+    """Draw images with actual and predicted classes; changes nothing.
 
     Args:
         learn: the learner.
-        path: a file ending with .png, .svg or .pdf; None gives the figure of matplotlib.
-        n: how many photos. They are chosen by the seed of the data, the same each time; of batches
-            that cannot give single photos, the first.
-        dl: batches (inputs, targets), or of inputs only; None for the validation photos.
+        path: a file ending with .png, .svg or .pdf; None returns the figure of matplotlib.
+        n: how many images. The seed of the data selects them, always the same; of batches without
+            access by index, the first.
+        dl: batches (inputs, targets), or of inputs only; None for the validation images.
 
     Raises:
         LayerGroupsError: n is not a number of items, there are none, or the file cannot be written.
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise LayerGroupsError(f"n={n!r} must be a number of photos, from 1: show_results(n=9).")
+        raise LayerGroupsError(f"n={n!r} must be a number of images, from 1: show_results(n=9).")
     data = data_source(learn.dls)
     inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
     predictions, *_ = learn.get_preds([inputs])
@@ -61,13 +61,13 @@ def results_picture(
 
 def _title(tiles: list[Tile], targets: Tensor | None) -> str:
     what = "Predicted" if targets is None else "Predicted and actual"
-    return f"{what}: {len(tiles)} {'photo' if len(tiles) == 1 else 'photos'}"
+    return f"{what}: {len(tiles)} {'image' if len(tiles) == 1 else 'images'}"
 
 
 def _note(tiles: list[Tile]) -> str:
     if any(tile.right is None for tile in tiles):
         return ""
-    return f"{sum(bool(tile.right) for tile in tiles)} of {len(tiles)} are right"
+    return f"{sum(bool(tile.right) for tile in tiles)} of {len(tiles)} are correct"
 
 
 def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
@@ -81,6 +81,6 @@ def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tup
     with torch.random.fork_rng(devices=[]):  # a loader may draw its order
         first = list(islice(each_of(batches), n))
     if not first:
-        raise LayerGroupsError("There are no photos to show: the batches are empty.")
+        raise LayerGroupsError("There are no images to show: the batches are empty.")
     known = [target for _, target in first if target is not None]
     return torch.stack([x for x, _ in first]), torch.stack(known) if known else None, ()

@@ -1,4 +1,4 @@
-"""Pictures of photos side by side, with what is and what was predicted below each."""
+"""Grid of images with predictions and further text below each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RIGHT = "#00725a"
 WRONG = "#c0440a"
-_PHOTO = 1.75  # inches
+_IMAGE = 1.75  # inches
 _GAP = 0.22
 _PAIR_GAP = 0.04
 _MARGIN = 0.3
@@ -28,12 +28,12 @@ _TITLE = 0.62
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One item: its photo, perhaps the same with a heat map, and words below.
+    """One item: its image, optionally with a heat map, and text below.
 
     Attributes:
         pictures: one or two, each (H, W, 3), 0..1, of one shape in all tiles.
-        heading: what is predicted.
-        right: whether that is so; None where that is not known or makes no sense.
+        heading: the prediction.
+        right: whether the prediction is correct; None if unknown or not applicable.
         lines: further text.
     """
 
@@ -44,19 +44,19 @@ class Tile:
 
 
 def draw_images(tiles: Sequence[Tile], title: str, note: str = "", columns: int = 0) -> Figure:
-    """A grid of tiles, in the order of reading.
+    """Draw a grid of tiles, row by row.
 
     Args:
         tiles: at least one.
-        title: of the picture.
-        note: a fainter line below the title.
-        columns: how many tiles stand side by side; 0 for a grid about as wide as high.
+        title: of the figure.
+        note: a lighter line below the title.
+        columns: number of tiles in a row; 0 for a nearly square grid.
     """
     side_by_side = len(tiles[0].pictures)
     columns = min(len(tiles), columns or _columns(len(tiles), side_by_side))
     high, wide = tiles[0].pictures[0].shape[:2]
-    tall = _PHOTO * high / wide
-    across = side_by_side * _PHOTO + (side_by_side - 1) * _PAIR_GAP
+    tall = _IMAGE * high / wide
+    across = side_by_side * _IMAGE + (side_by_side - 1) * _PAIR_GAP
     below = _LINE * (1 + max(len(tile.lines) for tile in tiles)) + 0.06
     rows = math.ceil(len(tiles) / columns)
     words = max(drawing.text_width(title, 13, bold=True), drawing.text_width(note, 9))
@@ -82,8 +82,8 @@ def _columns(n: int, side_by_side: int) -> int:
 
 def _draw_tile(axes: Axes, tile: Tile, left: float, top: float, tall: float, across: float) -> None:
     for i, pixels in enumerate(tile.pictures):
-        x = left + i * (_PHOTO + _PAIR_GAP)
-        axes.imshow(pixels, extent=(x, x + _PHOTO, top + tall, top), aspect="auto", vmin=0, vmax=1)
+        x = left + i * (_IMAGE + _PAIR_GAP)
+        axes.imshow(pixels, extent=(x, x + _IMAGE, top + tall, top), aspect="auto", vmin=0, vmax=1)
     colour = drawing.INK if tile.right is None else RIGHT if tile.right else WRONG
     place = top + tall + 0.13
     _write(axes, left, place, drawing.fitted(tile.heading, across, 10.5), 10, colour, bold=True)

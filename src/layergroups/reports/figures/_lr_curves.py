@@ -1,4 +1,4 @@
-"""Losses over learning rates: the curve of a sweep as data, and the picture of several."""
+"""Loss over learning rate: the curve of a sweep, and the figure of several curves."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ _WIDTH, _HEIGHT, _TOP, _KEY = 9.2, 4.6, 0.8, 2.3  # inches
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The loss over a rising rate, in one sweep.
+    """The loss over an increasing rate, in one sweep.
 
     Attributes:
         name: of the layer group that trained, or "all".
-        lrs: the rate at each step; for "all", that of the group whose rate is highest.
+        lrs: the rate at each step; for "all", the highest rate of all groups.
         losses: at each step, smoothed.
-        raw: at each step, as they were.
-        suggestions: a rate by each kind that was asked for and found; empty where there are too
-            few steps.
+        raw: at each step, not smoothed.
+        suggestions: the suggested rate by kind; empty if there are too few steps.
         end: why the sweep ended.
-        skip: steps at the start that are ignored, where the average is of too few batches.
-        missing: why there is no rate, by each kind that was asked for and not found.
+        skip: number of ignored first steps, which average too few batches.
+        missing: by kind, why a requested suggestion was not found.
     """
 
     name: str
@@ -47,7 +46,7 @@ class RateCurve:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Rate and smoothed loss of each step that is not skipped; of all if there are few."""
+        """Rate and smoothed loss of each step, without the skipped steps if others remain."""
         pairs = list(zip(self.lrs, self.losses, strict=True))
         return pairs[self.skip :] or pairs
 
@@ -57,11 +56,11 @@ class RateCurve:
 
 
 def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") -> Path:
-    """Draw the smoothed losses of sweeps over the rate, with the suggestions on each curve.
+    """Draw the smoothed losses of sweeps over the rate, with suggestions on each curve.
 
     Args:
-        curves: the first is that of all groups together; then the groups, nearest the input first.
-            Where one group alone trains, its curve is all there is.
+        curves: first that of all groups together, then of each group, nearest the input first; or
+            only the curve of a single group.
         path: a file ending with .png, .svg or .pdf.
         note: a line below the title.
 
@@ -81,7 +80,7 @@ def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     markers = dict(zip(kinds, _MARKERS, strict=False))
     for i, (curve, colour) in reversed(list(enumerate(zip(curves, colours, strict=True)))):
         _draw(axes, curve, colour, markers, thick=i == 0)
-    # losses from the lowest to somewhat above where the sweeps began; what diverges runs out
+    # from the lowest loss to slightly above the first; diverging curves leave the plot
     lowest = min(loss for curve in curves for _, loss in curve.points)
     begin = max(curve.points[0][1] for curve in curves)
     room = max(begin - lowest, abs(begin) * 0.02, 1e-9)
@@ -89,7 +88,7 @@ def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     axes.set_ylim(lowest - 0.08 * room, begin + 0.45 * room)
     drawing.style_axes(axes, "learning rate", "loss, smoothed")
     _legend(figure, curves, colours, markers)
-    drawing.add_title(figure, "Loss while the learning rate rises", note)
+    drawing.add_title(figure, "Loss over learning rate", note)
     return figure
 
 

@@ -1,7 +1,7 @@
-"""The picture of a network in its layer groups: blocks as a stack, from input to output.
+"""Figure of a network and its layer groups: a stack of blocks from input to output.
 
-First everything gets its place, in inches from the top (`_lay_out`), with room for its text; then
-it is drawn. So no text meets another, however many blocks or groups there are.
+`_lay_out` first computes all positions, in inches from the top, with room for the texts, so texts
+never overlap.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _BAR = 2.9  # widths, in inches
 _FIGURES = 1.05
 _GROUP = 2.15
 _NAME_MOST = 2.5
-_MOST_ROWS = 64  # beyond it, runs of like blocks are drawn as one
+_MOST_ROWS = 64  # blocks above which runs of similar blocks become one bar
 _FEW_GROUPS = 8
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One bar of the stack: a block, or a run of like blocks."""
+    """A bar of the stack: a block, or a run of similar blocks."""
 
     name: str
     parameters: int
@@ -61,22 +61,13 @@ class GroupStack:
 
 @dataclass(frozen=True)
 class Placed:
-    """A stack with its place, inches from the top of the picture.
-
-    Attributes:
-        stack: the group.
-        border: where the boundary before it is.
-        words: the reason for that boundary, in lines; empty for the first.
-        top: of its first bar.
-        row: height of a bar with the space below it.
-        bottom: of the stack.
-    """
+    """A stack with its position, in inches from the top of the figure."""
 
     stack: GroupStack
-    border: float
-    words: tuple[str, ...]
+    border: float  # of the boundary before it
+    words: tuple[str, ...]  # lines of the reason for that boundary; empty for the first
     top: float
-    row: float
+    row: float  # height of a bar with the space below it
     bottom: float
 
 
@@ -92,18 +83,18 @@ class Columns:
 
 
 def network_picture(groups: LayerGroups, path: str | Path, title: str | None = None) -> Path:
-    """Draw a model as a stack of blocks, in the colours of its layer groups.
+    """Draw a model as a stack of blocks, coloured by layer group.
 
-    The width of a block is its share of the model's parameters; between two groups the picture
-    says why the model is divided there. Frozen groups are hatched.
+    The width of a block is proportional to its parameters. The text between two groups is the
+    reason for the boundary. Frozen groups are hatched.
 
     Args:
         groups: layer groups of the model.
         path: a file ending with .png, .svg or .pdf.
-        title: a name for the model; default is its class.
+        title: of the figure; default is the class of the model.
 
     Raises:
-        LayerGroupsError: another ending, or the file cannot be written.
+        LayerGroupsError: a different ending, or the file cannot be written.
     """
     path = drawing.check_ending(path)
     return drawing.save(draw_network(groups, title), path)
@@ -131,11 +122,11 @@ def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
     return figure
 
 
-# What is drawn
+# Content
 
 
 def stacks_of(groups: LayerGroups) -> list[GroupStack]:
-    """Layer groups with blocks and colours; of a deep network, runs of like blocks as one."""
+    """Layer groups with blocks and colours; in deep networks runs of similar blocks are one row."""
     listed = [group for group in groups if any(True for _ in group.parameters())]
     has_head = groups.anatomy.has_head and len(listed) > 1
     colours = drawing.group_colours(len(listed) - has_head, has_head)
@@ -169,7 +160,7 @@ def _row(run: Sequence[Block]) -> BlockRow:
     return BlockRow(name, sum(block.n_parameters for block in run), run[-1].shape)
 
 
-# Where it stands
+# Layout
 
 
 def _columns(stacks: Sequence[GroupStack], letters: float) -> Columns:
@@ -184,7 +175,7 @@ def _columns(stacks: Sequence[GroupStack], letters: float) -> Columns:
 
 
 def _lay_out(stacks: Sequence[GroupStack], columns: Columns, row: float) -> list[Placed]:
-    """Give each stack its place; as high as its bars or its words, whichever needs more."""
+    """Position each stack; its height is that of its bars or its text, whichever is larger."""
     few = len(stacks) <= _FEW_GROUPS
     y = _MARGIN + _TITLE + _HEADINGS
     placed = []
@@ -213,7 +204,7 @@ def _facts(stack: GroupStack, few: bool = True) -> list[str]:
     return [stack.name, f"{blocks}{short(stack.parameters)} parameters", state]
 
 
-# How it is drawn
+# Drawing
 
 
 def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[GroupStack]) -> None:
@@ -228,7 +219,7 @@ def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[Group
     summary = f"{count}, {blocks} blocks, {short(total)} parameters; input on top, output below"
     _write(axes, _MARGIN, _MARGIN + 0.38, summary, 9, drawing.GREY)
     y = _MARGIN + _TITLE + _HEADINGS / 2
-    for x, words in ((columns.figures, "parameters"), (columns.shapes, "gives"),
+    for x, words in ((columns.figures, "parameters"), (columns.shapes, "output"),
                      (columns.groups, "layer group")):  # fmt: skip
         _write(axes, x, y, words, 8, drawing.GREY)
     _write(axes, columns.bars - 0.12, y, "block", 8, drawing.GREY, ha="right")
@@ -282,7 +273,7 @@ def _draw_group(axes: Axes, columns: Columns, place: Placed) -> None:
 
 
 def _draw_foot(axes: Axes, columns: Columns, height: float, groups: LayerGroups) -> None:
-    words = f"Bars are in proportion to parameters. Rule: {groups.rule}."
+    words = f"Bars are proportional to parameters. Rule: {groups.rule}."
     if any(groups.frozen):
         words += " Hatched: frozen."
     _write(axes, _MARGIN, height - 0.2, words, 8, drawing.GREY)

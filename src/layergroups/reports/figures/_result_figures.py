@@ -1,4 +1,4 @@
-"""Pictures of results: confusion matrix, calibration, predicted beside actual numbers."""
+"""Figures of results: confusion matrix, calibration, predicted against actual numbers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _CELL = 0.52  # inches
 _MAX_CELL = 0.8
 _SIDE = 10.4  # inches of a large matrix
-_MAX_NUMBERS = 40  # classes beyond which cells are too small for numbers
-_MAX_NAMES = 65  # beyond it, some of the classes are named
+_MAX_NUMBERS = 40  # classes up to which cells show numbers
+_MAX_NAMES = 65  # classes up to which all are named
 _PLOT = 3.6  # inches of a square plot
 _MAX_TARGETS = 4
-_MAX_LINES = 200  # items up to which each is tied to the line
+_MAX_LINES = 200  # items up to which each is connected to the diagonal
 _QUARTERS = {0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}
 
 
@@ -34,8 +34,8 @@ def confusion_matrix_picture(
 ) -> Path:
     """Draw how many items of each class were predicted as each class.
 
-    Rows are actual classes, columns predicted ones. Cells on the diagonal are blue, errors orange;
-    a cell is the darker, the larger its part of the row.
+    Rows are actual classes, columns predicted classes. Cells on the diagonal are blue, errors
+    orange; a darker cell is a larger fraction of its row.
 
     Args:
         matrix: counts (C, C).
@@ -58,7 +58,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> F
     names = [drawing.fitted(name, 1.9, letters) for name in classes[::step]]
     longest = max(drawing.text_width(name, letters) for name in names)
     if n <= 12:
-        cell = max(cell, min(_MAX_CELL, longest * 1.1))  # so wide that names need not be turned
+        cell = max(cell, min(_MAX_CELL, longest * 1.1))  # wide enough for horizontal names
     slanted = any(drawing.text_width(name, letters) > cell * 0.94 for name in names)
     side, room = n * cell, longest + 0.2
     width = max(room + 0.35 + side + 0.75, 5.0)
@@ -76,13 +76,13 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> F
     axes.spines[:].set_visible(False)
     total = int(counts.sum())
     accuracy = f"{counts.trace() / total:.1%}" if total else "none"
-    title = f"{accuracy} of {total} items are right"
+    title = f"{accuracy} of {total} items are correct"
     drawing.add_title(figure, title, "blue: correct, orange: errors")
     return figure
 
 
 def _draw_cells(axes: Axes, counts: Any, letters: float) -> None:
-    """One image, not a patch for each cell: a thousand classes have a million of them."""
+    """Draw one image, not a patch for each cell: a thousand classes have a million cells."""
     from matplotlib.colors import to_rgb
 
     n = len(counts)
@@ -106,7 +106,7 @@ def _draw_cells(axes: Axes, counts: Any, letters: float) -> None:
 
 
 def draw_calibration(calibration: Calibration) -> Figure:
-    """Accuracy at each confidence, and below it how many predictions there are."""
+    """Draw the accuracy at each confidence, and the number of predictions."""
     figure = drawing.new_figure(5.0, 6.0)
     axes = drawing.axes_at(figure, 0.75, 0.75, _PLOT, _PLOT)
     counts = drawing.axes_at(figure, 0.75, 4.5, _PLOT, 0.75)
@@ -135,7 +135,7 @@ def draw_calibration(calibration: Calibration) -> Figure:
 
 
 def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErrors]) -> Figure:
-    """Predicted numbers over actual ones, a plot for each target; on the line they are equal.
+    """Draw predicted against actual numbers, a plot for each target.
 
     Args:
         predicted: (N, K).
@@ -148,8 +148,8 @@ def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErr
     for k, row in enumerate(shown):
         axes = drawing.axes_at(figure, left + k * step, 1.05, _PLOT, _PLOT)
         _draw_target(axes, predicted[:, k], actual[:, k], row)
-    more = f"; {len(shown)} of {len(errors)} are shown" if len(shown) < len(errors) else ""
-    note = f"{len(predicted)} items; on the line, predicted and actual are the same{more}"
+    more = f"; {len(shown)} of {len(errors)} targets" if len(shown) < len(errors) else ""
+    note = f"{len(predicted)} items; on the line, predicted equals actual{more}"
     drawing.add_title(figure, "Predicted and actual", note)
     return figure
 

@@ -1,8 +1,4 @@
-"""The rates and the momentum of all layer groups over a fit that has not begun, and their picture.
-
-Above, the rate of each group, where it trains; below, for each group when it trains and when it is
-frozen, in the same colours; last the momentum.
-"""
+"""Preview of a fit: learning rate, frozen epochs and momentum of each layer group."""
 
 from __future__ import annotations
 
@@ -24,22 +20,22 @@ if TYPE_CHECKING:
 
 _WIDTH, _ROW, _ABOVE, _BELOW = 8.6, 0.24, 0.95, 0.62  # inches
 _RATES, _MOMENTUM, _GAP = 2.7, 0.8, 0.22
-_WIDE_APART = 30.0  # ratio of rates from which their axis is logarithmic
+_LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePreview:
-    """A part of a fit with a schedule of its own.
+    """A phase of a fit, with a separate schedule.
 
     Attributes:
-        name: of the part, such as "head".
-        epochs: passes over the training photos.
+        name: of the phase, such as "head".
+        epochs: passes over the training items.
         steps: of the optimizer.
-        at: the steps that are shown, counted from 0; all, or a thousand of them.
-        rates: for each group its rate at these steps, as the optimizer has it.
+        at: the steps shown, counted from 0; all, or a thousand of them.
+        rates: of each group at these steps, in the optimizer.
         frozen: for each group whether it is frozen, or has a rate of 0, at these steps.
-        momentum: at these steps, or the first beta; None for an optimizer that has none.
-        note: what else there is to know, or empty.
+        momentum: at these steps, or the first beta; None if the optimizer has none.
+        note: further information, or empty.
     """
 
     name: str
@@ -52,12 +48,12 @@ class PhasePreview:
     note: str = ""
 
     def highest(self, group: int) -> float:
-        """The highest rate of a group while it trains; 0 if it does not."""
+        """The highest rate of a group while it trains; 0 if it never does."""
         pairs = zip(self.rates[group], self.frozen[group], strict=True)
         return max((rate for rate, frozen in pairs if not frozen), default=0.0)
 
     def trains(self, group: int) -> list[tuple[float, float, bool]]:
-        """Stretches of a group, in epochs from the start of the phase, and whether it trains."""
+        """Intervals of a group, in epochs from the start of the phase, and whether it trains."""
         per_epoch = self.steps / self.epochs
         begins: list[tuple[float, bool]] = []
         flags = zip(self.at, self.frozen[group], strict=True)
@@ -69,11 +65,11 @@ class PhasePreview:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulePreview:
-    """The rates of all layer groups over a fit; `print` shows a table, a notebook the picture.
+    """The rates of all layer groups over a fit; `print` shows a table, a notebook the figure.
 
     Attributes:
         groups: names, nearest the input first.
-        phases: one after another.
+        phases: in order.
     """
 
     groups: tuple[str, ...]
@@ -81,7 +77,7 @@ class SchedulePreview:
 
     @property
     def epochs(self) -> int:
-        """Of all phases."""
+        """Number of epochs of all phases."""
         return sum(phase.epochs for phase in self.phases)
 
     def starts(self) -> Iterator[tuple[float, PhasePreview]]:
@@ -96,7 +92,7 @@ class SchedulePreview:
         return asdict(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture.
+        """Write the figure.
 
         Args:
             path: ends with .png, .svg or .pdf.
@@ -153,7 +149,7 @@ def _points(first: float, phase: PhasePreview) -> list[float]:
 
 
 def _draw_rates(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) -> None:
-    """Lines from thick to thin, so that those of equal rates are all seen."""
+    """Draw lines from thick to thin, so lines of equal rates are all visible."""
     nan = float("nan")
     count = len(colours)
     for first, phase in preview.starts():
@@ -169,7 +165,7 @@ def _draw_rates(axes: Axes, preview: SchedulePreview, colours: Sequence[str]) ->
 def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
     positive = [rate for rate in highest if rate > 0] or [1.0]
     top = max(positive)
-    if top / min(positive) > _WIDE_APART:
+    if top / min(positive) > _LOG_RATIO:
         axes.set_yscale("log")
         axes.set_ylim(min(positive) / 300, top * 2)
     else:

@@ -1,4 +1,4 @@
-"""Curves of a fit: losses, metrics and rates over its epochs."""
+"""Training curves: losses, metrics and learning rates over the epochs of a fit."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def draw_curves(
     losses: Sequence[float],
     groups: Sequence[str],
 ) -> Figure:
-    """Draw losses on the left, metrics and rates, where there are any, beside them.
+    """Draw losses, and beside them metrics and rates, if any.
 
     Args:
-        rows: the epochs done.
-        places: of losses within the epochs: 1.5 is the middle of the second.
-        losses: of steps, as many.
+        rows: the finished epochs.
+        places: of `losses`, in epochs: 1.5 is the middle of the second.
+        losses: of the steps.
         groups: names of the layer groups.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
@@ -114,7 +114,7 @@ def _finish(axes: Axes) -> None:
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:
-    """A running mean, corrected for its start."""
+    """A bias-corrected exponential moving average."""
     found, mean = [], 0.0
     for number, loss in enumerate(losses, 1):
         mean = _SMOOTH * mean + (1 - _SMOOTH) * loss

@@ -1,9 +1,7 @@
-"""Charts as inline SVG: shapes that stretch to the width there is, letters that never shrink.
+"""Data of the charts of the page, which `macros.html.j2` draws as inline SVG.
 
-The shapes of a chart lie in an SVG of 1000 x 1000 units that is stretched over the plot; lines and
-dots keep their thickness. The labels of the axes are text of the page at places in percent, so
-they are as large on a phone as on a desk. `macros.html.j2` draws a `Chart`, with its numbers in a
-table below it.
+An SVG of 1000 x 1000 units is stretched over the plot; lines and dots keep their thickness. Axis
+labels are HTML text at positions in percent, so they do not shrink on a phone.
 """
 
 from __future__ import annotations
@@ -29,22 +27,15 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """From values to places, 0..1000 from the left or from below.
-
-    Attributes:
-        low: value at the start.
-        high: value at the end.
-        log: whether equal ratios are equally far apart.
-        ticks: values that are labelled, with their labels.
-    """
+    """A scale from values to positions, 0..1000 from the left or from below."""
 
     low: float
     high: float
     log: bool = False
-    ticks: tuple[tuple[float, str], ...] = ()
+    ticks: tuple[tuple[float, str], ...] = ()  # values and labels
 
     def place(self, value: float) -> float:
-        """Where a value stands, within the plot."""
+        """The position of a value, clipped to the plot."""
         if self.log:
             value, low, high = (math.log(max(v, 1e-300)) for v in (value, self.low, self.high))
         else:
@@ -55,7 +46,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a chart: places in the SVG, pixels across, and what it says."""
+    """A point of a chart: position in the SVG, diameter in pixels, tooltip."""
 
     x: float
     y: float
@@ -65,51 +56,25 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Attributes:
-        name: in the legend.
-        points: (x, y) from left to right.
-        look: class of its colour, such as "g0" or "c1".
-        dots: whether each point is marked.
-        dash: which pattern of dashes, 0 for none.
-        joined: whether a line goes through the points.
-        sizes: of the dots, in pixels; empty for the usual size.
-    """
+    """A line, or the points, of a chart."""
 
     name: str
-    points: Sequence[Point]
-    look: str
+    points: Sequence[Point]  # from left to right
+    look: str  # CSS class of its colour, such as "g0" or "c1"
     dots: bool = True
-    dash: int = 0
-    joined: bool = True
-    sizes: Sequence[float] = ()
+    dash: int = 0  # pattern of dashes, 0 for none
+    joined: bool = True  # draw a line through the points
+    sizes: Sequence[float] = ()  # of the dots, in pixels
 
     @property
     def dashes(self) -> str:
-        """The pattern as SVG has it."""
+        """The SVG dash pattern."""
         return _DASHES[self.dash % len(_DASHES)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Lines or points in a plot, with axes, legend and the numbers as a table.
-
-    Attributes:
-        title: what it shows.
-        lines: drawn one over another.
-        x: axis below.
-        y: axis at the left.
-        y_label: what the y axis counts.
-        x_label: what the x axis counts.
-        headings: of the table.
-        rows: of the table.
-        caption: of the table.
-        bands: where a part begins and its name; a line is drawn there.
-        describe: what can be seen, in a sentence.
-        wide: whether it takes the whole width.
-        square: whether it is as wide as high.
-    """
+    """Lines or points in a plot, with axes, legend and the numbers as a table."""
 
     title: str
     lines: Sequence[Line]
@@ -120,19 +85,19 @@ class Chart:
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-    bands: Sequence[tuple[float, str]] = ()
-    describe: str = ""
+    bands: Sequence[tuple[float, str]] = ()  # start and name of each phase
+    describe: str = ""  # sentence for screen readers
     wide: bool = False
     square: bool = False
 
     @property
     def borders(self) -> list[float]:
-        """Where a part begins that is not the first."""
+        """The starts of all phases but the first."""
         return [place for start, _ in self.bands if (place := self.x.place(start)) > 0]
 
     @property
     def band_names(self) -> list[tuple[str, float, float]]:
-        """Each part with its left edge and its width, in percent."""
+        """Each phase with its left edge and width, in percent."""
         ends = [*(start for start, _ in self.bands[1:]), self.x.high]
         places = [
             (name, self.x.place(start) / 10, self.x.place(end) / 10)
@@ -141,7 +106,7 @@ class Chart:
         return [(name, left, right - left) for name, left, right in places]
 
     def path(self, line: Line) -> str:
-        """A line as SVG has it, broken where a value is not finite."""
+        """The SVG path of a line, interrupted at values that are not finite."""
         points = line.points[:: _step(len(line.points), _MAX_POINTS)] if line.joined else ()
         return "".join(
             "M" + "L".join(f"{self.x.place(a):.1f} {SIDE - self.y.place(b):.1f}" for a, b in run)
@@ -150,7 +115,7 @@ class Chart:
         )
 
     def dots(self, line: Line) -> Iterator[Dot]:
-        """The points of a line that are marked; a single point always is."""
+        """The marked points of a line; a single point is always marked."""
         sizes = line.sizes or [_DOT] * len(line.points)
         known = [
             (a, b, size)
@@ -164,14 +129,14 @@ class Chart:
 
     @property
     def shown(self) -> tuple[Sequence[Sequence[str]], str]:
-        """Rows and caption of the table; of very many rows some are left out."""
+        """Rows and caption of the table; of very many rows some are omitted."""
         return some_rows(self.rows, self.caption)
 
 
 def some_rows(
     rows: Sequence[Sequence[str]], caption: str = ""
 ) -> tuple[Sequence[Sequence[str]], str]:
-    """At most some hundred of the rows, evenly chosen, and a caption that says so."""
+    """Evenly chosen rows, at most some hundred, and a caption that mentions this."""
     step = _step(len(rows), _MAX_ROWS)
     if step > 1:
         caption = f"{caption} One row in {step} of {len(rows):,}.".strip()
@@ -183,13 +148,7 @@ def _step(n: int, most: int) -> int:
 
 
 def linear_axis(values: Iterable[float], *, zero: bool = False, most: int = 5) -> Axis:
-    """Round numbers around finite values.
-
-    Args:
-        values: that must find room.
-        zero: whether 0 belongs to it.
-        most: labels.
-    """
+    """An axis between round numbers around the finite values, with about `most` labels."""
     known = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     low, high = min(known), max(known)
     low = min(low, 0.0) if zero else low
@@ -204,7 +163,7 @@ def linear_axis(values: Iterable[float], *, zero: bool = False, most: int = 5) -
 
 
 def rate_axis(values: Iterable[float]) -> Axis:
-    """Powers of ten around rates that are far apart, else round numbers; rates of 0 lie below."""
+    """A logarithmic axis for rates that differ much, else a linear axis; 0 is at the bottom."""
     known = [v for v in values if v > 0 and math.isfinite(v)]
     if not known or max(known) / min(known) < 12:
         axis = linear_axis([*known, 0.0], zero=True, most=4)
@@ -216,7 +175,7 @@ def rate_axis(values: Iterable[float]) -> Axis:
 
 
 def epoch_axis(epochs: Sequence[int]) -> Axis:
-    """A stretch of equal width for each epoch, labelled in its middle."""
+    """An interval of equal width for each epoch, labelled in the middle."""
     step = -(-len(epochs) // _MAX_LABELS) if epochs else 1
     labels = [(i + 0.5, str(epoch)) for i, epoch in enumerate(epochs) if i % step == 0]
     return Axis(0.0, float(max(1, len(epochs))), ticks=tuple(labels))

@@ -1,4 +1,4 @@
-"""Colours of the page, light and dark; whatever carries meaning has the contrast that it needs."""
+"""Colours of the page, light and dark, with the contrast that WCAG 2.2 requires."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 Colour = tuple[float, float, float]
 CORRECT: Final = (46, 125, 190)  # of a heat map, on light and dark
 WRONG: Final = (216, 100, 20)
-LIGHT: Final = "#ffffff"  # of the panels that charts stand on
+LIGHT: Final = "#ffffff"  # background of charts
 DARK: Final = "#1b2128"
 INK: Final = "#1b2733"
 PAPER: Final = "#f3f5f7"
@@ -23,12 +23,12 @@ _HEX: Final = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 def safe_colour(text: str) -> str:
-    """The colour if it is one, "#rrggbb"; else grey."""
+    """The colour if it is valid, "#rrggbb"; else grey."""
     return text if _HEX.fullmatch(text) else "#808080"
 
 
 def visible(colour: str, background: str, least: float = _GRAPHICS) -> str:
-    """The colour, made darker or lighter until it can be told from the background."""
+    """The colour, darkened or lightened until its contrast with the background suffices."""
     goal = (0.0, 0.0, 0.0) if _luminance(_rgb(background)) > 0.5 else (1.0, 1.0, 1.0)
     own = _rgb(colour)
     for step in range(21):
@@ -55,7 +55,7 @@ def group_styles(scope: str, colours: Sequence[str]) -> Markup:
 
 
 def cell_styles() -> Markup:
-    """The shades of the cells of a confusion matrix, with a readable text on each."""
+    """The shades of the cells of a confusion matrix, with readable text on each."""
     rules: tuple[list[str], list[str]] = ([], [])
     for kind, colours in _KINDS.items():
         for theme, (colour, back) in enumerate(zip(colours, (LIGHT, DARK), strict=True)):
@@ -72,7 +72,7 @@ def _readable(background: str) -> str:
 
 
 def level(part: float) -> int:
-    """The shade for a part, 0..1."""
+    """The shade for a fraction, 0..1."""
     return round(min(1.0, max(0.0, part)) * LEVELS)
 
 

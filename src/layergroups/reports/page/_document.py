@@ -1,4 +1,4 @@
-"""The page as a whole: one file, which asks for nothing else."""
+"""Render the page of one or two runs as a single HTML file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FILTERS = ("count", "duration", "figure", "memory", "moment", "percent", "rate"
 
 
 def run_page(record: RunRecord) -> str:
-    """The page of a run, a whole HTML document; it depends on the record only."""
+    """The page of a run, an HTML document; it depends only on the record."""
     task = task_named(record.outcome.task if record.outcome else "multiclass")
     outcome, phases = record.outcome, phases_of(record.epochs)
     matrix = views.matrix_of(outcome)
@@ -70,7 +70,7 @@ def run_page(record: RunRecord) -> str:
 
 
 def compare_page(one: RunRecord, other: RunRecord) -> str:
-    """The page of two runs side by side, a whole HTML document."""
+    """The page of two runs side by side, an HTML document."""
     runs = (one, other)
     lanes = [views.lanes(run) for run in runs]
     matrices = [views.matrix_of(run.outcome) for run in runs]
@@ -123,7 +123,7 @@ def _rendered(
 
 @cache
 def _environment() -> Environment:
-    """Every text is escaped, so a class named `<img src=x onerror=…>` is shown as it is written."""
+    """The template environment; it escapes all text, such as a class named `<img onerror=…>`."""
     made = Environment(
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
@@ -141,7 +141,7 @@ def _file(name: str) -> str:
 
 
 def _policy(script: str) -> str:
-    """What a browser lets the page do: show itself, its own pictures, and run this script only."""
+    """A content security policy that allows only embedded pictures, styles and this script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

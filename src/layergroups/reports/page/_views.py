@@ -1,4 +1,4 @@
-"""What the templates of the page show of a record: charts, lanes, the confusion matrix."""
+"""View models for the templates of the page: charts, lanes, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from layergroups.reports.page._charts import (
 from layergroups.reports.page._colours import CORRECT, WRONG, level
 from layergroups.reports.run import Cell, EpochRow, Outcome, RunRecord, phases_of
 
-MAX_CELLS: Final = 30  # classes up to which the matrix has numbers; of more it is a heat map
+MAX_CELLS: Final = 30  # classes up to which the matrix has numbers; else it is a heat map
 MAX_CONFUSED: Final = 10
 _MAX_CHARTS: Final = 8
-_MAX_LANES: Final = 60  # epochs across; of more, some are left out
+_MAX_LANES: Final = 60  # epochs; of more, some are left out
 _MAX_BANDS: Final = 20
 _MAX_NAMES: Final = 45  # beside a heat map
-_FEW: Final = 5  # predictions below which a bin tells little
+_FEW: Final = 5  # predictions below which a bin is unreliable
 _PICTURE: Final = re.compile(r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 
 
 def safe_picture(uri: str) -> str:
-    """The picture, if it is one that needs no network; else nothing."""
+    """The picture if it is an embedded image, else an empty string."""
     return uri if _PICTURE.fullmatch(uri) else ""
 
 
@@ -67,7 +67,7 @@ def _losses(record: RunRecord) -> Chart:
 
 
 def _metrics(record: RunRecord) -> list[Chart]:
-    """One chart for the metrics between 0 and 1, one for each other: scales differ."""
+    """One chart for all metrics between 0 and 1, one for each of the others: scales differ."""
     names = list(dict.fromkeys(name for row in record.epochs for name in row.metrics))
     values = {n: [row.metrics.get(n) for row in record.epochs] for n in names}
     shares = [n for n in names if all(v is None or 0 <= v <= 1 for v in values[n])]
@@ -101,7 +101,7 @@ def _rates(record: RunRecord) -> list[Chart]:
         record, "Learning rate of each layer group", lines, "learning rate", ("epoch", *names), rows
     )
     axis = rate_axis(b for line in lines for _, b in line.points if b > 0)
-    lined = f"{count(len(lines), 'line')}, one for each group or for those that share a rate."
+    lined = f"{count(len(lines), 'line')}, one for each group or for groups of the same rate."
     caption = "The highest rate of each layer group in each epoch; frozen groups have none."
     return [replace(chart, y=axis, wide=True, describe=lined, caption=caption)]
 
@@ -140,7 +140,7 @@ def _is_frozen(row: EpochRow, group: int) -> bool:
 
 
 def _rates_within(epochs: Sequence[EpochRow], group: int) -> Iterator[Point]:
-    """Rates at places in time; nan where the group was frozen."""
+    """Rates over time; nan where the group was frozen."""
     for i, row in enumerate(epochs):
         if _is_frozen(row, group):
             yield i + 0.5, float("nan")
@@ -166,7 +166,7 @@ def _merged(lines: Sequence[Line]) -> list[Line]:
 
 
 def group_names(record: RunRecord) -> list[str]:
-    """Names of the layer groups; numbered where the history has more of them."""
+    """Names of the layer groups; numbered if the history has more of them."""
     most = max((len(row.frozen) for row in record.epochs), default=0)
     own = [group.name for group in record.network.groups]
     return own if len(own) >= most else [f"group {i}" for i in range(most)]
@@ -174,7 +174,7 @@ def group_names(record: RunRecord) -> list[str]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Epochs of one phase in which a group was the same: "trained", "frozen" or "absent"."""
+    """Consecutive epochs of a phase in which a group is "trained", "frozen" or "absent"."""
 
     epochs: int
     state: str
@@ -192,7 +192,7 @@ class Lanes:
 
 
 def lanes(record: RunRecord) -> Lanes | None:
-    """The lanes of a run; None where nothing is known of frozen groups."""
+    """The lanes of a run; None if its history does not list frozen groups."""
     names = group_names(record)
     epochs = record.epochs[:: -(-len(record.epochs) // _MAX_LANES) or 1]
     if not any(row.frozen for row in epochs):
@@ -223,7 +223,7 @@ def _stretches(epochs: Sequence[EpochRow], group: int) -> Iterator[Stretch]:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """A cell of the confusion matrix: its key on the page, count, class of its colour, words."""
+    """A cell of the confusion matrix: key on the page, count, CSS class, description."""
 
     key: str
     count: int
@@ -233,27 +233,18 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The confusion matrix, as numbers in cells or as a heat map.
-
-    Attributes:
-        classes: names.
-        rows: of each actual class its cells, None where there are no items; empty for a heat map.
-        picture: the heat map as a data URI; empty for numbers.
-        ticks: classes named beside the heat map, with their places in percent.
-        confused: the most frequent errors: cell, actual and predicted class, items of the class.
-        errors: number of cells with errors.
-    """
+    """The confusion matrix, as numbers in cells or as a heat map."""
 
     classes: tuple[str, ...]
-    rows: list[list[MatrixCell | None]]
-    picture: str
-    ticks: list[tuple[str, float]]
-    confused: list[tuple[MatrixCell, str, str, int]]
-    errors: int
+    rows: list[list[MatrixCell | None]]  # by actual class, None without items; or a heat map:
+    picture: str  # a data URI
+    ticks: list[tuple[str, float]]  # classes named beside the heat map, positions in percent
+    confused: list[tuple[MatrixCell, str, str, int]]  # cell, actual, predicted, items of the class
+    errors: int  # number of cells
 
 
 def matrix_of(outcome: Outcome | None) -> Matrix | None:
-    """The confusion matrix of a result; None if it has none."""
+    """The confusion matrix of an outcome, if it has one."""
     if outcome is None or not outcome.cells:
         return None
     n = len(outcome.classes)
@@ -291,13 +282,13 @@ def _matrix_cell(outcome: Outcome, cell: Cell, total: int) -> MatrixCell:
 
 
 def _shade(cell: Cell, total: int) -> tuple[str, float]:
-    """Errors are drawn twice as strong, for they are spread over a row."""
+    """The kind and strength of a cell; errors, spread over a row, are drawn twice as strong."""
     part = cell.count / total if total else 0.0
     return ("right", part) if cell.actual == cell.predicted else ("wrong", min(1.0, part * 2))
 
 
 def _heat_map(outcome: Outcome, totals: Sequence[int]) -> str:
-    """A pixel for each cell, transparent where there is nothing, so it fits light and dark."""
+    """A pixel for each cell, transparent if empty, for light and dark backgrounds."""
     n = len(outcome.classes)
     pixels = np.zeros((n, n, 4), np.uint8)
     for cell in outcome.cells:
@@ -321,9 +312,9 @@ def _cell_title(outcome: Outcome, cell: Cell) -> str:
 
 
 def script_data(outcome: Outcome | None) -> dict[str, Any]:
-    """What the script shows of each cell: pictures and words, all of it text.
+    """The data of the script for each cell: pictures and texts.
 
-    Of many classes only the cells that have a button are listed.
+    With many classes, only of the cells that have a button.
     """
     if outcome is None:
         return {"items": [], "cells": {}}
@@ -350,14 +341,14 @@ def script_data(outcome: Outcome | None) -> dict[str, Any]:
 def _note(cell: Cell) -> str:
     order = "least confident first" if cell.actual == cell.predicted else "most confident first"
     if not cell.shown:
-        return "There are no pictures of them on this page."
+        return "This page has no pictures of them."
     if len(cell.shown) < cell.count:
         return f"{len(cell.shown)} of them, {order}."
     return f"{order[0].upper()}{order[1:]}." if cell.count > 1 else ""
 
 
 def calibration_chart(outcome: Outcome) -> Chart | None:
-    """Accuracy over confidence; dots grow with the predictions that they stand for."""
+    """Accuracy over confidence; the size of a dot shows its number of predictions."""
     found = outcome.calibration
     if found is None or not found.known:
         return None
@@ -388,7 +379,7 @@ def calibration_chart(outcome: Outcome) -> Chart | None:
 
 
 def scatter_chart(outcome: Outcome) -> Chart:
-    """Predicted numbers against actual ones."""
+    """Predicted against actual numbers."""
     axis = linear_axis([value for point in outcome.points for value in point])
     ends = [(axis.low, axis.low), (axis.high, axis.high)]
     name = outcome.classes[0] if outcome.classes else "the target"
@@ -414,7 +405,7 @@ def scatter_chart(outcome: Outcome) -> Chart:
 
 
 def compared_charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """Losses and metrics of both over the same epochs."""
+    """Losses and metrics of both runs over the epochs."""
     names = list(dict.fromkeys(n for run in runs for row in run.epochs for n in row.metrics))
     values: list[tuple[str, str, Callable[[EpochRow], float | None]]] = [
         ("Validation loss", "loss", lambda row: row.valid_loss)

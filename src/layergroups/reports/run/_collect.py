@@ -1,4 +1,4 @@
-"""From a learner to the record of its run; the learner is left as it was."""
+"""Create the record of a run from a learner, which does not change."""
 
 from __future__ import annotations
 
@@ -48,22 +48,18 @@ LARGE: Final = 208
 
 
 class Budget:
-    """Bytes that pictures may take together.
-
-    Args:
-        most: bytes of all data URIs.
-    """
+    """A limit on the bytes of all data URIs."""
 
     def __init__(self, most: int) -> None:
         self.left = most
 
     @property
     def spent(self) -> bool:
-        """Whether even a small picture would be too much."""
+        """Whether not even a small picture fits."""
         return self.left < 2048
 
     def take(self, uri: str) -> str:
-        """The picture, or nothing if it does not fit any more."""
+        """The picture, or an empty string if it no longer fits."""
         if len(uri) > self.left:
             self.left = 0
             return ""
@@ -76,7 +72,7 @@ def jpeg_uri(image: Image.Image, side: int = THUMB, quality: int = 68) -> str:
 
     Args:
         image: of any mode.
-        side: longest side, pixels; a smaller image stays as it is.
+        side: longest side, pixels; smaller images are not scaled.
         quality: of the JPEG, 1..95.
     """
     small = image.convert("RGB")
@@ -87,21 +83,16 @@ def jpeg_uri(image: Image.Image, side: int = THUMB, quality: int = 68) -> str:
 
 
 def image_of(pixels: Pixels) -> Image.Image:
-    """A picture of pixels (H, W, 3) from 0 to 1."""
+    """Convert pixels (H, W, 3) from 0 to 1."""
     return Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class Items:
-    """Names and pictures of items, by their position.
-
-    Attributes:
-        interp: predictions of them.
-        root: the folder that all their files lie in; empty if there is none.
-    """
+    """Names and pictures of items, by position."""
 
     interp: Interpretation
-    root: str
+    root: str  # common folder of all files, or empty
 
     @classmethod
     def of(cls, interp: Interpretation) -> Items:
@@ -109,7 +100,7 @@ class Items:
         return cls(interp, common_folder(str(path) for path in interp.paths if path is not None))
 
     def name(self, position: int) -> str:
-        """The file below the common folder, or a number."""
+        """The path relative to the common folder, or a number."""
         path = self.interp.paths[position]
         if path is None:
             return f"item {position}"
@@ -117,7 +108,7 @@ class Items:
         return os.path.relpath(path, self.root) if below else str(path)
 
     def pictures(self, positions: Sequence[int]) -> dict[int, Image.Image]:
-        """Small pictures of items; those that cannot be made are left out."""
+        """Small pictures of items, except those that cannot be created."""
         files = {position: self.interp.paths[position] for position in positions}
         opened = {p: _opened(path) for p, path in files.items() if path is not None}
         found = {p: image for p, image in opened.items() if image is not None}
@@ -125,11 +116,11 @@ class Items:
         return found | {p: image_of(pixels) for p, pixels in self.as_seen(others).items()}
 
     def as_seen(self, positions: Sequence[int]) -> dict[int, Pixels]:
-        """Items as the model has seen them, as pixels for people; none if they are no images."""
+        """The input images of items, as pixels; empty if they are not images."""
         try:
             found = self.interp.images(positions) if positions else []
         except (LayerGroupsError, TypeError, ValueError, AttributeError):
-            return {}  # they cannot be had again, or are no images
+            return {}  # they cannot be loaded again, or are not images
         return dict(zip(positions, found, strict=True))
 
 
@@ -138,7 +129,7 @@ def _opened(file: Path) -> Image.Image | None:
         with quiet():
             image: Image.Image = open_image(file, min_size=THUMB)
             return image
-    except Exception:  # no file, or no image that Pillow reads: it is shown as the model sees it
+    except Exception:  # not a file that Pillow reads: show the model's input instead
         return None
 
 
@@ -153,11 +144,11 @@ Members = dict[tuple[int, int], list[int]]
 
 
 def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
-    """The results in figures, and pictures of some items; the learner is left as it was.
+    """The results as figures, and pictures of some items; the learner does not change.
 
     Args:
         interp: predictions, targets and losses of the items.
-        pictures: False leaves all pictures out.
+        pictures: False omits all pictures.
     """
     items = Items.of(interp)
     found = Outcome(
@@ -184,7 +175,7 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
         found = replace(
             found, figures={"F1 (micro)": measures.total.f1 or 0.0, "exact match": exact}
         )
-    else:  # of a task that others have added
+    else:  # a custom task
         args = (interp.predictions, interp.targets, interp.classes, interp.threshold)
         return replace(found, figures=interp.task.figures(*args))
     return replace(found, class_report=interp.class_report(), calibration=interp.calibration())
@@ -207,7 +198,7 @@ def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
 
 
 def _members(interp: Interpretation) -> Members:
-    """Items of each cell: of errors the most confident first, of the rest the least confident."""
+    """Items of each cell: errors by descending confidence, others by ascending confidence."""
     score, predicted = interp.predictions.max(1)
     members: Members = {}
     for position in score.argsort(stable=True).tolist():
@@ -220,7 +211,7 @@ def _members(interp: Interpretation) -> Members:
 
 
 def _chosen(members: Members) -> Iterator[int]:
-    """Items worth a picture: one of each cell, then the next of each; errors first."""
+    """Items to show, by priority: one of each cell, then the next of each; errors first."""
     ordered = sorted(members, key=lambda cell: (cell[0] == cell[1], -len(members[cell])))
     for row in zip_longest(*(members[cell][:_IN_A_CELL] for cell in ordered)):
         yield from (position for position in row if position is not None)
@@ -285,11 +276,7 @@ _NOTEBOOKS: Final = ("ipykernel_launcher.py", "colab_kernel_launcher.py")
 
 
 def command_line(words: Sequence[str] | None = None) -> str:
-    """The command of this process as one would type it; values of secret options are left out.
-
-    Args:
-        words: of the command; None takes those of the process.
-    """
+    """A command, by default that of this process, without the values of secret options."""
     if words is not None:
         return shlex.join(_without_secrets(words))
     program, *rest = sys.argv or [""]
@@ -305,7 +292,7 @@ def command_line(words: Sequence[str] | None = None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this library and those that it stands on."""
+    """Versions of Python, this library and its main dependencies."""
     found = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -318,11 +305,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(accelerator: Any) -> dict[str, str]:
-    """System, processor, device, threads.
-
-    Args:
-        accelerator: of accelerate, which knows device and processes.
-    """
+    """System, processor, memory, device, threads and processes."""
     device: torch.device = accelerator.device
     found = {
         "system": platform.platform(),
@@ -337,7 +320,7 @@ def machine(accelerator: Any) -> dict[str, str]:
 
 
 def _without_secrets(words: Sequence[str]) -> list[str]:
-    """Words of a command without the values of options such as --api-key."""
+    """Hide the values of options such as --api-key."""
     shown: list[str] = []
     hide = False
     for word in words:
@@ -378,17 +361,17 @@ def record_run(
     measured: bool = True,
     pictures: bool = True,
 ) -> RunRecord:
-    """Everything about a run: history, groups, predictions, data, command, versions.
+    """Record a run: history, groups, predictions, data, command, versions.
 
-    The validation data go through the model once, and Grad-CAM looks at a few items.
+    The model predicts the validation data once, and Grad-CAM explains a few items.
 
     Args:
-        learn: a learner; training changes nothing in the record afterwards.
-        title: of the page; default is the network's name and the data's.
-        command: the words of the command that was typed; None takes those of the process.
-        interp: what it says of its validation data, if that is known already.
-        measured: False leaves the predictions out.
-        pictures: False leaves the pictures out.
+        learn: a learner; later training does not change the record.
+        title: of the page; default is the names of network and data.
+        command: the words of the command line; None takes those of the process.
+        interp: the predictions for the validation data, if available.
+        measured: False omits the predictions.
+        pictures: False omits the pictures.
     """
     found = interp or (_interpreted(learn) if measured else None)
     data = data_source(learn.dls).facts(read_files=measured)
@@ -411,7 +394,7 @@ def record_run(
 
 
 def _interpreted(learn: Trained) -> Interpretation | None:
-    """What it says of its validation data; None if it has none, or none whose answers are known."""
+    """Predictions for the validation data; None without labelled validation data."""
     try:
         known = len(learn.dls.valid) > 0
         return Interpretation.from_learner(learn) if known else None

@@ -1,4 +1,4 @@
-"""A run in words and figures: phases, headline, savings; for the page and for the terminal."""
+"""Summarise a run in sentences and figures, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -17,23 +17,14 @@ _WORSE = 1.02  # factor from which a final validation loss counts as worse than 
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """Epochs of one kind, one after another.
-
-    Attributes:
-        name: of the kind of fit.
-        start: position of its first row.
-        rows: of the history.
-        seconds: wall-clock time.
-        memory: the most bytes that the process had held by its end; None if unknown.
-        device_memory: likewise of the accelerator.
-    """
+    """Consecutive epochs of the same kind of fit."""
 
     name: str
-    start: int
+    start: int  # position of its first row
     rows: tuple[EpochRow, ...]
     seconds: float
-    memory: float | None
-    device_memory: float | None
+    memory: float | None  # peak bytes of the process until its end
+    device_memory: float | None  # likewise on the accelerator
 
 
 @dataclass(frozen=True)
@@ -57,14 +48,14 @@ class Savings:
 
     @property
     def seconds(self) -> float | None:
-        """What these would have taken, by the time of those that were done; None if unknown."""
+        """The estimated time of these passes; None if unknown."""
         if not self.body_passes:
             return None
         return self.saved * self.store_seconds / self.body_passes
 
 
 def phases_of(epochs: Sequence[EpochRow]) -> tuple[PhaseFacts, ...]:
-    """The rows in runs of the same phase."""
+    """Split the rows into phases."""
     found, start = [], 0
     for phase, run in groupby(epochs, lambda row: row.phase):
         rows = tuple(run)
@@ -79,14 +70,14 @@ def _most(rows: Sequence[EpochRow], name: str) -> float | None:
 
 
 def savings_of(epochs: Sequence[EpochRow]) -> Savings | None:
-    """What cached features saved; None where nothing was cached."""
+    """The savings by cached features; None if nothing was cached."""
     costs = [row.resources for row in epochs if row.resources.get("passes")]
     names = ("passes", "body_passes", "store_seconds")
     return Savings(*(sum(c.get(name, 0.0) for c in costs) for name in names)) if costs else None
 
 
 def savings_text(savings: Savings | None) -> str:
-    """The savings in a sentence or two."""
+    """Describe the savings."""
     if savings is None:
         return "No features were cached: no layers were frozen, or the cache was off."
     text = (
@@ -104,12 +95,12 @@ def savings_text(savings: Savings | None) -> str:
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:
-    """The most telling figure with its name."""
+    """The most important figure, with its name."""
     return next(iter(figures_in_words(outcome).items()))
 
 
 def figures_in_words(outcome: Outcome) -> dict[str, str]:
-    """All figures of a result, the loss too."""
+    """All figures of an outcome, including the loss, as text."""
     found = {n: percent(v) if n in _SHARES else figure(v) for n, v in outcome.figures.items()}
     if outcome.calibration is not None:
         found["expected calibration error"] = percent(outcome.calibration.error)
@@ -123,7 +114,7 @@ def best_epoch(epochs: Sequence[EpochRow]) -> EpochRow | None:
 
 
 def summary(record: RunRecord) -> str:
-    """The run in a few sentences."""
+    """Summarise the run in a few sentences."""
     parts = [_training(record), _result(record), _overfitting(record.epochs)]
     return " ".join(filter(None, parts))
 
@@ -158,7 +149,7 @@ def _trained(phase: PhaseFacts, names: Sequence[str]) -> str:
 def _result(record: RunRecord) -> str:
     outcome = record.outcome
     if outcome is None:
-        return "There is no result on validation data."
+        return "It was not evaluated on validation data."
     name, value = headline(outcome)
     text = f"{name[0].upper()}{name[1:]} {value} on {count(outcome.items, 'validation item')}."
     if not outcome.confusions:
@@ -182,12 +173,12 @@ def _overfitting(epochs: Sequence[EpochRow]) -> str:
 
 
 def figures_of(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """Figures of several runs, a row for each: its name, then what each run has."""
+    """The figures of several runs, a row for each figure: its name, then one value per run."""
     return _beside([_all_figures(run) for run in runs])
 
 
 def differences(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """Settings, versions, machine and facts of the data that are not the same in all runs."""
+    """Settings, versions, machine and data facts that differ between the runs."""
     columns = [
         {
             "layer groups": ", ".join(group.name for group in run.network.groups),

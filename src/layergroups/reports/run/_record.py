@@ -1,7 +1,7 @@
-"""All that is recorded of a run, as data: what its page, tables and JSON are made of.
+"""The record of a run: the data behind its page, tables and JSON.
 
-A record needs neither the model nor the images: `record_run` makes it while they are there, and
-`write_run` stores it as `run.json` in the folder of the run. Pictures are small JPEGs as data URIs.
+A record needs neither model nor images: `record_run` creates it from a learner, and `write_run`
+stores it as `run.json` in the folder of the run. Pictures are small JPEGs as data URIs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from layergroups.tasks import Calibration, ClassReport, Confusion, task_named
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """The network in its layer groups, as it is at the end.
+    """The network and its layer groups at the end of the run.
 
     Attributes:
         name: such as "timm:efficientnet_lite0".
-        rule: that divided it.
+        rule: by which it was split.
         groups: nearest the input first, each with its blocks.
     """
 
@@ -38,7 +38,7 @@ class NetworkFacts:
 
     @property
     def parameters(self) -> int:
-        """Of all groups."""
+        """Number of parameters of all groups."""
         return sum(group.parameters for group in self.groups)
 
 
@@ -47,13 +47,13 @@ class ShownItem:
     """An item of the validation data, and the prediction for it.
 
     Attributes:
-        path: where it is, below the folder of the data; or "item 7".
-        actual: its class, labels or numbers, as text.
-        predicted: likewise what the model predicts.
+        path: of its file, relative to the data folder; or "item 7".
+        actual: its class, labels or targets, as text.
+        predicted: likewise of the prediction.
         confidence: probability of the prediction; None for numbers.
         loss: its loss, if known.
-        thumb: a small picture as a data URI; empty if there is none.
-        heat: the same under a Grad-CAM heat map of the prediction; empty if unknown.
+        thumb: a small picture as a data URI, or empty.
+        heat: the same with a Grad-CAM heat map of the prediction, or empty.
     """
 
     path: str
@@ -73,7 +73,7 @@ class Cell:
         actual: position of the actual class.
         predicted: position of the predicted class.
         count: number of items.
-        shown: positions in `Outcome.shown` of those with a picture.
+        shown: positions in `Outcome.shown` of the items with a picture.
     """
 
     actual: int
@@ -84,19 +84,19 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Predictions for the validation data beside the truth.
+    """The results on the validation data.
 
     Attributes:
         task: its name, such as "multiclass".
         items: number of items.
         loss: mean over them.
-        figures: headline figures by name, the most telling first.
+        figures: headline figures by name, the most important first.
         classes: names of the classes, labels or targets.
-        class_report: figures of each class or label; None for numbers.
+        class_report: figures of each class or label; None for a regression.
         calibration: None likewise.
-        cells: of the confusion matrix, those that are not empty; of one class an item only.
-        points: (actual, predicted) of the first target of some items; of numbers only.
-        shown: items that cells show.
+        cells: the non-empty cells of the confusion matrix, for single-label classification.
+        points: for a regression: (actual, predicted) of the first target of some items.
+        shown: items of the cells.
         worst: the items with the largest losses.
     """
 
@@ -124,11 +124,11 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SetupFacts:
-    """What is needed to reproduce the run.
+    """Information for reproducing the run.
 
     Attributes:
-        command: as it was typed.
-        created: when the record was made, ISO 8601 with the offset to UTC.
+        command: the command line.
+        created: time of the record, ISO 8601 with the offset to UTC.
         settings: loss, optimizer, seed and so on, by name.
         versions: of Python and libraries, by name.
         machine: system, device, cores and so on, by name.
@@ -142,7 +142,7 @@ class SetupFacts:
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them; numbers that are not finite become None."""
+    """Convert to JSON values; numbers that are not finite become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -153,12 +153,12 @@ def plain(value: Any) -> Any:
 
 
 def epoch_rows(rows: list[dict[str, Any]]) -> tuple[EpochRow, ...]:
-    """Rows of a history, as its `to_dict()` gives them."""
+    """Parse the rows of `History.to_dict()`."""
     return tuple(from_dict(EpochRow, row) for row in plain(rows))
 
 
 def _from_version_1(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 had other names, counts of labels, and neither ClassReport nor Calibration."""
+    """Convert version 1, with different names and neither ClassReport nor Calibration."""
     found = fields["outcome"]
     if found is None:
         return dict(fields)
@@ -204,11 +204,11 @@ class RunRecord:
 
     Attributes:
         title: of the page.
-        network: in its groups.
-        epochs: in the order in which they happened.
-        outcome: None if nothing was measured.
-        data: what it was trained on.
-        setup: how it was done.
+        network: with its layer groups.
+        epochs: in order.
+        outcome: None without an evaluation.
+        data: facts about the data.
+        setup: command, settings, versions and machine.
     """
 
     title: str
@@ -220,11 +220,11 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs."""
+        """Wall-clock time of all epochs."""
         return sum(row.seconds for row in self.epochs)
 
     def without_pictures(self) -> RunRecord:
-        """The facts alone."""
+        """A copy without pictures."""
         if self.outcome is None:
             return self
         shown, worst = (
@@ -234,7 +234,7 @@ class RunRecord:
         return replace(self, outcome=replace(self.outcome, shown=shown, worst=worst))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values; numbers that are not finite become None."""
+        """All fields as JSON-ready values; numbers that are not finite become None."""
         fields: dict[str, Any] = plain(asdict(self))
         return {"version": VERSION} | fields
 
@@ -243,13 +243,13 @@ class RunRecord:
         """The inverse of `to_dict`.
 
         Raises:
-            CheckpointError: it is of a newer version, or not a record.
+            CheckpointError: the fields are of a newer version, or not of a record.
         """
         version = fields.get("version") if isinstance(fields, Mapping) else None
         if version not in (1, VERSION):
             raise CheckpointError(
                 f"This record of a run has version {version!r}; this release reads versions 1 to "
-                f"{VERSION}. Make it again with write_run(learn, folder), or upgrade layergroups."
+                f"{VERSION}. Upgrade layergroups, or write it again: write_run(learn, folder)."
             )
         try:
             own = _from_version_1(fields) if version == 1 else fields
@@ -258,7 +258,7 @@ class RunRecord:
             raise CheckpointError(f"This record of a run is damaged: {cause}.") from cause
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, all or nothing.
+        """Write the record as JSON, atomically.
 
         Raises:
             CheckpointError: the file cannot be written.
@@ -267,14 +267,14 @@ class RunRecord:
 
     @classmethod
     def load(cls, path: str | Path) -> RunRecord:
-        """Read what `save` wrote: the file, or the folder that it is in.
+        """Read a file of `save`, or the folder that contains it.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
+            CheckpointError: the file is missing or damaged.
         """
         if not isinstance(path, str | Path):
             raise CheckpointError(
-                f"The record of a run is read from a folder, not from a {type(path).__name__}: "
+                f"RunRecord.load takes a path, not a {type(path).__name__}: "
                 'RunRecord.load("model").'
             )
         file = Path(path) / RECORD if Path(path).is_dir() else Path(path)
@@ -282,8 +282,8 @@ class RunRecord:
             text = file.read_text(encoding="utf-8")
         except FileNotFoundError as cause:
             raise CheckpointError(
-                f"There is no record of a run at {file}. `layergroups train --out DIR` writes it "
-                "into the folder of the model; in Python, learn.report(path) makes the page."
+                f"There is no record of a run at {file}. `layergroups train --out DIR` writes one; "
+                "in Python: learn.report(path)."
             ) from cause
         except (OSError, UnicodeDecodeError) as cause:
             raise CheckpointError(f"{file} cannot be read: {cause}") from cause

@@ -1,4 +1,4 @@
-"""The folder of a run: export, history, record and confusion matrix, side by side."""
+"""Write the folder of a run: export, history, record and confusion matrix."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RunFiles:
     Attributes:
         folder: the export; `load_learner(folder)` and `layergroups predict` read it.
         history: a row for each epoch, as comma-separated values.
-        picture: of the confusion matrix; None if there is none.
-        record: the record of the run, from which `layergroups report` makes the page.
+        picture: of the confusion matrix, or None.
+        record: the record of the run, which `layergroups report` reads.
     """
 
     folder: Path
@@ -40,16 +40,16 @@ class RunFiles:
 
 
 def claim_folder(folder: str | Path) -> bool:
-    """See before a run that its folder can be written and holds nothing of other kinds.
+    """Check before a run that its folder is writable and has no other content.
 
     Args:
-        folder: made if it is missing. Hidden files do not count as content.
+        folder: created if missing. Hidden files do not count as content.
 
     Returns:
-        Whether there is an earlier export, which `write_run` will replace.
+        Whether it has an earlier export, which `write_run` will replace.
 
     Raises:
-        CheckpointError: it holds other things, is a file, or cannot be written.
+        CheckpointError: it has other content, is a file, or cannot be written.
     """
     target = Path(folder)
     try:
@@ -61,9 +61,8 @@ def claim_folder(folder: str | Path) -> bool:
         raise CheckpointError(f"There is no permission to write into the folder {target}.")
     if found and DESCRIPTION not in found:
         raise CheckpointError(
-            f"The folder {target} holds other things ({first_few(found, 3)}) and no "
-            "earlier model. Give a new or an empty "
-            f"folder for the model, such as {target / 'model'}."
+            f"The folder {target} has other content ({first_few(found, 3)}) and no earlier model. "
+            f"Use a new or empty folder, such as {target / 'model'}."
         )
     return bool(found)
 
@@ -74,18 +73,17 @@ def write_run(
     confusion: ConfusionMatrix | None = None,
     record: RunRecord | None = None,
 ) -> RunFiles:
-    """Write a learner's export, its history, its record and, if given, its confusion matrix.
+    """Write the export of a learner, its history, its record and its confusion matrix, if given.
 
-    All files are made in a folder beside, then put in their places one after another, so a run
-    that is killed while it writes leaves an earlier export as it was. A graph that `layergroups
-    export` made of an earlier model there (model.onnx, model.pt2) is removed, with a warning.
-    Other files in the folder stay.
+    All files are written to a temporary folder, then moved into place, so a run that is killed
+    while writing leaves an earlier export intact. The files of `layergroups export` of an earlier
+    model (model.onnx, model.pt2) are removed, with a warning. Other files do not change.
 
     Args:
         learn: a learner.
-        folder: made if it is missing.
-        confusion: for a picture of it.
-        record: of the run; None makes one without predictions and pictures.
+        folder: created if missing.
+        confusion: for its picture.
+        record: of the run; None creates one without predictions and pictures.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -113,14 +111,14 @@ def write_run(
 
 
 def _drop_graphs(folder: Path) -> None:
-    """Remove the graphs of an earlier model: they would answer as that one did."""
+    """Remove the graphs of an earlier model, whose predictions are outdated."""
     for ending in ENDINGS:
         graph = folder / f"model{ending}"
         if graph.is_file():
             graph.unlink()
             graph.with_name(f"{graph.name}.json").unlink(missing_ok=True)
             _log.warning(
-                "%s was made of the earlier model and is removed. Make it again: layergroups "
+                "%s was removed because it is of an earlier model. To write it again: layergroups "
                 "export %s --format %s",
                 graph,
                 folder,
