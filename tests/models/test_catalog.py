@@ -85,7 +85,7 @@ def test_a_module_is_taken_as_it_is(tmp_path: Path) -> None:
     assert loaded.model is module
     assert loaded.name == "module:Sequential"
     assert loaded.input.source == "ImageNet defaults (unknown for a custom module)"
-    with pytest.raises(ModelError, match="factory arguments.*depth"):
+    with pytest.raises(ModelError, match=r"factory arguments.*depth"):
         load_model(module, depth=3)
     ones = {name: torch.ones_like(tensor) for name, tensor in module.state_dict().items()}
     save_file(ones, tmp_path / "ones.safetensors")
@@ -247,4 +247,6 @@ def test_names_that_timm_has_changed_are_followed(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING, "layergroups"), torch.device("meta"):
         loaded = load_model("timm:tf_efficientnet_b0_ap", pretrained=False)
     assert loaded.name == "timm:tf_efficientnet_b0.ap_in1k"
-    assert caplog.messages == ["timm has renamed tf_efficientnet_b0_ap to tf_efficientnet_b0.ap_in1k"]
+    assert caplog.messages == [
+        "timm has renamed tf_efficientnet_b0_ap to tf_efficientnet_b0.ap_in1k"
+    ]

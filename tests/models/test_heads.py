@@ -254,7 +254,10 @@ def test_what_is_not_plain_has_no_description() -> None:
         ([{"name": "0", "layer": ["Linear"]}], "supported are"),
         ([{"name": "0", "layer": "__import__"}], "supported are"),
         ([{"name": "0", "layer": "Linear", "in_features": 2}], "fields of Linear are in_features"),
-        ([{"name": "0", "layer": "Dropout", "p": 3, "inplace": False}], "Dropout cannot be created"),
+        (
+            [{"name": "0", "layer": "Dropout", "p": 3, "inplace": False}],
+            "Dropout cannot be created",
+        ),
         ([{"name": "0", "layer": "Sequential"}], "fields of Sequential are layers; .* has none"),
         ([{"name": "a.b", "layer": "Tanh"}], "invalid name"),
         ([{"layer": "Tanh"}], '"name" and a "layer"'),

@@ -187,11 +187,11 @@ def test_what_makes_no_sense_is_refused(
     [
         ({"task": "detection"}, "'detection' is not known"),
         ({"threshold": 3}, "threshold=3"),
-        ({"targets": torch.zeros(2, 2)}, r"targets have the shape \(2, 2\)"),
+        ({"targets": torch.zeros(2, 2)}, r"targets has shape \(2, 2\)"),
         ({"losses": torch.zeros(3)}, "losses"),
         ({"paths": ()}, "0 paths for 2 items"),
         ({"predictions": [1]}, "must be a tensor"),
-        ({"classes": ("a",)}, r"predictions have the shape \(2, 2\)"),
+        ({"classes": ("a",)}, r"predictions has shape \(2, 2\)"),
     ],
 )
 def test_tensors_must_fit_the_task(fields: dict[str, Any], words: str) -> None:

@@ -41,7 +41,7 @@ def test_without_a_path_nothing_is_written(
 def test_wrong_arguments_are_refused_before_anything_is_computed(learn: Learner) -> None:
     learn.get_preds = None  # type: ignore[method-assign] # nobody may ask for it
     for arguments, says in (
-        (("run.pdf",), r"end it with \.html, for example run\.html"),
+        (("run.pdf",), r"must end with \.html, for example run\.html"),
         ((3,), "not to a int"),
         ((None, {"title": 3}), "title=3 must be text"),
         ((None, {"photos": "no"}), "photos='no' must be True or False"),
@@ -73,7 +73,7 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own() -> None:
 
 
 def test_a_report_is_of_one_run_or_two() -> None:
-    with pytest.raises(LayerGroupsError, match="not of 0"):
+    with pytest.raises(LayerGroupsError, match="not 0"):
         RunReport(())
     assert len(RunReport((made_up(), made_up())).to_dict()["runs"]) == 2
 
