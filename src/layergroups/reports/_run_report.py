@@ -292,5 +292,5 @@ def report_on(
         check_page_name(path)
     check_title(title)
     if not isinstance(pictures, bool):
-        raise LayerGroupsError(f"pictures={pictures!r} must be True or False.")
+        raise LayerGroupsError(f"photos={pictures!r} must be True or False.")
     return RunReport((record_run(learn, title=title, pictures=pictures),))
