@@ -76,8 +76,8 @@ def check_packages() -> None:
         import onnxscript  # noqa: F401 - only whether it is there
     except ImportError as cause:
         raise CheckpointError(
-            f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Or use '
-            'the format of torch.export: learn.export("model.pt2").'
+            f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Without '
+            'it, torch.export\'s own format works: learn.export("model.pt2").'
         ) from cause
 
 
