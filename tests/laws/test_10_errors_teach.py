@@ -254,7 +254,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.ProgressiveSizes(224), errors.TrainingError, r"\(\[128, 160, 224\]\)", None),
         (lambda p: lg.ProgressiveSizes([0]), errors.TrainingError, "size=0", errors.DataError),
         (lambda p: p.vision(callbacks=[lg.ProgressiveSizes([16, 24])]).fit(1), errors.TrainingError,
-         "24 x 24, but the data", None),
+         "24 x 24, but data", None),
     ],
     "LivePlot": [
         (lambda p: lg.LivePlot(seconds=-1), errors.TrainingError, "seconds=-1.*seconds=2", None),
@@ -430,6 +430,9 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.CrossEntropy(weight="even"), errors.TrainingError, r'"balanced".*\[1', None),
         (lambda p: lg.CrossEntropy(label_smoothing=3), errors.TrainingError, "from 0 to 1", None),
     ],
+    "GradualUnfreezing": [
+        (lambda p: lg.GradualUnfreezing(every=0), errors.GroupingError, "every=0", None),
+    ],
     "FocalLoss": [
         (lambda p: lg.FocalLoss(gamma="a"), errors.TrainingError, "gamma=2", None),
     ],
@@ -451,7 +454,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
 DATA = {"Anatomy", "Cut", "DataError", "History", "InputSpec", "LayerGroupsError",
         "Transplant", "__version__", "L1", "Huber", "MeanSquaredError", "Augmentation", "Callback",
         "EpochRow", "FeatureCacheConfig", "FineTuneDefaults", "Flat", "FlatCos", "OneCycle",
-        "Schedule"}  # fmt: skip
+        "Schedule", "Thaw"}  # fmt: skip
 CASES = [(entry, i) for entry, rows in MISTAKES.items() for i in range(len(rows))]
 
 
