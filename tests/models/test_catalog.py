@@ -75,7 +75,7 @@ def test_wrong_arguments_are_explained() -> None:
         load_model("resnet18", pretrained=False, depth=3)
     with pytest.raises(ModelError, match="cannot be created with global_pool='sum'"):
         load_model(SMALL, pretrained=False, global_pool="sum")
-    with pytest.raises(ModelError, match=r"cannot be written as JSON(.|\n)*make the module"):
+    with pytest.raises(ModelError, match=r"cannot be written as JSON(.|\n)*create the module"):
         load_model("resnet18", pretrained=False, norm_layer=nn.BatchNorm2d)
 
 

@@ -213,7 +213,7 @@ def test_truncated_files_are_explained(tmp_path: Path) -> None:
 
 def test_absent_files_folders_and_endings_are_explained(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").touch()
-    for name, words in (("no.pth", "does not exist"), (".", "a folder"), ("net.onnx", "ending")):
+    for name, words in (("no.pth", "does not exist"), (".", "a folder"), ("net.onnx", "extension")):
         with pytest.raises(WeightsError, match=rf"{words}(.|\n)*\.safetensors, \.pth"):
             read_weights(tmp_path / name)
 

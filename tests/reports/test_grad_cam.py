@@ -291,5 +291,5 @@ def test_a_heat_map_in_a_notebook_cannot_inject_markup(learn: Any) -> None:
 
 @pytest.mark.parametrize("target", ["cow", 2, -1, 1.5, True])
 def test_classes_that_are_not_there(learn: Any, target: Any) -> None:
-    with pytest.raises(LayerGroupsError, match="the classes are 'cat', 'dog'"):
+    with pytest.raises(LayerGroupsError, match="the classes 'cat', 'dog'"):
         learn.grad_cam(torch.rand(3, 32, 32), target)
