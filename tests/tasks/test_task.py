@@ -82,7 +82,7 @@ def test_a_frozen_body_is_stored_for_any_task(make) -> None:
         learn = make(model_for(dls), dls=dls)
         learn.freeze()
         rows = learn.fit(4)
-        assert rows[-1].note == "frozen outputs stored"
+        assert rows[-1].note == "cached features"
 
 
 MISMATCHES: list[tuple[type[TinyLoaders], Any, str]] = [

@@ -33,7 +33,7 @@ def test_the_same_weights_as_through_the_body(boundary: int, opt_func: str) -> N
     stored.fit_one_cycle(4, 1e-2)
     whole.fit_one_cycle(4, 1e-2, feature_cache=False)
     assert_close(whole, stored)
-    assert {row.note for row in stored.history} == {"frozen outputs stored"}
+    assert {row.note for row in stored.history} == {"cached features"}
     assert {row.note for row in whole.history} == {""}
 
 
@@ -149,7 +149,7 @@ def test_weights_written_past_autograd_are_seen_at_the_next_epoch() -> None:
 def test_gradual_unfreezing_moves_the_boundary() -> None:
     learn = same_as_without(lambda: Thaw(every=2), epochs=6)
     notes = [row.note for row in learn.history]
-    assert notes[:4] == ["frozen outputs stored"] * 4
+    assert notes[:4] == ["cached features"] * 4
     assert notes[4:] == ["", ""]
 
 

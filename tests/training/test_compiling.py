@@ -109,7 +109,7 @@ def test_the_feature_store_works_beside_it(make) -> None:
     for one in (learn, plain):
         one.freeze()
         one.fit(3, 1e-2)
-    assert [row.note for row in learn.history] == ["frozen outputs stored"] * 3
+    assert [row.note for row in learn.history] == ["cached features"] * 3
     assert counts.graphs == 0
     assert not moved(snapshot(learn.model), plain.model)
     learn.fine_tune(1, defaults=FineTuneDefaults(lowest=0))

@@ -167,7 +167,7 @@ def test_the_feature_store_serves_an_average_too(make) -> None:
     for one, store in ((learn, True), (plain, False)):
         one.freeze()
         one.fit(4, 1e-2, feature_cache=store)
-    assert [row.note for row in learn.history] == ["frozen outputs stored"] * 4
+    assert [row.note for row in learn.history] == ["cached features"] * 4
     torch.testing.assert_close(snapshot(learn.model), snapshot(plain.model), rtol=1e-4, atol=1e-6)
     assert learn.history[-1].valid_loss == pytest.approx(learn.validate()["valid_loss"], rel=1e-4)
 

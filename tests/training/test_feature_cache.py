@@ -56,7 +56,7 @@ def test_a_head_built_otherwise_is_not_fed_what_the_old_one_took() -> None:
 
     stored = train(True)
     assert_close(train(False), stored)
-    assert {row.note for row in stored.history} == {"frozen outputs stored"}
+    assert {row.note for row in stored.history} == {"cached features"}
 
 
 def test_a_head_that_takes_the_same_values_finds_them() -> None:

@@ -134,7 +134,7 @@ def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
     rows = learn.fine_tune(4, 1e-2, defaults=LATE)
     assert [row.phase for row in rows] == ["head", "late", "late", "late", "late"]
     assert [sum(row.frozen) for row in rows] == [2, 1, 1, 1, 1]
-    assert {row.note for row in rows[1:]} == {"frozen outputs stored"}
+    assert {row.note for row in rows[1:]} == {"cached features"}
     plain.fine_tune(4, 1e-2, defaults=LATE, feature_cache=False)
     assert {row.note for row in plain.history} == {""}
 
@@ -181,7 +181,7 @@ def test_where_there_is_room_for_one_the_second_phase_fills_its_own(make) -> Non
     figures = FineTuneDefaults(lowest=1, head_passes=2, max_bytes=20_000)
     learn = late(make)
     rows = learn.fine_tune(4, 1e-2, defaults=figures)
-    assert {row.note for row in rows} == {"frozen outputs stored"}
+    assert {row.note for row in rows} == {"cached features"}
     assert learn.model[0][0].items > 3 * 48
 
 

@@ -248,7 +248,7 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
     learner, features = run.learner, run.features
     resources, origin = memory_used(run.accelerator.device), ""
     if features is not None and run.batches is not run.train:
-        resources, origin = resources | features.resources(run), "frozen outputs stored"
+        resources, origin = resources | features.resources(run), "cached features"
     took = (time.perf_counter() - run.started, resources)
     if not note:
         took = run.processes.from_main("the end of an epoch", took)
