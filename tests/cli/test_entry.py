@@ -50,7 +50,7 @@ def test_every_command_is_in_the_help(run: Run) -> None:
         (["inspect", "resnte18"], "torchvision:resnet18"),
         (["inspect", "timm:test_resnet", "--split", "layrwise"], "'layerwise'"),
         (["inspect", "timm:test_resnet", "--out", "net.gif"], ".png, .svg"),
-        (["predict", "no/such/model", "photo.jpg"], "not an exported model"),
+        (["predict", "no/such/model", "photo.jpg"], "There is no folder"),
     ],
 )
 def test_faults_of_the_user_are_one_line(run: Run, words: list[str], expected: str) -> None:

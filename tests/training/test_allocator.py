@@ -75,5 +75,6 @@ def test_a_fit_reuses_memory(make) -> None:
             seen.append(heap._inside)
 
     make(callbacks=[Looks()]).fit(1)
-    assert set(seen) == {1}
+    assert seen
+    assert min(seen) >= 1  # a fit may be entered from a recipe that has
     assert heap._inside == 0
