@@ -179,3 +179,15 @@ def test_accumulation_of_the_launcher_is_meant_once(monkeypatch: Any) -> None:
     for learn in (plain, launched):
         learn.fit(1)
     assert not moved(snapshot(plain.model), launched.model)
+
+
+@pytest.mark.parametrize("wrong", ["nope", 5, None, int, ["accuracy"]])
+def test_a_metric_appended_later_is_refused_before_the_fit(wrong: object) -> None:
+    learn = Learner(TinyLoaders(n=16), tiny_model(), metrics=["accuracy"], progress=False)
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    rates = learn.layer_groups.rates
+    learn.metrics.append(wrong)
+    with pytest.raises(TrainingError):
+        learn.fit(1, 0.5)
+    assert learn.layer_groups.rates == rates
+    assert all(map(torch.equal, before, learn.model.parameters()))

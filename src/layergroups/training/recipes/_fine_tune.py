@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
+from layergroups.tasks import check_metrics
 from layergroups.training.hardware import keep_freed_memory
 from layergroups.training.loop import checked
 from layergroups.training.recipes._phases import (
@@ -130,6 +131,7 @@ def _run_phase(
     state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
 ) -> History:
     checked((*phase.callbacks, *setup.callbacks, *state.callbacks))
+    check_metrics(state.metrics, state.task)  # one may have been appended to the list
     groups = state.layer_groups
     phase.apply(groups)
     if phase.from_store:
