@@ -109,7 +109,7 @@ def test_frozen_layers_run_once_and_the_fit_is_the_same(tmp_path: Path, caplog) 
         with caplog.at_level(logging.WARNING, "layergroups"):
             rows = learn.fit(5, feature_cache=store)
         ends.append((learn, rows))
-        assert ("stored" in rows[-1].note) == store
+        assert ("cached" in rows[-1].note) == store
     (stored, rows), (plain, others) = ends
     assert [r.train_loss for r in rows] == pytest.approx([r.train_loss for r in others], rel=1e-3)
     assert stored.dls.train.read < plain.dls.train.read
