@@ -9,6 +9,8 @@ from pathlib import Path
 
 _CACHE = tempfile.TemporaryDirectory(prefix="layergroups-tests-")
 os.environ["LAYERGROUPS_CACHE"] = _CACHE.name
+# The library logs a line when it makes this folder: not in whichever test happens to run first.
+Path(_CACHE.name, "photos").mkdir()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of tiny models a second thread only waits
