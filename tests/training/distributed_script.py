@@ -392,7 +392,7 @@ def stale(folder: Path) -> Any:
     forward(lambda: setattr(groups.model[1], "2", nn.Linear(8, 3)))
     (folder / f"error-{RANK}.txt").write_text("\n".join(said))
     learn = learner()
-    learn.groups = groups
+    learn._groups = groups
     return learn
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,32 @@ def test_an_export_needs_to_know_the_transform(make, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="TinyLoaders has no transform_config"):
         make().export(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_threads_that_share_a_learner_get_the_answers_of_one(make, training: bool) -> None:
+    learn = make(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3)), split=1)
+    learn.model.train(training)
+    items = list(torch.randn(40, 3, 16, 16))
+    expected = [learn.predict(item).probabilities for item in items]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            found = list(threads.map(lambda item: learn.predict(item).probabilities, items))
+            assert all(map(torch.equal, found, expected))
+    assert [m.training for m in learn.model.modules()] == [training] * 4
+
+
+def test_a_model_that_cannot_be_switched_leaves_nothing_behind(make) -> None:
+    class Stubborn(nn.Flatten):
+        def train(self, mode: bool = True) -> Any:
+            if not mode:
+                raise RuntimeError
+            return super().train(mode)
+
+    learn = make(nn.Sequential(Stubborn(), nn.Linear(768, 3)), split=1)
+    item, state = torch.randn(3, 16, 16), torch.get_rng_state()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            learn.predict(item)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert learn.model.training

@@ -40,3 +40,13 @@ def test_metrics_that_an_export_cannot_hold_are_named(
         folder = learn.export(tmp_path / "model")
     assert any("share_of_first" in line for line in caplog.messages) == named
     assert load_learner(folder).metrics == [m for m in metrics if isinstance(m, str)]
+
+
+def test_a_loaded_learner_is_in_eval_mode(photos: ImageDataLoaders, tmp_path: Path) -> None:
+    learn = vision_learner(photos, "timm:test_resnet", pretrained=False, progress=False)
+    learn.fit(1)
+    learn.model.train()
+    loaded = load_learner(learn.export(tmp_path / "model"))
+    assert not any(module.training for module in loaded.model.modules())
+    found = loaded.predict(photos.valid_photos.files[0])
+    assert found.label == learn.predict(photos.valid_photos.files[0]).label

@@ -14,7 +14,7 @@ from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_m
 from torch import nn
 
 from layergroups.errors import LayerGroupsError, NoAttributeError, TrainingError
-from layergroups.training import CSVLog, Learner
+from layergroups.training import CSVLog, FeatureCacheConfig, Learner
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,9 @@ from layergroups.training import CSVLog, Learner
         ("metrics", "acuracy"), ("loss_func", "crossentropy"), ("dls", 3),
         ("mixed_precision", "fp32"), ("mixed_precision", 16), ("progress", "yes"),
         ("callbacks", 3), ("callbacks", [object()]), ("callbacks", [list]),
+        ("feature_cache", 5), ("feature_cache", False), ("opt", 5), ("history", 5), ("norms", 5),
+        ("cache", 5), ("groups", 5), ("data", 5), ("epochs_done", -1), ("epochs_done", "x"),
+        ("fits_done", 1.5),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_when_it_is_assigned(make, name: str, value: Any) -> None:
@@ -35,6 +38,33 @@ def test_a_wrong_value_is_refused_when_it_is_assigned(make, name: str, value: An
         setattr(learn, name, value)
     assert getattr(learn, name) == before
     learn.fit(1)
+
+
+def test_an_optimizer_without_the_layer_groups_is_refused(make) -> None:
+    learn = make()
+    with pytest.raises(TrainingError, match="opt_func"):
+        learn.opt = torch.optim.SGD(learn.model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"views": 0}, {"views": 1.5}, {"memory": "1G"}, {"disk": -1}, {"folder": 5}, {"half": "no"}],
+)
+def test_a_wrong_limit_of_the_feature_cache_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match=next(iter(wrong)) if "folder" not in wrong else "path"):
+        FeatureCacheConfig(**wrong)
+
+
+def test_a_cache_that_is_not_a_config_is_refused(make) -> None:
+    learn = make()
+    for call in (
+        lambda: make(feature_cache=5),
+        lambda: learn.fit(1, feature_cache=5),
+        lambda: learn.fine_tune(1, feature_cache=FeatureCacheConfig()),
+    ):
+        with pytest.raises(TrainingError, match="FeatureCacheConfig"):
+            call()
+    assert not learn.history
 
 
 def test_another_optimizer_is_used_from_the_next_fit_on(make, caplog) -> None:

@@ -57,12 +57,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     acting = [m for m in modules if _acts_on_mode(m)]
     own = [t for m in acting for t in own_tensors(m).values() if not t.is_meta]
     values = [(tensor, tensor.detach().clone()) for tensor in own]
-    if acting:
-        # The model's own methods, unlike in `restoring`: its numbers count here, and a layer that
-        # merges weights in `eval()` takes them apart again in its own `train()`.
-        model.eval()
-    _set_modes(modules, False)
     try:
+        if acting:
+            # The model's own methods, unlike in `restoring`: its numbers count here, and a layer
+            # that merges weights in `eval()` takes them apart again in its own `train()`.
+            model.eval()
+        _set_modes(modules, False)
         yield
     finally:
         for module, mode in zip(modules, modes, strict=True):

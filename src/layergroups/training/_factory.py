@@ -207,6 +207,7 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         thresh=exported.thresh,
     )
     learner.blueprint = exported.blueprint
+    made.eval()
     return learner
 
 

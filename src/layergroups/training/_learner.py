@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Never, Unpack
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from layergroups._forward import single_batch
 from layergroups._paths import path_of
 from layergroups._suggestions import unknown_attribute
 from layergroups.data import TrainValid, batch_count, batches_of
-from layergroups.errors import CheckpointError
+from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.reports import (
     HeatMap,
@@ -33,7 +33,11 @@ from layergroups.reports import (
 from layergroups.tasks import LossFunc, task_meant_by
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
 from layergroups.training.callbacks import GradualUnfreezing, checkpoint_config
-from layergroups.training.feature_cache import FeatureCache, FeatureCacheConfig
+from layergroups.training.feature_cache import (
+    FeatureCache,
+    FeatureCacheConfig,
+    checked_cache_config,
+)
 from layergroups.training.hardware import Compile
 from layergroups.training.loop import checked, evaluate, predict_all
 from layergroups.training.lr_finder import FoundRates, Plan, find_rates, named
@@ -57,11 +61,11 @@ from layergroups.training.recipes import (
 )
 from layergroups.training.state import (
     BatchNorm,
-    BatchNormPolicy,
     Ema,
     History,
     LearnerState,
     Reporter,
+    Setting,
     show,
 )
 
@@ -121,8 +125,8 @@ class Learner(LearnerState):
         GroupingError: the split rule does not fit the model.
     """
 
-    cache: FeatureCache
-    feature_cache: FeatureCacheConfig
+    cache: Setting[Never, FeatureCache]
+    feature_cache = Setting(checked_cache_config)
 
     def __init__(
         self,
@@ -150,7 +154,9 @@ class Learner(LearnerState):
         seed: int | None = None,
         progress: bool | Reporter = True,
     ) -> None:
-        super().__init__(dls, model, groups=groups, split=split, cache=FeatureCache())
+        super().__init__(
+            dls, model, groups=groups, split=split, cache=FeatureCache(), batch_norm=batch_norm
+        )
         if lr is not None:
             self.groups.set_rates(lr)
         asked = self.data.task or task_meant_by(loss_func)
@@ -159,14 +165,13 @@ class Learner(LearnerState):
         self.opt_func = opt_func
         self.weight_decay = weight_decay if wd is None else wd
         self.metrics = metrics
-        self.callbacks = checked(callbacks)
-        self.norms = BatchNormPolicy(batch_norm, model)
+        self.callbacks = callbacks
         self.mixed_precision = mixed_precision
         self.accumulate = accumulate
         self.clip = clip
         self.ema = ema
         self.compile = compile
-        self.feature_cache = feature_cache or FeatureCacheConfig()
+        self.feature_cache = feature_cache
         self.path = path
         self.seed = seed
         self.progress = progress
@@ -364,12 +369,16 @@ class Learner(LearnerState):
     ) -> History:
         given: FitOptions = {**DEFAULTS, **options}
         callbacks = checked(given["callbacks"])
+        cached = given["feature_cache"]
+        if not isinstance(cached, bool):
+            raise TrainingError(
+                f"feature_cache={cached!r} of a fit must be True or False. For its limits assign "
+                "learn.feature_cache = FeatureCacheConfig(...)."
+            )
         checkpoints = checkpoint_config(
             given["checkpoint_dir"], given["checkpoint_every"], given["resume"]
         )
-        phases = [
-            replace(phase, stored=phase.stored and given["feature_cache"]) for phase in phases
-        ]
+        phases = [replace(phase, stored=phase.stored and cached) for phase in phases]
         if self._planned is not None:  # plot_schedule needs the phases only
             self._planned.append((phases, callbacks))
             return History()

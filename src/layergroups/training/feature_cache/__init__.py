@@ -16,6 +16,7 @@ from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
     FeatureCacheConfig,
     NoSpaceError,
+    checked_cache_config,
 )
 from layergroups.training.feature_cache._feature_cache import (
     Boundary,
@@ -46,6 +47,7 @@ __all__ = [
     "NoCutError",
     "NoSpaceError",
     "batch_size",
+    "checked_cache_config",
     "find_cut",
     "foreign_hooks",
     "probe",

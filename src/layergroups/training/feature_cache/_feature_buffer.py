@@ -15,7 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from layergroups._checks import whole_number
 from layergroups._formatting import memory
+from layergroups._paths import path_of
 from layergroups.errors import TrainingError
 from layergroups.training.feature_cache._feature_cut import TensorSpec
 
@@ -42,15 +44,18 @@ class FeatureCacheConfig:
     views: int = 2
     memory: int = 1 << 30
     disk: int = 8 << 30
-    folder: Path | None = None
+    folder: str | Path | None = None
     half: bool = False
 
     def __post_init__(self) -> None:
-        if self.views < 1 or self.memory < 0 or self.disk < 0:
-            raise TrainingError(
-                f"views={self.views}, memory={self.memory}, disk={self.disk}: expected at least "
-                "one view, and bytes of 0 or more."
-            )
+        whole_number("views", self.views, 1, 2)
+        whole_number("memory", self.memory, 0, 1 << 30)
+        whole_number("disk", self.disk, 0, 8 << 30)
+        if self.folder is not None:
+            right = 'FeatureCacheConfig(folder="cache")'
+            object.__setattr__(self, "folder", path_of(self.folder, TrainingError, right))
+        if not isinstance(self.half, bool):
+            raise TrainingError(f"half={self.half!r} must be True or False.")
 
     def left_by(self, buffers: Iterable[FeatureBuffer]) -> FeatureCacheConfig:
         """The same config with the limits that these buffers leave."""
@@ -59,6 +64,16 @@ class FeatureCacheConfig:
             taken[buffer.mapped] += buffer.bytes
         memory, disk = max(0, self.memory - taken[False]), max(0, self.disk - taken[True])
         return replace(self, memory=memory, disk=disk)
+
+
+def checked_cache_config(config: FeatureCacheConfig | None) -> FeatureCacheConfig:
+    """The config; the defaults for None."""
+    if config is not None and not isinstance(config, FeatureCacheConfig):
+        raise TrainingError(
+            f"feature_cache={config!r} of a learner must be a FeatureCacheConfig, such as "
+            "FeatureCacheConfig(views=4). To train without a cache: fit(..., feature_cache=False)."
+        )
+    return config or FeatureCacheConfig()
 
 
 class NoSpaceError(TrainingError):
@@ -96,7 +111,7 @@ class FeatureBuffer:
                 f"{memory(config.memory)} of memory and {memory(config.disk)} of disk "
                 "that FeatureCacheConfig(memory=..., disk=...) allows"
             )
-        folder = config.folder or Path(tempfile.gettempdir())
+        folder = Path(config.folder or tempfile.gettempdir())
         self._values = [
             _in_file(shape, dtype, folder) if self.mapped else torch.empty(shape, dtype=dtype)
             for shape, dtype in zip(shapes, dtypes, strict=True)

@@ -12,6 +12,7 @@ from layergroups.training.state._learner_state import (
     Ema,
     Event,
     LearnerState,
+    Setting,
     checked_callbacks,
 )
 from layergroups.training.state._progress import Bar, Reporter, in_notebook, show
@@ -27,6 +28,7 @@ __all__ = [
     "History",
     "LearnerState",
     "Reporter",
+    "Setting",
     "checked_callbacks",
     "evaluating",
     "in_notebook",

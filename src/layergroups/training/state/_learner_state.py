@@ -11,6 +11,7 @@ from typing import (
     Final,
     Generic,
     Literal,
+    Never,
     Protocol,
     TypeVar,
     get_args,
@@ -60,7 +61,7 @@ from layergroups.training.optim import (
     checked_clip,
     checked_decay,
 )
-from layergroups.training.state._batch_norm import BatchNormPolicy, checked_policy
+from layergroups.training.state._batch_norm import BatchNorm, BatchNormPolicy, checked_policy
 from layergroups.training.state._history import EpochRow, History
 from layergroups.training.state._progress import Reporter, checked_progress, reporter
 
@@ -113,7 +114,7 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
     Parameters that both models share keep their state; new parameters start without state.
     """
     wanted = {group["name"]: group["params"] for group in groups.param_groups()}
-    ours = [group for group in optimizer.param_groups if "layer_group" in group]
+    ours = _groups_of(optimizer)
     if [group["name"] for group in ours] != list(wanted):
         _log.warning("the new model has different layer groups: the optimizer state is reset")
         return None
@@ -208,6 +209,36 @@ def checked_callbacks(callbacks: Sequence[object] | None) -> list[object]:
     return list(callbacks)
 
 
+def _checked_opt(opt: Optimizer | None) -> Optimizer | None:
+    if opt is None or (isinstance(opt, Optimizer) and _groups_of(opt)):
+        return opt
+    raise TrainingError(
+        f"learn.opt is a {type(opt).__name__} without the layer groups. A fit makes the optimizer: "
+        'assign what makes it, learn.opt_func = "sgd" or a class.'
+    )
+
+
+def _groups_of(opt: Optimizer) -> list[dict[str, Any]]:
+    return [group for group in opt.param_groups if "layer_group" in group]
+
+
+def _checked_history(history: History) -> History:
+    if not isinstance(history, History):
+        raise TrainingError(f"history={history!r} must be a History, such as learn.history[:3].")
+    return history
+
+
+def _count(name: str) -> Callable[[int], int]:
+    return lambda value: whole_number(f"learn.{name}", value, 0, 3)
+
+
+def _refused(name: str, instead: str) -> Callable[[Never], Any]:
+    def check(value: object) -> Never:
+        raise TrainingError(f"learn.{name} cannot be assigned. {instead}")
+
+    return check
+
+
 def _checked_seed(seed: int | None) -> int | None:
     return None if seed is None else whole_number("seed", seed, 0, 42)
 
@@ -251,6 +282,7 @@ class LearnerState(SuggestsNames):
         groups: layer groups of this model; None makes them by `split`.
         split: the rule that divides the model into groups.
         cache: outputs of frozen layers, cached between fits.
+        batch_norm: see `BatchNormPolicy`.
 
     Attributes:
         groups: as `layer_groups`, without the sync with the model.
@@ -266,17 +298,23 @@ class LearnerState(SuggestsNames):
             as the arguments of `Learner`.
     """
 
-    groups: LayerGroups
-    opt: Optimizer | None
-    norms: BatchNormPolicy
-    history: History
-    epochs_done: int
-    fits_done: int
-    data: DataSource
     blueprint: Blueprint | None
     pretrained: bool | None
-    cache: Stateful
 
+    groups: Setting[Never, LayerGroups] = Setting(
+        _refused("groups", "Give them when you make the learner: Learner(dls, model, groups=...).")
+    )
+    norms: Setting[Never, BatchNormPolicy] = Setting(
+        _refused("norms", 'Assign the policy: learn.batch_norm = "keep".')
+    )
+    data: Setting[Never, DataSource] = Setting(_refused("data", "Assign learn.dls = dls."))
+    cache: Setting[Never, Stateful] = Setting(
+        _refused("cache", "Assign its limits: learn.feature_cache = FeatureCacheConfig(views=4).")
+    )
+    opt = Setting(_checked_opt)
+    history = Setting(_checked_history)
+    epochs_done = Setting(_count("epochs_done"))
+    fits_done = Setting(_count("fits_done"))
     callbacks = Setting(checked_callbacks)
     mixed_precision = Setting(checked_precision)
     progress = Setting(checked_progress)
@@ -296,8 +334,9 @@ class LearnerState(SuggestsNames):
         groups: LayerGroups | None,
         split: Split,
         cache: Stateful,
+        batch_norm: BatchNorm,
     ) -> None:
-        self.data = data_source(dls)
+        self._data = data_source(dls)
         self._model = _laid_out(model)
         if groups is None:
             groups = LayerGroups(model, split, example_input=self.data.example())
@@ -308,7 +347,8 @@ class LearnerState(SuggestsNames):
             )
         if groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
-        self.groups, self.cache, self._split = groups, cache, split
+        self._groups, self._cache, self._split = groups, cache, split
+        self._norms = BatchNormPolicy(batch_norm, model)
         self.opt = self.blueprint = self.pretrained = None
         self.callbacks, self.history = [], History()
         self._opt_func: OptFunc = "adamw"
@@ -336,7 +376,7 @@ class LearnerState(SuggestsNames):
         if model is self._model:
             return
         groups = regroup(self.layer_groups, _laid_out(model), self._split, self.data)
-        self._model, self.groups = model, groups
+        self._model, self._groups = model, groups
         self.norms.note(model)
         if self.opt is not None:
             self.placed_model()
@@ -358,7 +398,7 @@ class LearnerState(SuggestsNames):
         data = fitting_data(self.data, data_source(dls))
         if isinstance(self._loss_func, NamedLoss) and self._loss_func.is_balanced:
             self._balanced = data, balanced_for(self._loss_func, data)
-        self.data = data
+        self._data = data
 
     @property
     def task(self) -> Task:
