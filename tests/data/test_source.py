@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from layergroups import Learner
 from layergroups.data import (
     DataSource,
     PlainSource,
@@ -36,7 +38,8 @@ def test_a_plain_pair_of_data_loaders_has_defaults_for_all_that_is_asked() -> No
     assert isinstance(source, PlainSource)
     assert (source.given, source.train, source.valid) == (dls, dls.train, dls.valid)
     assert (source.vocab, source.n_outputs, source.seed, source.batch_size) == ((), 0, 0, 4)
-    assert (source.task, source.input, source.size, source.example()) == (None,) * 4
+    assert (source.task, source.input, source.size) == (None,) * 3
+    assert torch.equal(source.example(), X[:2])
     assert source.targets() is not None
     assert torch.equal(source.targets(), Y)  # type: ignore[arg-type] # it is not None
     assert source.views(0) is None
@@ -47,6 +50,58 @@ def test_a_plain_pair_of_data_loaders_has_defaults_for_all_that_is_asked() -> No
     set_epoch(dls.train, 3)  # it has none, which is no error
     assert not isinstance(dls.train, SeekableBatches)
     assert items_in(dls.train) is None
+
+
+class Records(Dataset[Any]):
+    """Items (dict of inputs, class); reading one draws random numbers."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, i: int) -> Any:
+        return {"values": X[i % 10] + 0 * torch.randn(4), "mask": torch.ones(4)}, i % 2
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor) -> Any:
+        return self.head(self.encoder(values * mask))
+
+
+def test_a_plain_pair_whose_inputs_are_a_dict_trains_without_groups() -> None:
+    train = DataLoader(Records(), batch_size=4, shuffle=True, generator=torch.Generator())
+    model = Masked()
+    before = torch.get_rng_state(), train.generator.get_state()
+    learn = Learner(SimpleNamespace(train=train, valid=train), model, progress=False)
+    after = torch.get_rng_state(), train.generator.get_state()
+    assert all(map(torch.equal, before, after))
+    learn.fit(1)
+    assert len(learn.history) == 1
+
+
+def test_an_example_is_read_of_any_batches_and_moves_none_of_them() -> None:
+    class Counted:
+        passes = 0
+
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Any:
+            self.passes += 1
+            yield (X, X + 1), Y
+
+    counted = Counted()
+    inputs = data_source(SimpleNamespace(train=counted, valid=None)).example()
+    assert torch.equal(inputs[1], X + 1)
+    assert counted.passes == 0
+    once = iter([(X, Y)])
+    assert data_source(SimpleNamespace(train=once, valid=None)).example() is None
+    assert len(list(once)) == 1
+    images = [(torch.zeros(2, 3, 8, 8), Y[:2])]  # of them the model itself shows the form
+    assert data_source(SimpleNamespace(train=images, valid=None)).example() is None
 
 
 def test_what_the_object_has_is_taken_as_it_is_now() -> None:

@@ -7,6 +7,7 @@ and `data_source` adapts any other object. Only this file reads optional attribu
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from layergroups._fingerprint import stable_text
+from layergroups._forward import split_batch
+from layergroups._random import private_randomness
 from layergroups.data.image import Size
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.input_spec import InputSpec
@@ -380,6 +383,10 @@ class PlainSource(DataSource):
     def input_is_default(self) -> bool:
         return bool(self._get("input_is_default", True))
 
+    def example(self) -> Any | None:
+        known = super().example()
+        return _first_inputs(self.train) if known is None else known
+
     def targets(self) -> Tensor | None:
         dataset = getattr(self.train, "dataset", None)
         tensors: tuple[Any, ...] = getattr(dataset, "tensors", ())
@@ -415,6 +422,36 @@ class PlainSource(DataSource):
     def transform_config(self) -> dict[str, Any]:
         config = self._get("transform_config")
         return dict(config()) if callable(config) else super().transform_config()
+
+
+def _first_inputs(batches: Any) -> Any | None:
+    """Inputs of some training items; None for images, whose form the model shows, or if unknown.
+
+    Order, random state and counters of the batches stay as they are. Data that fail here fail in
+    the first step too, with their own error.
+    """
+    generators = generators_of(batches)
+    states = {name: generator.get_state() for name, generator in generators.items()}
+    try:
+        with private_randomness(0):
+            inputs = split_batch(_some_batch(batches))[0]
+    except Exception:
+        return None
+    finally:
+        for name, generator in generators.items():
+            generator.set_state(states[name])
+    return None if isinstance(inputs, Tensor) and inputs.ndim == 4 else inputs
+
+
+def _some_batch(batches: Any) -> Any:
+    dataset, collate = getattr(batches, "dataset", None), getattr(batches, "collate_fn", None)
+    if collate is None or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        if iter(batches) is batches:
+            raise TypeError("these batches can be read only once")
+        return next(iter(copy.copy(batches)))  # a copy, which may count its passes
+    if getattr(batches, "batch_size", None) is None and batches.batch_sampler is None:
+        return collate(dataset[0])
+    return collate([dataset[i] for i in range(min(2, len(dataset)))])
 
 
 _TARGETS = ("labels", "targets", "y")  # where batches and datasets have them
