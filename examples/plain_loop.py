@@ -66,7 +66,7 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, photos: ImageDat
     network.eval()
     with torch.inference_mode():
         right = sum(int((network(x).argmax(1) == y).sum()) for x, y in photos.valid)
-    n = len(photos.valid_photos)
+    n = len(photos.valid_images)
     print(f"last loss {loss.item():.3f}, {right} of {n} validation photos right")
 
 

@@ -53,7 +53,7 @@ def test_asking_whether_a_name_exists_works_as_ever(learn: lg.Learner, folder: P
     assert not hasattr(dls, "train_ds")
     assert not hasattr(lg.ImageDataLoaders, "from_df")
     assert not hasattr(lg, "DataBlock")
-    assert pickle.loads(pickle.dumps(dls)).train_photos == dls.train_photos
+    assert pickle.loads(pickle.dumps(dls)).train_images == dls.train_images
     assert copy.copy(dls).vocab == copy.deepcopy(dls).vocab == dls.vocab
     assert copy.copy(learn).model is learn.model
 

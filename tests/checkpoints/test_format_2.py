@@ -62,7 +62,7 @@ def test_an_export_predicts_as_it_did(task: str, images: list[Path]) -> None:
     expected = torch.tensor(EXPECTED[task]["export"])
     assert str(learn.task) == task  # written as "single" and "multi"
     assert list(learn.dls.vocab) == EXPECTED[task]["vocab"]
-    predictions = [learn.predict(path) for path in loaders(task, images).valid_photos.paths]
+    predictions = [learn.predict(path) for path in loaders(task, images).valid_images.paths]
     found = torch.stack([prediction.probabilities for prediction in predictions])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     vocab = EXPECTED[task]["vocab"]

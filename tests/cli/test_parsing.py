@@ -70,14 +70,14 @@ def test_a_table_may_lie_elsewhere_than_its_photos(
     table.write_text((tables / "labels.csv").read_text("utf-8"), "utf-8")
     words = [*LABELS, "--json"]
     lost = run("validate", labelled, table, *words)
-    assert "--photos DIR" in lost.err
+    assert "--images DIR" in lost.err
     found = json.loads(run("validate", labelled, table, *words, "--photos", tables).out)
     assert found == json.loads(run("validate", labelled, tables / "labels.csv", *words).out)
     out = tmp_path / "model"
     trained = run("train", table, *LABELS, "--photos", tables, *TINY, "--epochs", "0", "--out", out)
     assert trained.code == 0
-    refused = run("train", tables, "--photos", tables, "--out", tmp_path / "other")
-    assert "--photos" in refused.err
+    refused = run("train", tables, "--images", tables, "--out", tmp_path / "other")
+    assert "--images" in refused.err
 
 
 def test_labels_are_predicted_in_every_format(run: Run, labelled: Path, tables: Path) -> None:
@@ -87,10 +87,10 @@ def test_labels_are_predicted_in_every_format(run: Run, labelled: Path, tables: 
     assert [row["labels"] for row in rows] == [list(found.labels) for found in expected]
     assert rows[1]["probabilities"] == pytest.approx(expected[1].by_name, abs=1e-5)
     head, *lines = csv.reader(run("predict", labelled, *photos, "--format", "csv").out.splitlines())
-    assert head == ["photo", "labels", "bright", "red"]
+    assert head == ["image", "labels", "bright", "red"]
     assert [line[1] for line in lines] == [";".join(found.labels) for found in expected]
     table = run("predict", labelled, *photos).out.splitlines()
-    assert table[0].split() == ["photo", "labels", "probabilities"]
+    assert table[0].split() == ["image", "labels", "probabilities"]
     assert len(table) == 3
 
 
@@ -102,7 +102,7 @@ def test_numbers_are_predicted_in_every_format(run: Run, numbered: Path, tables:
     head, line = csv.reader(
         run("predict", numbered, tables / "5.png", "--format", "csv").out.splitlines()
     )
-    assert head == ["photo", "light", "red"]
+    assert head == ["image", "light", "red"]
     assert float(line[1]) == pytest.approx(expected["light"], rel=1e-4)
     assert f"{expected['red']:.5g}" in run("predict", numbered, tables / "5.png").out
 
@@ -111,7 +111,7 @@ def test_a_model_of_labels_is_measured_label_by_label(
     run: Run, labelled: Path, tables: Path
 ) -> None:
     answer = run("validate", labelled, tables / "labels.csv", *LABELS)
-    assert answer.out.startswith("photos       4\nloss")
+    assert answer.out.startswith("items        4\nloss")
     assert "precision" in answer.out
     found = json.loads(run("validate", labelled, tables / "labels.csv", *LABELS, "--json").out)
     assert [row["name"] for row in found["classes"]] == ["bright", "red"]
@@ -125,7 +125,7 @@ def test_a_model_of_numbers_is_measured_by_its_errors(
     words = ("validate", numbered, tables / "numbers.csv", *NUMBERS)
     assert "root mean square" in run(*words).out
     found = json.loads(run(*words, "--json").out)
-    assert found["photos"] == 4
+    assert found["items"] == 4
     assert [row["name"] for row in found["outputs"]] == ["light", "red"]
     assert found["mae of red"] == found["outputs"][1]["mean_absolute"]
 

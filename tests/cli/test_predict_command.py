@@ -60,10 +60,10 @@ def test_csv_and_json_lines_say_the_same_as_json(run: Run, model: Path, photos: 
     lines = run(*words, "--format", "jsonl").out.splitlines()
     assert [json.loads(line) for line in lines] == expected
     rows = list(csv.DictReader(io.StringIO(run(*words, "--format", "csv").out)))
-    assert [(row["photo"], row["prediction"]) for row in rows] == [
+    assert [(row["image"], row["prediction"]) for row in rows] == [
         (row["path"], row["prediction"]) for row in expected
     ]
-    assert list(rows[0]) == ["photo", "prediction", "probability", "blue", "green", "red"]
+    assert list(rows[0]) == ["image", "prediction", "probability", "blue", "green", "red"]
     assert float(rows[0]["red"]) == expected[0]["probabilities"]["red"]
 
 

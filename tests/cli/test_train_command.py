@@ -35,9 +35,9 @@ def test_stdout_has_the_figures_and_stderr_the_rest(run: Run, photos: Path, tmp_
     answer = run("train", photos, *TINY, "--epochs", 1, "--out", tmp_path / "m")
     assert answer.code == 0
     figures = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
-    assert list(figures) == ["accuracy", "loss", "photos", "model", "history", "confusion"]
+    assert list(figures) == ["accuracy", "loss", "items", "model", "history", "confusion"]
     assert "valid_loss" in answer.err
-    assert f"layergroups predict {tmp_path / 'm'} photo.jpg" in answer.err
+    assert f"layergroups predict {tmp_path / 'm'} image.jpg" in answer.err
 
 
 def test_json_is_all_that_stands_on_stdout(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_json_is_all_that_stands_on_stdout(run: Run, photos: Path, tmp_path: Pat
     answer = run("train", photos, *TINY, *words)
     found = json.loads(answer.out)
     assert found["classes"] == ["blue", "green", "red"]
-    assert found["photos"] == sum(map(sum, found["matrix"])) == 6
+    assert found["items"] == sum(map(sum, found["matrix"])) == 6
     assert len(load_learner(tmp_path / "m").layer_groups) == 3
 
 

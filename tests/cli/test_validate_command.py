@@ -12,7 +12,7 @@ from tests.cli.conftest import Run, make_photos
 def test_table_and_picture(run: Run, model: Path, photos: Path, tmp_path: Path) -> None:
     answer = run("validate", model, photos, "--out", tmp_path / "confusion.svg")
     assert answer.code == 0
-    assert answer.out.startswith("photos    24\nloss")
+    assert answer.out.startswith("items     24\nloss")
     assert "most often predicted as" in answer.out
     assert "<svg" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
 
@@ -30,7 +30,7 @@ def test_of_a_divided_folder_the_validation_part_is_taken(
     make_photos(tmp_path / "train", each=2)
     make_photos(tmp_path / "valid", each=1)
     answer = run("validate", model, tmp_path, "--json")
-    assert json.loads(answer.out)["photos"] == 3
+    assert json.loads(answer.out)["items"] == 3
     assert "valid" in answer.err
 
 

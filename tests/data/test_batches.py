@@ -288,19 +288,19 @@ def test_batches_are_balanced_seeded_and_where_they_say(folder) -> None:
     dls.train.set_epoch(3)
     batches = list(dls.train)
     again = dls.train.positions(3)
-    labels = dls.train_photos.labels
+    labels = dls.train_images.labels
     assert [y.tolist() for _, y in batches] == [[labels[i] for i in batch] for batch in again]
     assert Counter(labels[i] for batch in again for i in batch) == {0: 10, 1: 10}
     assert again == dls.train.positions(3) != dls.train.positions(4)
     assert len(batches) == len(dls.train) == 3
-    assert len(dls.valid_photos) == 5  # measured as they are
+    assert len(dls.valid_images) == 5  # measured as they are
 
 
 def test_a_photo_that_comes_again_is_varied_otherwise(folder) -> None:
     dls = loaders(folder, balance=True)
     plan = [item for batch in dls.train.plan(0) for item in batch]
     assert len(set(plan)) == len(plan) > len({position for position, _ in plan})
-    plain = loaders(lambda **counts: dls.train_photos.paths[0].parents[1], augment=False)
+    plain = loaders(lambda **counts: dls.train_images.paths[0].parents[1], augment=False)
     assert {seed for batch in plain.train.plan(0) for _, seed in batch} == {None}
 
 

@@ -68,10 +68,10 @@ def together(batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_dataset_becomes_batches(dataset: Any) -> None:
     dls = ImageDataLoaders.from_dataset(dataset, size=32, bs=4)
     assert (dls.task, dls.vocab) == ("multiclass", ("ant", "bee", "cow"))
-    assert (len(dls.train_photos), len(dls.valid_photos)) == (10, 2)
+    assert (len(dls.train_images), len(dls.valid_images)) == (10, 2)
     assert next(iter(dls.train))[0].shape == (4, 3, 32, 32)
     x, y = together(dls.train_eval)
-    for name, image, label in zip(dls.train_photos.files, x, y.tolist(), strict=True):
+    for name, image, label in zip(dls.train_images.files, x, y.tolist(), strict=True):
         number = int(name.removeprefix("train[").removesuffix("]"))
         assert label == number % 2
         assert torch.equal(image, dls.load(picture(number)))
@@ -80,7 +80,7 @@ def test_a_dataset_becomes_batches(dataset: Any) -> None:
 def test_a_dataset_for_validation() -> None:
     dls = ImageDataLoaders.from_dataset(Pairs(8), Pairs(5), **SMALL)
     assert [str(path) for path in dls.valid.paths] == [f"valid[{i}]" for i in range(5)]
-    assert len(dls.train_photos) == 8
+    assert len(dls.train_images) == 8
 
 
 def test_several_labels_and_numbers() -> None:
@@ -129,9 +129,9 @@ def test_broken_items_are_all_listed_or_skipped() -> None:
     with pytest.raises(BrokenImagesError, match=expected):
         ImageDataLoaders.from_dataset(Broken(), **SMALL)
     dls = ImageDataLoaders.from_dataset(Broken(), on_error="skip", **SMALL)
-    assert len(dls.train_photos) + len(dls.valid_photos) == 10
+    assert len(dls.train_images) + len(dls.valid_images) == 10
     assert [str(image.path) for image in dls.broken] == ["train[0]", "train[7]"]
-    assert len(together(dls.train)[1]) == len(dls.train_photos)
+    assert len(together(dls.train)[1]) == len(dls.train_images)
 
 
 def test_images_may_be_paths_bytes_arrays_and_grey(photo: Callable[..., Path]) -> None:

@@ -46,7 +46,7 @@ def test_a_folder_becomes_batches(dls: ImageDataLoaders) -> None:
     x, y = next(iter(dls.train))
     assert x.shape == (8, 3, 16, 12)
     assert set(y.tolist()) <= {0, 1}
-    assert sum(len(y) for _, y in dls.valid) == len(dls.valid_photos) == 5
+    assert sum(len(y) for _, y in dls.valid) == len(dls.valid_images) == 5
 
 
 def test_one_batch_changes_nothing(dls: ImageDataLoaders) -> None:
@@ -64,7 +64,7 @@ def test_one_batch_changes_nothing(dls: ImageDataLoaders) -> None:
 def test_views_have_one_order_and_variations_of_their_own(dls: ImageDataLoaders) -> None:
     def view(epoch: int) -> torch.Tensor:
         pairs = list(dls.views(epoch))
-        assert tuple(torch.cat([y for _, y in pairs]).tolist()) == dls.train_photos.labels
+        assert tuple(torch.cat([y for _, y in pairs]).tolist()) == dls.train_images.labels
         return torch.cat([x for x, _ in pairs])
 
     assert torch.equal(view(1), view(1))
@@ -83,7 +83,7 @@ def test_a_view_varies_each_photo_as_the_epoch_does(dls: ImageDataLoaders) -> No
 def test_train_eval_is_neither_shuffled_nor_varied(dls: ImageDataLoaders) -> None:
     x = torch.cat([x for x, _ in dls.train_eval])
     torch.testing.assert_close(x, torch.stack([dls.load(p) for p in dls.train_eval.paths]))
-    assert dls.train_eval.photos == dls.train_photos
+    assert dls.train_eval.photos == dls.train_images
 
 
 def test_bind_takes_statistics_and_keeps_the_rest(dls: ImageDataLoaders) -> None:
@@ -91,7 +91,7 @@ def test_bind_takes_statistics_and_keeps_the_rest(dls: ImageDataLoaders) -> None
     bound = dls.bind(HALF)
     assert (dls.input.source, bound.input) == ("ImageNet defaults", HALF)
     assert (bound.size, bound.train.epoch, bound.input_is_default) == (dls.size, 3, True)
-    assert bound.train_photos == dls.train_photos
+    assert bound.train_images == dls.train_images
     image = Image.new("RGB", (20, 20), (255, 0, 0))
     torch.testing.assert_close(bound.load(image)[:, 3, 3], torch.tensor([1.0, -1.0, -1.0]))
 

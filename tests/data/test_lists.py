@@ -41,7 +41,7 @@ def test_lists_give_what_a_folder_gives(folder: Callable[..., Path]) -> None:
     labels = [file.parent.name for file in files]
     one = ImageDataLoaders.from_folder(root, **SMALL)
     other = ImageDataLoaders.from_lists(files, labels, **SMALL)
-    assert (other.train_photos, other.valid_photos) == (one.train_photos, one.valid_photos)
+    assert (other.train_images, other.valid_images) == (one.train_images, one.valid_images)
     assert (other.vocab, other.task, other.c) == (one.vocab, "multiclass", 2)
     for batches in ("train", "valid", "train_eval"):
         assert all(map(torch.equal, *map(together, (getattr(d, batches) for d in (one, other)))))
@@ -55,7 +55,7 @@ def test_targets_of_each_task(files: list[Path]) -> None:
     assert (x.shape, y.shape, y.dtype) == ((4, 3, 8, 8), (4, 2), torch.float32)
     _, y = together(dls.train_eval)
     place = {str(file): row for file, row in zip(files, several, strict=True)}
-    for file, row in zip(dls.train_photos.files, y.tolist(), strict=True):
+    for file, row in zip(dls.train_images.files, y.tolist(), strict=True):
         assert row == [float(name in place[file]) for name in dls.vocab]
 
     numbers = [[i / 2, -i] for i in range(N)]
@@ -64,7 +64,7 @@ def test_targets_of_each_task(files: list[Path]) -> None:
     assert (dls.task, dls.c, dls.vocab) == ("regression", 2, ("x", "y"))
     assert (y.shape, y.dtype) == ((2, 2), torch.float32)
     at = {str(file): row for file, row in zip(files, numbers, strict=True)}
-    assert y.tolist() == [at[file] for file in dls.valid_photos.files]
+    assert y.tolist() == [at[file] for file in dls.valid_images.files]
 
     dls = ImageDataLoaders.from_lists(files, [i + 0.5 for i in range(N)], **SMALL)
     assert next(iter(dls.train))[1].shape == (4, 1)
@@ -77,10 +77,10 @@ def test_all_tasks_are_reproducible_for_any_number_of_workers(
     without, with_two = (
         ImageDataLoaders.from_lists(files, labels, num_workers=n, **SMALL) for n in (0, 2)
     )
-    assert without.valid_photos == with_two.valid_photos
+    assert without.valid_images == with_two.valid_images
     assert all(map(torch.equal, together(without.train), together(with_two.train)))
     other = ImageDataLoaders.from_lists(files, labels, seed=1, **SMALL)
-    assert other.valid_photos != without.valid_photos
+    assert other.valid_images != without.valid_images
 
 
 def test_what_the_store_of_features_needs_is_there_for_all_tasks(files: list[Path]) -> None:
@@ -111,8 +111,8 @@ def test_broken_photos_are_all_listed_or_skipped(
     with caplog.at_level(logging.WARNING, "layergroups"):
         dls = ImageDataLoaders.from_lists(files, labels, on_error="skip", **SMALL)
     assert "Skipped 2 broken images" in caplog.text
-    assert len(dls.train_photos) + len(dls.valid_photos) == N - 2
-    for photos in (dls.train_photos, dls.valid_photos):
+    assert len(dls.train_images) + len(dls.valid_images) == N - 2
+    for photos in (dls.train_images, dls.valid_images):
         for path, label in zip(photos.paths, photos.classes(), strict=True):
             assert path.name[0] == dls.vocab[label]
 
@@ -132,7 +132,7 @@ def test_names_tell_the_class(files: list[Path], tmp_path: Path) -> None:
         {"pattern": lambda path: path.stem.split("_")[0]},
     ):
         again = ImageDataLoaders.from_pattern(sorted(map(str, files)), **options, **SMALL)
-        assert again.train_photos == by_name.train_photos
+        assert again.train_images == by_name.train_images
     numbers = ImageDataLoaders.from_pattern(files, r"_(\d+)", task="regression", **SMALL)
     assert numbers.task == "regression"
 

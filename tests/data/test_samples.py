@@ -82,12 +82,12 @@ def test_each_photo_is_for_validation_once(root: Path) -> None:
     dls = loaders(root)
     folds = list(dls.folds(5))
     assert len(folds) == 5
-    valid = [file for fold in folds for file in fold.valid_photos.files]
-    assert sorted(valid) == sorted(dls.train_photos.files + dls.valid_photos.files)
+    valid = [file for fold in folds for file in fold.valid_images.files]
+    assert sorted(valid) == sorted(dls.train_images.files + dls.valid_images.files)
     for fold in folds:
-        assert set(fold.train_photos.files).isdisjoint(fold.valid_photos.files)
-        assert len(fold.train_photos) == 16
-        counted = Counter(fold.valid_photos.classes())
+        assert set(fold.train_images.files).isdisjoint(fold.valid_images.files)
+        assert len(fold.train_images) == 16
+        counted = Counter(fold.valid_images.classes())
         assert counted[0] in (2, 3)
         assert counted[1] in (1, 2)
         assert fold.one_batch()[0].shape == (4, 3, 8, 8)
@@ -95,7 +95,7 @@ def test_each_photo_is_for_validation_once(root: Path) -> None:
 
 def test_folds_depend_on_the_seed_alone(root: Path) -> None:
     def valid(dls: ImageDataLoaders, **options: Any) -> list[Any]:
-        return [fold.valid_photos for fold in dls.folds(3, **options)]
+        return [fold.valid_images for fold in dls.folds(3, **options)]
 
     assert valid(loaders(root)) == valid(loaders(root, valid_pct=0.5))
     assert valid(loaders(root)) == valid(loaders(root, seed=1), seed=42)
@@ -105,7 +105,7 @@ def test_folds_depend_on_the_seed_alone(root: Path) -> None:
 def test_numbers_and_labels_are_folded_too(root: Path) -> None:
     files = sorted(root.glob("*/*.jpg"))
     dls = ImageDataLoaders.from_lists(files, [i / 3 for i in range(20)], size=8, bs=4)
-    assert [len(fold.valid_photos) for fold in dls.folds(3)] == [7, 7, 6]
+    assert [len(fold.valid_images) for fold in dls.folds(3)] == [7, 7, 6]
 
 
 @pytest.mark.parametrize("n", [1, 21, 2.5, "5", True])

@@ -39,7 +39,7 @@ def test_a_batch_is_drawn(folder: Folder, tmp_path: Path) -> None:
 
 def test_a_batch_of_validation_photos_or_of_one_photo(folder: Folder) -> None:
     dls = loaders(folder(cat=6, dog=6))
-    assert len(dls.show_batch(n=50, valid=True).labels) == len(dls.valid_photos)
+    assert len(dls.show_batch(n=50, valid=True).labels) == len(dls.valid_images)
     one = dls.show_batch(n=4, unique=True)
     assert len(set(one.labels)) == 1
     arrays = [axes.images[0].get_array() for axes in one.figure.axes]

@@ -71,7 +71,7 @@ def test_a_table_of_numbers(files: list[Path], tmp_path: Path) -> None:
     assert (dls.task, dls.vocab) == ("regression", ("age",))
     headless = write(tmp_path / "plain.csv", *rows)
     again = ImageDataLoaders.from_table(headless, header=False, task="regression", **SMALL)
-    assert again.train_photos == dls.train_photos
+    assert again.train_images == dls.train_images
 
 
 class Frame:

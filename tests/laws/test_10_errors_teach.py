@@ -348,7 +348,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn().report("run.pdf"), errors.LayerGroupsError, r"run\.html", None),
         (lambda p: p.learn().report(3), errors.LayerGroupsError, "not a int", None),
         (lambda p: p.learn().report(title=3), errors.LayerGroupsError, "title=3", None),
-        (lambda p: p.learn().report(photos="no"), errors.LayerGroupsError, "photos='no'", None),
+        (lambda p: p.learn().report(images="no"), errors.LayerGroupsError, "images='no'", None),
         (lambda p: p.learn().report(p.path / "bad.safetensors" / "run.html"),
          errors.CheckpointError, "bad.safetensors", OSError),
     ],

@@ -227,7 +227,7 @@ def test_an_export_changes_nothing(folder: Path, tmp_path: Path) -> None:
     learn.fit(1)
     learn.model.train()
     for look in (lambda: learn.export(tmp_path / "out"), learn.validate, learn.get_preds, learn.tta,
-                 lambda: learn.predict(dls.valid_photos.files[0])):  # fmt: skip
+                 lambda: learn.predict(dls.valid_images.files[0])):  # fmt: skip
         before = learner_state(learn)
         look()
         assert differences(before, learner_state(learn)) == []

@@ -268,7 +268,7 @@ def test_mistakes_are_answered(images: Any, target: Any, words: str) -> None:
 
 
 def test_the_heat_map_of_one_photo(learn: Any, tmp_path: Path) -> None:
-    file = learn.dls.valid_photos.files[0]
+    file = learn.dls.valid_images.files[0]
     found = learn.grad_cam(file, path=tmp_path / "cam.png")
     assert isinstance(found, HeatMap)
     assert found.heat.shape == found.pixels.shape[:2] == (32, 32)

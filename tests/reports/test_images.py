@@ -46,7 +46,7 @@ def clothes(folder: Any) -> Any:
 
 def test_photos_know_their_files(clothes: Any) -> None:
     found = Interpretation.from_learner(clothes)
-    assert found.paths == clothes.dls.valid_photos.paths
+    assert found.paths == clothes.dls.valid_images.paths
     assert found.classes == ("cat", "cow", "dog")
     item = found.top_losses(1)[0]
     assert item.path is not None

@@ -21,7 +21,7 @@ def learn() -> Learner:
 
 def test_a_learner_writes_its_page(learn: Learner, tmp_path: Path) -> None:
     learn.fit(1)
-    report = learn.report(tmp_path / "new" / "run.html", title="Mine", photos=False)
+    report = learn.report(tmp_path / "new" / "run.html", title="Mine", images=False)
     assert report.path == tmp_path / "new" / "run.html"
     page = report.path.read_text(encoding="utf-8")
     assert page == report.html()
@@ -44,7 +44,7 @@ def test_wrong_arguments_are_refused_before_anything_is_computed(learn: Learner)
         (("run.pdf",), r"must end with \.html, for example run\.html"),
         ((3,), "not a int"),
         ((None, {"title": 3}), "title=3 must be text"),
-        ((None, {"photos": "no"}), "photos='no' must be True or False"),
+        ((None, {"images": "no"}), "images='no' must be True or False"),
     ):
         path, options = (*arguments, {})[:2]
         with pytest.raises(LayerGroupsError, match=says):

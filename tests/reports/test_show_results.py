@@ -29,7 +29,7 @@ def test_results_are_drawn_and_the_same_each_time(learn: Any, tmp_path: Path) ->
 
 
 def test_results_without_classes_show_what_is_predicted(learn: Any) -> None:
-    files = learn.dls.valid_photos.files[:2]
+    files = learn.dls.valid_images.files[:2]
     words = words_of(learn.show_results(dl=learn.dls.test_dl(files)))
     assert words[0] == "Predicted: 2 images"
     assert not any(word.startswith("is ") for word in words)

@@ -368,8 +368,8 @@ def test_an_export_predicts_the_same_where_the_loss_is_not_loaded(
 ) -> None:
     """A subclass stands for what torch's class means; a name alone stands for nothing."""
     labels = ImageDataLoaders.from_lists(
-        [str(path) for path in photos.train_photos.paths],
-        [[i % 2, 1] for i in range(len(photos.train_photos))],
+        [str(path) for path in photos.train_images.paths],
+        [[i % 2, 1] for i in range(len(photos.train_images))],
         task="multilabel", size=32, batch_size=4, num_workers=0,
     )  # fmt: skip
     learn = vision_learner(
@@ -378,7 +378,7 @@ def test_an_export_predicts_the_same_where_the_loss_is_not_loaded(
     learn.model[1].append(nn.Sigmoid())
     again = load_learner(learn.export(tmp_path / "labels"))
     assert type(again.loss_func) is nn.BCELoss
-    file = labels.train_photos.files[0]
+    file = labels.train_images.files[0]
     assert torch.equal(again.predict(file).probabilities, learn.predict(file).probabilities)
     assert "ProbabilityLoss" in caplog.text
     learn = vision_learner(

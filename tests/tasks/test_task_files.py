@@ -95,7 +95,7 @@ def test_numbers_from_a_table(folder: Path, weights: Path, tmp_path: Path) -> No
     learn = learner(dls, weights)
     units = learn.model[1][-1]
     assert isinstance(units, TargetUnits)
-    labels = torch.tensor([label[0] for label in dls.train_photos.labels])
+    labels = torch.tensor([label[0] for label in dls.train_images.labels])
     assert units.mean.item() == pytest.approx(labels.mean().item(), rel=1e-5)
     first, targets = learn.get_preds()
     assert (first - labels.mean()).abs().max() < labels.std()  # it begins near the mean

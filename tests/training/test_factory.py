@@ -100,9 +100,9 @@ def test_the_whole_road(learn: Learner, photos: ImageDataLoaders) -> None:
     learn.fit_one_cycle(1, slice(1e-4, 1e-3))
     assert learn.validate()["accuracy"] > 0.9
     learn.save("done")
-    found = learn.predict(photos.valid_photos.files[0])
+    found = learn.predict(photos.valid_images.files[0])
     assert found.label == "blue"
-    chances, targets = learn.get_preds(learn.dls.test_dl(photos.valid_photos.paths))
+    chances, targets = learn.get_preds(learn.dls.test_dl(photos.valid_images.paths))
     assert targets is None
     assert torch.allclose(chances, learn.get_preds()[0], atol=1e-5)
 
@@ -164,13 +164,13 @@ def test_an_export_predicts_without_the_photos(learn: Learner, tmp_path: Path, p
     folder = learn.export(tmp_path / "model")
     assert sorted(path.name for path in folder.iterdir()) == ["learner.json", "model.safetensors"]
     again = load_learner(folder)
-    file = photos.valid_photos.files[3]
+    file = photos.valid_images.files[3]
     ours, theirs = learn.predict(file), again.predict(file)
     assert (ours.label, ours.index) == (theirs.label, theirs.index)
     assert torch.equal(ours.probabilities, theirs.probabilities)
     assert again.layer_groups.state_dict() == learn.layer_groups.state_dict()
     assert again.metrics == ["accuracy"]
-    chances, _ = again.get_preds(again.dls.test_dl(photos.valid_photos.paths))
+    chances, _ = again.get_preds(again.dls.test_dl(photos.valid_images.paths))
     assert torch.allclose(chances, learn.get_preds()[0], atol=1e-5)
 
 
@@ -202,7 +202,7 @@ def test_an_export_can_be_trained_further_with_photos(learn: Learner, tmp_path, 
     again.unfreeze()
     again.fit(1)
     assert not {n for n in moved(before, again.model) if n[0] == "0" and "running" in n}
-    load_learner(again.export(tmp_path / "further")).predict(photos.valid_photos.files[0])
+    load_learner(again.export(tmp_path / "further")).predict(photos.valid_images.files[0])
 
 
 def test_a_head_changed_by_hand_is_exported(learn: Learner, tmp_path: Path, photos) -> None:
@@ -210,7 +210,7 @@ def test_a_head_changed_by_hand_is_exported(learn: Learner, tmp_path: Path, phot
     before = list(learn.model[1])[: list(learn.model[1]).index(first)]
     learn.model[1] = nn.Sequential(*before, nn.Linear(first.in_features, 2))
     again = load_learner(learn.export(tmp_path / "model"))
-    file = photos.valid_photos.files[0]
+    file = photos.valid_images.files[0]
     assert torch.equal(learn.predict(file).probabilities, again.predict(file).probabilities)
 
 
@@ -219,7 +219,7 @@ def test_a_body_cut_by_hand(photos, tmp_path: Path, cut, caplog) -> None:
     learn = vision_learner(photos, TINY, pretrained=False, cut=cut, progress=False)
     caplog.clear()
     folder = learn.export(tmp_path / "model")
-    file = photos.valid_photos.files[0]
+    file = photos.valid_images.files[0]
     model = learn.model if caplog.records else None
     again = load_learner(folder, model=model)
     assert torch.equal(learn.predict(file).probabilities, again.predict(file).probabilities)
@@ -245,7 +245,7 @@ def test_a_module_of_ones_own_must_be_given_again(photos, tmp_path: Path, caplog
         load_learner(folder)
     other = vision_learner(photos, OwnBody(), progress=False)
     again = load_learner(folder, model=other.model)
-    file = photos.valid_photos.files[0]
+    file = photos.valid_images.files[0]
     assert torch.equal(learn.predict(file).probabilities, again.predict(file).probabilities)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_learner(folder, model=nn.Linear(3, 3))

@@ -209,7 +209,7 @@ def test_views_do_not_depend_on_workers_nor_on_the_random_state(learn: Any) -> N
 
 
 def test_photos_without_classes_have_views_too(learn: Any) -> None:
-    files = learn.dls.valid_photos.files[:2]
+    files = learn.dls.valid_images.files[:2]
     found, targets = learn.tta(learn.dls.test_dl(files), n=1)
     assert found.shape == (2, 2)
     assert targets is None

@@ -43,14 +43,14 @@ class Graph(StrEnum):
     pt2 = "pt2"
 
 
-def _unset(metavar: str, help: str, **more: Any) -> Any:
+def _unset(metavar: str, help: str, *names: str, **more: Any) -> Any:
     """An option without a default."""
-    return typer.Option(metavar=metavar, show_default=False, help=help, **more)
+    return typer.Option(*names, metavar=metavar, show_default=False, help=help, **more)
 
 
-def _of_csv(metavar: str, help: str) -> Any:
+def _of_csv(metavar: str, help: str, *names: str) -> Any:
     """An option that only a CSV file of labels has."""
-    return _unset(metavar, help, rich_help_panel="Options for CSV files")
+    return _unset(metavar, help, *names, rich_help_panel="Options for CSV files")
 
 
 def _needed(metavar: str, help: str) -> Any:
@@ -97,9 +97,13 @@ ValidCol = Annotated[
 ]
 
 
-PhotosDir = Annotated[
+ImagesDir = Annotated[
     Path | None,
-    _of_csv("DIR", "The folder of the images (default: the folder of the CSV file)."),
+    _of_csv(
+        "DIR",
+        "The folder of the images (default: the folder of the CSV file).",
+        *("--images", "--photos"),  # the second is its earlier name
+    ),
 ]
 
 
@@ -205,7 +209,7 @@ def train(
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
-    photos: PhotosDir = None,
+    images: ImagesDir = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -243,7 +247,7 @@ def train(
         delimiter=label_delim,
         valid=valid_col,
         task=task,
-        photos=photos,
+        images=images,
     )
     command.run(
         command.TrainOptions(
@@ -329,7 +333,7 @@ def validate(
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
-    photos: PhotosDir = None,
+    images: ImagesDir = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
@@ -339,7 +343,7 @@ def validate(
     from layergroups.cli import _validate_command as command
     from layergroups.cli._parsing import TableOptions
 
-    labels = TableOptions(column=label_col, delimiter=label_delim, valid=valid_col, photos=photos)
+    labels = TableOptions(column=label_col, delimiter=label_delim, valid=valid_col, images=images)
     command.run(
         model, folder, labels=labels, out=out, batch_size=batch_size, workers=workers,
         on_error=on_error.value, json=json,

@@ -21,7 +21,7 @@ class TableOptions:
     delimiter: str | None = None
     valid: str | None = None
     task: str | None = None
-    photos: Path | None = None
+    images: Path | None = None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `ImageDataLoaders.from_table`, without the task."""
@@ -30,7 +30,7 @@ class TableOptions:
             "label_col": names[0] if len(names) == 1 else names or 1,
             "label_delim": self.delimiter,
             "valid_col": self.valid,
-            "folder": self.photos,
+            "folder": self.images,
         }
 
     def check(self, images: Path) -> None:
@@ -40,7 +40,7 @@ class TableOptions:
             "--label-delim": self.delimiter,
             "--valid-col": self.valid,
             "--task": self.task,
-            "--photos": self.photos,
+            "--images": self.images,
         }
         given = [name for name, value in options.items() if value is not None]
         if given and not is_table(images):

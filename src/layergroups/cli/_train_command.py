@@ -90,7 +90,7 @@ def _check(options: TrainOptions) -> None:
 def _learner(options: TrainOptions) -> Learner:
     dls = _data(options)
     say(
-        f"{len(dls.train_photos)} training and {len(dls.valid_photos)} validation images of "
+        f"{len(dls.train_images)} training and {len(dls.valid_images)} validation images of "
         f"{dls.task.count(dls.c)}, {options.size} x {options.size} pixels"
     )
     learn = vision_learner(
@@ -191,6 +191,6 @@ def _show(options: TrainOptions, metrics: Metrics, files: RunFiles) -> None:
         say()
         paths = {"model": options.out, "history": files.history}
         paths |= {"confusion": options.out / PICTURE} if has_picture else {}
-        show_figures(metrics.figures | {"loss": metrics.loss, "photos": metrics.images} | paths)
+        show_figures(metrics.figures | {"loss": metrics.loss, "items": metrics.images} | paths)
     say(f"\nLook at the run:  layergroups report {options.out}")
-    say(f"Predict with it:  layergroups predict {options.out} photo.jpg")
+    say(f"Predict with it:  layergroups predict {options.out} image.jpg")

@@ -63,7 +63,7 @@ class Metrics:
         """All of it as JSON-ready values."""
         values = self.measures.to_dict()
         values.pop("values", None)  # the error of each image
-        counts = {} if self.confusion else {"photos": self.images, **self.figures}
+        counts = {} if self.confusion else {"items": self.images, **self.figures}
         return {"loss": self.loss, **counts, **values}
 
 
@@ -99,7 +99,7 @@ def run(
     if json:
         show_json(metrics.to_dict())
     else:
-        show_figures({"photos": metrics.images, "loss": metrics.loss} | metrics.figures)
+        show_figures({"items": metrics.images, "loss": metrics.loss} | metrics.figures)
         show(metrics.table)
     if out is not None and metrics.draw_confusion(out):
         say(f"The confusion matrix is drawn in {out}.")

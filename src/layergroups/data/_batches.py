@@ -61,7 +61,7 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
     if len(balance) != len(photos):
         raise DataError(
             f"balance= has {len(balance)} weights for {len(photos)} training images; give one for "
-            "each, in the order of train_photos, or balance=True."
+            "each, in the order of train_images, or balance=True."
         )
     try:
         return _parts(torch.tensor([float(weight) for weight in balance]), balance)

@@ -83,8 +83,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     the images, not on the number of workers or the global random state, which stays unchanged.
 
     Attributes:
-        train_photos: files and labels for training.
-        valid_photos: files and labels for validation.
+        train_images: files and labels for training.
+        valid_images: files and labels for validation.
         vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
         size: height and width of the images in a batch, in pixels.
         batch_size: images in a batch.
@@ -102,8 +102,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         device: where the batches are, see `to`.
     """
 
-    train_photos: Samples
-    valid_photos: Samples
+    train_images: Samples
+    valid_images: Samples
     vocab: tuple[str, ...]
     size: Size
     batch_size: int
@@ -120,7 +120,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        photo_weights(self.balance, self.train_photos, self.vocab)  # checks the argument
+        photo_weights(self.balance, self.train_images, self.vocab)  # checks the argument
 
     @classmethod
     def from_folder(
@@ -370,13 +370,13 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     @cached_property
     def train(self) -> TrainLoader:
         """Shuffled and augmented training batches; its `epoch` is that of the next pass."""
-        weights = photo_weights(self.balance, self.train_photos, self.vocab)
+        weights = photo_weights(self.balance, self.train_images, self.vocab)
         return TrainLoader(self._train_maker, self.batch_size, self.seed, weights)
 
     @cached_property
     def valid(self) -> EvalLoader:
-        """Validation batches, in the order of `valid_photos`."""
-        photos = PhotoDataset(self.valid_photos, self.transform, cache=self.cache)
+        """Validation batches, in the order of `valid_images`."""
+        photos = PhotoDataset(self.valid_images, self.transform, cache=self.cache)
         maker = BatchMaker(photos, self.num_workers, self.device)
         return EvalLoader(maker, self.batch_size)
 
@@ -431,7 +431,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             source,
             labels,
             with_labels,
-            train=self.train_photos,
+            train=self.train_images,
             vocab=self.vocab,
             settings=Settings(normalize=self.input, on_error=self.on_error),
         )
@@ -452,7 +452,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         Raises:
             DataError: n is below 2, or above the number of images.
         """
-        photos = joined(self.train_photos, self.valid_photos)
+        photos = joined(self.train_images, self.valid_images)
         parts = folds_of(photos, n, self.seed if seed is None else seed)
         return (self._with_photos(photos.take(train), photos.take(valid)) for train, valid in parts)
 
@@ -493,7 +493,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     def _shown_items(self, n: int, valid: bool, unique: bool) -> list[Item]:
         if valid:
-            return [(0 if unique else i, None) for i in range(min(n, len(self.valid_photos)))]
+            return [(0 if unique else i, None) for i in range(min(n, len(self.valid_images)))]
         planned = list(islice(chain.from_iterable(self.train.plan(self.train.epoch)), n))
         position, seed = planned[0]
         if not unique or seed is None:
@@ -507,7 +507,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         size; of a dataset it opens every item.
         """
         return summarise(
-            self.train_photos, self.valid_photos, self.vocab, self.size, self.channels, self.broken
+            self.train_images, self.valid_images, self.vocab, self.size, self.channels, self.broken
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -542,7 +542,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     def targets(self) -> torch.Tensor:
         """Targets of the training images, in their order; no image is opened."""
-        return self.train_photos.targets()
+        return self.train_images.targets()
 
     @property
     def resizable(self) -> bool:
@@ -562,7 +562,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def _names_checksum(self) -> int:
         """Checksum of the last two parts of each path, so that the folder may be moved."""
         found = 0
-        for file in (*self.train_photos.files, *self.valid_photos.files):
+        for file in (*self.train_images.files, *self.valid_images.files):
             found = zlib.crc32(
                 "/".join(Path(file).parts[-2:]).encode(errors="surrogateescape"), found
             )
@@ -571,7 +571,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """The facts that reports show; see `summary`."""
         general = super().facts().facts
-        parts = (self.train_photos, self.valid_photos)
+        parts = (self.train_images, self.valid_images)
         summary = self.summary() if read_files else None
         return image_facts(*parts, self.vocab, self.augment, self.broken, general, summary)
 
@@ -587,7 +587,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     @property
     def task(self) -> Task:
         """The task: "multiclass", "multilabel" or "regression"."""
-        return self.train_photos.task
+        return self.train_images.task
 
     @property
     def channels(self) -> int:
@@ -596,12 +596,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     def _with_photos(self, train: Samples, valid: Samples) -> ImageDataLoaders:
         size = min(self.batch_size, len(train))
-        return replace(self, train_photos=train, valid_photos=valid, batch_size=size)
+        return replace(self, train_images=train, valid_images=valid, batch_size=size)
 
     @cached_property
     def _train_maker(self) -> BatchMaker:
         varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
-        photos = PhotoDataset(self.train_photos, self.transform, varied, self.cache)
+        photos = PhotoDataset(self.train_images, self.transform, varied, self.cache)
         return BatchMaker(photos, self.num_workers, self.device)
 
     def __repr__(self) -> str:
@@ -609,8 +609,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
         return "\n".join(
             [
-                f"ImageDataLoaders: {len(self.train_photos)} training and "
-                f"{len(self.valid_photos)} validation images of {self.c} {kind}",
+                f"ImageDataLoaders: {len(self.train_images)} training and "
+                f"{len(self.valid_images)} validation images of {self.c} {kind}",
                 f"  {kind} (train + valid): {counts}",
                 f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
                 f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
@@ -623,7 +623,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def _counts(self) -> str:
         if not self.task.has_counts:
             return ", ".join(self.vocab)
-        train, valid = (p.counts(self.c) for p in (self.train_photos, self.valid_photos))
+        train, valid = (p.counts(self.c) for p in (self.train_images, self.valid_images))
         each = (f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True))
         return first_few(each, _CLASSES_SHOWN)
 

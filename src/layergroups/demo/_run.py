@@ -93,7 +93,7 @@ def _prepare(folder: str | Path, weights: Path, seed: int) -> Learner:
     say("Fine-tune a pretrained network on a folder of photos, by layer groups.\n")
     dls = ImageDataLoaders.from_folder(folder, size=SIZE, seed=seed)
     say(
-        f"Photos:  {len(dls.train_photos)} for training, {len(dls.valid_photos)} for validation; "
+        f"Photos:  {len(dls.train_images)} for training, {len(dls.valid_images)} for validation; "
         f"{dls.c} classes: {', '.join(dls.vocab)}"
     )
     learn = vision_learner(dls, ARCHITECTURE, weights=weights, metrics=["accuracy"], seed=seed)

@@ -50,8 +50,8 @@ def write_rows(
 def _stream_table(
     rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], paths: Sequence[str]
 ) -> Iterator[str]:
-    photo = Column("photo", min(_WIDEST_STREAM, max(map(len, ("photo", *paths)))))
-    columns = (photo, *kind.columns(names))
+    image = Column("image", min(_WIDEST_STREAM, max(map(len, ("image", *paths)))))
+    columns = (image, *kind.columns(names))
     yield _line([column.heading for column in columns], columns)
     for path, found in rows:
         yield _line([str(path), *found.cells()], columns)
@@ -86,7 +86,7 @@ def _as_json(row: Row) -> str:
 def _csv(
     rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], _: object
 ) -> Iterator[str]:
-    yield _csv_line(["photo", *kind.csv_columns(names)])
+    yield _csv_line(["image", *kind.csv_columns(names)])
     for path, found in rows:
         yield _csv_line([path, *found.csv_cells()])
 
@@ -107,7 +107,7 @@ FORMATS: Final[
 
 def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[str] = ()) -> Table:
     """A row for each image, with the actual class if `actual` is given."""
-    table = _table("photo")
+    table = _table("image")
     if actual:
         table.add_column("actual")
     table.add_column("predicted")

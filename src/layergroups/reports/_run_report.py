@@ -275,7 +275,7 @@ def check_title(title: object) -> None:
 
 
 def report_on(
-    learn: Trained, path: str | Path | None, *, title: str | None = None, pictures: bool = True
+    learn: Trained, path: str | Path | None, *, title: str | None = None, images: bool = True
 ) -> RunReport:
     """Create the report of a learner; the page is not written yet.
 
@@ -283,7 +283,7 @@ def report_on(
         learn: predicts its validation items once, and does not change.
         path: of the page, checked before anything is computed.
         title: of the page; default is the names of network and data.
-        pictures: False omits pictures.
+        images: False omits pictures.
 
     Raises:
         LayerGroupsError: path or title is invalid.
@@ -291,6 +291,6 @@ def report_on(
     if path is not None:
         check_page_name(path)
     check_title(title)
-    if not isinstance(pictures, bool):
-        raise LayerGroupsError(f"photos={pictures!r} must be True or False.")
-    return RunReport((record_run(learn, title=title, pictures=pictures),))
+    if not isinstance(images, bool):
+        raise LayerGroupsError(f"images={images!r} must be True or False.")
+    return RunReport((record_run(learn, title=title, pictures=images),))

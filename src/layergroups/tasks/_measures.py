@@ -270,7 +270,7 @@ class ConfusionMatrix:
         return {
             "classes": list(self.classes),
             "matrix": [list(row) for row in self.matrix],
-            "photos": self.total,
+            "items": self.total,
             "accuracy": self.accuracy,
         }
 

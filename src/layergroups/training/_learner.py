@@ -525,21 +525,21 @@ class Learner(LearnerState):
         )
         return self.task.decode(found[0], self.data.vocab, self.thresh)
 
-    def iter_preds(self, photos: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
+    def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
         """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.
 
         The images are checked first. Then they are predicted in batches, while workers prepare the
         next ones. Between two images the model is unchanged.
 
         Args:
-            photos: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
+            items: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
                 a different batch size.
 
         Raises:
             DataError: there are no images.
             BrokenImagesError: images are broken, and the data are set to stop at them.
         """
-        return predictions(self, photos)
+        return predictions(self, items)
 
     def tta(
         self, dl: Iterable[Any] | None = None, n: int = 4, beta: float = 0.25
@@ -611,7 +611,7 @@ class Learner(LearnerState):
         )
 
     def report(
-        self, path: str | Path | None = None, *, title: str | None = None, photos: bool = True
+        self, path: str | Path | None = None, *, title: str | None = None, images: bool = True
     ) -> RunReport:
         """A report of the run so far: settings, results and sample images; changes nothing.
 
@@ -621,13 +621,13 @@ class Learner(LearnerState):
         Args:
             path: a file that ends in .html; None writes nothing.
             title: of the page; None uses the names of network and data.
-            photos: False leaves out all images, for example confidential ones.
+            images: False leaves out all images, for example confidential ones.
 
         Raises:
             LayerGroupsError: path or title is wrong.
             CheckpointError: the file cannot be written.
         """
-        made = report_on(self, path, title=title, pictures=photos)
+        made = report_on(self, path, title=title, images=images)
         if path is None:
             return made
         self.processes.write("report", lambda: made.save(path))

@@ -124,7 +124,7 @@ def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
     if not any(map(os.path.exists, files)):
         raise DataError(
             f"No file of column {name!r} exists; the first would be {files[0]}. If they lie "
-            "elsewhere give folder=... (--photos DIR on the command line), if they lack their "
+            "elsewhere give folder=... (--images DIR on the command line), if they lack their "
             "ending suff='.jpg', and if another column names the files fn_col=..."
         )
     return files
