@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,12 +193,17 @@ def test_an_export_needs_to_know_the_transform(make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_threads_that_share_a_learner_get_the_answers_of_one(make, training: bool) -> None:
-    learn = make(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(768, 3)), split=1)
+    class Slow(nn.Flatten):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.002)  # other threads come and go meanwhile
+            return super().forward(x)
+
+    learn = make(nn.Sequential(Slow(), nn.Dropout(0.5), nn.Linear(768, 3)), split=1)
     learn.model.train(training)
     items = list(torch.randn(40, 3, 16, 16))
     expected = [learn.predict(item).probabilities for item in items]
     with ThreadPoolExecutor(8) as threads:
-        for _ in range(5):
+        for _ in range(3):
             found = list(threads.map(lambda item: learn.predict(item).probabilities, items))
             assert all(map(torch.equal, found, expected))
     assert [m.training for m in learn.model.modules()] == [training] * 4

@@ -315,12 +315,51 @@ def test_a_load_that_fails_changes_nothing(make, strict, never_trained) -> None:
             assert _same(_state(learn), before), damage
             assert learn.opt is opt, damage
         else:
+            if {"optimizer", "norms"} & set(damage.replace("/", " ").replace("'", " ").split()):
+                learn.fit(1)
             restore(learn, *before, source="before")
             learn.opt = opt
             assert _same(_state(learn), before), damage
     assert len(failed) > 50
     restore(learn, tensors, state, source="it", strict=strict)
     assert _same(_state(learn), (tensors, state))
+
+
+@pytest.mark.parametrize("opt_func", ["adamw", "adafactor", "lamb", "nadam", "lbfgs"])
+def test_an_optimizer_state_that_lacks_a_value_is_refused(make, opt_func: str) -> None:
+    trained, learn = make(opt_func=opt_func), make(opt_func=opt_func)
+    if opt_func != "lbfgs":
+        trained.fit(1)
+    tensors, state = state_of(trained)
+    moments = [name for name in tensors if name.startswith("optimizer/")]
+    for name in (n for n in moments if n.endswith("1.4.weight")):
+        with pytest.raises(CheckpointError, match=r"1\.4\.weight"):
+            restore(learn, {n: t for n, t in tensors.items() if n != name}, state, source="it")
+    assert learn.opt is None
+    restore(learn, tensors, state, source="it")
+    if opt_func != "lbfgs":
+        learn.fit(1)
+
+
+@pytest.mark.parametrize("others", [("green", "red", "blue"), ("red", "green", "black")])
+@pytest.mark.parametrize("strict", [None, True, False])
+def test_other_classes_are_refused_as_the_labels_would_be_wrong(make, others, strict) -> None:
+    learn = make()
+    learn.fit(1)
+    learn.save("a")
+    other = make(dls=TinyLoaders(vocab=others))
+    before = snapshot(other.model)
+    with pytest.raises(CheckpointError) as caught:
+        other.load("a", strict=strict)
+    assert all(name in str(caught.value) for name in {"red", "green", "blue", *others})
+    assert not moved(before, other.model)
+    other.dls.vocab = ("red", "green", "blue")
+    other.load("a")
+
+
+def test_a_checkpoint_without_classes_loads(make) -> None:
+    tensors, state = state_of(make())
+    restore(make(), tensors, {k: v for k, v in state.items() if k != "classes"}, source="it")
 
 
 def test_a_buffer_of_a_different_shape_is_named(make, caplog) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -84,11 +86,13 @@ def _loaded_options(saved: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Check that `load_optimizer_state` will succeed; changes nothing.
+def check_optimizer(
+    optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> None:
+    """Check that `load_optimizer_state`, and a step after it, will succeed; changes nothing.
 
     Raises:
-        CheckpointError: the state is of a different kind of optimizer.
+        CheckpointError: the state is of a different kind of optimizer, or lacks values.
         KeyError, TypeError, ValueError, AttributeError: the state is incomplete.
     """
     ours = type(optimizer).__name__
@@ -100,8 +104,51 @@ def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     for name, values in state["values"].items():
         if not all(isinstance(value, PLAIN) for value in values.values()):
             raise CheckpointError(f"The optimizer state of {name} has values that are not plain.")
-    for options in state["groups"].values():
-        _loaded_options(options)
+    options = {name: _loaded_options(saved) for name, saved in state["groups"].items()}
+    saved_states: dict[str, dict[str, Any]] = {n: dict(v) for n, v in state["values"].items()}
+    for full_name, tensor in tensors.items():
+        key, _, name = full_name.partition("/")
+        saved_states.setdefault(name, {})[key] = tensor
+    needed = _states_after_a_step(optimizer, options)
+    for name, parameter in model.named_parameters():
+        saved, wanted = saved_states.get(name), needed.get(id(parameter), {})
+        for key, value in wanted.items() if saved else ():
+            if key not in saved or not _fits(saved[key], value):
+                raise CheckpointError(
+                    f"The saved state of {ours} has no usable {key!r} for {name}. To load without "
+                    "the optimizer: with_opt=False."
+                )
+
+
+def _states_after_a_step(
+    optimizer: Optimizer, options: Mapping[str, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """The state of each parameter, by its id, after a step of a copy; empty if that cannot step."""
+    # What an optimizer keeps is known to its code alone, so it steps once on zeros of these shapes.
+    trial = copy.copy(optimizer)
+    trial.state, trial.param_groups = defaultdict(dict), []
+    blanks: dict[int, Tensor] = {}
+    for group in optimizer.param_groups:
+        by_form: dict[Any, Tensor] = {}
+        for p in group["params"]:
+            form = (p.shape, p.dtype, p.device)
+            if form not in by_form:
+                by_form[form] = torch.zeros_like(p, requires_grad=True)
+                by_form[form].grad = torch.zeros_like(p)
+            blanks[id(p)] = by_form[form]
+        own = options.get(group.get("name", ""), {})
+        trial.param_groups.append({**group, **own, "params": list(by_form.values())})
+    try:
+        trial.step()
+    except Exception:  # it needs a closure, or more than its groups: then the names stay unchecked
+        return {}
+    return {key: dict(trial.state.get(blank, {})) for key, blank in blanks.items()}
+
+
+def _fits(saved: object, wanted: object) -> bool:
+    if not isinstance(wanted, Tensor) or not wanted.ndim:
+        return not isinstance(saved, Tensor) or not saved.ndim
+    return isinstance(saved, Tensor) and saved.shape == wanted.shape
 
 
 def load_optimizer_state(
@@ -115,7 +162,7 @@ def load_optimizer_state(
     Raises:
         CheckpointError: see `check_optimizer`; nothing was changed then.
     """
-    check_optimizer(optimizer, state)
+    check_optimizer(optimizer, model, tensors, state)
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     unknown: set[str] = set()

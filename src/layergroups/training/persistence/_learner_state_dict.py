@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._checks import whole_number
 from layergroups._fingerprint import structure_of
 from layergroups._formatting import first_few
 from layergroups.checkpoints import (
@@ -66,6 +67,7 @@ def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors |= with_prefix("random", random_tensors)
     state: dict[str, Any] = {
         "structure": structure_of(model),
+        "classes": list(learner.data.vocab),
         "epochs_done": learner.epochs_done,
         "fits_done": learner.fits_done,
         "groups": groups.state_dict(),
@@ -128,6 +130,7 @@ class _Loadable:
     weights: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]  # outside of the state dict
     moments: Mapping[str, Tensor]  # of the optimizer
+    optimizer: Mapping[str, Any] | None
     with_opt: bool
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]]
     history: History
@@ -153,18 +156,22 @@ def _checked(
     buffers, misfits = _loadable_buffers(model, under_prefix("buffer", tensors))
     if misfits and strict:
         raise CheckpointError(f"{source}: {misfits}")
+    _check_classes(learner, state, source)
     groups = learner.layer_groups
     difference = compare_groups(state["groups"], groups.state_dict())
     if strict and difference:
         raise CheckpointError(f"{source} has other layer groups than this model. {difference}")
     taken_over(state["groups"], groups.names, groups.rates, strict=False)
-    moments = {
-        name: moment
-        for name, moment in under_prefix("optimizer", tensors).items()
-        if name.partition("/")[2] in weights
-    }
-    if with_opt and state["optimizer"] is not None:
-        check_optimizer(learner.made_optimizer(), state["optimizer"])
+    optimizer, moments = state["optimizer"] if with_opt else None, {}
+    if optimizer is not None:
+        moments = {
+            name: moment
+            for name, moment in under_prefix("optimizer", tensors).items()
+            if name.partition("/")[2] in weights
+        }
+        values = {name: v for name, v in optimizer["values"].items() if name in weights}
+        optimizer = {**optimizer, "values": values}
+        check_optimizer(learner.made_optimizer(), model, moments, optimizer)
     random = _random_of(learner, tensors, state)
     check_random_state(*random)
     _check_values(learner, state)
@@ -173,6 +180,7 @@ def _checked(
         weights=weights,
         buffers=buffers,
         moments=moments,
+        optimizer=optimizer,
         with_opt=with_opt,
         random=random,
         history=History.from_dict(state["history"]),
@@ -180,15 +188,30 @@ def _checked(
     )
 
 
+def _check_classes(learner: LearnerState, state: Mapping[str, Any], source: str) -> None:
+    """Refuse a head whose outputs have the right number but other meanings."""
+    saved, ours = state.get("classes") or [], list(learner.data.vocab)
+    if len(saved) != len(ours) or saved == ours:  # of other numbers the shapes differ
+        return
+    same = set(saved) == set(ours)
+    raise CheckpointError(
+        f"{source} has the classes {first_few(saved)}, these data have "
+        f"{first_few(ours)}{', the same in another order' if same else ''}. Give the data "
+        f"vocab={saved if len(saved) < 10 else '[...]'}, or copy by class name: load into a "
+        "learner with the classes of the file, then transplant(that, this)."
+    )
+
+
 def _check_values(learner: LearnerState, state: Mapping[str, Any]) -> None:
     """Counts, norm layers, gradient scaler and stored features, as `state_of` gave them."""
-    int(state["epochs_done"]), int(state["fits_done"])
-    if not isinstance(state["norms"], Mapping):
-        raise TypeError("norms is not a dict")
+    for name in ("epochs_done", "fits_done"):
+        whole_number(name, state[name], 0, 1, CheckpointError)
+    if not all(isinstance(kept, bool) for kept in state["norms"].values()):
+        raise TypeError("norms are not all true or false")
     if state["groups"].get("norm", "freeze") not in ("freeze", "train"):
         raise ValueError("norm of the groups")
     for stored in state["store"]:
-        tuple(stored["groups"])
+        tuple(map(int, (*stored["groups"], *stored["views"], stored["mark"])))
     scaler = _scaler_state(learner)
     if state["scaler"] and scaler is not None and scaler.keys() - state["scaler"].keys():
         raise KeyError("scaler")
@@ -203,11 +226,11 @@ def _apply(learner: LearnerState, loadable: _Loadable, state: Mapping[str, Any])
     learner.layer_groups.load_state_dict(state["groups"], strict=False)
     learner.norms.load_state_dict(model, state["norms"])
     if loadable.with_opt:
-        _restore_optimizer(learner, loadable.moments, state["optimizer"])
+        _restore_optimizer(learner, loadable.moments, loadable.optimizer)
     if state["scaler"] and learner.accelerator.scaler is not None:
         learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
     learner.history = loadable.history
-    learner.epochs_done, learner.fits_done = int(state["epochs_done"]), int(state["fits_done"])
+    learner.epochs_done, learner.fits_done = state["epochs_done"], state["fits_done"]
     learner.cache.load_state_dict(state["store"])
     load_random_state(*loadable.random)
 
