@@ -111,8 +111,8 @@ def check_optimizer(
         saved_states.setdefault(name, {})[key] = tensor
     needed = _states_after_a_step(optimizer, options)
     for name, parameter in model.named_parameters():
-        saved, wanted = saved_states.get(name), needed.get(id(parameter), {})
-        for key, value in wanted.items() if saved else ():
+        saved = saved_states.get(name, {})
+        for key, value in needed.get(id(parameter), {}).items() if saved else ():
             if key not in saved or not _fits(saved[key], value):
                 raise CheckpointError(
                     f"The saved state of {ours} has no usable {key!r} for {name}. To load without "
