@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.training.storing import PlainLoaders, assert_close, kept, learner
+from PIL import Image
+from tests.training.storing import PlainLoaders, assert_close, counted, kept, learner
 from torch import nn
 
+from layergroups import ImageDataLoaders, vision_learner
 from layergroups.errors import TrainingError
 from layergroups.training import FeatureCacheConfig, FitContext, Learner
 from layergroups.training.feature_cache import CachedInputs
@@ -67,6 +70,56 @@ def test_a_head_that_takes_the_same_values_finds_them() -> None:
     learn.model[1][4] = nn.Linear(8, 3)
     learn.fit(3, 1e-2)
     assert learn.model[0][0].items == before + 3  # to see what the new head needs
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.calls = 1.0, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.scale
+
+
+def test_a_changed_attribute_of_a_frozen_module_is_noticed() -> None:
+    def train(store: bool) -> Learner:
+        model = counted()
+        model[0].insert(0, Scaled())
+        learn = learner(model=model, split=["0.0", "0.9", "1"])
+        learn.freeze()
+        learn.fit(3, 1e-2, feature_cache=store)
+        model[0][0].scale = 3.0
+        learn.fit(3, 1e-2, feature_cache=store)
+        return learn
+
+    stored = train(True)
+    assert_close(train(False), stored)
+    assert {row.note for row in stored.history} == {"cached features"}
+    before = stored.model[0][0].calls
+    stored.fit(3, 1e-2)
+    assert stored.model[0][0].calls == before
+
+
+def test_overwritten_images_are_noticed(tmp_path: Path) -> None:
+    for label, shade in (("bright", 250), ("dark", 10)):
+        (tmp_path / label).mkdir()
+        for i in range(8):
+            Image.new("RGB", (32, 32), (shade - i,) * 3).save(tmp_path / label / f"{i}.png")
+    dls = ImageDataLoaders.from_folder(
+        tmp_path, size=32, batch_size=4, valid_pct=0.5, augment=False, num_workers=0
+    )
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, seed=0, progress=False)
+    learn.freeze()
+    learn.fit(3, 1e-2)
+    entry = kept(learn)
+    learn.fit(2, 1e-2)
+    assert kept(learn) is entry
+    for file in tmp_path.rglob("*.png"):
+        Image.new("RGB", (32, 32), (128, 0, 0)).save(file)
+    row = learn.fit(2, 1e-2)[-1]
+    assert row.note == "cached features"
+    assert row.valid_loss == pytest.approx(learn.validate()["valid_loss"], rel=1e-3)
 
 
 def test_unfrozen_training_drops_it() -> None:

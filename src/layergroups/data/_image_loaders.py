@@ -7,6 +7,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -567,6 +568,15 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 "/".join(Path(file).parts[-2:]).encode(errors="surrogateescape"), found
             )
         return found
+
+    def file_stamps(self) -> str:
+        """Sizes and times of the files, as a checksum."""
+        found = 0
+        for file in (*self.train_images.files, *self.valid_images.files):
+            with suppress(OSError):  # an item of a dataset, or removed
+                status = os.stat(file)
+                found = zlib.crc32(b"%d %d" % (status.st_size, status.st_mtime_ns), found)
+        return str(found)
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """The facts that reports show; see `summary`."""

@@ -244,6 +244,10 @@ class DataSource:
         """Everything that the items depend on, as text."""
         return stable_text((self.size, self.input, self.seed))
 
+    def file_stamps(self) -> str:
+        """Sizes and times of the files that are read; empty if there are none."""
+        return ""
+
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """The facts that reports show.
 

@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from layergroups.training.loop import FitContext
 
 Boundary = tuple[int, ...]
+_ATTRIBUTES: Final = (bool, int, float, str, tuple, list, type(None))
 
 
 @dataclass(eq=False)
@@ -59,6 +61,8 @@ class CacheEntry:
         tensors: weights and buffers of the frozen part.
         modules: of the model when the cut was found.
         reason: why there are no values.
+        facts: what the values depend on beyond the fingerprint, as long as this process runs:
+            sizes and times of the files, plain attributes of the frozen modules.
     """
 
     fingerprint: int
@@ -70,6 +74,7 @@ class CacheEntry:
     tensors: Sequence[Tensor] = ()
     modules: Sequence[nn.Module] = ()
     reason: str = ""
+    facts: Mapping[Any, str] = field(default_factory=dict)
 
     @property
     def buffers(self) -> list[FeatureBuffer]:
@@ -94,6 +99,7 @@ class FeatureCache:
     data: tuple[object, object] = (None, None)
     body_passes: int = 0
     seconds: float = 0.0
+    _stamps: tuple[Callable[[], object], str] = (lambda: None, "")  # of the files, and in which fit
 
     @property
     def buffers(self) -> list[FeatureBuffer]:
@@ -134,11 +140,17 @@ class FeatureCache:
         with as_if_inactive(fit.groups, boundary) as inactive:
             tensors, modules = _tensors_of(fit.model, inactive), list(fit.model.modules())
             fingerprint = _fingerprint(fit, inactive, tensors)
+            if self._stamps[0]() is not fit:  # once for each fit: it asks for every file
+                self._stamps = (ref(fit), fit.learner.data.file_stamps())
+            facts = _attributes(inactive) | {"files": self._stamps[1]}
             entry = self.entries.get(boundary)
-            if entry is None or entry.fingerprint != fingerprint:
+            known = entry is not None and entry.fingerprint == fingerprint
+            if entry is None or not known or not entry.facts.items() <= facts.items():
                 entry = CacheEntry(fingerprint)
             if [*map(id, entry.modules)] != [*map(id, modules)]:
                 entry = _with_cut(fit, entry, _paths(fit.model, inactive), probe)
+                changed = _attributes(inactive).items() - facts.items()  # such as counts of calls
+                entry.facts = {k: v for k, v in facts.items() if k not in dict(changed)}
         entry.tensors, entry.modules = tensors, modules
         if entry.cut is not None:  # hooks may be added or removed, so check each time
             hooked = foreign_hooks(fit.model, entry.cut)
@@ -232,6 +244,17 @@ def _tensors_of(model: nn.Module, inactive: Sequence[nn.Module]) -> list[Tensor]
     fixed = [p for p in model.parameters() if not p.requires_grad]
     buffers = {id(b): b for module in inactive for b in module.buffers()}
     return [*fixed, *buffers.values()]
+
+
+def _attributes(modules: Sequence[nn.Module]) -> dict[Any, str]:
+    """Numbers, texts and lists in the modules, which people change between fits."""
+    return {
+        (id(module), name): stable_text(value)
+        for outer in modules
+        for module in outer.modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and isinstance(value, _ATTRIBUTES)
+    }
 
 
 def _paths(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
