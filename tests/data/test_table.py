@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from layergroups.data import ImageDataLoaders
+from layergroups.errors import DataError
 
 # From Python 3.12 on, the start of workers by fork is remarked on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -99,3 +100,67 @@ def test_a_frame_of_pandas_is_a_table(files: list[Path]) -> None:
     frame = pandas.DataFrame({"file": map(str, files), "tags": ["a b", None, "b"] * 4})
     dls = ImageDataLoaders.from_table(frame, label_delim=" ", **SMALL)
     assert (dls.task, dls.vocab) == ("multilabel", ("a", "b"))
+
+
+EMPTY = ["NaN", "NA", "null", "None", ""]
+
+
+@pytest.mark.parametrize("cell", EMPTY)
+@pytest.mark.parametrize("labels", [["cat", "dog"], ["0.5", "1.5"], ["3", "4"]])
+def test_an_empty_cell_is_missing_and_no_class(
+    files: list[Path], tmp_path: Path, cell: str, labels: list[str]
+) -> None:
+    rows = [f"{file},{cell if i in (2, 5) else labels[i % 2]}" for i, file in enumerate(files)]
+    table = write(tmp_path / "t.csv", "file,kind", *rows)
+    with pytest.raises(DataError) as caught:
+        ImageDataLoaders.from_table(table, **SMALL)
+    for word in ("'kind'", "2", "5", files[2].name):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "task"), [(float("nan"), None), (-1, None), (-1, "multilabel"), (2, "multilabel")]
+)
+def test_a_label_column_that_is_not_0_or_1_is_named_with_its_row(
+    files: list[Path], value: float, task: str | None
+) -> None:
+    columns = {"f": list(map(str, files)), "a": [0, 1] * 6, "b": [1.0, 0.0, 1.0, 0.0] * 3}
+    columns["b"][4] = value
+    with pytest.raises(DataError) as caught:
+        ImageDataLoaders.from_table(columns, label_col=["a", "b"], task=task, **SMALL)
+    assert "'b'" in str(caught.value)
+    assert "4" in str(caught.value)
+
+
+def test_columns_of_numbers_may_have_any_sign(files: list[Path]) -> None:
+    columns = {"f": list(map(str, files)), "a": [-1, 1] * 6, "b": [0, -1, 1] * 4}
+    dls = ImageDataLoaders.from_table(columns, label_col=["a", "b"], task="regression", **SMALL)
+    assert dls.vocab == ("a", "b")
+
+
+def test_the_text_of_a_list_is_a_list(files: list[Path], tmp_path: Path) -> None:
+    cells = ["\"['cat', 'wet']\"", "['dog']", "[]"] * 4
+    rows = [f"{file},{cell}" for file, cell in zip(files, cells, strict=True)]
+    dls = ImageDataLoaders.from_table(write(tmp_path / "t.csv", "f,l", *rows), **SMALL)
+    assert (dls.task, dls.vocab) == ("multilabel", ("cat", "dog", "wet"))
+
+
+def test_a_table_made_on_windows(files: list[Path], tmp_path: Path) -> None:
+    rows = [f"photos\\{file.name},{file.name[0]}" for file in files]
+    dls = ImageDataLoaders.from_table(write(tmp_path / "t.csv", "f,l", *rows), **SMALL)
+    assert sorted(dls.train.paths + dls.valid.paths) == sorted(files)
+
+
+def test_floats_that_may_be_classes_are_numbers_and_one_line_says_so(
+    files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    def task_of(labels: list[Any], **options: Any) -> Any:
+        caplog.clear()
+        return ImageDataLoaders.from_lists(files, labels, **options, **SMALL).task
+
+    assert task_of([0.0, 1.0] * 6) == "regression"
+    assert sum("task='multiclass'" in record.message for record in caplog.records) == 1
+    assert task_of([0.5, 1.0] * 6) == "regression"
+    assert not caplog.records
+    assert task_of([0.0, 1.0] * 6, task="regression") == "regression"
+    assert not caplog.records

@@ -192,7 +192,7 @@ class PhotoDataset(Dataset[Any]):
         if self.photos.items is None and seed is None:
             return self._made(position, None)
         # A custom dataset may draw random numbers too: without augmentation always the same.
-        fixed = zlib.crc32(self.photos.files[position].encode())
+        fixed = zlib.crc32(self.photos.files[position].encode(errors="surrogateescape"))
         with private_randomness(fixed if seed is None else seed):
             return self._made(position, seed)
 

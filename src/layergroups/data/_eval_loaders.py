@@ -177,6 +177,7 @@ def table_batches(
         label_delim=label_delim,
         valid_col=valid_col,
         suff="",
+        task=task,
     )
     wanted = [i for i in range(len(rows.files)) if rows.valid is None or rows.valid[i]]
     files = [rows.files[i] for i in wanted]

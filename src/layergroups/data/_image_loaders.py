@@ -274,6 +274,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             label_delim=label_delim,
             valid_col=valid_col,
             suff=suff,
+            task=task,
         )
         found = read_lists(
             rows.files,

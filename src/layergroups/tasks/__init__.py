@@ -38,7 +38,7 @@ from layergroups.tasks._multiclass import Multiclass, Prediction
 from layergroups.tasks._multilabel import LabelsPrediction, Multilabel
 from layergroups.tasks._regression import NumbersPrediction, Regression
 from layergroups.tasks._splitting import members_of, random_split, stratified_split
-from layergroups.tasks._targets import Targets, missing, parse_labels, plain
+from layergroups.tasks._targets import Targets, missing, parse_labels, plain, readable
 from layergroups.tasks._task import (
     TASKS,
     AnyPrediction,
@@ -64,8 +64,8 @@ __all__ = [
     "Residuals", "Targets", "Task", "as_list", "as_loss", "check_metrics", "checked_loss",
     "checked_task", "checked_threshold", "describe_loss", "higher_is_better", "item_losses",
     "loss_from", "loss_name", "meaning_of", "members_of", "metric_names", "missing",
-    "output_names", "parse_labels", "plain", "random_split", "register", "saved_name", "stand_in",
-    "stratified_split", "task_meant_by", "task_named",
+    "output_names", "parse_labels", "plain", "random_split", "readable", "register", "saved_name",
+    "stand_in", "stratified_split", "task_meant_by", "task_named",
 ]  # fmt: skip
 
 for _task in (Multiclass(), Multilabel(), Regression()):

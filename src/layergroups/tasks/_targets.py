@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,10 +14,12 @@ from layergroups._formatting import first_few
 from layergroups.errors import DataError
 from layergroups.tasks._task import TASKS, Label, Task, checked_task
 
+_LOG = logging.getLogger("layergroups")
 _NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 WHOLE: Final = re.compile(r"\s*[+-]?\d+\s*")
 _NAMED: Final = 10  # names that a message lists
 _FILES_NAMED: Final = 3
+_CODES: Final = 20  # fewer different whole numbers than this are perhaps classes
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,15 @@ def parse_labels(
     if isinstance(vocab, str):
         raise DataError(f"vocab={vocab!r}: expected a list of names, such as [{vocab!r}].")
     values = [plain(label) for label in labels]
-    names = None if vocab is None else tuple(map(str, vocab))
+    names = None if vocab is None else tuple(map(name_of, vocab))
     if names is not None and len(set(names)) < len(names):
         raise DataError(f"vocab={list(names)} has a name twice; give each once.")
     if known is None:
         claims = [each for each in TASKS.values() if each.recognises(values)]
         known = claims[0] if claims else next(iter(TASKS.values()))
+        _tell_of_whole_numbers(values, known)
     if known.needs_label:
-        _check_none_missing(values, files, known)
+        _check_none_missing(values, files, known, columns or ())
     return Targets(known, *known.parse_labels(values, files, names, tuple(columns or ())))
 
 
@@ -113,7 +118,18 @@ def name_of(value: Any) -> str:
     """The name of a class; 3.0, which pandas makes of a 3, is "3"."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip() if isinstance(value, str) else str(value)
+    return readable(value.strip()) if isinstance(value, str) else str(value)
+
+
+def readable(name: str) -> str:
+    """A name that can be printed and stored.
+
+    macOS and Linux write accents differently; the same name is the same class. In a file name that
+    is not UTF-8, the bytes that do not fit are read as Latin-1.
+    """
+    if not name.isascii():
+        name = "".join(chr(ord(c) - 0xDC00) if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
+    return unicodedata.normalize("NFC", name)
 
 
 def sorted_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -148,10 +164,26 @@ def check_known(names: Sequence[str], files: Sequence[str], vocab: tuple[str, ..
         )
 
 
-def _check_none_missing(values: Sequence[Any], files: Sequence[str], task: Task) -> None:
-    empty = [file for file, value in zip(files, values, strict=True) if missing(value)]
-    if empty:
+def _tell_of_whole_numbers(values: Sequence[Any], task: Task) -> None:
+    """Classes become 0.0 and 1.0 in a pandas column that once had an empty cell."""
+    if task.has_counts or any(isinstance(v, list) or missing(v) for v in values):
+        return
+    different = set(map(float, values))
+    if len(different) < _CODES and all(value.is_integer() for value in different):
+        _LOG.warning(
+            "The labels %s are predicted as numbers, because they are written with fractions; if "
+            "they are classes, give task='multiclass'.", quoted(sorted(different)),
+        )  # fmt: skip
+
+
+def _check_none_missing(
+    values: Sequence[Any], files: Sequence[str], task: Task, columns: Sequence[str]
+) -> None:
+    rows = [row for row, value in enumerate(values) if missing(value)]
+    if rows:
+        where = f" in column {quoted(columns)}, rows {quoted(rows)} (from 0)" if columns else ""
         raise DataError(
-            f"There is no {task.one} for {listed(empty)}. Fill them in, or leave these rows out; "
+            f"There is no {task.one} for {listed([files[row] for row in rows])}{where}. Fill them "
+            "in (NaN, NA, null and None are empty cells of a CSV file), or leave these rows out; "
             "if items may have no label, give task='multilabel'."
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from layergroups._paths import path_of
 from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
 from layergroups.data.image import ARRAY_ENDINGS, IMAGE_ENDINGS, OnError, drop_broken
 from layergroups.errors import DataError
+from layergroups.tasks import readable
 
 _LOG = logging.getLogger("layergroups")
 _MENTIONED = 10  # things that a one-line message names
@@ -165,9 +165,7 @@ def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
     """The images of each class folder; at least two classes, none empty."""
     classes: dict[str, list[str]] = {}
     for folder in _sub_folders(root):
-        # macOS and Linux write accents differently; the same name is the same class.
-        name = unicodedata.normalize("NFC", folder.name)
-        classes.setdefault(name, []).extend(find_images(folder, channels))
+        classes.setdefault(readable(folder.name), []).extend(find_images(folder, channels))
     loose = _loose_images(root)
     if not any(classes.values()):
         raise DataError(_no_images(root, loose))
@@ -245,7 +243,8 @@ def _same_classes(
     if missing:
         raise DataError(
             f"Train and valid have different classes: {'; '.join(missing)}. Expected the same "
-            "class folders in both; for another split give the folder of all images and valid_pct."
+            "class folders in both. If some classes have no validation images, list the images in "
+            'a table with a column that marks them: from_table(table, valid_col="is_valid").'
         )
 
 
@@ -254,7 +253,9 @@ def _several_full_classes(classes: Mapping[str, Sequence[str]], root: Path) -> N
     if empty:
         raise DataError(
             f"No readable images in {'class' if len(empty) == 1 else 'classes'} {names_of(empty)} "
-            f"of {root}. Add images, or remove the folder if it is not a class."
+            f"of {root}. Add images, or remove the folder if it is not a class. If only its "
+            "validation images are missing, mark the images in a table: from_table(table, "
+            'valid_col="is_valid").'
         )
     if len(classes) == 1:
         raise DataError(

@@ -43,10 +43,11 @@ def read_lists(
     marks = None if is_valid is None else _marks(is_valid)
     _equally_long(names, labels=given, is_valid=marks)
     meaning: dict[str, Any] = {"task": task, "vocab": vocab, "columns": columns}
-    parse_labels(given, names, **meaning)  # before the files, which take longer
+    targets = parse_labels(given, names, **meaning)  # before the files, which take longer
     sound, broken = sound_positions(names, settings)
-    names = [names[i] for i in sound]
-    targets = parse_labels([given[i] for i in sound], names, **meaning)
+    if len(sound) < len(names):
+        names = [names[i] for i in sound]
+        targets = parse_labels([given[i] for i in sound], names, **meaning)
     photos = photos_of(names, targets)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,17 @@ from typing import Any
 from layergroups._paths import path_of
 from layergroups.data._samples import names_of
 from layergroups.errors import DataError
-from layergroups.tasks import missing
+from layergroups.tasks import Task, checked_task, missing
 
 Column = str | int
 _SEPARATORS = ("\t", ",", ";", "|")
+# The cells that pandas reads as empty.
+_EMPTY = frozenset(
+    {
+        *("", "NaN", "nan", "-NaN", "-nan", "NA", "<NA>", "N/A", "n/a", "#N/A", "#NA", "#N/A N/A"),
+        *("NULL", "null", "None"),
+    }
+)
 _YES = frozenset({"true", "1", "1.0", "yes", "valid", "validation", "val", "dev", "eval"})
 _NO = frozenset({"false", "0", "0.0", "no", "train", "training", ""})
 
@@ -101,10 +110,11 @@ def rows_of(
     label_delim: str | None,
     valid_col: Column | None,
     suff: str,
+    task: Task | str | None,
 ) -> Rows:
     """Files, labels and marks of a table; the arguments are those of `from_table`."""
     files = _files(table, folder, fn_col, suff)
-    labels, columns = _labels(table, label_col, label_delim)
+    labels, columns = _labels(table, label_col, label_delim, task)
     valid = None
     if valid_col is not None:
         name, marks = table.column(valid_col, "valid_col")
@@ -122,6 +132,9 @@ def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
         )
     files = [str(folder / f"{value}{suff}") for value in values]
     if not any(map(os.path.exists, files)):
+        slashes = [file.replace("\\", "/") for file in files]  # a table made on Windows
+        if any(map(os.path.exists, slashes)):
+            return slashes
         raise DataError(
             f"No file of column {name!r} exists; the first would be {files[0]}. If they lie "
             "elsewhere give folder=... (--images DIR on the command line), if they lack their "
@@ -131,12 +144,15 @@ def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
 
 
 def _labels(
-    table: Table, label_col: Column | Sequence[Column], label_delim: str | None
+    table: Table,
+    label_col: Column | Sequence[Column],
+    label_delim: str | None,
+    task: Task | str | None,
 ) -> tuple[list[Any], tuple[str, ...]]:
     if isinstance(label_col, str | int):
         name, values = table.column(label_col, "label_col")
         if label_delim is None:
-            return list(values), (name,)
+            return _lists_of(values), (name,)
         return [_split(value, label_delim) for value in values], (name,)
     if label_delim is not None:
         raise DataError(
@@ -145,8 +161,13 @@ def _labels(
     found = [table.column(key, "label_col") for key in label_col]
     if not found:
         raise DataError("label_col=[] names no column; give one, or several.")
-    rows = [list(row) for row in zip(*(values for _, values in found), strict=True)]
-    return [_numbers(row, i, table) for i, row in enumerate(rows)], tuple(name for name, _ in found)
+    columns = [
+        [_number(value, name, row, table) for row, value in enumerate(values)]
+        for name, values in found
+    ]
+    if task is None or checked_task(task, DataError).has_counts:
+        _check_flags(columns, [name for name, _ in found], task, table)
+    return [list(row) for row in zip(*columns, strict=True)], tuple(name for name, _ in found)
 
 
 def _split(value: Any, delimiter: str) -> list[str]:
@@ -157,18 +178,49 @@ def _split(value: Any, delimiter: str) -> list[str]:
     return [part.strip() for part in str(value).split(delimiter) if part.strip()]
 
 
-def _numbers(row: list[Any], number: int, table: Table) -> list[float]:
+def _lists_of(values: Sequence[Any]) -> list[Any]:
+    """Labels of one column; the text of a list, as pandas writes one, as the list."""
+    texts = [value for value in values if not missing(value)]
+    if not texts or not all(isinstance(t, str) and _LIST.fullmatch(t) for t in texts):
+        return list(values)
+    try:
+        return [None if missing(value) else ast.literal_eval(value) for value in values]
+    except (ValueError, SyntaxError):
+        return list(values)
+
+
+def _number(value: Any, column: str, row: int, table: Table) -> float:
     """Several label columns hold numbers, or say of each label whether it holds."""
     try:
-        return [float(_TRUTH.get(str(value).strip().lower(), value)) for value in row]
+        if not missing(value):
+            return float(_TRUTH.get(str(value).strip().lower(), value))
+        cause = None
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"Row {number} of {table.source} has {row} in the label columns; several columns must "
-            "hold 0 and 1 (a column for each label) or numbers to predict. For several labels in "
-            "one column give label_col='labels', label_delim=' '."
-        ) from error
+        cause = error
+    raise DataError(
+        f"Row {row} of {table.source} has {value!r} in the label column {column!r}; several "
+        "columns must hold 0 and 1 (a column for each label) or numbers to predict, in every row. "
+        "For several labels in one column give label_col='labels', label_delim=' '."
+    ) from cause
 
 
+def _check_flags(
+    columns: Sequence[list[float]], names: Sequence[str], task: Task | str | None, table: Table
+) -> None:
+    """Columns of labels hold 0 and 1 only; without `task`, if they have -1, 0 and 1 only."""
+    if task is None and not {value for column in columns for value in column} <= {-1.0, 0.0, 1.0}:
+        return
+    for name, column in zip(names, columns, strict=True):
+        odd = [row for row, value in enumerate(column) if value not in (0.0, 1.0)]
+        if odd:
+            raise DataError(
+                f"Column {name!r} of {table.source} has {column[odd[0]]:g} in rows {names_of(odd)} "
+                "(counted from 0): a label holds (1) or does not (0). Replace it, leave these rows "
+                "out, or predict the columns as numbers: task='regression'."
+            )
+
+
+_LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _TRUTH = {"true": 1, "false": 0}
 
 
@@ -206,7 +258,8 @@ def _read_file(path: Path, header: bool) -> Table:
             f"(lines {names_of(odd)})."
         )
     names: Iterable[Any] = lines.pop(0)[1] if header else range(width)
-    values = list(zip(*(line for _, line in lines), strict=True)) or [()] * width
+    rows = [[None if cell.strip() in _EMPTY else cell for cell in line] for _, line in lines]
+    values = list(zip(*rows, strict=True)) or [()] * width
     return _not_empty(Table(tuple(zip(names, values, strict=True)), str(path)))
 
 
