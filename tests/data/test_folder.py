@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import io
 import logging
 import os
+import shutil
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from layergroups.data import ImageDataLoaders
 from layergroups.data.sources._folder import (
     find_images,
     read_folder,
@@ -271,3 +276,53 @@ def test_a_named_pipe_among_images_is_reported_and_not_waited_for(tmp_path: Path
     os.mkfifo(tmp_path / "a" / "pipe.png")
     with pytest.raises(BrokenImagesError, match=r"pipe\.png: not a regular file"):
         read_folder(tmp_path)
+
+
+def test_links_that_point_to_themselves_are_no_folders(folder: Folder, tmp_path: Path) -> None:
+    root = folder(cat=2, dog=2)
+    (root / "cat" / "loop").symlink_to("loop")
+    (root / "cat" / "up").symlink_to(root)
+    (root / "round").symlink_to("round")
+    assert len(find_images(root)) == 4
+    assert read_folder(root, valid_pct=0.5).vocab == ("cat", "dog")
+
+
+def test_folders_may_be_nested_deeply(tmp_path: Path, photo: Photo) -> None:
+    folders = [str(tmp_path / "photos")]
+    while len(folders) < sys.getrecursionlimit() + 100:
+        folders.append(f"{folders[-1]}/d")
+    for each in folders:
+        os.mkdir(each)
+    try:
+        file = shutil.copy(photo("a.jpg"), folders[-1])
+        assert find_images(tmp_path / "photos") == [file]
+        os.remove(file)
+    finally:  # rmtree, by which pytest tidies up, cannot
+        for each in reversed(folders):
+            os.rmdir(each)
+
+
+def test_a_pipe_among_the_photos_is_named(folder: Folder) -> None:
+    root = folder(cat=2, dog=2)
+    os.mkfifo(root / "cat" / "z.jpg")
+    with pytest.raises(BrokenImagesError, match=r"z\.jpg: not a regular file"):
+        read_folder(root)
+    found = read_folder(root, valid_pct=0.5, on_error="skip")
+    assert [image.path.name for image in found.broken] == ["z.jpg"]
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_names_that_are_not_utf_8_train(folder: Folder, photo: Photo, augment: bool) -> None:
+    root = folder(dog=6)
+    odd = os.fsdecode(os.fsencode(root) + b"/caf\xe9")
+    os.mkdir(odd)
+    for i in range(6):
+        photo("a.jpg", seed=i).rename(os.path.join(odd, os.fsdecode(b"\xfc%d.jpg" % i)))
+    options: dict[str, Any] = {"size": 8, "batch_size": 4, "num_workers": 0}
+    dls = ImageDataLoaders.from_folder(root, augment=augment, **options)
+    assert dls.vocab == ("café", "dog")
+    print(dls, dls.summary(), file=io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert len([*dls.train, *dls.valid]) == len(dls.train) + len(dls.valid)
+    files = [*dls.train.paths, *dls.valid.paths]
+    by_name = ImageDataLoaders.from_pattern(files, lambda file: file.parent.name, **options)
+    assert by_name.vocab == dls.vocab

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,19 @@ def test_it_prints_its_task(files: list[Path]) -> None:
     text = str(ImageDataLoaders.from_lists(files, [0.5, 0.7] * 6, vocab=["length"], **SMALL))
     assert "images of 1 numbers" in text
     assert "length" in text
+
+
+def test_a_class_name_is_the_same_however_its_accents_are_stored(files: list[Path]) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    dls = ImageDataLoaders.from_lists(files, [composed, decomposed, "tea"] * 4, **SMALL)
+    assert dls.vocab == (composed, "tea")
+    again = ImageDataLoaders.from_lists(
+        files, [composed, "tea"] * 6, vocab=["tea", decomposed], **SMALL
+    )
+    assert again.vocab == ("tea", composed)
+
+
+def test_a_path_with_backslashes_is_named_as_such(files: list[Path]) -> None:
+    wrong = [*files[:-1], str(files[-1]).replace("/", "\\")]
+    with pytest.raises(BrokenImagesError, match="backslashes"):
+        ImageDataLoaders.from_lists(wrong, ["a", "b"] * 6, **SMALL)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -9,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from tests.data.conftest import bands
 
-from layergroups.data import (
-    check_images,
-    open_image,
-)
+from layergroups.data import EvalTransform, check_images, open_image
 from layergroups.data.image._opening import open_picture
+from layergroups.errors import BrokenImagesError, DataError
+from layergroups.input_spec import InputSpec
 
 from .conftest import picture
 
@@ -198,3 +200,95 @@ def test_large_arrays_are_made_smaller_before_they_are_kept(tmp_path: Path) -> N
         10,
         5,
     )
+
+
+def frames(path: Path, **options: Any) -> Path:
+    first, second = picture(1), picture(2)
+    first.save(path, save_all=True, append_images=[second], **options)
+    return path
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "MPO"), ("a.webp", "WEBP"), ("a.gif", "GIF")])
+def test_the_first_of_several_frames_is_taken_in_grey_as_in_colour(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    path = frames(tmp_path / name, format=kind)
+    with Image.open(path) as opened:
+        assert getattr(opened, "n_frames", 1) == 2
+    grey = open_picture(path, channels=1)
+    assert np.array_equal(np.asarray(grey), np.asarray(open_image(path).convert("L")))
+    assert np.abs(np.asarray(grey, int) - np.asarray(picture(1).convert("L"), int)).mean() < 9
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "wanted"),
+    [
+        ("uint8", 200, 200 / 255), ("uint16", 20000, 20000 / 65535),
+        ("int16", 20000, 20000 / 32767), ("int32", 20000, 20000 / 65535),
+        ("uint32", 70000, 1.0), ("int32", 70000, 1.0), ("float32", 0.25, 0.25),
+    ],
+)  # fmt: skip
+def test_numbers_are_scaled_by_the_type_of_the_file(
+    dtype: str, value: float, wanted: float, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((20, 20), value, dtype))
+    grey = np.asarray(open_picture(tmp_path / "a.tif", channels=1))
+    grey = grey / 255 if grey.dtype == np.uint8 else grey
+    np.testing.assert_allclose(grey.mean(), wanted, atol=1e-4)
+    colour = np.asarray(open_image(tmp_path / "a.tif"))
+    np.testing.assert_allclose(colour.mean() / 255, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -0.5])
+def test_fractions_without_an_8_bit_form_are_named_and_not_dimmed(
+    odd: float, tmp_path: Path
+) -> None:
+    values = np.full((20, 20), 0.5, "float32")
+    values[0, 0] = odd
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    (found,) = check_images([tmp_path / "a.tif"])
+    assert "NaN" in found.reason
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_only_regular_files_are_opened(channels: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match="regular file"):
+        open_picture(tmp_path / "a.jpg", channels=channels)
+    with pytest.raises(BrokenImagesError, match="regular file"):
+        EvalTransform((8, 8))(tmp_path / "a.jpg")
+    (found,) = check_images([tmp_path / "a.jpg"], channels=channels)
+    assert found.path == tmp_path / "a.jpg"
+
+
+def closed(path: Path) -> Image.Image:
+    image = Image.open(path)
+    image.close()
+    return image
+
+
+def truncated(path: Path) -> Image.Image:
+    whole = path.read_bytes()
+    return Image.open(io.BytesIO(whole[: len(whole) // 2]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: np.full((40, 40, 3), np.nan, "float32"),
+        lambda path: np.full((40, 40), np.inf, "float32"),
+        lambda path: torch.full((3, 40, 40), torch.nan),
+        lambda path: np.zeros((0, 5, 3), "uint8"),
+        lambda path: torch.zeros(3, 5, 0),
+        lambda path: Image.new("RGB", (0, 4)),
+        closed,
+        truncated,
+    ],
+)
+def test_what_is_no_image_in_memory_is_a_data_error(
+    make: Callable[[Path], Any], channels: int, photo: Callable[..., Path]
+) -> None:
+    spec = InputSpec().for_channels(channels)
+    with pytest.raises(DataError):
+        EvalTransform((8, 8), spec)(make(photo("a.jpg", size=(90, 80))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from layergroups._formatting import first_few
 from layergroups.data.image._opening import open_picture, quiet
 from layergroups.errors import BrokenImagesError, DataError
+from layergroups.tasks import readable
 
 OnError = Literal["raise", "skip"]
 Key = TypeVar("Key", bound=Hashable)
@@ -41,7 +41,7 @@ class BrokenImage:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return readable(f"{self.path}: {self.reason}")
 
 
 def check_images(
@@ -138,7 +138,8 @@ def reason_of(error: BaseException, path: str | os.PathLike[str]) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "empty, 0 bytes" if _is_empty(path) else "not an image that Pillow can read"
     if isinstance(error, FileNotFoundError):
-        return "the file does not exist"
+        hint = "; its path has backslashes, write /" if "\\" in str(path) and os.sep == "/" else ""
+        return f"the file does not exist{hint}"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, IsADirectoryError):
@@ -153,9 +154,6 @@ def _check_chunk(paths: Sequence[str | os.PathLike[str]], channels: int) -> list
 
 def _fault(path: str | os.PathLike[str], channels: int) -> str | None:
     try:
-        kind = os.stat(path).st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-            return "not a regular file"  # to open a named pipe would wait for ever
         open_picture(path, min_size=1, channels=channels)
     except Exception as error:
         # Pillow's readers raise whatever their parsing meets; each of it means a broken file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_BITS, _SAMPLE_FORMAT = 258, 339  # tags of a TIFF
 _BACKGROUND = (255, 255, 255)
 
 
@@ -64,12 +66,9 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
         OSError: the file is absent, truncated or not an image.
         PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    with Image.open(path) as image:
-        _refuse_bomb(image)
-        if min_size is not None:
-            image.draft(None, (min_size, min_size))
-        image.load()
-        return _reduced(to_rgb(image), min_size)
+    image = _open_with_pillow(path, min_size, 3)
+    assert isinstance(image, Image.Image)
+    return image
 
 
 def open_picture(
@@ -90,34 +89,73 @@ def open_picture(
         A Pillow image of mode "RGB" or "L" where there are three channels or one of 8 bits; else an
         array (height, width, channels), see `array_picture`.
     """
+    _refuse_pipe(path)
     if Path(path).suffix.lower() in ARRAY_ENDINGS:
         with open(path, "rb") as opened:  # an absent file is an OSError, a damaged one a ValueError
             return reduced_picture(array_picture(np.load(opened), channels), min_size)
     if channels == 3:
         return open_image(path, min_size=min_size)
     try:
-        with Image.open(path) as image:
-            _refuse_bomb(image)
-            if min_size is not None:
-                image.draft(None, (min_size, min_size))
-            return reduced_picture(with_channels(image, channels), min_size)
+        return _open_with_pillow(path, min_size, channels)
     except (ValueError, UnidentifiedImageError) as error:
         bands = _bands_by_tifffile(path, error)
     return reduced_picture(array_picture(bands, channels), min_size)
+
+
+def _open_with_pillow(path: str | os.PathLike[str], min_size: int | None, channels: int) -> Picture:
+    _refuse_pipe(path)
+    with Image.open(path) as image:
+        _refuse_bomb(image)
+        if min_size is not None:
+            image.draft(None, (min_size, min_size))
+        image.load()
+        return reduced_picture(with_channels(image, channels), min_size)
+
+
+def _refuse_pipe(path: str | os.PathLike[str]) -> None:
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError("not a regular file")  # to open a named pipe would wait for ever
 
 
 def with_channels(image: Image.Image, channels: int) -> Picture:
     """An image with a number of channels, as by `open_picture`."""
     if channels == 3:
         return to_rgb(image)
-    if channels == 1 and getattr(image, "n_frames", 1) == 1:
-        deep = image.mode.startswith("I") or image.mode == "F"
+    # The pages of a TIFF are channels; of an animation or a phone's JPEG the first frame counts.
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    if channels == 1 and pages == 1:
         upright = _upright(image)
-        return array_picture(np.asarray(upright), 1) if deep else to_rgb(upright).convert("L")
-    pages = getattr(image, "n_frames", 1)
+        if _is_deep(image):
+            return array_picture(_numbers_of(upright, image), 1)
+        return to_rgb(upright).convert("L")
     if pages == channels and len(image.getbands()) == 1:
         return array_picture(np.stack([_page(image, n) for n in range(pages)], -1), channels)
-    return array_picture(np.asarray(_upright(image)), channels)
+    return array_picture(_numbers_of(_upright(image), image), channels)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _numbers_of(pixels: Image.Image, file: Image.Image) -> Array:
+    """Pixels in the type of the file, from which Pillow makes 32 bits in some cases.
+
+    Whole numbers of 32 bits seldom use their range; those above 16 bits are divided by the largest.
+    """
+    array: Array = np.asarray(pixels)
+    if pixels.mode != "I":
+        return array
+    tags = getattr(file, "tag_v2", {})
+    bits, signed = tags.get(_BITS, (32,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if bits <= 16:
+        return array.astype(np.int16 if signed else np.uint16)
+    if bits == 32 and not signed and int(array.min(initial=0)) < 0:
+        array = array.view(np.uint32)
+    highest = int(array.max(initial=0))
+    if int(array.min(initial=0)) >= 0 and highest <= 65535:
+        return array.astype(np.uint16)
+    return array / np.float32(max(highest, 1))
 
 
 def array_picture(array: Array, channels: int) -> Picture:
@@ -154,14 +192,15 @@ def _fractions(array: Array) -> Array:
     if array.dtype.kind not in "buif":
         raise ValueError(f"an array of {array.dtype}, expected numbers")
     largest = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
-    scaled: Array = np.nan_to_num(np.ascontiguousarray(array, np.float32) / np.float32(largest))
-    return scaled
+    scaled: Array = np.ascontiguousarray(array, np.float32) / np.float32(largest)
+    if np.isinf(scaled).any():
+        raise ValueError("infinite pixels")
+    return np.nan_to_num(scaled)
 
 
 def _page(image: Image.Image, number: int) -> Array:
     image.seek(number)
-    page: Array = np.asarray(image)
-    return page
+    return _numbers_of(image, image)
 
 
 def _bands_by_tifffile(path: str | os.PathLike[str], reason: Exception) -> Array:
@@ -193,13 +232,13 @@ def _reduced(image: Image.Image, min_size: int | None) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(file: Image.Image) -> Image.Image:
     """An image of any mode as upright 8-bit RGB; see `open_image` for what happens to each mode."""
-    image = _upright(image)
+    image = _upright(file)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
+    if _is_deep(image):
+        return Image.fromarray(_to_eight_bits(_numbers_of(image, file))).convert("RGB")
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         flat = Image.new("RGB", image.size, _BACKGROUND)
@@ -228,18 +267,21 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def _to_eight_bits(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Grey values of a 16-bit, 32-bit or float image, scaled to 0..255."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    highest = float(values.max(initial=0.0))
-    if image.mode.startswith("I;16"):
-        top = 65535.0
-    elif image.mode == "I":
-        top = 65535.0 if highest <= 65535 else float(2**31 - 1)
+def _to_eight_bits(values: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Grey values of more than 8 bits, scaled to 0..255."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < values.size or finite.min(initial=0) < 0:
+        raise ValueError(
+            f"its pixels, from {finite.min(initial=0):g} to {finite.max(initial=0):g}, are partly "
+            "negative, infinite or NaN and have no 8-bit form; save them as numbers from 0 to 1, "
+            "or as arrays in .npy files and give channels="
+        )
+    if values.dtype.kind == "f":
+        highest = float(values.max(initial=0.0))
+        values = values / next((t for t in (1.0, 255.0, 65535.0) if highest <= t), highest)
     else:
-        top = next((t for t in (1.0, 255.0, 65535.0) if highest <= t), highest)
-    scaled = np.clip(values / top, 0.0, 1.0) * 255.0
-    return np.round(scaled).astype(np.uint8)
+        values = values / float(np.iinfo(values.dtype).max)
+    return np.round(values * 255.0).astype(np.uint8)
 
 
 @contextmanager
@@ -292,7 +334,8 @@ def picture_of_array(
     """An array (H, W) or (H, W, C) as a picture with its channels."""
     if not strict or channels not in (1, 3) or (channels == 1 and array.dtype != np.uint8):
         return fitting(array, channels)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[-1] <= 4):
+    layers = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or not 1 <= layers <= 4 or not array.size:
         raise DataError(
             f"Shape {tuple(shape)} is not one image; expected an array (height, width, 3) or a "
             "tensor (3, height, width)."
@@ -301,7 +344,7 @@ def picture_of_array(
         array = array[..., 0]
     if array.dtype != np.uint8:
         low, high = float(array.min(initial=0)), float(array.max(initial=0))
-        if not np.issubdtype(array.dtype, np.floating) or low < 0 or high > 1:
+        if not (np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1):  # not of NaN
             raise DataError(
                 f"Pixels of type {array.dtype} from {low:.4g} to {high:.4g}: expected uint8, or "
                 "fractions from 0 to 1. Do not normalise them; the data loaders do that."
@@ -313,8 +356,11 @@ def picture_of_array(
 def fitting(image: Picture, channels: int) -> Picture:
     """An image with this number of channels."""
     try:
-        if isinstance(image, Image.Image):
-            return with_channels(image, channels)
-        return array_picture(image, channels)
-    except ValueError as error:
-        raise DataError(f"The image does not fit: {error}.") from error
+        if not isinstance(image, Image.Image):
+            return array_picture(image, channels)
+        image.load()
+        if not image.width * image.height:
+            raise ValueError("it has no pixels")
+        return with_channels(image, channels)
+    except (ValueError, OSError) as error:  # also of a closed or truncated image
+        raise DataError(f"The image cannot be used: {error}.") from error

@@ -33,7 +33,7 @@ from layergroups.data.image import (
     quiet,
     reason_of,
 )
-from layergroups.tasks import Task
+from layergroups.tasks import Task, readable
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -386,6 +386,6 @@ def _faults(found: DataSummary) -> list[RenderableType]:
 
 
 def _listed(things: Iterable[object]) -> list[str]:
-    lines = [f"  {thing}" for thing in things]
+    lines = [f"  {readable(str(thing))}" for thing in things]
     more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
     return lines[:_LISTED] + more

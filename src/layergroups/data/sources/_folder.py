@@ -114,7 +114,7 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
     images: list[str] = []
     others: Counter[str] = Counter()
     wanted = IMAGE_ENDINGS if channels == 3 else IMAGE_ENDINGS | ARRAY_ENDINGS
-    for file in _walk(folder, set()):
+    for file in _walk(folder):
         ending = os.path.splitext(file)[1].lower()
         if ending in wanted:
             images.append(file)
@@ -131,22 +131,24 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
     return sorted(images)
 
 
-def _walk(folder: Path | str, seen: set[tuple[int, int]]) -> Iterator[str]:
+def _walk(root: Path) -> Iterator[str]:
     """Visible files below a folder; follows links to folders, but enters none twice."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    try:
-        with os.scandir(folder) as entries:
-            visible = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
-    except OSError as error:
-        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-    for entry in visible:
-        if entry.is_dir():
-            yield from _walk(entry.path, seen)
-        else:
-            yield entry.path
+    seen: set[tuple[int, int]] = set()
+    folders = [str(root)]
+    while folders:
+        folder = folders.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                visible = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
+        except OSError as error:
+            raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+        inner = [entry.path for entry in visible if os.path.isdir(entry.path)]  # also of a bad link
+        yield from (entry.path for entry in visible if entry.path not in inner)
+        folders += reversed(inner)
 
 
 def _sub_folders(folder: Path) -> list[Path]:
