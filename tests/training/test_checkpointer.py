@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.tasks.trained import model_for
-from tests.training.tiny import LabelLoaders
+from tests.training.failing import crash
+from tests.training.tiny import LabelLoaders, moved, snapshot
 
-from layergroups.errors import TrainingError
+from layergroups.errors import CheckpointError, TrainingError
+from layergroups.training import FineTuneDefaults
 
 
 def test_a_run_that_is_cut_off_goes_on_bit_for_bit(make, tmp_path: Path) -> None:
@@ -28,3 +31,123 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(make, tmp_path: Path) -> None
     again = make(model_for(dls), dls=dls)
     rows = again.fine_tune(2, 1e-2, checkpoint_dir=folder, resume=True)
     assert [row.valid_loss for row in rows] == [row.valid_loss for row in whole]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def fit(learn: Any, **saved: Any) -> None:
+    learn.fit(1, 1e-2, **saved)
+
+
+def fine_tune(learn: Any, **saved: Any) -> None:
+    learn.fine_tune(1, 1e-2, **saved)
+
+
+@pytest.mark.parametrize(("first", "second"), [(fit, fine_tune), (fine_tune, fit)])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_of_a_different_run_is_refused_before_anything_trains(
+    make, tmp_path: Path, first: Any, second: Any, resume: bool
+) -> None:
+    first(make(), checkpoint_dir=tmp_path)
+    learn, before = make(), files(tmp_path)
+    weights = snapshot(learn.model)
+    with pytest.raises(TrainingError if not resume else CheckpointError, match="fit-000"):
+        second(learn, checkpoint_dir=tmp_path, resume=resume)
+    assert not moved(weights, learn.model)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_used_folder_of_a_later_phase_is_refused_before_the_head_trains(
+    make, tmp_path: Path, resume: bool
+) -> None:
+    fine_tune(make(), checkpoint_dir=tmp_path)
+    for path in (tmp_path / "fit-000-head").iterdir():
+        path.unlink()
+    learn, before = make(), files(tmp_path)
+    weights = snapshot(learn.model)
+    with pytest.raises((TrainingError, CheckpointError), match="fit-001"):
+        fine_tune(learn, checkpoint_dir=tmp_path, resume=resume)
+    assert not moved(weights, learn.model)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_lr": 2e-2},
+        {"lr": slice(1e-5, 1e-3)},
+        {"freeze_epochs": 2},
+        {"defaults": FineTuneDefaults(lowest=0)},
+        {"defaults": FineTuneDefaults(head_passes=3)},
+        {"opt_func": "sgd"},
+        {"weight_decay": 0.5},
+        {"clip": 1.0},
+    ],
+)
+def test_a_finished_run_is_not_the_run_with_other_settings(
+    make, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "resume": True}
+    fine_tune(make(), **saved)
+    of_fit = {"base_lr", "lr", "freeze_epochs", "defaults"} & change.keys()
+    learn = make() if of_fit else make(**change)
+    weights = snapshot(learn.model)
+    with pytest.raises(CheckpointError, match="different fit"):
+        learn.fine_tune(1, **{"base_lr": 1e-2, **saved, **(change if of_fit else {})})
+    assert not moved(weights, learn.model)
+    assert not learn.history
+
+
+def test_a_fit_does_not_resume_over_a_different_fit_before_it(make, tmp_path: Path) -> None:
+    def run(seed: int) -> Any:
+        torch.manual_seed(seed)
+        learn = make(seed=None)
+        learn.model[1][4].reset_parameters()
+        learn.fit(1, 1e-2, checkpoint_dir=tmp_path, resume=True)
+        return learn
+
+    run(0).fit_one_cycle(2, 1e-2, checkpoint_dir=tmp_path, resume=True)
+    run(5).fit_one_cycle(2, 1e-2, checkpoint_dir=tmp_path, resume=True)  # loads both
+    for path in (tmp_path / "fit-000").iterdir():
+        path.unlink()
+    other = run(1)
+    weights = snapshot(other.model)
+    with pytest.raises(CheckpointError, match="different run"):
+        other.fit_one_cycle(2, 1e-2, checkpoint_dir=tmp_path, resume=True)
+    assert not moved(weights, other.model)
+
+
+def test_a_callback_that_cannot_take_its_state_leaves_everything_unchanged(
+    make, tmp_path: Path
+) -> None:
+    class Counts:
+        def __init__(self, broken: bool = False) -> None:
+            self.steps, self.broken = 0, broken
+
+        def after_step(self, run: Any) -> None:
+            self.steps += 1
+
+        def state_dict(self) -> dict[str, int]:
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.steps = state["steps"]
+            if self.broken and self.steps:
+                raise ValueError("not mine")
+
+    saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "resume": True, "checkpoint_every": 2}
+    crash(make(callbacks=[Counts()]), 4, 2, **saved)
+    good, bad = Counts(), Counts(broken=True)
+    learn = make(callbacks=[bad])
+    weights, random = snapshot(learn.model), torch.get_rng_state()
+    with pytest.raises(TrainingError, match="not mine"):
+        learn.fit(2, **saved)
+    assert bad.steps == 0
+    assert not moved(weights, learn.model)
+    assert torch.equal(random, torch.get_rng_state())
+    learn.callbacks = [good]
+    learn.fit(2, **saved)
+    assert good.steps == 12

@@ -17,6 +17,7 @@ from tests.training.finding import NAMES, QUICK, Counting, learner, whole_state
 from tests.training.tiny import TinyLoaders, pretrained, tiny_model
 from torch import Tensor, nn
 
+from layergroups.errors import TrainingError
 from layergroups.training import Learner
 
 
@@ -178,3 +179,74 @@ def test_where_one_part_cannot_be_put_back_all_others_are() -> None:
     with pytest.raises(RuntimeError, match="cannot be set"):
         learn.lr_find(**QUICK, by_group=False)
     assert differences(before, whole_state(learn)) == []
+
+
+def vector(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def raises(outputs: Tensor, targets: Tensor) -> Tensor:
+    raise ValueError("no such class")
+
+
+def number(outputs: Tensor, targets: Tensor) -> float:
+    return 1.0
+
+
+def nan(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.sum() * float("nan")
+
+
+class Fails:
+    def before_step(self, run: Any) -> None:
+        raise RuntimeError("broken")
+
+
+FITS: dict[str, Any] = {
+    "fit": lambda learn, **saved: learn.fit(1, 3e-2, **saved),
+    "head": lambda learn, **saved: learn.fine_tune(1, 3e-2, **saved),
+    "late": lambda learn, **saved: learn.fine_tune(1, 3e-2, freeze_epochs=0, **saved),
+    "thaw": lambda learn, **saved: learn.gradual_unfreeze(3, 3e-2, **saved),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("wrong", [vector, raises, number, nan, Fails])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_refused_fit_changes_nothing(fit: str, wrong: Any, trained: bool, tmp_path: Any) -> None:
+    learn = learner(seed=None)
+    learn.model[0].insert(1, nn.Dropout(0.5))
+    if trained:
+        learn.fit(1)
+    learn.freeze("0.8")
+    learn.model[0][0].weight.requires_grad_(False)
+    _ = learn.placed_model(), learn.layer_groups, random.random(), numpy.random.rand()
+    for i, module in enumerate(learn.model.modules()):
+        module.training = i % 3 == 0
+    right = learn.loss_func
+    if wrong is Fails:
+        learn.callbacks.append(Fails())
+    else:
+        learn.loss_func = wrong
+    before = whole_state(learn)
+    with pytest.raises(TrainingError):
+        FITS[fit](learn, checkpoint_dir=tmp_path)
+    assert differences(before, whole_state(learn)) == []
+    learn.loss_func, learn.callbacks = right, []
+    FITS[fit](learn, checkpoint_dir=tmp_path)  # what was refused left no checkpoint behind
+
+
+def test_a_second_phase_that_is_refused_leaves_the_end_of_the_first() -> None:
+    learn, ends = learner(), []
+
+    class Late:
+        def before_step(self, run: Any) -> None:
+            if run.phase == "late":
+                raise RuntimeError("broken")
+
+        def after_all(self, run: Any) -> None:
+            ends.append(whole_state(learn))
+
+    with pytest.raises(TrainingError, match="broken"):
+        learn.fine_tune(2, 1e-2, callbacks=[Late()])
+    assert differences(ends[-2], whole_state(learn)) == []

@@ -117,10 +117,11 @@ def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tenso
         loss = loss_func(outputs, targets)
     except Exception as cause:
         raise TrainingError(f"{fault}{cause}.") from cause
-    if loss.ndim:
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
         raise TrainingError(
-            f"{fault}it returned shape {tuple(loss.shape)}. It must return one number, the mean "
-            "over the batch."
+            f"{fault}it returned {got}. It must return one number, the mean over the batch, as a "
+            "tensor."
         )
     return loss
 

@@ -3,6 +3,7 @@
 from layergroups.training.callbacks._checkpointer import (
     CheckpointConfig,
     Checkpointer,
+    check_folders,
     checkpoint_config,
     fit_signature,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "StopOnNaN",
     "Thaw",
     "Trackers",
+    "check_folders",
     "checkpoint_config",
     "fit_signature",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -67,20 +67,20 @@ def checkpoint_config(
     return CheckpointConfig(folder=folder, every=every, resume=resume)
 
 
-def fit_signature(
-    phase: str, epochs: int, schedule: Schedule, learner: LearnerState
-) -> dict[str, Any]:
+def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> dict[str, Any]:
     """The arguments and data that identify a fit, JSON-ready; a checkpoint must have the same."""
-    data, loss = learner.data, learner.loss_func
+    data, loss, opt_func = learner.data, learner.loss_func, learner.opt_func
     targets = data.targets()
     contents = zlib.crc32(data.fingerprint().encode())
     return {
-        "phase": phase,
-        "epochs": epochs,
+        **phase,
         "schedule": repr(schedule) if is_dataclass(schedule) else type(schedule).__name__,
+        "optimizer": opt_func if isinstance(opt_func, str) else _name(opt_func),
+        "weight decay": learner.weight_decay,
+        "clip": learner.clip,
         "classes": list(data.vocab),
         "ema": learner.ema,
-        "loss": getattr(loss, "__name__", type(loss).__name__),
+        "loss": _name(loss),
         "seed": data.seed if learner.seed is None else learner.seed,
         "size": None if data.size is None else list(data.size),
         "batch size": data.batch_size,
@@ -88,6 +88,43 @@ def fit_signature(
         "validation items": None if data.valid is None else items_in(data.valid),
         _CONTENTS: contents if targets is None else checksum(targets, contents),
     }
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def check_folders(
+    config: CheckpointConfig, learner: LearnerState, signatures: Sequence[Mapping[str, Any]]
+) -> None:
+    """Before the first of several fits: there are no checkpoints, or all are of these fits.
+
+    Raises:
+        TrainingError: there are checkpoints, but `resume` is not set.
+        CheckpointError: they are of a different fit, or of a fit after one that is not done.
+    """
+    done = True
+    for number, signature in enumerate(signatures, start=learner.fits_done):
+        used = [series for series in _series(config, number) if series.files()]
+        if used and not config.resume:
+            raise TrainingError(
+                f"{used[0].folder} holds checkpoints of an earlier run. To go on from them give "
+                "resume=True (--resume); to begin again, a different checkpoint_dir, or delete "
+                "this one."
+            )
+        if used and not done:
+            raise CheckpointError(
+                f"{used[0].folder} is of a different run: the fit before it is not done here. "
+                "Delete that folder, or give a different checkpoint_dir."
+            )
+        newest = [next(series.readable()) for series in used]
+        for saved in newest:
+            _check_same(signature, saved)
+        done = any(saved.state["fit"]["done"] for saved in newest)
+
+
+def _series(config: CheckpointConfig, number: int) -> list[Series]:
+    return [Series(config.folder / f"fit-{number:03d}{kind}") for kind in ("", "-head")]
 
 
 class Checkpointer:
@@ -102,7 +139,6 @@ class Checkpointer:
         kind: suffix of the folder, if one fit can run in two ways.
 
     Raises:
-        TrainingError: the folder holds checkpoints of this fit, but `resume` is not set.
         CheckpointError: the checkpoints are of a different fit or model, or damaged.
     """
 
@@ -149,6 +185,10 @@ class Checkpointer:
     def after_fit(self, run: FitContext) -> None:
         self._write(run, done=True)
 
+    def after_all(self, run: FitContext) -> None:
+        if not run.begun and run.processes.is_main:  # refused: it may be called again, corrected
+            self.series.prune(())
+
     def _write(self, run: FitContext, *, epoch_done: bool = False, done: bool = False) -> None:
         with run.processes.failing_together():
             run.processes.barrier("a checkpoint")
@@ -194,15 +234,26 @@ class Checkpointer:
 
     def _go_on(self, run: FitContext, saved: Saved) -> None:
         fit = saved.state["fit"]
-        self._check_same({"steps": run.steps}, saved)
-        _restore(run.learner, saved)
-        restore_position(run, fit, join_tensors(fit["epoch_start"], saved.tensors))
+        _check_same({"steps": run.steps}, saved)
         states = join_tensors(fit["callbacks"], saved.tensors)
+        restored = []
         for name, callback in _stateful(run):
             if name in states:
-                callback.load_state_dict(states[name])
+                restored.append((callback, states[name], callback.state_dict()))
             elif name != _FEATURES:  # earlier versions did not save it
                 _log.warning("%s has no state of %s, which starts new.", saved.path.name, name)
+        try:
+            for callback, state, _ in restored:
+                callback.load_state_dict(state)
+            _restore(run.learner, saved)
+        except BaseException:
+            for callback, _, before in restored:
+                callback.load_state_dict(before)
+            raise
+        run.begun = True
+        for callback, state, _ in restored:  # again: it may refer to the values of the weights
+            callback.load_state_dict(state)
+        restore_position(run, fit, join_tensors(fit["epoch_start"], saved.tensors))
         self._base = None if fit["base"] is None else self.series.folder / str(fit["base"])
         self._structure = str(saved.state["structure"])
         _log.warning(
@@ -211,35 +262,12 @@ class Checkpointer:
         )  # fmt: skip
 
     def _find(self, learner: LearnerState) -> Saved | None:
-        if not self.config.resume:
-            if self.series.files():
-                raise TrainingError(
-                    f"{self.series.folder} holds checkpoints of an earlier run. To go on from them "
-                    "give resume=True (--resume); to begin again, a different checkpoint_dir, or "
-                    "delete this one."
-                )
-            return None
-        saved = _newest_that_fits(self.series, learner)
+        saved = _newest_that_fits(self.series, learner) if self.config.resume else None
         if saved is not None:
-            self._check_same(self.signature, saved)
+            _check_same(self.signature, saved)
             self._check_rates(saved)
+            self._check_history(saved, learner.history)
         return saved
-
-    def _check_same(self, signature: Mapping[str, Any], saved: Saved) -> None:
-        fit = saved.state["fit"]  # earlier versions saved fewer names
-        differences = [
-            f"{name} {fit[name]!r}, now {value!r}"
-            for name, value in signature.items()
-            if name in fit and fit[name] != value
-        ]
-        if not differences:
-            return
-        shown = [text for text in differences if not text.startswith(_CONTENTS)]
-        raise CheckpointError(
-            f"{saved.path} is of a different fit: {'; '.join(shown) or f'{_CONTENTS} differ'}. "
-            "Call the fits of this run as before, or give a different checkpoint_dir; to train for "
-            "more epochs, call fit again afterwards."
-        )
 
     def _check_rates(self, saved: Saved) -> None:
         # A learner whose fit was interrupted may have rates that its callbacks have changed.
@@ -251,6 +279,36 @@ class Checkpointer:
                 f"{saved.path} is of a different fit: it began at the rates {known[0]}, now they "
                 f"are {self._start_rates}. Give the rates as before, or a different checkpoint_dir."
             )
+
+    def _check_history(self, saved: Saved, now: History) -> None:
+        """The fit before, if it was saved in the same folder, ended as it did for this one."""
+        before = History.from_dict(saved.state["history"])
+        before = before[: len(before) - saved.state["fit"]["rows"]]
+        if not any(series.files() for series in _series(self.config, self.number - 1)):
+            return  # it was not saved, and trains again in each run
+        ended, ends = ([(row.epoch, str(row.train_loss)) for row in rows] for rows in (before, now))
+        if ends[: len(ended)] != ended:
+            raise CheckpointError(
+                f"{saved.path} is of a different run: the fit before it ended with other losses "
+                "than here. Delete its folder, or give a different checkpoint_dir."
+            )
+
+
+def _check_same(signature: Mapping[str, Any], saved: Saved) -> None:
+    fit = saved.state["fit"]  # earlier versions saved fewer names
+    differences = [
+        f"{name} {fit[name]!r}, now {value!r}"
+        for name, value in signature.items()
+        if name in fit and fit[name] != value
+    ]
+    if not differences:
+        return
+    shown = [text for text in differences if not text.startswith(_CONTENTS)]
+    raise CheckpointError(
+        f"{saved.path} is of a different fit: {'; '.join(shown) or f'{_CONTENTS} differ'}. Call "
+        "the fits of this run as before, or give a different checkpoint_dir; to train for more "
+        "epochs, call fit again afterwards."
+    )
 
 
 def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:

@@ -6,19 +6,15 @@ from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loop import fit, new_fit_context, train_step
 from layergroups.training.loop._loop_checks import check_batch_count, check_trainable
 from layergroups.training.loop._loss_meter import NotFiniteError
-from layergroups.training.loop._position import (
-    begin_again,
-    position_of,
-    random_start,
-    restore_position,
-)
+from layergroups.training.loop._position import position_of, restore_position
+from layergroups.training.loop._snapshot import Snapshot
 
 __all__ = [
     "EVENTS",
     "Callback",
     "FitContext",
     "NotFiniteError",
-    "begin_again",
+    "Snapshot",
     "check_batch_count",
     "check_trainable",
     "checked",
@@ -28,7 +24,6 @@ __all__ = [
     "new_fit_context",
     "position_of",
     "predict_all",
-    "random_start",
     "restore_position",
     "train_step",
 ]

@@ -125,6 +125,7 @@ class FitContext:
         mixed: whether a callback has mixed the items of the batch.
         accumulated: batches since the last optimizer step.
         loss: of the batch, still on its device.
+        begun: whether it has trained or resumed; a fit that fails before changes nothing.
         changes: number of surgeries in this fit.
         changed: whether there was surgery since the last step.
         stop: a callback writes a reason here to end the fit.
@@ -167,6 +168,7 @@ class FitContext:
     detector: ChangeDetector = field(init=False)
     layout: SafeLayout = field(default_factory=SafeLayout)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
+    begun: bool = False
     changes: int = 0
     changed: bool = False
     stop: str = ""

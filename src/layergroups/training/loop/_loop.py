@@ -85,6 +85,7 @@ def _fit(run: FitContext) -> History:
         notify(run.callbacks, "before_fit", run)
         while not run.over:
             run_epoch(run)
+        run.begun = True
         run.learner.fits_done += 1
         notify(run.callbacks, "after_fit", run)
         failing = False
@@ -161,7 +162,7 @@ def _take_step(run: FitContext) -> None:
     if run.step == 0 or run.changed:
         warn_of_missing_gradients(run.groups)
     optimizer_step(run.accelerator, run.optimizer, checked_clip(run.learner.clip))
-    run.accumulated, run.changed = 0, False
+    run.accumulated, run.changed, run.begun = 0, False, True
     run.step += 1
     notify(run.callbacks, "after_step", run)
 

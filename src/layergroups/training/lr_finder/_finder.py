@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from layergroups._checks import number, whole_number
 from layergroups._forward import call_model, count_items, labelled
+from layergroups._interrupts import uninterrupted
 from layergroups._torch import tree_leaves
 from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
@@ -31,16 +32,16 @@ from layergroups.training.feature_cache import (
     run_frozen_part,
     run_rest,
 )
-from layergroups.training.hardware import to_device
+from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.loop import (
     FitContext,
     NotFiniteError,
+    Snapshot,
     check_trainable,
     new_fit_context,
     train_step,
 )
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
-from layergroups.training.lr_finder._snapshot import Snapshot, restoring
 from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def find_rates(
     chosen = _chosen(learner, by_group, training)
     highest = max(groups[name].lr for name in training)
     relation = {name: groups[name].lr / highest for name in training}
-    with restoring(learner) as snapshot:
+    with _restoring(learner) as snapshot:
         finder = _Finder(snapshot, plan, memory)
         with closing(finder.batches):
             together = finder.sweep("all", highest)
@@ -110,6 +111,26 @@ def find_rates(
                 alone = {name: finder.sweep_alone(name) for name in chosen}
     inactive = tuple(name for name in groups.names if name not in training)
     return FoundRates(together, alone, relation, inactive, tuple(plan.suggest))
+
+
+@contextmanager
+def _restoring(learner: LearnerState) -> Iterator[Snapshot]:
+    """For a trial: at its end, also by an exception or Ctrl-C, the learner is as at its start."""
+    if learner.processes.is_distributed:
+        raise TrainingError(
+            f"lr_find runs in one process, not in {learner.processes.world}. Run it in a separate "
+            "script, without torchrun, and pass the rates to the fit: "
+            "learn.fit_one_cycle(3, lr={...})."
+        )
+    learner.placed_model()
+    snapshot = Snapshot(learner, weights=True)
+    try:
+        snapshot.begin()
+        with keep_freed_memory():
+            yield snapshot
+    finally:
+        with uninterrupted():
+            snapshot.restore()
 
 
 def _trains(group: Any) -> bool:

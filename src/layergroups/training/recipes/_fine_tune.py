@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layergroups._interrupts import interrupts, uninterrupted
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
 from layergroups.tasks import check_metrics
+from layergroups.training.callbacks import check_folders
 from layergroups.training.hardware import keep_freed_memory
-from layergroups.training.loop import checked
+from layergroups.training.loop import FitContext, Snapshot, checked
 from layergroups.training.recipes._phases import (
     FineTuneDefaults,
     FitSetup,
     Phase,
-    Undo,
     fit_phase,
 )
 from layergroups.training.recipes._train_head import train_head
@@ -111,20 +112,40 @@ def _given_a_rate(groups: LayerGroups, lr: Rate | None) -> list[int]:
 def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) -> History:
     """Run the phases of a fit in order.
 
-    A refused phase (a wrong callback, a folder with an earlier run, nothing to train) leaves
-    freezing and rates unchanged.
+    A phase that fails before its first optimizer step (a wrong callback or loss, a folder with an
+    earlier run, nothing to train) leaves the learner unchanged, its random states too.
     """
     rows = History()
-    with keep_freed_memory():
+    if setup.checkpoints is not None:
+        with state.processes.failing_together():
+            signatures = [setup.signature(state, phase) for phase in phases if phase.epochs]
+            check_folders(setup.checkpoints, state, signatures)
+    with interrupts(), keep_freed_memory():
         for number, phase in enumerate(phases, start=1):
-            undo = Undo(state.layer_groups)
+            state.placed_model()
+            before, begun = Snapshot(state, weights=False), _Begun()
             try:
-                undoable = replace(setup, callbacks=(*setup.callbacks, undo))
-                rows += _run_phase(state, phase, undoable, phases[number:])
+                noted = replace(setup, callbacks=(*setup.callbacks, begun))
+                rows += _run_phase(state, phase, noted, phases[number:])
             except BaseException:
-                undo.undo()
+                if not begun:
+                    with uninterrupted():
+                        before.restore()
                 raise
     return rows
+
+
+class _Begun:
+    """A callback that knows whether any of the fits it was in has begun."""
+
+    def __init__(self) -> None:
+        self._fits: list[FitContext] = []
+
+    def before_fit(self, run: FitContext) -> None:
+        self._fits.append(run)
+
+    def __bool__(self) -> bool:
+        return any(run.begun for run in self._fits)
 
 
 def _run_phase(

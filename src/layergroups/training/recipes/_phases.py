@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get_type_hints
 
-from layergroups._checks import whole_number
+from layergroups._checks import text, whole_number
 from layergroups._suggestions import unknown_argument
 from layergroups.groups import LayerGroups, Rate
 from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, fit_signature
@@ -19,7 +19,6 @@ from layergroups.training.optim import OneCycle, Schedule
 from layergroups.training.state import History
 
 if TYPE_CHECKING:
-    from layergroups.training.loop import FitContext
     from layergroups.training.state import LearnerState
 
 
@@ -137,7 +136,7 @@ class Phase:
         callbacks: of this phase.
 
     Raises:
-        TrainingError: the epochs are not a whole number from 0.
+        TrainingError: the epochs are not a whole number from 0, or the name is not a text.
     """
 
     name: str
@@ -151,6 +150,7 @@ class Phase:
     callbacks: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
+        text("phase", self.name, "fit")
         whole_number("epochs", self.epochs, 0, 3)
 
     def apply(self, groups: LayerGroups) -> None:
@@ -174,20 +174,32 @@ class FitSetup:
     checkpoints: CheckpointConfig | None = None
     figures: FineTuneDefaults = field(default_factory=FineTuneDefaults)
 
+    def signature(self, state: LearnerState, phase: Phase) -> dict[str, Any]:
+        """What identifies a phase; see `fit_signature`."""
+        f = self.figures
+        head = [f.views, f.head_passes, f.hold_out, f.patience] if phase.from_store else []
+        return fit_signature(
+            state,
+            phase.schedule,
+            phase=phase.name,
+            epochs=phase.epochs,
+            rates=None if phase.lr is None else repr(phase.lr),
+            freeze_to=phase.freeze_to,
+            passes=[phase.passes, *head],
+        )
+
 
 def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     """Train through the network, or on cached outputs in the epochs in which that is possible."""
     if not phase.epochs:
         return History()
-    checkpointer = None
+    last = []
     if setup.checkpoints is not None:
-        signature = fit_signature(phase.name, phase.epochs, phase.schedule, state)
-        checkpointer = Checkpointer(setup.checkpoints, state, signature)
-        done = checkpointer.finished(state)
+        last = [Checkpointer(setup.checkpoints, state, setup.signature(state, phase))]
+        done = last[0].finished(state)
         if done is not None:
             return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    last = [] if checkpointer is None else [checkpointer]
     run = new_fit_context(
         state,
         phase.epochs,
@@ -199,24 +211,3 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if phase.stored:
         run.features = CachedEpochs(setup.cache, setup.cache_config, phase.passes)
     return fit(run)
-
-
-class Undo:
-    """Restores freezing and rates if a fit fails before its first step; a callback detects that."""
-
-    def __init__(self, groups: LayerGroups) -> None:
-        self._groups = groups
-        self._before: Mapping[str, Any] = groups.state_dict()
-        self._frozen = [p for p in groups.model.parameters() if not p.requires_grad]
-        self._begun = False
-
-    def before_epoch(self, run: FitContext) -> None:
-        self._begun = True
-
-    before_step = before_epoch  # a resumed fit starts in the middle of an epoch
-
-    def undo(self) -> None:
-        if not self._begun:
-            self._groups.load_state_dict(self._before)
-            for parameter in self._frozen:
-                parameter.requires_grad_(False)

@@ -19,7 +19,7 @@ from torch import Tensor
 from layergroups.data import weighted_order
 from layergroups.errors import TrainingError
 from layergroups.tasks import Meter, stratified_split
-from layergroups.training.callbacks import Checkpointer, fit_signature
+from layergroups.training.callbacks import Checkpointer
 from layergroups.training.feature_cache import (
     Boundary,
     CachedBatches,
@@ -61,7 +61,7 @@ def train_head(
     """
     checkpointer = None
     if setup.checkpoints is not None:
-        signature = fit_signature(phase.name, 1, phase.schedule, learner)
+        signature = setup.signature(learner, phase)
         checkpointer = Checkpointer(setup.checkpoints, learner, signature, kind="-head")
         done = checkpointer.finished(learner)
         if done is not None:

@@ -1,14 +1,13 @@
-"""Train a learner as a trial, then restore everything exactly.
+"""Everything of a learner that a trial or a refused fit may change, to put it back exactly.
 
-The trial runs on the model itself, not on a copy, since a loss or a hook may refer to the model.
-Everything that it may change is saved first, and restored however the trial ends.
+The work runs on the model itself, not on a copy, since a loss or a hook may refer to the model.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,49 +17,27 @@ from layergroups import anatomy
 from layergroups._interrupts import uninterrupted
 from layergroups._torch import call_uncompiled, each_module, own_parameters, set_versions, version
 from layergroups.checkpoints import load_random_state, random_state
-from layergroups.errors import TrainingError
-from layergroups.training.hardware import keep_freed_memory
-from layergroups.training.loop import begin_again, random_start
+from layergroups.training.loop._position import begin_again, random_start
 
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
 
 
-@contextmanager
-def restoring(learner: LearnerState) -> Iterator[Snapshot]:
-    """For a trial: at its end, also by an exception or Ctrl-C, the learner is as at its start.
-
-    Weights, buffers and their version counters, what modules keep in attributes, gradients,
-    `requires_grad`, modes, hooks, freezing, rates, optimizer, counts, history, the place in the
-    data and the random states of Python, NumPy and torch. It takes the memory of the model once
-    more.
-
-    Raises:
-        TrainingError: several processes train together; a trial of one would leave the others.
-    """
-    if learner.processes.is_distributed:
-        raise TrainingError(
-            f"lr_find runs in one process, not in {learner.processes.world}. Run it in a separate "
-            "script, without torchrun, and pass the rates to the fit: "
-            "learn.fit_one_cycle(3, lr={...})."
-        )
-    learner.placed_model()
-    learner.layer_groups.sync()
-    snapshot = Snapshot(learner)
-    try:
-        snapshot.begin()
-        with keep_freed_memory():
-            yield snapshot
-    finally:
-        with uninterrupted():
-            snapshot.restore()
-
-
 class Snapshot:
-    """Everything that a trial may change; the learner is on its device, its groups are synced."""
+    """What a learner is: the values, not only the objects.
 
-    def __init__(self, learner: LearnerState) -> None:
+    Buffers and their version counters, attributes of modules, gradients, `requires_grad`, modes,
+    hooks, freezing, rates, optimizer, counts, history, the place in the data and the random states
+    of Python, NumPy and torch.
+
+    Args:
+        learner: on its device.
+        weights: also the values of parameters, for a trial that trains.
+    """
+
+    def __init__(self, learner: LearnerState, *, weights: bool) -> None:
         self.learner = learner
+        self._groups, self._settings = learner.layer_groups, learner.layer_groups.state_dict()
         self._opt = learner.opt
         self._scaler = learner.accelerator.scaler
         self._scale = None if self._scaler is None else dict(self._scaler.state_dict())
@@ -68,12 +45,15 @@ class Snapshot:
         roots = [learner.model, *([loss] if isinstance(loss, nn.Module) else [])]
         self._modules = [module for root in roots for module in each_module(root)]
         owners = [learner, learner.groups, learner.cache, learner.data.train, *self._modules]
-        self._contents = anatomy.Snapshot(_containers(owners), deep=False)
+        held = [] if self._opt is None else [self._opt.state, *self._opt.param_groups]
+        self._contents = anatomy.Snapshot([*_containers(owners), *held], deep=False)
         own = (p for module in self._modules for p in own_parameters(module).values())
         parameters = {id(p): p for p in own if p is not None}
         self._parameters = [(p, p.requires_grad, p.grad) for p in parameters.values()]
-        self._tensors = [(t, t.detach().clone()) for t in _tensors(self._modules) if _may_change(t)]
-        self._versions = [version(tensor) for tensor, _ in self._tensors]
+        changing = filter(_may_change, _tensors(self._modules))
+        tensors = [t for t in changing if weights or id(t) not in parameters]
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._versions = [version(tensor) for tensor in tensors]
         self._random = random_state()
         self._train = learner.data.train
         self._data = random_start(self._train)
@@ -85,7 +65,9 @@ class Snapshot:
         for module in self._modules:  # recompiling for each freezing would take longer than a trial
             call_uncompiled(module)
         self.learner.callbacks = []
-        self.learner.opt = None if self._opt is None else self._copied(self._opt)
+        if self._opt is not None:
+            held = [p for group in self._opt.param_groups for p in group["params"]]
+            self.learner.opt = copy.deepcopy(self._opt, {id(p): p for p in held})
         self.learner.made_optimizer()
 
     def rewind(self) -> None:
@@ -103,6 +85,8 @@ class Snapshot:
                 last_first.callback(self._scaler.load_state_dict, self._scale)
             last_first.callback(self._restore_tensors)
             last_first.callback(self._contents.restore)
+            # first, because it reaches the rates of other optimizers that are attached
+            last_first.callback(self._groups.load_state_dict, self._settings, strict=False)
 
     def _restore_tensors(self) -> None:
         with torch.no_grad():
@@ -116,10 +100,6 @@ class Snapshot:
             parameter.grad = gradient
         # The version counters too: the feature cache uses them to detect writes.
         set_versions([tensor for tensor, _ in self._tensors], self._versions)
-
-    def _copied(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        return copy.deepcopy(optimizer, {id(p): p for p in held})
 
 
 def _containers(owners: Iterable[object]) -> Iterator[object]:
