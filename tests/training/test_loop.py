@@ -12,7 +12,6 @@ from tests.training import distributed_script as script
 from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot, tiny_model
 from torch import nn
 
-from layergroups._interrupts import uninterrupted
 from layergroups.errors import TrainingError
 from layergroups.training import Learner, OneCycle
 
@@ -261,20 +260,6 @@ def test_ctrl_c_leaves_a_whole_model_and_a_complete_history(make) -> None:
     assert all(parameter.grad is None for parameter in learn.model.parameters())
     learn.callbacks.clear()
     assert learn.fit(1)[0].epoch == 2
-
-
-def test_ctrl_c_waits_for_the_end_of_a_step() -> None:
-    done = []
-
-    def step() -> None:
-        with uninterrupted():
-            os.kill(os.getpid(), signal.SIGINT)
-            done.append("step")
-
-    with pytest.raises(KeyboardInterrupt):
-        step()
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ctrl_c_in_a_fit_waits_for_the_step_and_leaves_the_handler_as_it_was(make) -> None:
