@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -343,3 +347,54 @@ def test_balance_by_class_needs_classes() -> None:
     with pytest.raises(DataError, match="a weight for each training image"):
         photo_weights(True, photos, VOCAB)
     assert photo_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]
+
+
+def test_a_small_shared_memory_is_not_used(
+    photos: Samples, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = list(training(photos))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 12))
+    loader = training(photos, workers=2)
+    first = list(loader)
+    loader.set_epoch(0)
+    assert all(same(usual, each) for each in (first, list(loader)))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "--shm-size" in line
+    assert isinstance(batches._piped([(torch.zeros(2, 2, 3, dtype=torch.uint8), 0)])[0], np.ndarray)
+
+
+def test_without_shared_memory_there_are_no_workers(
+    photos: Samples, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batches, "_SHARED_MEMORY", "/no/such/folder")
+    loader = training(photos, workers=2)
+    assert same(training(photos), loader)
+    assert loader.maker.num_workers == 0
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("workers", [-1, 10_000, 1.5, True, "2"])
+def test_a_number_of_workers_that_no_machine_runs_is_refused(workers: Any, root: Path) -> None:
+    with pytest.raises(DataError, match="num_workers"):
+        ImageDataLoaders.from_folder(root, num_workers=workers)
+
+
+WITHOUT_GUARD = """
+import sys, multiprocessing
+multiprocessing.set_start_method(sys.argv[1], force=True)
+from layergroups import ImageDataLoaders
+dls = ImageDataLoaders.from_folder(sys.argv[2], size=8, batch_size=4, num_workers=1, cache=False)
+next(iter(dls.train))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_script_without_the_main_guard_is_told_the_cause(
+    method: str, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(WITHOUT_GUARD, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "train.py"), method, str(root)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    lines = [line for line in ended.stderr.splitlines() if "errors.TrainingError" in line]
+    assert '__name__ == "__main__"' in lines[-1]

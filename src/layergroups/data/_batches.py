@@ -7,8 +7,12 @@ number of workers or the global random state, and do not change that state.
 
 from __future__ import annotations
 
+import logging
 import math
+import multiprocessing
 import os
+import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from layergroups._formatting import memory
 from layergroups._random import derived_seed, private_randomness
 from layergroups.data._samples import Samples
 from layergroups.data._shards import Shard, check_of, shard_positions
@@ -35,8 +40,10 @@ from layergroups.data.image import (
     quiet,
     reason_of,
 )
-from layergroups.errors import DataError
+from layergroups.errors import DataError, TrainingError
 
+_LOG = logging.getLogger("layergroups")
+_SHARED_MEMORY = "/dev/shm"
 Balance = bool | Mapping[str, float] | Sequence[float]
 
 
@@ -157,6 +164,23 @@ def default_workers(photos: Samples) -> int:
     return min(8, cores // 2) if per_photo > _SLOW_TO_READ else 0
 
 
+def checked_workers(n: object) -> int | None:
+    """A number of processes that this machine can run, or None."""
+    most = max(32, 4 * _cores())
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= most):
+        raise DataError(
+            f"num_workers={n!r}: expected a number from 0 to {most} (this machine has {_cores()} "
+            "cores), or None to choose."
+        )
+    return n
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _reading_seconds(photos: Samples) -> float:
     """Estimated time to read and resize one image, from the sizes of some of the files."""
     if photos.items is not None:  # unknown: as an image of 200 kB
@@ -242,6 +266,7 @@ class BatchMaker:
         self.dataset = dataset
         self.num_workers = num_workers
         self.device = device
+        self.batch_size = 1  # the largest of the loaders that use it
         self._pool: DataLoader[Any] | None = None
         self._busy = False
 
@@ -261,6 +286,8 @@ class BatchMaker:
         self._busy = True
         try:
             yield from map(self._finished, self._pool)
+        except RuntimeError as error:
+            raise _workers_error(error) from error
         finally:
             self._busy = False
 
@@ -272,19 +299,63 @@ class BatchMaker:
         if isinstance(raw, BrokenImage):
             raise broken_images_error([raw])
         # A quarter of the bytes of normalised pixels goes to the device.
-        pixels, targets = (part.to(self.device, non_blocking=True) for part in raw)
+        pixels, targets = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in raw)
         return normalise(pixels, self.dataset.plain.input), targets
 
     def _new_loader(self, plan: Plan, *, stay: bool) -> DataLoader[Any]:
+        collate: Callable[[Sequence[One | BrokenImage]], Any] = stack
+        if self.num_workers and not self._fits_shared_memory():
+            collate = _piped
         return DataLoader(
             self.dataset,
             batch_sampler=_PlanSampler(plan),
             num_workers=self.num_workers,
-            collate_fn=stack,
+            collate_fn=collate,
             persistent_workers=stay and self.num_workers > 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else each pass would draw from the global one
         )
+
+    def _fits_shared_memory(self) -> bool:
+        """Whether the batches that workers prepare fit; without shared memory there are none."""
+        if not sys.platform.startswith("linux"):
+            return True
+        if not os.access(_SHARED_MEMORY, os.W_OK):
+            _LOG.warning("%s cannot be written to, so there are no workers.", _SHARED_MEMORY)
+            self.num_workers = 0
+            return True
+        plain = self.dataset.plain
+        image = plain.size[0] * plain.size[1] * plain.channels * (1 if plain.channels == 3 else 4)
+        needed = image * self.batch_size * (2 * self.num_workers + 2)  # two batches of each worker
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+        if needed <= free:
+            return True
+        _LOG.warning(
+            "%s has %s free, but %d workers need up to %s: they send batches through pipes, which "
+            "is slower. Give the container more (docker run --shm-size=2g), or fewer num_workers=.",
+            _SHARED_MEMORY, memory(free), self.num_workers, memory(needed),
+        )  # fmt: skip
+        return False
+
+
+def _piped(items: Sequence[One | BrokenImage]) -> Any:
+    """As `stack`; a worker sends arrays through its pipe, but tensors through shared memory."""
+    made = stack(items)
+    return made if isinstance(made, BrokenImage) else tuple(part.numpy() for part in made)
+
+
+def _workers_error(error: RuntimeError) -> Exception:
+    """What the end of a worker means."""
+    if "DataLoader worker" not in str(error):
+        return error
+    method = multiprocessing.get_start_method()
+    cause = (
+        "Perhaps memory ran out: give fewer, or num_workers=0."
+        if method == "fork"
+        else f'They start by "{method}", which runs your script again: put what it does under '
+        'if __name__ == "__main__":, or give num_workers=0.'
+    )
+    return TrainingError(f"The processes that prepare batches ended. {cause} ({error})")
 
 
 class _PlanSampler:
@@ -307,6 +378,7 @@ class _Loader:
     def __init__(self, maker: BatchMaker, batch_size: int) -> None:
         self.maker = maker
         self.batch_size = batch_size
+        maker.batch_size = max(maker.batch_size, batch_size)
 
     @property
     def photos(self) -> Samples:
@@ -455,9 +527,3 @@ class TrainLoader(_Loader):
 def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
     """The seed of an image's augmentation in an epoch; `again` counts repeats in the epoch."""
     return derived_seed(seed, epoch, position, *again)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,6 +14,7 @@ from layergroups.data._batches import (
     BatchMaker,
     EvalLoader,
     PhotoDataset,
+    checked_workers,
     default_workers,
     view_seed,
 )
@@ -190,7 +191,7 @@ def table_batches(
 
 
 def _loader(photos: Samples, transform: EvalTransform, options: LoaderOptions) -> EvalLoader:
-    workers = options.get("num_workers")
+    workers = checked_workers(options.get("num_workers"))
     maker = BatchMaker(
         PhotoDataset(photos, transform), default_workers(photos) if workers is None else workers
     )

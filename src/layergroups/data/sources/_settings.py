@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from layergroups._checks import whole_number
 from layergroups._suggestions import unknown_option
-from layergroups.data._batches import Balance, default_workers
+from layergroups.data._batches import Balance, checked_workers, default_workers
 from layergroups.data._samples import Samples, check_valid_pct
 from layergroups.data.image import (
     CROP_PCT,
@@ -82,9 +82,7 @@ class Settings:
         self.transform  # noqa: B018 - its making checks size, statistics and crop
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):  # may be negative
             raise DataError(f"seed={self.seed!r}: expected a whole number, such as 42.")
-        workers = self.num_workers
-        if workers is not None and (not isinstance(workers, int) or workers < 0):
-            raise DataError(f"num_workers={workers!r}: expected 0 or more, or None to choose.")
+        checked_workers(self.num_workers)
 
     @property
     def wanted(self) -> int:
