@@ -170,10 +170,13 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
-    raise AnatomyError(
-        f"{model!r} is not a torch.nn.Module. Give the model itself: for one by name, "
-        "load_model('resnet18').model"
-    )
+    raise _not_a_module(model)
+
+
+def _not_a_module(given: object) -> AnatomyError:
+    own = isinstance(getattr(given, "model", None), nn.Module)
+    right = "learn.model" if own else "for one by name, load_model('resnet18').model"
+    return AnatomyError(f"{given!r} is not a torch.nn.Module. Give the model itself: {right}")
 
 
 def drop_compiled_graphs() -> None:

@@ -15,7 +15,7 @@ from tests.training.tiny import moved, snapshot
 from torch import nn
 
 from layergroups.data import ImageDataLoaders
-from layergroups.errors import CheckpointError, LayerGroupsError, TrainingError
+from layergroups.errors import CheckpointError, LayerGroupsError, ModelError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.models import load_model
 from layergroups.training import Learner, cnn_learner, load_learner, vision_learner
@@ -332,3 +332,9 @@ def test_a_module_keeps_its_classifier(photos: ImageDataLoaders) -> None:
     learn = vision_learner(photos, network, pretrained=False, progress=False)
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
     assert learn.model(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("wrong", [5, nn.Linear, "linear"])
+def test_a_head_that_is_not_a_module_is_refused(photos: ImageDataLoaders, wrong: object) -> None:
+    with pytest.raises(ModelError, match="custom_head"):
+        vision_learner(photos, TINY, pretrained=False, custom_head=wrong)

@@ -14,6 +14,8 @@ from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_m
 from torch import nn
 
 from layergroups.errors import LayerGroupsError, NoAttributeError, TrainingError
+from layergroups.groups import LayerGroups
+from layergroups.models import grow_head, replace_head, shrink_head
 from layergroups.training import CSVLog, FeatureCacheConfig, Learner
 
 
@@ -158,6 +160,53 @@ def test_a_fit_that_is_refused_leaves_rates_and_freezing(make, tmp_path: Path) -
         with pytest.raises(LayerGroupsError):
             fit()
         assert (learn.layer_groups.rates, learn.layer_groups.frozen) == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fit_that_is_refused_late_leaves_the_modes(make, training: bool) -> None:
+    class Refuses:
+        def before_fit(self, run: Any) -> None:
+            raise TrainingError("no")
+
+    learn = make()
+    learn.model.train(training)
+    for fit in (
+        lambda: learn.fit(1, 0.0),
+        lambda: learn.fit(1, callbacks=[Refuses()]),
+        lambda: learn.fine_tune(1, callbacks=[Refuses()]),
+        lambda: learn.gradual_unfreeze(1, callbacks=[Refuses()]),
+    ):
+        with pytest.raises(TrainingError):
+            fit()
+        assert {module.training for module in learn.model.modules()} == {training}
+
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.mark.parametrize("vocab", [(*COLOURS, "kiwi"), COLOURS[:2], ("green", "red", "blue")])
+def test_other_classes_are_refused_with_the_calls_that_keep_the_head(make, vocab) -> None:
+    learn = make()
+    with pytest.raises(TrainingError) as caught:
+        learn.dls = TinyLoaders(vocab=vocab)
+    assert all(call in str(caught.value) for call in ("grow_head(learn.model", "transplant("))
+
+
+def test_classes_are_added_with_a_grown_head(make) -> None:
+    learn = make(metrics="accuracy")
+    learn.fit(1)
+    grow_head(learn.model, 4)
+    with pytest.raises(TrainingError):  # would be other rows of the head
+        learn.dls = TinyLoaders(vocab=("red", "kiwi", "green", "blue"))
+    learn.dls = TinyLoaders(vocab=(*COLOURS, "kiwi"))
+    learn.fit(1)
+    assert set(learn.predict(torch.zeros(3, 16, 16)).to_dict()["probabilities"]) >= {"kiwi"}
+
+
+@pytest.mark.parametrize("change", [grow_head, replace_head, shrink_head, LayerGroups])
+def test_surgery_of_a_learner_names_its_model(make, change) -> None:
+    with pytest.raises(LayerGroupsError, match=r"learn\.model"):
+        change(make(), 5)
 
 
 def test_a_fit_that_is_refused_leaves_frozen_what_the_user_froze(make, tmp_path: Path) -> None:

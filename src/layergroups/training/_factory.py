@@ -116,6 +116,11 @@ def vision_learner(
     data = data_source(dls)
     size, spec = _checked_images(data)
     task = data.task or task_meant_by(loss_func)
+    if not isinstance(custom_head, nn.Module | None):
+        raise ModelError(
+            f"custom_head={custom_head!r} must be a module that takes the body's output, such as "
+            "custom_head=create_head(512, 10)."
+        )
     _check_range(y_range, task, custom_head)
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))

@@ -32,6 +32,7 @@ from layergroups.anatomy import unwrap
 from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
+from layergroups.models import classifier_layers, outputs_of
 from layergroups.tasks import (
     LossFunc,
     Meter,
@@ -127,14 +128,26 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
     return optimizer
 
 
-def fitting_data(old: DataSource, new: DataSource) -> DataSource:
-    """The new data, normalised with the statistics of the pretrained weights."""
+def fitting_data(old: DataSource, new: DataSource, groups: LayerGroups) -> DataSource:
+    """The new data, normalised with the statistics of the pretrained weights.
+
+    They may have other classes once the head of the model was changed for them.
+    """
     _check_task(old, new)
-    if new.vocab != old.vocab and old.n_outputs:
+    if new.vocab == old.vocab or not old.n_outputs:
+        return bound_to(new, old.input)
+    heads = classifier_layers(groups.model, groups.anatomy).values()
+    changed = {outputs_of(layer) for layer in heads} == {new.n_outputs} != {old.n_outputs}
+    same_places = all(
+        a == b or a not in new.vocab for a, b in zip(old.vocab, new.vocab, strict=False)
+    )
+    if not changed or not same_places:
         raise TrainingError(
             f"These data have the classes {first_few(new.vocab)}, the model was made for "
-            f"{first_few(old.vocab)}. Different classes need a new head: "
-            "vision_learner(dls, arch)."
+            f"{first_few(old.vocab)}. To add classes, give the data vocab= with the old classes "
+            f"first, then grow_head(learn.model, {max(new.n_outputs, old.n_outputs + 1)}) and "
+            "assign the data. Or copy by class name: new = vision_learner(dls, arch); "
+            "transplant(learn, new)."
         )
     return bound_to(new, old.input)
 
@@ -390,12 +403,12 @@ class LearnerState(SuggestsNames):
 
     @property
     def dls(self) -> Any:
-        """The data. Different data with the same classes may be assigned."""
+        """The data. Data with the same classes may be assigned, or with more after `grow_head`."""
         return self.data.given
 
     @dls.setter
     def dls(self, dls: TrainValid) -> None:
-        data = fitting_data(self.data, data_source(dls))
+        data = fitting_data(self.data, data_source(dls), self.layer_groups)
         if isinstance(self._loss_func, NamedLoss) and self._loss_func.is_balanced:
             self._balanced = data, balanced_for(self._loss_func, data)
         self._data = data
