@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from layergroups import LayerGroups, load_model
 from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports import HeatMap
-from layergroups.reports._grad_cam import Place, find_place, grad_cam
+from layergroups.reports._grad_cam import Place, explained, grad_cam
 
 
 def trained(model: nn.Module, steps: int, lr: float = 2e-3) -> nn.Module:
@@ -78,6 +78,10 @@ def test_so_it_does_for_tokens(options: dict[str, Any], least: float) -> None:
         torch.manual_seed(seed)
         found.append(hits(trained(transformer(depth=2, **options), 120)))
     assert sum(found) / 2 > least
+
+
+def find_place(model: nn.Module, images: Tensor) -> Place:
+    return explained(model, images)[1]
 
 
 PLACES = {

@@ -16,7 +16,7 @@ the images with averaged gradients, little more than by chance, and in 76 % with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups import _drawing as drawing
-from layergroups._forward import call_model
+from layergroups._forward import call_model, run_model, single_batch
 from layergroups._paths import is_within
-from layergroups._torch import tree_flatten, tree_unflatten
+from layergroups._torch import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 from layergroups.anatomy import (
     Anatomy,
     eval_mode,
@@ -42,7 +42,7 @@ from layergroups.anatomy import (
 )
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
-from layergroups.reports._images import as_pixels, overlay, threshold_of
+from layergroups.reports._images import as_pixels, images_of, overlay, threshold_of
 from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
@@ -85,7 +85,7 @@ class Place:
 
 def grad_cam(
     model: nn.Module,
-    images: Tensor,
+    images: Any,
     target: int | Sequence[int] | Tensor | None = None,
     *,
     anatomy: Anatomy | None = None,
@@ -94,7 +94,7 @@ def grad_cam(
 
     Args:
         model: from images to scores (N, classes); frozen or not, in any mode.
-        images: float (N, C, H, W), normalised.
+        images: float (N, C, H, W), normalised; or all inputs of the model, a dict or a tuple.
         target: the class, one for all images or one for each; None for the predicted class. For a
             regression: index of the target.
         anatomy: of the model; None reads it.
@@ -108,50 +108,39 @@ def grad_cam(
             for each image.
         LayerGroupsError: images or target are invalid.
     """
-    model, images = unwrap(model), _checked(images)
+    return explained(model, images, target, anatomy)[0]
+
+
+def explained(
+    model: nn.Module,
+    inputs: Any,
+    target: int | Sequence[int] | Tensor | None = None,
+    anatomy: Anatomy | None = None,
+) -> tuple[Tensor, Place]:
+    """The maps of `grad_cam`, and the module whose output they are from."""
+    model, size = unwrap(model), _checked(inputs).shape[-2:]
     with torch.inference_mode(False):
-        images = _like_weights(images, model)
+        inputs = _like_weights(inputs, model)
+        first = tree_map_only(Tensor, lambda t: t[:1], inputs)
+        twice = tree_map_only(Tensor, lambda t: torch.cat([t, t]), first)
         if anatomy is None:
-            anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
+            anatomy = read_anatomy(model, twice)
         with eval_mode(model), restoring(model), torch.enable_grad():
-            place = _find(model, images[:1], anatomy)
-            features, gradient = _gradient_at(model, images, place, target)
+            place = _find(model, twice, anatomy)
+            features, gradient = _gradient_at(model, inputs, place, target)
     features, gradient = place.as_map(features).float(), place.as_map(gradient).float()
     if place.layout != "NTC":
         gradient = gradient.mean(dim=(2, 3), keepdim=True)
-    return _heat(gradient * features, images.shape[-2:])
-
-
-def find_place(model: nn.Module, images: Tensor, anatomy: Anatomy | None = None) -> Place:
-    """The module whose output `grad_cam` uses; the model does not change.
-
-    Args:
-        model: as in `grad_cam`.
-        images: as in `grad_cam`; the first is used.
-        anatomy: as in `grad_cam`.
-
-    Raises:
-        AnatomyError: the body has no spatial map.
-    """
-    model, images = unwrap(model), _like_weights(_checked(images), model)
-    if anatomy is None:
-        anatomy = read_anatomy(model, images[:1].repeat(2, 1, 1, 1))
-    with torch.inference_mode(False), eval_mode(model), restoring(model), torch.enable_grad():
-        return _find(model, images[:1].clone(), anatomy)
-
-
-def _heat(weighted: Tensor, size: torch.Size) -> Tensor:
-    small = weighted.sum(dim=1, keepdim=True).relu()
+    small = (gradient * features).sum(dim=1, keepdim=True).relu()
     large = F.interpolate(small, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
     highest = large.amax(dim=(1, 2), keepdim=True)
-    return (large / highest.clamp_min(torch.finfo(large.dtype).tiny)).clamp(0, 1).cpu()
+    return (large / highest.clamp_min(torch.finfo(large.dtype).tiny)).clamp(0, 1).cpu(), place
 
 
 # Choosing the map
 
 
-def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
-    twice = image.repeat(2, 1, 1, 1)
+def _find(model: nn.Module, twice: Any, anatomy: Anatomy) -> Place:
     found = list(_places(model, twice, anatomy))
     if not found:
         raise AnatomyError(
@@ -170,8 +159,8 @@ def _find(model: nn.Module, image: Tensor, anatomy: Anatomy) -> Place:
     )
 
 
-def _places(model: nn.Module, images: Tensor, anatomy: Anatomy) -> Iterator[Place]:
-    shapes = _shapes(model, images)
+def _places(model: nn.Module, inputs: Any, anatomy: Anatomy) -> Iterator[Place]:
+    shapes, images = _shapes(model, inputs), images_of(inputs)
     pieces = {path for block in anatomy.body for path in block.modules if path}
     pieces = {p for p in pieces if not any(o != p and is_within(o, p) for o in pieces)}
     head = [path for block in anatomy.head for path in block.modules if path]
@@ -243,20 +232,18 @@ def _alike(ratio: float, aspect: float) -> bool:
     return abs(math.log(ratio / aspect)) < _ASPECTS_APART
 
 
-def _shapes(model: nn.Module, images: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+def _shapes(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """The shape of each module's first output, in order of execution."""
     seen: list[tuple[str, tuple[int, ...]]] = []
+    paths = {module: path for path, module in model.named_modules() if path}
 
-    def note(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            tensor = _first_tensor(output)
-            if tensor is not None:
-                seen.append((path, tuple(tensor.shape)))
+    def note(module: nn.Module, args: object, output: object) -> None:
+        tensor = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
+        if tensor is not None:
+            seen.append((paths[module], tuple(tensor.shape)))
 
-        return hook
-
-    named = [(path, module) for path, module in model.named_modules() if path]
-    with torch.no_grad(), _hooked([(module, note(path)) for path, module in named]):
-        model(images)
+    with torch.no_grad(), _hooked(paths, note):
+        run_model(model, inputs)
     return seen
 
 
@@ -264,7 +251,7 @@ def _shapes(model: nn.Module, images: Tensor) -> list[tuple[str, tuple[int, ...]
 
 
 def _gradient_at(
-    model: nn.Module, images: Tensor, place: Place, target: int | Sequence[int] | Tensor | None
+    model: nn.Module, inputs: Any, place: Place, target: int | Sequence[int] | Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The output of a place for the images, and the gradient of the target's score.
 
@@ -279,8 +266,9 @@ def _gradient_at(
         leaves[at] = leaf[0].clone()  # later layers may work in place
         return tree_unflatten(leaves, spec)
 
-    with _hooked([(model.get_submodule(place.path), cut)]):
-        scores = _scores(call_model(model, images.clone()), len(images))
+    copied = tree_map_only(Tensor, Tensor.clone, inputs)
+    with _hooked([model.get_submodule(place.path)], cut):
+        scores = _scores(call_model(model, copied), len(images_of(inputs)))
     chosen = _targets(target, scores)
     score = scores.gather(1, chosen[:, None]).sum()
     gradient = None
@@ -310,27 +298,24 @@ def _targets(target: int | Sequence[int] | Tensor | None, scores: Tensor) -> Ten
     n, classes = scores.shape
     if target is None:
         return scores.detach().argmax(dim=1)
+    cause = None
     try:
-        chosen = torch.as_tensor(target)
-        fits = not chosen.is_floating_point() and chosen.dtype != torch.bool
-        chosen = chosen.to(scores.device, torch.int64).expand(n)
-    except (TypeError, ValueError, RuntimeError) as cause:
-        raise LayerGroupsError(_wrong_target(target, n, classes)) from cause
-    if not fits or bool(((chosen < 0) | (chosen >= classes)).any()):
-        raise LayerGroupsError(_wrong_target(target, n, classes))
-    return chosen
-
-
-def _wrong_target(target: object, n: int, classes: int) -> str:
-    return (
+        given = torch.as_tensor(target)
+        chosen = given.to(scores.device, torch.int64).expand(n)
+        whole = not given.is_floating_point() and given.dtype != torch.bool
+        if whole and bool(((chosen >= 0) & (chosen < classes)).all()):
+            return chosen
+    except (TypeError, ValueError, RuntimeError) as error:
+        cause = error
+    raise LayerGroupsError(
         f"target={target!r} must be a class from 0 to {classes - 1}, such as target=0, or {n} of "
         "them, or None for the predicted class."
-    )
+    ) from cause
 
 
 @contextmanager
-def _hooked(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    handles = [module.register_forward_hook(hook) for module, hook in pairs]
+def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module in modules]
     try:
         yield
     finally:
@@ -338,18 +323,13 @@ def _hooked(pairs: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[N
             handle.remove()
 
 
-def _first_tensor(output: object) -> Tensor | None:
-    leaves, _ = tree_flatten(output)
-    return next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
-
-
-def _checked(images: object) -> Tensor:
+def _checked(inputs: Any) -> Tensor:
+    images: Any = inputs
+    if isinstance(inputs, Mapping | tuple | list):
+        images = images_of(inputs)
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        what = (
-            f"{images.dtype} {tuple(images.shape)}"
-            if isinstance(images, Tensor)
-            else type(images).__name__
-        )
+        is_tensor = isinstance(images, Tensor)
+        what = f"{images.dtype} {tuple(images.shape)}" if is_tensor else type(images).__name__
         raise LayerGroupsError(
             f"Grad-CAM takes images, float (N, C, H, W), not {what}. For a file: "
             "learn.grad_cam('image.jpg')."
@@ -359,11 +339,15 @@ def _checked(images: object) -> Tensor:
     return images
 
 
-def _like_weights(images: Tensor, model: nn.Module) -> Tensor:
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is None:
-        return images.detach().clone()
-    return images.detach().to(weight.device, weight.dtype, copy=True)
+def _like_weights(inputs: Any, model: nn.Module) -> Any:
+    """The inputs copied, on the device and in the precision of the weights."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+
+    def like(tensor: Tensor) -> Tensor:
+        dtype = weight.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(weight.device, dtype, copy=True)
+
+    return tree_map_only(Tensor, like, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -398,9 +382,9 @@ class HeatMap:
         return drawing.save_or_return(self._figure(), path)
 
     def _figure(self) -> Figure:
-        sure = "" if self.probability is None else f"probability {self.probability:.2f}"
+        sure = [] if self.probability is None else [f"probability {self.probability:.2f}"]
         where = f"layer {self.layer}" if self.heat.any() else "no region supports it"
-        lines = (*((sure,) if sure else ()), where)
+        lines = (*sure, where)
         tile = Tile((self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines)
         return draw_images([tile], f"Evidence for {self.target}", f"Predicted: {self.predicted}")
 
@@ -416,33 +400,34 @@ class HeatMap:
         return f'<img alt="{escape(repr(self), quote=True)}" src="data:image/png;base64,{content}">'
 
 
-def heat_map(learn: Answering, image: Tensor, target: int | str | None = None) -> HeatMap:
+def heat_map(learn: Answering, item: Any, target: int | str | None = None) -> HeatMap:
     """Compute which regions of an image support a class; changes nothing.
 
     Args:
         learn: the learner.
-        image: (C, H, W), normalised.
+        item: an image (C, H, W), normalised; or all inputs of the model for one item.
         target: a class by name or index; None for the predicted class.
 
     Raises:
         AnatomyError: the network has no spatial map.
-        LayerGroupsError: there is no such class.
+        LayerGroupsError: there is no such class, or the inputs hold no image.
     """
-    data = data_source(learn.dls)
-    task, names = learn.task, data.vocab
-    batch, anatomy = image[None], learn.layer_groups.anatomy
-    predictions: Tensor = learn.get_preds([batch])[0]
+    data, task = data_source(learn.dls), learn.task
+    batch = single_batch(item)
+    image = _checked(batch)[0]
+    predictions: Tensor = learn.get_preds([(batch, None)])[0]
     values = predictions.reshape(-1)
-    number = int(values.argmax()) if target is None else _number(target, names, len(values))
+    names = output_names(data.vocab, len(values))
+    number = int(values.argmax()) if target is None else _number(target, data.vocab, len(values))
     decision = task.decide(predictions.reshape(1, -1), threshold_of(learn))[0]
-    words = task.text(decision, output_names(names, len(values)))
+    heat, place = explained(learn.model, batch, number, learn.layer_groups.anatomy)
     return HeatMap(
-        heat=grad_cam(learn.model, batch, number, anatomy=anatomy)[0],
+        heat=heat[0],
         pixels=as_pixels(image, data.input),
-        target=names[number] if number < len(names) else str(number),
-        predicted=words,
+        target=names[number],
+        predicted=task.text(decision, names),
         probability=None if task.confidence(values) is None else float(values[number]),
-        layer=find_place(learn.model, batch, anatomy).path,
+        layer=place.path,
     )
 
 

@@ -1,16 +1,21 @@
-"""Get input images from batches by position, and convert them to pixels for display."""
+"""Find items of batches by position, and convert their images to pixels for display."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from layergroups._formatting import first_few
+from layergroups._forward import count_items, split_batch
+from layergroups._torch import tree_leaves, tree_map_only
 from layergroups.data import IndexedBatches, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.input_spec import InputSpec
@@ -21,69 +26,80 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.float32]
 
 
-def images_at(
+def inputs_at(
     batches: Iterable[Any], positions: Sequence[int], targets: Tensor | None = None
-) -> Tensor:
-    """Images of batches in a fixed order, by position, as network inputs.
+) -> Any:
+    """Items of batches in a fixed order, by position, as one batch of inputs of the model.
 
     Args:
         batches: `dls.valid`, or any re-iterable batches (inputs, targets) or of inputs only. If
-            they have a method `at(positions)`, only these images are loaded.
-        positions: of the images, counted through all batches.
-        targets: of all images in an earlier pass, to check that the order is the same.
-
-    Returns:
-        (len(positions), C, H, W), in the order of the positions.
+            they have a method `at(positions)`, only these items are loaded.
+        positions: of the items, counted through all batches.
+        targets: of all items in an earlier pass, to check that the order is the same.
 
     Raises:
         LayerGroupsError: the batches cannot be iterated again, or have a different order.
     """
     with torch.random.fork_rng(devices=[]):  # a loader may draw its order
         if isinstance(batches, IndexedBatches):
-            images, known = _taken(batches.at(positions))
+            inputs, known = split_batch(batches.at(positions))
         else:
-            images, known = _picked(batches, positions)
+            inputs, known = _picked(batches, positions)
     if targets is not None and known is not None:
         wanted = targets[torch.tensor(list(positions), dtype=torch.int64)]
         if wanted.shape != known.shape or not torch.equal(wanted, known.to(wanted)):
             raise LayerGroupsError(
-                "The order of the batches differs between passes, so their images cannot be found. "
+                "The order of the batches differs between passes, so their items cannot be found. "
                 "Use a fixed order: a DataLoader with shuffle=False."
             )
-    return images
+    return inputs
 
 
-def _taken(batch: Any) -> tuple[Tensor, Tensor | None]:
-    return (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
+def _picked(batches: Iterable[Any], positions: Sequence[int]) -> tuple[Any, Tensor | None]:
+    count, found = 0, {}
+    wanted = set(positions)
+    for count, item in enumerate(each_of(batches), start=1):
+        if count - 1 in wanted:
+            found[count - 1] = item
+        if len(found) == len(wanted):
+            return collated([found[p] for p in positions])
+    raise LayerGroupsError(
+        f"Item {min(wanted - set(found))} is missing: this pass had {count} items. Use batches "
+        "that can be iterated more than once, such as a list or a DataLoader."
+    )
 
 
-def _picked(batches: Iterable[Any], positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    left, count = set(positions), 0
-    images: dict[int, Tensor] = {}
-    targets: dict[int, Tensor] = {}
-    for count, (image, target) in enumerate(each_of(batches), start=1):
-        if count - 1 in left:
-            images[count - 1] = image
-            if target is not None:
-                targets[count - 1] = target
-            left.discard(count - 1)
-        if not left:
-            break
-    if left:
-        raise LayerGroupsError(
-            f"Image {min(left)} is missing: this pass had {count} images. Use batches that can be "
-            "iterated more than once, such as a list or a DataLoader."
-        )
-    stacked = torch.stack([images[p] for p in positions])
-    return stacked, torch.stack([targets[p] for p in positions]) if targets else None
-
-
-def each_of(batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield each image of the batches with its target."""
+def each_of(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor | None]]:
+    """Yield the inputs of each item of the batches, without a batch dimension, and its target."""
     for batch in batches:
-        inputs, targets = _taken(batch)
-        for i, image in enumerate(inputs):
-            yield image, None if targets is None else targets[i]
+        inputs, targets = split_batch(batch)
+        for i in range(count_items(batch)):
+            item = tree_map_only(Tensor, itemgetter(i), inputs)
+            yield item, None if targets is None else targets[i]
+
+
+def collated(items: Sequence[tuple[Any, Tensor | None]]) -> tuple[Any, Tensor | None]:
+    """Inputs and targets of items as one batch."""
+    inputs = default_collate([inputs for inputs, _ in items])
+    known = [target for _, target in items if target is not None]
+    return inputs, torch.stack(known) if known else None
+
+
+def images_of(inputs: Any) -> Tensor:
+    """The images (N, C, H, W) among the inputs of a model: the first such tensor.
+
+    Raises:
+        LayerGroupsError: there are none.
+    """
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    found = [t for t in tensors if t.ndim == 4 and t.is_floating_point()]
+    if not found:
+        shapes = first_few(f"{t.dtype} {tuple(t.shape)}" for t in tensors) or type(inputs).__name__
+        raise LayerGroupsError(
+            f"The inputs hold no images, float (N, C, H, W), but {shapes}: nothing can be drawn. "
+            "For other items: learn.get_preds(), interp.top_losses(9)."
+        )
+    return found[0]
 
 
 def files_of(batches: object, n: int) -> tuple[Path | None, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from layergroups import _drawing as drawing
 from layergroups._formatting import html_table
 from layergroups._suggestions import SuggestsNames
+from layergroups._torch import tree_map_only
 from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._grad_cam import grad_cam
@@ -20,7 +22,8 @@ from layergroups.reports._images import (
     TopLoss,
     as_pixels,
     files_of,
-    images_at,
+    images_of,
+    inputs_at,
     overlay,
     threshold_of,
 )
@@ -253,7 +256,7 @@ class Interpretation(SuggestsNames):
         """
         learner = self._known_learner()
         spec = data_source(learner.dls).input
-        return [as_pixels(image, spec) for image in self._inputs(indices)]
+        return [as_pixels(image, spec) for image in images_of(self._inputs(indices))]
 
     def grad_cam(self, indices: Sequence[int], target: int | None = None) -> Tensor:
         """Heat maps of items, float32 (n, H, W), 0..1; see `layergroups.reports.grad_cam`.
@@ -268,10 +271,12 @@ class Interpretation(SuggestsNames):
         """
         learner = self._known_learner()
         anatomy = learner.layer_groups.anatomy
-        parts = self._inputs(indices).split(_CAM_BATCH)
-        return torch.cat([grad_cam(learner.model, x, target, anatomy=anatomy) for x in parts])
+        inputs = self._inputs(indices)
+        parts = [slice(i, i + _CAM_BATCH) for i in range(0, len(indices), _CAM_BATCH)]
+        batches = [tree_map_only(Tensor, itemgetter(part), inputs) for part in parts]
+        return torch.cat([grad_cam(learner.model, x, target, anatomy=anatomy) for x in batches])
 
-    def _inputs(self, indices: Sequence[int]) -> Tensor:
+    def _inputs(self, indices: Sequence[int]) -> Any:
         self._known_learner()
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
         if wrong or not indices:
@@ -279,7 +284,7 @@ class Interpretation(SuggestsNames):
                 f"indices={list(indices)!r} must be positions from 0 to {len(self) - 1}, such as "
                 "[item.index for item in interp.top_losses(9)]."
             )
-        return images_at(self.batches, indices, self.targets)
+        return inputs_at(self.batches, indices, self.targets)
 
     def _known_learner(self) -> Answering:
         if self.learner is None:

@@ -13,7 +13,7 @@ from layergroups import _drawing as drawing
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._images import as_pixels, each_of, threshold_of
+from layergroups.reports._images import as_pixels, collated, each_of, images_of, threshold_of
 from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
@@ -42,13 +42,14 @@ def results_picture(
         raise LayerGroupsError(f"n={n!r} must be a number of images, from 1: show_results(n=9).")
     data = data_source(learn.dls)
     inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
-    predictions, *_ = learn.get_preds([inputs])
+    images = images_of(inputs)
+    predictions, *_ = learn.get_preds([(inputs, None)])
     task, thresh = learn.task, threshold_of(learn)
     names = output_names(data.vocab, predictions.shape[-1])
     decisions = task.decide(predictions, thresh)
     correct = None if targets is None else task.correct(predictions, targets, thresh)
     tiles = []
-    for i, image in enumerate(inputs):
+    for i, image in enumerate(images):
         predicted = task.text(decisions[i], names)
         actual = None if targets is None else task.text(targets[i], names)
         confidence = task.confidence(predictions[i])
@@ -70,7 +71,7 @@ def _note(tiles: list[Tile]) -> str:
     return f"{sum(bool(tile.right) for tile in tiles)} of {len(tiles)} are correct"
 
 
-def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+def _chosen(batches: Any, n: int, seed: int) -> tuple[Any, Tensor | None, tuple[str, ...]]:
     if isinstance(batches, IndexedBatches):
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(batches.n_items, generator=generator)
@@ -82,5 +83,4 @@ def _chosen(batches: Any, n: int, seed: int) -> tuple[Tensor, Tensor | None, tup
         first = list(islice(each_of(batches), n))
     if not first:
         raise LayerGroupsError("There are no images to show: the batches are empty.")
-    known = [target for _, target in first if target is not None]
-    return torch.stack([x for x, _ in first]), torch.stack(known) if known else None, ()
+    return *collated(first), ()
