@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from layergroups._paths import ancestors, is_within, join, layer_of, leaves, parent, path_of
-from layergroups.errors import DataError
+from layergroups._paths import (
+    ancestors,
+    cache_folder,
+    is_within,
+    join,
+    layer_of,
+    leaves,
+    parent,
+    path_of,
+)
+from layergroups.errors import DataError, LayerGroupsError
 
 
 @pytest.mark.parametrize(
@@ -57,3 +66,18 @@ def test_paths_of_files() -> None:
     for wrong in (3, None, "a\0b", b"bytes"):
         with pytest.raises(DataError, match="Right would be load"):
             path_of(wrong, DataError, "load('a')")
+
+
+def test_without_a_home_the_cache_folder_must_be_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "LAYERGROUPS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)  # a user without an entry, as in a container
+    with pytest.raises(LayerGroupsError, match="LAYERGROUPS_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("LAYERGROUPS_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layergroups._formatting import printable
 from layergroups._paths import path_of
 from layergroups.errors import LayerGroupsError
 
@@ -88,8 +89,8 @@ def add_title(figure: Figure, title: str, note: str = "") -> None:
         (note, 0.5, 9, GREY, "normal"),
     ):
         figure.text(
-            0.3 / width, 1 - top / height, words, fontsize=size, color=colour, fontweight=weight,
-            va="top", parse_math=False,
+            0.3 / width, 1 - top / height, printable(words), fontsize=size, color=colour,
+            fontweight=weight, va="top", parse_math=False,
         )  # fmt: skip
 
 
@@ -147,6 +148,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 def fitted(text: str, width: float, size: float) -> str:
     """The text, or as much of its two ends as fits into a width in inches."""
+    text = printable(text)
     if text_width(text, size) <= width:
         return text
     for keep in range(len(text) - 1, 1, -1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -25,7 +26,15 @@ def plain_text(shown: RenderableType, width: int = 100) -> str:
     with console.capture() as captured:
         console.print(shown, markup=False, highlight=False)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join(lines).strip("\n")
+    return printable("\n".join(lines).strip("\n"))
+
+
+def printable(text: str) -> str:
+    """The text, with a sign in place of what is not UTF-8, as in the names of some files."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Printable:
@@ -173,7 +182,7 @@ def html_table(
     )
     head = _row("th", headings, sides)
     body = "".join(_row("td", row, sides) for row in rows)
-    return (
+    return printable(
         f'<table style="border-collapse:collapse;margin:0.5em 0">{title}<thead>{head}</thead>'
         f"<tbody>{body}</tbody></table>"
     )

@@ -46,10 +46,17 @@ def leaves(model: nn.Module) -> list[str]:
 def cache_folder() -> Path:
     """`$LAYERGROUPS_CACHE`, or "layergroups" in the user's cache folder."""
     own = os.environ.get("LAYERGROUPS_CACHE")
+    if own:
+        return Path(own)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the XDG rules: a relative path is ignored
-        base = Path.home() / ".cache"
-    return Path(own) if own else base / "layergroups"
+    if base.is_absolute():  # the XDG rules: a relative path is ignored
+        return base / "layergroups"
+    try:
+        return Path.home() / ".cache" / "layergroups"
+    except RuntimeError as cause:
+        raise LayerGroupsError(
+            "There is no home folder for cached files: set LAYERGROUPS_CACHE to a folder."
+        ) from cause
 
 
 def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:

@@ -84,3 +84,24 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("{command} --version >&-", "standard output is closed"),
+        ("{command} --version > /dev/full", "No space left"),
+        ("{command} inspect timm:test_resnet --json > /dev/full", "No space left"),
+        ("{python} '{leave}; main(sys.argv[1:])' inspect resnet18; exit 2", "deleted"),
+    ],
+)
+def test_surroundings_that_are_broken_are_one_line(tmp_path: Path, shell: str, words: str) -> None:
+    gone = tmp_path / "gone"
+    leave = "import os, sys; from layergroups.cli import main; "
+    leave += f'os.mkdir("{gone}"); os.chdir("{gone}"); os.rmdir("{gone}")'
+    python = f"{sys.executable} -c"
+    line = shell.format(command=f"{sys.executable} -m layergroups", python=python, leave=leave)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -93,7 +93,9 @@ def test_a_dict_without_images_is_refused(draw: Callable[[Learner], Any]) -> Non
 def test_file_names_that_are_not_utf_8(folder: Any, tmp_path: Path) -> None:
     root = folder(cat=6, dog=6)
     for i, file in enumerate(sorted(root.rglob("*.*"))):
-        file.rename(os.fsdecode(os.fsencode(file.parent) + b"/caf\xe9%d" % i + os.fsencode(file.suffix)))
+        file.rename(
+            os.fsdecode(os.fsencode(file.parent) + b"/caf\xe9%d" % i + os.fsencode(file.suffix))
+        )
     dls = ImageDataLoaders.from_folder(root, size=32, batch_size=4, augment=False, num_workers=0)
     learn = vision_learner(dls, "timm:test_resnet", pretrained=False, split=2, progress=False)
     learn.report(tmp_path / "run.html")

@@ -14,6 +14,7 @@ from tests.reports.looked_at import Numbers, says
 from tests.reports.readable import assert_readable
 from tests.training.tiny import TinyLoaders, tiny_model
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from layergroups import ImageDataLoaders, Interpretation, Learner, vision_learner
 from layergroups.errors import LayerGroupsError
@@ -288,3 +289,22 @@ def test_it_changes_nothing() -> None:
     found = Interpretation.from_learner(learn)
     found.top_losses(3), found.class_report(), found.grad_cam([0, 1]), found.to_dict()
     assert differences(before, learner_state(learn)) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "task"),
+    [
+        (nn.MSELoss(), torch.randn(24, 1), "regression"),
+        (nn.BCEWithLogitsLoss(), torch.arange(24).remainder(2).float()[:, None], "multilabel"),
+    ],
+)
+def test_plain_loaders_have_the_task_of_the_loss(
+    loss: nn.Module, targets: torch.Tensor, task: str
+) -> None:
+    class Data:
+        train = valid = DataLoader(TensorDataset(torch.randn(24, 10), targets), 8)
+
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 1))
+    learn = Learner(Data(), model, loss_func=loss, progress=False)
+    assert Interpretation.from_learner(learn).task == task
+    assert learn.report().records[0].outcome.task == task

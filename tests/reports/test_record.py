@@ -32,6 +32,12 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[1", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"run\.json"):
         RunRecord.load(tmp_path)
+    for depth in (900, 100_000):
+        fields = json.dumps(made_up().to_dict() | {"title": "deep"})
+        deep = fields.replace('"deep"', "[" * depth + "]" * depth)
+        (tmp_path / "run.json").write_text(deep, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"run\.json"):
+            RunRecord.load(tmp_path)
     with pytest.raises(CheckpointError, match=r"version 7.*Upgrade"):
         RunRecord.from_dict({"version": 7})
     fields = made_up().to_dict()

@@ -89,7 +89,9 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    return atomic_write(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+    # What is not UTF-8 in a name becomes an escape, which JSON reads back as the same name.
+    content = text.encode("utf-8", "backslashreplace")
+    return atomic_write(path, lambda part: Path(part).write_bytes(content))
 
 
 def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:

@@ -6,6 +6,8 @@ error is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import sys
@@ -44,19 +46,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - closed (2>&-)
+    if sys.stdout is None:
+        return _report_mistake("standard output is closed; give one, such as > /dev/null.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are not UTF-8
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return _report_mistake("the working folder has been deleted; change to another.")
     command = typer.main.get_command(app)
     try:
         code = command.main(words, prog_name="layergroups", standalone_mode=False, obj=words)
+        sys.stdout.flush()
     except _USAGE_ERROR as error:
         return _report_mistake(error.format_message(), usage=True)  # type: ignore[attr-defined] # click
     except LayerGroupsError as error:
         return _report_mistake(_in_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has closed it (`| head`): Python must not flush to it at exit.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        # Nobody reads our output any more (`| head`), or it is full: no flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1 if error.errno == errno.EPIPE else _report_mistake(f"cannot write: {error}.")
     return code if isinstance(code, int) else 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from layergroups import _drawing as drawing
+from layergroups._formatting import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +54,7 @@ def draw_images(tiles: Sequence[Tile], title: str, note: str = "", columns: int 
         columns: number of tiles in a row; 0 for a nearly square grid.
     """
     side_by_side = len(tiles[0].pictures)
+    title, note = printable(title), printable(note)
     columns = min(len(tiles), columns or _columns(len(tiles), side_by_side))
     high, wide = tiles[0].pictures[0].shape[:2]
     tall = _IMAGE * high / wide

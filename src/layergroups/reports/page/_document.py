@@ -109,7 +109,7 @@ def _rendered(
         for i, record in enumerate(records)
     ]
     page = _environment().get_template(template)
-    return page.render(
+    html = page.render(
         values,
         sections=[(name, heading) for name, heading, shown in sections if shown],
         title=" and ".join(record.title for record in records),
@@ -119,6 +119,7 @@ def _rendered(
         script_data=[views.script_data(record.outcome) for record in records],
         setup=records[-1].setup,
     )
+    return formatting.printable(html)
 
 
 @cache

@@ -289,5 +289,7 @@ class RunRecord:
             raise CheckpointError(f"{file} cannot be read: {cause}") from cause
         try:
             return cls.from_dict(json.loads(text))
+        except RecursionError as cause:
+            raise CheckpointError(f"{file} is nested too deeply for a record.") from cause
         except (ValueError, CheckpointError) as cause:
             raise CheckpointError(f"{file}: {cause}") from cause
