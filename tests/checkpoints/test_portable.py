@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from layergroups import LayerGroups
 from layergroups.checkpoints import Portable, trial_pixels, write_portable
@@ -55,7 +56,8 @@ def says(model: nn.Module, pixels: Tensor) -> Tensor:
 
 def write(path: Path, model: nn.Module, **options: Any) -> Path:
     pixels = trial_pixels(SIZE)
-    options.setdefault("expected", says(model, pixels))
+    if "expected" not in options:
+        options["expected"] = says(model, pixels)
     return write_portable(path, model, WANTED, pixels=pixels, **options)
 
 
@@ -176,3 +178,28 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(CheckpointError, match=r'onnx: pip install "layergroups\[onnx\]".*\.pt2'):
         write(tmp_path / "m.onnx", tiny())
     assert list(tmp_path.iterdir()) == []
+
+
+class WithLogits(nn.Module):
+    """As the models of transformers and of torchvision's segmentation give their outputs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inner, self.kind = tiny(), kind
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        logits = self.inner(pixel_values)
+        if self.kind == "object":
+            return ImageClassifierOutput(logits=logits)
+        return {"out": logits, "aux": logits * 2}
+
+
+@pytest.mark.parametrize("kind", ["object", "dict"])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_file_gives_what_the_logits_of_an_output_mean(
+    kind: str, ending: str, tmp_path: Path
+) -> None:
+    pixels = trial_pixels(SIZE)
+    expected = says(tiny(), pixels)
+    path = write(tmp_path / f"m.{ending}", WithLogits(kind), expected=expected)
+    assert torch.allclose(run(path, pixels), expected, atol=1e-5)

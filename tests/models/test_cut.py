@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import NoneType
+
 import pytest
 import torch
 import torchvision
@@ -336,3 +338,12 @@ def test_a_cut_is_applied_again_to_a_network_of_the_same_kind() -> None:
         with torch.no_grad():
             one, two = assembled.model[0].eval()(x), apply_cut(again, assembled.cut).eval()(x)
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda network: network.nothing, lambda network: 1 / 0, lambda network: None]
+)
+def test_a_cut_function_that_fails_is_explained(cut) -> None:
+    with pytest.raises(CutError, match="cut=lambda network: network") as caught:
+        create_body(torchvision.models.resnet18(weights=None), cut=cut, size=64)
+    assert isinstance(caught.value.__cause__, (AttributeError, ZeroDivisionError, NoneType))

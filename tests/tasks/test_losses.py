@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from tests.training.tiny import TinyLoaders
+from tests.training.tiny import TinyLoaders, tiny_model
 from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
 from torch import nn
 from torch.nn import functional as F
@@ -37,6 +37,7 @@ from layergroups.training import (
     CrossEntropy,
     FocalLoss,
     Huber,
+    Learner,
     MeanSquaredError,
     load_learner,
     vision_learner,
@@ -387,3 +388,27 @@ def test_an_export_predicts_the_same_where_the_loss_is_not_loaded(
     caplog.clear()
     load_learner(learn.export(tmp_path / "classes"))
     assert "test_losses.CrossEntropyLoss" in caplog.text
+
+
+def _bce(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
+@pytest.mark.parametrize("known", ["no", "by activation", "by class"])
+def test_what_is_assumed_of_outputs_is_logged_once(
+    task: str, known: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function of one's own may take probabilities, which would get a second sigmoid."""
+    dls = TinyLoaders()
+    dls.task = task
+    loss = nn.BCELoss() if known == "by class" else lambda o, t: _bce(o, t)
+    if known == "by activation":
+        loss.activation = nn.Identity()
+    learn = Learner(dls, tiny_model(), loss_func=loss, progress=False)
+    learn.task.predictions(torch.rand(2, 3), learn.loss_func)
+    lines = [r.getMessage() for r in caplog.records if "activation" in r.getMessage()]
+    assert len(lines) == (known == "no" and task != "regression")
+    if known != "no":
+        outputs = torch.rand(2, 3)
+        assert torch.equal(learn.task.predictions(outputs, learn.loss_func), outputs)

@@ -10,7 +10,14 @@ from torch import nn
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import confusion_matrix
-from layergroups.tasks import Calibration, ClassReport, Confusion, ConfusionMatrix, Residuals
+from layergroups.tasks import (
+    TASKS,
+    Calibration,
+    ClassReport,
+    Confusion,
+    ConfusionMatrix,
+    Residuals,
+)
 from layergroups.training import Learner
 
 ACTUAL = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -130,3 +137,13 @@ def test_residuals_are_predicted_minus_actual() -> None:
     assert found.values == ((-1.0,), (2.0,))
     assert (row.mean, row.mean_absolute, row.largest) == (0.5, 1.5, 2.0)
     assert row.r2 is None  # the actual numbers are all equal
+
+
+def test_targets_that_are_not_classes_are_left_out() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.6, 0.4]])
+    targets = torch.tensor([0, 1, -100, 255])
+    task = TASKS["multiclass"]
+    assert task.measures(probabilities, targets, ["a", "b"]).matrix == ((1, 0), (0, 1))
+    graded = task.graded(probabilities, targets)
+    assert graded is not None
+    assert Calibration.from_predictions(*graded).count == 2

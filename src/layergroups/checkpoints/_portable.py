@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from layergroups._forward import call_model
 from layergroups.anatomy import unwrap
 from layergroups.checkpoints import _file as file
 from layergroups.data import EvalTransform
@@ -178,7 +179,8 @@ class FromPixels(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels to probabilities or numbers."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32)
-        return self.activation(self.model(images * self.scale - self.shift)).to(torch.float32)
+        outputs = call_model(self.model, images * self.scale - self.shift)
+        return self.activation(outputs).to(torch.float32)
 
 
 def write_portable(

@@ -497,7 +497,7 @@ def _feature_shape(found: Trace, planned: Cut) -> tuple[int, ...]:
 
 def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
     if callable(cut):
-        made = cut(network)
+        made = _called(cut, network)
         inside = tuple(name for name, _ in made.named_children())
         return made, Cut("by hand", inside or (type(made).__name__,), (), "given by a function")
     if isinstance(cut, str) and "." in cut:
@@ -522,6 +522,22 @@ def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:
     ]
     planned = Cut("by hand", tuple(kept), tuple(rest), f"given by cut={index}")
     return apply_cut(network, planned), planned
+
+
+def _called(cut: Callable[[nn.Module], nn.Module], network: nn.Module) -> nn.Module:
+    call = "A cut is a function from the network to its body, such as cut=lambda network: "
+    try:
+        made: object = cut(network)
+    except Exception as cause:
+        raise CutError(
+            f"cut= failed on {type(network).__name__}: {type(cause).__name__}: {cause}. {call}"
+            f"network.features; {_children(network)}."
+        ) from cause
+    if not isinstance(made, nn.Module):
+        raise CutError(
+            f"cut= returned a {type(made).__name__}, not a module. {call}network.features"
+        )
+    return made
 
 
 def _body_before(network: nn.Module, path: str) -> nn.Sequential:

@@ -1,8 +1,13 @@
-"""Metrics that torchmetrics does not have; imported when one is used."""
+"""Metrics that torchmetrics does not have, or has with another mean; imported when one is used.
+
+Means over classes or labels leave out those that are absent: a class without items would count as
+0, also for a perfect model. Targets that are not classes (`ignore_index`) are left out.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,6 +18,13 @@ from torchmetrics.utilities import dim_zero_cat
 
 from layergroups.tasks._measures import Calibration
 
+Values = Callable[[Tensor, Tensor], Tensor]
+
+
+def is_class(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Whether each target is one of the classes that are predicted, (N, C) or (N, C, H, W)."""
+    return (targets >= 0) & (targets < predictions.shape[1])
+
 
 class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
     """The error of `Calibration`, for one class for each item."""
@@ -21,27 +33,25 @@ class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetric
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("confidences", [], dist_reduce_fx="cat")
-        self.add_state("right", [], dist_reduce_fx="cat")
+        for name in ("confidences", "right", "known"):
+            self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add a batch."""
         confidence, predicted = probabilities.max(dim=1)
-        self.confidences.append(confidence)
-        self.right.append(predicted == targets)
+        self.confidences.append(confidence.flatten())
+        self.right.append((predicted == targets).flatten())
+        self.known.append(is_class(probabilities, targets).flatten())
 
     def compute(self) -> float:
         """The mean distance of confidence and accuracy; NaN without items."""
-        both = (dim_zero_cat(values) for values in (self.confidences, self.right))
-        error = Calibration.from_predictions(*both).error
+        confidences, right, known = map(dim_zero_cat, (self.confidences, self.right, self.known))
+        error = Calibration.from_predictions(confidences[known], right[known]).error
         return math.nan if error is None else error
 
 
-Values = Callable[[Tensor, Tensor], Tensor]
-
-
 class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """The mean over all items of the values of a function.
+    """The mean over all items of the values of a function; NaN without items.
 
     Args:
         values: from probabilities (N, C) and targets to values (N,).
@@ -57,13 +67,151 @@ class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not t
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add a batch."""
-        self.total += self.values(probabilities, targets).double().sum()
-        self.items += len(targets)
+        known = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+        if targets.shape != probabilities.shape:
+            known = is_class(probabilities, targets)
+            targets = targets.long().clamp(0, probabilities.shape[1] - 1)
+        values = self.values(probabilities, targets).double()
+        self.total += torch.where(known, values, 0).sum()
+        self.items += known.sum()
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        mean: Tensor = self.total / self.items
+        return mean
+
+
+class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
+    """The mean of "recall", "precision", "f1" or "jaccard" over the classes or labels present.
+
+    Those are, for recall, all that some item has; for the others all that some item has or that
+    are predicted for one, as in scikit-learn.
+
+    Args:
+        figure: what is averaged.
+        n: number of classes or labels.
+        thresh: for labels, the probability above which one counts as predicted.
+    """
+
+    full_state_update = False
+
+    def __init__(self, figure: str, n: int, thresh: float | None = None) -> None:
+        super().__init__()
+        self.figure, self.n, self.thresh = figure, n, thresh
+        for name in ("right", "predicted", "actual"):
+            self.add_state(name, torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        if self.thresh is None:
+            each = torch.arange(self.n, device=targets.device)
+            known = is_class(probabilities, targets)[..., None]
+            predicted = (probabilities.argmax(dim=1)[..., None] == each) & known
+            actual = targets[..., None] == each
+        else:
+            predicted, actual = probabilities > self.thresh, targets > 0.5
+        self.right += (predicted & actual).reshape(-1, self.n).sum(0)
+        self.predicted += predicted.reshape(-1, self.n).sum(0)
+        self.actual += actual.reshape(-1, self.n).sum(0)
 
     def compute(self) -> Tensor:
         """The mean; NaN without items."""
-        mean: Tensor = self.total / self.items
+        right, predicted, actual = (
+            count.double() for count in (self.right, self.predicted, self.actual)
+        )
+        either = predicted + actual
+        top, bottom, present = {
+            "recall": (right, actual, actual),
+            "precision": (right, predicted.clamp(min=1), either),
+            "f1": (2 * right, either, either),
+            "jaccard": (right, either - right, either),
+        }[self.figure]
+        mean: Tensor = (top / bottom)[present > 0].mean()
         return mean
+
+
+class OverClasses(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
+    """A metric of torchmetrics, averaged over the classes or labels for which it is defined.
+
+    Args:
+        inner: gives one value, or one for each class.
+        n: number of classes or labels.
+        both: whether a class needs items that are not of it, too.
+    """
+
+    full_state_update = False
+
+    def __init__(self, inner: torchmetrics.Metric, n: int, *, both: bool = False) -> None:
+        super().__init__()
+        self.inner, self.n, self.both = inner, n, both
+        self.add_state("actual", torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def reset(self) -> None:
+        """Remove all batches."""
+        super().reset()
+        self.inner.reset()
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        actual = targets
+        if targets.shape != probabilities.shape:
+            known = is_class(probabilities, targets)
+            probabilities, targets = probabilities.movedim(1, -1)[known], targets[known]
+            actual = functional.one_hot(targets.long(), self.n)
+        self.inner.update(probabilities, targets)
+        self.actual += actual.reshape(-1, self.n).sum(0)
+        self.items += len(actual)
+
+    def compute(self) -> Tensor:
+        """The mean; NaN if it is defined for no class."""
+        defined = self.actual > 0
+        if self.both:
+            defined &= self.actual < self.items
+        if not defined.any():
+            return torch.tensor(math.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the classes that are left out here
+            values: Tensor = self.inner.compute()
+        return values[defined].mean() if values.ndim else values
+
+
+class OfTwoItems(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
+    """A metric of torchmetrics that compares items; NaN for fewer than two."""
+
+    full_state_update = False
+
+    def __init__(self, inner: torchmetrics.Metric) -> None:
+        super().__init__()
+        self.inner = inner
+        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def reset(self) -> None:
+        """Remove all batches."""
+        super().reset()
+        self.inner.reset()
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        self.inner.update(predictions, targets)
+        self.items += len(targets)
+
+    def compute(self) -> Tensor:
+        """The value; the mean over the outputs where it gives one for each."""
+        if self.items < 2:
+            return torch.tensor(math.nan)
+        return torch.as_tensor(self.inner.compute()).float().mean()
+
+
+def hits(probabilities: Tensor, targets: Tensor, k: int = 1) -> Tensor:
+    """1 where the true class is among the k most likely, else 0."""
+    best = probabilities.topk(min(k, probabilities.shape[1]), dim=1).indices
+    return (best == targets.long().unsqueeze(1)).any(dim=1).double()
+
+
+def misses(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """1 where the most likely class is not the true one, else 0."""
+    return 1 - hits(probabilities, targets)
 
 
 def log_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
@@ -74,7 +222,7 @@ def log_loss(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 def brier(probabilities: Tensor, targets: Tensor) -> Tensor:
     """The squared distance of the probabilities from the truth (N,), 0 to 2 (Brier 1950)."""
-    truth = functional.one_hot(targets.long(), probabilities.shape[1])
+    truth = functional.one_hot(targets.long(), probabilities.shape[1]).movedim(-1, 1)
     return (probabilities - truth).square().sum(dim=1)
 
 

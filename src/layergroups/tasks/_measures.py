@@ -182,6 +182,8 @@ class Confusion:
 class ConfusionMatrix:
     """How many items of each class were predicted as each class.
 
+    Items whose target is not a class (`ignore_index` of a loss) are left out.
+
     Attributes:
         matrix: (C, C) counts; a row for each actual class, a column for each predicted one.
         classes: their names, in the order of rows and columns.
@@ -229,7 +231,8 @@ class ConfusionMatrix:
                 "Interpretation.from_learner(learn).class_report(), for numbers residuals()."
             )
         n = probabilities.shape[1]
-        cells = targets.long() * n + probabilities.argmax(1)
+        known = (targets >= 0) & (targets < n)  # the loss leaves out the others
+        cells = (targets.long() * n + probabilities.argmax(1))[known]
         counts = torch.bincount(cells, minlength=n * n).reshape(n, n).tolist()
         names = tuple(classes) or tuple(map(str, range(n)))
         return cls(tuple(map(tuple, counts)), names)

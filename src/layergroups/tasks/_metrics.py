@@ -1,8 +1,8 @@
 """Metrics: torchmetrics objects by name, torchmetrics objects, or plain functions.
 
 Each task defines its metrics by name (`Task.metrics`). The same name has a similar meaning in each:
-`f1` is the mean of the F1 scores of all classes, or of all labels, where labels with a probability
-above the threshold count as predicted. torchmetrics is imported when a metric is made.
+`f1` is the mean of the F1 scores of the classes, or of the labels, that are present; labels with a
+probability above the threshold count as predicted. torchmetrics is imported when a metric is made.
 """
 
 from __future__ import annotations
@@ -17,83 +17,89 @@ import torch
 from torch import Tensor
 
 from layergroups.errors import TrainingError
-from layergroups.tasks._task import NamedMetric, Task
+from layergroups.tasks._task import NamedMetric, Task, checked_task
 
 if TYPE_CHECKING:
     import torchmetrics
 
 MICRO: Final = "micro"
-MACRO: Final = "macro"
+_RANKED: Final = ("AUROC", "AveragePrecision")  # by class; a class needs items of its own
 
 
-def of_classes(
-    kind: str, average: str | None = None, *, higher: bool = True, minus: bool = False,
-    top_k: int = 1,
-) -> NamedMetric:  # fmt: skip
-    """A metric of one class per item, by its name in torchmetrics without "Multiclass".
+def of_classes(kind: str, labels: bool = False) -> NamedMetric:
+    """A metric of torchmetrics by its name without "Multiclass" or "Multilabel", over classes."""
 
-    With `minus` it is one minus the value; `top_k` counts the true class among the k most likely.
-    """
+    def make(n: int, thresh: float) -> Any:
+        from torchmetrics import classification
+
+        from layergroups.tasks._item_metrics import OverClasses
+
+        options: dict[str, Any] = {"num_labels" if labels else "num_classes": n}
+        if kind in _RANKED:
+            options["average"] = None
+        made = getattr(classification, f"Multi{'label' if labels else 'class'}{kind}")
+        return OverClasses(made(**options, validate_args=False), n, both=kind == "AUROC")
+
+    return NamedMetric(make)
+
+
+def of_labels(kind: str, average: str | None = None, *, higher: bool = True) -> NamedMetric:
+    """A metric of the labels above the threshold, by torchmetrics' name without "Multilabel"."""
 
     def make(n: int, thresh: float) -> Any:
         from torchmetrics import classification
 
         options: dict[str, Any] = {} if average is None else {"average": average}
-        if top_k > 1:
-            options["top_k"] = min(top_k, n)
-        options["validate_args"] = False
-        made = getattr(classification, f"Multiclass{kind}")(num_classes=n, **options)
-        return 1 - made if minus else made
-
-    return NamedMetric(make, higher)
-
-
-def of_labels(
-    kind: str, average: str | None = None, *, higher: bool = True, threshold: bool = True
-) -> NamedMetric:
-    """A metric of several labels per item, by its name in torchmetrics without "Multilabel".
-
-    With `threshold` it counts the labels above it; without, it ranks probabilities.
-    """
-
-    def make(n: int, thresh: float) -> Any:
-        from torchmetrics import classification
-
-        options: dict[str, Any] = {} if average is None else {"average": average}
-        if threshold:
-            options["threshold"] = thresh
-        options["validate_args"] = False
+        options |= {"threshold": thresh, "validate_args": False}
         return getattr(classification, f"Multilabel{kind}")(num_labels=n, **options)
 
     return NamedMetric(make, higher)
 
 
-def of_numbers(kind: str, *, higher: bool = True, **options: Any) -> NamedMetric:
-    """A metric of numbers, by its name in torchmetrics."""
+def of_numbers(
+    kind: str, *, higher: bool = True, compares: bool = False, **options: Any
+) -> NamedMetric:
+    """A metric of numbers, by its name in torchmetrics; one that compares items needs two."""
 
     def make(n: int, thresh: float) -> Any:
         from torchmetrics import regression
 
+        from layergroups.tasks._item_metrics import OfTwoItems
+
         several = {"num_outputs": n} if kind.endswith("CorrCoef") else {}
-        return getattr(regression, kind)(**options, **several)
+        made = getattr(regression, kind)(**options, **several)
+        return OfTwoItems(made) if compares else made
 
     return NamedMetric(make, higher)
 
 
-def of_items(kind: str, *, higher: bool = False) -> NamedMetric:
+def mean_over_classes(figure: str, *, labels: bool = False) -> NamedMetric:
+    """The mean of a figure over the classes, or labels, that are present; see `ClassMean`."""
+
+    def make(n: int, thresh: float) -> Any:
+        from layergroups.tasks._item_metrics import ClassMean
+
+        return ClassMean(figure, n, thresh if labels else None)
+
+    return NamedMetric(make)
+
+
+def of_items(kind: str, *, higher: bool = False, **options: Any) -> NamedMetric:
     """A metric of `_item_metrics`, or the mean over all items of a function there."""
 
     def make(n: int, thresh: float) -> Any:
         from layergroups.tasks import _item_metrics
 
         own = getattr(_item_metrics, kind)
-        return own() if isinstance(own, type) else _item_metrics.MeanOf(own)
+        if isinstance(own, type):
+            return own()
+        return _item_metrics.MeanOf(partial(own, **options) if options else own)
 
     return NamedMetric(make, higher)
 
 
 def make_named(name: str, n_outputs: int, task: Task, thresh: float = 0.5) -> torchmetrics.Metric:
-    """A torchmetrics object for a name; all classes have equal weight in averages."""
+    """A torchmetrics object for a name; all classes present have equal weight in averages."""
     named = task.metric(name)
     if n_outputs < task.least_outputs:
         raise TrainingError(
@@ -132,7 +138,7 @@ class Meter:
         self,
         metrics: Iterable[object],
         n_classes: int,
-        task: Task,
+        task: Task | str,
         thresh: float = 0.5,
     ) -> None:
         """Make the metrics.
@@ -140,15 +146,15 @@ class Meter:
         Args:
             metrics: names, torchmetrics objects, functions of (probabilities, targets).
             n_classes: outputs of the model.
-            task: defines the metrics by name.
+            task: defines the metrics by name; the object or its name.
             thresh: for several labels, the probability above which a label counts as predicted, in
                 metrics by name; objects and functions have their own.
 
         Raises:
-            TrainingError: a name unknown for the task, or something that cannot be a metric.
+            TrainingError: a name unknown for the task, something that cannot be a metric, or an
+                unknown task.
         """
-        self._task = task
-        self._by_name: set[str] = set()
+        self._task = task = checked_task(task)
         self._objects: dict[str, torchmetrics.Metric] = {}
         self._functions: dict[str, MetricFunction] = {}
         self._batches: list[tuple[Tensor, Tensor]] = []
@@ -157,8 +163,6 @@ class Meter:
         check_metrics(given, task)
         for name, metric in zip(metric_names(given), given, strict=True):
             made = _made(metric, n_classes, task, thresh)
-            if isinstance(metric, str):
-                self._by_name.add(name)
             into: dict[str, Any] = self._objects if _is_torchmetric(made) else self._functions
             into[name] = made
 
@@ -203,8 +207,7 @@ class Meter:
         shared = processes if processes is not None and processes.is_distributed else None
         for name, metric in self._objects.items():
             _set_sync(metric, shared is not None)
-            several = name in self._by_name  # one for each output: their mean
-            values[name] = _value(name, partial(_mean, metric) if several else metric.compute)
+            values[name] = _value(name, metric.compute)
         if self._functions and self._batches:
             probabilities, targets = (
                 torch.cat(column) for column in zip(*self._batches, strict=True)
@@ -284,10 +287,6 @@ def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
     for one in metric.modules():
         if _is_torchmetric(one):
             one.sync_on_compute = one._to_sync = on
-
-
-def _mean(metric: torchmetrics.Metric) -> Tensor:
-    return torch.as_tensor(metric.compute()).float().mean()
 
 
 def _value(name: str, compute: Callable[[], Any]) -> float:

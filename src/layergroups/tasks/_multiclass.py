@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning, ignored_index
 from layergroups.tasks._measures import ConfusionMatrix
-from layergroups.tasks._metrics import MACRO, MICRO, of_classes, of_items
+from layergroups.tasks._metrics import mean_over_classes, of_classes, of_items
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, listed, name_of, quoted, sorted_names
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
@@ -87,15 +87,15 @@ class Prediction(Ranked, _Fields):
 
 
 _METRICS: Final = {
-    "accuracy": of_classes("Accuracy", MICRO),
-    "error_rate": of_classes("Accuracy", MICRO, higher=False, minus=True),
-    "balanced_accuracy": of_classes("Accuracy", MACRO),
-    "precision": of_classes("Precision", MACRO),
-    "recall": of_classes("Recall", MACRO),
-    "f1": of_classes("F1Score", MACRO),
-    "roc_auc": of_classes("AUROC", MACRO),
-    "average_precision": of_classes("AveragePrecision", MACRO),
-    "jaccard": of_classes("JaccardIndex", MACRO),
+    "accuracy": of_items("hits", higher=True),
+    "error_rate": of_items("misses"),
+    "balanced_accuracy": mean_over_classes("recall"),
+    "precision": mean_over_classes("precision"),
+    "recall": mean_over_classes("recall"),
+    "f1": mean_over_classes("f1"),
+    "roc_auc": of_classes("AUROC"),
+    "average_precision": of_classes("AveragePrecision"),
+    "jaccard": mean_over_classes("jaccard"),
     "cohen_kappa": of_classes("CohenKappa"),
     "matthews": of_classes("MatthewsCorrCoef"),
     "log_loss": of_items("log_loss"),
@@ -192,7 +192,7 @@ class Multiclass(Task):
         """The metric of this name, also top_k_accuracy for any k."""
         top = _TOP.fullmatch(name)
         if top and int(top[1]):
-            return of_classes("Accuracy", MICRO, top_k=int(top[1]))
+            return of_items("hits", higher=True, k=int(top[1]))
         return super().metric(name)
 
     def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> Prediction:
@@ -210,7 +210,8 @@ class Multiclass(Task):
         self, predictions: Tensor, targets: Tensor, thresh: float = 0.5
     ) -> tuple[Tensor, Tensor]:
         """Of each item, the largest probability."""
-        return predictions.max(dim=1).values, self.correct(predictions, targets)
+        known = (targets >= 0) & (targets < predictions.shape[1])
+        return predictions.max(dim=1).values[known], self.correct(predictions, targets)[known]
 
     def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
         return tuple(predictions[:1])

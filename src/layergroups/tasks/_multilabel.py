@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning
 from layergroups.tasks._measures import ClassReport
-from layergroups.tasks._metrics import MACRO, MICRO, of_items, of_labels
+from layergroups.tasks._metrics import MICRO, mean_over_classes, of_classes, of_items, of_labels
 from layergroups.tasks._splitting import multilabel_split
 from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
@@ -69,12 +69,12 @@ _METRICS: Final = {
     "accuracy": of_labels("Accuracy", MICRO),
     "exact_match": of_labels("ExactMatch"),
     "hamming_loss": of_labels("HammingDistance", MICRO, higher=False),
-    "precision": of_labels("Precision", MACRO),
-    "recall": of_labels("Recall", MACRO),
-    "f1": of_labels("F1Score", MACRO),
-    "roc_auc": of_labels("AUROC", MACRO, threshold=False),
-    "average_precision": of_labels("AveragePrecision", MACRO, threshold=False),
-    "jaccard": of_labels("JaccardIndex", MACRO),
+    "precision": mean_over_classes("precision", labels=True),
+    "recall": mean_over_classes("recall", labels=True),
+    "f1": mean_over_classes("f1", labels=True),
+    "roc_auc": of_classes("AUROC", labels=True),
+    "average_precision": of_classes("AveragePrecision", labels=True),
+    "jaccard": mean_over_classes("jaccard", labels=True),
     "f1_micro": of_labels("F1Score", MICRO),
     "matthews": of_labels("MatthewsCorrCoef"),
     "log_loss": of_items("log_loss_of_labels"),

@@ -59,10 +59,10 @@ _METRICS: Final = {
     "mse": of_numbers("MeanSquaredError", higher=False),
     "rmse": of_numbers("MeanSquaredError", higher=False, squared=False),
     "mae": of_numbers("MeanAbsoluteError", higher=False),
-    "r2": of_numbers("R2Score"),
-    "explained_variance": of_numbers("ExplainedVariance"),
-    "pearson": of_numbers("PearsonCorrCoef"),
-    "spearman": of_numbers("SpearmanCorrCoef"),
+    "r2": of_numbers("R2Score", compares=True),
+    "explained_variance": of_numbers("ExplainedVariance", compares=True),
+    "pearson": of_numbers("PearsonCorrCoef", compares=True),
+    "spearman": of_numbers("SpearmanCorrCoef", compares=True),
 }
 
 

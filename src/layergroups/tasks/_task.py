@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from layergroups.models import TargetUnits
 from layergroups.tasks._losses import LossFunc, Meaning, apply, loss_name, meaning_of
 
 Label = int | tuple[float, ...]  # of one item: its class, its labels by position, or its numbers
+_LOG: Final = logging.getLogger("layergroups")
 Parts = tuple[tuple[int, ...], tuple[int, ...]]  # positions for training and for validation
 OLD_NAMES: Final = {"single": "multiclass", "multi": "multilabel"}  # in files of version 0.1
 _OTHER_METRIC_NAMES: Final = {
@@ -230,6 +232,18 @@ class Task(ABC):
                 f"The loss {loss_name(loss_func)} does not fit the task of the data, "
                 f"{self.name!r}: their targets are {self.targets_are}. The usual loss for that is "
                 f"{self.usual_loss}, which a learner uses if loss_func= is not given."
+            )
+
+    def note_unknown_loss(self, loss_func: LossFunc) -> None:
+        """Log how outputs are interpreted, if the loss does not say."""
+        says = callable(getattr(loss_func, "activation", None)) or meaning_of(loss_func)
+        if not says and self.activation is not Meaning.NUMBERS:
+            _LOG.warning(
+                "The loss %s is not known, so outputs are taken as %s (task %r). If the model "
+                "gives probabilities itself, set loss_func.activation = torch.nn.Identity().",
+                loss_name(loss_func),
+                self.activation.value,
+                self.name,
             )
 
     def predictions(self, outputs: Tensor, loss_func: object = None) -> Tensor:

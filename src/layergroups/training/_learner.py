@@ -87,9 +87,10 @@ class Learner(LearnerState):
         model: from inputs to outputs, such as logits (N, C).
         loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
             such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
-            or any function from outputs and targets to the mean loss. None: by the task of the
-            data, cross entropy (multiclass), binary cross entropy (multilabel) or the mean squared
-            error (regression).
+            or any function from outputs and targets to the mean loss; its attribute `activation`,
+            if it has one, makes predictions of outputs. None: by the task of the data,
+            cross entropy (multiclass), binary cross entropy (multilabel) or the mean squared error
+            (regression).
         thresh: for multilabel data, the probability above which `predict` and the metrics given by
             name count a label as present; `learn.thresh = 0.3` changes it.
         groups: layer groups of this model, if they exist already.
@@ -101,6 +102,7 @@ class Learner(LearnerState):
         weight_decay: not applied to norms, biases and tokens.
         wd: alias of `weight_decay`.
         metrics: names ("accuracy"), torchmetrics objects, or functions of (probabilities, targets).
+            Names leave out absent classes in means, and targets at `ignore_index`.
         callbacks: objects with some of the events of `layergroups.training.Callback`.
         batch_norm: which norm layers keep their running statistics; see `BatchNormPolicy`.
         mixed_precision: "no", "bf16", "fp16"; None: the setting of `accelerate launch`, or "no".

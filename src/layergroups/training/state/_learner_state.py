@@ -438,6 +438,7 @@ class LearnerState(SuggestsNames):
         if isinstance(given, NamedLoss) and given.is_balanced:
             self._balanced = self.data, balanced_for(given, self.data)
         self._loss_func: LossFunc = given
+        self.task.note_unknown_loss(given)
 
     @property
     def metrics(self) -> list[Any]:
