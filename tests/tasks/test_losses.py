@@ -261,7 +261,7 @@ def test_labels_are_found_where_data_have_them(photos: ImageDataLoaders, make) -
         photos, "timm:test_resnet", pretrained=False, loss_func=CrossEntropy(weight="balanced")
     )
     assert learn.loss_func.weight == (9 / 12, 9 / 6)
-    data = torch.utils.data.TensorDataset(torch.zeros(4, 3), torch.tensor([0, 0, 0, 1]))
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8), torch.tensor([0, 0, 0, 1]))
     loader = torch.utils.data.DataLoader(data, 2)
     for c, expected in ((2, (4 / 6, 2.0)), (3, (4 / 6, 2.0, 1.0))):
         learn = make(dls=SimpleNamespace(train=loader, valid=[], c=c), loss_func=learn._loss_func)
