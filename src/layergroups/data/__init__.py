@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from layergroups.data._batches import (
-    EvalLoader,
-    TrainLoader,
-    weighted_order,
-)
+from layergroups.data._batches import EvalLoader, TrainLoader, weighted_order
 from layergroups.data._eval_loaders import (
     InferenceData,
     labelled_batches,

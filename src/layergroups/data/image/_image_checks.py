@@ -67,11 +67,7 @@ def check_images(
     workers = threads or min(8, os.cpu_count() or 1)
     broken: list[BrokenImage] = []
     check = partial(_check_chunk, channels=channels)
-    with (
-        quiet(),
-        progress(len(paths)) as advance,
-        ThreadPoolExecutor(workers) as pool,
-    ):
+    with quiet(), progress(len(paths)) as advance, ThreadPoolExecutor(workers) as pool:
         for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
             broken += found
             advance(len(chunk))

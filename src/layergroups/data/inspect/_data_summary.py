@@ -334,10 +334,7 @@ def _facts(found: DataSummary) -> Table:
     rows = [
         ("width", _range(found.width, "pixels")),
         ("height", _range(found.height, "pixels")),
-        (
-            "shape",
-            f"{found.landscape} landscape, {found.portrait} portrait, {found.square} square",
-        ),
+        ("shape", f"{found.landscape} landscape, {found.portrait} portrait, {found.square} square"),
         ("kinds", ", ".join(f"{n} {kind}" for kind, n in found.kinds)),
         ("files", _files(found)),
     ]

@@ -1,11 +1,7 @@
 """Folders, tables, lists and datasets, read into samples."""
 
 from layergroups.data.sources._datasets import Items, is_dataset, read_datasets, read_test_dataset
-from layergroups.data.sources._folder import (
-    find_images,
-    read_folder,
-    read_labelled,
-)
+from layergroups.data.sources._folder import find_images, read_folder, read_labelled
 from layergroups.data.sources._lists import (
     Files,
     Labeller,

@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layergroups.data._samples import Opener, Samples, Split, divided, names_of
-from layergroups.data.image import (
-    BrokenImage,
-    OnError,
-    check_images,
-    drop_broken,
-    report_broken,
-)
+from layergroups.data.image import BrokenImage, OnError, check_images, drop_broken, report_broken
 from layergroups.data.sources._folder import find_images
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
