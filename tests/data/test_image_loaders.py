@@ -14,10 +14,9 @@ from tests.data.conftest import Folder
 import layergroups.data
 from layergroups.data import (
     ImageDataLoaders,
+    InferenceData,
     check_images,
-    labelled_batches,
     transform_from_config,
-    unlabelled_batches,
 )
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
@@ -139,9 +138,10 @@ def test_the_description_loads_photos_without_the_loaders(
 
 
 def test_batches_for_an_exported_model(dls: ImageDataLoaders, root: Path) -> None:
-    labelled = labelled_batches(root, ("ant", "cat", "dog"), dls.transform, batch_size=20)
+    data = InferenceData(("ant", "cat", "dog"), dls.transform, dls.task)
+    labelled = data.test_dl(root, with_labels=True, batch_size=20)
     assert torch.cat([y for _, y in labelled]).tolist() == [1] * 10 + [2] * 15
-    plain = unlabelled_batches(root, dls.transform, batch_size=20)
+    plain = data.test_dl(root, batch_size=20)
     assert torch.equal(torch.cat(list(plain)), torch.cat([x for x, _ in labelled]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from layergroups.data import EvalLoader, OnError, find_images, unlabelled_batches
+from layergroups.data import EvalLoader, OnError, find_images
 from layergroups.errors import DataError
 from layergroups.reports import write_rows
 from layergroups.tasks import AnyPrediction
@@ -35,9 +35,7 @@ def run(
     ]
     if not files:
         raise DataError(f"There are no images in {', '.join(map(str, images))}.")
-    batches = unlabelled_batches(
-        files, dls.transform, batch_size=batch_size, num_workers=workers, on_error=on_error
-    )
+    batches = dls.test_dl(files, batch_size=batch_size, num_workers=workers, on_error=on_error)
     if not batches.photos.files:
         raise DataError("None of the images can be read.")
     rows = _rows(learn, batches)

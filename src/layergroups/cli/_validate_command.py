@@ -11,7 +11,7 @@ import typer
 from layergroups._drawing import check_ending
 from layergroups._formatting import say, show, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table
-from layergroups.data import EvalLoader, OnError, labelled_batches, table_batches
+from layergroups.data import EvalLoader, OnError
 from layergroups.errors import DataError
 from layergroups.reports import ConfusionMatrix, confusion_matrix_picture, per_class_table
 from layergroups.tasks import Measures
@@ -108,8 +108,7 @@ def run(
 def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any) -> EvalLoader:
     dls: Any = learn.dls
     if is_table(folder):
-        columns = labels.arguments()
-        return table_batches(folder, dls.vocab, learn.task, dls.transform, **columns, **options)
+        return dls.table_dl(folder, **labels.arguments(), **options)  # type: ignore[no-any-return] # learn.dls is Any
     if not learn.task.reads_folders:
         raise DataError(
             f"The folders of {folder} give one class per image, but the task of the model is "
@@ -118,4 +117,4 @@ def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any)
     if all((folder / part).is_dir() for part in ("train", "valid")):
         folder /= "valid"
         say(f"{folder.parent} has train and valid: evaluated on {folder}.")
-    return labelled_batches(folder, dls.vocab, dls.transform, **options)
+    return dls.test_dl(folder, with_labels=True, **options)  # type: ignore[no-any-return] # learn.dls is Any

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from layergroups.data._batches import EvalLoader, TrainLoader, weighted_order
-from layergroups.data._eval_loaders import (
-    InferenceData,
-    labelled_batches,
-    table_batches,
-    unlabelled_batches,
-    varied_views,
-)
+from layergroups.data._eval_loaders import InferenceData, varied_views
 from layergroups.data._image_loaders import ImageDataLoaders, Paths
 from layergroups.data._samples import Samples
 from layergroups.data._shards import Shard, check_of, shard_positions, shards_of
@@ -55,8 +49,8 @@ __all__ = [
     "IndexedBatches", "InferenceData", "OnError", "Paths", "PlainSource", "Samples",
     "SeekableBatches", "Shard", "Size", "TrainLoader", "TrainValid", "as_size", "batch_count",
     "batches_of", "bound_to", "can_start_later", "check_images", "check_of", "common_folder",
-    "data_source", "find_images", "generators_of", "items_in", "labelled_batches", "normalise",
+    "data_source", "find_images", "generators_of", "items_in", "normalise",
     "open_image", "paths_of", "quiet", "set_epoch", "shard_positions", "shards_of",
-    "starting_at", "table_batches", "transform_from_config", "unlabelled_batches",
+    "starting_at", "transform_from_config",
     "varied_views", "weighted_order",
 ]  # fmt: skip

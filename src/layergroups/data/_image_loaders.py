@@ -29,12 +29,11 @@ from layergroups.data._batches import (
     Item,
     PhotoDataset,
     TrainLoader,
-    default_workers,
     photo_weights,
     view_seed,
 )
 from layergroups.data._eval_loaders import Paths as Paths
-from layergroups.data._eval_loaders import test_samples, varied_views
+from layergroups.data._eval_loaders import loader_of, varied_views
 from layergroups.data._samples import Samples, Split, folds_of, joined
 from layergroups.data._source import DataFacts, DataSource
 from layergroups.data.image import (
@@ -429,17 +428,18 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             DataError: there are no images, or labels do not fit them or are not known.
             BrokenImagesError: images are broken, and `on_error` is "raise".
         """
-        photos = test_samples(
+        return loader_of(
             source,
             labels,
             with_labels,
-            train=self.train_images,
+            task=self.task,
             vocab=self.vocab,
-            settings=Settings(normalize=self.input, on_error=self.on_error),
+            transform=self.transform,
+            items=self.train_images.items,
+            batch_size=self.batch_size,
+            on_error=self.on_error,
+            device=self.device,
         )
-        dataset = PhotoDataset(photos, self.transform)
-        maker = BatchMaker(dataset, default_workers(photos), self.device)
-        return EvalLoader(maker, self.batch_size)
 
     def folds(self, n: int = 5, *, seed: int | None = None) -> Iterator[ImageDataLoaders]:
         """All images, training and validation, as n loaders, for cross-validation.
