@@ -65,7 +65,7 @@ def loader_of(
     device: torch.device = CPU,
 ) -> EvalLoader:
     """Batches of other images; the first arguments are those of `ImageDataLoaders.test_dl`."""
-    settings = Settings(normalize=transform.input, on_error=on_error)
+    settings = Settings({"normalize": transform.input, "on_error": on_error})
     photos = _test_samples(source, labels, with_labels, task, vocab, settings, items)
     workers = checked_workers(num_workers)
     workers = default_workers(photos) if workers is None else workers

@@ -174,7 +174,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             DataError: folder or arguments are not as expected.
             BrokenImagesError: images are broken, and `on_error` is "raise"; it lists them.
         """
-        settings = Settings.of(options, cls.from_folder)
+        settings = Settings(options, cls.from_folder)
         found = read_folder(
             path,
             train=train,
@@ -218,7 +218,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             DataError: lists or arguments are not as expected.
             BrokenImagesError: as for `from_folder`.
         """
-        settings = Settings.of(options, cls.from_lists)
+        settings = Settings(options, cls.from_lists)
         found = read_lists(files, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
         return cls._of(found, settings)
 
@@ -262,7 +262,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             DataError: table or arguments are not as expected.
             BrokenImagesError: as for `from_folder`.
         """
-        settings = Settings.of(options, cls.from_table)
+        settings = Settings(options, cls.from_table)
         if folder is None:
             folder = Path(table).parent if isinstance(table, str | os.PathLike) else "."
         rows = rows_of(
@@ -319,7 +319,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             DataError: datasets, items or arguments are not as expected.
             BrokenImagesError: as for `from_folder`.
         """
-        settings = Settings.of(options, cls.from_dataset)
+        settings = Settings(options, cls.from_dataset)
         where: dict[str, Any] = {"image": image, "label": label}
         return cls._of(
             read_datasets(train, valid, settings, **where, task=task, vocab=vocab), settings
@@ -352,7 +352,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             DataError: names do not fit the pattern, or arguments are not as expected.
             BrokenImagesError: as for `from_folder`.
         """
-        settings = Settings.of(options, cls.from_pattern)
+        settings = Settings(options, cls.from_pattern)
         paths = find_files(files, settings.n_channels)
         labels = labels_by_name(paths, pattern)
         found = read_lists(paths, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
@@ -360,7 +360,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @classmethod
     def _of(cls, found: Split, settings: Settings) -> Self:
-        n, wanted = len(found.train), settings.wanted
+        n, wanted = len(found.train), settings.batch_size
         if n < wanted:
             _LOG.warning("Only %d training images: batch_size is %d instead of %d.", n, n, wanted)
         made = settings.loading(found.train)

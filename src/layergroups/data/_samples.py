@@ -91,13 +91,14 @@ class Split:
         return replace(self, broken=tuple(broken))
 
 
-def check_valid_pct(valid_pct: float) -> None:
-    """Check that the share for validation is between 0 and 1."""
+def check_valid_pct(valid_pct: float) -> float:
+    """The share for validation, if it is between 0 and 1."""
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
             f"valid_pct={valid_pct} must be between 0 and 1: the share of the images for "
             "validation. For 20 % write valid_pct=0.2."
         )
+    return valid_pct
 
 
 def divided(

@@ -98,10 +98,11 @@ def drop_broken(
     return sound, broken
 
 
-def check_on_error(on_error: OnError) -> None:
-    """The word is known."""
+def check_on_error(on_error: OnError) -> OnError:
+    """The word, if it is known."""
     if on_error not in ("raise", "skip"):
         raise DataError(f'on_error={on_error!r} is not known; give "raise" or "skip".')
+    return on_error
 
 
 def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:

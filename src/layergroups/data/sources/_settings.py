@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 from layergroups._checks import whole_number
@@ -46,93 +45,49 @@ class Options(TypedDict, total=False):
     balance: Balance
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments with their defaults; creating it checks them."""
+    """The arguments with their defaults, checked.
 
-    valid_pct: float = 0.2
-    seed: int = 42
-    size: int | Size = 224
-    batch_size: int = 64
-    bs: int | None = None
-    augment: bool | str | Augmentation | Transform = True
-    normalize: InputSpec | None = None
-    crop_pct: float = CROP_PCT
-    channels: int | None = None
-    num_workers: int | None = None
-    on_error: OnError = "raise"
-    cache: Cache = True
-    balance: Balance = False
+    Args:
+        options: those that were given.
+        way: the constructor that was called.
+    """
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any], way: Callable[..., Any]) -> Settings:
-        """From the given arguments; `way` is the constructor that was called."""
-        known = [field.name for field in fields(cls)]
+    def __init__(self, options: Options, way: Callable[..., Any] | None = None) -> None:
+        known = Options.__annotations__
         for name in options:
-            if name not in known:
+            if way is not None and name not in known:
                 raise unknown_option(way, name, known)
-        return cls(**options)
-
-    def __post_init__(self) -> None:
-        check_valid_pct(self.valid_pct)
-        check_batch_size(self.wanted)
-        _augmentation(self.augment)
-        check_on_error(self.on_error)
-        _check_channels_of_words(_augmentation(self.augment), self.n_channels)
-        self.transform  # noqa: B018 - its making checks size, statistics and crop
+        self.valid_pct = check_valid_pct(options.get("valid_pct", 0.2))
+        self.seed = options.get("seed", 42)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):  # may be negative
             raise DataError(f"seed={self.seed!r}: expected a whole number, such as 42.")
-        checked_workers(self.num_workers)
-
-    @property
-    def wanted(self) -> int:
-        """The requested batch size."""
-        return self.batch_size if self.bs is None else self.bs
-
-    @property
-    def transform(self) -> EvalTransform:
-        """The transform for validation and prediction."""
-        return EvalTransform(as_size(self.size), self._input(), self.crop_pct)
-
-    @property
-    def n_channels(self) -> int:
-        """Channels of the images."""
-        return self._input().channels
+        self.on_error = check_on_error(options.get("on_error", "raise"))
+        bs = options.get("bs")
+        self.batch_size = check_batch_size(options.get("batch_size", 64) if bs is None else bs)
+        self.num_workers = checked_workers(options.get("num_workers"))
+        spec = _input(options.get("normalize"), options.get("channels"))
+        self.n_channels = spec.channels
+        plain = EvalTransform(
+            as_size(options.get("size", 224)), spec, options.get("crop_pct", CROP_PCT)
+        )
+        self._fields = {
+            "size": plain.size,
+            "augment": _augmentation(options.get("augment", True), spec.channels),
+            "input": spec,
+            "input_is_default": options.get("normalize") is None,
+            "crop_pct": plain.crop_pct,
+            "seed": self.seed,
+            "on_error": self.on_error,
+            "cache": _cache(options.get("cache", True)),
+            "balance": options.get("balance", False),
+        }
 
     def loading(self, train: Samples) -> dict[str, Any]:
         """The fields of `ImageDataLoaders` for how images become batches."""
         workers = default_workers(train) if self.num_workers is None else self.num_workers
-        return {
-            "size": as_size(self.size),
-            "batch_size": min(self.wanted, len(train)),
-            "augment": _augmentation(self.augment),
-            "input": self._input(),
-            "input_is_default": self.normalize is None,
-            "crop_pct": self.crop_pct,
-            "seed": self.seed,
-            "num_workers": workers,
-            "on_error": self.on_error,
-            "cache": _cache(self.cache),
-            "balance": self.balance,
-        }
-
-    def _input(self) -> InputSpec:
-        """The statistics, for as many channels as the images have."""
-        if self.normalize is None:
-            return InputSpec().for_channels(
-                _channels(3 if self.channels is None else self.channels)
-            )
-        if not isinstance(self.normalize, InputSpec):
-            raise DataError(
-                f"normalize={self.normalize!r}: expected statistics, such as "
-                "InputSpec(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))."
-            )
-        if self.channels is not None and self.normalize.channels != _channels(self.channels):
-            raise DataError(
-                f"channels={self.channels}, but normalize= has statistics for "
-                f"{self.normalize.channels}: expected a mean and a std for each channel."
-            )
-        return self.normalize
+        batch_size = min(self.batch_size, len(train))
+        return self._fields | {"batch_size": batch_size, "num_workers": workers}
 
 
 def check_batch_size(batch_size: int) -> int:
@@ -140,32 +95,46 @@ def check_batch_size(batch_size: int) -> int:
     return whole_number("batch_size", batch_size, 1, 64, DataError)
 
 
-def _channels(channels: int) -> int:
-    return whole_number("channels", channels, 1, 3, DataError)
+def _input(normalize: InputSpec | None, channels: int | None) -> InputSpec:
+    """The statistics, for as many channels as the images have."""
+    if channels is not None:
+        whole_number("channels", channels, 1, 3, DataError)
+    if normalize is None:
+        return InputSpec().for_channels(channels or 3)
+    if not isinstance(normalize, InputSpec):
+        raise DataError(
+            f"normalize={normalize!r}: expected statistics, such as "
+            "InputSpec(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))."
+        )
+    if channels not in (None, normalize.channels):
+        raise DataError(
+            f"channels={channels}, but normalize= has statistics for {normalize.channels}: "
+            "expected a mean and a std for each channel."
+        )
+    return normalize
 
 
 def _augmentation(
-    augment: bool | str | Augmentation | Transform,
+    augment: bool | str | Augmentation | Transform, channels: int
 ) -> Augmentation | Transform | None:
     if isinstance(augment, str):
-        return Augmentation.named(augment)
+        augment = Augmentation.named(augment)
     if isinstance(augment, bool):
         return Augmentation() if augment else None
-    if not callable(augment) and not isinstance(augment, Augmentation):
+    if not isinstance(augment, Augmentation):
+        if callable(augment):
+            return augment
         raise DataError(
             f'augment={augment!r}: expected True, False, a name such as "trivial", '
             "Augmentation(...), or a function of a Pillow image."
         )
-    return augment
-
-
-def _check_channels_of_words(augment: Augmentation | Transform | None, channels: int) -> None:
-    if isinstance(augment, Augmentation) and channels != 3 and (augment.policy or augment.erase):
+    if channels != 3 and (augment.policy or augment.erase):
         raise DataError(
             f"augment={augment.policy or 'erase'!r} needs images of 3 channels, these have "
             f"{channels}: give augment=True, Augmentation(...) without policy and erase, or a "
             "function of an image."
         )
+    return augment
 
 
 def _cache(cache: Cache) -> DecodedCache | None:
