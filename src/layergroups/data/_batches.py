@@ -48,14 +48,7 @@ Balance = bool | Mapping[str, float] | Sequence[float]
 
 
 def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor | None:
-    """Each image's share of an epoch, float64 (N,), summing to 1; None for equal shares.
-
-    Args:
-        balance: False; True for all classes equally often; relative frequencies of the
-            classes, by name; or a weight for each training image.
-        photos: the training images.
-        vocab: names of the classes.
-    """
+    """Each image's share of an epoch, float64 (N,), summing to 1; None for equal shares."""
     if balance is False or balance is None:
         return None
     if balance is True or isinstance(balance, Mapping):
@@ -82,11 +75,6 @@ def weighted_order(weights: Tensor, labels: Sequence[Any] | None, seed: int) -> 
     Systematic sampling: a class with an expected count of k gets k images, within one, and each of
     its images comes equally often, within one. Sampling with replacement would draw some images
     five times and others never, by chance.
-
-    Args:
-        weights: the share of each, summing to 1.
-        labels: their classes, to share fairly within each; None if they have none.
-        seed: of the choice and the order.
     """
     generator = torch.Generator().manual_seed(seed)
     n = len(weights)
@@ -149,11 +137,7 @@ CPU = torch.device("cpu")
 def default_workers(photos: Samples) -> int:
     """The default number of processes that prepare batches.
 
-    None if a pass over the images spends less than two seconds on reading them, since workers must
-    first be started. With an accelerator, else one for each core but one, at most 8. Without,
-    training keeps all cores busy already, so there are workers only for images that are slow to
-    read (files of about 200 kB or more): one for every two cores, at most 8. Several training
-    processes on one machine divide its cores.
+    See `ImageDataLoaders.from_folder`. Several training processes on one machine divide its cores.
     """
     per_photo = _reading_seconds(photos)
     if per_photo * len(photos) < _WORTH_WORKERS:
@@ -191,7 +175,7 @@ def _reading_seconds(photos: Samples) -> float:
 
 
 class PhotoDataset(Dataset[Any]):
-    """Images as pixels, one at a time; an item is (position, seed of its variation or None)."""
+    """Images as pixels (height, width, channels) with targets, or as a broken image."""
 
     def __init__(
         self,
@@ -211,7 +195,6 @@ class PhotoDataset(Dataset[Any]):
         return len(self.photos)
 
     def __getitem__(self, item: Item) -> One | BrokenImage:
-        """Pixels (height, width, channels) and the target, or a broken image."""
         position, seed = item
         if self.photos.items is None and seed is None:
             return self._made(position, None)
@@ -233,12 +216,7 @@ class PhotoDataset(Dataset[Any]):
 
 
 def stack(items: Sequence[One | BrokenImage]) -> Raw:
-    """Items as one batch; or the first broken one.
-
-    Returns:
-        Pixels (N, height, width, channels), uint8, or float32 if some are; and int64 (N,) for
-        classes or float32 (N, C) for more.
-    """
+    """Items as one batch: pixels, uint8, or float32 if some are, and targets; or a broken item."""
     pixels, targets = [], []
     for item in items:
         if isinstance(item, BrokenImage):
@@ -255,11 +233,6 @@ class BatchMaker:
 
     The workers start with the first plan and are reused. Plans that run at the same time get their
     own workers. Workers send bytes; they are normalised here, on the device.
-
-    Args:
-        dataset: the images.
-        num_workers: processes that prepare batches; 0 for this one.
-        device: of the batches.
     """
 
     def __init__(self, dataset: PhotoDataset, num_workers: int, device: torch.device = CPU) -> None:
@@ -282,7 +255,7 @@ class BatchMaker:
             return
         if self._pool is None:
             self._pool = self._new_loader((), stay=True)
-        _plan_of(self._pool).batches = plan
+        self._pool.batch_sampler.batches = plan  # type: ignore[union-attr] # a _PlanSampler
         self._busy = True
         try:
             yield from map(self._finished, self._pool)
@@ -368,12 +341,6 @@ class _PlanSampler:
         return iter(self.batches)
 
 
-def _plan_of(loader: DataLoader[Any]) -> _PlanSampler:
-    sampler = loader.batch_sampler
-    assert isinstance(sampler, _PlanSampler)
-    return sampler
-
-
 class _Loader:
     def __init__(self, maker: BatchMaker, batch_size: int) -> None:
         self.maker = maker
@@ -412,12 +379,7 @@ class EvalLoader(_Loader):
     """All images in their order, any number of times.
 
     Iterating yields (x, y): float32 (N, channels, height, width), normalised, and the targets; or x
-    alone if the images have no labels.
-
-    Args:
-        maker: makes the batches.
-        batch_size: images in a batch; the last one may have fewer.
-        seed_of: gives the seed of each image's augmentation; None for no augmentation.
+    alone if the images have no labels. `seed_of` gives the seed of an image's augmentation.
     """
 
     def __init__(
@@ -459,15 +421,8 @@ class TrainLoader(_Loader):
     Iterating runs the epoch `epoch` and increases that number by one, so a plain loop gets new
     batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
     `EvalLoader`. The last batch is smaller where the images do not fill it, and is left out if
-    it would hold a single image, for which batch norm has no statistics.
-
-    Args:
-        maker: makes the batches.
-        batch_size: images in a batch.
-        seed: with the epoch it determines order and augmentation.
-        weights: each image's share of an epoch, float64 (N,), summing to 1; an epoch has as many
-            images as the dataset, some repeatedly, augmented differently, and others not at all.
-            None: each once.
+    it would hold a single image, for which batch norm has no statistics. With `weights`, shares of
+    the images, an epoch has as many images as the dataset, some of them repeatedly.
     """
 
     def __init__(
@@ -508,8 +463,8 @@ class TrainLoader(_Loader):
         for number in range(len(self)):
             items: list[Item] = []
             for i in order[number * self.batch_size : (number + 1) * self.batch_size].tolist():
-                again = (times[i],) if times[i] else ()
-                items.append((i, view_seed(self.seed, epoch, i, *again) if augmented else None))
+                repeat = (times[i],) if times[i] else ()
+                items.append((i, derived_seed(self.seed, epoch, i, *repeat) if augmented else None))
                 times[i] += 1
             yield items
 
@@ -522,8 +477,3 @@ class TrainLoader(_Loader):
         if self.weights is not None:
             return weighted_order(self.weights, self.photos.labels, seed)
         return torch.randperm(self.n_items, generator=torch.Generator().manual_seed(seed))
-
-
-def view_seed(seed: int, epoch: int, position: int, *again: int) -> int:
-    """The seed of an image's augmentation in an epoch; `again` counts repeats in the epoch."""
-    return derived_seed(seed, epoch, position, *again)

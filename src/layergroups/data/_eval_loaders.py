@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from layergroups._random import derived_seed
 from layergroups.data._batches import (
     CPU,
     BatchMaker,
@@ -17,7 +18,6 @@ from layergroups.data._batches import (
     PhotoDataset,
     checked_workers,
     default_workers,
-    view_seed,
 )
 from layergroups.data._samples import Opener, Samples
 from layergroups.data._source import Batches, DataSource
@@ -205,6 +205,6 @@ def varied_views(
     maker = BatchMaker(dataset, batches.maker.num_workers, batches.maker.device)
 
     def view(number: int) -> EvalLoader:
-        return EvalLoader(maker, batches.batch_size, lambda i: view_seed(seed, number, i))
+        return EvalLoader(maker, batches.batch_size, lambda i: derived_seed(seed, number, i))
 
     return [view(number) for number in range(n)]

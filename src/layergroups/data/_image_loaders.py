@@ -18,7 +18,7 @@ import torch
 
 from layergroups._checks import whole_number
 from layergroups._fingerprint import stable_text
-from layergroups._formatting import first_few
+from layergroups._formatting import count, first_few
 from layergroups._random import derived_seed
 from layergroups._suggestions import SuggestsNames
 from layergroups.data._batches import (
@@ -30,12 +30,11 @@ from layergroups.data._batches import (
     PhotoDataset,
     TrainLoader,
     photo_weights,
-    view_seed,
 )
 from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import loader_of, varied_views
 from layergroups.data._samples import Samples, Split, folds_of, joined
-from layergroups.data._source import DataFacts, DataSource
+from layergroups.data._source import DataFacts, DataSource, few
 from layergroups.data.image import (
     CROP_PCT,
     Augmentation,
@@ -92,14 +91,10 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         input: the statistics and the interpolation in use.
         input_is_default: whether the library chose them (ImageNet's, or those of the weights that
             `bind` was given) and not the user.
-        crop_pct: share of the resized image's side that validation and prediction keep.
-        seed: decides split, order and augmentation.
-        num_workers: processes that prepare batches; 0 for none but the main one.
-        on_error: "raise" or "skip", what `test_dl` does with broken images.
-        cache: stores decoded pixels; None decodes the images each time.
         broken: images left out because they cannot be read, where `on_error` is "skip".
-        balance: how often training images come, see `from_folder`.
         device: where the batches are, see `to`.
+
+    The others are options of `from_folder`.
     """
 
     train_images: Samples
@@ -211,12 +206,10 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 `valid_pct` of each class.
             task: what the labels are.
             vocab: names of the classes, labels or numbers in the order of the network's outputs.
-            **options: the other arguments of `from_folder`: size, batch_size, augment, valid_pct,
-                seed, channels, num_workers, on_error, cache, normalize, crop_pct.
+            **options: the options of `from_folder`, as in all of these constructors.
 
         Raises:
-            DataError: lists or arguments are not as expected.
-            BrokenImagesError: as for `from_folder`.
+            DataError, BrokenImagesError: as for `from_folder`, in all of these constructors.
         """
         settings = Settings(options, cls.from_lists)
         found = read_lists(files, labels, settings, is_valid=is_valid, task=task, vocab=vocab)
@@ -254,13 +247,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 "valid" or "train"); else `valid_pct` of them are, chosen by the seed.
             suff: what is added to each file name, such as ".jpg".
             header: whether the first line of a CSV file names the columns.
-            task: "multiclass", "multilabel" or "regression", what the labels are.
-            vocab: names in the order of the network's outputs, instead of those in the table.
-            **options: the other arguments of `from_folder`.
-
-        Raises:
-            DataError: table or arguments are not as expected.
-            BrokenImagesError: as for `from_folder`.
+            task: as for `from_lists`.
+            vocab: as for `from_lists`.
+            **options: the options of `from_folder`.
         """
         settings = Settings(options, cls.from_table)
         if folder is None:
@@ -313,17 +302,13 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             task: as for `from_lists`.
             vocab: names of classes or labels; None for those that the dataset knows (`classes`, or
                 the features of Hugging Face), or the labels themselves.
-            **options: the other arguments of `from_folder`; `cache` does nothing.
-
-        Raises:
-            DataError: datasets, items or arguments are not as expected.
-            BrokenImagesError: as for `from_folder`.
+            **options: the options of `from_folder`; `cache` does nothing.
         """
         settings = Settings(options, cls.from_dataset)
-        where: dict[str, Any] = {"image": image, "label": label}
-        return cls._of(
-            read_datasets(train, valid, settings, **where, task=task, vocab=vocab), settings
+        found = read_datasets(
+            train, valid, settings, image=image, label=label, task=task, vocab=vocab
         )
+        return cls._of(found, settings)
 
     @classmethod
     def from_pattern(
@@ -346,11 +331,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             is_valid: as for `from_lists`.
             task: as for `from_lists`; classes by default.
             vocab: as for `from_lists`.
-            **options: the other arguments of `from_folder`.
-
-        Raises:
-            DataError: names do not fit the pattern, or arguments are not as expected.
-            BrokenImagesError: as for `from_folder`.
+            **options: the options of `from_folder`.
         """
         settings = Settings(options, cls.from_pattern)
         paths = find_files(files, settings.n_channels)
@@ -391,18 +372,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         if self.augment is None:
             return self.train_eval
         return EvalLoader(
-            self._train_maker, self.batch_size, lambda i: view_seed(self.seed, epoch, i)
+            self._train_maker, self.batch_size, lambda i: derived_seed(self.seed, epoch, i)
         )
 
     def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[EvalLoader]:
-        """The images of some batches n times in their order, each time augmented differently.
-
-        Raises:
-            TrainingError: they are not images, or the data have no augmentation.
-        """
         if not isinstance(batches, EvalLoader):
-            super().tta_views(batches, n)
-            raise AssertionError
+            return super().tta_views(batches, n)  # type: ignore[return-value] # it raises
         if self.augment is None:
             raise TrainingError(
                 "The data have no augmentation, so all views would be the same. Give them one: "
@@ -411,7 +386,6 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return varied_views(batches, self.augment, self.seed, n)
 
     def test_batches(self, items: Any) -> EvalLoader:
-        """As `test_dl`, without labels."""
         return self.test_dl(items)
 
     def test_dl(
@@ -450,13 +424,18 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         Args:
             n: how many folds.
             seed: decides the folds; None for that of these data.
-
-        Raises:
-            DataError: n is below 2, or above the number of images.
         """
         photos = joined(self.train_images, self.valid_images)
         parts = folds_of(photos, n, self.seed if seed is None else seed)
-        return (self._with_photos(photos.take(train), photos.take(valid)) for train, valid in parts)
+        return (
+            replace(
+                self,
+                train_images=photos.take(train),
+                valid_images=photos.take(valid),
+                batch_size=min(self.batch_size, len(train)),
+            )
+            for train, valid in parts
+        )
 
     def load(self, source: ImageSource) -> torch.Tensor:
         """One image as the network takes it: float32 (channels, height, width), normalised."""
@@ -481,9 +460,6 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             n: how many images.
             valid: of the validation images, instead of those of the next training epoch.
             unique: one image in n variations, to see the augmentation.
-
-        Raises:
-            DataError: n is below 1, or the file cannot be written.
         """
         whole_number("n", n, 1, 9, DataError)
         items = self._shown_items(n, valid, unique)
@@ -534,29 +510,23 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @property
     def augmented(self) -> bool:
-        """Whether training images are augmented."""
         return self.augment is not None
 
     @property
     def sampling_weights(self) -> torch.Tensor | None:
-        """Each training image's share of an epoch, see `balance`; None for equal shares."""
         return self.train.weights
 
     def targets(self) -> torch.Tensor:
-        """Targets of the training images, in their order; no image is opened."""
         return self.train_images.targets()
 
     @property
     def resizable(self) -> bool:
-        """Always true: images can be resized."""
         return True
 
     def resized(self, size: Size) -> TrainLoader:
-        """The training batches at another size of the images, in pixels."""
         return replace(self, size=size).train
 
     def fingerprint(self) -> str:
-        """Everything that the batches depend on, as text: settings and files."""
         settings = (self.size, self.input, self.augment, self.crop_pct, self.seed)
         return stable_text((*settings, self._names_checksum))
 
@@ -565,9 +535,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         """Checksum of the last two parts of each path, so that the folder may be moved."""
         found = 0
         for file in (*self.train_images.files, *self.valid_images.files):
-            found = zlib.crc32(
-                "/".join(Path(file).parts[-2:]).encode(errors="surrogateescape"), found
-            )
+            found = zlib.crc32(os.fsencode("/".join(Path(file).parts[-2:])), found)
         return found
 
     def file_stamps(self) -> str:
@@ -580,14 +548,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return str(found)
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
-        """The facts that reports show; see `summary`."""
         general = super().facts().facts
         parts = (self.train_images, self.valid_images)
         summary = self.summary() if read_files else None
         return image_facts(*parts, self.vocab, self.augment, self.broken, general, summary)
 
     def transform_config(self) -> dict[str, Any]:
-        """The transform of validation and prediction as JSON-ready values."""
         return self.transform.to_config()
 
     @cached_property
@@ -597,17 +563,12 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     @property
     def task(self) -> Task:
-        """The task: "multiclass", "multilabel" or "regression"."""
         return self.train_images.task
 
     @property
     def channels(self) -> int:
         """Channels of the images: 3 for RGB, 1 for grey."""
         return self.input.channels
-
-    def _with_photos(self, train: Samples, valid: Samples) -> ImageDataLoaders:
-        size = min(self.batch_size, len(train))
-        return replace(self, train_images=train, valid_images=valid, batch_size=size)
 
     @cached_property
     def _train_maker(self) -> BatchMaker:
@@ -618,17 +579,16 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def __repr__(self) -> str:
         spec, kind, counts = self.input, self.task.many, self._counts()
         channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
-        return "\n".join(
-            [
-                f"ImageDataLoaders: {len(self.train_images)} training and "
-                f"{len(self.valid_images)} validation images of {self.c} {kind}",
-                f"  {kind} (train + valid): {counts}",
-                f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
-                f"in batches of {self.batch_size}, {_workers(self.num_workers)}",
-                f"  training images: {'not augmented' if self.augment is None else self.augment}",
-                f"  statistics: mean {_numbers(spec.mean)}, std {_numbers(spec.std)}, "
-                f"{spec.interpolation} ({spec.source})",
-            ]
+        workers = count(self.num_workers, "worker") if self.num_workers else "no workers"
+        return (
+            f"ImageDataLoaders: {len(self.train_images)} training and "
+            f"{len(self.valid_images)} validation images of {self.c} {kind}\n"
+            f"  {kind} (train + valid): {counts}\n"
+            f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
+            f"in batches of {self.batch_size}, {workers}\n"
+            f"  training images: {'not augmented' if self.augment is None else self.augment}\n"
+            f"  statistics: mean ({few(spec.mean)}), std ({few(spec.std)}), "
+            f"{spec.interpolation} ({spec.source})"
         )
 
     def _counts(self) -> str:
@@ -637,11 +597,3 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         train, valid = (p.counts(self.c) for p in (self.train_images, self.valid_images))
         each = (f"{name} {t} + {v}" for name, t, v in zip(self.vocab, train, valid, strict=True))
         return first_few(each, _CLASSES_SHOWN)
-
-
-def _workers(n: int) -> str:
-    return f"{n} worker{'s' if n > 1 else ''}" if n else "no workers"
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{value:.3g}" for value in values) + ")"

@@ -259,7 +259,7 @@ class DataSource:
             "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
             "batch size": str(self.batch_size or ""),
             "augmentation": "" if self.augmented else "none",
-            "statistics": "" if spec is None else f"mean {_few(spec.mean)}, std {_few(spec.std)}",
+            "statistics": "" if spec is None else f"mean {few(spec.mean)}, std {few(spec.std)}",
             "interpolation": "" if spec is None else spec.interpolation,
         }
         return DataFacts(
@@ -285,7 +285,8 @@ class DataSource:
         return type(self.given).__name__
 
 
-def _few(values: Sequence[float]) -> str:
+def few(values: Sequence[float]) -> str:
+    """Statistics of channels, as text."""
     return ", ".join(f"{value:.3g}" for value in values)
 
 
