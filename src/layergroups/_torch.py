@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -91,8 +91,8 @@ def is_persistent(module: nn.Module, buffer: str) -> bool:
     return buffer not in module._non_persistent_buffers_set
 
 
-def forward_hooks(module: nn.Module) -> Mapping[int, Any]:
-    """The forward hooks of a module by their id."""
+def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:
+    """The forward hooks of a module by their id; the mapping is the module's own."""
     return module._forward_hooks
 
 

@@ -414,3 +414,141 @@ def test_a_norm_is_recognised_by_its_tensors(norm: nn.Module) -> None:
 )  # fmt: skip
 def test_modules_that_are_not_norms(module: nn.Module) -> None:
     assert not is_norm(module)
+
+
+# -- what the user lets train, and what moves by itself ------------------------------------------
+
+
+def train_a_step(model: nn.Module, groups: LayerGroups) -> None:
+    optimizer = AdamW(groups.param_groups(lr=0.1, weight_decay=0.5))
+    groups.attach(optimizer)
+    model.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(image()).square().sum().backward()
+        optimizer.step()
+
+
+def test_parameters_of_frozen_groups_that_the_user_lets_train_are_in_the_table(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, groups = make()
+    groups.freeze()
+    layer = model.layer1[0].main[0]
+    layer.requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    train_a_step(model, groups)
+    moved = {n for n, v in model.state_dict().items() if not v.equal(before[n])}
+    rows = groups.rows()
+    frozen = [name for row, group in zip(rows, groups, strict=True) if row.frozen
+              for name, _ in group.named_parameters()]  # fmt: skip
+    assert groups.frozen == (False, True, False)
+    assert groups.inactive == (1,)
+    assert rows[0].freed == rows[0].trainable == sum(p.numel() for p in layer.parameters())
+    assert not moved.intersection(frozen)
+    assert all(n.startswith(("layer1.0.main.0", "fc")) for n in moved)  # and no other statistics
+    assert [r.message for r in caplog.records if "requires_grad" in r.message][1:] == []
+    assert "layer1.0.main.0" in caplog.text
+
+
+def test_a_whole_model_that_the_user_lets_train_trains_and_freezes_again() -> None:
+    model, groups = make()
+    groups.freeze()
+    model.requires_grad_(True)
+    train_a_step(model, groups)
+    assert groups.frozen == (False, False, False)
+    assert all(m.training for m in model.modules())
+    with groups.freeze("late"):
+        assert groups.frozen == (False, True, False)
+    assert groups.frozen == (False, False, False)
+    assert all(p.requires_grad for p in model.parameters())
+    groups.freeze()
+    assert groups.frozen == (True, True, False)
+    assert [p.requires_grad for p in model.parameters()].count(True) == 2
+
+
+@pytest.mark.parametrize("change", ["surgery", "cast", "rates", "a copy", "saved"])
+def test_what_the_user_lets_train_trains_after_a_change(change: str) -> None:
+    model, groups = make()
+    groups.freeze()
+    model.stem[0].weight.requires_grad_(True)
+    match change:
+        case "surgery":
+            model.layer1.append(nn.Conv2d(4, 4, 1))
+        case "cast":
+            torch.__future__.set_overwrite_module_params_on_conversion(True)
+            model.double()
+            torch.__future__.set_overwrite_module_params_on_conversion(False)
+        case "rates":
+            groups.set_rates({"head": 0.0})
+        case "a copy":
+            groups = copy.deepcopy(groups)
+        case "saved":
+            state = groups.state_dict()
+            groups.unfreeze()
+            groups.load_state_dict(state)
+    groups.sync()
+    assert groups.frozen == (False, True, False)
+    trains = [n for n, p in groups.model.named_parameters() if p.requires_grad]
+    assert [n for n in trains if not n.startswith("fc")] == ["stem.0.weight"]
+    groups.model.stem[0].weight.requires_grad_(False)
+    assert groups.frozen == (True, True, False)
+
+
+class Words(nn.Module):
+    """An embedding that shortens its rows as it reads them, and a classifier."""
+
+    def __init__(self, kind: type[nn.Embedding] | type[nn.EmbeddingBag]) -> None:
+        super().__init__()
+        self.words, self.fc = kind(20, 8, max_norm=0.5), nn.Linear(8, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        read = self.words(tokens)
+        return self.fc(read.mean(1) if read.ndim == 3 else read)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_frozen_embedding_with_a_maximal_norm_does_not_move(
+    kind: type[nn.Embedding] | type[nn.EmbeddingBag],
+) -> None:
+    tokens, model = torch.randint(0, 20, (4, 5)), Words(kind)
+    free, before = copy.deepcopy(model), model.words.weight.clone()
+    groups = LayerGroups(model, ["fc"], example_input=tokens)
+    groups.freeze()
+    model.train()
+    assert torch.equal(model(tokens), free(tokens))
+    assert torch.equal(model.words.weight, before)
+    assert not torch.equal(free.words.weight, before)
+    groups.unfreeze()
+    model(tokens)
+    assert torch.equal(model.words.weight, free.words.weight)
+
+
+class Observer(nn.Module):
+    """Counts in eval mode too, as observers of quantization do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("largest", torch.zeros(()))
+        self.register_buffer("nothing", torch.tensor(float("nan")))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        self.largest.copy_(torch.maximum(self.largest, y.detach().abs().max()))
+        return y
+
+
+def test_buffers_that_move_in_frozen_layers_are_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = nn.Sequential(Observer(), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    groups = LayerGroups(model, ["2"], example_input=torch.ones(4, 8))
+    groups.freeze()
+    model.train()
+    for i in range(1, 5):
+        model(i * torch.ones(4, 8))
+    (line,) = [r.message for r in caplog.records if "buffer" in r.message]
+    assert "0.largest" in line
+    assert "nothing" not in line
+    assert "1." not in line

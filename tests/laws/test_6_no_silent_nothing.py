@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from layergroups import LayerGroups
+from layergroups import LayerGroups, decay
 from layergroups.errors import GroupingError
 from tests.laws.models import TinyResNet, image
 
@@ -39,6 +39,14 @@ def test_a_rule_that_matches_nothing(split: object, message: str) -> None:
         ({"tail": 1e-3}, "no layer group is called"),
         (slice(0, 1e-3), "both must be > 0"),
         (-1.0, "give one >= 0"),
+        (float("nan"), "give one >= 0"),
+        ([1e-3, float("inf"), 1e-3], "give one >= 0"),
+        (True, "not a number"),
+        ([True, 1e-3, 1e-3], "not a number"),
+        ({"head": True}, "not a number"),
+        (slice(1e-4, True), "not a number"),
+        (decay(True), "not a number"),
+        (["1e-3", 1e-3, 1e-3], "not a number"),
         ("fast", "of type str"),
     ],
 )

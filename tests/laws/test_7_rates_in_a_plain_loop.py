@@ -76,6 +76,14 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "one cycle": lambda o: schedulers.OneCycleLR(
         o, [g["lr"] * 10 for g in o.param_groups], total_steps=10
     ),
+    "lambda": lambda o: schedulers.LambdaLR(o, lambda epoch: 0.9**epoch),
+    "warm restarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 3),
+    "cyclic": lambda o: schedulers.CyclicLR(
+        o, [g["lr"] for g in o.param_groups], [g["lr"] * 10 for g in o.param_groups], 2
+    ),
+    "sequence": lambda o: schedulers.SequentialLR(
+        o, [schedulers.LinearLR(o, 0.1, total_iters=2), schedulers.LambdaLR(o, lambda e: 0.8)], [2]
+    ),
 }
 
 
@@ -98,6 +106,20 @@ def test_a_scheduler_of_torch_continues_from_the_new_rates(kind: str) -> None:
         runs.append(in_use(optimizer))
     assert runs[0] == pytest.approx(runs[2])
     assert runs[1] == pytest.approx(runs[3])
+
+
+def test_attached_to_a_scheduler_that_has_begun_it_has_the_rates_of_the_table() -> None:
+    _, groups, _ = make()
+    late = SGD(groups.param_groups())
+    scheduler = schedulers.LambdaLR(late, lambda epoch: 0.5**epoch)
+    late.step()
+    scheduler.step()
+    groups.set_rates(0.4)
+    groups.attach(late)
+    assert in_use(late) == (0.2, 0.2, 0.2)
+    late.step()
+    scheduler.step()
+    assert in_use(late) == (0.1, 0.1, 0.1)
 
 
 def test_a_rate_of_0_and_back_has_the_multiplier_of_the_scheduler() -> None:

@@ -9,21 +9,29 @@ copy of a frozen model: `copy.requires_grad_(True).train()`.
 Limits. A layer or parameter that several groups run belongs to the first of them. A container with
 layers of frozen and other groups trains: functional dropout in its own `forward`, or a buffer that
 it owns, is not frozen. A layer that draws without reading its mode, such as
-`nn.FractionalMaxPool2d`, also draws when frozen.
+`nn.FractionalMaxPool2d`, also draws when frozen. A layer that writes its own tensors in eval mode
+too (observers of quantization, membranes of spiking networks) moves; for buffers a line says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakMethod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from layergroups._paths import parent
-from layergroups._torch import NormBase, drop_compiled_graphs, forward_hooks, forward_pre_hooks
+from layergroups._torch import (
+    NormBase,
+    drop_compiled_graphs,
+    forward_hooks,
+    forward_pre_hooks,
+    own_buffers,
+)
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 from layergroups.groups._surgery import ModelSnapshot
@@ -99,6 +107,53 @@ class StayInEval:
                 module.training = False
 
 
+class RestoreRows:
+    """Takes back what a frozen embedding with `max_norm` writes into its weight; before and after.
+
+    Its output is the same, as torch shortens the rows that are read, and no others, at each read.
+    """
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], *output: Any) -> None:
+        """Save the rows that are read, or restore them if there is an output."""
+        rows, weight = args[0] if args else slice(None), module.weight
+        assert isinstance(weight, Tensor)
+        with torch.no_grad():
+            if not output:
+                self._saved = weight[rows].clone()
+            elif not weight.requires_grad:
+                weight[rows] = self._saved
+
+
+class MovingBuffers:
+    """Finds buffers of frozen modules that change when the model runs, by comparing two runs."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = list(modules)
+        self._before: list[dict[str, Tensor]] | None = None
+
+    def found(self) -> list[tuple[nn.Module, str]]:
+        """The modules and names at the second call, which is the last that looks."""
+        now = [own_buffers(module) for module in self._modules]
+        if self._before is None:
+            self._before = [{k: b.clone() for k, b in own.items() if b is not None} for own in now]
+            return []
+        pairs = [
+            (module, key)
+            for module, own, before in zip(self._modules, now, self._before, strict=True)
+            for key, old in before.items() if not _same(old, own.get(key))
+        ]  # fmt: skip
+        self._modules, self._before = [], []
+        return pairs
+
+
+def _same(old: Tensor, new: Tensor | None) -> bool:
+    if new is None or old.is_meta or (old.shape, old.device) != (new.shape, new.device):
+        return True
+    if old.element_size() == 1:  # torch compares no 8-bit floats
+        return torch.equal(old.view(torch.uint8), new.view(torch.uint8))
+    return torch.allclose(old, new, rtol=0, atol=0, equal_nan=True)
+
+
 class BeforeForward:
     """On the root: calls layer groups before the model runs in training mode.
 
@@ -123,6 +178,9 @@ class BeforeForward:
         return BeforeForward, ()
 
 
+_OURS = (StayInEval, RestoreRows, BeforeForward)
+
+
 def call_before_forward(model: nn.Module, method: Callable[[nn.Module], None]) -> None:
     """Call a method before the model runs in training mode, instead of that of other groups."""
     for key, hook in list(forward_pre_hooks(model).items()):
@@ -134,18 +192,19 @@ def call_before_forward(model: nn.Module, method: Callable[[nn.Module], None]) -
 def has_foreign_hooks(module: nn.Module) -> bool:
     """Whether a module has forward hooks that are not of layer groups."""
     hooks = (*forward_hooks(module).values(), *forward_pre_hooks(module).values())
-    return not all(isinstance(hook, (StayInEval, BeforeForward)) for hook in hooks)
+    return not all(isinstance(hook, _OURS) for hook in hooks)
 
 
 def remove_hooks(model: nn.Module) -> dict[nn.Module, Mode]:
     """Remove all hooks of layer groups; returns the modules that they held in eval mode."""
     held: dict[nn.Module, Mode] = {}
     for module in model.modules():
-        for key, hook in list(forward_pre_hooks(module).items()):
+        for hook in forward_pre_hooks(module).values():
             if isinstance(hook, StayInEval):
                 held.update(zip((m for m, _ in hook.modules), hook.modes, strict=True))
-            if isinstance(hook, (StayInEval, BeforeForward)):
-                del forward_pre_hooks(module)[key]
+        for hooks in (forward_pre_hooks(module), forward_hooks(module)):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, _OURS)]:
+                del hooks[key]
     return held
 
 
@@ -201,6 +260,10 @@ def keep_in_eval(
             module.register_forward_pre_hook(hook, prepend=True)
     for module in held:
         module.training = False
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+            rows = RestoreRows()
+            module.register_forward_pre_hook(rows)
+            module.register_forward_hook(rows, prepend=True)
 
 
 def _nearest_frozen(model: nn.Module) -> dict[nn.Module, nn.Parameter | None]:

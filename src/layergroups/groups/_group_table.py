@@ -24,7 +24,8 @@ class GroupRow:
         parameters: number of elements in its parameters.
         trainable: of these, how many train.
         by_user: of these, how many the user froze by `requires_grad_(False)`.
-        frozen: whether the group is frozen.
+        freed: of these, how many train in a frozen group, because the user let them.
+        frozen: whether the group is frozen, and nothing in it was freed.
         rate: its base learning rate.
         reason: why it begins where it does.
     """
@@ -39,10 +40,13 @@ class GroupRow:
     frozen: bool
     rate: float
     reason: str
+    freed: int = 0
 
     def __repr__(self) -> str:
         state = "frozen" if self.frozen else f"trains at {self.rate:g}"
         by_user = f", {self.by_user:,d} frozen by the user" if self.by_user else ""
+        if self.freed:
+            state = f"frozen but for {self.freed:,d} that the user lets train at {self.rate:g}"
         return (
             f"LayerGroup({self.index}, {self.name!r}, {self.parameters:,d} parameters, "
             f"{state}{by_user})"
@@ -69,6 +73,9 @@ def group_cells(row: GroupRow) -> tuple[str, ...]:
 
 
 def _trainable(row: GroupRow) -> str:
+    if row.freed:
+        rest = " (rest frozen)" if row.trainable < row.parameters else ""
+        return f"{row.trainable:,d}{rest}"
     if row.by_user and not row.frozen:
         return f"{row.trainable:,d} (rest by user)" if row.trainable else "frozen by user"
     return f"{row.trainable:,d}" if row.trainable else "frozen" if row.frozen else "0"

@@ -14,11 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few, plain_text
+from layergroups._paths import join, parent
 from layergroups._torch import is_sharded, tree_map_only, unwrap
 from layergroups.anatomy import Anatomy, Block, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups._explain import Explanation, explain
 from layergroups.groups._freezing import (
+    MovingBuffers,
     UserFrozen,
     call_before_forward,
     differentiable,
@@ -141,14 +143,14 @@ class Freezing:
         frozen: which of them were frozen.
         norms_train: whether norm layers of frozen groups trained.
         by_user: parameters that the user had frozen.
-        freed: parameters of frozen groups that the user unfroze by `requires_grad_(True)`.
+        freed: parameters of frozen groups that the user lets train by `requires_grad_(True)`.
     """
 
     groups: LayerGroups
     frozen: tuple[bool, ...]
     norms_train: bool
     by_user: UserFrozen = field(repr=False)
-    freed: tuple[nn.Parameter, ...] = field(default=(), repr=False)
+    freed: frozenset[nn.Parameter] = field(repr=False)
 
     def __enter__(self) -> LayerGroups:
         return self.groups
@@ -169,9 +171,10 @@ class LayerGroups:
     calls too, updates groups, freezing and attached optimizers.
 
     The constructor does not change the model. Parameters with `requires_grad=False` stay frozen by
-    the user until `unfreeze`. Groups that other layer groups of the model, or of the model it is a
-    copy of, had frozen completely are frozen here too; hooks of those other layer groups stay until
-    the first call that freezes or unfreezes here.
+    the user until `unfreeze`; those of a frozen group that the user sets to `requires_grad_(True)`
+    train until the group is frozen again, and the group does not count as frozen. Groups that other
+    layer groups of the model, or of the model it is a copy of, had frozen completely are frozen
+    here too; hooks of those other layer groups stay until the first call that freezes or unfreezes.
 
     Args:
         model: any module.
@@ -209,6 +212,9 @@ class LayerGroups:
         self._remember(take_snapshot(self.model))
         self._anatomy_is_old = False
         self._by_user, self._norms_train = UserFrozen(), False
+        self._watched: list[nn.Parameter] = []  # of frozen groups; none should require a gradient
+        self._freed: frozenset[nn.Parameter] = frozenset()
+        self._buffers = MovingBuffers(())
         self._frozen = self._find_frozen()
         self._report_unused()
 
@@ -240,8 +246,9 @@ class LayerGroups:
 
     @property
     def frozen(self) -> tuple[bool, ...]:
-        """Which groups are frozen."""
-        return tuple(self._frozen)
+        """Which groups are frozen, so that nothing in them trains (but norms, if they should)."""
+        freed = self._freed_groups()
+        return tuple(flag and i not in freed for i, flag in enumerate(self._frozen))
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -259,7 +266,7 @@ class LayerGroups:
 
     def rows(self) -> list[GroupRow]:
         """The rows of the table, one for each group."""
-        blocks, layers = self._blocks(), self._layers()
+        blocks, layers, frozen = self._blocks(), self._layers(), self.frozen
         return [
             GroupRow(
                 index=i,
@@ -269,7 +276,8 @@ class LayerGroups:
                 parameters=sum(p.numel() for _, p in named),
                 trainable=sum(p.numel() for _, p in named if p.requires_grad),
                 by_user=sum(p.numel() for _, p in named if p in self._by_user),
-                frozen=self._frozen[i],
+                freed=sum(p.numel() for _, p in named if p in self._freed),
+                frozen=frozen[i],
                 rate=self._rates[i],
                 reason=self.partition.parts[i].reason,
             )
@@ -385,12 +393,14 @@ class LayerGroups:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
-        trainable = (p for p, may in self._trainable(self.inactive) if may)
+        trainable = (p for p, may in self._trainable(self._off()) if may)
         self._by_user = self._by_user.updated(trainable, adapted=self._snapshot.adapted)
-        freed = tuple(p for p, may in self._trainable(self.inactive) if p.requires_grad and not may)
-        before = Freezing(self, self.frozen, self._norms_train, self._by_user, freed)
+        state = tuple(self._frozen), self._norms_train, self._by_user, self._freed
+        before = Freezing(self, *state)
         for i, flag in flags.items():
             self._frozen[i] = flag
+        frozen = {p for i, flag in flags.items() if flag for _, p in self._members()[i][1]}
+        self._freed -= frozen
         if norm is not None:
             self._norms_train = norm == "train"
         if free:
@@ -402,14 +412,17 @@ class LayerGroups:
         self.sync()
         self._frozen, self._norms_train = list(before.frozen), before.norms_train
         self._by_user = before.by_user.among(self._snapshot.names)
+        self._freed = before.freed
         self._apply_freezing()
-        for parameter in before.freed:
-            if parameter in self._snapshot.names:
-                parameter.requires_grad_(True)
 
     @property
     def inactive(self) -> tuple[int, ...]:
         """Indices of the groups that do not train: frozen, or with a rate of 0."""
+        freed = self._freed_groups()
+        return tuple(i for i in self._off() if i not in freed)
+
+    def _off(self) -> tuple[int, ...]:
+        """The same, whether or not the user lets some of their parameters train."""
         return tuple(i for i in range(len(self)) if self._frozen[i] or self._rates[i] == 0)
 
     @property
@@ -420,25 +433,43 @@ class LayerGroups:
     def inactive_modules(self, which: Collection[int]) -> list[nn.Module]:
         """Modules in which nothing changes if these groups are inactive, outer ones first."""
         self.sync()
-        return frozen_modules(self.model, ModuleTree(self.partition.group_of), which)
+        return self._frozen_modules(which)
+
+    def _frozen_modules(self, which: Collection[int]) -> list[nn.Module]:
+        modules = frozen_modules(self.model, ModuleTree(self.partition.group_of), which)
+        if not self._freed:
+            return modules
+        freed: set[nn.Module] = set()
+        around: dict[str, set[nn.Parameter]] = {}
+        for path, module in self.model.named_modules():
+            own = {*module.parameters()}
+            around[path] = own or around.get(parent(path), own)
+            if own & self._freed or (not own and around[path] <= self._freed):
+                freed.add(module)
+        return [module for module in modules if module not in freed]
 
     def _apply_freezing(self) -> None:
+        active = self._active(self._snapshot, self._off())
+        self._watched = [p for p in self._snapshot.names if p not in active and differentiable(p)]
+        self._freed = self._freed.intersection(self._watched)
         turned_off = []
-        for parameter, may_train in self._trainable(self.inactive):
+        for parameter, may_train in self._trainable(self._off()):
             parameter.requires_grad = may_train
             if not may_train:
                 parameter.grad = None
                 if parameter not in self._by_user:
                     turned_off.append(parameter)
-        frozen = frozen_modules(self.model, ModuleTree(self.partition.group_of), self.inactive)
+        frozen = self._frozen_modules(self._off())
         keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
+        self._buffers = MovingBuffers(m for m in frozen if not (self._norms_train and is_norm(m)))
         call_before_forward(self.model, self._before_forward)
 
     def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
         """Every parameter, and whether it may train while these groups are inactive."""
         active = self._active(self._snapshot, inactive)
         for p in self._snapshot.names:
-            yield p, p in active and differentiable(p) and p not in self._by_user
+            may = (p in active and p not in self._by_user) or p in self._freed
+            yield p, may and differentiable(p)
 
     def _active(self, snapshot: ModelSnapshot, inactive: Collection[int]) -> set[nn.Parameter]:
         """The parameters outside inactive groups, and those of norms that train in them."""
@@ -448,7 +479,28 @@ class LayerGroups:
             or (self._norms_train and is_norm(snapshot.owners[name]))
         }  # fmt: skip
 
-    # -- frozen by the user ----------------------------------------------------------------------
+    # -- frozen, or let train, by the user -------------------------------------------------------
+
+    def _freed_groups(self) -> set[int]:
+        self._follow_freed()
+        names = self._snapshot.names
+        return {self.partition.group_of[names[p][0]] for p in self._freed if p in names}
+
+    def _follow_freed(self) -> None:
+        """Follow `requires_grad_(True)` or `(False)` on parameters of frozen groups."""
+        freed = frozenset(p for p in self._watched if p.requires_grad)
+        if freed != self._freed:
+            self._report_freed(freed - self._freed)
+            self._freed = freed
+            self._apply_freezing()
+
+    def _report_freed(self, new: Collection[nn.Parameter]) -> None:
+        if new:
+            log.warning(
+                "%s of frozen groups train, because requires_grad was set to True: %s; "
+                "groups.freeze() or freeze_to() freezes them again",
+                count(len(new), "parameter"), self._some(new),
+            )  # fmt: skip
 
     def _find_frozen(self) -> list[bool]:
         """The groups that other layer groups froze; logs them and what the user froze."""
@@ -506,9 +558,7 @@ class LayerGroups:
     def set_rates(self, lr: Rate) -> None:
         """Set the base learning rate of each group, here and in attached optimizers at once.
 
-        A scheduler of torch continues from the new rates with its current multiplier. One that
-        stores base rates itself, such as `LambdaLR`, also needs
-        `scheduler.base_lrs = [g["initial_lr"] for g in optimizer.param_groups]`.
+        A scheduler of torch continues from the new rates with its current multiplier.
 
         Args:
             lr: a number, a slice, a list, a dict or a `decay`; see `spread_rates`.
@@ -517,11 +567,11 @@ class LayerGroups:
         self._change_rates(spread_rates(lr, self.names, self._rates))
 
     def _change_rates(self, rates: tuple[float, ...]) -> None:
-        before, inactive = self._rates, self.inactive
+        before, off = self._rates, self._off()
         self._rates = rates
         for optimizer in bound_to(self._before_step):
             change_rates(optimizer, before, rates)
-        if self.inactive != inactive:
+        if self._off() != off:
             self._apply_freezing()
 
     def param_groups(
@@ -544,9 +594,9 @@ class LayerGroups:
         from the next one, because a gradient scaler has not unscaled its gradient. Several
         optimizers may be attached; each follows the groups that it was attached to last.
 
-        The optimizer takes the rates of the groups, unless a scheduler has begun to change them,
-        and gets missing parameter groups of the layer groups it has. Parameter groups made by the
-        user are not changed.
+        The optimizer takes the rates of the groups, times the current multiplier of a scheduler
+        (the peak rates of a `OneCycleLR` stay), and gets missing parameter groups of the layer
+        groups it has. Parameter groups made by the user are not changed.
 
         Raises:
             GroupingError: the optimizer was not made from `param_groups` of these groups, or lacks
@@ -572,8 +622,21 @@ class LayerGroups:
 
     def _before_forward(self, module: nn.Module) -> None:
         # only modules: torch.func.functional_call replaces parameters during a run
-        if module is self.model and self._detector.modules_changed():
-            self.sync(names=False)
+        if module is self.model:
+            if self._detector.modules_changed():
+                self.sync(names=False)
+            self._follow_freed()
+            self._report_moving_buffers()
+
+    def _report_moving_buffers(self) -> None:
+        if moving := self._buffers.found():
+            paths = {module: path for path, module in self.model.named_modules()}
+            log.warning(
+                "%s of frozen layers changed when the model ran: %s. Layers that write their "
+                "buffers in eval mode too are not held by freezing",
+                count(len(moving), "buffer"),
+                first_few((join(paths.get(m, "?"), name) for m, name in moving), 3),
+            )  # fmt: skip
 
     # -- surgery ---------------------------------------------------------------------------------
 
@@ -593,6 +656,7 @@ class LayerGroups:
         """
         self._is_synced = False
         if not self._detector.changed(names=names):
+            self._follow_freed()
             return None
         now = take_snapshot(self.model)
         if is_sharding(self._snapshot, now):
@@ -607,11 +671,15 @@ class LayerGroups:
     def _follow(self, now: ModelSnapshot) -> Change:
         converted = conversions(self._snapshot, now)
         old = self._snapshot.with_converted(converted)
-        before = self._by_user.replaced({source: new for new, source in converted.items()})
-        by_user = before.after_surgery(old, now, self._active(old, self.inactive))
+        new = {source: p for p, source in converted.items()}
+        before = self._by_user.replaced(new)
+        freed = frozenset(new.get(p, p) for p in self._watched if p.requires_grad)
+        by_user = before.after_surgery(old, now, self._active(old, self._off()))
         group_of = assign_groups(self.model, old, now, self.partition.group_of)
         self.partition, self._by_user = replace(self.partition, group_of=group_of), by_user
         self._remember(now)
+        self._report_freed(freed.intersection(now.names) - {new.get(p, p) for p in self._freed})
+        self._freed = freed
         change = describe(old, now, group_of, self.names, self._frozen)
         self._anatomy_is_old |= old.names != now.names or change.layers
         self._apply_freezing()
@@ -682,12 +750,14 @@ class LayerGroups:
 
     def state_dict(self) -> dict[str, Any]:
         """Rule, groups with their members, frozen flags and rates, as JSON-ready values."""
+        self.sync()
         return {
             "rule": self.rule,
             "names": list(self.names),
             "reasons": list(self.reasons),
             "members": {name: [n for n, _ in named] for name, named in self._members()},
             "frozen": list(self._frozen),
+            "freed": list(names_of(self._freed, self._snapshot)),
             "norm": "train" if self._norms_train else "freeze",
             "rates": list(self._rates),
         }
@@ -706,6 +776,11 @@ class LayerGroups:
         self.sync()
         self._change_rates(rates)
         self._set_frozen(flags, state.get("norm", "freeze"))
+        if freed := {*state.get("freed", ())}:
+            self._freed = frozenset(
+                p for p, names in self._snapshot.names.items() if names[0] in freed
+            )
+            self._apply_freezing()
 
 
 def _read_again(model: nn.Module, example: Any, head: str | None) -> Anatomy | None:
@@ -738,7 +813,9 @@ def rebind_parameters(groups: LayerGroups) -> None:
     old = groups._snapshot
     groups._remember(take_snapshot(groups.model))
     at = {name: p for p, (name, *_) in groups._snapshot.names.items()}
-    groups._by_user = groups._by_user.replaced({p: at[n] for p, (n, *_) in old.names.items()})
+    new = {p: at[n] for p, (n, *_) in old.names.items()}
+    groups._by_user = groups._by_user.replaced(new)
+    groups._freed = frozenset(new[p] for p in groups._freed)
     groups._apply_freezing()
     for optimizer in bound_to(groups._before_step):
         reconcile(optimizer, groups._members())
@@ -772,6 +849,7 @@ def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list
     differ = {*which} ^ {*groups.inactive}
     among = {p for index in differ for p in groups[index].parameters()}
     before = [(p, p.requires_grad) for p in among]
+    watched, groups._watched = groups._watched, list(groups._freed)
     try:
         for p, may in groups._trainable(which):
             if p in among:
@@ -780,3 +858,4 @@ def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list
     finally:
         for p, required in before:
             p.requires_grad = required
+        groups._watched = watched

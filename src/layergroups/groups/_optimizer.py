@@ -7,6 +7,7 @@ user and are never changed.
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
 from layergroups._formatting import first_few
@@ -159,15 +161,17 @@ def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> 
 
 
 def begin_with_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
-    """Set the base rates of the layer groups, where no scheduler has begun to multiply them."""
-    for group in _ours(optimizer):
-        if "initial_lr" not in group:
-            _write(group, "lr", rates[group["layer_group"]])
+    """Set the base rates of the layer groups; OneCycleLR has peak rates of its own."""
+    if not any("max_lr" in group for group in _ours(optimizer)):
+        change_rates(optimizer, rates, rates)
 
 
 def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[float]) -> None:
     """Apply new base rates; a scheduler of torch retains its current multiplier."""
     ours = _ours(optimizer)
+    if any("initial_lr" in group for group in ours):
+        for scheduler in _schedulers(optimizer):
+            _change_base_rates(scheduler, rates)
     for group, multiplier in [(group, _multiplier(group, ours)) for group in ours]:
         old, new = before[group["layer_group"]], rates[group["layer_group"]]
         if "max_lr" in group and old:  # OneCycleLR: its initial_lr is not the base rate
@@ -177,6 +181,24 @@ def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[
         _write(group, "lr", new * multiplier)
         if "initial_lr" in group:
             _write(group, "initial_lr", new)
+
+
+def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
+    # an optimizer does not know its schedulers; each refers to it by an attribute
+    found = gc.get_referrers(optimizer)
+    found += gc.get_referrers(*(d for d in found if isinstance(d, dict) and "optimizer" in d))
+    return [s for s in found if isinstance(s, LRScheduler) and s.optimizer is optimizer]
+
+
+def _change_base_rates(scheduler: LRScheduler, rates: Sequence[float]) -> None:
+    """Change the base rates that a scheduler stores itself, which `LambdaLR` and others use."""
+    bases = getattr(scheduler, "base_lrs", [])
+    peaks = getattr(scheduler, "max_lrs", None)  # of CyclicLR
+    for i, group in enumerate(scheduler.optimizer.param_groups[: len(bases)]):
+        if "layer_group" in group:
+            old, bases[i] = float(bases[i]), rates[group["layer_group"]]
+            if peaks and old:
+                peaks[i] *= bases[i] / old
 
 
 def _multiplier(group: Mapping[str, Any], ours: Sequence[Mapping[str, Any]]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from layergroups.errors import GroupingError
 
@@ -67,33 +68,40 @@ def spread_rates(
 def _spread(lr: object, names: Sequence[str], current: Sequence[float] | None) -> tuple[float, ...]:
     n = len(names)
     if isinstance(lr, LayerDecay):
-        return tuple(lr.top * lr.factor ** (n - 1 - i) for i in range(n))
+        top, factor = _number(lr.top), _number(lr.factor)
+        return tuple(top * factor ** (n - 1 - i) for i in range(n))
     if isinstance(lr, slice):
         return _from_slice(lr, n)
     if isinstance(lr, Mapping):
         return _from_names(lr, names, current)
     if isinstance(lr, (int, float)):
-        return (float(lr),) * n
+        return (_number(lr),) * n
     if isinstance(lr, Sequence) and not isinstance(lr, str):
         if len(lr) != n:
             raise GroupingError(
                 f"{len(lr)} learning rates for {n} layer groups ({', '.join(names)}); give {n}, "
                 f"or lr=slice(1e-5, 1e-3) to spread two over all"
             )
-        return tuple(float(r) for r in lr)
+        return tuple(map(_number, lr))
     raise GroupingError(
         f"a learning rate of type {type(lr).__name__}; give a number, slice(low, high), a list of "
         f"{n}, a dict by group name, or decay(top, factor)"
     )
 
 
+def _number(rate: Any) -> float:
+    if isinstance(rate, (bool, str)):
+        raise TypeError(f"{rate!r} is a {type(rate).__name__}")
+    return float(rate)
+
+
 def _from_slice(lr: slice, n: int) -> tuple[float, ...]:
     if lr.stop is None or lr.step is not None:
         raise GroupingError("give lr=slice(low, high), or lr=slice(high)")
-    high = float(lr.stop)
+    high = _number(lr.stop)
     if lr.start is None:
         return (*[high / 10] * (n - 1), high)
-    low = float(lr.start)
+    low = _number(lr.start)
     if low <= 0 or high <= 0:
         raise GroupingError(f"slice({low}, {high}) is spread in equal ratios: both must be > 0")
     if n == 1:
@@ -112,4 +120,4 @@ def _from_names(
     if missing and current is None:
         raise GroupingError(f"no learning rate for the groups {missing}")
     before = current or [0.0] * len(names)
-    return tuple(float(lr.get(name, old)) for name, old in zip(names, before, strict=True))
+    return tuple(_number(lr.get(name, old)) for name, old in zip(names, before, strict=True))
