@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.training.tiny import TinyLoaders, tiny_model
 
 from layergroups.training import EpochRow, Flat, History, Learner, OneCycle
-from layergroups.training.state._history import lr_profile, peak_device_memory, peak_memory
+from layergroups.training.state._history import lr_profile, memory_used
 
 
 def row(epoch: int, **fields) -> EpochRow:
@@ -84,8 +84,9 @@ def learner(**options) -> Learner:
 
 
 def test_memory_is_told_in_bytes() -> None:
-    assert 10 << 20 < peak_memory() < 1 << 40
-    assert peak_device_memory(torch.device("cpu")) is None
+    (name,), (most,) = zip(*memory_used(torch.device("cpu")).items(), strict=True)
+    assert name == "memory"
+    assert 10 << 20 < most < 1 << 40
 
 
 def test_each_row_tells_its_memory_and_how_the_rates_went() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +37,7 @@ _WORDS = ("auto", "layerwise", "classic", "classic-v1")
 
 
 def export(learner: LearnerState, target: Path) -> Path:
-    """Write the export of a learner: a folder, or a `.pt2` or `.onnx` file.
-
-    Says in one line if the folder will need the model.
-
-    Raises:
-        TrainingError: the data do not describe their transform, or FSDP2 has spread the weights.
-        CheckpointError: it cannot be written, or the model does not fit the format.
-    """
+    """Write the export of a learner: a folder, or a `.pt2` or `.onnx` file."""
     if any(map(is_sharded, learner.model.parameters())):
         raise TrainingError(
             "FSDP2 has spread the weights over the processes. Use learn.save(name) here; then, in "
@@ -93,9 +85,13 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
     transform = transform_from_config(learner.data.transform_config())
     model, accelerator = learner.placed_model(), learner.accelerator
     pixels = trial_pixels(transform.size, transform.input.channels)
-    options: dict[str, Any] = {"loss_func": learner.loss_func, "accelerator": accelerator}
-    options["task"] = learner.task
-    expected, _, _ = predict_all(model, [normalise(pixels, transform.input)], **options)
+    expected, _, _ = predict_all(
+        model,
+        [normalise(pixels, transform.input)],
+        loss_func=learner.loss_func,
+        accelerator=accelerator,
+        task=learner.task,
+    )
     wanted = Portable(
         classes=learner.data.vocab,
         transform=transform,
@@ -113,21 +109,15 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
 
 
 def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:
-    """Layer groups as they were, frozen flags and rates too.
-
-    Args:
-        model: with its weights.
-        exported: what the folder says.
-        options: for `LayerGroups`.
-
-    Raises:
-        CheckpointError: the saved groups do not fit the model.
-    """
+    """Layer groups as they were, frozen flags and rates too; `options` are for `LayerGroups`."""
     saved = exported.groups
     try:
-        groups = LayerGroups(model, _by_rule(str(saved["rule"])) or by_members(saved), **options)
+        members: Split = {
+            group: "|".join(map(re.escape, names)) for group, names in saved["members"].items()
+        }
+        groups = LayerGroups(model, _by_rule(str(saved["rule"])) or members, **options)
         if groups.state_dict()["members"] != saved["members"]:
-            groups = LayerGroups(model, by_members(saved), **options)
+            groups = LayerGroups(model, members, **options)
         restore_reasons(groups, saved)
         groups.load_state_dict(saved)
     except (KeyError, ValueError) as cause:
@@ -139,11 +129,3 @@ def _by_rule(rule: str) -> Split | None:
     """The rule that a name of one stands for; None for groups that were made by hand."""
     number = re.fullmatch(r"(\d+) groups", rule)
     return int(number[1]) if number else rule if rule in _WORDS else None
-
-
-def by_members(saved: Mapping[str, Any]) -> Split:
-    """A split rule that gives each group the parameters that it had."""
-    return {
-        group: "|".join(re.escape(name) for name in names)
-        for group, names in saved["members"].items()
-    }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +54,7 @@ def save(learner: LearnerState, file: Path) -> Path:
 
 
 def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, all buffers, optimizer, groups, norm layers, history, counts and random states.
-
-    With several processes all call it when they have met; random states are those of each.
-    """
+    """Everything that training depends on; with several processes all of them must call this."""
     groups = learner.layer_groups
     random_tensors, random_values = random_state()
     model = groups.model  # without the wrapper of torch.compile
@@ -98,20 +94,7 @@ def restore(
     with_opt: bool = True,
     strict: bool | None = None,
 ) -> None:
-    """Restore a learner from the tensors and state of `state_of`.
-
-    Args:
-        learner: weights are copied into its model.
-        tensors: of the checkpoint.
-        state: of the checkpoint.
-        source: the file, for messages.
-        with_opt: also restore the optimizer state.
-        strict: True refuses different groups and different weights; None refuses different weights;
-            False loads what fits, and logs the rest.
-
-    Raises:
-        CheckpointError: weights, groups or optimizer do not fit this learner.
-    """
+    """Restore what `state_of` gave, or raise and change nothing; see `Learner.load`."""
     opt = learner.opt
     try:
         loadable = _checked(learner, tensors, state, source, with_opt=with_opt, strict=strict)
@@ -120,18 +103,16 @@ def restore(
         if isinstance(cause, _MALFORMED):
             raise CheckpointError(f"{source} is not what learn.save writes: {cause!r}.") from cause
         raise
-    _apply(learner, loadable, state)
+    _apply(learner, loadable, state, with_opt=with_opt)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loadable:
+class _Loadable(NamedTuple):
     """A checkpoint that fits a learner; loading it cannot fail."""
 
     weights: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]  # outside of the state dict
     moments: Mapping[str, Tensor]  # of the optimizer
     optimizer: Mapping[str, Any] | None
-    with_opt: bool
     random: tuple[Mapping[str, Tensor], Mapping[str, Any]]
     history: History
     notes: tuple[str, ...]  # to warn of
@@ -175,17 +156,10 @@ def _checked(
     random = _random_of(learner, tensors, state)
     check_random_state(*random)
     _check_values(learner, state)
+    history = History.from_dict(state["history"])
     other = f"The checkpoint has other layer groups than this model. {difference}"
-    return _Loadable(
-        weights=weights,
-        buffers=buffers,
-        moments=moments,
-        optimizer=optimizer,
-        with_opt=with_opt,
-        random=random,
-        history=History.from_dict(state["history"]),
-        notes=(unfit, f"{source}: {misfits}" if misfits else "", other if difference else ""),
-    )
+    notes = (unfit, f"{source}: {misfits}" if misfits else "", other if difference else "")
+    return _Loadable(weights, buffers, moments, optimizer, random, history, notes)
 
 
 def _check_classes(learner: LearnerState, state: Mapping[str, Any], source: str) -> None:
@@ -203,7 +177,6 @@ def _check_classes(learner: LearnerState, state: Mapping[str, Any], source: str)
 
 
 def _check_values(learner: LearnerState, state: Mapping[str, Any]) -> None:
-    """Counts, norm layers, gradient scaler and stored features, as `state_of` gave them."""
     for name in ("epochs_done", "fits_done"):
         whole_number(name, state[name], 0, 1, CheckpointError)
     if not all(isinstance(kept, bool) for kept in state["norms"].values()):
@@ -217,7 +190,9 @@ def _check_values(learner: LearnerState, state: Mapping[str, Any]) -> None:
         raise KeyError("scaler")
 
 
-def _apply(learner: LearnerState, loadable: _Loadable, state: Mapping[str, Any]) -> None:
+def _apply(
+    learner: LearnerState, loadable: _Loadable, state: Mapping[str, Any], *, with_opt: bool
+) -> None:
     for note in filter(None, loadable.notes):
         _log.warning("%s", note)
     model = learner.groups.model
@@ -225,8 +200,13 @@ def _apply(learner: LearnerState, loadable: _Loadable, state: Mapping[str, Any])
     _load_buffers(model, loadable.buffers)
     learner.layer_groups.load_state_dict(state["groups"], strict=False)
     learner.norms.load_state_dict(model, state["norms"])
-    if loadable.with_opt:
-        _restore_optimizer(learner, loadable.moments, loadable.optimizer)
+    if loadable.optimizer is not None:
+        made = learner.made_optimizer()
+        unknown = load_optimizer_state(made, model, loadable.moments, loadable.optimizer)
+        if unknown:
+            _log.warning("The optimizer's state of %s is for no parameter here.", unknown)
+    elif with_opt and learner.opt is not None:
+        learner.opt.state.clear()
     if state["scaler"] and learner.accelerator.scaler is not None:
         learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
     learner.history = loadable.history
@@ -247,13 +227,8 @@ def _random_of(
 
 
 def check_resumable(learner: LearnerState, saved: Saved) -> None:
-    """See that the model is built as it was when the run began.
-
-    Raises:
-        CheckpointError: it has other weights or other layers.
-    """
-    source = str(saved.path)
-    model = learner.groups.model
+    """Refuse a model with other weights or layers than that with which the run began."""
+    source, model = str(saved.path), learner.groups.model
     check_weights(model, under_prefix("model", saved.tensors), source)
     if saved.state.get("structure") != structure_of(model):
         raise CheckpointError(
@@ -269,11 +244,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def put_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy what `weights_of` gave, or a checkpoint's weights and buffers, into the model.
-
-    Raises:
-        CheckpointError: names or shapes differ; nothing was loaded then.
-    """
+    """Copy what `weights_of` gave, or a checkpoint's weights and buffers; all or nothing."""
     weights = under_prefix("model", tensors)
     check_weights(model, weights, source)
     buffers, misfits = _loadable_buffers(model, under_prefix("buffer", tensors))
@@ -318,16 +289,3 @@ def _load_buffers(model: nn.Module, fitting: Mapping[str, Tensor]) -> None:
 def _scaler_state(learner: LearnerState) -> dict[str, Any] | None:
     scaler = learner.accelerator.scaler
     return None if scaler is None else dict(scaler.state_dict())
-
-
-def _restore_optimizer(
-    learner: LearnerState, tensors: Mapping[str, Tensor], saved: Mapping[str, Any] | None
-) -> None:
-    if saved is None:
-        if learner.opt is not None:
-            learner.opt.state.clear()
-        return
-    optimizer = learner.made_optimizer()
-    unknown = load_optimizer_state(optimizer, learner.groups.model, tensors, saved)
-    if unknown:
-        _log.warning("The optimizer's state of %s is for no parameter here.", ", ".join(unknown))

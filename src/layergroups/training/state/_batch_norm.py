@@ -50,8 +50,8 @@ class BatchNormPolicy:
     def state_dict(self, model: nn.Module) -> dict[str, bool]:
         """By the path of each norm layer: whether it had fitted statistics; JSON-ready."""
         self.note(model)
-        own = set(norm_layers(model))
-        return {p: self._fitted_at_first[m] for p, m in model.named_modules() if m in own}
+        fitted = self._fitted_at_first
+        return {path: fitted[m] for path, m in model.named_modules() if m in fitted}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, bool]) -> None:
         """Restore the result of `state_dict`, for the layers at the same paths."""
@@ -68,26 +68,26 @@ class BatchNormPolicy:
 
     def kept(self, model: nn.Module) -> list[nn.Module]:
         """The layers that train and keep their statistics."""
-        return [layer for layer in self._keeping(model) if _trains(layer)]
+        return [m for m in self._keeping(model) if any(p.requires_grad for p in m.parameters())]
 
     def _keeping(self, model: nn.Module) -> list[NormBase]:
         self.note(model)
         if self.policy == "update":
             return []
-        found = head_of(model)
-        head = set() if found is None else set(found.modules())
-        keeps = (lambda layer: True) if self.policy == "keep" else self._fitted_at_first.__getitem__
-        return [layer for layer in norm_layers(model) if layer not in head and keeps(layer)]
+        model, head = unwrap(model), set()
+        if isinstance(model, nn.Sequential) and len(model) == 2:
+            head = set(model[1].modules())
+        return [
+            layer
+            for layer in norm_layers(model)
+            if layer not in head and (self.policy == "keep" or self._fitted_at_first[layer])
+        ]
 
 
 def checked_policy(policy: str) -> str:
     if policy not in POLICIES:
         raise TrainingError(f"batch_norm={policy!r} is unknown; use one of {POLICIES}.")
     return policy
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def norm_layers(model: nn.Module) -> Iterator[NormBase]:
@@ -103,14 +103,6 @@ def has_statistics(layer: NormBase) -> bool:
     if mean is None or variance is None or mean.is_meta:
         return False
     return bool((mean != 0).any()) or bool((variance != 1).any())
-
-
-def head_of(model: nn.Module) -> nn.Module | None:
-    """The head of a `Sequential` of body and head; None for any other model."""
-    model = unwrap(model)
-    if isinstance(model, nn.Sequential) and len(model) == 2:
-        return model[1]
-    return None
 
 
 @contextmanager

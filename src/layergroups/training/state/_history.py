@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, overload
@@ -121,10 +122,8 @@ def cells(row: EpochRow, metric_names: Sequence[str]) -> list[str]:
 
 def rates_text(lrs: Sequence[float]) -> str:
     """The rates of all groups in short: one if all are equal, else the first and the last."""
-    if not lrs:
-        return ""
-    if len(set(lrs)) == 1:
-        return f"{lrs[0]:.1e}"
+    if len(set(lrs)) < 2:
+        return "".join(f"{lr:.1e}" for lr in set(lrs))
     return f"{lrs[0]:.1e}..{lrs[-1]:.1e}"
 
 
@@ -136,24 +135,17 @@ _POINTS: Final = 16  # of `lr_profile`, for each epoch
 
 
 def memory_used(device: torch.device) -> dict[str, float]:
-    """The peak memory in bytes, by the names of `EpochRow.resources`."""
-    most = {"memory": peak_memory(), "device_memory": peak_device_memory(device)}
-    return {name: float(value) for name, value in most.items() if value is not None}
-
-
-def peak_memory() -> int | None:
-    """The peak memory of this process in bytes; None where the system does not report it."""
-    try:
+    """The peak memory in bytes, by the names of `EpochRow.resources`; without what is unknown."""
+    most: dict[str, float] = {}
+    with suppress(ImportError):  # Windows has no such module
         import resource
-    except ImportError:  # not on Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
-
-def peak_device_memory(device: torch.device) -> int | None:
-    """The peak memory of tensors on a CUDA device in bytes; None for other devices."""
-    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+        # macOS counts bytes, other systems 1024 bytes
+        unit = 1 if sys.platform == "darwin" else 1024
+        most["memory"] = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    if device.type == "cuda":
+        most["device_memory"] = float(torch.cuda.max_memory_allocated(device))
+    return most
 
 
 def lr_profile(schedule: Schedule, first: int, last: int, steps: int) -> tuple[float, ...]:
@@ -168,10 +160,7 @@ def lr_profile(schedule: Schedule, first: int, last: int, steps: int) -> tuple[f
     chosen = min(count, _POINTS)
     places = [first + round(i * (count - 1) / max(1, chosen - 1)) for i in range(chosen)]
     values = [schedule.multiplier(place / steps) for place in places]
-    top = max(schedule.multiplier(step / steps) for step in _around(values, places))
+    at = values.index(max(values))  # the maximum may lie between two of the places
+    around = range(places[max(0, at - 1)], places[min(len(places) - 1, at + 1)] + 1)
+    top = max(schedule.multiplier(step / steps) for step in around)
     return tuple(round(min(1.0, value / top), 5) for value in values) if top > 0 else ()
-
-
-def _around(values: list[float], places: list[int]) -> range:
-    top = values.index(max(values))
-    return range(places[max(0, top - 1)], places[min(len(places) - 1, top + 1)] + 1)

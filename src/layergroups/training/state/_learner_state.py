@@ -12,17 +12,15 @@ from typing import (
     Generic,
     Literal,
     Never,
-    Protocol,
     TypeVar,
     get_args,
-    overload,
 )
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from layergroups._checks import whole_number
+from layergroups._checks import number, whole_number
 from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
@@ -152,7 +150,10 @@ def fitting_data(old: DataSource, new: DataSource, groups: LayerGroups) -> DataS
     return bound_to(new, old.input)
 
 
-def balanced_for(loss: NamedLoss, data: DataSource) -> NamedLoss:
+def balanced_for(loss: LossFunc, data: DataSource) -> LossFunc:
+    """The loss; if it is "balanced", with weights by the classes of the training data."""
+    if not isinstance(loss, NamedLoss) or not loss.is_balanced:
+        return loss
     targets = data.targets()
     if targets is None:
         raise TrainingError(
@@ -165,26 +166,17 @@ def balanced_for(loss: NamedLoss, data: DataSource) -> NamedLoss:
 
 
 def _check_task(old: DataSource, new: DataSource) -> None:
-    tasks = [data.task for data in (old, new)]
-    if None not in tasks and tasks[0] != tasks[1]:
+    if old.task and new.task and old.task != new.task:
         raise TrainingError(
-            f"These data have the task {tasks[1]!r}, the model was made for {tasks[0]!r}. For "
+            f"These data have the task {new.task!r}, the model was made for {old.task!r}. For "
             "another task make a new learner: vision_learner(dls, arch)."
         )
-    specs = [data.input for data in (old, new)]
-    counts = [None if spec is None else spec.channels for spec in specs]
-    if None not in counts and counts[0] != counts[1]:
+    if old.input and new.input and old.input.channels != new.input.channels:
+        ours, theirs = old.input.channels, new.input.channels
         raise TrainingError(
-            f"These images have {counts[1]} channels, the model takes {counts[0]}. Read them with "
-            f"{counts[0]}, or make a new learner: vision_learner(dls, arch)."
+            f"These images have {theirs} channels, the model takes {ours}. Read them with "
+            f"{ours}, or make a new learner: vision_learner(dls, arch)."
         )
-
-
-class Stateful(Protocol):
-    """An object whose state, of plain values, is saved with the learner."""
-
-    def state_dict(self) -> Any: ...
-    def load_state_dict(self, state: Any) -> None: ...
 
 
 Ema = bool | float | None
@@ -195,12 +187,7 @@ def checked_ema(ema: Ema) -> float | None:
     """The decay of the moving average of the weights; None for no average."""
     if ema is None or isinstance(ema, bool):
         return USUAL_DECAY if ema else None
-    if isinstance(ema, (int, float)) and 0 < ema < 1:
-        return float(ema)
-    raise TrainingError(
-        f"ema={ema!r} must be the decay of the average, between 0 and 1, such as ema=0.999; True "
-        f"for {USUAL_DECAY}, or None for no average."
-    )
+    return number("ema", ema, 0, 1, USUAL_DECAY, open_ends=True)
 
 
 def checked_callbacks(callbacks: Sequence[object] | None) -> list[object]:
@@ -269,15 +256,8 @@ class Setting(Generic[_Given, _Set]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"
 
-    @overload
-    def __get__(self, owner: None, kind: type) -> Setting[_Given, _Set]: ...
-    @overload
-    def __get__(self, owner: object, kind: type) -> _Set: ...
-    def __get__(self, owner: object | None, kind: type) -> Setting[_Given, _Set] | _Set:
-        if owner is None:
-            return self
-        found: _Set = getattr(owner, self._name)
-        return found
+    def __get__(self, owner: object | None, kind: type) -> _Set:
+        return self if owner is None else getattr(owner, self._name)  # type: ignore[return-value] # of the class
 
     def __set__(self, owner: object, value: _Given) -> None:
         object.__setattr__(owner, self._name, self._check(value))
@@ -288,14 +268,6 @@ class LearnerState(SuggestsNames):
 
     A setting may be assigned at any time: it is checked as in the constructor, and the next step or
     fit uses it. The functions of this library take a `LearnerState`, not a `Learner`.
-
-    Args:
-        dls: training and validation batches.
-        model: from inputs to outputs.
-        groups: layer groups of this model; None makes them by `split`.
-        split: the rule that divides the model into groups.
-        cache: outputs of frozen layers, cached between fits.
-        batch_norm: see `BatchNormPolicy`.
 
     Attributes:
         groups: as `layer_groups`, without the sync with the model.
@@ -313,6 +285,7 @@ class LearnerState(SuggestsNames):
 
     blueprint: Blueprint | None
     pretrained: bool | None
+    _loss_func: LossFunc
 
     groups: Setting[Never, LayerGroups] = Setting(
         _refused("groups", "Give them when you make the learner: Learner(dls, model, groups=...).")
@@ -321,7 +294,7 @@ class LearnerState(SuggestsNames):
         _refused("norms", 'Assign the policy: learn.batch_norm = "keep".')
     )
     data: Setting[Never, DataSource] = Setting(_refused("data", "Assign learn.dls = dls."))
-    cache: Setting[Never, Stateful] = Setting(
+    cache: Setting[Never, Any] = Setting(
         _refused("cache", "Assign its limits: learn.feature_cache = FeatureCacheConfig(views=4).")
     )
     opt = Setting(_checked_opt)
@@ -346,7 +319,7 @@ class LearnerState(SuggestsNames):
         *,
         groups: LayerGroups | None,
         split: Split,
-        cache: Stateful,
+        cache: Any,
         batch_norm: BatchNorm,
     ) -> None:
         self._data = data_source(dls)
@@ -366,7 +339,6 @@ class LearnerState(SuggestsNames):
         self.callbacks, self.history = [], History()
         self._opt_func: OptFunc = "adamw"
         self.epochs_done = self.fits_done = 0
-        self._balanced: tuple[DataSource, LossFunc] | None = None
         self._noted_kept = False
         self._compiled: Compiled | None = None
         self._accelerator: Accelerator | None = None
@@ -409,8 +381,7 @@ class LearnerState(SuggestsNames):
     @dls.setter
     def dls(self, dls: TrainValid) -> None:
         data = fitting_data(self.data, data_source(dls), self.layer_groups)
-        if isinstance(self._loss_func, NamedLoss) and self._loss_func.is_balanced:
-            self._balanced = data, balanced_for(self._loss_func, data)
+        self._balanced = balanced_for(self._loss_func, data)
         self._data = data
 
     @property
@@ -424,20 +395,13 @@ class LearnerState(SuggestsNames):
 
         "balanced" weights are computed from the current training data.
         """
-        given = self._loss_func
-        if not isinstance(given, NamedLoss) or not given.is_balanced:
-            return given
-        if self._balanced is None or self._balanced[0] is not self.data:
-            self._balanced = self.data, balanced_for(given, self.data)
-        return self._balanced[1]
+        return self._balanced
 
     @loss_func.setter
     def loss_func(self, loss_func: LossFunc | str) -> None:
         given = as_loss(loss_func)
-        self._balanced = None
-        if isinstance(given, NamedLoss) and given.is_balanced:
-            self._balanced = self.data, balanced_for(given, self.data)
-        self._loss_func: LossFunc = given
+        self._balanced = balanced_for(given, self.data)
+        self._loss_func = given
         self.task.note_unknown_loss(given)
 
     @property

@@ -46,28 +46,10 @@ class Bar(Protocol):
         """Count one more step."""
 
 
-class Silent:
-    """A reporter that shows nothing."""
-
-    def bar(self, title: str, total: int) -> Bar:
-        return _NoBar()
-
-    def row(self, row: EpochRow) -> None:
-        """Nothing."""
-
-
-class _NoBar:
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def advance(self, loss: float = math.nan) -> None: ...
-
-
 class _RichBar:
-    """A progress bar that vanishes when its work is done."""
+    """A progress bar that vanishes when its work is done; shows nothing without a console."""
 
-    def __init__(self, console: Console, title: str, total: int) -> None:
+    def __init__(self, console: Console | None, title: str, total: int) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -76,6 +58,7 @@ class _RichBar:
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
+            disable=console is None or not console.is_terminal,
         )
         self._done, self._drawn = 0, 0.0
         self._task: TaskID = self._progress.add_task(title, total=total, note="")
@@ -89,11 +72,20 @@ class _RichBar:
 
     def advance(self, loss: float = math.nan) -> None:
         self._done += 1
-        if time.monotonic() - self._drawn < 0.1:
+        if self._progress.disable or time.monotonic() - self._drawn < 0.1:
             return
         self._drawn = time.monotonic()
         note = "" if math.isnan(loss) else f"loss {loss:.4f}"
         self._progress.update(self._task, completed=self._done, note=note)
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def bar(self, title: str, total: int) -> Bar:
+        return _RichBar(None, title, total)
+
+    def row(self, row: EpochRow) -> None: ...
 
 
 class Terminal:
@@ -104,13 +96,11 @@ class Terminal:
         self._widths: list[int] = []
 
     def bar(self, title: str, total: int) -> Bar:
-        """A live bar in a terminal, else a bar that shows nothing."""
-        console = _console()
-        return _RichBar(console, title, total) if console.is_terminal else _NoBar()
+        return _RichBar(_console(), title, total)
 
     def row(self, row: EpochRow) -> None:
         """Print a row, with headings when the columns change."""
-        names = list(row.metrics) or self._metrics_shown()
+        names = list(row.metrics) or self._shown[4:-3]  # the metrics of the row before
         columns, values = headings(names), cells(row, names)
         if columns != self._shown or any(
             len(value) > width for value, width in zip(values, self._widths, strict=True)
@@ -119,9 +109,6 @@ class Terminal:
             self._widths = [max(len(c), len(v), 8) for c, v in zip(columns, values, strict=True)]
             self._print(columns, style="bold")
         self._print(values)
-
-    def _metrics_shown(self) -> list[str]:
-        return self._shown[4:-3]
 
     def _print(self, texts: Sequence[str], style: str = "") -> None:
         line = "  ".join(t.rjust(w) for t, w in zip(texts, self._widths, strict=True))
@@ -134,7 +121,6 @@ def _console() -> Console:
 
 
 def checked_progress(progress: bool | Reporter) -> bool | Reporter:
-    """A switch, or an object that shows progress."""
     if isinstance(progress, bool) or (hasattr(progress, "bar") and hasattr(progress, "row")):
         return progress
     raise TrainingError(
