@@ -20,9 +20,9 @@ from layergroups.data import (
     transform_from_config,
 )
 from layergroups.data.image._transforms import (
-    ERASE,
-    GREY,
-    POLICIES,
+    _ERASE,
+    _GREY,
+    _POLICIES,
     TrainTransform,
     as_size,
     normalise,
@@ -200,7 +200,7 @@ def test_statistics_that_do_not_fit_photos_are_refused(
         EvalTransform((8, 8), spec, crop_pct)
 
 
-WORDS = (*POLICIES, ERASE)
+WORDS = (*_POLICIES, _ERASE)
 
 
 def varied(augment: Augmentation, seed: int) -> torch.Tensor:
@@ -217,13 +217,13 @@ def test_a_word_varies_more_than_the_default_and_by_its_seed(word: str) -> None:
     assert torch.equal(found[3], varied(given, 3))
     plain = [varied(mild, seed) for seed in range(20)]
     changed = [not torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
-    assert sum(changed) >= (12 if word != ERASE else 2)
+    assert sum(changed) >= (12 if word != _ERASE else 2)
 
 
 def test_erasing_fills_a_rectangle_of_some_photos() -> None:
     found = [varied(Augmentation(erase=1.0, brightness=0.0, contrast=0.0), s) for s in range(10)]
     for pixels in found:
-        grey = (pixels == GREY).all(dim=2)
+        grey = (pixels == _GREY).all(dim=2)
         rows, columns = grey.any(dim=1).sum(), grey.any(dim=0).sum()
         assert 0.01 < grey.float().mean() < 0.4
         assert grey.sum() == rows * columns
@@ -260,7 +260,7 @@ def test_an_unknown_word_lists_the_known_ones(make, says) -> None:
 
 
 def test_grey_is_what_the_network_takes_for_nothing() -> None:
-    grey = np.full((24, 32, 3), GREY, np.uint8)
+    grey = np.full((24, 32, 3), _GREY, np.uint8)
     assert EvalTransform((24, 32))(grey).abs().max() < 0.25
 
 

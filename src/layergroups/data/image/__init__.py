@@ -25,6 +25,7 @@ from layergroups.data.image._opening import (
     picture_of_tensor,
     quiet,
     reduced_picture,
+    refuse_pipe,
 )
 from layergroups.data.image._transforms import (
     CROP_PCT,
@@ -44,5 +45,5 @@ __all__ = [
     "as_size", "broken_images_error", "check_images", "check_on_error", "drop_broken",
     "fitting", "height_and_width", "normalise", "open_image", "open_picture",
     "picture_of_array", "picture_of_tensor", "progress", "quiet", "reason_of",
-    "reduced_picture", "report_broken", "transform_from_config",
+    "reduced_picture", "refuse_pipe", "report_broken", "transform_from_config",
 ]  # fmt: skip

@@ -89,7 +89,7 @@ def open_picture(
         A Pillow image of mode "RGB" or "L" where there are three channels or one of 8 bits; else an
         array (height, width, channels), see `array_picture`.
     """
-    _refuse_pipe(path)
+    refuse_pipe(path)
     if Path(path).suffix.lower() in ARRAY_ENDINGS:
         with open(path, "rb") as opened:  # an absent file is an OSError, a damaged one a ValueError
             return reduced_picture(array_picture(np.load(opened), channels), min_size)
@@ -103,7 +103,7 @@ def open_picture(
 
 
 def _open_with_pillow(path: str | os.PathLike[str], min_size: int | None, channels: int) -> Picture:
-    _refuse_pipe(path)
+    refuse_pipe(path)
     with Image.open(path) as image:
         _refuse_bomb(image)
         if min_size is not None:
@@ -112,7 +112,7 @@ def _open_with_pillow(path: str | os.PathLike[str], min_size: int | None, channe
         return reduced_picture(with_channels(image, channels), min_size)
 
 
-def _refuse_pipe(path: str | os.PathLike[str]) -> None:
+def refuse_pipe(path: str | os.PathLike[str]) -> None:
     kind = os.stat(path).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         raise OSError("not a regular file")  # to open a named pipe would wait for ever

@@ -35,43 +35,14 @@ from layergroups.errors import BrokenImagesError, DataError
 from layergroups.input_spec import InputSpec
 
 _POLICIES: Final = {
-    "rand": "RandAugment",
-    "trivial": "TrivialAugmentWide",
-    "auto": "AutoAugment",
-    "augmix": "AugMix",
+    "rand": v2.RandAugment,
+    "trivial": v2.TrivialAugmentWide,
+    "auto": v2.AutoAugment,
+    "augmix": v2.AugMix,
 }
-
-POLICIES: Final = tuple(_POLICIES)
-ERASE: Final = "erase"  # the name of random erasing alone
-ERASED: Final = 0.25  # share of the images that it changes
-GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
-
-
-def check_word(word: str) -> str:
-    """Check the name of an augmentation."""
-    if word not in (*POLICIES, ERASE):
-        known = ", ".join(f'"{name}"' for name in (*POLICIES, ERASE))
-        raise DataError(
-            f"augment={word!r} is not known; the names are {known}. Or give True, False, "
-            'Augmentation(policy="trivial", erase=0.25), or a function of a Pillow image.'
-        )
-    return word
-
-
-def policy_step(policy: str) -> Any:
-    """The torchvision transform of a policy."""
-    smooth = v2.InterpolationMode.BILINEAR
-    return getattr(v2, _POLICIES[policy])(fill=GREY, interpolation=smooth)
-
-
-def erase_steps(p: float) -> list[Any]:
-    """Erase a rectangle, with probability p; it works on tensors, the image becomes one.
-
-    Source: Zhong et al. 2017, «Random Erasing Data Augmentation».
-    """
-    return [v2.PILToTensor(), v2.RandomErasing(p, value=GREY)]
-
-
+_ERASE: Final = "erase"  # the name of random erasing alone
+_ERASED: Final = 0.25  # share of the images that it changes
+_GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
 Transform = Callable[[Any], Any]
 ImageSource = str | os.PathLike[str] | Image.Image | Array | torch.Tensor
 CROP_PCT = 0.95
@@ -112,20 +83,20 @@ class Augmentation:
 
     @classmethod
     def named(cls, word: str) -> Augmentation:
-        """The augmentation of a name: a policy instead of brightness and contrast, or "erase".
-
-        Raises:
-            DataError: the name is not known; the message lists the names.
-        """
-        if check_word(word) == ERASE:
-            return cls(erase=ERASED)
+        """The augmentation of a name: a policy instead of brightness and contrast, or "erase"."""
+        if word == _ERASE:
+            return cls(erase=_ERASED)
         return cls(brightness=0.0, contrast=0.0, policy=word)
 
     def __post_init__(self) -> None:
         _expect(0 < self.scale[0] <= self.scale[1] <= 1, "scale", self.scale, "(0.5, 1.0)")
         _expect(0 < self.ratio[0] <= self.ratio[1], "ratio", self.ratio, "(0.75, 1.33)")
-        if self.policy is not None and check_word(self.policy) == ERASE:
-            raise DataError('"erase" is not a policy: Augmentation(erase=0.25).')
+        if self.policy not in (None, *_POLICIES):
+            known = ", ".join(f'"{name}"' for name in (*_POLICIES, _ERASE))
+            raise DataError(
+                f"augment={self.policy!r} is not known; the names are {known}. Or give True, "
+                'False, Augmentation(policy="trivial", erase=0.25), or a function of a Pillow image.'
+            )
         for name in ("flip", "brightness", "contrast", "erase"):
             value = getattr(self, name)
             _expect(0 <= value <= 1, name, value, "a number from 0 to 1")
@@ -144,9 +115,10 @@ class Augmentation:
         if self.brightness or self.contrast:
             steps.append(_Light(self.brightness, self.contrast))
         if self.policy is not None:
-            steps.append(policy_step(self.policy))
-        if self.erase:
-            steps += erase_steps(self.erase)
+            smooth = v2.InterpolationMode.BILINEAR
+            steps.append(_POLICIES[self.policy](fill=_GREY, interpolation=smooth))
+        if self.erase:  # works on tensors
+            steps += [v2.PILToTensor(), v2.RandomErasing(self.erase, value=_GREY)]
         return v2.Compose(steps)  # type: ignore[no-any-return] # torchvision, untyped
 
     def decode_size(self, size: Size) -> int:
@@ -179,7 +151,7 @@ class EvalTransform:
 
     @property
     def channels(self) -> int:
-        """Channels of the images: 3 for RGB, 1 for grey."""
+        """Channels of the images."""
         return self.input.channels
 
     @property
@@ -194,22 +166,21 @@ class EvalTransform:
         return height, width
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
-        """One image as a network takes it.
+        """One image as a network takes it: float32 (channels, height, width), normalised.
 
         Args:
             source: a path, a Pillow image, an array (H, W) or (H, W, 1 to 4), or a tensor (H, W) or
-                (1 to 4, H, W); pixels are uint8, or fractions from 0 to 1, not yet normalised.
-                If images are not RGB, arrays and tensors have their channels, in the forms of
-                `array_picture`.
-
-        Returns:
-            float32 (channels, height, width), normalised.
+                (1 to 4, H, W); pixels are uint8, or fractions from 0 to 1, not yet normalised. If
+                images are not RGB, arrays have their channels, first or last.
         """
         return normalise(self.pixels(self._open(source))[None], self.input)[0]
 
     def pixels(self, image: Picture) -> torch.Tensor:
         """An image with its channels as (height, width, channels), uint8 or float32."""
-        mode = _interpolation_for(image, self.input)
+        how = self.input.interpolation
+        if not isinstance(image, Image.Image):
+            how = _FOR_ARRAYS.get(how, how)
+        mode = v2.InterpolationMode(how)
         given = for_torchvision(image)
         resized = v2.functional.resize(given, self._covering(image), interpolation=mode)
         return pixels_of(v2.functional.center_crop(resized, list(self.size)))
@@ -261,7 +232,7 @@ class TrainTransform:
         augment: an `Augmentation`, or any function of a Pillow image that gives a Pillow image or
             a tensor (3, H, W), uint8 or from 0 to 1; its result is resized if needed. Images
             opened as arrays are passed and returned as tensors (channels, H, W).
-        plain: the transform for validation, whose size and statistics are used here too.
+        plain: the transform for validation.
     """
 
     augment: Augmentation | Transform
@@ -280,7 +251,6 @@ class TrainTransform:
 
     @property
     def decode_size(self) -> int | None:
-        """The minimum of the shorter side in decoding; None for the whole image."""
         if isinstance(self.augment, Augmentation):
             return self.augment.decode_size(self.plain.size)
         return None
@@ -317,19 +287,13 @@ class _Light:
         values = image.to(torch.float32) * bright
         mean = values.mean()
         augmented = (values - mean) * contrast + mean
-        return (
-            augmented
-            if image.is_floating_point()
-            else augmented.round_().clamp_(0, 255).to(image.dtype)
-        )
+        if image.is_floating_point():
+            return augmented
+        return augmented.round_().clamp_(0, 255).to(image.dtype)
 
 
 def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
-    """The inverse of `EvalTransform.to_config`, to predict without the training images.
-
-    Raises:
-        DataError: an entry is absent.
-    """
+    """The inverse of `EvalTransform.to_config`, to predict without the training images."""
     try:
         height, width = config["size"]
         spec = InputSpec(
@@ -350,15 +314,10 @@ def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
 
 
 def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
-    """Scale pixels to 0..1, subtract the mean and divide by the standard deviation.
+    """Scale pixels (N, height, width, channels) to 0..1 and normalise them.
 
-    Args:
-        pixels: (N, height, width, channels), uint8, or float32 that is scaled already.
-        spec: whose mean and standard deviation are used.
-
-    Returns:
-        float32 (N, channels, height, width) in channels-last memory format, in which convolutions
-        on a CPU are up to 1.8 times as fast, and which costs nothing here.
+    float32 is scaled already. The result is float32 (N, channels, height, width) in channels-last
+    memory format, in which convolutions on a CPU are up to 1.8 times as fast.
     """
     n, height, width, channels = pixels.shape
     mean, std = (torch.tensor(v, device=pixels.device) for v in (spec.mean, spec.std))
@@ -393,10 +352,3 @@ def _check_spec(spec: InputSpec) -> None:
 def _expect(holds: bool, name: str, value: object, example: str) -> None:
     if not holds:
         raise DataError(f"{name}={value!r} does not work; expected for example {example}.")
-
-
-def _interpolation_for(image: Picture, spec: InputSpec) -> v2.InterpolationMode:
-    how = spec.interpolation
-    if not isinstance(image, Image.Image):
-        how = _FOR_ARRAYS.get(how, how)
-    return v2.InterpolationMode(how)

@@ -1,7 +1,11 @@
 """What images and their labels are like, as a table, a picture and facts."""
 
-from layergroups.data.inspect._data_facts import common_folder, image_facts
-from layergroups.data.inspect._data_summary import DataSummary, summarise
+from layergroups.data.inspect._data_summary import (
+    DataSummary,
+    common_folder,
+    image_facts,
+    summarise,
+)
 from layergroups.data.inspect._show_batch import BatchPicture, draw_batch
 
 __all__ = [

@@ -1,7 +1,4 @@
-"""What images are like, as plain data: counts, sizes, what is broken, what is there twice.
-
-A `DataSummary` as tables for a terminal.
-"""
+"""What images are like: counts, sizes, what is broken, what is there twice; facts for reports."""
 
 from __future__ import annotations
 
@@ -9,29 +6,32 @@ import hashlib
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import Printable, memory
-from layergroups.data._samples import Samples
+from layergroups._formatting import Printable, first_few, memory
+from layergroups.data._samples import Opener, Samples
+from layergroups.data._source import DataFacts
 from layergroups.data.image import (
     ARRAY_ENDINGS,
     BrokenImage,
-    Picture,
     Size,
     height_and_width,
     progress,
     quiet,
     reason_of,
+    refuse_pipe,
 )
 from layergroups.tasks import Task, readable
 
@@ -58,33 +58,20 @@ class Quartiles:
 
 @dataclass(frozen=True)
 class Target:
-    """A class, a label or a number to predict.
-
-    Attributes:
-        name: as in the vocabulary.
-        train: training images that have it.
-        valid: validation images that have it.
-        values: how a number is spread over all images; None for classes and labels.
-    """
+    """A class, a label or a number to predict, and how many images have it."""
 
     name: str
     train: int
     valid: int
-    values: Quartiles | None = None
+    values: Quartiles | None = None  # of a number, over all images
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Files of the same content, byte for byte.
-
-    Attributes:
-        files: their paths.
-        both_parts: some are for training and some for validation, which measures too well.
-        labels_differ: they do not have the same labels.
-    """
+    """Files of the same content, byte for byte."""
 
     files: tuple[str, ...]
-    both_parts: bool
+    both_parts: bool  # some are for training and some for validation, which measures too well
     labels_differ: bool
 
 
@@ -93,21 +80,14 @@ class DataSummary(Printable):
     """What `dls.summary()` found; it prints as a table and turns into JSON.
 
     Attributes:
-        task: what is learned.
-        train: number of training images.
-        valid: number of validation images.
         targets: the classes, labels or numbers, in the order of the vocabulary.
         unlabelled: images that have none of the labels, where there may be several.
         width: of the images in pixels, upright; None if none can be read.
-        height: in the same way.
-        landscape: images wider than high.
-        portrait: images higher than wide.
-        square: the others.
+        landscape: images wider than high; `portrait`: higher than wide.
         upscaled: images that are smaller than what the network gets.
         size: height and width that the network gets, in pixels.
         kinds: how many images there are of each kind, such as "JPEG, RGB".
         file_bytes: sizes of the files; None where images are items of a dataset.
-        total_bytes: of all files.
         broken: images that were left out, or cannot be read any more, and why.
         duplicates: files of the same content.
     """
@@ -145,7 +125,7 @@ class DataSummary(Printable):
         return asdict(self) | own
 
     def __rich__(self) -> RenderableType:
-        return summary_table(self)
+        return _summary_table(self)
 
 
 @dataclass(frozen=True)
@@ -196,35 +176,37 @@ def summarise(
 def _inspect_all(parts: Sequence[Samples], channels: int) -> list[_Seen]:
     names = [name for photos in parts for name in dict.fromkeys(photos.files)]
     items = parts[0].items
-    found: list[_Seen] = []
-    with quiet(), progress(len(names)) as advance:
-        if items is not None:
-            for name in names:
-                try:
-                    picture = items.open(name, channels=channels)
-                except Exception as error:  # of the dataset's own code: it becomes the reason
-                    found.append(_Seen(name, fault=reason_of(error, name)))
-                else:
-                    height, width = height_and_width(picture)
-                    found.append(_Seen(name, width, height, _kind(picture)))
-                advance(1)
-            return found
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for image in pool.map(_inspect, names, chunksize=64):
-                found.append(image)
-                advance(1)
+    with (
+        quiet(),
+        progress(len(names)) as advance,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        if items is None:
+            seen: Iterable[_Seen] = pool.map(_inspect, names, chunksize=64)
+        else:
+            seen = (_inspect_item(items, name, channels) for name in names)
+        found = []
+        for image in seen:
+            found.append(image)
+            advance(1)
     return found
 
 
-def _kind(picture: Picture) -> str:
+def _inspect_item(items: Opener, name: str, channels: int) -> _Seen:
+    try:
+        picture = items.open(name, channels=channels)
+    except Exception as error:  # of the dataset's own code: it becomes the reason
+        return _Seen(name, fault=reason_of(error, name))
+    height, width = height_and_width(picture)
     if isinstance(picture, Image.Image):
-        return picture.mode
-    return f"{picture.shape[-1]} x {picture.dtype}"
+        return _Seen(name, width, height, picture.mode)
+    return _Seen(name, width, height, f"{picture.shape[-1]} x {picture.dtype}")
 
 
 def _inspect(file: str) -> _Seen:
     """From the head of a file; its pixels are not decoded."""
     try:
+        refuse_pipe(file)
         size = os.path.getsize(file)
         if Path(file).suffix.lower() in ARRAY_ENDINGS:
             return _inspect_array(file, size)
@@ -238,8 +220,6 @@ def _inspect(file: str) -> _Seen:
 
 
 def _inspect_array(file: str, size: int) -> _Seen:
-    import numpy as np
-
     array = np.load(file, mmap_mode="r")
     first = array.ndim == 3 and array.shape[0] < min(array.shape[1:])  # channels first
     height, width = array.shape[1:] if first else array.shape[:2]
@@ -261,19 +241,17 @@ def _targets(train: Samples, valid: Samples, vocab: Sequence[str]) -> tuple[Targ
 
 def _duplicates(parts: Sequence[Samples], sizes: dict[str, int]) -> tuple[Duplicates, ...]:
     """Files of the same content; only files of the same size are read."""
-    by_size: dict[int, list[str]] = {}
-    for name, size in sizes.items():
-        by_size.setdefault(size, []).append(name)
+    how_many = Counter(sizes.values())
     by_content: dict[tuple[int, str], list[str]] = {}
-    for size, names in by_size.items():
-        for name in names if len(names) > 1 else ():
+    for name, size in sizes.items():
+        if how_many[size] > 1:
             by_content.setdefault((size, _digest(name)), []).append(name)
     where: dict[str, set[int]] = {}
     labels: dict[str, set[Any]] = {}
     for number, photos in enumerate(parts):
-        for i, file in enumerate(photos.files):
+        for file, label in zip(photos.files, photos.labels or repeat(None), strict=False):
             where.setdefault(file, set()).add(number)
-            labels.setdefault(file, set()).add(photos.labels[i] if photos.labels else None)
+            labels.setdefault(file, set()).add(label)
     return tuple(
         Duplicates(
             tuple(sorted(names)),
@@ -297,8 +275,7 @@ _TARGETS = 30  # classes, labels or numbers that the table shows
 _LISTED = 10  # broken images and duplicates
 
 
-def summary_table(found: DataSummary) -> RenderableType:
-    """Classes, facts, and what is wrong, one below the other."""
+def _summary_table(found: DataSummary) -> RenderableType:
     head = Text(f"{found.train} training and {found.valid} validation images", style="bold")
     return Group(head, Text(), _target_rows(found), Text(), _facts(found), *_faults(found))
 
@@ -332,8 +309,8 @@ def _facts(found: DataSummary) -> Table:
     table.add_column(style="dim")
     table.add_column()
     rows = [
-        ("width", _range(found.width, "pixels")),
-        ("height", _range(found.height, "pixels")),
+        ("width", _pixels(found.width)),
+        ("height", _pixels(found.height)),
         ("shape", f"{found.landscape} landscape, {found.portrait} portrait, {found.square} square"),
         ("kinds", ", ".join(f"{n} {kind}" for kind, n in found.kinds)),
         ("files", _files(found)),
@@ -351,20 +328,18 @@ def _facts(found: DataSummary) -> Table:
 
 
 def _files(found: DataSummary) -> str:
-    if found.file_bytes is None:
+    if (of_file := found.file_bytes) is None:
         return "items of a dataset"
-    low, median, high = (
-        memory(getattr(found.file_bytes, name)) for name in ("min", "median", "max")
-    )
+    low, median, high = map(memory, (of_file.min, of_file.median, of_file.max))
     return f"{low} to {high}, median {median}; {memory(found.total_bytes)} in all"
 
 
-def _range(spread: Quartiles | None, unit: str) -> str:
+def _pixels(spread: Quartiles | None) -> str:
     if spread is None:
         return "unknown"
     if spread.min == spread.max:
-        return f"{spread.min:g} {unit}"
-    return f"{spread.min:g} to {spread.max:g} {unit}, median {spread.median:g}"
+        return f"{spread.min:g} pixels"
+    return f"{spread.min:g} to {spread.max:g} pixels, median {spread.median:g}"
 
 
 def _faults(found: DataSummary) -> list[RenderableType]:
@@ -386,3 +361,84 @@ def _listed(things: Iterable[object]) -> list[str]:
     lines = [f"  {readable(str(thing))}" for thing in things]
     more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
     return lines[:_LISTED] + more
+
+
+_PARTS = ("train", "training", "valid", "validation", "val", "test", "photos", "images", "data")
+_KINDS = 5  # of files that are listed
+
+
+def image_facts(
+    train: Samples,
+    valid: Samples,
+    vocab: Sequence[str],
+    augment: Any,
+    broken: Sequence[BrokenImage],
+    general: Mapping[str, str],
+    summary: DataSummary | None,
+) -> DataFacts:
+    """The facts that reports show of `ImageDataLoaders`, whose fields the first arguments are."""
+    folder = common_folder((*train.files, *valid.files))
+    counts = zip(vocab, train.counts(len(vocab)), valid.counts(len(vocab)), strict=True)
+    found = {"folder": folder} if folder else {}
+    found |= general
+    found["augmentation"] = "none" if augment is None else _augmentation(augment)
+    if summary is not None:
+        found |= _file_facts(summary)
+        broken = summary.broken
+    return DataFacts(
+        name=data_name(folder) if folder else "",
+        train=len(train),
+        valid=len(valid),
+        counts=tuple(counts) if train.task.has_counts else (),
+        facts=found,
+        broken=tuple((str(image.path), image.reason) for image in broken),
+    )
+
+
+def common_folder(files: Iterable[str]) -> str:
+    """The folder that all files lie in; empty if there are none, or if they share none."""
+    folders = {os.path.dirname(os.path.abspath(file)) for file in files if os.path.dirname(file)}
+    if not folders:
+        return ""
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:  # different drives
+        return ""
+
+
+def data_name(folder: str) -> str:
+    """A short name for the data of a folder."""
+    path = Path(folder)
+    own = path.name.lower() not in _PARTS or not path.parent.name
+    return path.name if own else f"{path.parent.name}/{path.name}"
+
+
+def _file_facts(summary: DataSummary) -> dict[str, str]:
+    found = {}
+    if summary.width is not None and summary.height is not None:
+        w, h = summary.width, summary.height
+        found["image sizes"] = (
+            f"{w.min:.0f} × {h.min:.0f} to {w.max:.0f} × {h.max:.0f} pixels, "
+            f"median {w.median:.0f} × {h.median:.0f} (width × height)"
+        )
+    found["file types"] = first_few((f"{n:,} {kind}" for kind, n in summary.kinds), _KINDS)
+    found["smaller than the network's input"] = f"{summary.upscaled:,}" if summary.upscaled else ""
+    both = sum(copies.both_parts for copies in summary.duplicates)
+    if summary.duplicates:
+        found["duplicate files"] = f"{len(summary.duplicates):,}"
+    if both:
+        found["in training and validation"] = f"{both:,} files: results look better than they are"
+    return {name: value for name, value in found.items() if value}
+
+
+def _augmentation(augment: Any) -> str:
+    if not is_dataclass(augment):
+        return str(augment)
+    values = ((each.name, getattr(augment, each.name)) for each in fields(augment))
+    return ", ".join(f"{name} {_value(value)}" for name, value in values if value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) == 2:
+        return " to ".join(map(_value, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
