@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,6 @@ def open_image(path: str | os.PathLike[str], *, min_size: int | None = None) -> 
         path: the image file.
         min_size: if given, an image may be made smaller by a whole number, as long as its shorter
             side keeps at least this many pixels; a JPEG is decoded at that size, which is faster.
-
-    Returns:
-        An image of mode "RGB".
-
-    Raises:
-        OSError: the file is absent, truncated or not an image.
-        PIL.Image.DecompressionBombError: it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     image = _open_with_pillow(path, min_size, 3)
     assert isinstance(image, Image.Image)
@@ -78,16 +71,8 @@ def open_picture(
 
     Three channels are RGB, as by `open_image`. One is grey: colours are weighed as Pillow does. Any
     other number must be that of the file: bands of an image (RGBA has four), pages of a TIFF, or an
-    array in a `.npy` file. More than 8 bits are preserved, except for RGB.
-
-    Args:
-        path: the file.
-        min_size: as for `open_image`.
-        channels: how many channels are wanted.
-
-    Returns:
-        A Pillow image of mode "RGB" or "L" where there are three channels or one of 8 bits; else an
-        array (height, width, channels), see `array_picture`.
+    array in a `.npy` file. More than 8 bits are preserved, except for RGB: the result is then an
+    array, see `array_picture`.
     """
     refuse_pipe(path)
     if Path(path).suffix.lower() in ARRAY_ENDINGS:
@@ -113,6 +98,7 @@ def _open_with_pillow(path: str | os.PathLike[str], min_size: int | None, channe
 
 
 def refuse_pipe(path: str | os.PathLike[str]) -> None:
+    """Raise an error for what is neither a file nor a folder."""
     kind = os.stat(path).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         raise OSError("not a regular file")  # to open a named pipe would wait for ever
@@ -159,16 +145,11 @@ def _numbers_of(pixels: Image.Image, file: Image.Image) -> Array:
 
 
 def array_picture(array: Array, channels: int) -> Picture:
-    """An array as a picture with a number of channels.
+    """An array (H, W, C), (C, H, W) or (H, W) as a picture with a number of channels.
 
-    Args:
-        array: (height, width, channels), (channels, height, width), or (height, width) for one
-            channel; three equal channels are made of one. Whole numbers of more than 8 bits are
-            divided by the largest of their type; fractions stay as they are, and NaN becomes 0.
-        channels: how many are wanted.
-
-    Returns:
-        uint8 of one or three channels as a Pillow image; else the array as uint8 or float32.
+    Three equal channels are made of one. Whole numbers of more than 8 bits are divided by the
+    largest of their type; fractions stay as they are, and NaN becomes 0. The result is a Pillow
+    image if it has one or three channels of 8 bits, else an array of uint8 or float32.
     """
     shape = array.shape
     array = array[..., None] if array.ndim == 2 else array
@@ -193,8 +174,8 @@ def _fractions(array: Array) -> Array:
         raise ValueError(f"an array of {array.dtype}, expected numbers")
     largest = np.iinfo(array.dtype).max if array.dtype.kind in "ui" else 1
     scaled: Array = np.ascontiguousarray(array, np.float32) / np.float32(largest)
-    if np.isinf(scaled).any():
-        raise ValueError("infinite pixels")
+    if np.isinf(scaled).any() or np.isnan(scaled).all():
+        raise ValueError("infinite pixels, or none but NaN")
     return np.nan_to_num(scaled)
 
 
@@ -321,46 +302,54 @@ def height_and_width(image: Picture) -> Size:
     return image.shape[0], image.shape[1]
 
 
-def picture_of_tensor(tensor: torch.Tensor, channels: int, *, strict: bool = True) -> Picture:
-    """A tensor (H, W) or (C, H, W) as a picture; if strict, RGB is uint8 or from 0 to 1."""
-    array = tensor.detach().cpu().numpy()
-    array = array if array.ndim == 2 else np.moveaxis(array, 0, -1)
-    return picture_of_array(array, tensor.shape, channels, strict=strict)
-
-
-def picture_of_array(
-    array: Array, shape: Sequence[int], channels: int, *, strict: bool = True
+def picture_of(
+    source: object, channels: int, *, min_size: int | None = None, strict: bool = True
 ) -> Picture:
-    """An array (H, W) or (H, W, C) as a picture with its channels."""
-    if not strict or channels not in (1, 3) or (channels == 1 and array.dtype != np.uint8):
-        return fitting(array, channels)
+    """A path, Pillow image, array (H, W[, C]) or tensor ([C,] H, W) as a picture.
+
+    If strict, the numbers of RGB, and of grey in 8 bits, are uint8 or from 0 to 1.
+    """
+    if isinstance(source, str | os.PathLike):
+        return open_picture(source, min_size=min_size, channels=channels)
+    shape = tuple(getattr(source, "shape", ()))
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu().numpy()
+        source = np.moveaxis(source, 0, -1) if source.ndim > 2 else source
+    if isinstance(source, np.ndarray):
+        grey = channels == 1 and source.dtype != np.uint8
+        if strict and channels in (1, 3) and not grey:
+            source = _eight_bit_image(source, shape)
+    elif not isinstance(source, Image.Image):
+        raise DataError(
+            f"{type(source).__name__} is not an image; give a path, a Pillow image, an array "
+            f"(height, width, {channels}) or a tensor ({channels}, height, width)."
+        )
+    try:
+        if not isinstance(source, Image.Image):
+            return array_picture(source, channels)
+        source.load()
+        if not source.width * source.height:
+            raise ValueError("it has no pixels")
+        return with_channels(source, channels)
+    except (ValueError, OSError) as error:  # also of a closed or truncated image
+        raise DataError(f"The image cannot be used: {error}.") from error
+
+
+def _eight_bit_image(array: Array, shape: tuple[int, ...]) -> Image.Image:
     layers = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or not 1 <= layers <= 4 or not array.size:
         raise DataError(
-            f"Shape {tuple(shape)} is not one image; expected an array (height, width, 3) or a "
-            "tensor (3, height, width)."
+            f"Shape {shape} is not one image; expected an array (height, width, 3) or a tensor "
+            "(3, height, width)."
         )
-    if array.ndim == 3 and array.shape[-1] == 1:
+    if array.ndim == 3 and layers == 1:
         array = array[..., 0]
     if array.dtype != np.uint8:
-        low, high = float(array.min(initial=0)), float(array.max(initial=0))
+        low, high = float(array.min()), float(array.max())
         if not (np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1):  # not of NaN
             raise DataError(
                 f"Pixels of type {array.dtype} from {low:.4g} to {high:.4g}: expected uint8, or "
                 "fractions from 0 to 1. Do not normalise them; the data loaders do that."
             )
         array = np.round(array * 255).astype(np.uint8)
-    return fitting(Image.fromarray(np.ascontiguousarray(array)), channels)
-
-
-def fitting(image: Picture, channels: int) -> Picture:
-    """An image with this number of channels."""
-    try:
-        if not isinstance(image, Image.Image):
-            return array_picture(image, channels)
-        image.load()
-        if not image.width * image.height:
-            raise ValueError("it has no pixels")
-        return with_channels(image, channels)
-    except (ValueError, OSError) as error:  # also of a closed or truncated image
-        raise DataError(f"The image cannot be used: {error}.") from error
+    return Image.fromarray(np.ascontiguousarray(array))

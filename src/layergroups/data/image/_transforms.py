@@ -23,12 +23,9 @@ from layergroups.data.image._opening import (
     Array,
     Picture,
     Size,
-    fitting,
     for_torchvision,
     height_and_width,
-    open_picture,
-    picture_of_array,
-    picture_of_tensor,
+    picture_of,
     pixels_of,
 )
 from layergroups.errors import BrokenImagesError, DataError
@@ -91,11 +88,13 @@ class Augmentation:
     def __post_init__(self) -> None:
         _expect(0 < self.scale[0] <= self.scale[1] <= 1, "scale", self.scale, "(0.5, 1.0)")
         _expect(0 < self.ratio[0] <= self.ratio[1], "ratio", self.ratio, "(0.75, 1.33)")
+        if self.policy == _ERASE:
+            raise DataError('"erase" is not a policy: Augmentation(erase=0.25).')
         if self.policy not in (None, *_POLICIES):
             known = ", ".join(f'"{name}"' for name in (*_POLICIES, _ERASE))
             raise DataError(
                 f"augment={self.policy!r} is not known; the names are {known}. Or give True, "
-                'False, Augmentation(policy="trivial", erase=0.25), or a function of a Pillow image.'
+                'False, Augmentation(policy="trivial", erase=0.25), or a function of an image.'
             )
         for name in ("flip", "brightness", "contrast", "erase"):
             value = getattr(self, name)
@@ -206,22 +205,13 @@ class EvalTransform:
         }
 
     def _open(self, source: ImageSource) -> Picture:
-        if isinstance(source, Image.Image):
-            return fitting(source, self.channels)
-        if isinstance(source, torch.Tensor):
-            return picture_of_tensor(source, self.channels)
-        if isinstance(source, np.ndarray):
-            return picture_of_array(source, source.shape, self.channels)
-        if isinstance(source, str | os.PathLike):
-            try:
-                return open_picture(source, min_size=self.decode_size, channels=self.channels)
-            except Exception as error:  # whatever Pillow's readers meet: the file is broken
-                broken = BrokenImage(Path(source), reason_of(error, source))
-                raise BrokenImagesError(f"Cannot read the image {broken}.") from error
-        raise DataError(
-            f"{type(source).__name__} is not an image; give a path, a Pillow image, an array "
-            f"(height, width, {self.channels}) or a tensor ({self.channels}, height, width)."
-        )
+        try:
+            return picture_of(source, self.channels, min_size=self.decode_size)
+        except Exception as error:  # whatever Pillow's readers meet: the file is broken
+            if isinstance(error, DataError) or not isinstance(source, str | os.PathLike):
+                raise
+            broken = BrokenImage(Path(source), reason_of(error, source))
+            raise BrokenImagesError(f"Cannot read the image {broken}.") from error
 
 
 @dataclass(frozen=True)
@@ -259,15 +249,12 @@ class TrainTransform:
         """An image as (height, width, channels), augmented by the global random generators."""
         is_array, channels = isinstance(image, np.ndarray), self.plain.channels
         augmented = (self._augment_array if is_array else self._augment)(for_torchvision(image))
-        if isinstance(augmented, torch.Tensor):
-            augmented = picture_of_tensor(augmented, channels, strict=not is_array)
-        elif isinstance(augmented, Image.Image):
-            augmented = fitting(augmented, channels)
-        else:
+        if not isinstance(augmented, torch.Tensor | Image.Image):
             raise DataError(
                 f"augment= returned a {type(augmented).__name__} for an image; expected a Pillow "
                 f"image or a tensor ({channels}, height, width), not yet normalised."
             )
+        augmented = picture_of(augmented, channels, strict=not is_array)
         if height_and_width(augmented) != self.plain.size:
             return self.plain.pixels(augmented)
         return pixels_of(for_torchvision(augmented))

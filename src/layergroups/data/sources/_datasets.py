@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from layergroups._random import private_randomness
@@ -18,10 +16,7 @@ from layergroups.data._samples import Samples, Split, divided, names_of
 from layergroups.data.image import (
     BrokenImage,
     Picture,
-    fitting,
-    open_picture,
-    picture_of_array,
-    picture_of_tensor,
+    picture_of,
     progress,
     quiet,
     reason_of,
@@ -194,15 +189,7 @@ def _picture(image: Any, channels: int) -> Picture:
     if isinstance(image, Mapping):
         content = image.get("bytes")
         image = image.get("path") if content is None else Image.open(io.BytesIO(content))
-    if isinstance(image, str | os.PathLike):
-        return open_picture(image, channels=channels)
-    if isinstance(image, Image.Image):
-        return fitting(image, channels)
-    if isinstance(image, torch.Tensor):
-        return picture_of_tensor(image, channels)
-    if isinstance(image, np.ndarray):
-        return picture_of_array(image, image.shape, channels)
-    raise DataError(f"a {type(image).__name__} is not an image")
+    return picture_of(image, channels)
 
 
 def _key(item: Mapping[str, Any], given: Key | None, usual: Sequence[str], what: str) -> Key:
