@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from layergroups._checks import number, whole_number
 from layergroups.data import EvalLoader, Paths, batch_count, batches_of
 from layergroups.errors import TrainingError
 from layergroups.tasks import AnyPrediction
@@ -84,13 +85,8 @@ def averaged_predictions(
     learner: LearnerState, dl: Iterable[Any] | None, n: int, beta: float
 ) -> tuple[Tensor, Tensor | None]:
     """See `Learner.tta`."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise TrainingError(f"n={n!r} must be a whole number of views, from 1: learn.tta(n=4).")
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
-        raise TrainingError(
-            f"beta={beta!r} must be the weight of the items without augmentation, from 0 to 1: "
-            "learn.tta(beta=0.25)."
-        )
+    whole_number("n", n, 1, 4)
+    number("beta", beta, 0, 1, 0.25)
     batches = batches_of(learner.data, dl)
     plain, targets, _ = all_predictions(learner, batches)
     total = torch.zeros_like(plain)

@@ -24,7 +24,6 @@ from layergroups.training.feature_cache._feature_cache import (
     FeatureCache,
 )
 from layergroups.training.feature_cache._feature_cut import (
-    PROBE_ITEMS,
     FeatureCut,
     NoCutError,
     find_cut,
@@ -34,7 +33,6 @@ from layergroups.training.feature_cache._feature_cut import (
 )
 
 __all__ = [
-    "PROBE_ITEMS",
     "Boundary",
     "CacheEntry",
     "CachedBatches",

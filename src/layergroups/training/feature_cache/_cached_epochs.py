@@ -20,7 +20,7 @@ from torch import Tensor
 
 from layergroups._forward import labelled
 from layergroups._random import mixed
-from layergroups._torch import is_compiled, tree_map_only, version
+from layergroups._torch import is_compiled, version
 from layergroups.data import (
     SeekableBatches,
     Shard,
@@ -30,17 +30,9 @@ from layergroups.data import (
     shards_of,
     starting_at,
 )
-from layergroups.training.feature_cache._feature_buffer import (
-    FeatureBuffer,
-    FeatureCacheConfig,
-    NoSpaceError,
-)
-from layergroups.training.feature_cache._feature_cache import (
-    Boundary,
-    CacheEntry,
-    FeatureCache,
-)
-from layergroups.training.feature_cache._feature_cut import PROBE_ITEMS, NoCutError, run_rest
+from layergroups.training.feature_cache._feature_buffer import FeatureBuffer, FeatureCacheConfig
+from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
+from layergroups.training.feature_cache._feature_cut import few_items, run_rest
 from layergroups.training.hardware import to_device
 from layergroups.training.state import evaluating
 
@@ -67,10 +59,7 @@ class CachedInputs(tuple[Tensor, ...]):
 class CachedEpochs:
     """The `FeatureSource` of a fit: uses the cache in all epochs in which that is possible.
 
-    Args:
-        cache: of the learner.
-        config: limits and views.
-        passes: over all training items for each cached epoch, each in different views.
+    Each cached epoch is `passes` over all training items, each in different views.
     """
 
     required = False
@@ -86,8 +75,6 @@ class CachedEpochs:
         self._warned = ""
         self._skip = False
 
-    # For the loop
-
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
         """The cached batches of this epoch, if that is possible and saves time."""
         skip, self._skip, self._entry = self._skip, False, None
@@ -101,7 +88,13 @@ class CachedEpochs:
         if reason and reason != self._warned:
             _log.warning("The frozen layers run in every epoch, because %s.", reason)
         self._warned = reason or ""
-        return None if self._entry is None else self._batches(run, self._entry)
+        return self._batches(run)
+
+    def _batches(self, run: FitContext) -> Batches | None:
+        if self._entry is None or self._entry.train is None:
+            return None
+        epoch = run.learner.epochs_done
+        return _EpochBatches(self._entry.train, self, run, self._entry.views, epoch, self.passes)
 
     def skip_epoch(self) -> None:
         self._skip = True
@@ -166,22 +159,15 @@ class CachedEpochs:
         if not entry.views and run.epochs - run.epoch <= wanted:
             return ""
         lost = [] if entry.buffers else list(entry.views)
-        try:
-            if entry.train is None:
-                self.cache.reserve(run, entry, max(wanted, len(lost)), self.config)
-            epoch = run.learner.epochs_done
-            is_new = epoch not in entry.views and len(entry.views) < wanted
-            self.cache.fill(run, [entry], [*lost, *([epoch] if is_new else [])])
-        except (NoCutError, NoSpaceError) as problem:
-            self.cache.give_up(entry, str(problem))
-            return entry.reason
-        self.begin(run, entry)
-        return ""
-
-    def _batches(self, run: FitContext, entry: CacheEntry) -> Batches:
-        assert entry.train is not None
         epoch = run.learner.epochs_done
-        return _EpochBatches(entry.train, self, run, entry.views, epoch, self.passes)
+        is_new = epoch not in entry.views and len(entry.views) < wanted
+        epochs = [*lost, *([epoch] if is_new else [])]
+        space = max(wanted, len(lost))
+        if entry.train is not None or self.cache.reserve(run, entry, space, self.config):
+            self.cache.fill(run, [entry], epochs)
+        if not entry.reason:
+            self.begin(run, entry)
+        return entry.reason
 
     def batches_per_pass(self, run: FitContext) -> float:
         """Batches in which all items come once."""
@@ -201,7 +187,6 @@ class CachedBatches(ABC):
         return (self.batch(*rows) for rows in self.rows())
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
-        """The shards of one process."""
         return (self.shard(*rows, rank, world, min_items) for rows in self.rows())
 
     def batch(self, views: Tensor, positions: Tensor) -> tuple[CachedInputs, Tensor]:
@@ -249,7 +234,8 @@ class _EpochBatches(CachedBatches):
     def starting_at(self, first: int) -> Iterator[Any]:
         for number, rows in islice(enumerate(self.rows()), first, None):
             if self.source._entry is None:
-                yield from (shard.batch for shard in self._data_from(number))
+                later = data_shards(self.run, number % len(self.run.train))
+                yield from (shard.batch for shard in later)
                 return
             yield self.batch(*rows)
 
@@ -257,7 +243,7 @@ class _EpochBatches(CachedBatches):
         self.source.min_items = min_items
         for number, rows in enumerate(self.rows()):
             if self.source._entry is None:
-                yield from self._data_from(number, min_items)
+                yield from data_shards(self.run, number % len(self.run.train), min_items)
                 return
             yield self.shard(*rows, rank, world, min_items)
 
@@ -270,9 +256,6 @@ class _EpochBatches(CachedBatches):
             for chosen in order:
                 positions = torch.tensor(chosen)
                 yield (views[positions] + number) % count, positions
-
-    def _data_from(self, number: int, min_items: int = 1) -> Iterator[Shard]:
-        return data_shards(self.run, number % len(self.run.train), min_items)
 
     def _drawn_views(self) -> Tensor:
         """The view of each item: the one computed in this epoch, else a random one."""
@@ -310,7 +293,7 @@ def probe(run: FitContext) -> Any:
     with evaluating(run.model):  # restores the random numbers that a DataLoader draws
         batch = next(iter(run.learner.data.views(0) or ()))  # there are views: see why_not
         inputs, _ = labelled(to_device(batch, run.accelerator.device))
-    return tree_map_only(Tensor, lambda t: t[:PROBE_ITEMS] if t.ndim else t, inputs)
+    return few_items(inputs)
 
 
 def batch_size(run: FitContext) -> int:

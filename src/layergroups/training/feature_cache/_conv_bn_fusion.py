@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -22,8 +23,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from layergroups._torch import own_parameters
 from layergroups.training.feature_cache._feature_cut import (
-    PROBE_ITEMS,
     FeatureCut,
+    few_items,
     replaced_forwards,
     run_frozen_part,
 )
@@ -33,13 +34,7 @@ _TOLERANCE: Final = 1e-4  # of the largest value
 
 
 class FrozenPart:
-    """Runs the constant part of a model for cuts, fused where that gives the same.
-
-    Args:
-        model: in eval mode while it is run.
-        cuts: whose values are wanted.
-        fuse: False runs it as it is, to the bit.
-    """
+    """Runs the constant part of a model in eval mode; with `fuse`, fused if the values agree."""
 
     def __init__(self, model: nn.Module, cuts: Sequence[FeatureCut], *, fuse: bool) -> None:
         self.model = model
@@ -49,38 +44,32 @@ class FrozenPart:
     def run(self, inputs: Any) -> list[list[Tensor]]:
         """As `run_frozen_part`, within float tolerance."""
         if self.pairs is None:
-            self.pairs = self._checked_pairs(inputs)
+            self.pairs = self._checked_pairs(few_items(inputs))
+        portions: Sequence[Any] = [inputs]
+        if isinstance(inputs, Tensor) and inputs.device.type == "cpu":
+            # A few items at a time: activations of more take memory and save no time.
+            portions = torch.split(inputs, _AT_ONCE)
         with fused(self.model, self.pairs):
-            parts = [run_frozen_part(self.model, self.cuts, some) for some in _portions(inputs)]
+            parts = [run_frozen_part(self.model, self.cuts, some) for some in portions]
         if len(parts) == 1:
             return parts[0]
         by_cut = zip(*parts, strict=True)
         return [[torch.cat(rows) for rows in zip(*each, strict=True)] for each in by_cut]
 
-    def _checked_pairs(self, inputs: Any) -> Mapping[str, str]:
+    def _checked_pairs(self, some: Any) -> Mapping[str, str]:
         """Convolutions, each with the norm behind it; none if the fused run gives other values."""
-        some = inputs[:PROBE_ITEMS] if isinstance(inputs, Tensor) else inputs
         pairs = find_pairs(self.model, self.cuts, some)
         if not pairs:
             return {}
         plain = run_frozen_part(self.model, self.cuts, some)
         with fused(self.model, pairs):
             again = run_frozen_part(self.model, self.cuts, some)
-        return pairs if _are_close(plain, again) else {}
-
-
-def _portions(inputs: Any) -> Sequence[Any]:
-    # On a CPU a few items at a time: activations of more take memory and save no time.
-    if isinstance(inputs, Tensor) and inputs.device.type == "cpu":
-        return torch.split(inputs, _AT_ONCE)
-    return [inputs]
+        same = all(map(_are_close, chain(*plain), chain(*again)))
+        return pairs if same else {}
 
 
 def find_pairs(model: nn.Module, cuts: Sequence[FeatureCut], inputs: Any) -> Mapping[str, str]:
-    """Constant convolutions whose output goes into a constant batch norm: path -> path of the norm.
-
-    Each of them runs once in a forward pass.
-    """
+    """Constant convolutions that feed a constant batch norm, by path; each of them runs once."""
     inside = {
         below: module
         for cut in cuts
@@ -147,12 +136,7 @@ def _is_plain_norm(module: nn.Module) -> bool:
     return whole and not module.training
 
 
-def _are_close(one: list[list[Tensor]], two: list[list[Tensor]]) -> bool:
-    for ours, theirs in zip(one, two, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            if a.is_floating_point() and a.numel():
-                if not float((a - b).abs().max()) <= _TOLERANCE * float(a.abs().max()):
-                    return False
-            elif not torch.equal(a, b):
-                return False
-    return True
+def _are_close(a: Tensor, b: Tensor) -> bool:
+    if not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
+    return float((a - b).abs().max()) <= _TOLERANCE * float(a.abs().max())

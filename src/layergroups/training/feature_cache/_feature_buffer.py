@@ -81,17 +81,7 @@ class NoSpaceError(TrainingError):
 
 
 class FeatureBuffer:
-    """Space for the values of each item in each view.
-
-    Args:
-        items: number of items.
-        views: of each item.
-        specs: of the tensors to store for each item.
-        config: limits and number format.
-
-    Raises:
-        NoSpaceError: the values exceed the limits of both memory and disk.
-    """
+    """Space for the values of each item in each view; `NoSpaceError` if they exceed all limits."""
 
     def __init__(
         self, items: int, views: int, specs: Sequence[TensorSpec], config: FeatureCacheConfig
@@ -116,7 +106,8 @@ class FeatureBuffer:
             _in_file(shape, dtype, folder) if self.mapped else torch.empty(shape, dtype=dtype)
             for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
-        self._targets: Tensor | None = None
+        self.targets = torch.empty(0)  # of all items (items, ...)
+        self.is_filled = False
 
     def write(
         self, view: int, positions: Sequence[int], values: Sequence[Tensor], targets: Tensor
@@ -126,9 +117,10 @@ class FeatureBuffer:
         for stored, spec, value in zip(self._values, self._specs, values, strict=True):
             plain = value.permute(0, 2, 3, 1) if spec.channels_last else value
             stored[view * self.items + index] = plain.to(stored.device, stored.dtype)
-        if self._targets is None:
-            self._targets = torch.zeros(self.items, *targets.shape[1:], dtype=targets.dtype)
-        self._targets[index] = targets.cpu()
+        if not self.is_filled:
+            self.targets = torch.zeros(self.items, *targets.shape[1:], dtype=targets.dtype)
+            self.is_filled = True
+        self.targets[index] = targets.cpu()
 
     def read(self, views: Tensor, positions: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Values and targets of the items at these positions (N,), each in one view (N,)."""
@@ -139,24 +131,10 @@ class FeatureBuffer:
             values.append(value.permute(0, 3, 1, 2) if spec.channels_last else value)
         return tuple(values), self.targets[positions]
 
-    @property
-    def is_filled(self) -> bool:
-        """Whether anything was written."""
-        return self._targets is not None
-
-    @property
-    def targets(self) -> Tensor:
-        """The targets of all items (items, ...)."""
-        assert self._targets is not None
-        return self._targets
-
 
 def _stored_shape(spec: TensorSpec) -> tuple[int, ...]:
     # Of one item. channels_last maps are stored as (H, W, C), so that rows are contiguous.
-    if spec.channels_last:
-        channels, height, width = spec.shape
-        return height, width, channels
-    return spec.shape
+    return (*spec.shape[1:], spec.shape[0]) if spec.channels_last else spec.shape
 
 
 def _in_file(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:

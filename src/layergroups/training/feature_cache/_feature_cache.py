@@ -48,32 +48,21 @@ _ATTRIBUTES: Final = (bool, int, float, str, tuple, list, type(None))
 
 @dataclass(eq=False)
 class CacheEntry:
-    """The values at one boundary.
+    """The values at one boundary."""
 
-    Attributes:
-        fingerprint: of everything that they depend on.
-        views: the epochs whose augmentation the cached views have. Without buffers (after a
-            restart) the views are computed again when needed.
-        fused: whether norms are fused into convolutions to compute the values.
-        cut: where the model is cut; None if that is impossible, or not tried yet.
-        train: values of training items.
-        valid: values of validation items.
-        tensors: weights and buffers of the frozen part.
-        modules: of the model when the cut was found.
-        reason: why there are no values.
-        facts: what the values depend on beyond the fingerprint, as long as this process runs:
-            sizes and times of the files, plain attributes of the frozen modules.
-    """
-
-    fingerprint: int
+    fingerprint: int  # of everything that they depend on
+    # The epochs whose augmentation the cached views have. Without buffers (after a restart) the
+    # views are computed again when needed.
     views: list[int] = field(default_factory=list)
-    fused: bool = False
-    cut: FeatureCut | None = None
-    train: FeatureBuffer | None = None
+    fused: bool = False  # norms into convolutions, to compute the values
+    cut: FeatureCut | None = None  # None if that is impossible, or not tried yet
+    train: FeatureBuffer | None = None  # values of training items
     valid: FeatureBuffer | None = None
-    tensors: Sequence[Tensor] = ()
-    modules: Sequence[nn.Module] = ()
-    reason: str = ""
+    tensors: Sequence[Tensor] = ()  # weights and buffers of the frozen part
+    modules: Sequence[nn.Module] = ()  # of the model when the cut was found
+    reason: str = ""  # why there are no values
+    # What else the values depend on while this process runs: sizes and times of the files, plain
+    # attributes of the frozen modules.
     facts: Mapping[Any, str] = field(default_factory=dict)
 
     @property
@@ -87,18 +76,12 @@ class CacheEntry:
 
 @dataclass
 class FeatureCache:
-    """What a learner caches between its fits, at one boundary or several.
-
-    Attributes:
-        data: the training and validation batches; the reference keeps their identity unique.
-        body_passes: passes of the frozen layers over the training items in this epoch.
-        seconds: the time of these passes.
-    """
+    """What a learner caches between its fits, at one boundary or several."""
 
     entries: dict[Boundary, CacheEntry] = field(default_factory=dict)
-    data: tuple[object, object] = (None, None)
-    body_passes: int = 0
-    seconds: float = 0.0
+    data: tuple[object, object] = (None, None)  # batches; the reference keeps their ids unique
+    body_passes: int = 0  # of the frozen layers over the training items in this epoch
+    seconds: float = 0.0  # the time of these passes
     _stamps: tuple[Callable[[], object], str] = (lambda: None, "")  # of the files, and in which fit
 
     @property
@@ -165,8 +148,8 @@ class FeatureCache:
 
     def reserve(
         self, fit: FitContext, entry: CacheEntry, views: int, config: FeatureCacheConfig
-    ) -> None:
-        """Allocate the buffers of an entry; `NoSpaceError` on all processes if one has no space."""
+    ) -> bool:
+        """Allocate the buffers of an entry; if a process has no space, none has the entry."""
         assert entry.cut is not None
         problem = ""
         left = config.left_by(self.buffers)
@@ -181,30 +164,23 @@ class FeatureCache:
         # One process without space must not leave the others to train on cached values alone.
         problem = fit.processes.any_text("space for outputs of the frozen layers", problem)
         if problem:
-            entry.train = entry.valid = None
-            raise NoSpaceError(problem)
-
-    def has_space(
-        self, fit: FitContext, entry: CacheEntry, views: int, config: FeatureCacheConfig
-    ) -> bool:
-        """As `reserve`, but returns whether there is space."""
-        try:
-            self.reserve(fit, entry, views, config)
-        except NoSpaceError:
-            return False
-        return True
+            self.give_up(entry, problem)
+        return not problem
 
     def fill(self, fit: FitContext, entries: Sequence[CacheEntry], epochs: Sequence[int]) -> None:
         """Run the frozen layers over views of the training items, and over the validation items.
 
-        Args:
-            fit: in progress.
-            entries: with buffers; one pass fills all of them.
-            epochs: whose augmentation the views have; lost views come first.
-
-        Raises:
-            NoCutError: model or data differ from the trial.
+        One pass fills all these entries, which have buffers. The views have the augmentation of
+        these epochs; lost views come first. Where model or data differ from the trial, the entries
+        are given up.
         """
+        try:
+            self._fill(fit, entries, epochs)
+        except NoCutError as problem:
+            for entry in entries:
+                self.give_up(entry, str(problem))
+
+    def _fill(self, fit: FitContext, entries: Sequence[CacheEntry], epochs: Sequence[int]) -> None:
         lost = 0
         for entry in entries:
             if entry.train is not None and not entry.train.is_filled:

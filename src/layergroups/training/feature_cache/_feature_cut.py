@@ -8,6 +8,7 @@ works for any architecture, and problems appear before anything is cached.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,12 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._forward import call_model, run_model
-from layergroups._torch import (
-    TreeSpec,
-    tree_flatten,
-    tree_map_only,
-    tree_unflatten,
-)
+from layergroups._torch import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 from layergroups.errors import TrainingError
 from layergroups.groups import has_foreign_hooks
 from layergroups.models import AdaptiveConcatPool2d
@@ -47,7 +43,7 @@ class NoCutError(TrainingError):
 
 
 class Call(NamedTuple):
-    """A call of a module in a forward pass: path of the module, and number among its calls."""
+    """A call in a forward pass: the path of the module, and the number among its calls."""
 
     path: str
     number: int
@@ -58,25 +54,16 @@ _PLAIN = (Tensor, int, float, str, bytes, torch.dtype, torch.device, type(None))
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor in an output, without its values.
+    """A tensor in an output, without its values."""
 
-    Attributes:
-        shape: without the first dimension.
-        rows: of the first dimension for each item of the batch; 0 if it does not grow with it.
-        first: length of the first dimension, where it does not grow.
-        dtype: of the values.
-        channels_last: maps (N, C, H, W) whose channels are innermost in memory.
-    """
-
-    shape: tuple[int, ...]
-    rows: int
-    first: int
+    shape: tuple[int, ...]  # without the first dimension
+    rows: int  # of the first dimension for each item of the batch; 0 if it does not grow with it
+    first: int  # length of the first dimension, where it does not grow
     dtype: torch.dtype
-    channels_last: bool = False
+    channels_last: bool = False  # maps (N, C, H, W) whose channels are innermost in memory
 
     @classmethod
     def of(cls, tensor: Tensor, items: int) -> TensorSpec:
-        """The spec of a tensor that was computed for so many items."""
         rows, rest = divmod(len(tensor), items)
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         last = last and not tensor.is_contiguous()
@@ -84,64 +71,49 @@ class TensorSpec:
 
     def blank(self, items: int, device: torch.device) -> Tensor:
         """Zeros in this shape that take no memory."""
-        first = self.rows * items if self.rows else self.first
-        return torch.zeros((), dtype=self.dtype, device=device).expand(first, *self.shape)
+        zero = torch.zeros((), dtype=self.dtype, device=device)
+        return zero.expand(self.rows * items or self.first, *self.shape)
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """An output in any nesting of tuples, dicts and model outputs, without its values.
+    """An output in any nesting of tuples, dicts and model outputs, without its values."""
 
-    Attributes:
-        leaves: a `TensorSpec` for each tensor, anything else as it is.
-        spec: the nesting.
-    """
-
-    leaves: tuple[Any, ...]
-    spec: TreeSpec
+    leaves: tuple[Any, ...]  # a `TensorSpec` for each tensor, anything else as it is
+    spec: TreeSpec  # the nesting
 
     @classmethod
     def of(cls, value: Any, items: int) -> OutputSpec:
-        """The spec of a value that was computed for so many items."""
         leaves, spec = tree_flatten(value)
         for leaf in leaves:
             if not isinstance(leaf, _PLAIN):
                 # It may hold tensors of the trial items, which would then be used for all others.
                 raise NoCutError(f"a layer returns a {type(leaf).__name__} that may hold tensors")
-        tensor_specs = (
+        tensors = tuple(
             TensorSpec.of(leaf, items) if isinstance(leaf, Tensor) and leaf.ndim else leaf
             for leaf in leaves
         )  # fmt: skip
-        return cls(tuple(tensor_specs), spec)
+        return cls(tensors, spec)
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        """The specs of its tensors."""
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, TensorSpec))
 
     def filled(self, values: Iterator[Tensor]) -> Any:
-        """The output with these values as its tensors."""
         made = [next(values) if isinstance(leaf, TensorSpec) else leaf for leaf in self.leaves]
         return tree_unflatten(made, self.spec)
 
     def blank(self, items: int, device: torch.device) -> Any:
-        """The output with blank tensors."""
         return self.filled(iter([leaf.blank(items, device) for leaf in self.tensors]))
 
 
 @dataclass(frozen=True)
 class FeatureCut:
-    """Where values pass from the constant part of a model to the rest.
+    """Where values pass from the constant part of a model to the rest."""
 
-    Attributes:
-        calls: outermost calls of constant modules in a forward pass, and their outputs.
-        needed: the calls whose outputs the rest needs; these are cached.
-        inputs: of the model.
-    """
-
-    calls: Mapping[Call, OutputSpec]
-    needed: tuple[Call, ...]
-    inputs: OutputSpec
+    calls: Mapping[Call, OutputSpec]  # outermost calls of constant modules in a forward pass
+    needed: tuple[Call, ...]  # whose outputs the rest needs; these are cached
+    inputs: OutputSpec  # of the model
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
@@ -150,32 +122,31 @@ class FeatureCut:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Paths of the constant modules."""
         return tuple(dict.fromkeys(call.path for call in self.calls))
 
     def caches_same_as(self, other: FeatureCut) -> bool:
-        """Whether both need the same values of the same modules."""
         return (self.needed, self.tensors) == (other.needed, other.tensors)
 
 
 def find_cut(model: nn.Module, frozen: Sequence[str], inputs: Any) -> FeatureCut:
     """Find where the frozen part ends, by a trial with a few items; changes nothing.
 
-    Args:
-        model: from inputs to outputs.
-        frozen: paths of the outermost modules in which nothing trains, moves or draws.
-        inputs: a batch, of which `PROBE_ITEMS` items are taken; a tensor (N, ...), or any nesting.
-
-    Raises:
-        NoCutError: the rest cannot be run from what the frozen part gives; says why.
+    `frozen` are paths of the outermost modules in which nothing trains, moves or draws.
+    `NoCutError` says why the rest cannot be run from what they give.
     """
-    inputs = tree_map_only(Tensor, lambda t: t[:PROBE_ITEMS] if t.ndim else t, inputs)
-    items = _items(inputs)
+    inputs = few_items(inputs)
+    items = len(next(iter(_tensors(inputs)), ()))
+    if items < PROBE_ITEMS:
+        raise NoCutError(f"it takes a batch of {PROBE_ITEMS} items to find where they end")
     outputs, values = _trial(model, frozen, inputs)
     calls = {call: OutputSpec.of(value, items) for call, value in values.items()}
     whole = FeatureCut(calls, tuple(calls), OutputSpec.of(inputs, items))
     cut = FeatureCut(calls, _needed(model, whole, values, outputs, items), whole.inputs)
-    _check_rows(cut)
+    if not cut.needed:
+        raise NoCutError("nothing that the frozen layers give reaches the others")
+    for call in cut.needed:
+        if any(tensor.rows != 1 for tensor in calls[call].tensors):
+            raise NoCutError(f"the output of {call.path} has no row for each item")
     with evaluating(model):
         again = run_rest(model, cut, [t for call in cut.needed for t in _tensors(values[call])])
     if not _same(outputs, again):
@@ -186,8 +157,7 @@ def find_cut(model: nn.Module, frozen: Sequence[str], inputs: Any) -> FeatureCut
 def run_rest(model: nn.Module, cut: FeatureCut, values: Sequence[Tensor]) -> Any:
     """Run the rest of the model on cached values, one tensor (N, ...) for each of `cut.tensors`.
 
-    Raises:
-        NoCutError: the model does not call its constant modules as it did in the trial.
+    `NoCutError` if the model does not call its constant modules as it did in the trial.
     """
     items, device = len(values[0]), values[0].device
     left, answers = iter(values), {}
@@ -199,25 +169,21 @@ def run_rest(model: nn.Module, cut: FeatureCut, values: Sequence[Tensor]) -> Any
 def run_frozen_part(
     model: nn.Module, cuts: Sequence[FeatureCut], inputs: Any
 ) -> list[list[Tensor]]:
-    """Run the constant part alone, once for all cuts.
+    """Run the constant part alone, once for all cuts: for each the values of its `tensors`.
 
-    Returns:
-        For each cut the values, in the order of its `tensors`.
-
-    Raises:
-        NoCutError: the model does not call its constant modules as it did in the trial.
+    `NoCutError` if the model does not call its constant modules as it did in the trial.
     """
     found: list[dict[Call, Any]] = [{} for _ in cuts]
-
-    def all_there() -> bool:
-        return all(len(seen) == len(cut.needed) for seen, cut in zip(found, cuts, strict=True))
+    missing = sum(len(cut.needed) for cut in cuts)
 
     def keeper(cut: FeatureCut, seen: dict[Call, Any]) -> _Handler:
         def keep(call: Call, compute: Callable[[], Any]) -> Any:
+            nonlocal missing
             value = compute()
             if call in cut.needed:
                 seen[call] = value
-                if all_there():
+                missing -= 1
+                if not missing:
                     raise _EnoughError
             return value
 
@@ -228,7 +194,7 @@ def run_frozen_part(
             stack.enter_context(_calls_handled(model, cut.paths, keeper(cut, seen)))
         with suppress(_EnoughError):
             run_model(model, inputs)
-    if not all_there():
+    if missing:
         raise NoCutError("its frozen modules are not called as they were in the trial")
     return [
         [tensor.detach() for call in cut.needed for tensor in _tensors(seen[call])]
@@ -242,12 +208,8 @@ class _EnoughError(Exception):
 
 def foreign_hooks(model: nn.Module, cut: FeatureCut) -> str:
     """The first constant module with a hook that is not ours, which would see nothing; or empty."""
-    below: str
-    for path in cut.paths:
-        for below, module in model.get_submodule(path).named_modules(prefix=path):
-            if has_foreign_hooks(module):
-                return below
-    return ""
+    inside = (m for p in cut.paths for m in model.get_submodule(p).named_modules(prefix=p))
+    return next((path for path, module in inside if has_foreign_hooks(module)), "")
 
 
 # Replacing the outputs of modules
@@ -366,15 +328,12 @@ def _needed(
 
 
 def _spoilt(tensor: Tensor) -> Tensor:
-    if tensor.is_floating_point():
-        return torch.full_like(tensor, float("nan"))
-    return torch.zeros_like(tensor)
+    return torch.full_like(tensor, math.nan if tensor.is_floating_point() else 0)
 
 
 def _run_answering(
     model: nn.Module, cut: FeatureCut, answers: Mapping[Call, Any], inputs: Any
 ) -> Any:
-
     def answer(call: Call, compute: Callable[[], Any]) -> Any:
         if call not in answers:
             raise NoCutError(f"{call.path} is called more often than in the trial")
@@ -388,24 +347,13 @@ def _run_answering(
     return outputs
 
 
-def _check_rows(cut: FeatureCut) -> None:
-    if not cut.needed:
-        raise NoCutError("nothing that the frozen layers give reaches the others")
-    for call in cut.needed:
-        if any(tensor.rows != 1 for tensor in cut.calls[call].tensors):
-            raise NoCutError(f"the output of {call.path} has no row for each item")
+def few_items(inputs: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t[:PROBE_ITEMS] if t.ndim else t, inputs)
 
 
 def _tensors(value: Any) -> list[Tensor]:
     """The tensors with at least one dimension, in order."""
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor) and leaf.ndim]
-
-
-def _items(inputs: Any) -> int:
-    tensors = _tensors(inputs)
-    if not tensors or len(tensors[0]) < PROBE_ITEMS:
-        raise NoCutError(f"it takes a batch of {PROBE_ITEMS} items to find where they end")
-    return len(tensors[0])
 
 
 def _plain(value: Any) -> Any:

@@ -26,8 +26,6 @@ from layergroups.training.feature_cache import (
     CachedEpochs,
     CacheEntry,
     FeatureBuffer,
-    NoCutError,
-    NoSpaceError,
     batch_size,
     probe,
     why_not,
@@ -129,16 +127,12 @@ def _filled(
     items = probe(run)
     entry, *others = (cache.entry_for(run, b, lambda: items) for b in (run.groups.inactive, *also))
     wanted = [entry]
-    try:
-        if not entry.reason:
-            cache.reserve(run, entry, len(epochs), config)
-            later = max(len(epochs), config.views if run.learner.data.augmented else 1)
-            wanted += [e for e in others if not e.reason and cache.has_space(run, e, later, config)]
-            for each in wanted:
-                each.fused = True
-            cache.fill(run, wanted, epochs)
-    except (NoCutError, NoSpaceError) as problem:
-        cache.give_up(entry, str(problem))
+    if not entry.reason and cache.reserve(run, entry, len(epochs), config):
+        later = max(len(epochs), config.views if run.learner.data.augmented else 1)
+        wanted += [e for e in others if not e.reason and cache.reserve(run, e, later, config)]
+        for each in wanted:
+            each.fused = True
+        cache.fill(run, wanted, epochs)
     cache.keep_only([b for b, known in cache.entries.items() if known in wanted])
     return entry
 
