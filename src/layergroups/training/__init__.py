@@ -30,11 +30,11 @@ from layergroups.training.callbacks import (
 )
 from layergroups.training.distributed import average_gradients, same_weights
 from layergroups.training.feature_cache import FeatureCacheConfig
-from layergroups.training.loop import EVENTS, Callback, FitContext
+from layergroups.training.loop import Callback, FitContext
 from layergroups.training.lr_finder import FoundRates, minimum, slide, steep, valley
 from layergroups.training.optim import Flat, FlatCos, OneCycle, Schedule
 from layergroups.training.recipes import FineTuneDefaults, FitOptions, Phase, plan_fine_tune
-from layergroups.training.state import Bar, EpochRow, History, Reporter
+from layergroups.training.state import EVENTS, Bar, EpochRow, History, Reporter
 
 __all__ = [
     "EVENTS",

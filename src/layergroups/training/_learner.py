@@ -39,7 +39,7 @@ from layergroups.training.feature_cache import (
     checked_cache_config,
 )
 from layergroups.training.hardware import Compile
-from layergroups.training.loop import checked, evaluate, predict_all
+from layergroups.training.loop import evaluate, predict_all
 from layergroups.training.lr_finder import FoundRates, Plan, find_rates, named
 from layergroups.training.optim import Flat, FlatCos, OneCycle, OptFunc, Schedule
 from layergroups.training.persistence import export, restore, save
@@ -66,6 +66,7 @@ from layergroups.training.state import (
     LearnerState,
     Reporter,
     Setting,
+    checked_callbacks,
     show,
 )
 
@@ -370,7 +371,7 @@ class Learner(LearnerState):
         figures: FineTuneDefaults | None = None,
     ) -> History:
         given: FitOptions = {**DEFAULTS, **options}
-        callbacks = checked(given["callbacks"])
+        callbacks = checked_callbacks(given["callbacks"])
         cached = given["feature_cache"]
         if not isinstance(cached, bool):
             raise TrainingError(

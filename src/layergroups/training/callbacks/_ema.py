@@ -47,7 +47,6 @@ class EMA:
         self._floats: list[Tensor] = []
 
     def before_epoch(self, run: FitContext) -> None:
-        """Restore the weights for training."""
         # A version counter shows writes to a tensor. What other code has changed or frozen since
         # the swap stays as it is.
         trains = set(map(id, self._followed()))
@@ -60,7 +59,6 @@ class EMA:
         self._weights.clear()
 
     def after_step(self, run: FitContext) -> None:
-        """Update the averages."""
         self.steps += 1
         part = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         self._averages = {tensor: self._average(tensor) for tensor in self._followed()}
@@ -75,7 +73,6 @@ class EMA:
                     average.lerp_(tensor, part)
 
     def after_fit(self, run: FitContext) -> None:
-        """Keep the averages as the weights."""
         self._weights.clear()
         self._averages.clear()
 
@@ -86,7 +83,6 @@ class EMA:
         self._note_versions()
 
     def after_all(self, run: FitContext) -> None:
-        """Leave the averages in the model, also after an error."""
         self.swap_in()
 
     def swap_in(self) -> None:
@@ -107,18 +103,14 @@ class EMA:
     def state_dict(self) -> dict[str, Any]:
         """Averages, and the weights while the averages are in the model, by name."""
         names = {tensor: name for name, tensor in self._named()}
-
-        def named(tensors: Mapping[Tensor, Tensor]) -> dict[str, Tensor]:
-            return whole({names[t]: value for t, value in tensors.items() if t in names})
-
-        return {
-            "steps": self.steps,
-            "averages": named(self._averages),
-            "weights": named(self._weights),
+        held = {"averages": self._averages, "weights": self._weights}
+        named = {
+            key: whole({names[t]: value for t, value in tensors.items() if t in names})
+            for key, tensors in held.items()
         }
+        return {"steps": self.steps, **named}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state_dict`, in the same model."""
         self.steps = int(state["steps"])
         named = dict(self._named())
         for own, key in ((self._averages, "averages"), (self._weights, "weights")):

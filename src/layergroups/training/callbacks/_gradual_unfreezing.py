@@ -44,7 +44,6 @@ class GradualUnfreezing:
         return groups[self.start].index * self.every + 1
 
     def before_fit(self, run: FitContext) -> None:
-        """Warn if the fit ends before all groups train."""
         first = run.groups[self.start].index
         last = first_to_train(run.epochs - 1, first, self.every)
         if last:
@@ -56,7 +55,6 @@ class GradualUnfreezing:
             )  # fmt: skip
 
     def before_epoch(self, run: FitContext) -> None:
-        """Freeze and unfreeze groups for this epoch."""
         run.groups.gradual_unfreeze(run.epoch, every=self.every, start=self.start, norm=self.norm)
 
 

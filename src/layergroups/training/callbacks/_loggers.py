@@ -31,9 +31,6 @@ class CSVLog:
 
     Args:
         path: the file; missing folders are made.
-
-    Raises:
-        TrainingError: the path is not one of a file.
     """
 
     def __init__(self, path: str | os.PathLike[str] = "history.csv") -> None:
@@ -44,16 +41,10 @@ class CSVLog:
         self.path = Path(path)
 
     def after_epoch(self, run: FitContext) -> None:
-        """Write all rows so far."""
-        self._write(run)
-
-    def after_all(self, run: FitContext) -> None:
-        """Write once more: the row of an interrupted epoch, and notes."""
-        self._write(run)
-
-    def _write(self, run: FitContext) -> None:
         if run.processes.is_main:
             write_text(self.path, run.learner.history.to_csv())
+
+    after_all = after_epoch  # once more: the row of an interrupted epoch, and notes
 
 
 class Trackers:
@@ -100,7 +91,6 @@ class Trackers:
         self._accelerator: Accelerator | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """Start the trackers in the first fit."""
         per_epoch = max(1, run.steps // max(1, run.epochs))
         self.step = max(self.step, run.learner.epochs_done * per_epoch)
         if self._accelerator is None:
@@ -109,7 +99,6 @@ class Trackers:
             self._accelerator.init_trackers(self.project, _config(run) | self.config, self.init)
 
     def after_step(self, run: FitContext) -> None:
-        """Send the loss and the rates every few steps."""
         self.step += 1
         if run.step % self.every == 0:
             rates = run.groups.rates
@@ -119,7 +108,6 @@ class Trackers:
             self._send({"loss": run.losses.latest} | {f"lr/{n}": r * multiplier for n, r in pairs})
 
     def after_epoch(self, run: FitContext) -> None:
-        """Send the row."""
         row = run.rows[-1]
         values = {"train_loss": row.train_loss, "valid_loss": row.valid_loss, **row.metrics}
         known = {name: value for name, value in values.items() if value is not None}
@@ -133,11 +121,9 @@ class Trackers:
         self._accelerator = None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were counted."""
         return {"step": self.step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
         self.step = int(state["step"])
 
     def _send(self, values: Mapping[str, float]) -> None:
@@ -187,9 +173,6 @@ class LivePlot:
 
     Args:
         seconds: from one picture to the next within an epoch.
-
-    Raises:
-        TrainingError: `seconds` is not a number of seconds.
     """
 
     def __init__(self, seconds: float = 2.0) -> None:
@@ -203,14 +186,12 @@ class LivePlot:
         self._names: tuple[str, ...] = ()
 
     def before_fit(self, run: FitContext) -> None:
-        """Start a new picture, or warn that this is not a notebook."""
         self._places, self._losses, self._every, self._handle = [], [], 1, None
         self._rows, self._names = [], tuple(run.groups.names)
         if run.processes.is_main and not in_notebook():
             _log.warning("LivePlot draws in notebooks only; here the table has the same numbers.")
 
     def after_step(self, run: FitContext) -> None:
-        """Record the loss, and draw if enough time has passed."""
         if run.step % self._every == 0:
             run.losses.read()
             self._places.append(run.step / run.steps * run.epochs)
@@ -222,23 +203,18 @@ class LivePlot:
             self._draw(run)
 
     def after_epoch(self, run: FitContext) -> None:
-        """Draw the new row."""
         self._draw(run)
 
-    def after_all(self, run: FitContext) -> None:
-        """Draw a last time, also the row of an interrupted epoch."""
-        self._draw(run)
+    after_all = after_epoch  # the row of an interrupted epoch too
 
     def png(self) -> bytes:
         """The picture of the last fit, as a PNG file."""
         return curves_png(self._rows, self._places, self._losses, self._names)
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses of the steps."""
         return {"places": self._places, "losses": self._losses, "every": self._every}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
         self._places, self._losses = list(state["places"]), list(state["losses"])
         self._every = int(state["every"])
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,35 +31,24 @@ class _Mixes:
         self._mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """Turn off cached outputs of frozen layers, since the images differ in each epoch."""
         from torchvision.transforms import v2
 
         self._mix = getattr(v2, self.kind)(alpha=self.alpha)
         if run.needs_features:
             _log.warning("%s is off: the head trains on cached outputs of the body.", self.kind)
-        elif run.features is not None:
-            run.features = None
-            if any(run.groups.frozen):
-                _log.warning(
-                    "The frozen layers run in every epoch, because %s mixes the images.", self.kind
-                )
+        else:
+            run.use_no_features(f"{self.kind} mixes the images")
 
     def before_step(self, run: FitContext) -> None:
-        """Mix the batch, unless another callback has mixed it."""
         if run.needs_features or run.mixed or len(run.targets) < 2:
             return
         _check_images(run.inputs, self.kind)
         seed = mixed(run.learner.epoch_seed(), self.kind, run.batch)
         with private_randomness(seed % 2**32):
-            if self._draws():
+            if float(torch.rand(())) < self.p:
                 assert self._mix is not None
                 run.inputs, run.targets = self._mix(run.inputs, soft_targets(run, self.kind))
                 run.mixed = True
-
-    def _draws(self) -> bool:
-        import torch
-
-        return float(torch.rand(())) < self.p
 
 
 class MixUp(_Mixes):
@@ -101,9 +91,6 @@ class CutMix(_Mixes):
     Args:
         alpha: of the Beta distribution of the area that stays.
         p: part of the batches that are mixed.
-
-    Raises:
-        TrainingError: as in `MixUp`.
     """
 
     kind = "CutMix"

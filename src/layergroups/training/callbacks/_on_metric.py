@@ -41,7 +41,12 @@ class OnMetric:
         best: the best value; None before the first.
         best_epoch: its epoch, as numbered in the history.
         waited: epochs since then.
+
+    Raises:
+        TrainingError: an argument is wrong; or, at the start of a fit, there is no such column.
     """
+
+    patience = 1
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         self.monitor = text("monitor", monitor, "valid_loss")
@@ -54,7 +59,6 @@ class OnMetric:
         self._sign = 0
 
     def before_fit(self, run: FitContext) -> None:
-        """Start again: each fit has its own best value."""
         self._sign = self._direction(run)
         self.best, self.best_epoch, self.waited = None, -1, 0
 
@@ -68,18 +72,19 @@ class OnMetric:
         self.best, self.best_epoch, self.waited = value, row.epoch, 0
         return True
 
+    def patience_is_over(self, run: FitContext) -> bool:
+        """Whether `patience` epochs were not better, and the fit would go on."""
+        return self.waited >= self.patience and not run.stop and run.epoch + 1 < run.epochs
+
     def best_so_far(self) -> str:
-        """The best value in words."""
         if self.best is None:
             return f"no {self.monitor} yet"
         return f"{self.monitor} {self.best:.4g} in epoch {self.best_epoch}"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, for a checkpoint."""
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
         self.best = state["best"]
         self.best_epoch, self.waited = int(state["best_epoch"]), int(state["waited"])
 
@@ -123,14 +128,8 @@ class EarlyStopping(OnMetric):
     fastai: EarlyStoppingCallback.
 
     Args:
-        monitor: "valid_loss", "train_loss" or the name of a metric.
+        monitor, min_delta, mode: see `OnMetric`.
         patience: epochs without a better value after which the fit ends.
-        min_delta: a change must be larger than this to count as better.
-        mode: "min" if lower is better, "max" if higher is better; "auto" decides for losses and
-            for metrics given by name.
-
-    Raises:
-        TrainingError: an argument is wrong; or, at the start of a fit, there is no such column.
     """
 
     def __init__(
@@ -144,9 +143,8 @@ class EarlyStopping(OnMetric):
         self.patience = whole_number("patience", patience, 1, 3)
 
     def after_epoch(self, run: FitContext) -> None:
-        """End the fit when the patience is over."""
         self.is_best(run.rows[-1])
-        if self.waited < self.patience or run.stop or run.epoch + 1 >= run.epochs:
+        if not self.patience_is_over(run):
             return
         waited = f"{self.waited} epoch{'s' if self.waited > 1 else ''}"
         end_after(run, f"no better for {waited} than {self.best_so_far()}")
@@ -162,18 +160,13 @@ class SaveBest(OnMetric):
     it is worse than the first. In fastai: SaveModelCallback, which always restores the best.
 
     Args:
-        monitor: "valid_loss", "train_loss" or the name of a metric.
+        monitor, min_delta, mode: see `OnMetric`.
         name: of the file, as in `learn.save(name)`.
         restore: put the weights of the best epoch back at the end of the fit. Freezing, learning
             rates and optimizer state stay as they are.
-        min_delta: a change must be larger than this to count as better.
-        mode: as in `EarlyStopping`.
 
     Attributes:
         path: the file, once there is one.
-
-    Raises:
-        TrainingError: an argument is wrong; or, at the start of a fit, there is no such column.
     """
 
     def __init__(
@@ -191,17 +184,14 @@ class SaveBest(OnMetric):
         self.path: Path | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """Start again: nothing is saved in this fit yet."""
         super().before_fit(run)
         self.path = None
 
     def after_epoch(self, run: FitContext) -> None:
-        """Save, if this epoch is the best."""
         if self.is_best(run.rows[-1]):
             self.path = save(run.learner, run.learner.file(self.name))
 
     def after_fit(self, run: FitContext) -> None:
-        """Log the best epoch, and restore it if asked."""
         if self.path is None:
             _log.warning("Nothing was saved as %r: there is %s.", self.name, self.best_so_far())
             return
@@ -215,18 +205,15 @@ class SaveBest(OnMetric):
                      len(run.rows), self.best_so_far(), self.path, outcome)  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far and its file, for a checkpoint."""
         return super().state_dict() | {"path": None if self.path is None else str(self.path)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
         super().load_state_dict(state)
         self.path = None if state["path"] is None else Path(state["path"])
 
     def _put_back(self, run: FitContext, path: Path) -> bool:
-        tensors, _ = read(path)
         try:
-            put_weights(run.groups.model, tensors, str(path))
+            put_weights(run.groups.model, read(path)[0], str(path))
         except CheckpointError as difference:
             _log.warning("The model was changed after its best epoch: %s", difference)
             return False
@@ -241,15 +228,10 @@ class ReduceLROnPlateau(OnMetric):
     inverse of this one.
 
     Args:
-        monitor: "valid_loss", "train_loss" or the name of a metric.
+        monitor, min_delta, mode: see `OnMetric`.
         factor: multiplies the rates; between 0 and 1.
         patience: epochs without a better value after which it does.
         min_lr: no rate falls below this one.
-        min_delta: a change must be larger than this to count as better.
-        mode: as in `EarlyStopping`.
-
-    Raises:
-        TrainingError: an argument is wrong; or, at the start of a fit, there is no such column.
     """
 
     def __init__(
@@ -267,9 +249,8 @@ class ReduceLROnPlateau(OnMetric):
         self.min_lr = number("min_lr", min_lr, 0, 1e9, 1e-6)
 
     def after_epoch(self, run: FitContext) -> None:
-        """Lower the rates when the patience is over."""
         self.is_best(run.rows[-1])
-        if self.waited < self.patience or run.stop or run.epoch + 1 >= run.epochs:
+        if not self.patience_is_over(run):
             return
         before = run.groups.rates
         lowered = [min(rate, max(rate * self.factor, self.min_lr)) for rate in before]
@@ -296,12 +277,10 @@ class StopOnNaN:
         self._from = ""
 
     def before_fit(self, run: FitContext) -> None:
-        """Let a non-finite loss end the fit from now on, and copy the weights."""
         run.allow_nonfinite = True
         self._copy(run, "before the fit")
 
     def after_epoch(self, run: FitContext) -> None:
-        """Copy the weights if all losses were finite; else restore the last copy."""
         row = run.rows[-1]
         if run.losses.nonfinite_note:
             self._put_back(run)
@@ -309,11 +288,9 @@ class StopOnNaN:
             self._copy(run, f"after epoch {row.epoch}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The last finite weights, for a checkpoint."""
         return {"from": self._from, "weights": dict(self._last_finite)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
         self._from, self._last_finite = str(state["from"]), dict(state["weights"])
 
     def _copy(self, run: FitContext, when: str) -> None:

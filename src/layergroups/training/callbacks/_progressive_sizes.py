@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,6 @@ from layergroups.training.state import evaluating
 if TYPE_CHECKING:
     from layergroups.data import Size
     from layergroups.training.loop import FitContext
-
-_log = logging.getLogger("layergroups")
 
 
 class ProgressiveSizes:
@@ -54,22 +51,15 @@ class ProgressiveSizes:
         self._run: FitContext | None = None
 
     def before_fit(self, run: FitContext) -> None:
-        """Check that data and network support all sizes."""
         self._run, self._size = run, None
         if run.needs_features:
             return
         _check_data(run, self.sizes[-1])
         for size in dict.fromkeys(self.sizes):
             _check_network(run, size)
-        if run.features is not None:
-            run.features = None
-            if any(run.groups.frozen):
-                _log.warning(
-                    "The frozen layers run in every epoch, because the size of the images changes."
-                )
+        run.use_no_features("the size of the images changes")
 
     def before_epoch(self, run: FitContext) -> None:
-        """Set the size of this epoch."""
         if not run.needs_features:
             self._take(run, self.size_of(run.epoch, run.epochs))
 
@@ -79,11 +69,9 @@ class ProgressiveSizes:
         return self.sizes[len(self.sizes) - 1 - before_last]
 
     def state_dict(self) -> dict[str, Any]:
-        """The size of the epoch."""
         return {"size": None if self._size is None else list(self._size)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the size in the middle of an epoch."""
         if state["size"] is not None and self._run is not None:
             self._take(self._run, as_size(tuple(state["size"])))
 

@@ -1,7 +1,7 @@
 """The training loop, its events, evaluation, and the context of a fit."""
 
 from layergroups.training.loop._evaluation import evaluate, predict_all
-from layergroups.training.loop._events import EVENTS, Callback, checked, end_after
+from layergroups.training.loop._events import Callback, end_after
 from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loop import fit, new_fit_context, train_step
 from layergroups.training.loop._loop_checks import check_batch_count, check_trainable
@@ -10,14 +10,12 @@ from layergroups.training.loop._position import position_of, restore_position
 from layergroups.training.loop._snapshot import Snapshot
 
 __all__ = [
-    "EVENTS",
     "Callback",
     "FitContext",
     "NotFiniteError",
     "Snapshot",
     "check_batch_count",
     "check_trainable",
-    "checked",
     "end_after",
     "evaluate",
     "fit",

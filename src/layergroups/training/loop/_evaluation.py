@@ -40,21 +40,8 @@ def evaluate(
     """Mean loss over the items, and the metrics.
 
     The model's mode and the random state are restored. Nothing is read from the device until the
-    end, since each read waits for it.
-
-    Args:
-        model: runs in eval mode.
-        batches: pairs of inputs and targets.
-        loss_func: the mean loss of a batch.
-        meter: a new meter.
-        accelerator: device and precision.
-        task: of the data.
-        processes: share the work; all of them call this and get the same result.
-        forward: replaces the forward pass of the model.
-        advance: called after every batch.
-
-    Returns:
-        "valid_loss" and the value of each metric, by name.
+    end, since each read waits for it. All `processes` call this and get the same result. `forward`
+    replaces the forward pass of the model, `advance` is called after every batch.
     """
     task.check_loss(loss_func)
     seen = _Seen(task)
@@ -74,12 +61,15 @@ def evaluate(
         ):
             # So few items that some process had none: every process evaluates all of them.
             meter.reset()
-            shared: dict[str, Any] = {
-                "loss_func": loss_func,
-                "meter": meter,
-                "accelerator": accelerator,
-            }
-            return evaluate(model, batches, task=task, forward=forward, **shared)
+            return evaluate(
+                model,
+                batches,
+                loss_func=loss_func,
+                meter=meter,
+                accelerator=accelerator,
+                task=task,
+                forward=forward,
+            )
         total, items = processes.total(float(seen.total), seen.items)
         if not items:
             raise TrainingError(

@@ -1,29 +1,4 @@
-"""The events of a fit, and how callbacks receive them.
-
-Order within a fit:
-
-    before_fit
-        before_epoch
-            before_step     the batch is on the device; with accumulate=n, for each of n batches
-            after_step      the weights are updated; gradients are still there
-            before_validate all steps of the epoch are done, in all processes; also without
-                            validation
-        after_epoch         validation is done, run.rows[-1] is this epoch's row
-    after_fit               also after a callback has stopped the fit
-    after_all               always, also after an error or Ctrl-C: to close what was opened
-
-A callback is any object with some of these methods; it need not inherit from anything. Callbacks
-are called in list order. To end a fit early, set `run.stop` to a reason. `training.callbacks` has
-the callbacks of the library.
-
-With several processes the callbacks run in all of them, each with its share of the batch, and must
-do the same to model, groups and rates; a reason to stop in one process stops all. In `after_all`
-they cannot wait for each other: one of them may have failed.
-
-Checkpoints of a fit include the state of callbacks that have `state_dict()` and
-`load_state_dict(state)` (tensors, numbers and strings, in any nesting of dicts and lists). A
-resumed fit calls `before_fit` first, then `load_state_dict`.
-"""
+"""The events of a fit, and how callbacks receive them; `Callback` lists them in their order."""
 
 from __future__ import annotations
 
@@ -33,43 +8,47 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from layergroups.errors import LayerGroupsError, TrainingError
-from layergroups.training.state import EVENTS as EVENTS
 from layergroups.training.state import Event
-from layergroups.training.state import checked_callbacks as checked
 
 if TYPE_CHECKING:
     from layergroups.training.loop._fit_context import FitContext
 
 _log = logging.getLogger("layergroups")
-__all__ = ["EVENTS", "Callback", "checked", "end_after", "notify", "notify_last"]
 
 
 class Callback(Protocol):
-    """All events; a subclass overrides those that it needs."""
+    """All events, in their order; a subclass overrides those that it needs.
 
-    def before_fit(self, run: FitContext) -> None:
-        """Once, before the first epoch."""
+        before_fit
+            before_epoch
+                before_step     the batch is on the device; with accumulate=n, for each of n batches
+                after_step      the weights are updated; gradients are still there
+                before_validate all steps of the epoch are done, in all processes; also without
+                                validation
+            after_epoch         validation is done, run.rows[-1] is this epoch's row
+        after_fit               also after a callback has stopped the fit
+        after_all               always, also after an error or Ctrl-C: to close what was opened
 
-    def before_epoch(self, run: FitContext) -> None:
-        """Before the epoch's first batch."""
+    A callback is any object with some of these methods; it need not inherit from anything.
+    Callbacks are called in list order. To end a fit early, set `run.stop` to a reason.
 
-    def before_step(self, run: FitContext) -> None:
-        """Before the forward pass; the step sees changes made to the model here."""
+    With several processes the callbacks run in all of them, each with its share of the batch, and
+    must do the same to model, groups and rates; a reason to stop in one process stops all. In
+    `after_all` they cannot wait for each other: one of them may have failed.
 
-    def after_step(self, run: FitContext) -> None:
-        """After the optimizer has updated the weights."""
+    Checkpoints of a fit include the state of callbacks that have `state_dict()` and
+    `load_state_dict(state)` (tensors, numbers and strings, in any nesting of dicts and lists). A
+    resumed fit calls `before_fit` first, then `load_state_dict`.
+    """
 
-    def before_validate(self, run: FitContext) -> None:
-        """After the epoch's last step; validation uses the weights as they are now."""
-
-    def after_epoch(self, run: FitContext) -> None:
-        """After validation."""
-
-    def after_fit(self, run: FitContext) -> None:
-        """Once, after the last epoch."""
-
-    def after_all(self, run: FitContext) -> None:
-        """Once, also after an error."""
+    def before_fit(self, run: FitContext) -> None: ...
+    def before_epoch(self, run: FitContext) -> None: ...
+    def before_step(self, run: FitContext) -> None: ...
+    def after_step(self, run: FitContext) -> None: ...
+    def before_validate(self, run: FitContext) -> None: ...
+    def after_epoch(self, run: FitContext) -> None: ...
+    def after_fit(self, run: FitContext) -> None: ...
+    def after_all(self, run: FitContext) -> None: ...
 
 
 def notify(callbacks: Sequence[object], event: Event, run: FitContext) -> None:

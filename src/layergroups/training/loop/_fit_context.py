@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
     from layergroups.training.state import LearnerState
 
+_log = logging.getLogger("layergroups")
 RandomStart = dict[str, Any]
 
 
@@ -103,7 +105,6 @@ class FitContext:
 
     Attributes:
         learner: its model may be changed at any time.
-        optimizer: over all groups; the same one in all fits of a model.
         schedule: the multiplier on the rates.
         phase: the kind of fit, for the history.
         replicas: the copies of the model in all processes.
@@ -115,19 +116,18 @@ class FitContext:
         seconds_before: time spent on this epoch before the run was interrupted.
         epoch: of this fit, counted from 0.
         batch: batches of the epoch so far.
-        step: optimizer steps of this fit so far.
-        steps: optimizer steps of the whole fit, if each epoch is one pass over `train`.
-        first_step: the first step of this epoch.
+        step, steps: optimizer steps of this fit so far, and of all epochs if each is one pass over
+            `train`; `first_step` is that of this epoch.
         epoch_steps: number of steps in this epoch.
         inputs: of the batch, on the device; with several processes, of this process's share.
         targets: of the batch, likewise.
         share: this process's share of the batch.
-        mixed: whether a callback has mixed the items of the batch.
+        mixed: whether a callback (`MixUp`, `CutMix`) has mixed the items of the batch.
         accumulated: batches since the last optimizer step.
         loss: of the batch, still on its device.
         begun: whether it has trained or resumed; a fit that fails before changes nothing.
-        changes: number of surgeries in this fit.
-        changed: whether there was surgery since the last step.
+        changes, changed: number of surgeries in this fit; whether there was one since the last
+            step.
         stop: a callback writes a reason here to end the fit.
         allow_nonfinite: a NaN or infinite loss ends the fit without an error; see `StopOnNaN`.
         losses: of the epoch so far.
@@ -186,12 +186,10 @@ class FitContext:
 
     @property
     def model(self) -> nn.Module:
-        """The current model."""
         return self.learner.model
 
     @property
     def groups(self) -> LayerGroups:
-        """Its layer groups."""
         return self.learner.groups
 
     @property
@@ -204,6 +202,12 @@ class FitContext:
         """Whether this fit only trains on cached outputs, as the first phase of fine_tune."""
         return self.features is not None and self.features.required
 
+    def use_no_features(self, reason: str) -> None:
+        """Run the frozen layers in every epoch of this fit."""
+        if self.features is not None and any(self.groups.frozen):
+            _log.warning("The frozen layers run in every epoch, because %s.", reason)
+        self.features = None
+
     @property
     def done(self) -> float:
         """The finished part of the fit, 0..1; every epoch counts the same."""
@@ -212,7 +216,6 @@ class FitContext:
 
     @property
     def processes(self) -> Processes:
-        """The processes of this run."""
         return self.replicas.processes
 
     def forward(self, inputs: object) -> Tensor:

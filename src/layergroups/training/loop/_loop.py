@@ -15,7 +15,7 @@ from layergroups.tasks import checked_loss
 from layergroups.training.distributed import Replicas, divide_gradients
 from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.loop._evaluation import evaluate
-from layergroups.training.loop._events import checked, notify, notify_last
+from layergroups.training.loop._events import notify, notify_last
 from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loop_checks import (
     BATCH_OF_ONE,
@@ -33,6 +33,7 @@ from layergroups.training.state import (
     EpochRow,
     History,
     LearnerState,
+    checked_callbacks,
     lr_profile,
     memory_used,
     norm_layers,
@@ -62,7 +63,7 @@ def new_fit_context(
         accelerator=learner.accelerator,
         replicas=Replicas(learner.processes),
         accumulate=learner.accumulate,
-        callbacks=tuple(checked((*callbacks, *learner.callbacks, *last))),
+        callbacks=tuple(checked_callbacks((*callbacks, *learner.callbacks, *last))),
     )
 
 
@@ -193,7 +194,8 @@ def _train_on_all(run: FitContext) -> None:
     title = f"epoch {run.learner.epochs_done}"
     try:
         with run.learner.reporter.bar(title, len(run.batches)) as bar:
-            for share in () if run.stop else shards_left(run, _min_items(run)):
+            least = 2 if any(norm_layers(run.model)) else 1  # batch norm needs two items
+            for share in () if run.stop else shards_left(run, least):
                 batch = to_device(share.batch, run.accelerator.device)
                 run.share, (run.inputs, run.targets) = share, labelled(batch)
                 run.batch, run.mixed = run.batch + 1, False
@@ -210,11 +212,6 @@ def _train_on_all(run: FitContext) -> None:
         run.losses.read()
     except NotFiniteError as cause:
         raise explain_not_finite(cause, run) from cause
-
-
-def _min_items(run: FitContext) -> int:
-    # Batch norm cannot compute statistics from one item.
-    return 2 if any(norm_layers(run.model)) else 1
 
 
 def _bring_together(run: FitContext) -> None:

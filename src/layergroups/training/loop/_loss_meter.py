@@ -37,7 +37,6 @@ class LossMeter:
         self.latest = math.nan
 
     def add(self, step: int, loss: Tensor, items: int) -> None:
-        """Add the loss of one step."""
         if loss.is_cpu:
             self._take(step, loss.item(), items)
             return
@@ -82,7 +81,6 @@ class LossMeter:
         return {"total": self._total, "items": self._items}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore the sums of `state_dict`."""
         self._waiting.clear()
         self._total, self._items = float(state["total"]), int(state["items"])
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def position_of(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:
-    """The position of a fit; the inverse of `restore_position`."""
     return {
         "epoch": run.epoch + epoch_done,
         "batch": 0 if epoch_done else run.batch,
@@ -49,10 +48,7 @@ def restore_position(run: FitContext, fit: Mapping[str, Any], epoch_start: Rando
 
 
 def shards_left(run: FitContext, min_items: int) -> Iterator[Shard]:
-    """This process's shards of the remaining batches of the epoch.
-
-    `min_items` is the minimum number of items for each process.
-    """
+    """This process's shards of the remaining batches, of at least `min_items` each."""
     if run.epoch_start is None or run.batch == 0:
         run.epoch_start = random_start(run.batches)
         return shards_of(run.batches, run.processes, min_items=min_items, separate_rng=True)
@@ -78,7 +74,6 @@ def random_start(batches: Batches) -> RandomStart:
 
 
 def begin_again(batches: Batches, start: RandomStart) -> None:
-    """Restore the states of `random_start`."""
     load_random_state(start["tensors"], start["plain"])
     for name, generator in generators_of(batches).items():
         if name in start["own"]:

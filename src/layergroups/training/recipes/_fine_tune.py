@@ -13,7 +13,7 @@ from layergroups.groups import LayerGroups, Rate, spread_rates
 from layergroups.tasks import check_metrics
 from layergroups.training.callbacks import check_folders
 from layergroups.training.hardware import keep_freed_memory
-from layergroups.training.loop import FitContext, Snapshot, checked
+from layergroups.training.loop import FitContext, Snapshot
 from layergroups.training.recipes._phases import (
     FineTuneDefaults,
     FitSetup,
@@ -21,7 +21,7 @@ from layergroups.training.recipes._phases import (
     fit_phase,
 )
 from layergroups.training.recipes._train_head import train_head
-from layergroups.training.state import History
+from layergroups.training.state import History, checked_callbacks
 
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
@@ -151,7 +151,7 @@ class _Begun:
 def _run_phase(
     state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
 ) -> History:
-    checked((*phase.callbacks, *setup.callbacks, *state.callbacks))
+    checked_callbacks((*phase.callbacks, *setup.callbacks, *state.callbacks))
     check_metrics(state.metrics, state.task)  # one may have been appended to the list
     groups = state.layer_groups
     phase.apply(groups)

@@ -11,9 +11,10 @@ from layergroups.errors import ArgumentError, TrainingError
 from layergroups.groups import first_to_train, spread_rates
 from layergroups.reports import PhasePreview, SchedulePreview
 from layergroups.training.callbacks import GradualUnfreezing
-from layergroups.training.loop import check_batch_count, checked
+from layergroups.training.loop import check_batch_count
 from layergroups.training.optim import Schedule, build_optimizer
 from layergroups.training.recipes._phases import Phase
+from layergroups.training.state import checked_callbacks
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
@@ -42,7 +43,7 @@ def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> ScheduleP
                 rates = spread_rates(phase.lr, groups.names, rates)
             # Only outputs that an earlier phase has cached are used in several passes an epoch.
             passes = phase.passes if stored and phase.freeze_to else 1
-            callbacks = (*phase.callbacks, *checked(shared), *state.callbacks)
+            callbacks = (*phase.callbacks, *checked_callbacks(shared), *state.callbacks)
             previews.append(_preview(phase, callbacks, groups, rates, per_epoch * passes, momentum))
             stored = stored or phase.from_store
     if not previews:
