@@ -30,8 +30,8 @@ def number(
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         inside = low < value < high if open_ends else low <= value <= high
     if not inside or not isinstance(value, int | float):
-        upto = f"and below {high:g}" if math.isfinite(high) else ""
-        bound = f"above {low:g} {upto}" if open_ends else f"from {low:g} to {high:g}"
+        upto = f"{'and below' if open_ends else 'to'} {high:g}" if math.isfinite(high) else ""
+        bound = f"above {low:g} {upto}" if open_ends else f"from {low:g} {upto}"
         raise TrainingError(
             f"{name}={value!r} must be a number {bound.rstrip()}, such as {name}={example:g}."
         )

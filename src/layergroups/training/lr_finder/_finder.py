@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
@@ -85,14 +85,7 @@ def find_rates(
 ) -> FoundRates:
     """Sweep all groups together, then each alone; afterwards everything is as before.
 
-    Args:
-        learner: its frozen groups stay frozen in every sweep.
-        plan: of each sweep.
-        by_group: whether groups are also tried alone, or which.
-        memory: the most bytes of batches and of outputs of frozen layers to keep.
-
-    Raises:
-        TrainingError: nothing trains, or the loss is not finite or diverges from the first steps.
+    `memory` is the maximum of bytes of batches and outputs of frozen layers to keep.
     """
     groups = learner.layer_groups
     check_trainable(groups)
@@ -102,13 +95,12 @@ def find_rates(
     relation = {name: groups[name].lr / highest for name in training}
     with _restoring(learner) as snapshot:
         finder = _Finder(snapshot, plan, memory)
-        with closing(finder.batches):
-            together = finder.sweep("all", highest)
-            _check_enough(together, plan)
-            if len(training) == 1:
-                alone = {name: replace(together, name=name) for name in chosen}
-            else:
-                alone = {name: finder.sweep_alone(name) for name in chosen}
+        together = finder.sweep("all", highest)
+        _check_enough(together, plan)
+        if len(training) == 1:
+            alone = {name: replace(together, name=name) for name in chosen}
+        else:
+            alone = {name: finder.sweep_alone(name) for name in chosen}
     inactive = tuple(name for name in groups.names if name not in training)
     return FoundRates(together, alone, relation, inactive, tuple(plan.suggest))
 
@@ -166,11 +158,9 @@ class _Finder:
         self.learner = snapshot.learner
         self.plan = plan
         self.budget = MemoryBudget(memory)
-        self.batches = RepeatedBatches(self.learner, self.budget)
-
-    @cached_property
-    def example(self) -> Any:
-        return next(self.batches.rounds())[1]
+        needed = plan.num_it * self.learner.accumulate
+        self.batches = RepeatedBatches(self.learner, self.budget, needed)
+        self.example = next(self.batches.rounds())[1]
 
     def sweep_alone(self, name: str) -> RateCurve:
         self.snapshot.rewind()
@@ -179,12 +169,7 @@ class _Finder:
         return self.sweep(name, groups[name].lr)
 
     def sweep(self, name: str, base: float) -> RateCurve:
-        """Train what is not frozen while the rates rise.
-
-        Args:
-            name: of the sweep.
-            base: the highest rate of the groups.
-        """
+        """Train what is not frozen while the rates rise; `base` is the highest of the groups."""
         learner, plan = self.learner, self.plan
         learner.begin_epoch(learner.data.train)
         rising = _Rising(plan.start_lr / base, plan.end_lr / base)
@@ -250,73 +235,46 @@ class MemoryBudget:
 
 
 class RepeatedBatches:
-    """Repeats the training batches of the next epoch.
+    """Repeats the training batches of the next epoch, at most `needed` of them.
 
     They stay in memory as far as the budget allows; the others are read again in each round.
     """
 
-    def __init__(self, learner: LearnerState, budget: MemoryBudget) -> None:
+    def __init__(self, learner: LearnerState, budget: MemoryBudget, needed: int) -> None:
         self._learner = learner
-        self._budget = budget
         self._kept: list[Any] = []
-        self._open: Any = None  # an open iterator, which a later sweep may continue
-        self._read = 0
-        self._is_full = False
+        self._read, self._is_full = 0, False
+        for batch in self._begin():
+            self._is_full = not budget.take(batch)
+            if self._is_full or len(self._kept) == needed:
+                break
+            self._read += 1
+            if count_items(batch):
+                self._kept.append(batch)
+        if not self._kept and not self._is_full:
+            raise TrainingError(
+                "There are no training batches for lr_find. Assign data with training items: "
+                "learn.dls = ImageDataLoaders.from_folder(...)."
+            )
 
     def rounds(self) -> Iterator[tuple[int | None, Any]]:
-        """Without end: batches with a number, None for those that are not kept.
-
-        Raises:
-            TrainingError: there are no items in them.
-        """
+        """Without end: batches with a number, None for those that are not kept."""
         while True:
-            number = 0
-            while number < len(self._kept) or self._keep_another():
-                yield number, self._kept[number]
-                number += 1
-            if self._is_full:
-                for batch in starting_at(self._begin(), self._read):
-                    if count_items(batch):
-                        yield None, batch
-            elif not number:
-                raise TrainingError(
-                    "There are no training batches for lr_find. Assign data with training items: "
-                    "learn.dls = ImageDataLoaders.from_folder(...)."
-                )
-
-    def close(self) -> None:
-        if hasattr(self._open, "close"):
-            self._open.close()
+            yield from enumerate(self._kept)
+            for batch in starting_at(self._begin(), self._read) if self._is_full else ():
+                if count_items(batch):
+                    yield None, batch
 
     def _begin(self) -> Any:
         train = self._learner.data.train
         self._learner.begin_epoch(train, seeded=False)
         return train
 
-    def _keep_another(self) -> bool:
-        if self._is_full:
-            return False
-        if self._open is None:
-            self._open = iter(self._begin())
-        for batch in self._open:
-            if not self._budget.take(batch):
-                self._is_full = True
-                self.close()
-                return False
-            self._read += 1
-            if count_items(batch):
-                self._kept.append(batch)
-                return True
-        return False
-
 
 class CachedForward:
     """How each batch goes through the model: through frozen layers only once.
 
-    Args:
-        learner: frozen as it is to be.
-        batch: one of them, by which it is found where the frozen layers end.
-        budget: for what is kept.
+    `batch` is one of them, on which it is found where the frozen layers end.
     """
 
     def __init__(self, learner: LearnerState, batch: Any, budget: MemoryBudget) -> None:
@@ -375,18 +333,10 @@ def _frozen_below(groups: LayerGroups) -> list[str]:
 
 
 class Losses:
-    """The losses of a sweep, as they come and smoothed.
+    """The losses of a sweep: `raw`, of which only the last may be not finite, and `smooth`.
 
-    Smoothed is the exponential average over about 50 steps, free of the bias of its start, as in
-    fastai.
-
-    Args:
-        skip: steps at the start that say nothing of divergence: batches differ, and the average of
-            a few is not even yet.
-
-    Attributes:
-        raw: as they came; one that is not finite is the last.
-        smooth: the averages, all finite.
+    Smoothed is the exponential average over about 50 steps, corrected for its start, as in fastai.
+    The first `skip` steps do not count as divergence: the average of a few batches varies.
     """
 
     def __init__(self, skip: int = 0) -> None:

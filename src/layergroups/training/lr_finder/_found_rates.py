@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -62,25 +63,11 @@ class FoundRates(Printable):
         """The smoothed losses of the sweep of all groups."""
         return self.together.losses
 
-    @property
-    def valley(self) -> float:
-        """For all groups together: half way down the longest fall of the loss."""
-        return _chosen(self.together, "valley")
-
-    @property
-    def steep(self) -> float:
-        """For all groups together: where the loss falls fastest."""
-        return _chosen(self.together, "steep")
-
-    @property
-    def minimum(self) -> float:
-        """For all groups together: a tenth of the rate where the loss is lowest."""
-        return _chosen(self.together, "minimum")
-
-    @property
-    def slide(self) -> float:
-        """For all groups together: below the rates at which the slope of the loss changes."""
-        return _chosen(self.together, "slide")
+    # For all groups together; see the functions of these names.
+    valley = property(lambda self: _chosen(self.together, "valley"))
+    steep = property(lambda self: _chosen(self.together, "steep"))
+    minimum = property(lambda self: _chosen(self.together, "minimum"))
+    slide = property(lambda self: _chosen(self.together, "slide"))
 
     @property
     def suggestions(self) -> dict[str, dict[str, float]]:
@@ -216,11 +203,7 @@ class NoSuggestionError(TrainingError):
 
 
 def valley(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Half way down the longest fall of the loss.
-
-    The fall is the longest run of ever lower losses, not all of them neighbours; with its length
-    counted back from its end, the rate is in the middle.
-    """
+    """Half way down the longest fall of the loss: the longest falling subsequence."""
     lengths = _falls(losses)
     end = lengths.index(max(lengths))
     length = lengths[end]
@@ -243,16 +226,13 @@ def slide(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The lower end of an interval that slides down the rates until the loss is even over it.
 
     The interval is 15 steps wide and begins at the highest rate; it stops where the slopes at its
-    two ends, as losses a step, differ by no more than 0.005. Where it never stops, fastai gives the
-    first rate of the sweep, which says nothing of the curve; here there is no suggestion then.
-
-    Raises:
-        NoSuggestionError: there are fewer than 30 losses, or the interval never stops.
+    two ends, as losses a step, differ by no more than 0.005. Where it never stops there is no
+    suggestion; fastai gives the first rate of the sweep.
     """
     n = len(losses)
     if n < _SLIDE_ROOM:
         raise NoSuggestionError(f"slide needs {_SLIDE_ROOM} steps, not {n}: lr_find(num_it=100)")
-    slopes = _slopes(losses)
+    slopes = np.gradient(losses)
     low = found = n - 1 - _SLIDE_WIDTH
     while abs(slopes[low + _SLIDE_WIDTH] - slopes[low]) > _SLIDE_FLAT:
         found = low
@@ -271,11 +251,7 @@ SUGGESTIONS: Final[Mapping[str, SuggestFunc]] = {
 
 
 def named(suggest_funcs: object) -> dict[str, SuggestFunc]:
-    """Suggestions by name, from a name, a function, or several of them.
-
-    Raises:
-        TrainingError: one is neither, or there are none.
-    """
+    """Suggestions by name, from a name, a function, or several of them."""
     several = isinstance(suggest_funcs, Sequence) and not isinstance(suggest_funcs, str)
     listed: Sequence[Any] = suggest_funcs if several else [suggest_funcs]  # type: ignore[assignment] # checked one by one
     found: dict[str, SuggestFunc] = {}
@@ -306,12 +282,3 @@ def _falls(losses: Sequence[float]) -> list[int]:
         tails[place : place + 1] = [-loss]
         lengths.append(place + 1)
     return lengths
-
-
-def _slopes(losses: Sequence[float]) -> list[float]:
-    """Of each step: half the difference of its neighbours, at the ends the difference itself."""
-    last = len(losses) - 1
-    return [
-        (losses[min(i + 1, last)] - losses[max(i - 1, 0)]) / (min(i + 1, last) - max(i - 1, 0))
-        for i in range(len(losses))
-    ]

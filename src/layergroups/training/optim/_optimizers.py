@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch.optim import Optimizer
 
+from layergroups._checks import number
 from layergroups._torch import is_sharded
 from layergroups.errors import TrainingError
 
@@ -36,7 +37,7 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
         param_groups: what `LayerGroups.param_groups` returns; each has its own rate and decay.
         lr: the default rate, for parameters that join later without one.
     """
-    factory, options = _factory(opt_func)
+    factory, options = factory_of(opt_func)
     options |= _speed_options(factory, param_groups)
     if "lr" in _argument_names(factory):
         options["lr"] = lr
@@ -56,25 +57,12 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
     return optimizer
 
 
-def check_opt_func(opt_func: OptFunc) -> None:
-    """A name must be that of an optimizer; anything else must be callable."""
-    _factory(opt_func)
-
-
 def checked_decay(weight_decay: float) -> float:
-    if isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf:
-        return weight_decay
-    raise TrainingError(f"weight_decay={weight_decay!r} must be a number from 0, such as 0.01.")
+    return number("weight_decay", weight_decay, 0, math.inf, 0.01)
 
 
 def checked_clip(clip: float | None) -> float | None:
-    number = isinstance(clip, (int, float)) and not isinstance(clip, bool)
-    if clip is None or (number and 0 < clip < float("inf")):
-        return clip
-    raise TrainingError(
-        f"clip={clip!r} must be the greatest norm of the gradients, a number above 0 such as 1.0, "
-        "or None."
-    )
+    return None if clip is None else number("clip", clip, 0, math.inf, 1.0, open_ends=True)
 
 
 def set_rates(optimizer: Optimizer, rates: Sequence[float], multiplier: float) -> None:
@@ -104,19 +92,14 @@ def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
 
 
 def rates_in_use(optimizer: Optimizer, count: int) -> tuple[float, ...]:
-    """The rate of each layer group as the optimizer has it now; 0 for a group without parameters.
-
-    Args:
-        optimizer: one that `build_optimizer` made.
-        count: number of layer groups.
-    """
+    """The rate of each of `count` layer groups in the optimizer; 0 for one without parameters."""
     lrs = [0.0] * count
     for group in _of_layer_groups(optimizer):
         lrs[group["layer_group"]] = float(group["lr"])
     return tuple(lrs)
 
 
-def _factory(opt_func: OptFunc) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
+def factory_of(opt_func: OptFunc) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
     if not isinstance(opt_func, str):
         if not callable(opt_func):
             raise TrainingError(
@@ -169,11 +152,8 @@ def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> d
     Not for SGD: its fused form fails where some parameters of a group have no momentum yet, as
     after surgery, or when layers thaw beside norm layers that have trained.
     """
-    if factory is torch.optim.SGD:
-        return {}
-    if not inspect.isclass(factory) or factory.__module__.split(".")[0] != "torch":
-        return {}
-    if "fused" not in _argument_names(factory):
+    of_torch = inspect.isclass(factory) and factory.__module__.split(".")[0] == "torch"
+    if factory is torch.optim.SGD or not of_torch or "fused" not in _argument_names(factory):
         return {}
     parameters = [parameter for group in param_groups for parameter in group["params"]]
     fits = all(

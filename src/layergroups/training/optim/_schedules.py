@@ -10,11 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from layergroups._checks import number
 from layergroups.errors import TrainingError
 
 
 class Schedule(Protocol):
-    """What the loop asks of a schedule."""
+    """What the loop needs of a schedule."""
 
     def multiplier(self, t: float) -> float:
         """The factor on every group's base rate, at part `t` of the fit."""
@@ -61,9 +62,9 @@ class OneCycle:
     moms: tuple[float, float, float] = (0.95, 0.85, 0.95)
 
     def __post_init__(self) -> None:
-        _check_divisor("div", self.div, "div=25")
-        _check_divisor("div_final", self.div_final, "div_final=1e5")
-        _check_part("pct_start", self.pct_start)
+        number("div", self.div, 0, math.inf, 25, open_ends=True)
+        number("div_final", self.div_final, 0, math.inf, 1e5, open_ends=True)
+        number("pct_start", self.pct_start, 0, 1, 0.25)
         moms = self.moms if isinstance(self.moms, (tuple, list)) else ()
         numbers = [m for m in moms if isinstance(m, (int, float)) and 0 <= m < 1]
         if len(moms) != 3 or len(numbers) != 3:
@@ -99,8 +100,8 @@ class FlatCos:
     div_final: float = 1e5
 
     def __post_init__(self) -> None:
-        _check_part("pct_start", self.pct_start)
-        _check_divisor("div_final", self.div_final, "div_final=1e5")
+        number("pct_start", self.pct_start, 0, 1, 0.75)
+        number("div_final", self.div_final, 0, math.inf, 1e5, open_ends=True)
 
     def multiplier(self, t: float) -> float:
         """1 until pct_start, 1/div_final at 1."""
@@ -110,15 +111,3 @@ class FlatCos:
 
     def momentum(self, t: float) -> float | None:
         return None
-
-
-def _check_divisor(name: str, value: object, right: str) -> None:
-    if not isinstance(value, (int, float)) or not value > 0:
-        raise TrainingError(
-            f"{name}={value!r} divides the rate: it must be above 0, such as {right}."
-        )
-
-
-def _check_part(name: str, value: float) -> None:
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise TrainingError(f"{name}={value!r} is a part of the fit: it must be within 0..1.")

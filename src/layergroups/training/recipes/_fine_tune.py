@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layergroups._checks import number, whole_number
 from layergroups._interrupts import interrupts, uninterrupted
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, Rate, spread_rates
@@ -39,16 +41,11 @@ def plan_fine_tune(
     feature_cache: bool = True,
     defaults: FineTuneDefaults | None = None,
 ) -> tuple[Phase, ...]:
-    """The phases of `fine_tune`: the head alone, then the groups from `lowest` on.
-
-    Raises:
-        TrainingError: a number of epochs is negative or not whole.
-    """
-    for name, value in (("epochs", epochs), ("freeze_epochs", freeze_epochs)):
-        if not isinstance(value, int) or value < 0:
-            raise TrainingError(f"{name}={value!r} must be a whole number of epochs, 0 or more.")
-    if base_lr is not None and not (isinstance(base_lr, (int, float)) and base_lr >= 0):
-        raise TrainingError(f"base_lr={base_lr!r} must be a rate from 0, such as 1e-3.")
+    """The phases of `fine_tune`: the head alone, then the groups from `lowest` on."""
+    whole_number("epochs", epochs, 0, 4)
+    whole_number("freeze_epochs", freeze_epochs, 0, 1)
+    if base_lr is not None:
+        number("base_lr", base_lr, 0, math.inf, 1e-3)
     known = defaults or FineTuneDefaults()
     head_lr = known.base_lr if base_lr is None else base_lr
     all_lr = head_lr * known.unfrozen_ratio if lr is None else lr

@@ -26,12 +26,7 @@ Planned = tuple[Sequence[Phase], Sequence[object]]
 
 
 def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> SchedulePreview:
-    """The rates of all layer groups at each step of a fit; changes nothing.
-
-    Args:
-        state: of the learner.
-        planned: the phases of the fit, with their shared callbacks.
-    """
+    """The rates of all layer groups at each step of a fit; changes nothing."""
     groups = state.layer_groups
     per_epoch = math.ceil(check_batch_count(state.data.train) / state.accumulate)
     rates, momentum, previews, stored = groups.rates, _own_momentum(state), [], False

@@ -50,12 +50,7 @@ def train_head(
     The head with the best loss on a stratified, held-out part of the training items is used; the
     validation items have no influence. The history gets one row. If this is not possible, a warning
     gives the reason, and the phase trains as `fit` does.
-
-    Args:
-        learner: with a frozen body.
-        phase: of the recipe.
-        setup: of the fit.
-        also: boundaries of later phases, whose values are cached in the same passes.
+    Values at the boundaries `also` of later phases are cached in the same passes.
     """
     checkpointer = None
     if setup.checkpoints is not None:
@@ -200,15 +195,7 @@ class FeaturesOutdatedError(TrainingError):
 
 
 class HeadFeatures(CachedEpochs):
-    """The `FeatureSource` of this phase, which cannot run without the cache.
-
-    Args:
-        run: in progress.
-        setup: of the fit.
-        entry: the filled entry at the boundary of the head.
-        passes: over its values.
-        epochs_counted: number of epochs that the phase counts as.
-    """
+    """The `FeatureSource` of this phase, which cannot run without the cache."""
 
     required = True
 
@@ -256,7 +243,6 @@ class KeepBest:
         self._weights: dict[str, Tensor] = {}
 
     def after_step(self, run: FitContext) -> None:
-        """Measure the held-out loss after each pass."""
         if run.step % self.per_pass:
             return
         done = run.step // self.per_pass
@@ -281,17 +267,17 @@ class KeepBest:
             self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]
 
     def _loss(self, run: FitContext) -> float:
-        results = evaluate(
+        learner, task = run.learner, run.learner.task
+        return evaluate(
             run.model,
             self.held_out,
-            loss_func=run.learner.loss_func,
-            task=run.learner.task,
-            meter=Meter((), 0, run.learner.task),
+            loss_func=learner.loss_func,
+            task=task,
+            meter=Meter((), 0, task),
             accelerator=run.accelerator,
             processes=run.processes,
             forward=run.forward,
-        )
-        return results["valid_loss"]
+        )["valid_loss"]
 
 
 def _moving(run: FitContext) -> dict[str, Tensor]:

@@ -56,9 +56,9 @@ from layergroups.training.hardware import (
 from layergroups.training.optim import (
     OptFunc,
     build_optimizer,
-    check_opt_func,
     checked_clip,
     checked_decay,
+    factory_of,
 )
 from layergroups.training.state._batch_norm import BatchNorm, BatchNormPolicy, checked_policy
 from layergroups.training.state._history import EpochRow, History
@@ -422,7 +422,7 @@ class LearnerState(SuggestsNames):
 
     @opt_func.setter
     def opt_func(self, opt_func: OptFunc) -> None:
-        check_opt_func(opt_func)
+        factory_of(opt_func)
         if self.opt is not None and opt_func != self.opt_func:
             _log.warning("opt_func changed: the next fit starts with a new optimizer state.")
             self.opt = None
