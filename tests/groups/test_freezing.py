@@ -28,7 +28,7 @@ def make() -> tuple[TinyResNet, LayerGroups]:
 
 def frozen_state(groups: LayerGroups) -> tuple[object, ...]:
     flags = [p.requires_grad for p in groups.model.parameters()]
-    return groups.frozen, groups.state_dict()["norm"], flags
+    return groups.frozen, groups.state_dict()["norm"], flags, modes(groups.model)
 
 
 def test_groups_are_frozen_by_name_or_number() -> None:

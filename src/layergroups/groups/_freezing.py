@@ -237,12 +237,14 @@ def keep_in_eval(
     frozen = dict.fromkeys(modules)
     held = {m for m in frozen if not (norms_train and is_norm(m)) and not _needs_train_mode(m)}
     before = remove_hooks(model)
+    # where all is frozen, freezing put the model itself in eval mode
+    model_trains = model.training or (model in before and before[model][0])
     for module, (trained, model_trained) in before.items():
         if module not in held:
-            module.training = trained if model.training == model_trained else model.training
+            module.training = trained if model_trains == model_trained else model_trains
     if before.keys() != held:
         drop_compiled_graphs()  # they do not notice that hooks were added or removed
-    modes = {m: before.get(m, (m.training, model.training)) for m in held}
+    modes = {m: before.get(m, (m.training, model_trains)) for m in held}
     frozen_by = _nearest_frozen(model)
     left = {id(p): p for p in turned_off}
     covered: set[nn.Module] = set()
