@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layergroups import LayerGroups
 from layergroups.groups import _layer_groups as module
+from layergroups.groups._surgery import ChangeDetector
 
 
 class Block(nn.Module):
@@ -34,13 +35,13 @@ def test_many_groups_are_shown_with_few_checks_of_the_model(
 ) -> None:
     """A check reads the whole model, so one for each group would be quadratic."""
     groups, checks = deep(60), []
-    changed = module.ChangeDetector.changed
+    changed = ChangeDetector.changed
 
-    def counted(self: module.ChangeDetector, **options: bool) -> bool:
+    def counted(self: ChangeDetector, **options: bool) -> bool:
         checks.append(None)
         return changed(self, **options)
 
-    monkeypatch.setattr(module.ChangeDetector, "changed", counted)
+    monkeypatch.setattr(ChangeDetector, "changed", counted)
     assert callable(show)
     show(groups)
     assert len(groups) == 61

@@ -15,7 +15,7 @@ too (observers of quantization, membranes of spiking networks) moves; for buffer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakMethod
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from layergroups._checks import whole_number
 from layergroups._paths import parent
 from layergroups._torch import (
     NormBase,
@@ -63,15 +64,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def differentiable(parameter: nn.Parameter) -> bool:
-    """Whether a parameter can require a gradient; quantized weights cannot."""
+    """Whether a parameter can require a gradient, which quantized weights cannot."""
     return parameter.is_floating_point() or parameter.is_complex()
 
 
 def frozen_modules(model: nn.Module, tree: ModuleTree, frozen: Collection[int]) -> list[nn.Module]:
-    """Modules all of whose parameters and layers are in frozen groups, outer ones first.
-
-    A module that is registered at several paths counts at the first.
-    """
+    """Modules all of whose parameters and layers are in frozen groups, outer ones first."""
     groups = {module: tree.groups(path) for path, module in model.named_modules()}
     for module in reversed(list(groups)):
         if not groups[module]:  # a different name for modules registered before
@@ -86,11 +84,11 @@ Mode = tuple[bool, bool]  # training mode of a module and of its model at freezi
 
 @dataclass(frozen=True, eq=False)
 class StayInEval:
-    """Puts frozen modules back in eval mode before they run.
+    """Puts the module that it is on, and those inside it, in eval mode before they run.
 
     Attributes:
-        modules: the module that it is on and those inside it, each with the parameter that must be
-            frozen for it to stay in eval mode, its own or of a module around it.
+        modules: each with the parameter that must be frozen for it to stay in eval mode, its own or
+            of a module around it.
         modes: of these modules, before they were frozen.
         parameters: those that freezing turned off, so that other layer groups of the model, or of a
             copy, can tell them from those that the user froze.
@@ -101,7 +99,6 @@ class StayInEval:
     parameters: tuple[nn.Parameter, ...] = ()
 
     def __call__(self, *_: object) -> None:
-        """Put them in eval mode, except those that the user unfroze."""
         for module, frozen in self.modules:
             if module.training and (frozen is None or not frozen.requires_grad):
                 module.training = False
@@ -114,7 +111,6 @@ class RestoreRows:
     """
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *output: Any) -> None:
-        """Save the rows that are read, or restore them if there is an output."""
         rows, weight = args[0] if args else slice(None), module.weight
         assert isinstance(weight, Tensor)
         with torch.no_grad():
@@ -165,7 +161,6 @@ class BeforeForward:
         self._method = None if method is None else WeakMethod(method)
 
     def __call__(self, module: nn.Module, *_: object) -> None:
-        """Call the method, if its object still exists."""
         # a compiled graph cannot check; the step of the optimizer does so
         if torch.compiler.is_compiling() or not module.training or self._method is None:
             return
@@ -174,8 +169,7 @@ class BeforeForward:
             method(module)
 
     def __reduce__(self) -> tuple[type[BeforeForward], tuple[()]]:
-        """A weak reference can be neither copied nor pickled."""
-        return BeforeForward, ()
+        return BeforeForward, ()  # a weak reference can be neither copied nor pickled
 
 
 _OURS = (StayInEval, RestoreRows, BeforeForward)
@@ -226,13 +220,8 @@ def keep_in_eval(
     """Hold these modules, outer ones first, in eval mode, and release all others.
 
     Released modules return to the mode they had, or to that of the model if it has changed since.
-    Hooks of other layer groups, also those copied with the model, are removed.
-
-    Args:
-        model: the root.
-        modules: frozen ones.
-        turned_off: parameters that would train if nothing were frozen.
-        norms_train: leave norm layers in their mode.
+    Hooks of other layer groups, also those copied with the model, are removed. `turned_off` are
+    parameters that would train if nothing were frozen.
     """
     frozen = dict.fromkeys(modules)
     held = {m for m in frozen if not (norms_train and is_norm(m)) and not _needs_train_mode(m)}
@@ -294,78 +283,43 @@ def _needs_train_mode(module: nn.Module) -> bool:
 
 # -- frozen by the user --------------------------------------------------------------------------
 
+# Parameters with requires_grad=False that layer groups did not freeze, each with whether an adapter
+# library did. They stay frozen until `groups.unfreeze()` or `requires_grad_(True)`; those that an
+# adapter library froze until its adapters are removed.
+UserFrozen = dict[nn.Parameter, bool]
 
-@dataclass(frozen=True)
-class UserFrozen:
-    """Parameters with `requires_grad=False` that layer groups did not freeze.
 
-    They stay frozen until `groups.unfreeze()` or `requires_grad_(True)`; those that an adapter
-    library froze until its adapters are removed.
+def still_frozen(
+    before: UserFrozen, trainable: Iterable[nn.Parameter], *, adapted: bool
+) -> UserFrozen:
+    """Without parameters that require a gradient again, with those that were frozen since.
 
-    Attributes:
-        by_hand: frozen while the model had no adapters.
-        by_adapters: frozen while it had adapter layers; `unfreeze` leaves them frozen.
+    Args:
+        before: those known to be frozen by the user.
+        trainable: parameters that the groups let train.
+        adapted: whether the model has adapter layers.
     """
-
-    by_hand: frozenset[nn.Parameter] = frozenset()
-    by_adapters: frozenset[nn.Parameter] = frozenset()
-
-    def __contains__(self, parameter: object) -> bool:
-        return parameter in self.by_hand or parameter in self.by_adapters
-
-    @property
-    def all(self) -> frozenset[nn.Parameter]:
-        """Those frozen by hand and by adapters."""
-        return self.by_hand | self.by_adapters
-
-    def updated(self, trainable: Iterable[nn.Parameter], *, adapted: bool) -> UserFrozen:
-        """Without parameters that require a gradient again, with those that were frozen since.
-
-        Args:
-            trainable: parameters that the groups let train.
-            adapted: whether the model has adapter layers.
-        """
-        off = {p for p in trainable if not p.requires_grad and differentiable(p)}
-        new = frozenset(off - self.all)
-        return UserFrozen(
-            _still(self.by_hand) | (frozenset() if adapted else new),
-            _still(self.by_adapters) | (new if adapted else frozenset()),
-        )
-
-    def replaced(self, new: Mapping[nn.Parameter, nn.Parameter]) -> UserFrozen:
-        """The same with some parameters replaced (old -> new)."""
-        return UserFrozen(
-            frozenset(new.get(p, p) for p in self.by_hand),
-            frozenset(new.get(p, p) for p in self.by_adapters),
-        )
-
-    def among(self, parameters: Collection[nn.Parameter]) -> UserFrozen:
-        """Only those that are in a collection of parameters."""
-        return UserFrozen(
-            self.by_hand.intersection(parameters), self.by_adapters.intersection(parameters)
-        )
-
-    def after_surgery(
-        self, old: ModelSnapshot, now: ModelSnapshot, trained: Collection[nn.Parameter]
-    ) -> UserFrozen:
-        """The parameters that the user has frozen, after surgery.
-
-        Args:
-            old: the model before, with converted parameters instead of their originals.
-            now: the model as it is.
-            trained: parameters of the old model that their groups let train.
-        """
-        mine = self.among(now.names)
-        if old.adapted and not now.adapted:
-            mine = UserFrozen(mine.by_hand)
-        known: Collection[nn.Parameter] = now.names
-        if old.adapted or not now.adapted:  # new adapters freeze weights of frozen groups too
-            known = [p for p in now.names if p not in old.names or (p in trained and p not in self)]
-        return mine.updated(known, adapted=now.adapted)
+    new = {p: adapted for p in trainable if not p.requires_grad and differentiable(p)}
+    return new | {p: held for p, held in before.items() if not p.requires_grad}
 
 
-def _still(parameters: Iterable[nn.Parameter]) -> frozenset[nn.Parameter]:
-    return frozenset(p for p in parameters if not p.requires_grad)
+def frozen_after_surgery(
+    before: UserFrozen, old: ModelSnapshot, now: ModelSnapshot, trained: Collection[nn.Parameter]
+) -> UserFrozen:
+    """The parameters that the user has frozen, after surgery.
+
+    Args:
+        before: those before, with converted parameters instead of their originals.
+        old: the model before, likewise.
+        now: the model as it is.
+        trained: parameters of the old model that their groups let train.
+    """
+    removed = old.adapted and not now.adapted
+    mine = {p: held for p, held in before.items() if p in now.names and not (held and removed)}
+    known: Collection[nn.Parameter] = now.names
+    if old.adapted or not now.adapted:  # new adapters freeze weights of frozen groups too
+        known = [p for p in now.names if p not in old.names or (p in trained and p not in before)]
+    return still_frozen(mine, known, adapted=now.adapted)
 
 
 # -- gradual unfreezing --------------------------------------------------------------------------
@@ -384,10 +338,6 @@ def first_to_train(epoch: int, start: int, every: int = 1) -> int:
     Raises:
         GroupingError: an epoch that is negative or not whole, or `every` below 1.
     """
-    for name, value, least in (("epoch", epoch, 0), ("every", every, 1)):
-        if not isinstance(value, int) or value < least:
-            raise GroupingError(
-                f"{name}={value!r} must be a whole number of epochs, {least} or more, as in "
-                f"gradual_unfreeze(epoch, every=2)"
-            )
+    whole_number("epoch", epoch, 0, 1, GroupingError)
+    whole_number("every", every, 1, 2, GroupingError)
     return max(0, start - epoch // every)

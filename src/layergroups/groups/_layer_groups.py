@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
@@ -18,60 +18,22 @@ from layergroups._paths import join, parent
 from layergroups._torch import is_sharded, tree_map_only, unwrap
 from layergroups.anatomy import Anatomy, Block, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
+from layergroups.groups import _freezing, _optimizer, _surgery
 from layergroups.groups._explain import Explanation, explain
-from layergroups.groups._freezing import (
-    MovingBuffers,
-    UserFrozen,
-    call_before_forward,
-    differentiable,
-    first_to_train,
-    frozen_by_groups,
-    frozen_modules,
-    is_norm,
-    keep_in_eval,
-)
+from layergroups.groups._freezing import UserFrozen, differentiable, is_norm
 from layergroups.groups._group_table import GroupRow, group_table
-from layergroups.groups._optimizer import (
-    add_missing_groups,
-    begin_with_rates,
-    bind,
-    bound_to,
-    change_rates,
-    check_attachable,
-    follow,
-    parameter_groups,
-    reconcile,
-    unwrapped,
-)
 from layergroups.groups._partition import ModuleTree, Part, Partition
 from layergroups.groups._rates import Rate, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import taken_over
-from layergroups.groups._surgery import (
-    Change,
-    ChangeDetector,
-    ModelSnapshot,
-    assign_groups,
-    conversions,
-    describe,
-    is_sharding,
-    names_of,
-    needs_warning,
-    refuse_stale_wrapper,
-    take_snapshot,
-)
+from layergroups.groups._surgery import Change, ModelSnapshot, names_of, take_snapshot
 
 log = logging.getLogger("layergroups")
 
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Consecutive blocks that are trained as a unit; a view of the current model.
-
-    Attributes:
-        groups: all layer groups of the model.
-        index: 0 is nearest the input.
-    """
+    """Consecutive blocks that are trained as a unit; group 0 is nearest the input."""
 
     groups: LayerGroups
     index: int
@@ -137,20 +99,13 @@ class Freezing:
     The call itself freezes, with or without `with`. At the end of the block frozen flags, `norm`
     and `requires_grad` are restored, modules and parameters added in between follow their group,
     and the optimizer is unchanged.
-
-    Attributes:
-        groups: the layer groups.
-        frozen: which of them were frozen.
-        norms_train: whether norm layers of frozen groups trained.
-        by_user: parameters that the user had frozen.
-        freed: parameters of frozen groups that the user lets train by `requires_grad_(True)`.
     """
 
     groups: LayerGroups
     frozen: tuple[bool, ...]
     norms_train: bool
-    by_user: UserFrozen = field(repr=False)
-    freed: frozenset[nn.Parameter] = field(repr=False)
+    by_user: UserFrozen
+    freed: frozenset[nn.Parameter]
 
     def __enter__(self) -> LayerGroups:
         return self.groups
@@ -199,7 +154,7 @@ class LayerGroups:
         head: str | None = None,
         network: str | None = None,
     ) -> None:
-        refuse_stale_wrapper(model)
+        _surgery.refuse_stale_wrapper(model)
         self.model = unwrap(model)
         self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
         self._head = head
@@ -214,7 +169,7 @@ class LayerGroups:
         self._by_user, self._norms_train = UserFrozen(), False
         self._watched: list[nn.Parameter] = []  # of frozen groups; none should require a gradient
         self._freed: frozenset[nn.Parameter] = frozenset()
-        self._buffers = MovingBuffers(())
+        self._buffers = _freezing.MovingBuffers(())
         self._frozen = self._find_frozen()
         self._report_unused()
 
@@ -381,7 +336,7 @@ class LayerGroups:
             start: the lowest group that trains in epoch 0.
             norm: as in `freeze`.
         """
-        first = first_to_train(epoch, self._index(start), every)
+        first = _freezing.first_to_train(epoch, self._index(start), every)
         flags = {i: i < first for i in range(len(self))}
         return self._set_frozen(flags, norm, free="gradual_unfreeze")
 
@@ -394,7 +349,7 @@ class LayerGroups:
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
         trainable = (p for p, may in self._trainable(self._off()) if may)
-        self._by_user = self._by_user.updated(trainable, adapted=self._snapshot.adapted)
+        self._update_by_user(trainable)
         state = tuple(self._frozen), self._norms_train, self._by_user, self._freed
         before = Freezing(self, *state)
         for i, flag in flags.items():
@@ -411,7 +366,8 @@ class LayerGroups:
     def _restore(self, before: Freezing) -> None:
         self.sync()
         self._frozen, self._norms_train = list(before.frozen), before.norms_train
-        self._by_user = before.by_user.among(self._snapshot.names)
+        names = self._snapshot.names
+        self._by_user = {p: held for p, held in before.by_user.items() if p in names}
         self._freed = before.freed
         self._apply_freezing()
 
@@ -436,7 +392,7 @@ class LayerGroups:
         return self._frozen_modules(which)
 
     def _frozen_modules(self, which: Collection[int]) -> list[nn.Module]:
-        modules = frozen_modules(self.model, ModuleTree(self.partition.group_of), which)
+        modules = _freezing.frozen_modules(self.model, ModuleTree(self.partition.group_of), which)
         if not self._freed:
             return modules
         freed: set[nn.Module] = set()
@@ -460,9 +416,10 @@ class LayerGroups:
                 if parameter not in self._by_user:
                     turned_off.append(parameter)
         frozen = self._frozen_modules(self._off())
-        keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
-        self._buffers = MovingBuffers(m for m in frozen if not (self._norms_train and is_norm(m)))
-        call_before_forward(self.model, self._before_forward)
+        _freezing.keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
+        still = [m for m in frozen if not (self._norms_train and is_norm(m))]
+        self._buffers = _freezing.MovingBuffers(still)
+        _freezing.call_before_forward(self.model, self._before_forward)
 
     def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
         """Every parameter, and whether it may train while these groups are inactive."""
@@ -505,7 +462,7 @@ class LayerGroups:
     def _find_frozen(self) -> list[bool]:
         """The groups that other layer groups froze; logs them and what the user froze."""
         off = {p for p in self._snapshot.names if differentiable(p) and not p.requires_grad}
-        by_others = off.intersection(frozen_by_groups(self.model))
+        by_others = off.intersection(_freezing.frozen_by_groups(self.model))
         owner = self._snapshot.owners
         flags = [
             any(p in by_others for _, p in named)
@@ -517,38 +474,42 @@ class LayerGroups:
             for _, p in named
         }  # fmt: skip
         self._norms_train = any(p.requires_grad for p in inside)
-        by_user = self._by_user.updated(off - (by_others & inside), adapted=self._snapshot.adapted)
-        self._by_user = by_user
+        self._update_by_user(off - (by_others & inside))
         if inside:
             frozen = [name for name, flag in zip(self.names, flags, strict=True) if flag]
             log.warning(
                 "%s: frozen by other layer groups of this model, and frozen here too; "
                 "groups.unfreeze() lets all train", ", ".join(frozen),
             )  # fmt: skip
-        if by_user.by_adapters:
-            n = count(len(by_user.by_adapters), "other parameter")
+        if self._by_user and self._snapshot.adapted:
+            n = count(len(self._by_user), "other parameter")
             log.warning("the model has adapters: %s stay frozen while it has them", n)
-        elif by_user.by_hand:
+        elif self._by_user:
             log.warning(
                 "%s with requires_grad=False stay frozen: %s; groups.unfreeze() lets them train",
-                count(len(by_user.by_hand), "parameter"), self._some(by_user.by_hand),
+                count(len(self._by_user), "parameter"), self._some(self._by_user),
             )  # fmt: skip
         return flags
+
+    def _update_by_user(self, trainable: Iterable[nn.Parameter]) -> None:
+        adapted = self._snapshot.adapted
+        self._by_user = _freezing.still_frozen(self._by_user, trainable, adapted=adapted)
 
     def _free(self, indices: Collection[int], call: str) -> None:
         members = {
             p for i, (_, named) in enumerate(self._members()) if i in indices for _, p in named
         }
-        found = self._by_user.among(members)
-        if found.by_hand:
+        by_adapters = [p for p, held in self._by_user.items() if held and p in members]
+        if by_hand := [p for p, held in self._by_user.items() if not held and p in members]:
             log.warning(
                 "%s() frees %s that had requires_grad=False: %s", call,
-                count(len(found.by_hand), "parameter"), self._some(found.by_hand),
+                count(len(by_hand), "parameter"), self._some(by_hand),
             )  # fmt: skip
-        if found.by_adapters:
-            n = count(len(found.by_adapters), "parameter")
+        if by_adapters:
+            n = count(len(by_adapters), "parameter")
             log.warning("%s() leaves %s frozen: adapters hold them", call, n)
-        self._by_user = UserFrozen(self._by_user.by_hand - members, self._by_user.by_adapters)
+        remaining = self._by_user.keys() - by_hand
+        self._by_user = {p: held for p, held in self._by_user.items() if p in remaining}
 
     def _some(self, parameters: Collection[nn.Parameter]) -> str:
         return first_few(names_of(parameters, self._snapshot), 3)
@@ -569,8 +530,8 @@ class LayerGroups:
     def _change_rates(self, rates: tuple[float, ...]) -> None:
         before, off = self._rates, self._off()
         self._rates = rates
-        for optimizer in bound_to(self._before_step):
-            change_rates(optimizer, before, rates)
+        for optimizer in _optimizer.bound_to(self._before_step):
+            _optimizer.change_rates(optimizer, before, rates)
         if self._off() != off:
             self._apply_freezing()
 
@@ -583,7 +544,7 @@ class LayerGroups:
         """
         if lr is not None:
             self.set_rates(lr)
-        return parameter_groups(self._members(), self._rates, weight_decay)
+        return _optimizer.parameter_groups(self._members(), self._rates, weight_decay)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Update an optimizer made from `param_groups` after each change of the model.
@@ -602,14 +563,14 @@ class LayerGroups:
             GroupingError: the optimizer was not made from `param_groups` of these groups, or lacks
                 one and has a scheduler already.
         """
-        optimizer = unwrapped(optimizer)
-        check_attachable(optimizer, self.names)
+        optimizer = _optimizer.unwrapped(optimizer)
+        _optimizer.check_attachable(optimizer, self.names)
         members = self._members()
-        add_missing_groups(optimizer, members, self._rates)
-        reconcile(optimizer, members)
-        begin_with_rates(optimizer, self._rates)
-        bind(optimizer, self._before_step)
-        call_before_forward(self.model, self._before_forward)
+        _optimizer.add_missing_groups(optimizer, members, self._rates)
+        _optimizer.reconcile(optimizer, members)
+        _optimizer.begin_with_rates(optimizer, self._rates)
+        _optimizer.bind(optimizer, self._before_step)
+        _freezing.call_before_forward(self.model, self._before_forward)
 
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
         if self._is_synced:
@@ -659,40 +620,41 @@ class LayerGroups:
             self._follow_freed()
             return None
         now = take_snapshot(self.model)
-        if is_sharding(self._snapshot, now):
+        if _surgery.is_sharding(self._snapshot, now):
             rebind_parameters(self)
             return None
         change = self._follow(now)
         self._changes.append(change)
-        warn = needs_warning(change, self.model, bound_to(self._before_step))
+        warn = _surgery.needs_warning(change, self.model, _optimizer.bound_to(self._before_step))
         log.log(logging.WARNING if warn else logging.INFO, "%s", change)
         return change
 
     def _follow(self, now: ModelSnapshot) -> Change:
-        converted = conversions(self._snapshot, now)
+        converted = _surgery.conversions(self._snapshot, now)
         old = self._snapshot.with_converted(converted)
         new = {source: p for p, source in converted.items()}
-        before = self._by_user.replaced(new)
+        before = {new.get(p, p): held for p, held in self._by_user.items()}
         freed = frozenset(new.get(p, p) for p in self._watched if p.requires_grad)
-        by_user = before.after_surgery(old, now, self._active(old, self._off()))
-        group_of = assign_groups(self.model, old, now, self.partition.group_of)
+        active = self._active(old, self._off())
+        by_user = _freezing.frozen_after_surgery(before, old, now, active)
+        group_of = _surgery.assign_groups(self.model, old, now, self.partition.group_of)
         self.partition, self._by_user = replace(self.partition, group_of=group_of), by_user
         self._remember(now)
         self._report_freed(freed.intersection(now.names) - {new.get(p, p) for p in self._freed})
         self._freed = freed
-        change = describe(old, now, group_of, self.names, self._frozen)
+        change = _surgery.describe(old, now, group_of, self.names, self._frozen)
         self._anatomy_is_old |= old.names != now.names or change.layers
         self._apply_freezing()
-        for optimizer in bound_to(self._before_step):
-            follow(optimizer, self._members(), old, now, converted)
+        for optimizer in _optimizer.bound_to(self._before_step):
+            _optimizer.follow(optimizer, self._members(), old, now, converted)
         return replace(
             change,
-            fixed=names_of(by_user.all - before.all, now),
-            released=names_of(before.all - by_user.all, now),
+            fixed=names_of(by_user.keys() - before, now),
+            released=names_of(before.keys() - by_user, now),
         )
 
     def _remember(self, snapshot: ModelSnapshot) -> None:
-        self._detector = ChangeDetector(self.model)
+        self._detector = _surgery.ChangeDetector(self.model)
         self._snapshot = snapshot
         self._member_lists: list[tuple[str, list[tuple[str, nn.Parameter]]]] | None = None
 
@@ -703,7 +665,7 @@ class LayerGroups:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        call_before_forward(self.model, self._before_forward)
+        _freezing.call_before_forward(self.model, self._before_forward)
 
     def _report_unused(self) -> None:
         if self._anatomy.unused:
@@ -814,11 +776,11 @@ def rebind_parameters(groups: LayerGroups) -> None:
     groups._remember(take_snapshot(groups.model))
     at = {name: p for p, (name, *_) in groups._snapshot.names.items()}
     new = {p: at[n] for p, (n, *_) in old.names.items()}
-    groups._by_user = groups._by_user.replaced(new)
+    groups._by_user = {new[p]: held for p, held in groups._by_user.items()}
     groups._freed = frozenset(new[p] for p in groups._freed)
     groups._apply_freezing()
-    for optimizer in bound_to(groups._before_step):
-        reconcile(optimizer, groups._members())
+    for optimizer in _optimizer.bound_to(groups._before_step):
+        _optimizer.reconcile(optimizer, groups._members())
 
 
 def restore_reasons(groups: LayerGroups, state: Mapping[str, Any]) -> None:

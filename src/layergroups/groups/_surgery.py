@@ -8,7 +8,7 @@ data (`describe`). Nothing here changes the model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import attrgetter, is_
@@ -423,9 +423,10 @@ def _tie(
     )
 
 
-def names_of(parameters: Collection[nn.Parameter], now: ModelSnapshot) -> tuple[str, ...]:
+def names_of(parameters: Iterable[nn.Parameter], now: ModelSnapshot) -> tuple[str, ...]:
     """Names of parameters, in the order of the model."""
-    return tuple(names[0] for p, names in now.names.items() if p in parameters)
+    chosen = {*parameters}
+    return tuple(names[0] for p, names in now.names.items() if p in chosen)
 
 
 def is_sharding(old: ModelSnapshot, now: ModelSnapshot) -> bool:
