@@ -21,8 +21,6 @@ from layergroups.data import DataSource, InferenceData, bound_to, data_source, t
 from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
 from layergroups.models import (
-    Assembled,
-    LoadedModel,
     all_or_nothing,
     assemble,
     load_model,
@@ -158,7 +156,14 @@ def vision_learner(
             seed=seed,
             **own,
         )
-        learner.blueprint = _blueprint(loaded, assembled, size)
+        learner.blueprint = Blueprint(
+            arch=loaded.name,
+            kwargs=loaded.kwargs,
+            cut=assembled.cut,
+            network=assembled.network,
+            size=size,
+            input=assembled.input,
+        )
         learner.pretrained = loaded.pretrained
         if loaded.pretrained and len(learner.layer_groups) > 1:
             learner.freeze()
@@ -249,17 +254,6 @@ def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> 
             f"y_range={y_range!r} only works with the default head. End your own head with "
             "layergroups.models.SigmoidRange(low, high)."
         )
-
-
-def _blueprint(loaded: LoadedModel, assembled: Assembled, size: Size) -> Blueprint:
-    return Blueprint(
-        arch=loaded.name,
-        kwargs=loaded.kwargs,
-        cut=assembled.cut,
-        network=assembled.network,
-        size=size,
-        input=assembled.input,
-    )
 
 
 def _loss(exported: Exported, task: Task) -> LossFunc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -112,16 +113,10 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
 
     Parameters that both models share keep their state; new parameters start without state.
     """
-    wanted = {group["name"]: group["params"] for group in groups.param_groups()}
-    ours = _groups_of(optimizer)
-    if [group["name"] for group in ours] != list(wanted):
+    wanted = [group["name"] for group in groups.param_groups()]
+    if [group["name"] for group in _groups_of(optimizer)] != wanted:
         _log.warning("the new model has different layer groups: the optimizer state is reset")
         return None
-    for group in ours:
-        group["params"] = wanted[group["name"]]
-    alive = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    for parameter in [p for p in optimizer.state if p not in alive]:
-        del optimizer.state[parameter]
     groups.attach(optimizer)
     return optimizer
 
@@ -228,10 +223,6 @@ def _checked_history(history: History) -> History:
     return history
 
 
-def _count(name: str) -> Callable[[int], int]:
-    return lambda value: whole_number(f"learn.{name}", value, 0, 3)
-
-
 def _refused(name: str, instead: str) -> Callable[[Never], Any]:
     def check(value: object) -> Never:
         raise TrainingError(f"learn.{name} cannot be assigned. {instead}")
@@ -299,8 +290,8 @@ class LearnerState(SuggestsNames):
     )
     opt = Setting(_checked_opt)
     history = Setting(_checked_history)
-    epochs_done = Setting(_count("epochs_done"))
-    fits_done = Setting(_count("fits_done"))
+    epochs_done = Setting(partial(whole_number, "learn.epochs_done", least=0, example=3))
+    fits_done = Setting(partial(whole_number, "learn.fits_done", least=0, example=3))
     callbacks = Setting(checked_callbacks)
     mixed_precision = Setting(checked_precision)
     progress = Setting(checked_progress)
