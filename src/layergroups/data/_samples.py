@@ -29,21 +29,14 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """Image files and, where they are known, the labels to learn.
+    """Image files and, where they are known, the labels to learn."""
 
-    Attributes:
-        files: the paths, as strings because a large set of those is small.
-        labels: of each file, as its task has them: the position of its class in the vocabulary,
-            the positions of its labels, or its numbers. None for unlabelled images.
-        task: what the labels are.
-        c: outputs that a network needs.
-        items: opens the images where they are items of a dataset and not files.
-    """
-
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # strings, because a large set of those is small
+    # Of each file the position of its class in the vocabulary, those of its labels, or its numbers.
     labels: tuple[Label, ...] | None = None
     task: Task = TASKS["multiclass"]
-    c: int = 0
+    c: int = 0  # outputs that a network needs
+    # Opens the images where they are items of a dataset and not files.
     items: Opener | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -86,10 +79,6 @@ class Split:
     valid: Samples
     broken: tuple[BrokenImage, ...] = ()
 
-    def with_broken(self, broken: Sequence[BrokenImage]) -> Split:
-        """The same split, with the images that were left out."""
-        return replace(self, broken=tuple(broken))
-
 
 def check_valid_pct(valid_pct: float) -> float:
     """The share for validation, if it is between 0 and 1."""
@@ -102,14 +91,20 @@ def check_valid_pct(valid_pct: float) -> float:
 
 
 def divided(
-    photos: Samples, vocab: Sequence[str], valid_pct: float, seed: int, *, source: object
+    photos: Samples,
+    vocab: Sequence[str],
+    valid_pct: float,
+    seed: int,
+    *,
+    source: object,
+    broken: Sequence[BrokenImage] = (),
 ) -> Split:
     """Keep a share for validation: of each class or label, else of all images."""
     train_at, valid_at = photos.task.split(photos.labels or (), valid_pct, seed)
     if not valid_at:
         few = photos.task.few_items.format(source)
         raise DataError(f"{few}, so there is nothing to validate with. Add images.")
-    found = Split(tuple(vocab), photos.take(train_at), photos.take(valid_at))
+    found = Split(tuple(vocab), photos.take(train_at), photos.take(valid_at), tuple(broken))
     warn_of_unmeasured(found)
     return found
 
@@ -140,10 +135,7 @@ def names_of(names: Iterable[object]) -> str:
 
 
 def joined(one: Samples, other: Samples) -> Samples:
-    """The images of both in the order of their files, independent of the earlier split.
-
-    Both are of the same task and, where they are items, of the same datasets.
-    """
+    """The images of both in the order of their files, independent of the earlier split."""
     labels = (*(one.labels or ()), *(other.labels or ()))
     both = replace(one, files=one.files + other.files, labels=labels)
     return both.take(sorted(range(len(both)), key=lambda i: (both.files[i], i)))

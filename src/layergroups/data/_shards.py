@@ -54,12 +54,8 @@ class Shard:
 def shard_positions(n: int, rank: int, world: int, min_items: int = 1) -> tuple[range, int]:
     """Which of n items a process takes, and how many of them count.
 
-    Args:
-        n: items in the batch.
-        rank: the process, 0..world - 1.
-        world: number of processes.
-        min_items: the fewest items that a process can work on; batch norm needs 2. A small batch is
-            shared by fewer processes; the others run the items of the first, which do not count.
+    A process can work on `min_items` at least; batch norm needs 2. A small batch is shared by fewer
+    processes; the others run the items of the first, which do not count.
     """
     active = min(world, max(1, n // min_items))
     if rank < active:
@@ -79,14 +75,9 @@ def shards_of(
     """The shard of a process of each batch; the whole batch for a single process.
 
     Batches with `shards(rank, world, min_items)`, as those of `ImageDataLoaders`, load the items of
-    the process only. Any others are loaded whole by every process, and cut.
-
-    Args:
-        batches: the same on every process.
-        process: rank and number of the processes.
-        min_items: the fewest items that a process can work on.
-        separate_rng: after the first batch, let each process draw its own random numbers, as for
-            dropout; until then they draw the same, so that a loader that shuffles has one order.
+    the process only. Any others are loaded whole by every process, and cut. With `separate_rng`,
+    each process draws its own random numbers after the first batch, as for dropout; until then
+    they draw the same, so that a loader that shuffles has one order.
     """
     if process.world == 1:
         for batch in batches:

@@ -1,8 +1,6 @@
-"""What the library needs of data, and plain batches adapted to it.
+"""What the library needs of data (`DataSource`), and plain batches adapted to it.
 
-A learner takes any object with batches `train` and `valid`. `DataSource` is the
-interface for everything else, from class names to a batch for a dry run: `ImageDataLoaders` is one,
-and `data_source` adapts any other object. Only this file reads optional attributes of data.
+Only this file reads optional attributes of data.
 """
 
 from __future__ import annotations
@@ -81,23 +79,14 @@ class TrainValid(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """Counts and facts of the data, for reports.
+    """Counts and facts of the data, for reports."""
 
-    Attributes:
-        name: short; the name of the folder.
-        train: training items.
-        valid: validation items.
-        counts: for each class its name, training items and validation items.
-        facts: anything else, by name, as text.
-        broken: files that could not be read and were left out: path and reason.
-    """
-
-    name: str = ""
+    name: str = ""  # of the folder
     train: int | None = None
     valid: int | None = None
-    counts: tuple[tuple[str, int, int], ...] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
-    broken: tuple[tuple[str, str], ...] = ()
+    counts: tuple[tuple[str, int, int], ...] = ()  # of each class: name, training, validation
+    facts: Mapping[str, str] = field(default_factory=dict)  # anything else, by name
+    broken: tuple[tuple[str, str], ...] = ()  # path and reason
 
 
 class DataSource:
@@ -171,11 +160,7 @@ class DataSource:
         return True
 
     def targets(self) -> Tensor | None:
-        """Targets of all training items, without opening one; None if unknown.
-
-        Returns:
-            Classes (N,), labels (N, C) of 0 and 1, or numbers (N, K).
-        """
+        """Targets of all training items, without opening one; None if unknown."""
         return None
 
     def example(self) -> Any | None:
@@ -185,11 +170,7 @@ class DataSource:
         return torch.zeros(1, self.input.channels, *self.size)
 
     def load(self, item: Any) -> Any:
-        """One item as the model takes it, without the batch dimension.
-
-        Raises:
-            TrainingError: these data cannot load a single item, and it is not a tensor.
-        """
+        """One item as the model takes it, without the batch dimension; an error by default."""
         if isinstance(item, Tensor):
             return item
         raise TrainingError(
@@ -198,11 +179,7 @@ class DataSource:
         )
 
     def test_batches(self, items: Any) -> Any:
-        """Batches of other items, such as paths, with `paths` in their order.
-
-        Raises:
-            TrainingError: these data cannot read items.
-        """
+        """Batches of other items, such as paths, with `paths` in their order."""
         raise TrainingError(
             f"{self._name} has no test_dl(paths), so it cannot read images. Use ImageDataLoaders, "
             "or predict your own batches: learn.get_preds(batches)."
@@ -213,11 +190,7 @@ class DataSource:
         return None
 
     def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[Batches]:
-        """The items of some batches n times in their order, each time augmented differently.
-
-        Raises:
-            TrainingError: they cannot be augmented.
-        """
+        """The items of some batches n times in their order, each time augmented differently."""
         raise TrainingError(
             f"Batches of the class {type(batches).__name__} cannot be augmented. Give images: "
             "learn.tta(), learn.tta(dls.test_dl(paths))."
@@ -249,11 +222,7 @@ class DataSource:
         return ""
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
-        """The facts that reports show.
-
-        Args:
-            read_files: inspect every file, which takes a moment.
-        """
+        """The facts that reports show; `read_files` inspects every file, which takes a moment."""
         size, spec = self.size, self.input
         found = {
             "images": "" if size is None else f"{size[0]} × {size[1]} pixels (height × width)",
@@ -269,11 +238,7 @@ class DataSource:
         )
 
     def transform_config(self) -> dict[str, Any]:
-        """How items become inputs, JSON-ready, for an export.
-
-        Raises:
-            TrainingError: the transform is unknown.
-        """
+        """How items become inputs, JSON-ready, for an export."""
         raise TrainingError(
             f"export needs the transform of the images, but {self._name} has no "
             "transform_config(). Use ImageDataLoaders, or save the weights alone: "
@@ -348,30 +313,18 @@ class PlainSource(DataSource):
         return None if task is None else checked_task(task)
 
     @property
-    def vocab(self) -> tuple[str, ...]:  # type: ignore[override] # read from the object each time
-        return tuple(str(name) for name in self._get("vocab") or ())
-
-    @property
     def n_outputs(self) -> int:
         return int(self._get("c") or len(self.vocab))
 
-    @property
-    def seed(self) -> int:  # type: ignore[override] # as vocab
-        return int(self._get("seed", 0))
+    # As they are in the object now.
+    vocab: Any = property(lambda self: tuple(map(str, self._get("vocab") or ())))
+    seed: Any = property(lambda self: int(self._get("seed", 0)))
+    input: Any = property(lambda self: self._get("input"))
+    size: Any = property(lambda self: self._get("size"))
 
     @property
     def batch_size(self) -> int:  # type: ignore[override] # as vocab
         return int(self._get("batch_size") or getattr(self.train, "batch_size", None) or 0)
-
-    @property
-    def input(self) -> InputSpec | None:  # type: ignore[override] # as vocab
-        spec: InputSpec | None = self._get("input")
-        return spec
-
-    @property
-    def size(self) -> Size | None:  # type: ignore[override] # as vocab
-        size: Size | None = self._get("size")
-        return size
 
     @property
     def augmented(self) -> bool:
@@ -472,12 +425,8 @@ def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
     if (own.mean, own.std) != (spec.mean, spec.std):
         _LOG.warning(
             "The images are normalised by the given mean %s and std %s, but the weights were "
-            "trained with mean %s and std %s.",
-            own.mean,
-            own.std,
-            spec.mean,
-            spec.std,
-        )
+            "trained with mean %s and std %s.", own.mean, own.std, spec.mean, spec.std,
+        )  # fmt: skip
     return source
 
 

@@ -36,7 +36,6 @@ _STALE: Final = 3600  # seconds after which the file of a writer counts as left 
 class DecodedCache:
     """Opens images, from the file the first time, afterwards from their stored pixels.
 
-    The key is the path, the size in bytes, the time of the last change, and the decoded size.
     Images that exceed the limit are decoded each time; a new cache deletes the oldest entries if
     the folder exceeds the limit.
 
@@ -60,20 +59,13 @@ class DecodedCache:
         limit = min(self.limit, int(shutil.disk_usage(there).free * _SHARE_OF_FREE))
         _LOG.warning(
             "Decoded images are stored in %s, at most %s, so that the next epoch and the next run "
-            "read them faster; cache=False turns this off.",
-            self.folder,
-            memory(limit),
-        )
+            "read them faster; cache=False turns this off.", self.folder, memory(limit),
+        )  # fmt: skip
 
     def open(
         self, file: str | os.PathLike[str], *, min_size: int | None, channels: int = 3
     ) -> Picture:
-        """As `open_picture`; the result is the same whether it comes from the cache or not.
-
-        Raises:
-            OSError: the file is absent, truncated or not an image.
-            ValueError: it has a different number of channels.
-        """
+        """As `open_picture`; the result is the same whether it comes from the cache or not."""
         if min_size is None:  # the whole image, which may be large
             return open_picture(file, channels=channels)
         entry = self._entry(file, min_size, channels)

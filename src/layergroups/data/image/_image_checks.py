@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from layergroups._formatting import first_few
+from layergroups._formatting import count, first_few
 from layergroups.data.image._opening import open_picture, quiet
 from layergroups.errors import BrokenImagesError, DataError
 from layergroups.tasks import readable
@@ -30,12 +30,7 @@ _MENTIONED = 10  # broken images that a one-line message names
 
 @dataclass(frozen=True)
 class BrokenImage:
-    """A file that cannot be read as an image.
-
-    Attributes:
-        path: the file, as it was given.
-        reason: what is wrong with it, in words.
-    """
+    """A file that cannot be read as an image, and why."""
 
     path: Path
     reason: str
@@ -50,8 +45,7 @@ def check_images(
     """Find the files that cannot be read as images, by decoding each of them once.
 
     JPEGs are decoded at 1/8 of their size, which reads every byte and costs about 0.2 ms for an
-    image of 256 pixels. The work is spread over threads; memory does not grow with the number of
-    files. On a terminal, long checks show their progress.
+    image of 256 pixels. On a terminal, long checks show their progress.
 
     Args:
         paths: the files to check.
@@ -59,9 +53,7 @@ def check_images(
         channels: how many channels the images must have; 3 and 1 can be made of most images.
 
     Returns:
-        The broken ones, in the order of `paths`: truncated or empty files, files of another kind,
-        files that may not be read, images with other channels, and images over Pillow's limit of
-        pixels.
+        The broken ones, in the order of `paths`.
     """
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     workers = threads or min(8, os.cpu_count() or 1)
@@ -77,16 +69,7 @@ def check_images(
 def drop_broken(
     groups: Mapping[Key, Sequence[str]], on_error: OnError, channels: int = 3
 ) -> tuple[dict[Key, tuple[str, ...]], tuple[BrokenImage, ...]]:
-    """Check all files of all groups in one pass, and keep those that can be read.
-
-    Args:
-        groups: files, by any key.
-        on_error: "raise" to stop at broken images, "skip" to leave them out and log one line.
-        channels: as for `check_images`.
-
-    Returns:
-        The same groups without the broken files, a group may be empty then; and what is broken.
-    """
+    """Check files, grouped by any key; the same groups without broken ones, and what is broken."""
     check_on_error(on_error)
     broken = check_images([f for files in groups.values() for f in files], channels=channels)
     report_broken(broken, on_error)
@@ -119,12 +102,10 @@ def broken_images_error(broken: Sequence[BrokenImage]) -> BrokenImagesError:
     lines = [f"  {image}" for image in broken[:_LISTED]]
     if len(broken) > _LISTED:
         lines.append(f"  and {len(broken) - _LISTED} more; check_images(paths) lists all.")
-    one = len(broken) == 1
-    listed = "\n".join(lines)
+    them = "it" if len(broken) == 1 else "them"
     return BrokenImagesError(
-        f"{len(broken)} {'image' if one else 'images'} cannot be read:\n{listed}\n"
-        f"Repair or remove {'it' if one else 'them'}, or leave {'it' if one else 'them'} out with "
-        'on_error="skip".'
+        f"{count(len(broken), 'image')} cannot be read:\n" + "\n".join(lines) + "\n"
+        f'Repair or remove {them}, or leave {them} out with on_error="skip".'
     )
 
 
@@ -133,7 +114,9 @@ def reason_of(error: BaseException, path: str | os.PathLike[str]) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"over Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels ({error})"
     if isinstance(error, UnidentifiedImageError):
-        return "empty, 0 bytes" if _is_empty(path) else "not an image that Pillow can read"
+        return (
+            "empty, 0 bytes" if not os.path.getsize(path) else "not an image that Pillow can read"
+        )
     if isinstance(error, FileNotFoundError):
         hint = "; its path has backslashes, write /" if "\\" in str(path) and os.sep == "/" else ""
         return f"the file does not exist{hint}"
@@ -157,10 +140,6 @@ def _fault(path: str | os.PathLike[str], channels: int) -> str | None:
         # and none of it is lost: it becomes the reason.
         return reason_of(error, path)
     return None
-
-
-def _is_empty(path: str | os.PathLike[str]) -> bool:
-    return Path(path).stat().st_size == 0
 
 
 @contextmanager

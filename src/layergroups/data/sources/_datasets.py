@@ -35,17 +35,11 @@ _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "fine_label", "y
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """The images of datasets by name: "train[3]" is that of item 3 of the dataset "train".
-
-    Attributes:
-        parts: the datasets by their names.
-        image: key or position of the image in an item.
-        label: key or position of the label in an item; None if it has none.
-    """
+    """The images of datasets by name: "train[3]" is that of item 3 of the dataset "train"."""
 
     parts: Mapping[str, Any]
-    image: Key
-    label: Key | None
+    image: Key  # where it is in an item
+    label: Key | None  # None if an item has none
 
     def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
         """The image of an item; the arguments and the result are those of `open_picture`."""
@@ -97,10 +91,8 @@ def read_datasets(
     photos = photos_of(names, answers, items=items)
     if valid is None:
         whole = (settings.valid_pct, settings.seed)
-        found = divided(photos, answers.vocab, *whole, source="The dataset")
-    else:
-        found = marked(photos, answers.vocab, [name.startswith("valid[") for name in names])
-    return found.with_broken(broken)
+        return divided(photos, answers.vocab, *whole, source="The dataset", broken=broken)
+    return marked(photos, answers.vocab, [name.startswith("valid[") for name in names], broken)
 
 
 def read_test_dataset(

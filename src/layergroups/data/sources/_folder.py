@@ -87,7 +87,7 @@ def _read_and_split(
     _several_full_classes(classes, root)
     sound, broken = drop_broken(classes, on_error, channels)
     vocab, photos = _label(sound, root)
-    return divided(photos, vocab, valid_pct, seed, source=root).with_broken(broken)
+    return divided(photos, vocab, valid_pct, seed, source=root, broken=broken)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:

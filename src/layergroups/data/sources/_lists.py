@@ -45,20 +45,13 @@ def read_lists(
     photos = photos_of(names, targets)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
-        found = divided(photos, targets.vocab, *whole, source="The list of images")
-    else:
-        found = marked(photos, targets.vocab, [marks[i] for i in sound])
-    return found.with_broken(broken)
+        source = "The list of images"
+        return divided(photos, targets.vocab, *whole, source=source, broken=broken)
+    return marked(photos, targets.vocab, [marks[i] for i in sound], broken)
 
 
 def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labeller) -> list[Any]:
-    """The label in the name of each file.
-
-    Args:
-        files: the paths.
-        pattern: searched for in the name of the file (in the whole path, with "/", if the pattern
-            has a "/"), with one group, or one that is called label; or a function of the path.
-    """
+    """The label in the name of each file; see `ImageDataLoaders.from_pattern`."""
     if callable(pattern) and not isinstance(pattern, re.Pattern):
         return [pattern(Path(file)) for file in files]
     compiled = _compiled(pattern)
@@ -136,7 +129,12 @@ def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = Non
     return Samples(tuple(files), targets.labels, targets.task, len(targets.vocab), items)
 
 
-def marked(photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool]) -> Split:
+def marked(
+    photos: Samples,
+    vocab: Sequence[str],
+    is_valid: Sequence[bool],
+    broken: Sequence[BrokenImage],
+) -> Split:
     """Images divided as their marks say."""
     train, valid = (
         photos.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
@@ -151,7 +149,7 @@ def marked(photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool]) -> S
     if unseen:
         missed = names_of(vocab[label] for label in unseen)
         _LOG.warning("No training image of %s, only validation images.", missed)
-    return Split(tuple(vocab), train, valid)
+    return Split(tuple(vocab), train, valid, tuple(broken))
 
 
 def _compiled(pattern: Any) -> re.Pattern[str]:

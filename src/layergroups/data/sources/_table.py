@@ -31,34 +31,24 @@ _NO = frozenset({"false", "0", "0.0", "no", "train", "training", ""})
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, by name.
-
-    Attributes:
-        columns: name and values of each column, in order.
-        source: where it is from, for messages.
-    """
+    """Columns of equal length, by name, in their order."""
 
     columns: tuple[tuple[Any, tuple[Any, ...]], ...]
-    source: str
+    source: str  # where it is from, for messages
 
     def __len__(self) -> int:
         return len(self.columns[0][1]) if self.columns else 0
 
-    @property
-    def names(self) -> tuple[Any, ...]:
-        """The names of the columns."""
-        return tuple(name for name, _ in self.columns)
-
     def column(self, key: Column, argument: str) -> tuple[str, tuple[Any, ...]]:
         """Name and values of a column, by its name or its position."""
-        if key in self.names:
-            return str(key), self.columns[self.names.index(key)][1]
-        n = len(self.columns)
+        names, n = [name for name, _ in self.columns], len(self.columns)
+        if key in names:
+            return str(key), self.columns[names.index(key)][1]
         if isinstance(key, int) and not isinstance(key, bool) and -n <= key < n:
             name, values = self.columns[key]
             return str(name), values
         raise DataError(
-            f"{argument}={key!r}: {self.source} has no such column. It has {names_of(self.names)}; "
+            f"{argument}={key!r}: {self.source} has no such column. It has {names_of(names)}; "
             f"give a name, or a position from 0 to {n - 1}."
         )
 
@@ -77,11 +67,7 @@ def read_table(source: Any, *, header: bool = True) -> Table:
     """A CSV or TSV file, a data frame or a dict of columns as a table.
 
     The separator of a file is the one of tab, comma, semicolon and bar that its first line has most
-    of; text is UTF-8.
-
-    Args:
-        source: a path; or a frame of pandas or polars, or anything with `columns` and `[name]`.
-        header: whether the first line of a file names the columns; else they have positions only.
+    of; text is UTF-8. Without `header`, columns have positions only.
     """
     if isinstance(source, str | os.PathLike):
         right = 'ImageDataLoaders.from_table("labels.csv")'
