@@ -66,7 +66,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert not np.array_equal(np.asarray(cache.open(file, min_size=30)), first)
 
 
-@pytest.mark.parametrize("damage", [b"", b"lgpixel1", b"lgpixel1" + bytes(500)])
+@pytest.mark.parametrize("damage", [b"", b"lgpx2", b"lgpx2" + bytes(500), b"\x93NUMPY\x01\x00"])
 def test_a_damaged_entry_is_written_anew(tmp_path: Path, damage: bytes) -> None:
     file = photo(tmp_path / "a.png")
     cache = DecodedCache(tmp_path / "cache")
@@ -80,7 +80,7 @@ def test_a_damaged_entry_is_written_anew(tmp_path: Path, damage: bytes) -> None:
 
 def test_it_never_takes_more_than_its_limit(tmp_path: Path) -> None:
     files = [photo(tmp_path / f"{i}.png", seed=i) for i in range(8)]
-    limit = 3 * (90 * 60 * 3 + 16)
+    limit = 3 * (90 * 60 * 3 + 128)
     cache = DecodedCache(tmp_path / "cache", limit=limit)
     for file in files:
         cache.open(file, min_size=60)
@@ -96,7 +96,7 @@ def test_the_oldest_go_when_a_new_cache_finds_too_much(tmp_path: Path) -> None:
         (new,) = set(entries(folder)) - known
         os.utime(new, (age, age))
     newest = max(entries(folder), key=lambda path: path.stat().st_mtime)
-    cache = DecodedCache(folder, limit=3 * (90 * 60 * 3 + 16))
+    cache = DecodedCache(folder, limit=3 * (90 * 60 * 3 + 128))
     cache.open(photo(tmp_path / "new.png", seed=9), min_size=60)
     assert newest.exists()
     assert len(entries(folder)) == 3

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -51,22 +52,44 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
     """Each image's share of an epoch, float64 (N,), summing to 1; None for equal shares."""
     if balance is False or balance is None:
         return None
-    if balance is True or isinstance(balance, Mapping):
-        wanted = _class_weights(balance, photos, vocab)
-        labels = torch.tensor(photos.labels)
-        counts = torch.bincount(labels, minlength=len(vocab)).double()
-        return _parts((wanted / counts.clamp(min=1))[labels], balance)
-    if isinstance(balance, str | bytes) or not hasattr(balance, "__len__"):
-        raise DataError(_expected(balance))
-    if len(balance) != len(photos):
-        raise DataError(
-            f"balance= has {len(balance)} weights for {len(photos)} training images; give one for "
-            "each, in the order of train_images, or balance=True."
-        )
     try:
-        return _parts(torch.tensor([float(weight) for weight in balance]), balance)
-    except (TypeError, ValueError) as cause:
-        raise DataError(_expected(balance)) from cause
+        if balance is True or isinstance(balance, Mapping):
+            weights = _class_weights(balance, photos, vocab)
+        elif len(balance) == len(photos):
+            weights = [float(weight) for weight in balance]
+        else:
+            raise DataError(
+                f"balance= has {len(balance)} weights for {len(photos)} training images; give one "
+                "for each, in the order of train_images, or balance=True."
+            )
+        if min(weights) >= 0 and 0 < sum(weights) < math.inf:
+            return torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        cause = None
+    except DataError:
+        raise
+    except (TypeError, ValueError) as error:
+        cause = error
+    raise DataError(
+        f"balance={str(balance)[:80]}: expected True for all classes equally often, numbers from "
+        '0 by class ({"cat": 1, "dog": 2}), or one number from 0 for each training image.'
+    ) from cause
+
+
+def _class_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> list[float]:
+    labels = photos.classes()
+    if not labels:
+        raise DataError(
+            "balance= by class needs images of one class each; for several labels or numbers give "
+            "a weight for each training image: balance=[1.0, 2.5, …]."
+        )
+    wanted = dict.fromkeys(vocab, 1.0) if balance is True else balance
+    if set(map(str, wanted)) != set(vocab):
+        raise DataError(
+            f"balance= names {', '.join(map(str, wanted))}; give the relative frequency of "
+            f"each class, for all of {', '.join(vocab)}."
+        )
+    n = Counter(labels)
+    return [float(wanted[vocab[label]]) / n[label] for label in labels]
 
 
 def weighted_order(weights: Tensor, labels: Sequence[Any] | None, seed: int) -> Tensor:
@@ -86,40 +109,6 @@ def weighted_order(weights: Tensor, labels: Sequence[Any] | None, seed: int) -> 
     points = (torch.arange(n, dtype=torch.float64) + start) / n * ends[-1]
     chosen = order[torch.searchsorted(ends, points, right=True).clamp(max=n - 1)]
     return chosen[torch.randperm(n, generator=generator)]
-
-
-def _class_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor:
-    labels = photos.labels or ()
-    if not labels or not all(isinstance(label, int) for label in labels):
-        raise DataError(
-            "balance= by class needs images of one class each; for several labels or numbers give "
-            "a weight for each training image: balance=[1.0, 2.5, …]."
-        )
-    if balance is True:
-        return torch.ones(len(vocab), dtype=torch.float64)
-    if set(map(str, balance)) != set(vocab):
-        raise DataError(
-            f"balance= names {', '.join(map(str, balance))}; give the relative frequency of "
-            f"each class, for all of {', '.join(vocab)}."
-        )
-    try:
-        return torch.tensor([float(balance[name]) for name in vocab], dtype=torch.float64)
-    except (TypeError, ValueError) as cause:
-        raise DataError(_expected(balance)) from cause
-
-
-def _parts(weights: Tensor, given: object) -> Tensor:
-    total = float(weights.sum())
-    if float(weights.min()) < 0 or not 0 < total < math.inf:
-        raise DataError(_expected(given))
-    return weights.double() / total
-
-
-def _expected(given: object) -> str:
-    return (
-        f"balance={str(given)[:80]}: expected True for all classes equally often, numbers from 0 "
-        'by class ({"cat": 1, "dog": 2}), or one number from 0 for each training image.'
-    )
 
 
 Item = tuple[int, int | None]

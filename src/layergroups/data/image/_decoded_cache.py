@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import shutil
-import struct
 import tempfile
 import time
 from pathlib import Path
@@ -26,9 +25,7 @@ from layergroups.data.image._opening import Array, Picture, open_picture
 _LOG = logging.getLogger("layergroups")
 LIMIT: Final = 10 << 30
 _SHARE_OF_FREE: Final = 0.25
-_HEAD: Final = struct.Struct("<5sBHII")  # mark, type of numbers, channels, height, width
-_MARK: Final = b"lgpx2"
-_TYPES: Final = (np.dtype(np.uint8), np.dtype("<f4"))
+_HEAD: Final = 128  # bytes of a .npy file before its numbers
 _CHECK_EVERY: Final = 256  # files written between two checks of the folder's size
 _STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
 
@@ -87,7 +84,7 @@ class DecodedCache:
     def _store(self, entry: Path, image: Picture) -> None:
         """Write an entry within the limit; a read-only or full disk is not an error."""
         pixels = np.asarray(image)
-        size = pixels.nbytes + _HEAD.size
+        size = pixels.nbytes + _HEAD
         try:
             if self._capacity is None or self._writes % _CHECK_EVERY == 0:
                 self._capacity = self._free_capacity()
@@ -95,7 +92,7 @@ class DecodedCache:
             if size > self._capacity:
                 return
             self._capacity -= size
-            _write(entry, _head_of(pixels), pixels)
+            _write(entry, pixels)
         except OSError:
             self._capacity = 0
 
@@ -114,38 +111,25 @@ class DecodedCache:
         return limit - taken
 
 
-def _head_of(pixels: Array) -> bytes:
-    height, width, channels = (*pixels.shape, 1)[:3]
-    return _HEAD.pack(_MARK, _TYPES.index(pixels.dtype), channels, height, width)
-
-
 def _load(entry: Path) -> Picture | None:
     """The image of an entry; None if it is absent or incomplete."""
     try:
-        content = np.memmap(entry, dtype=np.uint8, mode="r")
-    except (OSError, ValueError):
+        pixels = np.load(entry)
+    except (OSError, ValueError, EOFError):
         return None
-    if len(content) < _HEAD.size:
-        return None
-    mark, kind, channels, height, width = _HEAD.unpack(content[: _HEAD.size].tobytes())
-    if mark != _MARK or kind >= len(_TYPES):
-        return None
-    pixels = content[_HEAD.size :]
-    if len(pixels) != height * width * channels * _TYPES[kind].itemsize:
-        return None
-    shaped = pixels.view(_TYPES[kind]).reshape(height, width, channels)
-    if kind or channels not in (1, 3):
-        return np.asarray(shaped)
-    return Image.fromarray(shaped if channels == 3 else shaped[..., 0])
+    return (
+        Image.fromarray(pixels)
+        if pixels.dtype == np.uint8 and pixels.shape[2:] in ((), (3,))
+        else pixels
+    )
 
 
-def _write(entry: Path, head: bytes, pixels: Array) -> None:
+def _write(entry: Path, pixels: Array) -> None:
     entry.parent.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(dir=entry.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(head)
-            file.write(np.ascontiguousarray(pixels).data)
+            np.save(file, pixels)
         os.replace(name, entry)
     except BaseException:
         Path(name).unlink(missing_ok=True)
