@@ -55,6 +55,8 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
     try:
         if balance is True or isinstance(balance, Mapping):
             weights = _class_weights(balance, photos, vocab)
+        elif isinstance(balance, str):
+            raise TypeError("a text")
         elif len(balance) == len(photos):
             weights = [float(weight) for weight in balance]
         else:
