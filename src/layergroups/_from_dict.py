@@ -51,6 +51,8 @@ def _value(kind: Any, value: object, path: str) -> Any:
         if len(kinds) == len(value):
             pairs = zip(kinds, value, strict=True)
             return tuple(_value(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(pairs))
+    elif origin is list and isinstance(value, list):
+        return [_value(inner[0], v, f"{path}[{i}]") for i, v in enumerate(value)]
     elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
         optional = inner[1] is Any or type(None) in get_args(inner[1])
         return {
@@ -60,7 +62,7 @@ def _value(kind: Any, value: object, path: str) -> Any:
         }
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif origin is None and type(value) is kind:
+    elif origin is None and (type(value) is kind or (kind is not int and isinstance(value, kind))):
         return value
     raise ValueError(_wrong(path, getattr(kind, "__name__", str(kind)), value))
 

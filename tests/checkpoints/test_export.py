@@ -1,4 +1,7 @@
+import copy
 import json
+import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from layergroups.checkpoints import (
     write_export,
 )
 from layergroups.errors import CheckpointError
+from layergroups.input_spec import InputSpec
 from layergroups.models import assemble, grow_head, load_model
 
 ARCHITECTURES = ["torchvision:squeezenet1_1", "timm:test_resnet", "timm:test_vit"]
@@ -42,8 +46,14 @@ def exported_as(blueprint: Blueprint | None, model: nn.Module, needs: str = "") 
         blueprint=blueprint,
         head=described_head(model),
         needs_model=needs,
-        transform={"size": [64, 64]},
-        groups={"names": ["a"]},
+        transform=json.loads(json.dumps(InputSpec(size=(64, 64)).to_dict())),
+        groups={
+            "rule": "auto",
+            "names": ["a"],
+            "members": {"a": []},
+            "frozen": [False],
+            "rates": [1],
+        },
         loss="CrossEntropyLoss",
         metrics=("accuracy",),
     )
@@ -135,3 +145,75 @@ def test_class_names_are_kept_as_they_are(tmp_path: Path) -> None:
     write_export(tmp_path, model, exported_as(None, model))
     assert read_export(tmp_path)[1].classes == ("a", "ß", "<c>")
     assert "ß" in (tmp_path / "learner.json").read_text(encoding="utf-8")
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """The paths of all values of a description; of a list, its last."""
+    inside = value.items() if isinstance(value, dict) else list(enumerate(value))[-1:]
+    found = []
+    for key, inner in inside:
+        found.append((*path, key))
+        if isinstance(inner, dict | list):
+            found += places(inner, (*path, key))
+    return found
+
+
+def changed(fields: dict, path: tuple, value: object) -> dict:
+    again = copy.deepcopy(fields)
+    at = again
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return again
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("export")
+    model, blueprint = made("timm:test_resnet")
+    write_export(folder, model, exported_as(blueprint, model))
+    return folder, json.loads((folder / "learner.json").read_text(encoding="utf-8"))
+
+
+ODD = [None, True, -1, 0, 1.5, math.nan, math.inf, 10**9, "", [], ["a", "a"], [None], {"a": 1}]
+
+
+def test_no_changed_description_ends_in_a_bare_error(described) -> None:
+    """Each value of it replaced by each odd one: an error of one kind, or it can be read."""
+    folder, fields = described
+    for path in places(fields):
+        for value in ODD:
+            text = json.dumps(changed(fields, path, value))
+            (folder / "learner.json").write_text(text, encoding="utf-8")
+            with suppress(CheckpointError):
+                read_export(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("version", 1.0), ("version", None), ("classes", ["a", "a", "b"]), ("classes", []),
+        ("classes", ["a", " ", "b"]), ("classes", ["a", "b"]), ("classes", ["a", 1, "b"]),
+        ("blueprint/arch", 3), ("blueprint/size", [0, 0]), ("blueprint/size", [10**6, 10**6]),
+        ("blueprint/input/std", [math.nan] * 3), ("blueprint/cut/kind", "x"), ("head", "x"),
+        ("transform/size", [-1, 64]), ("transform/size", ["x", 64]), ("transform/mean", [1e9] * 3),
+        ("transform/std", [0.0] * 3), ("transform/crop_pct", 0), ("transform", {"x": 1}),
+        ("transform/interpolation", "x"), ("groups/frozen", [True, True]), ("groups/members", None),
+        ("task", "zz"), ("task", "regression"), ("thresh", 1), ("metrics", ["mae"]),
+        ("loss", "MSELoss"), ("loss_settings", {"x": 1}), ("outputs", "x"), ("metrics", 3),
+    ],
+)  # fmt: skip
+def test_a_description_that_makes_no_sense_is_refused(described, path: str, value: object) -> None:
+    folder, fields = described
+    text = json.dumps(changed(fields, tuple(path.split("/")), value))
+    (folder / "learner.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"learner\.json") as caught:
+        read_export(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_deeply_nested_description_is_refused(described) -> None:
+    folder, _ = described
+    (folder / "learner.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_export(folder)

@@ -8,8 +8,9 @@ do not (a custom module, a changed body), the folder records that it needs the m
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from layergroups._from_dict import from_dict
 from layergroups.anatomy import eval_mode
 from layergroups.checkpoints import _file as file
 from layergroups.checkpoints._state_dicts import load_weights
+from layergroups.data import EvalTransform
 from layergroups.errors import CheckpointError, CutError, LayerGroupsError
 from layergroups.input_spec import InputSpec
 from layergroups.models import (
@@ -30,11 +32,23 @@ from layergroups.models import (
     load_model,
     with_channels,
 )
-from layergroups.tasks import TASKS, Task, task_named
+from layergroups.tasks import (
+    TASKS,
+    Meaning,
+    Task,
+    check_metrics,
+    checked_threshold,
+    loss_from,
+    stand_in,
+    task_named,
+)
 
 VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "learner.json"
+_CUT_KINDS: Final = ("chain", "whole", "reset", "by hand")
+_LARGEST_SIDE: Final = 10_000  # pixels
+_LARGEST_STATISTIC: Final = 1000.0
 _REFUSED: Final = {
     "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
     "weights", "weights_backbone",
@@ -182,15 +196,17 @@ def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
             "learn.export(folder). To read a file of learn.save: learn.load(name)."
         )
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        version = fields.pop("version")
-        exported = _parsed(fields) if version == VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
-        raise CheckpointError(f"{path} is damaged: {cause!r}.") from cause
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        version = fields.pop("version", None) if isinstance(fields, dict) else None
+        known = type(version) is int and version == VERSION
+        exported = _checked(fields) if known else None
+    except (OSError, ValueError, RecursionError, LayerGroupsError) as cause:
+        raise CheckpointError(f"{path} is damaged: {' '.join(str(cause).split())}") from cause
     if exported is None:
         raise CheckpointError(
-            f"{path} has version {version}; this release reads version {VERSION}. Upgrade "
-            "layergroups."
+            f"{path} has version {version!r:.40}; this release reads version {VERSION}. Upgrade "
+            "layergroups, or export again."
         )
     tensors, _ = file.read(folder / WEIGHTS)
     return tensors, exported
@@ -225,15 +241,63 @@ def described_head(model: nn.Module) -> list[dict[str, Any]] | None:
     return describe_head(model[1])
 
 
-def _parsed(fields: dict[str, Any]) -> Exported:
-    blueprint = fields.pop("blueprint")
-    return Exported(
-        blueprint=None if blueprint is None else Blueprint.from_dict(blueprint),
-        classes=tuple(fields.pop("classes")),
-        metrics=tuple(fields.pop("metrics")),
-        task=task_named(fields.pop("task", "multiclass")),
-        **fields,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Groups:
+    """The state of layer groups."""
+
+    rule: str
+    names: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+    members: Mapping[str, tuple[str, ...]]
+    frozen: tuple[bool, ...]
+    norm: str = "freeze"
+    rates: tuple[float, ...]
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number")
+    return value
+
+
+def _checked(fields: Any) -> Exported:
+    """The content of a description, if types and values make sense."""
+    if isinstance(fields, dict):
+        fields["task"] = task_named(fields.get("task", "multiclass"))
+    made = from_dict(Exported, fields)
+    classes, task = made.classes, made.task
+    if len(set(classes)) < len(classes) or not all(name.strip() for name in classes):
+        raise ValueError(f"classes={list(classes)} must be different names, none of them empty")
+    checked_threshold(made.thresh)
+    check_metrics(made.metrics, task)
+    loss = loss_from(made.loss, made.loss_settings)
+    if made.outputs and made.outputs not in Meaning.__members__:
+        raise ValueError(f"outputs={made.outputs!r}: expected {', '.join(Meaning.__members__)}")
+    task.check_loss(loss or stand_in(made.outputs) or task.default_loss())
+    known = {name: v for name, v in made.groups.items() if name in _Groups.__annotations__}
+    groups = from_dict(_Groups, known, "groups")  # it may have more in newer releases
+    if not len(groups.names) == len(groups.frozen) == len(groups.rates) == len(groups.members):
+        raise ValueError("groups: names, members, frozen and rates must have the same length")
+    _check_input(InputSpec.from_dict(made.transform), "transform")
+    if made.blueprint is not None:
+        if made.blueprint.cut.kind not in _CUT_KINDS:
+            raise ValueError(f"blueprint.cut.kind: expected {', '.join(_CUT_KINDS)}")
+        _check_input(made.blueprint.input, "blueprint.input")
+        _check_input(replace(made.blueprint.input, size=made.blueprint.size), "blueprint")
+    ends = [layer for layer in made.head or () if {"out_features", "layers"} & layer.keys()]
+    n = ends[-1].get("out_features", len(classes)) if ends else len(classes)
+    if n != len(classes):
+        raise ValueError(f"{len(classes)} classes, but the head has {n} outputs")
+    return made
+
+
+def _check_input(spec: InputSpec, name: str) -> None:
+    EvalTransform(spec.size, spec, spec.crop_pct)  # checks most of it
+    if not all(0 < side <= _LARGEST_SIDE for side in spec.size):
+        raise ValueError(f"{name}.size={spec.size} must be two sides from 1 to {_LARGEST_SIDE}")
+    if max(map(abs, (*spec.mean, *spec.std))) > _LARGEST_STATISTIC:
+        raise ValueError(f"{name}: mean={spec.mean} and std={spec.std} are for fractions 0 to 1")
 
 
 def _same_outputs(model: nn.Module, again: nn.Module, blueprint: Blueprint) -> bool:
