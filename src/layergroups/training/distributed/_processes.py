@@ -48,8 +48,8 @@ class Processes:
 
     Args:
         rank: this process, 0..world - 1.
-        world: how many there are.
-        group: for messages between CPUs; None where there is one process.
+        world: number of processes.
+        group: for messages between CPUs; None for a single process.
     """
 
     def __init__(
@@ -58,29 +58,15 @@ class Processes:
         self.rank = rank
         self.world = world
         self.group = group
-
-    @property
-    def is_distributed(self) -> bool:
-        """Whether there are several processes."""
-        return self.world > 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files and shows rows."""
-        return self.rank == 0
+        self.is_distributed = world > 1
+        self.is_main = rank == 0  # writes files and shows rows
 
     def barrier(
         self, where: str, facts: Facts | None = None, gather: Sequence[int] = ()
     ) -> list[Any]:
-        """Wait for all processes, compare facts, and gather integers.
+        """Wait for all processes; the integers to `gather` from each, by rank.
 
-        Args:
-            where: the position in the program; must be the same everywhere.
-            facts: values that must be equal everywhere, by name.
-            gather: integers for the others, the same number on every process.
-
-        Returns:
-            The integers of each process, by rank.
+        `where`, the position in the program, and `facts` must be the same everywhere.
         """
         if not self.is_distributed:
             return [list(gather)]
@@ -245,11 +231,8 @@ def _joined(everybody: dist.ProcessGroup) -> Processes:
 
 
 def _leave() -> None:
-    """Close the group before the interpreter ends.
-
-    Threads of gloo let go of the last message's tensors a moment after it has been waited for, and
-    need the interpreter for that; one that comes when it is ending aborts the process.
-    """
+    # Threads of gloo release the tensors of the last message a moment after it has arrived, and
+    # abort the process if the interpreter has ended by then.
     time.sleep(_MOMENT)
     if dist.is_initialized():
         _joined.cache_clear()

@@ -59,14 +59,10 @@ class Replicas:
         share: Shard | None = None,
     ) -> None:
         """Wait for all processes, and make sure that all are about to do the same."""
-        if self.processes.is_distributed:
-            self.processes.barrier(where, self._facts(groups, optimizer, share))
-
-    def _facts(
-        self, groups: LayerGroups, optimizer: Optimizer | None, share: Shard | None
-    ) -> dict[str, object]:
+        if not self.processes.is_distributed:
+            return
         trains = [p.requires_grad for p in groups.model.parameters()]
-        return {
+        facts = {
             "model": self._structure,
             "frozen": [f"{n} {f}" for n, f in zip(groups.names, groups.frozen, strict=True)],
             "rates": [f"{n} {r}" for n, r in zip(groups.names, groups.rates, strict=True)],
@@ -76,6 +72,7 @@ class Replicas:
                 f"{share.n_items} items, check {share.check}" if share else ""
             ),
         }
+        self.processes.barrier(where, facts)
 
     def factor(self, share: Shard) -> float:
         """What a share's mean loss counts for, so that the sum is the loss of the whole batch."""
@@ -99,7 +96,7 @@ class Replicas:
                 _hand_out(bucket, flat)
 
     def sync_rng(self) -> None:
-        """Put torch's generator where that of the main process is, so that loaders agree."""
+        """Copy torch's generator from the main process, so that loaders agree."""
         if self.processes.is_distributed:
             self.processes.barrier("the start of an epoch")
             state = torch.get_rng_state()
@@ -109,18 +106,16 @@ class Replicas:
     def sync_buffers(self, model: nn.Module) -> None:
         """Make the buffers equal: running statistics are averaged, others those of process 0.
 
-        Each process has normalised its own share of every batch, and so took its own statistics,
-        as under torch's DistributedDataParallel. This is the difference from one process; timm's
-        `dist_bn="reduce"` does the same. Statistics that were kept stay as they are, bit for bit.
+        Each process normalises its own share of every batch, as under DistributedDataParallel;
+        timm's `dist_bn="reduce"` does the same. Frozen statistics do not change.
         """
         if not self.processes.is_distributed:
             return
-        averaged = {id(b) for module in model.modules() for b in _statistics(module)}
         buffers = list(model.named_buffers())
         with torch.no_grad():
             for index in self._differing(buffers):
-                buffer = buffers[index][1]
-                if id(buffer) in averaged:
+                name, buffer = buffers[index]
+                if name.endswith(("running_mean", "running_var")):
                     dist.all_reduce(buffer)
                     buffer /= self.processes.world
                 else:
@@ -157,7 +152,6 @@ class Replicas:
 
 
 def divide_gradients(parameters: Iterable[nn.Parameter], by: int) -> None:
-    """From the sum over several batches to the mean."""
     if by > 1:
         with torch.no_grad():
             for p in parameters:
@@ -170,9 +164,6 @@ def same_weights(groups: LayerGroups) -> None:
 
     Call it after the process group is initialised, and after surgery: new layers start from random
     numbers, which differ between processes.
-
-    Raises:
-        DisagreementError: the models are built differently.
     """
     groups.sync()
     Replicas(current_processes()).broadcast_weights(groups.model, "same_weights")
@@ -184,9 +175,6 @@ def average_gradients(groups: LayerGroups) -> None:
     It replaces torch's DistributedDataParallel, which only exchanges gradients of the parameters
     that trained when it was created: after unfreezing, the processes would silently diverge.
     Parameters that FSDP2 has sharded are left to it.
-
-    Raises:
-        DisagreementError: freezing, rates or the parameters that train differ.
     """
     replicas = Replicas(current_processes())
     if replicas.processes.is_distributed:
@@ -194,10 +182,6 @@ def average_gradients(groups: LayerGroups) -> None:
         replicas.add_gradients(groups.model)
         whole = (p for p in groups.model.parameters() if not is_sharded(p))
         divide_gradients(whole, replicas.processes.world)
-
-
-def _statistics(module: nn.Module) -> list[object]:
-    return [getattr(module, name, None) for name in ("running_mean", "running_var")]
 
 
 def copies(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -214,7 +198,6 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters of one device and kind, in messages of a moderate size."""
     buckets: list[list[nn.Parameter]] = []
     size, kind = 0, None
     for p in parameters:

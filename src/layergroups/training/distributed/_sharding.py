@@ -1,8 +1,7 @@
-"""FSDP2 under layer groups: every part of the model is spread over all processes.
+"""FSDP2 under layer groups: every part of the model is sharded over all processes.
 
-`fully_shard` exchanges each parameter for a distributed one of the same name; groups, freezing and
-rates follow by name. Each block is a unit of its own, so that a new head is spread when it comes
-and nothing of an exchanged one stays behind.
+`fully_shard` replaces each parameter by a distributed one of the same name; groups, freezing and
+rates follow by name. Each block is a separate unit, so a new head can be sharded later.
 """
 
 from __future__ import annotations
@@ -37,24 +36,17 @@ def wants_sharding() -> bool:
 
 
 def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: str) -> None:
-    """Spread all parameters that are whole over the processes; those that are spread stay.
+    """Shard all parameters that are not sharded, with the values of the main process.
 
-    Whole ones are first made equal to those of the main process. All processes come here before
-    every call that runs the model, for none can run it alone.
-
-    Args:
-        model: on its device.
-        groups: of this model, in step with it.
-        processes: all of the job.
-        device: type of the device, "cuda" or "cpu".
+    All processes call this before every call that runs the model, since none can run it alone.
     """
-    processes.barrier("a call that runs a model spread by FSDP2")
+    processes.barrier("a call that runs a model sharded by FSDP2")
     if all(map(is_sharded, model.parameters())):
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    Replicas(processes).broadcast_weights(model, "the spreading of the model")
+    Replicas(processes).broadcast_weights(model, "the sharding of the model")
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device, (processes.world,)),
         "reshard_after_forward": True,
@@ -67,16 +59,15 @@ def shard(model: nn.Module, groups: LayerGroups, processes: Processes, device: s
     left = [name for name, p in model.named_parameters() if not is_sharded(p)]
     if left:
         raise TrainingError(
-            f"{left[0]} is new and stands beside parameters that FSDP2 has spread already. Replace "
-            "the whole module that holds it (by set_submodule, say), so that it is spread again."
+            f"{left[0]} is new, beside parameters that FSDP2 has sharded already. Replace the "
+            "whole module that holds it (by set_submodule, say), so that it is sharded again."
         )
 
 
 def units(model: nn.Module, groups: LayerGroups) -> list[nn.Module]:
-    """The modules that are gathered at once: those that hold whole blocks, else single layers.
+    """The modules that are gathered at once: the largest within one block, else single layers.
 
-    The largest modules that run as one block, or have no children with parameters. What is tied
-    to a parameter elsewhere is left, with bare parameters of containers, to the whole model.
+    The whole model gathers tied parameters and bare parameters of containers.
     """
     homes = {name: b.index for b in groups.anatomy.blocks for name in b.parameters}
     places: dict[int, list[str]] = {}
@@ -102,10 +93,6 @@ def units(model: nn.Module, groups: LayerGroups) -> list[nn.Module]:
 
 
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Spread tensors gathered from all processes; every process must call this."""
-    return {name: _full(tensor) for name, tensor in tensors.items()}
-
-
-def _full(tensor: Any) -> Tensor:
-    made: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
-    return made
+    """Sharded tensors gathered from all processes; every process must call this."""
+    held: dict[str, Any] = tensors
+    return {name: t.full_tensor() if is_sharded(t) else t for name, t in held.items()}

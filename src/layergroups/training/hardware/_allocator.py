@@ -1,8 +1,7 @@
 """Reuse of freed memory between batches on the CPU.
 
-glibc maps every block above 32 MB from the system and returns it when freed. A network that trains
-on a CPU allocates the same hundreds of blocks in each step, and the system clears their pages each
-time: that took a third of a step.
+glibc maps blocks above 32 MB from the system and returns them when freed; the system clears their
+pages each time, which took a third of a training step.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from typing import Any, Final
 _TRIM, _MAP_FROM = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
 _NEVER: Final = -1
 _HELD: Final = 1 << 30  # bytes; larger blocks are still mapped
-
-
-# What glibc's own adjustment comes to once large blocks have been freed.
+# what glibc adjusts itself to once large blocks have been freed
 _USUAL_TRIM: Final = 64 << 20
 _USUAL_MAP: Final = 32 << 20
 _OWN_SETTINGS: Final = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
@@ -31,14 +28,10 @@ _inside = 0
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Keep freed memory for the next batch; what is left over is given back at the end.
+    """Keep freed memory for the next batch, and return it to the system at the end.
 
-    Concerns the whole process for the time, may be entered again inside, and does nothing where the
-    allocator is not glibc's or where the environment has settings for it. The peak of memory is
-    that of one step, up to a fifth more than without where blocks fit badly.
-
-    Source: mallopt(3); PyTorch's performance tuning guide, which names the cost and advises another
-    allocator, jemalloc or TCMalloc, for the whole process.
+    It affects the whole process, may be nested, and does nothing if the allocator is not glibc's or
+    the environment has settings for it. The peak of memory grows by up to a fifth. See mallopt(3).
     """
     global _inside
     library = _glibc()

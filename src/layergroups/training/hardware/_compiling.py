@@ -22,7 +22,7 @@ _RIGHT: Final = 'compile=True, compile={"mode": "max-autotune"}, or None not to 
 
 
 def checked_compile(compile: Compile) -> dict[str, Any] | None:
-    """Arguments of `torch.compile`; None if nothing is to be compiled."""
+    """Arguments of `torch.compile`; None without compiling."""
     if compile is None or isinstance(compile, bool):
         return {} if compile else None
     if not isinstance(compile, Mapping):
@@ -37,12 +37,7 @@ def checked_compile(compile: Compile) -> dict[str, Any] | None:
 
 
 class Compiled:
-    """Calls a model through `torch.compile`; what cannot be compiled is an error that says so.
-
-    Args:
-        model: as it is; it is not changed.
-        options: arguments of `torch.compile`.
-    """
+    """Calls a model through `torch.compile`, with errors that name the options."""
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any]) -> None:
         self.model = model
@@ -53,7 +48,6 @@ class Compiled:
             raise _failure(self.options, cause) from cause
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's outputs; an error of the model itself is raised as it is."""
         try:
             return self._called(*args, **kwargs)
         except Exception as cause:

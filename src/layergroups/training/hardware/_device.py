@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from layergroups._checks import whole_number
 from layergroups._torch import each_module, own_buffers, own_parameters
 from layergroups.errors import TrainingError
 
@@ -16,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator:
-    """An Accelerator with this precision, even if an earlier one had a different precision.
-
-    Args:
-        mixed_precision: "no", "bf16", "fp16", or None for the setting of `accelerate launch`.
-        options: further arguments of `Accelerator`.
-    """
+    """An Accelerator with this precision, even if an earlier one had a different precision."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -31,20 +27,17 @@ def make_accelerator(mixed_precision: str | None, **options: Any) -> Accelerator
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         AcceleratorState._reset_state()
+    # Several processes on a machine without accelerator: Accelerate only joins them with cpu=True.
+    launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cpu = launched and not torch.accelerator.is_available()
     try:
-        made = Accelerator(mixed_precision=wanted, cpu=_is_cpu_job(), **options)
+        made = Accelerator(mixed_precision=wanted, cpu=cpu, **options)
     except (ValueError, ImportError) as cause:
         raise TrainingError(
             f'mixed_precision="{wanted}" does not work here: {cause}. Use "no", "bf16" or "fp16".'
         ) from cause
     made.gradient_accumulation_steps = 1  # the loop accumulates
     return made
-
-
-def _is_cpu_job() -> bool:
-    # Several processes on a machine without accelerator: Accelerate only joins them with cpu=True.
-    launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return launched and not torch.accelerator.is_available()
 
 
 def checked_precision(mixed_precision: str | None) -> str | None:
@@ -64,12 +57,9 @@ def precision_name(mixed_precision: str | None) -> str:
 
 def launched_accumulation(accumulate: int | None) -> int:
     """Batches for each optimizer step; None means accelerate's environment variable, else 1."""
-    wanted = accumulate
-    if wanted is None:
-        wanted = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-        raise TrainingError(f"accumulate={wanted!r} must be a whole number of batches, 1 or more.")
-    return wanted
+    if accumulate is None:
+        accumulate = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
+    return whole_number("accumulate", accumulate, 1, 4)
 
 
 def to_device(batch: object, device: torch.device) -> object:

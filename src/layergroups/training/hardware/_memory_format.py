@@ -1,4 +1,4 @@
-"""The memory layout of models and batches: channels_last, but where the CPU's kernels are wrong."""
+"""The memory layout of models and batches: channels_last, unless CPU kernels are wrong there."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ _BLOCK = 16  # channels; oneDNN's block on AVX-512, 8 on AVX2
 def in_fast_layout(model: nn.Module) -> nn.Module:
     """The model with the weights of its convolutions in channels_last, as its batches are.
 
-    Convolutions need not reorder their inputs and weights then, in each step. Parameters stay the
-    same objects with the same values. A model that `in_safe_layout` guards stays as it is.
+    So convolutions need not reorder them in each step. Parameters stay the same objects.
     """
     inside = unwrap(model)
     weights = [w for m in inside.modules() if isinstance(m, nn.Conv2d) for w in _plain(m)]
@@ -37,18 +36,11 @@ def _plain(convolution: nn.Conv2d) -> list[nn.Parameter]:
 
 
 def in_safe_layout(inputs: object, convolutions: Iterable[nn.Module]) -> object:
-    """A batch for a training step, as it is or copied out of channels_last.
+    """A batch for a training step, copied out of channels_last if a convolution goes wrong there.
 
-    Photos come in channels_last, in which convolutions run faster on a CPU. There oneDNN (3.13, as
-    in torch 2.15, and others) writes past its workspace in the backward pass of a 1×1 convolution
-    with a stride and few input channels: wrong gradients, or a crash. A model that holds such a
-    layer gets its batches in the ordinary layout, stored outputs of its frozen layers too.
-
-    Args:
-        inputs: of the batch.
-        convolutions: of the model, at least; other modules are passed over.
-
-    Source: uxlfoundation/oneDNN, issue 6035.
+    oneDNN (3.13, as in torch 2.15, and others) writes past its workspace in the backward pass of a
+    1×1 convolution with a stride and few input channels: wrong gradients, or a crash. A model with
+    such a layer gets contiguous batches, also of cached outputs. See uxlfoundation/oneDNN#6035.
     """
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not any(map(_is_in_fast_layout, tensors)) or not any(map(_goes_wrong, convolutions)):
@@ -58,10 +50,7 @@ def in_safe_layout(inputs: object, convolutions: Iterable[nn.Module]) -> object:
 
 
 class SafeLayout:
-    """`in_safe_layout` for the batches of one run; convolutions are looked up after surgery only.
-
-    Whether one of them goes wrong is asked in each step, since a stride may change in place.
-    """
+    """`in_safe_layout` for the batches of one fit; it collects convolutions after surgery only."""
 
     def __init__(self) -> None:
         self._seen: tuple[nn.Module | None, int] = (None, 0)

@@ -3,7 +3,7 @@
 from layergroups.training.loop._evaluation import evaluate, predict_all
 from layergroups.training.loop._events import Callback, end_after
 from layergroups.training.loop._fit_context import FitContext
-from layergroups.training.loop._loop import fit, new_fit_context, train_step
+from layergroups.training.loop._loop import fit, train_step
 from layergroups.training.loop._loop_checks import check_batch_count, check_trainable
 from layergroups.training.loop._loss_meter import NotFiniteError
 from layergroups.training.loop._position import position_of, restore_position
@@ -19,7 +19,6 @@ __all__ = [
     "end_after",
     "evaluate",
     "fit",
-    "new_fit_context",
     "position_of",
     "predict_all",
     "restore_position",

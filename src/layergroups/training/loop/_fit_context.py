@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from layergroups._forward import call_model, tensor_of
 from layergroups.data import Batches, Shard
 from layergroups.groups import mark_synced
-from layergroups.training.distributed import SINGLE_PROCESS, Processes, Replicas
+from layergroups.training.distributed import Processes, Replicas
 from layergroups.training.hardware import SafeLayout
 from layergroups.training.loop._loss_meter import LossMeter
 from layergroups.training.optim import Schedule
-from layergroups.training.state import EpochRow
+from layergroups.training.state import EpochRow, checked_callbacks
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,28 +43,19 @@ class FeatureSource(Protocol):
     epochs_counted: int
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
-        """The batches of this epoch; None: those of the data."""
+        """The batches of this epoch; None: those of the data. Also for `validation`."""
 
     def skip_epoch(self) -> None:
         """Use the data in the next epoch, because the interrupted run did."""
 
     def owns(self, inputs: object) -> bool:
-        """Whether these inputs are cached outputs."""
+        """Whether these inputs are cached outputs, for `forward`."""
 
-    def forward(self, run: FitContext, inputs: Any) -> Any:
-        """Run the rest of the model on cached outputs."""
-
-    def validation(self, run: FitContext) -> Iterable[Any] | None:
-        """The validation batches; None: those of the data."""
-
-    def resources(self, run: FitContext) -> dict[str, float]:
-        """Entries of this epoch for `EpochRow.resources`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state_dict`."""
+    def forward(self, run: FitContext, inputs: Any) -> Any: ...
+    def validation(self, run: FitContext) -> Iterable[Any] | None: ...
+    def resources(self, run: FitContext) -> dict[str, float]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class ChangeDetector:
@@ -99,7 +90,7 @@ class ChangeDetector:
         self._settings = (groups.frozen, groups.rates)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class FitContext:
     """A fit in progress, as callbacks see it.
 
@@ -110,7 +101,7 @@ class FitContext:
         replicas: the copies of the model in all processes.
         accumulate: batches for each optimizer step.
         callbacks: in the order of their calls.
-        forward_override: computes outputs from inputs instead of the model.
+        forward_override: called with the inputs instead of the model.
         features: cached outputs of frozen layers; None runs the frozen layers in every epoch.
         batches: of this epoch: `train`, or those of `features`.
         seconds_before: time spent on this epoch before the run was interrupted.
@@ -140,19 +131,19 @@ class FitContext:
     """
 
     learner: LearnerState
-    optimizer: Optimizer
     epochs: int
     schedule: Schedule
     phase: str
-    train: Batches
-    valid: Batches | None
-    accelerator: Accelerator
-    replicas: Replicas = field(default_factory=lambda: Replicas(SINGLE_PROCESS))
-    accumulate: int = 1
-    callbacks: tuple[object, ...] = ()
+    callbacks: Sequence[object] = ()
+    optimizer: Optimizer = field(init=False)
+    train: Batches = field(init=False)
+    valid: Batches | None = field(init=False)
+    batches: Batches = field(init=False)
+    accelerator: Accelerator = field(init=False)
+    replicas: Replicas = field(init=False)
+    accumulate: int = field(init=False)
     forward_override: Callable[..., Any] | None = None
     features: FeatureSource | None = None
-    batches: Batches = field(init=False)
     seconds_before: float = 0.0
     epoch: int = 0
     batch: int = 0
@@ -181,8 +172,14 @@ class FitContext:
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.detector = ChangeDetector(self.learner)
+        learner = self.learner
+        self.callbacks = checked_callbacks(self.callbacks)
+        self.optimizer = learner.made_optimizer()
+        self.train, self.valid = learner.data.train, learner.data.valid
         self.batches = self.train
+        self.accelerator, self.replicas = learner.accelerator, Replicas(learner.processes)
+        self.accumulate = learner.accumulate
+        self.detector = ChangeDetector(learner)
 
     @property
     def model(self) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from layergroups._forward import labelled
 from layergroups._interrupts import interrupts
 from layergroups.errors import TrainingError
 from layergroups.tasks import checked_loss
-from layergroups.training.distributed import Replicas, divide_gradients
+from layergroups.training.distributed import divide_gradients
 from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.loop._evaluation import evaluate
 from layergroups.training.loop._events import notify, notify_last
@@ -28,43 +27,14 @@ from layergroups.training.loop._loop_checks import (
 from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
 from layergroups.training.loop._position import shards_left
 from layergroups.training.loop._precision import autocast, backward, optimizer_step
-from layergroups.training.optim import Schedule, checked_clip, rates_in_use, set_momentum, set_rates
+from layergroups.training.optim import checked_clip, rates_in_use, set_momentum, set_rates
 from layergroups.training.state import (
     EpochRow,
     History,
-    LearnerState,
-    checked_callbacks,
     lr_profile,
     memory_used,
     norm_layers,
 )
-
-
-def new_fit_context(
-    learner: LearnerState,
-    epochs: int,
-    schedule: Schedule,
-    phase: str,
-    callbacks: Sequence[object] = (),
-    last: Sequence[object] = (),
-) -> FitContext:
-    """The context of a new fit on the batches of the learner.
-
-    `callbacks` are called before those of the learner, `last` after them.
-    """
-    return FitContext(
-        learner=learner,
-        optimizer=learner.made_optimizer(),
-        epochs=epochs,
-        schedule=schedule,
-        phase=phase,
-        train=learner.data.train,
-        valid=learner.data.valid,
-        accelerator=learner.accelerator,
-        replicas=Replicas(learner.processes),
-        accumulate=learner.accumulate,
-        callbacks=tuple(checked_callbacks((*callbacks, *learner.callbacks, *last))),
-    )
 
 
 def fit(run: FitContext) -> History:

@@ -38,7 +38,6 @@ from layergroups.training.loop import (
     NotFiniteError,
     Snapshot,
     check_trainable,
-    new_fit_context,
     train_step,
 )
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
@@ -173,7 +172,7 @@ class _Finder:
         learner, plan = self.learner, self.plan
         learner.begin_epoch(learner.data.train)
         rising = _Rising(plan.start_lr / base, plan.end_lr / base)
-        fit = new_fit_context(learner, 1, rising, "lr_find")
+        fit = FitContext(learner, 1, rising, "lr_find")
         fit.steps = fit.epoch_steps = plan.num_it - 1  # so that the last step has the last rate
         cached = CachedForward(learner, self.example, self.budget)
         batches, losses = self.batches.rounds(), Losses(plan.num_it // 10)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from layergroups._checks import number, whole_number
@@ -23,7 +24,7 @@ from layergroups.training.recipes._phases import (
     fit_phase,
 )
 from layergroups.training.recipes._train_head import train_head
-from layergroups.training.state import History, checked_callbacks
+from layergroups.training.state import History
 
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
@@ -120,35 +121,22 @@ def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) ->
     with interrupts(), keep_freed_memory():
         for number, phase in enumerate(phases, start=1):
             state.placed_model()
-            before, begun = Snapshot(state, weights=False), _Begun()
+            before, runs = Snapshot(state, weights=False), list[FitContext]()
+            notes = SimpleNamespace(before_fit=runs.append)
             try:
-                noted = replace(setup, callbacks=(*setup.callbacks, begun))
+                noted = replace(setup, callbacks=(*setup.callbacks, notes))
                 rows += _run_phase(state, phase, noted, phases[number:])
             except BaseException:
-                if not begun:
+                if not any(run.begun for run in runs):
                     with uninterrupted():
                         before.restore()
                 raise
     return rows
 
 
-class _Begun:
-    """A callback that knows whether any of the fits it was in has begun."""
-
-    def __init__(self) -> None:
-        self._fits: list[FitContext] = []
-
-    def before_fit(self, run: FitContext) -> None:
-        self._fits.append(run)
-
-    def __bool__(self) -> bool:
-        return any(run.begun for run in self._fits)
-
-
 def _run_phase(
     state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
 ) -> History:
-    checked_callbacks((*phase.callbacks, *setup.callbacks, *state.callbacks))
     check_metrics(state.metrics, state.task)  # one may have been appended to the list
     groups = state.layer_groups
     phase.apply(groups)

@@ -14,7 +14,7 @@ from layergroups._suggestions import unknown_argument
 from layergroups.groups import LayerGroups, Rate
 from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, fit_signature
 from layergroups.training.feature_cache import CachedEpochs, FeatureCache, FeatureCacheConfig
-from layergroups.training.loop import fit, new_fit_context
+from layergroups.training.loop import FitContext, fit
 from layergroups.training.optim import OneCycle, Schedule
 from layergroups.training.state import History
 
@@ -134,9 +134,6 @@ class Phase:
         stored: run frozen layers only once, and cache their outputs.
         passes: passes over the cached outputs for each epoch.
         callbacks: of this phase.
-
-    Raises:
-        TrainingError: the epochs are not a whole number from 0, or the name is not a text.
     """
 
     name: str
@@ -188,26 +185,23 @@ class FitSetup:
             passes=[phase.passes, *head],
         )
 
+    def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
+        """The checkpointer of a phase, if the fit has checkpoints."""
+        if self.checkpoints is None:
+            return []
+        return [Checkpointer(self.checkpoints, state, self.signature(state, phase), kind)]
+
 
 def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     """Train through the network, or on cached outputs in the epochs in which that is possible."""
     if not phase.epochs:
         return History()
-    last = []
-    if setup.checkpoints is not None:
-        last = [Checkpointer(setup.checkpoints, state, setup.signature(state, phase))]
-        done = last[0].finished(state)
-        if done is not None:
-            return done
+    last = setup.checkpointer(state, phase)
+    if last and (done := last[0].finished(state)) is not None:
+        return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    run = new_fit_context(
-        state,
-        phase.epochs,
-        phase.schedule,
-        phase.name,
-        [*average, *phase.callbacks, *setup.callbacks],
-        last,
-    )
+    callbacks = [*average, *phase.callbacks, *setup.callbacks, *state.callbacks, *last]
+    run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
     if phase.stored:
         run.features = CachedEpochs(setup.cache, setup.cache_config, phase.passes)
     return fit(run)

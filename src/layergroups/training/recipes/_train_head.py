@@ -19,7 +19,6 @@ from torch import Tensor
 from layergroups.data import weighted_order
 from layergroups.errors import TrainingError
 from layergroups.tasks import Meter, stratified_split
-from layergroups.training.callbacks import Checkpointer
 from layergroups.training.feature_cache import (
     Boundary,
     CachedBatches,
@@ -30,7 +29,7 @@ from layergroups.training.feature_cache import (
     probe,
     why_not,
 )
-from layergroups.training.loop import FitContext, check_batch_count, evaluate, fit, new_fit_context
+from layergroups.training.loop import FitContext, check_batch_count, evaluate, fit
 from layergroups.training.recipes._phases import FitSetup, Phase, fit_phase
 
 if TYPE_CHECKING:
@@ -52,16 +51,12 @@ def train_head(
     gives the reason, and the phase trains as `fit` does.
     Values at the boundaries `also` of later phases are cached in the same passes.
     """
-    checkpointer = None
-    if setup.checkpoints is not None:
-        signature = setup.signature(learner, phase)
-        checkpointer = Checkpointer(setup.checkpoints, learner, signature, kind="-head")
-        done = checkpointer.finished(learner)
-        if done is not None:
-            return done
-    last = () if checkpointer is None else (checkpointer,)
-    run = new_fit_context(learner, 1, phase.schedule, phase.name, setup.callbacks, last)
-    first_epoch = learner.epochs_done if checkpointer is None else checkpointer.first_epoch
+    last = setup.checkpointer(learner, phase, kind="-head")
+    if last and (done := last[0].finished(learner)) is not None:
+        return done
+    callbacks = [*setup.callbacks, *learner.callbacks, *last]
+    run = FitContext(learner, 1, phase.schedule, phase.name, callbacks)
+    first_epoch = last[0].first_epoch if last else learner.epochs_done
     outdated = False
     with run.processes.failing_together():
         reason = _prepare(run, phase.epochs, setup, first_epoch, also)
