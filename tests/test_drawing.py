@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from layergroups._drawing import fitted, group_colours, text_width, wrapped
+from layergroups._drawing import fitted, group_colours
 
 
-def test_text_is_fitted_and_wrapped() -> None:
+def test_text_is_fitted() -> None:
     assert fitted("short", 5, 9) == "short"
     shorter = fitted("encoder.layers.encoder_layer_11", 1, 9)
     assert "…" in shorter
     assert shorter.endswith("_11")
-    assert text_width(shorter, 9) <= 1
-    lines = wrapped("one two three four five six", 0.8, 9)
-    assert len(lines) > 1
-    assert " ".join(lines) == "one two three four five six"
+    assert len(shorter) < 20
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8])

@@ -1,11 +1,14 @@
-"""What all pictures have in common: colours, letters, and how a figure becomes a file."""
+"""What all pictures have in common: colours, titles, grids of images, files."""
 
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layergroups._formatting import printable
 from layergroups._paths import path_of
@@ -22,7 +25,11 @@ FAINT = "#dde3e8"
 BLUE = "#0b559f"
 ORANGE = "#d55e00"  # vermilion, which colour-blind eyes tell from that blue
 _BODY = (BLUE, "#5aaedb")
+RIGHT = "#00725a"
+WRONG = "#c0440a"
 _ENDINGS = (".png", ".svg", ".pdf")
+_TITLE = 0.65  # inches
+_IMAGE = 1.8
 
 
 def group_colours(n_body: int, has_head: bool) -> list[str]:
@@ -51,15 +58,33 @@ def check_ending(path: str | Path) -> Path:
     return path
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A white figure, width and height in inches, without any global state.
+def new_figure(width: float, height: float, title: str = "", note: str = "") -> Figure:
+    """A white figure without any global state, which a notebook shows as the last value of a cell.
 
-    A notebook shows it where it is the last value of a cell.
+    What is drawn in it is moved so that no text is cut.
+
+    Args:
+        width: inches.
+        height: inches, without the title.
+        title: at the top left.
+        note: a fainter line below the title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = _shown_figure()(figsize=(width, height), facecolor="white")
+    head = _TITLE if title else 0.0
+    size = (width, height + head)
+    figure = _shown_figure()(figsize=size, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.01, 0.01, 0.98, height / size[1] - 0.02), w_pad=0.08, h_pad=0.06)
+    for words, top, letters, colour, weight in (
+        (title, 0.15, 13, INK, "bold"),
+        (note, 0.45, 9, GREY, "normal"),
+    ):
+        figure.text(
+            0.15 / width, 1 - top / size[1], fitted(words, width - 0.3, letters * 1.06),
+            fontsize=letters, color=colour, fontweight=weight, va="top", parse_math=False,
+        )  # fmt: skip
     return figure
 
 
@@ -73,25 +98,6 @@ def _shown_figure() -> type[Figure]:
             return png(self, dpi=100)
 
     return ShownFigure
-
-
-def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches from the top left corner of the figure."""
-    w, h = figure.get_size_inches()
-    return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
-
-
-def add_title(figure: Figure, title: str, note: str = "") -> None:
-    """A title at the top left, and a fainter line below it."""
-    width, height = figure.get_size_inches()
-    for words, top, size, colour, weight in (
-        (title, 0.22, 13, INK, "bold"),
-        (note, 0.5, 9, GREY, "normal"),
-    ):
-        figure.text(
-            0.3 / width, 1 - top / height, printable(words), fontsize=size, color=colour,
-            fontweight=weight, va="top", parse_math=False,
-        )  # fmt: skip
 
 
 def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
@@ -136,36 +142,80 @@ def save_or_return(figure: Figure, path: str | Path | None) -> Path | Figure:
     return save(figure, check_ending(path))
 
 
-def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Width of a line of text in inches, at a size in points."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(weight="bold" if bold else "normal", size=size)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(width) / 72
-
-
 def fitted(text: str, width: float, size: float) -> str:
-    """The text, or as much of its two ends as fits into a width in inches."""
+    """The text, or as much of its two ends as fits into a width in inches, at a size in points."""
     text = printable(text)
-    if text_width(text, size) <= width:
+    if _text_width(text, size) <= width:
         return text
     for keep in range(len(text) - 1, 1, -1):
         left = keep // 3
         shorter = f"{text[:left]}…{text[len(text) - (keep - left) :]}"
-        if text_width(shorter, size) <= width:
+        if _text_width(shorter, size) <= width:
             return shorter
     return "…"
 
 
-def wrapped(text: str, width: float, size: float) -> list[str]:
-    """The text in lines, none wider than a width in inches unless one word is."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
+def _text_width(text: str, size: float) -> float:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One item: its image, optionally with a heat map beside it, and text below.
+
+    Attributes:
+        pictures: one or two, each (H, W) or (H, W, 3), 0..1, of one shape in all tiles.
+        heading: the prediction, or the label.
+        right: whether the prediction is correct; None if unknown or not applicable.
+        lines: further text.
+    """
+
+    pictures: tuple[Any, ...]
+    heading: str
+    right: bool | None = None
+    lines: tuple[str, ...] = ()
+
+
+def draw_images(tiles: Sequence[Tile], title: str = "", note: str = "", columns: int = 0) -> Figure:
+    """Draw a grid of at least one tile, row by row; 0 columns are a nearly square grid."""
+    pictures = len(tiles[0].pictures)
+    most = 5 if pictures == 1 else 3
+    square = math.ceil(math.sqrt(len(tiles) / pictures))
+    columns = min(len(tiles), columns or min(most, square))
+    rows = -(-len(tiles) // columns)
+    high, wide = tiles[0].pictures[0].shape[:2]
+    below = 0.5 + 0.15 * max(len(tile.lines) for tile in tiles)
+    size = (columns * (pictures * _IMAGE + 0.2), rows * (_IMAGE * high / wide + below))
+    figure = new_figure(max(size[0], 4.0), size[1], title, note)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid[len(tiles) :]:
+        axes.remove()
+    for axes, tile in zip(grid, tiles, strict=False):
+        _draw_tile(axes, tile, pictures * _IMAGE)
+    return figure
+
+
+def _draw_tile(axes: Axes, tile: Tile, width: float) -> None:
+    import numpy as np
+
+    first, *others = tile.pictures
+    gap = np.ones((len(first), 1 + first.shape[1] // 32, *first.shape[2:]))
+    row = np.concatenate([first, *(part for other in others for part in (gap, other))], axis=1)
+    axes.imshow(row, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_anchor("NW")
+    colour = INK if tile.right is None else RIGHT if tile.right else WRONG
+    lines = "\n".join(fitted(line, width, 8.5) for line in tile.lines)
+    for words, top, size, shade, weight in (
+        (fitted(tile.heading, width, 11), -4, 10, colour, "bold"),
+        (lines, -18, 8.5, GREY, "normal"),
+    ):
+        axes.annotate(
+            words, (0, 0), (0, top), "axes fraction", "offset points", va="top", size=size,
+            color=shade, weight=weight, parse_math=False,
+        )  # fmt: skip

@@ -11,16 +11,17 @@ from tests.reports.readable import assert_readable
 
 
 def words_of(figure: Any) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    return [text.get_text() for text in texts]
 
 
 def test_results_are_drawn_and_the_same_each_time(learn: Any, tmp_path: Path) -> None:
     figure = learn.show_results(n=4)
     assert_readable(figure)
     assert words_of(figure) == words_of(learn.show_results(n=4))
-    assert len(figure.axes[0].images) == 4
+    assert len(figure.axes) == 4
     probabilities, targets = learn.get_preds()
-    assert len(learn.show_results(n=99).axes[0].images) == len(targets)
+    assert len(learn.show_results(n=99).axes) == len(targets)
     said = [learn.dls.vocab[i] for i in probabilities.argmax(1).tolist()]
     assert [w for w in words_of(learn.show_results(n=99)) if w in ("cat", "dog")] == said
     file = learn.show_results(tmp_path / "some/results.png")
@@ -36,7 +37,7 @@ def test_results_without_classes_show_what_is_predicted(learn: Any) -> None:
 
 
 def test_results_of_plain_batches(make: Callable[..., Any]) -> None:
-    assert len(make().show_results(n=5).axes[0].images) == 5
+    assert len(make().show_results(n=5).axes) == 5
 
 
 def test_a_notebook_can_show_the_figure(make: Callable[..., Any]) -> None:

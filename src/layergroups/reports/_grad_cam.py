@@ -43,7 +43,6 @@ from layergroups.anatomy import (
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports._images import as_pixels, images_of, overlay, threshold_of
-from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
@@ -385,8 +384,12 @@ class HeatMap:
         sure = [] if self.probability is None else [f"probability {self.probability:.2f}"]
         where = f"layer {self.layer}" if self.heat.any() else "no region supports it"
         lines = (*sure, where)
-        tile = Tile((self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines)
-        return draw_images([tile], f"Evidence for {self.target}", f"Predicted: {self.predicted}")
+        tile = drawing.Tile(
+            (self.pixels, overlay(self.pixels, self.heat)), self.target, None, lines
+        )
+        return drawing.draw_images(
+            [tile], f"Evidence for {self.target}", f"Predicted: {self.predicted}"
+        )
 
     def __repr__(self) -> str:
         height, width = self.heat.shape

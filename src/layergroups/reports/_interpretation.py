@@ -29,10 +29,8 @@ from layergroups.reports._images import (
 )
 from layergroups.reports._protocols import Answering
 from layergroups.reports.figures import (
-    Tile,
     draw_calibration,
     draw_confusion,
-    draw_images,
     draw_residuals,
 )
 from layergroups.tasks import (
@@ -347,13 +345,13 @@ class Interpretation(SuggestsNames):
             shown = [(p[0], overlay(p[0], h)) for p, h in zip(shown, heat, strict=True)]
         tiles = [self._tile(item, pictures) for item, pictures in zip(items, shown, strict=True)]
         note = "Beside each image: Grad-CAM heat map of the prediction" if cam else ""
-        return draw_images(tiles, f"{'Largest' if largest else 'Smallest'} losses", note)
+        return drawing.draw_images(tiles, f"{'Largest' if largest else 'Smallest'} losses", note)
 
-    def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> Tile:
+    def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> drawing.Tile:
         confidence = "" if item.probability is None else f", confidence {item.probability:.2f}"
         name = () if item.path is None else (item.path.name,)
         lines = (f"actual {item.actual}", f"loss {item.loss:.3g}{confidence}", *name)
-        return Tile(pictures, item.predicted, self.is_right(item.index), lines)
+        return drawing.Tile(pictures, item.predicted, self.is_right(item.index), lines)
 
     def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:
         """Draw the accuracy at each confidence; see `calibration`.

@@ -14,7 +14,6 @@ from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._images import as_pixels, collated, each_of, images_of, threshold_of
-from layergroups.reports.figures import Tile, draw_images
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
@@ -56,16 +55,18 @@ def results_picture(
         sure = [] if confidence is None else [f"confidence {confidence:.2f}"]
         lines = [*([] if actual is None else [f"actual {actual}"]), *sure, *paths[i : i + 1]]
         right = None if correct is None else bool(correct[i])
-        tiles.append(Tile((as_pixels(image, data.input),), predicted, right, tuple(lines)))
-    return drawing.save_or_return(draw_images(tiles, _title(tiles, targets), _note(tiles)), path)
+        tiles.append(drawing.Tile((as_pixels(image, data.input),), predicted, right, tuple(lines)))
+    return drawing.save_or_return(
+        drawing.draw_images(tiles, _title(tiles, targets), _note(tiles)), path
+    )
 
 
-def _title(tiles: list[Tile], targets: Tensor | None) -> str:
+def _title(tiles: list[drawing.Tile], targets: Tensor | None) -> str:
     what = "Predicted" if targets is None else "Predicted and actual"
     return f"{what}: {len(tiles)} {'image' if len(tiles) == 1 else 'images'}"
 
 
-def _note(tiles: list[Tile]) -> str:
+def _note(tiles: list[drawing.Tile]) -> str:
     if any(tile.right is None for tile in tiles):
         return ""
     return f"{sum(bool(tile.right) for tile in tiles)} of {len(tiles)} are correct"

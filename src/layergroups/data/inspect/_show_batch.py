@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_SIDE = 2.0  # inches of an image
-_LETTERS = 9.0  # points
+_LETTERS = 24  # in a line below an image
 _LABELS_SHOWN = 4
 
 
@@ -32,7 +32,7 @@ class BatchPicture:
 
     Attributes:
         figure: of matplotlib.
-        labels: the text above each image.
+        labels: the text below each image.
     """
 
     figure: Figure
@@ -59,7 +59,9 @@ def draw_batch(
 ) -> BatchPicture:
     """A batch as a picture; the arguments are those of the data."""
     labels = tuple(label_text(target, task, vocab) for target in y)
-    return BatchPicture(_draw(_pixels(x, spec), labels), labels)
+    tiles = [_tile(image, label) for image, label in zip(_pixels(x, spec), labels, strict=True)]
+    columns = math.ceil(math.sqrt(len(tiles)))
+    return BatchPicture(drawing.draw_images(tiles, columns=columns), labels)
 
 
 def label_text(target: torch.Tensor, task: Task, vocab: Sequence[str]) -> str:
@@ -85,31 +87,6 @@ def _pixels(x: torch.Tensor, spec: InputSpec) -> list[Any]:
     return [array[..., 0] if array.shape[-1] == 1 else array for array in arrays]
 
 
-def _draw(images: Sequence[Any], labels: Sequence[str]) -> Figure:
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    height, width = images[0].shape[:2]
-    wide = _SIDE * min(1.6, max(1.0, width / height))
-    texts = [_lines(label, wide) for label in labels]
-    above = 0.1 + 0.16 * max(text.count("\n") + 1 for text in texts)
-    high = wide * height / width + above
-    gap = 0.12
-    total = (columns * (wide + gap) + gap, rows * (high + gap) + gap)
-    figure = drawing.new_figure(*total)
-    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
-        left, top = gap + (i % columns) * (wide + gap), gap + (i // columns) * (high + gap) + above
-        axes = drawing.axes_at(figure, left, top, wide, high - above)
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        # No mathematics in the names of classes.
-        axes.set_title(
-            text, fontsize=_LETTERS, color=drawing.INK, loc="left", pad=3, parse_math=False
-        )
-    return figure
-
-
-def _lines(text: str, width: float) -> str:
-    import textwrap
-
-    letters = max(8, int(width * 72 / (_LETTERS * 0.56)))
-    return "\n".join(textwrap.wrap(text, letters, max_lines=3, placeholder=" …")) or " "
+def _tile(image: Any, label: str) -> drawing.Tile:
+    first, *rest = textwrap.wrap(label, _LETTERS, max_lines=3, placeholder=" …") or [" "]
+    return drawing.Tile((image,), first, lines=tuple(rest))

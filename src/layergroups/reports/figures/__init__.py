@@ -1,6 +1,5 @@
 """Pictures in matplotlib, for files and notebooks."""
 
-from layergroups.reports.figures._image_grid import Tile, draw_images
 from layergroups.reports.figures._lr_curves import RateCurve, draw_rates, rate_picture
 from layergroups.reports.figures._network import BlockRow, GroupStack, network_picture, stacks_of
 from layergroups.reports.figures._result_figures import (
@@ -18,12 +17,10 @@ __all__ = [
     "PhasePreview",
     "RateCurve",
     "SchedulePreview",
-    "Tile",
     "confusion_matrix_picture",
     "curves_png",
     "draw_calibration",
     "draw_confusion",
-    "draw_images",
     "draw_rates",
     "draw_residuals",
     "network_picture",

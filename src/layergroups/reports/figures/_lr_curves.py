@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
-_WIDTH, _HEIGHT, _TOP, _KEY = 9.2, 4.6, 0.8, 2.3  # inches
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") 
 
 def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     """The figure of `rate_picture`."""
-    figure = drawing.new_figure(_WIDTH, _HEIGHT)
-    axes = drawing.axes_at(figure, 0.7, _TOP, _WIDTH - 0.7 - _KEY, _HEIGHT - _TOP - 0.62)
+    figure = drawing.new_figure(9.2, 3.9, "Loss over learning rate", note)
+    axes = figure.subplots()
     colours = [drawing.INK, *drawing.group_colours(max(0, len(curves) - 2), len(curves) > 1)]
     kinds = dict.fromkeys(kind for curve in curves for kind in curve.suggestions)
     markers = dict(zip(kinds, _MARKERS, strict=False))
@@ -88,7 +87,6 @@ def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     axes.set_ylim(lowest - 0.08 * room, begin + 0.45 * room)
     drawing.style_axes(axes, "learning rate", "loss, smoothed")
     _legend(figure, curves, colours, markers)
-    drawing.add_title(figure, "Loss over learning rate", note)
     return figure
 
 
@@ -129,7 +127,6 @@ def _legend(
         lines.append(Line2D([], [], color=drawing.GREY, marker=marker, ls="none", markersize=6))
         names.append(kind)
     figure.legend(
-        lines, names, loc="upper left",
-        bbox_to_anchor=(1 - (_KEY - 0.15) / _WIDTH, 1 - _TOP / _HEIGHT), frameon=False,
-        fontsize=9, labelcolor=drawing.INK, handlelength=1.4, borderaxespad=0,
+        lines, names, loc="outside right upper", frameon=False, fontsize=9,
+        labelcolor=drawing.INK, handlelength=1.4, borderaxespad=0,
     )  # fmt: skip

@@ -1,11 +1,8 @@
-"""Figure of a network and its layer groups: a stack of blocks from input to output.
-
-`_lay_out` first computes all positions, in inches from the top, with room for the texts, so texts
-never overlap.
-"""
+"""Figure of a network and its layer groups: a stack of blocks from input to output."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,27 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layergroups import _drawing as drawing
-from layergroups._formatting import shape, short
+from layergroups._formatting import count, shape, short
 from layergroups.anatomy import Block
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
     from layergroups.groups import LayerGroup, LayerGroups
 
 
-_MARGIN = 0.3
-_TITLE = 0.62  # heights, in inches
-_HEADINGS = 0.3
-_FOOT = 0.42
-_LINE = 0.165
-_BAR = 2.9  # widths, in inches
-_FIGURES = 1.05
-_GROUP = 2.15
-_NAME_MOST = 2.5
+_LINE = 0.17  # inches of a line of text
 _MOST_ROWS = 64  # blocks above which runs of similar blocks become one bar
 _FEW_GROUPS = 8
+_PARAMETERS, _OUTPUT = 6, 66  # left edges of columns, points to the right of the bars
 
 
 @dataclass(frozen=True)
@@ -59,29 +50,6 @@ class GroupStack:
     reason: str
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A stack with its position, in inches from the top of the figure."""
-
-    stack: GroupStack
-    border: float  # of the boundary before it
-    words: tuple[str, ...]  # lines of the reason for that boundary; empty for the first
-    top: float
-    row: float  # height of a bar with the space below it
-    bottom: float
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Left edges of the columns, and the width of all, in inches."""
-
-    bars: float
-    figures: float
-    shapes: float
-    groups: float
-    width: float
-
-
 def network_picture(groups: LayerGroups, path: str | Path, title: str | None = None) -> Path:
     """Draw a model as a stack of blocks, coloured by layer group.
 
@@ -103,22 +71,27 @@ def network_picture(groups: LayerGroups, path: str | Path, title: str | None = N
 def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
     """The figure of `network_picture`."""
     stacks = stacks_of(groups)
-    small = sum(len(s.rows) for s in stacks) > 30
-    letters = 7.5 if small else 9.0
-    columns = _columns(stacks, letters)
-    placed = _lay_out(stacks, columns, row=0.185 if small else 0.27)
-    height = placed[-1].bottom + _FOOT
-    figure = drawing.new_figure(columns.width, height)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, columns.width), ylim=(height, 0))
-    axes.axis("off")
-    _draw_title(axes, columns, title or groups.anatomy.model, stacks)
-    most = max(row.parameters for stack in stacks for row in stack.rows)
-    for place in placed:
-        _draw_border(axes, columns, place)
-        _draw_bars(axes, columns, place, most, letters)
-        _draw_group(axes, columns, place)
-    _draw_foot(axes, columns, height, groups)
+    rows = [row for stack in stacks for row in stack.rows]
+    size, pitch = (7.5, 0.185) if len(rows) > 30 else (9.0, 0.27)
+    places, end = _lay_out(stacks, pitch)
+    blocks = sum(stack.blocks for stack in stacks)
+    total = short(sum(stack.parameters for stack in stacks))
+    note = f"{count(len(stacks), 'layer group')}, {blocks} blocks, {total} parameters; input on top"
+    figure = drawing.new_figure(9.5, end + 0.7, title or groups.anatomy.model, note)
+    axes = figure.subplots()
+    column = _OUTPUT + 20 + 0.6 * size * max(8, *(len(shape(row.shape)) for row in rows))
+    for x, words in ((_PARAMETERS, "parameters"), (_OUTPUT, "output"), (column, "layer group")):
+        _write(axes, x, -0.15, words, 8, drawing.GREY)
+    for stack, (top, bottom) in zip(stacks, places, strict=True):
+        _draw_bars(axes, stack, top, bottom, size)
+        _draw_group(axes, stack, top, bottom, column)
+        if top > 0:
+            _draw_border(axes, stack, top)
+    hatched = " Hatched: frozen." if any(groups.frozen) else ""
+    foot = f"Bars are proportional to parameters. Rule: {groups.rule}.{hatched}"
+    axes.set_xlabel(foot, fontsize=8, color=drawing.GREY, loc="left", parse_math=False)
+    axes.set(xlim=(0, None), ylim=(end, -0.3), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     return figure
 
 
@@ -163,123 +136,81 @@ def _row(run: Sequence[Block]) -> BlockRow:
 # Layout
 
 
-def _columns(stacks: Sequence[GroupStack], letters: float) -> Columns:
-    rows = [row for stack in stacks for row in stack.rows]
-    names = min(_NAME_MOST, max(drawing.text_width(row.name, letters) for row in rows) * 1.04)
-    bars = _MARGIN + max(0.6, names) + 0.12
-    figures = bars + _BAR + 0.08
-    shapes = figures + _FIGURES
-    widest = max(drawing.text_width(shape(row.shape), letters) for row in rows)
-    groups = shapes + max(0.6, widest * 1.04) + 0.4
-    return Columns(bars, figures, shapes, groups, groups + _GROUP + _MARGIN)
+# Drawing; heights are in inches from the top
 
 
-def _lay_out(stacks: Sequence[GroupStack], columns: Columns, row: float) -> list[Placed]:
-    """Position each stack; its height is that of its bars or its text, whichever is larger."""
-    few = len(stacks) <= _FEW_GROUPS
-    y = _MARGIN + _TITLE + _HEADINGS
-    placed = []
-    for number, stack in enumerate(stacks):
-        words = _words(stack, columns) if number else []
-        border = y + 0.1
-        top = border + 0.06 + len(words) * _LINE + 0.06 if number else y
-        height = max(len(stack.rows) * row, len(_facts(stack, few)) * _LINE + 0.08)
-        placed.append(
-            Placed(stack, border, tuple(words), top, height / len(stack.rows), top + height)
-        )
-        y = top + height
-    return placed
+def _lay_out(stacks: Sequence[GroupStack], pitch: float) -> tuple[list[tuple[float, float]], float]:
+    """Top and bottom of each stack, which has room for its text, and the end of all."""
+    y = 0.0
+    places: list[tuple[float, float]] = []
+    lines = 3 if len(stacks) <= _FEW_GROUPS else 2
+    for stack in stacks:
+        top = y + (len(_reason(stack)) * _LINE + 0.2 if places else 0)
+        y = top + max(len(stack.rows) * pitch, lines * _LINE + 0.05)
+        places.append((top, y))
+    return places, y
 
 
-def _words(stack: GroupStack, columns: Columns) -> list[str]:
-    sentence = stack.reason[:1].upper() + stack.reason[1:]
-    return drawing.wrapped(sentence, columns.width - columns.bars - _MARGIN, 8.5)
+def _reason(stack: GroupStack) -> list[str]:
+    return textwrap.wrap(stack.reason[:1].upper() + stack.reason[1:], 110)
 
 
-def _facts(stack: GroupStack, few: bool = True) -> list[str]:
-    blocks = f"{stack.blocks} block{'' if stack.blocks == 1 else 's'}, " if stack.blocks else ""
-    state = "frozen" if stack.frozen else f"trains at {stack.rate:.2g}"
-    if not few:
-        return [stack.name, f"{short(stack.parameters)}, {state}"]
-    return [stack.name, f"{blocks}{short(stack.parameters)} parameters", state]
+def _draw_border(axes: Axes, stack: GroupStack, top: float) -> None:
+    words = _reason(stack)
+    line = top - len(words) * _LINE - 0.1
+    axes.axhline(line, color=drawing.GREY, lw=0.9, ls=(0, (4, 3)))
+    for i, part in enumerate(words):
+        y = line + 0.05 + (i + 0.5) * _LINE
+        _write(axes, 0, y, part, 8.5, drawing.INK, edge=0, style="italic")
 
 
-# Drawing
+def _draw_bars(axes: Axes, stack: GroupStack, top: float, bottom: float, size: float) -> None:
+    step = (bottom - top) / len(stack.rows)
+    look: dict[str, Any] = {"facecolor": stack.colour}
+    if stack.frozen:
+        look = {"facecolor": "white", "edgecolor": stack.colour, "hatch": "//////", "lw": 0.8}
+    for i, row in enumerate(stack.rows):
+        y = top + (i + 0.5) * step
+        axes.barh(y, row.parameters, min(step, 0.27) * 0.8, **look)
+        name = drawing.fitted(row.name, 2.5, size)
+        _write(axes, -6, y, name, size, drawing.INK, edge=0, ha="right")
+        _write(axes, _PARAMETERS, y, short(row.parameters), size, drawing.INK)
+        _write(axes, _OUTPUT, y, shape(row.shape), size, drawing.GREY)
 
 
-def _draw_title(axes: Axes, columns: Columns, title: str, stacks: Sequence[GroupStack]) -> None:
-    total = sum(stack.parameters for stack in stacks)
-    blocks = sum(stack.blocks for stack in stacks)
-    room = columns.width - 2 * _MARGIN
-    axes.text(
-        _MARGIN, _MARGIN, drawing.fitted(title, room * 0.9, 15), fontsize=15, fontweight="bold",
-        color=drawing.INK, va="top",
-    )  # fmt: skip
-    count = f"{len(stacks)} layer group{'' if len(stacks) == 1 else 's'}"
-    summary = f"{count}, {blocks} blocks, {short(total)} parameters; input on top, output below"
-    _write(axes, _MARGIN, _MARGIN + 0.38, summary, 9, drawing.GREY)
-    y = _MARGIN + _TITLE + _HEADINGS / 2
-    for x, words in ((columns.figures, "parameters"), (columns.shapes, "output"),
-                     (columns.groups, "layer group")):  # fmt: skip
-        _write(axes, x, y, words, 8, drawing.GREY)
-    _write(axes, columns.bars - 0.12, y, "block", 8, drawing.GREY, ha="right")
-
-
-def _draw_border(axes: Axes, columns: Columns, place: Placed) -> None:
-    if not place.words:
-        return
+def _draw_group(axes: Axes, stack: GroupStack, top: float, bottom: float, column: float) -> None:
     axes.plot(
-        [_MARGIN, columns.width - _MARGIN], [place.border] * 2, color=drawing.GREY,
-        linewidth=0.9, linestyle=(0, (4, 3)),
+        [1, 1], [top + 0.02, bottom - 0.02], color=stack.colour, lw=4, solid_capstyle="butt",
+        transform=_beside(axes, column - 9), clip_on=False,
     )  # fmt: skip
-    for number, words in enumerate(place.words):
-        y = place.border + 0.06 + (number + 0.5) * _LINE
-        _write(axes, columns.bars, y, words, 8.5, drawing.INK, style="italic")
-
-
-def _draw_bars(axes: Axes, columns: Columns, place: Placed, most: int, letters: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    stack = place.stack
-    for number, row in enumerate(stack.rows):
-        top = place.top + number * place.row
-        middle, height = top + place.row / 2, min(place.row, 0.27) * 0.8
-        width = max(0.02, _BAR * row.parameters / max(1, most))
-        look = (
-            {"facecolor": "white", "edgecolor": stack.colour, "hatch": "//////", "lw": 0.8}
-            if stack.frozen
-            else {"facecolor": stack.colour, "edgecolor": "none"}
-        )
-        axes.add_patch(Rectangle((columns.bars, middle - height / 2), width, height, **look))
-        name = drawing.fitted(row.name, _NAME_MOST, letters)
-        _write(axes, columns.bars - 0.12, middle, name, letters, drawing.INK, ha="right")
-        _write(axes, columns.figures, middle, short(row.parameters), letters, drawing.INK)
-        _write(axes, columns.shapes, middle, shape(row.shape), letters, drawing.GREY)
-
-
-def _draw_group(axes: Axes, columns: Columns, place: Placed) -> None:
-    axes.plot(
-        [columns.groups - 0.14] * 2, [place.top + 0.02, place.bottom - 0.02],
-        color=place.stack.colour, linewidth=4, solid_capstyle="butt",
-    )  # fmt: skip
-    room = place.bottom - place.top
-    facts = _facts(place.stack, few=room >= 3 * _LINE)
-    first = (place.top + place.bottom) / 2 - (len(facts) - 1) / 2 * _LINE
-    for number, words in enumerate(facts):
-        size, colour = (10, drawing.INK) if number == 0 else (8.5, drawing.GREY)
-        bold = "bold" if number == 0 else "normal"
-        fitting = drawing.fitted(words, _GROUP * (0.9 if number == 0 else 1), size)
-        _write(axes, columns.groups, first + number * _LINE, fitting, size, colour, weight=bold)
-
-
-def _draw_foot(axes: Axes, columns: Columns, height: float, groups: LayerGroups) -> None:
-    words = f"Bars are proportional to parameters. Rule: {groups.rule}."
-    if any(groups.frozen):
-        words += " Hatched: frozen."
-    _write(axes, _MARGIN, height - 0.2, words, 8, drawing.GREY)
+    blocks = f"{count(stack.blocks, 'block')}, " if stack.blocks else ""
+    size, state = short(stack.parameters), "frozen"
+    if not stack.frozen:
+        state = f"trains at {stack.rate:.2g}"
+    lines = [stack.name, f"{blocks}{size} parameters", state]
+    if bottom - top < 3 * _LINE:
+        lines = [stack.name, f"{size}, {state}"]
+    first = (top + bottom - (len(lines) - 1) * _LINE) / 2
+    for i, words in enumerate(lines):
+        look = (8.5, drawing.GREY) if i else (10, drawing.INK)
+        fitting = drawing.fitted(words, 2.1, 10)
+        weight = "normal" if i else "bold"
+        _write(axes, column, first + i * _LINE, fitting, *look, weight=weight)
 
 
 def _write(
-    axes: Axes, x: float, y: float, words: str, size: float, colour: str, **look: Any
+    axes: Axes, x: float, y: float, words: str, size: float, colour: str, edge: int = 1, **look: Any
 ) -> None:
-    axes.text(x, y, words, fontsize=size, color=colour, va="center", **look)
+    """Write text at `x` points from the right (1) or left edge (0) of the bars."""
+    axes.text(
+        edge, y, words, transform=_beside(axes, x), fontsize=size, color=colour, va="center",
+        parse_math=False, **look,
+    )  # fmt: skip
+
+
+def _beside(axes: Axes, points: float) -> Transform:
+    from matplotlib.transforms import offset_copy
+
+    return offset_copy(
+        axes.get_yaxis_transform(), axes.get_figure(root=True), x=points, units="points"
+    )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 _CELL = 0.52  # inches
-_MAX_CELL = 0.8
 _SIDE = 10.4  # inches of a large matrix
 _MAX_NUMBERS = 40  # classes up to which cells show numbers
 _MAX_NAMES = 65  # classes up to which all are named
@@ -53,31 +52,26 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> F
     """The figure of `confusion_matrix_picture`."""
     n = len(classes)
     step = -(-n // _MAX_NAMES)
-    cell = _CELL if n <= 20 else _SIDE / n
-    letters = 10.0 if n <= 20 else max(4.0, cell * step * 20)
+    side = n * _CELL if n <= 20 else _SIDE
+    letters = 10.0 if n <= 20 else max(4.0, side / n * step * 20)
     names = [drawing.fitted(name, 1.9, letters) for name in classes[::step]]
-    longest = max(drawing.text_width(name, letters) for name in names)
-    if n <= 12:
-        cell = max(cell, min(_MAX_CELL, longest * 1.1))  # wide enough for horizontal names
-    slanted = any(drawing.text_width(name, letters) > cell * 0.94 for name in names)
-    side, room = n * cell, longest + 0.2
-    width = max(room + 0.35 + side + 0.75, 5.0)
-    figure = drawing.new_figure(width, 0.85 + side + 0.35 + (room if slanted else 0.3))
-    axes = drawing.axes_at(figure, room + 0.35, 0.85, side, side)
     counts = np.array(matrix)
+    total = int(counts.sum())
+    accuracy = f"{counts.trace() / total:.1%}" if total else "none"
+    title = f"{accuracy} of {total} items are correct"
+    room = max(map(len, names)) * letters / 110 + 0.5  # of the names, inches
+    size = (max(side + room, 5.0), side + room)
+    figure = drawing.new_figure(*size, title, "blue: correct, orange: errors")
+    axes = figure.subplots()
     _draw_cells(axes, counts, letters if n <= _MAX_NUMBERS else 0)
     places = [i + 0.5 for i in range(0, n, step)]
     words: dict[str, Any] = {"fontsize": letters, "color": drawing.INK, "parse_math": False}
     axes.set_yticks(places, names, **words)
-    axes.set_xticks(places, names, rotation=90 if slanted else 0, **words)
+    axes.set_xticks(places, names, rotation=90 if max(map(len, names)) > 4 else 0, **words)
     axes.set_xlabel("predicted", fontsize=10, color=drawing.GREY, labelpad=6)
     axes.set_ylabel("actual", fontsize=10, color=drawing.GREY, labelpad=6)
     axes.tick_params(which="both", length=0, pad=5)
     axes.spines[:].set_visible(False)
-    total = int(counts.sum())
-    accuracy = f"{counts.trace() / total:.1%}" if total else "none"
-    title = f"{accuracy} of {total} items are correct"
-    drawing.add_title(figure, title, "blue: correct, orange: errors")
     return figure
 
 
@@ -107,9 +101,8 @@ def _draw_cells(axes: Axes, counts: Any, letters: float) -> None:
 
 def draw_calibration(calibration: Calibration) -> Figure:
     """Draw the accuracy at each confidence, and the number of predictions."""
-    figure = drawing.new_figure(5.0, 6.0)
-    axes = drawing.axes_at(figure, 0.75, 0.75, _PLOT, _PLOT)
-    counts = drawing.axes_at(figure, 0.75, 4.5, _PLOT, 0.75)
+    figure = drawing.new_figure(4.6, 5.4, "Calibration", calibration.caption)
+    axes, counts = figure.subplots(2, 1, height_ratios=(5, 1))
     axes.plot([0, 1], [0, 1], color=drawing.GREY, lw=1, ls=(0, (4, 3)), zorder=3)
     for each in calibration.bins:
         wide = (each.high - each.low) * 0.92
@@ -130,7 +123,6 @@ def draw_calibration(calibration: Calibration) -> Figure:
     counts.set_yticks([0, most] if most else [0])
     drawing.style_axes(axes, "", "accuracy")
     drawing.style_axes(counts, "confidence", "count")
-    drawing.add_title(figure, "Calibration", calibration.caption)
     return figure
 
 
@@ -143,14 +135,12 @@ def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErr
         errors: of each target.
     """
     shown = errors[:_MAX_TARGETS]
-    step, left = _PLOT + 1.3, 1.05
-    figure = drawing.new_figure(max(5.4, left + len(shown) * step), _PLOT + 1.75)
-    for k, row in enumerate(shown):
-        axes = drawing.axes_at(figure, left + k * step, 1.05, _PLOT, _PLOT)
-        _draw_target(axes, predicted[:, k], actual[:, k], row)
     more = f"; {len(shown)} of {len(errors)} targets" if len(shown) < len(errors) else ""
     note = f"{len(predicted)} items; on the line, predicted equals actual{more}"
-    drawing.add_title(figure, "Predicted and actual", note)
+    width = max(5.0, len(shown) * (_PLOT + 0.9))
+    figure = drawing.new_figure(width, _PLOT + 0.9, "Predicted and actual", note)
+    for k, axes in enumerate(figure.subplots(1, len(shown), squeeze=False)[0]):
+        _draw_target(axes, predicted[:, k], actual[:, k], shown[k])
     return figure
 
 
@@ -166,7 +156,7 @@ def _draw_target(axes: Axes, predicted: Tensor, actual: Tensor, row: OutputError
         axes.vlines(x, np.minimum(x, y), np.maximum(x, y), drawing.ORANGE, lw=0.8, alpha=0.5)
     alpha = 0.85 if len(x) <= _MAX_LINES else max(0.08, _MAX_LINES / len(x))
     axes.plot(x, y, "o", color=drawing.BLUE, ms=4, alpha=alpha, mew=0)
-    axes.set(xlim=limits, ylim=limits)
+    axes.set(xlim=limits, ylim=limits, box_aspect=1)
     ticks = [t for t in MaxNLocator(5).tick_values(*limits) if limits[0] <= t <= limits[1]]
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_WIDTH, _ROW, _ABOVE, _BELOW = 8.6, 0.24, 0.95, 0.62  # inches
-_RATES, _MOMENTUM, _GAP = 2.7, 0.8, 0.22
 _LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 
 
@@ -116,15 +114,13 @@ class SchedulePreview:
 def draw_schedule(preview: SchedulePreview) -> Figure:
     """The figure of a preview."""
     momentum = any(m is not None for phase in preview.phases for m in phase.momentum)
-    heights = [_RATES, len(preview.groups) * _ROW, *([_MOMENTUM] if momentum else [])]
-    total = _ABOVE + sum(heights) + _GAP * (len(heights) - 1) + _BELOW
-    figure = drawing.new_figure(_WIDTH, total)
-    left = 0.5 + max(drawing.text_width(name, 9) for name in preview.groups)
-    left = max(min(2.2, left), 1.05)
-    top, axes = _ABOVE, []
-    for height in heights:
-        axes.append(drawing.axes_at(figure, left, top, _WIDTH - left - 0.3, height))
-        top += height + _GAP
+    heights = [2.7, len(preview.groups) * 0.24, *([0.8] if momentum else [])]  # inches
+    steps = sum(phase.steps for phase in preview.phases)
+    notes = "".join(f"; {phase.name}: {phase.note}" for phase in preview.phases if phase.note)
+    note = f"{preview.epochs} epochs, {steps} steps{notes}"
+    title = "Learning rates of the layer groups"
+    figure = drawing.new_figure(8.6, sum(heights) + 1.2, title, note)
+    axes = figure.subplots(len(heights), 1, height_ratios=heights)
     colours = drawing.group_colours(len(preview.groups) - 1, True)
     _draw_rates(axes[0], preview, colours)
     _draw_lanes(axes[1], preview, colours)
@@ -132,10 +128,6 @@ def draw_schedule(preview: SchedulePreview) -> Figure:
         _draw_momentum(axes[2], preview)
     for each in axes:
         _frame(each, preview, last=each is axes[-1])
-    steps = sum(phase.steps for phase in preview.phases)
-    notes = "".join(f"; {phase.name}: {phase.note}" for phase in preview.phases if phase.note)
-    note = drawing.fitted(f"{preview.epochs} epochs, {steps} steps{notes}", _WIDTH - 0.6, 9)
-    drawing.add_title(figure, "Learning rates of the layer groups", note)
     for first, phase in preview.starts():
         axes[0].text(
             first, 1.02, f" {phase.name}", transform=axes[0].get_xaxis_transform(), fontsize=9,

@@ -53,7 +53,6 @@ def draw_curves(
     for axes, draw in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         draw(axes)
         _finish(axes)
-    figure.tight_layout(pad=0.9, w_pad=1.6)
     return figure
 
 
@@ -81,9 +80,7 @@ def _draw_metrics(axes: Axes, rows: Sequence[EpochRow], names: Sequence[str]) ->
 
 
 def _draw_rates(axes: Axes, rows: Sequence[EpochRow], groups: Sequence[str]) -> None:
-    axes.set_title(
-        "highest learning rate", loc="left", fontsize=11, fontweight="bold", color=drawing.INK
-    )
+    _name(axes, "highest learning rate")
     n = max(len(row.lrs) for row in rows)
     colours = drawing.group_colours(n - 1, has_head=True)
     known = list(groups) if len(groups) == n else [str(i) for i in range(n)]
