@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot
 from torch import Tensor, nn
 
 from layergroups._forward import as_call, call_model, split_batch
+from layergroups.data import DataSource, ImageDataLoaders
 from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups
-from layergroups.training import Learner
+from layergroups.training import Learner, load_learner
 
 
 @dataclass
@@ -159,6 +161,55 @@ def test_saved_and_exported_it_says_the_same(tmp_path: Path) -> None:
     expected, _ = learn.get_preds()
     again = made(tmp_path).load("a")
     assert torch.equal(again.get_preds()[0], expected)
+
+
+class ImageClassifier(nn.Module):
+    """Takes images by name only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, *, pixel_values: Tensor) -> Output:
+        hidden = self.encoder(pixel_values).flatten(1)
+        return Output(self.classifier(hidden), hidden)
+
+
+class NamedImages(DataSource):
+    """Images of a folder as {"pixel_values": image}."""
+
+    def __init__(self, images: ImageDataLoaders) -> None:
+        self.images, self.vocab, self.seed = images, images.vocab, images.seed
+        self.batch_size, self.input, self.size = images.batch_size, images.input, images.size
+        self.task, self.transform_config = images.task, images.transform_config
+
+    task: Any = None
+    train = property(lambda self: [({"pixel_values": x}, y) for x, y in self.images.train])
+    valid = property(lambda self: [({"pixel_values": x}, y) for x, y in self.images.valid])
+
+    def example(self) -> Any:
+        return {"pixel_values": super().example()}
+
+    def load(self, item: Any) -> Any:
+        return {"pixel_values": self.images.load(item)}
+
+
+def test_an_export_of_a_model_that_takes_images_by_name_predicts(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(12)]
+    for number, file in enumerate(files):
+        Image.new("RGB", (16, 16), (number * 20,) * 3).save(file)
+    labels = ["dark"] * 6 + ["bright"] * 6
+    images = ImageDataLoaders.from_lists(files, labels, size=16, batch_size=4, num_workers=0)
+    learn = Learner(NamedImages(images), ImageClassifier(), progress=False)
+    learn.fit(1)
+    folder = learn.export(tmp_path / "model")
+    loaded = load_learner(folder, model=ImageClassifier())
+    assert loaded.layer_groups.names == learn.layer_groups.names
+    expected = learn.predict(files[0]).probabilities
+    assert torch.allclose(loaded.predict(files[0]).probabilities, expected, atol=1e-6)
+    (_, found), *_ = loaded.iter_preds(files)
+    assert torch.allclose(found.probabilities, expected, atol=1e-6)
 
 
 def test_compiled_it_takes_keywords_too(tmp_path: Path) -> None:

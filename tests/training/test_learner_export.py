@@ -48,5 +48,5 @@ def test_a_loaded_learner_is_in_eval_mode(photos: ImageDataLoaders, tmp_path: Pa
     learn.model.train()
     loaded = load_learner(learn.export(tmp_path / "model"))
     assert not any(module.training for module in loaded.model.modules())
-    found = loaded.predict(photos.valid_photos.files[0])
-    assert found.label == learn.predict(photos.valid_photos.files[0]).label
+    found = loaded.predict(photos.valid_images.files[0])
+    assert found.label == learn.predict(photos.valid_images.files[0]).label

@@ -102,6 +102,7 @@ class Exported:
         thresh: for several labels, the probability above which a label is predicted.
         loss_settings: arguments of the loss, such as class weights.
         outputs: how the loss interprets the outputs, a name of `Meaning`; empty if unknown.
+        keyword: the argument of a model that takes the images by name.
     """
 
     classes: tuple[str, ...]
@@ -116,6 +117,7 @@ class Exported:
     thresh: float = 0.5
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
     outputs: str = ""
+    keyword: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

@@ -394,8 +394,11 @@ class EvalLoader(_Loader):
         for shard in self._shards(self._plan(), rank, world, min_items):
             yield replace(shard, batch=self._labelled(shard.batch))
 
+    keyword = ""  # the argument of the network, where it takes the images by name
+
     def _labelled(self, batch: tuple[Tensor, Tensor]) -> Any:
-        return batch[0] if self.photos.labels is None else batch
+        inputs = {self.keyword: batch[0]} if self.keyword else batch[0]
+        return inputs if self.photos.labels is None else (inputs, batch[1])
 
     def _plan(self) -> Iterator[list[Item]]:
         for start in range(0, self.n_items, self.batch_size):

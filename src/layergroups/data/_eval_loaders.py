@@ -114,13 +114,16 @@ class InferenceData(DataSource):
         vocab: names of the classes.
         transform: makes a tensor (C, H, W) of a path, a PIL image, an array or a tensor.
         task: what the model predicts.
+        keyword: the argument of a network that takes the images by name.
     """
 
     seed = 0
     batch_size = 64
 
-    def __init__(self, vocab: tuple[str, ...], transform: EvalTransform, task: Task) -> None:
-        self.vocab = vocab
+    def __init__(
+        self, vocab: tuple[str, ...], transform: EvalTransform, task: Task, keyword: str = ""
+    ) -> None:
+        self.vocab, self.keyword = vocab, keyword
         self.transform = transform
         self.input, self.size = transform.input, transform.size
         self._task = task
@@ -140,9 +143,16 @@ class InferenceData(DataSource):
 
     valid = train
 
-    def load(self, item: ImageSource) -> torch.Tensor:
+    def example(self) -> Any:
+        """A blank image as the network takes it."""
+        return self._named(super().example())
+
+    def _named(self, image: Any) -> Any:
+        return {self.keyword: image} if self.keyword else image
+
+    def load(self, item: ImageSource) -> Any:
         """One image as the network takes it."""
-        return self.transform(item)
+        return self._named(self.transform(item))
 
     def test_dl(
         self,
@@ -154,7 +164,9 @@ class InferenceData(DataSource):
     ) -> EvalLoader:
         """See `ImageDataLoaders.test_dl`; also takes batch_size, num_workers and on_error."""
         known: dict[str, Any] = {"task": self.task, "vocab": self.vocab, **options}
-        return loader_of(source, labels, with_labels, transform=self.transform, **known)
+        made = loader_of(source, labels, with_labels, transform=self.transform, **known)
+        made.keyword = self.keyword
+        return made
 
     def test_batches(self, items: Any) -> EvalLoader:
         """As `test_dl`."""

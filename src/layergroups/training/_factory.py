@@ -203,9 +203,8 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
     task = exported.task
     transform = transform_from_config(exported.transform)
-    data = InferenceData(exported.classes, transform, task)
-    example = torch.zeros(2, transform.channels, *transform.size)
-    options: dict[str, Any] = {"example_input": example}
+    data = InferenceData(exported.classes, transform, task, exported.keyword)
+    options: dict[str, Any] = {"example_input": data.example()}
     if exported.blueprint is not None:
         options |= {"head": "1", "network": exported.blueprint.network}
     learner = Learner(

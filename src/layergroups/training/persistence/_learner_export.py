@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,20 @@ def export(learner: LearnerState, target: Path) -> Path:
         thresh=learner.thresh,
         loss_settings=describe_loss(learner.loss_func),
         outputs="" if meaning is None else meaning.name,
+        keyword=_keyword(learner.data.example()),
     )
     return write_export(target, model, exported)
+
+
+def _keyword(example: object) -> str:
+    if not isinstance(example, Mapping):
+        return ""
+    if len(example) != 1:
+        raise TrainingError(
+            f"export holds the transform of one image, but a batch has {', '.join(example)}. Save "
+            "the weights alone: learn.save(name)."
+        )
+    return str(next(iter(example)))
 
 
 def _name(metric: object) -> str:
