@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from layergroups.training import FeatureCacheConfig
-from layergroups.training.feature_cache import FeatureBuffer, NoSpaceError
+from layergroups.training.feature_cache._feature_buffer import FeatureBuffer, NoSpaceError
 from layergroups.training.feature_cache._feature_cut import TensorSpec
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from torch import nn
 from layergroups import ImageDataLoaders, vision_learner
 from layergroups.errors import TrainingError
 from layergroups.training import FeatureCacheConfig, FitContext, Learner
-from layergroups.training.feature_cache import CachedInputs
+from layergroups.training.feature_cache._cached_epochs import CachedInputs
 
 
 def test_more_views_may_be_asked_for() -> None:

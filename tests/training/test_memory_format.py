@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from layergroups.training.feature_cache import CachedInputs
+from layergroups.training.feature_cache._cached_epochs import CachedInputs
 from layergroups.training.hardware._memory_format import SafeLayout, in_fast_layout, in_safe_layout
 
 

@@ -7,7 +7,6 @@ outdated, `FeatureBuffer` stores them, and `FeatureCut` is where the model is cu
 from layergroups.training.feature_cache._cached_epochs import (
     CachedBatches,
     CachedEpochs,
-    CachedInputs,
     batch_size,
     probe,
     why_not,
@@ -15,14 +14,9 @@ from layergroups.training.feature_cache._cached_epochs import (
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
     FeatureCacheConfig,
-    NoSpaceError,
     checked_cache_config,
 )
-from layergroups.training.feature_cache._feature_cache import (
-    Boundary,
-    CacheEntry,
-    FeatureCache,
-)
+from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
 from layergroups.training.feature_cache._feature_cut import (
     FeatureCut,
     NoCutError,
@@ -37,13 +31,11 @@ __all__ = [
     "CacheEntry",
     "CachedBatches",
     "CachedEpochs",
-    "CachedInputs",
     "FeatureBuffer",
     "FeatureCache",
     "FeatureCacheConfig",
     "FeatureCut",
     "NoCutError",
-    "NoSpaceError",
     "batch_size",
     "checked_cache_config",
     "find_cut",

@@ -1,9 +1,8 @@
 """Epochs of a fit on cached outputs of frozen layers.
 
-The outputs of frozen groups for an item are constant. So the frozen layers run once over all items
-in each augmented view, one view in each of the first epochs; every epoch trains the rest of the
-model on the cached outputs. Any change (surgery, unfreezing, different weights or data) drops the
-cache immediately, and training continues through the whole network.
+The frozen layers run once over all items in each augmented view, one view in each of the first
+epochs; every epoch trains the rest of the model on the cached outputs. Any change (surgery,
+unfreezing, different weights or data) drops them, and training goes on through the whole network.
 """
 
 from __future__ import annotations
@@ -76,7 +75,6 @@ class CachedEpochs:
         self._skip = False
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
-        """The cached batches of this epoch, if that is possible and saves time."""
         skip, self._skip, self._entry = self._skip, False, None
         if run.batch == 0:  # else the counts of the epoch were restored
             self.cache.forget_work()
@@ -118,7 +116,6 @@ class CachedEpochs:
         return run.forward(run.inputs)
 
     def validation(self, run: FitContext) -> Iterable[Any] | None:
-        """The cached validation batches; None to read those of the data."""
         valid = None if self._entry is None else self._entry.valid
         return InOrder(valid, batch_size(run)) if valid is not None and self.is_valid(run) else None
 
@@ -130,7 +127,7 @@ class CachedEpochs:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The cost of this epoch so far, so that a resumed run reports the same numbers."""
+        # The cost of this epoch so far, so that a resumed run reports the same numbers.
         return {"body_passes": self.cache.body_passes, "seconds": self.cache.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -170,7 +167,6 @@ class CachedEpochs:
         return entry.reason
 
     def batches_per_pass(self, run: FitContext) -> float:
-        """Batches in which all items come once."""
         return max(1, len(run.train))
 
 
