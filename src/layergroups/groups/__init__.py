@@ -16,7 +16,6 @@ from layergroups.groups._layer_groups import (
     as_if_inactive,
     mark_synced,
     rebind_parameters,
-    restore_reasons,
 )
 from layergroups.groups._optimizer import place_steps
 from layergroups.groups._partition import Partition
@@ -26,35 +25,10 @@ from layergroups.groups._saved_groups import GroupDifference, compare_groups, ta
 from layergroups.groups._surgery import Change, Tie
 
 __all__ = [
-    "HEADINGS",
-    "BoundaryReason",
-    "Change",
-    "Explanation",
-    "Freezing",
-    "GroupDifference",
-    "GroupRow",
-    "LayerDecay",
-    "LayerGroup",
-    "LayerGroups",
-    "Partition",
-    "Rate",
-    "Split",
-    "Tie",
-    "as_if_inactive",
-    "compare_groups",
-    "decay",
-    "divide",
-    "explanation_report",
-    "first_to_train",
-    "frozen_by_groups",
-    "group_cells",
-    "has_foreign_hooks",
-    "is_norm",
-    "mark_synced",
-    "place_steps",
-    "rebind_parameters",
-    "remove_hooks",
-    "restore_reasons",
-    "spread_rates",
+    "HEADINGS", "BoundaryReason", "Change", "Explanation", "Freezing", "GroupDifference",
+    "GroupRow", "LayerDecay", "LayerGroup", "LayerGroups", "Partition", "Rate", "Split", "Tie",
+    "as_if_inactive", "compare_groups", "decay", "divide", "explanation_report",
+    "first_to_train", "frozen_by_groups", "group_cells", "has_foreign_hooks", "is_norm",
+    "mark_synced", "place_steps", "rebind_parameters", "remove_hooks", "spread_rates",
     "taken_over",
-]
+]  # fmt: skip

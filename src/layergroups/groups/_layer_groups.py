@@ -22,7 +22,7 @@ from layergroups.groups import _freezing, _optimizer, _surgery
 from layergroups.groups._explain import Explanation, explain
 from layergroups.groups._freezing import UserFrozen, differentiable, is_norm
 from layergroups.groups._group_table import GroupRow, group_table
-from layergroups.groups._partition import ModuleTree, Part, Partition
+from layergroups.groups._partition import ModuleTree, Part
 from layergroups.groups._rates import Rate, spread_rates
 from layergroups.groups._rules import Split, divide
 from layergroups.groups._saved_groups import taken_over
@@ -348,14 +348,13 @@ class LayerGroups:
         if norm not in (None, "freeze", "train"):
             raise GroupingError(f"norm={norm!r}; give norm='freeze' or norm='train'")
         self.sync()
-        trainable = (p for p, may in self._trainable(self._off()) if may)
-        self._update_by_user(trainable)
+        self._update_by_user(p for p, may in self._trainable(self._off()) if may)
         state = tuple(self._frozen), self._norms_train, self._by_user, self._freed
         before = Freezing(self, *state)
         for i, flag in flags.items():
             self._frozen[i] = flag
-        frozen = {p for i, flag in flags.items() if flag for _, p in self._members()[i][1]}
-        self._freed -= frozen
+            if flag:
+                self._freed = self._freed.difference(p for _, p in self._members()[i][1])
         if norm is not None:
             self._norms_train = norm == "train"
         if free:
@@ -464,15 +463,11 @@ class LayerGroups:
         off = {p for p in self._snapshot.names if differentiable(p) and not p.requires_grad}
         by_others = off.intersection(_freezing.frozen_by_groups(self.model))
         owner = self._snapshot.owners
-        flags = [
-            any(p in by_others for _, p in named)
-            and all(p in off or not differentiable(p) or is_norm(owner[n]) for n, p in named)
-            for _, named in self._members()
-        ]
-        inside = {
-            p for flag, (_, named) in zip(flags, self._members(), strict=True) if flag
-            for _, p in named
-        }  # fmt: skip
+        flags, inside = [], set[nn.Parameter]()
+        for _, named in self._members():
+            fixed = (p in off or not differentiable(p) or is_norm(owner[n]) for n, p in named)
+            flags.append(any(p in by_others for _, p in named) and all(fixed))
+            inside.update(p for _, p in named if flags[-1])
         self._norms_train = any(p.requires_grad for p in inside)
         self._update_by_user(off - (by_others & inside))
         if inside:
@@ -508,8 +503,8 @@ class LayerGroups:
         if by_adapters:
             n = count(len(by_adapters), "parameter")
             log.warning("%s() leaves %s frozen: adapters hold them", call, n)
-        remaining = self._by_user.keys() - by_hand
-        self._by_user = {p: held for p, held in self._by_user.items() if p in remaining}
+        freed = {*by_hand}
+        self._by_user = {p: held for p, held in self._by_user.items() if p not in freed}
 
     def _some(self, parameters: Collection[nn.Parameter]) -> str:
         return first_few(names_of(parameters, self._snapshot), 3)
@@ -727,6 +722,8 @@ class LayerGroups:
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> None:
         """Restore frozen flags and rates of saved groups, by their names.
 
+        Groups of the same members get the saved rule and reasons too.
+
         Args:
             state: from `state_dict`.
             strict: False skips groups that are only in one of the two.
@@ -735,7 +732,12 @@ class LayerGroups:
             GroupingError: `strict` is True and the names differ, or `state` is not such a state.
         """
         rates, flags = taken_over(state, self.names, self._rates, strict=strict)
-        self.sync()
+        here = self.state_dict()
+        if all(here[key] == state.get(key) for key in ("names", "members")):
+            reasons = map(str, state.get("reasons") or self.reasons)
+            parts = tuple(map(Part, self.names, reasons))
+            rule = str(state.get("rule", self.rule))
+            self.partition = replace(self.partition, rule=rule, parts=parts)
         self._change_rates(rates)
         self._set_frozen(flags, state.get("norm", "freeze"))
         if freed := {*state.get("freed", ())}:
@@ -746,7 +748,7 @@ class LayerGroups:
 
 
 def _read_again(model: nn.Module, example: Any, head: str | None) -> Anatomy | None:
-    """The anatomy of a model after surgery; None if it cannot be read, so the old one stays."""
+    """None if the changed model cannot be read, so the old anatomy stays."""
     if any(map(is_sharded, model.parameters())):  # FSDP2 cannot run on fake tensors
         return None
     try:
@@ -770,7 +772,7 @@ def mark_synced(groups: LayerGroups) -> None:
 def rebind_parameters(groups: LayerGroups) -> None:
     """Use parameters that were replaced under the same names, as by FSDP2.
 
-    Groups, rates and freezing stay; attached optimizers get the new parameters without any state.
+    Attached optimizers get the new parameters without any state.
     """
     old = groups._snapshot
     groups._remember(take_snapshot(groups.model))
@@ -781,22 +783,6 @@ def rebind_parameters(groups: LayerGroups) -> None:
     groups._apply_freezing()
     for optimizer in _optimizer.bound_to(groups._before_step):
         _optimizer.reconcile(optimizer, groups._members())
-
-
-def restore_reasons(groups: LayerGroups, state: Mapping[str, Any]) -> None:
-    """Restore the rule and the reasons of saved groups if the members are the same.
-
-    Args:
-        groups: made from the saved members, which do not include reasons.
-        state: from `state_dict`.
-    """
-    here = groups.state_dict()
-    if any(here[key] != state.get(key) for key in ("names", "members")):
-        return
-    reasons = state.get("reasons") or groups.reasons
-    parts = tuple(Part(name, str(why)) for name, why in zip(groups.names, reasons, strict=True))
-    rule = str(state.get("rule", groups.rule))
-    groups.partition = Partition(rule, parts, groups.partition.group_of, groups.partition.by_hand)
 
 
 @contextmanager

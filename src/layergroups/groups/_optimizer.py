@@ -47,11 +47,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def parameter_groups(
     members: Sequence[Members], rates: Sequence[float], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Two parameter groups for each layer group, for any torch optimizer.
-
-    Each has "params", "lr", "weight_decay", "layer_group" (the index) and "name" ("head/decay" or
-    "head/no_decay").
-    """
+    """Two for each layer group, with its index and a name such as "head/decay"."""
     return [
         {
             "params": [p for n, p in named if decays(n, p) == decaying],
@@ -78,7 +74,6 @@ def _ours(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
-    """Raise a `GroupingError` unless an optimizer was made from the groups with these names."""
     if not isinstance(optimizer, Optimizer) or not _ours(optimizer):
         raise GroupingError(
             "this optimizer was not made from the layer groups; make it with "
@@ -99,15 +94,11 @@ def add_missing_groups(
 
     People leave out empty ones, but parameters that are added later may need them. A missing group
     that has parameters now was left out on purpose: a different optimizer may hold them.
-
-    Raises:
-        GroupingError: one is missing, and a scheduler has counted the parameter groups already.
     """
     ours = _ours(optimizer)
     present, held = {g["name"] for g in ours}, {g["layer_group"] for g in ours}
-    default = optimizer.defaults.get("weight_decay", 0.0)
     decaying = (g["weight_decay"] for g in ours if str(g["name"]).endswith("/decay"))
-    weight_decay = next(decaying, default)
+    weight_decay = next(decaying, optimizer.defaults.get("weight_decay", 0.0))
     left_out: list[str] = []
     for made in parameter_groups(members, rates, weight_decay):
         if made["layer_group"] not in held or made["name"] in present:
@@ -227,15 +218,7 @@ def follow(
     now: ModelSnapshot,
     converted: Mapping[nn.Parameter, nn.Parameter],
 ) -> None:
-    """Update an optimizer after surgery.
-
-    Args:
-        optimizer: made from the layer groups.
-        members: name and named parameters of each layer group now.
-        old: the model before, with `converted` parameters instead of their originals.
-        now: the model as it is.
-        converted: new parameter -> the old one with a different type or device.
-    """
+    """Update an optimizer after surgery; `old` has `converted` parameters (new -> old)."""
     for new, source in converted.items():
         if source in optimizer.state:
             optimizer.state[new] = optimizer.state.pop(source)
@@ -249,8 +232,8 @@ def follow(
 def _convert_state(optimizer: Optimizer, parameter: nn.Parameter, was: TensorMeta) -> None:
     """Convert the state of a parameter to its type and device, as `load_state_dict` would.
 
-    A tensor of a type different from the parameter's retains it, and step counts stay exact. The
-    state is deleted if the shape differs, or if it is lost on the meta device.
+    A tensor of a type unlike the parameter's retains it, and step counts stay exact. The state is
+    deleted if the shape differs, or if it is lost on the meta device.
     """
     state = optimizer.state.get(parameter)
     if not state:

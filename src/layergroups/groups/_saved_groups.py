@@ -77,14 +77,7 @@ def taken_over(
 ) -> tuple[tuple[float, ...], dict[int, bool]]:
     """The rates of all groups, and frozen flags by index, from saved groups of the same names.
 
-    Args:
-        saved: a `LayerGroups.state_dict()`.
-        names: of the groups.
-        rates: current ones, which groups that were not saved retain.
-        strict: whether the names must all be the same.
-
-    Raises:
-        GroupingError: `saved` is not such a state, or the names differ and `strict` is True.
+    Groups that were not saved retain their `rates`; `strict` refuses different names.
     """
     check_state(saved, "names", "rates", "frozen")
     known = {name: i for i, name in enumerate(saved["names"])}

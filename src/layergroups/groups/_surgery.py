@@ -1,9 +1,4 @@
-"""Surgery on a model: a snapshot, the changes since, and the groups after them.
-
-A snapshot records the parameters and modules of a model; `ChangeDetector` checks cheaply whether
-they are the same. Two snapshots give the groups after a change (`assign_groups`) and the change as
-data (`describe`). Nothing here changes the model.
-"""
+"""Surgery on a model: two snapshots give the change as data, and the groups after it."""
 
 from __future__ import annotations
 
@@ -45,7 +40,6 @@ class TensorMeta:
 
 
 def meta_of(parameter: nn.Parameter) -> TensorMeta:
-    """The current type, device and shape of a parameter."""
     shape = None if is_lazy(parameter) else tuple(parameter.shape)
     return TensorMeta(parameter.dtype, parameter.device, shape)
 
@@ -56,10 +50,9 @@ _META = attrgetter("dtype", "device", "shape")
 class ChangeDetector:
     """Checks whether a model still consists of the same objects, within microseconds.
 
-    It compares the identities of all modules and parameters, read from the modules themselves, so
-    changes by `setattr`, `del` or through `_modules` count too. It also compares the type, device
-    and shape of every parameter, because `model.half()`, `model.to(device)` and `p.data = ...`
-    retain the parameter object.
+    Identities are read from the modules themselves, so changes by `setattr`, `del` or through
+    `_modules` count too. Type, device and shape are compared because `model.half()`,
+    `model.to(device)` and `p.data = ...` retain the parameter object.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -75,14 +68,12 @@ class ChangeDetector:
         self._metas = list(map(_META, self._known))
 
     def __reduce__(self) -> tuple[type[ChangeDetector], tuple[nn.Module]]:
-        """A copy checks the copied model."""
-        return ChangeDetector, (self._model,)
+        return ChangeDetector, (self._model,)  # a copy checks the copied model
 
     def changed(self, *, names: bool = True) -> bool:
         """Whether a parameter or module was added, removed, replaced, renamed or converted.
 
-        Args:
-            names: False ignores new names of the same objects, which matter to no optimizer step.
+        `names=False` ignores new names of the same objects, which matter to no optimizer step.
         """
         return (
             self.modules_changed()
@@ -140,7 +131,6 @@ class ModelSnapshot:
 
 
 def take_snapshot(model: nn.Module) -> ModelSnapshot:
-    """The current parameters and modules of a model."""
     names: dict[nn.Parameter, tuple[str, ...]] = {}
     owners: dict[str, nn.Module] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -158,7 +148,6 @@ _ADAPTER_LAYERS = {("peft", "BaseTunerLayer"), ("loralib", "LoRALayer")}
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether a model has layers of an adapter library, such as LoRA layers of peft."""
     return any(
         (base.__module__.partition(".")[0], base.__name__) in _ADAPTER_LAYERS
         for kind in {type(module) for module in model.modules()}
@@ -169,9 +158,8 @@ def has_adapters(model: nn.Module) -> bool:
 def conversions(old: ModelSnapshot, new: ModelSnapshot) -> dict[nn.Parameter, nn.Parameter]:
     """New parameters that are old ones with a different type or device -> the old ones.
 
-    `model.to(...)` makes new parameters where torch cannot convert in place, or is set not to
-    (`torch.__future__.set_overwrite_module_params_on_conversion`). A converted parameter has the
-    same module, name and values.
+    `model.to(...)` makes new parameters where torch cannot convert in place, or is set not to. A
+    converted parameter has the same module, name and values.
     """
     at = {names[0]: p for p, names in old.names.items()}
     converted: dict[nn.Parameter, nn.Parameter] = {}
@@ -200,10 +188,10 @@ def _is_conversion(old: nn.Parameter, new: nn.Parameter) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """One parameter with several names.
+    """One parameter with several names, of which the first is the one in the groups.
 
     Attributes:
-        names: the first is the one in the groups.
+        names: all of them.
         group: its group, the first that runs it.
         others: groups of its other names.
         frozen: whether its group is frozen.
@@ -311,14 +299,9 @@ def assign_groups(
 ) -> dict[str, int]:
     """The group of each parameter and each leaf module after surgery.
 
-    A surviving parameter stays in its group, a new one joins the group of its path
-    (`ModuleTree.locate`), and one that was tied or untied the first of the groups of its paths.
-
-    Args:
-        model: as it is now.
-        old: its snapshot before.
-        now: its snapshot after.
-        group_of: the groups before, by name of the parameter and path of the leaf module.
+    A surviving parameter stays in its group (`group_of`, by its name or the path of the leaf
+    module), a new one joins the group of its path (`ModuleTree.locate`), and one that was tied or
+    untied the first of the groups of its paths.
     """
     stay = {
         now.first(p): group_of[old.first(p)]
@@ -355,10 +338,9 @@ def _groups_of_layers(
 ) -> dict[str, int]:
     """The groups of the leaf modules: those of their own parameters, else of their paths."""
     own: dict[str, int] = {}
-    for names in now.names.values():
-        if len(names) == 1:
-            path = parent(names[0])
-            own[path] = min(after[names[0]], own.get(path, after[names[0]]))
+    for name in (names[0] for names in now.names.values() if len(names) == 1):
+        path = parent(name)
+        own[path] = min(after[name], own.get(path, after[name]))
     tree, groups = ModuleTree(before), {**before, **own}
     return {
         path: groups[path] if path in groups else tree.locate(path, model) for path in now.leaves
@@ -453,9 +435,6 @@ def refuse_stale_wrapper(model: nn.Module) -> None:
     It averages the gradients of the parameters that required one at wrapping. Each process would
     train a parameter that is unfrozen or added later by itself, and the replicas would silently
     diverge; the wrapper would wait for the gradient of one that is frozen later.
-
-    Args:
-        model: as given to `LayerGroups`; a model without the wrapper is not changed.
     """
     if isinstance(model, DistributedDataParallel):
         averaged = tuple(p for p in model.parameters() if p.requires_grad)

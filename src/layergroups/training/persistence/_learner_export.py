@@ -25,7 +25,7 @@ from layergroups.checkpoints import (
 )
 from layergroups.data import normalise, transform_from_config
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.groups import LayerGroups, Split, restore_reasons
+from layergroups.groups import LayerGroups, Split
 from layergroups.tasks import describe_loss, loss_name, meaning_of, saved_name
 from layergroups.training.loop import predict_all
 
@@ -131,7 +131,6 @@ def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, An
         groups = LayerGroups(model, _by_rule(str(saved["rule"])) or members, **options)
         if groups.state_dict()["members"] != saved["members"]:
             groups = LayerGroups(model, members, **options)
-        restore_reasons(groups, saved)
         groups.load_state_dict(saved)
     except (KeyError, ValueError) as cause:
         raise CheckpointError(f"The saved layer groups do not fit the model: {cause}") from cause
