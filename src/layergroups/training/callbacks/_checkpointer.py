@@ -97,12 +97,7 @@ def _name(function: object) -> str:
 def check_folders(
     config: CheckpointConfig, learner: LearnerState, signatures: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Before the first of several fits: there are no checkpoints, or all are of these fits.
-
-    Raises:
-        TrainingError: there are checkpoints, but `resume` is not set.
-        CheckpointError: they are of a different fit, or of a fit after one that is not done.
-    """
+    """Before the first of several fits: there are no checkpoints, or all are of these fits."""
     done = True
     for number, signature in enumerate(signatures, start=learner.fits_done):
         used = [series for series in _series(config, number) if series.files()]
@@ -130,16 +125,8 @@ def _series(config: CheckpointConfig, number: int) -> list[Series]:
 class Checkpointer:
     """The callback that writes the checkpoints of one fit, and resumes from them.
 
-    It is the last of the callbacks, so that a checkpoint includes the effects of all others.
-
-    Args:
-        config: where and how often.
-        learner: whose next fit it is.
-        signature: of the fit, see `fit_signature`.
-        kind: suffix of the folder, if one fit can run in two ways.
-
-    Raises:
-        CheckpointError: the checkpoints are of a different fit or model, or damaged.
+    It is the last of the callbacks, so that a checkpoint includes the effects of all others. `kind`
+    is a suffix of the folder, if one fit can run in two ways.
     """
 
     def __init__(
@@ -160,13 +147,9 @@ class Checkpointer:
         with learner.processes.failing_together():
             self._found = self._find(learner)
             found = "" if self._found is None else self._found.path.name
-            learner.processes.barrier(
-                "the start of a fit with checkpoints", {"goes on from": found}
-            )
+            learner.processes.barrier("the start of a fit", {"checkpoint": found})
         if self._found is not None:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
-
-    # Saving
 
     def before_fit(self, run: FitContext) -> None:
         if self._found is None:
@@ -196,10 +179,9 @@ class Checkpointer:
             callback_states = {name: callback.state_dict() for name, callback in _stateful(run)}
             callback_tensors, callbacks = split_tensors(callback_states, "callbacks")
             epoch_tensors, epoch_start = split_tensors(run.epoch_start, "epoch")
-            position = position_of(run, epoch_done=epoch_done)
             state["fit"] = {
                 **self.signature,
-                **position,
+                **position_of(run, epoch_done=epoch_done),
                 "steps": run.steps,
                 "done": done,
                 "first_epoch": self.first_epoch,
@@ -207,7 +189,7 @@ class Checkpointer:
                 "epoch_start": epoch_start,
                 "callbacks": callbacks,
             }
-            tensors = {**tensors, **callback_tensors, **epoch_tensors}
+            tensors |= callback_tensors | epoch_tensors
             run.processes.write("a checkpoint", lambda: self._store(run.step, tensors, state))
 
     def _store(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -296,14 +278,10 @@ class Checkpointer:
 
 def _check_same(signature: Mapping[str, Any], saved: Saved) -> None:
     fit = saved.state["fit"]  # earlier versions saved fewer names
-    differences = [
-        f"{name} {fit[name]!r}, now {value!r}"
-        for name, value in signature.items()
-        if name in fit and fit[name] != value
-    ]
-    if not differences:
+    different = [name for name, value in signature.items() if fit.get(name, value) != value]
+    if not different:
         return
-    shown = [text for text in differences if not text.startswith(_CONTENTS)]
+    shown = [f"{n} {fit[n]!r}, now {signature[n]!r}" for n in different if n != _CONTENTS]
     raise CheckpointError(
         f"{saved.path} is of a different fit: {'; '.join(shown) or f'{_CONTENTS} differ'}. Call "
         "the fits of this run as before, or give a different checkpoint_dir; to train for more "
@@ -323,10 +301,7 @@ def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
             reason = reason or misfit
             continue
         if reason is not None:
-            _log.warning(
-                "The model was changed in this fit; it goes on from before the change: %s",
-                saved.path,
-            )
+            _log.warning("The model changed in this fit; it goes on from before: %s", saved.path)
         return saved
     if reason is not None:
         raise reason

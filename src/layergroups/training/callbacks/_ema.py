@@ -80,7 +80,7 @@ class EMA:
         """Swap the averages in, with running statistics that are equal in all processes."""
         self.swap_in()
         run.replicas.sync_buffers(run.model)
-        self._note_versions()
+        self._versions = {tensor: version(tensor) for tensor in self._weights}
 
     def after_all(self, run: FitContext) -> None:
         self.swap_in()
@@ -95,9 +95,6 @@ class EMA:
                 if average is not None and average.shape == tensor.shape:
                     self._weights[tensor] = tensor.detach().clone()
                     tensor.copy_(average)
-        self._note_versions()
-
-    def _note_versions(self) -> None:
         self._versions = {tensor: version(tensor) for tensor in self._weights}
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +113,7 @@ class EMA:
         for own, key in ((self._averages, "averages"), (self._weights, "weights")):
             own.clear()
             own.update({named[name]: _placed(t, named[name]) for name, t in state[key].items()})
-        self._note_versions()
+        self._versions = {tensor: version(tensor) for tensor in self._weights}
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
         model = self._learner.groups.model  # without the wrapper of torch.compile
@@ -127,12 +124,12 @@ class EMA:
         seen = (id(groups.model), len(groups.changes))
         structure = (seen, groups.frozen, groups.rates, groups.norms_train)
         if structure != self._structure:
-            inactive = [
-                m
-                for m in groups.inactive_modules(groups.inactive)
-                if not (groups.norms_train and is_norm(m))
-            ]
-            fixed = {id(b) for m in inactive for b in m.buffers(recurse=False)}
+            fixed = {
+                id(buffer)
+                for module in groups.inactive_modules(groups.inactive)
+                if not (groups.norms_train and is_norm(module))
+                for buffer in module.buffers(recurse=False)
+            }
             floats = [t for _, t in self._named() if t.is_floating_point() or t.is_complex()]
             self._floats = [t for t in floats if id(t) not in fixed]
             self._structure = structure
@@ -141,13 +138,10 @@ class EMA:
     def _average(self, tensor: Tensor) -> Tensor:
         known = self._averages.get(tensor)
         if known is None or known.shape != tensor.shape or known.device != tensor.device:
-            return tensor.detach().to(_wide(tensor.dtype), copy=True)
+            # In 16 bits, the small updates of an average would round to nothing.
+            half = tensor.dtype in (torch.float16, torch.bfloat16)
+            return tensor.detach().to(torch.float32 if half else tensor.dtype, copy=True)
         return known
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    # In 16 bits, the small updates of an average would round to nothing.
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _placed(saved: Tensor, like: Tensor) -> Tensor:

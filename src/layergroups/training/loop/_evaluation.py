@@ -138,7 +138,9 @@ def predict_all(
     if not collected:
         raise TrainingError("There is nothing to predict: the batches are empty.")
     columns = list(zip(*collected, strict=True))
-    return (torch.cat(columns[0]), _joined(columns[1]), _joined(columns[2]))
+    rest = ([part for part in column if part is not None] for column in columns[1:])
+    all_targets, all_losses = (torch.cat(parts) if parts else None for parts in rest)
+    return torch.cat(columns[0]), all_targets, all_losses
 
 
 def _outputs(
@@ -152,7 +154,9 @@ def _outputs(
         if targets is None or len(targets):
             with accelerator.autocast(), _taking(inputs):
                 outputs = forward(inputs)
-            yield _in_full(outputs), targets
+            # In half precision, a loss would be rounded to three digits.
+            half = outputs.dtype in (torch.bfloat16, torch.float16)
+            yield outputs.float() if half else outputs, targets
         if advance is not None:
             advance()
 
@@ -171,13 +175,3 @@ def _taking(inputs: object) -> Iterator[None]:
             "of the shape that it was trained on; learn.predict takes one item, without the batch "
             "dimension."
         ) from cause
-
-
-def _in_full(outputs: Tensor) -> Tensor:
-    # In half precision, a loss would be rounded to three digits.
-    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
-
-
-def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None

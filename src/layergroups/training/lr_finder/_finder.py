@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -86,46 +85,36 @@ def find_rates(
 
     `memory` is the maximum of bytes of batches and outputs of frozen layers to keep.
     """
-    groups = learner.layer_groups
-    check_trainable(groups)
-    training = [g.name for g in groups if not g.frozen and g.lr > 0 and _trains(g)]
-    chosen = _chosen(learner, by_group, training)
-    highest = max(groups[name].lr for name in training)
-    relation = {name: groups[name].lr / highest for name in training}
-    with _restoring(learner) as snapshot:
-        finder = _Finder(snapshot, plan, memory)
-        together = finder.sweep("all", highest)
-        _check_enough(together, plan)
-        if len(training) == 1:
-            alone = {name: replace(together, name=name) for name in chosen}
-        else:
-            alone = {name: finder.sweep_alone(name) for name in chosen}
-    inactive = tuple(name for name in groups.names if name not in training)
-    return FoundRates(together, alone, relation, inactive, tuple(plan.suggest))
-
-
-@contextmanager
-def _restoring(learner: LearnerState) -> Iterator[Snapshot]:
-    """For a trial: at its end, also by an exception or Ctrl-C, the learner is as at its start."""
     if learner.processes.is_distributed:
         raise TrainingError(
             f"lr_find runs in one process, not in {learner.processes.world}. Run it in a separate "
             "script, without torchrun, and pass the rates to the fit: "
             "learn.fit_one_cycle(3, lr={...})."
         )
+    groups = learner.layer_groups
+    check_trainable(groups)
+    active = [group for group in groups if not group.frozen and group.lr > 0]
+    training = [g.name for g in active if any(p.requires_grad for p in g.parameters())]
+    chosen = _chosen(learner, by_group, training)
+    highest = max(groups[name].lr for name in training)
+    relation = {name: groups[name].lr / highest for name in training}
     learner.placed_model()
     snapshot = Snapshot(learner, weights=True)
     try:
-        snapshot.begin()
         with keep_freed_memory():
-            yield snapshot
+            snapshot.begin()
+            finder = _Finder(snapshot, plan, memory)
+            together = finder.sweep("all", highest)
+            _check_enough(together, plan)
+            if len(training) == 1:
+                alone = {name: replace(together, name=name) for name in chosen}
+            else:
+                alone = {name: finder.sweep_alone(name) for name in chosen}
     finally:
         with uninterrupted():
             snapshot.restore()
-
-
-def _trains(group: Any) -> bool:
-    return any(parameter.requires_grad for parameter in group.parameters())
+    inactive = tuple(name for name in groups.names if name not in training)
+    return FoundRates(together, alone, relation, inactive, tuple(plan.suggest))
 
 
 def _chosen(

@@ -30,10 +30,9 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
 
     Args:
         opt_func: a name from torch.optim in any case ("adamw", "SGD", "RAdam"), one from timm.optim
-            ("lamb", "lion"; "timm:adamw" where torch has that name too), a class, or a callable
-            that takes parameter groups. By name, SGD has momentum 0.9, and the weight decay of
-            RAdam and NAdam is that of AdamW, not a part of the gradient. timm's Lamb clips the
-            gradient at norm 1 by itself.
+            ("lamb", "lion"; "timm:adamw" if torch has that name too), a class, or a callable that
+            takes parameter groups. By name, SGD has momentum 0.9, and the weight decay of RAdam and
+            NAdam is decoupled. timm's Lamb clips the gradient at norm 1 by itself.
         param_groups: what `LayerGroups.param_groups` returns; each has its own rate and decay.
         lr: the default rate, for parameters that join later without one.
     """
@@ -123,7 +122,6 @@ def _of_torch() -> dict[str, type[Optimizer]]:
 
 
 def _of_timm(name: str, of_torch: Iterable[str]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
-    """An optimizer of timm, with the settings that go with its name there."""
     from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
     if name not in list_optimizers():
@@ -147,20 +145,18 @@ def _of_timm(name: str, of_torch: Iterable[str]) -> tuple[Callable[..., Optimize
 
 
 def _speed_options(factory: Callable[..., Optimizer], param_groups: Groups) -> dict[str, Any]:
-    """`fused=True` for a class of torch.optim that has it, where every parameter allows it.
+    """`fused=True` for a class of torch.optim that has it, if every parameter allows it.
 
-    Not for SGD: its fused form fails where some parameters of a group have no momentum yet, as
-    after surgery, or when layers thaw beside norm layers that have trained.
+    Not for SGD: its fused form fails if some parameters of a group have no momentum yet.
     """
     of_torch = inspect.isclass(factory) and factory.__module__.split(".")[0] == "torch"
     if factory is torch.optim.SGD or not of_torch or "fused" not in _argument_names(factory):
         return {}
     parameters = [parameter for group in param_groups for parameter in group["params"]]
-    fits = all(
-        p.is_floating_point() and p.device.type in {"cpu", "cuda"} and not is_sharded(p)
-        for p in parameters
-    )
-    return {"fused": True} if fits else {}
+    for p in parameters:
+        if not p.is_floating_point() or p.device.type not in ("cpu", "cuda") or is_sharded(p):
+            return {}
+    return {"fused": True}
 
 
 def _other(opt_func: OptFunc) -> str:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
 
 _MAX_POINTS: Final = 1000  # of a phase, in a picture
-_FROM_STORE: Final = "on stored outputs, with steps of its own"
 Planned = tuple[Sequence[Phase], Sequence[object]]
 
 
@@ -103,7 +102,7 @@ def _preview(
             tuple(flags[i] or rate == 0 for flags in frozen) for i, rate in enumerate(rates)
         ),
         momentum=tuple(None if own is None else own if m is None else m for m in momenta),
-        note=_FROM_STORE if phase.from_store else "",
+        note="on stored outputs, with steps of its own" if phase.from_store else "",
     )
 
 

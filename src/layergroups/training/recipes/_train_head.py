@@ -106,10 +106,7 @@ def _prepare(
 def _filled(
     run: FitContext, setup: FitSetup, epochs: Sequence[int], also: Sequence[Boundary]
 ) -> CacheEntry:
-    """Cache these views at the boundary of the head; a failed entry has its reason.
-
-    The same passes fill the entries at the boundaries `also`, if there is space.
-    """
+    """Cache these views at the boundary of the head, and if there is space at those of `also`."""
     cache, config, limit = setup.cache, setup.cache_config, setup.figures.max_bytes
     if limit is not None:
         config = replace(config, memory=min(config.memory, limit), disk=min(config.disk, limit))
@@ -139,14 +136,10 @@ def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Passes(CachedBatches):
-    """Passes over rows of a buffer; each pass has every item in every view once.
+    """Passes over rows of a buffer; each pass has every one of `items` in every view once.
 
-    Attributes:
-        items: positions of the items to use, (N,).
-        views: number of views.
-        batch_size: rows in a batch; with a seed an incomplete last batch is dropped.
-        seed: of the order, drawn for each pass; None keeps the order of the items.
-        weights: sampling weights of the items, float64 (N,); None for equal weights.
+    With a seed the order is drawn for each pass, by the weights if given, and an incomplete last
+    batch is dropped.
     """
 
     buffer: FeatureBuffer
@@ -159,7 +152,6 @@ class Passes(CachedBatches):
 
     @property
     def per_pass(self) -> int:
-        """Batches in one pass."""
         full, rest = divmod(len(self.items) * self.views, self.batch_size)
         return full + (rest > (self.seed is not None and full > 0))
 
@@ -209,7 +201,6 @@ class HeadFeatures(CachedEpochs):
         self.epochs_counted = epochs_counted
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
-        """The passes, if the cached values are still valid; else `FeaturesOutdatedError`."""
         known = self.cache.entries.get(self.boundary)
         if run.groups.inactive != self.boundary or known is not self.filled:
             raise FeaturesOutdatedError
