@@ -59,12 +59,11 @@ def read_labelled(
             f"{root} has classes that the model does not know: {names_of(unknown)}. "
             f"It knows {names_of(vocab)}."
         )
-    place = {name: label for label, name in enumerate(vocab)}
     sound, _ = drop_broken(classes, on_error, channels)
-    pairs = [(file, place[name]) for name in sorted(sound) for file in sound[name]]
-    if not pairs:
+    found = _samples(sound, vocab)
+    if not len(found):
         raise DataError(f"{root} has no images in its class folders.")
-    return Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs), c=len(vocab))
+    return found
 
 
 def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> Split:
@@ -122,12 +121,8 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
             others[ending or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{ending}: {n}" for ending, n in others.most_common(_MENTIONED))
-        _LOG.warning(
-            "%s: skipped %d files whose ending is not an image's (%s).",
-            folder,
-            others.total(),
-            kinds,
-        )
+        what = "%s: skipped %d files whose ending is not an image's (%s)."
+        _LOG.warning(what, folder, others.total(), kinds)
     return sorted(images)
 
 
@@ -170,25 +165,19 @@ def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
         classes.setdefault(readable(folder.name), []).extend(find_images(folder, channels))
     loose = _loose_images(root)
     if not any(classes.values()):
-        raise DataError(_no_images(root, loose))
+        found = f"no images ({', '.join(sorted(IMAGE_ENDINGS))})"
+        if loose:
+            found = f"{len(loose)} images, but not in class folders, so their classes are unknown"
+        raise DataError(
+            f"{root} has {found}. Expected a sub-folder for each class: {root}/cat/1.jpg, "
+            f"{root}/dog/2.jpg."
+        )
     if loose:
+        names = names_of(sorted(p.name for p in loose))
         _LOG.warning(
-            "%s: skipped %d images that lie in no class folder (%s).",
-            root,
-            len(loose),
-            names_of(sorted(p.name for p in loose)),
+            "%s: skipped %d images that lie in no class folder (%s).", root, len(loose), names
         )
     return classes
-
-
-def _no_images(root: Path, loose: Sequence[Path]) -> str:
-    layout = f"Expected a sub-folder for each class: {root}/cat/1.jpg, {root}/dog/2.jpg."
-    if loose:
-        return (
-            f"{root} has {len(loose)} images, but not in class folders, so their classes are "
-            f"unknown. {layout}"
-        )
-    return f"{root} has no images ({', '.join(sorted(IMAGE_ENDINGS))}). {layout}"
 
 
 def _has_both_parts(root: Path, train: str, valid: str) -> bool:
@@ -211,7 +200,7 @@ def _refuse_other_parts(root: Path) -> None:
     parts = {
         p.name.lower(): p.name
         for p in _sub_folders(root)
-        if p.name.lower() in _PARTS and _holds_classes(p)
+        if p.name.lower() in _PARTS and not _loose_images(p) and len(_sub_folders(p)) > 1
     }
     if not parts:
         return
@@ -227,21 +216,11 @@ def _refuse_other_parts(root: Path) -> None:
     )
 
 
-def _holds_classes(folder: Path) -> bool:
-    return not _loose_images(folder) and len(_sub_folders(folder)) > 1
-
-
 def _same_classes(
     train: Mapping[str, object], valid: Mapping[str, object], train_at: Path, valid_at: Path
 ) -> None:
-    missing = [
-        f"only in {here}: {names_of(sorted(extra))}"
-        for here, extra in (
-            (train_at, set(train) - set(valid)),
-            (valid_at, set(valid) - set(train)),
-        )
-        if extra
-    ]
+    extra = {train_at: set(train) - set(valid), valid_at: set(valid) - set(train)}
+    missing = [f"only in {at}: {names_of(sorted(names))}" for at, names in extra.items() if names]
     if missing:
         raise DataError(
             f"Train and valid have different classes: {'; '.join(missing)}. Expected the same "
@@ -269,6 +248,9 @@ def _several_full_classes(classes: Mapping[str, Sequence[str]], root: Path) -> N
 def _label(classes: Mapping[str, Sequence[str]], root: Path) -> tuple[tuple[str, ...], Samples]:
     _several_full_classes(classes, root)
     vocab = tuple(sorted(classes))
-    pairs = [(file, label) for label, name in enumerate(vocab) for file in classes[name]]
-    files, labels = tuple(file for file, _ in pairs), tuple(label for _, label in pairs)
-    return vocab, Samples(files, labels, c=len(vocab))
+    return vocab, _samples(classes, vocab)
+
+
+def _samples(classes: Mapping[str, Sequence[str]], vocab: Sequence[str]) -> Samples:
+    pairs = [(f, label) for label, name in enumerate(vocab) for f in classes.get(name, ())]
+    return Samples(tuple(f for f, _ in pairs), tuple(label for _, label in pairs), c=len(vocab))

@@ -197,8 +197,5 @@ def _equally_long(files: Sequence[str], **others: Sequence[Any] | None) -> None:
 def _warn_of_copies(files: Sequence[str]) -> None:
     twice = [file for file, n in Counter(files).items() if n > 1]
     if twice:
-        _LOG.warning(
-            "%d images are in several rows (%s); copies may fall on both sides of a split.",
-            len(twice),
-            names_of(twice),
-        )
+        what = "%d images are in several rows (%s); copies may fall on both sides of a split."
+        _LOG.warning(what, len(twice), names_of(twice))
