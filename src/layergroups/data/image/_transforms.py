@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,15 +194,8 @@ class EvalTransform:
 
     def to_config(self) -> dict[str, Any]:
         """The transform as JSON-ready values."""
-        spec = self.input
-        return {
-            "size": list(self.size),
-            "crop_pct": self.crop_pct,
-            "interpolation": spec.interpolation,
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-            "source": spec.source,
-        }
+        spec = replace(self.input, size=self.size, crop_pct=self.crop_pct)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in spec.to_dict().items()}
 
     def _open(self, source: ImageSource) -> Picture:
         try:
@@ -281,20 +274,12 @@ class _Light:
 
 def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
     """The inverse of `EvalTransform.to_config`, to predict without the training images."""
+    expected = EvalTransform((1, 1)).to_config()
     try:
-        height, width = config["size"]
-        spec = InputSpec(
-            size=(int(height), int(width)),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=config["interpolation"],
-            crop_pct=config["crop_pct"],
-            source=config["source"],
-        )
+        spec = InputSpec.from_dict({name: config[name] for name in expected})
     except (KeyError, TypeError, ValueError) as error:
-        expected = ", ".join(EvalTransform((1, 1)).to_config())
         raise DataError(
-            f"This does not describe a transform: expected the entries {expected}; "
+            f"This does not describe a transform: expected the entries {', '.join(expected)}; "
             f"got {dict(config)}."
         ) from error
     return EvalTransform(spec.size, spec, spec.crop_pct)
