@@ -117,7 +117,7 @@ def test_the_description_gives_the_transform_back(photo: Callable[..., Path]) ->
 
 
 def test_a_description_with_gaps_is_refused() -> None:
-    with pytest.raises(DataError, match="expected the entries size.*crop_pct"):
+    with pytest.raises(DataError, match=r"expected the entries size.*crop_pct"):
         transform_from_config({"size": [2, 2]})
 
 
