@@ -252,6 +252,7 @@ class _Groups:
     reasons: tuple[str, ...] = ()
     members: Mapping[str, tuple[str, ...]]
     frozen: tuple[bool, ...]
+    freed: tuple[str, ...] = ()
     norm: str = "freeze"
     rates: tuple[float, ...]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torchmetrics
@@ -21,6 +23,37 @@ from layergroups.tasks._measures import Calibration
 Values = Callable[[Tensor, Tensor], Tensor]
 
 
+def of_labels(n: int, thresh: float, *, kind: str, **options: Any) -> torchmetrics.Metric:
+    """A metric of the labels above the threshold, by torchmetrics' name without "Multilabel"."""
+    made = getattr(torchmetrics.classification, f"Multilabel{kind}")
+    return made(num_labels=n, threshold=thresh, validate_args=False, **options)
+
+
+def over_classes(n: int, thresh: float, *, kind: str, labels: bool = False) -> OverClasses:
+    """A metric by its name without "Multiclass" or "Multilabel", where it is defined."""
+    options: dict[str, Any] = {"num_labels" if labels else "num_classes": n}
+    if kind in ("AUROC", "AveragePrecision"):
+        options["average"] = None
+    made = getattr(torchmetrics.classification, f"Multi{'label' if labels else 'class'}{kind}")
+    return OverClasses(made(**options, validate_args=False), n, both=kind == "AUROC")
+
+
+def of_numbers(n: int, thresh: float, *, kind: str, **options: Any) -> torchmetrics.Metric:
+    """A metric of numbers, by its name in torchmetrics."""
+    return getattr(torchmetrics.regression, kind)(**options)
+
+
+def between_items(n: int, thresh: float, *, kind: str) -> OfTwoItems:
+    """A metric of numbers that compares items."""
+    several = {"num_outputs": n} if kind.endswith("CorrCoef") else {}
+    return OfTwoItems(getattr(torchmetrics.regression, kind)(**several))
+
+
+def mean_of(n: int, thresh: float, *, function: str, **options: Any) -> MeanOf:
+    """The mean of the values of a function of this file."""
+    return MeanOf(partial(globals()[function], **options))
+
+
 def is_class(predictions: Tensor, targets: Tensor) -> Tensor:
     """Whether each target is one of the classes that are predicted, (N, C) or (N, C, H, W)."""
     return (targets >= 0) & (targets < predictions.shape[1])
@@ -31,7 +64,7 @@ class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetric
 
     full_state_update = False
 
-    def __init__(self) -> None:
+    def __init__(self, n: int, thresh: float) -> None:
         super().__init__()
         for name in ("confidences", "right", "known"):
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -87,23 +120,20 @@ class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is no
     Those are, for recall, all that some item has; for the others all that some item has or that
     are predicted for one, as in scikit-learn.
 
-    Args:
-        figure: what is averaged.
-        n: number of classes or labels.
-        thresh: for labels, the probability above which one counts as predicted.
+    Labels with a probability above the threshold count as predicted.
     """
 
     full_state_update = False
 
-    def __init__(self, figure: str, n: int, thresh: float | None = None) -> None:
+    def __init__(self, n: int, thresh: float, *, figure: str, labels: bool = False) -> None:
         super().__init__()
-        self.figure, self.n, self.thresh = figure, n, thresh
+        self.figure, self.n, self.thresh, self.labels = figure, n, thresh, labels
         for name in ("right", "predicted", "actual"):
             self.add_state(name, torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         """Add a batch."""
-        if self.thresh is None:
+        if not self.labels:
             each = torch.arange(self.n, device=targets.device)
             known = is_class(probabilities, targets)[..., None]
             predicted = (probabilities.argmax(dim=1)[..., None] == each) & known
@@ -130,54 +160,8 @@ class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is no
         return mean
 
 
-class OverClasses(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """A metric of torchmetrics, averaged over the classes or labels for which it is defined.
-
-    Args:
-        inner: gives one value, or one for each class.
-        n: number of classes or labels.
-        both: whether a class needs items that are not of it, too.
-    """
-
-    full_state_update = False
-
-    def __init__(self, inner: torchmetrics.Metric, n: int, *, both: bool = False) -> None:
-        super().__init__()
-        self.inner, self.n, self.both = inner, n, both
-        self.add_state("actual", torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def reset(self) -> None:
-        """Remove all batches."""
-        super().reset()
-        self.inner.reset()
-
-    def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
-        actual = targets
-        if targets.shape != probabilities.shape:
-            known = is_class(probabilities, targets)
-            probabilities, targets = probabilities.movedim(1, -1)[known], targets[known]
-            actual = functional.one_hot(targets.long(), self.n)
-        self.inner.update(probabilities, targets)
-        self.actual += actual.reshape(-1, self.n).sum(0)
-        self.items += len(actual)
-
-    def compute(self) -> Tensor:
-        """The mean; NaN if it is defined for no class."""
-        defined = self.actual > 0
-        if self.both:
-            defined &= self.actual < self.items
-        if not defined.any():
-            return torch.tensor(math.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the classes that are left out here
-            values: Tensor = self.inner.compute()
-        return values[defined].mean() if values.ndim else values
-
-
-class OfTwoItems(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """A metric of torchmetrics that compares items; NaN for fewer than two."""
+class _Wrapper(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
+    """A metric of torchmetrics, and how many items it has."""
 
     full_state_update = False
 
@@ -195,6 +179,47 @@ class OfTwoItems(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is n
         """Add a batch."""
         self.inner.update(predictions, targets)
         self.items += len(targets)
+
+
+class OverClasses(_Wrapper):
+    """A metric averaged over the classes or labels for which it is defined, NaN if for none.
+
+    Args:
+        inner: gives one value, or one for each class.
+        n: number of classes or labels.
+        both: whether a class needs items that are not of it, too.
+    """
+
+    def __init__(self, inner: torchmetrics.Metric, n: int, *, both: bool = False) -> None:
+        super().__init__(inner)
+        self.n, self.both = n, both
+        self.add_state("actual", torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        actual = targets
+        if targets.shape != predictions.shape:
+            known = is_class(predictions, targets)
+            predictions, targets = predictions.movedim(1, -1)[known], targets[known]
+            actual = functional.one_hot(targets.long(), self.n)
+        super().update(predictions, targets)
+        self.actual += actual.reshape(-1, self.n).sum(0)
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        defined = self.actual > 0
+        if self.both:
+            defined &= self.actual < self.items
+        if not defined.any():
+            return torch.tensor(math.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the classes that are left out here
+            values: Tensor = self.inner.compute()
+        return values[defined].mean() if values.ndim else values
+
+
+class OfTwoItems(_Wrapper):
+    """A metric that compares items; NaN for fewer than two."""
 
     def compute(self) -> Tensor:
         """The value; the mean over the outputs where it gives one for each."""

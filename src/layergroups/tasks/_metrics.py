@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,80 +22,21 @@ from layergroups.tasks._task import NamedMetric, Task, checked_task
 if TYPE_CHECKING:
     import torchmetrics
 
-MICRO: Final = "micro"
-_RANKED: Final = ("AUROC", "AveragePrecision")  # by class; a class needs items of its own
 
-
-def of_classes(kind: str, labels: bool = False) -> NamedMetric:
-    """A metric of torchmetrics by its name without "Multiclass" or "Multilabel", over classes."""
-
-    def make(n: int, thresh: float) -> Any:
-        from torchmetrics import classification
-
-        from layergroups.tasks._item_metrics import OverClasses
-
-        options: dict[str, Any] = {"num_labels" if labels else "num_classes": n}
-        if kind in _RANKED:
-            options["average"] = None
-        made = getattr(classification, f"Multi{'label' if labels else 'class'}{kind}")
-        return OverClasses(made(**options, validate_args=False), n, both=kind == "AUROC")
-
-    return NamedMetric(make)
-
-
-def of_labels(kind: str, average: str | None = None, *, higher: bool = True) -> NamedMetric:
-    """A metric of the labels above the threshold, by torchmetrics' name without "Multilabel"."""
-
-    def make(n: int, thresh: float) -> Any:
-        from torchmetrics import classification
-
-        options: dict[str, Any] = {} if average is None else {"average": average}
-        options |= {"threshold": thresh, "validate_args": False}
-        return getattr(classification, f"Multilabel{kind}")(num_labels=n, **options)
-
-    return NamedMetric(make, higher)
-
-
-def of_numbers(
-    kind: str, *, higher: bool = True, compares: bool = False, **options: Any
-) -> NamedMetric:
-    """A metric of numbers, by its name in torchmetrics; one that compares items needs two."""
-
-    def make(n: int, thresh: float) -> Any:
-        from torchmetrics import regression
-
-        from layergroups.tasks._item_metrics import OfTwoItems
-
-        several = {"num_outputs": n} if kind.endswith("CorrCoef") else {}
-        made = getattr(regression, kind)(**options, **several)
-        return OfTwoItems(made) if compares else made
-
-    return NamedMetric(make, higher)
-
-
-def mean_over_classes(figure: str, *, labels: bool = False) -> NamedMetric:
-    """The mean of a figure over the classes, or labels, that are present; see `ClassMean`."""
-
-    def make(n: int, thresh: float) -> Any:
-        from layergroups.tasks._item_metrics import ClassMean
-
-        return ClassMean(figure, n, thresh if labels else None)
-
-    return NamedMetric(make)
-
-
-def of_items(kind: str, *, higher: bool = False, **options: Any) -> NamedMetric:
-    """A metric of `_item_metrics`, or the mean over all items of a function there."""
+def named(maker: str, *, higher: bool = True, **options: Any) -> NamedMetric:
+    """A metric made by a function or class of `_item_metrics`, which imports torchmetrics."""
 
     def make(n: int, thresh: float) -> Any:
         from layergroups.tasks import _item_metrics
 
-        own = getattr(_item_metrics, kind)
-        if isinstance(own, type):
-            return own()
-        return _item_metrics.MeanOf(partial(own, **options) if options else own)
+        return getattr(_item_metrics, maker)(n, thresh, **options)
 
     return NamedMetric(make, higher)
+
+
+def mean_of(function: str, *, higher: bool = False, **options: Any) -> NamedMetric:
+    """The mean over all items of the values of a function of `_item_metrics`."""
+    return named("mean_of", higher=higher, function=function, **options)
 
 
 def make_named(name: str, n_outputs: int, task: Task, thresh: float = 0.5) -> torchmetrics.Metric:

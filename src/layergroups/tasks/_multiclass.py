@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning, ignored_index
 from layergroups.tasks._measures import ConfusionMatrix
-from layergroups.tasks._metrics import mean_over_classes, of_classes, of_items
+from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, listed, name_of, quoted, sorted_names
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
@@ -87,20 +87,20 @@ class Prediction(Ranked, _Fields):
 
 
 _METRICS: Final = {
-    "accuracy": of_items("hits", higher=True),
-    "error_rate": of_items("misses"),
-    "balanced_accuracy": mean_over_classes("recall"),
-    "precision": mean_over_classes("precision"),
-    "recall": mean_over_classes("recall"),
-    "f1": mean_over_classes("f1"),
-    "roc_auc": of_classes("AUROC"),
-    "average_precision": of_classes("AveragePrecision"),
-    "jaccard": mean_over_classes("jaccard"),
-    "cohen_kappa": of_classes("CohenKappa"),
-    "matthews": of_classes("MatthewsCorrCoef"),
-    "log_loss": of_items("log_loss"),
-    "brier": of_items("brier"),
-    "ece": of_items("CalibrationError"),
+    "accuracy": mean_of("hits", higher=True),
+    "error_rate": mean_of("misses"),
+    "balanced_accuracy": named("ClassMean", figure="recall"),
+    "precision": named("ClassMean", figure="precision"),
+    "recall": named("ClassMean", figure="recall"),
+    "f1": named("ClassMean", figure="f1"),
+    "roc_auc": named("over_classes", kind="AUROC"),
+    "average_precision": named("over_classes", kind="AveragePrecision"),
+    "jaccard": named("ClassMean", figure="jaccard"),
+    "cohen_kappa": named("over_classes", kind="CohenKappa"),
+    "matthews": named("over_classes", kind="MatthewsCorrCoef"),
+    "log_loss": mean_of("log_loss"),
+    "brier": mean_of("brier"),
+    "ece": named("CalibrationError", higher=False),
 }
 
 
@@ -192,7 +192,7 @@ class Multiclass(Task):
         """The metric of this name, also top_k_accuracy for any k."""
         top = _TOP.fullmatch(name)
         if top and int(top[1]):
-            return of_items("hits", higher=True, k=int(top[1]))
+            return mean_of("hits", higher=True, k=int(top[1]))
         return super().metric(name)
 
     def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> Prediction:

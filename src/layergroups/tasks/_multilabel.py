@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning
 from layergroups.tasks._measures import ClassReport
-from layergroups.tasks._metrics import MICRO, mean_over_classes, of_classes, of_items, of_labels
+from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import multilabel_split
 from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
 from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
@@ -66,19 +66,19 @@ class LabelsPrediction(Ranked, _Fields):
 
 
 _METRICS: Final = {
-    "accuracy": of_labels("Accuracy", MICRO),
-    "exact_match": of_labels("ExactMatch"),
-    "hamming_loss": of_labels("HammingDistance", MICRO, higher=False),
-    "precision": mean_over_classes("precision", labels=True),
-    "recall": mean_over_classes("recall", labels=True),
-    "f1": mean_over_classes("f1", labels=True),
-    "roc_auc": of_classes("AUROC", labels=True),
-    "average_precision": of_classes("AveragePrecision", labels=True),
-    "jaccard": mean_over_classes("jaccard", labels=True),
-    "f1_micro": of_labels("F1Score", MICRO),
-    "matthews": of_labels("MatthewsCorrCoef"),
-    "log_loss": of_items("log_loss_of_labels"),
-    "brier": of_items("brier_of_labels"),
+    "accuracy": named("of_labels", kind="Accuracy", average="micro"),
+    "exact_match": named("of_labels", kind="ExactMatch"),
+    "hamming_loss": named("of_labels", kind="HammingDistance", average="micro", higher=False),
+    "precision": named("ClassMean", figure="precision", labels=True),
+    "recall": named("ClassMean", figure="recall", labels=True),
+    "f1": named("ClassMean", figure="f1", labels=True),
+    "roc_auc": named("over_classes", kind="AUROC", labels=True),
+    "average_precision": named("over_classes", kind="AveragePrecision", labels=True),
+    "jaccard": named("ClassMean", figure="jaccard", labels=True),
+    "f1_micro": named("of_labels", kind="F1Score", average="micro"),
+    "matthews": named("of_labels", kind="MatthewsCorrCoef"),
+    "log_loss": mean_of("log_loss_of_labels"),
+    "brier": mean_of("brier_of_labels"),
 }
 
 

@@ -12,7 +12,7 @@ from layergroups.errors import DataError
 from layergroups.models import TargetUnits, checked_range
 from layergroups.tasks._losses import Meaning
 from layergroups.tasks._measures import Residuals
-from layergroups.tasks._metrics import of_numbers
+from layergroups.tasks._metrics import named
 from layergroups.tasks._splitting import random_split
 from layergroups.tasks._targets import WHOLE, as_list, is_finite, listed, missing, quoted
 from layergroups.tasks._task import Column, Label, Parts, Task, output_names
@@ -56,13 +56,13 @@ class NumbersPrediction(NamedTuple):
 
 
 _METRICS: Final = {
-    "mse": of_numbers("MeanSquaredError", higher=False),
-    "rmse": of_numbers("MeanSquaredError", higher=False, squared=False),
-    "mae": of_numbers("MeanAbsoluteError", higher=False),
-    "r2": of_numbers("R2Score", compares=True),
-    "explained_variance": of_numbers("ExplainedVariance", compares=True),
-    "pearson": of_numbers("PearsonCorrCoef", compares=True),
-    "spearman": of_numbers("SpearmanCorrCoef", compares=True),
+    "mse": named("of_numbers", kind="MeanSquaredError", higher=False),
+    "rmse": named("of_numbers", kind="MeanSquaredError", higher=False, squared=False),
+    "mae": named("of_numbers", kind="MeanAbsoluteError", higher=False),
+    "r2": named("between_items", kind="R2Score"),
+    "explained_variance": named("between_items", kind="ExplainedVariance"),
+    "pearson": named("between_items", kind="PearsonCorrCoef"),
+    "spearman": named("between_items", kind="SpearmanCorrCoef"),
 }
 
 
