@@ -303,7 +303,7 @@ def test_names_and_callables(make) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: as_loss("focl"), "'focal'"),
+        (lambda: as_loss("focl"), "focal"),
         (lambda: as_loss(FocalLoss), r"FocalLoss\(\)"),
         (lambda: as_loss(3), "cross_entropy"),
         (lambda: CrossEntropy(label_smoothing=2), r"label_smoothing=0\.1"),

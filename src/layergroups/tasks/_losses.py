@@ -1,15 +1,12 @@
 """Losses: what their outputs mean, those of this library, names, and losses of single items.
 
-Each loss of this file is a small object whose fields are plain values, so that it prints, compares
-and goes to JSON. The loss of a batch is the plain mean over its items, weighted or not, so that it
-does not depend on how the items are batched, accumulated or shared out among processes. For
-numbers the losses of torch have all that: `MeanSquaredError`, `L1` and `Huber` are theirs.
+The loss of a batch is the plain mean over its items, weighted or not, so that it does not depend on
+how they are batched, accumulated or shared out among processes.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups._checks import number
+from layergroups._suggestions import nearest
 from layergroups.errors import CheckpointError, TrainingError
 
 LossFunc = Callable[[Tensor, Tensor], Tensor]
@@ -41,23 +39,27 @@ class Meaning(Enum):
     LOG_RATES = "logarithms of expected counts"
 
 
-_CLASSES: Final[tuple[tuple[tuple[type, ...], Meaning], ...]] = (
-    ((nn.CrossEntropyLoss, nn.NLLLoss), Meaning.SOFTMAX),
-    ((nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss), Meaning.SIGMOID),
-    ((nn.BCELoss,), Meaning.PROBABILITIES),
-    ((nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss), Meaning.NUMBERS),
-)
-_FUNCTIONS: Final[dict[Callable[..., Any], Meaning]] = {
-    F.cross_entropy: Meaning.SOFTMAX,
-    F.nll_loss: Meaning.SOFTMAX,
-    F.binary_cross_entropy_with_logits: Meaning.SIGMOID,
-    F.multilabel_soft_margin_loss: Meaning.SIGMOID,
-    F.binary_cross_entropy: Meaning.PROBABILITIES,
-    F.mse_loss: Meaning.NUMBERS,
-    F.l1_loss: Meaning.NUMBERS,
-    F.smooth_l1_loss: Meaning.NUMBERS,
-    F.huber_loss: Meaning.NUMBERS,
+_CLASSES: Final[dict[Meaning, tuple[type, ...]]] = {
+    Meaning.SOFTMAX: (nn.CrossEntropyLoss, nn.NLLLoss),
+    Meaning.SIGMOID: (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss),
+    Meaning.PROBABILITIES: (nn.BCELoss,),
+    Meaning.NUMBERS: (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss),
 }
+_FUNCTIONS: Final[dict[Meaning, tuple[Callable[..., Any], ...]]] = {
+    Meaning.SOFTMAX: (F.cross_entropy, F.nll_loss),
+    Meaning.SIGMOID: (F.binary_cross_entropy_with_logits, F.multilabel_soft_margin_loss),
+    Meaning.PROBABILITIES: (F.binary_cross_entropy,),
+    Meaning.NUMBERS: (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss),
+}
+
+
+def _unwrapped(loss_func: Any) -> tuple[Any, dict[str, Any]]:
+    """What partials call, and the arguments that they set."""
+    settings: dict[str, Any] = {}
+    while isinstance(loss_func, partial):
+        settings = loss_func.keywords | settings
+        loss_func = loss_func.func
+    return loss_func, settings
 
 
 def meaning_of(loss_func: object) -> Meaning | None:
@@ -65,20 +67,16 @@ def meaning_of(loss_func: object) -> Meaning | None:
 
     Its name does not count: another library's `BinaryCrossEntropy` may be for one class per item.
     """
-    settings: dict[str, Any] = {}
-    while isinstance(loss_func, partial):
-        settings = loss_func.keywords | settings
-        loss_func = loss_func.func
+    loss_func, settings = _unwrapped(loss_func)
     if isinstance(loss_func, NamedLoss):
         return loss_func.meaning
-    if isinstance(loss_func, nn.PoissonNLLLoss):
-        return Meaning.LOG_RATES if loss_func.log_input else Meaning.RATES
-    if loss_func is F.poisson_nll_loss:
-        return Meaning.LOG_RATES if settings.get("log_input", True) else Meaning.RATES
-    for classes, meaning in _CLASSES:
-        if isinstance(loss_func, classes):
+    if isinstance(loss_func, nn.PoissonNLLLoss) or loss_func is F.poisson_nll_loss:
+        logarithms = getattr(loss_func, "log_input", settings.get("log_input", True))
+        return Meaning.LOG_RATES if logarithms else Meaning.RATES
+    for meaning, classes in _CLASSES.items():
+        if isinstance(loss_func, classes) or any(loss_func is f for f in _FUNCTIONS[meaning]):
             return meaning
-    return next((m for function, m in _FUNCTIONS.items() if function is loss_func), None)
+    return None
 
 
 def apply(meaning: Meaning, outputs: Tensor) -> Tensor:
@@ -93,17 +91,13 @@ def apply(meaning: Meaning, outputs: Tensor) -> Tensor:
 
 def ignored_index(loss_func: object) -> int:
     """The class that a loss leaves out; by default -100, as in torch."""
-    while isinstance(loss_func, partial):
-        if "ignore_index" in loss_func.keywords:
-            return int(loss_func.keywords["ignore_index"])
-        loss_func = loss_func.func
-    return int(getattr(loss_func, "ignore_index", -100))
+    loss_func, settings = _unwrapped(loss_func)
+    return int(settings.get("ignore_index", getattr(loss_func, "ignore_index", -100)))
 
 
 def loss_name(loss_func: object) -> str:
     """The name of a loss, for messages."""
-    while isinstance(loss_func, partial):
-        loss_func = loss_func.func
+    loss_func, _ = _unwrapped(loss_func)
     return str(getattr(loss_func, "__name__", type(loss_func).__name__))
 
 
@@ -137,6 +131,8 @@ def item_losses(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor
     return torch.stack([loss_func(output, target) for output, target in pairs])
 
 
+# lower bound, upper bound, and an example of fields
+_RANGES: Final = {"label_smoothing": (0, 1, 0.1), "gamma": (0, float("inf"), 2)}
 Reduction = Literal["mean", "sum", "none"]
 Weights = str | Sequence[float] | Tensor | None
 
@@ -158,6 +154,9 @@ class NamedLoss(ABC):
             raise TrainingError(f'reduction={self.reduction!r}: use "mean", "sum" or "none".')
         if self.weights:
             self._check_weights(self.weights)
+        for name, bounds in _RANGES.items():
+            if hasattr(self, name):
+                number(name, getattr(self, name), *bounds)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""
@@ -233,19 +232,12 @@ class CrossEntropy(NamedLoss):
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
         weight: of each class; "balanced" makes rare classes count as much as frequent ones, by the
             training data of each fit: items / (classes * items of the class).
-
-    Raises:
-        TrainingError: a value is out of range.
     """
 
     label_smoothing: float = 0.0
     weight: Weights = None
-    meaning: ClassVar[Meaning] = Meaning.SOFTMAX
-    weights: ClassVar[str] = "weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("label_smoothing", self.label_smoothing, 0, 1, 0.1)
+    meaning = Meaning.SOFTMAX
+    weights = "weight"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C); for outputs (N, C, H, W) one per pixel."""
@@ -269,19 +261,12 @@ class FocalLoss(NamedLoss):
     Attributes:
         gamma: 0 is cross entropy.
         weight: of each class, or "balanced"; as in `CrossEntropy`.
-
-    Raises:
-        TrainingError: a value is out of range.
     """
 
     gamma: float = 2.0
     weight: Weights = None
-    meaning: ClassVar[Meaning] = Meaning.SOFTMAX
-    weights: ClassVar[str] = "weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("gamma", self.gamma, 0, float("inf"), 2)
+    meaning = Meaning.SOFTMAX
+    weights = "weight"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C) and classes (N,) or probabilities (N, C)."""
@@ -305,19 +290,12 @@ class BinaryCrossEntropy(NamedLoss):
         label_smoothing: share of the target that is spread over yes and no.
         pos_weight: weight of present labels relative to absent ones; "balanced" is items without
             the label / items with it, from the training data of each fit.
-
-    Raises:
-        TrainingError: a value is out of range.
     """
 
     label_smoothing: float = 0.0
     pos_weight: Weights = None
-    meaning: ClassVar[Meaning] = Meaning.SIGMOID
-    weights: ClassVar[str] = "pos_weight"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        number("label_smoothing", self.label_smoothing, 0, 1, 0.1)
+    meaning = Meaning.SIGMOID
+    weights = "pos_weight"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""
@@ -337,18 +315,14 @@ class BinaryFocalLoss(NamedLoss):
     Attributes:
         gamma: 0 is binary cross entropy.
         alpha: weight of present labels, absent ones have 1 - alpha; None: both 1.
-
-    Raises:
-        TrainingError: a value is out of range.
     """
 
     gamma: float = 2.0
     alpha: float | None = 0.25
-    meaning: ClassVar[Meaning] = Meaning.SIGMOID
+    meaning = Meaning.SIGMOID
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("gamma", self.gamma, 0, float("inf"), 2)
         if self.alpha is not None:
             number("alpha", self.alpha, 0, 1, 0.25)
 
@@ -423,11 +397,9 @@ def as_loss(loss_func: Any) -> LossFunc:
     """A loss from its name, or the given object."""
     if isinstance(loss_func, str):
         if loss_func not in LOSSES:
-            near = difflib.get_close_matches(loss_func, LOSSES, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TrainingError(
-                f"No loss is called {loss_func!r}.{hint} There are {', '.join(LOSSES)}; or give "
-                "any function of outputs and targets, such as "
+                f"No loss is called {loss_func!r}.{nearest(loss_func, LOSSES)} There are "
+                f"{', '.join(LOSSES)}; or give any function of outputs and targets, such as "
                 "torch.nn.functional.cross_entropy."
             )
         made: LossFunc = LOSSES[loss_func]()
@@ -450,22 +422,21 @@ def saved_name(loss_func: object) -> str:
     kind: object = type(loss_func)
     if kind is _SAVED.get(type(loss_func).__name__, (None, ()))[0]:
         return type(loss_func).__name__
-    while isinstance(loss_func, partial):
-        loss_func = loss_func.func
+    loss_func, _ = _unwrapped(loss_func)
     return f"{getattr(loss_func, '__module__', '')}.{loss_name(loss_func)}"
 
 
 def stand_in(meaning: str) -> LossFunc | None:
     """A loss of torch that interprets outputs in the same way; None if there is none."""
-    known: dict[str, LossFunc] = {
-        Meaning.SOFTMAX.name: nn.CrossEntropyLoss(),
-        Meaning.SIGMOID.name: nn.BCEWithLogitsLoss(),
-        Meaning.PROBABILITIES.name: nn.BCELoss(),
-        Meaning.NUMBERS.name: nn.MSELoss(),
-        Meaning.RATES.name: nn.PoissonNLLLoss(log_input=False),
-        Meaning.LOG_RATES.name: nn.PoissonNLLLoss(),
+    makers: dict[str, Callable[[], LossFunc]] = {
+        Meaning.SOFTMAX.name: nn.CrossEntropyLoss,
+        Meaning.SIGMOID.name: nn.BCEWithLogitsLoss,
+        Meaning.PROBABILITIES.name: nn.BCELoss,
+        Meaning.NUMBERS.name: nn.MSELoss,
+        Meaning.RATES.name: partial(nn.PoissonNLLLoss, log_input=False),
+        Meaning.LOG_RATES.name: nn.PoissonNLLLoss,
     }
-    return known.get(meaning)
+    return makers[meaning]() if meaning in makers else None
 
 
 def describe_loss(loss_func: Any) -> dict[str, Any]:
