@@ -2,12 +2,14 @@ import copy
 import json
 import math
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from layergroups._from_dict import from_dict
 from layergroups.checkpoints import (
     Blueprint,
     Exported,
@@ -93,8 +95,8 @@ def test_a_body_cut_by_hand_is_made_again(cut: str | int, tmp_path: Path) -> Non
 
 def test_a_blueprint_goes_through_json() -> None:
     _, blueprint = made("timm:test_vit", img_size=64)
-    fields = json.loads(json.dumps(blueprint.to_dict()))
-    assert Blueprint.from_dict(fields) == blueprint
+    fields = json.loads(json.dumps(asdict(blueprint)))
+    assert from_dict(Blueprint, fields) == blueprint
     assert blueprint.kwargs == {"img_size": 64}
 
 
@@ -118,17 +120,17 @@ def test_what_cannot_be_made_again_is_said() -> None:
 
 def test_a_cut_that_names_absent_children_is_refused() -> None:
     model, blueprint = made("torchvision:squeezenet1_1")
-    fields = blueprint.to_dict()
+    fields = asdict(blueprint)
     fields["cut"]["children"] = ["nothing"]
     with pytest.raises(CheckpointError, match="nothing"):
-        rebuild(Blueprint.from_dict(fields), described_head(model))
+        rebuild(from_dict(Blueprint, fields), described_head(model))
 
 
 def test_a_description_cannot_make_the_factory_read_files() -> None:
     model, blueprint = made("timm:test_resnet")
-    fields = blueprint.to_dict() | {"kwargs": {"checkpoint_path": "evil.pth"}}
+    fields = asdict(blueprint) | {"kwargs": {"checkpoint_path": "evil.pth"}}
     with pytest.raises(CheckpointError, match="checkpoint_path"):
-        rebuild(Blueprint.from_dict(fields), described_head(model))
+        rebuild(from_dict(Blueprint, fields), described_head(model))
 
 
 def test_an_export_that_needs_its_model_takes_it(tmp_path: Path) -> None:

@@ -59,13 +59,8 @@ _REFUSED: Final = {
 class Blueprint:
     """How a model of body and head was created, JSON-ready.
 
-    Attributes:
-        arch: its name with its library, "torchvision:resnet18"; "module:Name" cannot be rebuilt.
-        kwargs: further arguments of its factory.
-        cut: how the body was cut from the network.
-        network: class of the original network.
-        size: height and width of the images, in pixels.
-        input: what the weights expect of an image.
+    `arch` has its library, "torchvision:resnet18"; "module:Name" cannot be rebuilt. `size` is
+    height and width of the images; `network` the class of the original network.
     """
 
     arch: str
@@ -74,15 +69,6 @@ class Blueprint:
     network: str
     size: tuple[int, int]
     input: InputSpec
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Blueprint:
-        """The inverse of `to_dict`."""
-        return from_dict(cls, fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +111,7 @@ class Exported:
 
 
 def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
-    """Create body and head as described, with initial weights; the global random state is kept.
-
-    Raises:
-        ModelError: the library no longer knows the architecture or the arguments.
-        CheckpointError: the body cannot be cut as it was, or the description asks for files.
-    """
+    """Create body and head as described, with initial weights; the global random state is kept."""
     refused = sorted(_REFUSED.intersection(blueprint.kwargs))
     if refused:
         raise CheckpointError(
@@ -172,11 +153,7 @@ def why_not_rebuilt(
 
 
 def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
-    """Write weights and description; a missing folder is created.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
+    """Write weights and description; a missing folder is created."""
     file.write(folder / WEIGHTS, model.state_dict(), {"kind": "export"})
     text = json.dumps(exported.to_dict(), indent=2, ensure_ascii=False)
     file.write_text(folder / DESCRIPTION, text + "\n")
@@ -215,15 +192,7 @@ def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
 
 
 def load_export(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module, Exported]:
-    """Load the exported model with its weights, and its description.
-
-    Args:
-        folder: what `write_export` wrote.
-        model: a module for the weights, if the folder needs one.
-
-    Raises:
-        CheckpointError: the folder is damaged, needs a model, or the weights do not fit.
-    """
+    """The exported model with its weights, and its description; some need a `model` for them."""
     tensors, exported = read_export(folder)
     if model is None:
         if exported.needs_model or exported.blueprint is None or exported.head is None:

@@ -30,37 +30,18 @@ _log = logging.getLogger("layergroups")
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write tensors and a JSON state to one file, atomically.
+    """Write tensors, on any device, and a JSON state to one file, atomically.
 
-    Tensors that share memory under several names (tied weights) are stored once.
-
-    Args:
-        path: the file; missing folders are created.
-        tensors: on any device, in any layout.
-        state: JSON-ready values.
-
-    Returns:
-        The path written.
-
-    Raises:
-        CheckpointError: the state is not JSON-ready, or the file cannot be written.
+    Missing folders are created. Tensors that share memory under several names (tied weights) are
+    stored once.
     """
-    path = Path(path)
     stored, aliases = _without_aliases(tensors)
     header = _header(stored, aliases, state)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, lambda part: save_file(stored, part, metadata=header))
-    except (OSError, SafetensorError) as cause:
-        raise CheckpointError(f"Could not write {path}: {cause}") from cause
-    return path
+    return atomic_write(path, lambda part: save_file(stored, part, metadata=header))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file of `write`, and check it against its manifest.
-
-    Returns:
-        The tensors by name, on the CPU, and the state.
+    """The tensors by name, on the CPU, and the state of a file of `write`.
 
     Raises:
         CheckpointError: the file is missing, foreign, of a newer format, truncated or altered.
@@ -84,23 +65,38 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file atomically; missing folders are created.
-
-    Raises:
-        CheckpointError: the file cannot be written.
-    """
+    """Write a text file atomically; missing folders are created."""
     # What is not UTF-8 in a name becomes an escape, which JSON reads back as the same name.
     content = text.encode("utf-8", "backslashreplace")
     return atomic_write(path, lambda part: Path(part).write_bytes(content))
 
 
 def atomic_write(path: str | Path, write_to: Callable[[str], object]) -> Path:
-    """Let a function write a file, atomically; missing folders are created."""
+    """Let a function write a temporary file beside the target, then rename it."""
     path = Path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, write_to)
-    except OSError as cause:
+        # Created here, so that the system applies the umask. Reading the umask means setting it,
+        # which would briefly make the files of other threads accessible to everybody.
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            mode = part.stat().st_mode
+            write_to(str(part))
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+            part.chmod(mode)  # safetensors replaces the file by one that only the owner can read
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        if os.name == "posix":  # make the rename durable, where folders can be opened
+            handle = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    except (OSError, SafetensorError) as cause:
         raise CheckpointError(f"Could not write {path}: {cause}") from cause
     return path
 
@@ -157,36 +153,6 @@ class Series:
                 f"No checkpoint in {self.folder} can be read:\n{listed}\nDelete the folder to "
                 "restart this fit."
             )
-
-
-def _replace(path: Path, write_to: Callable[[str], object]) -> None:
-    """Write a temporary file beside the target, flush it to disk, then rename it."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    # Created here, so that the system applies the umask. Reading the umask means setting it, which
-    # would briefly make the files of other threads accessible to everybody.
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        mode = part.stat().st_mode
-        write_to(str(part))
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
-        part.chmod(mode)  # safetensors replaces the file by one that only the owner can read
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename durable, on systems that can open folders."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _without_aliases(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

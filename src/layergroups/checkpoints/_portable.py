@@ -33,10 +33,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def write_onnx(
+def _write_onnx(
     program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
 ) -> None:
-    """Write an ONNX file with its weights inside, and the description in its metadata."""
     try:
         made: Any = torch.onnx.export(
             program,
@@ -52,20 +51,19 @@ def write_onnx(
         raise
     except Exception as cause:  # the converter's errors have no common base class
         raise CheckpointError(
-            f"The model cannot be written as ONNX: {_last_line(cause)}. Use the format of "
+            f"The model cannot be written as ONNX: {_line(cause, -1)}. Use the format of "
             'torch.export: learn.export("model.pt2").'
         ) from cause
 
 
-def run_onnx(path: Path, pixels: Tensor) -> Tensor:
-    """Run an ONNX file with one input and one output on the CPU."""
+def _run_onnx(path: Path, pixels: Tensor) -> Tensor:
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (answer,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
     except Exception as cause:  # onnxruntime's errors have no common base class
-        raise CheckpointError(f"onnxruntime cannot run the file: {_last_line(cause)}.") from cause
+        raise CheckpointError(f"onnxruntime cannot run the file: {_line(cause, -1)}.") from cause
     return torch.from_numpy(answer)
 
 
@@ -82,10 +80,10 @@ def check_packages() -> None:
         ) from cause
 
 
-def _last_line(cause: BaseException) -> str:
-    """The last line of an error, where the converter puts the cause."""
+def _line(cause: BaseException, which: int = 0) -> str:
+    """The first line of an error; the last is where the converter puts the cause."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1].rstrip('.')}" if lines else type(cause).__name__
+    return f"{type(cause).__name__}: {lines[which].rstrip('.')}" if lines else type(cause).__name__
 
 
 INPUT: Final = "pixels"
@@ -98,13 +96,8 @@ VERSION: Final = 1
 class Portable:
     """The specification of a portable file.
 
-    Attributes:
-        classes: names of classes, labels or targets, in the order of the outputs.
-        transform: preprocessing of an image; its resizing is not part of the graph.
-        activation: from outputs to probabilities or numbers.
-        loss: name of the loss, which determines the activation.
-        task: what the model predicts.
-        thresh: for several labels, the probability above which a label is predicted.
+    `activation` makes probabilities or numbers of outputs; the transform's resizing is not in the
+    graph.
     """
 
     classes: tuple[str, ...]
@@ -113,11 +106,6 @@ class Portable:
     loss: str
     task: Task
     thresh: float = 0.5
-
-    @property
-    def output(self) -> str:
-        """Name of the output."""
-        return self.task.output_name
 
     def to_dict(self, ending: str) -> dict[str, Any]:
         """The description for users of the file, JSON-ready."""
@@ -136,7 +124,7 @@ class Portable:
                 "meaning": _pixels_in_words(spec.channels),
             },
             "output": {
-                "name": self.output,
+                "name": self.task.output_name,
                 "type": "float32",
                 "shape": ["batch", len(self.classes)],
                 "meaning": f"{self.task.output_is}; the model was trained with {self.loss}",
@@ -148,9 +136,7 @@ class Portable:
                 "std": list(spec.std),
             },
             "made_with": {
-                "layergroups": sys.modules[
-                    "layergroups"
-                ].__version__,  # a higher level: not imported
+                "layergroups": sys.modules["layergroups"].__version__,  # a higher level
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
@@ -198,13 +184,9 @@ def write_portable(
         path: the file; missing folders are created.
         model: from normalised images (N, channels, H, W) to outputs (N, C).
         wanted: the specification of the file.
-        pixels: images for testing the file (N, H, W, channels), see `trial_pixels`.
-        expected: the model's predictions for them, probabilities or numbers (N, C), on the CPU.
+        pixels: images for testing the file, see `trial_pixels`.
+        expected: the model's predictions for them, (N, C), on the CPU.
         exact: False if those were computed in half precision or on an accelerator.
-
-    Raises:
-        CheckpointError: the model cannot be captured, the file cannot be written or differs from
-            the model, or a package for its format is missing.
     """
     ending = path.suffix.lower()
     if ending == ".onnx":
@@ -217,7 +199,7 @@ def write_portable(
         def write_and_compare(part: str) -> None:
             text = json.dumps(description, ensure_ascii=False)
             write, run = _FORMATS[ending]
-            write(program, Path(part), text, (INPUT, wanted.output))
+            write(program, Path(part), text, (INPUT, wanted.task.output_name))
             answers = [run(Path(part), batch) for batch in (pixels, pixels[:1])]
             found = torch.cat(answers)
             again = torch.cat([expected, expected[:1]])
@@ -235,7 +217,7 @@ def clean_copy(model: nn.Module) -> nn.Module:
         copied = copy.deepcopy(unwrap(model))
     except Exception as cause:  # a custom module's __deepcopy__ may raise anything
         raise CheckpointError(
-            f"{type(model).__name__} cannot be copied, which the export needs: {_short(cause)}"
+            f"{type(model).__name__} cannot be copied, which the export needs: {_line(cause)}"
         ) from cause
     remove_hooks(copied)
     return copied.cpu().float().eval().requires_grad_(False)
@@ -250,7 +232,7 @@ def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
     except Exception as cause:  # torch.export passes on the errors of the model's code
         raise CheckpointError(
             f"torch.export cannot capture {type(model.model).__name__} as one graph for any number "
-            f"of images: {_short(cause)}. Its forward must not branch on tensor values or on the "
+            f"of images: {_line(cause)}. Its forward must not branch on tensor values or on the "
             "number of images: use torch.where, and x.flatten(1) or x.shape[0]. Any model can be "
             "exported to a folder: learn.export(folder)."
         ) from cause
@@ -265,8 +247,8 @@ def compared(
     """Compare the outputs of the file with the model's; the tolerance scales with the task."""
     if found.shape != expected.shape:
         raise CheckpointError(
-            f"{path.name} returns {wanted.output} of shape {tuple(found.shape)}, the model "
-            f"{tuple(expected.shape)}. Nothing was written."
+            f"{path.name} returns {wanted.task.output_name} of shape {tuple(found.shape)}, the "
+            f"model {tuple(expected.shape)}. Nothing was written."
         )
     rtol, atol = (1e-2, 1e-4) if exact else (0.2, 2e-2)
     atol *= wanted.task.scale(expected)
@@ -317,19 +299,18 @@ def _before(transform: EvalTransform) -> dict[str, Any]:
 
 
 def _turned(channels: int) -> str:
-    if channels not in _EIGHT_BITS:
+    kind = _EIGHT_BITS.get(channels)
+    if kind is None:
         return "as the file has it; whole numbers divided by the largest of their type"
-    kind = _EIGHT_BITS[channels]
     return f"upright by EXIF orientation; transparent parts on white; {kind}, 8 bits"
 
 
 def _pixels_in_words(channels: int) -> str:
-    if channels not in _EIGHT_BITS:
+    kind = _EIGHT_BITS.get(channels)
+    if kind is None:
         return f"images of {channels} channels, fractions from 0 to 1, height and width first"
-    kind = _EIGHT_BITS[channels]
-    if channels == 3:
-        return f"{kind} images, 0 to 255, like numpy.asarray(PIL image)"
-    return f"{kind} images, 0 to 255, height and width first"
+    how = "like numpy.asarray(PIL image)" if channels == 3 else "height and width first"
+    return f"{kind} images, 0 to 255, {how}"
 
 
 def _largest(spec: InputSpec) -> int:
@@ -351,15 +332,10 @@ def _run_pt2(path: Path, pixels: Tensor) -> Tensor:
     return answer
 
 
-def _short(cause: BaseException) -> str:
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0].rstrip('.')}" if lines[0] else type(cause).__name__
-
-
 _Write = Callable[["ExportedProgram", Path, str, tuple[str, str]], None]
 _Run = Callable[[Path, Tensor], Tensor]
 _FORMATS: Final[Mapping[str, tuple[_Write, _Run]]] = {
-    ".onnx": (write_onnx, run_onnx),
+    ".onnx": (_write_onnx, _run_onnx),
     ".pt2": (_write_pt2, _run_pt2),
 }
 ENDINGS: Final = tuple(_FORMATS)

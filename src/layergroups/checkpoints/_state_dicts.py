@@ -26,16 +26,11 @@ _NOT_SAVED: Final = _SCHEDULED | {"name", "layer_group", "fused", "foreach", "ca
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Named:
-    """The optimizer state of each parameter, by parameter name.
-
-    Order and number of parameter groups do not matter, so a checkpoint survives regrouping.
+    """The optimizer state by parameter name, so that a checkpoint survives regrouping.
 
     Returns:
         Tensors named "key/parameter" (such as "exp_avg/0.weight"), and JSON-ready values as
         `{parameter: {key: value}}`.
-
-    Raises:
-        CheckpointError: the state has a value that is neither a tensor nor a plain value.
     """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
@@ -55,25 +50,14 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> Named:
 
 
 def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a parameter group, such as weight decay, except what schedules set.
-
-    A scalar tensor, such as the step count of timm's optimizers, becomes a dict.
-    """
+    """The settings of a parameter group, such as weight decay, except what schedules set."""
     plain = {key: value for key, value in group.items() if isinstance(value, (*PLAIN, tuple))}
-    counts = {
+    counts = {  # scalar tensors, such as the step count of timm's optimizers
         key: {"tensor": value.item(), "dtype": str(value.dtype).removeprefix("torch.")}
         for key, value in group.items()
         if isinstance(value, Tensor) and value.ndim == 0
     }
     return {key: v for key, v in (plain | counts).items() if key not in _NOT_SAVED}
-
-
-def _load_options(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    """The inverse of `_options`; removes counts that did not exist then."""
-    for key in [k for k, v in group.items() if isinstance(v, Tensor) and k not in _NOT_SAVED]:
-        if key not in saved:
-            del group[key]
-    group.update(_loaded_options(saved))
 
 
 def _loaded_options(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,8 +163,12 @@ def load_optimizer_state(
             unknown.add(name)
     place_steps(optimizer)
     for group in optimizer.param_groups:
-        if group.get("name") in state["groups"]:
-            _load_options(group, state["groups"][group["name"]])
+        saved = state["groups"].get(group.get("name"))
+        if saved is not None:
+            counts = [k for k, v in group.items() if isinstance(v, Tensor) and k not in _NOT_SAVED]
+            for key in set(counts) - set(saved):
+                del group[key]  # it did not exist then
+            group.update(_loaded_options(saved))
     return tuple(sorted(unknown))
 
 
@@ -212,63 +200,38 @@ def random_state() -> Named:
     return tensors, plain
 
 
-def check_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Check on separate generators that `load_random_state` will succeed; changes nothing.
+def load_random_state(
+    tensors: Mapping[str, Tensor], plain: Mapping[str, Any], *, trial: bool = False
+) -> None:
+    """Restore the state of every generator that exists here; a trial only checks that it can.
 
     Raises:
         KeyError, TypeError, ValueError, RuntimeError: a state is missing or invalid.
     """
-    random.Random().setstate(_python_state(plain))
-    if "numpy" in plain:
-        import numpy
-
-        numpy.random.RandomState().set_state(_numpy_state(plain))
-    torch.Generator().set_state(tensors["torch"])
-    for name, device_state in tensors.items():
-        if name != "torch" and device_state.dtype != torch.uint8:
-            raise ValueError(f"{name} is not the state of a generator")
-
-
-def load_random_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-    """Restore the state of every generator; ignores those that do not exist here."""
-    random.setstate(_python_state(plain))
-    if "numpy" in plain:
-        import numpy
-
-        numpy.random.set_state(_numpy_state(plain))
-    torch.set_rng_state(tensors["torch"])
-    cuda = [name for name in tensors if name.startswith("cuda/")]
-    if cuda and torch.cuda.is_available():
-        for name in cuda:
-            index = int(name.removeprefix("cuda/"))
-            if index < torch.cuda.device_count():
-                torch.cuda.set_rng_state(tensors[name], index)
-
-
-def _python_state(plain: Mapping[str, Any]) -> tuple[Any, ...]:
+    of_python: Any = random.Random() if trial else random
+    of_torch = torch.Generator() if trial else torch.default_generator
     version, words, gauss = plain["python"]
-    return version, tuple(words), gauss
+    of_python.setstate((version, tuple(words), gauss))
+    if "numpy" in plain:
+        import numpy
 
-
-def _numpy_state(plain: Mapping[str, Any]) -> tuple[Any, ...]:
-    import numpy
-
-    kind, keys, position, has_gauss, cached = plain["numpy"]
-    return kind, numpy.asarray(keys, dtype=numpy.uint32), position, has_gauss, cached
+        kind, keys, position, has_gauss, cached = plain["numpy"]
+        state = kind, numpy.asarray(keys, dtype=numpy.uint32), position, has_gauss, cached
+        (numpy.random.RandomState() if trial else numpy.random).set_state(state)
+    of_torch.set_state(tensors["torch"])
+    for name, saved in tensors.items():
+        if name != "torch" and saved.dtype != torch.uint8:
+            raise ValueError(f"{name} is not the state of a generator")
+        index = int(name.partition("/")[2] or -1)
+        if not trial and torch.cuda.is_available() and 0 <= index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(saved, index)
 
 
 def split_tensors(value: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
-    """Separate the tensors from nested dicts, lists and tuples.
-
-    Args:
-        value: dicts with string keys, lists, tuples (restored as lists), plain values, tensors.
-        prefix: of the name of every tensor.
+    """Separate the tensors from nested dicts, lists and tuples (which are restored as lists).
 
     Returns:
-        The tensors by name, and the same value with names in place of tensors.
-
-    Raises:
-        CheckpointError: the value contains something else.
+        The tensors by name, each beginning with `prefix`, and the value with names in their place.
     """
     if isinstance(value, Tensor):
         return {prefix: value}, {_TENSOR: prefix}
@@ -287,11 +250,7 @@ def split_tensors(value: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
 
 
 def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `split_tensors`.
-
-    Raises:
-        CheckpointError: a named tensor is missing.
-    """
+    """The inverse of `split_tensors`."""
     if isinstance(value, Mapping):
         if set(value) == {_TENSOR}:
             if value[_TENSOR] not in tensors:
@@ -319,11 +278,7 @@ def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Compare names and shapes of saved weights with the model's; changes nothing.
-
-    Raises:
-        CheckpointError: they differ; the message lists the differences.
-    """
+    """Raise `CheckpointError` if names or shapes of saved weights differ from the model's."""
     _, misfit = fitting_weights(model, weights, source)
     if misfit:
         raise CheckpointError(
@@ -339,9 +294,6 @@ def fitting_weights(
 
     Returns:
         The weights, and a message about those that do not fit; empty if all fit.
-
-    Raises:
-        CheckpointError: none fits.
     """
     differences = compare(model, weights)
     if not differences:
@@ -354,11 +306,7 @@ def fitting_weights(
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load all weights by name.
-
-    Raises:
-        CheckpointError: names or shapes differ; nothing was loaded then.
-    """
+    """Load all weights by name, or none if names or shapes differ."""
     check_weights(model, weights, source)
     copy_weights(model, weights)
 

@@ -16,7 +16,6 @@ from layergroups._formatting import first_few
 from layergroups.checkpoints import (
     Saved,
     check_optimizer,
-    check_random_state,
     check_weights,
     copy_weights,
     fitting_weights,
@@ -154,7 +153,7 @@ def _checked(
         optimizer = {**optimizer, "values": values}
         check_optimizer(learner.made_optimizer(), model, moments, optimizer)
     random = _random_of(learner, tensors, state)
-    check_random_state(*random)
+    load_random_state(*random, trial=True)
     _check_values(learner, state)
     history = History.from_dict(state["history"])
     other = f"The checkpoint has other layer groups than this model. {difference}"
