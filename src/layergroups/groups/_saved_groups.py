@@ -89,6 +89,14 @@ def taken_over(
             f"the saved layer groups have {len(known)} names, {len(saved['rates'])} rates and "
             f"{len(saved['frozen'])} frozen flags; give what groups.state_dict() returned"
         )
+    lists = [saved.get("reasons") or [], saved.get("freed", [])]
+    if not all(isinstance(each, list | tuple) for each in lists) or (
+        len(lists[0]) not in (0, len(known))
+    ):
+        raise GroupingError(
+            f"the saved reasons are {saved.get('reasons')!r} and the freed parameters "
+            f"{saved.get('freed')!r}; give what groups.state_dict() returned"
+        )
     if saved.get("norm", "freeze") not in ("freeze", "train"):
         raise GroupingError(f'the saved norm={saved["norm"]!r} is neither "freeze" nor "train"')
     new = [saved["rates"][at[i]] if i in at else r for i, r in enumerate(rates)]
