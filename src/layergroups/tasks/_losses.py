@@ -139,11 +139,7 @@ Weights = str | Sequence[float] | Tensor | None
 
 @dataclass(kw_only=True)
 class NamedLoss(ABC):
-    """Base of the losses in this file.
-
-    Attributes:
-        reduction: "mean" or "sum" for a number; "none" for all losses, one or more per item.
-    """
+    """Base of the losses in this file; `reduction` "none" gives the losses of the items."""
 
     reduction: Reduction = "mean"
     meaning: ClassVar[Meaning]
@@ -170,12 +166,7 @@ class NamedLoss(ABC):
         """The losses of the items, before they are reduced."""
 
     def balanced(self, targets: Tensor, n_outputs: int) -> NamedLoss:
-        """The loss with "balanced" weights as numbers, from the training data.
-
-        Args:
-            targets: of all training items, int64 (N,) or float (N, C).
-            n_outputs: of the model.
-        """
+        """The loss with "balanced" weights as numbers, from the targets of all training items."""
         if not self.is_balanced:
             return self
         count = positive_weights if self.weights == "pos_weight" else balanced_weights

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -57,11 +57,9 @@ class Processes(Protocol):
     """The processes that train together, as metrics need them."""
 
     @property
-    def is_distributed(self) -> bool:
-        """Whether there are several processes."""
+    def is_distributed(self) -> bool: ...
 
-    def in_order(self, values: Tensor, places: Tensor) -> Tensor:
-        """The values of all processes, in the order of their places."""
+    def in_order(self, values: Tensor, places: Tensor) -> Tensor: ...
 
 
 MetricFunction = Callable[[Tensor, Tensor], Any]
@@ -76,11 +74,7 @@ class Meter:
     """
 
     def __init__(
-        self,
-        metrics: Iterable[object],
-        n_classes: int,
-        task: Task | str,
-        thresh: float = 0.5,
+        self, metrics: Iterable[object], n_classes: int, task: Task | str, thresh: float = 0.5
     ) -> None:
         """Make the metrics.
 
@@ -90,10 +84,6 @@ class Meter:
             task: defines the metrics by name; the object or its name.
             thresh: for several labels, the probability above which a label counts as predicted, in
                 metrics by name; objects and functions have their own.
-
-        Raises:
-            TrainingError: a name unknown for the task, something that cannot be a metric, or an
-                unknown task.
         """
         self._task = task = checked_task(task)
         self._objects: dict[str, torchmetrics.Metric] = {}
@@ -103,9 +93,14 @@ class Meter:
         given = list(metrics)
         check_metrics(given, task)
         for name, metric in zip(metric_names(given), given, strict=True):
-            made = _made(metric, n_classes, task, thresh)
-            into: dict[str, Any] = self._objects if _is_torchmetric(made) else self._functions
-            into[name] = made
+            if isinstance(metric, str):
+                self._objects[name] = make_named(metric, n_classes, task, thresh)
+            elif _is_torchmetric(metric):
+                fresh: Any = copy.deepcopy(metric)
+                fresh.reset()
+                self._objects[name] = fresh
+            else:
+                self._functions[name] = cast(MetricFunction, metric)
 
     def to(self, device: torch.device) -> Meter:
         """Compute on this device."""
@@ -114,13 +109,7 @@ class Meter:
         return self
 
     def update(self, probabilities: Tensor, targets: Tensor, places: Tensor | None = None) -> None:
-        """Add a batch; nothing is read from the device.
-
-        Args:
-            probabilities: float (N, C).
-            targets: (N, ...).
-            places: positions of these items among those of all processes, int64 (N,).
-        """
+        """Add a batch; `places` are the positions of its items among those of all processes."""
         probabilities, targets = probabilities.contiguous(), targets.contiguous()  # some use views
         for metric in self._objects.values():
             metric.update(*self._task.for_metric(metric, probabilities, targets))
@@ -137,17 +126,13 @@ class Meter:
         self._places.clear()
 
     def compute(self, processes: Processes | None = None) -> dict[str, float]:
-        """The values over all batches, of all processes if they are given.
-
-        torchmetrics objects combine their own states; functions get all predictions.
-
-        Raises:
-            TrainingError: a metric failed; the message names it, the cause is chained.
-        """
+        """The values over all batches, of all processes if they are given."""
         values: dict[str, float] = {}
         shared = processes if processes is not None and processes.is_distributed else None
         for name, metric in self._objects.items():
-            _set_sync(metric, shared is not None)
+            for one in metric.modules():  # switch gathering on or off, for its parts too
+                if _is_torchmetric(one):
+                    one.sync_on_compute = one._to_sync = shared is not None
             values[name] = _value(name, metric.compute)
         if self._functions and self._batches:
             probabilities, targets = (
@@ -208,26 +193,9 @@ def as_list(metrics: object) -> list[Any]:
     return list(metrics)
 
 
-def _made(metric: object, n_classes: int, task: Task, thresh: float) -> object:
-    if isinstance(metric, str):
-        return make_named(metric, n_classes, task, thresh)
-    if _is_torchmetric(metric):
-        fresh: Any = copy.deepcopy(metric)
-        fresh.reset()
-        return fresh
-    return metric
-
-
 def _is_torchmetric(metric: object) -> bool:
     """By the name of its classes, without importing torchmetrics."""
     return any(base.__module__.startswith("torchmetrics.") for base in type(metric).__mro__)
-
-
-def _set_sync(metric: torchmetrics.Metric, on: bool) -> None:
-    """Switch gathering from other processes on or off, for a metric and its parts."""
-    for one in metric.modules():
-        if _is_torchmetric(one):
-            one.sync_on_compute = one._to_sync = on
 
 
 def _value(name: str, compute: Callable[[], Any]) -> float:

@@ -20,24 +20,15 @@ Label = int | tuple[float, ...]  # of one item: its class, its labels by positio
 _LOG: Final = logging.getLogger("layergroups")
 Parts = tuple[tuple[int, ...], tuple[int, ...]]  # positions for training and for validation
 OLD_NAMES: Final = {"single": "multiclass", "multi": "multilabel"}  # in files of version 0.1
-_OTHER_METRIC_NAMES: Final = {
-    "auroc": "roc_auc",
-    "mcc": "matthews",
-    "calibration_error": "ece",
-}
+_OTHER_METRIC_NAMES: Final = {"auroc": "roc_auc", "mcc": "matthews", "calibration_error": "ece"}
 
 
 @dataclass(frozen=True)
 class NamedMetric:
-    """A metric of a task, by name.
+    """A metric of a task, by name."""
 
-    Attributes:
-        make: makes a torchmetrics object for a number of outputs and a threshold.
-        higher: whether more is better.
-    """
-
-    make: Callable[[int, float], Any]
-    higher: bool = True
+    make: Callable[[int, float], Any]  # a torchmetrics object, of number of outputs and threshold
+    higher: bool = True  # whether more is better
 
 
 class Column(NamedTuple):
@@ -159,16 +150,13 @@ class Task(ABC):
         vocab: tuple[str, ...] | None,
         columns: tuple[str, ...],
     ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
-        """Names of the outputs, and the label of each item.
+        """Names of the outputs, and the label of each item; `DataError` if a value is not one.
 
         Args:
             values: the label of each item, as plain Python.
             files: the items, for messages.
             vocab: the names, if given.
             columns: of the table that the values come from.
-
-        Raises:
-            DataError: the values are not labels of this task.
         """
 
     @abstractmethod
@@ -198,19 +186,11 @@ class Task(ABC):
     # Head and loss
 
     def target_units(self, targets: Tensor | None) -> TargetUnits | None:
-        """The last layer of a new head, if outputs are scaled to the units of the targets.
-
-        Args:
-            targets: of all training items; None if unknown.
-        """
+        """The last layer of a new head, if outputs are scaled to the units of all targets."""
         return None
 
     def check_range(self, y_range: object) -> None:
-        """Check that a head may be bounded.
-
-        Raises:
-            ModelError: the outputs are not numbers.
-        """
+        """Check that a head may be bounded: its outputs are numbers."""
         raise ModelError(
             f"y_range={y_range!r} bounds the numbers of a regression, but the task of the data is "
             f"{self.name!r}. Leave it out, or give the data numbers as targets."
@@ -221,11 +201,7 @@ class Task(ABC):
         """The usual loss."""
 
     def check_loss(self, loss_func: LossFunc) -> None:
-        """Check that a loss fits the task; an unknown loss passes.
-
-        Raises:
-            TrainingError: the loss is for a different task.
-        """
+        """Check that a loss fits the task; an unknown loss passes."""
         meaning = meaning_of(loss_func)
         if meaning is not None and meaning not in self.meanings:
             raise TrainingError(
@@ -253,22 +229,15 @@ class Task(ABC):
         dimension 1, binary cross entropy with logits a sigmoid; other losses of torch mean the
         outputs as they are. For an unknown loss the task decides.
         """
-        own = getattr(loss_func, "activation", None)
+        own: Callable[[Tensor], Tensor] | None = getattr(loss_func, "activation", None)
         if callable(own):
-            result: Tensor = own(outputs)
-            return result
+            return own(outputs)
         return apply(meaning_of(loss_func) or self.activation, outputs)
 
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
         """Check the shapes and values of outputs and targets, before the first step.
 
-        Args:
-            outputs: of the model.
-            targets: of the same items.
-            loss_func: its `ignore_index` leaves out some targets.
-
-        Raises:
-            TrainingError: they do not fit.
+        The `ignore_index` of the loss leaves out some targets.
         """
         if outputs.shape != targets.shape or not targets.is_floating_point():
             raise TrainingError(
@@ -282,11 +251,7 @@ class Task(ABC):
     # Metrics
 
     def metric(self, name: str) -> NamedMetric:
-        """The metric of this name.
-
-        Raises:
-            TrainingError: the task has no such metric; the message lists its metrics.
-        """
+        """The metric of this name; the error for any other lists the names."""
         name = _OTHER_METRIC_NAMES.get(name, name)
         if name in self.metrics:
             return self.metrics[name]
@@ -311,12 +276,9 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> AnyPrediction:
-        """The prediction of one item from its outputs.
+        """The prediction of one item from its probabilities or numbers (C,), on the CPU.
 
-        Args:
-            values: probabilities or numbers (C,), on the CPU.
-            names: of the outputs; positions if their number differs.
-            thresh: the probability above which a label counts as predicted.
+        Names are positions if their number differs; labels above the threshold are predicted.
         """
 
     @abstractmethod
@@ -370,11 +332,7 @@ TASKS: Final[dict[str, Task]] = {}
 
 
 def register(task: Task) -> Task:
-    """Add a task to `TASKS`.
-
-    Raises:
-        LayerGroupsError: the name is taken.
-    """
+    """Add a task to `TASKS`."""
     if task.name in TASKS:
         raise LayerGroupsError(f"There is already a task {task.name!r}; choose a different name.")
     TASKS[task.name] = task
