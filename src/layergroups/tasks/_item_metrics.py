@@ -70,7 +70,6 @@ class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetric
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
         confidence, predicted = probabilities.max(dim=1)
         self.confidences.append(confidence.flatten())
         self.right.append((predicted == targets).flatten())
@@ -99,7 +98,6 @@ class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not t
         self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
         known = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
         if targets.shape != probabilities.shape:
             known = is_class(probabilities, targets)
@@ -132,7 +130,6 @@ class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is no
             self.add_state(name, torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
         if not self.labels:
             each = torch.arange(self.n, device=targets.device)
             known = is_class(probabilities, targets)[..., None]
@@ -171,12 +168,10 @@ class _Wrapper(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not
         self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def reset(self) -> None:
-        """Remove all batches."""
         super().reset()
         self.inner.reset()
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
         self.inner.update(predictions, targets)
         self.items += len(targets)
 
@@ -196,7 +191,6 @@ class OverClasses(_Wrapper):
         self.add_state("actual", torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
         actual = targets
         if targets.shape != predictions.shape:
             known = is_class(predictions, targets)

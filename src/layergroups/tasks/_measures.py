@@ -30,14 +30,10 @@ class _Tabular(ABC):
 
     _headings: ClassVar[tuple[str, ...]]
     _totals: ClassVar[int] = 0  # rows at the end, below a line
+    caption: ClassVar[Any]  # what the table shows: text, or a property
 
     @abstractmethod
     def _rows(self) -> list[tuple[str, ...]]: ...
-
-    @property
-    def caption(self) -> str:
-        """What the table shows."""
-        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
@@ -66,21 +62,16 @@ class _Tabular(ABC):
 class ClassFigures:
     """Precision, recall and F1 of one class.
 
-    Attributes:
-        name: of the class.
-        precision: share of the items predicted as the class that have it; None if there are none.
-        recall: share of the items of the class that were predicted as it; None if there are none.
-        f1: their harmonic mean, 2 tp / (2 tp + fp + fn); None if both are undefined.
-        support: items of the class.
-        right: how many of these were predicted correctly.
+    A figure is None if it is not defined: precision of a class that was never predicted, recall of
+    a class without items.
     """
 
     name: str
     precision: float | None
     recall: float | None
     f1: float | None
-    support: int
-    right: int
+    support: int  # items of the class
+    right: int  # how many of these were predicted correctly
 
     @classmethod
     def from_counts(cls, name: str, right: int, predicted: int, actual: int) -> ClassFigures:
@@ -148,10 +139,7 @@ class ClassReport(_Tabular):
         """The rows of the table: all classes, then their means."""
         return (*self.classes, self.macro, self.weighted, self.total)
 
-    @property
-    def caption(self) -> str:
-        """What the table shows."""
-        return "Each class"
+    caption = "Each class"
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
@@ -162,13 +150,7 @@ class ClassReport(_Tabular):
 
 @dataclass(frozen=True)
 class Confusion:
-    """Items of one class that were predicted as a different one.
-
-    Attributes:
-        actual: their class.
-        predicted: the class that was predicted.
-        count: number of items.
-    """
+    """Items of one class that were predicted as a different one."""
 
     actual: str
     predicted: str
@@ -220,9 +202,6 @@ class ConfusionMatrix:
             probabilities: or any scores, (N, C).
             targets: the actual classes, int (N,).
             classes: their names; positions if empty.
-
-        Raises:
-            LayerGroupsError: there are no targets, or they are not one class for each item.
         """
         if targets is None or targets.ndim != 1 or probabilities.ndim != 2:
             raise LayerGroupsError(
@@ -309,6 +288,9 @@ class OutputErrors:
         return cls(name, float(errors.mean()), float(size.mean()), rms, largest, r2)
 
 
+_ERRORS: Final = ("mean", "mean_absolute", "root_mean_square", "largest")
+
+
 @dataclass(frozen=True)
 class Residuals(_Tabular):
     """The errors of a regression; prints as a table.
@@ -340,44 +322,28 @@ class Residuals(_Tabular):
     def __repr__(self) -> str:
         return f"Residuals({len(self.values)} items, {self.outputs})"
 
-    @property
-    def caption(self) -> str:
-        """What the table shows."""
-        return "Predicted minus actual"
+    caption = "Predicted minus actual"
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
-            (
-                row.name,
-                *(f"{value:.4g}" for value in (row.mean, row.mean_absolute)),
-                *(f"{value:.4g}" for value in (row.root_mean_square, row.largest)),
-                _figure(row.r2),
-            )
+            (row.name, *(f"{getattr(row, name):.4g}" for name in _ERRORS), _figure(row.r2))
             for row in self.outputs
         ]
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Predictions of similar probability.
-
-    Attributes:
-        low: probabilities are above this (or equal, in the first bin).
-        high: probabilities are at most this.
-        count: number of predictions.
-        confidence: their mean probability; None if the bin is empty.
-        accuracy: share of correct predictions; None if the bin is empty.
-    """
+    """Predictions of a probability above `low`, up to `high`; None stands in an empty bin."""
 
     low: float
     high: float
     count: int
-    confidence: float | None
-    accuracy: float | None
+    confidence: float | None  # mean probability
+    accuracy: float | None  # share of correct predictions
 
     @property
     def gap(self) -> float | None:
-        """Distance of confidence and accuracy; None if the bin is empty."""
+        """Distance of confidence and accuracy."""
         if self.confidence is None or self.accuracy is None:
             return None
         return abs(self.confidence - self.accuracy)
@@ -406,11 +372,7 @@ class Calibration(_Tabular):
 
     @classmethod
     def from_predictions(cls, confidence: Tensor, correct: Tensor, bins: int = BINS) -> Calibration:
-        """From probabilities (M,) and whether each was correct (M,).
-
-        Raises:
-            LayerGroupsError: `bins` is below 1.
-        """
+        """From probabilities (M,) and whether each was correct (M,)."""
         whole_number("bins", bins, 1, BINS, LayerGroupsError)
         confidence, correct = confidence.double(), correct.double()
         index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)

@@ -16,7 +16,17 @@ from layergroups.tasks._measures import ConfusionMatrix
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, listed, name_of, quoted, sorted_names
-from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
+from layergroups.tasks._task import (
+    Column,
+    Label,
+    NamedMetric,
+    Names,
+    Parts,
+    Ranked,
+    Task,
+    Vocab,
+    output_names,
+)
 
 _LOG = logging.getLogger("layergroups")
 _MANY_NUMBERS: Final = 20  # more classes named by whole numbers: perhaps numbers to predict
@@ -42,7 +52,7 @@ class Prediction(Ranked, _Fields):
     names: tuple[str, ...]
 
     def __new__(
-        cls, label: str, index: int, probabilities: Tensor, names: Sequence[str] = ()
+        cls, label: str, index: int, probabilities: Tensor, names: Names = ()
     ) -> Prediction:
         """Without `names`, the names of the classes are their positions."""
         made = super().__new__(cls, label, index, probabilities)
@@ -60,7 +70,7 @@ class Prediction(Ranked, _Fields):
         return "".join(f"{name} {chance:.3f}" for name, chance in self.ranking[1:2])
 
     @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+    def columns(cls, names: Names) -> tuple[Column, ...]:
         label = Column("prediction", max(map(len, ("prediction", *names))))
         return label, Column("probability", len("probability"), right=True), Column("runner-up")
 
@@ -68,7 +78,7 @@ class Prediction(Ranked, _Fields):
         return self.label, f"{self.probability:.3f}", self.runner_up
 
     @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+    def csv_columns(cls, names: Names) -> tuple[str, ...]:
         return ("prediction", "probability", *names)
 
     def csv_cells(self) -> tuple[object, ...]:
@@ -125,12 +135,8 @@ class Multiclass(Task):
     few_items = "No class of {} has two items"
 
     def parse_labels(
-        self,
-        values: Sequence[Any],
-        files: Sequence[str],
-        vocab: tuple[str, ...] | None,
-        columns: tuple[str, ...],
-    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        self, values: Sequence[Any], files: Names, vocab: Vocab | None, columns: Vocab
+    ) -> tuple[Vocab, tuple[Label, ...]]:
         lists = [file for file, v in zip(files, values, strict=True) if isinstance(v, list)]
         if lists:
             raise DataError(
@@ -165,7 +171,7 @@ class Multiclass(Task):
         counted = Counter(labels)
         return tuple(counted[label] for label in range(n_outputs))
 
-    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+    def words(self, value: Tensor, names: Names) -> list[str]:
         return [names[int(value)]]
 
     def default_loss(self) -> nn.CrossEntropyLoss:
@@ -195,7 +201,7 @@ class Multiclass(Task):
             return mean_of("hits", higher=True, k=int(top[1]))
         return super().metric(name)
 
-    def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> Prediction:
+    def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> Prediction:
         index = int(values.argmax())
         known = output_names(names, len(values))
         return Prediction(known[index], index, values, known)
@@ -217,12 +223,12 @@ class Multiclass(Task):
         return tuple(predictions[:1])
 
     def measures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> ConfusionMatrix:
         return ConfusionMatrix.from_predictions(predictions, targets, names)
 
     def figures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
         return {"accuracy": self.measures(predictions, targets, names).accuracy}
 

@@ -16,7 +16,17 @@ from layergroups.tasks._measures import ClassReport
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import multilabel_split
 from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
-from layergroups.tasks._task import Column, Label, NamedMetric, Parts, Ranked, Task, output_names
+from layergroups.tasks._task import (
+    Column,
+    Label,
+    NamedMetric,
+    Names,
+    Parts,
+    Ranked,
+    Task,
+    Vocab,
+    output_names,
+)
 
 _LOG = logging.getLogger("layergroups")
 _WIDEST: Final = 40  # columns for the names of labels; longer ones push their row to the right
@@ -41,7 +51,7 @@ class LabelsPrediction(Ranked, _Fields):
     """
 
     @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+    def columns(cls, names: Names) -> tuple[Column, ...]:
         width = min(_WIDEST, len(", ".join(names)))
         return Column("labels", max(width, len("labels"))), Column("probabilities")
 
@@ -50,7 +60,7 @@ class LabelsPrediction(Ranked, _Fields):
         return ", ".join(self.labels) or "-", "  ".join(f"{name} {p:.3f}" for name, p in shown)
 
     @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+    def csv_columns(cls, names: Names) -> tuple[str, ...]:
         return ("labels", *names)
 
     def csv_cells(self) -> tuple[object, ...]:
@@ -114,12 +124,8 @@ class Multilabel(Task):
         return zeros_and_ones(lists) and len(lists[0]) > 1
 
     def parse_labels(
-        self,
-        values: Sequence[Any],
-        files: Sequence[str],
-        vocab: tuple[str, ...] | None,
-        columns: tuple[str, ...],
-    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        self, values: Sequence[Any], files: Names, vocab: Vocab | None, columns: Vocab
+    ) -> tuple[Vocab, tuple[Label, ...]]:
         rows = [as_list(value) for value in values]
         width = len(rows[0]) if rows else 0
         places: list[tuple[int, ...]]
@@ -158,7 +164,7 @@ class Multilabel(Task):
         counted = Counter(place for label in labels for place in _positions(label))
         return tuple(counted[place] for place in range(n_outputs))
 
-    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+    def words(self, value: Tensor, names: Names) -> list[str]:
         return [name for name, on in zip(names, value.tolist(), strict=True) if on]
 
     def default_loss(self) -> nn.BCEWithLogitsLoss:
@@ -185,7 +191,7 @@ class Multilabel(Task):
             return predictions, targets
         return predictions, (targets > 0.5).long()
 
-    def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> LabelsPrediction:
+    def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> LabelsPrediction:
         order = values.argsort(descending=True).tolist()
         chosen = tuple(index for index in order if values[index] > thresh)
         known = output_names(names, len(values))
@@ -204,12 +210,12 @@ class Multilabel(Task):
         return predictions.flatten(), (targets > 0.5).flatten()
 
     def measures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> ClassReport:
         return ClassReport.from_hits(self.decide(predictions, thresh), targets > 0.5, names)
 
     def figures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
         """Share of the items with all labels correct, and F1 over all labels."""
         exact = float(self.correct(predictions, targets, thresh).float().mean())

@@ -15,7 +15,7 @@ from layergroups.tasks._measures import Residuals
 from layergroups.tasks._metrics import named
 from layergroups.tasks._splitting import random_split
 from layergroups.tasks._targets import WHOLE, as_list, is_finite, listed, missing, quoted
-from layergroups.tasks._task import Column, Label, Parts, Task, output_names
+from layergroups.tasks._task import Column, Label, Names, Parts, Task, Vocab, output_names
 
 
 class NumbersPrediction(NamedTuple):
@@ -35,14 +35,14 @@ class NumbersPrediction(NamedTuple):
         return dict(zip(self.names, self.numbers.tolist(), strict=True))
 
     @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+    def columns(cls, names: Names) -> tuple[Column, ...]:
         return tuple(Column(name, max(10, len(name)), right=True) for name in names)
 
     def cells(self) -> tuple[str, ...]:
         return tuple(f"{value:.5g}" for value in self.numbers.tolist())
 
     @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+    def csv_columns(cls, names: Names) -> tuple[str, ...]:
         return tuple(names)
 
     def csv_cells(self) -> tuple[object, ...]:
@@ -95,12 +95,8 @@ class Regression(Task):
         return fractions and len(numbers) == len(known)
 
     def parse_labels(
-        self,
-        values: Sequence[Any],
-        files: Sequence[str],
-        vocab: tuple[str, ...] | None,
-        columns: tuple[str, ...],
-    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        self, values: Sequence[Any], files: Names, vocab: Vocab | None, columns: Vocab
+    ) -> tuple[Vocab, tuple[Label, ...]]:
         rows = [as_list(value) for value in values]
         odd = [
             f for f, row in zip(files, rows, strict=True) if not all(map(is_finite, row)) or not row
@@ -132,7 +128,7 @@ class Regression(Task):
     def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
         return -1 if label is None else torch.tensor(label, dtype=torch.float32)
 
-    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+    def words(self, value: Tensor, names: Names) -> list[str]:
         """The numbers; with their names where there are several."""
         numbers = [f"{number:.4g}" for number in value.reshape(-1).tolist()]
         if len(numbers) == 1:
@@ -162,9 +158,7 @@ class Regression(Task):
             return predictions.reshape(len(targets)), targets[:, 0]
         return predictions, targets
 
-    def decode(
-        self, values: Tensor, names: Sequence[str], thresh: float = 0.5
-    ) -> NumbersPrediction:
+    def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> NumbersPrediction:
         return NumbersPrediction(values, output_names(names, len(values)))
 
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
@@ -181,12 +175,12 @@ class Regression(Task):
         return ()
 
     def measures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> Residuals:
         return Residuals.from_predictions(predictions, targets, names)
 
     def figures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
         outputs = self.measures(predictions, targets, names).outputs
         return {f"mae of {row.name}": row.mean_absolute for row in outputs}

@@ -17,13 +17,10 @@ TRAIN, VALID = 0, 1
 def stratified_split(
     labels: Sequence[int], valid_pct: float, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide positions into train and valid so that every class has its share in both.
+    """Positions for training and validation, ascending, so that each has its share of every class.
 
     The choice within a class depends on the seed, the class and its number of items only.
     A class with two or more items has at least one in each part; a single item is for training.
-
-    Returns:
-        The positions for training and those for validation, each in ascending order.
     """
     chosen: set[int] = set()
     for label, positions in members_of(labels).items():
@@ -49,15 +46,11 @@ def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
 def multilabel_split(
     labels: Sequence[Sequence[float]], valid_pct: float, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divide items with any number of labels each into train and valid.
+    """Positions for training and validation, ascending, of items with any number of labels.
 
     Each label that an item has is in train at least once, unless every item has a unique label.
     A label of two or more items is in valid too, unless rarer labels of its items need them all in
-    train.
-
-    Returns:
-        The positions for training and those for validation, each in ascending order; each has one
-        at least if there are two items.
+    train. Each part has an item if there are two.
     """
     dealing = _Dealing(labels, valid_pct)
     order = random.Random(f"{seed}/labels").sample(range(len(labels)), len(labels))
@@ -73,7 +66,10 @@ def multilabel_split(
         dealing.deal(position, None)
     parts = dealing.parts
     if len(parts) > 1 and VALID not in parts.values():
-        parts[min(order, key=dealing.singles)] = VALID  # else nothing could be measured
+        # Else nothing could be measured: an item with the fewest labels that no other item has.
+        singles = {label for label, positions in members.items() if len(positions) == 1}
+        fewest = min(order, key=lambda position: sum(each in singles for each in labels[position]))
+        parts[fewest] = VALID
     train, valid = (tuple(i for i in range(len(labels)) if parts[i] == p) for p in (TRAIN, VALID))
     return train, valid
 
@@ -106,10 +102,6 @@ class _Dealing:
             self.left[each] -= 1
             if not self.left[each]:
                 del self.left[each]
-
-    def singles(self, position: int) -> int:
-        """How many labels of an item no other item has."""
-        return sum(self._counts[label] == 1 for label in self.labels[position])
 
     def _part(self, own: Sequence[float], label: float | None) -> int:
         """The part for an item: where a label would else be missing, or that lacks most."""

@@ -18,6 +18,8 @@ from layergroups.tasks._losses import LossFunc, Meaning, apply, loss_name, meani
 
 Label = int | tuple[float, ...]  # of one item: its class, its labels by position, or its numbers
 _LOG: Final = logging.getLogger("layergroups")
+Names = Sequence[str]
+Vocab = tuple[str, ...]
 Parts = tuple[tuple[int, ...], tuple[int, ...]]  # positions for training and for validation
 OLD_NAMES: Final = {"single": "multiclass", "multi": "multilabel"}  # in files of version 0.1
 _OTHER_METRIC_NAMES: Final = {"auroc": "roc_auc", "mcc": "matthews", "calibration_error": "ece"}
@@ -43,14 +45,14 @@ class AnyPrediction(Protocol):
     """The prediction of one item, in each output format."""
 
     @classmethod
-    def columns(cls, names: Sequence[str]) -> tuple[Column, ...]:
+    def columns(cls, names: Names) -> tuple[Column, ...]:
         """The columns of a table in the terminal; `names` are those of the outputs."""
 
     def cells(self) -> tuple[str, ...]:
         """A cell for each of these columns."""
 
     @classmethod
-    def csv_columns(cls, names: Sequence[str]) -> tuple[str, ...]:
+    def csv_columns(cls, names: Names) -> tuple[str, ...]:
         """Headings of comma-separated values."""
 
     def csv_cells(self) -> tuple[object, ...]:
@@ -144,12 +146,8 @@ class Task(ABC):
 
     @abstractmethod
     def parse_labels(
-        self,
-        values: Sequence[Any],
-        files: Sequence[str],
-        vocab: tuple[str, ...] | None,
-        columns: tuple[str, ...],
-    ) -> tuple[tuple[str, ...], tuple[Label, ...]]:
+        self, values: Sequence[Any], files: Names, vocab: Vocab | None, columns: Vocab
+    ) -> tuple[Vocab, tuple[Label, ...]]:
         """Names of the outputs, and the label of each item; `DataError` if a value is not one.
 
         Args:
@@ -176,10 +174,10 @@ class Task(ABC):
         return torch.stack([torch.as_tensor(self.target(label, n_outputs)) for label in labels])
 
     @abstractmethod
-    def words(self, value: Tensor, names: Sequence[str]) -> list[str]:
+    def words(self, value: Tensor, names: Names) -> list[str]:
         """A target or a decision of `decide` as text: a class, labels or numbers."""
 
-    def text(self, value: Tensor, names: Sequence[str]) -> str:
+    def text(self, value: Tensor, names: Names) -> str:
         """The same, joined by commas; "none" if empty."""
         return ", ".join(self.words(value, names)) or "none"
 
@@ -275,7 +273,7 @@ class Task(ABC):
     # Predictions of one item, and of many with their targets
 
     @abstractmethod
-    def decode(self, values: Tensor, names: Sequence[str], thresh: float = 0.5) -> AnyPrediction:
+    def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> AnyPrediction:
         """The prediction of one item from its probabilities or numbers (C,), on the CPU.
 
         Names are positions if their number differs; labels above the threshold are predicted.
@@ -313,13 +311,13 @@ class Task(ABC):
 
     @abstractmethod
     def measures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> Measures:
         """Predictions compared with the targets."""
 
     @abstractmethod
     def figures(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], thresh: float = 0.5
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
         """The most important of these figures, by name."""
 
@@ -365,7 +363,7 @@ def task_meant_by(loss_func: object) -> Task:
     return next(iter((*usual, *fitting, *TASKS.values())))
 
 
-def output_names(names: Sequence[str], n: int) -> tuple[str, ...]:
+def output_names(names: Names, n: int) -> tuple[str, ...]:
     """A name for each of n outputs: positions if the number of names differs."""
     return tuple(names) if len(names) == n else tuple(map(str, range(n)))
 
