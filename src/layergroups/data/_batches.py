@@ -56,7 +56,7 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
         if balance is True or isinstance(balance, Mapping):
             weights = _class_weights(balance, photos, vocab)
         elif isinstance(balance, str):
-            raise TypeError("a text")
+            weights = [-1.0]  # a word: refused below
         elif len(balance) == len(photos):
             weights = [float(weight) for weight in balance]
         else:
