@@ -16,7 +16,7 @@ from torch import nn
 from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.training import FeatureCacheConfig, FineTuneDefaults, Learner, plan_fine_tune
-from layergroups.training.recipes._fine_tune import lowest_group
+from layergroups.training.recipes import fitted
 
 QUICK = FineTuneDefaults(head_passes=4)
 
@@ -103,7 +103,7 @@ def test_all_groups_train_where_the_first_cannot_stay_frozen(make, dls, why: str
     if why == "other channels":
         five = (0.5,) * 5
         learn.dls.input = InputSpec(mean=five, std=five)
-    assert lowest_group(learn, QUICK) == 0
+    assert fitted(learn, QUICK).lowest == 0
 
 
 def counting() -> nn.Sequential:

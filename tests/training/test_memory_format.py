@@ -9,45 +9,41 @@ import torch
 from torch import nn
 
 from layergroups.training.feature_cache._cached_epochs import CachedInputs
-from layergroups.training.hardware._memory_format import SafeLayout, in_fast_layout, in_safe_layout
+from layergroups.training.hardware._memory_format import in_fast_layout, in_safe_layout
 
 
 def photos() -> torch.Tensor:
     return torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
 
-def safe(x: object, model: nn.Module) -> object:
-    return in_safe_layout(x, model.modules())
-
-
 def test_batches_stay_as_they_are_where_nothing_goes_wrong() -> None:
     x = photos()
-    assert safe(x, nn.Conv2d(3, 8, 3, stride=2)) is x
-    assert safe(x, nn.Conv2d(3, 8, 1)) is x
-    assert safe(x, nn.Sequential(nn.Conv2d(64, 8, 1, stride=2))) is x
-    assert safe({"x": x}, nn.Linear(2, 2)) == {"x": x}
+    assert in_safe_layout(x, nn.Conv2d(3, 8, 3, stride=2)) is x
+    assert in_safe_layout(x, nn.Conv2d(3, 8, 1)) is x
+    assert in_safe_layout(x, nn.Sequential(nn.Conv2d(64, 8, 1, stride=2))) is x
+    assert in_safe_layout({"x": x}, nn.Linear(2, 2)) == {"x": x}
 
 
 def test_a_strided_convolution_of_one_pixel_and_few_channels_gets_the_ordinary_layout() -> None:
     x, model = photos(), nn.Sequential(nn.Conv2d(3, 8, 1, stride=2))
-    given = safe(x, model)
+    given = in_safe_layout(x, model)
     assert isinstance(given, torch.Tensor)
     assert given.is_contiguous()
     assert torch.equal(given, x)
-    stored = safe(CachedInputs([x, torch.zeros(4, 2)]), model)
+    stored = in_safe_layout(CachedInputs([x, torch.zeros(4, 2)]), model)
     assert isinstance(stored, CachedInputs)
     assert stored[0].is_contiguous()
 
 
-def test_in_a_run_it_sees_surgery_and_a_stride_that_changes_in_place() -> None:
-    x, model, layout = photos(), nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3)), SafeLayout()
-    assert layout(x, model, 0) is x
+def test_it_sees_surgery_and_a_stride_that_changes_in_place() -> None:
+    x, model = photos(), nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3))
+    assert in_safe_layout(x, model) is x
     model[0].stride = (2, 2)
-    assert layout(x, model, 0) is not x
+    assert in_safe_layout(x, model) is not x
     model[0] = nn.Conv2d(3, 8, 1)
-    assert layout(x, model, 1) is x
+    assert in_safe_layout(x, model) is x
     model[1] = nn.Conv2d(8, 8, 1, stride=2)
-    assert layout(x, model, 2) is not x
+    assert in_safe_layout(x, model) is not x
 
 
 def test_convolutions_come_into_channels_last_and_keep_values_and_identity() -> None:

@@ -10,15 +10,15 @@ from layergroups.training.hardware._device import (
     precision_name,
     to_device,
 )
-from layergroups.training.hardware._memory_format import SafeLayout, in_fast_layout
+from layergroups.training.hardware._memory_format import in_fast_layout, in_safe_layout
 
 __all__ = [
     "Compile",
     "Compiled",
-    "SafeLayout",
     "checked_compile",
     "checked_precision",
     "in_fast_layout",
+    "in_safe_layout",
     "keep_freed_memory",
     "launched_accumulation",
     "make_accelerator",

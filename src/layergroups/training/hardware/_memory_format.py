@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from layergroups._torch import own_parameters
+from layergroups._torch import each_module, own_parameters
 from layergroups.anatomy import unwrap
 
 _BLOCK = 16  # channels; oneDNN's block on AVX-512, 8 on AVX2
@@ -35,7 +34,7 @@ def _plain(convolution: nn.Conv2d) -> list[nn.Parameter]:
     return [weight] if weight is not None and usual else []
 
 
-def in_safe_layout(inputs: object, convolutions: Iterable[nn.Module]) -> object:
+def in_safe_layout(inputs: object, model: nn.Module) -> object:
     """A batch for a training step, copied out of channels_last if a convolution goes wrong there.
 
     oneDNN (3.13, as in torch 2.15, and others) writes past its workspace in the backward pass of a
@@ -43,24 +42,10 @@ def in_safe_layout(inputs: object, convolutions: Iterable[nn.Module]) -> object:
     such a layer gets contiguous batches, also of cached outputs. See uxlfoundation/oneDNN#6035.
     """
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not any(map(_is_in_fast_layout, tensors)) or not any(map(_goes_wrong, convolutions)):
+    if not any(map(_is_in_fast_layout, tensors)) or not any(map(_goes_wrong, each_module(model))):
         return inputs
     safe = [t.contiguous() if _is_in_fast_layout(t) else t for t in tensors]
     return type(inputs)(safe) if isinstance(inputs, tuple) else safe[0]
-
-
-class SafeLayout:
-    """`in_safe_layout` for the batches of one fit; it collects convolutions after surgery only."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[nn.Module | None, int] = (None, 0)
-        self._convolutions: list[nn.Module] = []
-
-    def __call__(self, inputs: object, model: nn.Module, changes: int) -> object:
-        if self._seen[0] is not model or self._seen[1] != changes:
-            self._seen = (model, changes)
-            self._convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-        return in_safe_layout(inputs, self._convolutions)
 
 
 def _is_in_fast_layout(tensor: object) -> TypeGuard[Tensor]:

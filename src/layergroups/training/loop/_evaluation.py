@@ -44,7 +44,7 @@ def evaluate(
     replaces the forward pass of the model, `advance` is called after every batch.
     """
     task.check_loss(loss_func)
-    seen = _Seen(task)
+    seen = _Seen(task, loss_func, meter)
     with processes.failing_together(), keep_freed_memory():
         with evaluating(model):
             meter.to(accelerator.device)
@@ -52,7 +52,7 @@ def evaluate(
                 for outputs, targets in _outputs(
                     [share.batch], forward or partial(call_model, model), accelerator, advance
                 ):
-                    seen.add(loss_func, outputs, targets, share, meter)
+                    seen.add(outputs, targets, share)
         counts = processes.barrier("validation", {"batches": seen.check}, gather=[seen.items])
         if (
             processes.is_distributed
@@ -81,21 +81,14 @@ def evaluate(
 class _Seen:
     """Sums over the batches of an evaluation, on the device until the end."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, loss_func: LossFunc, meter: Meter) -> None:
+        self.task, self.loss_func, self.meter = task, loss_func, meter
         self.total: Tensor | float = 0.0
         self.items = 0
         self.check = 0
         self._whole = 0
 
-    def add(
-        self,
-        loss_func: LossFunc,
-        outputs: Tensor,
-        targets: Tensor | None,
-        share: Shard,
-        meter: Meter,
-    ) -> None:
+    def add(self, outputs: Tensor, targets: Tensor | None, share: Shard) -> None:
         if targets is None:
             raise TrainingError("validate needs batches of (inputs, targets), not inputs only.")
         places = torch.tensor(share.positions, device=targets.device) + self._whole
@@ -103,10 +96,10 @@ class _Seen:
         self.check = check_of([self.check, share.n_items, share.check])
         if share.n_counted:
             if not self.items:
-                self.task.check_targets(outputs, targets, loss_func)
-            loss = checked_loss(loss_func, outputs, targets).float() * share.n_counted
+                self.task.check_targets(outputs, targets, self.loss_func)
+            loss = checked_loss(self.loss_func, outputs, targets).float() * share.n_counted
             self.total, self.items = self.total + loss, self.items + share.n_counted
-            meter.update(self.task.predictions(outputs, loss_func), targets, places)
+            self.meter.update(self.task.predictions(outputs, self.loss_func), targets, places)
 
 
 def predict_all(

@@ -16,7 +16,6 @@ from layergroups._forward import call_model, tensor_of
 from layergroups.data import Batches, Shard
 from layergroups.groups import mark_synced
 from layergroups.training.distributed import Processes, Replicas
-from layergroups.training.hardware import SafeLayout
 from layergroups.training.loop._loss_meter import LossMeter
 from layergroups.training.optim import Schedule
 from layergroups.training.state import EpochRow, checked_callbacks
@@ -124,7 +123,6 @@ class FitContext:
         losses: of the epoch so far.
         max_multiplier: the maximum of the schedule in the epoch so far.
         lrs: the rates of the groups at that maximum.
-        layout: avoids a memory layout in which some CPU kernels are wrong.
         rows: the finished epochs.
         epoch_start: random states before the first batch of the epoch was drawn.
         started: start of the epoch, in seconds of `time.perf_counter`.
@@ -157,7 +155,6 @@ class FitContext:
     mixed: bool = False
     accumulated: int = 0
     detector: ChangeDetector = field(init=False)
-    layout: SafeLayout = field(default_factory=SafeLayout)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
     begun: bool = False
     changes: int = 0

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 
 from torch import Tensor
 
+from layergroups._formatting import first_few
 from layergroups._forward import labelled
 from layergroups._interrupts import interrupts
+from layergroups.data import Batches
 from layergroups.errors import TrainingError
+from layergroups.groups import LayerGroups
 from layergroups.tasks import checked_loss
 from layergroups.training.distributed import divide_gradients
-from layergroups.training.hardware import keep_freed_memory, to_device
+from layergroups.training.hardware import in_safe_layout, keep_freed_memory, to_device
 from layergroups.training.loop._evaluation import evaluate
 from layergroups.training.loop._events import notify, notify_last
 from layergroups.training.loop._fit_context import FitContext
-from layergroups.training.loop._loop_checks import (
-    BATCH_OF_ONE,
-    check_batch_count,
-    check_trainable,
-    explain_not_finite,
-    is_batch_of_one,
-    warn_of_missing_gradients,
-)
 from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
 from layergroups.training.loop._position import shards_left
-from layergroups.training.loop._precision import autocast, backward, optimizer_step
-from layergroups.training.optim import checked_clip, rates_in_use, set_momentum, set_rates
+from layergroups.training.loop._precision import optimizer_step
+from layergroups.training.optim import rates_in_use, set_momentum, set_rates
 from layergroups.training.state import (
     EpochRow,
     History,
@@ -35,6 +31,8 @@ from layergroups.training.state import (
     memory_used,
     norm_layers,
 )
+
+_log = logging.getLogger("layergroups")
 
 
 def fit(run: FitContext) -> History:
@@ -120,7 +118,7 @@ def train_step(run: FitContext) -> None:
     run.loss = _loss(run)
     run.losses.add(run.step, run.loss, run.share.n_counted)
     factor = run.replicas.factor(run.share)
-    backward(run.accelerator, run.loss if factor == 1 else run.loss * factor)
+    run.accelerator.backward(run.loss if factor == 1 else run.loss * factor)
     run.accumulated += 1
     if run.accumulated == run.accumulate:
         _take_step(run)
@@ -132,7 +130,7 @@ def _take_step(run: FitContext) -> None:
     divide_gradients(run.model.parameters(), run.accumulated)
     if run.step == 0 or run.changed:
         warn_of_missing_gradients(run.groups)
-    optimizer_step(run.accelerator, run.optimizer, checked_clip(run.learner.clip))
+    optimizer_step(run.accelerator, run.optimizer, run.learner.clip)
     run.accumulated, run.changed, run.begun = 0, False, True
     run.step += 1
     notify(run.callbacks, "after_step", run)
@@ -147,14 +145,17 @@ def _apply_schedule(run: FitContext) -> None:
 
 
 def _loss(run: FitContext) -> Tensor:
-    run.inputs = run.layout(run.inputs, run.model, run.changes)
-    with autocast(run.accelerator):
+    run.inputs = in_safe_layout(run.inputs, run.model)
+    with run.accelerator.autocast():
         try:
             outputs = run.forward(run.inputs)
         except ValueError as cause:
-            if is_batch_of_one(cause, run.targets):
-                raise TrainingError(BATCH_OF_ONE) from cause
-            raise
+            if len(run.targets) > 1 or "more than 1 value per channel" not in str(cause):
+                raise
+            raise TrainingError(
+                "A training batch has one item, from which batch norm cannot compute statistics. "
+                'Use a batch_size that leaves no batch of one, or batch_norm="keep".'
+            ) from cause
         if run.step == 0:
             run.learner.task.check_targets(outputs, run.targets, run.learner.loss_func)
         return checked_loss(run.learner.loss_func, outputs, run.targets)
@@ -236,3 +237,65 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
     )
     run.rows.append(row)
     learner.end_epoch(row, 1 if features is None else features.epochs_counted)
+
+
+# Checks before a fit and at its first step
+
+
+def check_batch_count(batches: Batches) -> int:
+    """The number of training batches."""
+    try:
+        count = len(batches)
+    except TypeError as cause:
+        raise TrainingError(
+            f"The training batches ({type(batches).__name__}) have no len(), but a schedule needs "
+            "the number of steps. Give a DataLoader or a list of batches."
+        ) from cause
+    if count == 0:
+        raise TrainingError("There are no training batches: too few items for a batch of 2.")
+    return count
+
+
+def check_trainable(groups: LayerGroups) -> None:
+    """Refuse a fit in which no parameter would train."""
+    if any(p.requires_grad for group in groups for p in group.parameters()):
+        return
+    raise TrainingError(
+        "Nothing would train: every layer group is frozen or has rate 0.\n"
+        f"{groups}\nUse learn.unfreeze() or learn.freeze_to(-1), and a rate above 0."
+    )
+
+
+def warn_of_missing_gradients(groups: LayerGroups) -> None:
+    """After the first backward pass: warn of unfrozen parameters without a gradient."""
+    named = [
+        (group.name, name)
+        for group in groups
+        if not group.frozen
+        for name, parameter in group.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
+    if not named:
+        return
+    _log.warning(
+        "%s got no gradient in the first step and will not train: the loss does not depend on "
+        "it. Use it in forward, or freeze its group (%s).",
+        first_few((name for _, name in named), 3),
+        ", ".join(dict.fromkeys(f'learn.layer_groups["{group}"].freeze()' for group, _ in named)),
+    )
+
+
+def explain_not_finite(error: NotFiniteError, run: FitContext) -> TrainingError:
+    """The error for a NaN or infinite loss, with the rates and the usual causes."""
+    multiplier = run.schedule.multiplier(run.done)
+    rates = ", ".join(
+        f"{group.name} {rate * multiplier:.2g}"
+        for group, rate in zip(run.groups, run.groups.rates, strict=True)
+    )
+    return TrainingError(
+        f"The loss became {error.value} at step {error.step} of {run.steps} (epoch "
+        f"{run.learner.epochs_done}), at rates {rates}. Usual causes: rates too high (try a "
+        "tenth), inputs that are not finite or not normalised, or fp16 (use "
+        'mixed_precision="bf16" or "no"). The weights may be NaN too: load an earlier checkpoint '
+        "with learn.load."
+    )

@@ -1,34 +1,16 @@
-"""Mixed precision: autocast, backward, clipping and the optimizer's step, through accelerate."""
+"""Clipping and the optimizer's step, in mixed precision too; accelerate does the rest."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from layergroups._interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-def autocast(accelerator: Accelerator) -> AbstractContextManager[Any]:
-    """The autocast context of the accelerator; a null context for full precision."""
-    if accelerator.native_amp:
-        mixed: AbstractContextManager[Any] = accelerator.autocast()
-        return mixed
-    return nullcontext()
-
-
-def backward(accelerator: Accelerator, loss: torch.Tensor) -> None:
-    """Gradients of the loss, scaled in fp16."""
-    if accelerator.scaler is None:
-        loss.backward()
-    else:
-        accelerator.backward(loss)
 
 
 def optimizer_step(
@@ -40,13 +22,10 @@ def optimizer_step(
         if clip is not None:
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(_with_gradients(optimizer), clip)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
         if scaler is None:
             optimizer.step()
         else:
             scaler.step(optimizer)
             scaler.update()
-
-
-def _with_gradients(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

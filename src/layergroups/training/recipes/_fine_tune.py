@@ -83,28 +83,14 @@ def fitted(
             "defaults=FineTuneDefaults(lowest=0))."
         )
     known = defaults or FineTuneDefaults()
-    lowest = lowest_group(learner, known)
-    if defaults is None:
-        lowest = min([lowest, *_given_a_rate(learner.layer_groups, lr)])
+    groups, spec = learner.layer_groups, learner.data.input
+    lowest = known.lowest
+    if learner.pretrained is False or (spec and spec.channels != 3) or lowest >= len(groups) - 1:
+        lowest = 0
+    if defaults is None and lr is not None and not isinstance(lr, (int, float)):
+        rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
+        lowest = min([lowest, *(index for index, rate in enumerate(rates) if rate > 0)])
     return replace(known, lowest=lowest)
-
-
-def lowest_group(learner: LearnerState, defaults: FineTuneDefaults) -> int:
-    """The first layer group of the second phase: `defaults.lowest` where it makes sense, else 0.
-
-    All groups train if no layer of the body would train otherwise, if the network has no pretrained
-    weights, or if its first layers were made for images with a different number of channels.
-    """
-    spec = learner.data.input
-    known = learner.pretrained is not False and (spec is None or spec.channels == 3)
-    return defaults.lowest if known and defaults.lowest < len(learner.layer_groups) - 1 else 0
-
-
-def _given_a_rate(groups: LayerGroups, lr: Rate | None) -> list[int]:
-    if lr is None or isinstance(lr, (int, float)):
-        return []
-    rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
-    return [index for index, rate in enumerate(rates) if rate > 0]
 
 
 def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) -> History:
@@ -141,13 +127,19 @@ def _run_phase(
     groups = state.layer_groups
     phase.apply(groups)
     if phase.from_store:
-        reason = _reason_against_passes(groups, setup.figures)
-        if not reason:
+        work = [sum(block.flops for block in group.blocks) for group in groups]
+        share = 1 - sum(work[index] for index in groups.inactive) / max(1, sum(work))
+        if share <= _CHEAP:
             # Outputs at the boundaries of later phases are cached in the same passes.
             also = [_boundary(groups, other) for other in later if other.stored]
             also = [boundary for boundary in also if boundary and boundary != groups.inactive]
             return train_head(state, phase, setup, also)
-        _log.warning("The head trains through the whole network, because %s.", reason)
+        _log.warning(
+            "The head trains through the whole network, because the layers that train are %.0f%% "
+            "of the network, too much for %d passes.",
+            100 * share,
+            setup.figures.head_passes,
+        )
     return fit_phase(state, phase, setup)
 
 
@@ -157,16 +149,3 @@ def _boundary(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
         rates = spread_rates(phase.lr, groups.names, rates)
     first = 0 if phase.freeze_to is None else groups[phase.freeze_to].index
     return tuple(index for index, rate in enumerate(rates) if index < first or rate == 0)
-
-
-def _reason_against_passes(groups: LayerGroups, defaults: FineTuneDefaults) -> str:
-    """Why many passes over cached outputs would be expensive; empty if they are cheap."""
-    work = [sum(block.flops for block in group.blocks) for group in groups]
-    trains = sum(work) - sum(work[index] for index in groups.inactive)
-    share = trains / max(1, sum(work))
-    if share <= _CHEAP:
-        return ""
-    return (
-        f"the layers that train are {share:.0%} of the network, too much for "
-        f"{defaults.head_passes} passes"
-    )

@@ -91,8 +91,9 @@ class FineTuneDefaults:
         unfrozen_ratio: rate of all groups in the second phase, as a part of base_lr.
         lowest: the first layer group that trains in the second phase; 0 trains all. 1 leaves the
             early group frozen, so that its outputs are cached too, in the passes of the first
-            phase, and later epochs need not compute them. All groups train if that does not fit,
-            see `lowest_group`.
+            phase, and later epochs need not compute them. All groups train if no layer of the body
+            would train otherwise, if the network has no pretrained weights, or if its images do not
+            have 3 channels.
         passes: passes over the cached outputs for each epoch of the second phase; each pass uses
             different views of the items.
         views: augmented views of each training item for one frozen epoch, also for the layers that
