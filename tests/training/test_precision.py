@@ -90,8 +90,8 @@ def test_scaled_gradients_are_clipped_by_their_true_size() -> None:
 
 @pytest.mark.parametrize("clip", [0, -1, "a", True, float("inf")])
 def test_a_norm_that_cannot_be(make, clip: Any) -> None:
-    with pytest.raises(TrainingError, match=r"clip=.*such as 1\.0"):
+    with pytest.raises(TrainingError, match="clip="):
         make(clip=clip)
     learn = make()
-    with pytest.raises(TrainingError, match=r"clip=.*such as 1\.0"):
+    with pytest.raises(TrainingError, match="clip="):
         learn.clip = clip
