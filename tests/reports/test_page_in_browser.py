@@ -143,3 +143,28 @@ def test_it_prints_on_white_also_from_a_dark_screen(
         assert picture.convert("L").getpixel((2, 2)) == 255
     assert seen.pdf(tmp_path / "run.pdf").read_bytes().startswith(b"%PDF")
     seen.look(1280)
+
+
+def test_colours_of_groups_can_be_told_from_the_ground(
+    seen: Browser, pages: dict[str, Path]
+) -> None:
+    script = """
+    const bare = document.createElement("canvas").getContext("2d");
+    const rgb = (c) => { bare.fillStyle = c; bare.fillRect(0, 0, 1, 1);
+      return [...bare.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+    const light = (c) => rgb(c).map((v) => v / 255)
+      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+      .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const swatch = document.querySelector(".swatch");
+    const ground = light(getComputedStyle(document.querySelector(".chart")).backgroundColor);
+    return arguments[0].map((colour) => {
+      swatch.style.setProperty("--c", colour);
+      const own = light(getComputedStyle(swatch).backgroundColor);
+      const [a, b] = [own, ground].sort((x, y) => y - x);
+      return (a + 0.05) / (b + 0.05); });
+    """
+    seen.open(pages["tiny"])
+    for dark in (False, True):
+        seen.look(1280, dark=dark)
+        colours = ["#0b559f", "#5aaedb", "#d55e00", "#fde725", "#c2df23", "#440154", "#000000"]
+        assert min(seen.run(script, colours)) >= 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -15,7 +16,6 @@ from markupsafe import Markup
 from layergroups import _formatting as formatting
 from layergroups.reports.page import _views as views
 from layergroups.reports.page._charts import some_rows
-from layergroups.reports.page._colours import cell_styles, group_styles
 from layergroups.reports.run import (
     RunRecord,
     differences,
@@ -30,6 +30,7 @@ from layergroups.reports.run import (
 from layergroups.tasks import task_named
 
 _FILTERS = ("count", "duration", "figure", "memory", "moment", "percent", "rate", "shape", "short")
+_HEX = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 def run_page(record: RunRecord) -> str:
@@ -103,9 +104,9 @@ def _rendered(
     **values: Any,
 ) -> str:
     script = _file("page.js")
-    styles = [_file("page.css"), cell_styles()]
+    styles = [_file("page.css")]
     styles += [
-        group_styles(f".groups-{i}", [group.colour for group in record.network.groups])
+        _group_styles(f".groups-{i}", [group.colour for group in record.network.groups])
         for i, record in enumerate(records)
     ]
     page = _environment().get_template(template)
@@ -135,6 +136,13 @@ def _environment() -> Environment:
     made.filters |= {name: getattr(formatting, name) for name in _FILTERS}
     made.filters |= {"picture": views.safe_picture, "some_rows": some_rows}
     return made
+
+
+def _group_styles(scope: str, colours: Sequence[str]) -> str:
+    """The colours of layer groups as CSS variables; page.css gives them contrast."""
+    checked = (c if _HEX.fullmatch(c) else "#808080" for c in colours)
+    own = "".join(f"--g{i}:{colour};" for i, colour in enumerate(checked))
+    return f"{scope}{{{own}}}" + "".join(f".g{i}{{--c:var(--g{i})}}" for i in range(len(colours)))
 
 
 def _file(name: str) -> str:

@@ -24,7 +24,6 @@ from layergroups.reports.page._charts import (
     linear_axis,
     rate_axis,
 )
-from layergroups.reports.page._colours import CORRECT, WRONG, level
 from layergroups.reports.run import Cell, EpochRow, Outcome, RunRecord, phases_of
 
 MAX_CELLS: Final = 30  # classes up to which the matrix has numbers; else it is a heat map
@@ -34,6 +33,8 @@ _MAX_LANES: Final = 60  # epochs; of more, some are left out
 _MAX_BANDS: Final = 20
 _MAX_NAMES: Final = 45  # beside a heat map
 _FEW: Final = 5  # predictions below which a bin is unreliable
+_CORRECT: Final = (46, 125, 190)  # of a heat map, on light and dark
+_WRONG: Final = (216, 100, 20)
 _PICTURE: Final = re.compile(r"data:image/(?:jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 
 
@@ -277,7 +278,7 @@ def matrix_of(outcome: Outcome | None) -> Matrix | None:
 def _matrix_cell(outcome: Outcome, cell: Cell, total: int) -> MatrixCell:
     kind, strength = _shade(cell, total)
     return MatrixCell(
-        _key(cell), cell.count, f"{kind}-{level(strength)}", _cell_title(outcome, cell)
+        _key(cell), cell.count, f"{kind}-{round(10 * strength)}", _cell_title(outcome, cell)
     )
 
 
@@ -293,7 +294,7 @@ def _heat_map(outcome: Outcome, totals: Sequence[int]) -> str:
     pixels = np.zeros((n, n, 4), np.uint8)
     for cell in outcome.cells:
         kind, strength = _shade(cell, totals[cell.actual])
-        colour = CORRECT if kind == "right" else WRONG
+        colour = _CORRECT if kind == "right" else _WRONG
         pixels[cell.actual, cell.predicted] = (*colour, round(60 + 195 * strength))
     written = io.BytesIO()
     Image.fromarray(pixels).save(written, "PNG", optimize=True)
