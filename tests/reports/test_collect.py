@@ -15,8 +15,6 @@ from tests.training.tiny import TinyLoaders, moved, snapshot, tiny_model
 from layergroups import ImageDataLoaders
 from layergroups.reports import Interpretation, record_run
 from layergroups.reports.run._collect import (
-    MOST_THUMBS,
-    Budget,
     command_line,
     outcome_of,
     versions,
@@ -70,14 +68,11 @@ def test_recording_changes_nothing() -> None:
 def test_pictures_stay_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     learn = Learner(TinyLoaders(n=32), tiny_model(), split=["0", "1"], progress=False)
     interp = Interpretation.from_learner(learn)
-    monkeypatch.setattr("layergroups.reports.run._collect.MOST_THUMBS", 5000)
+    monkeypatch.setattr("layergroups.reports.run._collect._THUMB_BYTES", 5000)
     outcome = outcome_of(interp)
     assert 0 < sum(len(photo.thumb) for photo in outcome.shown) <= 5000
     assert all(i < len(outcome.shown) for cell in outcome.cells for i in cell.shown)
     assert outcome_of(interp, pictures=False).shown == ()
-    assert MOST_THUMBS < 2 << 20
-    budget = Budget(100)
-    assert (budget.take("x" * 60), budget.take("x" * 60), budget.take("x")) == ("x" * 60, "", "")
 
 
 def test_photos_are_named_below_their_folder(tmp_path: Path) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from layergroups._formatting import say, show
 from layergroups.data import ImageDataLoaders
 from layergroups.demo._demo_weights import ARCHITECTURE, efficientnet_lite0_weights
 from layergroups.reports import (
     ConfusionMatrix,
+    Interpretation,
     RunFiles,
     claim_folder,
     groups_report,
     network_picture,
-    predictions_table,
+    write_rows,
     write_run,
 )
 from layergroups.tasks import Prediction
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 PHOTOS = Path(__file__).parent / "photos"
 SIZE = 160  # pixels
 _ERRORS_SHOWN = 2
-_Shown = tuple[Path, Prediction, str]  # and the actual class
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class DemoResult:
     """
 
     confusion: ConfusionMatrix
-    shown: tuple[_Shown, ...]
+    shown: tuple[tuple[Path, Prediction], ...]
     files: RunFiles
     network: Path
     seconds: float
@@ -78,12 +77,11 @@ def run(
         "groups but the first."
     )
     learn.fine_tune(epochs)
-    probabilities, targets, *_ = learn.get_preds()
-    dls: Any = learn.dls
-    confusion = ConfusionMatrix.from_predictions(probabilities, targets, dls.vocab)
+    interp = Interpretation.from_learner(learn)
+    confusion = interp.confusion_matrix()
     files = write_run(learn, target, confusion)
     picture = network_picture(learn.layer_groups, target / "network.png", title=ARCHITECTURE)
-    shown = tuple(_chosen(learn, probabilities, targets, Path(folder)))
+    shown = tuple(_chosen(interp, Path(folder)))
     result = DemoResult(confusion, shown, files, picture, time.perf_counter() - started)
     _show(result)
     return result
@@ -106,23 +104,15 @@ def _prepare(folder: str | Path, weights: Path, seed: int) -> Learner:
     return learn
 
 
-def _chosen(
-    learn: Learner, probabilities: Tensor, targets: Tensor | None, folder: Path
-) -> list[_Shown]:
-    dls: Any = learn.dls
-    task: Any = learn.task
-    labels = [] if targets is None else targets.tolist()
-    rows = [
-        (path.relative_to(folder), task.decode(found, dls.vocab), dls.vocab[label])
-        for path, found, label in zip(dls.valid.paths, probabilities, labels, strict=True)
-    ]
-    first = {actual: (path, found, actual) for path, found, actual in reversed(rows)}
-    shown = [first[name] for name in dls.vocab if name in first]
-    wrong = sorted(
-        (row for row in rows if row[1].label != row[2]), key=lambda row: -row[1].probability
-    )
-    paths = {row[0] for row in shown}
-    return shown + [row for row in wrong if row[0] not in paths][:_ERRORS_SHOWN]
+def _chosen(interp: Interpretation, folder: Path) -> Iterator[tuple[Path, Prediction]]:
+    targets = interp.targets.tolist()
+    chosen = [targets.index(label) for label in sorted(set(targets))]
+    wrong = (item.index for item in interp.top_losses(None) if not interp.is_right(item.index))
+    chosen += [index for index in wrong if index not in chosen][:_ERRORS_SHOWN]
+    for index in chosen:
+        path: Any = interp.paths[index]
+        found: Any = interp.task.decode(interp.predictions[index], interp.classes)
+        yield path.relative_to(folder), found
 
 
 def _show(result: DemoResult) -> None:
@@ -132,11 +122,11 @@ def _show(result: DemoResult) -> None:
         f"Accuracy: {confusion.accuracy:.3f} ({confusion.correct} of {confusion.total} validation "
         f"photos), after {result.seconds:.0f} s\n"
     )
-    show("The first photo of each class, and the most confident errors:")
-    rows = [(path, found) for path, found, _ in result.shown]
-    show(predictions_table(rows, [actual for _, _, actual in result.shown]))
+    show("The first photo of each class, and the largest errors:\n")
+    paths = [str(path) for path, _ in result.shown]
+    write_rows("table", result.shown, Prediction, confusion.classes, paths)
     show(
-        f"confusion matrix   {files.picture}\n"
+        f"\nconfusion matrix   {files.picture}\n"
         f"network in groups  {result.network}\n"
         f"model              {files.folder}"
     )

@@ -7,7 +7,6 @@ from layergroups.reports._model_summary import ModelSummary, model_summary
 from layergroups.reports._prediction_tables import (
     groups_report,
     per_class_table,
-    predictions_table,
     write_rows,
 )
 from layergroups.reports._protocols import EpochRow
@@ -69,7 +68,6 @@ __all__ = [
     "model_summary",
     "network_picture",
     "per_class_table",
-    "predictions_table",
     "rate_picture",
     "record_run",
     "report_on",

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group
@@ -16,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from layergroups.groups import HEADINGS, group_cells
-from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix, Prediction
+from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix
 
 if TYPE_CHECKING:
     from layergroups.groups import LayerGroups
 
 
 Row = tuple[Path, AnyPrediction]
-_WIDEST_STREAM = 120  # columns of the path; longer paths shift their row to the right
+_WIDEST = 120  # columns of the path; longer paths shift their row to the right
 
 
 def write_rows(
@@ -36,91 +37,48 @@ def write_rows(
     """Write each row to stdout as soon as it is available.
 
     Args:
-        format: one of `FORMATS`.
+        format: "table", "json", "jsonl" or "csv".
         rows: the predictions.
         kind: their class, which defines the columns.
         names: of all classes, labels or targets.
         paths: of all images, for the width of a table.
     """
-    for line in FORMATS[format](rows, kind, names, paths):
+    if format == "table":
+        lines = _table_lines(rows, kind.columns(names), max(map(len, ("image", *paths))))
+    elif format == "csv":
+        lines = _csv_lines(rows, kind.csv_columns(names))
+    else:
+        lines = _json_lines(rows, format == "json")
+    for line in lines:
         sys.stdout.write(line)
         sys.stdout.flush()
 
 
-def _stream_table(
-    rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], paths: Sequence[str]
-) -> Iterator[str]:
-    image = Column("image", min(_WIDEST_STREAM, max(map(len, ("image", *paths)))))
-    columns = (image, *kind.columns(names))
-    yield _line([column.heading for column in columns], columns)
-    for path, found in rows:
-        yield _line([str(path), *found.cells()], columns)
-
-
-def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
-    placed = [
-        cell.rjust(column.width) if column.right else cell.ljust(column.width)
-        for cell, column in zip(cells, columns, strict=True)
-    ]
-    return f"{'  '.join(placed).rstrip()}\n"
-
-
-def _json(rows: Iterable[Row], *_: object) -> Iterator[str]:
-    before = "[\n"
-    for row in rows:
-        yield before + _as_json(row)
-        before = ",\n"
-    yield "[]\n" if before == "[\n" else "\n]\n"
-
-
-def _jsonl(rows: Iterable[Row], *_: object) -> Iterator[str]:
-    for row in rows:
-        yield _as_json(row) + "\n"
-
-
-def _as_json(row: Row) -> str:
-    path, found = row
-    return json.dumps({"path": str(path), **found.to_dict()}, ensure_ascii=False)
-
-
-def _csv(
-    rows: Iterable[Row], kind: type[AnyPrediction], names: Sequence[str], _: object
-) -> Iterator[str]:
-    yield _csv_line(["image", *kind.csv_columns(names)])
-    for path, found in rows:
-        yield _csv_line([path, *found.csv_cells()])
-
-
-def _csv_line(cells: Iterable[object]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
-
-
-FORMATS: Final[
-    dict[
-        str,
-        Callable[[Iterable[Row], type[AnyPrediction], Sequence[str], Sequence[str]], Iterator[str]],
-    ]
-] = {"table": _stream_table, "json": _json, "jsonl": _jsonl, "csv": _csv}
-
-
-def predictions_table(rows: Sequence[tuple[Path, Prediction]], actual: Sequence[str] = ()) -> Table:
-    """A row for each image, with the actual class if `actual` is given."""
-    table = _table("image")
-    if actual:
-        table.add_column("actual")
-    table.add_column("predicted")
-    table.add_column("confidence", justify="right")
-    table.add_column("runner-up", style="dim")
-    for i, (path, found) in enumerate(rows):
-        known = [Text(actual[i])] if actual else []
-        verdict = "bold" if not actual else f"bold {'green' if found.label == actual[i] else 'red'}"
-        label, probability, runner_up = found.cells()
-        table.add_row(
-            Text(str(path)), *known, Text(label, style=verdict), probability, Text(runner_up)
+def _table_lines(rows: Iterable[Row], columns: Sequence[Column], width: int) -> Iterator[str]:
+    placed = (Column("image", min(_WIDEST, width)), *columns)
+    headings = [column.heading for column in placed]
+    for cells in chain([headings], ([str(path), *found.cells()] for path, found in rows)):
+        line = "  ".join(
+            cell.rjust(column.width) if column.right else cell.ljust(column.width)
+            for cell, column in zip(cells, placed, strict=True)
         )
-    return table
+        yield f"{line.rstrip()}\n"
+
+
+def _json_lines(rows: Iterable[Row], in_a_list: bool) -> Iterator[str]:
+    count = 0
+    for count, (path, found) in enumerate(rows, start=1):
+        line = json.dumps({"path": str(path), **found.to_dict()}, ensure_ascii=False)
+        yield f"{'[' if count == 1 else ','}\n{line}" if in_a_list else f"{line}\n"
+    if in_a_list:
+        yield "\n]\n" if count else "[]\n"
+
+
+def _csv_lines(rows: Iterable[Row], headings: Sequence[str]) -> Iterator[str]:
+    for cells in chain([("image", *headings)], ((path, *f.csv_cells()) for path, f in rows)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        yield line.getvalue()
 
 
 def per_class_table(confusion: ConfusionMatrix) -> Table:

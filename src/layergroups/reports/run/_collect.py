@@ -25,8 +25,9 @@ from torch import Tensor
 from layergroups._formatting import memory
 from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._images import TopLoss, overlay
+from layergroups.reports._images import overlay
 from layergroups.reports._interpretation import Interpretation
+from layergroups.reports._model_summary import name_of
 from layergroups.reports._protocols import Trained
 from layergroups.reports.figures import stacks_of
 from layergroups.reports.run._record import (
@@ -43,47 +44,26 @@ from layergroups.tasks import ClassReport, ConfusionMatrix, Residuals
 if TYPE_CHECKING:
     from layergroups.reports._images import Pixels
 
-THUMB: Final = 112  # pixels of the longer side
-LARGE: Final = 208
+_THUMB: Final = 112  # pixels of the longer side
+_LARGE: Final = 208
+_THUMB_BYTES: Final = 1_500_000  # of all small pictures, as data URIs
+_LARGE_BYTES: Final = 500_000
+_IN_A_CELL: Final = 24
+_WORST: Final = 9
+_POINTS: Final = 800
+_CHUNK: Final = 64
 
 
-class Budget:
-    """A limit on the bytes of all data URIs."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    @property
-    def spent(self) -> bool:
-        """Whether not even a small picture fits."""
-        return self.left < 2048
-
-    def take(self, uri: str) -> str:
-        """The picture, or an empty string if it no longer fits."""
-        if len(uri) > self.left:
-            self.left = 0
-            return ""
-        self.left -= len(uri)
-        return uri
-
-
-def jpeg_uri(image: Image.Image, side: int = THUMB, quality: int = 68) -> str:
-    """A small JPEG of an image as a data URI.
-
-    Args:
-        image: of any mode.
-        side: longest side, pixels; smaller images are not scaled.
-        quality: of the JPEG, 1..95.
-    """
+def jpeg_uri(image: Image.Image, side: int = _THUMB) -> str:
+    """A small JPEG of an image, of at most `side` pixels, as a data URI."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     written = io.BytesIO()
-    small.save(written, "JPEG", quality=quality, optimize=True)
+    small.save(written, "JPEG", quality=68, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
-def image_of(pixels: Pixels) -> Image.Image:
-    """Convert pixels (H, W, 3) from 0 to 1."""
+def _image_of(pixels: Pixels) -> Image.Image:
     return Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
 
 
@@ -107,15 +87,21 @@ class Items:
         below = self.root and path.parent != Path()
         return os.path.relpath(path, self.root) if below else str(path)
 
+    def shown(self, position: int, thumb: str = "", heat: str = "") -> ShownItem:
+        """An item with its pictures."""
+        it = self.interp.item(position)
+        words = (it.actual or "none", it.predicted or "none", it.probability, it.loss)
+        return ShownItem(self.name(position), *words, thumb, heat)
+
     def pictures(self, positions: Sequence[int]) -> dict[int, Image.Image]:
         """Small pictures of items, except those that cannot be created."""
         files = {position: self.interp.paths[position] for position in positions}
         opened = {p: _opened(path) for p, path in files.items() if path is not None}
         found = {p: image for p, image in opened.items() if image is not None}
-        others = [position for position in positions if position not in found]
-        return found | {p: image_of(pixels) for p, pixels in self.as_seen(others).items()}
+        inputs = self.inputs([position for position in positions if position not in found])
+        return found | {p: _image_of(pixels) for p, pixels in inputs.items()}
 
-    def as_seen(self, positions: Sequence[int]) -> dict[int, Pixels]:
+    def inputs(self, positions: Sequence[int]) -> dict[int, Pixels]:
         """The input images of items, as pixels; empty if they are not images."""
         try:
             found = self.interp.images(positions) if positions else []
@@ -127,20 +113,10 @@ class Items:
 def _opened(file: Path) -> Image.Image | None:
     try:
         with quiet():
-            image: Image.Image = open_image(file, min_size=THUMB)
+            image: Image.Image = open_image(file, min_size=_THUMB)
             return image
     except Exception:  # not a file that Pillow reads: show the model's input instead
         return None
-
-
-MOST_THUMBS: Final = 1_500_000  # bytes of small pictures, as data URIs
-MOST_LARGE: Final = 500_000
-_IN_A_CELL: Final = 24
-_WORST: Final = 9
-_POINTS: Final = 800
-_CHUNK: Final = 64
-Thumbs = dict[int, str]
-Members = dict[tuple[int, int], list[int]]
 
 
 def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
@@ -164,11 +140,15 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
     if isinstance(measures, ConfusionMatrix):
         members = _members(interp)
         thumbs = _thumbs(items, list(_chosen(members))) if pictures else {}
+        number = {position: i for i, position in enumerate(thumbs)}
         found = replace(
             found,
             figures={"accuracy": measures.accuracy},
-            cells=tuple(_cells(members, thumbs)),
-            shown=tuple(_shown(items, interp.item(i), thumb) for i, thumb in thumbs.items()),
+            cells=tuple(
+                Cell(*cell, len(inside), tuple(number[i] for i in inside if i in number))
+                for cell, inside in members.items()
+            ),
+            shown=tuple(items.shown(i, thumb) for i, thumb in thumbs.items()),
         )
     elif isinstance(measures, ClassReport):
         exact = float(interp.correct.float().mean())
@@ -197,10 +177,10 @@ def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
 # The confusion matrix and its items
 
 
-def _members(interp: Interpretation) -> Members:
+def _members(interp: Interpretation) -> dict[tuple[int, int], list[int]]:
     """Items of each cell: errors by descending confidence, others by ascending confidence."""
     score, predicted = interp.predictions.max(1)
-    members: Members = {}
+    members: dict[tuple[int, int], list[int]] = {}
     for position in score.argsort(stable=True).tolist():
         cell = (int(interp.targets[position]), int(predicted[position]))
         members.setdefault(cell, []).append(position)
@@ -210,53 +190,36 @@ def _members(interp: Interpretation) -> Members:
     }
 
 
-def _chosen(members: Members) -> Iterator[int]:
+def _chosen(members: dict[tuple[int, int], list[int]]) -> Iterator[int]:
     """Items to show, by priority: one of each cell, then the next of each; errors first."""
     ordered = sorted(members, key=lambda cell: (cell[0] == cell[1], -len(members[cell])))
     for row in zip_longest(*(members[cell][:_IN_A_CELL] for cell in ordered)):
         yield from (position for position in row if position is not None)
 
 
-def _thumbs(items: Items, positions: Sequence[int]) -> Thumbs:
-    budget, found = Budget(MOST_THUMBS), {}
+def _thumbs(items: Items, positions: Sequence[int]) -> dict[int, str]:
+    left = _THUMB_BYTES
+    found: dict[int, str] = {}
     for first in range(0, len(positions), _CHUNK):
-        chunk = positions[first : first + _CHUNK]
-        pictures = {} if budget.spent else items.pictures(chunk)
-        for position in (p for p in chunk if p in pictures):
-            uri = budget.take(jpeg_uri(pictures[position]))
-            if uri:
-                found[position] = uri
+        for position, picture in items.pictures(positions[first : first + _CHUNK]).items():
+            uri = jpeg_uri(picture)
+            left -= len(uri)
+            if left < 0:
+                return found
+            found[position] = uri
     return found
 
 
-def _cells(members: Members, thumbs: Thumbs) -> Iterator[Cell]:
-    number = {position: i for i, position in enumerate(thumbs)}
-    for (actual, predicted), found in members.items():
-        shown = tuple(number[position] for position in found if position in number)
-        yield Cell(actual, predicted, len(found), shown)
-
-
-def _shown(items: Items, item: TopLoss, thumb: str = "", heat: str = "") -> ShownItem:
-    words = (item.actual or "none", item.predicted or "none", item.probability, item.loss)
-    return ShownItem(items.name(item.index), *words, thumb, heat)
-
-
-# The largest losses
-
-
 def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[ShownItem]:
-    found, budget = interp.top_losses(_WORST), Budget(MOST_LARGE)
-    indices = [item.index for item in found]
-    seen = items.as_seen(indices) if pictures else {}
-    heats = _heats(interp, indices) if seen else {}
-    for item in found:
-        picture = heat = ""
-        if item.index in seen:
-            picture = budget.take(jpeg_uri(image_of(seen[item.index]), LARGE))
-        if picture and item.index in heats:
-            glowing = overlay(seen[item.index], heats[item.index])
-            heat = budget.take(jpeg_uri(image_of(glowing), LARGE))
-        yield _shown(items, item, picture, heat)
+    indices, left = [item.index for item in interp.top_losses(_WORST)], _LARGE_BYTES
+    inputs = items.inputs(indices) if pictures else {}
+    heats = _heats(interp, indices) if inputs else {}
+    for index in indices:
+        drawn = [inputs[index]] if index in inputs else []
+        drawn += [overlay(inputs[index], heats[index])] if index in heats else []
+        uris = [jpeg_uri(_image_of(pixels), _LARGE) for pixels in drawn]
+        left -= sum(map(len, uris))
+        yield items.shown(index, *(uris if left >= 0 else ()))
 
 
 def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:
@@ -271,24 +234,22 @@ _PACKAGES: Final = (
     *("accelerate", "torchmetrics", "safetensors"),
 )
 _SECRET: Final = re.compile(r"(token|secret|password|passwd|api[-_]?key|credential)", re.IGNORECASE)
-_HIDDEN: Final = "***"
-_NOTEBOOKS: Final = ("ipykernel_launcher.py", "colab_kernel_launcher.py")
 
 
 def command_line(words: Sequence[str] | None = None) -> str:
     """A command, by default that of this process, without the values of secret options."""
-    if words is not None:
-        return shlex.join(_without_secrets(words))
-    program, *rest = sys.argv or [""]
-    name = Path(program).name
-    if name in _NOTEBOOKS:
-        return "a notebook"
-    if program in ("", "-c"):
-        return f"python {program}".strip()
-    if name == "__main__.py":
-        return shlex.join(["python", "-m", Path(program).parent.name, *_without_secrets(rest)])
-    before = ["python"] if name.endswith(".py") else []
-    return shlex.join([*before, program if before else name, *_without_secrets(rest)])
+    if words is None:
+        program, *rest = sys.argv or [""]
+        name = Path(program).name
+        if name in ("ipykernel_launcher.py", "colab_kernel_launcher.py"):
+            return "a notebook"
+        if program in ("", "-c"):
+            return f"python {program}".strip()
+        start = ["python", program] if name.endswith(".py") else [name]
+        if name == "__main__.py":
+            start = ["python", "-m", Path(program).parent.name]
+        words = [*start, *rest]
+    return shlex.join(_without_secrets(words))
 
 
 def versions() -> dict[str, str]:
@@ -326,7 +287,7 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
     for word in words:
         option, equals, _ = word.partition("=")
         secret = bool(_SECRET.search(option))
-        shown.append(_HIDDEN if hide else f"{option}={_HIDDEN}" if secret and equals else word)
+        shown.append("***" if hide else f"{option}=***" if secret and equals else word)
         hide = secret and not equals and word.startswith("-")
     return shown
 
@@ -346,10 +307,6 @@ def _memory_size() -> str:
     except (AttributeError, OSError, ValueError):
         return ""
     return memory(total)
-
-
-_OF_DATA: Final = "random split, order and augmentation of the items"
-_OF_LEARNER: Final = "initial weights of a new head, dropout"
 
 
 def record_run(
@@ -411,25 +368,18 @@ def _network(learn: Trained) -> NetworkFacts:
 
 def _settings(learn: Any) -> dict[str, str]:
     blueprint = getattr(learn, "blueprint", None)
+    seed = getattr(learn, "seed", None)
     found = {
         "network": "" if blueprint is None else str(blueprint.arch),
-        "loss": _name(learn.loss_func),
-        "optimizer": _name(learn.opt_func),
+        "loss": name_of(learn.loss_func),
+        "optimizer": name_of(learn.opt_func),
         "weight decay": f"{learn.weight_decay:g}",
         "precision": str(learn.accelerator.mixed_precision).replace("no", "float32"),
         "gradient accumulation": str(learn.accumulate),
+        "seed of the data": f"{data_source(learn.dls).seed}: random split, order and augmentation "
+        "of the items",
+        "seed of the learner": "none: initial weights of a new head and dropout are random"
+        if seed is None
+        else f"{seed}: initial weights of a new head, dropout",
     }
-    return {name: value for name, value in found.items() if value} | _seeds(learn)
-
-
-def _seeds(learn: Any) -> dict[str, str]:
-    own, of_data = getattr(learn, "seed", None), data_source(learn.dls).seed
-    found = {"seed of the data": f"{of_data}: {_OF_DATA}"}
-    none = "none: initial weights of a new head and dropout are random"
-    return found | {"seed of the learner": none if own is None else f"{own}: {_OF_LEARNER}"}
-
-
-def _name(thing: object) -> str:
-    if isinstance(thing, str):
-        return thing
-    return str(getattr(thing, "__name__", type(thing).__name__))
+    return {name: value for name, value in found.items() if value}
