@@ -63,9 +63,9 @@ def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:
     """A path, of text or of another path."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise error(f"{_short(value)} is no path. Right would be {right}.")
+        raise error(f"{_short(value)} is not a path; expected one such as {right}.")
     if "\0" in text:
-        raise error(f"{text!r} holds the letter NUL, which no path has. Right would be {right}.")
+        raise error(f"{text!r} has the character NUL, which paths cannot have; expected one such as {right}.")
     return Path(text)
 
 

@@ -42,7 +42,7 @@ def test_wrong_arguments_are_refused_before_anything_is_computed(learn: Learner)
     learn.get_preds = None  # type: ignore[method-assign] # nobody may ask for it
     for arguments, says in (
         (("run.pdf",), r"must end with \.html, for example run\.html"),
-        ((3,), "not a int"),
+        ((3,), "3 is not a path"),
         ((None, {"title": 3}), "title=3 must be text"),
         ((None, {"images": "no"}), "images='no' must be True or False"),
     ):

@@ -50,24 +50,10 @@ class EpochRow:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
-        fields = asdict(self)
-        return fields | {
-            "metrics": dict(self.metrics),
-            "lrs": list(self.lrs),
-            "frozen": list(self.frozen),
-            "lr_profile": list(self.lr_profile),
-            "resources": dict(self.resources),
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
         }
-
-
-class History(Protocol):
-    """The training history, a row for each epoch."""
-
-    def to_csv(self, path: Path) -> Any:
-        """Write the rows as comma-separated values."""
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        """The rows as JSON-ready values."""
 
 
 class Answering(Protocol):
@@ -96,19 +82,15 @@ class Answering(Protocol):
 
 
 class Trained(Answering, Protocol):
-    """A `Learner` whose run can be recorded."""
+    """A `Learner` whose run can be recorded and exported."""
 
     @property
-    def history(self) -> History:
+    def history(self) -> Any:
         """The training history."""
 
     @property
     def accelerator(self) -> Any:
         """Device and precision."""
-
-
-class Subject(Trained, Protocol):
-    """A `Learner` that can be exported."""
 
     def export(self, folder: str | Path) -> Path:
         """Write a folder that `load_learner` reads."""

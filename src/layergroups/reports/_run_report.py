@@ -24,6 +24,7 @@ from layergroups._formatting import (
     rate,
     short,
 )
+from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._protocols import EpochRow, Trained
@@ -178,14 +179,11 @@ class RunReport:
     path: Path | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if not all(isinstance(record, RunRecord) for record in self.records):
+        are_records = all(isinstance(record, RunRecord) for record in self.records)
+        if not are_records or not 1 <= len(self.records) <= 2:
             raise LayerGroupsError(
-                "A report needs records of runs: RunReport.read(folder), or learn.report()."
-            )
-        if not 1 <= len(self.records) <= 2:
-            raise LayerGroupsError(
-                f"A report needs one or two records, not {len(self.records)}: "
-                "RunReport((record,)) or RunReport((one, other))."
+                f"A report needs one or two records of runs, not {len(self.records)} values: "
+                "RunReport.read(folder), learn.report(), RunReport((record,))."
             )
 
     @classmethod
@@ -248,30 +246,14 @@ class RunReport:
 
 
 def check_page_name(path: str | Path) -> Path:
-    """The path of a page.
-
-    Raises:
-        LayerGroupsError: it is not a path, a folder, or does not end in .html.
-    """
-    if not isinstance(path, str | Path):
-        raise LayerGroupsError(
-            f'The page needs a path, not a {type(path).__name__}: learn.report("run.html").'
-        )
-    target = Path(path)
+    """The path of a page, which must end in .html."""
+    target = path_of(path, LayerGroupsError, 'learn.report("run.html")')
     if target.suffix.lower() not in _ENDINGS:
         raise LayerGroupsError(
             f"{target} must end with .html, for example "
             f"{target.with_suffix('.html') if target.name else Path('run.html')}."
         )
     return target
-
-
-def check_title(title: object) -> None:
-    """Raise `LayerGroupsError` unless a title is text or None."""
-    if title is not None and not isinstance(title, str):
-        raise LayerGroupsError(
-            f'title={title!r} must be text: learn.report("run.html", title="Clothes, first try").'
-        )
 
 
 def report_on(
@@ -290,7 +272,8 @@ def report_on(
     """
     if path is not None:
         check_page_name(path)
-    check_title(title)
+    if title is not None and not isinstance(title, str):
+        raise LayerGroupsError(f'title={title!r} must be text: learn.report(title="First try").')
     if not isinstance(images, bool):
         raise LayerGroupsError(f"images={images!r} must be True or False.")
     return RunReport((record_run(learn, title=title, pictures=images),))

@@ -29,17 +29,11 @@ class PhaseFacts:
 
 @dataclass(frozen=True)
 class Savings:
-    """What the feature cache saved: forward passes of frozen layers.
+    """What the feature cache saved: forward passes of frozen layers."""
 
-    Attributes:
-        passes: of the trained layers over the training items, on cached features.
-        body_passes: of the frozen layers, to fill the cache.
-        store_seconds: that these took.
-    """
-
-    passes: float
-    body_passes: float
-    store_seconds: float
+    passes: float  # of the trained layers over the training items, on cached features
+    body_passes: float  # of the frozen layers, to fill the cache
+    store_seconds: float  # that these took
 
     @property
     def saved(self) -> float:
@@ -88,10 +82,8 @@ def savings_text(savings: Savings | None) -> str:
     )
     if savings.seconds is None:
         return f"{text}."
-    return (
-        f"{text}, about {duration(savings.seconds)} (one pass, with loading the data, took "
-        f"{duration(savings.store_seconds / savings.body_passes)})."
-    )
+    one = duration(savings.store_seconds / savings.body_passes)
+    return f"{text}, about {duration(savings.seconds)} (one pass, with the data, took {one})."
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from layergroups._from_dict import from_dict
+from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
 from layergroups.data import DataFacts
 from layergroups.errors import CheckpointError
@@ -235,8 +236,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values; numbers that are not finite become None."""
-        fields: dict[str, Any] = plain(asdict(self))
-        return {"version": VERSION} | fields
+        return {"version": VERSION, **plain(asdict(self))}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> RunRecord:
@@ -272,12 +272,8 @@ class RunRecord:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        if not isinstance(path, str | Path):
-            raise CheckpointError(
-                f"RunRecord.load takes a path, not a {type(path).__name__}: "
-                'RunRecord.load("model").'
-            )
-        file = Path(path) / RECORD if Path(path).is_dir() else Path(path)
+        file = path_of(path, CheckpointError, 'RunRecord.load("model")')
+        file = file / RECORD if file.is_dir() else file
         try:
             text = file.read_text(encoding="utf-8")
         except FileNotFoundError as cause:
@@ -289,7 +285,5 @@ class RunRecord:
             raise CheckpointError(f"{file} cannot be read: {cause}") from cause
         try:
             return cls.from_dict(json.loads(text))
-        except RecursionError as cause:
-            raise CheckpointError(f"{file} is nested too deeply for a record.") from cause
-        except (ValueError, CheckpointError) as cause:
+        except (ValueError, RecursionError, CheckpointError) as cause:
             raise CheckpointError(f"{file}: {cause}") from cause

@@ -11,7 +11,7 @@ from pathlib import Path
 from layergroups._formatting import first_few
 from layergroups.checkpoints import DESCRIPTION, ENDINGS
 from layergroups.errors import CheckpointError
-from layergroups.reports._protocols import Subject
+from layergroups.reports._protocols import Trained
 from layergroups.reports.figures import confusion_matrix_picture
 from layergroups.reports.run._collect import record_run
 from layergroups.reports.run._record import RECORD, RunRecord
@@ -68,7 +68,7 @@ def claim_folder(folder: str | Path) -> bool:
 
 
 def write_run(
-    learn: Subject,
+    learn: Trained,
     folder: str | Path,
     confusion: ConfusionMatrix | None = None,
     record: RunRecord | None = None,
@@ -111,16 +111,10 @@ def write_run(
 
 
 def _drop_graphs(folder: Path) -> None:
-    """Remove the graphs of an earlier model, whose predictions are outdated."""
     for ending in ENDINGS:
         graph = folder / f"model{ending}"
         if graph.is_file():
             graph.unlink()
             graph.with_name(f"{graph.name}.json").unlink(missing_ok=True)
-            _log.warning(
-                "%s was removed because it is of an earlier model. To write it again: layergroups "
-                "export %s --format %s",
-                graph,
-                folder,
-                ending.removeprefix("."),
-            )
+            again = f"layergroups export {folder} --format {ending[1:]}"
+            _log.warning("%s, of an earlier model, was removed. Write it again: %s", graph, again)
