@@ -65,7 +65,7 @@ def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:
     if not isinstance(text, str):
         raise error(f"{_short(value)} is not a path; expected one such as {right}.")
     if "\0" in text:
-        raise error(f"{text!r} has the character NUL, which paths cannot have; expected one such as {right}.")
+        raise error(f"{text!r} has a NUL, which paths cannot have; expected one such as {right}.")
     return Path(text)
 
 

@@ -288,7 +288,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          errors.TrainingError, "give one of them", None),
     ],
     "load_learner": [
-        (lambda p: lg.load_learner(None), errors.CheckpointError, r'None is not a path.*\("model"\)',
+        (lambda p: lg.load_learner(None), errors.CheckpointError, r'None is not.*\("model"\)',
          None),
         (lambda p: lg.load_learner("a\0b"), errors.CheckpointError, "NUL", None),
         (lambda p: lg.load_learner(p.path / "no"), errors.CheckpointError, r"learn\.export", None),
