@@ -701,9 +701,8 @@ class Learner(LearnerState):
         In each sweep the model trains with this learner's optimizer while the rates rise in equal
         ratios; then everything is restored exactly. The sweep of all groups keeps the ratios of
         their rates; in the others one group trains and the rest are frozen. All sweeps repeat the
-        same batches of the next epoch. As far as `feature_cache.memory` allows, batches are read
-        once, and frozen layers below the first trained one run once. Frozen groups stay frozen and
-        get no rate. Callbacks are not called.
+        same batches of the next epoch, which are read once as far as `feature_cache.memory` allows.
+        Frozen groups stay frozen and get no rate. Callbacks are not called.
 
         Use it: `learn.fit_one_cycle(3, lr=learn.lr_find().rates)`. Train the head first: before
         that, the curves of the body mean little.

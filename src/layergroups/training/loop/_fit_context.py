@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,7 +100,6 @@ class FitContext:
         replicas: the copies of the model in all processes.
         accumulate: batches for each optimizer step.
         callbacks: in the order of their calls.
-        forward_override: called with the inputs instead of the model.
         features: cached outputs of frozen layers; None runs the frozen layers in every epoch.
         batches: of this epoch: `train`, or those of `features`.
         seconds_before: time spent on this epoch before the run was interrupted.
@@ -140,7 +139,6 @@ class FitContext:
     accelerator: Accelerator = field(init=False)
     replicas: Replicas = field(init=False)
     accumulate: int = field(init=False)
-    forward_override: Callable[..., Any] | None = None
     features: FeatureSource | None = None
     seconds_before: float = 0.0
     epoch: int = 0
@@ -216,6 +214,4 @@ class FitContext:
         """Run the model on inputs, or its rest on cached outputs of the frozen layers."""
         if self.features is not None and self.features.owns(inputs):
             return tensor_of(self.features.forward(self, inputs))
-        if self.forward_override is not None:
-            return tensor_of(self.forward_override(inputs))
         return call_model(self.learner.called_model(), inputs)

@@ -64,7 +64,7 @@ class Snapshot:
             parameter.grad = None
         for module in self._modules:  # recompiling for each freezing would take longer than a trial
             call_uncompiled(module)
-        self.learner.callbacks = []
+        self.learner.compile, self.learner.callbacks = None, []
         if self._opt is not None:
             held = [p for group in self._opt.param_groups for p in group["params"]]
             self.learner.opt = copy.deepcopy(self._opt, {id(p): p for p in held})

@@ -8,29 +8,20 @@ has a sweep in which the others are frozen: layers of different depth tolerate d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
 from layergroups._checks import number, whole_number
-from layergroups._forward import call_model, count_items, labelled
+from layergroups._forward import count_items, labelled
 from layergroups._interrupts import uninterrupted
 from layergroups._torch import tree_leaves
 from layergroups.data import shards_of, starting_at
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve
 from layergroups.training.distributed import SINGLE_PROCESS
-from layergroups.training.feature_cache import (
-    FeatureCut,
-    NoCutError,
-    find_cut,
-    foreign_hooks,
-    run_frozen_part,
-    run_rest,
-)
 from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.loop import (
     FitContext,
@@ -40,10 +31,8 @@ from layergroups.training.loop import (
     train_step,
 )
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
-from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
-    from layergroups.groups import LayerGroups
     from layergroups.training.state import LearnerState
 
 _LEAST_STEPS: Final = 20
@@ -83,7 +72,7 @@ def find_rates(
 ) -> FoundRates:
     """Sweep all groups together, then each alone; afterwards everything is as before.
 
-    `memory` is the maximum of bytes of batches and outputs of frozen layers to keep.
+    `memory` is the maximum of bytes of batches to keep.
     """
     if learner.processes.is_distributed:
         raise TrainingError(
@@ -145,10 +134,8 @@ class _Finder:
         self.snapshot = snapshot
         self.learner = snapshot.learner
         self.plan = plan
-        self.budget = MemoryBudget(memory)
         needed = plan.num_it * self.learner.accumulate
-        self.batches = RepeatedBatches(self.learner, self.budget, needed)
-        self.example = next(self.batches.rounds())[1]
+        self.batches = RepeatedBatches(self.learner, memory, needed)
 
     def sweep_alone(self, name: str) -> RateCurve:
         self.snapshot.rewind()
@@ -163,13 +150,11 @@ class _Finder:
         rising = _Rising(plan.start_lr / base, plan.end_lr / base)
         fit = FitContext(learner, 1, rising, "lr_find")
         fit.steps = fit.epoch_steps = plan.num_it - 1  # so that the last step has the last rate
-        cached = CachedForward(learner, self.example, self.budget)
-        batches, losses = self.batches.rounds(), Losses(plan.num_it // 10)
+        batches, losses = iter(self.batches), Losses(plan.num_it // 10)
         with learner.reporter.bar(f"rates of {name}", plan.num_it) as bar:
             while len(losses) < plan.num_it and not losses.end(stop_div=plan.stop_div):
-                losses.add(_step(fit, batches, cached))
+                losses.add(_step(fit, batches))
                 bar.advance(losses.raw[-1])
-        cached.release()
         return _curve(name, losses, plan)
 
 
@@ -187,16 +172,13 @@ class _Rising:
         return None  # the optimizer's own
 
 
-def _step(
-    fit: FitContext, batches: Iterator[tuple[int | None, Any]], cached: CachedForward
-) -> float:
+def _step(fit: FitContext, batches: Iterator[Any]) -> float:
     losses, before = [], fit.step
     try:
         while fit.step == before:
-            number, batch = next(batches)
+            batch = next(batches)
             (fit.share,) = shards_of([batch], SINGLE_PROCESS)
             fit.inputs, fit.targets = labelled(to_device(batch, fit.accelerator.device))
-            fit.forward_override = cached.forward_for(number)
             train_step(fit)
             losses.append(float(fit.loss.detach()))
     except NotFiniteError as error:
@@ -204,36 +186,19 @@ def _step(
     return sum(losses) / len(losses)
 
 
-# Batches and outputs of frozen layers are read or computed once, and used many times
-
-
-class MemoryBudget:
-    """A limit on the bytes in memory."""
-
-    def __init__(self, limit: int) -> None:
-        self.left = limit
-
-    def take(self, values: object) -> bool:
-        """Whether these tensors fit into the budget; if so, they count."""
-        size = sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
-        if size > self.left:
-            return False
-        self.left -= size
-        return True
-
-
 class RepeatedBatches:
     """Repeats the training batches of the next epoch, at most `needed` of them.
 
-    They stay in memory as far as the budget allows; the others are read again in each round.
+    They stay in memory as far as they fit into `memory` bytes; the others are read in each round.
     """
 
-    def __init__(self, learner: LearnerState, budget: MemoryBudget, needed: int) -> None:
+    def __init__(self, learner: LearnerState, memory: int, needed: int) -> None:
         self._learner = learner
         self._kept: list[Any] = []
         self._read, self._is_full = 0, False
         for batch in self._begin():
-            self._is_full = not budget.take(batch)
+            memory -= sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+            self._is_full = memory < 0
             if self._is_full or len(self._kept) == needed:
                 break
             self._read += 1
@@ -245,76 +210,17 @@ class RepeatedBatches:
                 "learn.dls = ImageDataLoaders.from_folder(...)."
             )
 
-    def rounds(self) -> Iterator[tuple[int | None, Any]]:
-        """Without end: batches with a number, None for those that are not kept."""
+    def __iter__(self) -> Iterator[Any]:
+        """Without end."""
         while True:
-            yield from enumerate(self._kept)
-            for batch in starting_at(self._begin(), self._read) if self._is_full else ():
-                if count_items(batch):
-                    yield None, batch
+            yield from self._kept
+            if self._is_full:
+                yield from filter(count_items, starting_at(self._begin(), self._read))
 
     def _begin(self) -> Any:
         train = self._learner.data.train
         self._learner.begin_epoch(train, seeded=False)
         return train
-
-
-class CachedForward:
-    """How each batch goes through the model: through frozen layers only once.
-
-    `batch` is one of them, on which it is found where the frozen layers end.
-    """
-
-    def __init__(self, learner: LearnerState, batch: Any, budget: MemoryBudget) -> None:
-        self._model = learner.groups.model
-        self._cut = _find_cut(learner, batch)
-        self._kept: dict[int, list[Tensor]] = {}
-        self._budget = budget
-
-    def forward_for(self, number: int | None) -> Callable[..., Any]:
-        """From inputs to outputs, for a batch of `RepeatedBatches.rounds`."""
-        if self._cut is None or number is None:
-            return partial(call_model, self._model)
-        return partial(self._forward, self._cut, number)
-
-    def _forward(self, cut: FeatureCut, number: int, inputs: Any) -> Any:
-        values = self._kept.get(number)
-        if values is None:
-            with evaluating(self._model):
-                (values,) = run_frozen_part(self._model, [cut], inputs)
-            if self._budget.take(values):
-                self._kept[number] = values
-        return run_rest(self._model, cut, values)
-
-    def release(self) -> None:
-        self._budget.left += sum(t.nbytes for values in self._kept.values() for t in values)
-        self._kept.clear()
-
-
-def _find_cut(learner: LearnerState, batch: Any) -> FeatureCut | None:
-    groups = learner.groups
-    paths = [] if groups.norms_train else _frozen_below(groups)
-    if not paths:
-        return None
-    inputs, _ = labelled(to_device(batch, learner.accelerator.device))
-    try:
-        with learner.accelerator.autocast():
-            cut = find_cut(groups.model, paths, inputs)
-    except NoCutError:
-        return None
-    return None if foreign_hooks(groups.model, cut) else cut
-
-
-def _frozen_below(groups: LayerGroups) -> list[str]:
-    first = min(set(range(len(groups))) - set(groups.inactive), default=0)
-    layers = {layer for group in groups[:first] for layer in group.layers}
-    inactive = set(groups.inactive_modules(groups.inactive))
-    return [
-        path
-        for path, module in groups.model.named_modules()
-        if module in inactive
-        and all(m in layers for m in module.modules() if not any(m.children()))
-    ]
 
 
 # From losses to a curve
