@@ -59,44 +59,26 @@ def _needed(metavar: str, help: str) -> Any:
 
 
 Model = Annotated[Path, _needed("DIR", "Model folder written by `layergroups train`.")]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-
-
 Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs after the head-only phase.")]
-
-
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Batch size.")]
-
-
 Workers = Annotated[
     int | None,
     _unset("N", "Data-loading workers (default: automatic).", min=0),
 ]
-
-
 Broken = Annotated[OnError, typer.Option(help="Stop at images that cannot be read, or skip them.")]
-
-
 LabelCol = Annotated[
     str | None,
     _of_csv("NAME", "The label column, or several separated by commas (default: the second)."),
 ]
-
-
 LabelDelim = Annotated[
     str | None,
     _of_csv("TEXT", "The separator between several labels of one image."),
 ]
-
-
 ValidCol = Annotated[
     str | None,
     _of_csv("NAME", "The column that marks the validation images."),
 ]
-
-
 ImagesDir = Annotated[
     Path | None,
     _of_csv(
@@ -105,8 +87,6 @@ ImagesDir = Annotated[
         *("--images", "--photos"),  # the second is its earlier name
     ),
 ]
-
-
 Split = Annotated[
     str,
     typer.Option(

@@ -19,7 +19,6 @@ from layergroups.cli._app import app
 from layergroups.errors import LayerGroupsError
 
 INTERRUPTED = 130
-
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 

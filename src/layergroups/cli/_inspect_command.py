@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,13 @@ import torch
 
 from layergroups._drawing import check_ending
 from layergroups._formatting import say, show, show_json
+from layergroups.anatomy import Anatomy
 from layergroups.checkpoints import DESCRIPTION
 from layergroups.cli._parsing import split_rule
 from layergroups.groups import LayerGroup, LayerGroups, explanation_report
 from layergroups.models import load_model
 from layergroups.reports import groups_report, network_picture
 from layergroups.training import load_learner
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """A network by its name, in its layer groups."""
-
-    name: str
-    groups: LayerGroups
 
 
 def run(what: str, *, split: str | None, size: int | None, out: Path | None, json: bool) -> None:
@@ -34,15 +26,15 @@ def run(what: str, *, split: str | None, size: int | None, out: Path | None, jso
     """
     if out is not None:
         check_ending(out)
-    found = _export(Path(what), split, size) if _is_export(what) else _network(what, split, size)
+    name, groups = (_export if _is_export(what) else _network)(what, split, size)
     if json:
-        show_json(_described(found))
+        show_json(_described(name, groups))
     else:
-        show(_headline(found))
-        show(groups_report(found.groups))
-        show(explanation_report(found.groups.explain(), reasons=False))
+        show(_headline(name, groups.anatomy))
+        show(groups_report(groups))
+        show(explanation_report(groups.explain(), reasons=False))
     if out is not None:
-        network_picture(found.groups, out, title=found.name)
+        network_picture(groups, out, title=name)
         say(f"The network is drawn in {out}.")
 
 
@@ -53,15 +45,15 @@ def _is_export(what: str) -> bool:
     return (folder / DESCRIPTION).is_file() or (folder.is_dir() and not plain_name)
 
 
-def _network(name: str, split: str | None, size: int | None) -> Inspected:
+def _network(name: str, split: str | None, size: int | None) -> tuple[str, LayerGroups]:
     loaded = load_model(name, pretrained=False)
     height, width = (size, size) if size else loaded.input.size
     example = torch.zeros(2, loaded.input.channels, height, width)
     groups = LayerGroups(loaded.model, split_rule(split or "auto"), example_input=example)
-    return Inspected(loaded.name, groups)
+    return loaded.name, groups
 
 
-def _export(folder: Path, split: str | None, size: int | None) -> Inspected:
+def _export(folder: str, split: str | None, size: int | None) -> tuple[str, LayerGroups]:
     learn = load_learner(folder)
     groups, blueprint = learn.layer_groups, learn.blueprint
     if split is not None or size is not None:
@@ -71,29 +63,27 @@ def _export(folder: Path, split: str | None, size: int | None) -> Inspected:
         example = torch.zeros(2, dls.input.channels, height, width)
         rule = split_rule(split or "auto")
         groups = LayerGroups(learn.model, rule, example_input=example, **known)
-    name = f"{folder}: {blueprint.arch if blueprint else type(learn.model).__name__}"
-    return Inspected(name, groups)
+    arch = blueprint.arch if blueprint else type(learn.model).__name__
+    return f"{folder}: {arch}", groups
 
 
-def _headline(found: Inspected) -> str:
-    anatomy = found.groups.anatomy
+def _headline(name: str, anatomy: Anatomy) -> str:
     parameters = sum(block.n_parameters for block in anatomy.blocks)
     image = "" if anatomy.image is None else f", images of {anatomy.image[0]} x {anatomy.image[1]}"
     return (
-        f"{found.name}: {len(anatomy.blocks)} blocks, {parameters:,d} parameters{image}\n"
+        f"{name}: {len(anatomy.blocks)} blocks, {parameters:,d} parameters{image}\n"
         f"head: {anatomy.head_reason}"
     )
 
 
-def _described(found: Inspected) -> dict[str, Any]:
-    anatomy = found.groups.anatomy
+def _described(name: str, groups: LayerGroups) -> dict[str, Any]:
     return {
-        "name": found.name,
-        "rule": found.groups.rule,
-        "image": anatomy.image,
-        "head_reason": anatomy.head_reason,
-        "groups": [_group(group) for group in found.groups],
-        "explanation": found.groups.explain().to_dict(),
+        "name": name,
+        "rule": groups.rule,
+        "image": groups.anatomy.image,
+        "head_reason": groups.anatomy.head_reason,
+        "groups": [_group(group) for group in groups],
+        "explanation": groups.explain().to_dict(),
     }
 
 

@@ -11,7 +11,7 @@ import typer
 
 from layergroups._formatting import say, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table, split_rule
-from layergroups.cli._validate_command import Metrics
+from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
 from layergroups.data import ImageDataLoaders, OnError
 from layergroups.errors import DataError
 from layergroups.reports import (
@@ -163,11 +163,12 @@ def _train(learn: Learner, options: TrainOptions) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     try:
-        metrics = _evaluate(learn, options, files)
+        found = Interpretation.from_learner(learn)
+        record_run(learn, command=options.command, interp=found).save(files.record)
     except KeyboardInterrupt:
         say(f"Interrupted: the model is saved in {options.out}, but not evaluated.")
         raise typer.Exit(130) from None
-    _show(options, metrics, files)
+    _show(options, found, files)
 
 
 def _write(learn: Learner, options: TrainOptions) -> RunFiles:
@@ -176,21 +177,16 @@ def _write(learn: Learner, options: TrainOptions) -> RunFiles:
     return write_run(learn, options.out, record=record)
 
 
-def _evaluate(learn: Learner, options: TrainOptions, files: RunFiles) -> Metrics:
-    """Evaluate on the validation images; the record of the run gets the results too."""
-    interp = Interpretation.from_learner(learn)
-    record_run(learn, command=options.command, interp=interp).save(files.record)
-    return Metrics.of(learn, (interp.predictions, interp.targets, interp.losses))
-
-
-def _show(options: TrainOptions, metrics: Metrics, files: RunFiles) -> None:
-    has_picture = metrics.draw_confusion(options.out / PICTURE)
+def _show(options: TrainOptions, found: Interpretation, files: RunFiles) -> None:
+    picture = options.out / PICTURE
+    has_picture = draw_confusion(found, picture)
     if options.json:
-        show_json({"model": str(options.out)} | metrics.to_dict())
+        show_json({"model": str(options.out)} | as_json(found))
     else:
         say()
         paths = {"model": options.out, "history": files.history}
-        paths |= {"confusion": options.out / PICTURE} if has_picture else {}
-        show_figures(metrics.figures | {"loss": metrics.loss, "items": metrics.images} | paths)
+        paths |= {"confusion": picture} if has_picture else {}
+        figures = {"loss": float(found.losses.mean()), "items": len(found)}
+        show_figures(figures_of(found) | figures | paths)
     say(f"\nLook at the run:  layergroups report {options.out}")
     say(f"Predict with it:  layergroups predict {options.out} image.jpg")

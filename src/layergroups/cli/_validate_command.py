@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +12,32 @@ from layergroups._formatting import say, show, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table
 from layergroups.data import EvalLoader, OnError
 from layergroups.errors import DataError
-from layergroups.reports import ConfusionMatrix, confusion_matrix_picture, per_class_table
-from layergroups.tasks import Measures
+from layergroups.reports import ConfusionMatrix, Interpretation, per_class_table
 from layergroups.training import Learner, load_learner
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """How good a model is on labelled images.
+def figures_of(found: Interpretation) -> dict[str, Any]:
+    """The main figures, by name."""
+    args = (found.predictions, found.targets, found.classes, found.threshold)
+    return dict(found.task.figures(*args))
 
-    Attributes:
-        loss: mean over the images.
-        images: how many there are.
-        figures: the main ones, by name.
-        measures: what the task gives: a confusion matrix, a row for each label, or errors.
-    """
 
-    loss: float
-    images: int
-    figures: dict[str, float]
-    measures: Measures
+def as_json(found: Interpretation) -> dict[str, Any]:
+    """All figures as JSON-ready values."""
+    measures, loss = found.measures(), {"loss": float(found.losses.mean())}
+    values = measures.to_dict()
+    values.pop("values", None)  # the error of each image
+    if isinstance(measures, ConfusionMatrix):
+        return loss | values
+    return loss | {"items": len(found)} | figures_of(found) | values
 
-    @classmethod
-    def of(cls, learn: Learner, found: Any) -> Metrics:
-        """Of what `learn.get_preds(..., with_loss=True)` has returned."""
-        predictions, targets, losses = found
-        known = (predictions, targets, list(learn.data.vocab), learn.thresh)
-        figures, measures = learn.task.figures(*known), learn.task.measures(*known)
-        return cls(float(losses.mean()), len(losses), figures, measures)
 
-    @property
-    def confusion(self) -> ConfusionMatrix | None:
-        """The confusion matrix, where the task has one."""
-        return self.measures if isinstance(self.measures, ConfusionMatrix) else None
-
-    @property
-    def table(self) -> Any:
-        """A row for each class, label or target."""
-        return self.measures if self.confusion is None else per_class_table(self.confusion)
-
-    def draw_confusion(self, path: Path) -> bool:
-        """Draw the confusion matrix, where the task has one; whether it has."""
-        if self.confusion is None:
-            return False
-        confusion_matrix_picture(self.confusion.matrix, self.confusion.classes, path)
-        return True
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
-        values = self.measures.to_dict()
-        values.pop("values", None)  # the error of each image
-        counts = {} if self.confusion else {"items": self.images, **self.figures}
-        return {"loss": self.loss, **counts, **values}
+def draw_confusion(found: Interpretation, path: Path) -> bool:
+    """Draw the confusion matrix, where the task has one; whether it has."""
+    if not isinstance(found.measures(), ConfusionMatrix):
+        return False
+    found.plot_confusion_matrix(path)
+    return True
 
 
 def run(
@@ -95,13 +68,14 @@ def run(
     batches = _batches(
         learn, folder, labels, batch_size=batch_size, num_workers=workers, on_error=on_error
     )
-    metrics = Metrics.of(learn, learn.get_preds(batches, with_loss=True))
+    found = Interpretation.from_learner(learn, batches)
     if json:
-        show_json(metrics.to_dict())
+        show_json(as_json(found))
     else:
-        show_figures({"items": metrics.images, "loss": metrics.loss} | metrics.figures)
-        show(metrics.table)
-    if out is not None and metrics.draw_confusion(out):
+        measures: Any = found.measures()
+        show_figures({"items": len(found), "loss": float(found.losses.mean())} | figures_of(found))
+        show(per_class_table(measures) if isinstance(measures, ConfusionMatrix) else measures)
+    if out is not None and draw_confusion(found, out):
         say(f"The confusion matrix is drawn in {out}.")
 
 

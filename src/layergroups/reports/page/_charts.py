@@ -21,7 +21,6 @@ _MAX_POINTS: Final = 600
 _MAX_ROWS: Final = 400
 _MAX_LABELS: Final = 9
 _DOT: Final = 8.0  # pixels across
-
 Point = tuple[float, float]
 
 
