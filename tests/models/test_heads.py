@@ -98,7 +98,7 @@ def test_linears_start_kaiming_normal_with_zero_bias() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"nf": 0, "n_out": 2}, "nf must be a whole number of at least 1, not 0"),
+        ({"nf": 0, "n_out": 2}, "nf=0 must be a whole number"),
         ({"nf": 8, "n_out": 2.0}, "n_out"),
         ({"nf": 8, "n_out": 2, "lin_ftrs": [4, -1]}, "lin_ftrs"),
         ({"nf": 8, "n_out": 2, "ps": 1.0}, "0 <= p < 1"),
@@ -253,12 +253,15 @@ def test_what_is_not_plain_has_no_description() -> None:
         ([{"name": "0", "layer": "torch.nn.Linear"}], "supported are .*Linear"),
         ([{"name": "0", "layer": ["Linear"]}], "supported are"),
         ([{"name": "0", "layer": "__import__"}], "supported are"),
-        ([{"name": "0", "layer": "Linear", "in_features": 2}], "fields of Linear are in_features"),
+        (
+            [{"name": "0", "layer": "Linear", "in_features": 2}],
+            "Linear cannot be created",
+        ),
         (
             [{"name": "0", "layer": "Dropout", "p": 3, "inplace": False}],
             "Dropout cannot be created",
         ),
-        ([{"name": "0", "layer": "Sequential"}], "fields of Sequential are layers; .* has none"),
+        ([{"name": "0", "layer": "Sequential"}], "Sequential cannot be created"),
         ([{"name": "a.b", "layer": "Tanh"}], "invalid name"),
         ([{"layer": "Tanh"}], '"name" and a "layer"'),
         ([{"name": "0", "layer": "Tanh"}, {"name": "0", "layer": "Tanh"}], "same name"),

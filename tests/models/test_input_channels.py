@@ -149,7 +149,7 @@ def test_what_cannot_be_adapted_is_named(model: nn.Module, words: str) -> None:
 
 @pytest.mark.parametrize("channels", [0, -1, 1.5, True, None])
 def test_an_image_has_channels(channels: Any) -> None:
-    with pytest.raises(ModelError, match="number of channels"):
+    with pytest.raises(ModelError, match="channels="):
         change_input_channels(TinyResNet(), channels, example_input=image())
 
 

@@ -99,11 +99,11 @@ def resolve(arch: object) -> tuple[str, str]:
 
 def _resolve_function(function: Callable[..., object]) -> tuple[str, str]:
     import timm
-    from torchvision.models import get_model_builder
+    from torchvision.models import get_model_builder, list_models
 
     name = getattr(function, "__name__", "")
     home = getattr(function, "__module__", "") or ""
-    in_torchvision = home.startswith("torchvision.") and name in _torchvision_builders()
+    in_torchvision = home.startswith("torchvision.") and name in list_models()
     if in_torchvision and get_model_builder(name) is function and (found := _in_torchvision(name)):
         return "torchvision", found
     in_timm = home.startswith("timm.") and timm.is_model(name)
@@ -116,16 +116,12 @@ def _resolve_function(function: Callable[..., object]) -> tuple[str, str]:
     )
 
 
-def _torchvision_builders() -> list[str]:
-    from torchvision import models
-
-    return list(models.list_models())
-
-
 def _in_torchvision(name: str) -> str | None:
+    from torchvision.models import list_models
+
     if name in _names("torchvision"):
         return name
-    if name in _torchvision_builders():
+    if name in list_models():
         raise UnknownArchitectureError(
             f"torchvision's {name!r} is not an image classification model (but detection, "
             "segmentation, video, optical flow or quantised); these are not supported yet. "
@@ -175,22 +171,15 @@ def _near(name: str) -> str:
 class LoadedModel:
     """A model, and what is needed to use it and to create it again.
 
-    Attributes:
-        model: the whole network, with its original classifier.
-        name: always with its library, "torchvision:resnet18"; "module:ClassName" for a module.
-        input: the images that the weights expect.
-        pretrained: whether the weights are trained; for a module, what the caller passed.
-        weights: description of where the weights come from.
-        kwargs: further arguments of its factory, JSON-ready: `load_model(name, pretrained=False,
-            **kwargs)` creates the same network.
+    `load_model(name, pretrained=False, **kwargs)` creates the same network.
     """
 
     model: nn.Module
-    name: str
-    input: InputSpec
-    pretrained: bool
-    weights: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str  # with its library, "torchvision:resnet18"; "module:ClassName" for a module
+    input: InputSpec  # the images that the weights expect
+    pretrained: bool  # whether the weights are trained; for a module, what the caller passed
+    weights: str  # where they come from
+    kwargs: dict[str, Any] = field(default_factory=dict)  # of its factory, JSON-ready
 
 
 def load_model(

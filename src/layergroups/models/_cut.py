@@ -8,7 +8,7 @@ import math
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from types import MethodType
 from typing import Any, Unpack
@@ -63,10 +63,6 @@ class Cut:
     reason: str
     path: str = ""
     idle: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON-ready values."""
-        return asdict(self)
 
     def __str__(self) -> str:
         if self.kind in ("whole", "reset"):
@@ -174,25 +170,15 @@ def _chain_before(network: nn.Module, flow: Flow, op: Op) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A body with a new head.
-
-    Attributes:
-        model: `Sequential(body, head)`.
-        cut: how the body was cut.
-        features: number of channels or features of the body's output.
-        pooled: whether the body returns one vector per image, so the head has no pooling.
-        network: class of the original network.
-        input: the images that the body's weights expect.
-        example: an example input, zeros of shape (2, C, H, W).
-    """
+    """A body with a new head: `model` is `Sequential(body, head)`."""
 
     model: nn.Sequential
     cut: Cut
-    features: int
-    pooled: bool
-    network: str
-    input: InputSpec
-    example: Tensor
+    features: int  # channels of the body's output
+    pooled: bool  # whether the body returns one vector per image, so the head has no pooling
+    network: str  # class of the original network
+    input: InputSpec  # the images that the body's weights expect
+    example: Tensor  # zeros of shape (2, C, H, W)
 
     def layer_groups(self, split: Split = "auto") -> LayerGroups:
         """The layer groups of the model; its last child is the head.
@@ -211,7 +197,6 @@ class TokensAsMap(nn.Module):
     """Reshape tokens (N, T, C) to a map (N, C, T, 1) for a pooling head."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reshape (N, T, C) to (N, C, T, 1)."""
         return x.transpose(1, 2).unsqueeze(-1)
 
 
@@ -290,23 +275,19 @@ def create_body(
         InputSizeError: the network cannot take images of this size.
         AnatomyError: the network cannot be run.
     """
-    network, spec = unwrap(network), InputSpec()
-    name = f"module:{type(network).__name__}"
+    network = unwrap(network)
+    name, spec = f"module:{type(network).__name__}", InputSpec()
     loaded = LoadedModel(model=network, name=name, input=spec, pretrained=False, weights="")
-    example = _images_that_run(network, size) if example_input is None else example_input
-    return _cut_body(loaded, example, cut)[0]
+    if example_input is None:  # three channels, or as many as one of the convolutions takes
+        convolutions = [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
+        tried = [_images(channels, size) for channels in dict.fromkeys([3, *convolutions])]
+        example_input = next((each for each in tried if _runs(network, each)), tried[0])
+    return _cut_body(loaded, example_input, cut)[0]
 
 
 def _images(channels: int, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(2, channels, height, width)
-
-
-def _images_that_run(network: nn.Module, size: int | tuple[int, int]) -> Tensor:
-    """Images of three channels, or of as many as one of the convolutions takes."""
-    convolutions = [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
-    tried = [_images(channels, size) for channels in dict.fromkeys([3, *convolutions])]
-    return next((images for images in tried if _runs(network, images)), tried[0])
 
 
 def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
@@ -381,37 +362,29 @@ def _cut_body(
     network = loaded.model
     if cut is not None:
         body, planned = _by_hand(network, cut)
-        return body, planned, _feature_shape(_trace_body(body, example, planned), planned)
+        return body, planned, _trace_body(body, example, planned)[1]
     found = _trace_at(loaded, example)
     planned, seen, seen_at = _plan_at_full_size(loaded, found, example)
     if planned.kind == "chain":
         body = apply_cut(network, planned)
-        now = _same_function(seen, body, seen_at)
-        if now is not None:
-            if seen_at is not example:
-                now = _trace_body(body, example, planned)
-            return body, planned, _feature_shape(now, planned)
+        if _same_function(seen, body, seen_at):
+            return body, planned, _trace_body(body, example, planned)[1]
         planned = _without_classifiers(
             network, find_head(Flow(found)), "its children do not run as a plain chain"
         )
-    body, planned, now = _whole(network, planned, example)
-    planned = replace(planned, idle=_idle(planned.removed, found, now))
-    return body, planned, _feature_shape(now, planned)
-
-
-def _whole(network: nn.Module, planned: Cut, example: Tensor) -> tuple[nn.Module, Cut, Trace]:
-    """Remove the classifier, by an Identity or else by the network's own `reset_classifier`."""
     try:
         body = apply_cut(network, planned)
-        now = _trace_body(body, example, planned)
-        _feature_shape(now, planned)
+        now, shape = _trace_body(body, example, planned)
     except CutError:
         if not planned.removed or not hasattr(network, "reset_classifier"):
             raise
         planned = replace(planned, kind="reset")
         body = apply_cut(network, planned)
-        now = _trace_body(body, example, planned)
-    return body, planned, now
+        now, shape = _trace_body(body, example, planned)
+    inside = tuple(f"{path}." for path in planned.removed)
+    lost = [n for n in found.first_use if n not in now.first_use and not n.startswith(inside)]
+    idle = tuple(dict.fromkeys(parent(n) or n for n in lost))
+    return body, replace(planned, idle=idle), shape
 
 
 def _plan_at_full_size(
@@ -435,21 +408,15 @@ def _plan_at_full_size(
     return planned, found, example
 
 
-def _idle(removed: tuple[str, ...], before: Trace, now: Trace) -> tuple[str, ...]:
-    inside = tuple(f"{path}." for path in removed)
-    lost = [n for n in before.first_use if n not in now.first_use and not n.startswith(inside)]
-    return tuple(dict.fromkeys(parent(n) or n for n in lost))
-
-
-def _same_function(found: Trace, body: nn.Module, example: Tensor) -> Trace | None:
-    """The trace of a chain if it runs the same operations on the same weights, else None."""
+def _same_function(found: Trace, body: nn.Module, example: Tensor) -> bool:
+    """Whether a chain runs the same operations on the same weights."""
     try:
         theirs = trace(body, example)
     except AnatomyError:
-        return None
+        return False
     names = [(op.name, op.parameters, op.weight_shape) for op in theirs.ops]
     start = [(op.name, op.parameters, op.weight_shape) for op in found.ops[: len(names)]]
-    return theirs if names == start else None
+    return names == start
 
 
 def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
@@ -475,24 +442,22 @@ def _runs(network: nn.Module, images: Tensor) -> bool:
         return False
 
 
-def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> Trace:
+def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> tuple[Trace, tuple[int, ...]]:
+    """The trace of a body, and the shape of its features."""
     try:
-        return trace(body, example)
+        found = trace(body, example)
     except AnatomyError as error:
         raise CutError(
             f"the body cannot run: {planned}; {_children(body)}. Leave cut= out to find the end by "
             f"a dry run, or try cut=-1, all but the last child. Cause: {error}"
         ) from error
-
-
-def _feature_shape(found: Trace, planned: Cut) -> tuple[int, ...]:
     shape = output_shape(found)
     if len(shape) not in (2, 3, 4) or shape[0] != Flow(found).batch:
         raise CutError(
             f"the body returns a tensor of shape {shape}, not (N, features), (N, tokens, features) "
             f"or (N, channels, height, width): {planned}. Pass a function: cut=lambda network: …"
         )
-    return shape
+    return found, shape
 
 
 def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:

@@ -1,8 +1,7 @@
 """Check that pretrained weights are in a cache, or that their hub answers, within seconds.
 
-The libraries' own loaders download the weights, but without a network they take long to fail
-(huggingface_hub retries twelve times, in 46 seconds). One short request comes first, and only for
-weights that are not in the cache.
+The libraries' own loaders take long to fail without a network (huggingface_hub retries twelve
+times, in 46 seconds). One short request comes first, for weights that are not in the cache.
 """
 
 from __future__ import annotations

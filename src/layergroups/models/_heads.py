@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from layergroups._checks import whole_number
 from layergroups._paths import parent
 from layergroups.errors import ModelError
 
@@ -31,11 +32,6 @@ class SigmoidRange(nn.Module):
     """
 
     def __init__(self, low: float, high: float) -> None:
-        """Set the bounds.
-
-        Raises:
-            ModelError: they are not two finite numbers in ascending order.
-        """
         super().__init__()
         self.low, self.high = checked_range((low, high))
 
@@ -51,8 +47,7 @@ class SigmoidRange(nn.Module):
 class TargetUnits(nn.Module):
     """Scale numbers around 0 to the units of the targets: x * std + mean, for each output.
 
-    One learning rate then fits targets of any scale. Mean and standard deviation are buffers: they
-    are saved and do not train.
+    One learning rate then fits targets of any scale. Mean and deviation are saved and do not train.
 
     Shapes: (N, K) in, float (N, K) out.
     """
@@ -61,20 +56,14 @@ class TargetUnits(nn.Module):
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set mean and standard deviation of the targets, one of each for every output.
-
-        Raises:
-            ModelError: they are not finite, differ in number, or a deviation is not positive.
-        """
         super().__init__()
         pairs = [tuple(map(_finite, values)) for values in (mean, std)]
-        if None in (*pairs[0], *pairs[1]) or len(pairs[0]) != len(pairs[1]) or not pairs[0]:
+        fits = None not in (*pairs[0], *pairs[1]) and len(pairs[0]) == len(pairs[1]) > 0
+        if not fits or min(value or 0.0 for value in pairs[1]) <= 0:
             raise ModelError(
                 f"TargetUnits: mean={mean!r} and std={std!r} must each have one finite number for "
-                "every output, such as TargetUnits([0.4], [0.1])."
+                "every output, std above 0, such as TargetUnits([0.4], [0.1])."
             )
-        if min(value or 0.0 for value in pairs[1]) <= 0:
-            raise ModelError(f"TargetUnits: std={std!r} must be above 0, such as [0.1].")
         self.register_buffer("mean", torch.tensor(pairs[0], dtype=torch.float32))
         self.register_buffer("std", torch.tensor(pairs[1], dtype=torch.float32))
 
@@ -210,7 +199,8 @@ def create_head(
     into Rectifiers" (2015), for the initial weights.
     """
     hidden = _hidden_sizes(lin_ftrs)
-    _check_sizes(nf, n_out, hidden)
+    whole_number("create_head: nf", nf, 1, 512, ModelError)
+    whole_number("create_head: n_out", n_out, 1, 10, ModelError)
     rates = _dropout_rates(ps, len(hidden) + 1)
     features = nf * 2 if pool and concat_pool else nf
     layers: list[nn.Module] = []
@@ -254,15 +244,9 @@ def _output_layer(
 ) -> list[nn.Module]:
     if y_range is not None and units is not None:
         raise ModelError("create_head: pass y_range=, which bounds the outputs, or units=.")
-    if units is not None and not isinstance(units, TargetUnits):
+    if units is not None and (not isinstance(units, TargetUnits) or len(units.mean) != n_out):
         raise ModelError(
-            f"create_head: units= is a {type(units).__name__}, not "
-            "TargetUnits.of(targets) of targets (N, n_out)."
-        )
-    if units is not None and len(units.mean) != n_out:
-        raise ModelError(
-            f"create_head: units= has {len(units.mean)} outputs, the head {n_out}. Use "
-            "units=TargetUnits.of(targets) of targets (N, n_out)."
+            f"create_head: units={units!r} must be TargetUnits.of(targets) of targets (N, {n_out})."
         )
     if y_range is not None:
         return [SigmoidRange(*checked_range(y_range))]
@@ -270,7 +254,6 @@ def _output_layer(
 
 
 def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
-    """Initial weights; the first outputs of a quiet head are near the middle of their range."""
     linears = [layer for layer in head if isinstance(layer, nn.Linear)]
     for layer in linears:
         nn.init.kaiming_normal_(layer.weight)
@@ -288,17 +271,9 @@ def _hidden_sizes(lin_ftrs: object) -> list[int]:
             f"create_head: lin_ftrs={lin_ftrs!r} must be a list of sizes, such as lin_ftrs=[256]; "
             "[] for no hidden layer."
         )
-    return list(lin_ftrs)
-
-
-def _check_sizes(nf: int, n_out: int, hidden: list[int]) -> None:
-    named = [("nf", nf), ("n_out", n_out), *(("a size in lin_ftrs", size) for size in hidden)]
-    for name, value in named:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(
-                f"create_head: {name} must be a whole number of at least 1, not {value!r}: "
-                "create_head(512, 10, lin_ftrs=[256])."
-            )
+    return [
+        whole_number("create_head: a size in lin_ftrs", n, 1, 256, ModelError) for n in lin_ftrs
+    ]
 
 
 def _dropout_rates(ps: float | Sequence[float], linears: int) -> list[float]:
@@ -401,15 +376,12 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
     """Describe a head as JSON-ready data; None if it has layers other than well-known plain ones.
 
     The description has no weights, but the names of the children, so a state dict of the head fits
-    the one that `head_from_description` builds.
-
-    Args:
-        head: a `nn.Sequential` of plain layers, possibly nested.
+    the one that `head_from_description` builds. It is also None if `head` is not a `nn.Sequential`,
+    or a layer in it is used twice or has unusual tensors.
 
     Returns:
         One dict for each child, such as {"name": "0", "layer": "Linear", "in_features": 512,
-        "out_features": 2, "bias": True}; or None, if `head` is not a `nn.Sequential`, or a layer
-        in it is not supported, is used twice, or has unusual tensors.
+        "out_features": 2, "bias": True}.
     """
     modules = [module for _, module in head.named_modules(remove_duplicate=False)]
     if type(head) is not nn.Sequential or len(set(map(id, modules))) < len(modules):
@@ -423,13 +395,7 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
 
 
 def head_from_description(layers: Sequence[Mapping[str, Any]]) -> nn.Sequential:
-    """Build the head of a description, with initial weights.
-
-    Args:
-        layers: what `describe_head` returned, possibly converted to JSON and back.
-
-    Returns:
-        A `nn.Sequential` whose state dict has the names and shapes of the described head.
+    """Build the head of a description of `describe_head`, with initial weights.
 
     Raises:
         ModelError: a layer is unknown, or its fields are not those of its kind.
@@ -497,16 +463,12 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
         layers = head_from_description(list(values["layers"]))
         return name, layers if layer == "Sequential" else _concat_linear(layers, values["dim"])
     try:
-        inspect.signature(_LAYERS[layer]).bind(**values)
-    except (KeyError, TypeError) as error:
-        raise ModelError(
-            f"The fields of {layer} are {', '.join(_fields(layer)) or 'none'}; "
-            f"the description has {', '.join(values) or 'none'}."
-        ) from error
-    try:
         return name, _LAYERS[layer](**values)
     except Exception as error:
-        raise ModelError(f"{layer} cannot be created with {values}: {error}") from error
+        raise ModelError(
+            f"{layer} cannot be created with {values}: {error}. Its fields are "
+            f"{', '.join(_fields(layer)) or 'none'}."
+        ) from error
 
 
 def _concat_linear(layers: nn.Sequential, dim: object) -> ConcatLinear:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._checks import whole_number
 from layergroups._paths import layer_of
 from layergroups._torch import own_parameters, tree_map_only
 from layergroups.anatomy import INPUT, Op, Trace, first_trace, trace, unwrap
@@ -22,19 +23,12 @@ _COUNTS = ("num_channels", "in_chans", "in_channels", "in_chan", "num_input_chan
 
 @dataclass(frozen=True)
 class InputChange:
-    """The changes made by `change_input_channels`.
+    """The changes made by `change_input_channels`."""
 
-    Attributes:
-        paths: the first layers, whose weights were adapted.
-        before: number of input channels before.
-        after: number of input channels now.
-        how: description of how the new weights were computed.
-    """
-
-    paths: tuple[str, ...]
-    before: int
+    paths: tuple[str, ...]  # of the first layers, whose weights were adapted
+    before: int  # input channels
     after: int
-    how: str
+    how: str  # how the new weights were computed
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
@@ -69,8 +63,7 @@ def change_input_channels(
             new number of channels. The model is then unchanged.
         AnatomyError: the model cannot be run.
     """
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-        raise ModelError(f"channels={channels!r} must be a number of channels, such as 1, 3 or 4.")
+    whole_number("channels", channels, 1, 4, ModelError)
     model = unwrap(model)
     example, found = first_trace(model, example_input)
     paths, before = _entrances(model, found)
@@ -96,21 +89,15 @@ def change_input_channels(
                 "model.transform_input = False)."
             ) from error
         _update_timm(model, before, channels)
-    summed = f"the weights of {before} channels summed"
-    cycle = (
-        f"the weights of {before} channels repeated in a cycle and scaled by {before}/{channels}"
-    )
-    return InputChange(paths, before, channels, summed if channels == 1 else cycle)
+    how = "summed" if channels == 1 else f"repeated in a cycle and scaled by {before}/{channels}"
+    return InputChange(paths, before, channels, f"the weights of {before} channels {how}")
 
 
 def adapted_weight(weight: Tensor, channels: int) -> Tensor:
-    """Adapt the weight of a first convolution to a new number of input channels.
+    """Adapt the weight (out, old, ...) of a first convolution to a new number of input channels.
 
-    For one channel the weights of all channels are summed, so a grey image has the same output as
-    with three equal channels. Otherwise the channels are repeated in a cycle and scaled by
-    old / new, so sums keep their scale.
-
-    Shapes: (out, old, ...) in, (out, channels, ...) out.
+    Channels are summed to one, so a grey image has the same output as with three equal channels;
+    otherwise repeated in a cycle and scaled by old / new, so sums keep their scale.
 
     Source: timm, `adapt_input_conv` (Wightman, "PyTorch Image Models"); reimplemented.
     """
@@ -233,20 +220,11 @@ def _with_channels(tensor: Tensor, before: int, after: int) -> Tensor:
 def with_channels(
     loaded: LoadedModel, channels: int, *, size: tuple[int, int]
 ) -> tuple[LoadedModel, InputChange | None]:
-    """Adapt a network to a number of channels; its first convolution changes only if needed.
-
-    Args:
-        loaded: the network, which is changed in place, and the input that its weights expect.
-        channels: of the images.
-        size: their height and width, in pixels.
+    """Adapt a network, in place, to images of this number of channels and this height and width.
 
     Returns:
         The network with statistics for these channels, and the result of `change_input_channels`,
         or None if the network takes this many channels already.
-
-    Raises:
-        ModelError: the network cannot be adapted.
-        AnatomyError: it cannot be run.
     """
     if channels == loaded.input.channels:
         return loaded, None

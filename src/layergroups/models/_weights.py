@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,21 +40,13 @@ class WeightsFile(NamedTuple):
     words: str
 
 
-class Misshape(NamedTuple):
-    """An entry whose shape differs between file and model."""
-
-    name: str
-    in_file: tuple[int, ...]
-    in_model: tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Differences:
     """How the entries of a file differ from those of a model."""
 
-    missing: tuple[str, ...]  # in the file
-    unexpected: tuple[str, ...]  # in the file
-    misshaped: tuple[Misshape, ...]
+    missing: Sequence[str]  # in the file
+    unexpected: Sequence[str]  # in the file
+    misshaped: Mapping[str, str]  # name of an entry, and both shapes
     fitting: int  # number of entries
 
     def __len__(self) -> int:
@@ -63,30 +55,25 @@ class Differences:
     @property
     def unfit(self) -> set[str]:
         """Names of the file's entries that cannot be loaded."""
-        return {entry.name for entry in self.misshaped} | set(self.unexpected)
+        return {*self.misshaped, *self.unexpected}
 
     def lines(self) -> list[str]:
         """A line for each kind of difference: how many entries, and the first names."""
-        shapes = [f"{n} (file {list(a)}, model {list(b)})" for n, a, b in self.misshaped]
-        kinds = {
+        kinds: dict[str, Sequence[str]] = {
             "missing in the file": self.missing,
             "unknown to the model": self.unexpected,
-            "of a different shape": shapes,
+            "of a different shape": [f"{n} ({shapes})" for n, shapes in self.misshaped.items()],
         }
         return [f"{len(n)} {kind}: {first_few(n, _SHOWN)}" for kind, n in kinds.items() if n]
 
     def outside(self, paths: tuple[str, ...]) -> Differences:
         """The differences outside the modules at these paths."""
 
-        def keep(name: str) -> bool:
-            return not any(is_within(name, path) for path in paths)
+        def keep(names: Iterable[str]) -> list[str]:
+            return [n for n in names if not any(is_within(n, path) for path in paths)]
 
-        return Differences(
-            tuple(filter(keep, self.missing)),
-            tuple(filter(keep, self.unexpected)),
-            tuple(entry for entry in self.misshaped if keep(entry.name)),
-            self.fitting,
-        )
+        misshaped = {name: self.misshaped[name] for name in keep(self.misshaped)}
+        return Differences(keep(self.missing), keep(self.unexpected), misshaped, self.fitting)
 
 
 def find_weights(path: str | Path) -> Path:
@@ -103,16 +90,8 @@ def find_weights(path: str | Path) -> Path:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read the tensors of a weights file to the CPU, without running any code in it.
 
-    Args:
-        path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of `torch.save`. Common
-            wrappers ({"state_dict": ...}, {"model": ...}) are opened; moving averages take
-            precedence.
-
-    Returns:
-        The tensors by name, and a description of their source.
-
-    Raises:
-        WeightsError: the file is missing, damaged, of a different kind, or holds pickled code.
+    Common wrappers ({"state_dict": ...}, {"model": ...}) are opened; moving averages take
+    precedence.
     """
     file = find_weights(path)
     if file.suffix.lower() != ".safetensors":
@@ -127,16 +106,17 @@ def read_weights(path: str | Path) -> WeightsFile:
 def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
     """Compare names and shapes of a model's entries with those of `tensors`."""
     ours = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    missing = [name for name in ours if name not in tensors]
-    unexpected = [name for name in tensors if name not in ours]
     common = [name for name in ours if name in tensors]
-    misshaped = [
-        Misshape(name, tuple(tensors[name].shape), tuple(ours[name].shape))
+    misshaped = {
+        name: f"file {list(tensors[name].shape)}, model {list(ours[name].shape)}"
         for name in common
         if tensors[name].shape != ours[name].shape
-    ]
+    }
     return Differences(
-        tuple(missing), tuple(unexpected), tuple(misshaped), len(common) - len(misshaped)
+        missing=[name for name in ours if name not in tensors],
+        unexpected=[name for name in tensors if name not in ours],
+        misshaped=misshaped,
+        fitting=len(common) - len(misshaped),
     )
 
 
@@ -145,8 +125,7 @@ def load_weights_file(
 ) -> str:
     """Load a weights file into a model, in place: everything, or everything but the classifier.
 
-    `convert` adapts the tensors of an older or differently sized file. Its result is used only if
-    it fits better.
+    The result of `convert`, for an older or differently sized file, is used if it fits better.
     """
     found = read_weights(path)
     tensors = _strip_prefixes(found.tensors, model)
@@ -179,7 +158,7 @@ def load_weights_file(
 def _compare_file(model: nn.Module, tensors: Mapping[str, Tensor]) -> Differences:
     """As `compare`; files written before PyTorch 0.4.1 may lack `num_batches_tracked`."""
     found = compare(model, tensors)
-    missing = tuple(n for n in found.missing if not n.endswith("num_batches_tracked"))
+    missing = [n for n in found.missing if not n.endswith("num_batches_tracked")]
     return replace(found, missing=missing)
 
 
