@@ -40,7 +40,7 @@ _CONTENTS: Final = "items, labels and transforms"  # a checksum, so not shown in
 _FEATURES: Final = "features"  # name of the state of `FitContext.features`
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CheckpointConfig:
     """Where and how often a fit is saved, and whether it resumes; see `FitOptions`."""
 
@@ -60,11 +60,10 @@ def checkpoint_config(
                 'fit(..., checkpoint_dir="checkpoints", resume=True).'
             )
         return None
-    every = checkpoint_every
-    if every is not None:
-        whole_number("checkpoint_every", every, 1, 100)
+    if checkpoint_every is not None:
+        whole_number("checkpoint_every", checkpoint_every, 1, 100)
     folder = path_of(checkpoint_dir, TrainingError, 'fit(..., checkpoint_dir="checkpoints")')
-    return CheckpointConfig(folder=folder, every=every, resume=resume)
+    return CheckpointConfig(folder, checkpoint_every, resume)
 
 
 def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> dict[str, Any]:
@@ -152,11 +151,11 @@ class Checkpointer:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
     def before_fit(self, run: FitContext) -> None:
-        if self._found is None:
+        found, self._found = self._found, None
+        if found is None:
             self._write(run)
         else:
-            self._go_on(run, self._found)
-            self._found = None
+            self._go_on(run, found)
 
     def after_step(self, run: FitContext) -> None:
         if self.config.every is not None and run.step % self.config.every == 0:
@@ -210,7 +209,7 @@ class Checkpointer:
         saved = self._found
         if saved is None or not saved.state["fit"]["done"]:
             return None
-        _restore(learner, saved)
+        restore(learner, saved.tensors, saved.state, strict=True, source=str(saved.path))
         _log.warning("Fit %d was done before; its end is loaded from %s.", self.number, saved.path)
         return learner.history[len(learner.history) - saved.state["fit"]["rows"] :]
 
@@ -227,7 +226,7 @@ class Checkpointer:
         try:
             for callback, state, _ in restored:
                 callback.load_state_dict(state)
-            _restore(run.learner, saved)
+            restore(run.learner, saved.tensors, saved.state, strict=True, source=str(saved.path))
         except BaseException:
             for callback, _, before in restored:
                 callback.load_state_dict(before)
@@ -306,11 +305,6 @@ def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
     if reason is not None:
         raise reason
     return None
-
-
-def _restore(learner: LearnerState, saved: Saved) -> None:
-    source = str(saved.path)
-    restore(learner, saved.tensors, saved.state, with_opt=True, strict=True, source=source)
 
 
 def _stateful(run: FitContext) -> list[tuple[str, Any]]:

@@ -64,7 +64,9 @@ class OnMetric:
 
     def is_best(self, row: EpochRow) -> bool:
         """Whether the epoch is better than all before; one without the value is not."""
-        value = value_of(row, self.monitor)
+        known = {**row.metrics, "train_loss": row.train_loss, "valid_loss": row.valid_loss}
+        value = known.get(self.monitor)
+        value = math.nan if value is None else value
         better = self.best is None or self._sign * (value - self.best) > self.min_delta
         if math.isnan(value) or not better:
             self.waited += 1
@@ -110,13 +112,6 @@ class OnMetric:
                 'mode="max", or mode="min" if lower is better.'
             )
         return 1 if higher else -1
-
-
-def value_of(row: EpochRow, column: str) -> float:
-    """A loss or metric of an epoch; NaN if the epoch has none."""
-    known = {"train_loss": row.train_loss, "valid_loss": row.valid_loss}
-    value = known[column] if column in known else row.metrics.get(column)
-    return math.nan if value is None else value
 
 
 class EarlyStopping(OnMetric):
@@ -200,7 +195,8 @@ class SaveBest(OnMetric):
         elif not self.restore:
             outcome = f'learn.load("{self.name}") restores it'
         else:
-            outcome = "restored" if self._put_back(run, self.path) else "not restored"
+            put_back = _put_back(run, read(self.path)[0], str(self.path))
+            outcome = "restored" if put_back else "not restored"
         _log.warning("Best of %d epochs: %s, saved as %s; %s.",
                      len(run.rows), self.best_so_far(), self.path, outcome)  # fmt: skip
 
@@ -210,14 +206,6 @@ class SaveBest(OnMetric):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.path = None if state["path"] is None else Path(state["path"])
-
-    def _put_back(self, run: FitContext, path: Path) -> bool:
-        try:
-            put_weights(run.groups.model, read(path)[0], str(path))
-        except CheckpointError as difference:
-            _log.warning("The model was changed after its best epoch: %s", difference)
-            return False
-        return True
 
 
 class ReduceLROnPlateau(OnMetric):
@@ -281,9 +269,11 @@ class StopOnNaN:
         self._copy(run, "before the fit")
 
     def after_epoch(self, run: FitContext) -> None:
-        row = run.rows[-1]
-        if run.losses.nonfinite_note:
-            self._put_back(run)
+        row, note = run.rows[-1], run.losses.nonfinite_note
+        if note:
+            if _put_back(run, self._last_finite, f"The copy from {self._from}"):
+                run.optimizer.state.clear()
+                _log.warning("The fit ends: %s. The weights are those from %s.", note, self._from)
         elif row.valid_loss is None or math.isfinite(row.valid_loss):
             self._copy(run, f"after epoch {row.epoch}")
 
@@ -298,12 +288,11 @@ class StopOnNaN:
         self._last_finite = {n: t.detach().to("cpu", copy=True) for n, t in weights.items()}
         self._from = when
 
-    def _put_back(self, run: FitContext) -> None:
-        try:
-            put_weights(run.groups.model, self._last_finite, f"The copy from {self._from}")
-        except CheckpointError as difference:
-            _log.warning("The weights may be NaN, and cannot be restored: %s", difference)
-            return
-        run.optimizer.state.clear()
-        note = run.losses.nonfinite_note
-        _log.warning("The fit ends: %s. The weights are those from %s.", note, self._from)
+
+def _put_back(run: FitContext, weights: Mapping[str, Tensor], source: str) -> bool:
+    try:
+        put_weights(run.groups.model, weights, source)
+    except CheckpointError as difference:
+        _log.warning("The model has changed since, so its weights are not restored: %s", difference)
+        return False
+    return True

@@ -17,14 +17,6 @@ from layergroups.training.feature_cache._feature_buffer import (
     checked_cache_config,
 )
 from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
-from layergroups.training.feature_cache._feature_cut import (
-    FeatureCut,
-    NoCutError,
-    find_cut,
-    foreign_hooks,
-    run_frozen_part,
-    run_rest,
-)
 
 __all__ = [
     "Boundary",
@@ -34,14 +26,8 @@ __all__ = [
     "FeatureBuffer",
     "FeatureCache",
     "FeatureCacheConfig",
-    "FeatureCut",
-    "NoCutError",
     "batch_size",
     "checked_cache_config",
-    "find_cut",
-    "foreign_hooks",
     "probe",
-    "run_frozen_part",
-    "run_rest",
     "why_not",
 ]

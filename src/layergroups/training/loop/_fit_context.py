@@ -60,9 +60,8 @@ class FeatureSource(Protocol):
 class ChangeDetector:
     """Detects changes of model and freezing before each step, and syncs the learner.
 
-    It compares the number of changes that the groups have recorded, not whether a sync found any: a
-    callback that reads the groups after surgery has synced them already, but new parts must still
-    be moved to the device.
+    It compares the number of recorded changes: a callback that reads the groups after surgery has
+    synced them already, but new parts must still be moved to the device.
     """
 
     def __init__(self, learner: LearnerState) -> None:
@@ -98,21 +97,16 @@ class FitContext:
         schedule: the multiplier on the rates.
         phase: the kind of fit, for the history.
         replicas: the copies of the model in all processes.
-        accumulate: batches for each optimizer step.
+        accumulate: batches for each optimizer step; `accumulated` since the last one.
         callbacks: in the order of their calls.
         features: cached outputs of frozen layers; None runs the frozen layers in every epoch.
         batches: of this epoch: `train`, or those of `features`.
-        seconds_before: time spent on this epoch before the run was interrupted.
-        epoch: of this fit, counted from 0.
-        batch: batches of the epoch so far.
+        epoch, batch: epoch of this fit, counted from 0; batches of the epoch so far.
         step, steps: optimizer steps of this fit so far, and of all epochs if each is one pass over
             `train`; `first_step` is that of this epoch.
         epoch_steps: number of steps in this epoch.
-        inputs: of the batch, on the device; with several processes, of this process's share.
-        targets: of the batch, likewise.
-        share: this process's share of the batch.
+        inputs, targets: of the batch, on the device; with several processes, of their `share`.
         mixed: whether a callback (`MixUp`, `CutMix`) has mixed the items of the batch.
-        accumulated: batches since the last optimizer step.
         loss: of the batch, still on its device.
         begun: whether it has trained or resumed; a fit that fails before changes nothing.
         changes, changed: number of surgeries in this fit; whether there was one since the last
@@ -120,11 +114,12 @@ class FitContext:
         stop: a callback writes a reason here to end the fit.
         allow_nonfinite: a NaN or infinite loss ends the fit without an error; see `StopOnNaN`.
         losses: of the epoch so far.
-        max_multiplier: the maximum of the schedule in the epoch so far.
-        lrs: the rates of the groups at that maximum.
+        max_multiplier, lrs: the maximum of the schedule in the epoch so far, and the rates of the
+            groups then.
         rows: the finished epochs.
         epoch_start: random states before the first batch of the epoch was drawn.
-        started: start of the epoch, in seconds of `time.perf_counter`.
+        started, seconds_before: start of the epoch (`time.perf_counter`), and time spent on it
+            before the run was interrupted.
     """
 
     learner: LearnerState

@@ -59,14 +59,11 @@ def takes_fit_options(method: Callable[_P, _R]) -> Callable[_P, _R]:
     """List the options of a fit in help() and completion, and refuse unknown ones."""
     own = inspect.signature(method)
     kinds = get_type_hints(FitOptions)
-    options = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=kinds[name]
-        )
-        for name, value in DEFAULTS.items()
-    ]
     parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    signature = own.replace(parameters=[*parameters, *options])
+    for name, value in DEFAULTS.items():
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, kind, default=value, annotation=kinds[name]))
+    signature = own.replace(parameters=parameters)
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -70,11 +70,7 @@ def train_head(
 
 
 def _prepare(
-    run: FitContext,
-    epochs_counted: int,
-    setup: FitSetup,
-    first_epoch: int,
-    also: Sequence[Boundary],
+    run: FitContext, epochs_counted: int, setup: FitSetup, first: int, also: Sequence[Boundary]
 ) -> str:
     """Fill the cache and set up the run to train from it; returns the reason if that fails."""
     started, figures, data = time.perf_counter(), setup.figures, run.learner.data
@@ -85,20 +81,21 @@ def _prepare(
         return reason
     check_batch_count(run.train)
     views = epochs_counted * figures.views if data.augmented else 1
-    epochs = [_VIEWS_FROM + first_epoch * views + n for n in range(views)]
+    epochs = [_VIEWS_FROM + first * views + n for n in range(views)]
     entry = _filled(run, setup, epochs, also)
     if entry.train is None:
         return entry.reason
     size = batch_size(run) * run.accumulate
     run.accumulate = 1  # cached values are small, so the batches of a step become one batch
     items, held_out = _split(entry.train.targets, figures.hold_out)
-    seed, weights = run.learner.epoch_seed(first_epoch), data.sampling_weights
+    seed, weights = run.learner.epoch_seed(first), data.sampling_weights
     weights = None if weights is None else weights[items]
     train = Passes(entry.train, items, views, size, figures.head_passes, seed, weights)
     if len(held_out):
         held = Passes(entry.train, held_out, views, size)
         run.callbacks = (KeepBest(held, train.per_pass, figures.patience), *run.callbacks)
-    run.features, run.batches = HeadFeatures(run, setup, entry, train, epochs_counted), train
+    run.features = HeadFeatures(setup, run.groups.inactive, entry, train, epochs_counted)
+    run.batches = train
     run.seconds_before = time.perf_counter() - started
     return ""
 
@@ -187,18 +184,11 @@ class HeadFeatures(CachedEpochs):
     required = True
 
     def __init__(
-        self,
-        run: FitContext,
-        setup: FitSetup,
-        entry: CacheEntry,
-        passes: Passes,
-        epochs_counted: int,
+        self, setup: FitSetup, boundary: Boundary, entry: CacheEntry, passes: Passes, counted: int
     ) -> None:
         super().__init__(setup.cache, setup.cache_config)
-        self.filled = entry
-        self.boundary = run.groups.inactive
-        self.rows = passes
-        self.epochs_counted = epochs_counted
+        self.filled, self.boundary = entry, boundary
+        self.rows, self.epochs_counted = passes, counted
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
         known = self.cache.entries.get(self.boundary)
@@ -221,11 +211,8 @@ class KeepBest:
     """A callback that restores the weights with the best held-out loss at the end."""
 
     def __init__(self, held_out: Passes, per_pass: int, patience: int) -> None:
-        self.held_out = held_out
-        self.per_pass = per_pass
-        self.patience = patience
-        self.best_loss = math.inf
-        self.best_pass = 0
+        self.held_out, self.per_pass, self.patience = held_out, per_pass, patience
+        self.best_loss, self.best_pass = math.inf, 0
         self._weights: dict[str, Tensor] = {}
 
     def after_step(self, run: FitContext) -> None:
