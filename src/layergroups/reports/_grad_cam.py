@@ -19,7 +19,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -374,9 +373,6 @@ class HeatMap:
 
         Args:
             path: a file ending with .png, .svg or .pdf; None returns the figure of matplotlib.
-
-        Raises:
-            LayerGroupsError: a different ending, or the file cannot be written.
         """
         return drawing.save_or_return(self._figure(), path)
 
@@ -396,11 +392,8 @@ class HeatMap:
         sure = "" if self.probability is None else f", probability {self.probability:.3f}"
         return f"HeatMap({height} x {width} for {self.target!r}{sure}, on {self.layer!r})"
 
-    def _repr_html_(self) -> str:
-        import base64
-
-        content = base64.b64encode(drawing.png(self._figure(), dpi=100)).decode()
-        return f'<img alt="{escape(repr(self), quote=True)}" src="data:image/png;base64,{content}">'
+    def _repr_png_(self) -> bytes:
+        return drawing.png(self._figure(), dpi=100)
 
 
 def heat_map(learn: Answering, item: Any, target: int | str | None = None) -> HeatMap:

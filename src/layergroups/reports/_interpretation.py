@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from layergroups import _drawing as drawing
-from layergroups._formatting import html_table
+from layergroups._formatting import figure, html_table
 from layergroups._suggestions import SuggestsNames
 from layergroups._torch import tree_map_only
 from layergroups.data import data_source
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from layergroups.reports._images import Pixels
 
 
+_Measure = TypeVar("_Measure")
 _CAM_BATCH = 16
 _SHOWN = 9
 
@@ -143,14 +144,15 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is a regression.
         """
-        found = self.task.correct(self.predictions, self.targets, self.threshold)
-        if found is None:
-            self._refuse("correct")
-        return found
+        found = self._correct()
+        return self._refuse("correct") if found is None else found
+
+    def _correct(self) -> Tensor | None:
+        return self.task.correct(self.predictions, self.targets, self.threshold)
 
     def is_right(self, index: int) -> bool | None:
         """Whether an item is predicted correctly; None for a regression."""
-        found = self.task.correct(self.predictions, self.targets, self.threshold)
+        found = self._correct()
         return None if found is None else bool(found[index])
 
     def top_losses(self, k: int | None = 9, *, largest: bool = True) -> tuple[TopLoss, ...]:
@@ -171,14 +173,11 @@ class Interpretation(SuggestsNames):
         return TopLoss(
             index=index,
             path=self.paths[index],
-            actual=self._words(self.targets[index]),
-            predicted=self._words(self.predicted[index]),
+            actual=self.task.text(self.targets[index], self.classes),
+            predicted=self.task.text(self.predicted[index], self.classes),
             probability=self.task.confidence(values),
             loss=float(self.losses[index]),
         )
-
-    def _words(self, value: Tensor) -> str:
-        return self.task.text(value, self.classes)
 
     # All items
 
@@ -188,15 +187,16 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is not one class for each item.
         """
-        found = self.measures()
-        if not isinstance(found, ConfusionMatrix):
-            self._refuse("confusion_matrix")
-        return found
+        return self._measured(ConfusionMatrix, "confusion_matrix")
 
     def measures(self) -> Measures:
         """The measures of the task: a confusion matrix, a class report, or residuals."""
         args = (self.predictions, self.targets, self.classes, self.threshold)
         return self.task.measures(*args)
+
+    def _measured(self, kind: type[_Measure], what: str) -> _Measure:
+        found = self.measures()
+        return found if isinstance(found, kind) else self._refuse(what)
 
     def most_confused(self, min_val: int = 1) -> tuple[Confusion, ...]:
         """Pairs of classes that were confused at least min_val times, the most frequent first.
@@ -215,12 +215,9 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is a regression.
         """
-        found = self.measures()
-        if isinstance(found, ConfusionMatrix):
+        if isinstance(self.measures(), ConfusionMatrix):
             return ClassReport.from_classes(self.predicted, self.targets, self.classes)
-        if not isinstance(found, ClassReport):
-            self._refuse("class_report")
-        return found
+        return self._measured(ClassReport, "class_report")
 
     def calibration(self, bins: int = BINS) -> Calibration:
         """Compare the confidence of predictions with their accuracy.
@@ -239,10 +236,7 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is not a regression.
         """
-        found = self.measures()
-        if not isinstance(found, Residuals):
-            self._refuse("residuals")
-        return found
+        return self._measured(Residuals, "residuals")
 
     # Images
 
@@ -252,8 +246,7 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: there is no learner, or the batches cannot be iterated again.
         """
-        learner = self._known_learner()
-        spec = data_source(learner.dls).input
+        spec = data_source(self._known_learner().dls).input
         return [as_pixels(image, spec) for image in images_of(self._inputs(indices))]
 
     def grad_cam(self, indices: Sequence[int], target: int | None = None) -> Tensor:
@@ -275,7 +268,6 @@ class Interpretation(SuggestsNames):
         return torch.cat([grad_cam(learner.model, x, target, anatomy=anatomy) for x in batches])
 
     def _inputs(self, indices: Sequence[int]) -> Any:
-        self._known_learner()
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
         if wrong or not indices:
             raise LayerGroupsError(
@@ -332,9 +324,6 @@ class Interpretation(SuggestsNames):
             AnatomyError: with `cam`: the network has no spatial map.
             LayerGroupsError: as `images`; a different ending, or the file cannot be written.
         """
-        return drawing.save_or_return(self._draw_top_losses(k, cam, largest), path)
-
-    def _draw_top_losses(self, k: int, cam: bool, largest: bool) -> Figure:
         items = self.top_losses(k, largest=largest)
         if not items:
             raise LayerGroupsError(f"k={k!r} must be at least 1: plot_top_losses(9).")
@@ -345,7 +334,8 @@ class Interpretation(SuggestsNames):
             shown = [(p[0], overlay(p[0], h)) for p, h in zip(shown, heat, strict=True)]
         tiles = [self._tile(item, pictures) for item, pictures in zip(items, shown, strict=True)]
         note = "Beside each image: Grad-CAM heat map of the prediction" if cam else ""
-        return drawing.draw_images(tiles, f"{'Largest' if largest else 'Smallest'} losses", note)
+        title = f"{'Largest' if largest else 'Smallest'} losses"
+        return drawing.save_or_return(drawing.draw_images(tiles, title, note), path)
 
     def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> drawing.Tile:
         confidence = "" if item.probability is None else f", confidence {item.probability:.2f}"
@@ -354,20 +344,11 @@ class Interpretation(SuggestsNames):
         return drawing.Tile(pictures, item.predicted, self.is_right(item.index), lines)
 
     def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:
-        """Draw the accuracy at each confidence; see `calibration`.
-
-        Args:
-            path: as in `plot_confusion_matrix`.
-            bins: as in `calibration`.
-        """
+        """Draw the accuracy at each confidence; see `calibration` and `plot_confusion_matrix`."""
         return drawing.save_or_return(draw_calibration(self.calibration(bins)), path)
 
     def plot_residuals(self, path: str | Path | None = None) -> Path | Figure:
-        """Draw predicted numbers over actual ones; see `residuals`.
-
-        Args:
-            path: as in `plot_confusion_matrix`.
-        """
+        """Draw predicted numbers over actual ones; see `residuals`, `plot_confusion_matrix`."""
         errors = self.residuals().outputs
         return drawing.save_or_return(draw_residuals(self.predictions, self.targets, errors), path)
 
@@ -382,22 +363,21 @@ class Interpretation(SuggestsNames):
             "loss": float(self.losses.mean()),
             "top_losses": [item.to_dict() for item in self.top_losses(_SHOWN)],
         }
-        measured = self.measures()
+        measured: Any = self.measures()
         if isinstance(measured, Residuals):
             return found | {"residuals": [asdict(row) for row in measured.outputs]}
         if isinstance(measured, ConfusionMatrix):
-            found |= {"report": self.class_report().to_dict(), "confusion": measured.to_dict()}
-        else:
-            found |= {"report": measured.to_dict()}
+            found["confusion"] = measured.to_dict()
+            measured = self.class_report()
+        found["report"] = measured.to_dict()
         if self.task.graded(self.predictions, self.targets) is not None:
             found |= {"calibration": self.calibration().to_dict()}
         return found
 
     def __repr__(self) -> str:
-        classes = self.task.count(len(self.classes))
-        line = f"Interpretation of {len(self)} items, {classes}: mean loss "
-        line += f"{self.losses.mean():.4g}"
-        right = self.task.correct(self.predictions, self.targets, self.threshold)
+        classes, loss = self.task.count(len(self.classes)), f"{self.losses.mean():.4g}"
+        line = f"Interpretation of {len(self)} items, {classes}: mean loss {loss}"
+        right = self._correct()
         return line if right is None else f"{line}, {right.float().mean():.1%} correct"
 
     def _repr_html_(self) -> str:
@@ -406,11 +386,8 @@ class Interpretation(SuggestsNames):
             report = self.class_report()
         rows = [
             (
-                _short(t.path) or t.index,
-                t.actual,
-                t.predicted,
-                _figure(t.probability),
-                _figure(t.loss),
+                "/".join(t.path.parts[-2:]) if t.path else t.index,
+                *(t.actual, t.predicted, figure(t.probability), figure(t.loss)),
             )
             for t in self.top_losses(_SHOWN)
         ]
@@ -441,14 +418,6 @@ def _check(of: Interpretation) -> None:
             )
     if len(of.paths) != n:
         raise LayerGroupsError(f"There are {len(of.paths)} paths for {n} items.")
-
-
-def _short(path: Path | None) -> str:
-    return "" if path is None else "/".join(path.parts[-2:])
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def confusion_matrix(learn: Answering, dl: Any = None) -> ConfusionMatrix:

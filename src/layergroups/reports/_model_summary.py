@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from layergroups._formatting import Printable, html_table, memory
+from layergroups._formatting import Printable, memory
 from layergroups._paths import parent
 from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
@@ -30,22 +30,13 @@ DETAILS: Final = ("blocks", "layers")
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One block or layer.
+    """One block or layer."""
 
-    Attributes:
-        name: its path; the name of a parameter that belongs directly to a container.
-        kind: its class.
-        shape: of its output for one item; empty if unknown.
-        parameters: number of parameters that no earlier row counts.
-        trainable: how many of them train.
-        group: name of its layer group.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
-    trainable: int
+    name: str  # its path; the name of a parameter that belongs directly to a container
+    kind: str  # its class
+    shape: tuple[int, ...]  # of its output for one item; empty if unknown
+    parameters: int  # that no earlier row counts
+    trainable: int  # how many of them train
     group: str
 
 
@@ -106,37 +97,20 @@ class ModelSummary(Printable):
         return asdict(self)
 
     def __rich__(self) -> Group:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=self._title, title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        table.title = f"{self.model}, its {self.detail}"
         for heading in _HEADINGS:
             right = heading in ("output", "parameters", "trains")
             table.add_column(heading, justify="right" if right else "left", overflow="fold")
-        for cells in self._cells():
+        for row in self.rows:
+            shape = "×".join(map(str, row.shape)) or "-"
+            size = f"{row.parameters:,d}" if row.parameters else "-"
+            cells = (row.name, row.kind, shape, size, _trains(row), row.group)
             table.add_row(*map(Text, cells))
         facts = Table(box=None, pad_edge=False, show_header=False)
         for name, words in self.facts.items():
             facts.add_row(Text(f"{name}:"), Text(words))
         return Group(table, facts)
-
-    def _repr_html_(self) -> str:
-        facts = html_table(("", ""), self.facts.items(), left=("",))
-        return html_table(_HEADINGS, self._cells(), self._title, left=("type", "group")) + facts
-
-    @property
-    def _title(self) -> str:
-        return f"{self.model}, its {self.detail}"
-
-    def _cells(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                row.name,
-                row.kind,
-                "×".join(map(str, row.shape)) or "-",
-                f"{row.parameters:,d}" if row.parameters else "-",
-                _trains(row),
-                row.group,
-            )
-            for row in self.rows
-        ]
 
 
 def model_summary(

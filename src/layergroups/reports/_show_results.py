@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layergroups import _drawing as drawing
+from layergroups._formatting import count
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
@@ -54,22 +55,15 @@ def results_picture(
         confidence = task.confidence(predictions[i])
         sure = [] if confidence is None else [f"confidence {confidence:.2f}"]
         lines = [*([] if actual is None else [f"actual {actual}"]), *sure, *paths[i : i + 1]]
-        right = None if correct is None else bool(correct[i])
-        tiles.append(drawing.Tile((as_pixels(image, data.input),), predicted, right, tuple(lines)))
-    return drawing.save_or_return(
-        drawing.draw_images(tiles, _title(tiles, targets), _note(tiles)), path
-    )
-
-
-def _title(tiles: list[drawing.Tile], targets: Tensor | None) -> str:
+        verdict = None if correct is None else bool(correct[i])
+        tiles.append(
+            drawing.Tile((as_pixels(image, data.input),), predicted, verdict, tuple(lines))
+        )
     what = "Predicted" if targets is None else "Predicted and actual"
-    return f"{what}: {len(tiles)} {'image' if len(tiles) == 1 else 'images'}"
-
-
-def _note(tiles: list[drawing.Tile]) -> str:
-    if any(tile.right is None for tile in tiles):
-        return ""
-    return f"{sum(bool(tile.right) for tile in tiles)} of {len(tiles)} are correct"
+    right = [bool(tile.right) for tile in tiles if tile.right is not None]
+    note = f"{sum(right)} of {len(tiles)} are correct" if right else ""
+    figure = drawing.draw_images(tiles, f"{what}: {count(len(tiles), 'image')}", note)
+    return drawing.save_or_return(figure, path)
 
 
 def _chosen(batches: Any, n: int, seed: int) -> tuple[Any, Tensor | None, tuple[str, ...]]:

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
@@ -48,44 +48,38 @@ def safe_picture(uri: str) -> str:
 
 def training_charts(record: RunRecord) -> list[Chart]:
     """Losses, metrics and learning rates over the epochs."""
-    found = [_losses(record), *_metrics(record)]
+    epochs = record.epochs
+    losses = {
+        "training": [r.train_loss for r in epochs],
+        "validation": [r.valid_loss for r in epochs],
+    }
+    found = [_over_epochs(epochs, "Loss", "loss", losses, notes=True), *_metrics(epochs)]
     if len(found) == 1:
         found = [replace(found[0], wide=True)]
     return [*found, *_rates(record)]
 
 
-def _losses(record: RunRecord) -> Chart:
-    epochs = record.epochs
-    lines = [
-        Line("training", _points(row.train_loss for row in epochs), "c0"),
-        Line("validation", _points(row.valid_loss for row in epochs), "c1", dash=1),
-    ]
-    headings = ("epoch", "phase", "training", "validation", "note")
-    rows = [
-        (str(r.epoch), r.phase, figure(r.train_loss), figure(r.valid_loss), r.note) for r in epochs
-    ]
-    return _over_epochs(record, "Loss", lines, "loss", headings, rows)
-
-
-def _metrics(record: RunRecord) -> list[Chart]:
+def _metrics(epochs: Sequence[EpochRow]) -> list[Chart]:
     """One chart for all metrics between 0 and 1, one for each of the others: scales differ."""
-    names = list(dict.fromkeys(name for row in record.epochs for name in row.metrics))
-    values = {n: [row.metrics.get(n) for row in record.epochs] for n in names}
-    shares = [n for n in names if all(v is None or 0 <= v <= 1 for v in values[n])]
-    parts = [[n] for n in names if n not in shares]
+    values = {n: [row.metrics.get(n) for row in epochs] for n in _metric_names(epochs)}
+    shares = [n for n in values if all(v is None or 0 <= v <= 1 for v in values[n])]
+    parts = [[n] for n in values if n not in shares]
     parts = ([shares] if shares else []) + parts[:_MAX_CHARTS]
-    charts = []
-    for part in parts:
-        lines = [Line(n, _points(values[n]), f"c{i % 4}", dash=i) for i, n in enumerate(part)]
-        rows = [
-            (str(r.epoch), r.phase, *(figure(r.metrics.get(n)) for n in part))
-            for r in record.epochs
-        ]
-        one = part[0] if len(part) == 1 else ""
-        title, unit = (f"{one[0].upper()}{one[1:]}", one) if one else ("Metrics", "value")
-        headings = ("epoch", "phase", *part)
-        charts.append(_over_epochs(record, title, lines, unit, headings, rows))
-    return charts
+    return [
+        _over_epochs(
+            epochs, _title(part[0]) if len(part) == 1 else "Metrics",
+            part[0] if len(part) == 1 else "value", {n: values[n] for n in part},
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
+def _metric_names(epochs: Iterable[EpochRow]) -> list[str]:
+    return list(dict.fromkeys(name for row in epochs for name in row.metrics))
+
+
+def _title(name: str) -> str:
+    return f"{name[0].upper()}{name[1:]}"
 
 
 def _rates(record: RunRecord) -> list[Chart]:
@@ -97,35 +91,47 @@ def _rates(record: RunRecord) -> list[Chart]:
         for i, name in enumerate(names)
     ]
     lines = _merged([line for line in lines if any(math.isfinite(b) for _, b in line.points)])
-    rows = [(str(r.epoch), *(_rate_of(r, i) for i in range(len(names)))) for r in record.epochs]
-    chart = _over_epochs(
-        record, "Learning rate of each layer group", lines, "learning rate", ("epoch", *names), rows
-    )
-    axis = rate_axis(b for line in lines for _, b in line.points if b > 0)
-    lined = f"{count(len(lines), 'line')}, one for each group or for groups of the same rate."
-    caption = "The highest rate of each layer group in each epoch; frozen groups have none."
-    return [replace(chart, y=axis, wide=True, describe=lined, caption=caption)]
+    chart = _over_epochs(record.epochs, "Learning rate of each layer group", "learning rate", {})
+    return [
+        replace(
+            chart,
+            lines=lines,
+            y=rate_axis(b for line in lines for _, b in line.points if b > 0),
+            headings=("epoch", *names),
+            rows=[
+                (str(r.epoch), *(_rate_of(r, i) for i in range(len(names)))) for r in record.epochs
+            ],
+            wide=True,
+            describe=f"{count(len(lines), 'line')}, one for each group or for groups of the same "
+            "rate.",
+            caption="The highest rate of each layer group in each epoch; frozen groups have none.",
+        )
+    ]
 
 
 def _over_epochs(
-    record: RunRecord,
+    epochs: Sequence[EpochRow],
     title: str,
-    lines: Sequence[Line],
     unit: str,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    values: Mapping[str, Sequence[float | None]],
+    *,
+    notes: bool = False,
 ) -> Chart:
+    lines = [Line(n, _points(v), f"c{i % 4}", dash=i) for i, (n, v) in enumerate(values.items())]
     lines = [line for line in lines if line.points]
     ends = [f"{x.name} from {figure(x.points[0][1])} to {figure(x.points[-1][1])}" for x in lines]
-    phases = phases_of(record.epochs)
+    phases = phases_of(epochs)
     return Chart(
         title=title,
         lines=lines,
-        x=epoch_axis([row.epoch for row in record.epochs]),
+        x=epoch_axis([row.epoch for row in epochs]),
         y=linear_axis([b for line in lines for _, b in line.points]),
         y_label=unit,
-        headings=headings,
-        rows=rows,
+        headings=("epoch", "phase", *values, *(("note",) if notes else ())),
+        rows=[
+            (str(row.epoch), row.phase, *map(figure, cells), *((row.note,) if notes else ()))
+            for row, *cells in zip(epochs, *values.values(), strict=True)
+        ],
         bands=[(float(p.start), p.name) for p in phases] if len(phases) <= _MAX_BANDS else [],
         describe=f"{'; '.join(ends)}." if ends else "",
     )
@@ -407,36 +413,30 @@ def scatter_chart(outcome: Outcome) -> Chart:
 
 def compared_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """Losses and metrics of both runs over the epochs."""
-    names = list(dict.fromkeys(n for run in runs for row in run.epochs for n in row.metrics))
-    values: list[tuple[str, str, Callable[[EpochRow], float | None]]] = [
-        ("Validation loss", "loss", lambda row: row.valid_loss)
+    charts = [_compared(runs, "Validation loss", "loss", lambda row: row.valid_loss)]
+    charts += [
+        _compared(runs, _title(name), name, lambda row, name=name: row.metrics.get(name))  # type: ignore[misc] # name=name binds it
+        for name in _metric_names(row for run in runs for row in run.epochs)
     ]
-    values += [(f"{n[0].upper()}{n[1:]}", n, lambda row, n=n: row.metrics.get(n)) for n in names]  # type: ignore[misc] # n=n binds it
-    values.append(("Training loss", "loss", lambda row: row.train_loss))
-    charts = [_compared(runs, *each) for each in values]
+    charts.append(_compared(runs, "Training loss", "loss", lambda row: row.train_loss))
     return [chart for chart in charts if chart.lines]
 
 
 def _compared(
     runs: Sequence[RunRecord], title: str, unit: str, value: Callable[[EpochRow], float | None]
 ) -> Chart:
-    lines = [
-        Line(letter, _points(map(value, run.epochs)), f"run-{i}", dash=i)
-        for i, (letter, run) in enumerate(zip("AB", runs, strict=True))
-    ]
-    longest = max(len(run.epochs) for run in runs)
-    return Chart(
-        title=title,
-        lines=[line for line in lines if line.points],
-        x=epoch_axis(range(longest)),
-        y=linear_axis([b for line in lines for _, b in line.points]),
-        y_label=unit,
-        headings=("epoch", "A", "B"),
-        rows=[
-            (str(i), *(figure(value(r.epochs[i])) if i < len(r.epochs) else "–" for r in runs))
-            for i in range(longest)
-        ],
-    )
+    one, other = runs
+    longest = max(one.epochs, other.epochs, key=len)
+    values = {
+        letter: [value(row) for row in run.epochs] + [None] * (len(longest) - len(run.epochs))
+        for letter, run in zip("AB", runs, strict=True)
+    }
+    positions = [replace(row, epoch=i, phase="") for i, row in enumerate(longest)]
+    chart = _over_epochs(positions, title, unit, values)
+    looks = {"A": "run-0", "B": "run-1"}
+    lines = [replace(line, look=looks[line.name]) for line in chart.lines]
+    rows = [(epoch, *cells) for epoch, _, *cells in chart.rows]
+    return replace(chart, lines=lines, headings=("epoch", "A", "B"), rows=rows, bands=[])
 
 
 def compared_recall(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:

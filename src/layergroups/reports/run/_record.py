@@ -25,17 +25,11 @@ from layergroups.tasks import Calibration, ClassReport, Confusion, task_named
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """The network and its layer groups at the end of the run.
+    """The network and its layer groups at the end of the run."""
 
-    Attributes:
-        name: such as "timm:efficientnet_lite0".
-        rule: by which it was split.
-        groups: nearest the input first, each with its blocks.
-    """
-
-    name: str
-    rule: str = ""
-    groups: tuple[GroupStack, ...] = ()
+    name: str  # such as "timm:efficientnet_lite0"
+    rule: str = ""  # by which it was split
+    groups: tuple[GroupStack, ...] = ()  # nearest the input first
 
     @property
     def parameters(self) -> int:
@@ -45,73 +39,42 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class ShownItem:
-    """An item of the validation data, and the prediction for it.
+    """An item of the validation data, and the prediction for it."""
 
-    Attributes:
-        path: of its file, relative to the data folder; or "item 7".
-        actual: its class, labels or targets, as text.
-        predicted: likewise of the prediction.
-        confidence: probability of the prediction; None for numbers.
-        loss: its loss, if known.
-        thumb: a small picture as a data URI, or empty.
-        heat: the same with a Grad-CAM heat map of the prediction, or empty.
-    """
-
-    path: str
-    actual: str
+    path: str  # of its file, relative to the data folder; or "item 7"
+    actual: str  # class, labels or targets, as text
     predicted: str
-    confidence: float | None = None
+    confidence: float | None = None  # probability of the prediction; None for numbers
     loss: float | None = None
-    thumb: str = ""
-    heat: str = ""
+    thumb: str = ""  # a small picture as a data URI
+    heat: str = ""  # the same with a Grad-CAM heat map of the prediction
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Items of one class that were predicted as one class.
+    """Items of one class that were predicted as one class."""
 
-    Attributes:
-        actual: position of the actual class.
-        predicted: position of the predicted class.
-        count: number of items.
-        shown: positions in `Outcome.shown` of the items with a picture.
-    """
-
-    actual: int
+    actual: int  # positions of the classes
     predicted: int
     count: int
-    shown: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()  # positions in `Outcome.shown` of the items with a picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The results on the validation data.
+    """The results on the validation data."""
 
-    Attributes:
-        task: its name, such as "multiclass".
-        items: number of items.
-        loss: mean over them.
-        figures: headline figures by name, the most important first.
-        classes: names of the classes, labels or targets.
-        class_report: figures of each class or label; None for a regression.
-        calibration: None likewise.
-        cells: the non-empty cells of the confusion matrix, for single-label classification.
-        points: for a regression: (actual, predicted) of the first target of some items.
-        shown: items of the cells.
-        worst: the items with the largest losses.
-    """
-
-    task: str
+    task: str  # its name, such as "multiclass"
     items: int
-    loss: float | None = None
-    figures: Mapping[str, float] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
-    class_report: ClassReport | None = None
+    loss: float | None = None  # mean over the items
+    figures: Mapping[str, float] = field(default_factory=dict)  # the most important first
+    classes: tuple[str, ...] = ()  # names of the classes, labels or targets
+    class_report: ClassReport | None = None  # None for a regression
     calibration: Calibration | None = None
-    cells: tuple[Cell, ...] = ()
-    points: tuple[tuple[float, float], ...] = ()
-    shown: tuple[ShownItem, ...] = ()
-    worst: tuple[ShownItem, ...] = ()
+    cells: tuple[Cell, ...] = ()  # of the confusion matrix, without the empty ones
+    points: tuple[tuple[float, float], ...] = ()  # regression: actual, predicted of some items
+    shown: tuple[ShownItem, ...] = ()  # items of the cells
+    worst: tuple[ShownItem, ...] = ()  # the items with the largest losses
 
     @property
     def confusions(self) -> tuple[Confusion, ...]:
@@ -125,18 +88,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class SetupFacts:
-    """Information for reproducing the run.
-
-    Attributes:
-        command: the command line.
-        created: time of the record, ISO 8601 with the offset to UTC.
-        settings: loss, optimizer, seed and so on, by name.
-        versions: of Python and libraries, by name.
-        machine: system, device, cores and so on, by name.
-    """
+    """Information for reproducing the run; all but the first two by name."""
 
     command: str = ""
-    created: str = ""
+    created: str = ""  # time of the record, ISO 8601 with the offset to UTC
     settings: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
