@@ -190,8 +190,11 @@ def drop_compiled_graphs() -> None:
 
 
 def storage_key(tensor: Tensor) -> int:
-    """What is the same for all views of one storage, while that is alive."""
-    return int(tensor.untyped_storage()._cdata)
+    """What is the same for all views of one storage, while that is alive; below 0 without one."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except NotImplementedError:
+        return -id(tensor)
 
 
 def version(tensor: Tensor) -> int:

@@ -6,7 +6,7 @@ import functools
 import gc
 import threading
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -300,12 +300,46 @@ def test_where_a_tensor_cannot_be_taken_out_its_holder_is_named() -> None:
             local.table = Entry(table())
         return local.table.value
 
-    with pytest.raises(AnatomyError, match=r"Entry.*model\(batch\)"):
-        read_anatomy(Caching(find), EXAMPLE)
-    del local.table
     model = Caching(find)
+    for _look in range(3):  # what the first has left makes the next fail too
+        with pytest.raises(AnatomyError, match=r"Entry.*model\(batch\)"):
+            read_anatomy(model, EXAMPLE)
+    del local.table
     model(torch.ones(2, WIDTH))
     assert read_anatomy(model, EXAMPLE).source == "fake run"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_what_one_look_left_in_a_generator_makes_each_later_look_fail(look: str) -> None:
+    def tables() -> Generator[Tensor]:
+        made = table()
+        while True:
+            yield made
+
+    shared = tables()
+    first, second = Caching(lambda: next(shared)), Caching(lambda: next(shared))
+    for model in (first, first, second):
+        with pytest.raises(AnatomyError, match="still held"):
+            LOOKS[look](model)
+
+
+def test_what_a_look_left_is_no_fault_of_other_models() -> None:
+    held = iter(lambda: table(), None)
+
+    with pytest.raises(AnatomyError, match="still held"):
+        read_anatomy(Caching(lambda: Keep(next(held)).value), EXAMPLE)
+    try:
+        assert read_anatomy(nn.Linear(WIDTH, 2), EXAMPLE).source == "fake run"
+    finally:
+        Keep.all.clear()
+
+
+class Keep:
+    all: ClassVar[list[Tensor]] = [torch.zeros(1)] * 20_000  # longer than what is restored
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        Keep.all.append(value)
 
 
 class Entry:

@@ -92,13 +92,18 @@ def take_out_leaks(alive: Callable[[], set[int]], namespaces: Namespaces) -> Non
     while alive() and (caches := _holders(alive(), lambda h: isinstance(h, _LRU_CACHE))):
         for cache in caches:
             cache.cache_clear()
-    left = _holders(alive(), _has_name) if alive() else []
-    if left:
+    if alive():
+        refuse_leak(alive())
+
+
+def refuse_leak(keys: set[int]) -> None:
+    """Raise LeakError where something with a name holds tensors with these storages."""
+    if left := _holders(keys, _has_name):
         raise LeakError(
             "After a dry run, which computes nothing, its tensors are still held by "
-            f"{_describe(left[0])}, and the model would go on with them. Run the model once on a "
-            "real batch before, model(batch), so that its cache is filled; or keep the cache in an "
-            "attribute of a module."
+            f"{_describe(left[0])}, and the model would go on with them. Make the model again, and "
+            "run it once on a real batch before, model(batch), so that its cache is filled; or "
+            "keep the cache in an attribute of a module."
         )
 
 

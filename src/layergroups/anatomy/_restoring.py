@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +13,10 @@ from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.backends import mha
 
 from layergroups._torch import each_module, fake_tensor_log, own_tensors
 
@@ -23,27 +26,79 @@ _STDLIB_HOLDERS = ("collections", "functools", "types", "weakref")
 
 
 @contextmanager
-def restoring(model: nn.Module) -> Iterator[None]:
-    """Set all modules to eval for the time of the block, then restore the model.
+def restoring(
+    model: nn.Module, call: Any = None, *, training: bool = False, autograd: bool = False
+) -> Iterator[None]:
+    """Set all modules to one mode for the time of the block, then restore the model.
 
     Put back are the attributes of modules and of all objects that they hold, containers (nested
-    ones too), closures, the values of buffers, the modes and the random state.
+    ones too), closures, the values of buffers, the modes, `requires_grad` and the random states.
+
+    Args:
+        model: to set and restore.
+        call: the arguments of the run; objects in them are restored too.
+        training: training mode, not eval mode.
+        autograd: every parameter requires a gradient; otherwise none does.
     """
-    held = Snapshot([model])
+    held = Snapshot([model, call])
     buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
+    flags = [(p, p.requires_grad) for p in model.parameters() if p.is_leaf]
+    random_states = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     level = fake_tensor_log.level
     try:
         fake_tensor_log.setLevel(logging.CRITICAL)  # a run that fails is reported by us, once
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), torch.enable_grad(), _no_fast_path():
             # Flags, not `model.eval()`: a model's own `train()` may act (LoRA layers merge their
             # weights in it), and in a dry run nothing may act. See `eval_mode` for real runs.
-            _set_modes(each_module(model), False)
+            _set_modes(each_module(model), training)
+            # Gradients stay enabled, so that a `no_grad` of the model's own is seen.
+            _require_grad([(p, autograd) for p, _ in flags])
             yield
     finally:
         fake_tensor_log.setLevel(level)
         held.restore()
+        _require_grad(flags)
         _write_back(buffers)
+        random.setstate(random_states[0])
+        np.random.set_state(random_states[1])
+
+
+def _require_grad(flags: Iterable[tuple[Tensor, bool]]) -> None:
+    for parameter, required in flags:
+        floating = parameter.is_floating_point() or parameter.is_complex()
+        if floating and parameter.requires_grad != required and not parameter.is_inference():
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Attention runs layer by layer, without the nested tensors of torch's fast path."""
+    enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(enabled)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a value, each once: in containers, and in the attributes of objects."""
+    waiting, seen = [value], {id(None)}
+    while waiting:
+        holder = waiting.pop()
+        if id(holder) in seen or issubclass(type(holder), _LEAVES):
+            continue
+        seen.add(id(holder))
+        if isinstance(holder, Tensor):
+            yield holder
+        elif not isinstance(holder, (nn.Module, FunctionType, MethodType)):
+            content = _content(holder)
+            inside = content.values() if isinstance(content, dict) else content or ()
+            if issubclass(type(holder), (tuple, frozenset)):
+                inside = holder
+            own = getattr(holder, "__dict__", {})
+            waiting.extend(reversed([*inside, *own.values()]))
 
 
 @contextmanager
