@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layergroups._paths import join, leaves
-from layergroups._torch import tree_leaves, unwrap
+from layergroups._torch import each_module, unwrap
 from layergroups.anatomy._blocks import Block, find_blocks
-from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head
+from layergroups.anatomy._dataflow import Classifier, Flow, find_head, known_head
 from layergroups.anatomy._example_inputs import candidate_inputs
 from layergroups.anatomy._leaks import LeakError
+from layergroups.anatomy._restoring import differentiable, tensors_in
 from layergroups.anatomy._splits import Boundary, find_boundaries
-from layergroups.anatomy._trace import ACTIVATION, INPUT, Call, Op, Trace, Value, refuse_lazy, trace
+from layergroups.anatomy._trace import (
+    ACTIVATION,
+    INPUT,
+    Call,
+    Op,
+    Trace,
+    Value,
+    refuse_lazy,
+    trace,
+    training_trace,
+)
 from layergroups.errors import AnatomyError, ExampleInputError
 
 
@@ -123,11 +134,15 @@ class Anatomy:
         head_reason: why the head begins where it does, or why there is none.
         boundaries: every place inside the body where it can be divided.
         layers: paths of the leaf modules that ran, with the index of their block, in order.
-        unused: names of parameters that the run never touched.
-        no_path_to_output: names of parameters that ran, but for nothing that the model gives.
+        unused: names of parameters that no run touched, in eval mode or in training mode.
+        no_path_to_output: names of parameters that ran, but that no gradient reaches: the outputs
+            do not depend on them, or `no_grad`, `detach`, NumPy or checkpointing stops it.
         tied: for each parameter that has several names, the other names.
         image: height and width of the image that was used, or None for other inputs.
         source: "fake run", "real run", or "registration order" where the model cannot be run here.
+        written: names of parameters and buffers that a run in eval mode writes to.
+        reentrant: whether it uses reentrant checkpointing, through which a gradient comes only if
+            one comes to what is before.
     """
 
     model: str
@@ -141,6 +156,8 @@ class Anatomy:
     tied: Mapping[str, tuple[str, ...]]
     image: tuple[int, int] | None
     source: str
+    written: tuple[str, ...] = ()
+    reentrant: bool = False
 
     @property
     def has_head(self) -> bool:
@@ -174,7 +191,7 @@ class Anatomy:
 
 
 def read_anatomy(
-    model: nn.Module, example_input: Any = None, *, head: str | None = None
+    model: nn.Module, example_input: Any = None, *, head: str | Sequence[str] | None = None
 ) -> Anatomy:
     """Look at a model with one dry run; nothing of it changes.
 
@@ -185,7 +202,8 @@ def read_anatomy(
         model: any module; a compiled or distributed one is looked at without its wrapper.
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments; where
             it is left out, one is made from what the model tells of itself.
-        head: path of the module that is the head, where that is known; otherwise it is found.
+        head: path of the module that is the head, or several, where that is known; otherwise it is
+            found.
 
     Raises:
         LazyModuleError: the model holds lazy layers that never ran.
@@ -196,22 +214,69 @@ def read_anatomy(
     model = unwrap(model)
     used, found = first_trace(model, example_input)
     flow = Flow(found)
-    seen = _known_head(flow, head) if head is not None else find_head(flow)
-    blocks = find_blocks(model, flow, seen)
+    paths = [head] if isinstance(head, str) else head
+    seen = find_head(flow) if paths is None else known_head(flow, paths)
+    blocks, block_at = find_blocks(model, flow, seen)
     image = _image_size(used)
+    unused = tuple(n for n, _ in model.named_parameters() if n not in found.first_use)
+    idle = flow.no_path_to_output()
+    look = unused or idle or found.cut or _may_checkpoint(model)
+    training = (
+        training_trace(model, used) if look and found.source != "registration order" else None
+    )
+    if training is not None:
+        blocks = _with_auxiliary(model, blocks, unused, training)
+        unused = tuple(n for n in unused if n not in training.first_use)
+        if training.gradients is not None:
+            idle = tuple(
+                n for n, p in model.named_parameters()
+                if n not in training.gradients and n not in unused and differentiable(p)
+            )  # fmt: skip
     return Anatomy(
         model=type(model).__name__,
         blocks=blocks,
         classifiers=seen.classifiers,
         head_reason=seen.reason,
         boundaries=find_boundaries(blocks, image),
-        layers=_layers(model, found, blocks),
-        unused=tuple(n for n, _ in model.named_parameters() if n not in found.first_use),
-        no_path_to_output=flow.no_path_to_output(),
+        layers=_layers(model, found, block_at),
+        unused=unused,
+        no_path_to_output=idle,
         tied=_tied(model),
         image=image,
         source=found.source,
+        written=found.written,
+        reentrant=training is not None and training.reentrant,
     )
+
+
+def _may_checkpoint(model: nn.Module) -> bool:
+    """Whether the code of a model names activation checkpointing, and no flag turns it off."""
+    for module in each_module(model):
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        off = any(v is False and "checkpoint" in n for n, v in vars(module).items())
+        code = [f.__code__.co_names for f in vars(type(module)).values() if hasattr(f, "__code__")]
+        if not off and any("checkpoint" in name for names in code for name in names):
+            return True
+    return False
+
+
+def _with_auxiliary(
+    model: nn.Module, blocks: tuple[Block, ...], unused: tuple[str, ...], training: Trace
+) -> tuple[Block, ...]:
+    """With what runs in training mode alone, such as auxiliary classifiers, as a part of a head."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    gets_gradient = training.gradients if training.gradients is not None else sizes
+    extra = [n for n in training.first_use if n in unused and n in gets_gradient]
+    if not extra or not blocks or not blocks[-1].in_head:
+        return blocks
+    last = blocks[-1]
+    grown = replace(
+        last,
+        parameters=(*last.parameters, *extra),
+        n_parameters=last.n_parameters + sum(sizes[n] for n in extra),
+    )
+    return (*blocks[:-1], grown)
 
 
 def first_trace(model: nn.Module, example_input: Any) -> tuple[Any, Trace]:
@@ -241,30 +306,21 @@ def first_trace(model: nn.Module, example_input: Any) -> tuple[Any, Trace]:
     ) from cause
 
 
-def _known_head(flow: Flow, path: str) -> Head:
-    looked = find_head(flow)
-    starts = [c.start for c in flow.trace.calls if c.path == path]
-    if not starts:
-        raise AnatomyError(f"the head {path!r} does not run when the model runs")
-    classifiers = tuple(c for c in looked.classifiers if c.time > starts[0])
-    return Head(classifiers, starts[0], "the new head", known=True)
-
-
 def _image_size(example_input: Any) -> tuple[int, int] | None:
-    for tensor in tree_leaves(example_input):
-        if isinstance(tensor, Tensor) and tensor.ndim >= 4 and tensor.dtype != torch.long:
+    for tensor in tensors_in(example_input):
+        if tensor.ndim >= 4 and tensor.dtype != torch.long:
             return int(tensor.shape[-2]), int(tensor.shape[-1])
     return None
 
 
-def _layers(model: nn.Module, found: Trace, blocks: tuple[Block, ...]) -> dict[str, int]:
-    """Leaf modules in the order of their first call, each with the block in which that happens."""
+def _layers(model: nn.Module, found: Trace, block_at: Callable[[int], int]) -> dict[str, int]:
+    """Leaf modules in the order of their blocks, then of their first call, each with its block."""
     leaf_paths = set(leaves(model))
     layers: dict[str, int] = {}
     for call in found.calls:
-        if call.path in leaf_paths and call.path not in layers:
-            layers[call.path] = max((b.index for b in blocks if b.start <= call.start), default=0)
-    return layers
+        if call.path in leaf_paths:
+            layers.setdefault(call.path, block_at(call.start))
+    return dict(sorted(layers.items(), key=lambda item: item[1]))
 
 
 def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:

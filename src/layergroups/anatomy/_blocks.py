@@ -9,9 +9,9 @@ blocks).
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -21,6 +21,7 @@ from layergroups.anatomy._dataflow import Flow, Head
 from layergroups.anatomy._trace import Call
 
 _LARGE = 1 / 3
+_PART = 1 / 6  # of all weight ops: a chain as large as this is opened wherever it stands
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Segment:
     shape: tuple[int, ...]
     embedding: bool
     first_use: bool
+    in_head: bool
 
 
 @dataclass
@@ -61,15 +63,13 @@ def call_tree(calls: tuple[Call, ...]) -> Node:
 class _Splitter:
     """Decides which modules are opened."""
 
-    def __init__(self, model: nn.Module, flow: Flow, root: Node, head_start: int) -> None:
+    def __init__(self, model: nn.Module, flow: Flow, root: Node, head: frozenset[int]) -> None:
         self.flow = flow
         self.modules = dict(model.named_modules())
-        self.head_start = head_start
-        before = flow.between(0, head_start)
-        self.body_end = before[-1].time if before else 0
+        self.head = head
         self.forced: set[str] = set()
         self.uses = list(flow.trace.first_use.values())
-        self.total = max(1, sum(op.is_weight_op for op in flow.trace.ops))
+        self.total = max(1, sum(op.adds_depth for op in flow.trace.ops))
         below = [node for node in walk(root) if node is not root]
         self.closed_kinds = {self.kind(node) for node in below if not self.is_chain(node)}
         self.large_kinds = {
@@ -89,7 +89,16 @@ class _Splitter:
         return isinstance(self.modules[node.call.path], (nn.Sequential, nn.ModuleList))
 
     def weight_ops(self, node: Node) -> int:
-        return sum(op.is_weight_op for op in self.flow.between(node.call.start, node.call.end))
+        return sum(op.adds_depth for op in self.flow.between(node.call.start, node.call.end))
+
+    def in_head(self, start: int, end: int) -> bool:
+        """Whether a stretch belongs to the head; what does nothing goes with what comes next."""
+        inside = self.flow.between(start, end)
+        own = [op.time in self.head for op in inside if op.parameters]
+        if own or inside:
+            return any(own) if own else inside[-1].time in self.head
+        at = bisect_left(self.flow.times, end)
+        return bool(self.head) and (at == len(self.flow.times) or self.flow.times[at] in self.head)
 
     def opened(self, node: Node, inside_chain: bool) -> bool:
         """True where the node's children become segments of their own."""
@@ -99,7 +108,8 @@ class _Splitter:
             return True
         if self.weight_ops(node) < 2:
             return False
-        if inside_chain and self.kind(node) not in self.closed_kinds:
+        open_kind = self.kind(node) not in self.closed_kinds
+        if open_kind and (inside_chain or self.is_long_chain(node)):
             return True
         return self.kind(node) in self.large_kinds or node.call.path in self.forced
 
@@ -107,17 +117,24 @@ class _Splitter:
         """True where data goes from child to child and nothing goes around one."""
         if self.is_container(node):
             return True
-        end = min(node.call.end, self.head_start) if self.straddles(node) else node.call.end
+        end, live = node.call.end, self.flow.live_values
+        head = self.head if self.straddles(node) else frozenset()
         return all(
-            self.flow.live_values(c.call.start, c.call.start, end) <= 1
-            and not self.flow.live_values(c.call.start, c.call.end, end)
+            live(c.call.start, c.call.start, end, head) <= 1
+            and not live(c.call.start, c.call.end, end, head)
             for c in node.children
-            if self.flow.between(c.call.start, min(c.call.end, end))
+            if any(op.time not in head for op in self.flow.between(c.call.start, c.call.end))
         )
+
+    def is_long_chain(self, node: Node) -> bool:
+        """True for a chain of three layers or more that makes up much of the network."""
+        parts = sum(self.weight_ops(c) > 0 for c in _flatten_containers(node, self))
+        return parts > 2 and self.weight_ops(node) > self.total * _PART and self.is_chain(node)
 
     def straddles(self, node: Node) -> bool:
         """True where a part of the node belongs to the body and a part to the head."""
-        return node.call.start <= self.body_end and self.head_start < node.call.end
+        inside = self.flow.between(node.call.start, node.call.end)
+        return len({op.time in self.head for op in inside if op.parameters}) == 2
 
     def _repeats(self, node: Node) -> bool:
         kinds = Counter(self.kind(n) for n in _flatten_containers(node, self) if n.children)
@@ -139,10 +156,10 @@ def walk(node: Node) -> Iterator[Node]:
         yield from walk(child)
 
 
-def find_segments(model: nn.Module, flow: Flow, head_start: int) -> list[Segment]:
+def find_segments(model: nn.Module, flow: Flow, head: Head) -> list[Segment]:
     """Cut the run into segments, in the order of time."""
     root = call_tree(flow.trace.calls)
-    splitter = _Splitter(model, flow, root, head_start)
+    splitter = _Splitter(model, flow, root, head.ops)
     while True:
         segments = _segments(root, splitter)
         closed = _too_large(root, segments, splitter)
@@ -153,7 +170,7 @@ def find_segments(model: nn.Module, flow: Flow, head_start: int) -> list[Segment
 
 def _too_large(root: Node, segments: list[Segment], splitter: _Splitter) -> str:
     """Path of a segment that holds more than half of the body's depth and has parts, or ""."""
-    body = [p for p in segments if p.weight_ops and p.start <= splitter.body_end]
+    body = [p for p in segments if p.weight_ops and not p.in_head]
     half = sum(p.weight_ops for p in body) / 2
     large = {p.start: p.path for p in body if p.weight_ops > half}
     nodes = {n.call.start: n for n in walk(root) if n.call.start in large}
@@ -201,10 +218,12 @@ def _loose_ops(node: Node, start: int, end: int, splitter: _Splitter) -> Iterato
 def _segment(
     path: str, kind: str, start: int, end: int, shape: tuple[int, ...], splitter: _Splitter
 ) -> Segment:
-    weight_ops = [op for op in splitter.flow.between(start, end) if op.is_weight_op]
+    weight_ops = [op for op in splitter.flow.between(start, end) if op.adds_depth]
     embedding = bool(weight_ops) and all("embedding" in op.name for op in weight_ops)
-    first_use = splitter.first_use(start, end)
-    return Segment(path, kind, start, end, len(weight_ops), shape, embedding, first_use)
+    return Segment(
+        path, kind, start, end, len(weight_ops), shape, embedding,
+        first_use=splitter.first_use(start, end), in_head=splitter.in_head(start, end),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,6 +243,8 @@ class Block:
         shape: of what its main part gives, for one image.
         in_head: whether it belongs to the head.
         calls: how often it runs in one pass.
+        tower: of the body, the index of the first block of the input branch that it belongs to (of
+            two towers each has its own); -1 where several branches have been joined.
     """
 
     index: int
@@ -238,21 +259,22 @@ class Block:
     shape: tuple[int, ...]
     in_head: bool
     calls: int
+    tower: int = 0
 
 
-def group_segments(segments: list[Segment], head_start: int) -> list[list[Segment]]:
+def group_segments(segments: list[Segment]) -> list[list[Segment]]:
     """Join segments to blocks: what has no weight layer of its own joins the block before it."""
     runs: list[list[Segment]] = []
     for segment in segments:
-        if not runs or _begins_block(runs[-1], segment, head_start):
+        if not runs or _begins_block(runs[-1], segment):
             runs.append([])
         runs[-1].append(segment)
-    return _with_stem([run for run in runs if run])
+    return runs
 
 
-def _begins_block(run: list[Segment], segment: Segment, head_start: int) -> bool:
-    if (segment.start >= head_start) != (run[-1].start >= head_start):
-        return any(p.weight_ops for p in run) or segment.start >= head_start
+def _begins_block(run: list[Segment], segment: Segment) -> bool:
+    if segment.in_head != run[-1].in_head:
+        return any(p.weight_ops for p in run) or segment.in_head
     if not segment.first_use or not segment.weight_ops or not any(p.weight_ops for p in run):
         return False
     return not (segment.embedding and all(p.embedding for p in run if p.weight_ops))
@@ -263,12 +285,11 @@ def main_segment(run: list[Segment]) -> Segment:
     return next((p for p in run if p.weight_ops), run[0])
 
 
-def _with_stem(runs: list[list[Segment]]) -> list[list[Segment]]:
+def _with_stem(runs: list[list[Segment]], total: int) -> list[list[Segment]]:
     """Join what comes before the first consecutive run of blocks of one class."""
     kinds = [main_segment(run).kind for run in runs]
     first = next((i for i in range(len(runs) - 1) if kinds[i] == kinds[i + 1]), 0)
-    weight = [sum(p.weight_ops for p in run) for run in runs]
-    if first == 0 or sum(weight[:first]) > sum(weight) * _LARGE:
+    if first == 0 or sum(p.weight_ops for run in runs[:first] for p in run) > total * _LARGE:
         return runs
     return [[p for run in runs[:first] for p in run], *runs[first:]]
 
@@ -279,53 +300,75 @@ def has_stem(runs: list[list[Segment]]) -> bool:
     return len(runs) > 2 and kinds[0] != kinds[1] and kinds[1] == kinds[2]
 
 
-def find_blocks(model: nn.Module, flow: Flow, head: Head) -> tuple[Block, ...]:
-    """The ordered blocks of a model."""
-    segments = find_segments(model, flow, head.start)
-    start = _first_of_head(flow, segments, head)
-    runs = group_segments(segments, start)
+def find_blocks(
+    model: nn.Module, flow: Flow, head: Head
+) -> tuple[tuple[Block, ...], Callable[[int], int]]:
+    """The blocks of a model, those of the head last, and which block runs at a time."""
+    segments = find_segments(model, flow, head)
+    parts = [[s for s in segments if s.in_head == in_head] for in_head in (False, True)]
+    weight = sum(s.weight_ops for s in segments)
+    body = _with_stem(group_segments(parts[0]), weight)
+    runs = [*body, *group_segments(parts[1])]
+    starts = [segment.start for segment in segments]
+    index_of = {id(segment): i for i, run in enumerate(runs) for segment in run}
+
+    def block_at(time: int) -> int:
+        at = max(bisect_right(starts, time) - 1, 0)
+        return index_of[id(segments[at])] if segments else 0
+
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     counts = Counter(call.path for call in flow.trace.calls)
-    names = list(flow.trace.first_use)
-    times = [flow.trace.first_use[n] for n in names]
+    used: list[list[str]] = [[] for _ in runs]
+    flops = [0] * len(runs)
+    for name, time in flow.trace.first_use.items():
+        if runs:
+            used[block_at(time)].append(name)
+    for op in flow.trace.ops if runs else ():
+        flops[block_at(op.time)] += op.flops
+    towers = _towers(flow, block_at, len(body))
     stem = has_stem(runs)
     blocks = []
     for i, run in enumerate(runs):
-        begin = 0 if i == 0 else run[0].start
-        end = runs[i + 1][0].start if i + 1 < len(runs) else flow.trace.calls[0].end + 1
-        used = tuple(names[bisect_left(times, begin) : bisect_left(times, end)])
         main = main_segment(run)
         blocks.append(
             Block(
                 index=i,
                 name="stem" if i == 0 and stem else main.path or "(root)",
                 kind=main.kind,
-                start=begin,
+                start=run[0].start,
                 modules=tuple(dict.fromkeys(p.path for p in run)),
-                parameters=used,
-                n_parameters=sum(sizes[n] for n in used),
+                parameters=tuple(used[i]),
+                n_parameters=sum(sizes[n] for n in used[i]),
                 weight_ops=sum(p.weight_ops for p in run),
-                flops=sum(op.flops for op in flow.between(begin, end)) // max(1, flow.batch),
+                flops=flops[i] // max(1, flow.batch),
                 shape=_core_shape(run),
-                in_head=run[0].start >= start,
+                in_head=run[0].in_head,
                 calls=counts[main.path] or 1,
+                tower=towers[i] if i < len(body) else 0,
             )
         )
-    return tuple(blocks)
+    return tuple(blocks), block_at
 
 
-def _first_of_head(flow: Flow, segments: list[Segment], head: Head) -> int:
-    """The time after the last segment of the body has ended.
+def _towers(flow: Flow, block_at: Callable[[int], int], n: int) -> list[int]:
+    """For each block of the body the input branch that it alone is computed from.
 
-    What does nothing in a dry run (dropout) and stands before a head that was found is counted to
-    the head.
+    A block that reads from two branches joins them: it and all that follows have the number -1.
     """
-    before = flow.between(0, head.start)
-    if len(before) == len(flow.trace.ops):
-        return flow.trace.calls[0].end + 1
-    if head.known or not before:
-        return head.start
-    return max((p.end for p in segments if p.start <= before[-1].time), default=0)
+    reads: list[set[int]] = [set() for _ in range(n)]
+    sources: dict[int, set[int]] = {}  # value -> blocks of the body that it is computed from
+    for op in flow.trace.ops:
+        at = block_at(op.time)
+        found = {block for v in op.reads for block in sources.get(v, ())}
+        if at < n and (op.parameters or op.is_weight_op):
+            reads[at] |= found - {at}
+            found = {at}
+        sources.update(dict.fromkeys(op.writes, found))
+    towers: list[int] = []
+    for i in range(n):
+        joined = {towers[before] for before in reads[i] if before < i}
+        towers.append(i if not joined else joined.pop() if len(joined) == 1 else -1)
+    return towers
 
 
 def _core_shape(run: list[Segment]) -> tuple[int, ...]:

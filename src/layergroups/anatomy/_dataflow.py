@@ -6,13 +6,15 @@ Where the classifier of a network is, and what comes into it, read from the data
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from layergroups._paths import layer_of
-from layergroups.anatomy._trace import ACTIVATION, Op, Trace
+from layergroups._paths import is_within, layer_of
+from layergroups.anatomy._trace import ACTIVATION, INPUT, Op, Trace, Value
+from layergroups.errors import AnatomyError
 
 
 class Flow:
@@ -37,12 +39,15 @@ class Flow:
         shapes = [v.shape for v in self.trace.values if v.producer == -1 and v.shape]
         return shapes[0][0] if shapes else 1
 
-    def live_values(self, time: int, start: int, end: int) -> int:
-        """How many activations made before `time` are read in [start, end)."""
+    def live_values(
+        self, time: int, start: int, end: int, without: frozenset[int] = frozenset()
+    ) -> int:
+        """How many activations made before `time` are read in [start, end), `without` these ops."""
         return len(
             {
                 v
                 for op in self.between(start, end)
+                if op.time not in without
                 for v in op.reads
                 if self.produced_at.get(v, time) < time
             }
@@ -70,9 +75,19 @@ class Flow:
         """The activations that an operation wrote."""
         return (v for v in op.writes if self.trace.values[v].kind == ACTIVATION)
 
-    def upstream(self, op: Op) -> set[int]:
-        """Times of all operations that an operation depends on."""
-        return self._before([op])
+    def upstream(self, op: Op, *, floating: bool = False) -> set[int]:
+        """Times of all operations that an operation depends on; `floating`: not by an index."""
+        return self._before([op], floating)
+
+    def downstream(self, times: Iterable[int]) -> set[int]:
+        """These times and those of all operations that depend on the operations then."""
+        found = set(times)
+        values: set[int] = set()
+        for op in self.trace.ops:
+            if op.time in found or not values.isdisjoint(op.reads):
+                found.add(op.time)
+                values.update(op.writes)
+        return found
 
     def no_path_to_output(self) -> tuple[str, ...]:
         """Names of used parameters on which nothing depends that the model returned."""
@@ -86,11 +101,13 @@ class Flow:
         used = (name for name in self.trace.shapes if name in self.trace.first_use)
         return tuple(name for name in used if name not in reached)
 
-    def _before(self, ops: Iterable[Op]) -> set[int]:
+    def _before(self, ops: Iterable[Op], floating: bool = False) -> set[int]:
         seen: set[int] = set()
         todo = list(ops)
         while todo:
             for value in todo.pop().reads:
+                if floating and not self.trace.values[value].floating:
+                    continue
                 maker = self.producer(value)
                 if maker is not None and maker.time not in seen:
                     seen.add(maker.time)
@@ -125,7 +142,17 @@ def spatial_size(shape: tuple[int, ...], aspect: float = 1.0) -> tuple[float, fl
     return None
 
 
-_NORMALISING = ("rsqrt", "linalg_vector_norm", "norm", "native_layer_norm", "_fused_rms_norm")
+_UNIT_LENGTH = ("linalg_vector_norm", "norm")
+_NORMS = (
+    "rsqrt", "native_layer_norm", "_fused_rms_norm", "native_batch_norm", "cudnn_batch_norm",
+    "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_group_norm",
+)  # fmt: skip
+_ACTIVATIONS = (
+    "relu", "gelu", "silu", "leaky_relu", "elu", "hardswish", "hardtanh", "prelu", "mish",
+)  # fmt: skip
+_DIRECTION = 4  # numbers at most in a unit vector that is an answer: an angle, a quaternion
+_NAMED_HEAD = re.compile(r"head|classif|logit|predict|(^|\.)(final|out)", re.IGNORECASE)
+SEVERAL_DEPTHS = "the output joins several depths, as the end of a residual or dense body does"
 
 
 @dataclass(frozen=True)
@@ -155,13 +182,13 @@ class Head:
 
     Attributes:
         classifiers: its final linear maps; empty for a network without a head.
-        start: first time of the head on the clock of the trace; past the end where there is none.
-        reason: why it begins there, in words.
+        ops: times of its operations; empty where it has no weights of its own.
+        reason: why it begins there, or why there is none, in words.
         known: True where the caller said which module is the head.
     """
 
     classifiers: tuple[Classifier, ...]
-    start: int
+    ops: frozenset[int]
     reason: str
     known: bool = False
 
@@ -170,33 +197,122 @@ class Head:
         """False for a headless network: features come out of it, not answers."""
         return bool(self.classifiers)
 
+    @property
+    def start(self) -> int:
+        """Time of its first operation."""
+        return min(self.ops)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One tensor that a model returned: the last weight layers on every path to it."""
+
+    finals: tuple[Op, ...]
+    after: tuple[Op, ...]
+
 
 def find_head(flow: Flow) -> Head:
-    """Find the head: from the outputs back to the first weight layer on every path, then further.
+    """Find the head: from each output back to the first weight layer on every path, then further.
 
-    A head whose classifier takes one vector reaches back over all that works on one vector (VGG's
-    three linears, BERT's pooler, a norm), as long as a single activation flows in.
+    Each returned tensor is judged by itself. One from which another is computed (features, hidden
+    states) is no answer; the last layers of all that are make up the head, with what comes after
+    them. A head of which each classifier takes one vector reaches back over all that works on one
+    vector (VGG's three linears, BERT's pooler, a norm), as long as a single activation flows in.
     """
-    past_end = flow.trace.ops[-1].time + 1 if flow.trace.ops else 1
-    finals, after = _final_weight_ops(flow)
-    problem = _why_headless(flow, finals, after)
-    if problem:
-        return Head((), past_end, problem)
-    classifiers = tuple(_classifier(flow, op) for op in finals)
-    first = min(finals, key=lambda op: op.time)
-    if not all(c.takes_vector for c in classifiers):
-        return Head(classifiers, first.time, "the classifier comes before the pooling")
-    start = _reach_back(flow, first)
-    if start < first.time:
-        return Head(classifiers, start, "from here on each image is one vector")
-    return Head(classifiers, first.time, "the last layer")
+    outputs, features = _answers(flow, _outputs(flow))
+    problems = [_why_headless(flow, output, features) for output in outputs]
+    answers = [o for o, problem in zip(outputs, problems, strict=True) if not problem]
+    if not answers:
+        nothing = "no layer with a weight matrix leads to the output"
+        return Head((), frozenset(), problems[0] if problems else nothing)
+    finals = list({op.time: op for answer in answers for op in answer.finals}.values())
+    finals.sort(key=lambda op: op.time)
+    classifiers = tuple(
+        {key: _classifier(flow, op) for op in finals if (key := _weight_of(op))}.values()
+    )
+    tied = {c.weight for c in classifiers} & _embedded(flow)
+    own = [op for op in finals if _weight_of(op) not in tied]
+    if tied:
+        shared = (
+            f"the classifier's weight is that of the embedding {layer_of(min(tied))}, so it "
+            "belongs to the body: freezing the embedding freezes it, training it trains both"
+        )
+    if not own:
+        return Head(classifiers, frozenset(), shared)
+    ops = flow.downstream(op.time for op in own)
+    ops |= _own_layers(flow, own, ops)
+    back = _reach_back(flow, own, ops) if all(c.takes_vector for c in classifiers) else set()
+    if back:
+        kind = "image" if any(len(v.shape) == 4 for v in _inputs(flow)) else "item"
+        reason = f"from here on each {kind} is one vector"
+    elif _pools_after(flow, own, ops):
+        reason = "the classifier comes before the pooling"
+    else:
+        reason = "the last layer" if len(classifiers) == 1 else "the last layers, one an output"
+    return Head(classifiers, frozenset(ops | back), f"{reason}; {shared}" if tied else reason)
 
 
-def _final_weight_ops(flow: Flow) -> tuple[list[Op], list[Op]]:
-    """The last weight layer on every path to the outputs, and the operations after them."""
+def known_head(flow: Flow, paths: Iterable[str]) -> Head:
+    """The head that the caller names, by the paths of its modules.
+
+    Raises:
+        AnatomyError: one of them does not run.
+    """
+    listed = list(paths)
+    inside = {
+        op.time: path
+        for op in flow.trace.ops
+        for path in listed
+        if any(is_within(place, path) for place in op.inside if place or not path)
+    }
+    for path in listed:
+        if path not in inside.values():
+            raise AnatomyError(f"the head {path!r} does not run when the model runs")
+    ops = flow.downstream(inside)
+    last = [op for op in flow.trace.ops if op.time in ops and op.is_weight_op]
+    final = [op for op in last if not any(op.time in flow.upstream(o) for o in last if o != op)]
+    classifiers = {_weight_of(op): _classifier(flow, op) for op in final}
+    return Head(tuple(classifiers.values()), frozenset(ops), "the new head", known=True)
+
+
+def _inputs(flow: Flow) -> list[Value]:
+    return [v for v in flow.trace.values if v.producer == -1 and v.kind == INPUT]
+
+
+def _embedded(flow: Flow) -> set[str]:
+    """Names of the weights that an embedding layer uses."""
+    return {name for op in flow.trace.ops if "embedding" in op.name for name in op.parameters}
+
+
+def _outputs(flow: Flow) -> list[_Output]:
+    """The outputs of a model that are numbers made from its inputs."""
+    values = flow.trace.returned or flow.trace.outputs
+    made = [v for v in values if flow.trace.values[v].kind == ACTIVATION]
+    floating = [v for v in made if flow.trace.values[v].floating]
+    found = [_final_weight_ops(flow, v) for v in floating or made]
+    return [output for output in found if output.finals]
+
+
+def _answers(flow: Flow, outputs: list[_Output]) -> tuple[list[_Output], bool]:
+    """The outputs from which no other is computed, and whether there are such others."""
+    behind: dict[int, set[str]] = {}  # time -> the layers that are computed from it
+    for op in {op.time: op for output in outputs for op in output.finals}.values():
+        for time in flow.upstream(op, floating=True):
+            behind.setdefault(time, set()).add(_weight_of(op))
+
+    def feeds_another(output: _Output) -> bool:
+        own = {_weight_of(op) for op in output.finals}
+        return all(behind.get(op.time, set()) - own for op in output.finals)
+
+    answers = [output for output in outputs if not feeds_another(output)]
+    return answers or outputs, len(answers) < len(outputs)
+
+
+def _final_weight_ops(flow: Flow, output: int) -> _Output:
+    """The last weight layer on every path to an output, and the operations after them."""
     found: dict[int, Op] = {}
     seen: dict[int, Op] = {}
-    todo = [v for v in flow.trace.outputs if flow.trace.values[v].kind == ACTIVATION]
+    todo = [output]
     while todo:
         op = flow.producer(todo.pop())
         if op is None or op.time in seen:
@@ -207,37 +323,59 @@ def _final_weight_ops(flow: Flow) -> tuple[list[Op], list[Op]]:
         else:
             todo.extend(v for v in op.reads if flow.trace.values[v].kind == ACTIVATION)
     after = [op for t, op in sorted(seen.items()) if t not in found]
-    return [found[t] for t in sorted(found)], after
+    return _Output(tuple(found[t] for t in sorted(found)), tuple(after))
 
 
-def _why_headless(flow: Flow, finals: list[Op], after: list[Op]) -> str:
-    """Why the last weight_ops are no classifier, or "" where they are."""
-    if not finals:
-        return "no layer with a weight matrix leads to the output"
-    times = {op.time for op in finals}
-    if any(times & flow.upstream(op) for op in finals):
-        return "the output is a sum of several depths, as at the end of a residual block"
-    if any("embedding" in op.name for op in finals):
+def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
+    """Why the last layers before an output are no classifier, or "" where they are."""
+    finals, after = output.finals, output.after
+    names = {op.name.removesuffix("_") for op in after}
+    maps = [_classifier(flow, op) for op in finals]
+    narrow = all(c.out_features < c.in_features for c in maps)
+    by_time = {op.time: _weight_of(op) for op in finals}
+    first = [op for op in finals if not any(
+        by_time.get(t, _weight_of(op)) != _weight_of(op) for t in flow.upstream(op)
+    )]  # fmt: skip
+    if len(first) < len(finals):  # one final layer is computed from another
+        into = [_classifier(flow, op) for op in first]
+        one_width = len({c.out_features for c in maps}) == 1
+        few = len(flow.downstream(op.time for op in first)) < len(flow.trace.ops) / 2
+        if not (one_width and few and all(c.out_features < c.in_features / 2 for c in into)):
+            return SEVERAL_DEPTHS
+    if all("embedding" in op.name for op in finals):
         return "the output is an embedding"
-    if any(len(op.weight_shape) > 2 and max(op.weight_shape[2:]) > 1 for op in finals):
-        return "the last convolution looks at neighbourhoods, as feature layers do"
-    if any(op.name.removesuffix("_") in _NORMALISING for op in after):
-        return "the output is normalised, as an embedding is"
-    homes = {layer_of(name) for op in finals for name in op.parameters}
-    widths = {flow.shape(v)[-1] for op in finals for v in op.writes[:1]}
-    for name in (n for op in after for n in op.parameters):
-        shape = flow.trace.shapes[name]
-        if layer_of(name) not in homes and math.prod(shape) >= min(widths):
-            return f"after the last linear layer comes {layer_of(name) or name}, as in a body"
+    if not names.isdisjoint(_UNIT_LENGTH) and max(c.out_features for c in maps) > _DIRECTION:
+        return "the output is normalised to unit length, as an embedding is"
+    if features and all(c.out_features == c.in_features for c in maps):
+        return "the output is as wide as the features, as that of a pooler"
+    if not narrow:
+        return _as_in_a_body(flow, output, names, maps)
     return ""
+
+
+def _as_in_a_body(flow: Flow, output: _Output, names: set[str], maps: list[Classifier]) -> str:
+    """Why a last layer that makes nothing narrower is one of a body; "" where it is not."""
+    for op, made in zip(output.finals, maps, strict=True):
+        if len(op.weight_shape) > 2 and max(op.weight_shape[2:]) > 1:
+            same = made.out_features == made.in_features and not _NAMED_HEAD.search(made.path)
+            if same or not names.isdisjoint((*_ACTIVATIONS, *_NORMS)):
+                return "the last convolution looks at neighbourhoods, as feature layers do"
+    homes = {layer_of(name) for op in output.finals for name in op.parameters}
+    width = min(flow.shape(op.writes[0])[-1] for op in output.finals)
+    for name in (n for op in output.after for n in op.parameters):
+        layer = layer_of(name)
+        outside = not any(is_within(home, layer) for home in homes)
+        if outside and math.prod(flow.trace.shapes[name]) >= width:
+            return f"after the last linear layer comes {layer or name}, as in a body"
+    return "" if names.isdisjoint(_NORMS) else "the output is normalised, as features are"
 
 
 def _classifier(flow: Flow, op: Op) -> Classifier:
     incoming = next((v for v in op.reads if flow.trace.values[v].kind == ACTIVATION), op.reads[0])
     outgoing = flow.shape(op.writes[0])
-    weight = op.parameters[0] if len(op.parameters) == 1 else _weight_of(op)
+    weight = _weight_of(op)
     is_convolution = op.name == "convolution"
-    out_features = outgoing[1] if is_convolution else outgoing[-1]
+    out_features = outgoing[1] if is_convolution and len(outgoing) > 1 else outgoing[-1]
     size = [s for s in op.weight_shape[:2] if s != out_features] or [out_features]
     return Classifier(
         path=layer_of(weight),
@@ -263,20 +401,86 @@ def _takes_vectors(flow: Flow, op: Op) -> bool:
     )
 
 
-def _reach_back(flow: Flow, first: Op) -> int:
-    ops = flow.trace.ops
-    last = bisect_left(flow.times, first.time)
-    index = last
-    while index > 0 and _is_vector_op(flow, ops[index - 1]):
-        index -= 1
-    if index == 0:
-        return first.time
-    end = ops[-1].time + 1
-    while index < last and flow.live_values(ops[index].time, ops[index].time, end) > 1:
-        index += 1
-    weight_ops = [op for op in ops if op.is_weight_op]
-    taken = sum(op.time >= ops[index].time for op in weight_ops)
-    return ops[index].time if taken <= len(weight_ops) / 2 else first.time
+def _own_layers(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
+    """Times of hidden layers of several heads, where all heads begin at the same activations.
+
+    These are the layers of a head's own (of a box head with three linears); heads that begin at
+    different depths (early exits), or in towers of their own, have none.
+    """
+    layers: dict[str, list[Op]] = {}
+    for op in finals:
+        layers.setdefault(_weight_of(op), []).append(op)
+    if len(layers) < 2:
+        return set()
+    upstream = [set[int]().union(*(flow.upstream(op) for op in ops)) for ops in layers.values()]
+    by_time = {op.time: op for op in flow.trace.ops}
+    own, begins = set[int](), []
+    for above, ops in zip(upstream, layers.values(), strict=True):
+        private = above - set[int]().union(*(o for o in upstream if o is not above)) - head
+        inside = private | {op.time for op in ops}
+        reads = {v for t in inside for v in by_time[t].reads}
+        begins.append({v for v in reads if flow.produced_at.get(v, -1) not in private})
+        own |= private
+    at_inputs = any(flow.trace.values[v].kind == INPUT for v in begins[0])
+    if at_inputs or any(begin != begins[0] for begin in begins):
+        return set()
+    depth = sum(op.adds_depth for op in flow.trace.ops)
+    taken = sum(op.adds_depth for op in flow.trace.ops if op.time in own | head)
+    return own if taken <= depth / 2 else set()
+
+
+def _pools_after(flow: Flow, finals: list[Op], head: set[int]) -> bool:
+    """Whether what the classifiers give for each place is averaged to one vector an item."""
+    mapped = all(not flow.is_vector(op.writes[0]) for op in finals)
+    later = [op for op in flow.trace.ops if op.time in head]
+    return mapped and any(flow.is_vector(v) for op in later[-1:] for v in flow.activations(op))
+
+
+def _reach_back(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
+    """Times of the operations before the classifiers that work on the one vector of a map."""
+    by_time = {op.time: op for op in flow.trace.ops}
+    upstream = set[int]().union(*(flow.upstream(op) for op in finals)) - head
+    again = {name for op in flow.trace.ops if op.repeats for name in op.parameters}
+    of_map: set[int] = set()  # values that are maps, or made from a map
+    for time in sorted(upstream):
+        op = by_time[time]
+        if any(v in of_map or not flow.is_vector(v) for v in op.reads):
+            of_map.update(op.writes)
+    back = [
+        op
+        for op in (by_time[time] for time in sorted(upstream, reverse=True))
+        if _is_vector_op(flow, op)
+        and of_map.issuperset(op.writes)
+        and again.isdisjoint(op.parameters)
+    ]
+    back = _connected(flow, back, head)
+    while back and _boundary(flow, back, head, by_time) > 1:
+        back.pop()
+    weight_ops = [op for op in flow.trace.ops if op.adds_depth]
+    taken = sum(op.time in head for op in weight_ops) + sum(op.adds_depth for op in back)
+    return {op.time for op in back} if taken <= len(weight_ops) / 2 else set()
+
+
+def _connected(flow: Flow, back: list[Op], head: set[int]) -> list[Op]:
+    """Those of which all that depends on them is among them, or in the head; latest first."""
+    readers: dict[int, list[int]] = {}
+    for op in flow.trace.ops:
+        for v in op.reads:
+            readers.setdefault(v, []).append(op.time)
+    kept: list[Op] = []
+    inside = set(head)
+    for op in back:
+        if all(t in inside for v in op.writes for t in readers.get(v, ()) if t != op.time):
+            kept.append(op)
+            inside.add(op.time)
+    return kept
+
+
+def _boundary(flow: Flow, back: list[Op], head: set[int], by_time: dict[int, Op]) -> int:
+    """How many activations from outside flow into these operations and the head."""
+    inside = {op.time for op in back} | head
+    values = {v for t in inside for v in by_time[t].reads}
+    return sum(flow.produced_at.get(v, min(inside)) not in inside for v in values)
 
 
 def _is_vector_op(flow: Flow, op: Op) -> bool:

@@ -66,9 +66,17 @@ def restoring(
 
 def _require_grad(flags: Iterable[tuple[Tensor, bool]]) -> None:
     for parameter, required in flags:
-        floating = parameter.is_floating_point() or parameter.is_complex()
-        if floating and parameter.requires_grad != required and not parameter.is_inference():
+        if (
+            differentiable(parameter)
+            and parameter.requires_grad != required
+            and not parameter.is_inference()
+        ):
             parameter.requires_grad_(required)
+
+
+def differentiable(parameter: Tensor) -> bool:
+    """Whether a parameter can require a gradient; quantized weights cannot."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ What goes into a model and what comes out of it, in the forms that models take a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -463,11 +464,14 @@ def training_trace(model: nn.Module, example_input: Any) -> Trace | None:
 
     None where no dry run can tell: without values, without targets.
     """
-    for call in _call_forms(example_input):
-        for training in (True, False):
-            result = _restored_run(model, call, fake=True, training=training, autograd=True)
+    for training in (True, False):
+        for call in _call_forms(example_input):
+            with warnings.catch_warnings(record=True) as raised:
+                warnings.simplefilter("always")
+                result = _restored_run(model, call, fake=True, training=training, autograd=True)
             if isinstance(result, Trace):
-                return result
+                blocked = any("None of the inputs have requires_grad" in str(w) for w in raised)
+                return replace(result, reentrant=True) if blocked else result
     return None
 
 

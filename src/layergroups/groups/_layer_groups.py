@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -136,7 +136,7 @@ class LayerGroups:
         split: a rule, see `layergroups.groups.divide`.
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments for a
             dry run; by default one is made from the model's own description.
-        head: path of the head, if it is known.
+        head: path of the head, if it is known; several for several heads.
         network: class of the network whose parts the model is made of, for the table and for
             `split="classic"`.
 
@@ -151,12 +151,12 @@ class LayerGroups:
         split: Split = "auto",
         *,
         example_input: Any = None,
-        head: str | None = None,
+        head: str | Sequence[str] | None = None,
         network: str | None = None,
     ) -> None:
         _surgery.refuse_stale_wrapper(model)
         self.model = unwrap(model)
-        self._example = tree_map_only(torch.Tensor, lambda t: t.detach().cpu(), example_input)
+        self._example = tree_map_only(torch.Tensor, _off_device, example_input)
         self._head = head
         self._anatomy = read_anatomy(self.model, self._example, head=head)
         self.network = network or type(self.model).__name__
@@ -360,6 +360,11 @@ class LayerGroups:
         if free:
             self._free({i for i, flag in flags.items() if not flag}, free)
         self._apply_freezing()
+        if self._anatomy.reentrant and self._frozen[0] and not all(self._frozen):
+            log.warning(
+                "the model uses reentrant checkpointing, which lets no gradient through to layers "
+                "after frozen ones: give checkpoint(..., use_reentrant=False)"
+            )
         return before
 
     def _restore(self, before: Freezing) -> None:
@@ -665,14 +670,17 @@ class LayerGroups:
     def _report_unused(self) -> None:
         if self._anatomy.unused:
             log.warning(
-                "%d parameters are not used when the model runs, so they will not train: %s",
+                "%d parameters are not used when the model runs on the example input: %s",
                 len(self._anatomy.unused), first_few(self._anatomy.unused),
             )  # fmt: skip
         if idle := self._anatomy.no_path_to_output:
             log.warning(
-                "%d parameters lead to no output of the model, so they get no gradient and will "
-                "not train: %s", len(idle), first_few(idle),
+                "%d parameters get no gradient and will not train: no output depends on them, or "
+                "no_grad, detach, NumPy or reentrant checkpointing stops the gradient: %s",
+                len(idle), first_few(idle),
             )  # fmt: skip
+        if self._anatomy.classifiers and not self._anatomy.has_head:
+            log.warning("no head: %s", self._anatomy.head_reason)
 
     # -- members ---------------------------------------------------------------------------------
 
@@ -747,7 +755,11 @@ class LayerGroups:
             self._apply_freezing()
 
 
-def _read_again(model: nn.Module, example: Any, head: str | None) -> Anatomy | None:
+def _off_device(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach() if tensor.is_meta else tensor.detach().cpu()
+
+
+def _read_again(model: nn.Module, example: Any, head: Any) -> Anatomy | None:
     """None if the changed model cannot be read, so the old anatomy stays."""
     if any(map(is_sharded, model.parameters())):  # FSDP2 cannot run on fake tensors
         return None
