@@ -9,7 +9,9 @@ from layergroups.anatomy._splits import (
     Boundary,
     SplitCandidate,
     choose_splits,
+    has_decoder,
     split_candidates,
+    towers_of,
 )
 from layergroups.anatomy._trace import (
     INPUT,
@@ -39,12 +41,14 @@ __all__ = [
     "eval_mode",
     "find_head",
     "first_trace",
+    "has_decoder",
     "is_vector",
     "output_shape",
     "read_anatomy",
     "restoring",
     "spatial_size",
     "split_candidates",
+    "towers_of",
     "trace",
     "unwrap",
 ]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from layergroups._paths import layer_of
-from layergroups.anatomy._dataflow import Flow, Head
+from layergroups.anatomy._dataflow import Flow, Head, is_vector
 from layergroups.anatomy._trace import Call
 
 _LARGE = 1 / 3
@@ -245,6 +245,9 @@ class Block:
         calls: how often it runs in one pass.
         tower: of the body, the index of the first block of the input branch that it belongs to (of
             two towers each has its own); -1 where several branches have been joined.
+        side: length of the longest side that its last convolution gives; 0 without one.
+        begins_decoder: whether from here on each block reads what the blocks before give (an
+            encoder's output, by cross-attention).
     """
 
     index: int
@@ -260,6 +263,8 @@ class Block:
     in_head: bool
     calls: int
     tower: int = 0
+    side: int = 0
+    begins_decoder: bool = False
 
 
 def group_segments(segments: list[Segment]) -> list[list[Segment]]:
@@ -326,6 +331,12 @@ def find_blocks(
     for op in flow.trace.ops if runs else ():
         flops[block_at(op.time)] += op.flops
     towers = _towers(flow, block_at, len(body))
+    sides = [0] * len(runs)
+    for op in flow.trace.ops:
+        made = flow.shape(op.writes[0])
+        if op.name == "convolution" and not is_vector(made):
+            sides[block_at(op.time)] = max(made[2:], default=0)
+    decoder = _decoder(flow, block_at, body)
     stem = has_stem(runs)
     blocks = []
     for i, run in enumerate(runs):
@@ -345,6 +356,8 @@ def find_blocks(
                 in_head=run[0].in_head,
                 calls=counts[main.path] or 1,
                 tower=towers[i] if i < len(body) else 0,
+                side=sides[i],
+                begins_decoder=i == decoder,
             )
         )
     return tuple(blocks), block_at
@@ -369,6 +382,25 @@ def _towers(flow: Flow, block_at: Callable[[int], int], n: int) -> list[int]:
         joined = {towers[before] for before in reads[i] if before < i}
         towers.append(i if not joined else joined.pop() if len(joined) == 1 else -1)
     return towers
+
+
+def _decoder(flow: Flow, block_at: Callable[[int], int], body: list[list[Segment]]) -> int | None:
+    """The index of the first block of a decoder: all from there on read one activation."""
+    depth = [sum(s.weight_ops for s in run) for run in body]
+    readers: dict[int, set[int]] = {}
+    for op in flow.trace.ops:
+        at = block_at(op.time)
+        for v in op.reads if op.is_weight_op and at < len(body) else ():
+            readers.setdefault(v, set()).add(at)
+    for value, found in readers.items():
+        maker = flow.producer(value)
+        at = 0 if maker is None else block_at(maker.time) + 1
+        later = {i for i in range(at, len(body)) if depth[i] > 1}
+        fifth = sum(depth) / 5
+        all_read = len(found) > 1 and bool(later) and later <= found and min(found) >= at
+        if at and all_read and fifth <= sum(depth[:at]) <= sum(depth) - fifth:
+            return at
+    return None
 
 
 def _core_shape(run: list[Segment]) -> tuple[int, ...]:

@@ -348,7 +348,8 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         return "the output is normalised to unit length, as an embedding is"
     if features and all(c.out_features == c.in_features for c in maps):
         return "the output is as wide as the features, as that of a pooler"
-    if not narrow:
+    normed_and_active = not (names.isdisjoint(_NORMS) or names.isdisjoint(_ACTIVATIONS))
+    if not narrow or normed_and_active:
         return _as_in_a_body(flow, output, names, maps)
     return ""
 

@@ -14,7 +14,14 @@ from rich.text import Text
 from torch import nn
 
 from layergroups._formatting import Printable, count, first_few
-from layergroups.anatomy import Anatomy, Block, Boundary, choose_splits, split_candidates
+from layergroups.anatomy import (
+    Anatomy,
+    Block,
+    Boundary,
+    choose_splits,
+    split_candidates,
+    towers_of,
+)
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import Partition
 from layergroups.groups._rules import classic_paths, divide
@@ -98,8 +105,7 @@ def explain(anatomy: Anatomy, partition: Partition, model: nn.Module, network: s
         for i, start in sorted(starts.items())
         if i
     )
-    between = [why.block for why in chosen if why.path not in cut]
-    taken = [block for block in between if not anatomy.blocks[block].in_head]
+    taken = _taken(anatomy, group_of, cut)
     return Explanation(
         network=network,
         rule=partition.rule,
@@ -112,7 +118,8 @@ def explain(anatomy: Anatomy, partition: Partition, model: nn.Module, network: s
 
 def _alternatives(anatomy: Anatomy, taken: Sequence[int]) -> tuple[BoundaryReason, ...]:
     """The best others, if the body is divided as "auto" divides it; else that of "auto"."""
-    found = split_candidates(anatomy.boundaries, anatomy.blocks, anatomy.image, len(taken) + 1)
+    parts = len(taken) // len(towers_of(anatomy.blocks)) + 1
+    found = split_candidates(anatomy.boundaries, anatomy.blocks, anatomy.image, parts)
     if not taken or [c.boundary.block for c in found if c.chosen] != list(taken):
         auto = choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, 2)
         return tuple(
@@ -134,6 +141,19 @@ def _starts(anatomy: Anatomy, group_of: Mapping[str, int]) -> dict[int, int]:
             if name in group_of:
                 starts.setdefault(group_of[name], block.index)
     return starts
+
+
+def _taken(anatomy: Anatomy, group_of: Mapping[str, int], cut: list[str]) -> list[int]:
+    """The blocks of the body that begin a group, each as against the block before in its tower."""
+    taken = []
+    for tower in towers_of(anatomy.blocks):
+        before = None
+        for block in (b for b in tower if b.parameters and b.parameters[0] in group_of):
+            group = group_of[block.parameters[0]]
+            if before is not None and group != before and block.name not in cut:
+                taken.append(block.index)
+            before = group
+    return sorted(taken)
 
 
 def _cut_through(anatomy: Anatomy, group_of: Mapping[str, int]) -> list[str]:

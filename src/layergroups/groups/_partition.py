@@ -144,6 +144,23 @@ def consecutive(
     return complete(model, rule, parts, group_of)
 
 
+def by_block(
+    model: nn.Module,
+    anatomy: Anatomy,
+    rule: str,
+    parts: Sequence[Part],
+    part_of: Mapping[int, int],
+) -> Partition:
+    """Whole blocks to parts, by index; a part without parameters is merged into the next."""
+    filled = {part_of.get(b.index, 0) for b in anatomy.blocks if b.parameters} or {0}
+    kept = sorted(filled)
+    at = {i: sum(k < i for k in kept) for i in range(len(parts))}
+    at = {i: min(new, len(kept) - 1) for i, new in at.items()}
+    group_of = {name: at[part_of.get(b.index, 0)] for b in anatomy.blocks for name in b.parameters}
+    group_of |= {path: at[part_of.get(i, 0)] for path, i in anatomy.layers.items()}
+    return complete(model, rule, tuple(parts[i] for i in kept), group_of)
+
+
 def complete(
     model: nn.Module, rule: str, parts: tuple[Part, ...], group_of: Mapping[str, int]
 ) -> Partition:

@@ -12,12 +12,12 @@ from torch import nn
 
 from layergroups._formatting import first_few
 from layergroups._paths import ancestors
-from layergroups.anatomy import Anatomy, choose_splits
+from layergroups.anatomy import Anatomy, choose_splits, has_decoder, towers_of
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import (
     Part,
     Partition,
-    Start,
+    by_block,
     complete,
     consecutive,
     parameter_order,
@@ -70,7 +70,8 @@ def divide(
 
 def _by_word(model: nn.Module, anatomy: Anatomy, word: str, network: str) -> Partition:
     if word == "auto":
-        return by_number(model, anatomy, 3 if anatomy.has_head else 2, rule="auto")
+        n = 2 + anatomy.has_head + has_decoder(anatomy.blocks)
+        return by_number(model, anatomy, n, rule="auto")
     if word == "layerwise":
         return layerwise(model, anatomy)
     if word in ("classic", "classic-v1"):
@@ -90,35 +91,48 @@ def by_number(model: nn.Module, anatomy: Anatomy, n: int, rule: str | None = Non
     chosen = (
         choose_splits(anatomy.boundaries, anatomy.blocks, anatomy.image, parts) if parts else []
     )
-    if len(chosen) + 1 < parts:
+    towers = towers_of(anatomy.blocks)
+    begins = [[c for c in chosen if c[0].block in {b.index for b in tower}] for tower in towers]
+    made = max(map(len, begins)) + 1
+    if made < parts:
         log.warning(
             "the body of %s has %d block(s): %d layer groups, not %d",
-            anatomy.model, len(anatomy.body), len(chosen) + 1 + anatomy.has_head, n,
+            anatomy.model, len(anatomy.body), made + anatomy.has_head, n,
         )  # fmt: skip
     if parts == 0 or not anatomy.body:
         only = Part("all", "one group was asked for" if parts == 0 else anatomy.head_reason)
-        return consecutive(model, anatomy, rule, only, [])
-    first, *names = _body_names(len(chosen) + 1)
-    starts = [
-        start_at_block(anatomy, boundary.block, name, reason)
-        for name, (boundary, reason) in zip(names, chosen, strict=True)
-    ]
-    return _with_head(model, anatomy, rule, first, starts)
+        return by_block(model, anatomy, rule, [only], {})
+    part_of = dict.fromkeys((b.index for b in anatomy.body), made - 1)
+    part_of |= {b.index: 0 for b in anatomy.body if len(towers) > 1 and b.tower >= 0}
+    for tower, starts in zip(towers, begins, strict=True):
+        part_of |= {b.index: sum(at.block <= b.index for at, _ in starts) for b in tower}
+    reasons = ["the input"] + [
+        "; ".join(
+            f"{starts[k][0].path}: {starts[k][1]}" if len(towers) > 1 else starts[k][1]
+            for starts in begins if k < len(starts)
+        )
+        for k in range(made - 1)
+    ]  # fmt: skip
+    names = _body_names(made, decoder=made == 3 and rule == "auto")
+    return _with_head(model, anatomy, rule, list(map(Part, names, reasons)), part_of)
 
 
-def _body_names(n: int) -> list[str]:
+def _body_names(n: int, *, decoder: bool = False) -> list[str]:
     if n == 1:
         return ["body"]
+    if decoder:
+        return ["early", "late", "decoder"]
     return ["early", "late"] if n == 2 else [f"body-{i + 1}" for i in range(n)]
 
 
 def _with_head(
-    model: nn.Module, anatomy: Anatomy, rule: str, first: str, starts: list[Start]
+    model: nn.Module, anatomy: Anatomy, rule: str, parts: list[Part], part_of: dict[int, int]
 ) -> Partition:
+    """Parts of the body by block, and the head as the last."""
     if anatomy.has_head:
-        block = anatomy.head[0].index
-        starts = [*starts, start_at_block(anatomy, block, "head", anatomy.head_reason)]
-    return consecutive(model, anatomy, rule, Part(first, "the input"), starts)
+        part_of = part_of | {b.index: len(parts) for b in anatomy.head}
+        parts = [*parts, Part("head", anatomy.head_reason)]
+    return by_block(model, anatomy, rule, parts, part_of)
 
 
 def layerwise(model: nn.Module, anatomy: Anatomy) -> Partition:
@@ -126,8 +140,9 @@ def layerwise(model: nn.Module, anatomy: Anatomy) -> Partition:
     body = [b for b in anatomy.body if b.parameters]
     if not body:
         return by_number(model, anatomy, 1, rule="layerwise")
-    starts = [start_at_block(anatomy, b.index, b.name, f"a {b.kind} begins") for b in body[1:]]
-    return _with_head(model, anatomy, "layerwise", body[0].name, starts)
+    parts = [Part(b.name, f"a {b.kind} begins" if i else "the input") for i, b in enumerate(body)]
+    part_of = {b.index: max(sum(c.index <= b.index for c in body) - 1, 0) for b in anatomy.body}
+    return _with_head(model, anatomy, "layerwise", parts, part_of)
 
 
 def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partition:
@@ -266,7 +281,10 @@ def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 
         start_at_path(anatomy, path, name, f"the classic table splits {network} at {path}")
         for path, name in zip(paths, names, strict=True)
     ]
-    return _with_head(model, anatomy, "classic", first, starts)
+    if anatomy.has_head:
+        block = anatomy.head[0].index
+        starts.append(start_at_block(anatomy, block, "head", anatomy.head_reason))
+    return consecutive(model, anatomy, "classic", Part(first, "the input"), starts)
 
 
 def classic_paths(network: str, model: nn.Module, *, version: int = 2) -> tuple[str, ...]:
