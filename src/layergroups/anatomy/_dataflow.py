@@ -223,8 +223,8 @@ def find_head(flow: Flow) -> Head:
     problems = [_why_headless(flow, output, features) for output in outputs]
     answers = [o for o, problem in zip(outputs, problems, strict=True) if not problem]
     if not answers:
-        nothing = "no layer with a weight matrix leads to the output"
-        return Head((), frozenset(), problems[0] if problems else nothing)
+        why = problems[0] if problems else "no layer with a weight matrix leads to the output"
+        return Head((), frozenset(), f"{why}; if it has a head, say which: head='path'")
     finals = list({op.time: op for answer in answers for op in answer.finals}.values())
     finals.sort(key=lambda op: op.time)
     classifiers = tuple(
@@ -423,7 +423,8 @@ def _own_layers(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
         begins.append({v for v in reads if flow.produced_at.get(v, -1) not in private})
         own |= private
     at_inputs = any(flow.trace.values[v].kind == INPUT for v in begins[0])
-    if at_inputs or any(begin != begins[0] for begin in begins):
+    each_runs = min(map(len, layers.values()))  # on each of several maps, as in a detector
+    if at_inputs or each_runs < len(begins[0]) or any(begin != begins[0] for begin in begins):
         return set()
     depth = sum(op.adds_depth for op in flow.trace.ops)
     taken = sum(op.adds_depth for op in flow.trace.ops if op.time in own | head)

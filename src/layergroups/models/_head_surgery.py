@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._formatting import first_few
 from layergroups._paths import is_within, parent
 from layergroups._torch import own_tensors
 from layergroups.anatomy import Anatomy, Classifier, read_anatomy, unwrap
@@ -52,7 +53,13 @@ def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
         raise
 
 
-def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> tuple[str, ...]:
+def replace_head(
+    model: nn.Module,
+    n_out: int,
+    *,
+    example_input: Any = None,
+    head: str | Sequence[str] | None = None,
+) -> tuple[str, ...]:
     """Replace the final classifiers of a model by new ones with `n_out` outputs, in place.
 
     Works on any model whose classifier a dry run finds, including models of transformers, whose
@@ -64,6 +71,7 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
         n_out: outputs of the new classifiers: classes or targets.
         example_input: a tensor (N, ...), a tuple of arguments or a dict of keyword arguments;
             default is an input derived from the model's config.
+        head: path of the module whose last layer is the classifier, or several, if it is known.
 
     Returns:
         The paths of the replaced layers.
@@ -74,7 +82,8 @@ def replace_head(model: nn.Module, n_out: int, *, example_input: Any = None) -> 
         AnatomyError: the model cannot be run.
     """
     _check_count(n_out)
-    found = _found(model, example_input, f"nn.Sequential(model, nn.Linear(features, {n_out}))")
+    instead = f"nn.Sequential(model, nn.Linear(features, {n_out}))"
+    found = _found(model, example_input, instead, head=head)
     made = {path: _like(parts_of(layer)[0], path, n_out) for path, layer in found.items()}
     return _exchange_all(model, found, made, n_out, example_input)
 
@@ -213,12 +222,14 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim >= 2
 
 
-def _found(model: nn.Module, example_input: Any, instead: str) -> dict[str, nn.Module]:
-    anatomy = read_anatomy(model, example_input)
+def _found(
+    model: nn.Module, example_input: Any, instead: str, head: str | Sequence[str] | None = None
+) -> dict[str, nn.Module]:
+    anatomy = read_anatomy(model, example_input, head=head)
     if not anatomy.classifiers:
         raise ModelError(
             f"{type(model).__name__} has no classifier to replace ({anatomy.head_reason}). Add "
-            f"one: {instead}"
+            f"one: {instead}; or say which it is: replace_head(model, n, head='path')"
         )
     found = classifier_layers(unwrap(model), anatomy)
     for path, layer in found.items():
@@ -255,12 +266,27 @@ def _exchange_all(
             grown = len(parts_of(layer)) > 1 and f"{path}.{len(parts_of(layer)) - 1}" not in ran
             if cause is not None or grown:
                 raise ModelError(
-                    f"{type(model).__name__} does not run with {n_out} outputs at {path}: it uses "
-                    "the weight without calling the layer, or stores the number of outputs "
-                    "elsewhere. It is unchanged. replace_head(model, n) creates a new layer."
+                    f"{type(model).__name__} does not run with {n_out} outputs at {path}: "
+                    f"{_holders_of(model, old, made)}. It is unchanged. Replace what depends on the "
+                    "number of outputs too, or give the head: replace_head(model, n, head='path')."
                 ) from cause
     _warn_of_ties(model, old, made)
     return tuple(made)
+
+
+def _holders_of(
+    model: nn.Module, old: Mapping[str, nn.Module], made: Mapping[str, nn.Module]
+) -> str:
+    """Which tensors outside the classifiers have a number for each old output, in words."""
+    sizes = {outputs_of(layer) for layer in old.values()}
+    tensors = [*unwrap(model).named_parameters(), *unwrap(model).named_buffers()]
+    found = [
+        name for name, t in tensors
+        if t.ndim and t.shape[-1] in sizes and not any(is_within(name, path) for path in made)
+    ]  # fmt: skip
+    if found:
+        return f"{first_few(found)} depend on the old number"
+    return "it uses the weight without calling the layer, or stores the number elsewhere"
 
 
 def _warn_of_ties(
