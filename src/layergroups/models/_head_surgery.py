@@ -267,8 +267,8 @@ def _exchange_all(
             if cause is not None or grown:
                 raise ModelError(
                     f"{type(model).__name__} does not run with {n_out} outputs at {path}: "
-                    f"{_holders_of(model, old, made)}. It is unchanged. Replace what depends on the "
-                    "number of outputs too, or give the head: replace_head(model, n, head='path')."
+                    f"{_holders_of(model, old, made)}. It is unchanged. Replace what else needs "
+                    "the number of outputs, or give the head: replace_head(model, n, head='path')."
                 ) from cause
     _warn_of_ties(model, old, made)
     return tuple(made)
