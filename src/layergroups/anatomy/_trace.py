@@ -450,7 +450,8 @@ def trace(model: nn.Module, example_input: Any) -> Trace:
             result = _restored_run(model, call, fake=fake)
             if isinstance(result, Trace):
                 return result
-        first = first or result
+            failed = result  # of the real run
+        first = first or failed
     raise AnatomyError(
         f"{type(model).__name__} could not be run on the example input "
         f"{describe_input(example_input)}: {type(first).__name__}: {first}. Give one that its "
