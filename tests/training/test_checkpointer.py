@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,12 +143,29 @@ def test_a_callback_that_cannot_take_its_state_leaves_everything_unchanged(
     crash(make(callbacks=[Counts()]), 4, 2, **saved)
     good, bad = Counts(), Counts(broken=True)
     learn = make(callbacks=[bad])
-    weights, random = snapshot(learn.model), torch.get_rng_state()
+    weights, random, saves = snapshot(learn.model), torch.get_rng_state(), files(tmp_path)
     with pytest.raises(TrainingError, match="not mine"):
         learn.fit(2, **saved)
     assert bad.steps == 0
     assert not moved(weights, learn.model)
     assert torch.equal(random, torch.get_rng_state())
+    assert files(tmp_path) == saves
     learn.callbacks = [good]
     learn.fit(2, **saved)
     assert good.steps == 12
+
+
+@pytest.mark.parametrize("event", ["before_fit", "before_step"])
+def test_a_resumed_fit_that_fails_at_once_keeps_its_checkpoints(
+    make, tmp_path: Path, event: str
+) -> None:
+    saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "resume": True, "checkpoint_every": 2}
+    crash(make(), 4, 2, **saved)
+    before = files(tmp_path)
+
+    def fail(run: Any) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(TrainingError, match="broken"):
+        make(callbacks=[SimpleNamespace(**{event: fail})]).fit(2, **saved)
+    assert files(tmp_path) == before

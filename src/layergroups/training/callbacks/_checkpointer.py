@@ -141,6 +141,7 @@ class Checkpointer:
         self.series = Series(config.folder / f"fit-{self.number:03d}{kind}")
         self.first_epoch = learner.epochs_done
         self._start_rates = list(learner.layer_groups.rates)
+        self._is_new = False
         self._base: Path | None = None  # before the first surgery of this fit
         self._structure = ""
         with learner.processes.failing_together():
@@ -151,11 +152,11 @@ class Checkpointer:
             self.first_epoch = int(self._found.state["fit"]["first_epoch"])
 
     def before_fit(self, run: FitContext) -> None:
-        found, self._found = self._found, None
-        if found is None:
+        if self._found is None:
+            self._is_new = True
             self._write(run)
         else:
-            self._go_on(run, found)
+            self._go_on(run, self._found)
 
     def after_step(self, run: FitContext) -> None:
         if self.config.every is not None and run.step % self.config.every == 0:
@@ -168,8 +169,8 @@ class Checkpointer:
         self._write(run, done=True)
 
     def after_all(self, run: FitContext) -> None:
-        if not run.begun and run.processes.is_main:  # refused: it may be called again, corrected
-            self.series.prune(())
+        if self._is_new and not run.begun and run.processes.is_main:
+            self.series.prune(())  # the fit was refused, and may be called again, corrected
 
     def _write(self, run: FitContext, *, epoch_done: bool = False, done: bool = False) -> None:
         with run.processes.failing_together():
