@@ -210,6 +210,9 @@ def test_an_export_of_a_model_that_takes_images_by_name_predicts(tmp_path: Path)
     assert torch.allclose(loaded.predict(files[0]).probabilities, expected, atol=1e-6)
     (_, found), *_ = loaded.iter_preds(files)
     assert torch.allclose(found.probabilities, expected, atol=1e-6)
+    program = torch.export.load(learn.export(tmp_path / "model.pt2")).module()
+    pixels = torch.full((1, 16, 16, 3), 0, dtype=torch.uint8)  # the first file
+    assert torch.allclose(program(pixels)[0], expected, atol=1e-5)
 
 
 def test_compiled_it_takes_keywords_too(tmp_path: Path) -> None:

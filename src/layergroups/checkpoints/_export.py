@@ -73,37 +73,21 @@ class Blueprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The content of `learner.json`.
+    """The content of `learner.json`."""
 
-    Attributes:
-        classes: names of classes, labels or targets, in the order of the outputs.
-        blueprint: how to create the body; None for a model that is not from `vision_learner`.
-        head: the head as a list of plain layers; None if it has others.
-        needs_model: empty, or why the model cannot be rebuilt from this file.
-        transform: the description of the validation transform.
-        groups: the state of the layer groups.
-        loss: name of the loss, for converting outputs to probabilities.
-        metrics: names of the metrics.
-        task: what the model predicts.
-        thresh: for several labels, the probability above which a label is predicted.
-        loss_settings: arguments of the loss, such as class weights.
-        outputs: how the loss interprets the outputs, a name of `Meaning`; empty if unknown.
-        keyword: the argument of a model that takes the images by name.
-    """
-
-    classes: tuple[str, ...]
-    blueprint: Blueprint | None
-    head: list[dict[str, Any]] | None
-    needs_model: str
-    transform: Mapping[str, Any]
-    groups: Mapping[str, Any]
-    loss: str
+    classes: tuple[str, ...]  # names of classes, labels or targets, in the order of the outputs
+    blueprint: Blueprint | None  # None for a model that is not from `vision_learner`
+    head: list[dict[str, Any]] | None  # a list of plain layers; None if it has others
+    needs_model: str  # empty, or why the model cannot be rebuilt from this file
+    transform: Mapping[str, Any]  # for validation
+    groups: Mapping[str, Any]  # the state of the layer groups
+    loss: str  # its name
     metrics: tuple[str, ...] = ()
     task: Task = TASKS["multiclass"]
     thresh: float = 0.5
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
-    outputs: str = ""
-    keyword: str = ""
+    outputs: str = ""  # how the loss interprets outputs, a name of `Meaning`; empty if unknown
+    keyword: str = ""  # the argument of a model that takes the images by name
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -161,11 +145,7 @@ def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
-    """Read what `write_export` wrote.
-
-    Raises:
-        CheckpointError: the folder is not an export, of a newer version, or damaged.
-    """
+    """Read what `write_export` wrote."""
     path = folder / DESCRIPTION
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}. Write one: learn.export(folder).")

@@ -106,6 +106,7 @@ class Portable:
     loss: str
     task: Task
     thresh: float = 0.5
+    keyword: str = ""  # the argument of a model that takes the images by name
 
     def to_dict(self, ending: str) -> dict[str, Any]:
         """The description for users of the file, JSON-ready."""
@@ -158,14 +159,15 @@ class FromPixels(nn.Module):
         spec = wanted.transform.input
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         self.model = model
-        self.activation = wanted.activation
+        self.activation, self.keyword = wanted.activation, wanted.keyword
         self.register_buffer("scale", 1 / (_largest(spec) * std))
         self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels to probabilities or numbers."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32)
-        outputs = call_model(self.model, images * self.scale - self.shift)
+        images = images * self.scale - self.shift
+        outputs = call_model(self.model, {self.keyword: images} if self.keyword else images)
         return self.activation(outputs).to(torch.float32)
 
 

@@ -138,13 +138,10 @@ def _fits(saved: object, wanted: object) -> bool:
 def load_optimizer_state(
     optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Restore the state of each parameter by name; other parameters have no state afterwards.
+    """Restore the state of each parameter by name; others have none afterwards.
 
     Returns:
         Names of parameters in the saved state that the model does not have.
-
-    Raises:
-        CheckpointError: see `check_optimizer`; nothing was changed then.
     """
     check_optimizer(optimizer, model, tensors, state)
     parameters = dict(model.named_parameters())

@@ -98,9 +98,10 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
     transform = transform_from_config(learner.data.transform_config())
     model, accelerator = learner.placed_model(), learner.accelerator
     pixels = trial_pixels(transform.size, transform.input.channels)
+    keyword, images = _keyword(learner.data.example()), normalise(pixels, transform.input)
     expected, _, _ = predict_all(
         model,
-        [normalise(pixels, transform.input)],
+        [{keyword: images} if keyword else images],
         loss_func=learner.loss_func,
         accelerator=accelerator,
         task=learner.task,
@@ -112,6 +113,7 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
         loss=loss_name(learner.loss_func),
         task=learner.task,
         thresh=learner.thresh,
+        keyword=keyword,
     )
     exact = (
         accelerator.device.type == "cpu"
