@@ -32,36 +32,24 @@ Slot = tuple[str, int]  # a tensor, and a row of it
 
 @dataclass(frozen=True)
 class TensorReport:
-    """The result for one tensor.
+    """The result for one tensor."""
 
-    Attributes:
-        name: its name in the target; in `Transplant.left` that in the source.
-        reason: why it was carried, or why not.
-        source: names of the tensors that it was filled from.
-        optimizer: "carried", why its optimizer state was not, or "" if that was not requested.
-    """
-
-    name: str
-    reason: str
-    source: tuple[str, ...] = ()
+    name: str  # its name in the target; in `Transplant.left` that in the source
+    reason: str  # why it was carried, or why not
+    source: tuple[str, ...] = ()  # names of the tensors that it was filled from
+    # "carried", why its optimizer state was not, or "" if that was not requested
     optimizer: str = ""
 
 
 @dataclass(frozen=True)
 class Transplant:
-    """The result of a transplant, tensor by tensor; `print` shows a short table.
+    """The result of a transplant, tensor by tensor; `print` shows a short table."""
 
-    Attributes:
-        carried: tensors of the target that are completely filled from the source.
-        partly: tensors of which some rows are filled, by class name.
-        left: tensors of the source without a match.
-        not_filled: unchanged tensors of the target.
-    """
-
+    # tensors of the target that are completely filled from the source
     carried: tuple[TensorReport, ...]
-    partly: tuple[TensorReport, ...]
-    left: tuple[TensorReport, ...]
-    not_filled: tuple[TensorReport, ...]
+    partly: tuple[TensorReport, ...]  # tensors of which some rows are filled, by class name
+    left: tuple[TensorReport, ...]  # tensors of the source without a match
+    not_filled: tuple[TensorReport, ...]  # unchanged tensors of the target
 
     @property
     def n_states(self) -> int:

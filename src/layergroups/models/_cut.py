@@ -44,25 +44,17 @@ _COPIES = ("clone", "_to_copy", "contiguous", "_unsafe_view", "reshape", "dropou
 
 @dataclass(frozen=True)
 class Cut:
-    """How a body is cut from a network.
+    """How a body is cut from a network."""
 
-    Attributes:
-        kind: "chain": the body is a `Sequential` of `children`. "whole": the body is the network
-            without `removed`. "reset": likewise, by the network's own `reset_classifier`.
-            "by hand": the caller's `cut`.
-        children: names of the network's children in a chain.
-        removed: paths of the removed modules with parameters, the classifier first.
-        reason: why the body ends there.
-        path: of the first module to leave out, if the caller's cut is inside a child.
-        idle: paths of modules that stay in the body but no longer run.
-    """
-
+    # "chain": the body is a `Sequential` of `children`. "whole": the body is the network without
+    # `removed`. "reset": likewise, by the network's own `reset_classifier`. "by hand": the caller's
+    # `cut`
     kind: str
-    children: tuple[str, ...]
-    removed: tuple[str, ...]
-    reason: str
-    path: str = ""
-    idle: tuple[str, ...] = ()
+    children: tuple[str, ...]  # names of the network's children in a chain
+    removed: tuple[str, ...]  # paths of the removed modules with parameters, the classifier first
+    reason: str  # why the body ends there
+    path: str = ""  # of the first module to leave out, if the caller's cut is inside a child
+    idle: tuple[str, ...] = ()  # paths of modules that stay in the body but no longer run
 
     def __str__(self) -> str:
         if self.kind in ("whole", "reset"):

@@ -82,18 +82,12 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class ClassReport(_Tabular):
-    """A row for each class, and their means; prints as a table.
+    """A row for each class, and their means; prints as a table."""
 
-    Attributes:
-        classes: a row for each class, in the order of the vocabulary.
-        macro: the mean of the rows; it leaves out classes without a figure.
-        weighted: the mean of the rows, weighted by the number of items.
-        total: over all items at once ("micro"); for one class per item all three are the accuracy.
-    """
-
-    classes: tuple[ClassFigures, ...]
-    macro: ClassFigures
-    weighted: ClassFigures
+    classes: tuple[ClassFigures, ...]  # a row for each class, in the order of the vocabulary
+    macro: ClassFigures  # the mean of the rows; it leaves out classes without a figure
+    weighted: ClassFigures  # the mean of the rows, weighted by the number of items
+    # over all items at once ("micro"); for one class per item all three are the accuracy
     total: ClassFigures
     _headings: ClassVar[tuple[str, ...]] = ("class", "precision", "recall", "f1", "support")
     _totals: ClassVar[int] = 3
@@ -165,14 +159,11 @@ class ConfusionMatrix:
     """How many items of each class were predicted as each class.
 
     Items whose target is not a class (`ignore_index` of a loss) are left out.
-
-    Attributes:
-        matrix: (C, C) counts; a row for each actual class, a column for each predicted one.
-        classes: their names, in the order of rows and columns.
     """
 
+    # (C, C) counts; a row for each actual class, a column for each predicted one
     matrix: tuple[tuple[int, ...], ...]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # their names, in the order of rows and columns
 
     def __post_init__(self) -> None:
         n = len(self.classes)
@@ -259,23 +250,15 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class OutputErrors:
-    """The errors of one predicted number, each predicted minus actual.
+    """The errors of one predicted number, each predicted minus actual."""
 
-    Attributes:
-        name: of the number.
-        mean: mean error, above 0 if predictions are too high.
-        mean_absolute: mean absolute error.
-        root_mean_square: root of the mean squared error.
-        largest: the largest absolute error.
-        r2: 1 - (sum of squared errors) / (sum of squared distances of the actual numbers from
-            their mean); None if those are all equal.
-    """
-
-    name: str
-    mean: float
-    mean_absolute: float
-    root_mean_square: float
-    largest: float
+    name: str  # of the number
+    mean: float  # mean error, above 0 if predictions are too high
+    mean_absolute: float  # mean absolute error
+    root_mean_square: float  # root of the mean squared error
+    largest: float  # the largest absolute error
+    # 1 - (sum of squared errors) / (sum of squared distances of the actual numbers from their
+    # mean); None if those are all equal
     r2: float | None
 
     @classmethod
@@ -293,14 +276,10 @@ _ERRORS: Final = ("mean", "mean_absolute", "root_mean_square", "largest")
 
 @dataclass(frozen=True)
 class Residuals(_Tabular):
-    """The errors of a regression; prints as a table.
+    """The errors of a regression; prints as a table."""
 
-    Attributes:
-        outputs: a row for each predicted number.
-        values: the errors, (N, K): predicted minus actual, in the order of the items.
-    """
-
-    outputs: tuple[OutputErrors, ...]
+    outputs: tuple[OutputErrors, ...]  # a row for each predicted number
+    # the errors, (N, K): predicted minus actual, in the order of the items
     values: tuple[tuple[float, ...], ...]
     _headings: ClassVar[tuple[str, ...]] = (
         "output", "mean error", "mean absolute", "root mean square", "largest", "R²"
@@ -355,19 +334,14 @@ class Calibration(_Tabular):
 
     For one class per item, a prediction is the most likely class. For several labels, every label
     of every item is a prediction, which is correct if the item has the label.
-
-    Attributes:
-        bins: of equal width, from 0 to 1.
-        error: the expected calibration error: the mean gap over all predictions, 0..1; None
-            without predictions.
-        max_error: the largest gap of a bin ("maximum calibration error"), or None.
-        count: number of predictions.
     """
 
-    bins: tuple[CalibrationBin, ...]
+    bins: tuple[CalibrationBin, ...]  # of equal width, from 0 to 1
+    # the expected calibration error: the mean gap over all predictions, 0..1; None without
+    # predictions
     error: float | None
-    max_error: float | None
-    count: int
+    max_error: float | None  # the largest gap of a bin ("maximum calibration error"), or None
+    count: int  # number of predictions
     _headings: ClassVar[tuple[str, ...]] = ("probability", "confidence", "accuracy", "count")
 
     @classmethod

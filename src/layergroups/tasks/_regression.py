@@ -19,15 +19,10 @@ from layergroups.tasks._task import Column, Label, Names, Parts, Task, Vocab, ou
 
 
 class NumbersPrediction(NamedTuple):
-    """The predicted numbers of one item.
+    """The predicted numbers of one item."""
 
-    Attributes:
-        numbers: float (K,), on the CPU.
-        names: of the numbers.
-    """
-
-    numbers: Tensor
-    names: tuple[str, ...]
+    numbers: Tensor  # float (K,), on the CPU
+    names: tuple[str, ...]  # of the numbers
 
     @property
     def by_name(self) -> dict[str, float]:
