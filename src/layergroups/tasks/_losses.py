@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar, Final, Literal
 
 import torch
@@ -39,7 +40,7 @@ class Meaning(Enum):
     LOG_RATES = "logarithms of expected counts"
 
 
-_CLASSES: Final[dict[Meaning, tuple[type, ...]]] = {
+_CLASSES: Final[dict[Meaning, tuple[type[Any], ...]]] = {
     Meaning.SOFTMAX: (nn.CrossEntropyLoss, nn.NLLLoss),
     Meaning.SIGMOID: (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss),
     Meaning.PROBABILITIES: (nn.BCELoss,),
@@ -362,26 +363,16 @@ LOSSES: Final[dict[str, Callable[[], Any]]] = {
     "mae": L1,
     "huber": Huber,
 }
-# A loss in a file: its class, and the arguments that describe it. Before version 0.2 the losses of
-# numbers were classes of this library.
-_SAVED: Final[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
-    "CrossEntropy": (CrossEntropy, ()),
-    "FocalLoss": (FocalLoss, ()),
-    "BinaryCrossEntropy": (BinaryCrossEntropy, ()),
-    "BinaryFocalLoss": (BinaryFocalLoss, ()),
-    "CrossEntropyLoss": (nn.CrossEntropyLoss, ("weight", "ignore_index", "label_smoothing")),
-    "BCEWithLogitsLoss": (nn.BCEWithLogitsLoss, ("weight", "pos_weight")),
-    "BCELoss": (nn.BCELoss, ("weight",)),
-    "NLLLoss": (nn.NLLLoss, ("weight", "ignore_index")),
-    "PoissonNLLLoss": (nn.PoissonNLLLoss, ("log_input", "full", "eps")),
-    "MSELoss": (nn.MSELoss, ()),
-    "MeanSquaredError": (nn.MSELoss, ()),
-    "L1Loss": (nn.L1Loss, ()),
-    "L1": (nn.L1Loss, ()),
-    "SmoothL1Loss": (nn.SmoothL1Loss, ("beta",)),
-    "HuberLoss": (nn.HuberLoss, ("delta",)),
-    "Huber": (nn.HuberLoss, ("delta",)),
-}
+# Losses in files. Before version 0.2 those of numbers were classes of this library.
+_SAVED: Final[dict[str, type[Any]]] = {
+    kind.__name__: kind
+    for kind in (
+        CrossEntropy, FocalLoss, BinaryCrossEntropy, BinaryFocalLoss, nn.CrossEntropyLoss,
+        nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss, nn.PoissonNLLLoss, nn.MSELoss, nn.L1Loss,
+        nn.SmoothL1Loss, nn.HuberLoss,
+    )
+} | {"MeanSquaredError": nn.MSELoss, "L1": nn.L1Loss, "Huber": nn.HuberLoss}  # fmt: skip
+_NOT_SAVED: Final = {"size_average", "reduce", "reduction"}  # arguments of the losses of torch
 
 
 def as_loss(loss_func: Any) -> LossFunc:
@@ -410,35 +401,30 @@ def as_loss(loss_func: Any) -> LossFunc:
 
 def saved_name(loss_func: object) -> str:
     """The class name of a loss; with its module if it is neither of this file nor of torch.nn."""
-    kind: object = type(loss_func)
-    if kind is _SAVED.get(type(loss_func).__name__, (None, ()))[0]:
-        return type(loss_func).__name__
+    name = type(loss_func).__name__
+    if _SAVED.get(name) is type(loss_func):
+        return name
     loss_func, _ = _unwrapped(loss_func)
     return f"{getattr(loss_func, '__module__', '')}.{loss_name(loss_func)}"
 
 
 def stand_in(meaning: str) -> LossFunc | None:
     """A loss of torch that interprets outputs in the same way; None if there is none."""
-    makers: dict[str, Callable[[], LossFunc]] = {
-        Meaning.SOFTMAX.name: nn.CrossEntropyLoss,
-        Meaning.SIGMOID.name: nn.BCEWithLogitsLoss,
-        Meaning.PROBABILITIES.name: nn.BCELoss,
-        Meaning.NUMBERS.name: nn.MSELoss,
-        Meaning.RATES.name: partial(nn.PoissonNLLLoss, log_input=False),
-        Meaning.LOG_RATES.name: nn.PoissonNLLLoss,
-    }
-    return makers[meaning]() if meaning in makers else None
+    if meaning in (Meaning.RATES.name, Meaning.LOG_RATES.name):
+        return nn.PoissonNLLLoss(log_input=meaning == Meaning.LOG_RATES.name)
+    classes = {known.name: classes for known, classes in _CLASSES.items()}.get(meaning)
+    return None if classes is None else classes[0]()
 
 
 def describe_loss(loss_func: Any) -> dict[str, Any]:
     """The settings of a loss of this file or of torch.nn, JSON-ready; empty for others."""
-    kind: object = type(loss_func)
-    known, names = _SAVED.get(type(loss_func).__name__, (None, ()))
-    if kind is not known:
+    kind = type(loss_func)
+    if _SAVED.get(kind.__name__) is not kind:
         return {}
     if isinstance(loss_func, NamedLoss):
         settings = asdict(loss_func)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
+    names = [name for name in signature(kind).parameters if name not in _NOT_SAVED]
     values = {name: getattr(loss_func, name) for name in names}
     return {n: v.tolist() if isinstance(v, Tensor) else v for n, v in values.items()}
 
@@ -447,9 +433,8 @@ def loss_from(name: str, settings: Mapping[str, Any]) -> LossFunc | None:
     """The inverse of `describe_loss`, by the name of the class; None if unknown."""
     if name not in _SAVED:
         return None
-    kind, _ = _SAVED[name]
-    values = dict(settings)
-    if isinstance(kind, type) and issubclass(kind, nn.Module):
+    kind, values = _SAVED[name], dict(settings)
+    if issubclass(kind, nn.Module):
         values = {n: torch.tensor(v) if isinstance(v, list) else v for n, v in values.items()}
         values.pop("reduction", None)
     try:

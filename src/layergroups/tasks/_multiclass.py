@@ -6,7 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -162,10 +162,10 @@ class Multiclass(Task):
         return known, tuple(place[name] for name in names)
 
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
-        return stratified_split([_class(label) for label in labels], valid_pct, seed)
+        return stratified_split([cast(int, label) for label in labels], valid_pct, seed)
 
     def target(self, label: Label | None, n_outputs: int) -> int:
-        return -1 if label is None else _class(label)
+        return -1 if label is None else cast(int, label)
 
     def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
         counted = Counter(labels)
@@ -231,8 +231,3 @@ class Multiclass(Task):
         self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
         return {"accuracy": self.measures(predictions, targets, names).accuracy}
-
-
-def _class(label: Label) -> int:
-    assert isinstance(label, int)
-    return label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from layergroups.tasks._task import (
 )
 
 _LOG = logging.getLogger("layergroups")
+_Places = tuple[float, ...]
 _WIDEST: Final = 40  # columns for the names of labels; longer ones push their row to the right
 _LIKELIEST: Final = 8  # labels that a prediction prints
 
@@ -150,18 +151,18 @@ class Multilabel(Task):
         return known, tuple(places)
 
     def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
-        return multilabel_split([_positions(label) for label in labels], valid_pct, seed)
+        return multilabel_split([cast(_Places, label) for label in labels], valid_pct, seed)
 
     def target(self, label: Label | None, n_outputs: int) -> int | Tensor:
         """float32 (C,), 1 for each of its labels, else 0; -1 if they are unknown."""
         if label is None:
             return -1
         hot = torch.zeros(n_outputs)
-        hot[[int(place) for place in _positions(label)]] = 1.0
+        hot[[int(place) for place in cast(_Places, label)]] = 1.0
         return hot
 
     def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
-        counted = Counter(place for label in labels for place in _positions(label))
+        counted = Counter(place for label in labels for place in cast(_Places, label))
         return tuple(counted[place] for place in range(n_outputs))
 
     def words(self, value: Tensor, names: Names) -> list[str]:
@@ -221,8 +222,3 @@ class Multilabel(Task):
         exact = float(self.correct(predictions, targets, thresh).float().mean())
         report = self.measures(predictions, targets, names, thresh)
         return {"exact_match": exact, "f1": report.total.f1 or 0.0}
-
-
-def _positions(label: Label) -> tuple[float, ...]:
-    assert isinstance(label, tuple)
-    return label
