@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -330,11 +329,13 @@ def _make_torchvision(request: _Request) -> LoadedModel:
         if "image_size" not in kwargs and getattr(model, "image_size", side) != side:
             # the default weights were trained on other sizes than the builder's default
             model = models.get_model(request.name, weights=None, image_size=side, **kwargs)
-    if with_auxiliary:
-        _drop_auxiliary(model)
-    return _finish(
-        request, model, _torchvision_input(default, request.recorded), _torchvision_names
-    )
+    if with_auxiliary:  # without these classifiers it returns one tensor, also in training
+        setattr(model, "aux_logits", False)  # noqa: B010 - of no declared type
+        for name in _AUXILIARY:
+            if isinstance(getattr(model, name, None), nn.Module):
+                setattr(model, name, None)
+    spec = _torchvision_input(default, request.recorded)
+    return _finish(request, model, spec, _torchvision_names)
 
 
 def _torchvision_input(default: Any, kwargs: Mapping[str, Any]) -> InputSpec:
@@ -359,17 +360,8 @@ def _auxiliary_arguments(request: _Request) -> dict[str, Any]:
             "supported. Leave aux_logits out to drop the auxiliary classifiers."
         )
     rest = {key: value for key, value in request.kwargs.items() if key != "aux_logits"}
-    init = request.weights is None
-    alone = {} if request.fetch else {"aux_logits": False, "init_weights": init}
-    return {"transform_input": True, **alone, **rest}
-
-
-def _drop_auxiliary(model: nn.Module) -> None:
-    """Without auxiliary classifiers the network returns one tensor, also in training."""
-    setattr(model, "aux_logits", False)  # noqa: B010 - of no declared type
-    for name in _AUXILIARY:
-        if isinstance(getattr(model, name, None), nn.Module):
-            setattr(model, name, None)
+    init = {"aux_logits": False, "init_weights": request.weights is None}
+    return {"transform_input": True, **({} if request.fetch else init), **rest}
 
 
 def _torchvision_names(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -396,7 +388,8 @@ def _make_timm(request: _Request) -> LoadedModel:
     with _making(request):
         model = timm.create_model(request.name, pretrained=request.fetch, **extra, **request.kwargs)
     spec = _timm_input(model, model.pretrained_cfg, request.recorded)
-    return _finish(request, model, spec, _timm_converter(request.name))
+    home = sys.modules.get(timm.model_entrypoint(request.name).__module__)
+    return _finish(request, model, spec, getattr(home, "checkpoint_filter_fn", None))
 
 
 def _timm_input(
@@ -419,15 +412,6 @@ def _timm_input(
         crop_pct=config.get("crop_pct") or default.crop_pct,
         source=f"timm {source}",
     )
-
-
-def _timm_converter(name: str) -> Converter | None:
-    """The converter of published files that timm has for this model, if any."""
-    import timm
-
-    home: ModuleType | None = sys.modules.get(timm.model_entrypoint(name).__module__)
-    convert: Converter | None = getattr(home, "checkpoint_filter_fn", None)
-    return convert
 
 
 def _interpolation(name: object) -> str:

@@ -22,7 +22,7 @@ _NETWORK_PACKAGES = {"httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hu
 
 def check_torchvision(name: str, url: str) -> None:
     """Check that the weights at `url` are in torch's cache, or that their host answers."""
-    if torch_cache_file(url).is_file():
+    if (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name).is_file():
         return
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "layergroups"})
     try:
@@ -65,11 +65,6 @@ def is_download_error(error: BaseException) -> bool:
         return "invalid hash value" in str(error)
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError) or package in _NETWORK_PACKAGES
-
-
-def torch_cache_file(url: str) -> Path:
-    """The path of a URL's file in the cache of torch.hub."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def _unreachable(name: str, url: str, cause: BaseException) -> WeightsError:

@@ -211,9 +211,14 @@ def create_head(
     if bn_final:
         layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
     layers += _output_layer(n_out, y_range, units)
-    head = nn.Sequential(*layers)
-    _init_linears(head, quiet=y_range is not None or units is not None)
-    return head
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    for layer in linears:
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    if y_range is not None or units is not None:
+        with torch.no_grad():
+            linears[-1].weight.mul_(_QUIET)
+    return nn.Sequential(*layers)
 
 
 def _linear_last(sizes: list[int], rates: list[float], first_bn: bool) -> list[nn.Module]:
@@ -239,9 +244,7 @@ def _norm_and_dropout(features: int, rate: float, *, norm: bool) -> list[nn.Modu
     return [*layers, nn.Dropout(rate)] if rate else layers
 
 
-def _output_layer(
-    n_out: int, y_range: tuple[float, float] | None, units: TargetUnits | None
-) -> list[nn.Module]:
+def _output_layer(n_out: int, y_range: Any, units: TargetUnits | None) -> list[nn.Module]:
     if y_range is not None and units is not None:
         raise ModelError("create_head: pass y_range=, which bounds the outputs, or units=.")
     if units is not None and (not isinstance(units, TargetUnits) or len(units.mean) != n_out):
@@ -251,16 +254,6 @@ def _output_layer(
     if y_range is not None:
         return [SigmoidRange(*checked_range(y_range))]
     return [] if units is None else [units]
-
-
-def _init_linears(head: nn.Sequential, *, quiet: bool) -> None:
-    linears = [layer for layer in head if isinstance(layer, nn.Linear)]
-    for layer in linears:
-        nn.init.kaiming_normal_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    if quiet:
-        with torch.no_grad():
-            linears[-1].weight.mul_(_QUIET)
 
 
 def _hidden_sizes(lin_ftrs: object) -> list[int]:
@@ -311,7 +304,7 @@ class ConcatLinear(nn.ModuleList):
     @property
     def in_features(self) -> int:
         """Input features, or channels, of each part."""
-        return inputs_of(self[0])
+        return _size(self[0], "in_features", "in_channels", 0)
 
     @property
     def out_features(self) -> int:
@@ -337,11 +330,6 @@ def whole_path(model: nn.Module, path: str) -> str:
 def outputs_of(layer: nn.Module) -> int:
     """Number of output features, or channels, of a linear layer or a convolution."""
     return _size(layer, "out_features", "out_channels", 1)
-
-
-def inputs_of(layer: nn.Module) -> int:
-    """Number of input features, or channels, of a linear layer or a convolution."""
-    return _size(layer, "in_features", "in_channels", 0)
 
 
 def _size(layer: Any, linear: str, convolution: str, column: int) -> int:
