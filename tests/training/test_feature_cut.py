@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layergroups.training.feature_cache import (
+from layergroups.training.feature_cache._feature_cut import (
+    Call,
     NoCutError,
+    TensorSpec,
     find_cut,
     foreign_hooks,
     run_frozen_part,
     run_rest,
 )
-from layergroups.training.feature_cache._feature_cut import Call, TensorSpec
 
 
 class Branches(nn.Module):

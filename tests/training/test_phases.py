@@ -124,3 +124,11 @@ def test_wrong_epochs_change_no_rate(make) -> None:
         with pytest.raises(TrainingError, match="such as"):
             learn.fit_flat_cos(epochs, 1e-3)
     assert learn.layer_groups.rates == (1e-2,) * 3
+
+
+def test_the_name_of_a_phase_is_a_text(make) -> None:
+    learn = make(lr=1e-2)
+    for name in (5, None, ""):
+        with pytest.raises(TrainingError, match="phase="):
+            learn.fit_phase(1, FlatCos(), name, lr=1e-3)
+    assert learn.layer_groups.rates == (1e-2,) * 3

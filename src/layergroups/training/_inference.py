@@ -52,13 +52,7 @@ def _each(
     names, task = learner.data.vocab, learner.task
     with keep_freed_memory():
         for batch in batches:
-            found, _, _ = predict_all(
-                learner.placed_model(),
-                [batch],
-                loss_func=learner.loss_func,
-                task=task,
-                accelerator=learner.accelerator,
-            )
+            found, _, _ = predict_all(learner, [batch])
             del batch  # frees its memory before the next one is read
             for row in found:
                 yield next(paths), task.decode(row, names, learner.thresh)
@@ -68,17 +62,8 @@ def all_predictions(
     learner: LearnerState, batches: Iterable[Any], *, with_loss: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Predictions, targets and losses, as in `Learner.get_preds`."""
-    model = learner.placed_model()
     with keep_freed_memory(), learner.reporter.bar("predictions", batch_count(batches)) as bar:
-        return predict_all(
-            model,
-            batches,
-            loss_func=learner.loss_func,
-            task=learner.task,
-            accelerator=learner.accelerator,
-            with_loss=with_loss,
-            advance=bar.advance,
-        )
+        return predict_all(learner, batches, with_loss=with_loss, advance=bar.advance)
 
 
 def averaged_predictions(

@@ -472,18 +472,8 @@ class Learner(LearnerState):
             TrainingError: `dl` is not batches, or the model cannot take them.
         """
         batches = batches_of(self.data, dl)
-        model = self.placed_model()
         with self.reporter.bar("validation", batch_count(batches)) as bar:
-            return evaluate(
-                model,
-                batches,
-                loss_func=self.loss_func,
-                task=self.task,
-                meter=self.meter(),
-                accelerator=self.accelerator,
-                processes=self.processes,
-                advance=bar.advance,
-            )
+            return evaluate(self, batches, advance=bar.advance)
 
     def get_preds(
         self, dl: Iterable[Any] | None = None, with_loss: bool = False
@@ -518,14 +508,7 @@ class Learner(LearnerState):
             DataError: the item is not an image, or it cannot be read.
             TrainingError: the model cannot take the item.
         """
-        inputs = single_batch(self.data.load(item))
-        found, _, _ = predict_all(
-            self.placed_model(),
-            [(inputs, None)],
-            loss_func=self.loss_func,
-            task=self.task,
-            accelerator=self.accelerator,
-        )
+        found, _, _ = predict_all(self, [(single_batch(self.data.load(item)), None)])
         return self.task.decode(found[0], self.data.vocab, self.thresh)
 
     def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layergroups._forward import call_model, split_batch
 from layergroups.anatomy import describe_input
@@ -20,56 +20,43 @@ from layergroups.training.hardware import keep_freed_memory, to_device
 from layergroups.training.state import evaluating
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from layergroups.training.state import LearnerState
 
 Forward = Callable[[Any], Tensor]
 
 
 def evaluate(
-    model: nn.Module,
+    learner: LearnerState,
     batches: Iterable[Any],
     *,
-    loss_func: LossFunc,
-    meter: Meter,
-    accelerator: Accelerator,
-    task: Task,
-    processes: Processes = SINGLE_PROCESS,
+    meter: Meter | None = None,
     forward: Forward | None = None,
+    processes: Processes | None = None,
     advance: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Mean loss over the items, and the metrics.
+    """Mean loss over the items, and the metrics; by default those of the learner.
 
     The model's mode and the random state are restored. Nothing is read from the device until the
-    end, since each read waits for it. All `processes` call this and get the same result. `forward`
+    end, since each read waits for it. All processes call this and get the same result. `forward`
     replaces the forward pass of the model, `advance` is called after every batch.
     """
+    loss_func, task = learner.loss_func, learner.task
     task.check_loss(loss_func)
+    model, meter = learner.placed_model(), meter or learner.meter()
+    processes = processes or learner.processes
     seen = _Seen(task, loss_func, meter)
     with processes.failing_together(), keep_freed_memory():
         with evaluating(model):
-            meter.to(accelerator.device)
+            meter.to(learner.accelerator.device)
             for share in shards_of(batches, processes):
-                for outputs, targets in _outputs(
-                    [share.batch], forward or partial(call_model, model), accelerator, advance
-                ):
+                for outputs, targets in _outputs(learner, [share.batch], forward, advance):
                     seen.add(outputs, targets, share)
         counts = processes.barrier("validation", {"batches": seen.check}, gather=[seen.items])
-        if (
-            processes.is_distributed
-            and not all(items for (items,) in counts)
-            and any(map(any, counts))
-        ):
-            # So few items that some process had none: every process evaluates all of them.
+        some_have_none = not all(items for (items,) in counts) and any(map(any, counts))
+        if processes.is_distributed and some_have_none:  # every process evaluates all of them
             meter.reset()
-            return evaluate(
-                model,
-                batches,
-                loss_func=loss_func,
-                meter=meter,
-                accelerator=accelerator,
-                task=task,
-                forward=forward,
-            )
+            alone = SINGLE_PROCESS
+            return evaluate(learner, batches, meter=meter, forward=forward, processes=alone)
         total, items = processes.total(float(seen.total), seen.items)
         if not items:
             raise TrainingError(
@@ -103,12 +90,9 @@ class _Seen:
 
 
 def predict_all(
-    model: nn.Module,
+    learner: LearnerState,
     batches: Iterable[Any],
     *,
-    loss_func: LossFunc,
-    accelerator: Accelerator,
-    task: Task,
     with_loss: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -119,8 +103,9 @@ def predict_all(
         if the batches have none; losses (N,), None without `with_loss`.
     """
     collected: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-    with evaluating(model):
-        for outputs, targets in _outputs(batches, partial(call_model, model), accelerator, advance):
+    loss_func, task = learner.loss_func, learner.task
+    with evaluating(learner.placed_model()):
+        for outputs, targets in _outputs(learner, batches, None, advance):
             losses = None
             if with_loss:
                 if targets is None:
@@ -137,11 +122,12 @@ def predict_all(
 
 
 def _outputs(
+    learner: LearnerState,
     batches: Iterable[Any],
-    forward: Forward,
-    accelerator: Accelerator,
+    forward: Forward | None,
     advance: Callable[[], None] | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    forward, accelerator = forward or partial(call_model, learner.model), learner.accelerator
     for batch in batches:
         inputs, targets = split_batch(to_device(batch, accelerator.device))
         if targets is None or len(targets):

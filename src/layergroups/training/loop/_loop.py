@@ -200,17 +200,8 @@ def _validate(run: FitContext) -> dict[str, float]:
     if run.features is not None:
         stored = run.features.validation(run)
     with learner.reporter.bar("validation", len(run.valid)) as bar:
-        return evaluate(
-            run.model,
-            run.valid if stored is None else stored,
-            loss_func=learner.loss_func,
-            task=learner.task,
-            meter=learner.meter(),
-            accelerator=run.accelerator,
-            processes=run.processes,
-            forward=run.forward,
-            advance=bar.advance,
-        )
+        batches = run.valid if stored is None else stored
+        return evaluate(learner, batches, forward=run.forward, advance=bar.advance)
 
 
 def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None:

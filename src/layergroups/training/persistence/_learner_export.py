@@ -99,13 +99,7 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
     model, accelerator = learner.placed_model(), learner.accelerator
     pixels = trial_pixels(transform.size, transform.input.channels)
     keyword, images = _keyword(learner.data.example()), normalise(pixels, transform.input)
-    expected, _, _ = predict_all(
-        model,
-        [{keyword: images} if keyword else images],
-        loss_func=learner.loss_func,
-        accelerator=accelerator,
-        task=learner.task,
-    )
+    expected, _, _ = predict_all(learner, [{keyword: images} if keyword else images])
     wanted = Portable(
         classes=learner.data.vocab,
         transform=transform,

@@ -240,17 +240,9 @@ class KeepBest:
             self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]
 
     def _loss(self, run: FitContext) -> float:
-        learner, task = run.learner, run.learner.task
-        return evaluate(
-            run.model,
-            self.held_out,
-            loss_func=learner.loss_func,
-            task=task,
-            meter=Meter((), 0, task),
-            accelerator=run.accelerator,
-            processes=run.processes,
-            forward=run.forward,
-        )["valid_loss"]
+        loss_only = Meter((), 0, run.learner.task)
+        found = evaluate(run.learner, self.held_out, meter=loss_only, forward=run.forward)
+        return found["valid_loss"]
 
 
 def _moving(run: FitContext) -> dict[str, Tensor]:
