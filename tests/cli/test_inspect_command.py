@@ -18,7 +18,7 @@ def test_every_split_has_its_reason(run: Run) -> None:
 
 def test_the_alternatives_and_the_classic_split_stand_below(run: Run) -> None:
     out = run("inspect", "torchvision:resnet18").out
-    assert "layer2.0:  falls 56 → 28 after 5 of 20 layers, but that is not yet 1/16" in out
+    assert "layer2.0:  falls 56 → 28 after 5 of 20 weight layers, but that is not yet 1/16" in out
     assert "classic:  fastai's classic table splits ResNet at layer3: the same parameters" in out
     assert out.count("the resolution falls 28 → 14, 1/16 of the image") == 1
 

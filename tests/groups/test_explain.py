@@ -42,7 +42,7 @@ def test_alternatives_say_why_not(vgg: LayerGroups) -> None:
     assert list(others) == ["features.7", "features.14", "features.20", "features.34"]
     assert all(why.group is None for why in others.values())
     late = others["features.34"]
-    assert late.sentence == "falls 28 → 14 only after 10 of 13 layers, more than two thirds"
+    assert late.sentence == "falls 28 → 14 only after 10 of 13 weight layers, more than two thirds"
     assert "further from half" in others["features.14"].sentence
     assert "the middle of the repeated blocks" in others["features.20"].sentence
     assert others["features.20"].stride == 1
@@ -68,7 +68,7 @@ def test_the_classic_split_is_compared(name: str, path: str, same: bool) -> None
     assert classic is not None
     assert (classic.paths, classic.same) == ((path,), same)
     assert ("the same parameters" in classic.sentence) == same
-    assert same or "after 7 of 25 layers" in classic.sentence
+    assert same or "after 7 of 25 weight layers" in classic.sentence
 
 
 def test_a_split_made_as_the_classic_one_is_the_same() -> None:
@@ -105,7 +105,7 @@ def test_a_rule_by_hand_has_its_implications() -> None:
     assert found.chosen[1].sentence == "asked for at fc: the head"
     assert [why.path for why in found.alternatives] == ["layer3.0"]
     assert found.implied is not None
-    assert found.implied.startswith("of 16 layers in all: stem holds ")
+    assert found.implied.startswith("of 16 weight layers in all: stem holds ")
     assert "fc holds <1% of the parameters and 1 layer;" in found.implied
     assert found.implied.endswith("cuts through layer2.0")
 

@@ -61,8 +61,8 @@ class Boundary:
 
     @property
     def depths(self) -> str:
-        """How much of the depth comes before it, "7 of 13 layers"."""
-        return f"{self.weight_ops_before} of {self.weight_ops} layers"
+        """How much of the depth comes before it, "7 of 13 weight layers"."""
+        return f"{self.weight_ops_before} of {self.weight_ops} weight layers"
 
     def describe(self) -> str:
         """One sentence in plain words."""

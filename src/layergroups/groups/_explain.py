@@ -29,7 +29,7 @@ from layergroups.groups._rules import classic_paths, divide
 _FEW_GROUPS = 6  # up to so many are described one by one
 _MAX_ALTERNATIVES = 4
 _TEXT_WIDTH = 92  # columns, where the terminal has them
-_FIGURES = ("block", "layers", "pixels", "channels", "params", "FLOPs")
+_FIGURES = ("block", "weight layers", "pixels", "channels", "params", "FLOPs")
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _classic(
     starts = _starts(anatomy, classic_groups)
     found = [_boundary_at(anatomy, anatomy.blocks[starts[i + 1]]) for i in range(len(paths))]
     depths = ", ".join(f"{b.weight_ops_before} of {b.weight_ops}" for b in found)
-    return Classic(paths, False, f"{text}, after {depths} layers: not the same groups")
+    return Classic(paths, False, f"{text}, after {depths} weight layers: not the same groups")
 
 
 def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list[str]) -> str:
@@ -247,14 +247,14 @@ def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list
         ]
     else:
         parts = [
-            f"{len(shares)} groups of {min(depths)} to {max(depths)} layers, each with "
+            f"{len(shares)} groups of {min(depths)} to {max(depths)} weight layers, each with "
             f"{_percent(min(shares))} to {_percent(max(shares))} of the parameters"
         ]
     blocks = f"cuts through {first_few(cut)}" if cut else "no block is cut through"
     order = [group_of[n] for block in anatomy.blocks for n in block.parameters if n in group_of]
     turns = "" if order == sorted(order) else "; the groups take turns in the order of execution"
     depth = sum(block.weight_ops for block in anatomy.blocks)
-    return f"of {depth} layers in all: {'; '.join(parts)}; {blocks}{turns}"
+    return f"of {depth} weight layers in all: {'; '.join(parts)}; {blocks}{turns}"
 
 
 # -- tables --------------------------------------------------------------------------------------

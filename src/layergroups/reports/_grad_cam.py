@@ -41,7 +41,7 @@ from layergroups.anatomy import (
 )
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
-from layergroups.reports._images import as_pixels, images_of, overlay, threshold_of
+from layergroups.reports._images import as_pixels, images_of, overlay
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
@@ -415,7 +415,7 @@ def heat_map(learn: Answering, item: Any, target: int | str | None = None) -> He
     values = predictions.reshape(-1)
     names = output_names(data.vocab, len(values))
     number = int(values.argmax()) if target is None else _number(target, data.vocab, len(values))
-    decision = task.decide(predictions.reshape(1, -1), threshold_of(learn))[0]
+    decision = task.decide(predictions.reshape(1, -1), learn.thresh)[0]
     heat, place = explained(learn.model, batch, number, learn.layer_groups.anatomy)
     return HeatMap(
         heat=heat[0],

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from layergroups._formatting import first_few
 from layergroups._forward import count_items, split_batch
 from layergroups._torch import tree_leaves, tree_map_only
-from layergroups.data import IndexedBatches, paths_of
+from layergroups.data import IndexedBatches
 from layergroups.errors import LayerGroupsError
 from layergroups.input_spec import InputSpec
 
@@ -102,12 +102,6 @@ def images_of(inputs: Any) -> Tensor:
     return found[0]
 
 
-def files_of(batches: object, n: int) -> tuple[Path | None, ...]:
-    """The file of each of n images; None if unknown."""
-    known = paths_of(batches)
-    return known if len(known) == n else (None,) * n
-
-
 def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
     """Convert a network input to pixels for display.
 
@@ -172,8 +166,3 @@ class TopLoss:
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
         return asdict(self) | {"path": None if self.path is None else str(self.path)}
-
-
-def threshold_of(learn: object) -> float:
-    """The probability above which a learner predicts a label."""
-    return float(getattr(learn, "thresh", 0.5))

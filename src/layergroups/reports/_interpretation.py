@@ -15,17 +15,15 @@ from layergroups import _drawing as drawing
 from layergroups._formatting import figure, html_table
 from layergroups._suggestions import SuggestsNames
 from layergroups._torch import tree_map_only
-from layergroups.data import data_source
+from layergroups.data import data_source, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._grad_cam import grad_cam
 from layergroups.reports._images import (
     TopLoss,
     as_pixels,
-    files_of,
     images_of,
     inputs_at,
     overlay,
-    threshold_of,
 )
 from layergroups.reports._protocols import Answering
 from layergroups.reports.figures import (
@@ -113,16 +111,15 @@ class Interpretation(SuggestsNames):
         batches = learn.dls.valid if dl is None else dl
         found: tuple[Any, ...] = learn.get_preds(batches, with_loss=True)
         predictions, targets, losses = found
-        data = data_source(learn.dls)
-        task = learn.task
+        data, task, paths = data_source(learn.dls), learn.task, paths_of(batches)
         return cls(
             predictions=task.rows(predictions),
             targets=task.rows(targets),
             losses=losses,
-            paths=files_of(batches, len(predictions)),
+            paths=paths if len(paths) == len(predictions) else (None,) * len(predictions),
             classes=data.vocab or task.default_names(predictions.shape[-1]),
             task=task,
-            threshold=threshold_of(learn) if threshold is None else threshold,
+            threshold=learn.thresh if threshold is None else threshold,
             learner=learn,
             batches=batches,
         )

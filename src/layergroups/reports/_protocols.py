@@ -68,6 +68,10 @@ class Answering(Protocol):
         """What its model predicts."""
 
     @property
+    def thresh(self) -> Any:
+        """The probability above which it predicts a label."""
+
+    @property
     def model(self) -> nn.Module:
         """Its model."""
 

@@ -14,7 +14,7 @@ from layergroups._formatting import count
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._images import as_pixels, collated, each_of, images_of, threshold_of
+from layergroups.reports._images import as_pixels, collated, each_of, images_of
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def results_picture(
     inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
     images = images_of(inputs)
     predictions, *_ = learn.get_preds([(inputs, None)])
-    task, thresh = learn.task, threshold_of(learn)
+    task, thresh = learn.task, learn.thresh
     names = output_names(data.vocab, predictions.shape[-1])
     decisions = task.decide(predictions, thresh)
     correct = None if targets is None else task.correct(predictions, targets, thresh)

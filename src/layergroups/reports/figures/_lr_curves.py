@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from layergroups import _drawing as drawing
 
@@ -21,27 +22,16 @@ _MARKERS = ("o", "^", "s", "D", "v", "P")
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The loss over an increasing rate, in one sweep.
+    """The loss over an increasing rate, in one sweep."""
 
-    Attributes:
-        name: of the layer group that trained, or "all".
-        lrs: the rate at each step; for "all", the highest rate of all groups.
-        losses: at each step, smoothed.
-        raw: at each step, not smoothed.
-        suggestions: the suggested rate by kind; empty if there are too few steps.
-        end: why the sweep ended.
-        skip: number of ignored first steps, which average too few batches.
-        missing: by kind, why a requested suggestion was not found.
-    """
-
-    name: str
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-    raw: tuple[float, ...]
-    suggestions: Mapping[str, float] = field(default_factory=dict)
-    end: str = ""
-    skip: int = 0
-    missing: Mapping[str, str] = field(default_factory=dict)
+    name: str  # of the layer group that trained, or "all"
+    lrs: tuple[float, ...]  # at each step; for "all", the highest rate of all groups
+    losses: tuple[float, ...]  # at each step, smoothed
+    raw: tuple[float, ...]  # not smoothed
+    suggestions: Mapping[str, float] = field(default_factory=dict)  # by kind
+    end: str = ""  # why the sweep ended
+    skip: int = 0  # ignored first steps, which average too few batches
+    missing: Mapping[str, str] = field(default_factory=dict)  # by kind, why none was found
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -96,19 +86,11 @@ def _draw(
     lrs, losses = zip(*curve.points, strict=True)
     axes.plot(lrs, losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
     for kind, rate in ((k, r) for k, r in curve.suggestions.items() if k in markers):
+        loss = np.interp(math.log(rate), np.log(lrs), losses)
         axes.plot(
-            [rate], [_loss_at(curve, rate)], marker=markers[kind], markersize=7, color=colour,
+            [rate], [loss], marker=markers[kind], markersize=7, color=colour,
             markeredgecolor="white", markeredgewidth=1, ls="none", zorder=5,
         )  # fmt: skip
-
-
-def _loss_at(curve: RateCurve, rate: float) -> float:
-    pairs = curve.points
-    for (low, first), (high, second) in pairwise(pairs):
-        if low <= rate <= high:
-            part = math.log(rate / low) / math.log(high / low)
-            return first + (second - first) * part
-    return pairs[0][1] if rate < pairs[0][0] else pairs[-1][1]
 
 
 def _legend(

@@ -25,7 +25,7 @@ _MAX_NAMES = 65  # classes up to which all are named
 _PLOT = 3.6  # inches of a square plot
 _MAX_TARGETS = 4
 _MAX_LINES = 200  # items up to which each is connected to the diagonal
-_QUARTERS = {0: "0", 0.25: "0.25", 0.5: "0.5", 0.75: "0.75", 1: "1"}
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 def confusion_matrix_picture(
@@ -117,10 +117,8 @@ def draw_calibration(calibration: Calibration) -> Figure:
     most = max((b.count for b in calibration.bins), default=0)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     counts.set(xlim=(0, 1), ylim=(0, max(1, most) * 1.05))
-    axes.set_xticks(list(_QUARTERS), [""] * len(_QUARTERS))
-    axes.set_yticks(list(_QUARTERS), list(_QUARTERS.values()))
-    counts.set_xticks(list(_QUARTERS), list(_QUARTERS.values()))
-    counts.set_yticks([0, most] if most else [0])
+    axes.set(xticks=_QUARTERS, yticks=_QUARTERS, xticklabels=[])
+    counts.set(xticks=_QUARTERS, yticks=[0, most] if most else [0])
     drawing.style_axes(axes, "", "accuracy")
     drawing.style_axes(counts, "confidence", "count")
     return figure

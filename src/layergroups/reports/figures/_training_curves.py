@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 from layergroups import _drawing as drawing
 from layergroups.reports._protocols import EpochRow
@@ -44,14 +45,18 @@ def draw_curves(
         groups: names of the layer groups.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    parts: list[Any] = [lambda axes: _draw_losses(axes, rows, places, losses)]
-    if names:
-        parts.append(lambda axes: _draw_metrics(axes, rows, names))
-    if any(row.lrs for row in rows):
-        parts.append(lambda axes: _draw_rates(axes, rows, groups))
-    figure = drawing.new_figure(3.6 * len(parts) + 0.2, 2.9)
-    for axes, draw in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-        draw(axes)
+    titles = ["loss", *(["metrics"] if names else [])]
+    titles += ["highest learning rate"] if any(row.lrs for row in rows) else []
+    figure = drawing.new_figure(3.6 * len(titles) + 0.2, 2.9)
+    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
+        if title == "loss":
+            _draw_losses(axes, rows, places, losses)
+        elif title == "metrics":
+            for name, colour in zip(names, cycle(_METRICS), strict=False):
+                _line(axes, [row.metrics.get(name) for row in rows], colour, name)
+        else:
+            _draw_rates(axes, rows, groups)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
         _finish(axes)
     return figure
 
@@ -59,7 +64,6 @@ def draw_curves(
 def _draw_losses(
     axes: Axes, rows: Sequence[EpochRow], places: Sequence[float], losses: Sequence[float]
 ) -> None:
-    _name(axes, "loss")
     if losses:
         axes.plot(places, losses, color=drawing.BLUE, alpha=0.18, lw=0.8)
         axes.plot(places, _smoothed(losses), color=drawing.BLUE, lw=1.4, label="training")
@@ -72,15 +76,7 @@ def _draw_losses(
         axes.set_ylim(min(0.0, min(finite)), max(finite) * 1.08 or 1.0)
 
 
-def _draw_metrics(axes: Axes, rows: Sequence[EpochRow], names: Sequence[str]) -> None:
-    _name(axes, "metrics")
-    for number, name in enumerate(names):
-        values = [row.metrics.get(name) for row in rows]
-        _line(axes, values, _METRICS[number % len(_METRICS)], name)
-
-
 def _draw_rates(axes: Axes, rows: Sequence[EpochRow], groups: Sequence[str]) -> None:
-    _name(axes, "highest learning rate")
     n = max(len(row.lrs) for row in rows)
     colours = drawing.group_colours(n - 1, has_head=True)
     known = list(groups) if len(groups) == n else [str(i) for i in range(n)]
@@ -91,12 +87,8 @@ def _draw_rates(axes: Axes, rows: Sequence[EpochRow], groups: Sequence[str]) -> 
         axes.set_yscale("log")
 
 
-def _name(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=drawing.INK)
-
-
 def _line(axes: Axes, values: Sequence[float | None], colour: str, label: str) -> None:
-    known = [(i + 1, v) for i, v in enumerate(values) if _is_finite(v)]
+    known = [(i + 1, v) for i, v in enumerate(values) if v is not None and math.isfinite(v)]
     if known:
         axes.plot(*zip(*known, strict=True), color=colour, marker="o", ms=3.5, lw=1.4, label=label)
 
@@ -117,7 +109,3 @@ def _smoothed(losses: Sequence[float]) -> list[float]:
         mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
         found.append(mean / (1 - _SMOOTH**number))
     return found
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
