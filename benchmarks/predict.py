@@ -46,8 +46,8 @@ def made(name: str, size: int) -> Learner:
 
 def one_photo(learn: Learner, repeats: int) -> tuple[list[float], list[float]]:
     """Seconds of the bare work and of `learn.predict`, in pairs."""
-    model, transform = learn.model, learn.dls.transform  # type: ignore[attr-defined] # of photos
-    path = learn.dls.valid.paths[0]  # type: ignore[attr-defined] # of photos
+    model, transform = learn.model, learn.dls.transform
+    path = learn.dls.valid.paths[0]
 
     def bare() -> torch.Tensor:
         with torch.no_grad():
@@ -65,7 +65,7 @@ def one_photo(learn: Learner, repeats: int) -> tuple[list[float], list[float]]:
 
 def folder(learn: Learner, repeats: int) -> tuple[float, float, int]:
     """Median seconds for a folder, bare and by `iter_preds`, and how many photos it has."""
-    batches = learn.dls.test_dl(Path(PHOTOS))  # type: ignore[attr-defined] # of photos
+    batches = learn.dls.test_dl(Path(PHOTOS))
 
     def bare() -> None:
         with torch.no_grad():

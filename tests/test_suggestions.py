@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_an_attribute_that_does_not_exist_names_the_nearest(learn: lg.Learner) -> None:
     with pytest.raises(NoAttributeError, match="fit_one_cycle") as caught:
-        _ = learn.fit_one_cycel  # type: ignore[attr-defined] # wrong on purpose
+        _ = learn.fit_one_cycel
     assert caught.value.name == "fit_one_cycel"
     shown = "".join(traceback.format_exception(caught.value))
     assert shown.count("Did you mean") == 1
@@ -41,7 +41,7 @@ def test_an_attribute_that_does_not_exist_names_the_nearest(learn: lg.Learner) -
 
 def test_names_of_fastai_point_to_the_page_about_them(learn: lg.Learner) -> None:
     with pytest.raises(AttributeError, match="from-fastai"):
-        _ = learn.recorder  # type: ignore[attr-defined] # wrong on purpose
+        _ = learn.recorder
     with pytest.raises(AttributeError, match="from-fastai"):
         _ = lg.SaveModelCallback
 
@@ -85,7 +85,7 @@ def test_a_property_that_fails_raises_its_own_error() -> None:
     class Holder(SuggestsNames):
         @property
         def inner(self) -> object:
-            return {}.missing  # type: ignore[attr-defined] # wrong on purpose
+            return {}.missing
 
     with pytest.raises(AttributeError, match="'dict' object has no attribute 'missing'"):
         _ = Holder().inner

@@ -120,10 +120,10 @@ def test_what_a_module_holds_itself() -> None:
 def test_wrappers_are_taken_off() -> None:
     model = Part()
     wrapped = torch.compile(nn.DataParallel(model))
-    assert _torch.unwrap(wrapped) is model  # type: ignore[arg-type] # what compile gives is a module
-    assert _torch.is_compiled(wrapped)  # type: ignore[arg-type] # the same
+    assert _torch.unwrap(wrapped) is model
+    assert _torch.is_compiled(wrapped)
     with pytest.raises(AnatomyError, match="load_model"):
-        _torch.unwrap("resnet18")  # type: ignore[arg-type] # as a person may call it
+        _torch.unwrap("resnet18")
 
 
 def test_a_module_compiled_in_place_can_run_as_it_was() -> None:

@@ -402,7 +402,7 @@ def test_an_object_that_a_failed_run_complains_about_is_no_leak() -> None:
             self.linear = nn.Linear(4, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Output(self.linear(x)).flatten()  # type: ignore[attr-defined, no-any-return]
+            return Output(self.linear(x)).flatten()
 
     with pytest.raises(AnatomyError) as caught:
         read_anatomy(Wrong(), torch.zeros(2, 4))

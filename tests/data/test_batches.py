@@ -142,7 +142,7 @@ def test_workers_stay_between_passes(photos: Samples) -> None:
     def pids(batches: EvalLoader) -> list[int]:
         list(batches)
         assert feed._pool is not None
-        return [w.pid for w in feed._pool._iterator._workers]  # type: ignore[union-attr] # the inside of torch's DataLoader
+        return [w.pid for w in feed._pool._iterator._workers]
 
     assert pids(EvalLoader(feed, 3)) == pids(EvalLoader(feed, 5))
 

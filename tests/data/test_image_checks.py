@@ -114,7 +114,7 @@ def test_broken_images_are_skipped_in_one_line(
 
 def test_another_word_for_on_error_is_refused() -> None:
     with pytest.raises(DataError, match='"raise" or "skip"'):
-        drop_broken({}, "ignore")  # type: ignore[arg-type] # wrong on purpose
+        drop_broken({}, "ignore")
 
 
 def test_a_broken_image_prints_as_path_and_reason() -> None:

@@ -27,8 +27,8 @@ RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 def halves(mode: str, left: object, right: object) -> Image.Image:
     """An image with one colour on the left and one on the right, 8 x 4 pixels."""
-    image = Image.new(mode, (8, 4), left)  # type: ignore[arg-type] # a pixel of any mode
-    image.paste(right, (4, 0, 8, 4))  # type: ignore[arg-type] # a pixel of any mode
+    image = Image.new(mode, (8, 4), left)
+    image.paste(right, (4, 0, 8, 4))
     return image
 
 

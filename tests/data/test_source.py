@@ -41,7 +41,7 @@ def test_a_plain_pair_of_data_loaders_has_defaults_for_all_that_is_asked() -> No
     assert (source.task, source.input, source.size) == (None,) * 3
     assert torch.equal(source.example(), X[:2])
     assert source.targets() is not None
-    assert torch.equal(source.targets(), Y)  # type: ignore[arg-type] # it is not None
+    assert torch.equal(source.targets(), Y)
     assert source.views(0) is None
     assert source.facts().train == 10
     assert torch.equal(source.load(X[0]), X[0])
@@ -118,7 +118,7 @@ def test_what_the_object_has_is_taken_as_it_is_now() -> None:
 def test_targets_named_by_class_become_positions() -> None:
     dls = pair(vocab=("a", "b"))
     dls.train = SimpleNamespace(labels=["b", "a", "b"])
-    assert data_source(dls).targets().tolist() == [1, 0, 1]  # type: ignore[union-attr] # as above
+    assert data_source(dls).targets().tolist() == [1, 0, 1]
 
 
 def test_a_source_is_its_own() -> None:

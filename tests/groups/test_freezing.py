@@ -102,11 +102,16 @@ def test_a_call_takes_effect_at_once_and_in_a_with_block_until_its_end(
 
 def test_blocks_may_be_nested_and_left_by_an_error() -> None:
     _, groups = make()
-    with pytest.raises(ZeroDivisionError), groups.freeze():  # noqa: PT012 - the block is what is tested
-        with groups["early"].unfreeze():
-            assert groups.frozen == (False, True, False)
-        assert groups.frozen == (True, True, False)
-        _ = 1 / 0
+
+    def fail() -> None:
+        with groups.freeze():
+            with groups["early"].unfreeze():
+                assert groups.frozen == (False, True, False)
+            assert groups.frozen == (True, True, False)
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert groups.frozen == (False, False, False)
 
 

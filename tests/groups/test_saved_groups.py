@@ -49,7 +49,7 @@ def test_rates_and_freezing_are_restored_by_name() -> None:
 @pytest.mark.parametrize("saved", [None, [], {"names": []}])
 def test_a_state_that_is_not_one_is_an_error(saved: object) -> None:
     with pytest.raises(GroupingError, match="lack"):
-        compare_groups(saved, {})  # type: ignore[arg-type] # a wrong argument
+        compare_groups(saved, {})
 
 
 @pytest.mark.parametrize(

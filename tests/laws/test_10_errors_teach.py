@@ -486,7 +486,7 @@ def test_every_public_entry_point_has_a_mistake_in_the_table() -> None:
 
 def test_a_name_that_is_not_exported_names_the_nearest() -> None:
     with pytest.raises(AttributeError, match=r"no name Learnr\. Did you mean Learner\?"):
-        lg.Learnr  # noqa: B018 - a wrong name on purpose
+        _ = lg.Learnr
 
 
 def test_all_errors_are_in_one_tree_and_drawn_in_it() -> None:

@@ -29,7 +29,7 @@ def test_freeze_on_one_group_is_an_error() -> None:
 )
 def test_a_rule_that_matches_nothing(split: object, message: str) -> None:
     with pytest.raises(GroupingError, match=message):
-        LayerGroups(TinyResNet(), split, example_input=image())  # type: ignore[arg-type] # wrong on purpose
+        LayerGroups(TinyResNet(), split, example_input=image())
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_rule_that_matches_nothing(split: object, message: str) -> None:
 def test_rates_that_do_not_fit(lr: object, message: str) -> None:
     groups = LayerGroups(TinyResNet(), example_input=image())
     with pytest.raises(GroupingError, match=message):
-        groups.set_rates(lr)  # type: ignore[arg-type] # wrong on purpose
+        groups.set_rates(lr)
 
 
 @pytest.mark.parametrize("n", [3, -4])

@@ -17,7 +17,7 @@ from layergroups.models._cut import Assembled
 
 
 def made(name: str, n_out: int = 2, size: int = 64, **options: object) -> Assembled:
-    return assemble(load_model(name, pretrained=False), n_out, size=size, **options)  # type: ignore[arg-type] # of whatever network it is
+    return assemble(load_model(name, pretrained=False), n_out, size=size, **options)
 
 
 def test_fact_1_the_model_of_resnet18() -> None:
@@ -224,7 +224,7 @@ def test_a_body_that_gives_tokens_gets_a_head_that_pools_them() -> None:
             self.network = network
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.network.forward_features(x)  # type: ignore[operator] # of whatever network it is
+            return self.network.forward_features(x)
 
     assembled = made("timm:test_vit", 4, 160, cut=Tokens)
     assert not assembled.pooled

@@ -31,9 +31,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    urllib.request.install_opener(None)  # type: ignore[arg-type] # None is the usual opener again
+    urllib.request.install_opener(None)
     yield tmp_path / "hub" / "checkpoints"
-    urllib.request.install_opener(None)  # type: ignore[arg-type] # None is the usual opener again
+    urllib.request.install_opener(None)
 
 
 @pytest.mark.usefixtures("no_network")

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,7 @@ class Browser:
 
 def why_no_browser() -> str:
     """Why these tests cannot run here; empty if they can."""
-    try:
-        import selenium  # noqa: F401 - whether it is there
-    except ImportError:
+    if find_spec("selenium") is None:
         return "selenium is not installed: pip install selenium"
     missing = [n for n in ("chromium", "chromedriver") if shutil.which(n) is None]
     return f"there is no {' and no '.join(missing)} on this machine" if missing else ""

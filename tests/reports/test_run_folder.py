@@ -80,7 +80,7 @@ def test_graphs_of_an_earlier_model_are_removed_and_told(
 
 
 class Bare(Data):
-    transform_config = None  # type: ignore[assignment] # has none on purpose
+    transform_config = None
 
 
 def test_a_run_that_fails_in_writing_leaves_the_earlier_one(learn: Learner, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_without_a_path_nothing_is_written(
 
 
 def test_wrong_arguments_are_refused_before_anything_is_computed(learn: Learner) -> None:
-    learn.get_preds = None  # type: ignore[method-assign] # nobody may ask for it
+    learn.get_preds = None
     for arguments, says in (
         (("run.pdf",), r"must end with \.html, for example run\.html"),
         ((3,), "3 is not a path"),

@@ -77,7 +77,7 @@ def test_of_a_learner() -> None:
         train = valid = batches
         vocab = ("no", "yes")
 
-    learn = Learner(Data(), model, split=["2"], progress=False)  # type: ignore[arg-type] # the least that data may be
+    learn = Learner(Data(), model, split=["2"], progress=False)
     found = confusion_matrix(learn)
     assert found.classes == ("no", "yes")
     assert [sum(row) for row in found.matrix] == [1, 2]

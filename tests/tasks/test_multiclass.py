@@ -16,7 +16,7 @@ from layergroups.errors import TrainingError
 @pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.MSELoss()])
 def test_a_loss_of_labels_or_numbers_is_refused_for_classes(make, loss) -> None:
     dls = TinyLoaders()
-    dls.task = "multiclass"  # type: ignore[attr-defined] # data of the library say it
+    dls.task = "multiclass"
     with pytest.raises(TrainingError, match=r"'multiclass'.*int64 \(N,\).*CrossEntropyLoss\(\)"):
         make(dls=dls, loss_func=loss).fit(1)
 

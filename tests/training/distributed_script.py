@@ -300,7 +300,7 @@ def saved(folder: Path) -> Learner:
     learn.save("state")
     learn.fit(1)
     learn.load("state")
-    learn.watches.hashes.pop()  # type: ignore[attr-defined] # an attribute of this script's own
+    learn.watches.hashes.pop()
     return learn
 
 
@@ -420,7 +420,7 @@ def ready(folder: Path) -> Learner:
         ],
     )
     learn.fit(5)
-    learn.watches.hashes[-1] = 0  # type: ignore[attr-defined] # of before the best was put back
+    learn.watches.hashes[-1] = 0
     return learn
 
 
@@ -434,7 +434,7 @@ def broken_loss(folder: Path) -> Learner:
 
     learn = learner(callbacks=[Spoils(), StopOnNaN()])
     learn.fit(3)
-    learn.watches.hashes[-1] = 0  # type: ignore[attr-defined] # of spoilt weights
+    learn.watches.hashes[-1] = 0
     return learn
 
 
@@ -527,7 +527,7 @@ def _run(name: str, folder: Path) -> None:
     told = {
         "world": learn.processes.world,
         "sharded": all(is_sharded(p) for p in learn.model.parameters()),
-        "hashes": learn.watches.hashes,  # type: ignore[attr-defined] # an attribute of this script's own
+        "hashes": learn.watches.hashes,
         "history": learn.history.to_dict(),
     }
     (folder / f"told-{RANK}.json").write_text(json.dumps(told))

@@ -11,10 +11,10 @@ import runpy
 import signal
 import socket
 import sys
+from importlib import import_module
 
-import accelerate  # noqa: F401 - loaded before the fork
-
-import layergroups.training  # noqa: F401 - likewise
+for name in ("accelerate", "layergroups.training"):  # loaded before the fork
+    import_module(name)
 
 
 def start(rank: int, n: int, port: int) -> int:

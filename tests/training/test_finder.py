@@ -93,7 +93,7 @@ def test_batches_are_read_once_if_they_fit_into_memory(make: Make) -> None:
     reads: list[int] = []
     source = type(learn.dls.train)
 
-    class Reading(source):  # type: ignore[misc,valid-type] # its class is found at run time
+    class Reading(source):
         def __iter__(self) -> Any:
             for x, y in super().__iter__():
                 reads.append(len(x))

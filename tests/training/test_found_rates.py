@@ -88,7 +88,7 @@ def test_a_kind_of_suggestion_that_finds_no_rate_is_left_out_with_the_reason(mak
         with pytest.raises(TrainingError, match=r"no suggestion 'slide'; .*The reason: slide need"):
             kind()
     assert "slide needs 30 steps" in str(found)
-    marks: Any = found.plot().legends[0].get_texts()  # type: ignore[union-attr] # a figure
+    marks: Any = found.plot().legends[0].get_texts()
     assert [text.get_text() for text in marks][-1] == "valley"
     with pytest.raises(TrainingError, match=r"slide needs 30 steps.*suggest_funcs=\"valley\""):
         learn.lr_find(**QUICK, suggest_funcs="slide")

@@ -14,7 +14,7 @@ from layergroups.training.loop._loss_meter import READ_EVERY, LossMeter, NotFini
 class OnDevice(Tensor):
     """A loss that claims to be on an accelerator, where reading it waits."""
 
-    is_cpu = False  # type: ignore[assignment] # a property of Tensor
+    is_cpu = False
 
 
 def on_device(value: float) -> Tensor:

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,9 +71,8 @@ def _run_onnx(path: Path, pixels: Tensor) -> Tensor:
 def check_packages() -> None:
     """Check that the packages for writing and running ONNX files are installed."""
     try:
-        import onnx  # noqa: F401 - only whether it is there
-        import onnxruntime  # noqa: F401 - only whether it is there
-        import onnxscript  # noqa: F401 - only whether it is there
+        for name in ("onnx", "onnxruntime", "onnxscript"):
+            import_module(name)
     except ImportError as cause:
         raise CheckpointError(
             f'ONNX files need the package {cause.name}: pip install "layergroups[onnx]". Without '

@@ -12,25 +12,17 @@ from layergroups.errors import GroupingError
 
 @dataclass(frozen=True)
 class LayerDecay:
-    """Rates that fall from the last group to the first; made by `decay`."""
-
-    top: float
-    factor: float
-
-
-def decay(top: float, factor: float = 0.75) -> LayerDecay:
     """The last group trains at `top`, each group before it at `factor` times the next one's rate.
 
     Layer-wise rate decay (Clark et al. 2020, ELECTRA; Bao et al. 2021, BEiT); with
-    `split="layerwise"` it gives one rate for each block.
-
-    Args:
-        top: rate of the last group.
-        factor: 0..1, commonly 0.65 to 0.9.
+    `split="layerwise"` it gives one rate for each block. `factor` is commonly 0.65 to 0.9.
     """
-    return LayerDecay(top, factor)
+
+    top: float
+    factor: float = 0.75
 
 
+decay = LayerDecay
 Rate = float | slice | Sequence[float] | Mapping[str, float] | LayerDecay
 
 
@@ -52,12 +44,12 @@ def spread_rates(
     """
     try:
         rates = _spread(lr, names, current)
-    except GroupingError:
-        raise
     except (TypeError, ValueError) as cause:
+        if isinstance(cause, GroupingError):
+            raise
         raise GroupingError(
             f"the learning rate {lr!r} contains a value that is not a number ({cause}); give "
-            f"numbers, such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
+            "numbers, such as lr=1e-3 or lr=slice(1e-5, 1e-3)"
         ) from cause
     for name, rate in zip(names, rates, strict=True):
         if not math.isfinite(rate) or rate < 0:
