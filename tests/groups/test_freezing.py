@@ -17,6 +17,7 @@ from torch.optim import AdamW
 
 from layergroups import LayerGroups
 from layergroups.errors import GroupingError
+from layergroups.groups import as_if_inactive
 from layergroups.groups._freezing import StayInEval, first_to_train, is_norm
 
 
@@ -557,3 +558,17 @@ def test_buffers_that_move_in_frozen_layers_are_named_once(
     assert "0.largest" in line
     assert "nothing" not in line
     assert "1." not in line
+
+
+def test_a_group_trains_as_a_whole_where_the_features_below_it_are_cached() -> None:
+    """One layer that the user lets train must not make a cut within its group."""
+    model, groups = make()
+    groups.freeze()
+    model.layer3[0].way.weight.requires_grad_(True)
+    before = [p.requires_grad for p in model.parameters()]
+    with as_if_inactive(groups, (0,)) as modules:
+        late = [p.requires_grad for p in groups["late"].parameters()]
+        assert all(late)
+        assert model.layer1 in modules
+    assert [p.requires_grad for p in model.parameters()] == before
+    assert groups.frozen == (True, False, False)

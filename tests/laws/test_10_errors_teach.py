@@ -90,7 +90,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups().freeze("stem"), errors.GroupingError, "'stem'; there are", None),
         (lambda p: p.groups().freeze_to(9), errors.GroupIndexError, "group 9.*give -3 to 2", None),
         (lambda p: p.groups().unfreeze(None), errors.GroupingError, "not by None", None),
-        (lambda p: p.groups().thaw(-1), errors.GroupingError, r"epoch=-1.*unfreeze\(epoch", None),
+        (lambda p: p.groups().thaw(-1), errors.GroupingError, r"epoch=-1.*such as epoch=1", None),
         (lambda p: p.groups(1).freeze(), errors.GroupingError, r"split=2.*freeze\('all'\)", None),
         (lambda p: p.groups().set_rates([1, 2]), errors.GroupingError, "2 learning rates", None),
         (lambda p: p.groups().set_rates({"1": "fast"}), errors.GroupingError, "'fast'", ValueError),
@@ -449,7 +449,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.training.OneCycle(moms="abc"), errors.TrainingError, "moms=", None),
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "from 0 to 1", None),
         (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
-        (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*gradual_unfreeze\(epoch", None),
+        (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*such as every=2", None),
     ],
 }  # fmt: skip
 # read by the library or made by it, not called with what a person types

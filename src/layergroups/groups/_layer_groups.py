@@ -806,7 +806,7 @@ def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list
     Yields:
         The modules in which nothing would change, outer ones first.
     """
-    differ = {*which} ^ {*groups.inactive}
+    differ = {*which} ^ {*groups._off()}
     among = {p for index in differ for p in groups[index].parameters()}
     before = [(p, p.requires_grad) for p in among]
     watched, groups._watched = groups._watched, list(groups._freed)

@@ -148,7 +148,10 @@ def find_cut(model: nn.Module, frozen: Sequence[str], inputs: Any) -> FeatureCut
         if any(tensor.rows != 1 for tensor in calls[call].tensors):
             raise NoCutError(f"the output of {call.path} has no row for each item")
     with evaluating(model):
-        again = run_rest(model, cut, [t for call in cut.needed for t in _tensors(values[call])])
+        try:
+            again = run_rest(model, cut, [t for call in cut.needed for t in _tensors(values[call])])
+        except RuntimeError:  # such as an operation in place on a blank
+            again = None
     if not _same(outputs, again):
         raise NoCutError("its layers after the frozen ones need more than their outputs")
     return cut
