@@ -83,7 +83,7 @@ def _spread(lr: object, names: Sequence[str], current: Sequence[float] | None) -
 
 def _number(rate: Any) -> float:
     if isinstance(rate, (bool, str)):
-        raise TypeError(f"{rate!r} is a {type(rate).__name__}")
+        raise ValueError(f"{rate!r} is a {type(rate).__name__}")
     return float(rate)
 
 
