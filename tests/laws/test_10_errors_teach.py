@@ -110,7 +110,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     ],
     "decay": [
         (lambda p: p.groups().set_rates(lg.decay("a")), errors.GroupingError, "give numbers",
-         TypeError),
+         ValueError),
         (lambda p: p.groups().set_rates(lg.decay(1e-3, -0.5)), errors.GroupingError, ">= 0", None),
     ],
     "Learner": [
