@@ -78,7 +78,7 @@ def learner(**options: Any) -> Learner:
     defaults: dict[str, Any] = {
         "split": ["0.0", "0.3", "1"],
         "lr": [1e-3, 2e-3, 1e-2],
-        "metrics": ["accuracy", "roc_auc", function_metric],
+        "metrics": ["accuracy", "roc_auc", "f1", "ece", function_metric],
         "progress": False,
         "model": network(),
         "dls": TinyLoaders(),

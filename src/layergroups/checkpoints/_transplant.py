@@ -123,8 +123,8 @@ def transplant(
     not_filled = _rest(theirs, ours, filled, {}, by_class.target, "source", hint)
     if not moves:
         raise TransplantError(
-            f"transplant: no tensor of {type(old).__name__} ({_first_names(left)}, …) fits one of "
-            f"{type(new).__name__} ({_first_names(not_filled)}, …) by name and shape. If a part "
+            f"transplant: no tensor of {type(old).__name__} ({_first_names(left)}) fits one of "
+            f"{type(new).__name__} ({_first_names(not_filled)}) by name and shape. If a part "
             "moved, pass the parts: transplant(old.features, new.body). If the classes have names: "
             "classes=(old_names, new_names)."
         )
@@ -139,7 +139,7 @@ def transplant(
 
 
 def _first_names(reports: Sequence[TensorReport]) -> str:
-    return ", ".join(report.name for report in reports[:3])
+    return first_few((report.name for report in reports), 3)
 
 
 def _model(side: Any, which: str) -> nn.Module:
@@ -347,7 +347,9 @@ class _ByClass:
 
 def _by_class(source: Any, target: Any, given: Any, example_input: Any) -> _ByClass:
     if given is None:
-        names = [_vocab(side) for side in (source, target)]
+        sides = (source, target)
+        known = [None if isinstance(s, nn.Module) else getattr(s, "dls", None) for s in sides]
+        names = [() if dls is None else data_source(dls).vocab for dls in known]
     elif (
         isinstance(given, Sequence)
         and len(given) == 2
@@ -374,11 +376,6 @@ def _by_class(source: Any, target: Any, given: Any, example_input: Any) -> _ByCl
         for pair in zip(*found, strict=True):
             _add_rows(plan, old, new, *pair)
     return plan
-
-
-def _vocab(side: Any) -> tuple[str, ...]:
-    dls = None if isinstance(side, nn.Module) else getattr(side, "dls", None)
-    return () if dls is None else data_source(dls).vocab
 
 
 def _anatomy(side: Any, example_input: Any) -> Anatomy:

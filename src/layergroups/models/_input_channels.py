@@ -85,8 +85,7 @@ def change_input_channels(
             raise ModelError(
                 f"{type(model).__name__} cannot run on {channels} channels, although "
                 f"{', '.join(paths)} can: another part relies on {before}, such as a normalisation "
-                "of the input. Remove that first (googlenet and inception_v3: "
-                "model.transform_input = False)."
+                "of the input. Remove it (googlenet, inception_v3: model.transform_input = False)."
             ) from error
         _update_timm(model, before, channels)
     how = "summed" if channels == 1 else f"repeated in a cycle and scaled by {before}/{channels}"

@@ -188,9 +188,8 @@ class Multiclass(Task):
         if lowest < 0 or highest >= outputs.shape[1]:
             raise TrainingError(
                 f"The model has {outputs.shape[1]} outputs, but the data have class "
-                f"{lowest if lowest < 0 else highest} (classes count from 0). Make the head for "
-                "the data, as vision_learner(dls, arch) does, or replace the last layer by one "
-                "with an output for each class. To leave out some targets: "
+                f"{lowest if lowest < 0 else highest} (classes count from 0). Give it an output "
+                "for each class, as vision_learner(dls, arch) does. To leave out some targets: "
                 "nn.CrossEntropyLoss(ignore_index=255)."
             )
 

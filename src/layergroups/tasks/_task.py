@@ -241,9 +241,8 @@ class Task(ABC):
             raise TrainingError(
                 f"The outputs {tuple(outputs.shape)} and the targets {tuple(targets.shape)} "
                 f"{targets.dtype} do not fit: for the task {self.name!r} targets are "
-                f"{self.targets_are}, and the model gives as many outputs. Make the head for the "
-                "data, as vision_learner(dls, arch) does; a single number for each item has shape "
-                "(N, 1), targets[:, None]."
+                f"{self.targets_are}, and the model gives as many outputs, as vision_learner(dls, "
+                "arch) does; a single number for each item has shape (N, 1), targets[:, None]."
             )
 
     # Metrics
