@@ -294,10 +294,7 @@ def still_frozen(
 ) -> UserFrozen:
     """Without parameters that require a gradient again, with those that were frozen since.
 
-    Args:
-        before: those known to be frozen by the user.
-        trainable: parameters that the groups let train.
-        adapted: whether the model has adapter layers.
+    `trainable` are those that the groups let train; `adapted`: the model has adapter layers.
     """
     new = {p: adapted for p in trainable if not p.requires_grad and differentiable(p)}
     return new | {p: held for p, held in before.items() if not p.requires_grad}
@@ -308,11 +305,8 @@ def frozen_after_surgery(
 ) -> UserFrozen:
     """The parameters that the user has frozen, after surgery.
 
-    Args:
-        before: those before, with converted parameters instead of their originals.
-        old: the model before, likewise.
-        now: the model as it is.
-        trained: parameters of the old model that their groups let train.
+    `before` and `old` have converted parameters instead of their originals; `trained` are those
+    that their groups let train.
     """
     removed = old.adapted and not now.adapted
     mine = {p: held for p, held in before.items() if p in now.names and not (held and removed)}
@@ -328,15 +322,8 @@ def frozen_after_surgery(
 def first_to_train(epoch: int, start: int, every: int = 1) -> int:
     """The lowest layer group that trains in an epoch of gradual unfreezing, from the head down.
 
-    Source: Howard and Ruder 2018, «Universal Language Model Fine-tuning for Text Classification».
-
-    Args:
-        epoch: counted from 0.
-        start: index, from 0, of the lowest group that trains in epoch 0.
-        every: epochs between one group and the next.
-
-    Raises:
-        GroupingError: an epoch that is negative or not whole, or `every` below 1.
+    It is `start` in epoch 0, and one less after each `every` epochs (Howard and Ruder 2018,
+    «Universal Language Model Fine-tuning for Text Classification»).
     """
     whole_number("epoch", epoch, 0, 1, GroupingError)
     whole_number("every", every, 1, 2, GroupingError)

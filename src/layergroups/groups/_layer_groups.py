@@ -120,10 +120,10 @@ class Freezing:
 
 
 class LayerGroups:
-    """The division of a model into layer groups.
+    """The division of a model into layer groups, a view of it.
 
-    Groups are a view of the model: after any change of its modules `sync()`, which every access
-    calls too, updates groups, freezing and attached optimizers.
+    After any change of the model's modules `sync()`, which every access calls too, updates groups,
+    freezing and attached optimizers.
 
     The constructor does not change the model. Parameters with `requires_grad=False` stay frozen by
     the user until `unfreeze`; those of a frozen group that the user sets to `requires_grad_(True)`
@@ -328,7 +328,7 @@ class LayerGroups:
     def gradual_unfreeze(
         self, epoch: int, *, every: int = 1, start: int | str = -1, norm: str = "freeze"
     ) -> Freezing:
-        """Gradual unfreezing: call it at the start of each epoch; see `first_to_train`.
+        """Gradual unfreezing: call it at the start of each epoch.
 
         Args:
             epoch: counted from 0.

@@ -120,10 +120,7 @@ def add_missing_groups(
 
 
 def reconcile(optimizer: Optimizer, members: Sequence[Members]) -> None:
-    """Give each parameter group the parameters it should have now.
-
-    Surviving parameters retain their state, removed ones lose it, new ones start without any.
-    """
+    """Give each parameter group the parameters it should have now; survivors retain their state."""
     wanted = {g["name"]: g["params"] for g in parameter_groups(members, [0.0] * len(members), 0.0)}
     others = [group for group in optimizer.param_groups if "layer_group" not in group]
     theirs = {id(p) for group in others for p in group["params"]}

@@ -51,11 +51,7 @@ def check_state(saved: object, *keys: str) -> None:
 
 
 def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDifference | None:
-    """Compare two `LayerGroups.state_dict()`; None if groups and members are the same.
-
-    Raises:
-        GroupingError: the saved one is not such a state.
-    """
+    """Compare two `LayerGroups.state_dict()`; None if groups and members are the same."""
     check_state(saved, "names", "members", "rule")
     was, now = (
         {name: group for group, names in state["members"].items() for name in names}

@@ -204,6 +204,13 @@ class Tie:
     frozen: bool = False
     conflict: bool = False
 
+    def __str__(self) -> str:
+        text = f"{' and '.join(self.names)} are tied now: one parameter, in group {self.group!r}"
+        others = " and ".join(map(repr, self.others))
+        if self.conflict and self.frozen:
+            return f"{text} that is frozen, though {others} is not"
+        return f"{text} that trains, though {others} is frozen" if self.conflict else text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -241,7 +248,7 @@ class Change:
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [*self._added_and_removed(), *self._tied_and_converted(), *self._user_frozen()]
+        parts = [*self._added_and_removed(), *self._tied_and_converted()]
         return f"the model changed: {'; '.join(parts) or 'layers without parameters'}"
 
     def _added_and_removed(self) -> Iterator[str]:
@@ -258,7 +265,7 @@ class Change:
             yield f"parameters: {'; '.join(parts)}"
 
     def _tied_and_converted(self) -> Iterator[str]:
-        yield from (_describe_tie(tie) for tie in self.tied)
+        yield from map(str, self.tied)
         if self.untied:
             yield f"{first_few(self.untied, 3)} no longer tied"
         for converted, on in ((self.cast, ""), (self.moved, "on ")):
@@ -269,26 +276,12 @@ class Change:
             yield f"{name} has shape {new_shape} now, had {old_shape}: its optimizer state restarts"
         if len(self.reshaped) > 3:
             yield f"{len(self.reshaped) - 3} more with a different shape: their state restarts too"
-
-    def _user_frozen(self) -> Iterator[str]:
         if self.fixed:
-            n = count(len(self.fixed), "parameter")
-            yield f"{n} found with requires_grad=False, left frozen ({first_few(self.fixed, 2)})"
+            some = f"left frozen ({first_few(self.fixed, 2)})"
+            yield f"{count(len(self.fixed), 'parameter')} found with requires_grad=False, {some}"
         if self.released:
-            n = count(len(self.released), "parameter")
-            yield f"{n} no longer frozen by adapters or by hand ({first_few(self.released, 2)})"
-
-
-def _describe_tie(tie: Tie) -> str:
-    text = f"{' and '.join(tie.names)} are tied now: one parameter, in group {tie.group!r}"
-    if not tie.conflict:
-        return text
-    others = " and ".join(map(repr, tie.others))
-    return text + (
-        f" that is frozen, though {others} is not"
-        if tie.frozen
-        else f" that trains, though {others} is frozen"
-    )
+            some = f"frozen by adapters or by hand ({first_few(self.released, 2)})"
+            yield f"{count(len(self.released), 'parameter')} no longer {some}"
 
 
 # -- groups after surgery ---------------------------------------------------------------------
@@ -450,9 +443,8 @@ def _refuse_stale(averaged: tuple[nn.Parameter, ...], wrapper: nn.Module, _: Any
     new = [name for i, name in trains.items() if i not in known]
     idle = [] if wrapper.find_unused_parameters else known - trains.keys()
     if new or idle:
-        fault = f"it does not average the gradients of {first_few(new, 3)}"
-        if not new:
-            fault = f"it waits for {len(idle)} that no longer train"
+        missed = f"it does not average the gradients of {first_few(new, 3)}"
+        fault = missed if new else f"it waits for {len(idle)} that no longer train"
         raise GroupingError(
             f"this DistributedDataParallel was made when other parameters trained: {fault}. Make "
             "it again after each change, DistributedDataParallel(groups.model), or call "
