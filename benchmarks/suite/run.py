@@ -41,7 +41,7 @@ CONTENDERS = {  # name: script
 WITHOUT_EPOCHS = ("linear probe", "k-NN")  # one run: no epochs, no seed
 IN_OWN_ENVIRONMENT = ("layergroups", "by hand")
 SUBSET = {
-    "lite0": ["bloodcells4", "cell_count", "birds50", "esc10_spec", "tiles6"],
+    "lite0": ["bloodcells4", "cell_count", "birds50", "esc10_spec"],
     "mobilenet_v2": ["bloodcells4"],
     "dinov2_s": ["bloodcells4"],
 }
