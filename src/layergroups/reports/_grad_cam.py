@@ -57,19 +57,12 @@ _ASPECTS_APART = 0.3  # most by which the logarithms of height over width may di
 
 @dataclass(frozen=True)
 class Place:
-    """A module whose output is a spatial map of the image.
-
-    Attributes:
-        path: of the module.
-        layout: "NCHW", "NHWC" or "NTC" (tokens).
-        grid: height and width of the map.
-        prefix: tokens before those of the grid, such as a class token.
-    """
+    """A module whose output is a spatial map of the image."""
 
     path: str
-    layout: str
-    grid: tuple[int, int]
-    prefix: int = 0
+    layout: str  # "NCHW", "NHWC" or "NTC" (tokens)
+    grid: tuple[int, int]  # height and width of the map
+    prefix: int = 0  # tokens before those of the grid, such as a class token
 
     def as_map(self, tensor: Tensor) -> Tensor:
         """Reshape the module's output, or its gradient, to (N, C, H, W)."""

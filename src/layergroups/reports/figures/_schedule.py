@@ -23,26 +23,15 @@ _LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePreview:
-    """A phase of a fit, with a separate schedule.
+    """A phase of a fit, with a separate schedule."""
 
-    Attributes:
-        name: of the phase, such as "head".
-        epochs: passes over the training items.
-        steps: of the optimizer.
-        at: the steps shown, counted from 0; all, or a thousand of them.
-        rates: of each group at these steps, in the optimizer.
-        frozen: for each group whether it is frozen, or has a rate of 0, at these steps.
-        momentum: at these steps, or the first beta; None if the optimizer has none.
-        note: further information, or empty.
-    """
-
-    name: str
-    epochs: int
-    steps: int
-    at: tuple[int, ...]
-    rates: tuple[tuple[float, ...], ...]
-    frozen: tuple[tuple[bool, ...], ...]
-    momentum: tuple[float | None, ...]
+    name: str  # such as "head"
+    epochs: int  # passes over the training items
+    steps: int  # of the optimizer
+    at: tuple[int, ...]  # the steps shown, counted from 0; all, or a thousand of them
+    rates: tuple[tuple[float, ...], ...]  # of each group at these steps, in the optimizer
+    frozen: tuple[tuple[bool, ...], ...]  # or with a rate of 0, of each group at these steps
+    momentum: tuple[float | None, ...]  # or the first beta; None if the optimizer has none
     note: str = ""
 
     def highest(self, group: int) -> float:
@@ -63,14 +52,9 @@ class PhasePreview:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulePreview:
-    """The rates of all layer groups over a fit; `print` shows a table, a notebook the figure.
+    """The rates of all layer groups over a fit; `print` shows a table, a notebook the figure."""
 
-    Attributes:
-        groups: names, nearest the input first.
-        phases: in order.
-    """
-
-    groups: tuple[str, ...]
+    groups: tuple[str, ...]  # names, nearest the input first
     phases: tuple[PhasePreview, ...]
 
     @property

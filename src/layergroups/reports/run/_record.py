@@ -156,16 +156,7 @@ RECORD: Final = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run, as data.
-
-    Attributes:
-        title: of the page.
-        network: with its layer groups.
-        epochs: in order.
-        outcome: None without an evaluation.
-        data: facts about the data.
-        setup: command, settings, versions and machine.
-    """
+    """A run, as data; the outcome is None without an evaluation."""
 
     title: str
     network: NetworkFacts
