@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 
 from torch import nn
@@ -36,6 +37,12 @@ def is_within(path: str, place: str) -> bool:
 def join(place: str, rest: str) -> str:
     """The full path of what has the path `rest` inside a place."""
     return f"{place}.{rest}" if place and rest else place or rest
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, of scripted models too; AttributeError where there is none."""
+    found: nn.Module = reduce(getattr, path.split("."), model) if path else model
+    return found
 
 
 def leaves(model: nn.Module) -> list[str]:

@@ -57,22 +57,32 @@ _MODULES, _PARAMETERS = attrgetter("_modules"), attrgetter("_parameters")
 
 def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None]:
     """The parameters that a module holds itself, by name; the mapping is the module's own."""
-    return module._parameters
+    return _as_mapping(module._parameters)
 
 
 def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
     """The buffers that a module holds itself, by name; the mapping is the module's own."""
-    return module._buffers
+    return _as_mapping(module._buffers)
 
 
 def own_modules(module: nn.Module) -> MutableMapping[str, nn.Module | None]:
     """The children of a module by name; the mapping is the module's own."""
-    return module._modules
+    return _as_mapping(module._modules)
+
+
+def _as_mapping(own: Any) -> Any:
+    """A scripted module has wrappers that can only be read, item by item."""
+    return own if isinstance(own, dict) else dict(own.items())
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Whether hooks can be put on a module; on scripted ones they cannot."""
+    return not isinstance(module, torch.jit.ScriptModule)
 
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers that a module holds itself, by name."""
-    own = {**module._parameters, **module._buffers}
+    own = {**own_parameters(module), **own_buffers(module)}
     return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
@@ -141,9 +151,8 @@ def call_uncompiled(module: nn.Module) -> None:
 
 
 def _compiled_of(module: nn.Module) -> nn.Module | None:
-    inner = (
-        vars(module).get("_modules", {}).get("_orig_mod")
-    )  # no import of dynamo, which takes 1 s
+    own = vars(module).get("_modules")  # no import of dynamo, which takes 1 s
+    inner = own.get("_orig_mod") if isinstance(own, dict) else None
     return inner if isinstance(inner, nn.Module) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -255,7 +256,8 @@ def _may_checkpoint(model: nn.Module) -> bool:
         if type(module).__module__.startswith("torch.nn."):
             continue
         off = any(v is False and "checkpoint" in n for n, v in vars(module).items())
-        code = [f.__code__.co_names for f in vars(type(module)).values() if hasattr(f, "__code__")]
+        functions = (*vars(type(module)).values(), *vars(module).values())
+        code = [f.__code__.co_names for f in functions if isinstance(f, FunctionType)]
         if not off and any("checkpoint" in name for names in code for name in names):
             return True
     return False

@@ -373,7 +373,7 @@ def _towers(flow: Flow, block_at: Callable[[int], int], n: int) -> list[int]:
     for op in flow.trace.ops:
         at = block_at(op.time)
         found = {block for v in op.reads for block in sources.get(v, ())}
-        if at < n and (op.parameters or op.is_weight_op):
+        if at < n and op.is_weight_op:
             reads[at] |= found - {at}
             found = {at}
         sources.update(dict.fromkeys(op.writes, found))

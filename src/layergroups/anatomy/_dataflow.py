@@ -336,6 +336,8 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
     first = [op for op in finals if not any(
         by_time.get(t, _weight_of(op)) != _weight_of(op) for t in flow.upstream(op)
     )]  # fmt: skip
+    if not names.isdisjoint(_UNIT_LENGTH) and max(c.out_features for c in maps) > _DIRECTION:
+        return "the output is normalised to unit length, as an embedding is"
     if len(first) < len(finals):  # one final layer is computed from another
         into = [_classifier(flow, op) for op in first]
         one_width = len({c.out_features for c in maps}) == 1
@@ -344,8 +346,6 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
             return SEVERAL_DEPTHS
     if all("embedding" in op.name for op in finals):
         return "the output is an embedding"
-    if not names.isdisjoint(_UNIT_LENGTH) and max(c.out_features for c in maps) > _DIRECTION:
-        return "the output is normalised to unit length, as an embedding is"
     if features and all(c.out_features == c.in_features for c in maps):
         return "the output is as wide as the features, as that of a pooler"
     normed_and_active = not (names.isdisjoint(_NORMS) or names.isdisjoint(_ACTIVATIONS))

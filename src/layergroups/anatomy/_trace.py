@@ -193,8 +193,10 @@ class Recorder(TorchDispatchMode):
         self._dry = dry
         self._given: set[int] = set()
 
-    def end(self, given: Iterable[Tensor]) -> None:
+    def end(self, model: nn.Module, given: Iterable[Tensor]) -> None:
         """Parameters that the model returns, and values made from them alone, are used too."""
+        replaced = (n for n, b in model.named_buffers() if self._own.get(id(b)) != n)
+        self.written.update(dict.fromkeys(replaced))
         self.lost = not self.weights <= self.first_use.keys()
         for tensor in given:
             if id(tensor) in self._parameters:
@@ -562,7 +564,7 @@ def _run(recorder: Recorder, model: nn.Module, call: Any, *, fake: bool, autogra
             with mode, recorder:
                 out = model(*args, **kwargs)
     given = list(tensors_in(out))
-    recorder.end(given)
+    recorder.end(model, given)
     reached = reentrant = None
     if autograd:
         reached, reentrant = _gradients(model, given)

@@ -15,6 +15,7 @@ too (observers of quantization, membranes of spiking networks) moves; for buffer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,17 +26,20 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from layergroups._checks import whole_number
-from layergroups._paths import parent
+from layergroups._paths import module_at, parent
 from layergroups._torch import (
     NormBase,
     drop_compiled_graphs,
     forward_hooks,
     forward_pre_hooks,
     own_buffers,
+    takes_hooks,
 )
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 from layergroups.groups._surgery import ModelSnapshot
+
+log = logging.getLogger("layergroups")
 
 _NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 _EPSILONS = ("eps", "epsilon", "variance_epsilon")  # torch and timm; others; transformers
@@ -120,34 +124,17 @@ class RestoreRows:
                 weight[rows] = self._saved
 
 
-class MovingBuffers:
-    """Finds buffers of frozen modules that change when the model runs, by comparing two runs."""
+class HoldBuffers:
+    """On the root: frozen modules run on copies of the buffers that they write in eval mode too."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._modules = list(modules)
-        self._before: list[dict[str, Tensor]] | None = None
+    def __init__(self, places: Iterable[tuple[nn.Module, str]]) -> None:
+        self._places = list(places)
 
-    def found(self) -> list[tuple[nn.Module, str]]:
-        """The modules and names at the second call, which is the last that looks."""
-        now = [own_buffers(module) for module in self._modules]
-        if self._before is None:
-            self._before = [{k: b.clone() for k, b in own.items() if b is not None} for own in now]
-            return []
-        pairs = [
-            (module, key)
-            for module, own, before in zip(self._modules, now, self._before, strict=True)
-            for key, old in before.items() if not _same(old, own.get(key))
-        ]  # fmt: skip
-        self._modules, self._before = [], []
-        return pairs
-
-
-def _same(old: Tensor, new: Tensor | None) -> bool:
-    if new is None or old.is_meta or (old.shape, old.device) != (new.shape, new.device):
-        return True
-    if old.element_size() == 1:  # torch compares no 8-bit floats
-        return torch.equal(old.view(torch.uint8), new.view(torch.uint8))
-    return torch.allclose(old, new, rtol=0, atol=0, equal_nan=True)
+    def __call__(self, _: nn.Module, __: Any, *output: Any) -> None:
+        if not output:
+            self._held = [own_buffers(module).get(name) for module, name in self._places]
+        for (module, name), held in zip(self._places, self._held, strict=True):
+            own_buffers(module)[name] = held if output or held is None else held.clone()
 
 
 class BeforeForward:
@@ -172,7 +159,7 @@ class BeforeForward:
         return BeforeForward, ()  # a weak reference can be neither copied nor pickled
 
 
-_OURS = (StayInEval, RestoreRows, BeforeForward)
+_OURS = (StayInEval, RestoreRows, HoldBuffers, BeforeForward)
 
 
 def call_before_forward(model: nn.Module, method: Callable[[nn.Module], None]) -> None:
@@ -180,7 +167,8 @@ def call_before_forward(model: nn.Module, method: Callable[[nn.Module], None]) -
     for key, hook in list(forward_pre_hooks(model).items()):
         if isinstance(hook, BeforeForward):
             del forward_pre_hooks(model)[key]
-    model.register_forward_pre_hook(BeforeForward(method), prepend=True)
+    if takes_hooks(model):
+        model.register_forward_pre_hook(BeforeForward(method), prepend=True)
 
 
 def has_foreign_hooks(module: nn.Module) -> bool:
@@ -216,12 +204,13 @@ def keep_in_eval(
     turned_off: Iterable[nn.Parameter],
     *,
     norms_train: bool,
+    written: Iterable[str] = (),
 ) -> None:
     """Hold these modules, outer ones first, in eval mode, and release all others.
 
     Released modules return to the mode they had, or to that of the model if it has changed since.
     Hooks of other layer groups, also those copied with the model, are removed. `turned_off` are
-    parameters that would train if nothing were frozen.
+    parameters that would train if nothing were frozen, `written` what a run writes in eval mode.
     """
     frozen = dict.fromkeys(modules)
     held = {m for m in frozen if not (norms_train and is_norm(m)) and not _needs_train_mode(m)}
@@ -237,6 +226,7 @@ def keep_in_eval(
     frozen_by = _nearest_frozen(model)
     left = {id(p): p for p in turned_off}
     covered: set[nn.Module] = set()
+    hosts = _nearest_with_hooks(model)
     for module in model.modules():
         known = module.parameters(recurse=module in frozen)
         own = tuple(p for p in known if left.pop(id(p), None) is not None)
@@ -248,13 +238,34 @@ def keep_in_eval(
                 tuple((m, frozen_by[m]) for m in below), tuple(modes[m] for m in below), own
             )
             # first of all hooks: that of the older spectral_norm reads the mode
-            module.register_forward_pre_hook(hook, prepend=True)
+            if (host := hosts[module]) is not None:
+                host.register_forward_pre_hook(hook, prepend=True)
+    places = [(module_at(model, parent(name)), name.rpartition(".")[2]) for name in written]
+    places = [(m, n) for m, n in places if m in held and own_buffers(m).get(n) is not None]
+    if places and takes_hooks(model):
+        buffers = HoldBuffers(places)
+        model.register_forward_pre_hook(buffers, prepend=True)
+        model.register_forward_hook(buffers, always_call=True)
+    if held and not takes_hooks(model):
+        log.warning(
+            "a scripted or traced model takes no hooks, so its frozen layers do not stay in eval "
+            "mode: freeze again after model.train(); a trace made in training mode keeps that mode"
+        )
     for module in held:
         module.training = False
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
             rows = RestoreRows()
             module.register_forward_pre_hook(rows)
             module.register_forward_hook(rows, prepend=True)
+
+
+def _nearest_with_hooks(model: nn.Module) -> dict[nn.Module, nn.Module | None]:
+    """For each module itself, or the nearest around it, where that is scripted."""
+    found: dict[nn.Module, nn.Module | None] = {}
+    at: dict[str, nn.Module | None] = {}
+    for path, module in model.named_modules():
+        at[path] = found[module] = module if takes_hooks(module) else at.get(parent(path))
+    return found
 
 
 def _nearest_frozen(model: nn.Module) -> dict[nn.Module, nn.Parameter | None]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few, plain_text
-from layergroups._paths import join, parent
+from layergroups._paths import module_at, parent
 from layergroups._torch import is_sharded, tree_map_only, unwrap
 from layergroups.anatomy import Anatomy, Block, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
@@ -57,7 +57,7 @@ class LayerGroup:
     def layers(self) -> list[nn.Module]:
         """Its leaf modules, in the order of execution."""
         model = self.groups.model
-        return [model.get_submodule(path) for path in self.groups._layers()[self.index]]
+        return [module_at(model, path) for path in self.groups._layers()[self.index]]
 
     @property
     def frozen(self) -> bool:
@@ -169,7 +169,6 @@ class LayerGroups:
         self._by_user, self._norms_train = UserFrozen(), False
         self._watched: list[nn.Parameter] = []  # of frozen groups; none should require a gradient
         self._freed: frozenset[nn.Parameter] = frozenset()
-        self._buffers = _freezing.MovingBuffers(())
         self._frozen = self._find_frozen()
         self._report_unused()
 
@@ -420,9 +419,10 @@ class LayerGroups:
                 if parameter not in self._by_user:
                     turned_off.append(parameter)
         frozen = self._frozen_modules(self._off())
-        _freezing.keep_in_eval(self.model, frozen, turned_off, norms_train=self._norms_train)
-        still = [m for m in frozen if not (self._norms_train and is_norm(m))]
-        self._buffers = _freezing.MovingBuffers(still)
+        _freezing.keep_in_eval(
+            self.model, frozen, turned_off,
+            norms_train=self._norms_train, written=self._anatomy.written,
+        )  # fmt: skip
         _freezing.call_before_forward(self.model, self._before_forward)
 
     def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
@@ -587,17 +587,6 @@ class LayerGroups:
             if self._detector.modules_changed():
                 self.sync(names=False)
             self._follow_freed()
-            self._report_moving_buffers()
-
-    def _report_moving_buffers(self) -> None:
-        if moving := self._buffers.found():
-            paths = {module: path for path, module in self.model.named_modules()}
-            log.warning(
-                "%s of frozen layers changed when the model ran: %s. Layers that write their "
-                "buffers in eval mode too are not held by freezing",
-                count(len(moving), "buffer"),
-                first_few((join(paths.get(m, "?"), name) for m, name in moving), 3),
-            )  # fmt: skip
 
     # -- surgery ---------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from layergroups._formatting import first_few
-from layergroups._paths import ancestors, is_within, join, leaves, parent
+from layergroups._paths import ancestors, is_within, join, leaves, module_at, parent
 from layergroups._torch import own_modules, own_parameters
 from layergroups.anatomy import Anatomy
 from layergroups.errors import GroupingError
@@ -48,7 +48,7 @@ class ModuleTree:
         if self.groups(child):
             return max(self.groups(child))
         try:
-            module = model.get_submodule(above)
+            module = module_at(model, above)
         except AttributeError:
             return max(self.groups(above))
         siblings = [join(above, n) for n in (*own_parameters(module), *own_modules(module))]

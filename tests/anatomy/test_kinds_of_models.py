@@ -1,0 +1,472 @@
+"""Kinds of models beyond image classifiers: where the head is, what trains, and what is said."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from layergroups import LayerGroups, replace_head
+from layergroups.anatomy import Anatomy, read_anatomy
+from layergroups.errors import ModelError
+
+VECTORS = torch.zeros(2, 8)
+IMAGES = torch.zeros(2, 3, 32, 32)
+TOKENS = torch.zeros(2, 6, dtype=torch.long)
+
+
+class Net(nn.Module):
+    """Named layers, and a forward that a test gives."""
+
+    def __init__(self, forward: Any, **layers: Any) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.run = forward
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.run(self, *args, **named)
+
+
+def body(n: int = 3) -> nn.Sequential:
+    sizes = [8, *[16] * n]
+    return nn.Sequential(
+        *(m for i in range(n) for m in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU()))
+    )
+
+
+def convs(n: int = 4) -> nn.Sequential:
+    return nn.Sequential(
+        *(m for i in range(n) for m in (nn.Conv2d(8 if i else 3, 8, 3, padding=1), nn.ReLU()))
+    )
+
+
+def classifier(forward: Any, **more: Any) -> Net:
+    return Net(forward, body=body(), fc=nn.Linear(16, 3), **more)
+
+
+def head_layers(anatomy: Anatomy) -> set[str]:
+    """The outermost names of what is in the head."""
+    return {name.split(".")[0] for b in anatomy.head for name in b.parameters}
+
+
+class Object:
+    def __init__(self, **held: Any) -> None:
+        self.__dict__.update(held)
+
+
+@dataclasses.dataclass
+class Record:
+    x: Tensor
+
+
+Named = collections.namedtuple("Named", "x")  # as people write it
+
+
+# -- outputs -------------------------------------------------------------------------------------
+
+OUTPUTS = {
+    "logits, features": lambda m, x: (m.fc(h := m.body(x)), h),
+    "features, logits": lambda m, x: (h := m.body(x), m.fc(h)),
+    "object": lambda m, x: Object(predictions=m.fc(m.body(x))),
+    "dict of preds and features": lambda m, x: {"features": (h := m.body(x)), "preds": m.fc(h)},
+    "dataclass": lambda m, x: Record(m.fc(m.body(x))),
+    "with the class that wins": lambda m, x: (y := m.fc(m.body(x)), y.argmax(-1)),
+    "logits, every depth": lambda m, x: (
+        m.fc(h := m.body[2:](a := m.body[:2](x))), (a, m.body[2:4](a), h)
+    ),
+    "scaled": lambda m, x: m.fc(m.body(x)) * 0.5 + torch.ones(3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_each_output_is_judged_by_itself(kind: str) -> None:
+    model = classifier(OUTPUTS[kind])
+    assert head_layers(read_anatomy(model, VECTORS)) == {"fc"}
+    assert replace_head(model, 3, example_input=VECTORS) == ("fc",)
+    model(VECTORS)
+
+
+def test_several_heads_are_all_in_the_head_with_the_layers_of_their_own() -> None:
+    def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
+        h = m.body(x)
+        return {"pred_boxes": m.box(h), "logits": m.cls(h)}
+
+    box = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    model = Net(forward, body=body(), box=box, cls=nn.Linear(16, 3))
+    assert head_layers(read_anatomy(model, VECTORS)) == {"box", "cls"}
+
+
+def test_early_exits_are_heads_and_the_layers_between_them_are_body() -> None:
+    def forward(m: Any, x: Tensor) -> list[Tensor]:
+        given = []
+        for layer, exit_ in zip(m.layers, m.exits, strict=True):
+            x = layer(x).relu()
+            given.append(exit_(x))
+        return given
+
+    layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+    model = Net(forward, layers=layers, exits=nn.ModuleList(nn.Linear(8, 3) for _ in range(4)))
+    groups = LayerGroups(model, example_input=VECTORS)
+    assert groups.names == ("early", "late", "head")
+    assert head_layers(groups.anatomy) == {"exits"}
+
+
+def test_of_a_wide_and_a_deep_part_the_last_layers_are_the_head() -> None:
+    deep = nn.Sequential(body(), nn.Linear(16, 1))
+    model = Net(lambda m, x: m.wide(x) + m.deep(x), wide=nn.Linear(8, 1), deep=deep)
+    head = {n for b in read_anatomy(model, VECTORS).head for n in b.parameters}
+    assert head == {"wide.weight", "wide.bias", "deep.1.weight", "deep.1.bias"}
+
+
+def test_an_auxiliary_head_of_training_mode_alone_is_in_the_head_and_trains(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        h = m.body[:2](x)
+        y = m.fc(m.body[2:](h))
+        return (y, m.aux(h)) if m.training else y
+
+    model = classifier(forward, aux=nn.Linear(16, 3))
+    groups = LayerGroups(model, example_input=VECTORS)
+    assert head_layers(groups.anatomy) == {"fc", "aux"}
+    assert groups.anatomy.unused == ()
+    assert not caplog.records
+
+
+def test_a_parameter_that_is_returned_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    scale = nn.Parameter(torch.ones(()))
+    model = classifier(lambda m, x: (m.fc(m.body(x)), m.scale.exp()), scale=scale)
+    groups = LayerGroups(model, example_input=VECTORS)
+    assert groups.anatomy.unused == groups.anatomy.no_path_to_output == ()
+    assert scale in set(groups["head"].parameters())
+    assert not caplog.records
+
+
+def test_an_embedding_of_unit_length_is_no_head_but_a_quaternion_is() -> None:
+    def unit(width: int) -> Anatomy:
+        def forward(m: Any, x: Tensor) -> Tensor:
+            return F.normalize(m.fc(m.body(x)), dim=-1)
+
+        return read_anatomy(Net(forward, body=body(), fc=nn.Linear(16, width)), VECTORS)
+
+    assert not unit(8).has_head
+    assert "unit length" in unit(8).head_reason
+    assert "head='path'" in unit(8).head_reason
+    assert unit(4).has_head
+
+
+# -- heads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 21])
+def test_a_convolution_of_neighbourhoods_may_be_a_head(classes: int) -> None:
+    last = nn.Conv2d(8, classes, 3, padding=1)
+    model = Net(lambda m, x: m.head(m.body(x)), body=convs(), head=last)
+    assert head_layers(read_anatomy(model, IMAGES)) == {"head"}
+    assert replace_head(model, 5, example_input=IMAGES) == ("head",)
+    assert model(IMAGES).shape == (2, 5, 32, 32)
+
+
+def test_a_body_of_convolutions_has_no_head() -> None:
+    assert not read_anatomy(convs(), IMAGES).has_head
+
+
+class Cosine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class Distance(Cosine):
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.cdist(x, self.weight)
+
+
+class Outer(Cosine):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.unsqueeze(-2) * self.weight).sum(-1)
+
+
+class Turned(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1).contiguous().transpose(0, 1))
+
+
+@pytest.mark.parametrize("kind", [Cosine, Distance, Outer, lambda: Turned(16, 3)])
+def test_a_head_for_each_token_is_found_whatever_it_does_before_its_product(kind: Any) -> None:
+    layers = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+    model = Net(
+        lambda m, i: m.out(m.body(m.embed(i))), embed=nn.Embedding(9, 16), body=layers, out=kind()
+    )
+    assert head_layers(read_anatomy(model, TOKENS)) == {"out"}
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+def test_a_head_may_be_followed_by_a_norm(norm: Any) -> None:
+    model = classifier(lambda m, x: m.norm(m.fc(m.body(x))), norm=norm(3))
+    assert head_layers(read_anatomy(model, VECTORS)) == {"fc", "norm"}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_tied_head_is_the_embedding_and_it_is_said(
+    bias: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Net(
+        lambda m, i: m.out(m.body(m.embed(i))),
+        embed=nn.Embedding(9, 8), body=nn.Sequential(body(), nn.Linear(16, 8), nn.ReLU()),
+        out=nn.Linear(8, 9, bias=bias),
+    )  # fmt: skip
+    model.out.weight = model.embed.weight
+    groups = LayerGroups(model, example_input=TOKENS)
+    assert groups.names == ("early", "late")
+    assert "embedding embed" in caplog.text
+    groups.freeze("early")
+    assert not model.out.weight.requires_grad
+
+
+def test_replace_head_refuses_what_needs_the_old_number_and_takes_a_path() -> None:
+    model = classifier(lambda m, x: m.fc(m.body(x)) + m.prior)
+    model.register_buffer("prior", torch.zeros(3))
+    before = model.fc
+    with pytest.raises(ModelError, match="prior"):
+        replace_head(model, 7, example_input=VECTORS)
+    assert model.fc is before
+    two = classifier(lambda m, x: (m.fc(h := m.body(x)), m.age(h)), age=nn.Linear(16, 1))
+    assert replace_head(two, 7, example_input=VECTORS, head="fc") == ("fc",)
+    assert two.age.out_features == 1
+    groups = LayerGroups(two, example_input=VECTORS, head=["fc", "age"])
+    assert head_layers(groups.anatomy) == {"fc", "age"}
+
+
+# -- several branches ----------------------------------------------------------------------------
+
+
+class Tower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        states = []
+        for layer in self.layers:
+            x = layer(x)
+            states.append(x)
+        return {"last": x.mean(1), "states": states}
+
+
+def test_each_of_two_towers_has_its_own_early_and_late() -> None:
+    def forward(m: Any, x: Tensor, i: Tensor) -> Tensor:
+        seen, read = m.image(m.patch(x))["last"], m.text(m.embed(i))["last"]
+        return F.normalize(seen, dim=-1) @ F.normalize(read, dim=-1).T * m.scale.exp()
+
+    model = Net(
+        forward, patch=nn.Linear(8, 16), embed=nn.Embedding(9, 16), image=Tower(), text=Tower(),
+        scale=nn.Parameter(torch.ones(())),
+    )  # fmt: skip
+    groups = LayerGroups(model, example_input=(torch.zeros(2, 6, 8), TOKENS))
+    assert groups.names == ("early", "late")
+    layers = [{n.rsplit(".layers.")[0] + n.rsplit(".layers.")[1][0] for n, _ in g.named_parameters()
+               if ".layers." in n} for g in groups]  # fmt: skip
+    assert layers[0] == {"image0", "image1", "text0", "text1"}
+    assert "embed.weight" in dict(groups["early"].named_parameters())
+    assert "text.layers.2" in groups["late"].reason
+    assert not any("begins a group here" in a.sentence for a in groups.explain().alternatives)
+
+
+def test_a_decoder_is_a_group_between_its_encoder_and_the_head() -> None:
+    model = Net(
+        lambda m, a, b: m.out(m.both(m.embed(a), m.embed(b))),
+        embed=nn.Embedding(9, 16), both=nn.Transformer(16, 2, 4, 4, 32, batch_first=True),
+        out=nn.Linear(16, 9),
+    )  # fmt: skip
+    groups = LayerGroups(model, example_input=(TOKENS, TOKENS))
+    assert groups.names == ("early", "late", "decoder", "head")
+    assert all("both.decoder" in n for n, _ in groups["decoder"].named_parameters())
+    assert {n.split(".")[3] for n, _ in groups["late"].named_parameters() if "layers" in n} == {
+        "2", "3",
+    }  # fmt: skip
+    halves = LayerGroups(model, 3, example_input=(TOKENS, TOKENS))
+    assert all("both.decoder" in n for n, _ in halves[1].named_parameters())
+
+
+def test_a_recurrent_cell_counts_once() -> None:
+    def forward(m: Any, i: Tensor) -> Tensor:
+        h = m.embed.weight.new_zeros(len(i), 16)
+        for t in range(i.shape[1]):
+            h = m.cell(m.embed(i)[:, t], h)
+        return m.fc(h)
+
+    model = Net(forward, embed=nn.Embedding(9, 16), cell=nn.GRUCell(16, 16), fc=nn.Linear(16, 3))
+    anatomy = read_anatomy(model, torch.zeros(2, 40, dtype=torch.long))
+    assert sum(b.weight_ops for b in anatomy.blocks) <= 4
+
+
+# -- inputs --------------------------------------------------------------------------------------
+
+INPUTS = {
+    "object": (lambda m, b: m.fc(m.body(b.x)), (Object(x=VECTORS),)),
+    "dataclass, bare": (lambda m, b: m.fc(m.body(b.x)), Record(VECTORS)),
+    "named tuple, bare": (lambda m, b: m.fc(m.body(b.x)), Named(VECTORS)),
+    "dict as one argument": (lambda m, b: m.fc(m.body(b["x"])), {"x": VECTORS}),
+    "UserDict": (lambda m, b: m.fc(m.body(b["x"])), (collections.UserDict(x=VECTORS),)),
+    "a number": (lambda m, n: m.fc(m.body(torch.randn(n, 8))), 2),
+    "text": (lambda m, t: m.fc(m.body(torch.tensor([[float(len(s))] * 8 for s in t]))),
+             (["ab", "c"],)),
+    "numpy": (lambda m, a: m.fc(m.body(torch.from_numpy(a))), (VECTORS.numpy(),)),
+    "sparse": (lambda m, x, a: m.fc(torch.sparse.mm(a, m.body(x))),
+        (VECTORS, torch.eye(2).to_sparse())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_of_all_forms_are_followed(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    forward, example = INPUTS[kind]
+    groups = LayerGroups(classifier(forward), example_input=example)
+    assert groups.names == ("early", "late", "head")
+    assert head_layers(groups.anatomy) == {"fc"}
+    assert groups.anatomy.unused == ()
+
+
+def test_an_object_that_forward_changes_is_as_before() -> None:
+    def forward(m: Any, bag: Any) -> Tensor:
+        bag.x = m.body(bag.x)
+        return m.fc(bag.x)
+
+    bag = Object(x=VECTORS)
+    read_anatomy(classifier(forward), (bag,))
+    assert bag.x is VECTORS
+
+
+def test_padding_masks_need_no_nested_tensors() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = Net(
+        lambda m, i, pad: m.fc(m.layers(m.embed(i), src_key_padding_mask=pad).mean(1)),
+        embed=nn.Embedding(9, 16), layers=nn.TransformerEncoder(layer, 4), fc=nn.Linear(16, 3),
+    )  # fmt: skip
+    pad = torch.tensor([[False] * 6, [False] * 3 + [True] * 3])
+    anatomy = read_anatomy(model, (TOKENS, pad))
+    assert [b.kind for b in anatomy.body].count("TransformerEncoderLayer") == 4
+    assert head_layers(anatomy) == {"fc"}
+
+
+def test_packed_sequences_are_run() -> None:
+    def forward(m: Any, packed: Any) -> Tensor:
+        return m.fc(m.lstm(packed)[1][0][-1])
+
+    packed = nn.utils.rnn.pack_sequence([torch.ones(5, 8), torch.ones(3, 8)])
+    model = Net(forward, lstm=nn.LSTM(8, 16, 2), fc=nn.Linear(16, 3))
+    assert head_layers(read_anatomy(model, packed)) == {"fc"}
+
+
+def test_models_without_memory_take_examples_without_memory() -> None:
+    model = classifier(lambda m, x: m.fc(m.body(x))).to("meta")
+    assert LayerGroups(model, example_input=VECTORS.to("meta")).names == ("early", "late", "head")
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_a_length_or_a_volume_has_a_resolution_too(dims: int) -> None:
+    conv = {1: nn.Conv1d, 3: nn.Conv3d}[dims]
+    layers = [conv(8 if i else 1, 8, 3, stride=2, padding=1) for i in range(5)]
+    model = Net(
+        lambda m, x: m.fc(m.body(x).flatten(2).mean(-1)),
+        body=nn.Sequential(*layers), fc=nn.Linear(8, 3),
+    )  # fmt: skip
+    groups = LayerGroups(model, example_input=torch.zeros(2, 1, *[64] * dims))
+    assert "falls" in groups["late"].reason
+    assert "each image" not in groups["head"].reason
+
+
+def test_of_vectors_no_resolution_is_said() -> None:
+    groups = LayerGroups(classifier(lambda m, x: m.fc(m.body(x))), example_input=VECTORS)
+    assert not any("resolution" in reason for reason in groups.reasons)
+
+
+# -- code ----------------------------------------------------------------------------------------
+
+
+def test_scripted_parts_are_frozen_in_eval_mode() -> None:
+    with pytest.warns(FutureWarning):  # torch.jit is to be dropped
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU()))
+    model = Net(lambda m, x: m.fc(m.body(x)), body=scripted, fc=nn.Linear(16, 3))
+    groups = LayerGroups(model, example_input=VECTORS)
+    assert groups.names == ("body", "head")
+    groups.freeze()
+    model.train()
+    before = {k: v.clone() for k, v in scripted.state_dict().items()}
+    model(torch.randn(4, 8)).sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in scripted.state_dict().items())
+    assert model.fc.weight.grad is not None
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_wholly_scripted_models_have_groups(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain = nn.Sequential(body(), nn.Linear(16, 3)).eval()
+    with pytest.warns(FutureWarning):  # torch.jit is to be dropped
+        model = torch.jit.script(plain) if how == "script" else torch.jit.trace(plain, VECTORS)
+    groups = LayerGroups(model, example_input=VECTORS)
+    groups.freeze()
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["1.weight", "1.bias"]
+    assert "takes no hooks" in caplog.text
+
+
+def test_layers_that_no_gradient_reaches_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = m.body(x)
+        return m.fc(h)
+
+    anatomy = LayerGroups(classifier(forward), example_input=VECTORS).anatomy
+    assert {n.split(".")[0] for n in anatomy.no_path_to_output} == {"body"}
+    assert "get no gradient" in caplog.text
+
+
+def test_numpy_in_the_middle_stops_the_gradient_not_the_look() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.fc(torch.from_numpy(m.body(x).detach().numpy() * 1))
+
+    anatomy = read_anatomy(classifier(forward), VECTORS)
+    assert head_layers(anatomy) == {"fc"}
+    assert {n.split(".")[0] for n in anatomy.no_path_to_output} == {"body"}
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_reentrant_checkpointing_is_told(embedded: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.first(x)
+        for layer in m.body:
+            x = checkpoint(layer, x, use_reentrant=True) if m.training else layer(x)
+        return m.fc(x)
+
+    first = nn.Linear(8, 8) if embedded else nn.Identity()
+    groups = LayerGroups(
+        Net(forward, first=first, body=body(), fc=nn.Linear(16, 3)), example_input=VECTORS
+    )
+    assert ("get no gradient" in caplog.text) is not embedded
+    groups.freeze_to(-2)
+    assert "use_reentrant=False" in caplog.text
+
+
+def test_random_numbers_of_python_and_numpy_are_not_drawn_by_a_look() -> None:
+    import random
+
+    import numpy as np
+
+    random.seed(0)
+    np.random.seed(0)
+    expected = random.Random(0).random(), np.random.RandomState(0).rand()
+    read_anatomy(
+        classifier(lambda m, x: m.fc(m.body(x)) * random.random() * np.random.rand()), VECTORS
+    )
+    assert (random.random(), np.random.rand()) == expected
