@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Iterable, MutableMapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ __all__ = [
 
 # FakeTensorMode writes a record here for each operation that fails.
 fake_tensor_log = logging.getLogger("torch._subclasses.fake_tensor")
+_T = TypeVar("_T")
 _MODULES, _PARAMETERS = attrgetter("_modules"), attrgetter("_parameters")
 
 
@@ -70,7 +71,7 @@ def own_modules(module: nn.Module) -> MutableMapping[str, nn.Module | None]:
     return _as_mapping(module._modules)
 
 
-def _as_mapping(own: Any) -> Any:
+def _as_mapping(own: MutableMapping[str, _T]) -> MutableMapping[str, _T]:
     """A scripted module has wrappers that can only be read, item by item."""
     return own if isinstance(own, dict) else dict(own.items())
 
