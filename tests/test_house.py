@@ -24,6 +24,7 @@ STRUCTURAL = {  # tests of more than one source file
     "test_examples": "every example runs",
     "test_format_2": "files of an earlier format are read",
     "test_house": "this file",
+    "test_kinds_of_models": "what anatomy, groups and replace_head make of each kind of model",
     "test_new_task": "a task made outside the package",
     "test_one_adapter": "where attributes of data are looked up",
     "test_one_place": "where the task is asked for",
