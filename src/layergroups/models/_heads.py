@@ -199,8 +199,8 @@ def create_head(
     into Rectifiers" (2015), for the initial weights.
     """
     hidden = _hidden_sizes(lin_ftrs)
-    whole_number("create_head: nf", nf, 1, 512, ModelError)
-    whole_number("create_head: n_out", n_out, 1, 10, ModelError)
+    whole_number("nf", nf, 1, 512, ModelError)
+    whole_number("n_out", n_out, 1, 10, ModelError)
     rates = _dropout_rates(ps, len(hidden) + 1)
     features = nf * 2 if pool and concat_pool else nf
     layers: list[nn.Module] = []
@@ -264,9 +264,7 @@ def _hidden_sizes(lin_ftrs: object) -> list[int]:
             f"create_head: lin_ftrs={lin_ftrs!r} must be a list of sizes, such as lin_ftrs=[256]; "
             "[] for no hidden layer."
         )
-    return [
-        whole_number("create_head: a size in lin_ftrs", n, 1, 256, ModelError) for n in lin_ftrs
-    ]
+    return [whole_number("each size in lin_ftrs", n, 1, 256, ModelError) for n in lin_ftrs]
 
 
 def _dropout_rates(ps: float | Sequence[float], linears: int) -> list[float]:
