@@ -93,6 +93,25 @@ def test_each_output_is_judged_by_itself(kind: str) -> None:
     model(VECTORS)
 
 
+def test_the_block_of_two_sums_that_answers_is_the_head() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.up(m.body(x))
+        return y + m.unit(y)
+
+    up, unit = nn.ConvTranspose2d(8, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+    model = Net(forward, body=convs(), up=up, unit=unit)
+    assert head_layers(read_anatomy(model, IMAGES)) == {"up", "unit"}
+
+
+def test_a_unit_length_by_hand_is_one_too() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.fc(m.body(x))
+        return y / y.pow(2).sum(-1, keepdim=True).pow(0.5)
+
+    anatomy = read_anatomy(Net(forward, body=body(), fc=nn.Linear(16, 8)), VECTORS)
+    assert "unit length" in anatomy.head_reason
+
+
 def test_several_heads_are_all_in_the_head_with_the_layers_of_their_own() -> None:
     def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
         h = m.body(x)
@@ -321,6 +340,7 @@ INPUTS = {
     "named tuple, bare": (lambda m, b: m.fc(m.body(b.x)), Named(VECTORS)),
     "dict as one argument": (lambda m, b: m.fc(m.body(b["x"])), {"x": VECTORS}),
     "UserDict": (lambda m, b: m.fc(m.body(b["x"])), (collections.UserDict(x=VECTORS),)),
+    "list of items, bare": (lambda m, items: m.fc(m.body(torch.stack(items))), list(VECTORS)),
     "a number": (lambda m, n: m.fc(m.body(torch.randn(n, 8))), 2),
     "text": (lambda m, t: m.fc(m.body(torch.tensor([[float(len(s))] * 8 for s in t]))),
              (["ab", "c"],)),

@@ -397,7 +397,7 @@ def _decoder(flow: Flow, block_at: Callable[[int], int], body: list[list[Segment
         at = 0 if maker is None else block_at(maker.time) + 1
         later = {i for i in range(at, len(body)) if depth[i] > 1}
         fifth = sum(depth) / 5
-        all_read = len(found) > 1 and bool(later) and later <= found and min(found) >= at
+        all_read = len(later) > 1 and later <= found and min(found) >= at
         if at and all_read and fifth <= sum(depth[:at]) <= sum(depth) - fifth:
             return at
     return None

@@ -336,7 +336,9 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
     first = [op for op in finals if not any(
         by_time.get(t, _weight_of(op)) != _weight_of(op) for t in flow.upstream(op)
     )]  # fmt: skip
-    if not names.isdisjoint(_UNIT_LENGTH) and max(c.out_features for c in maps) > _DIRECTION:
+    by_hand = {"pow", "sum", "div"} <= names
+    unit = by_hand or not names.isdisjoint(_UNIT_LENGTH)
+    if unit and max(c.out_features for c in maps) > _DIRECTION:
         return "the output is normalised to unit length, as an embedding is"
     if len(first) < len(finals):  # one final layer is computed from another
         into = [_classifier(flow, op) for op in first]
@@ -344,6 +346,7 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         few = len(flow.downstream(op.time for op in first)) < len(flow.trace.ops) / 2
         if not (one_width and few and all(c.out_features < c.in_features / 2 for c in into)):
             return SEVERAL_DEPTHS
+        maps, narrow = into, True
     if all("embedding" in op.name for op in finals):
         return "the output is an embedding"
     if features and all(c.out_features == c.in_features for c in maps):

@@ -485,6 +485,8 @@ def _call_forms(example_input: Any) -> list[tuple[tuple[Any, ...], dict[str, Any
         return [as_call(example_input), as_one]
     if isinstance(example_input, tuple) and hasattr(example_input, "_fields"):
         return [as_one, as_call(example_input)]
+    if isinstance(example_input, list):
+        return [as_call(example_input), as_one]
     return [as_call(example_input)]
 
 
