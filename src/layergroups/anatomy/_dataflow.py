@@ -9,7 +9,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from layergroups._paths import is_within, layer_of
@@ -151,6 +151,7 @@ _ACTIVATIONS = (
     "relu", "gelu", "silu", "leaky_relu", "elu", "hardswish", "hardtanh", "prelu", "mish",
 )  # fmt: skip
 _DIRECTION = 4  # numbers at most in a unit vector that is an answer: an angle, a quaternion
+_LAYERS_OF_A_BLOCK = 3  # at most, of a last block that answers by a sum
 _NAMED_HEAD = re.compile(r"head|classif|logit|predict|(^|\.)(final|out)", re.IGNORECASE)
 SEVERAL_DEPTHS = "the output joins several depths, as the end of a residual or dense body does"
 
@@ -205,8 +206,9 @@ class Head:
 
 @dataclass(frozen=True)
 class _Output:
-    """One tensor that a model returned: the last weight layers on every path to it."""
+    """One tensor that a model returned: who made it, and the last weight layers on each path."""
 
+    made_by: Op
     finals: tuple[Op, ...]
     after: tuple[Op, ...]
 
@@ -226,6 +228,10 @@ def find_head(flow: Flow) -> Head:
         why = problems[0] if problems else "no layer with a weight matrix leads to the output"
         return Head((), frozenset(), f"{why}; if it has a head, say which: head='path'")
     finals = list({op.time: op for answer in answers for op in answer.finals}.values())
+    read = {v for op in finals for v in op.reads}
+    for op in (op for output in outputs for op in output.finals):  # boxes beside their classes
+        if op not in finals and not read.isdisjoint(op.reads):
+            finals.append(op)
     finals.sort(key=lambda op: op.time)
     classifiers = tuple(
         {key: _classifier(flow, op) for op in finals if (key := _weight_of(op))}.values()
@@ -305,7 +311,9 @@ def _answers(flow: Flow, outputs: list[_Output]) -> tuple[list[_Output], bool]:
         return all(behind.get(op.time, set()) - own for op in output.finals)
 
     answers = [output for output in outputs if not feeds_another(output)]
-    return answers or outputs, len(answers) < len(outputs)
+    features = len(answers) < len(outputs)
+    used = set[int]().union(*(flow.upstream(o.made_by, floating=True) for o in answers))
+    return [o for o in answers if o.made_by.time not in used] or answers or outputs, features
 
 
 def _final_weight_ops(flow: Flow, output: int) -> _Output:
@@ -321,9 +329,12 @@ def _final_weight_ops(flow: Flow, output: int) -> _Output:
         if op.is_weight_op:
             found[op.time] = op
         else:
-            todo.extend(v for v in op.reads if flow.trace.values[v].kind == ACTIVATION)
+            read = [v for v in op.reads if flow.trace.values[v].kind == ACTIVATION]
+            todo.extend([v for v in read if flow.trace.values[v].floating] or read)
     after = [op for t, op in sorted(seen.items()) if t not in found]
-    return _Output(tuple(found[t] for t in sorted(found)), tuple(after))
+    maker = flow.producer(output)
+    assert maker is not None  # an activation
+    return _Output(maker, tuple(found[t] for t in sorted(found)), tuple(after))
 
 
 def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
@@ -344,9 +355,10 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         into = [_classifier(flow, op) for op in first]
         one_width = len({c.out_features for c in maps}) == 1
         few = len(flow.downstream(op.time for op in first)) < len(flow.trace.ops) / 2
+        few &= len({_weight_of(op) for op in finals}) <= _LAYERS_OF_A_BLOCK
         if not (one_width and few and all(c.out_features < c.in_features / 2 for c in into)):
             return SEVERAL_DEPTHS
-        maps, narrow = into, True
+        output, maps, narrow = replace(output, finals=tuple(first)), into, True
     if all("embedding" in op.name for op in finals):
         return "the output is an embedding"
     if features and all(c.out_features == c.in_features for c in maps):
