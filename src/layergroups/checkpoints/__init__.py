@@ -1,6 +1,7 @@
 """Checkpoints and exported models, stored by name in safetensors and JSON."""
 
-from layergroups.checkpoints._export import (
+from layergroups.checkpoints._export_file import ENDINGS, Portable, trial_pixels, write_portable
+from layergroups.checkpoints._export_folder import (
     DESCRIPTION,
     Blueprint,
     Exported,
@@ -12,7 +13,6 @@ from layergroups.checkpoints._export import (
     write_export,
 )
 from layergroups.checkpoints._file import Saved, Series, atomic_write, read, write, write_text
-from layergroups.checkpoints._portable import ENDINGS, Portable, trial_pixels, write_portable
 from layergroups.checkpoints._state_dicts import (
     check_optimizer,
     check_weights,

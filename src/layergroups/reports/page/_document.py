@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from layergroups import _formatting as formatting
-from layergroups.reports.page import _views as views
+from layergroups.reports.page import _run_charts as charts
 from layergroups.reports.page._charts import some_rows
+from layergroups.reports.page._confusion_matrix import matrix_of, safe_picture, script_data
 from layergroups.reports.run import (
     RunRecord,
     differences,
@@ -37,8 +38,8 @@ def run_page(record: RunRecord) -> str:
     """The page of a run, an HTML document; it depends only on the record."""
     task = task_named(record.outcome.task if record.outcome else "multiclass")
     outcome, phases = record.outcome, phases_of(record.epochs)
-    matrix = views.matrix_of(outcome)
-    calibration = views.calibration_chart(outcome) if outcome else None
+    matrix = matrix_of(outcome)
+    calibration = charts.calibration_chart(outcome) if outcome else None
     sections = [
         ("training", "Training curves", record.epochs),
         ("results", "Results", outcome),
@@ -59,12 +60,12 @@ def run_page(record: RunRecord) -> str:
         summary=summary(record),
         headline=headline(outcome) if outcome else None,
         figures=figures_in_words(outcome) if outcome else {},
-        charts=views.training_charts(record) if record.epochs else [],
-        lanes=views.lanes(record),
+        charts=charts.training_charts(record) if record.epochs else [],
+        lanes=charts.lanes(record),
         matrix=matrix,
         calibration=calibration,
         kind=(task.one, task.many),
-        scatter=views.scatter_chart(outcome) if outcome and outcome.points else None,
+        scatter=charts.scatter_chart(outcome) if outcome and outcome.points else None,
         phases=phases,
         savings=savings_text(savings_of(record.epochs)),
     )
@@ -73,9 +74,9 @@ def run_page(record: RunRecord) -> str:
 def compare_page(one: RunRecord, other: RunRecord) -> str:
     """The page of two runs side by side, an HTML document."""
     runs = (one, other)
-    lanes = [views.lanes(run) for run in runs]
-    matrices = [views.matrix_of(run.outcome) for run in runs]
-    recall = views.compared_recall(runs)
+    lanes = [charts.lanes(run) for run in runs]
+    matrices = [matrix_of(run.outcome) for run in runs]
+    recall = charts.compared_recall(runs)
     sections = [
         ("training", "Training curves", one.epochs or other.epochs),
         ("frozen", "Trained and frozen layer groups", any(lanes)),
@@ -89,7 +90,7 @@ def compare_page(one: RunRecord, other: RunRecord) -> str:
         sections,
         runs=runs,
         figures=figures_of(runs),
-        charts=views.compared_charts(runs),
+        charts=charts.compared_charts(runs),
         lanes=lanes,
         matrices=matrices,
         recall=recall,
@@ -117,7 +118,7 @@ def _rendered(
         policy=_policy(script),
         script=Markup(script),  # our own file
         style=Markup("".join(styles)),  # our own file and checked colours
-        script_data=[views.script_data(record.outcome) for record in records],
+        script_data=[script_data(record.outcome) for record in records],
         setup=records[-1].setup,
     )
     return formatting.printable(html)
@@ -134,7 +135,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {name: getattr(formatting, name) for name in _FILTERS}
-    made.filters |= {"picture": views.safe_picture, "some_rows": some_rows}
+    made.filters |= {"picture": safe_picture, "some_rows": some_rows}
     return made
 
 

@@ -1,6 +1,6 @@
 """Recipes: every fit is a list of phases."""
 
-from layergroups.training.recipes._fine_tune import fitted, plan_fine_tune, run_phases
+from layergroups.training.recipes._fine_tune import fitted, plan_fine_tune
 from layergroups.training.recipes._phases import (
     DEFAULTS,
     FineTuneDefaults,
@@ -16,6 +16,7 @@ from layergroups.training.recipes._preview import (
     checked_schedule,
     preview_phases,
 )
+from layergroups.training.recipes._run_phases import run_phases
 
 __all__ = [
     "DEFAULTS",

@@ -1,36 +1,21 @@
-"""`fine_tune` as a list of phases (`plan_fine_tune`), and running phases (`run_phases`)."""
+"""`fine_tune` as a list of phases (`plan_fine_tune`)."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from layergroups._checks import number, whole_number
-from layergroups._interrupts import interrupts, uninterrupted
 from layergroups.errors import TrainingError
-from layergroups.groups import LayerGroups, Rate, spread_rates
-from layergroups.tasks import check_metrics
-from layergroups.training.callbacks import check_folders
-from layergroups.training.hardware import keep_freed_memory
-from layergroups.training.loop import FitContext, Snapshot
+from layergroups.groups import Rate, spread_rates
 from layergroups.training.recipes._phases import (
     FineTuneDefaults,
-    FitSetup,
     Phase,
-    fit_phase,
 )
-from layergroups.training.recipes._train_head import train_head
-from layergroups.training.state import History
 
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
-
-_log = logging.getLogger("layergroups")
-_CHEAP = 0.05  # maximum part of the network's work at which many passes of the head are cheap
 
 
 def plan_fine_tune(
@@ -91,61 +76,3 @@ def fitted(
         rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
         lowest = min([lowest, *(index for index, rate in enumerate(rates) if rate > 0)])
     return replace(known, lowest=lowest)
-
-
-def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) -> History:
-    """Run the phases of a fit in order.
-
-    A phase that fails before its first optimizer step (a wrong callback or loss, a folder with an
-    earlier run, nothing to train) leaves the learner unchanged, its random states too.
-    """
-    rows = History()
-    if setup.checkpoints is not None:
-        with state.processes.failing_together():
-            signatures = [setup.signature(state, phase) for phase in phases if phase.epochs]
-            check_folders(setup.checkpoints, state, signatures)
-    with interrupts(), keep_freed_memory():
-        for number, phase in enumerate(phases, start=1):
-            state.placed_model()
-            before, runs = Snapshot(state, weights=False), list[FitContext]()
-            notes = SimpleNamespace(before_fit=runs.append)
-            try:
-                noted = replace(setup, callbacks=(*setup.callbacks, notes))
-                rows += _run_phase(state, phase, noted, phases[number:])
-            except BaseException:
-                if not any(run.begun for run in runs):
-                    with uninterrupted():
-                        before.restore()
-                raise
-    return rows
-
-
-def _run_phase(
-    state: LearnerState, phase: Phase, setup: FitSetup, later: Sequence[Phase]
-) -> History:
-    check_metrics(state.metrics, state.task)  # one may have been appended to the list
-    groups = state.layer_groups
-    phase.apply(groups)
-    if phase.from_store:
-        work = [sum(block.flops for block in group.blocks) for group in groups]
-        share = 1 - sum(work[index] for index in groups.inactive) / max(1, sum(work))
-        if share <= _CHEAP:
-            # Outputs at the boundaries of later phases are cached in the same passes.
-            also = [_boundary(groups, other) for other in later if other.stored]
-            also = [boundary for boundary in also if boundary and boundary != groups.inactive]
-            return train_head(state, phase, setup, also)
-        _log.warning(
-            "The head trains through the whole network, because the layers that train are %.0f%% "
-            "of the network, too much for %d passes.",
-            100 * share,
-            setup.figures.head_passes,
-        )
-    return fit_phase(state, phase, setup)
-
-
-def _boundary(groups: LayerGroups, phase: Phase) -> tuple[int, ...]:
-    rates = groups.rates
-    if phase.lr is not None:
-        rates = spread_rates(phase.lr, groups.names, rates)
-    first = 0 if phase.freeze_to is None else groups[phase.freeze_to].index
-    return tuple(index for index, rate in enumerate(rates) if index < first or rate == 0)

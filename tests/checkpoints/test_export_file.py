@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from layergroups import LayerGroups
 from layergroups.checkpoints import Portable, trial_pixels, write_portable
-from layergroups.checkpoints._portable import clean_copy
+from layergroups.checkpoints._export_file import clean_copy
 from layergroups.data import EvalTransform
 from layergroups.data.image._transforms import normalise
 from layergroups.errors import CheckpointError

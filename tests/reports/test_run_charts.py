@@ -11,7 +11,8 @@ from tests.reports.runs import made_up
 
 from layergroups.reports import Calibration
 from layergroups.reports.page import run_page
-from layergroups.reports.page._views import calibration_chart, matrix_of, training_charts
+from layergroups.reports.page._confusion_matrix import matrix_of
+from layergroups.reports.page._run_charts import calibration_chart, training_charts
 from layergroups.reports.run import Cell
 
 
