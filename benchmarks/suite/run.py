@@ -7,7 +7,7 @@ DATA holds `images/SET` and `weights`. PEERS is an environment made from
 benchmarks/requirements-peers.txt. A row is added to the CSV file after each run; runs whose row
 exists are left out, so the same command goes on after an interruption. summary.py reads the file.
 
-`--subset` is a choice of the grid that takes less than 30 minutes on two idle cores. For times,
+`--subset` is a choice of the grid, estimated at 25 minutes on two idle cores. For times,
 leave `--jobs` at 1 and the machine to the suite; for scores, `--jobs 2 --threads 1` is faster.
 """
 
