@@ -49,8 +49,8 @@ def _unset(metavar: str, help: str, *names: str, **more: Any) -> Any:
 
 
 def _of_csv(metavar: str, help: str, *names: str) -> Any:
-    """An option that only a CSV file of labels has."""
-    return _unset(metavar, help, *names, rich_help_panel="Options for CSV files")
+    """An option that only a table of labels has."""
+    return _unset(metavar, help, *names, rich_help_panel="Options for tables")
 
 
 def _needed(metavar: str, help: str) -> Any:
@@ -66,7 +66,9 @@ Workers = Annotated[
     int | None,
     _unset("N", "Data-loading workers (default: automatic).", min=0),
 ]
-Broken = Annotated[OnError, typer.Option(help="Stop at images that cannot be read, or skip them.")]
+Broken = Annotated[
+    OnError, typer.Option(help="raise: stop at images that cannot be read; skip: leave them out.")
+]
 LabelCol = Annotated[
     str | None,
     _of_csv("NAME", "The label column, or several separated by commas (default: the second)."),
@@ -83,7 +85,7 @@ ImagesDir = Annotated[
     Path | None,
     _of_csv(
         "DIR",
-        "The folder of the images (default: the folder of the CSV file).",
+        "The folder of the images (default: the folder of the table).",
         *("--images", "--photos"),  # the second is its earlier name
     ),
 ]
@@ -92,7 +94,7 @@ Split = Annotated[
     typer.Option(
         metavar="RULE",
         help="How to split the network into layer groups: auto, layerwise, classic, a number of "
-        "groups, or the modules at which groups begin: layer2,layer4.",
+        "groups, or the modules at which groups begin, such as layer2,layer4.",
     ),
 ]
 
@@ -137,7 +139,7 @@ def train(
         _needed(
             "FOLDER",
             "Images: one sub-folder per class, or train/ and valid/ with such sub-folders; or a "
-            ".csv file with image names and their labels or numbers.",
+            ".csv or .tsv file with image names and their labels or numbers.",
         ),
     ],
     arch: Annotated[
@@ -195,7 +197,7 @@ def train(
         typer.Option(
             metavar="TASK",
             show_default=False,
-            rich_help_panel="Options for CSV files",
+            rich_help_panel="Options for tables",
             help="multiclass (one class for each image), multilabel or regression (default: "
             "inferred from the labels).",
         ),
@@ -215,9 +217,10 @@ def train(
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Fine-tune a network on a folder of images, or on a CSV file of labels.
+    """Fine-tune a network on a folder of images, or on a table of labels (.csv, .tsv).
 
-    The new head trains first, then all but the first group. Ctrl-C stops and saves the model.
+    The new head trains first, then all groups but the first (all, without pretrained weights).
+    Ctrl-C after the first step saves the model and stops.
     """  # fmt: skip
     from layergroups.cli import _train_command as command
     from layergroups.cli._parsing import TableOptions
@@ -257,7 +260,7 @@ def predict(
     on_error: Broken = OnError.stop,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Classify images with a trained model.
+    """Predict the labels, or numbers, of images with a trained model.
 
     All images are checked first. The rows of a batch are written as soon as it is predicted.
     """
@@ -288,7 +291,8 @@ def export(
 ) -> None:
     """Export a model as one file that runs without this library.
 
-    It takes pixels and returns probabilities, compared with the model; FILE.json describes it.
+    It takes pixels and returns probabilities or numbers, which are first compared with the model's.
+    FILE.json describes it.
     """  # fmt: skip
     from layergroups.cli import _export_command as command
 
@@ -303,7 +307,7 @@ def validate(
         _needed(
             "FOLDER",
             "Images: one sub-folder per class (of train/ and valid/, only valid/ is used), or a "
-            ".csv file, as for `layergroups train`.",
+            ".csv or .tsv file, as for `layergroups train`.",
         ),
     ],
     out: Annotated[
