@@ -89,9 +89,14 @@ def take_out_leaks(alive: Callable[[], set[int]], namespaces: Namespaces) -> Non
         return
     namespaces.restore()
     gc.collect()
-    while alive() and (caches := _holders(alive(), lambda h: isinstance(h, _LRU_CACHE))):
+    cleared: list[Any] = []  # one that is found again holds the tensor in another way
+    while alive():
+        caches = _holders(alive(), lambda h: isinstance(h, _LRU_CACHE) and h not in cleared)
+        if not caches:
+            break
         for cache in caches:
             cache.cache_clear()
+        cleared += caches
     if alive():
         refuse_leak(alive())
 
