@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layergroups.anatomy import eval_mode, read_anatomy
+from layergroups.anatomy import eval_mode, read_anatomy, restoring
 from layergroups.errors import AnatomyError
 
 
@@ -163,3 +163,14 @@ def test_modes_that_the_model_would_not_give_itself_are_put_back() -> None:
     with eval_mode(model):
         pass
     assert [m.training for m in model.modules()] == [True] * 4
+
+
+def test_the_order_of_hooks_is_restored_where_one_was_put_first() -> None:
+    model = nn.Linear(2, 2)
+    called: list[str] = []
+    model.register_forward_pre_hook(lambda *_: called.append("second"))
+    model.register_forward_pre_hook(lambda *_: called.append("first"), prepend=True)
+    with restoring(model):
+        model.register_forward_pre_hook(lambda *_: called.append("new"), prepend=True)
+    model(torch.ones(1, 2))
+    assert called == ["first", "second"]

@@ -90,10 +90,11 @@ def take_out_leaks(alive: Callable[[], set[int]], namespaces: Namespaces) -> Non
     namespaces.restore()
     gc.collect()
     cleared: list[Any] = []  # one that is found again holds the tensor in another way
-    while alive():
-        caches = _holders(alive(), lambda h: isinstance(h, _LRU_CACHE) and h not in cleared)
-        if not caches:
-            break
+
+    def is_new(holder: object) -> bool:
+        return isinstance(holder, _LRU_CACHE) and holder not in cleared
+
+    while alive() and (caches := _holders(alive(), is_new)):
         for cache in caches:
             cache.cache_clear()
         cleared += caches

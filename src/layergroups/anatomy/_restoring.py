@@ -199,7 +199,7 @@ def _content(holder: Any) -> Any:
     if (base := _container(kind)) is not None:  # its methods, past those that a subclass replaces
         if base.__len__(holder) > _LARGEST:
             return None
-        return dict(dict.items(holder)) if issubclass(base, dict) else base.copy(holder)
+        return dict(base.items(holder)) if issubclass(base, dict) else base.copy(holder)
     if kind is CellType:
         with suppress(ValueError):  # an empty cell
             return [holder.cell_contents]
