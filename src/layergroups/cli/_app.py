@@ -179,7 +179,12 @@ def train(
         ),
     ] = True,
     valid_pct: Annotated[
-        float, typer.Option(metavar="PART", help="Fraction of each class held out for validation.")
+        float,
+        typer.Option(
+            metavar="PART",
+            help="Fraction (0 to 1) of the images held out for validation, of each class where "
+            "there are classes; not used if the data have a validation part.",
+        ),
     ] = 0.2,
     seed: Annotated[
         int,
@@ -291,8 +296,8 @@ def export(
 ) -> None:
     """Export a model as one file that runs without this library.
 
-    It takes pixels and returns probabilities or numbers, which are first compared with the model's.
-    FILE.json describes it.
+    The file takes pixels and returns probabilities or numbers, which are first compared with the
+    model's. FILE.json describes it.
     """  # fmt: skip
     from layergroups.cli import _export_command as command
 
@@ -347,13 +352,17 @@ def inspect(
         str | None,
         _unset(
             "RULE",
-            "auto (the default), layerwise, classic, a number of groups, or the modules at which "
-            "groups begin: layer2,layer4.",
+            "auto, layerwise, classic, a number of groups, or the modules at which groups begin, "
+            "such as layer2,layer4 (default: auto, or the groups of the model folder).",
         ),
     ] = None,
     size: Annotated[
         int | None,
-        _unset("N", "Image size in pixels (default: that of the weights).", min=1),
+        _unset(
+            "N",
+            "Image size in pixels (default: that of the weights, or of the model folder).",
+            min=1,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -385,7 +394,10 @@ def report(
         ),
     ] = None,
     text: Annotated[
-        bool, typer.Option("--text", help="Write the same facts to stdout, as tables.")
+        bool,
+        typer.Option(
+            "--text", help="Write tables to stdout instead of the page (with --out, both)."
+        ),
     ] = False,
     json: AsJson = False,
 ) -> None:

@@ -27,8 +27,8 @@ def run(model: Path, *, format: str | None, out: Path | None, json: bool) -> Non
         return
     show(f"{target}\n{description}")
     say(
-        f"Compared with the model on {written['checked']['images']} images: probabilities differ "
-        f"by {written['checked']['largest_difference']:.1g} at most."
+        f"Compared with the model on {written['checked']['images']} images: probabilities or "
+        f"numbers differ by {written['checked']['largest_difference']:.1g} at most."
     )
 
 
