@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.anatomy.covered import anatomy_of, check_laws
+from tests.anatomy.covered import anatomy_of, check_laws, small
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -17,16 +17,6 @@ def test_prints_and_turns_into_json() -> None:
     anatomy = anatomy_of("resnet18")
     assert "layer3.0" in str(anatomy)
     assert json.loads(json.dumps(anatomy.to_dict()))["blocks"][9]["name"] == "fc"
-
-
-def small() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.ReLU()),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 4),
-    )
 
 
 def test_wrappers_are_looked_through() -> None:

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Any
 
 import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.anatomy.covered import anatomy_of, check_laws
+from tests.anatomy.covered import Answers, anatomy_of, check_laws, small
 from torch import Tensor, nn
 
 from layergroups.anatomy import Block, read_anatomy, trace
-
-
-class Answers(nn.Module):
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.form = form
-        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
-        self.kind, self.age = nn.Linear(8, 4), nn.Linear(8, 1)
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.second(self.first(x).relu()).relu().mean((2, 3))
-        kind, age = self.kind(x), self.age(x)
-        if self.form == "logits":
-            return {"features": x, "logits": kind}
-        return {"kind": kind, "age": age} if self.form == "dict" else (kind, age)
 
 
 class Tied(nn.Module):
@@ -64,16 +48,6 @@ def test_parameters_that_never_run_are_named() -> None:
     model = Answers("tuple")
     model.spare = nn.Linear(3, 3)
     assert check_laws(model).unused == ("spare.weight", "spare.bias")
-
-
-def small() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.ReLU()),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 4),
-    )
 
 
 class Nested(nn.Module):

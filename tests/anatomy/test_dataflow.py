@@ -7,26 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from tests.anatomy.covered import anatomy_of, check_laws
+from tests.anatomy.covered import Answers, anatomy_of, check_laws
 from torch import Tensor, nn
 
 from layergroups.anatomy import read_anatomy
 from layergroups.groups import LayerGroups
-
-
-class Answers(nn.Module):
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.form = form
-        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
-        self.kind, self.age = nn.Linear(8, 4), nn.Linear(8, 1)
-
-    def forward(self, x: Tensor) -> Any:
-        x = self.second(self.first(x).relu()).relu().mean((2, 3))
-        kind, age = self.kind(x), self.age(x)
-        if self.form == "logits":
-            return {"features": x, "logits": kind}
-        return {"kind": kind, "age": age} if self.form == "dict" else (kind, age)
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple"])

@@ -13,7 +13,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.laws.models import TiedLanguageModel, TinyResNet, TinyTransformer, image
-from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
+from tests.training.tiny import learner_of, moved, snapshot, tiny_model
 from torch import Tensor, nn
 
 from layergroups import transplant
@@ -229,13 +229,6 @@ def test_a_transplant_prints_a_line_and_a_short_table_and_turns_into_json() -> N
     many = Transplant((), (), tuple(TensorReport(str(i), f"reason {i}") for i in range(9)), ())
     assert len(str(many).splitlines()) == 5
     assert "6  for other reasons" in str(many)
-
-
-def learner_of(vocab: tuple[str, ...], seed: int = 1, **options: Any) -> Learner:
-    torch.manual_seed(seed)
-    made = pretrained(tiny_model(len(vocab)))
-    defaults: dict[str, Any] = {"progress": False, "seed": 0, "split": ["0.0", "0.7", "1"]}
-    return Learner(TinyLoaders(vocab=vocab), made, **(defaults | options))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
+from tests.training.tiny import TinyLoaders, learner_of, moved, pretrained, snapshot, tiny_model
 from torch import nn
 
 from layergroups import checkpoints
@@ -373,13 +373,6 @@ def test_a_buffer_of_a_different_shape_is_named(make, caplog) -> None:
         restore(learn, *saved, source="it")
     assert any("angles" in line for line in caplog.messages)
     assert len(learn.model[0][-1].angles) == 6
-
-
-def learner_of(vocab: tuple[str, ...], seed: int = 1, **options: Any) -> Learner:
-    torch.manual_seed(seed)
-    made = pretrained(tiny_model(len(vocab)))
-    defaults: dict[str, Any] = {"progress": False, "seed": 0, "split": ["0.0", "0.7", "1"]}
-    return Learner(TinyLoaders(vocab=vocab), made, **(defaults | options))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups.input_spec import InputSpec
+from layergroups.training import Learner
 
 
 @dataclass
@@ -170,3 +171,11 @@ def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
     """Names of the weights and buffers that differ by any bit."""
     after = module.state_dict()
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+
+def learner_of(vocab: tuple[str, ...], seed: int = 1, **options: Any) -> Learner:
+    """A learner on tiny data of these classes."""
+    torch.manual_seed(seed)
+    made = pretrained(tiny_model(len(vocab)))
+    defaults: dict[str, Any] = {"progress": False, "seed": 0, "split": ["0.0", "0.7", "1"]}
+    return Learner(TinyLoaders(vocab=vocab), made, **(defaults | options))

@@ -9,8 +9,9 @@ copy of a frozen model: `copy.requires_grad_(True).train()`.
 Limits. A layer or parameter that several groups run belongs to the first of them. A container with
 layers of frozen and other groups trains: functional dropout in its own `forward`, or a buffer that
 it owns, is not frozen. A layer that draws without reading its mode, such as
-`nn.FractionalMaxPool2d`, also draws when frozen. A layer that writes its own tensors in eval mode
-too (observers of quantization, membranes of spiking networks) moves; for buffers a line says so.
+`nn.FractionalMaxPool2d`, also draws when frozen. Buffers that a frozen layer writes in eval mode
+too (observers of quantization, membranes of spiking networks) are put back by `HoldBuffers`;
+weights that a layer writes through `.data` move.
 """
 
 from __future__ import annotations
