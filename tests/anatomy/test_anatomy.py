@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from tests.anatomy.covered import anatomy_of, check_laws, small
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from layergroups.anatomy import read_anatomy
+from layergroups.anatomy._anatomy import _may_checkpoint as may_checkpoint
 
 
 def test_prints_and_turns_into_json() -> None:
@@ -47,3 +50,20 @@ def test_parametrized_weights_are_seen_through() -> None:
     assert {n for b in anatomy.head for n in b.parameters} == {
         "4.bias", "4.parametrizations.weight.original0", "4.parametrizations.weight.original1",
     }  # fmt: skip
+
+
+def test_a_switch_that_turns_checkpointing_on_is_no_checkpointing() -> None:
+    class Stage(nn.Linear):
+        use_it = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x) if self.use_it else super().forward(x)
+
+    class Switch(nn.Sequential):
+        def set_grad_checkpointing(self) -> None:
+            for stage in self:
+                stage.grad_checkpointing = True
+
+    assert may_checkpoint(nn.Sequential(Stage(3, 3)))
+    assert not may_checkpoint(Switch(nn.Linear(3, 3)))
+    assert not may_checkpoint(timm.create_model("convnextv2_atto"))
