@@ -10,7 +10,7 @@ import torchvision
 from tests.anatomy.covered import Answers, anatomy_of, check_laws
 from torch import Tensor, nn
 
-from layergroups.anatomy import read_anatomy
+from layergroups.anatomy import Flow, find_head, read_anatomy, trace
 from layergroups.groups import LayerGroups
 
 
@@ -82,6 +82,23 @@ def test_headless_network_says_so() -> None:
     anatomy = read_anatomy(network)
     assert not anatomy.has_head
     assert "several depths" in anatomy.head_reason
+
+
+def test_the_head_of_a_headless_network_starts_past_its_end() -> None:
+    network = torchvision.models.resnet18(weights=None)
+    network.fc = nn.Identity()
+    flow = Flow(trace(network, torch.zeros(2, 3, 64, 64)))
+    assert find_head(flow).start > flow.trace.ops[-1].time
+
+
+def test_a_normalised_map_is_a_feature_and_a_normalised_vector_an_answer() -> None:
+    body = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU()]
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    encoder = nn.Sequential(*body, nn.Conv2d(32, 16, 1), nn.BatchNorm2d(16), *ends)
+    classifier = nn.Sequential(*body, *ends, nn.Linear(32, 16), nn.BatchNorm1d(16))
+    images = torch.zeros(2, 3, 32, 32)
+    assert not read_anatomy(encoder, images).has_head
+    assert read_anatomy(classifier, images).has_head
 
 
 def test_mlp_head_is_the_last_layer_only() -> None:

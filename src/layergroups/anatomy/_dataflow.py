@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -200,8 +201,8 @@ class Head:
 
     @property
     def start(self) -> int:
-        """Time of its first operation."""
-        return min(self.ops)
+        """Time of its first operation; past the end where there is no head."""
+        return min(self.ops, default=sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -363,8 +364,13 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         return "the output is an embedding"
     if features and all(c.out_features == c.in_features for c in maps):
         return "the output is as wide as the features, as that of a pooler"
-    normed_and_active = not (names.isdisjoint(_NORMS) or names.isdisjoint(_ACTIVATIONS))
-    if not narrow or normed_and_active:
+    # a norm of the answers themselves is usual, one of the last map is that of an encoder
+    on_map = any(
+        op.name == "convolution" and not m.takes_vector
+        for op, m in zip(output.finals, maps, strict=True)
+    )
+    as_features = not names.isdisjoint(_NORMS) and (on_map or not names.isdisjoint(_ACTIVATIONS))
+    if not narrow or as_features:
         return _as_in_a_body(flow, output, names, maps)
     return ""
 
