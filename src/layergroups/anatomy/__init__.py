@@ -3,7 +3,8 @@
 from layergroups._torch import unwrap
 from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
 from layergroups.anatomy._blocks import Block
-from layergroups.anatomy._dataflow import Classifier, Flow, Head, find_head, is_vector, spatial_size
+from layergroups.anatomy._dataflow import Flow, is_vector, spatial_size
+from layergroups.anatomy._head import Classifier, Head, find_head
 from layergroups.anatomy._restoring import Snapshot, eval_mode, restoring
 from layergroups.anatomy._splits import (
     Boundary,

@@ -14,8 +14,9 @@ from torch import nn
 from layergroups._paths import join, leaves
 from layergroups._torch import each_module, unwrap
 from layergroups.anatomy._blocks import Block, find_blocks
-from layergroups.anatomy._dataflow import Classifier, Flow, find_head, known_head
+from layergroups.anatomy._dataflow import Flow
 from layergroups.anatomy._example_inputs import candidate_inputs
+from layergroups.anatomy._head import Classifier, find_head, known_head
 from layergroups.anatomy._leaks import LeakError
 from layergroups.anatomy._restoring import differentiable, tensors_in
 from layergroups.anatomy._splits import Boundary, find_boundaries

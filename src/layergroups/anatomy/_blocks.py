@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from layergroups._paths import layer_of
-from layergroups.anatomy._dataflow import Flow, Head, is_vector
+from layergroups.anatomy._dataflow import Flow, is_vector
+from layergroups.anatomy._head import Head
 from layergroups.anatomy._trace import Call
 
 _LARGE = 1 / 3
