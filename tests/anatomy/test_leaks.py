@@ -356,6 +356,21 @@ def test_looking_is_cheap_where_nothing_is_left(monkeypatch: pytest.MonkeyPatch)
     read_anatomy(nn.Linear(WIDTH, 2), EXAMPLE)
 
 
+class Untouched:
+    @property
+    def __dict__(self) -> dict[str, Any]:
+        raise AssertionError("this global was looked at")
+
+
+_LARGE_DATA = [Untouched()]
+
+
+def test_globals_that_the_code_of_a_model_does_not_name_are_not_looked_at() -> None:
+    read_anatomy(OfClass(), EXAMPLE)
+    with pytest.raises(AssertionError, match="looked at"):
+        read_anatomy(Caching(lambda: table() * len(_LARGE_DATA)), EXAMPLE)
+
+
 def transformers_model(name: str, **config: Any) -> nn.Module:
     import transformers
 

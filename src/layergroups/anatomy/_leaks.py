@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+from collections import defaultdict
 from collections.abc import Callable
-from types import FrameType, FunctionType, ModuleType, TracebackType
+from types import CodeType, FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from layergroups.errors import AnatomyError
 
 _LRU_CACHE = type(functools.lru_cache(lambda: None))
 _LEVELS = 6  # a tensor in a tuple in a list in a dict ... in a cache
+_NO_ENTRIES = (type, ModuleType, FunctionType, nn.Module)
 _PASSING = (FrameType, TracebackType, BaseException)  # where a failed run is still looked at
 _NOT_OF_MODELS = {"torch", "numpy", *sys.stdlib_module_names}
 
@@ -32,28 +34,99 @@ class LeakError(AnatomyError):
 
 
 class Namespaces:
-    """What the classes of a model and their Python files hold, and the files named in these."""
+    """What the code of a model may fill: the globals that it names, its classes, and their files.
 
-    def __init__(self, model: nn.Module) -> None:
-        classes = {
-            k for m in each_module(model) for k in type(m).__mro__ if _may_cache(k.__module__)
-        }
-        files = [sys.modules[k.__module__] for k in classes if k.__module__ in sys.modules]
-        named = [_file_of(value) for file in files for value in vars(file).values()]
-        files += [file for file in named if file is not None and _may_cache(file.__name__)]
-        self._names = [(o, _own_names(o)) for o in dict.fromkeys([*classes, *files])]
-        self._held = Snapshot(value for _, names in self._names for value in names.values())
+    Code is followed by names, not by values: `cache.get` reaches each `get` of the classes and
+    files reached. So of a library with ten thousand globals only a few are looked at.
+
+    Args:
+        model: as before the run.
+        held: what it holds; the functions and classes in there are where code begins.
+    """
+
+    def __init__(self, model: nn.Module, held: Snapshot) -> None:
+        self._owners: dict[Any, dict[str, Any]] = {}  # classes and files, and what they hold
+        self._named = {"forward"}
+        self._unnamed: defaultdict[str, list[Any]] = defaultdict(list)
+        self._code: set[CodeType] = set()
+        self._reached: list[Any] = []
+        self._snapshots = [held]
+        for kind in set(map(type, each_module(model))):
+            self._enter(kind)
+        found = held.alive
+        while found:
+            for kind in set(map(type, found)):
+                self._enter(kind)
+            for value in found:
+                if type(value) is FunctionType:
+                    self._enter(sys.modules.get(value.__module__))
+                    self._read(value.__code__)
+            reached, self._reached = self._reached, []
+            self._snapshots.append(Snapshot(reached))
+            found = self._snapshots[-1].alive
+
+    def _enter(self, owner: type | ModuleType | None) -> None:
+        if isinstance(owner, ModuleType):
+            if _may_cache(owner.__name__):
+                self._add(owner)
+        elif owner is not None and owner not in self._owners:
+            for kind in owner.__mro__:
+                if _may_cache(kind.__module__):
+                    self._add(kind)
+
+    def _add(self, owner: Any) -> None:
+        if owner in self._owners:
+            return
+        self._owners[owner] = _own_names(owner)
+        # Python calls `__getitem__` and its like by no name; layers are made before they run.
+        makes_layers = isinstance(owner, type) and issubclass(owner, nn.Module)
+        for name, value in list(vars(owner).items()):
+            special = type(value) is FunctionType and name[:2] == "__"
+            if name in self._named or (special and not (makes_layers and name == "__init__")):
+                self._reach(value)
+            else:
+                self._unnamed[name].append(value)
+
+    def _reach(self, value: Any) -> None:
+        if isinstance(value, (type, ModuleType)):
+            self._enter(value)
+        else:
+            self._reached.append(value.fget if isinstance(value, property) else value)
+
+    def _read(self, code: CodeType) -> None:
+        if code in self._code:
+            return
+        self._code.add(code)
+        for name in {*code.co_names} - self._named:
+            self._named.add(name)
+            self._enter(sys.modules.get(name) if "." in name else None)  # an import in a function
+            for value in self._unnamed.pop(name, ()):
+                self._reach(value)
+        for inner in code.co_consts:
+            if isinstance(inner, CodeType):
+                self._read(inner)
 
     def restore(self) -> None:
         """Give names their old objects again, and these objects their old content."""
-        self._held.restore()
-        for owner, names in self._names:
+        for snapshot in self._snapshots:
+            snapshot.restore()
+        for owner, names in self._owners.items():
             now = _own_names(owner)
             for name in [n for n in now if n not in names]:
                 delattr(owner, name)
             for name, value in names.items():
                 if name not in now or now[name] is not value:
                     setattr(owner, name, value)
+
+    def clear_caches(self, alive: set[int]) -> None:
+        """Empty each `lru_cache` in reach that holds tensors with these storages."""
+        for cache in (o for s in self._snapshots for o in s.alive if isinstance(o, _LRU_CACHE)):
+            level: list[Any] = [cache]
+            for _ in range(_LEVELS):
+                level = [o for o in gc.get_referents(*level) if not isinstance(o, _NO_ENTRIES)]
+                if any(_is_of(o, alive) for o in level):
+                    cache.cache_clear()
+                    break
 
 
 def _own_names(owner: object) -> dict[str, Any]:
@@ -63,14 +136,6 @@ def _own_names(owner: object) -> dict[str, Any]:
 
 def _may_cache(file: str) -> bool:
     return file.partition(".")[0] not in _NOT_OF_MODELS
-
-
-def _file_of(value: object) -> ModuleType | None:
-    if isinstance(value, ModuleType):
-        return value
-    if isinstance(value, (FunctionType, _LRU_CACHE)):
-        return sys.modules.get(value.__module__)
-    return None
 
 
 def take_out_leaks(alive: Callable[[], set[int]], namespaces: Namespaces) -> None:
@@ -88,7 +153,10 @@ def take_out_leaks(alive: Callable[[], set[int]], namespaces: Namespaces) -> Non
     if not alive():
         return
     namespaces.restore()
-    gc.collect()
+    for collect in (lambda: namespaces.clear_caches(alive()), lambda: gc.collect(1), gc.collect):
+        if not alive():
+            return
+        collect()
     cleared: list[Any] = []  # one that is found again holds the tensor in another way
 
     def is_new(holder: object) -> bool:

@@ -28,7 +28,7 @@ _STDLIB_HOLDERS = ("collections", "functools", "types", "weakref")
 @contextmanager
 def restoring(
     model: nn.Module, call: Any = None, *, training: bool = False, autograd: bool = False
-) -> Iterator[None]:
+) -> Iterator[Snapshot]:
     """Set all modules to one mode for the time of the block, then restore the model.
 
     Put back are the attributes of modules and of all objects that they hold, containers (nested
@@ -54,7 +54,7 @@ def restoring(
             _set_modes(each_module(model), training)
             # Gradients stay enabled, so that a `no_grad` of the model's own is seen.
             _require_grad([(p, autograd) for p, _ in flags])
-            yield
+            yield held
     finally:
         fake_tensor_log.setLevel(level)
         held.restore()
@@ -171,7 +171,7 @@ class Snapshot:
 
     def __init__(self, roots: Iterable[object], *, deep: bool = True) -> None:
         self._held: list[tuple[Any, Any]] = []
-        self._alive: list[object] = []  # so that no id is given twice
+        self.alive: list[object] = []  # so that no id is given twice
         seen: set[int] = set()
         waiting = list(roots)
         while waiting:
@@ -179,7 +179,7 @@ class Snapshot:
             if issubclass(type(holder), _LEAVES) or id(holder) in seen:
                 continue
             seen.add(id(holder))
-            self._alive.append(holder)
+            self.alive.append(holder)
             content = _content(holder)
             if content is not None:
                 self._held.append((holder, content))

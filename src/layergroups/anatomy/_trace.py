@@ -532,17 +532,19 @@ def _one_run(
 ) -> tuple[Trace, bool] | Exception:
     """One run, and whether it used layers on nothing that was given; or why it failed."""
     dry = fake or _computes_nothing(model)
-    recorder, namespaces = Recorder(model, dry=dry, all_data=all_data), Namespaces(model)
+    recorder = Recorder(model, dry=dry, all_data=all_data)
+    namespaces: Namespaces | None = None
     result: tuple[Trace, bool] | Exception
     try:
-        with restoring(model, call, training=training, autograd=autograd):
+        with restoring(model, call, training=training, autograd=autograd) as held:
+            namespaces = Namespaces(model, held) if dry else None
             found = _run(recorder, model, call, fake=fake, autograd=autograd)
             result = found, recorder.lost
     except LeakError:
         raise
     except Exception as error:
         result = error
-    if dry:  # what a real run leaves in a cache is right
+    if namespaces is not None:  # what a real run leaves in a cache is right
         _drop_tracebacks(result)
         take_out_leaks(recorder.alive, namespaces)
     return result
