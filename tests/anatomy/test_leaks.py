@@ -366,9 +366,9 @@ _LARGE_DATA = [Untouched()]
 
 
 def test_globals_that_the_code_of_a_model_does_not_name_are_not_looked_at() -> None:
-    read_anatomy(OfClass(), EXAMPLE)
-    with pytest.raises(AssertionError, match="looked at"):
-        read_anatomy(Caching(lambda: table() * len(_LARGE_DATA)), EXAMPLE)
+    assert read_anatomy(OfClass(), EXAMPLE).source == "fake run"
+    naming = Caching(lambda: table() * len(_LARGE_DATA))
+    assert read_anatomy(naming, EXAMPLE).source == "real run"  # the fake one failed by it
 
 
 def transformers_model(name: str, **config: Any) -> nn.Module:
