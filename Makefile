@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
-TEST   := $(BIN)/python -m pytest -q -n auto
+TEST   := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 .PHONY: demo test test-all test-oldest check lint types floors format clean
 .DEFAULT_GOAL := demo

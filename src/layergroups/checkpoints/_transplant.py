@@ -591,10 +591,7 @@ def _shared(state: Mapping[str, Any], shape: torch.Size) -> dict[str, Any] | Non
 
 
 def _carried_state(
-    goal: nn.Parameter,
-    move: _Move,
-    states: Mapping[str, Mapping[str, Any]],
-    ours: Tensors,
+    goal: nn.Parameter, move: _Move, states: Mapping[str, Mapping[str, Any]], ours: Tensors
 ) -> dict[str, Any]:
     """The state of a parameter: moments row by row if its rows were moved, the rest unchanged."""
     first = states[move.sources[0]]

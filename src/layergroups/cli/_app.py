@@ -62,10 +62,7 @@ Model = Annotated[Path, _needed("DIR", "Model folder written by `layergroups tra
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs after the head-only phase.")]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Batch size.")]
-Workers = Annotated[
-    int | None,
-    _unset("N", "Data-loading workers (default: automatic).", min=0),
-]
+Workers = Annotated[int | None, _unset("N", "Data-loading workers (default: automatic).", min=0)]
 Broken = Annotated[
     OnError, typer.Option(help="raise: stop at images that cannot be read; skip: leave them out.")
 ]
@@ -74,13 +71,9 @@ LabelCol = Annotated[
     _of_csv("NAME", "The label column, or several separated by commas (default: the second)."),
 ]
 LabelDelim = Annotated[
-    str | None,
-    _of_csv("TEXT", "The separator between several labels of one image."),
+    str | None, _of_csv("TEXT", "The separator between several labels of one image.")
 ]
-ValidCol = Annotated[
-    str | None,
-    _of_csv("NAME", "The column that marks the validation images."),
-]
+ValidCol = Annotated[str | None, _of_csv("NAME", "The column that marks the validation images.")]
 ImagesDir = Annotated[
     Path | None,
     _of_csv(
@@ -108,8 +101,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Fine-tune pretrained networks on your own images, by layer groups."""
@@ -143,8 +135,7 @@ def train(
         ),
     ],
     arch: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Network: resnet18, torchvision:…, timm:…"),
+        str, typer.Option(metavar="NAME", help="Network: resnet18, torchvision:…, timm:…")
     ] = "resnet18",
     epochs: Epochs = 3,
     freeze_epochs: Annotated[
@@ -208,12 +199,10 @@ def train(
         ),
     ] = None,
     channels: Annotated[
-        int | None,
-        _unset("N", "Image channels, such as 1 for grayscale (default: 3).", min=1),
+        int | None, _unset("N", "Image channels, such as 1 for grayscale (default: 3).", min=1)
     ] = None,
     checkpoint_dir: Annotated[
-        Path | None,
-        _unset("DIR", "Save a checkpoint of the training here after each epoch."),
+        Path | None, _unset("DIR", "Save a checkpoint of the training here after each epoch.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume from the checkpoint in --checkpoint-dir.")
@@ -231,11 +220,7 @@ def train(
     from layergroups.cli._parsing import TableOptions
 
     labels = TableOptions(
-        column=label_col,
-        delimiter=label_delim,
-        valid=valid_col,
-        task=task,
-        images=images,
+        column=label_col, delimiter=label_delim, valid=valid_col, task=task, images=images
     )
     command.run(
         command.TrainOptions(
@@ -252,13 +237,9 @@ def train(
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[
-        list[Path],
-        _needed("IMAGE…", "Images, or folders of images."),
-    ],
+    images: Annotated[list[Path], _needed("IMAGE…", "Images, or folders of images.")],
     format: Annotated[
-        Rows | None,
-        typer.Option(help="Output format.", show_default="table"),
+        Rows | None, typer.Option(help="Output format.", show_default="table")
     ] = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
@@ -316,8 +297,7 @@ def validate(
         ),
     ],
     out: Annotated[
-        Path | None,
-        _unset("FILE", "Draw the confusion matrix to this file: .png, .svg or .pdf."),
+        Path | None, _unset("FILE", "Draw the confusion matrix to this file: .png, .svg or .pdf.")
     ] = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
@@ -342,11 +322,7 @@ def validate(
 @app.command()
 def inspect(
     what: Annotated[
-        str,
-        _needed(
-            "ARCH_OR_DIR",
-            "A network such as resnet18 or timm:…, or a model folder.",
-        ),
+        str, _needed("ARCH_OR_DIR", "A network such as resnet18 or timm:…, or a model folder.")
     ],
     split: Annotated[
         str | None,
@@ -381,16 +357,12 @@ def inspect(
 
 @app.command()
 def report(
-    runs: Annotated[
-        list[Path],
-        _needed("DIR…", "Model folders written by `layergroups train`."),
-    ],
+    runs: Annotated[list[Path], _needed("DIR…", "Model folders written by `layergroups train`.")],
     compare: Annotated[bool, typer.Option("--compare", help="Show two runs side by side.")] = False,
     out: Annotated[
         Path | None,
         _unset(
-            "FILE",
-            "The .html file to write (default: DIR/run.html; compare.html for two runs).",
+            "FILE", "The .html file to write (default: DIR/run.html; compare.html for two runs)."
         ),
     ] = None,
     text: Annotated[

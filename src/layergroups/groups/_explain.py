@@ -14,14 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from layergroups._formatting import Printable, count, first_few
-from layergroups.anatomy import (
-    Anatomy,
-    Block,
-    Boundary,
-    choose_splits,
-    split_candidates,
-    towers_of,
-)
+from layergroups.anatomy import Anatomy, Block, Boundary, choose_splits, split_candidates, towers_of
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import Partition
 from layergroups.groups._rules import classic_paths, divide

@@ -145,11 +145,7 @@ def consecutive(
 
 
 def by_block(
-    model: nn.Module,
-    anatomy: Anatomy,
-    rule: str,
-    parts: Sequence[Part],
-    part_of: Mapping[int, int],
+    model: nn.Module, anatomy: Anatomy, rule: str, parts: Sequence[Part], part_of: Mapping[int, int]
 ) -> Partition:
     """Whole blocks to parts, by index; a part without parameters is merged into the next."""
     filled = {part_of.get(b.index, 0) for b in anatomy.blocks if b.parameters} or {0}

@@ -17,13 +17,7 @@ from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few
 from layergroups._paths import leaves, parent
-from layergroups._torch import (
-    all_children,
-    all_parameters,
-    is_sharded,
-    own_modules,
-    own_parameters,
-)
+from layergroups._torch import all_children, all_parameters, is_sharded, own_modules, own_parameters
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 

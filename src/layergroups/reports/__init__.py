@@ -4,11 +4,7 @@ from layergroups.reports._grad_cam import HeatMap, grad_cam, heat_map
 from layergroups.reports._images import TopLoss
 from layergroups.reports._interpretation import Interpretation, confusion_matrix
 from layergroups.reports._model_summary import ModelSummary, model_summary
-from layergroups.reports._prediction_tables import (
-    groups_report,
-    per_class_table,
-    write_rows,
-)
+from layergroups.reports._prediction_tables import groups_report, per_class_table, write_rows
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports._run_report import RunReport, check_page_name, report_on
 from layergroups.reports._show_results import results_picture
@@ -30,13 +26,7 @@ from layergroups.reports.run import (
     record_run,
     write_run,
 )
-from layergroups.tasks import (
-    Calibration,
-    ClassReport,
-    Confusion,
-    ConfusionMatrix,
-    Residuals,
-)
+from layergroups.tasks import Calibration, ClassReport, Confusion, ConfusionMatrix, Residuals
 
 __all__ = [
     "PICTURE",

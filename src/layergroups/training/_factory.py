@@ -20,12 +20,7 @@ from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import DataSource, InferenceData, bound_to, data_source, transform_from_config
 from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
-from layergroups.models import (
-    all_or_nothing,
-    assemble,
-    load_model,
-    with_channels,
-)
+from layergroups.models import all_or_nothing, assemble, load_model, with_channels
 from layergroups.tasks import Task, loss_from, stand_in, task_meant_by
 from layergroups.training._learner import Learner
 from layergroups.training.persistence import groups_of_export
@@ -174,11 +169,7 @@ def vision_learner(
 
 
 def cnn_learner(
-    dls: ImageDataLoaders,
-    arch: Arch,
-    *,
-    split_on: Split | None = None,
-    **options: Any,
+    dls: ImageDataLoaders, arch: Arch, *, split_on: Split | None = None, **options: Any
 ) -> Learner:
     """The older name of `vision_learner`; `split_on` is the older name of `split`."""
     if split_on is not None:

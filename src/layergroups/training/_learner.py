@@ -365,10 +365,7 @@ class Learner(LearnerState):
     thaw = gradual_unfreeze
 
     def _run(
-        self,
-        phases: Sequence[Phase],
-        options: FitOptions,
-        figures: FineTuneDefaults | None = None,
+        self, phases: Sequence[Phase], options: FitOptions, figures: FineTuneDefaults | None = None
     ) -> History:
         given: FitOptions = {**DEFAULTS, **options}
         callbacks = checked_callbacks(given["callbacks"])

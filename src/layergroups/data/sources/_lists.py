@@ -130,10 +130,7 @@ def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = Non
 
 
 def marked(
-    photos: Samples,
-    vocab: Sequence[str],
-    is_valid: Sequence[bool],
-    broken: Sequence[BrokenImage],
+    photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool], broken: Sequence[BrokenImage]
 ) -> Split:
     """Images divided as their marks say."""
     train, valid = (

@@ -24,13 +24,7 @@ from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
 from layergroups.training.loop._position import shards_left
 from layergroups.training.loop._precision import optimizer_step
 from layergroups.training.optim import rates_in_use, set_momentum, set_rates
-from layergroups.training.state import (
-    EpochRow,
-    History,
-    lr_profile,
-    memory_used,
-    norm_layers,
-)
+from layergroups.training.state import EpochRow, History, lr_profile, memory_used, norm_layers
 
 _log = logging.getLogger("layergroups")
 

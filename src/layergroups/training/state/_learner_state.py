@@ -6,16 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Generic,
-    Literal,
-    Never,
-    TypeVar,
-    get_args,
-)
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
