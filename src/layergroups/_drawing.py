@@ -61,13 +61,8 @@ def check_ending(path: str | Path) -> Path:
 def new_figure(width: float, height: float, title: str = "", note: str = "") -> Figure:
     """A white figure without any global state, which a notebook shows as the last value of a cell.
 
-    What is drawn in it is moved so that no text is cut.
-
-    Args:
-        width: inches.
-        height: inches, without the title.
-        title: at the top left.
-        note: a fainter line below the title.
+    What is drawn in it is moved so that no text is cut. The width is in inches, and so is the
+    height, which is without the title. The note is a fainter line below the title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -166,19 +161,14 @@ def _text_width(text: str, size: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One item: its image, optionally with a heat map beside it, and text below.
+    """One item: its image, optionally with a heat map beside it, and text below."""
 
-    Attributes:
-        pictures: one or two, each (H, W) or (H, W, 3), 0..1, of one shape in all tiles.
-        heading: the prediction, or the label.
-        right: whether the prediction is correct; None if unknown or not applicable.
-        lines: further text.
-    """
-
+    # one or two, each (H, W) or (H, W, 3), 0..1, of one shape in all tiles
     pictures: tuple[Any, ...]
-    heading: str
+    heading: str  # the prediction, or the label
+    # whether the prediction is correct; None if unknown or not applicable
     right: bool | None = None
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()  # further text
 
 
 def draw_images(tiles: Sequence[Tile], title: str = "", note: str = "", columns: int = 0) -> Figure:

@@ -15,12 +15,7 @@ from rich.console import Console, RenderableType
 
 
 def plain_text(shown: RenderableType, width: int = 100) -> str:
-    """What rich would print, without colours and without spaces at the ends of lines.
-
-    Args:
-        shown: a table, text, or a group of them.
-        width: columns at the most.
-    """
+    """What rich would print, without colours and without spaces at the ends of lines."""
     # in a notebook a console displays what it is given, if it is not told otherwise
     console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
     with console.capture() as captured:
@@ -166,14 +161,7 @@ def html_table(
     *,
     left: Sequence[str] = (),
 ) -> str:
-    """A table on its own, with its styles inside.
-
-    Args:
-        headings: of the columns.
-        rows: a cell for each column, shown as its `str`.
-        caption: what the table shows.
-        left: headings of the columns whose text begins at the left; the first does always.
-    """
+    """A table with its styles inside; the text of the columns in `left` begins at the left."""
     sides = ["left" if i == 0 or h in left else "right" for i, h in enumerate(headings)]
     title = (
         f'<caption style="text-align:left;white-space:nowrap">{escape(caption)}</caption>'

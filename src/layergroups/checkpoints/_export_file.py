@@ -182,13 +182,8 @@ def write_portable(
 ) -> Path:
     """Write a `.pt2` or `.onnx` file and its description `path`.json; the model does not change.
 
-    Args:
-        path: the file; missing folders are created.
-        model: from normalised images (N, channels, H, W) to outputs (N, C).
-        wanted: the specification of the file.
-        pixels: images for testing the file, see `trial_pixels`.
-        expected: the model's predictions for them, (N, C), on the CPU.
-        exact: False if those were computed in half precision or on an accelerator.
+    `pixels`, see `trial_pixels`, test the file: `expected` are the model's predictions for them,
+    (N, C), on the CPU; not `exact` if computed in half precision or on an accelerator.
     """
     ending = path.suffix.lower()
     if ending == ".onnx":
@@ -268,11 +263,7 @@ def compared(
 
 
 def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
-    """Images for comparing two models: smooth colours, noise, black.
-
-    Returns:
-        uint8 (4, H, W, channels), or float32 from 0 to 1 if they are neither grey nor RGB.
-    """
+    """Smooth colours, noise, black: uint8 (4, H, W, C), or float32 if neither grey nor RGB."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(2, channels, 5, 4, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=size, mode="bilinear")

@@ -131,11 +131,7 @@ class Series:
                 path.unlink(missing_ok=True)
 
     def readable(self) -> Iterator[Saved]:
-        """Yield the checkpoints that can be read, newest first; damaged ones are logged.
-
-        Raises:
-            CheckpointError: there are files, but all are damaged.
-        """
+        """Yield the checkpoints that can be read, newest first; fails if all are damaged."""
         reasons = []
         files = self.files()
         for path in files:

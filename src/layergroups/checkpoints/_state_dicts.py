@@ -75,9 +75,7 @@ def check_optimizer(
 ) -> None:
     """Check that `load_optimizer_state`, and a step after it, will succeed; changes nothing.
 
-    Raises:
-        CheckpointError: the state is of a different kind of optimizer, or lacks values.
-        KeyError, TypeError, ValueError, AttributeError: the state is incomplete.
+    An incomplete state also raises KeyError, TypeError, ValueError or AttributeError.
     """
     ours = type(optimizer).__name__
     if state["class"] != ours:
@@ -138,11 +136,7 @@ def _fits(saved: object, wanted: object) -> bool:
 def load_optimizer_state(
     optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Restore the state of each parameter by name; others have none afterwards.
-
-    Returns:
-        Names of parameters in the saved state that the model does not have.
-    """
+    """Restore the state of each parameter by name, else none; returns names without parameter."""
     check_optimizer(optimizer, model, tensors, state)
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
@@ -200,11 +194,7 @@ def random_state() -> Named:
 def load_random_state(
     tensors: Mapping[str, Tensor], plain: Mapping[str, Any], *, trial: bool = False
 ) -> None:
-    """Restore the state of every generator that exists here; a trial only checks that it can.
-
-    Raises:
-        KeyError, TypeError, ValueError, RuntimeError: a state is missing or invalid.
-    """
+    """Restore the state of every generator that exists here; a trial only checks that it can."""
     of_python: Any = random.Random() if trial else random
     of_torch = torch.Generator() if trial else torch.default_generator
     version, words, gauss = plain["python"]
@@ -225,11 +215,7 @@ def load_random_state(
 
 
 def split_tensors(value: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
-    """Separate the tensors from nested dicts, lists and tuples (which are restored as lists).
-
-    Returns:
-        The tensors by name, each beginning with `prefix`, and the value with names in their place.
-    """
+    """Separate the tensors from nested dicts, lists and tuples (which are restored as lists)."""
     if isinstance(value, Tensor):
         return {prefix: value}, {_TENSOR: prefix}
     if isinstance(value, PLAIN):
@@ -287,11 +273,7 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
 def fitting_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], str]:
-    """The saved weights that the model has with the same shape.
-
-    Returns:
-        The weights, and a message about those that do not fit; empty if all fit.
-    """
+    """The saved weights that the model has with the same shape, and a message on the others."""
     differences = compare(model, weights)
     if not differences:
         return dict(weights), ""

@@ -36,14 +36,7 @@ _AS_OPTIONS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: the words after `layergroups`; those of the process if None.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command: the words after `layergroups`; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - closed (2>&-)
     if sys.stdout is None:

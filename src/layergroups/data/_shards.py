@@ -29,21 +29,13 @@ class Rank(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The part of a batch for one process.
+    """The part of a batch for one process."""
 
-    Attributes:
-        batch: its items; those of a different process if none is left for this one.
-        n_counted: how many of them count here; 0 if they belong to a different process.
-        n_items: items in the whole batch.
-        positions: of its items in the whole batch.
-        check: equal on all processes if they divide the same batch.
-    """
-
-    batch: Any
-    n_counted: int
-    n_items: int
-    positions: range
-    check: int = 0
+    batch: Any  # its items; those of a different process if none is left for this one
+    n_counted: int  # how many of them count here; 0 if they belong to a different process
+    n_items: int  # items in the whole batch
+    positions: range  # of its items in the whole batch
+    check: int = 0  # equal on all processes if they divide the same batch
 
     @property
     def weight(self) -> float:

@@ -35,21 +35,14 @@ _ERRORS_SHOWN = 2
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The results of the demo.
+    """The results of the demo."""
 
-    Attributes:
-        confusion: on the validation photos.
-        shown: predictions for the first photo of each class, and for confident errors.
-        files: the files of the run.
-        network: the picture of the network and its layer groups.
-        seconds: wall-clock time of the whole demo.
-    """
-
-    confusion: ConfusionMatrix
+    confusion: ConfusionMatrix  # on the validation photos
+    # predictions for the first photo of each class, and for confident errors
     shown: tuple[tuple[Path, Prediction], ...]
-    files: RunFiles
-    network: Path
-    seconds: float
+    files: RunFiles  # the files of the run
+    network: Path  # the picture of the network and its layer groups
+    seconds: float  # wall-clock time of the whole demo
 
 
 def run(

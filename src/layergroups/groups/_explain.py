@@ -30,54 +30,35 @@ class BoundaryReason(Boundary):
     """A boundary where a network is divided, or could be, and the reason.
 
     Depth and shares are those of the body; all of the body is before the head.
-
-    Attributes:
-        group: the group that begins there; None for an alternative.
-        blocks: number of blocks of the network.
-        stride: `side_before / side_after`; 1 where the resolution does not fall.
-        sentence: the reason in words.
     """
 
-    group: str | None
-    blocks: int
-    stride: float
-    sentence: str
+    group: str | None  # the group that begins there; None for an alternative
+    blocks: int  # number of blocks of the network
+    stride: float  # `side_before / side_after`; 1 where the resolution does not fall
+    sentence: str  # the reason in words
 
 
 @dataclass(frozen=True)
 class Classic:
-    """The split of the network in fastai's classic table.
+    """The split of the network in fastai's classic table."""
 
-    Attributes:
-        paths: the modules before which it splits.
-        same: whether the groups hold the same parameters as with that split.
-        sentence: both in words.
-    """
-
-    paths: tuple[str, ...]
-    same: bool
-    sentence: str
+    paths: tuple[str, ...]  # the modules before which it splits
+    same: bool  # whether the groups hold the same parameters as with that split
+    sentence: str  # both in words
 
 
 @dataclass(frozen=True)
 class Explanation(Printable):
-    """Why a network is divided as it is.
+    """Why a network is divided as it is."""
 
-    Attributes:
-        network: class of the network.
-        rule: such as "auto".
-        chosen: the start of each group but the first, nearest the input first.
-        alternatives: the best other boundaries, at most 4, each with why it was not chosen.
-        classic: the classic table's split; None where the table has none.
-        implied: for a rule by hand, its effect on parameters, depth and blocks; else None.
-    """
-
-    network: str
-    rule: str
+    network: str  # class of the network
+    rule: str  # such as "auto"
+    # the start of each group but the first, nearest the input first
     chosen: tuple[BoundaryReason, ...]
+    # the best other boundaries, at most 4, each with why it was not chosen
     alternatives: tuple[BoundaryReason, ...]
-    classic: Classic | None
-    implied: str | None
+    classic: Classic | None  # the classic table's split; None where the table has none
+    implied: str | None  # for a rule by hand, its effect on parameters, depth and blocks; else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""
@@ -254,12 +235,7 @@ def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list
 
 
 def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Group:
-    """Tables of the chosen boundaries, then of the alternatives, each with its sentence.
-
-    Args:
-        explanation: to show.
-        reasons: False leaves out the sentences of the chosen boundaries.
-    """
+    """Tables of the chosen boundaries, then of the alternatives, each with its sentence."""
     title = f"Why {explanation.network} is divided so (rule: {explanation.rule})"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if explanation.chosen:

@@ -14,33 +14,19 @@ _REASON = "begins here because"
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """The figures of one layer group in a table.
+    """The figures of one layer group in a table."""
 
-    Attributes:
-        index: 0 is nearest the input.
-        name: such as "head".
-        blocks: names of its blocks, in the order of execution.
-        layers: number of its leaf modules.
-        parameters: number of elements in its parameters.
-        trainable: of these, how many train.
-        by_user: of these, how many the user froze by `requires_grad_(False)`.
-        freed: of these, how many train in a frozen group, because the user let them.
-        frozen: whether the group is frozen, and nothing in it was freed.
-        rate: its base learning rate.
-        reason: why it begins where it does.
-    """
-
-    index: int
-    name: str
-    blocks: tuple[str, ...]
-    layers: int
-    parameters: int
-    trainable: int
-    by_user: int
-    frozen: bool
-    rate: float
-    reason: str
-    freed: int = 0
+    index: int  # 0 is nearest the input
+    name: str  # such as "head"
+    blocks: tuple[str, ...]  # names of its blocks, in the order of execution
+    layers: int  # number of its leaf modules
+    parameters: int  # number of elements in its parameters
+    trainable: int  # of these, how many train
+    by_user: int  # of these, how many the user froze by `requires_grad_(False)`
+    frozen: bool  # whether the group is frozen, and nothing in it was freed
+    rate: float  # its base learning rate
+    reason: str  # why it begins where it does
+    freed: int = 0  # of these, how many train in a frozen group, because the user let them
 
     def __repr__(self) -> str:
         state = "frozen" if self.frozen else f"trains at {self.rate:g}"

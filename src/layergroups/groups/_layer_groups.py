@@ -790,10 +790,8 @@ def rebind_parameters(groups: LayerGroups) -> None:
 def as_if_inactive(groups: LayerGroups, which: Collection[int]) -> Iterator[list[nn.Module]]:
     """Set `requires_grad` as if these groups were inactive and no others, until the block ends.
 
-    Modes, hooks and parameters that the user froze do not change.
-
-    Yields:
-        The modules in which nothing would change, outer ones first.
+    Modes, hooks and parameters that the user froze do not change. Yields the modules in which
+    nothing would change, outer ones first.
     """
     differ = {*which} ^ {*groups._off()}
     among = {p for index in differ for p in groups[index].parameters()}

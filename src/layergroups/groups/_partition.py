@@ -160,11 +160,7 @@ def by_block(
 def complete(
     model: nn.Module, rule: str, parts: tuple[Part, ...], group_of: Mapping[str, int]
 ) -> Partition:
-    """Add parameters and layers that did not run in the dry run, and check the exact cover.
-
-    Raises:
-        GroupingError: names the parameters without a part, or the parts without parameters.
-    """
+    """Add parameters and layers that did not run in the dry run, and check the exact cover."""
     tree = ModuleTree(group_of)
     whole = dict(group_of)
     for path in [*(n for n, _ in model.named_parameters()), *leaves(model)]:

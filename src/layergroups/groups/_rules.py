@@ -288,12 +288,9 @@ def classic(model: nn.Module, anatomy: Anatomy, network: str, *, version: int = 
 
 
 def classic_paths(network: str, model: nn.Module, *, version: int = 2) -> tuple[str, ...]:
-    """Paths at which the table of a fastai version splits a network; empty without an entry.
+    """Where the table of fastai's version 1 or 2 splits a network; empty without an entry.
 
-    Args:
-        network: class of the original network, such as "ResNet".
-        model: that network, or a `Sequential(body, head)` made from it.
-        version: 1 or 2.
+    The model is that network, or a `Sequential(body, head)` made from it.
     """
     inside, indices = (_CLASSIC if version == 2 else _CLASSIC_V1).get(network, ("", ()))
     for path, module in model.named_modules() if indices else ():

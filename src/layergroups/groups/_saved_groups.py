@@ -13,18 +13,13 @@ from layergroups.groups._rates import spread_rates
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """How saved groups differ from those of a model.
+    """How saved groups differ from those of a model."""
 
-    Attributes:
-        rules: the saved rule and the model's.
-        only_saved: groups that the model does not have; their freezing and rates are lost.
-        only_here: groups that were not saved; their freezing and rates stay.
-        moved: name, saved group and group here of each parameter whose group differs.
-    """
-
-    rules: tuple[str, str]
+    rules: tuple[str, str]  # the saved rule and the model's
+    # groups that the model does not have; their freezing and rates are lost
     only_saved: tuple[str, ...]
-    only_here: tuple[str, ...]
+    only_here: tuple[str, ...]  # groups that were not saved; their freezing and rates stay
+    # name, saved group and group here of each parameter whose group differs
     moved: tuple[tuple[str, str, str], ...]
 
     def __str__(self) -> str:

@@ -94,21 +94,14 @@ def _same(now: Sequence[object], before: Sequence[object]) -> bool:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """The parameters and modules of a model at one time.
+    """The parameters and modules of a model at one time."""
 
-    Attributes:
-        names: all names of each parameter; the first is the one in `named_parameters()`.
-        owners: by name of a parameter, the module that it is registered in.
-        metas: type, device and shape of each parameter.
-        leaves: paths of the modules without children.
-        adapted: whether the model has adapter layers.
-    """
-
+    # all names of each parameter; the first is the one in `named_parameters()`
     names: Mapping[nn.Parameter, tuple[str, ...]]
-    owners: Mapping[str, nn.Module]
-    metas: Mapping[nn.Parameter, TensorMeta]
-    leaves: tuple[str, ...]
-    adapted: bool
+    owners: Mapping[str, nn.Module]  # by name of a parameter, the module that it is registered in
+    metas: Mapping[nn.Parameter, TensorMeta]  # type, device and shape of each parameter
+    leaves: tuple[str, ...]  # paths of the modules without children
+    adapted: bool  # whether the model has adapter layers
 
     def first(self, parameter: nn.Parameter) -> str:
         """The name of a parameter in `named_parameters()`."""
@@ -182,20 +175,13 @@ def _is_conversion(old: nn.Parameter, new: nn.Parameter) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """One parameter with several names, of which the first is the one in the groups.
+    """One parameter with several names, of which the first is the one in the groups."""
 
-    Attributes:
-        names: all of them.
-        group: its group, the first that runs it.
-        others: groups of its other names.
-        frozen: whether its group is frozen.
-        conflict: whether one of the other groups is frozen and its own is not, or the reverse.
-    """
-
-    names: tuple[str, ...]
-    group: str
-    others: tuple[str, ...] = ()
-    frozen: bool = False
+    names: tuple[str, ...]  # all of them
+    group: str  # its group, the first that runs it
+    others: tuple[str, ...] = ()  # groups of its other names
+    frozen: bool = False  # whether its group is frozen
+    # whether one of the other groups is frozen and its own is not, or the reverse
     conflict: bool = False
 
     def __str__(self) -> str:

@@ -25,11 +25,9 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @contextmanager
 def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
-    """Restore models if the block raises: modules, attributes, configs, flags.
+    """Restore models if the block raises: modules, attributes, configs, flags, and `values`.
 
-    Args:
-        *models: objects other than modules are ignored.
-        values: restore the values of weights and buffers too, which needs a copy of them.
+    Objects other than modules are ignored.
     """
     modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
     configs = [m.config for m in modules if hasattr(getattr(m, "config", None), "__dict__")]

@@ -381,11 +381,7 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
 
 
 def head_from_description(layers: Sequence[Mapping[str, Any]]) -> nn.Sequential:
-    """Build the head of a description of `describe_head`, with initial weights.
-
-    Raises:
-        ModelError: a layer is unknown, or its fields are not those of its kind.
-    """
+    """Build the head of a description of `describe_head`, with initial weights."""
     if isinstance(layers, (str, Mapping)) or not isinstance(layers, Sequence):
         raise ModelError(
             f"The description of a head is a list of layers, not {type(layers).__name__}: "

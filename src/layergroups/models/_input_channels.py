@@ -221,9 +221,7 @@ def with_channels(
 ) -> tuple[LoadedModel, InputChange | None]:
     """Adapt a network, in place, to images of this number of channels and this height and width.
 
-    Returns:
-        The network with statistics for these channels, and the result of `change_input_channels`,
-        or None if the network takes this many channels already.
+    The second value is None if the network takes this many channels already.
     """
     if channels == loaded.input.channels:
         return loaded, None

@@ -343,30 +343,17 @@ def _like_weights(inputs: Any, model: nn.Module) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Which regions of an image support a class.
+    """Which regions of an image support a class."""
 
-    Attributes:
-        heat: float32 (H, W), 0..1; 1 is the strongest support.
-        pixels: the input image, float32 (H, W, 3), 0..1.
-        target: name of the class.
-        predicted: the prediction as text.
-        probability: of the target; None for a regression.
-        layer: path of the layer whose output was used.
-    """
-
-    heat: Tensor
-    pixels: Pixels
-    target: str
-    predicted: str
-    probability: float | None
-    layer: str
+    heat: Tensor  # float32 (H, W), 0..1; 1 is the strongest support
+    pixels: Pixels  # the input image, float32 (H, W, 3), 0..1
+    target: str  # name of the class
+    predicted: str  # the prediction as text
+    probability: float | None  # of the target; None for a regression
+    layer: str  # path of the layer whose output was used
 
     def plot(self, path: str | Path | None = None) -> Path | Figure:
-        """Draw the image, and beside it the image with the heat map.
-
-        Args:
-            path: a file ending with .png, .svg or .pdf; None returns the figure of matplotlib.
-        """
+        """Draw the image, and beside it the image with the heat map; see `save_or_return`."""
         return drawing.save_or_return(self._figure(), path)
 
     def _figure(self) -> Figure:
@@ -390,17 +377,7 @@ class HeatMap:
 
 
 def heat_map(learn: Answering, item: Any, target: int | str | None = None) -> HeatMap:
-    """Compute which regions of an image support a class; changes nothing.
-
-    Args:
-        learn: the learner.
-        item: an image (C, H, W), normalised; or all inputs of the model for one item.
-        target: a class by name or index; None for the predicted class.
-
-    Raises:
-        AnatomyError: the network has no spatial map.
-        LayerGroupsError: there is no such class, or the inputs hold no image.
-    """
+    """Which regions of an image support a class; see `Learner.grad_cam`."""
     data, task = data_source(learn.dls), learn.task
     batch = single_batch(item)
     image = _checked(batch)[0]

@@ -31,14 +31,8 @@ def inputs_at(
 ) -> Any:
     """Items of batches in a fixed order, by position, as one batch of inputs of the model.
 
-    Args:
-        batches: `dls.valid`, or any re-iterable batches (inputs, targets) or of inputs only. If
-            they have a method `at(positions)`, only these items are loaded.
-        positions: of the items, counted through all batches.
-        targets: of all items in an earlier pass, to check that the order is the same.
-
-    Raises:
-        LayerGroupsError: the batches cannot be iterated again, or have a different order.
+    Batches with a method `at(positions)` load only these items. The targets of an earlier pass
+    show whether the order is the same.
     """
     with torch.random.fork_rng(devices=[]):  # a loader may draw its order
         if isinstance(batches, IndexedBatches):
@@ -86,11 +80,7 @@ def collated(items: Sequence[tuple[Any, Tensor | None]]) -> tuple[Any, Tensor | 
 
 
 def images_of(inputs: Any) -> Tensor:
-    """The images (N, C, H, W) among the inputs of a model: the first such tensor.
-
-    Raises:
-        LayerGroupsError: there are none.
-    """
+    """The images (N, C, H, W) among the inputs of a model: the first such tensor."""
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     found = [t for t in tensors if t.ndim == 4 and t.is_floating_point()]
     if not found:
@@ -103,15 +93,10 @@ def images_of(inputs: Any) -> Tensor:
 
 
 def as_pixels(image: Tensor, spec: InputSpec | None) -> Pixels:
-    """Convert a network input to pixels for display.
+    """Convert a normalised input (C, H, W) to pixels for display, float32 (H, W, 3), 0..1.
 
-    Args:
-        image: (C, H, W), normalised. Shows the first three channels, or the first of one or two.
-        spec: with the mean and standard deviation of the normalisation; None scales the values
-            from the darkest to the lightest.
-
-    Returns:
-        float32 (H, W, 3), from 0 to 1.
+    Shows the first three channels, or the first of one or two. Without statistics for them the
+    values are scaled from the darkest to the lightest.
     """
     shown = image.detach().float().cpu()
     if spec is not None and len(spec.mean) == len(shown):
@@ -128,10 +113,6 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     """Draw a heat map over an image: coloured regions support the class.
 
     The image is grey, so its colours cannot be mistaken for heat.
-
-    Args:
-        pixels: (H, W, 3), from 0 to 1.
-        heat: (H, W), from 0 to 1.
     """
     from matplotlib import colormaps
 
@@ -145,23 +126,15 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
 
 @dataclass(frozen=True)
 class TopLoss:
-    """An item with one of the largest losses.
+    """An item with one of the largest losses."""
 
-    Attributes:
-        index: its position in the batches, and in `Interpretation.predictions`.
-        path: its file; None if unknown.
-        actual: its class, labels or targets, as text.
-        predicted: likewise of the prediction.
-        probability: of the predicted class or the most probable label, 0..1; None for numbers.
-        loss: its loss.
-    """
-
-    index: int
-    path: Path | None
-    actual: str
-    predicted: str
+    index: int  # its position in the batches, and in `Interpretation.predictions`
+    path: Path | None  # its file; None if unknown
+    actual: str  # its class, labels or targets, as text
+    predicted: str  # likewise of the prediction
+    # of the predicted class or the most probable label, 0..1; None for numbers
     probability: float | None
-    loss: float
+    loss: float  # its loss
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-ready values."""

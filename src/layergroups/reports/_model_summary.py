@@ -42,33 +42,19 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ModelSummary(Printable):
-    """A model as a table of its blocks or layers; prints as a table, converts to JSON.
+    """A model as a table of its blocks or layers; prints as a table, converts to JSON."""
 
-    Attributes:
-        model: class of the network.
-        rows: in the order of execution; together they hold every parameter once.
-        detail: "blocks" or "layers".
-        parameters: of all rows.
-        trainable: how many of them train.
-        flops: for one image, twice the multiply-adds, as far as torch has formulas.
-        weight_bytes: of parameters and buffers.
-        gradient_bytes: of the gradients of trainable parameters.
-        optimizer_bytes: of the optimizer state; None before the first fit.
-        optimizer: its name.
-        loss: its name.
-    """
-
-    model: str
-    rows: tuple[LayerRow, ...]
-    detail: str
-    parameters: int
-    trainable: int
-    flops: int
-    weight_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int | None
-    optimizer: str
-    loss: str
+    model: str  # class of the network
+    rows: tuple[LayerRow, ...]  # in the order of execution; together they hold every parameter once
+    detail: str  # "blocks" or "layers"
+    parameters: int  # of all rows
+    trainable: int  # how many of them train
+    flops: int  # for one image, twice the multiply-adds, as far as torch has formulas
+    weight_bytes: int  # of parameters and buffers
+    gradient_bytes: int  # of the gradients of trainable parameters
+    optimizer_bytes: int | None  # of the optimizer state; None before the first fit
+    optimizer: str  # its name
+    loss: str  # its name
     _columns = 120
 
     @property
@@ -122,19 +108,7 @@ def model_summary(
     loss_func: object = None,
     example_input: Any = None,
 ) -> ModelSummary:
-    """Summarise a model and its layer groups; changes nothing.
-
-    Args:
-        groups: layer groups of the model.
-        detail: "blocks" for a row for each block, "layers" for one for each layer.
-        optimizer: if it exists already.
-        opt_func: its name or factory.
-        loss_func: the loss.
-        example_input: for the shapes of layers; see `LayerGroups`.
-
-    Raises:
-        LayerGroupsError: unknown detail.
-    """
+    """Summarise a model and its layer groups; see `Learner.summary`."""
     if detail not in DETAILS:
         raise LayerGroupsError(f"detail={detail!r} must be 'blocks' or 'layers'.")
     left = dict(groups.model.named_parameters())

@@ -34,15 +34,7 @@ def write_rows(
     names: Sequence[str],
     paths: Sequence[str],
 ) -> None:
-    """Write each row to stdout as soon as it is available.
-
-    Args:
-        format: "table", "json", "jsonl" or "csv".
-        rows: the predictions.
-        kind: their class, which defines the columns.
-        names: of all classes, labels or targets.
-        paths: of all images, for the width of a table.
-    """
+    """Write each row to stdout as soon as it is available; `paths` give a table its width."""
     if format == "table":
         lines = _table_lines(rows, kind.columns(names), max(map(len, ("image", *paths))))
     elif format == "csv":

@@ -259,17 +259,7 @@ def check_page_name(path: str | Path) -> Path:
 def report_on(
     learn: Trained, path: str | Path | None, *, title: str | None = None, images: bool = True
 ) -> RunReport:
-    """Create the report of a learner; the page is not written yet.
-
-    Args:
-        learn: predicts its validation items once, and does not change.
-        path: of the page, checked before anything is computed.
-        title: of the page; default is the names of network and data.
-        images: False omits pictures.
-
-    Raises:
-        LayerGroupsError: path or title is invalid.
-    """
+    """Create the report of a learner, see `Learner.report`; the page is not written yet."""
     if path is not None:
         check_page_name(path)
     if title is not None and not isinstance(title, str):

@@ -26,18 +26,7 @@ if TYPE_CHECKING:
 def results_picture(
     learn: Answering, path: str | Path | None = None, n: int = 9, dl: Any = None
 ) -> Path | Figure:
-    """Draw images with actual and predicted classes; changes nothing.
-
-    Args:
-        learn: the learner.
-        path: a file ending with .png, .svg or .pdf; None returns the figure of matplotlib.
-        n: how many images. The seed of the data selects them, always the same; of batches without
-            access by index, the first.
-        dl: batches (inputs, targets), or of inputs only; None for the validation images.
-
-    Raises:
-        LayerGroupsError: n is not a number of items, there are none, or the file cannot be written.
-    """
+    """Draw images with actual and predicted classes; see `Learner.show_results`."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise LayerGroupsError(f"n={n!r} must be a number of images, from 1: show_results(n=9).")
     data = data_source(learn.dls)

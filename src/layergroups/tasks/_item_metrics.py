@@ -83,11 +83,7 @@ class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetric
 
 
 class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """The mean over all items of the values of a function; NaN without items.
-
-    Args:
-        values: from probabilities (N, C) and targets to values (N,).
-    """
+    """The mean over all items of values (N,) of probabilities and targets; NaN without items."""
 
     full_state_update = False
 
@@ -179,10 +175,7 @@ class _Wrapper(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not
 class OverClasses(_Wrapper):
     """A metric averaged over the classes or labels for which it is defined, NaN if for none.
 
-    Args:
-        inner: gives one value, or one for each class.
-        n: number of classes or labels.
-        both: whether a class needs items that are not of it, too.
+    With `both`, a class needs items that are not of it, too.
     """
 
     def __init__(self, inner: torchmetrics.Metric, n: int, *, both: bool = False) -> None:

@@ -187,13 +187,7 @@ class ConfusionMatrix:
     def from_predictions(
         cls, probabilities: Tensor, targets: Tensor | None, classes: Sequence[str]
     ) -> ConfusionMatrix:
-        """Count predictions.
-
-        Args:
-            probabilities: or any scores, (N, C).
-            targets: the actual classes, int (N,).
-            classes: their names; positions if empty.
-        """
+        """Count predictions: from probabilities or any scores (N, C), targets int (N,)."""
         if targets is None or targets.ndim != 1 or probabilities.ndim != 2:
             raise LayerGroupsError(
                 "A confusion matrix needs one class for each item: batches of (inputs, targets) "

@@ -33,13 +33,8 @@ _STALE: Final = 3600  # seconds after which the file of a writer counts as left 
 class DecodedCache:
     """Opens images, from the file the first time, afterwards from their stored pixels.
 
-    Images that exceed the limit are decoded each time; a new cache deletes the oldest entries if
-    the folder exceeds the limit.
-
-    Args:
-        folder: of the entries; created for the first one.
-        limit: the most bytes that the entries may take; also never more than a quarter of what the
-            disk had free.
+    Images that exceed the limit, or a quarter of what the disk had free, are decoded each time; a
+    new cache deletes the oldest entries if the folder exceeds the limit.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:

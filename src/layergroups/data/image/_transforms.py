@@ -133,16 +133,12 @@ class EvalTransform:
     The image is resized so that it just covers `size / crop_pct`, then cropped at the centre. The
     default keeps more of the image than the 0.875 that most weights come with: after training with
     the milder default augmentation a larger share of the image fits better.
-
-    Attributes:
-        size: height and width of the result in pixels.
-        input: mean, standard deviation and interpolation in use; its own size and crop are not.
-        crop_pct: share of the resized image's side that is kept.
     """
 
-    size: Size
+    size: Size  # height and width of the result in pixels
+    # mean, standard deviation and interpolation in use; its own size and crop are not
     input: InputSpec = field(default_factory=InputSpec)
-    crop_pct: float = CROP_PCT
+    crop_pct: float = CROP_PCT  # share of the resized image's side that is kept
 
     def __post_init__(self) -> None:
         _check_spec(self.input)

@@ -77,38 +77,27 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class DataSummary(Printable):
-    """What `dls.summary()` found; it prints as a table and turns into JSON.
-
-    Attributes:
-        targets: the classes, labels or numbers, in the order of the vocabulary.
-        unlabelled: images that have none of the labels, where there may be several.
-        width: of the images in pixels, upright; None if none can be read.
-        landscape: images wider than high; `portrait`: higher than wide.
-        upscaled: images that are smaller than what the network gets.
-        size: height and width that the network gets, in pixels.
-        kinds: how many images there are of each kind, such as "JPEG, RGB".
-        file_bytes: sizes of the files; None where images are items of a dataset.
-        broken: images that were left out, or cannot be read any more, and why.
-        duplicates: files of the same content.
-    """
+    """What `dls.summary()` found; it prints as a table and turns into JSON."""
 
     task: Task
     train: int
     valid: int
-    targets: tuple[Target, ...]
-    unlabelled: int
-    width: Quartiles | None
+    targets: tuple[Target, ...]  # the classes, labels or numbers, in the order of the vocabulary
+    unlabelled: int  # images that have none of the labels, where there may be several
+    width: Quartiles | None  # of the images in pixels, upright; None if none can be read
     height: Quartiles | None
-    landscape: int
+    landscape: int  # images wider than high; `portrait`: higher than wide
     portrait: int
     square: int
-    upscaled: int
-    size: tuple[int, int]
+    upscaled: int  # images that are smaller than what the network gets
+    size: tuple[int, int]  # height and width that the network gets, in pixels
+    # how many images there are of each kind, such as "JPEG, RGB"
     kinds: tuple[tuple[str, int], ...]
-    file_bytes: Quartiles | None
+    file_bytes: Quartiles | None  # sizes of the files; None where images are items of a dataset
     total_bytes: int
+    # images that were left out, or cannot be read any more, and why
     broken: tuple[BrokenImage, ...]
-    duplicates: tuple[Duplicates, ...]
+    duplicates: tuple[Duplicates, ...]  # files of the same content
 
     @property
     def imbalance(self) -> float | None:

@@ -28,22 +28,13 @@ _LABELS_SHOWN = 4
 
 @dataclass(frozen=True, eq=False)
 class BatchPicture:
-    """A drawn batch; a notebook shows it.
+    """A drawn batch; a notebook shows it."""
 
-    Attributes:
-        figure: of matplotlib.
-        labels: the text below each image.
-    """
-
-    figure: Figure
-    labels: tuple[str, ...]
+    figure: Figure  # of matplotlib
+    labels: tuple[str, ...]  # the text below each image
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as .png, .svg or .pdf; missing folders are made.
-
-        Raises:
-            DataError: another ending, or the file cannot be written.
-        """
+        """Write it as .png, .svg or .pdf; missing folders are made."""
         path = path_of(path, DataError, 'show_batch("batch.png")')
         try:
             return drawing.save(self.figure, drawing.check_ending(path), dpi=130)

@@ -46,12 +46,7 @@ class Options(TypedDict, total=False):
 
 
 class Settings:
-    """The arguments with their defaults, checked.
-
-    Args:
-        options: those that were given.
-        way: the constructor that was called.
-    """
+    """The arguments of the constructor `way`, with their defaults, checked."""
 
     def __init__(self, options: Options, way: Callable[..., Any] | None = None) -> None:
         known = Options.__annotations__

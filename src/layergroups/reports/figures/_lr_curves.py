@@ -47,14 +47,7 @@ class RateCurve:
 def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") -> Path:
     """Draw the smoothed losses of sweeps over the rate, with suggestions on each curve.
 
-    Args:
-        curves: first that of all groups together, then of each group, nearest the input first; or
-            only the curve of a single group.
-        path: a file ending with .png, .svg or .pdf.
-        note: a line below the title.
-
-    Raises:
-        LayerGroupsError: a different ending, or the file cannot be written.
+    The first curve is that of all groups together, unless there is only one.
     """
     path = drawing.check_ending(path)
     return drawing.save(draw_rates(curves, note), path)

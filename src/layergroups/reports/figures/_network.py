@@ -55,14 +55,6 @@ def network_picture(groups: LayerGroups, path: str | Path, title: str | None = N
 
     The width of a block is proportional to its parameters. The text between two groups is the
     reason for the boundary. Frozen groups are hatched.
-
-    Args:
-        groups: layer groups of the model.
-        path: a file ending with .png, .svg or .pdf.
-        title: of the figure; default is the class of the model.
-
-    Raises:
-        LayerGroupsError: a different ending, or the file cannot be written.
     """
     path = drawing.check_ending(path)
     return drawing.save(draw_network(groups, title), path)

@@ -35,14 +35,6 @@ def confusion_matrix_picture(
 
     Rows are actual classes, columns predicted classes. Cells on the diagonal are blue, errors
     orange; a darker cell is a larger fraction of its row.
-
-    Args:
-        matrix: counts (C, C).
-        classes: C names.
-        path: a file ending with .png, .svg or .pdf.
-
-    Raises:
-        LayerGroupsError: a different ending, or the file cannot be written.
     """
     path = drawing.check_ending(path)
     return drawing.save(draw_confusion(matrix, classes), path)
@@ -125,13 +117,7 @@ def draw_calibration(calibration: Calibration) -> Figure:
 
 
 def draw_residuals(predicted: Tensor, actual: Tensor, errors: Sequence[OutputErrors]) -> Figure:
-    """Draw predicted against actual numbers, a plot for each target.
-
-    Args:
-        predicted: (N, K).
-        actual: (N, K).
-        errors: of each target.
-    """
+    """Draw predicted against actual numbers (N, K), a plot for each target."""
     shown = errors[:_MAX_TARGETS]
     more = f"; {len(shown)} of {len(errors)} targets" if len(shown) < len(errors) else ""
     note = f"{len(predicted)} items; on the line, predicted equals actual{more}"

@@ -74,14 +74,7 @@ class SchedulePreview:
         return asdict(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the figure.
-
-        Args:
-            path: ends with .png, .svg or .pdf.
-
-        Raises:
-            LayerGroupsError: a different ending, or the file cannot be written.
-        """
+        """Write the figure as .png, .svg or .pdf."""
         path = drawing.check_ending(path)
         return drawing.save(draw_schedule(self), path)
 

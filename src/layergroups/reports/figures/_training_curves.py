@@ -38,11 +38,7 @@ def draw_curves(
 ) -> Figure:
     """Draw losses, and beside them metrics and rates, if any.
 
-    Args:
-        rows: the finished epochs.
-        places: of `losses`, in epochs: 1.5 is the middle of the second.
-        losses: of the steps.
-        groups: names of the layer groups.
+    `places` are those of `losses`, in epochs: 1.5 is the middle of the second.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     titles = ["loss", *(["metrics"] if names else [])]

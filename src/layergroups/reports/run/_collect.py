@@ -120,12 +120,7 @@ def _opened(file: Path) -> Image.Image | None:
 
 
 def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
-    """The results as figures, and pictures of some items; the learner does not change.
-
-    Args:
-        interp: predictions, targets and losses of the items.
-        pictures: False omits all pictures.
-    """
+    """The results as figures, and pictures of some items; the learner does not change."""
     items = Items.of(interp)
     found = Outcome(
         task=interp.task.name,
@@ -320,15 +315,8 @@ def record_run(
 ) -> RunRecord:
     """Record a run: history, groups, predictions, data, command, versions.
 
-    The model predicts the validation data once, and Grad-CAM explains a few items.
-
-    Args:
-        learn: a learner; later training does not change the record.
-        title: of the page; default is the names of network and data.
-        command: the words of the command line; None takes those of the process.
-        interp: the predictions for the validation data, if available.
-        measured: False omits the predictions.
-        pictures: False omits the pictures.
+    The model predicts the validation data once, unless `interp` has the predictions, and Grad-CAM
+    explains a few items. The command is by default that of the process.
     """
     found = interp or (_interpreted(learn) if measured else None)
     data = data_source(learn.dls).facts(read_files=measured)

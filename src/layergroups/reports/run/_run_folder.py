@@ -24,32 +24,18 @@ _log = logging.getLogger("layergroups")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run.
+    """The files of a run."""
 
-    Attributes:
-        folder: the export; `load_learner(folder)` and `layergroups predict` read it.
-        history: a row for each epoch, as comma-separated values.
-        picture: of the confusion matrix, or None.
-        record: the record of the run, which `layergroups report` reads.
-    """
-
-    folder: Path
-    history: Path
-    picture: Path | None
-    record: Path
+    folder: Path  # the export; `load_learner(folder)` and `layergroups predict` read it
+    history: Path  # a row for each epoch, as comma-separated values
+    picture: Path | None  # of the confusion matrix, or None
+    record: Path  # the record of the run, which `layergroups report` reads
 
 
 def claim_folder(folder: str | Path) -> bool:
-    """Check before a run that its folder is writable and has no other content.
+    """Check before a run that its folder is writable and has no content but hidden files.
 
-    Args:
-        folder: created if missing. Hidden files do not count as content.
-
-    Returns:
-        Whether it has an earlier export, which `write_run` will replace.
-
-    Raises:
-        CheckpointError: it has other content, is a file, or cannot be written.
+    Returns whether it has an earlier export, which `write_run` will replace.
     """
     target = Path(folder)
     try:
@@ -78,15 +64,6 @@ def write_run(
     All files are written to a temporary folder, then moved into place, so a run that is killed
     while writing leaves an earlier export intact. The files of `layergroups export` of an earlier
     model (model.onnx, model.pt2) are removed, with a warning. Other files do not change.
-
-    Args:
-        learn: a learner.
-        folder: created if missing.
-        confusion: for its picture.
-        record: of the run; None creates one without predictions and pictures.
-
-    Raises:
-        CheckpointError: the folder cannot be written.
     """
     target = Path(folder)
     found = record or record_run(learn, measured=False)

@@ -30,9 +30,7 @@ class Snapshot:
     hooks, freezing, rates, optimizer, counts, history, the place in the data and the random states
     of Python, NumPy and torch.
 
-    Args:
-        learner: on its device.
-        weights: also the values of parameters, for a trial that trains.
+    With `weights` also the values of parameters, for a trial that trains.
     """
 
     def __init__(self, learner: LearnerState, *, weights: bool) -> None:
