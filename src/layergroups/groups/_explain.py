@@ -231,9 +231,6 @@ def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list
     return f"of {depth} weight layers in all: {'; '.join(parts)}; {blocks}{turns}"
 
 
-# -- tables --------------------------------------------------------------------------------------
-
-
 def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Group:
     """Tables of the chosen boundaries, then of the alternatives, each with its sentence."""
     title = f"Why {explanation.network} is divided so (rule: {explanation.rule})"

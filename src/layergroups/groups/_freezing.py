@@ -328,9 +328,6 @@ def frozen_after_surgery(
     return still_frozen(mine, known, adapted=now.adapted)
 
 
-# -- gradual unfreezing --------------------------------------------------------------------------
-
-
 def first_to_train(epoch: int, start: int, every: int = 1) -> int:
     """The lowest layer group that trains in an epoch of gradual unfreezing, from the head down.
 

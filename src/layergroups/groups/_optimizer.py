@@ -145,9 +145,6 @@ def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> 
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-# -- rates ---------------------------------------------------------------------------------------
-
-
 def begin_with_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
     """Set the base rates of the layer groups; OneCycleLR has peak rates of its own."""
     if not any("max_lr" in group for group in _ours(optimizer)):
@@ -203,9 +200,6 @@ def _write(group: dict[str, Any], key: str, value: float) -> None:
         group[key].fill_(value)
     else:
         group[key] = value
-
-
-# -- after surgery -------------------------------------------------------------------------------
 
 
 def follow(

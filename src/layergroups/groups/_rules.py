@@ -160,9 +160,6 @@ def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partiti
     return consecutive(model, anatomy, rule, Part(first, "the input"), starts)
 
 
-# -- groups by name, or by a function ------------------------------------------------------------
-
-
 def by_pattern(model: nn.Module, anatomy: Anatomy, patterns: Mapping[str, str]) -> Partition:
     """Groups of the parameters whose names begin with a regular expression."""
     compiled = {group: _compiled(group, pattern) for group, pattern in patterns.items()}

@@ -128,9 +128,6 @@ def explained(
     return (large / highest.clamp_min(torch.finfo(large.dtype).tiny)).clamp(0, 1).cpu(), place
 
 
-# Choosing the map
-
-
 def _find(model: nn.Module, twice: Any, anatomy: Anatomy) -> Place:
     found = list(_places(model, twice, anatomy))
     if not found:
@@ -236,9 +233,6 @@ def _shapes(model: nn.Module, inputs: Any) -> list[tuple[str, tuple[int, ...]]]:
     with torch.no_grad(), _hooked(paths, note):
         run_model(model, inputs)
     return seen
-
-
-# The gradient
 
 
 def _gradient_at(

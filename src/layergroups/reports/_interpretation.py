@@ -117,8 +117,6 @@ class Interpretation(SuggestsNames):
     def __len__(self) -> int:
         return len(self.predictions)
 
-    # Each item
-
     @property
     def predicted(self) -> Tensor:
         """The predicted classes, int (N,); for several labels bool (N, C); else the numbers."""
@@ -165,8 +163,6 @@ class Interpretation(SuggestsNames):
             probability=self.task.confidence(values),
             loss=float(self.losses[index]),
         )
-
-    # All items
 
     def confusion_matrix(self) -> ConfusionMatrix:
         """How many items of each class were predicted as each class.
@@ -225,8 +221,6 @@ class Interpretation(SuggestsNames):
         """
         return self._measured(Residuals, "residuals")
 
-    # Images
-
     def images(self, indices: Sequence[int]) -> list[Pixels]:
         """The input images of items, each float32 (H, W, 3), 0..1.
 
@@ -280,8 +274,6 @@ class Interpretation(SuggestsNames):
             f"{what} is not available for {self.task.items_have} (the task is {self.task.name!r}). "
             f"Use interp.{instead}."
         )
-
-    # Pictures
 
     def plot_confusion_matrix(self, path: str | Path | None = None) -> Path | Figure:
         """Draw the confusion matrix.
@@ -338,8 +330,6 @@ class Interpretation(SuggestsNames):
         """Draw predicted numbers over actual ones; see `residuals`, `plot_confusion_matrix`."""
         errors = self.residuals().outputs
         return drawing.save_or_return(draw_residuals(self.predictions, self.targets, errors), path)
-
-    # Display
 
     def to_dict(self) -> dict[str, Any]:
         """The results as JSON-ready values, without the predictions of each item."""

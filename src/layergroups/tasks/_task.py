@@ -138,8 +138,6 @@ class Task(ABC):
         """As "1 class", "3 classes"."""
         return count(n, self.one, self.many)
 
-    # Labels and targets
-
     def recognises(self, values: Sequence[Any]) -> bool:
         """Whether labels look like those of this task; used if no task is given."""
         return False
@@ -180,8 +178,6 @@ class Task(ABC):
     def text(self, value: Tensor, names: Names) -> str:
         """The same, joined by commas; "none" if empty."""
         return ", ".join(self.words(value, names)) or "none"
-
-    # Head and loss
 
     def target_units(self, targets: Tensor | None) -> TargetUnits | None:
         """The last layer of a new head, if outputs are scaled to the units of all targets."""
@@ -244,8 +240,6 @@ class Task(ABC):
                 f"{self.targets_are}, and the model gives as many outputs, as vision_learner(dls, "
                 "arch) does; a single number for each item has shape (N, 1), targets[:, None]."
             )
-
-    # Metrics
 
     def metric(self, name: str) -> NamedMetric:
         """The metric of this name; the error for any other lists the names."""

@@ -12,18 +12,7 @@ from layergroups.reports.figures._schedule import PhasePreview, SchedulePreview
 from layergroups.reports.figures._training_curves import curves_png
 
 __all__ = [
-    "BlockRow",
-    "GroupStack",
-    "PhasePreview",
-    "RateCurve",
-    "SchedulePreview",
-    "confusion_matrix_picture",
-    "curves_png",
-    "draw_calibration",
-    "draw_confusion",
-    "draw_rates",
-    "draw_residuals",
-    "network_picture",
-    "rate_picture",
-    "stacks_of",
-]
+    "BlockRow", "GroupStack", "PhasePreview", "RateCurve", "SchedulePreview",
+    "confusion_matrix_picture", "curves_png", "draw_calibration", "draw_confusion", "draw_rates",
+    "draw_residuals", "network_picture", "rate_picture", "stacks_of",
+]  # fmt: skip

@@ -87,9 +87,6 @@ def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
     return figure
 
 
-# Content
-
-
 def stacks_of(groups: LayerGroups) -> list[GroupStack]:
     """Layer groups with blocks and colours; in deep networks runs of similar blocks are one row."""
     listed = [group for group in groups if any(True for _ in group.parameters())]
@@ -123,9 +120,6 @@ def _row(run: Sequence[Block]) -> BlockRow:
     first, last = run[0].name, run[-1].name
     name = first if len(run) == 1 else f"{first} … {last.rpartition('.')[2]}  ({len(run)})"
     return BlockRow(name, sum(block.n_parameters for block in run), run[-1].shape)
-
-
-# Layout
 
 
 # Drawing; heights are in inches from the top

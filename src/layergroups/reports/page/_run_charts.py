@@ -26,9 +26,6 @@ _MAX_BANDS: Final = 20
 _FEW: Final = 5  # predictions below which a bin is unreliable
 
 
-# Training curves
-
-
 def training_charts(record: RunRecord) -> list[Chart]:
     """Losses, metrics and learning rates over the epochs."""
     epochs = record.epochs
@@ -208,9 +205,6 @@ def _stretches(epochs: Sequence[EpochRow], group: int) -> Iterator[Stretch]:
         yield Stretch(len(rows), kind, top)
 
 
-# Results
-
-
 def calibration_chart(outcome: Outcome) -> Chart | None:
     """Accuracy over confidence; the size of a dot shows its number of predictions."""
     found = outcome.calibration
@@ -263,9 +257,6 @@ def scatter_chart(outcome: Outcome) -> Chart:
         describe=f"{len(outcome.points)} points; on the line both values are equal.",
         square=True,
     )
-
-
-# Two runs
 
 
 def compared_charts(runs: Sequence[RunRecord]) -> list[Chart]:

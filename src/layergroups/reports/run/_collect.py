@@ -169,9 +169,6 @@ def _points(interp: Interpretation) -> tuple[tuple[float, float], ...]:
     return tuple(zip(*both, strict=True))
 
 
-# The confusion matrix and its items
-
-
 def _members(interp: Interpretation) -> dict[tuple[int, int], list[int]]:
     """Items of each cell: errors by descending confidence, others by ascending confidence."""
     score, predicted = interp.predictions.max(1)

@@ -161,9 +161,6 @@ def _overfitting(epochs: Sequence[EpochRow]) -> str:
     )
 
 
-# Two runs
-
-
 def figures_of(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """The figures of several runs, a row for each figure: its name, then one value per run."""
     return _beside([_all_figures(run) for run in runs])

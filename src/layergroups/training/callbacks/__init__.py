@@ -20,22 +20,7 @@ from layergroups.training.callbacks._on_metric import (
 from layergroups.training.callbacks._progressive_sizes import ProgressiveSizes
 
 __all__ = [
-    "EMA",
-    "CSVLog",
-    "CheckpointConfig",
-    "Checkpointer",
-    "CutMix",
-    "EarlyStopping",
-    "GradualUnfreezing",
-    "LivePlot",
-    "MixUp",
-    "ProgressiveSizes",
-    "ReduceLROnPlateau",
-    "SaveBest",
-    "StopOnNaN",
-    "Thaw",
-    "Trackers",
-    "check_folders",
-    "checkpoint_config",
-    "fit_signature",
-]
+    "EMA", "CSVLog", "CheckpointConfig", "Checkpointer", "CutMix", "EarlyStopping",
+    "GradualUnfreezing", "LivePlot", "MixUp", "ProgressiveSizes", "ReduceLROnPlateau", "SaveBest",
+    "StopOnNaN", "Thaw", "Trackers", "check_folders", "checkpoint_config", "fit_signature",
+]  # fmt: skip

@@ -203,8 +203,6 @@ class Checkpointer:
         newest = self.series.files()[: 1 if state["fit"]["done"] else _KEPT]
         self.series.prune({written, *newest, *([self._base] if self._base else [])})
 
-    # Resuming
-
     def finished(self, learner: LearnerState) -> History | None:
         """If this fit was finished before: restore the learner at its end, and return the rows."""
         saved = self._found

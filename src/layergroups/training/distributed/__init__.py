@@ -10,14 +10,6 @@ from layergroups.training.distributed._replicas import (
 from layergroups.training.distributed._sharding import shard, wants_sharding, whole
 
 __all__ = [
-    "SINGLE_PROCESS",
-    "Processes",
-    "Replicas",
-    "average_gradients",
-    "current_processes",
-    "divide_gradients",
-    "same_weights",
-    "shard",
-    "wants_sharding",
-    "whole",
-]
+    "SINGLE_PROCESS", "Processes", "Replicas", "average_gradients", "current_processes",
+    "divide_gradients", "same_weights", "shard", "wants_sharding", "whole",
+]  # fmt: skip

@@ -19,15 +19,6 @@ from layergroups.training.feature_cache._feature_buffer import (
 from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
 
 __all__ = [
-    "Boundary",
-    "CacheEntry",
-    "CachedBatches",
-    "CachedEpochs",
-    "FeatureBuffer",
-    "FeatureCache",
-    "FeatureCacheConfig",
-    "batch_size",
-    "checked_cache_config",
-    "probe",
-    "why_not",
-]
+    "Boundary", "CacheEntry", "CachedBatches", "CachedEpochs", "FeatureBuffer", "FeatureCache",
+    "FeatureCacheConfig", "batch_size", "checked_cache_config", "probe", "why_not",
+]  # fmt: skip

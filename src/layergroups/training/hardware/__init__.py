@@ -13,16 +13,7 @@ from layergroups.training.hardware._device import (
 from layergroups.training.hardware._memory_format import in_fast_layout, in_safe_layout
 
 __all__ = [
-    "Compile",
-    "Compiled",
-    "checked_compile",
-    "checked_precision",
-    "in_fast_layout",
-    "in_safe_layout",
-    "keep_freed_memory",
-    "launched_accumulation",
-    "make_accelerator",
-    "place",
-    "precision_name",
-    "to_device",
-]
+    "Compile", "Compiled", "checked_compile", "checked_precision", "in_fast_layout",
+    "in_safe_layout", "keep_freed_memory", "launched_accumulation", "make_accelerator", "place",
+    "precision_name", "to_device",
+]  # fmt: skip

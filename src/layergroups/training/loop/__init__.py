@@ -9,17 +9,6 @@ from layergroups.training.loop._position import position_of, restore_position
 from layergroups.training.loop._snapshot import Snapshot
 
 __all__ = [
-    "Callback",
-    "FitContext",
-    "NotFiniteError",
-    "Snapshot",
-    "check_batch_count",
-    "check_trainable",
-    "end_after",
-    "evaluate",
-    "fit",
-    "position_of",
-    "predict_all",
-    "restore_position",
-    "train_step",
-]
+    "Callback", "FitContext", "NotFiniteError", "Snapshot", "check_batch_count", "check_trainable",
+    "end_after", "evaluate", "fit", "position_of", "predict_all", "restore_position", "train_step",
+]  # fmt: skip

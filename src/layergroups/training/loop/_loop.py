@@ -224,9 +224,6 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
     learner.end_epoch(row, 1 if features is None else features.epochs_counted)
 
 
-# Checks before a fit and at its first step
-
-
 def check_batch_count(batches: Batches) -> int:
     """The number of training batches."""
     try:

@@ -223,9 +223,6 @@ class RepeatedBatches:
         return train
 
 
-# From losses to a curve
-
-
 class Losses:
     """The losses of a sweep: `raw`, of which only the last may be not finite, and `smooth`.
 

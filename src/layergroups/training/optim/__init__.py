@@ -13,16 +13,6 @@ from layergroups.training.optim._optimizers import (
 from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Schedule
 
 __all__ = [
-    "Flat",
-    "FlatCos",
-    "OneCycle",
-    "OptFunc",
-    "Schedule",
-    "build_optimizer",
-    "checked_clip",
-    "checked_decay",
-    "factory_of",
-    "rates_in_use",
-    "set_momentum",
-    "set_rates",
-]
+    "Flat", "FlatCos", "OneCycle", "OptFunc", "Schedule", "build_optimizer", "checked_clip",
+    "checked_decay", "factory_of", "rates_in_use", "set_momentum", "set_rates",
+]  # fmt: skip

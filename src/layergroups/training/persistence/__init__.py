@@ -11,12 +11,6 @@ from layergroups.training.persistence._learner_state_dict import (
 )
 
 __all__ = [
-    "check_resumable",
-    "export",
-    "groups_of_export",
-    "put_weights",
-    "restore",
-    "save",
-    "state_of",
+    "check_resumable", "export", "groups_of_export", "put_weights", "restore", "save", "state_of",
     "weights_of",
-]
+]  # fmt: skip

@@ -18,22 +18,7 @@ from layergroups.training.state._norm_statistics import (
 from layergroups.training.state._progress import Bar, Reporter, in_notebook, show
 
 __all__ = [
-    "EVENTS",
-    "Bar",
-    "BatchNorm",
-    "BatchNormPolicy",
-    "Ema",
-    "EpochRow",
-    "Event",
-    "History",
-    "LearnerState",
-    "Reporter",
-    "Setting",
-    "checked_callbacks",
-    "evaluating",
-    "in_notebook",
-    "lr_profile",
-    "memory_used",
-    "norm_layers",
-    "show",
-]
+    "EVENTS", "Bar", "BatchNorm", "BatchNormPolicy", "Ema", "EpochRow", "Event", "History",
+    "LearnerState", "Reporter", "Setting", "checked_callbacks", "evaluating", "in_notebook",
+    "lr_profile", "memory_used", "norm_layers", "show",
+]  # fmt: skip
