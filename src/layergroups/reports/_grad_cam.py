@@ -41,14 +41,12 @@ from layergroups.anatomy import (
 )
 from layergroups.data import data_source
 from layergroups.errors import AnatomyError, LayerGroupsError
-from layergroups.reports._images import as_pixels, images_of, overlay
+from layergroups.reports._images import Pixels, as_pixels, images_of, overlay
+from layergroups.reports._protocols import Answering
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from layergroups.reports._images import Pixels
-    from layergroups.reports._protocols import Answering
 
 
 _PREFIX_MOST = 16  # class and register tokens

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -20,10 +21,7 @@ from layergroups.data import IndexedBatches
 from layergroups.errors import LayerGroupsError
 from layergroups.input_spec import InputSpec
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.float32]
+Pixels = NDArray[np.float32]
 
 
 def inputs_at(

@@ -18,7 +18,7 @@ from layergroups._torch import tree_map_only
 from layergroups.data import data_source, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._grad_cam import grad_cam
-from layergroups.reports._images import TopLoss, as_pixels, images_of, inputs_at, overlay
+from layergroups.reports._images import Pixels, TopLoss, as_pixels, images_of, inputs_at, overlay
 from layergroups.reports._protocols import Answering
 from layergroups.reports.figures import draw_calibration, draw_confusion, draw_residuals
 from layergroups.tasks import (
@@ -36,8 +36,6 @@ from layergroups.tasks import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from layergroups.reports._images import Pixels
 
 
 _Measure = TypeVar("_Measure")

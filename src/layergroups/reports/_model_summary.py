@@ -17,11 +17,10 @@ from layergroups._paths import parent
 from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
 from layergroups.errors import LayerGroupsError
+from layergroups.groups import LayerGroups
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-    from layergroups.groups import LayerGroups
 
 
 _HEADINGS = ("layer", "type", "output", "parameters", "trains", "group")

@@ -9,19 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from layergroups.groups import HEADINGS, group_cells
+from layergroups.groups import HEADINGS, LayerGroups, group_cells
 from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix
-
-if TYPE_CHECKING:
-    from layergroups.groups import LayerGroups
-
 
 Row = tuple[Path, AnyPrediction]
 _WIDEST = 120  # columns of the path; longer paths shift their row to the right

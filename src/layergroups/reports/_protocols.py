@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from layergroups.groups import LayerGroups
-    from layergroups.tasks import Task
+from layergroups.groups import LayerGroups
+from layergroups.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,11 @@ from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._images import as_pixels, collated, each_of, images_of
+from layergroups.reports._protocols import Answering
 from layergroups.tasks import output_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from layergroups.reports._protocols import Answering
 
 
 def results_picture(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,19 +17,23 @@ from layergroups._paths import path_of
 from layergroups._random import mixed
 from layergroups._suggestions import unknown_option
 from layergroups.checkpoints import Blueprint, Exported, load_export
-from layergroups.data import DataSource, InferenceData, bound_to, data_source, transform_from_config
+from layergroups.data import (
+    DataSource,
+    ImageDataLoaders,
+    InferenceData,
+    Size,
+    bound_to,
+    data_source,
+    transform_from_config,
+)
 from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
+from layergroups.input_spec import InputSpec
 from layergroups.models import all_or_nothing, assemble, load_model, with_channels
-from layergroups.tasks import Task, loss_from, stand_in, task_meant_by
+from layergroups.tasks import LossFunc, Task, loss_from, stand_in, task_meant_by
 from layergroups.training._learner import Learner
+from layergroups.training.optim import OptFunc
 from layergroups.training.persistence import groups_of_export
-
-if TYPE_CHECKING:
-    from layergroups.data import ImageDataLoaders, Size
-    from layergroups.input_spec import InputSpec
-    from layergroups.tasks import LossFunc
-    from layergroups.training.optim import OptFunc
 
 _log = logging.getLogger("layergroups")
 _LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)

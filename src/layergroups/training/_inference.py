@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,7 @@ from layergroups.errors import TrainingError
 from layergroups.tasks import AnyPrediction
 from layergroups.training.hardware import keep_freed_memory
 from layergroups.training.loop import predict_all
-
-if TYPE_CHECKING:
-    from layergroups.training.state import LearnerState
+from layergroups.training.state import LearnerState
 
 
 def predictions(

@@ -17,7 +17,7 @@ from layergroups import checkpoints
 from layergroups._forward import single_batch
 from layergroups._paths import path_of
 from layergroups._suggestions import unknown_attribute
-from layergroups.data import TrainValid, batch_count, batches_of
+from layergroups.data import EvalLoader, Paths, TrainValid, batch_count, batches_of
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.reports import (
@@ -72,8 +72,6 @@ from layergroups.training.state import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from layergroups.data import EvalLoader, Paths
 
 
 class Learner(LearnerState):

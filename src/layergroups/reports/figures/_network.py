@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from layergroups import _drawing as drawing
 from layergroups._formatting import count, shape, short
 from layergroups.anatomy import Block
+from layergroups.groups import LayerGroup, LayerGroups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
-
-    from layergroups.groups import LayerGroup, LayerGroups
 
 
 _LINE = 0.17  # inches of a line of text

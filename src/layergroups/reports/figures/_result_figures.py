@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layergroups import _drawing as drawing
+from layergroups.tasks import Calibration, OutputErrors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
-
-    from layergroups.tasks import Calibration, OutputErrors
 
 
 _CELL = 0.52  # inches

@@ -15,7 +15,7 @@ from datetime import datetime
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from layergroups._formatting import memory
 from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._images import overlay
+from layergroups.reports._images import Pixels, overlay
 from layergroups.reports._interpretation import Interpretation
 from layergroups.reports._model_summary import name_of
 from layergroups.reports._protocols import Trained
@@ -40,9 +40,6 @@ from layergroups.reports.run._record import (
     epoch_rows,
 )
 from layergroups.tasks import ClassReport, ConfusionMatrix, Residuals
-
-if TYPE_CHECKING:
-    from layergroups.reports._images import Pixels
 
 _THUMB: Final = 112  # pixels of the longer side
 _LARGE: Final = 208

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -25,14 +25,10 @@ from layergroups._paths import path_of
 from layergroups.checkpoints import Saved, Series, join_tensors, split_tensors
 from layergroups.data import items_in
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training.loop import position_of, restore_position
+from layergroups.training.loop import FitContext, position_of, restore_position
+from layergroups.training.optim import Schedule
 from layergroups.training.persistence import check_resumable, restore, state_of
-from layergroups.training.state import History
-
-if TYPE_CHECKING:
-    from layergroups.training.loop import FitContext
-    from layergroups.training.optim import Schedule
-    from layergroups.training.state import LearnerState
+from layergroups.training.state import History, LearnerState
 
 _log = logging.getLogger("layergroups")
 _KEPT: Final = 2  # number of checkpoints, because the newest may be damaged

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from layergroups._torch import foreach_lerp_, is_sharded, shard_like, version
 from layergroups.groups import is_norm
 from layergroups.training.distributed import whole
-
-if TYPE_CHECKING:
-    from layergroups.training.loop import FitContext
-    from layergroups.training.state import LearnerState
+from layergroups.training.loop import FitContext
+from layergroups.training.state import LearnerState
 
 
 class EMA:

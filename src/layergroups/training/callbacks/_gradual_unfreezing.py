@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from layergroups.groups import first_to_train
-
-if TYPE_CHECKING:
-    from layergroups.groups import LayerGroups
-    from layergroups.training.loop import FitContext
+from layergroups.groups import LayerGroups, first_to_train
+from layergroups.training.loop import FitContext
 
 _log = logging.getLogger("layergroups")
 

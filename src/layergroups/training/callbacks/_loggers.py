@@ -14,12 +14,11 @@ from layergroups.checkpoints import write_text
 from layergroups.errors import TrainingError
 from layergroups.reports import curves_png
 from layergroups.training.hardware import make_accelerator
+from layergroups.training.loop import FitContext
 from layergroups.training.state import in_notebook
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from layergroups.training.loop import FitContext
 
 
 class CSVLog:

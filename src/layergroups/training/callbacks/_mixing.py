@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from torch.nn import functional
 from layergroups._checks import number
 from layergroups._random import mixed, private_randomness
 from layergroups.errors import TrainingError
-
-if TYPE_CHECKING:
-    from layergroups.training.loop import FitContext
+from layergroups.training.loop import FitContext
 
 _log = logging.getLogger("layergroups")
 

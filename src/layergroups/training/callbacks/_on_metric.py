@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -17,12 +17,9 @@ from layergroups._checks import number, text, whole_number
 from layergroups.checkpoints import read
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.tasks import higher_is_better, metric_names
-from layergroups.training.loop import end_after
+from layergroups.training.loop import FitContext, end_after
 from layergroups.training.persistence import put_weights, save, weights_of
 from layergroups.training.state import EpochRow
-
-if TYPE_CHECKING:
-    from layergroups.training.loop import FitContext
 
 _log = logging.getLogger("layergroups")
 Mode = Literal["auto", "min", "max"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from layergroups.data import as_size, set_epoch
+from layergroups.data import Size, as_size, set_epoch
 from layergroups.errors import DataError, TrainingError
+from layergroups.training.loop import FitContext
 from layergroups.training.state import evaluating
-
-if TYPE_CHECKING:
-    from layergroups.data import Size
-    from layergroups.training.loop import FitContext
 
 
 class ProgressiveSizes:

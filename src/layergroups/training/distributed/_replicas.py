@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -14,13 +14,10 @@ from torch.optim import Optimizer
 from layergroups._fingerprint import checksum, structure_lines
 from layergroups._formatting import first_few
 from layergroups._torch import is_sharded
+from layergroups.data import Shard
 from layergroups.errors import TrainingError
+from layergroups.groups import LayerGroups
 from layergroups.training.distributed._processes import Processes, current_processes
-
-if TYPE_CHECKING:
-    from layergroups.data import Shard
-    from layergroups.groups import LayerGroups
-
 
 _BUCKET: Final = 32 << 20  # bytes of gradients in one message
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from layergroups._forward import labelled
 from layergroups._random import mixed
 from layergroups._torch import is_compiled, version
 from layergroups.data import (
+    Batches,
     SeekableBatches,
     Shard,
     can_start_later,
@@ -33,11 +34,8 @@ from layergroups.training.feature_cache._feature_buffer import FeatureBuffer, Fe
 from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
 from layergroups.training.feature_cache._feature_cut import few_items, run_rest
 from layergroups.training.hardware import to_device
+from layergroups.training.loop import FitContext
 from layergroups.training.state import evaluating
-
-if TYPE_CHECKING:
-    from layergroups.data import Batches
-    from layergroups.training.loop import FitContext
 
 _log = logging.getLogger("layergroups")
 _PASS_OFFSET = 1 << 24  # between the epoch numbers that seed the orders of further passes

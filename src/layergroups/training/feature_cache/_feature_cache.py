@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from layergroups._fingerprint import checksum, stable_text
 from layergroups._forward import labelled
-from layergroups.data import items_in, shards_of
+from layergroups.data import Shard, items_in, shards_of
 from layergroups.groups import as_if_inactive
+from layergroups.training.distributed import Processes
 from layergroups.training.feature_cache._conv_bn_fusion import FrozenPart
 from layergroups.training.feature_cache._feature_buffer import (
     FeatureBuffer,
@@ -35,12 +36,8 @@ from layergroups.training.feature_cache._feature_cut import (
     foreign_hooks,
 )
 from layergroups.training.hardware import to_device
+from layergroups.training.loop import FitContext
 from layergroups.training.state import evaluating
-
-if TYPE_CHECKING:
-    from layergroups.data import Shard
-    from layergroups.training.distributed import Processes
-    from layergroups.training.loop import FitContext
 
 Boundary = tuple[int, ...]
 _ATTRIBUTES: Final = (bool, int, float, str, tuple, list, type(None))

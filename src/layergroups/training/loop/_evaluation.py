@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,7 @@ from layergroups.errors import TrainingError
 from layergroups.tasks import LossFunc, Meter, Task, checked_loss, item_losses
 from layergroups.training.distributed import SINGLE_PROCESS, Processes
 from layergroups.training.hardware import keep_freed_memory, to_device
-from layergroups.training.state import evaluating
-
-if TYPE_CHECKING:
-    from layergroups.training.state import LearnerState
+from layergroups.training.state import LearnerState, evaluating
 
 Forward = Callable[[Any], Tensor]
 

@@ -14,17 +14,15 @@ from torch.optim import Optimizer
 
 from layergroups._forward import call_model, tensor_of
 from layergroups.data import Batches, Shard
-from layergroups.groups import mark_synced
+from layergroups.groups import LayerGroups, mark_synced
 from layergroups.training.distributed import Processes, Replicas
 from layergroups.training.loop._loss_meter import LossMeter
 from layergroups.training.optim import Schedule
-from layergroups.training.state import EpochRow, checked_callbacks
+from layergroups.training.state import EpochRow, LearnerState, checked_callbacks
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from layergroups.groups import LayerGroups
-    from layergroups.training.state import LearnerState
 
 _log = logging.getLogger("layergroups")
 RandomStart = dict[str, Any]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from layergroups.errors import TrainingError
-
-if TYPE_CHECKING:
-    from layergroups.training.distributed import Processes
+from layergroups.training.distributed import Processes
 
 READ_EVERY: Final = 10  # steps; each reading waits for the device
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,7 @@ from layergroups._interrupts import uninterrupted
 from layergroups._torch import call_uncompiled, each_module, own_parameters, set_versions, version
 from layergroups.checkpoints import load_random_state, random_state
 from layergroups.training.loop._position import begin_again, random_start
-
-if TYPE_CHECKING:
-    from layergroups.training.state import LearnerState
+from layergroups.training.state import LearnerState
 
 
 class Snapshot:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -31,9 +31,7 @@ from layergroups.training.loop import (
     train_step,
 )
 from layergroups.training.lr_finder._found_rates import FoundRates, NoSuggestionError, SuggestFunc
-
-if TYPE_CHECKING:
-    from layergroups.training.state import LearnerState
+from layergroups.training.state import LearnerState
 
 _LEAST_STEPS: Final = 20
 _LEAST_POINTS: Final = 4

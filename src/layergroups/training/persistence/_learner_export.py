@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,10 +28,7 @@ from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
 from layergroups.tasks import describe_loss, loss_name, meaning_of, saved_name
 from layergroups.training.loop import predict_all
-
-if TYPE_CHECKING:
-    from layergroups.training.state import LearnerState
-
+from layergroups.training.state import LearnerState
 
 _log = logging.getLogger("layergroups")
 _WORDS = ("auto", "layerwise", "classic", "classic-v1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,7 @@ from layergroups.checkpoints import (
 from layergroups.errors import CheckpointError
 from layergroups.groups import compare_groups, taken_over
 from layergroups.training.distributed import whole
-from layergroups.training.state import History
-
-if TYPE_CHECKING:
-    from layergroups.training.state import LearnerState
-
+from layergroups.training.state import History, LearnerState
 
 _log = logging.getLogger("layergroups")
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)

@@ -19,6 +19,7 @@ from layergroups._random import mixed
 from layergroups._suggestions import SuggestsNames
 from layergroups._torch import is_compiled
 from layergroups.anatomy import unwrap
+from layergroups.checkpoints import Blueprint
 from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
@@ -59,7 +60,6 @@ from layergroups.training.state._progress import Reporter, checked_progress, rep
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from layergroups.checkpoints import Blueprint
 
 _log = logging.getLogger("layergroups")
 _Given = TypeVar("_Given")
