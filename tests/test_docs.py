@@ -159,3 +159,12 @@ def test_the_two_commands_stand_at_the_top_of_the_readme() -> None:
     top = (ROOT / "README.md").read_text(encoding="utf-8")[:1500]
     assert "make demo" in top
     assert "make test" in top
+
+
+@pytest.mark.parametrize("name", [n for n in lg.__all__ if callable(getattr(lg, n))])
+def test_what_users_call_has_a_docstring(name: str) -> None:
+    found = getattr(lg, name)
+    assert inspect.getdoc(found)
+    if found in OBJECTS.values():
+        public = [m for m in dir(found) if m[0] != "_" and m not in found.__annotations__]
+        assert not [m for m in public if not inspect.getdoc(inspect.getattr_static(found, m))]

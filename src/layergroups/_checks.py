@@ -14,7 +14,6 @@ def whole_number(
     example: int,
     error: type[LayerGroupsError] = TrainingError,
 ) -> int:
-    """The value, a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise error(
             f"{name}={value!r} must be a whole number from {least}, such as {name}={example}."
@@ -39,7 +38,6 @@ def number(
 
 
 def text(name: str, value: object, example: str) -> str:
-    """The value, a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise TrainingError(f'{name}={value!r} must be a text, such as {name}="{example}".')
     return value

@@ -107,7 +107,6 @@ def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:
-    """A figure as the content of a PNG file."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=dpi)
     return out.getvalue()

@@ -37,7 +37,6 @@ def split_batch(batch: object) -> tuple[Any, Tensor | None]:
 
 
 def labelled(batch: object) -> tuple[Any, Tensor]:
-    """Inputs and targets."""
     inputs, targets = split_batch(batch)
     if targets is None:
         raise TrainingError("Training and validation need batches (inputs, targets).")
@@ -54,7 +53,6 @@ def count_items(batch: object) -> int:
 
 
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs as positional and keyword arguments."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, tuple | list):
@@ -86,16 +84,13 @@ def tensor_of(outputs: Any) -> Tensor:
 
 
 def run_model(model: Callable[..., Any], inputs: Any) -> Any:
-    """Inputs through the model, to whatever it gives."""
     args, kwargs = as_call(inputs)
     return model(*args, **kwargs)
 
 
 def call_model(model: Callable[..., Any], inputs: Any) -> Tensor:
-    """Inputs through the model, to the logits."""
     return tensor_of(run_model(model, inputs))
 
 
 def single_batch(item: Any) -> Any:
-    """A batch of one item."""
     return tree_map_only(Tensor, lambda tensor: tensor.unsqueeze(0), item)

@@ -35,7 +35,6 @@ def is_within(path: str, place: str) -> bool:
 
 
 def join(place: str, rest: str) -> str:
-    """The full path of what has the path `rest` inside a place."""
     return f"{place}.{rest}" if place and rest else place or rest
 
 

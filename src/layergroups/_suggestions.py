@@ -38,7 +38,6 @@ def unknown_option(function: Callable[..., Any], name: str, more: Iterable[str])
 
 
 def unknown_attribute(kind: type, name: str, known: Iterable[str]) -> NoAttributeError:
-    """The error for an attribute that objects of a class do not have."""
     hint = "" if name.startswith("_") else f"{nearest(name, known)} {FROM_FASTAI}"
     # obj=None: Python must not add a second suggestion, nor keep the object alive.
     return NoAttributeError(f"{kind.__name__} has no attribute {name}.{hint}", name=name, obj=None)

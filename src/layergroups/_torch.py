@@ -140,7 +140,6 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def call_uncompiled(module: nn.Module) -> None:
-    """Take back `module.compile()`."""
     if vars(module).get("_compiled_call_impl") is not None:
         vars(module)["_compiled_call_impl"] = None
 
@@ -152,7 +151,6 @@ def _compiled_of(module: nn.Module) -> nn.Module | None:
 
 
 def is_compile_error(error: Exception) -> bool:
-    """Whether `torch.compile` failed, or what it runs."""
     from torch._dynamo.exc import TorchDynamoException
 
     return isinstance(error, TorchDynamoException)

@@ -164,7 +164,6 @@ class FromPixels(nn.Module):
         self.register_buffer("shift", mean / std)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map pixels to probabilities or numbers."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32)
         images = images * self.scale - self.shift
         outputs = call_model(self.model, {self.keyword: images} if self.keyword else images)

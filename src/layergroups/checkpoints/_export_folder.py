@@ -73,8 +73,6 @@ class Blueprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The content of `learner.json`."""
-
     classes: tuple[str, ...]  # names of classes, labels or targets, in the order of the outputs
     blueprint: Blueprint | None  # None for a model that is not from `vision_learner`
     head: list[dict[str, Any]] | None  # a list of plain layers; None if it has others
@@ -145,7 +143,6 @@ def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
-    """Read what `write_export` wrote."""
     path = folder / DESCRIPTION
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}. Write one: learn.export(folder).")
@@ -194,8 +191,6 @@ def described_head(model: nn.Module) -> list[dict[str, Any]] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Groups:
-    """The state of layer groups."""
-
     rule: str
     names: tuple[str, ...]
     reasons: tuple[str, ...] = ()

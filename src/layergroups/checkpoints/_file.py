@@ -117,7 +117,6 @@ class Series:
     folder: Path
 
     def files(self) -> list[Path]:
-        """The files, newest first."""
         return sorted(self.folder.glob("step-*.safetensors"), reverse=True)
 
     def write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:

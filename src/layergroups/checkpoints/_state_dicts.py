@@ -233,7 +233,6 @@ def split_tensors(value: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
 
 
 def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `split_tensors`."""
     if isinstance(value, Mapping):
         if set(value) == {_TENSOR}:
             if value[_TENSOR] not in tensors:
@@ -250,7 +249,6 @@ def _joined(parts: Any) -> dict[str, Tensor]:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, named "prefix/name"."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 

@@ -387,7 +387,6 @@ def _anatomy(side: Any, example_input: Any) -> Anatomy:
 
 
 def _class_layers(side: _Side, strict: bool) -> list[str]:
-    """The layers with a row for each class: classifiers, and norms of their outputs."""
     model, anatomy, n = side.model, side.anatomy, len(side.classes)
     if len(set(side.classes)) < n:
         raise TransplantError(f"classes={list(side.classes)} has duplicates; name each class once.")
@@ -406,7 +405,6 @@ def _class_layers(side: _Side, strict: bool) -> list[str]:
 
 
 def _add_rows(plan: _ByClass, source: _Side, target: _Side, old: str, new: str) -> None:
-    """Plan the rows of one pair of layers."""
     shared = {c: i for i, c in enumerate(source.classes) if c in target.classes}
     reason = _reason(source.classes, target.classes)
     ours, theirs = _slots(source.model, old), _slots(target.model, new)

@@ -24,7 +24,6 @@ class TableOptions:
     images: Path | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `ImageDataLoaders.from_table`, without the task."""
         names = [name.strip() for name in (self.column or "").split(",") if name.strip()]
         return {
             "label_col": names[0] if len(names) == 1 else names or 1,
@@ -51,7 +50,6 @@ class TableOptions:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the images are given by a table, not by a folder."""
     return path.suffix.lower() in _TABLES and not path.is_dir()
 
 

@@ -27,8 +27,6 @@ from layergroups.training import FitContext, Learner, vision_learner
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The options of the command."""
-
     folder: Path
     labels: TableOptions
     channels: int | None
@@ -128,8 +126,6 @@ def _data(options: TrainOptions) -> ImageDataLoaders:
 
 
 class _StepCount:
-    """A callback that counts optimizer steps."""
-
     steps = 0
 
     def after_step(self, run: FitContext) -> None:
@@ -172,7 +168,6 @@ def _train(learn: Learner, options: TrainOptions) -> None:
 
 
 def _write(learn: Learner, options: TrainOptions) -> RunFiles:
-    """Write the folder of the run, not evaluated yet."""
     record = record_run(learn, command=options.command, measured=False)
     return write_run(learn, options.out, record=record)
 

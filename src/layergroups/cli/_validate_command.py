@@ -23,7 +23,6 @@ def figures_of(found: Interpretation) -> dict[str, Any]:
 
 
 def as_json(found: Interpretation) -> dict[str, Any]:
-    """All figures as JSON-ready values."""
     measures, loss = found.measures(), {"loss": float(found.losses.mean())}
     values = measures.to_dict()
     values.pop("values", None)  # the error of each image

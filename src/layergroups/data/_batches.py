@@ -235,7 +235,6 @@ class BatchMaker:
         self._busy = False
 
     def to(self, device: torch.device) -> None:
-        """Put all further batches on a device."""
         if device != self.device:
             self.device, self._pool = device, None  # the memory of other workers is not pinned
 
@@ -256,7 +255,6 @@ class BatchMaker:
             self._busy = False
 
     def batch(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """One batch, made in this process."""
         return self._finished(stack([self.dataset[item] for item in items]))
 
     def _finished(self, raw: Raw) -> tuple[Tensor, Tensor]:
@@ -309,7 +307,6 @@ def _piped(items: Sequence[One | BrokenImage]) -> Any:
 
 
 def _workers_error(error: RuntimeError) -> Exception:
-    """What the end of a worker means."""
     if "DataLoader worker" not in str(error):
         return error
     method = multiprocessing.get_start_method()
@@ -340,12 +337,10 @@ class _Loader:
 
     @property
     def photos(self) -> Samples:
-        """The images, before shuffling."""
         return self.maker.dataset.photos
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Their paths, before shuffling."""
         return self.photos.paths
 
     @property

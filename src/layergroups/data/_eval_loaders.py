@@ -130,7 +130,6 @@ class InferenceData(DataSource):
 
     @property
     def task(self) -> Task:
-        """What the model predicts."""
         return self._task
 
     @property
@@ -151,7 +150,6 @@ class InferenceData(DataSource):
         return {self.keyword: image} if self.keyword else image
 
     def load(self, item: ImageSource) -> Any:
-        """One image as the network takes it."""
         return self._named(self.transform(item))
 
     def test_dl(
@@ -169,7 +167,6 @@ class InferenceData(DataSource):
         return made
 
     def test_batches(self, items: Any) -> EvalLoader:
-        """As `test_dl`."""
         return self.test_dl(items)
 
     def table_dl(
@@ -201,7 +198,6 @@ class InferenceData(DataSource):
         return self.test_dl([rows.files[i] for i in wanted], labels, **options)
 
     def transform_config(self) -> dict[str, Any]:
-        """The transform as JSON-ready values."""
         return self.transform.to_config()
 
 

@@ -81,7 +81,6 @@ class Split:
 
 
 def check_valid_pct(valid_pct: float) -> float:
-    """The share for validation, if it is between 0 and 1."""
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
             f"valid_pct={valid_pct} must be between 0 and 1: the share of the images for "

@@ -29,8 +29,6 @@ class Rank(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The part of a batch for one process."""
-
     batch: Any  # its items; those of a different process if none is left for this one
     n_counted: int  # how many of them count here; 0 if they belong to a different process
     n_items: int  # items in the whole batch
@@ -39,7 +37,6 @@ class Shard:
 
     @property
     def weight(self) -> float:
-        """Its share of the whole batch, 0..1."""
         return self.n_counted / self.n_items if self.n_items else 0.0
 
 

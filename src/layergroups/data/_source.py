@@ -79,8 +79,6 @@ class TrainValid(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """Counts and facts of the data, for reports."""
-
     name: str = ""  # of the folder
     train: int | None = None
     valid: int | None = None
@@ -251,7 +249,6 @@ class DataSource:
 
 
 def few(values: Sequence[float]) -> str:
-    """Statistics of channels, as text."""
     return ", ".join(f"{value:.3g}" for value in values)
 
 
@@ -431,7 +428,6 @@ def bound_to(source: DataSource, spec: InputSpec | None) -> DataSource:
 
 
 def batches_of(source: DataSource, dl: object) -> Iterable[Any]:
-    """The given batches, or those of validation."""
     if dl is None:
         return source.valid or ()
     if not isinstance(dl, Iterable) or isinstance(dl, str | bytes | Mapping | Tensor):
@@ -450,7 +446,6 @@ def batch_count(batches: Iterable[Any]) -> int:
 
 
 def set_epoch(batches: object, epoch: int) -> None:
-    """Set the epoch of batches that have one."""
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(epoch)
 
@@ -463,12 +458,10 @@ def starting_at(batches: Iterable[Any], batch: int) -> Iterator[Any]:
 
 
 def can_start_later(batches: object) -> bool:
-    """Whether `starting_at` reads none of the first batches."""
     return hasattr(batches, "starting_at")
 
 
 def generators_of(batches: object) -> dict[str, torch.Generator]:
-    """Generators of a torch DataLoader and of its sampler."""
     owners = {"loader": batches, "sampler": getattr(batches, "sampler", None)}
     found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
     return {name: g for name, g in found.items() if isinstance(g, torch.Generator)}

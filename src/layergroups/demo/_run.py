@@ -35,8 +35,6 @@ _ERRORS_SHOWN = 2
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The results of the demo."""
-
     confusion: ConfusionMatrix  # on the validation photos
     # predictions for the first photo of each class, and for confident errors
     shown: tuple[tuple[Path, Prediction], ...]

@@ -49,8 +49,6 @@ class Classic:
 
 @dataclass(frozen=True)
 class Explanation(Printable):
-    """Why a network is divided as it is."""
-
     network: str  # class of the network
     rule: str  # such as "auto"
     # the start of each group but the first, nearest the input first
@@ -61,7 +59,6 @@ class Explanation(Printable):
     implied: str | None  # for a rule by hand, its effect on parameters, depth and blocks; else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # tuples become lists
         return values
 

@@ -14,8 +14,6 @@ _REASON = "begins here because"
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """The figures of one layer group in a table."""
-
     index: int  # 0 is nearest the input
     name: str  # such as "head"
     blocks: tuple[str, ...]  # names of its blocks, in the order of execution
@@ -50,7 +48,6 @@ def group_table(rows: Sequence[GroupRow], title: str) -> Table:
 
 
 def group_cells(row: GroupRow) -> tuple[str, ...]:
-    """The cells of a row: one for each of `HEADINGS`, and the reason."""
     last = f" … {row.blocks[-1]}" if len(row.blocks) > 1 else ""
     blocks = f"{len(row.blocks)}: {row.blocks[0]}{last}" if row.blocks else "-"
     parameters, rate = f"{row.parameters:,d}", f"{row.rate:.4g}"

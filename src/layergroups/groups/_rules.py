@@ -128,7 +128,6 @@ def _body_names(n: int, *, decoder: bool = False) -> list[str]:
 def _with_head(
     model: nn.Module, anatomy: Anatomy, rule: str, parts: list[Part], part_of: dict[int, int]
 ) -> Partition:
-    """Parts of the body by block, and the head as the last."""
     if anatomy.has_head:
         part_of = part_of | {b.index: len(parts) for b in anatomy.head}
         parts = [*parts, Part("head", anatomy.head_reason)]

@@ -13,8 +13,6 @@ from layergroups.groups._rates import spread_rates
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """How saved groups differ from those of a model."""
-
     rules: tuple[str, str]  # the saved rule and the model's
     # groups that the model does not have; their freezing and rates are lost
     only_saved: tuple[str, ...]

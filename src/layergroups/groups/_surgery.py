@@ -94,8 +94,6 @@ def _same(now: Sequence[object], before: Sequence[object]) -> bool:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """The parameters and modules of a model at one time."""
-
     # all names of each parameter; the first is the one in `named_parameters()`
     names: Mapping[nn.Parameter, tuple[str, ...]]
     owners: Mapping[str, nn.Module]  # by name of a parameter, the module that it is registered in
@@ -104,7 +102,6 @@ class ModelSnapshot:
     adapted: bool  # whether the model has adapter layers
 
     def first(self, parameter: nn.Parameter) -> str:
-        """The name of a parameter in `named_parameters()`."""
         return self.names[parameter][0]
 
     def with_converted(self, converted: Mapping[nn.Parameter, nn.Parameter]) -> ModelSnapshot:
@@ -224,7 +221,6 @@ class Change:
     released: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -379,7 +375,6 @@ def _tie(
 
 
 def names_of(parameters: Iterable[nn.Parameter], now: ModelSnapshot) -> tuple[str, ...]:
-    """Names of parameters, in the order of the model."""
     chosen = {*parameters}
     return tuple(names[0] for p, names in now.names.items() if p in chosen)
 

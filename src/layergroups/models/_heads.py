@@ -40,7 +40,6 @@ class SigmoidRange(nn.Module):
         return torch.sigmoid(x.float()) * (self.high - self.low) + self.low
 
     def extra_repr(self) -> str:
-        """The bounds."""
         return f"low={self.low:g}, high={self.high:g}"
 
 

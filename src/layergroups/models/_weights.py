@@ -67,7 +67,6 @@ class Differences:
         return [f"{len(n)} {kind}: {first_few(n, _SHOWN)}" for kind, n in kinds.items() if n]
 
     def outside(self, paths: tuple[str, ...]) -> Differences:
-        """The differences outside the modules at these paths."""
 
         def keep(names: Iterable[str]) -> list[str]:
             return [n for n in names if not any(is_within(n, path) for path in paths)]

@@ -71,7 +71,6 @@ def each_of(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor | None]]:
 
 
 def collated(items: Sequence[tuple[Any, Tensor | None]]) -> tuple[Any, Tensor | None]:
-    """Inputs and targets of items as one batch."""
     inputs = default_collate([inputs for inputs, _ in items])
     known = [target for _, target in items if target is not None]
     return inputs, torch.stack(known) if known else None
@@ -124,8 +123,6 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
 
 @dataclass(frozen=True)
 class TopLoss:
-    """An item with one of the largest losses."""
-
     index: int  # its position in the batches, and in `Interpretation.predictions`
     path: Path | None  # its file; None if unknown
     actual: str  # its class, labels or targets, as text
@@ -135,5 +132,4 @@ class TopLoss:
     loss: float  # its loss
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         return asdict(self) | {"path": None if self.path is None else str(self.path)}

@@ -29,8 +29,6 @@ DETAILS: Final = ("blocks", "layers")
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One block or layer."""
-
     name: str  # its path; the name of a parameter that belongs directly to a container
     kind: str  # its class
     shape: tuple[int, ...]  # of its output for one item; empty if unknown
@@ -78,7 +76,6 @@ class ModelSummary(Printable):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         return asdict(self)
 
     def __rich__(self) -> Group:

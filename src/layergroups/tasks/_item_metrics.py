@@ -44,13 +44,11 @@ def of_numbers(n: int, thresh: float, *, kind: str, **options: Any) -> torchmetr
 
 
 def between_items(n: int, thresh: float, *, kind: str) -> OfTwoItems:
-    """A metric of numbers that compares items."""
     several = {"num_outputs": n} if kind.endswith("CorrCoef") else {}
     return OfTwoItems(getattr(torchmetrics.regression, kind)(**several))
 
 
 def mean_of(n: int, thresh: float, *, function: str, **options: Any) -> MeanOf:
-    """The mean of the values of a function of this file."""
     return MeanOf(partial(globals()[function], **options))
 
 
@@ -60,8 +58,6 @@ def is_class(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 class CalibrationError(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not typed
-    """The error of `Calibration`, for one class for each item."""
-
     full_state_update = False
 
     def __init__(self, n: int, thresh: float) -> None:
@@ -103,7 +99,6 @@ class MeanOf(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is not t
         self.items += known.sum()
 
     def compute(self) -> Tensor:
-        """The mean."""
         mean: Tensor = self.total / self.items
         return mean
 
@@ -138,7 +133,6 @@ class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is no
         self.actual += actual.reshape(-1, self.n).sum(0)
 
     def compute(self) -> Tensor:
-        """The mean; NaN without items."""
         right, predicted, actual = (
             count.double() for count in (self.right, self.predicted, self.actual)
         )
@@ -193,7 +187,6 @@ class OverClasses(_Wrapper):
         self.actual += actual.reshape(-1, self.n).sum(0)
 
     def compute(self) -> Tensor:
-        """The mean."""
         defined = self.actual > 0
         if self.both:
             defined &= self.actual < self.items

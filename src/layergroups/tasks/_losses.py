@@ -97,13 +97,11 @@ def ignored_index(loss_func: object) -> int:
 
 
 def loss_name(loss_func: object) -> str:
-    """The name of a loss, for messages."""
     loss_func, _ = _unwrapped(loss_func)
     return str(getattr(loss_func, "__name__", type(loss_func).__name__))
 
 
 def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of a batch, one number."""
     fault = (
         f"The loss {loss_name(loss_func)} does not fit outputs {tuple(outputs.shape)} "
         f"{outputs.dtype} and targets {tuple(targets.shape)} {targets.dtype}: "
@@ -156,7 +154,6 @@ class NamedLoss(ABC):
                 number(name, getattr(self, name), *bounds)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch."""
         losses = self.each(outputs.float(), targets)
         if self.reduction == "none":
             return losses

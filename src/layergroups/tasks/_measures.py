@@ -36,7 +36,6 @@ class _Tabular(ABC):
     def _rows(self) -> list[tuple[str, ...]]: ...
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         return asdict(self)  # type: ignore[call-overload,no-any-return] # all are dataclasses
 
     def __rich__(self) -> RenderableType:

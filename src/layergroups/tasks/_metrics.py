@@ -103,7 +103,6 @@ class Meter:
                 self._functions[name] = cast(MetricFunction, metric)
 
     def to(self, device: torch.device) -> Meter:
-        """Compute on this device."""
         for metric in self._objects.values():
             metric.to(device)
         return self
@@ -119,7 +118,6 @@ class Meter:
                 self._places.append(places)
 
     def reset(self) -> None:
-        """Remove all batches."""
         for metric in self._objects.values():
             metric.reset()
         self._batches.clear()
@@ -187,7 +185,6 @@ def check_metrics(metrics: Iterable[object], task: Task) -> None:
 
 
 def as_list(metrics: object) -> list[Any]:
-    """One metric or several, as a list."""
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
         return [] if metrics is None else [metrics]
     return list(metrics)

@@ -214,7 +214,6 @@ class Multiclass(Task):
     def graded(
         self, predictions: Tensor, targets: Tensor, thresh: float = 0.5
     ) -> tuple[Tensor, Tensor]:
-        """Of each item, the largest probability."""
         known = (targets >= 0) & (targets < predictions.shape[1])
         return predictions.max(dim=1).values[known], self.correct(predictions, targets)[known]
 

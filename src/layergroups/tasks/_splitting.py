@@ -36,7 +36,6 @@ def random_split(n: int, valid_pct: float, seed: int) -> tuple[tuple[int, ...], 
 
 
 def members_of(labels: Sequence[int]) -> dict[int, list[int]]:
-    """The positions of each class."""
     members: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         members.setdefault(label, []).append(position)

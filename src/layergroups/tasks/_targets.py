@@ -99,7 +99,6 @@ def as_list(value: Any) -> list[Any]:
 
 
 def zeros_and_ones(rows: Sequence[list[Any]]) -> bool:
-    """Whether all rows have one length and hold only 0 and 1."""
     return (
         bool(rows)
         and len({len(row) for row in rows}) == 1
@@ -141,7 +140,6 @@ def sorted_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def quoted(names: Sequence[object]) -> str:
-    """The first names, for a message."""
     return first_few(map(repr, names), _NAMED)
 
 

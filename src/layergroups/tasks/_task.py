@@ -27,8 +27,6 @@ _OTHER_METRIC_NAMES: Final = {"auroc": "roc_auc", "mcc": "matthews", "calibratio
 
 @dataclass(frozen=True)
 class NamedMetric:
-    """A metric of a task, by name."""
-
     make: Callable[[int, float], Any]  # a torchmetrics object, of number of outputs and threshold
     higher: bool = True  # whether more is better
 
@@ -337,7 +335,6 @@ def task_named(name: object) -> Task:
 
 
 def checked_task(task: object, error: type[LayerGroupsError] = TrainingError) -> Task:
-    """A task of `TASKS`, given as the object or its name."""
     if isinstance(task, Task):
         return task
     known = str(task)

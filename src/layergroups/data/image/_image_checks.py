@@ -82,7 +82,6 @@ def drop_broken(
 
 
 def check_on_error(on_error: OnError) -> OnError:
-    """The word, if it is known."""
     if on_error not in ("raise", "skip"):
         raise DataError(f'on_error={on_error!r} is not known; give "raise" or "skip".')
     return on_error

@@ -146,7 +146,6 @@ class EvalTransform:
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
         return self.input.channels
 
     @property
@@ -189,7 +188,6 @@ class EvalTransform:
         return [max(height, width * high // wide), width]
 
     def to_config(self) -> dict[str, Any]:
-        """The transform as JSON-ready values."""
         spec = replace(self.input, size=self.size, crop_pct=self.crop_pct)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in spec.to_dict().items()}
 

@@ -40,8 +40,6 @@ _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 @dataclass(frozen=True)
 class Quartiles:
-    """How numbers are spread."""
-
     min: float
     median: float
     mean: float
@@ -49,7 +47,6 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Quartiles | None:
-        """Of some numbers; None of none."""
         known = sorted(values)
         if not known:
             return None
@@ -108,7 +105,6 @@ class DataSummary(Printable):
         return max(counts) / min(counts)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         broken = [{"path": str(image.path), "reason": image.reason} for image in self.broken]
         own = {"task": self.task.name, "broken": broken, "imbalance": self.imbalance}
         return asdict(self) | own
@@ -396,7 +392,6 @@ def common_folder(files: Iterable[str]) -> str:
 
 
 def data_name(folder: str) -> str:
-    """A short name for the data of a folder."""
     path = Path(folder)
     own = path.name.lower() not in _PARTS or not path.parent.name
     return path.name if own else f"{path.parent.name}/{path.name}"

@@ -97,7 +97,6 @@ def find_files(source: Files, channels: int = 3) -> list[str]:
 
 
 def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Paths as strings."""
     listed = _as_list(files, "files")
     odd = next((item for item in listed if not isinstance(item, str | os.PathLike)), None)
     if odd is not None:
@@ -125,14 +124,12 @@ def sound_positions(
 
 
 def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = None) -> Samples:
-    """Files and labels together."""
     return Samples(tuple(files), targets.labels, targets.task, len(targets.vocab), items)
 
 
 def marked(
     photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool], broken: Sequence[BrokenImage]
 ) -> Split:
-    """Images divided as their marks say."""
     train, valid = (
         photos.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
     )

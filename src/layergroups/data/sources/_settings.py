@@ -86,7 +86,6 @@ class Settings:
 
 
 def check_batch_size(batch_size: int) -> int:
-    """The number, if it can be a batch size."""
     return whole_number("batch_size", batch_size, 1, 64, DataError)
 
 

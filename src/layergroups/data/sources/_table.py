@@ -55,8 +55,6 @@ class Table:
 
 @dataclass(frozen=True)
 class Rows:
-    """Images and labels of a table."""
-
     files: list[str]
     labels: list[Any]
     columns: tuple[str, ...]

@@ -54,7 +54,6 @@ def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") 
 
 
 def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
-    """The figure of `rate_picture`."""
     figure = drawing.new_figure(9.2, 3.9, "Loss over learning rate", note)
     axes = figure.subplots()
     colours = [drawing.INK, *drawing.group_colours(max(0, len(curves) - 2), len(curves) > 1)]

@@ -37,8 +37,6 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class GroupStack:
-    """A layer group and its bars."""
-
     name: str
     rows: tuple[BlockRow, ...]
     colour: str
@@ -60,7 +58,6 @@ def network_picture(groups: LayerGroups, path: str | Path, title: str | None = N
 
 
 def draw_network(groups: LayerGroups, title: str | None = None) -> Figure:
-    """The figure of `network_picture`."""
     stacks = stacks_of(groups)
     rows = [row for stack in stacks for row in stack.rows]
     size, pitch = (7.5, 0.185) if len(rows) > 30 else (9.0, 0.27)

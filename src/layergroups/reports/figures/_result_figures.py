@@ -40,7 +40,6 @@ def confusion_matrix_picture(
 
 
 def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """The figure of `confusion_matrix_picture`."""
     n = len(classes)
     step = -(-n // _MAX_NAMES)
     side = n * _CELL if n <= 20 else _SIDE

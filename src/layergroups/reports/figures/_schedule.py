@@ -23,8 +23,6 @@ _LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePreview:
-    """A phase of a fit, with a separate schedule."""
-
     name: str  # such as "head"
     epochs: int  # passes over the training items
     steps: int  # of the optimizer
@@ -40,7 +38,6 @@ class PhasePreview:
         return max((rate for rate, frozen in pairs if not frozen), default=0.0)
 
     def trains(self, group: int) -> list[tuple[float, float, bool]]:
-        """Intervals of a group, in epochs from the start of the phase, and whether it trains."""
         per_epoch = self.steps / self.epochs
         begins: list[tuple[float, bool]] = []
         flags = zip(self.at, self.frozen[group], strict=True)
@@ -70,7 +67,6 @@ class SchedulePreview:
             first += phase.epochs
 
     def to_dict(self) -> dict[str, Any]:
-        """All values, JSON-ready."""
         return asdict(self)
 
     def save(self, path: str | Path) -> Path:
@@ -89,7 +85,6 @@ class SchedulePreview:
 
 
 def draw_schedule(preview: SchedulePreview) -> Figure:
-    """The figure of a preview."""
     momentum = any(m is not None for phase in preview.phases for m in phase.momentum)
     heights = [2.7, len(preview.groups) * 0.24, *([0.8] if momentum else [])]  # inches
     steps = sum(phase.steps for phase in preview.phases)

@@ -26,7 +26,6 @@ def curves_png(
     groups: Sequence[str],
     dpi: int = 200,
 ) -> bytes:
-    """The figure of `draw_curves` as a PNG file."""
     return drawing.png(draw_curves(rows, places, losses, groups), dpi)
 
 

@@ -34,7 +34,6 @@ class Axis:
     ticks: tuple[tuple[float, str], ...] = ()  # values and labels
 
     def place(self, value: float) -> float:
-        """The position of a value, clipped to the plot."""
         if self.log:
             value, low, high = (math.log(max(v, 1e-300)) for v in (value, self.low, self.high))
         else:
@@ -55,8 +54,6 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """A line, or the points, of a chart."""
-
     name: str
     points: Sequence[Point]  # from left to right
     look: str  # CSS class of its colour, such as "g0" or "c1"
@@ -67,7 +64,6 @@ class Line:
 
     @property
     def dashes(self) -> str:
-        """The SVG dash pattern."""
         return _DASHES[self.dash % len(_DASHES)]
 
 

@@ -51,7 +51,6 @@ class Matrix:
 
 
 def matrix_of(outcome: Outcome | None) -> Matrix | None:
-    """The confusion matrix of an outcome, if it has one."""
     if outcome is None or not outcome.cells:
         return None
     n = len(outcome.classes)

@@ -66,14 +66,11 @@ def _image_of(pixels: Pixels) -> Image.Image:
 
 @dataclass(frozen=True)
 class Items:
-    """Names and pictures of items, by position."""
-
     interp: Interpretation
     root: str  # common folder of all files, or empty
 
     @classmethod
     def of(cls, interp: Interpretation) -> Items:
-        """The items of an interpretation."""
         return cls(interp, common_folder(str(path) for path in interp.paths if path is not None))
 
     def name(self, position: int) -> str:
@@ -85,7 +82,6 @@ class Items:
         return os.path.relpath(path, self.root) if below else str(path)
 
     def shown(self, position: int, thumb: str = "", heat: str = "") -> ShownItem:
-        """An item with its pictures."""
         it = self.interp.item(position)
         words = (it.actual or "none", it.predicted or "none", it.probability, it.loss)
         return ShownItem(self.name(position), *words, thumb, heat)

@@ -49,7 +49,6 @@ class Savings:
 
 
 def phases_of(epochs: Sequence[EpochRow]) -> tuple[PhaseFacts, ...]:
-    """Split the rows into phases."""
     found, start = [], 0
     for phase, run in groupby(epochs, lambda row: row.phase):
         rows = tuple(run)
@@ -92,7 +91,6 @@ def headline(outcome: Outcome) -> tuple[str, str]:
 
 
 def figures_in_words(outcome: Outcome) -> dict[str, str]:
-    """All figures of an outcome, including the loss, as text."""
     found = {n: percent(v) if n in _SHARES else figure(v) for n, v in outcome.figures.items()}
     if outcome.calibration is not None:
         found["expected calibration error"] = percent(outcome.calibration.error)

@@ -33,14 +33,11 @@ class NetworkFacts:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of all groups."""
         return sum(group.parameters for group in self.groups)
 
 
 @dataclass(frozen=True)
 class ShownItem:
-    """An item of the validation data, and the prediction for it."""
-
     path: str  # of its file, relative to the data folder; or "item 7"
     actual: str  # class, labels or targets, as text
     predicted: str
@@ -62,8 +59,6 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The results on the validation data."""
-
     task: str  # its name, such as "multiclass"
     items: int
     loss: float | None = None  # mean over the items
@@ -171,7 +166,6 @@ class RunRecord:
         return sum(row.seconds for row in self.epochs)
 
     def without_pictures(self) -> RunRecord:
-        """A copy without pictures."""
         if self.outcome is None:
             return self
         shown, worst = (

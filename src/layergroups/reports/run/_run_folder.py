@@ -24,8 +24,6 @@ _log = logging.getLogger("layergroups")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run."""
-
     folder: Path  # the export; `load_learner(folder)` and `layergroups predict` read it
     history: Path  # a row for each epoch, as comma-separated values
     picture: Path | None  # of the confusion matrix, or None

@@ -39,7 +39,6 @@ class FrozenPart:
         self.pairs: Mapping[str, str] | None = None if fuse else {}  # known after the first batch
 
     def run(self, inputs: Any) -> list[list[Tensor]]:
-        """As `run_frozen_part`, within float tolerance."""
         if self.pairs is None:
             self.pairs = self._checked_pairs(few_items(inputs))
         portions: Sequence[Any] = [inputs]

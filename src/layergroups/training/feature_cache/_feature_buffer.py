@@ -67,7 +67,6 @@ class FeatureCacheConfig:
 
 
 def checked_cache_config(config: FeatureCacheConfig | None) -> FeatureCacheConfig:
-    """The config; the defaults for None."""
     if config is not None and not isinstance(config, FeatureCacheConfig):
         raise TrainingError(
             f"feature_cache={config!r} of a learner must be a FeatureCacheConfig, such as "

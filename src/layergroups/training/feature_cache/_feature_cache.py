@@ -45,8 +45,6 @@ _ATTRIBUTES: Final = (bool, int, float, str, tuple, list, type(None))
 
 @dataclass(eq=False)
 class CacheEntry:
-    """The values at one boundary."""
-
     fingerprint: int  # of everything that they depend on
     # The epochs whose augmentation the cached views have. Without buffers (after a restart) the
     # views are computed again when needed.

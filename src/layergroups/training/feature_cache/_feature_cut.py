@@ -54,8 +54,6 @@ _PLAIN = (Tensor, int, float, str, bytes, torch.dtype, torch.device, type(None))
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor in an output, without its values."""
-
     shape: tuple[int, ...]  # without the first dimension
     rows: int  # of the first dimension for each item of the batch; 0 if it does not grow with it
     first: int  # length of the first dimension, where it does not grow
@@ -117,7 +115,6 @@ class FeatureCut:
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        """The tensors to cache for each item."""
         return tuple(tensor for call in self.needed for tensor in self.calls[call].tensors)
 
     @property
@@ -355,7 +352,6 @@ def few_items(inputs: Any) -> Any:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors with at least one dimension, in order."""
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor) and leaf.ndim]
 
 

@@ -52,7 +52,6 @@ class Callback(Protocol):
 
 
 def notify(callbacks: Sequence[object], event: Event, run: FitContext) -> None:
-    """Call one event on every callback that has it."""
     for callback in callbacks:
         method = getattr(callback, event, None)
         if method is None:

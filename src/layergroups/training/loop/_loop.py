@@ -30,7 +30,6 @@ _log = logging.getLogger("layergroups")
 
 
 def fit(run: FitContext) -> History:
-    """Train for `run.epochs` epochs."""
     with run.processes.failing_together(), interrupts(), keep_freed_memory():
         run.replicas.broadcast_weights(run.model, "the start of a fit")
         run.replicas.check(run.model, run.optimizer)
@@ -225,7 +224,6 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
 
 
 def check_batch_count(batches: Batches) -> int:
-    """The number of training batches."""
     try:
         count = len(batches)
     except TypeError as cause:

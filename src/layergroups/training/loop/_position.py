@@ -33,7 +33,6 @@ def position_of(run: FitContext, *, epoch_done: bool) -> dict[str, Any]:
 
 
 def restore_position(run: FitContext, fit: Mapping[str, Any], epoch_start: RandomStart) -> None:
-    """Move a fit, whose learner is restored already, to a position of `position_of`."""
     for name in ("epoch", "batch", "step", "changes", "stop"):
         setattr(run, name, fit[name])
     run.max_multiplier, run.lrs = fit["highest"], tuple(fit["lrs"])

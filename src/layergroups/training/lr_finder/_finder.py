@@ -209,7 +209,6 @@ class RepeatedBatches:
             )
 
     def __iter__(self) -> Iterator[Any]:
-        """Without end."""
         while True:
             yield from self._kept
             if self._is_full:

@@ -137,7 +137,6 @@ class FoundRates(Printable):
         return [f"For {', '.join(names)}: {reason}." for reason, names in curves.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON-ready values."""
         return {
             "together": self.together.to_dict(),
             "groups": {name: curve.to_dict() for name, curve in self.groups.items()},
@@ -251,7 +250,6 @@ SUGGESTIONS: Final[Mapping[str, SuggestFunc]] = {
 
 
 def named(suggest_funcs: object) -> dict[str, SuggestFunc]:
-    """Suggestions by name, from a name, a function, or several of them."""
     several = isinstance(suggest_funcs, Sequence) and not isinstance(suggest_funcs, str)
     listed: Sequence[Any] = suggest_funcs if several else [suggest_funcs]  # type: ignore[assignment] # checked one by one
     found: dict[str, SuggestFunc] = {}

@@ -177,7 +177,6 @@ def checked_ema(ema: Ema) -> float | None:
 
 
 def checked_callbacks(callbacks: Sequence[object] | None) -> list[object]:
-    """The callbacks as a list; None for none."""
     if callbacks is None:
         return []
     if not isinstance(callbacks, Sequence):

@@ -67,7 +67,6 @@ class BatchNormPolicy:
             layer.eval()
 
     def kept(self, model: nn.Module) -> list[nn.Module]:
-        """The layers that train and keep their statistics."""
         return [m for m in self._keeping(model) if any(p.requires_grad for p in m.parameters())]
 
     def _keeping(self, model: nn.Module) -> list[NormBase]:

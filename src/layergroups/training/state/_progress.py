@@ -136,7 +136,6 @@ def reporter(progress: bool | Reporter) -> Reporter:
 
 
 def in_notebook() -> bool:
-    """Whether this runs in a Jupyter kernel."""
     shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
