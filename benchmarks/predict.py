@@ -77,7 +77,7 @@ def folder(learn: Learner, repeats: int) -> tuple[float, float, int]:
         learn.model.eval()
         pairs.append((seconds(bare), seconds(lambda: list(learn.iter_preds(batches)))))
     first, second = zip(*pairs, strict=True)
-    return statistics.median(first), statistics.median(second), len(batches.photos)
+    return statistics.median(first), statistics.median(second), len(batches.samples)
 
 
 def fastai(options: argparse.Namespace) -> float:

@@ -17,7 +17,7 @@ from layergroups.data import (
 )
 from layergroups.data._batches import (
     BatchMaker,
-    PhotoDataset,
+    ImageDataset,
 )
 from layergroups.data.image._transforms import TrainTransform
 
@@ -38,7 +38,7 @@ def photos(photo: Callable[..., Path]) -> Samples:
 
 def fed(photos: Samples, workers: int = 0, augment: Any = DEFAULT) -> BatchMaker:
     varied = None if augment is None else TrainTransform(augment, PLAIN)
-    return BatchMaker(PhotoDataset(photos, PLAIN, varied), workers)
+    return BatchMaker(ImageDataset(photos, PLAIN, varied), workers)
 
 
 def training(photos: Samples, workers: int = 0, size: int = 4, seed: int = 5) -> TrainLoader:

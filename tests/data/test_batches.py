@@ -29,7 +29,7 @@ from layergroups.data import (
 from layergroups.data import _batches as batches
 from layergroups.data._batches import (
     default_workers,
-    photo_weights,
+    image_weights,
     weighted_order,
 )
 from layergroups.errors import BrokenImagesError, DataError
@@ -242,7 +242,7 @@ PHOTOS = Samples(tuple(map(str, range(90))), LABELS)
 
 
 def drawn(balance: object, seed: int = 0) -> list[int]:
-    weights = photo_weights(balance, PHOTOS, VOCAB)
+    weights = image_weights(balance, PHOTOS, VOCAB)
     return weighted_order(weights, LABELS, seed).tolist()
 
 
@@ -265,7 +265,7 @@ def test_classes_come_as_often_as_asked(balance, counts, seed) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_photos_of_a_class_come_equally_often_within_one(seed) -> None:
+def test_samples_of_a_class_come_equally_often_within_one(seed) -> None:
     times = Counter(drawn(True, seed))
     for label in range(3):
         own = [times[i] for i in range(90) if LABELS[i] == label]
@@ -345,8 +345,8 @@ def test_what_makes_no_sense_is_refused_at_once(folder, balance, says) -> None:
 def test_balance_by_class_needs_classes() -> None:
     photos = Samples(("a", "b"), ((0, 1), (1,)))
     with pytest.raises(DataError, match="a weight for each training image"):
-        photo_weights(True, photos, VOCAB)
-    assert photo_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]
+        image_weights(True, photos, VOCAB)
+    assert image_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]
 
 
 def test_a_small_shared_memory_is_not_used(

@@ -82,7 +82,7 @@ def test_a_view_varies_each_photo_as_the_epoch_does(dls: ImageDataLoaders) -> No
 def test_train_eval_is_neither_shuffled_nor_varied(dls: ImageDataLoaders) -> None:
     x = torch.cat([x for x, _ in dls.train_eval])
     torch.testing.assert_close(x, torch.stack([dls.load(p) for p in dls.train_eval.paths]))
-    assert dls.train_eval.photos == dls.train_images
+    assert dls.train_eval.samples == dls.train_images
 
 
 def test_bind_takes_statistics_and_keeps_the_rest(dls: ImageDataLoaders) -> None:

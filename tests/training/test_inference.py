@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from layergroups.data import EvalTransform, InferenceData
-from layergroups.data._batches import BatchMaker, EvalLoader, PhotoDataset
+from layergroups.data._batches import BatchMaker, EvalLoader, ImageDataset
 from layergroups.data._samples import Samples
 from layergroups.errors import BrokenImagesError, TrainingError
 from layergroups.tasks import TASKS
@@ -55,11 +55,11 @@ class Watched(EvalLoader):
 
 def watched(folder: Path, batch_size: int) -> Watched:
     files = tuple(map(str, sorted(folder.iterdir())))
-    feed = BatchMaker(PhotoDataset(Samples(files), EvalTransform((16, 16))), 0)
+    feed = BatchMaker(ImageDataset(Samples(files), EvalTransform((16, 16))), 0)
     return Watched(feed, batch_size)
 
 
-def test_the_photos_of_a_folder_in_order_as_predict_says(make, photos, folder: Path) -> None:
+def test_the_samples_of_a_folder_in_order_as_predict_says(make, photos, folder: Path) -> None:
     learn = make(dls=photos)
     found = list(learn.iter_preds(folder))
     assert [path.name for path, _ in found] == [f"{number}.png" for number in range(7)]

@@ -36,17 +36,17 @@ def run(
     if not files:
         raise DataError(f"There are no images in {', '.join(map(str, images))}.")
     batches = dls.test_dl(files, batch_size=batch_size, num_workers=workers, on_error=on_error)
-    if not batches.photos.files:
+    if not batches.samples.files:
         raise DataError("None of the images can be read.")
     rows = _rows(learn, batches)
-    write_rows(format, rows, learn.task.prediction, dls.vocab, batches.photos.files)
+    write_rows(format, rows, learn.task.prediction, dls.vocab, batches.samples.files)
 
 
 def _rows(learn: Learner, batches: EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:
     """The predictions; with a progress bar where they do not go to the terminal themselves."""
     if sys.stdout.isatty():
         learn.progress = False
-    with learn.reporter.bar("predictions", len(batches.photos)) as bar:
+    with learn.reporter.bar("predictions", len(batches.samples)) as bar:
         for row in learn.iter_preds(batches):
             yield row
             bar.advance()

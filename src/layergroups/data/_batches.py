@@ -48,20 +48,20 @@ _SHARED_MEMORY = "/dev/shm"
 Balance = bool | Mapping[str, float] | Sequence[float]
 
 
-def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor | None:
+def image_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> Tensor | None:
     """Each image's share of an epoch, float64 (N,), summing to 1; None for equal shares."""
     if balance is False or balance is None:
         return None
     try:
         if balance is True or isinstance(balance, Mapping):
-            weights = _class_weights(balance, photos, vocab)
+            weights = _class_weights(balance, samples, vocab)
         elif isinstance(balance, str):
             weights = [-1.0]  # a word: refused below
-        elif len(balance) == len(photos):
+        elif len(balance) == len(samples):
             weights = [float(weight) for weight in balance]
         else:
             raise DataError(
-                f"balance= has {len(balance)} weights for {len(photos)} training images; give one "
+                f"balance= has {len(balance)} weights for {len(samples)} training images; give one "
                 "for each, in the order of train_images, or balance=True."
             )
         if min(weights) >= 0 and 0 < sum(weights) < math.inf:
@@ -77,8 +77,8 @@ def photo_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> Tensor
     ) from cause
 
 
-def _class_weights(balance: Any, photos: Samples, vocab: Sequence[str]) -> list[float]:
-    labels = photos.classes()
+def _class_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> list[float]:
+    labels = samples.classes()
     if not labels:
         raise DataError(
             "balance= by class needs images of one class each; for several labels or numbers give "
@@ -119,24 +119,24 @@ One = tuple[Tensor, int | Tensor]
 Raw = tuple[Tensor, Tensor] | BrokenImage
 _WORTH_WORKERS = 2.0  # seconds of reading in a pass from which workers save time
 _SLOW_TO_READ = 0.005  # seconds
-_SECONDS_PER_PHOTO = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
+_SECONDS_PER_IMAGE = 0.0007  # measured: JPEGs of 12 kB to 1 MB on one core
 _SECONDS_PER_BYTE = 1 / 45e6
 _SAMPLE = 100  # files whose size is read
 CPU = torch.device("cpu")
 
 
-def default_workers(photos: Samples) -> int:
+def default_workers(samples: Samples) -> int:
     """The default number of processes that prepare batches.
 
     See `ImageDataLoaders.from_folder`. Several training processes on one machine divide its cores.
     """
-    per_photo = _reading_seconds(photos)
-    if per_photo * len(photos) < _WORTH_WORKERS:
+    per_image = _reading_seconds(samples)
+    if per_image * len(samples) < _WORTH_WORKERS:
         return 0
     cores = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     if torch.accelerator.is_available():
         return min(8, cores - 1)
-    return min(8, cores // 2) if per_photo > _SLOW_TO_READ else 0
+    return min(8, cores // 2) if per_image > _SLOW_TO_READ else 0
 
 
 def checked_workers(n: object) -> int | None:
@@ -156,46 +156,46 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _reading_seconds(photos: Samples) -> float:
+def _reading_seconds(samples: Samples) -> float:
     """Estimated time to read and resize one image, from the sizes of some of the files."""
-    if photos.items is not None:  # unknown: as an image of 200 kB
+    if samples.items is not None:  # unknown: as an image of 200 kB
         return _SLOW_TO_READ
-    sample = photos.files[:: max(1, len(photos) // _SAMPLE)]
+    sample = samples.files[:: max(1, len(samples) // _SAMPLE)]
     sizes = [os.path.getsize(file) for file in sample]
-    return _SECONDS_PER_PHOTO + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
+    return _SECONDS_PER_IMAGE + _SECONDS_PER_BYTE * sum(sizes) / max(1, len(sizes))
 
 
-class PhotoDataset(Dataset[Any]):
+class ImageDataset(Dataset[Any]):
     """Images as pixels (height, width, channels) with targets, or as a broken image."""
 
     def __init__(
         self,
-        photos: Samples,
+        samples: Samples,
         plain: EvalTransform,
         augmented: TrainTransform | None = None,
         cache: DecodedCache | None = None,
     ) -> None:
-        self.photos = photos
+        self.samples = samples
         self.plain = plain
         self.augmented = augmented
         self._open: Callable[..., Picture] = open_picture if cache is None else cache.open
-        if photos.items is not None:
-            self._open = photos.items.open
+        if samples.items is not None:
+            self._open = samples.items.open
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.samples)
 
     def __getitem__(self, item: Item) -> One | BrokenImage:
         position, seed = item
-        if self.photos.items is None and seed is None:
+        if self.samples.items is None and seed is None:
             return self._made(position, None)
         # A custom dataset may draw random numbers too: without augmentation always the same.
-        fixed = zlib.crc32(self.photos.files[position].encode(errors="surrogateescape"))
+        fixed = zlib.crc32(self.samples.files[position].encode(errors="surrogateescape"))
         with private_randomness(fixed if seed is None else seed):
             return self._made(position, seed)
 
     def _made(self, position: int, seed: int | None) -> One | BrokenImage:
-        file = self.photos.files[position]
+        file = self.samples.files[position]
         augmented = None if seed is None else self.augmented
         try:
             with quiet():
@@ -203,7 +203,7 @@ class PhotoDataset(Dataset[Any]):
                 image = self._open(file, min_size=decoded, channels=self.plain.channels)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
-        return (augmented or self.plain).pixels(image), self.photos.target(position)
+        return (augmented or self.plain).pixels(image), self.samples.target(position)
 
 
 def stack(items: Sequence[One | BrokenImage]) -> Raw:
@@ -226,7 +226,7 @@ class BatchMaker:
     own workers. Workers send bytes; they are normalised here, on the device.
     """
 
-    def __init__(self, dataset: PhotoDataset, num_workers: int, device: torch.device = CPU) -> None:
+    def __init__(self, dataset: ImageDataset, num_workers: int, device: torch.device = CPU) -> None:
         self.dataset = dataset
         self.num_workers = num_workers
         self.device = device
@@ -336,17 +336,17 @@ class _Loader:
         maker.batch_size = max(maker.batch_size, batch_size)
 
     @property
-    def photos(self) -> Samples:
-        return self.maker.dataset.photos
+    def samples(self) -> Samples:
+        return self.maker.dataset.samples
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return self.photos.paths
+        return self.samples.paths
 
     @property
     def n_items(self) -> int:
         """How many images there are."""
-        return len(self.photos)
+        return len(self.samples)
 
     def _shards(
         self, plan: Iterable[list[Item]], rank: int, world: int, min_items: int
@@ -393,7 +393,7 @@ class EvalLoader(_Loader):
 
     def _labelled(self, batch: tuple[Tensor, Tensor]) -> Any:
         inputs = {self.keyword: batch[0]} if self.keyword else batch[0]
-        return inputs if self.photos.labels is None else (inputs, batch[1])
+        return inputs if self.samples.labels is None else (inputs, batch[1])
 
     def _plan(self) -> Iterator[list[Item]]:
         for start in range(0, self.n_items, self.batch_size):
@@ -464,5 +464,5 @@ class TrainLoader(_Loader):
 
     def _order(self, seed: int) -> Tensor:
         if self.weights is not None:
-            return weighted_order(self.weights, self.photos.labels, seed)
+            return weighted_order(self.weights, self.samples.labels, seed)
         return torch.randperm(self.n_items, generator=torch.Generator().manual_seed(seed))

@@ -15,7 +15,7 @@ from layergroups.data._batches import (
     CPU,
     BatchMaker,
     EvalLoader,
-    PhotoDataset,
+    ImageDataset,
     checked_workers,
     default_workers,
 )
@@ -36,12 +36,12 @@ from layergroups.data.sources import (
     check_batch_size,
     is_dataset,
     list_of_files,
-    photos_of,
     read_labelled,
     read_table,
     read_test_dataset,
     read_unlabelled,
     rows_of,
+    samples_of,
     sound_positions,
 )
 from layergroups.errors import DataError, TrainingError
@@ -66,10 +66,10 @@ def loader_of(
 ) -> EvalLoader:
     """Batches of other images; the first arguments are those of `ImageDataLoaders.test_dl`."""
     settings = Settings({"normalize": transform.input, "on_error": on_error})
-    photos = _test_samples(source, labels, with_labels, task, vocab, settings, items)
+    samples = _test_samples(source, labels, with_labels, task, vocab, settings, items)
     workers = checked_workers(num_workers)
-    workers = default_workers(photos) if workers is None else workers
-    maker = BatchMaker(PhotoDataset(photos, transform), workers, device)
+    workers = default_workers(samples) if workers is None else workers
+    maker = BatchMaker(ImageDataset(samples, transform), workers, device)
     return EvalLoader(maker, check_batch_size(batch_size))
 
 
@@ -82,15 +82,15 @@ def _test_samples(
     settings: Settings,
     items: Opener | None,
 ) -> Samples:
-    def labelled(photos: Samples, known: Sequence[Any]) -> Samples:
-        targets = parse_labels(known, photos.files, task=task, vocab=vocab)
-        return photos_of(photos.files, targets, photos.items)
+    def labelled(samples: Samples, known: Sequence[Any]) -> Samples:
+        targets = parse_labels(known, samples.files, task=task, vocab=vocab)
+        return samples_of(samples.files, targets, samples.items)
 
     how: dict[str, Any] = {"on_error": settings.on_error, "channels": settings.n_channels}
     if is_dataset(source):
         own = items if isinstance(items, Items) else None
-        photos, known = read_test_dataset(source, settings, own)
-        return labelled(photos, known) if with_labels else photos
+        samples, known = read_test_dataset(source, settings, own)
+        return labelled(samples, known) if with_labels else samples
     if labels is not None:
         files, given = list_of_files(source), list(labels)
         if len(files) != len(given):

@@ -26,10 +26,10 @@ from layergroups.data._batches import (
     Balance,
     BatchMaker,
     EvalLoader,
+    ImageDataset,
     Item,
-    PhotoDataset,
     TrainLoader,
-    photo_weights,
+    image_weights,
 )
 from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import loader_of, varied_views
@@ -115,7 +115,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        photo_weights(self.balance, self.train_images, self.vocab)  # checks the argument
+        image_weights(self.balance, self.train_images, self.vocab)  # checks the argument
 
     @classmethod
     def from_folder(
@@ -352,14 +352,14 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     @cached_property
     def train(self) -> TrainLoader:
         """Shuffled and augmented training batches; its `epoch` is that of the next pass."""
-        weights = photo_weights(self.balance, self.train_images, self.vocab)
+        weights = image_weights(self.balance, self.train_images, self.vocab)
         return TrainLoader(self._train_maker, self.batch_size, self.seed, weights)
 
     @cached_property
     def valid(self) -> EvalLoader:
         """Validation batches, in the order of `valid_images`."""
-        photos = PhotoDataset(self.valid_images, self.transform, cache=self.cache)
-        maker = BatchMaker(photos, self.num_workers, self.device)
+        samples = ImageDataset(self.valid_images, self.transform, cache=self.cache)
+        maker = BatchMaker(samples, self.num_workers, self.device)
         return EvalLoader(maker, self.batch_size)
 
     @cached_property
@@ -425,13 +425,13 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             n: how many folds.
             seed: decides the folds; None for that of these data.
         """
-        photos = joined(self.train_images, self.valid_images)
-        parts = folds_of(photos, n, self.seed if seed is None else seed)
+        samples = joined(self.train_images, self.valid_images)
+        parts = folds_of(samples, n, self.seed if seed is None else seed)
         return (
             replace(
                 self,
-                train_images=photos.take(train),
-                valid_images=photos.take(valid),
+                train_images=samples.take(train),
+                valid_images=samples.take(valid),
                 batch_size=min(self.batch_size, len(train)),
             )
             for train, valid in parts
@@ -573,8 +573,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     @cached_property
     def _train_maker(self) -> BatchMaker:
         varied = None if self.augment is None else TrainTransform(self.augment, self.transform)
-        photos = PhotoDataset(self.train_images, self.transform, varied, self.cache)
-        return BatchMaker(photos, self.num_workers, self.device)
+        samples = ImageDataset(self.train_images, self.transform, varied, self.cache)
+        return BatchMaker(samples, self.num_workers, self.device)
 
     def __repr__(self) -> str:
         spec, kind, counts = self.input, self.task.many, self._counts()

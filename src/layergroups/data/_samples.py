@@ -90,7 +90,7 @@ def check_valid_pct(valid_pct: float) -> float:
 
 
 def divided(
-    photos: Samples,
+    samples: Samples,
     vocab: Sequence[str],
     valid_pct: float,
     seed: int,
@@ -99,11 +99,11 @@ def divided(
     broken: Sequence[BrokenImage] = (),
 ) -> Split:
     """Keep a share for validation: of each class or label, else of all images."""
-    train_at, valid_at = photos.task.split(photos.labels or (), valid_pct, seed)
+    train_at, valid_at = samples.task.split(samples.labels or (), valid_pct, seed)
     if not valid_at:
-        few = photos.task.few_items.format(source)
+        few = samples.task.few_items.format(source)
         raise DataError(f"{few}, so there is nothing to validate with. Add images.")
-    found = Split(tuple(vocab), photos.take(train_at), photos.take(valid_at), tuple(broken))
+    found = Split(tuple(vocab), samples.take(train_at), samples.take(valid_at), tuple(broken))
     warn_of_unmeasured(found)
     return found
 
@@ -140,25 +140,25 @@ def joined(one: Samples, other: Samples) -> Samples:
     return both.take(sorted(range(len(both)), key=lambda i: (both.files[i], i)))
 
 
-def folds_of(photos: Samples, n: int, seed: int) -> list[tuple[list[int], list[int]]]:
+def folds_of(samples: Samples, n: int, seed: int) -> list[tuple[list[int], list[int]]]:
     """Positions for training and for validation, n times, each ascending.
 
     Every class is divided evenly if each image has one, else all images are. The remainder of a
     class continues where the class before ended, so fold sizes differ by one image at most.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= len(photos):
+    if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= len(samples):
         raise DataError(
             f"folds({n!r}): expected a whole number from 2 to the number of images, "
-            f"{len(photos)}; for example folds(5)."
+            f"{len(samples)}; for example folds(5)."
         )
     fold: dict[int, int] = {}
-    for label, members in sorted(members_of(photos.classes() or (0,) * len(photos)).items()):
+    for label, members in sorted(members_of(samples.classes() or (0,) * len(samples)).items()):
         for position in random.Random(f"folds/{seed}/{label}").sample(members, len(members)):
             fold[position] = len(fold) % n
     return [
         (
-            [i for i in range(len(photos)) if fold[i] != number],
-            [i for i in range(len(photos)) if fold[i] == number],
+            [i for i in range(len(samples)) if fold[i] != number],
+            [i for i in range(len(samples)) if fold[i] == number],
         )
         for number in range(n)
     ]

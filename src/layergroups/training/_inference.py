@@ -20,20 +20,20 @@ from layergroups.training.state import LearnerState
 
 
 def predictions(
-    learner: LearnerState, photos: Paths | EvalLoader
+    learner: LearnerState, images: Paths | EvalLoader
 ) -> Iterator[tuple[Path, AnyPrediction]]:
     """Yield each image with its prediction; between batches the model may be used or changed."""
-    batches = photos
+    batches = images
     if not isinstance(batches, EvalLoader):
-        batches = learner.data.test_batches(_paths(photos))
+        batches = learner.data.test_batches(_paths(images))
     return _each(learner, iter(batches), iter(batches.paths))
 
 
-def _paths(photos: object) -> Paths:
-    if isinstance(photos, str | os.PathLike):
-        return photos
+def _paths(images: object) -> Paths:
+    if isinstance(images, str | os.PathLike):
+        return images
     files: list[str | os.PathLike[str]] = []
-    for item in photos if isinstance(photos, Iterable) else [photos]:
+    for item in images if isinstance(images, Iterable) else [images]:
         if not isinstance(item, str | os.PathLike):
             raise TrainingError(
                 "iter_preds takes paths of images, a folder, or dls.test_dl(paths), not a "

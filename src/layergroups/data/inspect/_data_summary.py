@@ -132,8 +132,8 @@ def summarise(
     broken: Sequence[BrokenImage],
 ) -> DataSummary:
     """Inspect all images; see `ImageDataLoaders.summary`, whose fields the arguments are."""
-    photos = (train, valid)
-    seen = _inspect_all(photos, channels)
+    samples = (train, valid)
+    seen = _inspect_all(samples, channels)
     sound = [image for image in seen if image.fault is None]
     later = [BrokenImage(Path(image.name), image.fault) for image in seen if image.fault]
     is_file = train.items is None
@@ -142,7 +142,7 @@ def summarise(
         train=len(train),
         valid=len(valid),
         targets=_targets(train, valid, vocab),
-        unlabelled=sum(label == () for part in photos for label in part.labels or ()),
+        unlabelled=sum(label == () for part in samples for label in part.labels or ()),
         width=Quartiles.of(image.width for image in sound),
         height=Quartiles.of(image.height for image in sound),
         landscape=sum(image.width > image.height for image in sound),
@@ -154,12 +154,12 @@ def summarise(
         file_bytes=Quartiles.of(image.bytes for image in sound) if is_file else None,
         total_bytes=sum(image.bytes for image in sound),
         broken=(*broken, *later),
-        duplicates=_duplicates(photos, {i.name: i.bytes for i in sound}) if is_file else (),
+        duplicates=_duplicates(samples, {i.name: i.bytes for i in sound}) if is_file else (),
     )
 
 
 def _inspect_all(parts: Sequence[Samples], channels: int) -> list[_Seen]:
-    names = [name for photos in parts for name in dict.fromkeys(photos.files)]
+    names = [name for samples in parts for name in dict.fromkeys(samples.files)]
     items = parts[0].items
     with (
         quiet(),
@@ -233,8 +233,8 @@ def _duplicates(parts: Sequence[Samples], sizes: dict[str, int]) -> tuple[Duplic
             by_content.setdefault((size, _digest(name)), []).append(name)
     where: dict[str, set[int]] = {}
     labels: dict[str, set[Any]] = {}
-    for number, photos in enumerate(parts):
-        for file, label in zip(photos.files, photos.labels or repeat(None), strict=False):
+    for number, samples in enumerate(parts):
+        for file, label in zip(samples.files, samples.labels or repeat(None), strict=False):
             where.setdefault(file, set()).add(number)
             labels.setdefault(file, set()).add(label)
     return tuple(

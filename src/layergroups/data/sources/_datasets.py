@@ -23,7 +23,7 @@ from layergroups.data.image import (
     reduced_picture,
     report_broken,
 )
-from layergroups.data.sources._lists import marked, photos_of
+from layergroups.data.sources._lists import marked, samples_of
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
 from layergroups.tasks import Task, checked_task, missing, parse_labels, plain
@@ -88,11 +88,11 @@ def read_datasets(
     names, labels, broken = _read(items, settings)
     known = vocab or _class_names(train, items.label)
     answers = parse_labels(_named(labels, known, task), names, task=task, vocab=known)
-    photos = photos_of(names, answers, items=items)
+    samples = samples_of(names, answers, items=items)
     if valid is None:
         whole = (settings.valid_pct, settings.seed)
-        return divided(photos, answers.vocab, *whole, source="The dataset", broken=broken)
-    return marked(photos, answers.vocab, [name.startswith("valid[") for name in names], broken)
+        return divided(samples, answers.vocab, *whole, source="The dataset", broken=broken)
+    return marked(samples, answers.vocab, [name.startswith("valid[") for name in names], broken)
 
 
 def read_test_dataset(

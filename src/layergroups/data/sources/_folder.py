@@ -73,10 +73,10 @@ def _read_parts(train: Path, valid: Path, on_error: OnError, channels: int) -> S
         _several_full_classes(classes, part)
     both = {(part, name): files for part in parts for name, files in parts[part].items()}
     sound, broken = drop_broken(both, on_error, channels)
-    photos = {}
+    samples = {}
     for part, classes in parts.items():
-        vocab, photos[part] = _label({name: sound[part, name] for name in classes}, part)
-    return Split(vocab, photos[train], photos[valid], broken)
+        vocab, samples[part] = _label({name: sound[part, name] for name in classes}, part)
+    return Split(vocab, samples[train], samples[valid], broken)
 
 
 def _read_and_split(
@@ -85,8 +85,8 @@ def _read_and_split(
     classes = _find_classes(root, channels)
     _several_full_classes(classes, root)
     sound, broken = drop_broken(classes, on_error, channels)
-    vocab, photos = _label(sound, root)
-    return divided(photos, vocab, valid_pct, seed, source=root, broken=broken)
+    vocab, samples = _label(sound, root)
+    return divided(samples, vocab, valid_pct, seed, source=root, broken=broken)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:

@@ -42,12 +42,12 @@ def read_lists(
     if len(sound) < len(names):
         names = [names[i] for i in sound]
         targets = parse_labels([given[i] for i in sound], names, **meaning)
-    photos = photos_of(names, targets)
+    samples = samples_of(names, targets)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
         source = "The list of images"
-        return divided(photos, targets.vocab, *whole, source=source, broken=broken)
-    return marked(photos, targets.vocab, [marks[i] for i in sound], broken)
+        return divided(samples, targets.vocab, *whole, source=source, broken=broken)
+    return marked(samples, targets.vocab, [marks[i] for i in sound], broken)
 
 
 def labels_by_name(files: Sequence[str], pattern: str | re.Pattern[str] | Labeller) -> list[Any]:
@@ -123,20 +123,20 @@ def sound_positions(
     return sound, broken
 
 
-def photos_of(files: Sequence[str], targets: Targets, items: Opener | None = None) -> Samples:
+def samples_of(files: Sequence[str], targets: Targets, items: Opener | None = None) -> Samples:
     return Samples(tuple(files), targets.labels, targets.task, len(targets.vocab), items)
 
 
 def marked(
-    photos: Samples, vocab: Sequence[str], is_valid: Sequence[bool], broken: Sequence[BrokenImage]
+    samples: Samples, vocab: Sequence[str], is_valid: Sequence[bool], broken: Sequence[BrokenImage]
 ) -> Split:
     train, valid = (
-        photos.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
+        samples.take(i for i, mark in enumerate(is_valid) if mark == part) for part in (False, True)
     )
     if not len(train) or not len(valid):
         empty = "validation" if len(train) else "training"
         raise DataError(
-            f"All {len(photos)} images are marked alike, so none is left for {empty}. Leave the "
+            f"All {len(samples)} images are marked alike, so none is left for {empty}. Leave the "
             "marks out to keep a share by chance: valid_pct=0.2."
         )
     unseen = sorted(set(valid.classes()) - set(train.classes()))

@@ -55,7 +55,7 @@ class FeatureSource(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class ChangeDetector:
+class SurgerySync:
     """Detects changes of model and freezing before each step, and syncs the learner.
 
     It compares the number of recorded changes: a callback that reads the groups after surgery has
@@ -145,7 +145,7 @@ class FitContext:
     share: Shard = field(default_factory=lambda: Shard(None, 1, 1, range(1)))
     mixed: bool = False
     accumulated: int = 0
-    detector: ChangeDetector = field(init=False)
+    surgery_sync: SurgerySync = field(init=False)
     loss: Tensor = field(default_factory=lambda: torch.tensor(float("nan")))
     begun: bool = False
     changes: int = 0
@@ -167,7 +167,7 @@ class FitContext:
         self.batches = self.train
         self.accelerator, self.replicas = learner.accelerator, Replicas(learner.processes)
         self.accumulate = learner.accumulate
-        self.detector = ChangeDetector(learner)
+        self.surgery_sync = SurgerySync(learner)
 
     @property
     def model(self) -> nn.Module:

@@ -96,7 +96,7 @@ def train_step(run: FitContext) -> None:
     batches loses its accumulated gradients; an unfrozen or new one accumulates from then on.
     """
     notify(run.callbacks, "before_step", run)
-    if run.detector.sync():
+    if run.surgery_sync.sync():
         run.changes += 1
         run.optimizer = run.learner.made_optimizer()
         run.changed = True
