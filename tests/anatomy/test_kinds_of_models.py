@@ -332,6 +332,254 @@ def test_a_recurrent_cell_counts_once() -> None:
     assert sum(b.weight_ops for b in anatomy.blocks) <= 4
 
 
+# -- kinds met in libraries ----------------------------------------------------------------------
+
+
+def convolution(n_in: int, n_out: int, size: int = 3) -> nn.Sequential:
+    layers = nn.Conv2d(n_in, n_out, size, padding=size // 2), nn.BatchNorm2d(n_out), nn.ReLU()
+    return nn.Sequential(*layers)
+
+
+def test_a_head_on_one_vector_may_hold_batch_norms() -> None:
+    pools = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    new = nn.Sequential(*pools, nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    anatomy = read_anatomy(nn.Sequential(convs(), new), IMAGES)
+    assert {n for b in anatomy.head for n in b.parameters} == {
+        f"1.{i}.{kind}" for i in (2, 3, 5) for kind in ("weight", "bias")
+    }
+
+
+def test_a_loss_of_squares_is_no_vector_of_unit_length() -> None:
+    def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
+        y = m.fc(m.body(x))
+        return {"loss": y.pow(2).sum() / y.detach().sum(), "logits": y}
+
+    model = Net(forward, body=body(), fc=nn.Linear(16, 8))
+    assert head_layers(read_anatomy(model, VECTORS)) == {"fc"}
+
+
+def test_a_last_residual_block_may_have_norms_inside() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.up(m.body(x))
+        return y + m.unit(y)
+
+    unit = nn.Conv2d(2, 2, 3, padding=1)
+    model = Net(forward, body=convs(), up=convolution(8, 2), unit=unit)
+    assert head_layers(read_anatomy(model, IMAGES)) == {"up", "unit"}
+
+
+def test_two_maps_of_many_features_are_answers_though_they_are_normalised() -> None:
+    model = Net(
+        lambda m, x: m.out(m.body(x)),
+        body=nn.Sequential(convs(), convolution(8, 64)), out=convolution(64, 2, 1),
+    )  # fmt: skip
+    assert head_layers(read_anatomy(model, IMAGES)) == {"out"}
+
+
+def test_the_bias_of_a_tied_layer_is_no_layer_of_a_body() -> None:
+    def forward(m: Any, i: Tensor) -> Tensor:
+        return F.linear(m.body(m.embed(i)), m.embed.weight) + m.decoder.bias
+
+    model = Net(
+        forward, embed=nn.Embedding(9, 8), body=nn.Sequential(body(), nn.Linear(16, 8), nn.ReLU()),
+        decoder=Net(None, bias=nn.Parameter(torch.zeros(9))),
+    )  # fmt: skip
+    assert "embedding embed" in read_anatomy(model, TOKENS).head_reason
+
+
+def test_a_classifier_of_every_depth_is_the_head() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.first(x)
+        for layer in m.layers:
+            x = x + layer(x).relu()
+            given = m.fc(x)  # those before the last are for training
+        return given
+
+    layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+    model = Net(forward, first=nn.Linear(8, 16), layers=layers, fc=nn.Linear(16, 3))
+    assert head_layers(read_anatomy(model, VECTORS)) == {"fc"}
+
+
+def test_boxes_that_each_layer_refines_are_heads_and_the_layers_are_not() -> None:
+    def forward(m: Any, x: Tensor) -> dict[str, Any]:
+        x, box, logits = m.first(x), x[:, :4], []
+        for layer, boxes, kinds in zip(m.layers, m.boxes, m.kinds, strict=True):
+            x = layer(torch.cat([x, box], 1)).relu()
+            box = box.detach() + boxes(x)
+            logits.append(kinds(x))
+        return {"pred_boxes": box, "logits": logits}
+
+    def four(n_in: int, n_out: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(n_in, n_out) for _ in range(4))
+
+    model = Net(
+        forward, first=nn.Linear(8, 16), layers=four(20, 16), boxes=four(16, 4), kinds=four(16, 3)
+    )
+    held = {n for b in read_anatomy(model, VECTORS).head for n in b.parameters}
+    assert held == {n for n, _ in model.named_parameters() if n.startswith(("boxes", "kinds"))}
+
+
+def levels(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes and classes of three maps, each with a head of its own of two layers."""
+    boxes, classes = [], []
+    for stage, box, kind in zip(m.stages, m.box, m.kind, strict=True):
+        x = stage(x)
+        boxes.append(box(x).flatten(2))
+        classes.append(kind(x).flatten(2))
+    return torch.cat(boxes, 2), torch.cat(classes, 2)
+
+
+def detector(forward: Any, **more: Any) -> Net:
+    def heads(n: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Sequential(convolution(8, 8), nn.Conv2d(8, n, 1)) for _ in range(3))
+
+    stages = nn.ModuleList(
+        nn.Sequential(*(convolution(8 if i or j else 3, 8) for j in range(4)), nn.MaxPool2d(2))
+        for i in range(3)
+    )
+    return Net(forward, stages=stages, box=heads(16), kind=heads(3), **more)
+
+
+def test_heads_on_each_of_several_maps_have_layers_of_their_own() -> None:
+    model = detector(levels)
+    held = {n for b in read_anatomy(model, IMAGES).head for n in b.parameters}
+    assert held == {n for n, _ in model.named_parameters() if not n.startswith("stages")}
+
+
+def test_boxes_as_a_mean_over_bins_are_heads_with_that_mean() -> None:
+    def forward(m: Any, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        boxes, classes = levels(m, x)
+        bins = boxes.unflatten(1, (4, 4)).transpose(1, 2).softmax(1)
+        placed = torch.cat([m.mean(bins).squeeze(1), classes.sigmoid()], 1)
+        return placed, {"boxes": boxes, "scores": classes}
+
+    mean = nn.Conv2d(4, 1, 1, bias=False).requires_grad_(False)
+    anatomy = read_anatomy(detector(forward, mean=mean), IMAGES)
+    assert head_layers(anatomy) == {"box", "kind", "mean"}
+
+
+def test_boxes_from_which_masks_are_cut_are_heads_beside_their_classes() -> None:
+    def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
+        h = m.body(x)
+        pooled = h.mean((2, 3))
+        boxes = m.box(pooled)
+        cut = F.grid_sample(h, boxes.view(-1, 2, 2, 2), align_corners=False)
+        return {"boxes": boxes, "labels": m.kind(pooled), "masks": m.mask(cut)}
+
+    layers = {"box": nn.Linear(8, 8), "kind": nn.Linear(8, 3), "mask": nn.Conv2d(8, 2, 1)}
+    assert head_layers(read_anatomy(Net(forward, body=convs(), **layers), IMAGES)) == set(layers)
+
+
+class GraphLayer(nn.Module):
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.lin, self.bias = nn.Linear(n_in, n_out, bias=False), nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.lin(x)
+        return torch.zeros_like(h).index_add(0, edges[1], h[edges[0]]) + self.bias
+
+
+def test_a_layer_is_not_divided_between_body_and_head() -> None:
+    layers = nn.ModuleList([GraphLayer(8, 16), GraphLayer(16, 16), GraphLayer(16, 3)])
+
+    def forward(m: Any, x: Tensor, edges: Tensor) -> Tensor:
+        for layer in m.layers[:2]:
+            x = layer(x, edges).relu()
+        return m.layers[2](x, edges)
+
+    model = Net(forward, layers=layers)
+    anatomy = read_anatomy(model, (torch.rand(5, 8), torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])))
+    assert {n for b in anatomy.head for n in b.parameters} == {
+        "layers.2.lin.weight", "layers.2.bias",
+    }  # fmt: skip
+
+
+def test_deep_supervision_that_runs_in_eval_mode_unused_is_in_the_head() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.body[:4](x)
+        m.deep = m.extra(h)  # kept for training
+        y = m.out(m.body[4:](h))
+        return torch.stack([y, m.deep]) if m.training else y
+
+    heads = {"extra": nn.Conv2d(8, 2, 1), "out": nn.Conv2d(8, 2, 1)}
+    anatomy = read_anatomy(Net(forward, body=convs(), **heads), IMAGES)
+    assert head_layers(anatomy) == {"extra", "out"}
+    assert anatomy.no_path_to_output == ()
+    assert sum(len(b.parameters) for b in anatomy.blocks) == 12
+
+
+class Layer(nn.Module):
+    """A residual layer, which may read what an encoder gave."""
+
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.crossed = nn.Linear(16, 16) if crossed else None
+        self.first, self.second = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x: Tensor, given: Tensor | None) -> Tensor:
+        if self.crossed is not None:
+            x = x + self.crossed(given).mean(1, keepdim=True)
+        return x + self.second(self.first(x).relu())
+
+
+class Stack(nn.Module):
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(crossed) for _ in range(4))
+
+    def forward(self, x: Tensor, given: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, given)
+        return x
+
+
+class Model(nn.Module):
+    """The same class as an encoder with a pooler and as a decoder, as BERT."""
+
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.embed = Net(
+            lambda m, i: m.word(i) + m.place(i), word=nn.Embedding(9, 16), place=nn.Embedding(9, 16)
+        )
+        self.stack = Stack(crossed)
+        self.pooler = None if crossed else nn.Linear(16, 16)
+
+    def forward(self, i: Tensor, given: Tensor | None = None) -> tuple[Tensor, Any]:
+        x = self.stack(self.embed(i), given)
+        return x, None if self.pooler is None else self.pooler(x[:, 0]).tanh()
+
+
+def test_encoder_and_decoder_of_one_class_are_told_apart() -> None:
+    def forward(m: Any, i: Tensor, j: Tensor) -> Tensor:
+        return m.out(m.decoder(j, m.encoder(i)[0])[0])
+
+    model = Net(forward, encoder=Model(False), decoder=Model(True), out=nn.Linear(16, 9))
+    groups = LayerGroups(model, example_input=(TOKENS, TOKENS))
+    assert groups.names == ("early", "late", "decoder", "head")
+    held = [{n.split(".layers.")[0] for n, _ in g.named_parameters()} for g in groups]
+    assert "decoder.embed.word.weight" in held[2]
+    assert not any(name.startswith("decoder") for name in held[0] | held[1])
+    assert "encoder.stack" in held[0] & held[1]
+    assert not any(name.startswith("encoder") for name in held[2])
+
+
+def test_a_tower_is_opened_down_to_its_layers() -> None:
+    def tower() -> nn.Module:
+        return Net(
+            lambda m, x: m.norm(m.stack(m.patch(x), None)), patch=nn.Linear(8, 16),
+            stack=Stack(False), norm=nn.LayerNorm(16),
+        )  # fmt: skip
+
+    def forward(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        return F.normalize(m.a(x), dim=-1) @ F.normalize(m.b(y), dim=-1).T
+
+    groups = LayerGroups(Net(forward, a=tower(), b=tower()), example_input=(VECTORS, VECTORS))
+    early = {n.split(".layers.")[-1][0] for n, _ in groups["early"].named_parameters()
+             if ".layers." in n}  # fmt: skip
+    assert early == {"0", "1"}
+
+
 # -- inputs --------------------------------------------------------------------------------------
 
 INPUTS = {

@@ -410,3 +410,34 @@ def test_models_of_transformers_keep_the_names_of_their_old_classes() -> None:
     shrink_head(model, [2, 1])
     assert model.config.id2label == {0: "LABEL_2", 1: "b"}
     assert model.num_labels == model.config.num_labels == 2
+
+
+class Fixed(dict[str, int]):
+    """A config that nobody may change, as that of diffusers."""
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("not to be changed")
+
+    clear = pop = update  # type: ignore[assignment] # they refuse as well
+
+
+class GivesLoss(nn.Module):
+    """Computes its loss from the tokens that come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(9, 8), nn.Linear(8, 9)
+        self.config = Fixed(classes=9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.fc(self.embed(x)).flatten(0, 1), x.flatten())
+
+
+def test_fewer_outputs_than_targets_are_refused_and_nothing_is_changed() -> None:
+    model, tokens = GivesLoss(), torch.arange(8).view(2, 4)
+    with pytest.raises(ModelError, match="fc"):
+        replace_head(model, 3, example_input=tokens)
+    assert model.fc.out_features == 9
+    assert model.config == {"classes": 9}
+    assert replace_head(model, 12, example_input=tokens) == ("fc",)
+    model(tokens).backward()

@@ -227,7 +227,7 @@ def read_anatomy(
         training_trace(model, used) if look and found.source != "registration order" else None
     )
     if training is not None:
-        blocks = _with_auxiliary(model, blocks, unused, training)
+        blocks = _with_auxiliary(model, blocks, {*unused, *idle}, training)
         unused = tuple(n for n in unused if n not in training.first_use)
         if training.gradients is not None:
             idle = tuple(
@@ -266,21 +266,23 @@ def _may_checkpoint(model: nn.Module) -> bool:
 
 
 def _with_auxiliary(
-    model: nn.Module, blocks: tuple[Block, ...], unused: tuple[str, ...], training: Trace
+    model: nn.Module, blocks: tuple[Block, ...], idle: set[str], training: Trace
 ) -> tuple[Block, ...]:
-    """With what runs in training mode alone, such as auxiliary classifiers, as a part of a head."""
+    """With what answers in training mode alone, such as auxiliary classifiers, in the head.
+
+    `idle` are the parameters on which no answer of eval mode depends.
+    """
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    gets_gradient = training.gradients if training.gradients is not None else sizes
-    extra = [n for n in training.first_use if n in unused and n in gets_gradient]
+    trains = training.gradients if training.gradients is not None else sizes
+    extra = [n for n in training.first_use if n in idle and n in trains]
     if not extra or not blocks or not blocks[-1].in_head:
         return blocks
-    last = blocks[-1]
-    grown = replace(
-        last,
-        parameters=(*last.parameters, *extra),
-        n_parameters=last.n_parameters + sum(sizes[n] for n in extra),
+    held = [tuple(n for n in b.parameters if b.in_head or n not in extra) for b in blocks]
+    held[-1] += tuple(n for n in extra if not any(n in names for names in held))
+    return tuple(
+        replace(b, parameters=names, n_parameters=sum(sizes[n] for n in names))
+        for b, names in zip(blocks, held, strict=True)
     )
-    return (*blocks[:-1], grown)
 
 
 def first_trace(model: nn.Module, example_input: Any) -> tuple[Any, Trace]:

@@ -110,7 +110,8 @@ class _Splitter:
         if self.weight_ops(node) < 2:
             return False
         open_kind = self.kind(node) not in self.closed_kinds
-        if open_kind and (inside_chain or self.is_long_chain(node)):
+        large = self.weight_ops(node) > self.total * _LARGE  # an encoder beside a decoder
+        if (open_kind and inside_chain) or ((open_kind or large) and self.is_long_chain(node)):
             return True
         return self.kind(node) in self.large_kinds or node.call.path in self.forced
 
@@ -129,8 +130,14 @@ class _Splitter:
 
     def is_long_chain(self, node: Node) -> bool:
         """True for a chain of three layers or more that makes up much of the network."""
-        parts = sum(self.weight_ops(c) > 0 for c in _flatten_containers(node, self))
-        return parts > 2 and self.weight_ops(node) > self.total * _PART and self.is_chain(node)
+        large = self.weight_ops(node) > self.total * _PART
+        return large and self.is_chain(node) and self.n_parts(node) > 2
+
+    def n_parts(self, node: Node) -> int:
+        """How many layers or blocks a chain has, also inside the chains that it consists of."""
+        if not self.weight_ops(node) or not node.children or not self.is_chain(node):
+            return int(self.weight_ops(node) > 0)
+        return sum(map(self.n_parts, node.children))
 
     def straddles(self, node: Node) -> bool:
         """True where a part of the node belongs to the body and a part to the head."""
@@ -386,8 +393,12 @@ def _towers(flow: Flow, block_at: Callable[[int], int], n: int) -> list[int]:
 
 
 def _decoder(flow: Flow, block_at: Callable[[int], int], body: list[list[Segment]]) -> int | None:
-    """The index of the first block of a decoder: all from there on read one activation."""
+    """The index of the first block of a decoder: all from there on read one activation.
+
+    Its embeddings, which do not, belong to it; a pooler after the encoder does not.
+    """
     depth = [sum(s.weight_ops for s in run) for run in body]
+    embeds = {i for i, run in enumerate(body) if all(s.embedding for s in run if s.weight_ops)}
     readers: dict[int, set[int]] = {}
     for op in flow.trace.ops:
         at = block_at(op.time)
@@ -396,11 +407,15 @@ def _decoder(flow: Flow, block_at: Callable[[int], int], body: list[list[Segment
     for value, found in readers.items():
         maker = flow.producer(value)
         at = 0 if maker is None else block_at(maker.time) + 1
-        later = {i for i in range(at, len(body)) if depth[i] > 1}
+        later = {i for i in range(at, len(body)) if depth[i] > 1 and i not in embeds}
+        if not at or len(later) < 2 or not later <= found or min(found) < at:
+            continue
+        first = min(later)
+        while first - 1 in embeds and first - 1 >= at:
+            first -= 1
         fifth = sum(depth) / 5
-        all_read = len(later) > 1 and later <= found and min(found) >= at
-        if at and all_read and fifth <= sum(depth[:at]) <= sum(depth) - fifth:
-            return at
+        if fifth <= sum(depth[:first]) <= sum(depth) - fifth:
+            return first
     return None
 
 

@@ -22,6 +22,7 @@ _ACTIVATIONS = (
     "relu", "gelu", "silu", "leaky_relu", "elu", "hardswish", "hardtanh", "prelu", "mish",
 )  # fmt: skip
 _DIRECTION = 4  # numbers at most in a unit vector that is an answer: an angle, a quaternion
+_FEW = 16  # times fewer answers than features: no layer of a body is as narrow
 _LAYERS_OF_A_BLOCK = 3  # at most, of a last block that answers by a sum
 _NAMED_HEAD = re.compile(r"head|classif|logit|predict|(^|\.)(final|out)", re.IGNORECASE)
 SEVERAL_DEPTHS = "the output joins several depths, as the end of a residual or dense body does"
@@ -92,18 +93,15 @@ def find_head(flow: Flow) -> Head:
     them. A head of which each classifier takes one vector reaches back over all that works on one
     vector (VGG's three linears, BERT's pooler, a norm), as long as a single activation flows in.
     """
-    outputs, features = _answers(flow, _outputs(flow))
-    problems = [_why_headless(flow, output, features) for output in outputs]
-    answers = [o for o, problem in zip(outputs, problems, strict=True) if not problem]
+    outputs = _outputs(flow)
+    last, features = _answers(flow, outputs)
+    problems = [_why_headless(flow, output, features) for output in last]
+    answers = [o for o, problem in zip(last, problems, strict=True) if not problem]
+    answers += _mapped_answers(flow, [o for o in outputs if o not in last])
     if not answers:
         why = problems[0] if problems else "no layer with a weight matrix leads to the output"
         return Head((), frozenset(), f"{why}; if it has a head, say which: head='path'")
-    finals = list({op.time: op for answer in answers for op in answer.finals}.values())
-    read = {v for op in finals for v in op.reads}
-    for op in (op for output in outputs for op in output.finals):  # boxes beside their classes
-        if op not in finals and not read.isdisjoint(op.reads):
-            finals.append(op)
-    finals.sort(key=lambda op: op.time)
+    finals = _last_layers(flow, answers, outputs)
     classifiers = tuple(
         {key: _classifier(flow, op) for op in finals if (key := _weight_of(op))}.values()
     )
@@ -116,7 +114,7 @@ def find_head(flow: Flow) -> Head:
         )
     if not own:
         return Head(classifiers, frozenset(), shared)
-    ops = flow.downstream(op.time for op in own)
+    ops = _with_what_follows(flow, own)
     ops |= _own_layers(flow, own, ops)
     back = _reach_back(flow, own, ops) if all(c.takes_vector for c in classifiers) else set()
     if back:
@@ -127,6 +125,42 @@ def find_head(flow: Flow) -> Head:
     else:
         reason = "the last layer" if len(classifiers) == 1 else "the last layers, one an output"
     return Head(classifiers, frozenset(ops | back), f"{reason}; {shared}" if tied else reason)
+
+
+def _mapped_answers(flow: Flow, outputs: list[_Output]) -> list[_Output]:
+    """Answers from which others are computed by a small fixed map: boxes as a mean over bins."""
+    answers = [o for o in _answers(flow, outputs)[0] if not _why_headless(flow, o, False)]
+    finals = {op.time: op for answer in answers for op in answer.finals}
+    later = flow.downstream(finals) - finals.keys()
+    names = {n for op in flow.trace.ops if op.time in later for n in op.parameters}
+    size = sum(math.prod(flow.trace.shapes[n]) for n in names)
+    width = max((_classifier(flow, op).out_features for op in finals.values()), default=0)
+    return answers if 0 < size < width else []  # a layer on features has a number for each
+
+
+def _last_layers(flow: Flow, answers: list[_Output], outputs: list[_Output]) -> list[Op]:
+    """The last layers of the answers: all their calls, and boxes beside their classes."""
+    finals = {op.time: op for answer in answers for op in answer.finals}
+    read = {v for op in finals.values() for v in op.reads}
+    beside = [op for output in outputs for op in output.finals if not read.isdisjoint(op.reads)]
+    finals.update((op.time, op) for op in beside)
+    weights = {_weight_of(op) for op in finals.values()}
+    again = [op for op in flow.trace.ops if op.is_weight_op and _weight_of(op) in weights]
+    finals.update((op.time, op) for op in again if "embedding" not in op.name)
+    return [finals[time] for time in sorted(finals)]
+
+
+def _with_what_follows(flow: Flow, finals: list[Op]) -> set[int]:
+    """Times of the last layers and of what depends on them.
+
+    Of those whose answer other layers refine (boxes from one decoder layer to the next), the times
+    of these alone.
+    """
+    times = {op.time for op in finals}
+    before = set[int]().union(*(flow.upstream(op) for op in finals)) - times
+    layers = {op.time for op in flow.trace.ops if op.is_weight_op and op.time in before}
+    ends = [op.time for op in finals if layers.isdisjoint(flow.downstream([op.time]))]
+    return flow.downstream(ends) | times
 
 
 def known_head(flow: Flow, paths: Iterable[str]) -> Head:
@@ -219,7 +253,8 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         by_time.get(t, _weight_of(op)) != _weight_of(op) for t in flow.upstream(op)
     )]  # fmt: skip
     by_hand = {"pow", "sum", "div"} <= names
-    unit = by_hand or not names.isdisjoint(_UNIT_LENGTH)
+    one_number = math.prod(flow.shape(output.made_by.writes[0])) <= 1  # as a loss is
+    unit = not one_number and (by_hand or not names.isdisjoint(_UNIT_LENGTH))
     if unit and max(c.out_features for c in maps) > _DIRECTION:
         return "the output is normalised to unit length, as an embedding is"
     if len(first) < len(finals):  # one final layer is computed from another
@@ -229,7 +264,10 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         few &= len({_weight_of(op) for op in finals}) <= _LAYERS_OF_A_BLOCK
         if not (one_width and few and all(c.out_features < c.in_features / 2 for c in into)):
             return SEVERAL_DEPTHS
-        output, maps, narrow = replace(output, finals=tuple(first)), into, True
+        later = flow.downstream(op.time for op in finals if op not in first)
+        after = tuple(op for op in after if op.time in later)
+        names = {op.name.removesuffix("_") for op in after}
+        output, maps, narrow = replace(output, finals=tuple(first), after=after), into, True
     if all("embedding" in op.name for op in finals):
         return "the output is an embedding"
     if features and all(c.out_features == c.in_features for c in maps):
@@ -240,6 +278,7 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         for op, m in zip(output.finals, maps, strict=True)
     )
     as_features = not names.isdisjoint(_NORMS) and (on_map or not names.isdisjoint(_ACTIVATIONS))
+    as_features &= not all(c.out_features * _FEW < c.in_features for c in maps)
     if not narrow or as_features:
         return _as_in_a_body(flow, output, names, maps)
     return ""
@@ -254,8 +293,10 @@ def _as_in_a_body(flow: Flow, output: _Output, names: set[str], maps: list[Class
                 return "the last convolution looks at neighbourhoods, as feature layers do"
     homes = {layer_of(name) for op in output.finals for name in op.parameters}
     width = min(flow.shape(op.writes[0])[-1] for op in output.finals)
-    for name in (n for op in output.after for n in op.parameters):
+    for later, name in ((op, n) for op in output.after for n in op.parameters):
         layer = layer_of(name)
+        if later.name in ("add", "add_") and len(flow.trace.shapes[name]) == 1:
+            continue  # the bias of a layer whose weight is elsewhere
         outside = not any(is_within(home, layer) for home in homes)
         if outside and math.prod(flow.trace.shapes[name]) >= width:
             return f"after the last linear layer comes {layer or name}, as in a body"
@@ -268,7 +309,8 @@ def _classifier(flow: Flow, op: Op) -> Classifier:
     weight = _weight_of(op)
     is_convolution = op.name == "convolution"
     out_features = outgoing[1] if is_convolution and len(outgoing) > 1 else outgoing[-1]
-    size = [s for s in op.weight_shape[:2] if s != out_features] or [out_features]
+    sizes = op.weight_shape[-2:] if op.name in ("bmm", "baddbmm") else op.weight_shape[:2]
+    size = [s for s in sizes if s != out_features] or [out_features]
     return Classifier(
         path=layer_of(weight),
         weight=weight,
@@ -294,29 +336,27 @@ def _takes_vectors(flow: Flow, op: Op) -> bool:
 
 
 def _own_layers(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
-    """Times of hidden layers of several heads, where all heads begin at the same activations.
+    """Times of hidden layers of several heads that begin at the same activations.
 
-    These are the layers of a head's own (of a box head with three linears); heads that begin at
-    different depths (early exits), or in towers of their own, have none.
+    These are the layers of a head's own (of a box head with three linears); a head that begins at
+    a depth (an early exit), or in a tower, of its own has none.
     """
     layers: dict[str, list[Op]] = {}
     for op in finals:
         layers.setdefault(_weight_of(op), []).append(op)
-    if len(layers) < 2:
-        return set()
     upstream = [set[int]().union(*(flow.upstream(op) for op in ops)) for ops in layers.values()]
     by_time = {op.time: op for op in flow.trace.ops}
-    own, begins = set[int](), []
+    begun: dict[frozenset[int], list[set[int]]] = {}
     for above, ops in zip(upstream, layers.values(), strict=True):
         private = above - set[int]().union(*(o for o in upstream if o is not above)) - head
-        inside = private | {op.time for op in ops}
-        reads = {v for t in inside for v in by_time[t].reads}
-        begins.append({v for v in reads if flow.produced_at.get(v, -1) not in private})
-        own |= private
-    at_inputs = any(flow.trace.values[v].kind == INPUT for v in begins[0])
-    each_runs = min(map(len, layers.values()))  # on each of several maps, as in a detector
-    if at_inputs or each_runs < len(begins[0]) or any(begin != begins[0] for begin in begins):
-        return set()
+        reads = {v for t in private | {op.time for op in ops} for v in by_time[t].reads}
+        begin = frozenset(v for v in reads if flow.produced_at.get(v, -1) not in private)
+        at_inputs = any(flow.trace.values[v].kind == INPUT for v in begin)
+        if not at_inputs and len(ops) >= len(begin):  # on each of several maps, as in a detector
+            begun.setdefault(begin, []).append(private)
+    own = set[int]().union(
+        *(p for privates in begun.values() if len(privates) > 1 for p in privates)
+    )
     depth = sum(op.adds_depth for op in flow.trace.ops)
     taken = sum(op.adds_depth for op in flow.trace.ops if op.time in own | head)
     return own if taken <= depth / 2 else set()
@@ -346,7 +386,7 @@ def _reach_back(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
         and of_map.issuperset(op.writes)
         and again.isdisjoint(op.parameters)
     ]
-    back = _connected(flow, back, head)
+    back = _whole_layers(flow, _connected(flow, back, head), head)
     while back and _boundary(flow, back, head, by_time) > 1:
         back.pop()
     weight_ops = [op for op in flow.trace.ops if op.adds_depth]
@@ -369,6 +409,17 @@ def _connected(flow: Flow, back: list[Op], head: set[int]) -> list[Op]:
     return kept
 
 
+def _whole_layers(flow: Flow, back: list[Op], head: set[int]) -> list[Op]:
+    """Those after the last that uses a part of a layer alone, such as the bias of a graph layer."""
+    inside = {op.time for op in back} | head
+    outside = {layer_of(n) for op in flow.trace.ops if op.time not in inside for n in op.parameters}
+    for i, op in enumerate(back):
+        layers = {layer_of(n) for n in op.parameters} - {""}
+        if any(is_within(other, layer) for layer in layers for other in outside):
+            return back[:i]
+    return back
+
+
 def _boundary(flow: Flow, back: list[Op], head: set[int], by_time: dict[int, Op]) -> int:
     """How many activations from outside flow into these operations and the head."""
     inside = {op.time for op in back} | head
@@ -377,4 +428,5 @@ def _boundary(flow: Flow, back: list[Op], head: set[int], by_time: dict[int, Op]
 
 
 def _is_vector_op(flow: Flow, op: Op) -> bool:
-    return all(flow.is_vector(v) for v in flow.activations(op))
+    made = next(flow.activations(op), None)  # a batch norm gives its statistics too
+    return made is None or flow.is_vector(made)

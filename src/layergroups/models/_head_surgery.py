@@ -12,10 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._formatting import first_few
+from layergroups._forward import run_model
 from layergroups._paths import is_within, parent
 from layergroups._torch import own_tensors
-from layergroups.anatomy import Anatomy, Classifier, read_anatomy, unwrap
-from layergroups.errors import AnatomyError, ModelError
+from layergroups.anatomy import (
+    Anatomy,
+    Classifier,
+    Flow,
+    Snapshot,
+    find_head,
+    first_trace,
+    read_anatomy,
+    restoring,
+    unwrap,
+)
+from layergroups.errors import ModelError
 from layergroups.groups import frozen_by_groups
 from layergroups.models._heads import ConcatLinear, outputs_of, parts_of, resize_units, whole_path
 
@@ -33,16 +44,14 @@ def all_or_nothing(*models: object, values: bool = False) -> Iterator[None]:
     configs = [m.config for m in modules if hasattr(getattr(m, "config", None), "__dict__")]
     attributes: list[Any] = [vars(holder) for holder in (*modules, *configs)]
     inside = [v for held in attributes for v in held.values() if isinstance(v, (dict, list, set))]
-    before = [(container, copy.copy(container)) for container in (*attributes, *inside)]
+    before = Snapshot([*attributes, *inside], deep=False)
     tensors = [t for m in modules for t in own_tensors(m).values()]
     flags = [(tensor, tensor.requires_grad) for tensor in tensors]
     copies = [(tensor, tensor.detach().clone()) for tensor in tensors if values]
     try:
         yield
     except BaseException:
-        for container, content in before:
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(content)
+        before.restore()
         for tensor, trains in flags:
             tensor.requires_grad_(trains)
         with torch.no_grad():
@@ -249,7 +258,7 @@ def _exchange_all(
 
     `kept` are the indices of the old outputs, which come first in the new layers.
     """
-    cause: AnatomyError | None = None
+    cause: Exception | None = None
     ran: set[str] = set()
     with all_or_nothing(model):
         for path, layer in made.items():
@@ -257,8 +266,8 @@ def _exchange_all(
         resize_units(model, n_out, kept)
         _update_labels(model, old, n_out, kept)
         try:
-            ran = {c.path for c in read_anatomy(model, example_input).classifiers}
-        except AnatomyError as error:
+            ran = _classifiers_that_run(model, example_input)
+        except Exception as error:
             cause = error
         for path, layer in made.items():
             grown = len(parts_of(layer)) > 1 and f"{path}.{len(parts_of(layer)) - 1}" not in ran
@@ -270,6 +279,19 @@ def _exchange_all(
                 ) from cause
     _warn_of_ties(model, old, made)
     return tuple(made)
+
+
+def _classifiers_that_run(model: nn.Module, example_input: Any) -> set[str]:
+    """Paths of the classifiers that a dry run calls.
+
+    A model that gives its loss is run for real too: its targets must fit the outputs.
+    """
+    used, found = first_trace(model, example_input)
+    gives_loss = any(found.values[v].shape == () for v in found.returned)
+    if gives_loss and not any(p.is_meta for p in model.parameters()):
+        with restoring(model, used), torch.no_grad():
+            run_model(model, copy.deepcopy(used))
+    return {c.path for c in find_head(Flow(found)).classifiers}
 
 
 def _holders_of(
