@@ -22,7 +22,14 @@ def whole_number(
 
 
 def number(
-    name: str, value: object, low: float, high: float, example: float, *, open_ends: bool = False
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    example: float,
+    error: type[LayerGroupsError] = TrainingError,
+    *,
+    open_ends: bool = False,
 ) -> float:
     """The value, a number between two bounds, or strictly between them."""
     inside = False
@@ -31,7 +38,7 @@ def number(
     if not inside or not isinstance(value, int | float):
         upto = f"{'and below' if open_ends else 'to'} {high:g}" if math.isfinite(high) else ""
         bound = f"above {low:g} {upto}" if open_ends else f"from {low:g} {upto}"
-        raise TrainingError(
+        raise error(
             f"{name}={value!r} must be a number {bound.rstrip()}, such as {name}={example:g}."
         )
     return float(value)

@@ -6,6 +6,7 @@ files import from here; tests/test_torch.py finds those that do not.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterable, MutableMapping, Sequence
@@ -23,6 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 # The base class of batch and instance norms; torch has no public name for it.
 from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.parallel import DistributedDataParallel
 
 # Sees every operation below autograd; documented in "Extending PyTorch", but in a private module.
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,11 +36,12 @@ from layergroups.errors import AnatomyError
 
 __all__ = [
     "FakeTensor", "FakeTensorMode", "NormBase", "StorageWeakRef", "TorchDispatchMode", "TreeSpec",
-    "all_children", "all_parameters", "call_uncompiled", "drop_compiled_graphs", "each_module",
-    "fake_tensor_log", "foreach_lerp_", "forward_hooks", "forward_pre_hooks", "is_compile_error",
-    "is_compiled", "is_error_of_layers", "is_persistent", "is_view", "op_name", "op_packet",
-    "own_buffers", "own_modules", "own_parameters", "own_tensors", "set_versions", "storage_key",
-    "tree_flatten", "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version",
+    "all_children", "all_parameters", "average_what_trains", "call_uncompiled", "ddp_wrappers",
+    "drop_compiled_graphs", "each_module", "fake_tensor_log", "foreach_lerp_", "forward_hooks",
+    "forward_pre_hooks", "is_compile_error", "is_compiled", "is_error_of_layers", "is_persistent",
+    "is_view", "known_to_ddp", "op_name", "op_packet", "own_buffers", "own_modules",
+    "own_parameters", "own_tensors", "set_versions", "storage_key", "tree_flatten", "tree_leaves",
+    "tree_map_only", "tree_unflatten", "unwrap", "version",
 ]  # fmt: skip
 
 # FakeTensorMode writes a record here for each operation that fails.
@@ -168,7 +171,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(model, nn.Module):
         if (inner := _compiled_of(model)) is not None:
             model = inner
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        elif isinstance(model, (nn.DataParallel, DistributedDataParallel)):
             model = model.module
         else:
             return model
@@ -186,6 +189,38 @@ def drop_compiled_graphs() -> None:
     dynamo = sys.modules.get("torch._dynamo.convert_frame")  # not imported: nothing was compiled
     if dynamo is not None and dynamo.input_codes.seen:
         torch.compiler.reset()
+
+
+# -- DistributedDataParallel ---------------------------------------------------------------------
+
+
+def ddp_wrappers(model: nn.Module) -> list[DistributedDataParallel]:
+    """Those that hold this model; none is kept by it, so all objects are searched, in 0.1 s."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return []
+    found = [o for o in gc.get_objects() if issubclass(type(o), DistributedDataParallel)]
+    return [wrapper for wrapper in found if any(m is model for m in wrapper.modules())]
+
+
+def known_to_ddp(wrapper: DistributedDataParallel) -> list[nn.Parameter]:
+    """The parameters that the model had when it was wrapped, frozen ones too."""
+    return wrapper._module_parameters
+
+
+def average_what_trains(wrapper: DistributedDataParallel) -> None:
+    """Average the gradients of the parameters that train now, as a new wrapper would."""
+    if not any(p.requires_grad for p in wrapper.module.parameters()):
+        return  # no gradient to wait for
+    parameters, sparse = wrapper._build_params_for_reducer()
+    names = wrapper._build_debug_param_to_name_mapping(parameters)
+    wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
+    if wrapper.static_graph:
+        wrapper.reducer._set_static_graph()
+        if wrapper.logger is not None:
+            wrapper.logger._set_static_graph()
+    register: Any = vars(torch.distributed)["_register_comm_hook"]
+    for hook, state in wrapper._comm_hooks:
+        register(wrapper.reducer, state, hook)
 
 
 # -- tensors -------------------------------------------------------------------------------------

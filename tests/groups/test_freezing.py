@@ -56,7 +56,7 @@ def test_groups_are_frozen_by_name_or_number() -> None:
         (lambda g: g.freeze(norm="eval"), "give norm='freeze' or norm='train'"),
         (lambda g: g.unfreeze("tail"), "'early', 'late', 'head'"),
         (lambda g: g.thaw(-1), "epoch=-1"),
-        (lambda g: g.thaw(0.5), "epoch=0.5"),
+        (lambda g: g.thaw(-0.5), "epoch=-0.5"),
         (lambda g: g.thaw(1, every=0), "every=0"),
         (lambda g: g.thaw(1, start=7), "give -3 to 2"),
     ],
@@ -195,6 +195,12 @@ def test_groups_unfreeze_one_by_one_from_the_head_down(start: int, every: int) -
     assert all(a - b in (0, 1) for a, b in itertools.pairwise(firsts))
     assert all(firsts.count(first) == every for first in range(1, start + 1))
     assert first_to_train(10_000, start, every) == 0
+
+
+def test_groups_unfreeze_after_parts_of_epochs() -> None:
+    assert [first_to_train(i / 10, 3, 0.1) for i in range(5)] == [3, 2, 1, 0, 0]
+    assert [first_to_train(i / 4, 3, 0.5) for i in range(7)] == [3, 3, 2, 2, 1, 1, 0]
+    assert [first_to_train(epoch, 3, 1.5) for epoch in range(5)] == [3, 3, 2, 1, 1]
 
 
 def test_gradual_unfreezing_depends_only_on_the_epoch() -> None:

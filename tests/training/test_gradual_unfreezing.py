@@ -103,7 +103,7 @@ def test_a_fit_that_is_too_short_to_thaw_all_says_so(make, caplog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"every": 0}, "every=0"), ({"every": 1.5}, "every=1.5")]
+    ("options", "words"), [({"every": 0}, "every=0"), ({"every": "1"}, "every='1'")]
 )
 def test_options_that_cannot_be(options, words) -> None:
     with pytest.raises(GroupingError, match=words):

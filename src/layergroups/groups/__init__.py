@@ -17,7 +17,7 @@ from layergroups.groups._layer_groups import (
     mark_synced,
     rebind_parameters,
 )
-from layergroups.groups._optimizer import place_steps
+from layergroups.groups._optimizer import decays, place_steps
 from layergroups.groups._partition import Partition
 from layergroups.groups._rates import LayerDecay, Rate, decay, spread_rates
 from layergroups.groups._rules import Split, divide
@@ -27,7 +27,7 @@ from layergroups.groups._surgery import Change, Tie
 __all__ = [
     "HEADINGS", "BoundaryReason", "Change", "Explanation", "Freezing", "GroupDifference",
     "GroupRow", "LayerDecay", "LayerGroup", "LayerGroups", "Partition", "Rate", "Split", "Tie",
-    "as_if_inactive", "compare_groups", "decay", "divide", "explanation_report",
+    "as_if_inactive", "compare_groups", "decay", "decays", "divide", "explanation_report",
     "first_to_train", "frozen_by_groups", "group_cells", "has_foreign_hooks", "is_norm",
     "mark_synced", "place_steps", "rebind_parameters", "remove_hooks", "spread_rates",
     "taken_over",

@@ -17,6 +17,7 @@ weights that a layer writes through `.data` move.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from layergroups._checks import whole_number
+from layergroups._checks import number
 from layergroups._paths import module_at, parent
 from layergroups._torch import (
     NormBase,
@@ -328,12 +329,12 @@ def frozen_after_surgery(
     return still_frozen(mine, known, adapted=now.adapted)
 
 
-def first_to_train(epoch: int, start: int, every: int = 1) -> int:
+def first_to_train(epoch: float, start: int, every: float = 1) -> int:
     """The lowest layer group that trains in an epoch of gradual unfreezing, from the head down.
 
     It is `start` in epoch 0, and one less after each `every` epochs (Howard and Ruder 2018,
     «Universal Language Model Fine-tuning for Text Classification»).
     """
-    whole_number("epoch", epoch, 0, 1, GroupingError)
-    whole_number("every", every, 1, 2, GroupingError)
-    return max(0, start - epoch // every)
+    number("epoch", epoch, 0, math.inf, 1, GroupingError)
+    number("every", every, 0, math.inf, 2, GroupingError, open_ends=True)
+    return max(0, start - math.floor(epoch / every + 1e-9))  # 0.3 / 0.1 is just below 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -11,11 +11,12 @@ from typing import Any, overload
 import torch
 from rich.table import Table
 from torch import nn
-from torch.optim import Optimizer
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW, Optimizer
 
 from layergroups._formatting import count, first_few, plain_text
 from layergroups._paths import module_at, parent
-from layergroups._torch import is_sharded, tree_map_only, unwrap
+from layergroups._torch import ddp_wrappers, is_sharded, tree_map_only, unwrap
 from layergroups.anatomy import Anatomy, Block, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups import _freezing, _optimizer, _surgery
@@ -154,7 +155,8 @@ class LayerGroups:
         head: str | Sequence[str] | None = None,
         network: str | None = None,
     ) -> None:
-        _surgery.refuse_stale_wrapper(model)
+        if isinstance(model, DistributedDataParallel):
+            _surgery.in_step(model)
         self.model = unwrap(model)
         self._example = tree_map_only(torch.Tensor, _off_device, example_input)
         self._head = head
@@ -162,6 +164,7 @@ class LayerGroups:
         self.network = network or type(self.model).__name__
         self.partition = divide(self.model, self._anatomy, split, network=self.network)
         self._rates = (1e-3,) * len(self)
+        self._decays: _optimizer.Decays = _optimizer.decays
         self._changes: list[Change] = []
         self._is_synced = False
         self._remember(take_snapshot(self.model))
@@ -325,13 +328,13 @@ class LayerGroups:
         return self._set_frozen(dict.fromkeys(chosen, False), free="unfreeze")
 
     def gradual_unfreeze(
-        self, epoch: int, *, every: int = 1, start: int | str = -1, norm: str = "freeze"
+        self, epoch: float, *, every: float = 1, start: int | str = -1, norm: str = "freeze"
     ) -> Freezing:
-        """Gradual unfreezing: call it at the start of each epoch.
+        """Gradual unfreezing: call it at the start of each epoch, or step.
 
         Args:
-            epoch: counted from 0.
-            every: epochs after which the next group, from the head down, trains too.
+            epoch: counted from 0, with parts of epochs; or steps.
+            every: epochs (or steps) after which the next group, from the head down, trains too.
             start: the lowest group that trains in epoch 0.
             norm: as in `freeze`.
         """
@@ -411,8 +414,9 @@ class LayerGroups:
         active = self._active(self._snapshot, self._off())
         self._watched = [p for p in self._snapshot.names if p not in active and differentiable(p)]
         self._freed = self._freed.intersection(self._watched)
-        turned_off = []
+        turned_off, changed = [], False
         for parameter, may_train in self._trainable(self._off()):
+            changed |= parameter.requires_grad != may_train
             parameter.requires_grad = may_train
             if not may_train:
                 parameter.grad = None
@@ -424,6 +428,8 @@ class LayerGroups:
             norms_train=self._norms_train, written=self._anatomy.written,
         )  # fmt: skip
         _freezing.call_before_forward(self.model, self._before_forward)
+        for wrapper in ddp_wrappers(self.model) if changed else ():
+            _surgery.in_step(wrapper).follow(wrapper)  # now: a compiled one runs no hook
 
     def _trainable(self, inactive: Collection[int]) -> Iterator[tuple[nn.Parameter, bool]]:
         """Every parameter, and whether it may train while these groups are inactive."""
@@ -536,15 +542,43 @@ class LayerGroups:
             self._apply_freezing()
 
     def param_groups(
-        self, lr: Rate | None = None, weight_decay: float = 0.01
+        self,
+        lr: Rate | None = None,
+        weight_decay: float = 0.01,
+        *,
+        decays: Callable[[str, nn.Parameter], bool] | None = None,
     ) -> list[dict[str, Any]]:
         """Parameter groups for any torch optimizer, of all groups, also frozen ones.
 
-        Norms, biases, tokens and position embeddings have no weight decay.
+        Args:
+            lr: the rate of each group, as in `set_rates`; None: the rates that they have.
+            weight_decay: of the parameters that have one.
+            decays: whether a parameter has weight decay, from its name and itself, now and after
+                surgery; by default norms, biases, tokens and position embeddings have none.
         """
         if lr is not None:
             self.set_rates(lr)
-        return _optimizer.parameter_groups(self._members(), self._rates, weight_decay)
+        self._decays = decays or _optimizer.decays
+        return _optimizer.parameter_groups(self._members(), self._rates, weight_decay, self._decays)
+
+    def optimizer(
+        self,
+        kind: Callable[..., Optimizer] = AdamW,
+        lr: Rate | None = None,
+        weight_decay: float = 0.01,
+        **options: Any,
+    ) -> Optimizer:
+        """An optimizer of all groups, attached: `groups.optimizer(torch.optim.SGD, momentum=0.9)`.
+
+        Args:
+            kind: a class, or what takes parameter groups.
+            lr: as in `set_rates`.
+            weight_decay: as in `param_groups`.
+            **options: other arguments of `kind`.
+        """
+        optimizer = kind(self.param_groups(lr, weight_decay), **options)
+        self.attach(optimizer)
+        return optimizer
 
     def attach(self, optimizer: Optimizer) -> None:
         """Update an optimizer made from `param_groups` after each change of the model.
@@ -566,11 +600,15 @@ class LayerGroups:
         optimizer = _optimizer.unwrapped(optimizer)
         _optimizer.check_attachable(optimizer, self.names)
         members = self._members()
-        _optimizer.add_missing_groups(optimizer, members, self._rates)
-        _optimizer.reconcile(optimizer, members)
+        _optimizer.add_missing_groups(optimizer, members, self._rates, self._decays)
+        _optimizer.reconcile(optimizer, members, self._decays)
         _optimizer.begin_with_rates(optimizer, self._rates)
         _optimizer.bind(optimizer, self._before_step)
         _freezing.call_before_forward(self.model, self._before_forward)
+
+    def is_attached(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is attached to these groups."""
+        return _optimizer.unwrapped(optimizer) in _optimizer.bound_to(self._before_step)
 
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
         if self._is_synced:
@@ -635,7 +673,7 @@ class LayerGroups:
         self._anatomy_is_old |= old.names != now.names or change.layers
         self._apply_freezing()
         for optimizer in _optimizer.bound_to(self._before_step):
-            _optimizer.follow(optimizer, self._members(), old, now, converted)
+            _optimizer.follow(optimizer, self._members(), self._decays, old, now, converted)
         return replace(
             change,
             fixed=names_of(by_user.keys() - before, now),
@@ -783,7 +821,7 @@ def rebind_parameters(groups: LayerGroups) -> None:
     groups._freed = frozenset(new[p] for p in groups._freed)
     groups._apply_freezing()
     for optimizer in _optimizer.bound_to(groups._before_step):
-        _optimizer.reconcile(optimizer, groups._members())
+        _optimizer.reconcile(optimizer, groups._members(), groups._decays)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from layergroups.groups._surgery import ModelSnapshot, TensorMeta, meta_of
 _log = logging.getLogger("layergroups")
 Members = tuple[str, Sequence[tuple[str, nn.Parameter]]]  # a group's name, its named parameters
 StepHook = Callable[[Optimizer, Any, Any], None]
+Decays = Callable[[str, nn.Parameter], bool]  # whether weight decay applies to a parameter
 
 # names in networks of torchvision, timm and transformers, with all of timm's `no_weight_decay()`
 # except those of layers that compute positions
@@ -45,12 +46,15 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(
-    members: Sequence[Members], rates: Sequence[float], weight_decay: float
+    members: Sequence[Members],
+    rates: Sequence[float],
+    weight_decay: float,
+    has_decay: Decays = decays,
 ) -> list[dict[str, Any]]:
     """Two for each layer group, with its index and a name such as "head/decay"."""
     return [
         {
-            "params": [p for n, p in named if decays(n, p) == decaying],
+            "params": [p for n, p in named if has_decay(n, p) == decaying],
             "lr": rates[i],
             "weight_decay": weight_decay if decaying else 0.0,
             "layer_group": i,
@@ -88,7 +92,10 @@ def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
 
 
 def add_missing_groups(
-    optimizer: Optimizer, members: Sequence[Members], rates: Sequence[float]
+    optimizer: Optimizer,
+    members: Sequence[Members],
+    rates: Sequence[float],
+    has_decay: Decays = decays,
 ) -> None:
     """Add missing parameter groups of the layer groups that an optimizer has.
 
@@ -100,7 +107,7 @@ def add_missing_groups(
     decaying = (g["weight_decay"] for g in ours if str(g["name"]).endswith("/decay"))
     weight_decay = next(decaying, optimizer.defaults.get("weight_decay", 0.0))
     left_out: list[str] = []
-    for made in parameter_groups(members, rates, weight_decay):
+    for made in parameter_groups(members, rates, weight_decay, has_decay):
         if made["layer_group"] not in held or made["name"] in present:
             continue
         if made["params"]:
@@ -119,9 +126,10 @@ def add_missing_groups(
         )
 
 
-def reconcile(optimizer: Optimizer, members: Sequence[Members]) -> None:
+def reconcile(optimizer: Optimizer, members: Sequence[Members], has_decay: Decays = decays) -> None:
     """Give each parameter group the parameters it should have now; survivors retain their state."""
-    wanted = {g["name"]: g["params"] for g in parameter_groups(members, [0.0] * len(members), 0.0)}
+    made = parameter_groups(members, [0.0] * len(members), 0.0, has_decay)
+    wanted = {group["name"]: group["params"] for group in made}
     others = [group for group in optimizer.param_groups if "layer_group" not in group]
     theirs = {id(p) for group in others for p in group["params"]}
     for group in _ours(optimizer):
@@ -205,6 +213,7 @@ def _write(group: dict[str, Any], key: str, value: float) -> None:
 def follow(
     optimizer: Optimizer,
     members: Sequence[Members],
+    has_decay: Decays,
     old: ModelSnapshot,
     now: ModelSnapshot,
     converted: Mapping[nn.Parameter, nn.Parameter],
@@ -213,7 +222,7 @@ def follow(
     for new, source in converted.items():
         if source in optimizer.state:
             optimizer.state[new] = optimizer.state.pop(source)
-    reconcile(optimizer, members)
+    reconcile(optimizer, members, has_decay)
     for parameter, was in old.metas.items():
         if now.metas.get(parameter, was) != was:
             _convert_state(optimizer, parameter, was)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from operator import attrgetter, is_
 from typing import Any
 
@@ -17,7 +16,16 @@ from torch.optim import Optimizer
 
 from layergroups._formatting import count, first_few
 from layergroups._paths import leaves, parent
-from layergroups._torch import all_children, all_parameters, is_sharded, own_modules, own_parameters
+from layergroups._torch import (
+    all_children,
+    all_parameters,
+    average_what_trains,
+    forward_pre_hooks,
+    is_sharded,
+    known_to_ddp,
+    own_modules,
+    own_parameters,
+)
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 
@@ -397,31 +405,41 @@ def needs_warning(change: Change, model: nn.Module, optimizers: Iterable[Optimiz
 # -- torch's DistributedDataParallel -------------------------------------------------------------
 
 
-def refuse_stale_wrapper(model: nn.Module) -> None:
-    """Make a DistributedDataParallel raise an error if other parameters train than at wrapping.
+class InStep:
+    """On a DistributedDataParallel: it averages the gradients of the parameters that train now.
 
-    It averages the gradients of the parameters that required one at wrapping. Each process would
-    train a parameter that is unfrozen or added later by itself, and the replicas would silently
-    diverge; the wrapper would wait for the gradient of one that is frozen later.
+    By itself it averages those that trained at wrapping: each process would train a group that is
+    unfrozen later by itself, and it would wait for the gradients of one that is frozen later.
     """
-    if isinstance(model, DistributedDataParallel):
-        averaged = tuple(p for p in model.parameters() if p.requires_grad)
-        model.register_forward_pre_hook(partial(_refuse_stale, averaged))
+
+    averaged: Sequence[nn.Parameter] = ()
+
+    def __call__(self, wrapper: nn.Module, *_: object) -> None:
+        assert isinstance(wrapper, DistributedDataParallel)
+        if torch.compiler.is_compiling() or not (wrapper.training and torch.is_grad_enabled()):
+            return
+        known = {*known_to_ddp(wrapper)}
+        named = wrapper.module.named_parameters()
+        if new := [name for name, p in named if p.requires_grad and p not in known]:
+            raise GroupingError(
+                f"this DistributedDataParallel does not average the gradients of "
+                f"{first_few(new, 3)}, which came after it. Make it again after each surgery, "
+                "DistributedDataParallel(groups.model), or call "
+                "layergroups.training.average_gradients(groups) after backward instead"
+            )
+        self.follow(wrapper)
+
+    def follow(self, wrapper: DistributedDataParallel) -> None:
+        trains = [p for p in wrapper.module.parameters() if p.requires_grad]
+        if not _same(trains, self.averaged):
+            average_what_trains(wrapper)
+            self.averaged = trains
 
 
-def _refuse_stale(averaged: tuple[nn.Parameter, ...], wrapper: nn.Module, _: Any) -> None:
-    assert isinstance(wrapper, DistributedDataParallel)
-    if not (wrapper.training and torch.is_grad_enabled()):
-        return
-    known = {id(p) for p in averaged}
-    trains = {id(p): name for name, p in wrapper.module.named_parameters() if p.requires_grad}
-    new = [name for i, name in trains.items() if i not in known]
-    idle = [] if wrapper.find_unused_parameters else known - trains.keys()
-    if new or idle:
-        missed = f"it does not average the gradients of {first_few(new, 3)}"
-        fault = missed if new else f"it waits for {len(idle)} that no longer train"
-        raise GroupingError(
-            f"this DistributedDataParallel was made when other parameters trained: {fault}. Make "
-            "it again after each change, DistributedDataParallel(groups.model), or call "
-            "layergroups.training.average_gradients(groups) after backward instead"
-        )
+def in_step(wrapper: DistributedDataParallel) -> InStep:
+    """What keeps a wrapper in step with the freezing of its model; made at the first call."""
+    for hook in forward_pre_hooks(wrapper).values():
+        if isinstance(hook, InStep):
+            return hook
+    wrapper.register_forward_pre_hook(hook := InStep())
+    return hook

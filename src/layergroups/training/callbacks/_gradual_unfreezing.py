@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
+from typing import Literal
 
+from layergroups.errors import TrainingError
 from layergroups.groups import LayerGroups, first_to_train
 from layergroups.training.loop import FitContext
 
@@ -23,30 +26,40 @@ class GradualUnfreezing:
     (ULMFiT), which unfreezes a group each epoch.
 
     Attributes:
-        every: epochs from one group to the next.
+        every: epochs from one group to the next. `learn.fit` unfreezes at the start of epochs; the
+            loops of transformers and Lightning in the middle too, with `every=0.5`.
         start: name or index of the lowest group that trains in the first epoch.
         norm: "train" also trains the norm layers of frozen groups.
+        unit: what `every` counts; "steps" of the optimizer are for `layergroups.integrations`.
     """
 
-    every: int = 1
+    every: float = 1
     start: int | str = -1
     norm: str = "freeze"
+    unit: Literal["epochs", "steps"] = "epochs"
 
     def __post_init__(self) -> None:
         first_to_train(0, 0, self.every)
+        if self.unit not in ("epochs", "steps"):
+            raise TrainingError(f'unit={self.unit!r} must be "epochs" or "steps".')
 
     def epochs_for(self, groups: LayerGroups) -> int:
         """The smallest number of epochs after which all groups train."""
-        return groups[self.start].index * self.every + 1
+        return math.ceil(groups[self.start].index * self.every) + 1
 
     def before_fit(self, run: FitContext) -> None:
+        if self.unit == "steps":
+            raise TrainingError(
+                'GradualUnfreezing(unit="steps") is for layergroups.integrations; learn.fit '
+                "unfreezes at the start of epochs: GradualUnfreezing(every=1)."
+            )
         first = run.groups[self.start].index
         last = first_to_train(run.epochs - 1, first, self.every)
         if last:
             _log.warning(
                 "%d epochs are too few to unfreeze all layer groups: %s will not train. Use %d or "
-                "more epochs, or a lower start, such as GradualUnfreezing(every=%d, start=%d)",
-                run.epochs, ", ".join(run.groups.names[:last]), first * self.every + 1,
+                "more epochs, or a lower start, such as GradualUnfreezing(every=%g, start=%d)",
+                run.epochs, ", ".join(run.groups.names[:last]), self.epochs_for(run.groups),
                 self.every, (run.epochs - 1) // self.every,
             )  # fmt: skip
 
