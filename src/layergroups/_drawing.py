@@ -15,9 +15,10 @@ from layergroups._paths import path_of
 from layergroups.errors import LayerGroupsError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+else:  # matplotlib is imported when something is drawn
+    Axes = Figure = object
 
 INK = "#1b2733"
 GREY = "#66727f"

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Figure
 from layergroups._forward import call_model, run_model, single_batch
 from layergroups._paths import is_within
 from layergroups._torch import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
@@ -44,10 +45,6 @@ from layergroups.errors import AnatomyError, LayerGroupsError
 from layergroups.reports._images import Pixels, as_pixels, images_of, overlay
 from layergroups.reports._protocols import Answering
 from layergroups.tasks import output_names
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 _PREFIX_MOST = 16  # class and register tokens
 _ASPECTS_APART = 0.3  # most by which the logarithms of height over width may differ

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Figure
 from layergroups._formatting import figure, html_table
 from layergroups._suggestions import SuggestsNames
 from layergroups._torch import tree_map_only
@@ -33,10 +34,6 @@ from layergroups.tasks import (
     Task,
     checked_task,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 _Measure = TypeVar("_Measure")
 _CAM_BATCH = 16

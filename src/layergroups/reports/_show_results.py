@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Figure
 from layergroups._formatting import count
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
@@ -17,9 +18,6 @@ from layergroups.errors import LayerGroupsError
 from layergroups.reports._images import as_pixels, collated, each_of, images_of
 from layergroups.reports._protocols import Answering
 from layergroups.tasks import output_names
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def results_picture(

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never, Unpack
+from typing import Any, Never, Unpack
 
 from torch import Tensor, nn
 
 from layergroups import checkpoints
+from layergroups._drawing import Figure
 from layergroups._forward import single_batch
 from layergroups._paths import path_of
 from layergroups._suggestions import unknown_attribute
@@ -69,9 +70,6 @@ from layergroups.training.state import (
     checked_callbacks,
     show,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Learner(LearnerState):

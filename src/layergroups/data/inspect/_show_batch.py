@@ -8,19 +8,16 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Figure
 from layergroups._paths import path_of
 from layergroups.errors import DataError, LayerGroupsError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 _LETTERS = 24  # in a line below an image
 _LABELS_SHOWN = 4

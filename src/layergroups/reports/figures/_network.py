@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Axes, Figure
 from layergroups._formatting import count, shape, short
 from layergroups.anatomy import Block
 from layergroups.groups import LayerGroup, LayerGroups
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
 

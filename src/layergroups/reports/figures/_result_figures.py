@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Axes, Figure
 from layergroups.tasks import Calibration, OutputErrors
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from torch import Tensor
 
 

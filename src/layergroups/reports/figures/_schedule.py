@@ -6,17 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Axes, Figure
 from layergroups._formatting import plain_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 _LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 from layergroups import _drawing as drawing
+from layergroups._drawing import Axes, Figure
 from layergroups.reports._protocols import EpochRow
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 _METRICS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0b559f", "#7f7f7f")  # Okabe and Ito's
 _SMOOTH = 0.9

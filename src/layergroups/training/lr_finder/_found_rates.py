@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from rich import box
@@ -21,12 +21,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from layergroups._drawing import Figure
 from layergroups._formatting import Printable
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve, draw_rates, rate_picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

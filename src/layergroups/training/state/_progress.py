@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -20,11 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from layergroups._drawing import Figure
 from layergroups.errors import TrainingError
 from layergroups.training.state._history import EpochRow, cells, headings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Reporter(Protocol):
