@@ -7,11 +7,14 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, ClassVar
 
+from rich import box
 from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 
 def plain_text(shown: RenderableType, width: int = 100) -> str:
@@ -44,7 +47,12 @@ class Printable:
         return plain_text(self, self._columns)
 
     def _repr_html_(self) -> str:
-        return f'<pre style="white-space:pre;line-height:1.25">{escape(str(self))}</pre>'
+        return in_notebook_text(str(self))
+
+
+def in_notebook_text(text: str) -> str:
+    """HTML of a text in columns."""
+    return f'<pre style="white-space:pre;line-height:1.25">{escape(text)}</pre>'
 
 
 _PIPED_WIDTH = 200  # columns of a table that no terminal limits
@@ -154,32 +162,25 @@ def moment(time: str) -> str:
     return time[:16].replace("T", " ")
 
 
-def html_table(
-    headings: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    caption: str = "",
-    *,
-    left: Sequence[str] = (),
-) -> str:
-    """A table with its styles inside; the text of the columns in `left` begins at the left."""
-    sides = ["left" if i == 0 or h in left else "right" for i, h in enumerate(headings)]
-    title = (
-        f'<caption style="text-align:left;white-space:nowrap">{escape(caption)}</caption>'
-        if caption
-        else ""
-    )
-    head = _row("th", headings, sides)
-    body = "".join(_row("td", row, sides) for row in rows)
-    return printable(
-        f'<table style="border-collapse:collapse;margin:0.5em 0">{title}<thead>{head}</thead>'
-        f"<tbody>{body}</tbody></table>"
-    )
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[Any]], left: Collection[str] = (), **look: Any
+) -> Table:
+    """A table of texts, without markup; the first column and those in `left` begin at the left."""
+    usual: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "title_justify": "left"}
+    made = Table(**usual | look)
+    for i, heading in enumerate(headings):
+        if i == 0 or heading in left:
+            made.add_column(Text(heading), overflow="fold")
+        else:
+            made.add_column(Text(heading), justify="right", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
 
 
-def _row(tag: str, cells: Sequence[object], sides: Sequence[str]) -> str:
-    pairs = zip(cells, sides, strict=True)
-    inside = "".join(
-        f'<{tag} style="text-align:{side};padding:0.15em 0.6em">{escape(str(cell))}</{tag}>'
-        for cell, side in pairs
-    )
-    return f"<tr>{inside}</tr>"
+def pairs(rows: Iterable[tuple[str, str]], style: str = "") -> Table:
+    """Names in this style, each with its text."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    for name, text in rows:
+        made.add_row(Text(name, style), Text(text))
+    return made

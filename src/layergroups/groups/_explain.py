@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from layergroups._formatting import Printable, count, first_few
+from layergroups._formatting import Printable, count, first_few, table
 from layergroups.anatomy import Anatomy, Block, Boundary, choose_splits, split_candidates, towers_of
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import Partition
@@ -250,14 +249,11 @@ def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Gro
 
 
 def _facts(reasons: Sequence[BoundaryReason], heading: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(heading, overflow="fold")
-    for figure in _FIGURES:
-        table.add_column(figure, justify="right", no_wrap=True)
+    rows = []
     for why in reasons:
         named = why.group is not None and why.group != why.path
-        table.add_row(
-            Text.assemble((why.group or "", "bold"), f" {why.path}") if named else Text(why.path),
+        cells = (
+            Text.assemble((why.group or "", "bold"), f" {why.path}") if named else why.path,
             f"{why.block + 1} of {why.blocks}",
             f"{why.weight_ops_before} of {why.weight_ops}",
             _change(why.side_before, why.side_after),
@@ -265,7 +261,8 @@ def _facts(reasons: Sequence[BoundaryReason], heading: str) -> Table:
             _percent(why.parameters),
             _percent(why.flops),
         )
-    return table
+        rows.append(cells)
+    return table((heading, *_FIGURES), rows, padding=(0, 1, 0, 0))
 
 
 def _percent(share: float) -> str:

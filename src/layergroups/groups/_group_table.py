@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
+from rich.text import Text
+
+from layergroups._formatting import table
 
 HEADINGS = ("#", "group", "blocks", "layers", "parameters", "trainable", "rate")
 _REASON = "begins here because"
@@ -38,13 +40,10 @@ class GroupRow:
 
 
 def group_table(rows: Sequence[GroupRow], title: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in HEADINGS:
-        table.add_column(column, justify="left" if column in ("group", "blocks") else "right")
-    table.add_column(_REASON, max_width=58)
-    for row in rows:
-        table.add_row(*group_cells(row))
-    return table
+    headings, left = (*HEADINGS, _REASON), ("group", "blocks", _REASON)
+    made = table(headings, map(group_cells, rows), left=left, title=Text(title), pad_edge=True)
+    made.columns[-1].max_width = 58
+    return made
 
 
 def group_cells(row: GroupRow) -> tuple[str, ...]:

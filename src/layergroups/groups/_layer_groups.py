@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from layergroups._formatting import count, first_few, plain_text
+from layergroups._formatting import Printable, count, first_few
 from layergroups._paths import module_at, parent
 from layergroups._torch import ddp_wrappers, is_sharded, tree_map_only, unwrap
 from layergroups.anatomy import Anatomy, Block, read_anatomy
@@ -120,7 +120,7 @@ class Freezing:
         return f"Freezing(frozen: {frozen}; trains: {trains})"
 
 
-class LayerGroups:
+class LayerGroups(Printable):
     """The division of a model into layer groups, a view of it.
 
     After any change of the model's modules `sync()`, which every access calls too, updates groups,
@@ -261,14 +261,10 @@ class LayerGroups:
     def __rich__(self) -> Table:
         return group_table(self.rows(), f"Layer groups of {self.network} (rule: {self.rule})")
 
-    def __str__(self) -> str:
-        return plain_text(self.__rich__(), 160)
+    _columns = 160
 
     def __repr__(self) -> str:
         return f"LayerGroups({', '.join(map(repr, self.rows()))})"
-
-    def _repr_html_(self) -> str:
-        return self.__rich__()._repr_mimebundle_((), ())["text/html"]
 
     def _index(self, which: int | str) -> int:
         names, n = self.names, len(self)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layergroups import _drawing as drawing
 from layergroups._drawing import Figure
-from layergroups._formatting import figure, html_table
+from layergroups._formatting import figure, in_notebook_text, plain_text, table
 from layergroups._suggestions import SuggestsNames
 from layergroups._torch import tree_map_only
 from layergroups.data import data_source, paths_of
@@ -358,15 +358,14 @@ class Interpretation(SuggestsNames):
             report = self.class_report()
         rows = [
             (
-                "/".join(t.path.parts[-2:]) if t.path else t.index,
+                "/".join(t.path.parts[-2:]) if t.path else str(t.index),
                 *(t.actual, t.predicted, figure(t.probability), figure(t.loss)),
             )
             for t in self.top_losses(_SHOWN)
         ]
         headings = ("largest losses", "actual", "predicted", "probability", "loss")
-        html: str = report._repr_html_()
-        top = html_table(headings, rows, left=("actual", "predicted"))
-        return html_table((repr(self),), []) + html + top
+        top = table(headings, rows, left=("actual", "predicted"))
+        return in_notebook_text(f"{self!r}\n\n{report}\n\n{plain_text(top)}")
 
 
 def _check(of: Interpretation) -> None:

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
-from layergroups._formatting import Printable, memory
+from layergroups._formatting import Printable, memory, pairs, table
 from layergroups._paths import parent
 from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
@@ -79,20 +76,14 @@ class ModelSummary(Printable):
         return asdict(self)
 
     def __rich__(self) -> Group:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        table.title = f"{self.model}, its {self.detail}"
-        for heading in _HEADINGS:
-            right = heading in ("output", "parameters", "trains")
-            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        rows = []
         for row in self.rows:
             shape = "×".join(map(str, row.shape)) or "-"
             size = f"{row.parameters:,d}" if row.parameters else "-"
-            cells = (row.name, row.kind, shape, size, _trains(row), row.group)
-            table.add_row(*map(Text, cells))
-        facts = Table(box=None, pad_edge=False, show_header=False)
-        for name, words in self.facts.items():
-            facts.add_row(Text(f"{name}:"), Text(words))
-        return Group(table, facts)
+            rows.append((row.name, row.kind, shape, size, _trains(row), row.group))
+        title = f"{self.model}, its {self.detail}"
+        shown = table(_HEADINGS, rows, left=(_HEADINGS[1], _HEADINGS[-1]), title=title)
+        return Group(shown, pairs((f"{name}:", text) for name, text in self.facts.items()))
 
 
 def model_summary(

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from layergroups._formatting import pairs, table
 from layergroups.groups import HEADINGS, LayerGroups, group_cells
 from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix
 
@@ -70,36 +70,24 @@ def _csv_lines(rows: Iterable[Row], headings: Sequence[str]) -> Iterator[str]:
 
 def per_class_table(confusion: ConfusionMatrix) -> Table:
     """A row for each class: items, correct predictions, and the most frequent errors."""
-    table = _table("class")
-    for heading in ("items", "found", "recall", "precision"):
-        table.add_column(heading, justify="right")
-    table.add_column("most often predicted as", style="dim")
-    wrong = confusion.most_confused(len(confusion.classes) ** 2)
+    wrong, rows = confusion.most_confused(len(confusion.classes) ** 2), []
     for row in confusion.class_report().classes:
         others = [f"{c.predicted} ({c.count})" for c in wrong if c.actual == row.name]
         figures = (str(row.support), str(row.right), _figure(row.recall), _figure(row.precision))
-        table.add_row(Text(row.name), *figures, Text(", ".join(others[:2])))
-    return table
+        rows.append((row.name, *figures, Text(", ".join(others[:2]), "dim")))
+    last = "most often predicted as"
+    return table(("class", "items", "found", "recall", "precision", last), rows, left=(last,))
 
 
 def groups_report(groups: LayerGroups) -> Group:
     """A row for each layer group, then why each begins where it does; fits 80 columns."""
-    table = _table("group")
-    table.add_column("blocks", overflow="fold")
-    for heading in HEADINGS[3:]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    why = Table(box=None, pad_edge=False, show_header=False)
+    rows, why = [], []
     for row in groups.rows():
         _, name, blocks, *figures, _, reason = group_cells(row)
-        table.add_row(Text(name, style="bold"), Text(blocks), *figures, f"{row.rate:.2g}")
-        why.add_row(Text(f"{name} begins here:"), Text(reason))
-    return Group(table, why)
-
-
-def _table(first: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, overflow="fold")
-    return table
+        rows.append((Text(name, "bold"), blocks, *figures, f"{row.rate:.2g}"))
+        why.append((f"{name} begins here:", reason))
+    shown = table(("group", "blocks", *HEADINGS[3:]), rows, left=("blocks",))
+    return Group(shown, pairs(why))
 
 
 def _figure(value: float | None) -> str:

@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,10 +18,12 @@ from layergroups._formatting import (
     figure,
     memory,
     moment,
+    pairs,
     percent,
     plain_text,
     rate,
     short,
+    table,
 )
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
@@ -150,20 +151,11 @@ def _titled(title: str, *content: RenderableType) -> list[RenderableType]:
 
 
 def _named(values: Mapping[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in values.items():
-        table.add_row(Text(name, style="dim"), Text(value))
-    return table
+    return pairs(values.items(), "dim")
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of plain text, without rich's markup."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+    return table(headings, rows, left=headings)
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,22 +12,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
 import torch
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from layergroups._checks import whole_number
-from layergroups._formatting import html_table, plain_text
+from layergroups._formatting import Printable, table
 from layergroups.errors import LayerGroupsError
 
 BINS: Final = 15  # of a calibration: as many as in the source, and in most libraries
 
 
-class _Tabular(ABC):
-    """Prints as a table: as text, in a terminal, in a notebook."""
-
+class _Tabular(Printable, ABC):
     _headings: ClassVar[tuple[str, ...]]
     _totals: ClassVar[int] = 0  # rows at the end, below a line
     caption: ClassVar[Any]  # what the table shows: text, or a property
@@ -39,22 +35,10 @@ class _Tabular(ABC):
         return asdict(self)  # type: ignore[call-overload,no-any-return] # all are dataclasses
 
     def __rich__(self) -> RenderableType:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column(self._headings[0], overflow="fold")
-        for heading in self._headings[1:]:
-            table.add_column(heading, justify="right")
-        rows = self._rows()
-        for i, (name, *figures) in enumerate(rows):
-            if self._totals and i == len(rows) - self._totals:
-                table.add_section()
-            table.add_row(Text(name), *figures)
-        return table
-
-    def __str__(self) -> str:
-        return plain_text(self.__rich__())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._headings, self._rows(), self.caption)
+        made = table(self._headings, self._rows())
+        if self._totals and len(made.rows) > self._totals:
+            made.rows[-1 - self._totals].end_section = True
+        return Group(Text(self.caption), made)
 
 
 @dataclass(frozen=True)
@@ -382,9 +366,6 @@ class Calibration(_Tabular):
         if self.error is None:
             return "No predictions"
         return f"Expected calibration error {self.error:.3f} over {self.count:,d} predictions"
-
-    def __rich__(self) -> RenderableType:
-        return Group(Text(self.caption), super().__rich__())
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [

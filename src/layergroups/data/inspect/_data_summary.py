@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import Printable, first_few, memory
+from layergroups._formatting import Printable, first_few, memory, pairs, table
 from layergroups.data._samples import Opener, Samples
 from layergroups.data._source import DataFacts
 from layergroups.data.image import (
@@ -266,20 +265,17 @@ def _summary_table(found: DataSummary) -> RenderableType:
 
 
 def _target_rows(found: DataSummary) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(found.task.one)
     numbers = not found.task.has_counts
-    for heading in ("min", "median", "mean", "max") if numbers else ("train", "valid", ""):
-        table.add_column(heading, justify="right" if heading else "left")
+    headings = ("min", "median", "mean", "max") if numbers else ("train", "valid", "")
     most = max((target.train for target in found.targets), default=0) or 1
-    for target in found.targets[:_TARGETS]:
-        table.add_row(Text(target.name), *_cells(target, most))
+    rows = [(target.name, *_cells(target, most)) for target in found.targets[:_TARGETS]]
+    shown = table((found.task.one, *headings), rows, left=("",), show_edge=False)
     more = len(found.targets) - _TARGETS
     if more <= 0:
-        return table
+        return shown
     fewest = min(target.train for target in found.targets[_TARGETS:])
     rest = f"and {more} more" if numbers else f"and {more} more, from {fewest} training images"
-    return Group(table, Text(rest))
+    return Group(shown, Text(rest))
 
 
 def _cells(target: Target, most: int) -> tuple[str, ...]:
@@ -290,9 +286,6 @@ def _cells(target: Target, most: int) -> tuple[str, ...]:
 
 
 def _facts(found: DataSummary) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column()
     rows = [
         ("width", _pixels(found.width)),
         ("height", _pixels(found.height)),
@@ -307,9 +300,7 @@ def _facts(found: DataSummary) -> Table:
     if found.upscaled:
         size = f"{found.size[0]} x {found.size[1]}"
         rows.append(("enlarged", f"{found.upscaled} are smaller than {size} pixels"))
-    for name, text in rows:
-        table.add_row(name, Text(text))
-    return table
+    return pairs(rows, "dim")
 
 
 def _files(found: DataSummary) -> str:

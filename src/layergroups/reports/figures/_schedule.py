@@ -12,7 +12,7 @@ from rich.table import Table
 
 from layergroups import _drawing as drawing
 from layergroups._drawing import Axes, Figure
-from layergroups._formatting import plain_text
+from layergroups._formatting import plain_text, table
 
 _LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 
@@ -182,14 +182,13 @@ def _frame(axes: Axes, preview: SchedulePreview, *, last: bool) -> None:
 
 
 def _table(preview: SchedulePreview) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("phase", "epochs", "steps", *preview.groups, "momentum"):
-        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    rows = []
     for phase in preview.phases:
         rates = [phase.highest(i) for i in range(len(preview.groups))]
         shown = [f"{rate:.1e}" if rate else "frozen" for rate in rates]
         seen = [m for m in phase.momentum if m is not None]
         span = f"{min(seen):.2f}..{max(seen):.2f}" if seen else ""
         span = f"{seen[0]:.2f}" if seen and min(seen) == max(seen) else span
-        table.add_row(phase.name, str(phase.epochs), str(phase.steps), *shown, span)
-    return table
+        rows.append((phase.name, str(phase.epochs), str(phase.steps), *shown, span))
+    headings = ("phase", "epochs", "steps", *preview.groups, "momentum")
+    return table(headings, rows, box=None, header_style="bold")

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from layergroups._drawing import Figure
-from layergroups._formatting import Printable
+from layergroups._formatting import Printable, table
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve, draw_rates, rate_picture
 
@@ -175,18 +174,14 @@ def _chosen(curve: RateCurve, kind: str) -> float:
 
 def _table(found: FoundRates) -> Table:
     """A row for each sweep; 80 columns will do for names of up to a dozen letters."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("trains", overflow="fold")
-    kinds = found.kinds or tuple(found.together.suggestions)
-    for heading in (*kinds, "loss", "lowest"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("ended", style="dim")
+    kinds, rows = found.kinds or tuple(found.together.suggestions), []
     for curve in found._curves:
         rates = [f"{curve.suggestions[k]:.1e}" if k in curve.suggestions else "-" for k in kinds]
         losses = [loss for _, loss in curve.points]
         ends = (f"{losses[0]:.3f}", f"{min(losses):.3f}")
-        table.add_row(Text(curve.name, style="bold"), *rates, *ends, Text(curve.end))
-    return table
+        rows.append((Text(curve.name, "bold"), *rates, *ends, Text(curve.end, "dim")))
+    headings = ("trains", *kinds, "loss", "lowest", "ended")
+    return table(headings, rows, left=("ended",), padding=(0, 1))
 
 
 SuggestFunc = Callable[[Sequence[float], Sequence[float]], float]

@@ -15,7 +15,7 @@ from typing import Any, Final, overload
 import torch
 from rich.table import Table
 
-from layergroups._formatting import Printable, duration
+from layergroups._formatting import Printable, duration, table
 from layergroups._from_dict import from_dict
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
@@ -95,12 +95,8 @@ class History(Sequence[EpochRow], Printable):
 
 def table_of(rows: Sequence[EpochRow]) -> Table:
     names = tuple(dict.fromkeys(name for row in rows for name in row.metrics))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings(names):
-        table.add_column(heading, justify="left" if heading == "phase" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*cells(row, names))
-    return table
+    found = (cells(row, names) for row in rows)
+    return table(headings(names), found, left=("phase",), box=None, header_style="bold")
 
 
 def headings(metric_names: Sequence[str]) -> list[str]:
