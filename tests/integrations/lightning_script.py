@@ -1,0 +1,114 @@
+"""Runs of Lightning in processes of their own: python lightning_script.py FOLDER [STEP | ddp].
+
+With a STEP the process kills itself after the checkpoint of that step; a second start resumes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from layergroups import GradualUnfreezing
+from layergroups.integrations.lightning import LayerGroupsCallback
+
+
+class Tiny(LightningModule):
+    """A convolutional network with batch norm and dropout; 24 images of three classes."""
+
+    example_input_array = torch.zeros(2, 3, 8, 8)
+
+    def __init__(self, lr: float = 0.1, n: int = 24) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lr, self.n, self.batch_size = lr, n, 4
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.pool(self.body(self.stem(x))))
+        return out
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        loss = cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", loss, on_epoch=True, on_step=False)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        self.log("val_loss", cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        trained = filter(lambda p: p.requires_grad, self.parameters())
+        optimizer = torch.optim.SGD(trained, self.lr, momentum=0.9, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 12)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def data(self) -> TensorDataset:
+        draw = torch.Generator().manual_seed(1)
+        return TensorDataset(torch.randn(self.n, 3, 8, 8, generator=draw), torch.arange(self.n) % 3)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.data(), self.batch_size)
+
+
+SPLIT = ["body", "head"]
+
+
+def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    """Two epochs of six steps on the CPU."""
+    given = {
+        "max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": False,
+        "enable_progress_bar": False, "enable_model_summary": False,
+        "enable_checkpointing": False, "default_root_dir": folder, "log_every_n_steps": 1,
+    }  # fmt: skip
+    return Trainer(callbacks=[*callbacks], **given | options)  # type: ignore[arg-type] # of each kind
+
+
+class Indexed(Tiny):
+    """Lightning repeats data after a restart within an epoch; this takes its batch by index."""
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        own = slice(4 * index, 4 * index + 4)
+        # and saves no random state; under DDP each process has masks, so gradients, of its own
+        torch.manual_seed(2 * self.trainer.global_step + self.trainer.global_rank)
+        return super().training_step([t[own] for t in self.data().tensors], index)
+
+
+class Kill(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if self.step and trainer.global_step == self.step:
+            trainer.save_checkpoint(Path(trainer.default_root_dir, "last.ckpt"))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: Path, what: str = "0") -> None:
+    torch.manual_seed(0)
+    ours = LayerGroupsCallback(SPLIT, unfreeze=GradualUnfreezing(every=0.5))
+    kill = Kill(0 if what == "ddp" else int(what))
+    ddp = {"devices": 2, "strategy": "ddp"} if what == "ddp" else {}
+    run = trainer(folder, ours, kill, **ddp)
+    module, saved = Indexed(), folder / "last.ckpt"
+    run.fit(module, ckpt_path=saved if saved.exists() else None)
+    tensors = {name: t.clone() for name, t in module.state_dict().items()}
+    for i, state in ours.groups.model.trainer.optimizers[0].state_dict()["state"].items():
+        tensors |= {f"{i}.{key}": t.clone() for key, t in state.items() if torch.is_tensor(t)}
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / f"end-{run.global_rank}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
