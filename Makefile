@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
 TEST   := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-.PHONY: demo test test-all test-oldest check lint types floors format clean
+.PHONY: demo test test-all test-oldest attack check lint types floors format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -31,6 +31,9 @@ test-all: $(DEV)
 
 test-oldest:
 	PYTHON=$(PYTHON) scripts/test_oldest.sh
+
+attack: $(DEV)
+	LAYERGROUPS_ATTACK=20 $(TEST) -m slow tests/attack
 
 check: lint types floors test-all
 

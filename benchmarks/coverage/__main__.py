@@ -19,6 +19,8 @@ FIELDS = (
     "family", "name", "kind", "ok", "failed", "reason", "seconds", "source", "parameters", "cut",
     "removed", "features", "pooled", "groups", "blocks", "unused", "numbers", "split",
 )  # fmt: skip
+FIELD = (*FIELDS[:7], "source", "parameters", "groups", "blocks", "unused", "split", "new head",
+         "head reason")  # fmt: skip
 PATIENCE = 90.0  # seconds for one architecture
 FRESH = 60  # architectures after which a new worker starts
 
@@ -56,11 +58,12 @@ class Worker:
 
 def main() -> None:
     options = _options()
-    table = Path(options.out)
+    in_field = options.family == ["field"]
+    table = Path(options.out or HERE / ("field/results.csv" if in_field else "results.csv"))
     done = _done(summary.read(table), options)
     worker = Worker()
     with table.open("a", newline="") as file:
-        rows = csv.DictWriter(file, FIELDS)
+        rows = csv.DictWriter(file, FIELD if in_field else FIELDS)
         if not table.stat().st_size:
             rows.writeheader()
         for family, name, kind in _chosen(options):
@@ -99,20 +102,21 @@ def _done(rows: list[summary.Row], options: argparse.Namespace) -> set[tuple[str
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage")
-    parser.add_argument("--family", nargs="*", default=families.FAMILIES, choices=families.FAMILIES)
+    every = (*families.FAMILIES, "field")
+    parser.add_argument("--family", nargs="*", default=families.FAMILIES, choices=every)
     parser.add_argument("--sample", type=int, default=0, help="so many of each kind")
     parser.add_argument("--only", nargs="*", help="names such as timm:resnet18")
     parser.add_argument("--again", action="store_true", help="also what is done already")
     parser.add_argument("--retry", action="store_true", help="also what has failed")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--out", default=str(HERE / "results.csv"))
+    parser.add_argument("--out", help="a CSV file; default: results.csv beside the checks")
     return parser.parse_args()
 
 
 def _chosen(options: argparse.Namespace) -> list[tuple[str, str, str]]:
     if options.only:
         split = [full.partition(":") for full in options.only]
-        return [(family, name, "") for family, _, name in split]
+        return [(family, name, name.partition(":")[0]) for family, _, name in split]
     chosen = []
     for family in options.family:
         rows = families.names(family)

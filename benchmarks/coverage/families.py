@@ -20,6 +20,10 @@ def names(family: str) -> list[tuple[str, str]]:
         return _torchvision("torchvision.models.video")
     if family == "detection":
         return _torchvision("torchvision.models.detection")
+    if family == "field":
+        from benchmarks.coverage.field import expected
+
+        return [(f"{source}:{model}", source) for source, model in expected.expectations()]
     if family == "timm":
         import timm
         from timm.models import _registry

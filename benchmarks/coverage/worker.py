@@ -38,6 +38,10 @@ def answer(family: str, name: str) -> dict[str, Any]:
     try:
         if family in ("torchvision", "timm"):
             verdict = classification.check(f"{family}:{name}")
+        elif family == "field":
+            from benchmarks.coverage.field import check
+
+            verdict = check.check(name)
         else:
             verdict = modules.check(family, name)
         failed, facts = verdict.failed, verdict.facts

@@ -279,6 +279,8 @@ def truncated(path: Path) -> Image.Image:
         lambda path: np.full((40, 40, 3), np.nan, "float32"),
         lambda path: np.full((40, 40), np.inf, "float32"),
         lambda path: torch.full((3, 40, 40), torch.nan),
+        lambda path: np.full((40, 40), 1j),
+        lambda path: np.full((40, 40, 3), "grey"),
         lambda path: np.zeros((0, 5, 3), "uint8"),
         lambda path: torch.zeros(3, 5, 0),
         lambda path: Image.new("RGB", (0, 4)),

@@ -136,7 +136,7 @@ def _train(learn: Learner, options: TrainOptions) -> None:
     """Train, save, then evaluate; Ctrl-C loses nothing that was learned."""
     count = _StepCount()
     learn.callbacks.append(count)
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
             learn.fine_tune(
@@ -147,7 +147,8 @@ def _train(learn: Learner, options: TrainOptions) -> None:
                 resume=options.resume,
             )
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the model is being saved
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)  # the model is being saved
         files = _write(learn, options)
     except KeyboardInterrupt:
         if count.steps:
@@ -157,7 +158,8 @@ def _train(learn: Learner, options: TrainOptions) -> None:
             say("Interrupted before the first step: nothing was learned, nothing is saved.")
         raise typer.Exit(130) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     try:
         found = Interpretation.from_learner(learn)
         record_run(learn, command=options.command, interp=found).save(files.record)

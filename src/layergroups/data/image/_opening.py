@@ -344,6 +344,8 @@ def _eight_bit_image(array: Array, shape: tuple[int, ...]) -> Image.Image:
         )
     if array.ndim == 3 and layers == 1:
         array = array[..., 0]
+    if array.dtype.kind not in "buif":
+        raise DataError(f"Pixels of type {array.dtype}: expected uint8, or fractions from 0 to 1.")
     if array.dtype != np.uint8:
         low, high = float(array.min()), float(array.max())
         if not (np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1):  # not of NaN
