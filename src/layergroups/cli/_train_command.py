@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from layergroups._formatting import say, show_figures, show_json
+from layergroups._interrupts import interrupts
 from layergroups.cli._parsing import TableOptions, is_table, split_rule
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
 from layergroups.data import ImageDataLoaders, OnError
@@ -138,17 +139,18 @@ def _train(learn: Learner, options: TrainOptions) -> None:
     learn.callbacks.append(count)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        try:
-            learn.fine_tune(
-                options.epochs,
-                options.lr,
-                freeze_epochs=options.freeze_epochs,
-                checkpoint_dir=options.checkpoint_dir,
-                resume=options.resume,
-            )
-        finally:
-            for number in before:
-                signal.signal(number, signal.SIG_IGN)  # the model is being saved
+        with interrupts():
+            try:
+                learn.fine_tune(
+                    options.epochs,
+                    options.lr,
+                    freeze_epochs=options.freeze_epochs,
+                    checkpoint_dir=options.checkpoint_dir,
+                    resume=options.resume,
+                )
+            finally:
+                for number in before:
+                    signal.signal(number, signal.SIG_IGN)  # the model is being saved
         files = _write(learn, options)
     except KeyboardInterrupt:
         if count.steps:
