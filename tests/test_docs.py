@@ -18,7 +18,7 @@ from layergroups.training.optim._optimizers import build_optimizer
 from layergroups.training.state._learner_state import LearnerState
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "docs/questions.md"]
+DOCUMENTS = ["README.md", "docs/questions.md", "docs/other-loops.md"]
 FROM_FASTAI = "docs/from-fastai.md"
 ROOMS = ("training", "data", "reports", "models", "groups", "anatomy", "checkpoints")
 OBJECTS: dict[str, type[Any]] = {
@@ -46,6 +46,10 @@ def make_photos(folder: Path) -> None:
     Image.fromarray(noise.numpy()).save(folder.parent / "photo.jpg")
 
 
+# Lightning: what torch tells it, and advice for longer runs
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning", "ignore:.*(many workers|logging inter).*"
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,39 @@ def photos(tmp_path: Path) -> Path:
 
 def test_all_examples_are_tested() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert found == {"fine_tune_folder", "plain_loop", "run_exported"}
+    assert found == {
+        "accelerate_loop", "ddp_loop", "fine_tune_folder", "mixed_precision", "plain_loop",
+        "run_exported", "schedules", "skorch_net",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("accelerate_loop", "epoch 3: loss"),
+        ("mixed_precision", "3 of 3 groups"),
+        ("schedules", "timm: {'0/decay': 0.00035, '1/decay': 0.00345, '2/decay': 0.03455}"),
+        ("skorch_net", "accuracy"),
+    ],
+)
+def test_loops_of_others(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "skorch_net":
+        pytest.importorskip("skorch", reason="an example for its users alone")
+    load(name)(["--backend", "eager"] if name == "mixed_precision" else [])
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [[], ["--fsdp"]])
+def test_ddp_loop(option: list[str]) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, str(EXAMPLES / "ddp_loop.py"), *option],
+        capture_output=True, text=True, check=True, timeout=200,
+    )  # fmt: skip
+    sums = [line.split()[-1] for line in done.stdout.splitlines() if "sum of the weights" in line]
+    assert len(sums) == 2
+    assert sums[0] == sums[1]
 
 
 def test_fine_tune_folder(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
