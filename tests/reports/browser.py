@@ -37,7 +37,8 @@ return [...found];
 """
 # Contrast of every visible text with the ground that it stands on.
 _PALE = """
-const rgb = (t) => t.match(/[\\d.]+/g).map(Number);
+const rgb = (t) => t.match(/[\\d.]+/g).map(Number)
+  .map((v, i) => t.startsWith("color(srgb") && i < 3 ? v * 255 : v);
 const lum = ([r, g, b]) => [r, g, b].map((v) => v / 255)
   .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
   .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);

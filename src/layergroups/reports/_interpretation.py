@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layergroups import _drawing as drawing
+from layergroups._checks import number, whole_number
 from layergroups._drawing import Figure
 from layergroups._formatting import figure, in_notebook_text, plain_text, table
 from layergroups._suggestions import SuggestsNames
@@ -142,10 +144,9 @@ class Interpretation(SuggestsNames):
             k: how many; None for all.
             largest: False for the smallest.
         """
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 0):
-            raise LayerGroupsError(f"k={k!r} must be a number of items: top_losses(9).")
         order = torch.argsort(self.losses, descending=largest, stable=True).tolist()
-        return tuple(self.item(i) for i in order[: len(order) if k is None else k])
+        most = len(order) if k is None else whole_number("k", k, 0, 9, LayerGroupsError)
+        return tuple(self.item(i) for i in order[:most])
 
     def item(self, index: int) -> TopLoss:
         """The facts about one item, by its position."""
@@ -182,8 +183,7 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is not one class for each item.
         """
-        if isinstance(min_val, bool) or not isinstance(min_val, int | float):
-            raise LayerGroupsError(f"min_val={min_val!r} must be a number: most_confused(2).")
+        number("min_val", min_val, -math.inf, math.inf, 2, LayerGroupsError)
         found = self.confusion_matrix().most_confused(len(self.classes) ** 2)
         return tuple(c for c in found if c.count >= min_val)
 

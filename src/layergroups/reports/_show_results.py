@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from layergroups import _drawing as drawing
+from layergroups._checks import whole_number
 from layergroups._drawing import Figure
 from layergroups._formatting import count
 from layergroups._forward import split_batch
@@ -24,8 +25,7 @@ def results_picture(
     learn: Answering, path: str | Path | None = None, n: int = 9, dl: Any = None
 ) -> Path | Figure:
     """Draw images with actual and predicted classes; see `Learner.show_results`."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise LayerGroupsError(f"n={n!r} must be a number of images, from 1: show_results(n=9).")
+    whole_number("n", n, 1, 9, LayerGroupsError)
     data = data_source(learn.dls)
     inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
     images = images_of(inputs)

@@ -30,11 +30,12 @@ def safe_picture(uri: str) -> str:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """A cell of the confusion matrix: key on the page, count, CSS class, description."""
+    """A cell of the confusion matrix: key on the page, count, colour, description."""
 
     key: str
     count: int
-    look: str
+    kind: str  # "right" or "wrong"
+    step: int  # of its colour, 0 to 10
     title: str
 
 
@@ -82,9 +83,8 @@ def matrix_of(outcome: Outcome | None) -> Matrix | None:
 
 def _matrix_cell(outcome: Outcome, cell: Cell, total: int) -> MatrixCell:
     kind, strength = _shade(cell, total)
-    return MatrixCell(
-        _key(cell), cell.count, f"{kind}-{round(10 * strength)}", _cell_title(outcome, cell)
-    )
+    title = _cell_title(outcome, cell)
+    return MatrixCell(_key(cell), cell.count, kind, round(10 * strength), title)
 
 
 def _shade(cell: Cell, total: int) -> tuple[str, float]:
