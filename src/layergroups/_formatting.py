@@ -139,6 +139,11 @@ def figure(value: float | None) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
+def fixed(value: float | None) -> str:
+    """Three digits after the point; a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def percent(part: float | None) -> str:
     """As "87.3 %"; a dash where there is none."""
     return "–" if part is None else f"{part * 100:.1f} %"

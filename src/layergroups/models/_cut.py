@@ -201,24 +201,7 @@ def assemble(
     custom_head: nn.Module | None = None,
     **options: Unpack[HeadOptions],
 ) -> Assembled:
-    """Attach a new head to the body of a network.
-
-    The network does not change; the body shares its layers, see `create_body`.
-
-    Args:
-        loaded: the network and the input that its weights expect.
-        n_out: number of outputs: classes or targets.
-        size: side, or height and width, of the images, in pixels.
-        cut: where the body ends, instead of where the dataflow shows: an index into the children
-            (`cut=-2` leaves the last two out), the path of the first module to leave out, or a
-            function from the network to a body.
-        custom_head: replaces the head of `create_head`; its input is the body's output.
-        **options: of the head, see `create_head`.
-
-    Raises:
-        CutError: the body cannot be cut there, or does not return one tensor of features.
-        InputSizeError: the network cannot take images of this size.
-    """
+    """Attach a new head, see `create_head`, to the body of a network, see `create_body`."""
     example = _images(loaded.input.channels, size)
     body, planned, shape = _cut_body(loaded, example, cut)
     lost = planned.removed[1:] + planned.idle
@@ -257,7 +240,9 @@ def create_body(
 
     Args:
         network: a network for images.
-        cut: see `assemble`.
+        cut: where the body ends, instead of where the dataflow shows: an index into the children
+            (`cut=-2` leaves the last two out), the path of the first module to leave out, or a
+            function from the network to a body.
         size: side, or height and width, of the images, in pixels.
         example_input: images (N, C, H, W), instead of `size`. Without it, the number of channels
             is found by running the network.

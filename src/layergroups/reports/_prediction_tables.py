@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import pairs, table
+from layergroups._formatting import fixed, pairs, table
 from layergroups.groups import HEADINGS, LayerGroups, group_cells
 from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix
 
@@ -73,7 +73,7 @@ def per_class_table(confusion: ConfusionMatrix) -> Table:
     wrong, rows = confusion.most_confused(len(confusion.classes) ** 2), []
     for row in confusion.class_report().classes:
         others = [f"{c.predicted} ({c.count})" for c in wrong if c.actual == row.name]
-        figures = (str(row.support), str(row.right), _figure(row.recall), _figure(row.precision))
+        figures = (str(row.support), str(row.right), fixed(row.recall), fixed(row.precision))
         rows.append((row.name, *figures, Text(", ".join(others[:2]), "dim")))
     last = "most often predicted as"
     return table(("class", "items", "found", "recall", "precision", last), rows, left=(last,))
@@ -88,7 +88,3 @@ def groups_report(groups: LayerGroups) -> Group:
         why.append((f"{name} begins here:", reason))
     shown = table(("group", "blocks", *HEADINGS[3:]), rows, left=("blocks",))
     return Group(shown, pairs(why))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -17,7 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 from layergroups._checks import whole_number
-from layergroups._formatting import Printable, table
+from layergroups._formatting import Printable, fixed, table
 from layergroups.errors import LayerGroupsError
 
 BINS: Final = 15  # of a calibration: as many as in the source, and in most libraries
@@ -120,7 +120,7 @@ class ClassReport(_Tabular):
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
-            (r.name, *map(_figure, (r.precision, r.recall, r.f1)), f"{r.support:,d}")
+            (r.name, *map(fixed, (r.precision, r.recall, r.f1)), f"{r.support:,d}")
             for r in self.rows
         ]
 
@@ -282,7 +282,7 @@ class Residuals(_Tabular):
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
-            (row.name, *(f"{getattr(row, name):.4g}" for name in _ERRORS), _figure(row.r2))
+            (row.name, *(f"{getattr(row, name):.4g}" for name in _ERRORS), fixed(row.r2))
             for row in self.outputs
         ]
 
@@ -369,7 +369,7 @@ class Calibration(_Tabular):
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [
-            (f"{b.low:.2f} to {b.high:.2f}", _figure(mean), _figure(accuracy), f"{b.count:,d}")
+            (f"{b.low:.2f} to {b.high:.2f}", fixed(mean), fixed(accuracy), f"{b.count:,d}")
             for b, mean, accuracy in self.known
         ]
 
@@ -386,7 +386,3 @@ def _mean(name: str, rows: Sequence[ClassFigures], weights: Sequence[float]) -> 
 
 def _part(count: float, total: float) -> float | None:
     return count / total if total else None
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

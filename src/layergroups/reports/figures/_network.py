@@ -92,8 +92,10 @@ def stacks_of(groups: LayerGroups) -> list[GroupStack]:
 
 
 def _stack(group: LayerGroup, colour: str, fold: bool) -> GroupStack:
-    runs = [list(run) for _, run in groupby(group.blocks, _kind)] if fold else None
-    rows = [_row(run) for run in runs or [[block] for block in group.blocks]]
+    runs = [[block] for block in group.blocks]
+    if fold:
+        runs = [list(run) for _, run in groupby(group.blocks, lambda b: (b.kind, b.shape[1:]))]
+    rows = [_row(run) for run in runs]
     parameters = sum(p.numel() for p in group.parameters())
     return GroupStack(
         name=group.name,
@@ -105,10 +107,6 @@ def _stack(group: LayerGroup, colour: str, fold: bool) -> GroupStack:
         rate=group.lr,
         reason=group.reason,
     )
-
-
-def _kind(block: Block) -> tuple[str, tuple[int, ...]]:
-    return block.kind, block.shape[1:]
 
 
 def _row(run: Sequence[Block]) -> BlockRow:

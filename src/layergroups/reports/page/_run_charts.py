@@ -295,12 +295,9 @@ def compared_recall(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:
         else {}
         for run in runs
     )
-    return [
-        (name, percent(one[name]), percent(other[name]), _points_apart(one[name], other[name]))
-        for name in one
-        if name in other
-    ]
-
-
-def _points_apart(one: float | None, other: float | None) -> str:
-    return "–" if one is None or other is None else f"{(other - one) * 100:+.1f} points"
+    rows: list[tuple[str, ...]] = []
+    for name in [name for name in one if name in other]:
+        a, b = one[name], other[name]
+        apart = "–" if a is None or b is None else f"{(b - a) * 100:+.1f} points"
+        rows.append((name, percent(a), percent(b), apart))
+    return rows

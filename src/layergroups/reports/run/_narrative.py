@@ -52,14 +52,13 @@ def phases_of(epochs: Sequence[EpochRow]) -> tuple[PhaseFacts, ...]:
     found, start = [], 0
     for phase, run in groupby(epochs, lambda row: row.phase):
         rows = tuple(run)
-        most = [_most(rows, name) for name in ("memory", "device_memory")]
+        most = [
+            max((row.resources[name] for row in rows if name in row.resources), default=None)
+            for name in ("memory", "device_memory")
+        ]
         found.append(PhaseFacts(phase, start, rows, sum(row.seconds for row in rows), *most))
         start += len(rows)
     return tuple(found)
-
-
-def _most(rows: Sequence[EpochRow], name: str) -> float | None:
-    return max((row.resources[name] for row in rows if name in row.resources), default=None)
 
 
 def savings_of(epochs: Sequence[EpochRow]) -> Savings | None:

@@ -65,15 +65,9 @@ _log = logging.getLogger("layergroups")
 _Given = TypeVar("_Given")
 _Set = TypeVar("_Set")
 Event = Literal[
-    "before_fit",
-    "before_epoch",
-    "before_step",
-    "after_step",
-    "before_validate",
-    "after_epoch",
-    "after_fit",
-    "after_all",
-]
+    "before_fit", "before_epoch", "before_step", "after_step",
+    "before_validate", "after_epoch", "after_fit", "after_all",
+]  # fmt: skip
 EVENTS: Final[tuple[str, ...]] = get_args(Event)
 
 
@@ -91,11 +85,8 @@ def regroup(old: LayerGroups, model: nn.Module, split: Split, data: DataSource) 
     new.set_rates(max(old.rates))
     _log.warning(
         "the new model has the layer groups %s, the old one had %s: none is frozen now, and all "
-        "have rate %g",
-        ", ".join(new.names),
-        ", ".join(old.names),
-        max(old.rates),
-    )
+        "have rate %g", ", ".join(new.names), ", ".join(old.names), max(old.rates),
+    )  # fmt: skip
     return new
 
 
@@ -220,14 +211,6 @@ def _refused(name: str, instead: str) -> Callable[[Never], Any]:
     return check
 
 
-def _checked_seed(seed: int | None) -> int | None:
-    return None if seed is None else whole_number("seed", seed, 0, 42)
-
-
-def _checked_path(path: str | Path) -> Path:
-    return path_of(path, TrainingError, 'Learner(..., path="models")')
-
-
 class Setting(Generic[_Given, _Set]):
     """An attribute that is checked when it is assigned."""
 
@@ -290,8 +273,12 @@ class LearnerState(SuggestsNames):
     clip = Setting(checked_clip)
     ema = Setting(checked_ema)
     compile = Setting(checked_compile)
-    seed = Setting(_checked_seed)
-    path = Setting(_checked_path)
+    seed: Setting[int | None, int | None] = Setting(
+        lambda seed: None if seed is None else whole_number("seed", seed, 0, 42)
+    )
+    path: Setting[str | Path, Path] = Setting(
+        partial(path_of, error=TrainingError, right='Learner(..., path="models")')
+    )
 
     def __init__(
         self,
