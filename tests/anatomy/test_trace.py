@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.anatomy.covered import check_laws
 from torch import Tensor, nn
 
-from layergroups.anatomy import read_anatomy
+from layergroups.anatomy import read_anatomy, trace
 from layergroups.errors import AnatomyError, ExampleInputError, LazyModuleError
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_recurrent_layer_is_not_run_step_by_step(kind: Any, batch_first: bool) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 16, 2, bidirectional=True, batch_first=batch_first)
+            self.fc = nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out, _ = self.layer(x)
+            assert out.shape == (*x.shape[:2], 32)
+            return self.fc(out.mean(1 if batch_first else 0))
+
+    shape = (2, 400, 8) if batch_first else (400, 2, 8)
+    found = trace(Reader(), torch.zeros(shape))
+    assert len(found.ops) < 200
+    assert found.source == "fake run"
+    assert sum(op.adds_depth for op in found.ops if "fc.weight" not in op.parameters) == 4
 
 
 def test_lazy_layers_are_refused_and_left_lazy() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry
 
 from layergroups._forward import as_call, logits_of
@@ -31,6 +32,7 @@ from layergroups._torch import (
     FakeTensorMode,
     StorageWeakRef,
     TorchDispatchMode,
+    each_module,
     is_view,
     op_name,
     op_packet,
@@ -58,6 +60,8 @@ _WEIGHT_OPS = (
     "mkldnn_rnn_layer", "_cudnn_rnn", "_trilinear", "addmv", "mv", "dot", "_cdist_forward",
     "_euclidean_dist",
 )  # fmt: skip
+_RECURRENT = ("gru", "rnn_tanh", "rnn_relu")
+_PADDED = 9  # arguments of these with a padded batch: input, state, weights, ..., batch_first
 _OUTER = ("mul", "sub", "rsub")  # a distance or a product with each of several rows of a weight
 INPUT, WEIGHT, ACTIVATION = "input", "weight", "activation"
 
@@ -185,6 +189,7 @@ class Recorder(TorchDispatchMode):
         self.weights: set[str] = set()  # names used by weight layers, also of no data
         self.lost = False  # some of these only of no data
         self.cut = False
+        self.steps = 1.0  # for each that is run, in a recurrent layer
         self.written: dict[str, None] = {}
         self.mode: FakeTensorMode | None = None
         # Held, so that no key is used twice: of a real run weakly, for their memory; of a dry run
@@ -325,7 +330,7 @@ class Recorder(TorchDispatchMode):
                 parameters=names,
                 is_weight_op=bool(weight and names and len(data) > 0),
                 weight_shape=weight,
-                flops=_flops(func, args, kwargs, out),
+                flops=int(_flops(func, args, kwargs, out) * self.steps),
                 repeats=repeats,
             )
         )
@@ -411,6 +416,35 @@ class Recorder(TorchDispatchMode):
                 if tensor.ndim >= 2 and (name not in _OUTER or len(sizes) >= 2):
                     return shape_of(tensor)
         return ()
+
+
+class _ShortSequences(TorchFunctionMode):
+    """Lets GRU and RNN layers of a dry run take two time steps: a fake run takes each by itself.
+
+    What they give has its full length, and their FLOPs are those of all steps.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the function, a recurrent layer of a padded batch over two steps alone."""
+        padded = len(args) == _PADDED and isinstance(args[2], list)
+        dim = 1 if padded and args[-1] else 0  # batch_first
+        if not padded or func.__name__ not in _RECURRENT or args[0].shape[dim] <= 2:
+            return func(*args, **(kwargs or {}))
+        steps = args[0].shape[dim]
+        self.recorder.steps = steps / 2
+        out, last = func(args[0].narrow(dim, 0, 2), *args[1:], **(kwargs or {}))
+        self.recorder.steps = 1.0
+        return torch.cat([out.narrow(dim, 0, 1)] * steps, dim), last
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
@@ -565,7 +599,8 @@ def _run(recorder: Recorder, model: nn.Module, call: Any, *, fake: bool, autogra
             with recorder:
                 out = model(*args, **kwargs)
         else:
-            with mode, recorder:
+            recurrent = any(isinstance(m, nn.RNNBase) for m in each_module(model))
+            with _ShortSequences(recorder) if recurrent else nullcontext(), mode, recorder:
                 out = model(*args, **kwargs)
     given = list(tensors_in(out))
     recorder.end(model, given)
