@@ -165,6 +165,21 @@ def test_modes_that_the_model_would_not_give_itself_are_put_back() -> None:
     assert [m.training for m in model.modules()] == [True] * 4
 
 
+class Lazy:
+    """Answers no question before it is complete, as some objects of pydantic do."""
+
+    __slots__ = ("found",)
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("not complete")
+
+
+def test_an_object_that_refuses_questions_is_not_asked() -> None:
+    model = nn.Linear(2, 2)
+    model.lazy = Lazy()  # type: ignore[assignment] # no module
+    assert read_anatomy(model, torch.zeros(2, 2)).source == "fake run"
+
+
 def test_the_order_of_hooks_is_restored_where_one_was_put_first() -> None:
     model = nn.Linear(2, 2)
     called: list[str] = []

@@ -20,6 +20,7 @@ from torch.backends import mha
 
 from layergroups._torch import each_module, fake_tensor_log, own_tensors
 
+_UNSET = object()
 _LARGEST = 10_000  # a longer container is data, not something that a forward fills
 _LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType)
 _STDLIB_HOLDERS = ("collections", "functools", "types", "weakref")
@@ -205,7 +206,16 @@ def _content(holder: Any) -> Any:
             return [holder.cell_contents]
         return []
     slots = [n for k in kind.__mro__ for n in _names(k.__dict__.get("__slots__", ()))]
-    return {n: getattr(holder, n) for n in slots if hasattr(holder, n)} if slots else None
+    found = {name: _attribute(holder, name) for name in slots}
+    return {name: v for name, v in found.items() if v is not _UNSET} if slots else None
+
+
+def _attribute(holder: object, name: str) -> Any:
+    """An attribute, or _UNSET; a `__getattr__` of the object, which may act, is not called."""
+    try:
+        return object.__getattribute__(holder, name)
+    except AttributeError:
+        return _UNSET
 
 
 def _container(kind: type) -> Any:
@@ -234,7 +244,7 @@ def _inside(holder: Any, content: Any) -> Iterable[Any]:
     package = kind.__module__.partition(".")[0]
     if package in sys.stdlib_module_names and package not in _STDLIB_HOLDERS:
         return held
-    return [*held, getattr(holder, "__dict__", None)]
+    return [*held, _attribute(holder, "__dict__")]
 
 
 def _same(now: Any, was: Any) -> bool:
