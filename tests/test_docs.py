@@ -48,7 +48,7 @@ def make_photos(folder: Path) -> None:
 
 # Lightning: what torch tells it, and advice for longer runs
 @pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec:FutureWarning", "ignore:.*(many workers|logging inter).*"
+    "ignore:.*LeafSpec:FutureWarning", "ignore:.*(many workers|logging inter|eval mode).*"
 )
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)

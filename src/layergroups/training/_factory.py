@@ -189,12 +189,16 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
     To train it further, assign data with the same classes: `learn.dls = dls`.
 
     Args:
-        folder: the export.
+        folder: the export; or a model on a hub, "hf://user/model" or "hf://user/model@revision".
         model: the module itself, if the folder cannot describe it.
 
     Raises:
         CheckpointError: the folder is not an export, is damaged, or needs `model`.
     """
+    if isinstance(folder, str) and folder.startswith("hf://"):
+        from layergroups.training._hub import fetched
+
+        folder = fetched(folder)
     made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
     task = exported.task
     transform = transform_from_config(exported.transform)

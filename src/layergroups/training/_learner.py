@@ -453,6 +453,36 @@ class Learner(LearnerState):
         self.processes.write("export", lambda: export(self, target))
         return target
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        license: str = "apache-2.0",
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Upload the export and a model card to a model hub; `load_learner("hf://user/model")`.
+
+        The card is written from the run: data, groups, metrics, confusions, settings, licence. All
+        files are safetensors, JSON and Markdown.
+
+        Args:
+            repo: "user/model"; it is made if it does not exist.
+            license: of the weights, by its name on the hub.
+            private: whether a new repository is private.
+            token: of the hub; None uses the one of `hf auth login`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: the hub refuses it, or none can be reached.
+        """
+        from layergroups.training._hub import push
+
+        record = self.report(images=False).records[0]
+        return push(self.export, record, repo, license=license, private=private, token=token)
+
     # Predictions and inspection; none of it changes the learner
 
     def validate(self, dl: Iterable[Any] | None = None) -> dict[str, float]:
