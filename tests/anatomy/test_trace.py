@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from tests.anatomy.covered import check_laws
 from torch import Tensor, nn
 
-from layergroups.anatomy import read_anatomy, trace
+from layergroups.anatomy import Trace, _trace, read_anatomy, trace
+from layergroups.anatomy._trace import training_trace
 from layergroups.errors import AnatomyError, ExampleInputError, LazyModuleError
 
 
@@ -122,3 +125,14 @@ def test_a_missing_kernel_is_known_by_the_type_of_the_error(error: Exception) ->
     with pytest.raises(AnatomyError) as given:  # who gives an input is told why it does not run
         read_anatomy(Raising(error), torch.zeros(2, 3, 8, 8))
     assert given.value.__cause__ is error
+
+
+@pytest.mark.parametrize("look", [trace, training_trace])
+def test_a_batch_norm_leaves_the_trace_that_torch_would(
+    look: Callable[..., Trace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torchvision.models.resnet18()
+    quick = look(model, torch.zeros(2, 3, 64, 64))
+    assert sum(op.name == "native_batch_norm" for op in quick.ops) == 20
+    monkeypatch.setattr(_trace, "_BATCH_NORM", None)
+    assert look(model, torch.zeros(2, 3, 64, 64)) == quick

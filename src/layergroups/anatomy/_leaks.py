@@ -26,7 +26,8 @@ _LRU_CACHE = type(functools.lru_cache(lambda: None))
 _LEVELS = 6  # a tensor in a tuple in a list in a dict ... in a cache
 _NO_ENTRIES = (type, ModuleType, FunctionType, nn.Module)
 _PASSING = (FrameType, TracebackType, BaseException)  # where a failed run is still looked at
-_NOT_OF_MODELS = {"torch", "numpy", *sys.stdlib_module_names}
+# pytest writes calls of its own into each `assert`, also of a model in a test
+_NOT_OF_MODELS = {"torch", "numpy", "_pytest", *sys.stdlib_module_names}
 
 
 class LeakError(AnatomyError):
