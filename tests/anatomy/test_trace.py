@@ -136,3 +136,22 @@ def test_a_batch_norm_leaves_the_trace_that_torch_would(
     assert sum(op.name == "native_batch_norm" for op in quick.ops) == 20
     monkeypatch.setattr(_trace, "_BATCH_NORM", None)
     assert look(model, torch.zeros(2, 3, 64, 64)) == quick
+
+
+# One process has nothing to shard, and torch says so.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_packed_parameters_are_refused_before_anything_is_run() -> None:
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        model = FullyShardedDataParallel(inner, device_id=torch.device("cpu"))
+        before = model(torch.ones(2, 8))
+        with pytest.raises(AnatomyError, match="fully_shard"):
+            read_anatomy(model, torch.zeros(2, 8))
+        assert torch.equal(model(torch.ones(2, 8)), before)
+    finally:
+        distributed.destroy_process_group()

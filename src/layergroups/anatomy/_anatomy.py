@@ -28,6 +28,7 @@ from layergroups.anatomy._trace import (
     Trace,
     Value,
     refuse_lazy,
+    refuse_packed,
     trace,
     training_trace,
 )
@@ -292,6 +293,7 @@ def first_trace(model: nn.Module, example_input: Any) -> tuple[Any, Trace]:
         LazyModuleError, ExampleInputError, AnatomyError: see `read_anatomy`.
     """
     refuse_lazy(model)
+    refuse_packed(model)
     if example_input is not None:
         return example_input, trace(model, example_input)
     cause: AnatomyError | None = None

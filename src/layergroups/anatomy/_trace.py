@@ -13,6 +13,7 @@ What goes into a model and what comes out of it, in the forms that models take a
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -547,6 +548,17 @@ def refuse_lazy(model: nn.Module) -> None:
         raise LazyModuleError(
             f"{type(model).__name__} has lazy layers whose shapes are not known yet: "
             f"{', '.join(lazy[:4])}. Run it once on a real batch first: model(batch)."
+        )
+
+
+def refuse_packed(model: nn.Module) -> None:
+    """Raise AnatomyError for FSDP of version 1, whose flat parameters belong to several groups."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in each_module(model)):
+        raise AnatomyError(
+            "FullyShardedDataParallel packs the parameters of many layers into one, which can "
+            "be in one group only. Make the groups of the plain model, and shard it with "
+            "torch.distributed.fsdp.fully_shard, which keeps its parameters apart."
         )
 
 
