@@ -564,6 +564,23 @@ def test_encoder_and_decoder_of_one_class_are_told_apart() -> None:
     assert not any(name.startswith("encoder") for name in held[2])
 
 
+def test_a_list_of_parts_of_a_block_is_a_block() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.first(x)
+        for mix, feed in m.layers:
+            x = x + mix(x)
+            x = x + feed(x)
+        return m.fc(x)
+
+    def feed() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16))
+
+    layers = nn.ModuleList(nn.ModuleList([nn.Linear(16, 16), feed()]) for _ in range(4))
+    model = Net(forward, first=nn.Linear(8, 16), layers=layers, fc=nn.Linear(16, 3))
+    names = [b.name for b in read_anatomy(model, VECTORS).body]
+    assert [name.split(".")[1] for name in names if "." in name] == ["0", "1", "2", "3"]
+
+
 def test_a_tower_is_opened_down_to_its_layers() -> None:
     def tower() -> nn.Module:
         return Net(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from layergroups._paths import layer_of
+from layergroups._paths import ancestors, layer_of, parent
 from layergroups.anatomy._dataflow import Flow, is_vector
 from layergroups.anatomy._head import Head
 from layergroups.anatomy._trace import Call
@@ -38,6 +38,7 @@ class Segment:
     embedding: bool
     first_use: bool
     in_head: bool
+    unit: str = ""
 
 
 @dataclass
@@ -81,6 +82,19 @@ class _Splitter:
 
     def kind(self, node: Node) -> str:
         return type(self.modules[node.call.path]).__name__
+
+    def unit(self, path: str) -> str:
+        """The container of a list, itself never called, whose parts make up one block.
+
+        That are parts of different classes, such as attention and feed-forward layers.
+        """
+        for place in ancestors(path):
+            held, above = self.modules.get(place), self.modules.get(parent(place))
+            in_list = isinstance(above, (nn.ModuleList, nn.Sequential)) and len(above) > 1
+            if place and in_list and isinstance(held, (nn.ModuleList, nn.ModuleDict)):
+                kinds = [type(c) for c in held.children() if any(True for _ in c.parameters())]
+                return place if len(set(kinds)) == len(kinds) else ""
+        return ""
 
     def first_use(self, start: int, end: int) -> bool:
         """Whether a parameter is used there that was not used before."""
@@ -231,6 +245,7 @@ def _segment(
     return Segment(
         path, kind, start, end, len(weight_ops), shape, embedding,
         first_use=splitter.first_use(start, end), in_head=splitter.in_head(start, end),
+        unit=splitter.unit(path),
     )  # fmt: skip
 
 
@@ -289,6 +304,8 @@ def _begins_block(run: list[Segment], segment: Segment) -> bool:
     if segment.in_head != run[-1].in_head:
         return any(p.weight_ops for p in run) or segment.in_head
     if not segment.first_use or not segment.weight_ops or not any(p.weight_ops for p in run):
+        return False
+    if segment.unit and segment.unit == main_segment(run).unit:
         return False
     return not (segment.embedding and all(p.embedding for p in run if p.weight_ops))
 
