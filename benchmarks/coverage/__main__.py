@@ -116,7 +116,8 @@ def _options() -> argparse.Namespace:
 def _chosen(options: argparse.Namespace) -> list[tuple[str, str, str]]:
     if options.only:
         split = [full.partition(":") for full in options.only]
-        return [(family, name, name.partition(":")[0]) for family, _, name in split]
+        sources = [name.partition(":")[0] if family == "field" else "" for family, _, name in split]
+        return [(f, name, kind) for (f, _, name), kind in zip(split, sources, strict=True)]
     chosen = []
     for family in options.family:
         rows = families.names(family)
