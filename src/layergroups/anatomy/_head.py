@@ -127,42 +127,6 @@ def find_head(flow: Flow) -> Head:
     return Head(classifiers, frozenset(ops | back), f"{reason}; {shared}" if tied else reason)
 
 
-def _mapped_answers(flow: Flow, outputs: list[_Output]) -> list[_Output]:
-    """Answers from which others are computed by a small fixed map: boxes as a mean over bins."""
-    answers = [o for o in _answers(flow, outputs)[0] if not _why_headless(flow, o, False)]
-    finals = {op.time: op for answer in answers for op in answer.finals}
-    later = flow.downstream(finals) - finals.keys()
-    names = {n for op in flow.trace.ops if op.time in later for n in op.parameters}
-    size = sum(math.prod(flow.trace.shapes[n]) for n in names)
-    width = max((_classifier(flow, op).out_features for op in finals.values()), default=0)
-    return answers if 0 < size < width else []  # a layer on features has a number for each
-
-
-def _last_layers(flow: Flow, answers: list[_Output], outputs: list[_Output]) -> list[Op]:
-    """The last layers of the answers: all their calls, and boxes beside their classes."""
-    finals = {op.time: op for answer in answers for op in answer.finals}
-    read = {v for op in finals.values() for v in op.reads}
-    beside = [op for output in outputs for op in output.finals if not read.isdisjoint(op.reads)]
-    finals.update((op.time, op) for op in beside)
-    weights = {_weight_of(op) for op in finals.values()}
-    again = [op for op in flow.trace.ops if op.is_weight_op and _weight_of(op) in weights]
-    finals.update((op.time, op) for op in again if "embedding" not in op.name)
-    return [finals[time] for time in sorted(finals)]
-
-
-def _with_what_follows(flow: Flow, finals: list[Op]) -> set[int]:
-    """Times of the last layers and of what depends on them.
-
-    Of those whose answer other layers refine (boxes from one decoder layer to the next), the times
-    of these alone.
-    """
-    times = {op.time for op in finals}
-    before = set[int]().union(*(flow.upstream(op) for op in finals)) - times
-    layers = {op.time for op in flow.trace.ops if op.is_weight_op and op.time in before}
-    ends = [op.time for op in finals if layers.isdisjoint(flow.downstream([op.time]))]
-    return flow.downstream(ends) | times
-
-
 def known_head(flow: Flow, paths: Iterable[str]) -> Head:
     """The head that the caller names, by the paths of its modules.
 
@@ -186,13 +150,7 @@ def known_head(flow: Flow, paths: Iterable[str]) -> Head:
     return Head(tuple(classifiers.values()), frozenset(ops), "the new head", known=True)
 
 
-def _inputs(flow: Flow) -> list[Value]:
-    return [v for v in flow.trace.values if v.producer == -1 and v.kind == INPUT]
-
-
-def _embedded(flow: Flow) -> set[str]:
-    """Names of the weights that an embedding layer uses."""
-    return {name for op in flow.trace.ops if "embedding" in op.name for name in op.parameters}
+# -- what answers ----------------------------------------------------------------------------------
 
 
 def _outputs(flow: Flow) -> list[_Output]:
@@ -202,23 +160,6 @@ def _outputs(flow: Flow) -> list[_Output]:
     floating = [v for v in made if flow.trace.values[v].floating]
     found = [_final_weight_ops(flow, v) for v in floating or made]
     return [output for output in found if output.finals]
-
-
-def _answers(flow: Flow, outputs: list[_Output]) -> tuple[list[_Output], bool]:
-    """The outputs from which no other is computed, and whether there are such others."""
-    behind: dict[int, set[str]] = {}  # time -> the layers that are computed from it
-    for op in {op.time: op for output in outputs for op in output.finals}.values():
-        for time in flow.upstream(op, floating=True):
-            behind.setdefault(time, set()).add(_weight_of(op))
-
-    def feeds_another(output: _Output) -> bool:
-        own = {_weight_of(op) for op in output.finals}
-        return all(behind.get(op.time, set()) - own for op in output.finals)
-
-    answers = [output for output in outputs if not feeds_another(output)]
-    features = len(answers) < len(outputs)
-    used = set[int]().union(*(flow.upstream(o.made_by, floating=True) for o in answers))
-    return [o for o in answers if o.made_by.time not in used] or answers or outputs, features
 
 
 def _final_weight_ops(flow: Flow, output: int) -> _Output:
@@ -240,6 +181,37 @@ def _final_weight_ops(flow: Flow, output: int) -> _Output:
     maker = flow.producer(output)
     assert maker is not None  # an activation
     return _Output(maker, tuple(found[t] for t in sorted(found)), tuple(after))
+
+
+def _answers(flow: Flow, outputs: list[_Output]) -> tuple[list[_Output], bool]:
+    """The outputs from which no other is computed, and whether there are such others."""
+    behind: dict[int, set[str]] = {}  # time -> the layers that are computed from it
+    for op in {op.time: op for output in outputs for op in output.finals}.values():
+        for time in flow.upstream(op, floating=True):
+            behind.setdefault(time, set()).add(_weight_of(op))
+
+    def feeds_another(output: _Output) -> bool:
+        own = {_weight_of(op) for op in output.finals}
+        return all(behind.get(op.time, set()) - own for op in output.finals)
+
+    answers = [output for output in outputs if not feeds_another(output)]
+    features = len(answers) < len(outputs)
+    used = set[int]().union(*(flow.upstream(o.made_by, floating=True) for o in answers))
+    return [o for o in answers if o.made_by.time not in used] or answers or outputs, features
+
+
+def _mapped_answers(flow: Flow, outputs: list[_Output]) -> list[_Output]:
+    """Answers from which others are computed by a small fixed map: boxes as a mean over bins."""
+    answers = [o for o in _answers(flow, outputs)[0] if not _why_headless(flow, o, False)]
+    finals = {op.time: op for answer in answers for op in answer.finals}
+    later = flow.downstream(finals) - finals.keys()
+    names = {n for op in flow.trace.ops if op.time in later for n in op.parameters}
+    size = sum(math.prod(flow.trace.shapes[n]) for n in names)
+    width = max((_classifier(flow, op).out_features for op in finals.values()), default=0)
+    return answers if 0 < size < width else []  # a layer on features has a number for each
+
+
+# -- why an output is no answer --------------------------------------------------------------------
 
 
 def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
@@ -303,6 +275,21 @@ def _as_in_a_body(flow: Flow, output: _Output, names: set[str], maps: list[Class
     return "" if names.isdisjoint(_NORMS) else "the output is normalised, as features are"
 
 
+# -- the last layers -------------------------------------------------------------------------------
+
+
+def _last_layers(flow: Flow, answers: list[_Output], outputs: list[_Output]) -> list[Op]:
+    """The last layers of the answers: all their calls, and boxes beside their classes."""
+    finals = {op.time: op for answer in answers for op in answer.finals}
+    read = {v for op in finals.values() for v in op.reads}
+    beside = [op for output in outputs for op in output.finals if not read.isdisjoint(op.reads)]
+    finals.update((op.time, op) for op in beside)
+    weights = {_weight_of(op) for op in finals.values()}
+    again = [op for op in flow.trace.ops if op.is_weight_op and _weight_of(op) in weights]
+    finals.update((op.time, op) for op in again if "embedding" not in op.name)
+    return [finals[time] for time in sorted(finals)]
+
+
 def _classifier(flow: Flow, op: Op) -> Classifier:
     incoming = next((v for v in op.reads if flow.trace.values[v].kind == ACTIVATION), op.reads[0])
     outgoing = flow.shape(op.writes[0])
@@ -326,6 +313,11 @@ def _weight_of(op: Op) -> str:
     return (named or list(op.parameters))[0]
 
 
+def _embedded(flow: Flow) -> set[str]:
+    """Names of the weights that an embedding layer uses."""
+    return {name for op in flow.trace.ops if "embedding" in op.name for name in op.parameters}
+
+
 def _takes_vectors(flow: Flow, op: Op) -> bool:
     """True where a map is flattened, or a token taken, so that one vector an item comes in."""
     return (
@@ -333,6 +325,22 @@ def _takes_vectors(flow: Flow, op: Op) -> bool:
         and len(flow.shape(op.writes[0])) == 2
         and flow.is_vector(op.writes[0])
     )
+
+
+# -- what else belongs to the head -----------------------------------------------------------------
+
+
+def _with_what_follows(flow: Flow, finals: list[Op]) -> set[int]:
+    """Times of the last layers and of what depends on them.
+
+    Of those whose answer other layers refine (boxes from one decoder layer to the next), the times
+    of these alone.
+    """
+    times = {op.time for op in finals}
+    before = set[int]().union(*(flow.upstream(op) for op in finals)) - times
+    layers = {op.time for op in flow.trace.ops if op.is_weight_op and op.time in before}
+    ends = [op.time for op in finals if layers.isdisjoint(flow.downstream([op.time]))]
+    return flow.downstream(ends) | times
 
 
 def _own_layers(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
@@ -360,13 +368,6 @@ def _own_layers(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
     depth = sum(op.adds_depth for op in flow.trace.ops)
     taken = sum(op.adds_depth for op in flow.trace.ops if op.time in own | head)
     return own if taken <= depth / 2 else set()
-
-
-def _pools_after(flow: Flow, finals: list[Op], head: set[int]) -> bool:
-    """Whether what the classifiers give for each place is averaged to one vector an item."""
-    mapped = all(not flow.is_vector(op.writes[0]) for op in finals)
-    later = [op for op in flow.trace.ops if op.time in head]
-    return mapped and any(flow.is_vector(v) for op in later[-1:] for v in flow.activations(op))
 
 
 def _reach_back(flow: Flow, finals: list[Op], head: set[int]) -> set[int]:
@@ -430,3 +431,14 @@ def _boundary(flow: Flow, back: list[Op], head: set[int], by_time: dict[int, Op]
 def _is_vector_op(flow: Flow, op: Op) -> bool:
     made = next(flow.activations(op), None)  # a batch norm gives its statistics too
     return made is None or flow.is_vector(made)
+
+
+def _pools_after(flow: Flow, finals: list[Op], head: set[int]) -> bool:
+    """Whether what the classifiers give for each place is averaged to one vector an item."""
+    mapped = all(not flow.is_vector(op.writes[0]) for op in finals)
+    later = [op for op in flow.trace.ops if op.time in head]
+    return mapped and any(flow.is_vector(v) for op in later[-1:] for v in flow.activations(op))
+
+
+def _inputs(flow: Flow) -> list[Value]:
+    return [v for v in flow.trace.values if v.producer == -1 and v.kind == INPUT]
