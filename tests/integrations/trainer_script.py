@@ -45,7 +45,7 @@ def trainer(scenario: str, folder: Path) -> LayerGroupsTrainer:
     kind = "ImageClassification" if scenario == "steps" else "SequenceClassification"
     model = model_of(kind)
     if scenario == "ddp":  # dropout draws differ between processes; Adam magnifies noise
-        extra = {"optim": "sgd"}
+        extra = {"optim": "sgd", "ddp_find_unused_parameters": False}
         model = bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return LayerGroupsTrainer(
         model,
