@@ -44,7 +44,7 @@ def fit(job: Job) -> Fitted:
     learn.fine_tune(job.epochs, callbacks=[head])
 
     def predict(files: Sequence[Path]) -> Values:
-        found = learn.get_preds(dls.test_dl(files))[0].numpy()
+        found = learn.get_preds(learn.dls.test_dl(files))[0].numpy()
         return found.reshape(len(files), -1)
 
     return Fitted(predict, lambda: learn.model.load_state_dict(head.state))

@@ -114,8 +114,8 @@ def test_a_crashed_fit_goes_on_in_every_phase(how: Any, step: int, tmp_path: Pat
     assert_same_end(unbroken, resumed)
 
 
-def test_the_head_phase_of_fine_tune_goes_on_with_its_best_head(tmp_path: Path) -> None:
-    figures = FineTuneDefaults(head_passes=6, hold_out=0.3, patience=2)
+def test_the_head_phase_of_fine_tune_goes_on(tmp_path: Path) -> None:
+    figures = FineTuneDefaults(head_passes=6, head_steps=1)
 
     def tune(learn: Learner, **saved: Any) -> None:
         learn.fine_tune(1, 1e-2, freeze_epochs=2, defaults=figures, **saved)
@@ -132,7 +132,7 @@ def test_the_head_phase_of_fine_tune_goes_on_with_its_best_head(tmp_path: Path) 
 
 def tuned_twice(learn: Learner, **saved: Any) -> Learner:
     """Two phases that one pass feeds."""
-    figures = FineTuneDefaults(lowest=1, head_passes=3, hold_out=0.3)
+    figures = FineTuneDefaults(lowest=1, head_passes=3, head_steps=1)
     learn.fine_tune(3, 1e-2, defaults=figures, **saved)
     return learn
 

@@ -30,7 +30,7 @@ def test_fine_tune_learns_several_labels(make) -> None:
     dls = LabelLoaders(n=96)
     learn = make(model_for(dls), dls=dls, metrics=[right_labels])
     before = learn.validate()
-    history = learn.fine_tune(8, 2e-2, defaults=ALL)
+    history = learn.fine_tune(8, 2e-2, lr=4e-3, defaults=ALL)
     after = learn.validate()
     assert after["valid_loss"] < 0.6 * before["valid_loss"]
     assert after["right_labels"] > 0.85 > 0.7 > before["right_labels"]

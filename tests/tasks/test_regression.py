@@ -25,7 +25,7 @@ def test_fine_tune_learns_numbers(make) -> None:
     dls = NumberLoaders(n=96)
     learn = make(model_for(dls), dls=dls, metrics=[MeanAbsoluteError()])
     before = learn.validate()
-    learn.fine_tune(10, 2e-2, defaults=ALL)
+    learn.fine_tune(10, 2e-2, lr=4e-3, defaults=ALL)
     after = learn.validate()
     assert after["MeanAbsoluteError"] < 0.12 < 0.3 < before["MeanAbsoluteError"]
     found, targets = learn.get_preds()

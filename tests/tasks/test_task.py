@@ -45,13 +45,6 @@ def test_metrics_are_checked_when_they_are_assigned(make) -> None:
     assert len(learn.metrics) == 1
 
 
-@pytest.mark.parametrize("kind", [LabelLoaders, NumberLoaders])
-def test_the_best_head_is_chosen_by_photos_held_out_for_any_task(make, kind) -> None:
-    dls = kind(n=200)  # of few photos none are held out
-    head, _ = make(model_for(dls), dls=dls).fine_tune(1, 1e-2)
-    assert head.note.startswith("best of")
-
-
 def test_predictions_of_one_item_are_those_of_all(make) -> None:
     for dls in (TinyLoaders(), LabelLoaders(), NumberLoaders()):
         learn = make(model_for(dls), dls=dls, thresh=0.3)

@@ -22,7 +22,7 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(make, tmp_path: Path) -> None
 
     class Crash:
         def after_epoch(self, run: Any) -> None:
-            if run.phase == "late" and run.epoch == 0:
+            if run.phase == "all" and run.epoch == 0:
                 raise RuntimeError("power cut")
 
     folder = tmp_path / "runs"
@@ -81,8 +81,8 @@ def test_a_used_folder_of_a_later_phase_is_refused_before_the_head_trains(
         {"base_lr": 2e-2},
         {"lr": slice(1e-5, 1e-3)},
         {"freeze_epochs": 2},
-        {"defaults": FineTuneDefaults(lowest=0)},
-        {"defaults": FineTuneDefaults(head_passes=3)},
+        {"defaults": FineTuneDefaults(lowest=1)},
+        {"defaults": FineTuneDefaults(head_steps=3)},
         {"opt_func": "sgd"},
         {"weight_decay": 0.5},
         {"clip": 1.0},

@@ -18,15 +18,16 @@ from layergroups.input_spec import InputSpec
 from layergroups.training import FeatureCacheConfig, FineTuneDefaults, Learner, plan_fine_tune
 from layergroups.training.recipes import fitted
 
-QUICK = FineTuneDefaults(head_passes=4)
+QUICK = FineTuneDefaults(head_passes=4, head_steps=1)
 
 
 def test_a_plan_is_data() -> None:
     head, whole = plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2)
     assert (head.epochs, head.freeze_to, head.lr, head.from_store) == (2, -1, 1e-2, True)
-    assert (whole.epochs, whole.freeze_to, whole.lr) == (3, 1, pytest.approx(2e-3))
+    assert (whole.epochs, whole.freeze_to) == (3, 0)
+    assert (whole.lr.start, whole.lr.stop) == (pytest.approx(1.5e-4), pytest.approx(1.5e-3))
     assert plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2) == (head, whole)
-    assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["late"]
+    assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["all"]
     assert [phase.name for phase in plan_fine_tune(0)] == ["head"]
     assert plan_fine_tune(1, lr=slice(1e-6, 1e-4))[1].lr == slice(1e-6, 1e-4)
 
@@ -37,23 +38,23 @@ def test_a_plan_needs_whole_epochs(options) -> None:
         plan_fine_tune(**options)
 
 
-def test_fine_tune_trains_the_head_then_all_but_the_first_group(make) -> None:
+def test_fine_tune_trains_the_head_then_all_groups(make) -> None:
     learn = make(metrics=["accuracy"])
     rows = learn.fine_tune(2, 1e-2, freeze_epochs=2, defaults=QUICK)
-    assert [row.phase for row in rows] == ["head", "late", "late"]
+    assert [row.phase for row in rows] == ["head", "all", "all"]
     assert [row.epoch for row in rows] == [0, 2, 3]
-    assert [row.frozen for row in rows] == [(True, True, False)] + [(True, False, False)] * 2
+    assert [row.frozen for row in rows] == [(True, True, False)] + [(False, False, False)] * 2
     assert rows[0].lrs == pytest.approx((1e-2,) * 3, rel=0.05)
-    assert rows[1].lrs == pytest.approx((2e-3,) * 3, rel=0.05)
+    assert rows[1].lrs == pytest.approx((1.5e-4, 1.5e-4 * 10**0.5, 1.5e-3), rel=0.05)
     assert rows[-1].valid_loss < rows[0].valid_loss + 0.2
-    assert learn.layer_groups.frozen == (True, False, False)
-
-
-def test_all_groups_train_if_asked_for(make) -> None:
-    learn = make()
-    rows = learn.fine_tune(1, defaults=replace(QUICK, lowest=0))
-    assert [row.phase for row in rows] == ["head", "all"]
     assert learn.layer_groups.frozen == (False,) * 3
+
+
+def test_the_first_group_stays_frozen_if_asked_for(make) -> None:
+    learn = make()
+    rows = learn.fine_tune(1, defaults=replace(QUICK, lowest=1))
+    assert [row.phase for row in rows] == ["head", "late"]
+    assert learn.layer_groups.frozen == (True, False, False)
 
 
 @pytest.mark.parametrize("lowest", [0, 1])
@@ -81,7 +82,7 @@ def test_fit_leaves_frozen_what_the_user_froze(make) -> None:
 @pytest.mark.parametrize(
     ("lr", "frozen"),
     [
-        (1e-3, True),
+        (1e-3, False),
         (slice(1e-5, 1e-3), False),
         ([1e-4, 1e-3, 1e-3], False),
         ([0.0, 1e-3, 1e-3], True),
@@ -122,7 +123,7 @@ def test_fine_tune_is_the_same_with_the_same_seed(make) -> None:
 
 # The second phase takes over what the first one kept
 
-LATE = FineTuneDefaults(lowest=1, head_passes=2)
+LATE = FineTuneDefaults(lowest=1, head_passes=2, head_steps=1)
 
 
 def late(make, **options) -> Learner:
@@ -166,7 +167,7 @@ def test_both_phases_learn_what_they_learn_through_the_network(make, dls) -> Non
     """Without variation, and with no photos held out: the same head, then the same late group."""
     dls.augment, dls.train.noise, dls.noise = None, 0.0, 0.0
     learn, plain = late(make), late(make)
-    figures = FineTuneDefaults(lowest=1, head_passes=1, hold_out=0.0)
+    figures = FineTuneDefaults(lowest=1, head_passes=1, head_steps=1)
     learn.fine_tune(3, 1e-2, defaults=figures)
     before = snapshot(learn.model)
     learn.fit_one_cycle(2, 1e-3)
@@ -178,7 +179,7 @@ def test_both_phases_learn_what_they_learn_through_the_network(make, dls) -> Non
 
 
 def test_where_there_is_room_for_one_the_second_phase_fills_its_own(make) -> None:
-    figures = FineTuneDefaults(lowest=1, head_passes=2, max_bytes=20_000)
+    figures = replace(LATE, max_bytes=20_000)
     learn = late(make)
     rows = learn.fine_tune(4, 1e-2, defaults=figures)
     assert {row.note for row in rows} == {"cached features"}

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from layergroups import ImageDataLoaders, load_learner, vision_learner
 from layergroups.data import EvalTransform, InferenceData
 from layergroups.data._batches import BatchMaker, EvalLoader, ImageDataset
 from layergroups.data._samples import Samples
@@ -223,3 +225,26 @@ def test_a_model_that_cannot_be_switched_leaves_nothing_behind(make) -> None:
             learn.predict(item)
     assert torch.equal(torch.get_rng_state(), state)
     assert learn.model.training
+
+
+def test_batches_of_the_data_as_given_get_the_statistics_of_the_weights(tmp_path: Path) -> None:
+    """`learn.dls` is a copy with them; who predicts `dls.test_dl(files)` gets the same answers."""
+    for name, shade in (("bright", 220), ("dark", 30)):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            image = Image.effect_noise((32, 32), 40).point(lambda v, s=shade: (v + s) // 2)
+            image.convert("RGB").save(tmp_path / name / f"{i}.png")
+    dls = ImageDataLoaders.from_folder(tmp_path, size=32, batch_size=4, num_workers=0)
+    learn = vision_learner(dls, "timm:test_resnet", pretrained=False, seed=0, progress=False)
+    half = (0.5, 0.5, 0.5)
+    learn.dls = replace(dls, input=replace(dls.input, mean=half, std=half, interpolation="bicubic"))
+    files = sorted(tmp_path.rglob("*.png"))
+    expected, _ = learn.get_preds(learn.dls.test_dl(files))
+    assert torch.equal(learn.get_preds(dls.test_dl(files))[0], expected)
+    assert learn.validate(dls.valid) == learn.validate()
+    rows = [prediction.probabilities for _, prediction in learn.iter_preds(dls.test_dl(files))]
+    torch.testing.assert_close(torch.stack(rows), expected)
+    assert torch.equal(learn.get_preds(dls.train_eval)[0], learn.get_preds(learn.dls.train_eval)[0])
+    learn.export(tmp_path / "model")
+    again = load_learner(tmp_path / "model")
+    torch.testing.assert_close(again.get_preds(dls.test_dl(files))[0], expected)

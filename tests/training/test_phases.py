@@ -45,12 +45,12 @@ class Sees:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("lr", "rates"), RATES)
 def test_every_fit_takes_rates_in_every_form(make, fit: str, lr: Any, rates: Any) -> None:
-    learn = make(dls=TinyLoaders(n=16, batch_size=2), lr=1e-2)
+    learn = make(dls=TinyLoaders(n=64, batch_size=2), lr=1e-2)
     sees = Sees()
     options = {"freeze_epochs": 0} if fit == "fine_tune" else {}
     getattr(learn, fit)(1, lr=lr, callbacks=[sees], **options)
     assert learn.layer_groups.rates == pytest.approx(rates)
-    peak = 0.99 if fit in ("thaw", "fine_tune") else 1.0  # none of 8 steps is at the very top
+    peak = 0.99 if fit in ("thaw", "fine_tune") else 1.0  # none of 32 steps is at the very top
     assert all(peak * r <= seen <= r * 1.0001 for seen, r in zip(sees.rates, rates, strict=True))
 
 
@@ -91,7 +91,7 @@ def test_callbacks_of_one_fit_come_before_those_of_the_learner_and_go(make, fit:
     names = [word.partition(" ")[0] for word in order]
     assert names == ["own", "learner's"] * (2 if fit == "fine_tune" else 1)
     if fit == "fine_tune":
-        assert [word.partition(" ")[2] for word in order[::2]] == ["head", "late"]
+        assert [word.partition(" ")[2] for word in order[::2]] == ["head", "all"]
     assert len(learn.callbacks) == 1
     order.clear()
     learn.fit(1)
@@ -101,10 +101,10 @@ def test_callbacks_of_one_fit_come_before_those_of_the_learner_and_go(make, fit:
 def test_callbacks_stay_where_the_head_trains_through_the_network(make) -> None:
     learn, sees = make(), Sees()
     learn.fine_tune(1, feature_cache=False, callbacks=[sees])
-    assert {phase for _, phase in sees.events} == {"head", "late"}
+    assert {phase for _, phase in sees.events} == {"head", "all"}
     learn, sees = make(), Sees()
     learn.fine_tune(1, defaults=FineTuneDefaults(max_bytes=10), callbacks=[sees])
-    assert {phase for _, phase in sees.events} == {"head", "late"}
+    assert {phase for _, phase in sees.events} == {"head", "all"}
 
 
 @pytest.mark.parametrize("fit", FITS)

@@ -96,7 +96,7 @@ def test_momentum_is_that_of_the_optimizer(make, opt_func: Any, momentum: float 
 
 def test_the_stored_head_phase_is_said(make) -> None:
     preview = make().plot_schedule("fine_tune", 1)
-    assert [phase.name for phase in preview.phases] == ["head", "late"]
+    assert [phase.name for phase in preview.phases] == ["head", "all"]
     assert "stored outputs" in preview.phases[0].note
     assert not make().plot_schedule("fine_tune", 1, feature_cache=False).phases[0].note
 

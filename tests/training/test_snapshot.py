@@ -241,7 +241,7 @@ def test_a_second_phase_that_is_refused_leaves_the_end_of_the_first() -> None:
 
     class Late:
         def before_step(self, run: Any) -> None:
-            if run.phase == "late":
+            if run.phase == "all":
                 raise RuntimeError("broken")
 
         def after_all(self, run: Any) -> None:

@@ -7,6 +7,7 @@ number of workers or the global random state, and do not change that state.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import multiprocessing
@@ -15,11 +16,11 @@ import shutil
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ from layergroups.data.image import (
     reason_of,
 )
 from layergroups.errors import DataError, TrainingError
+from layergroups.input_spec import InputSpec
 
 _LOG = logging.getLogger("layergroups")
 _SHARED_MEMORY = "/dev/shm"
@@ -348,6 +350,17 @@ class _Loader:
         """How many images there are."""
         return len(self.samples)
 
+    def normalised(self, spec: InputSpec) -> Self:
+        """The same images with the statistics and the interpolation of a network."""
+        images = self.maker.dataset
+        if images.plain.input == spec or images.plain.channels != spec.channels:
+            return self
+        other, images = copy.copy(self), copy.copy(images)
+        images.plain = replace(images.plain, input=spec)
+        other.maker = BatchMaker(images, self.maker.num_workers, self.maker.device)
+        other.maker.batch_size = self.maker.batch_size
+        return other
+
     def _shards(
         self, plan: Iterable[list[Item]], rank: int, world: int, min_items: int
     ) -> Iterator[Shard]:
@@ -411,23 +424,31 @@ class TrainLoader(_Loader):
     batches in each pass; `set_epoch` sets it, to repeat or to resume. Yields (x, y) as
     `EvalLoader`. The last batch is smaller where the images do not fill it, and is left out if
     it would hold a single image, for which batch norm has no statistics. With `weights`, shares of
-    the images, an epoch has as many images as the dataset, some of them repeatedly.
+    the images, an epoch has as many images as the dataset, some of them repeatedly. The images at
+    the positions `left_out` are in no batch.
     """
 
     def __init__(
-        self, maker: BatchMaker, batch_size: int, seed: int, weights: Tensor | None = None
+        self,
+        maker: BatchMaker,
+        batch_size: int,
+        seed: int,
+        weights: Tensor | None = None,
+        left_out: Collection[int] = (),
     ) -> None:
         super().__init__(maker, batch_size)
         self.seed = seed
         self.weights = weights
         self.epoch = 0
+        self._used = torch.ones(self.n_items, dtype=torch.bool)
+        self._used[list(left_out)] = False
 
     def set_epoch(self, epoch: int) -> None:
         """Set which epoch the next pass is."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(self.n_items, self.batch_size)
+        full, rest = divmod(int(self._used.sum()), self.batch_size)
         return full + (rest > 1 or (rest == 1 and full == 0))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -464,5 +485,7 @@ class TrainLoader(_Loader):
 
     def _order(self, seed: int) -> Tensor:
         if self.weights is not None:
-            return weighted_order(self.weights, self.samples.labels, seed)
-        return torch.randperm(self.n_items, generator=torch.Generator().manual_seed(seed))
+            weights = self.weights * self._used
+            return weighted_order(weights, self.samples.labels, seed)[: int(self._used.sum())]
+        order = torch.randperm(self.n_items, generator=torch.Generator().manual_seed(seed))
+        return order[self._used[order]]

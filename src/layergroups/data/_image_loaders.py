@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -367,9 +367,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         """The training images as they are, not shuffled and not augmented."""
         return EvalLoader(self._train_maker, self.batch_size)
 
-    def views(self, epoch: int) -> EvalLoader:
+    def views(self, epoch: int | None) -> EvalLoader:
         """The training images in their order, augmented as in an epoch (any whole number)."""
-        if self.augment is None:
+        if self.augment is None or epoch is None:
             return self.train_eval
         return EvalLoader(
             self._train_maker, self.batch_size, lambda i: derived_seed(self.seed, epoch, i)
@@ -519,12 +519,13 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     def targets(self) -> torch.Tensor:
         return self.train_images.targets()
 
-    @property
-    def resizable(self) -> bool:
-        return True
-
-    def resized(self, size: Size) -> TrainLoader:
-        return replace(self, size=size).train
+    def training(
+        self, *, size: Size | None = None, batch_size: int = 0, left_out: Collection[int] = ()
+    ) -> TrainLoader:
+        own = self.train if size is None else replace(self, size=size).train
+        return TrainLoader(
+            own.maker, batch_size or own.batch_size, self.seed, own.weights, left_out
+        )
 
     def fingerprint(self) -> str:
         settings = (self.size, self.input, self.augment, self.crop_pct, self.seed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -183,8 +183,11 @@ class DataSource:
             "or predict your own batches: learn.get_preds(batches)."
         )
 
-    def views(self, epoch: int) -> Batches | None:
-        """The training items in their order, augmented as in an epoch; None if not possible."""
+    def views(self, epoch: int | None) -> Batches | None:
+        """The training items in their order, augmented as in an epoch; None if not possible.
+
+        With `epoch=None` they are as validation items are, without augmentation.
+        """
         return None
 
     def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[Batches]:
@@ -194,14 +197,17 @@ class DataSource:
             "learn.tta(), learn.tta(dls.test_dl(paths))."
         )
 
-    @property
-    def resizable(self) -> bool:
-        """Whether `resized` can be called."""
-        return False
+    def training(
+        self, *, size: Size | None = None, batch_size: int = 0, left_out: Collection[int] = ()
+    ) -> SeekableBatches | None:
+        """Training batches that differ from `train`; None if that is not possible.
 
-    def resized(self, size: Size) -> Batches:
-        """The training batches at another size of the images."""
-        raise NotImplementedError
+        Args:
+            size: height and width of the images.
+            batch_size: items in a batch; 0 as in `train`.
+            left_out: positions of training items that are in no batch.
+        """
+        return None
 
     def to(self, device: torch.device) -> Any:
         """Put the batches on a device, if the data can do that better than a copy."""
@@ -362,9 +368,9 @@ class PlainSource(DataSource):
         test_dl = self._get("test_dl")
         return test_dl(items) if callable(test_dl) else super().test_batches(items)
 
-    def views(self, epoch: int) -> Batches | None:
+    def views(self, epoch: int | None) -> Batches | None:
         views = self._get("views")
-        return views(epoch=epoch) if callable(views) else None
+        return views(epoch=epoch) if callable(views) and epoch is not None else None
 
     def bind(self, spec: InputSpec) -> Any:
         bind = self._get("bind")
@@ -437,7 +443,13 @@ def batches_of(source: DataSource, dl: object) -> Iterable[Any]:
             "DataLoader, or a list such as [inputs]. Without dl= the validation images are used; "
             "dls.train_eval has the training images."
         )
-    return dl
+    # The learner has a copy of the data, with the statistics of the weights; these may be batches
+    # of the data as they were given.
+    normalised = getattr(dl, "normalised", None)
+    if source.input is None or not callable(normalised):
+        return dl
+    found: Iterable[Any] = normalised(source.input)
+    return found
 
 
 def batch_count(batches: Iterable[Any]) -> int:

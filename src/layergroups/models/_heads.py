@@ -171,8 +171,10 @@ def create_head(
     With the default arguments, nf=512 and n_out=2 it is AdaptiveConcatPool2d, Flatten,
     BatchNorm1d(1024), Dropout(0.25), Linear(1024, 512), ReLU, BatchNorm1d(512), Dropout(0.5),
     Linear(512, 2). Every linear layer has a bias, as in fastai 1 (fastai 2 omits it after a batch
-    norm). Linear weights are Kaiming-normal, biases zero; with `y_range` or `units` the last
-    weights are a hundredth of that, so the first outputs are near the middle of the range.
+    norm). Linear weights are Kaiming-normal, biases zero. The last weights are a hundredth of that
+    with `y_range` or `units`, so that the first outputs are near the middle of the range, and
+    without a hidden layer, because few items cannot train away large random weights, which become
+    noise as soon as the features change.
 
     Args:
         nf: channels of the body's output, before a concat pool doubles them.
@@ -214,7 +216,7 @@ def create_head(
     for layer in linears:
         nn.init.kaiming_normal_(layer.weight)
         nn.init.zeros_(layer.bias)
-    if y_range is not None or units is not None:
+    if y_range is not None or units is not None or not hidden:
         with torch.no_grad():
             linears[-1].weight.mul_(_QUIET)
     return nn.Sequential(*layers)

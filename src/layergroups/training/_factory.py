@@ -52,9 +52,9 @@ def vision_learner(
     cut: int | str | Callable[[nn.Module], nn.Module] | None = None,
     split: Split = "auto",
     metrics: Any = (),
-    lin_ftrs: Sequence[int] | None = None,
+    lin_ftrs: Sequence[int] | None = (),
     ps: float | Sequence[float] = 0.5,
-    concat_pool: bool = True,
+    concat_pool: bool = False,
     custom_head: nn.Module | None = None,
     bn_final: bool = False,
     first_bn: bool = True,
@@ -87,9 +87,10 @@ def vision_learner(
             name of a child, or a function from network to body.
         split: the rule that divides the model into layer groups.
         metrics: names, torchmetrics objects or functions.
-        lin_ftrs: sizes of the hidden layers of the head.
+        lin_ftrs: sizes of the hidden layers of the head; None is one of 512, as in fastai. The
+            default is no hidden layer, which learns as much from few items, and sooner.
         ps: dropout of the head.
-        concat_pool: concatenate average and maximum pooling.
+        concat_pool: concatenate average and maximum pooling, as in fastai; False: average only.
         custom_head: used instead of the default head; it takes the body's output.
         bn_final: a batch norm at the end.
         first_bn: a batch norm before the first linear layer.

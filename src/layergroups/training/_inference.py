@@ -23,8 +23,9 @@ def predictions(
     learner: LearnerState, images: Paths | EvalLoader
 ) -> Iterator[tuple[Path, AnyPrediction]]:
     """Yield each image with its prediction; between batches the model may be used or changed."""
-    batches = images
-    if not isinstance(batches, EvalLoader):
+    if isinstance(images, EvalLoader):
+        batches: Any = batches_of(learner.data, images)
+    else:
         batches = learner.data.test_batches(_paths(images))
     return _each(learner, iter(batches), iter(batches.paths))
 

@@ -288,27 +288,28 @@ class Learner(LearnerState):
         defaults: FineTuneDefaults | None = None,
         **options: Unpack[FitOptions],
     ) -> History:
-        """Train the head on the frozen body, then the groups above the first one.
+        """Train the head on the frozen body, then all groups.
 
         The two phases decide which groups train, including parameters in them that you froze with
         `requires_grad_(False)`. `fit` after `freeze_to` leaves those frozen.
 
-        First phase: the outputs of the body are computed once for two augmented views of each item
-        and cached. The head trains on them for many cheap passes, until the loss on held-out
-        training items no longer improves. Callbacks see cached outputs as inputs.
+        First phase: the outputs of the body are computed once for two views of each item, one of
+        them augmented, and cached. The head trains on them for a thousand cheap steps or more.
+        Callbacks see cached outputs as inputs.
 
-        Second phase: the first layer group stays frozen. Its outputs come from the same cache, and
-        each epoch is two passes over them. All groups have the same rate, a fifth of base_lr;
-        fastai spreads the rates from base_lr / 200 to base_lr / 2. `FineTuneDefaults(lowest=0)`
-        trains all groups; so does a network without pretrained weights, or without a group between
-        the first and the head.
+        Second phase: all groups train, the first at a tenth of the rate of the last one. Small data
+        get smaller batches, so that there are enough steps. At the end, the weights go most of the
+        way from those of the first phase to the last ones, which is more robust than either end.
+        How far is decided by a tenth of the training items, which is held out until the last epoch;
+        so this phase does not end clearly worse than the head alone. Validation items decide
+        nothing. `FineTuneDefaults(lowest=1)` leaves the first group frozen, and caches its outputs.
 
         Args:
             epochs: of the second phase.
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
-            lr: rates of the second phase, as in `fit`; None is a fifth of base_lr. A slice, list,
-                dict or decay trains every group to which it gives a rate, the first too.
+            lr: rates of the second phase, as in `fit`; None spreads them up to 0.15 of base_lr. A
+                slice, list, dict or decay trains the groups from the first one with a rate on.
             defaults: all other settings.
             **options: those of every fit, for both phases; see `FitOptions`.
 

@@ -199,11 +199,17 @@ class Checkpointer:
         newest = self.series.files()[: 1 if state["fit"]["done"] else _KEPT]
         self.series.prune({written, *newest, *([self._base] if self._base else [])})
 
-    def finished(self, learner: LearnerState) -> History | None:
-        """If this fit was finished before: restore the learner at its end, and return the rows."""
+    def finished(self, learner: LearnerState, callbacks: Sequence[Any] = ()) -> History | None:
+        """If this fit was finished before: restore the learner at its end, and return the rows.
+
+        These callbacks, each of a different class, get the state that they had then.
+        """
         saved = self._found
         if saved is None or not saved.state["fit"]["done"]:
             return None
+        states = join_tensors(saved.state["fit"]["callbacks"], saved.tensors)
+        for callback in callbacks:
+            callback.load_state_dict(states[f"0-{type(callback).__name__}"])
         restore(learner, saved.tensors, saved.state, strict=True, source=str(saved.path))
         _log.warning("Fit %d was done before; its end is loaded from %s.", self.number, saved.path)
         return learner.history[len(learner.history) - saved.state["fit"]["rows"] :]

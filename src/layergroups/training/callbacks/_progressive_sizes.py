@@ -75,7 +75,7 @@ class ProgressiveSizes:
     def _take(self, run: FitContext, size: Size) -> None:
         if size != self._size:
             data = run.learner.data
-            run.train = data.train if size == data.size else data.resized(size)
+            run.train = data.training(size=size, **run.varied) or data.train
             run.batches = run.train
             self._size = size
         set_epoch(run.train, run.learner.epochs_done)
@@ -84,7 +84,7 @@ class ProgressiveSizes:
 def _check_data(run: FitContext, last: Size) -> None:
     data = run.learner.data
     own = data.size
-    if own is None or not data.resizable:
+    if own is None or data.training(size=last) is None:
         raise TrainingError(
             f"ProgressiveSizes needs data that can change their size, such as ImageDataLoaders; "
             f"{type(data.given).__name__} cannot."

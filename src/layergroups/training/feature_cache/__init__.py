@@ -16,9 +16,14 @@ from layergroups.training.feature_cache._feature_buffer import (
     FeatureCacheConfig,
     checked_cache_config,
 )
-from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
+from layergroups.training.feature_cache._feature_cache import (
+    UNVARIED,
+    Boundary,
+    CacheEntry,
+    FeatureCache,
+)
 
 __all__ = [
-    "Boundary", "CacheEntry", "CachedBatches", "CachedEpochs", "FeatureBuffer", "FeatureCache",
-    "FeatureCacheConfig", "batch_size", "checked_cache_config", "probe", "why_not",
+    "UNVARIED", "Boundary", "CacheEntry", "CachedBatches", "CachedEpochs", "FeatureBuffer",
+    "FeatureCache", "FeatureCacheConfig", "batch_size", "checked_cache_config", "probe", "why_not",
 ]  # fmt: skip

@@ -40,6 +40,7 @@ from layergroups.training.loop import FitContext
 from layergroups.training.state import evaluating
 
 Boundary = tuple[int, ...]
+UNVARIED: Final = -1  # among the epochs of cached views: items without augmentation
 _ATTRIBUTES: Final = (bool, int, float, str, tuple, list, type(None))
 
 
@@ -185,7 +186,8 @@ class FeatureCache:
         for number, epoch in enumerate(epochs):
             started = time.perf_counter()
             places = [(e.train, len(e.views)) for e in entries if e.train is not None]
-            _run_over(fit, part, fit.learner.data.views(epoch), places)
+            view = fit.learner.data.views(None if epoch == UNVARIED else epoch)
+            _run_over(fit, part, view, places)
             for entry in entries:
                 entry.views.append(epoch)
             if number >= lost:  # work that a resumed run repeats does not count for this epoch

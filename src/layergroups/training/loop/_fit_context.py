@@ -98,6 +98,7 @@ class FitContext:
         accumulate: batches for each optimizer step; `accumulated` since the last one.
         callbacks: in the order of their calls.
         features: cached outputs of frozen layers; None runs the frozen layers in every epoch.
+        varied: how `train` differs from the training batches of the data; see `vary`.
         batches: of this epoch: `train`, or those of `features`.
         epoch, batch: epoch of this fit, counted from 0; batches of the epoch so far.
         step, steps: optimizer steps of this fit so far, and of all epochs if each is one pass over
@@ -133,6 +134,7 @@ class FitContext:
     replicas: Replicas = field(init=False)
     accumulate: int = field(init=False)
     features: FeatureSource | None = None
+    varied: dict[str, Any] = field(default_factory=dict)
     seconds_before: float = 0.0
     epoch: int = 0
     batch: int = 0
@@ -168,6 +170,17 @@ class FitContext:
         self.accelerator, self.replicas = learner.accelerator, Replicas(learner.processes)
         self.accumulate = learner.accumulate
         self.surgery_sync = SurgerySync(learner)
+
+    def vary(self, **varied: Any) -> None:
+        """Train in batches of another `batch_size`, or without the items `left_out`.
+
+        Arguments of earlier calls remain; see `DataSource.training`. Data that cannot do that stay.
+        """
+        asked = {name: value for name, value in (self.varied | varied).items() if value}
+        if asked != self.varied and (batches := self.learner.data.training(**asked)) is not None:
+            batches.set_epoch(self.learner.epochs_done)
+            self.train = self.batches = batches
+            self.varied = asked
 
     @property
     def model(self) -> nn.Module:

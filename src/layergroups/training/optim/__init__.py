@@ -10,9 +10,9 @@ from layergroups.training.optim._optimizers import (
     set_momentum,
     set_rates,
 )
-from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Schedule
+from layergroups.training.optim._schedules import Flat, FlatCos, OneCycle, Repeated, Schedule
 
 __all__ = [
-    "Flat", "FlatCos", "OneCycle", "OptFunc", "Schedule", "build_optimizer", "checked_clip",
-    "checked_decay", "factory_of", "rates_in_use", "set_momentum", "set_rates",
+    "Flat", "FlatCos", "OneCycle", "OptFunc", "Repeated", "Schedule", "build_optimizer",
+    "checked_clip", "checked_decay", "factory_of", "rates_in_use", "set_momentum", "set_rates",
 ]  # fmt: skip

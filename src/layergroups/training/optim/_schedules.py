@@ -88,6 +88,23 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """A schedule twice: the first time until `first`, a part of the fit, then again."""
+
+    schedule: Schedule
+    first: float
+
+    def multiplier(self, t: float) -> float:
+        return self.schedule.multiplier(self._within(t))
+
+    def momentum(self, t: float) -> float | None:
+        return self.schedule.momentum(self._within(t))
+
+    def _within(self, t: float) -> float:
+        return t / self.first if t < self.first else (t - self.first) / (1 - self.first)
+
+
+@dataclass(frozen=True)
 class FlatCos:
     """The base rates for the first part, then a cosine down to 1/div_final.
 

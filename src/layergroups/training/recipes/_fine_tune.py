@@ -34,7 +34,7 @@ def plan_fine_tune(
         number("base_lr", base_lr, 0, math.inf, 1e-3)
     known = defaults or FineTuneDefaults()
     head_lr = known.base_lr if base_lr is None else base_lr
-    all_lr = head_lr * known.unfrozen_ratio if lr is None else lr
+    top = head_lr * known.unfrozen_ratio
     phases = (
         Phase(
             name="head",
@@ -49,10 +49,13 @@ def plan_fine_tune(
             name="late" if known.lowest else "all",
             epochs=epochs,
             freeze_to=known.lowest,
-            lr=all_lr,
+            lr=slice(top * known.spread, top) if lr is None else lr,
             schedule=known.schedule,
             stored=feature_cache,
             passes=known.passes,
+            least_steps=known.least_steps,
+            least_batch=known.least_batch,
+            interpolate=freeze_epochs > 0 and known.interpolate,
         ),
     )
     return tuple(phase for phase in phases if phase.epochs)
@@ -74,5 +77,5 @@ def fitted(
         lowest = 0
     if defaults is None and lr is not None and not isinstance(lr, (int, float)):
         rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
-        lowest = min([lowest, *(index for index, rate in enumerate(rates) if rate > 0)])
+        lowest = next((index for index, rate in enumerate(rates) if rate > 0), lowest)
     return replace(known, lowest=lowest)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get
 
 from layergroups._checks import text, whole_number
 from layergroups._suggestions import unknown_argument
+from layergroups.data import items_in
 from layergroups.groups import LayerGroups, Rate
 from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, fit_signature
 from layergroups.training.feature_cache import CachedEpochs, FeatureCache, FeatureCacheConfig
 from layergroups.training.loop import FitContext, fit
-from layergroups.training.optim import OneCycle, Schedule
+from layergroups.training.optim import FlatCos, OneCycle, Schedule
+from layergroups.training.recipes._held_out import ChooseWeights, HeldOut
 from layergroups.training.state import History
 
 if TYPE_CHECKING:
@@ -81,39 +83,55 @@ def takes_fit_options(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneDefaults:
-    """All settings of `fine_tune`, chosen by measurement.
+    """All settings of `fine_tune`, chosen by measurement on several data sets.
 
     Attributes:
         base_lr: rate of the head in the first phase.
-        unfrozen_ratio: rate of all groups in the second phase, as a part of base_lr.
+        unfrozen_ratio: rate of the last group in the second phase, as a part of base_lr.
+        spread: rate of the first group in the second phase, as a part of that of the last group;
+            those between are spread in equal ratios.
         lowest: the first layer group that trains in the second phase; 0 trains all. 1 leaves the
             early group frozen, so that its outputs are cached too, in the passes of the first
             phase, and later epochs need not compute them. All groups train if no layer of the body
             would train otherwise, if the network has no pretrained weights, or if its images do not
             have 3 channels.
-        passes: passes over the cached outputs for each epoch of the second phase; each pass uses
-            different views of the items.
-        views: augmented views of each training item for one frozen epoch, also for the layers that
-            stay frozen in the second phase; if `FeatureCacheConfig.views` is larger, it adds more.
-        head_passes: maximum passes of the head over its cached inputs.
-        hold_out: part of the training items that is held out to choose the best head.
-        patience: passes without a better held-out loss after which the head is done.
-        head_schedule: over all passes of the head.
+        passes: passes over the cached outputs for each epoch of the second phase, if a group stays
+            frozen; each pass uses different views of the items.
+        views: views of each training item for one frozen epoch: one as it is, the others augmented.
+            They also serve the layers that stay frozen in the second phase; if
+            `FeatureCacheConfig.views` is larger, it adds more.
+        head_steps: least optimizer steps of the head on its cached inputs.
+        head_passes: least passes of the head over its cached inputs.
+        head_decay: factor on the weight decay of the learner while the head trains alone.
+        least_steps: steps that the second phase should have; if it has fewer, its batches are
+            halved, as often as that helps, but not below `least_batch` items.
+        least_batch: see `least_steps`.
+        interpolate: end between the weights of the head's phase and the last ones; see `hold_out`.
+        hold_out: part of the training items that chooses how far between; it is held out until the
+            last epoch. 0 holds out none, and the end lies at 0.8 of the way.
+        head_schedule: over all steps of the head.
         schedule: of the second phase.
         max_bytes: maximum bytes of cached outputs for the first phase; None: the limits of the
             learner's `FeatureCacheConfig`.
     """
 
-    base_lr: float = 1e-3
-    unfrozen_ratio: float = 0.2
-    lowest: int = 1
+    base_lr: float = 2e-3
+    unfrozen_ratio: float = 0.15
+    spread: float = 0.1
+    lowest: int = 0
     passes: int = 2
     views: int = 2
-    head_passes: int = 20
+    head_steps: int = 1000
+    head_passes: int = 10
+    head_decay: float = 100.0
+    least_steps: int = 200
+    least_batch: int = 16
+    interpolate: bool = True
     hold_out: float = 0.1
-    patience: int = 5
-    head_schedule: Schedule = field(default_factory=OneCycle)
-    schedule: Schedule = field(default_factory=lambda: OneCycle(pct_start=0.1))
+    head_schedule: Schedule = field(default_factory=lambda: FlatCos(pct_start=0.0))
+    schedule: Schedule = field(
+        default_factory=lambda: OneCycle(pct_start=0.3, moms=(0.9, 0.9, 0.9))
+    )
     max_bytes: int | None = None
 
 
@@ -131,6 +149,9 @@ class Phase:
         from_store: train the head on cached outputs of the body only, if possible.
         stored: run frozen layers only once, and cache their outputs.
         passes: passes over the cached outputs for each epoch.
+        least_steps, least_batch: halve the batches as often as needed for so many steps, but not
+            below so many items; see `FineTuneDefaults`.
+        interpolate: end between the weights before and after the phase; see `ChooseWeights`.
         callbacks: of this phase.
     """
 
@@ -142,6 +163,9 @@ class Phase:
     from_store: bool = False
     stored: bool = True
     passes: int = 1
+    least_steps: int = 0
+    least_batch: int = 1
+    interpolate: bool = False
     callbacks: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
@@ -158,6 +182,19 @@ class Phase:
         if self.lr is not None:
             groups.set_rates(self.lr)
 
+    def batch_size(self, state: LearnerState) -> int:
+        """Items in a batch of this phase; 0 as in the data.
+
+        Batches stay as they are where batch norms compute their statistics from them, and where the
+        learner accumulates several.
+        """
+        size, n_items = state.data.batch_size, items_in(state.data.train) or 0
+        if not self.least_steps or state.accumulate > 1 or state.norms.updates_body(state.model):
+            return 0
+        while size // 2 >= self.least_batch and self.epochs * n_items < self.least_steps * size:
+            size //= 2
+        return 0 if size == state.data.batch_size else size
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitSetup:
@@ -168,11 +205,12 @@ class FitSetup:
     callbacks: tuple[object, ...] = ()
     checkpoints: CheckpointConfig | None = None
     figures: FineTuneDefaults = field(default_factory=FineTuneDefaults)
+    held_out: HeldOut = field(default_factory=HeldOut)
 
     def signature(self, state: LearnerState, phase: Phase) -> dict[str, Any]:
         """What identifies a phase; see `fit_signature`."""
         f = self.figures
-        head = [f.views, f.head_passes, f.hold_out, f.patience] if phase.from_store else []
+        head = [f.views, f.head_steps, f.head_passes, f.head_decay] if phase.from_store else []
         return fit_signature(
             state,
             phase.schedule,
@@ -181,6 +219,7 @@ class FitSetup:
             rates=None if phase.lr is None else repr(phase.lr),
             freeze_to=phase.freeze_to,
             passes=[phase.passes, *head],
+            held_out=len(self.held_out.items),
         )
 
     def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
@@ -198,8 +237,11 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if last and (done := last[0].finished(state)) is not None:
         return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    callbacks = [*average, *phase.callbacks, *setup.callbacks, *state.callbacks, *last]
+    choice = [ChooseWeights(setup.held_out)] if phase.interpolate else []
+    callbacks = [*average, *choice, *phase.callbacks, *setup.callbacks, *state.callbacks, *last]
     run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
+    left_out = choice[0].left_out if choice else ()
+    run.vary(batch_size=phase.batch_size(state), left_out=left_out)
     if phase.stored:
         run.features = CachedEpochs(setup.cache, setup.cache_config, phase.passes)
     return fit(run)

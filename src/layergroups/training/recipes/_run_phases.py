@@ -14,6 +14,7 @@ from layergroups.tasks import check_metrics
 from layergroups.training.callbacks import check_folders
 from layergroups.training.hardware import keep_freed_memory
 from layergroups.training.loop import FitContext, Snapshot
+from layergroups.training.recipes._held_out import HeldOut
 from layergroups.training.recipes._phases import (
     FitSetup,
     Phase,
@@ -36,6 +37,8 @@ def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) ->
     earlier run, nothing to train) leaves the learner unchanged, its random states too.
     """
     rows = History()
+    if any(phase.interpolate and phase.epochs > 1 for phase in phases):
+        setup = replace(setup, held_out=HeldOut.of(state.data, setup.figures.hold_out))
     if setup.checkpoints is not None:
         with state.processes.failing_together():
             signatures = [setup.signature(state, phase) for phase in phases if phase.epochs]
@@ -72,9 +75,8 @@ def _run_phase(
             return train_head(state, phase, setup, also)
         _log.warning(
             "The head trains through the whole network, because the layers that train are %.0f%% "
-            "of the network, too much for %d passes.",
+            "of the network, too much for many passes.",
             100 * share,
-            setup.figures.head_passes,
         )
     return fit_phase(state, phase, setup)
 

@@ -1,6 +1,5 @@
 """The first phase of `fine_tune`: many passes of the head over cached outputs of the frozen body.
 
-This file decides which items are held out, how many passes there are, and which head is the best.
 The outputs come from the learner's feature cache, as in every fit.
 """
 
@@ -9,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from layergroups.data import weighted_order
 from layergroups.errors import TrainingError
-from layergroups.tasks import Meter, stratified_split
 from layergroups.training.feature_cache import (
+    UNVARIED,
     Boundary,
     CachedBatches,
     CachedEpochs,
@@ -29,8 +29,10 @@ from layergroups.training.feature_cache import (
     probe,
     why_not,
 )
-from layergroups.training.loop import FitContext, check_batch_count, evaluate, fit
-from layergroups.training.recipes._phases import FitSetup, Phase, fit_phase
+from layergroups.training.loop import FitContext, check_batch_count, fit
+from layergroups.training.optim import Repeated
+from layergroups.training.recipes._held_out import TrainTwice
+from layergroups.training.recipes._phases import FineTuneDefaults, FitSetup, Phase, fit_phase
 
 if TYPE_CHECKING:
     from layergroups.data import Batches
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("layergroups")
 _VIEWS_FROM: Final = 1 << 20  # first epoch number of the views; ordinary epochs stay below
-_MIN_HELD_OUT: Final = 16
 
 
 def train_head(
@@ -46,15 +47,16 @@ def train_head(
 ) -> History:
     """Run the frozen layers over some views of the items, then train the rest on their outputs.
 
-    The head with the best loss on a stratified, held-out part of the training items is used; the
-    validation items have no influence. The history gets one row. If this is not possible, a warning
-    gives the reason, and the phase trains as `fit` does.
-    Values at the boundaries `also` of later phases are cached in the same passes.
+    If a later phase is to be judged by held-out items, a head is trained without them first. The
+    history gets one row. If this is not possible, a warning gives the reason, and the phase trains
+    as `fit` does. Values at the boundaries `also` of later phases are cached in the same passes.
     """
     last = setup.checkpointer(learner, phase, kind="-head")
-    if last and (done := last[0].finished(learner)) is not None:
+    twice = [TrainTwice(setup.held_out)] if setup.held_out.items else []
+    if last and (done := last[0].finished(learner, twice)) is not None:
         return done
-    callbacks = [*setup.callbacks, *learner.callbacks, *last]
+    decay = HeadDecay(setup.figures.head_decay)
+    callbacks = [decay, *twice, *setup.callbacks, *learner.callbacks, *last]
     run = FitContext(learner, 1, phase.schedule, phase.name, callbacks)
     first_epoch = last[0].first_epoch if last else learner.epochs_done
     outdated = False
@@ -82,18 +84,24 @@ def _prepare(
     check_batch_count(run.train)
     views = epochs_counted * figures.views if data.augmented else 1
     epochs = [_VIEWS_FROM + first * views + n for n in range(views)]
+    if views > 1 and data.views(None) is not None:
+        epochs[0] = UNVARIED
     entry = _filled(run, setup, epochs, also)
     if entry.train is None:
         return entry.reason
     size = batch_size(run) * run.accumulate
     run.accumulate = 1  # cached values are small, so the batches of a step become one batch
-    items, held_out = _split(entry.train.targets, figures.hold_out)
     seed, weights = run.learner.epoch_seed(first), data.sampling_weights
-    weights = None if weights is None else weights[items]
-    train = Passes(entry.train, items, views, size, figures.head_passes, seed, weights)
-    if len(held_out):
-        held = Passes(entry.train, held_out, views, size)
-        run.callbacks = (KeepBest(held, train.per_pass, figures.patience), *run.callbacks)
+    batches = [
+        Passes.of(entry.train, left_out, views, size, figures, seed, weights)
+        for left_out in ([setup.held_out.items, ()] if setup.held_out.items else [()])
+    ]
+    if len(batches) > 1:
+        run.schedule = Repeated(run.schedule, len(batches[0]) / sum(map(len, batches)))
+    for callback in run.callbacks:
+        if isinstance(callback, TrainTwice):
+            callback.steps = len(batches[0])
+    train = Trainings(tuple(batches))
     run.features = HeadFeatures(setup, run.groups.inactive, entry, train, epochs_counted)
     run.batches = train
     run.seconds_before = time.perf_counter() - started
@@ -121,16 +129,6 @@ def _filled(
     return entry
 
 
-def _split(targets: Tensor, part: float) -> tuple[Tensor, Tensor]:
-    """Positions of the items to train on, and of the held-out ones (none if there are few)."""
-    classes = targets.ndim == 1 and not targets.is_floating_point()
-    labels = targets.tolist() if classes else [0] * len(targets)
-    trained, held_out = stratified_split(labels, part, seed=0)
-    if len(held_out) >= _MIN_HELD_OUT:
-        return torch.tensor(trained), torch.tensor(held_out)
-    return torch.arange(len(targets)), torch.arange(0)
-
-
 @dataclass(frozen=True)
 class Passes(CachedBatches):
     """Passes over rows of a buffer; each pass has every one of `items` in every view once.
@@ -146,6 +144,25 @@ class Passes(CachedBatches):
     passes: int = 1
     seed: int | None = None
     weights: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        buffer: FeatureBuffer,
+        left_out: Sequence[int],
+        views: int,
+        batch_size: int,
+        figures: FineTuneDefaults,
+        seed: int,
+        weights: Tensor | None,
+    ) -> Passes:
+        """As many passes over all items but `left_out` as the figures ask for."""
+        used = torch.ones(buffer.items, dtype=torch.bool)
+        used[list(left_out)] = False
+        items = used.nonzero().flatten()
+        one = cls(buffer, items, views, batch_size, 1, seed)
+        passes = max(figures.head_passes, math.ceil(figures.head_steps / one.per_pass))
+        return replace(one, passes=passes, weights=None if weights is None else weights[items])
 
     @property
     def per_pass(self) -> int:
@@ -171,6 +188,49 @@ class Passes(CachedBatches):
                 yield chosen // count, self.items[chosen % count]
 
 
+@dataclass(frozen=True)
+class Trainings(CachedBatches):
+    """The passes of one training after those of the other."""
+
+    parts: tuple[Passes, ...]
+
+    @property
+    def buffer(self) -> FeatureBuffer:  # type: ignore[override] # read-only
+        return self.parts[-1].buffer
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return chain.from_iterable(part.rows() for part in self.parts)
+
+
+class HeadDecay:
+    """A callback that multiplies the weight decay of AdamW while the head trains alone.
+
+    Many steps on few items overfit otherwise. Other optimizers, whose weight decay acts through the
+    gradients, keep theirs.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def before_step(self, run: FitContext) -> None:
+        if isinstance(run.optimizer, torch.optim.AdamW):
+            self._multiply(run, self.factor)
+
+    def after_fit(self, run: FitContext) -> None:
+        self._multiply(run, 1.0)
+
+    def after_all(self, run: FitContext) -> None:
+        self._multiply(run, 1.0)
+
+    def _multiply(self, run: FitContext, factor: float) -> None:
+        for group in run.optimizer.param_groups:
+            if "layer_group" in group and group["weight_decay"]:
+                group["weight_decay"] = run.learner.weight_decay * factor
+
+
 class FeaturesOutdatedError(TrainingError):
     """The model was changed while its head trained on cached outputs."""
 
@@ -184,11 +244,11 @@ class HeadFeatures(CachedEpochs):
     required = True
 
     def __init__(
-        self, setup: FitSetup, boundary: Boundary, entry: CacheEntry, passes: Passes, counted: int
+        self, setup: FitSetup, boundary: Boundary, entry: CacheEntry, rows: Trainings, counted: int
     ) -> None:
         super().__init__(setup.cache, setup.cache_config)
         self.filled, self.boundary = entry, boundary
-        self.rows, self.epochs_counted = passes, counted
+        self.rows, self.epochs_counted = rows, counted
 
     def batches_for_epoch(self, run: FitContext) -> Batches | None:
         known = self.cache.entries.get(self.boundary)
@@ -204,53 +264,5 @@ class HeadFeatures(CachedEpochs):
         raise FeaturesOutdatedError
 
     def batches_per_pass(self, run: FitContext) -> float:
-        return self.rows.per_pass / self.rows.views
-
-
-class KeepBest:
-    """A callback that restores the weights with the best held-out loss at the end."""
-
-    def __init__(self, held_out: Passes, per_pass: int, patience: int) -> None:
-        self.held_out, self.per_pass, self.patience = held_out, per_pass, patience
-        self.best_loss, self.best_pass = math.inf, 0
-        self._weights: dict[str, Tensor] = {}
-
-    def after_step(self, run: FitContext) -> None:
-        if run.step % self.per_pass:
-            return
-        done = run.step // self.per_pass
-        loss = self._loss(run)
-        if loss < self.best_loss:
-            self.best_loss, self.best_pass = loss, done
-            self._weights = {name: t.detach().clone() for name, t in _moving(run).items()}
-        early = done - self.best_pass >= self.patience
-        if early or run.step == run.steps:
-            with torch.no_grad():
-                for name, tensor in _moving(run).items() if self._weights else ():
-                    tensor.copy_(self._weights[name])
-            run.stop = f"best of {done} passes of the head: {self.best_pass}"
-
-    def state_dict(self) -> dict[str, Any]:
-        found = {"loss": self.best_loss, "pass": self.best_pass} if self._weights else {}
-        return {"best": found, "weights": dict(self._weights)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._weights = dict(state["weights"])
-        if state["best"]:
-            self.best_loss, self.best_pass = state["best"]["loss"], state["best"]["pass"]
-
-    def _loss(self, run: FitContext) -> float:
-        loss_only = Meter((), 0, run.learner.task)
-        found = evaluate(run.learner, self.held_out, meter=loss_only, forward=run.forward)
-        return found["valid_loss"]
-
-
-def _moving(run: FitContext) -> dict[str, Tensor]:
-    inactive = {
-        m for module in run.groups.inactive_modules(run.groups.inactive) for m in module.modules()
-    }
-    moving: dict[str, Tensor] = {n: p for n, p in run.model.named_parameters() if p.requires_grad}
-    for path, module in run.model.named_modules():
-        if module not in inactive:
-            moving |= module.named_buffers(prefix=path, recurse=False)
-    return moving
+        last = self.rows.parts[-1]
+        return last.per_pass / last.views

@@ -69,18 +69,27 @@ class BatchNormPolicy:
     def kept(self, model: nn.Module) -> list[nn.Module]:
         return [m for m in self._keeping(model) if any(p.requires_grad for p in m.parameters())]
 
+    def updates_body(self, model: nn.Module) -> bool:
+        """Whether a norm layer of the body would compute its statistics from batches."""
+        kept, head = set(self._keeping(model)), _head_modules(model)
+        return any(layer not in kept and layer not in head for layer in norm_layers(model))
+
     def _keeping(self, model: nn.Module) -> list[NormBase]:
         self.note(model)
         if self.policy == "update":
             return []
-        model, head = unwrap(model), set()
-        if isinstance(model, nn.Sequential) and len(model) == 2:
-            head = set(model[1].modules())
+        model, head = unwrap(model), _head_modules(model)
         return [
             layer
             for layer in norm_layers(model)
             if layer not in head and (self.policy == "keep" or self._fitted_at_first[layer])
         ]
+
+
+def _head_modules(model: nn.Module) -> set[nn.Module]:
+    model = unwrap(model)
+    two = isinstance(model, nn.Sequential) and len(model) == 2
+    return set(model[1].modules()) if two else set()  # type: ignore[index] # a Sequential
 
 
 def checked_policy(policy: str) -> str:

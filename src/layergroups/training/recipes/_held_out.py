@@ -1,0 +1,245 @@
+"""How the second phase of `fine_tune` ends: between the weights before it and the last ones.
+
+The result lies on the straight line from the weights before the phase to those after it, which is
+more robust than either end. Held-out training items decide how far along the line. They are in no
+step until the last epoch, so the phase starts with a head that has not seen them. The last epoch
+trains on all items, and its head gets what another head, trained on all items, learned from them.
+
+Source: Wortsman and others, "Robust fine-tuning of zero-shot models" (2022), for the line between
+the weights (WiSE-FT); Ilharco and others, "Editing Models with Task Arithmetic" (2023), for adding
+the difference of two heads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from layergroups.data import DataSource, IndexedBatches, items_in
+from layergroups.tasks import stratified_split
+from layergroups.training.loop import predict_all
+
+if TYPE_CHECKING:
+    from layergroups.training.loop import FitContext
+
+_log = logging.getLogger("layergroups")
+_LEAST: Final = 16  # held-out items that can judge anything
+_MOST: Final = 1000  # more would cost time and decide the same
+_USUAL: Final = 0.8  # of the way; a different part needs evidence
+_PARTS: Final = (0.0, 0.25, 0.5, _USUAL, 1.0)
+_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
+Weights = dict[str, Tensor]
+
+
+@dataclass(eq=False)
+class HeldOut:
+    """Training items in no step of the phases of one `fine_tune`.
+
+    Attributes:
+        items: their positions, ascending; none if they could not judge.
+        head: the weights of a head that was trained without them; empty before that.
+    """
+
+    items: tuple[int, ...] = ()
+    head: Weights = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: DataSource, part: float) -> HeldOut:
+        """Choose this part of the training items, of every class, always in the same way."""
+        n = items_in(data.train)
+        if not n or data.training(left_out=[0]) is None or _unvaried(data) is None:
+            return cls()
+        targets = data.targets()
+        classes = targets is not None and targets.ndim == 1 and not targets.is_floating_point()
+        labels = targets.tolist() if targets is not None and classes else [0] * n
+        _, items = stratified_split(labels, min(part, _MOST / n), seed=0)
+        return cls(items if len(items) >= _LEAST else ())
+
+
+def _unvaried(data: DataSource) -> IndexedBatches | None:
+    """The training items without augmentation, if they can be read one by one."""
+    batches = data.views(None)
+    return batches if isinstance(batches, IndexedBatches) else None
+
+
+class TrainTwice:
+    """A callback of the head's phase: train first without the held-out items, then with all.
+
+    Both start from the same weights, with a new optimizer state.
+    """
+
+    def __init__(self, held_out: HeldOut) -> None:
+        self.held_out = held_out
+        self.steps = 0  # of the first training
+        self._start: Weights = {}
+
+    def before_fit(self, run: FitContext) -> None:
+        self._start = _copied(trained_tensors(run))
+
+    def after_step(self, run: FitContext) -> None:
+        if run.step != self.steps:
+            return
+        tensors = trained_tensors(run)
+        self.held_out.head = _copied(tensors)
+        put(tensors, self._start)
+        forget_moments(run, tensors)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self._start, "head": self.held_out.head}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._start, self.held_out.head = dict(state["start"]), dict(state["head"])
+
+
+class ChooseWeights:
+    """A callback of the second phase: moves the weights to a point on the line, see above.
+
+    Without held-out items it is always the same point.
+    """
+
+    def __init__(self, held_out: HeldOut) -> None:
+        self.held_out = held_out
+        self.errors: dict[float, float] = {}  # of the held-out items, by the part of the way
+        self.part = _USUAL  # of the way
+        self.judged = False
+        self._before: Weights = {}
+        self._run: FitContext | None = None
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The items that are in no step now."""
+        return self.held_out.items if self.held_out.head and not self.judged else ()
+
+    def before_fit(self, run: FitContext) -> None:
+        self._run = run
+        tensors = trained_tensors(run)
+        self._before = _copied(tensors)
+        put(tensors, self.held_out.head)
+        # The gradients of a head that has learned its cached inputs are small, and so are its
+        # second moments: the first steps on new inputs would be far too large.
+        forget_moments(run, tensors)
+
+    def before_epoch(self, run: FitContext) -> None:
+        if run.epoch + 1 == run.epochs and self.left_out:
+            self._judge(run)
+            run.vary(left_out=())
+
+    def before_validate(self, run: FitContext) -> None:
+        if run.epoch + 1 == run.epochs or run.stop:
+            self._finish(run)
+
+    def after_fit(self, run: FitContext) -> None:
+        self._finish(run)  # if a callback has ended the fit after an epoch
+
+    def after_all(self, run: FitContext) -> None:
+        if not run.begun:  # the phase was refused
+            put(trained_tensors(run), {n: self._before[n] for n in self.held_out.head})
+
+    def state_dict(self) -> dict[str, Any]:
+        judged = {"part": self.part, "judged": self.judged, "errors": list(self.errors.items())}
+        return {"before": self._before, "head": self.held_out.head, **judged}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._before, self.held_out.head = dict(state["before"]), dict(state["head"])
+        self.part, self.judged = state["part"], state["judged"]
+        self.errors = dict(state["errors"])
+        if self._run is not None:
+            self._run.vary(left_out=self.left_out)
+
+    def _judge(self, run: FitContext) -> None:
+        """Choose the point by the held-out items, and return them to the training items."""
+        self.judged = True
+        tensors, head = trained_tensors(run), self.held_out.head
+        if not _same_shapes(self._before, tensors):
+            return
+        start, now = {**self._before, **head}, _copied(tensors)
+        errors = {}
+        for part in _PARTS:
+            put(tensors, _between(start, now, part))
+            errors[part] = _errors(run, self.held_out.items)
+        self.part = run.processes.from_main("the choice of weights", _best(errors))
+        self.errors = {part: float(each.mean()) for part, each in errors.items()}
+        learned = {n: self._before[n] - head[n] for n in head if not n.endswith(_STATISTICS)}
+        put(tensors, now | {name: now[name] + value for name, value in learned.items()})
+
+    def _finish(self, run: FitContext) -> None:
+        if not self._before:
+            return
+        if self.left_out:  # stopped early
+            self._judge(run)
+        tensors = trained_tensors(run)
+        if _same_shapes(self._before, tensors):
+            put(tensors, _between(self._before, _copied(tensors), self.part))
+        else:
+            _log.warning("The model was changed in this phase, so its last weights stay.")
+        self._before = {}
+
+
+def _same_shapes(one: Weights, other: Weights) -> bool:
+    return {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in other.items()}
+
+
+def _between(start: Weights, end: Weights, part: float) -> Weights:
+    return {
+        name: torch.lerp(start[name], value, part) if 0 < part < 1 and value.is_floating_point()
+        else (value if part else start[name])
+        for name, value in end.items()
+    }  # fmt: skip
+
+
+def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
+    """The error of each held-out item, float (N,): wrong or right for one class, else its loss."""
+    learner, batches = run.learner, _unvaried(run.learner.data)
+    assert batches is not None  # see HeldOut.of
+    size = learner.data.batch_size or 64
+    chunks = (batches.at(items[i : i + size]) for i in range(0, len(items), size))
+    predicted, targets, losses = predict_all(learner, chunks, with_loss=True)
+    assert targets is not None
+    assert losses is not None
+    if targets.ndim == 1 and not targets.is_floating_point() and predicted.ndim == 2:
+        return (predicted.argmax(1) != targets).double()
+    return losses.double()
+
+
+def _best(errors: Mapping[float, Tensor]) -> float:
+    """The usual part, unless another has a clearly smaller error: by 1.5 standard errors."""
+    usual = errors[_USUAL]
+    gains = {part: usual - each for part, each in errors.items() if part != _USUAL}
+    part, gain = max(gains.items(), key=lambda pair: float(pair[1].mean()))
+    noise = float(gain.std()) / len(gain) ** 0.5
+    return part if float(gain.mean()) > 1.5 * noise else _USUAL
+
+
+def trained_tensors(run: FitContext) -> Weights:
+    """Parameters that train, and the buffers of their modules, by name."""
+    inactive = {
+        m for module in run.groups.inactive_modules(run.groups.inactive) for m in module.modules()
+    }
+    found: Weights = {n: p for n, p in run.model.named_parameters() if p.requires_grad}
+    for path, module in run.model.named_modules():
+        if module not in inactive:
+            found |= module.named_buffers(prefix=path, recurse=False)
+    return found
+
+
+def forget_moments(run: FitContext, tensors: Weights) -> None:
+    """Start with a new optimizer state for these parameters."""
+    for tensor in tensors.values():
+        run.optimizer.state.pop(tensor, None)
+
+
+def _copied(tensors: Weights) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def put(tensors: Weights, values: Mapping[str, Tensor]) -> None:
+    """Write values into the tensors of the same names."""
+    with torch.no_grad():
+        for name, value in values.items():
+            if name in tensors:
+                tensors[name].copy_(value)

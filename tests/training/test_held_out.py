@@ -1,0 +1,243 @@
+"""How the second phase of `fine_tune` ends: held-out items, and the line between the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.tiny import pretrained, snapshot, tiny_model
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from layergroups import ImageDataLoaders
+from layergroups.errors import LayerGroupsError
+from layergroups.training import EarlyStopping, FineTuneDefaults, Learner
+from layergroups.training.recipes._held_out import ChooseWeights, HeldOut, _best
+
+FIGURES = FineTuneDefaults(head_steps=12, head_passes=1, hold_out=0.2)
+
+
+def images(n: int, seed: int) -> TensorDataset:
+    """Three classes of 16 x 16 images that differ in colour."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = torch.randint(0, 160, (n, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    x[torch.arange(n), y] += 90
+    return TensorDataset(x, y)
+
+
+def learner(n: int = 96, **options: Any) -> Learner:
+    dls = ImageDataLoaders.from_dataset(
+        images(n, 1), images(30, 2), size=16, batch_size=32, seed=3, vocab=["r", "g", "b"]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = pretrained(tiny_model())
+    options = {"split": ["0.0", "0.7", "1"], "progress": False, "seed": 0} | options
+    return Learner(dls, model, metrics=["accuracy"], **options)
+
+
+class Watches:
+    """Notes the items of every step through the network, and the weights around the last phase."""
+
+    def __init__(self) -> None:
+        self.items: dict[int, set[int]] = {}
+        self.sizes: set[int] = set()
+
+    def before_fit(self, run: Any) -> None:
+        if run.phase == "all":
+            self.choice = next(c for c in run.callbacks if isinstance(c, ChooseWeights))
+            self.before = dict(self.choice._before)
+
+    def before_step(self, run: Any) -> None:
+        if run.phase == "all":
+            epoch = run.train.epoch - 1
+            self.items[run.epoch] = {i for batch in run.train.positions(epoch) for i in batch}
+            self.sizes.add(len(run.targets))
+
+    def after_step(self, run: Any) -> None:
+        if run.phase == "all":
+            self.last = snapshot(run.model)
+
+
+def test_held_out_items_are_in_no_step_before_the_last_epoch() -> None:
+    learn, watch = learner(), Watches()
+    held = HeldOut.of(learn.data, 0.2).items
+    labels = learn.data.targets()[list(held)]
+    assert len(held) == 18
+    assert torch.bincount(labels).tolist() == [6, 6, 6]
+    learn.fine_tune(3, defaults=FIGURES, callbacks=[watch])
+    assert watch.items == {
+        0: set(range(96)) - set(held), 1: set(range(96)) - set(held), 2: set(range(96)),
+    }  # fmt: skip
+    assert watch.choice.errors.keys() == {0.0, 0.25, 0.5, 0.8, 1.0}
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_items_of_every_task_are_held_out(task: str) -> None:
+    plain = images(96, 1)
+    y = nn.functional.one_hot(plain.tensors[1], 3)
+    data = TensorDataset(plain.tensors[0], y if task == "multilabel" else y[:, :2] + 0.5)
+    names = {"vocab": ["r", "g", "b"][: data.tensors[1].shape[1]]}
+    dls = ImageDataLoaders.from_dataset(data, data, size=16, batch_size=32, seed=3, **names)
+    assert dls.task == task
+    learn = Learner(dls, pretrained(tiny_model(dls.c)), progress=False, seed=0)
+    watch = Watches()
+    learn.fine_tune(2, defaults=FIGURES, callbacks=[watch])
+    assert len(watch.choice.held_out.items) == 19
+    assert set(watch.choice.errors) == {0.0, 0.25, 0.5, 0.8, 1.0}
+
+
+def test_small_data_get_smaller_batches() -> None:
+    learn, watch = learner(), Watches()
+    learn.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    assert watch.sizes == {16}
+    accumulates, watch = learner(accumulate=2), Watches()
+    accumulates.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    assert watch.sizes == {32}
+    updates, watch = learner(batch_norm="update"), Watches()
+    updates.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    assert watch.sizes == {32}
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.5}])
+def test_the_end_lies_between_the_weights_before_and_after(options: dict[str, Any]) -> None:
+    learn, watch = learner(**options), Watches()
+    rows = learn.fine_tune(2, defaults=replace(FIGURES, hold_out=0.0), callbacks=[watch])
+    before, end = watch.before, snapshot(learn.model)
+    assert watch.items[0] == set(range(96))
+    if not options:  # else the average of the weights is the other end
+        for name, tensor in end.items():
+            if tensor.is_floating_point():
+                expected = torch.lerp(before[name], watch.last[name], 0.8)
+                torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+    assert learn.validate()["valid_loss"] == pytest.approx(rows[-1].valid_loss, abs=1e-5)
+    assert not torch.equal(end["0.0.weight"], before["0.0.weight"])
+
+
+def test_a_second_phase_that_does_harm_is_undone_to_the_bit() -> None:
+    learn, watch = learner(n=150), Watches()
+    figures = replace(FIGURES, head_steps=200)
+    rows = learn.fine_tune(2, 1e-2, lr=30.0, defaults=figures, callbacks=[watch])
+    assert rows[0].metrics["accuracy"] > 0.8
+    assert watch.choice.part == 0.0
+    assert watch.choice.errors[0.0] < watch.choice.errors[1.0]
+    for name, tensor in snapshot(learn.model).items():
+        assert torch.equal(tensor, watch.before[name]), name
+    assert rows[-1].metrics == rows[0].metrics
+
+
+def test_the_usual_part_stays_without_evidence() -> None:
+    errors = {part: torch.zeros(20).double() for part in (0.0, 0.25, 0.5, 0.8, 1.0)}
+    assert _best(errors) == 0.8
+    errors[0.8][0] = 1.0  # one item of 20 may be chance
+    assert _best(errors) == 0.8
+    errors[0.8][:8] = 1.0
+    assert _best(errors) != 0.8
+
+
+def test_a_phase_that_a_callback_stops_ends_between_too() -> None:
+    learn, watch = learner(), Watches()
+    stops = EarlyStopping(monitor="accuracy", patience=1, min_delta=2.0)
+    rows = learn.fine_tune(6, defaults=FIGURES, callbacks=[watch, stops])
+    assert len(rows) < 7
+    assert watch.choice.judged
+    assert not any(torch.equal(t, watch.last[n]) for n, t in learn.model.named_parameters())
+
+
+def test_a_model_changed_in_the_phase_keeps_its_last_weights(caplog: Any) -> None:
+    class Replaces:
+        def before_step(self, run: Any) -> None:
+            if run.phase == "all" and run.step == 3:
+                run.model[1][4] = nn.Linear(8, 3, bias=False)
+
+    learn, watch = learner(), Watches()
+    learn.fine_tune(2, defaults=FIGURES, callbacks=[Replaces(), watch])
+    assert "its last weights stay" in caplog.text
+    assert torch.equal(learn.model[0][0].weight, watch.last["0.0.weight"])
+
+
+class Killed(LayerGroupsError):
+    """The end of the process, in a test."""
+
+
+def killed_at(phase: str, step: int) -> Any:
+    class Kills:
+        def after_step(self, run: Any) -> None:
+            if run.phase == phase and run.step == step:
+                raise Killed
+
+    return Kills()
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize(
+    ("phase", "step"), [("head", 5), ("head", 14), ("all", 2), ("all", 7), ("all", 9)]
+)
+def test_a_resumed_run_ends_equal_to_the_bit(
+    tmp_path: Path, phase: str, step: int, ema: float | None
+) -> None:
+    def run(folder: str, *callbacks: object, resume: bool = False) -> Learner:
+        learn = learner(ema=ema)
+        options: dict[str, Any] = {"checkpoint_dir": tmp_path / folder, "checkpoint_every": 2}
+        learn.fine_tune(
+            2, lr=1e-2, defaults=FIGURES, callbacks=list(callbacks), resume=resume, **options
+        )
+        return learn
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", killed_at(phase, step))
+    again = run("killed", resume=True)
+    assert [r.train_loss for r in again.history] == [r.train_loss for r in whole.history]
+    assert [r.metrics for r in again.history] == [r.metrics for r in whole.history]
+    for name, tensor in snapshot(whole.model).items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_a_run_killed_between_the_phases_ends_equal_to_the_bit(tmp_path: Path) -> None:
+    class Kills:
+        def before_fit(self, run: Any) -> None:
+            if run.phase == "all":
+                raise Killed
+
+    def run(folder: str, *callbacks: object, resume: bool = False) -> Learner:
+        learn = learner()
+        options: dict[str, Any] = {"callbacks": list(callbacks), "resume": resume}
+        learn.fine_tune(2, defaults=FIGURES, checkpoint_dir=tmp_path / folder, **options)
+        return learn
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", Kills())
+    again = run("killed", resume=True)
+    for name, tensor in snapshot(whole.model).items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_weight_decay_is_that_of_the_learner_after_the_head_has_trained() -> None:
+    seen: list[float] = []
+
+    class Notes:
+        def before_step(self, run: Any) -> None:
+            seen.extend({g["weight_decay"] for g in run.optimizer.param_groups} - {0.0})
+
+    learn = learner(weight_decay=0.02)
+    learn.fine_tune(1, defaults=FIGURES, callbacks=[Notes()])
+    assert set(seen) == {2.0, 0.02}
+    assert {g["weight_decay"] for g in learn.opt.param_groups} == {0.0, 0.02}
+    sgd, seen[:] = learner(opt_func="sgd"), []
+    sgd.fine_tune(1, defaults=FIGURES, callbacks=[Notes()])
+    assert set(seen) == {0.01}
+
+
+@pytest.mark.parametrize("make", [lambda: learner(n=40), lambda: learner(n=96)])
+def test_few_items_hold_out_none(make: Callable[[], Learner]) -> None:
+    learn = make()
+    n = learn.data.train.n_items
+    assert bool(HeldOut.of(learn.data, 0.2).items) == (n == 96)
+    assert learn.fine_tune(2, defaults=FIGURES)[-1].valid_loss is not None
