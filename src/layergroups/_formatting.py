@@ -19,7 +19,7 @@ from rich.text import Text
 
 def plain_text(shown: RenderableType, width: int = 100) -> str:
     """What rich would print, without colours and without spaces at the ends of lines."""
-    # in a notebook a console displays what it is given, if it is not told otherwise
+    # in a notebook a console displays what it is given, by itself
     console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
     with console.capture() as captured:
         console.print(shown, markup=False, highlight=False)

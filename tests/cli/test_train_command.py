@@ -95,7 +95,7 @@ def test_an_earlier_model_is_replaced_and_that_is_said(
 def test_the_model_may_not_lie_among_the_photos(run: Run, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", each=1)
     line = run("train", photos, *TINY, "--out", photos / "model").only_error_line
-    assert "would be taken for a class" in line
+    assert "count as a class" in line
     assert not (photos / "model").exists()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from layergroups import ImageDataLoaders
-from layergroups.errors import LayerGroupsError
+from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.training import EarlyStopping, FineTuneDefaults, Learner
 from layergroups.training.recipes._held_out import ChooseWeights, HeldOut, _best
 
@@ -241,3 +241,44 @@ def test_few_items_hold_out_none(make: Callable[[], Learner]) -> None:
     n = learn.data.train.n_items
     assert bool(HeldOut.of(learn.data, 0.2).items) == (n == 96)
     assert learn.fine_tune(2, defaults=FIGURES)[-1].valid_loss is not None
+
+
+def test_what_the_head_phase_cached_serves_the_second_phase_without_held_out_items() -> None:
+    """Other batches are not other data: no view of the early group is computed again."""
+    learn, watch = learner(), Watches()
+    rows = learn.fine_tune(3, defaults=replace(FIGURES, lowest=1), callbacks=[watch])
+    assert [row.resources["body_passes"] for row in rows] == [2.0, 0.0, 0.0, 0.0]
+    assert [row.phase for row in rows] == ["head", "late", "late", "late"]
+
+
+def test_a_row_says_where_the_end_lies_if_it_is_not_the_usual_place() -> None:
+    learn, watch = learner(n=150), Watches()
+    figures = replace(FIGURES, head_steps=200)
+    rows = learn.fine_tune(2, 1e-2, lr=30.0, defaults=figures, callbacks=[watch])
+    assert "0 of the way" in rows[-1].note
+    assert "of the way" not in rows[-2].note
+
+
+def test_weight_decays_given_by_hand_are_as_before_after_the_head() -> None:
+    class Own:
+        def before_fit(self, run: Any) -> None:
+            if run.phase == "head":
+                run.optimizer.param_groups[-2]["weight_decay"] = 0.123
+
+    learn = learner()
+    learn.fine_tune(1, defaults=FIGURES, callbacks=[Own()])
+    assert learn.opt.param_groups[-2]["weight_decay"] == 0.123
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"head_steps": 0}, {"hold_out": 0.9}, {"spread": -1.0}, {"views": "2"}, {"base_lr": -1e-3}],
+)
+def test_settings_of_the_recipe_refuse_nonsense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match=next(iter(wrong))):
+        FineTuneDefaults(**wrong)
+
+
+def test_the_plotted_schedule_counts_the_smaller_batches() -> None:
+    preview = learner().plot_schedule("fine_tune", 3, defaults=FIGURES)
+    assert preview.phases[1].steps == 3 * 6

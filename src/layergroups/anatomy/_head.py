@@ -57,7 +57,7 @@ class Head:
         classifiers: its final linear maps; empty for a network without a head.
         ops: times of its operations; empty where it has no weights of its own.
         reason: why it begins there, or why there is none, in words.
-        known: True where the caller said which module is the head.
+        known: True where the caller named the head.
     """
 
     classifiers: tuple[Classifier, ...]

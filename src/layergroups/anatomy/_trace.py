@@ -348,7 +348,7 @@ class Recorder(TorchDispatchMode):
     def _left_operand(
         self, func: Any, args: Any, sources: dict[int, tuple[int, ...]]
     ) -> tuple[int, ...]:
-        """Where a weight layer has no data: what it multiplies is taken for the model's input."""
+        """Where a weight layer has no data: what it multiplies counts as the model's input."""
         name = op_name(func)
         at = 1 if "embedding" in name or name in ("addmm", "baddbmm", "addmv") else 0
         operand = args[at] if at < len(args) and isinstance(args[at], Tensor) else None

@@ -81,8 +81,8 @@ def _check(options: TrainOptions) -> None:
     folder = options.folder
     if options.out.resolve().is_relative_to(folder.resolve()) and folder.is_dir():
         raise DataError(
-            f"--out {options.out} lies in the folder of the images, {folder}, where it would be "
-            "taken for a class. Give a folder outside of it."
+            f"--out {options.out} lies in the folder of the images, {folder}, where it would "
+            "count as a class. Give a folder outside of it."
         )
 
 

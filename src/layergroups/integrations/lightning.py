@@ -90,10 +90,8 @@ class LayerGroupsCallback(Callback):
         if example is None:
             example = getattr(pl_module, "example_input_array", None)
         if self._unfreezer is None or self.groups.model is not network:
-            self.groups, self._unfreezer = (
-                LayerGroups(network, self.split, example_input=example),
-                None,
-            )
+            self.groups = LayerGroups(network, self.split, example_input=example)
+            self._unfreezer = None
         if "configure_optimizers" not in vars(pl_module):
             made = functools.partial(self._configured, pl_module.configure_optimizers)
             pl_module.configure_optimizers = made
@@ -189,11 +187,11 @@ def _over_groups(groups: LayerGroups, lr: Rate | None) -> Iterator[None]:
     def init(self: Optimizer, params: Any, defaults: dict[str, Any]) -> None:
         plain(self, _divided(groups, lr, list(params), defaults), defaults)
 
-    Optimizer.__init__ = init  # type: ignore[method-assign]
+    Optimizer.__init__ = init  # type: ignore[method-assign] # until the end of the block
     try:
         yield
     finally:
-        Optimizer.__init__ = plain  # type: ignore[method-assign]
+        Optimizer.__init__ = plain  # type: ignore[method-assign] # as before
 
 
 def _divided(

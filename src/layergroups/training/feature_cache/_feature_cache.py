@@ -112,10 +112,11 @@ class FeatureCache:
 
         `probe` returns a few items as inputs of the model.
         """
-        if not all(map(is_, self.data, (fit.train, fit.valid))):
+        data = (fit.learner.data.train, fit.valid)  # `fit.train` may leave some items out
+        if not all(map(is_, self.data, data)):
             # Entries that were loaded have no values yet, so nothing of the old data.
             self.entries = {b: e for b, e in self.entries.items() if e.views and not e.buffers}
-            self.data = (fit.train, fit.valid)
+            self.data = data
         with as_if_inactive(fit.groups, boundary) as inactive:
             tensors, modules = _tensors_of(fit.model, inactive), list(fit.model.modules())
             fingerprint = _fingerprint(fit, inactive, tensors)

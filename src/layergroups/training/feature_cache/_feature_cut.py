@@ -26,7 +26,7 @@ from layergroups.groups import has_foreign_hooks
 from layergroups.models import AdaptiveConcatPool2d
 from layergroups.training.state import evaluating
 
-PROBE_ITEMS: Final = 3  # odd, so that a dimension of the batch is not taken for one of the features
+PROBE_ITEMS: Final = 3  # odd, so that a dimension of the batch is not one of the features
 RESHAPING: Final = (
     AdaptiveConcatPool2d,
     nn.AdaptiveAvgPool2d,

@@ -111,6 +111,7 @@ class FitContext:
         changes, changed: number of surgeries in this fit; whether there was one since the last
             step.
         stop: a callback writes a reason here to end the fit.
+        note: a callback writes here what was unusual in the last epoch, for its row.
         allow_nonfinite: a NaN or infinite loss ends the fit without an error; see `StopOnNaN`.
         losses: of the epoch so far.
         max_multiplier, lrs: the maximum of the schedule in the epoch so far, and the rates of the
@@ -153,6 +154,7 @@ class FitContext:
     changes: int = 0
     changed: bool = False
     stop: str = ""
+    note: str = ""
     allow_nonfinite: bool = False
     losses: LossMeter = field(default_factory=LossMeter)
     max_multiplier: float = 0.0

@@ -215,7 +215,7 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
         seconds=took[0],
         lrs=run.lrs,
         frozen=tuple(run.groups.frozen),
-        note=note or run.stop or origin,
+        note=note or run.stop or run.note or origin,
         lr_profile=lr_profile(run.schedule, first, first + run.step - run.first_step, steps),
         resources=took[1],
     )

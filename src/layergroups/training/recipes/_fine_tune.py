@@ -35,6 +35,7 @@ def plan_fine_tune(
     known = defaults or FineTuneDefaults()
     head_lr = known.base_lr if base_lr is None else base_lr
     top = head_lr * known.unfrozen_ratio
+    spread = slice(top * known.spread, top) if top * known.spread else top
     phases = (
         Phase(
             name="head",
@@ -49,7 +50,7 @@ def plan_fine_tune(
             name="late" if known.lowest else "all",
             epochs=epochs,
             freeze_to=known.lowest,
-            lr=slice(top * known.spread, top) if lr is None else lr,
+            lr=spread if lr is None else lr,
             schedule=known.schedule,
             stored=feature_cache,
             passes=known.passes,

@@ -175,6 +175,8 @@ class ChooseWeights:
         tensors = trained_tensors(run)
         if _same_shapes(self._before, tensors):
             put(tensors, _between(self._before, _copied(tensors), self.part))
+            if self.part != _USUAL:
+                run.note = f"{self.part:g} of the way from the head, by held-out items"
         else:
             _log.warning("The model was changed in this phase, so its last weights stay.")
         self._before = {}

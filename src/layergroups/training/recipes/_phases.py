@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get_type_hints
 
-from layergroups._checks import text, whole_number
+from layergroups._checks import number, text, whole_number
 from layergroups._suggestions import unknown_argument
 from layergroups.data import items_in
 from layergroups.groups import LayerGroups, Rate
@@ -133,6 +134,16 @@ class FineTuneDefaults:
         default_factory=lambda: OneCycle(pct_start=0.3, moms=(0.9, 0.9, 0.9))
     )
     max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("base_lr", "unfrozen_ratio", "head_decay"):
+            number(name, getattr(self, name), 0, math.inf, type(self).__dict__[name])
+        number("spread", self.spread, 0, 1, 0.1)
+        number("hold_out", self.hold_out, 0, 0.5, 0.1)
+        whole_number("lowest", self.lowest, 0, 1)
+        whole_number("least_steps", self.least_steps, 0, 200)
+        for name in ("passes", "views", "head_steps", "head_passes", "least_batch"):
+            whole_number(name, getattr(self, name), 1, type(self).__dict__[name])
 
 
 @dataclass(frozen=True, kw_only=True)

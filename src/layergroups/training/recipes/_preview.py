@@ -27,7 +27,7 @@ Planned = tuple[Sequence[Phase], Sequence[object]]
 def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> SchedulePreview:
     """The rates of all layer groups at each step of a fit; changes nothing."""
     groups = state.layer_groups
-    per_epoch = math.ceil(check_batch_count(state.data.train) / state.accumulate)
+    check_batch_count(state.data.train)
     rates, momentum, previews, stored = groups.rates, _own_momentum(state), [], False
     for phases, shared in planned:
         for phase in phases:
@@ -37,6 +37,9 @@ def preview_phases(state: LearnerState, planned: Sequence[Planned]) -> ScheduleP
                 rates = spread_rates(phase.lr, groups.names, rates)
             # Only outputs that an earlier phase has cached are used in several passes an epoch.
             passes = phase.passes if stored and phase.freeze_to else 1
+            size = phase.batch_size(state)
+            batches = state.data.training(batch_size=size) if size else None
+            per_epoch = math.ceil(len(batches or state.data.train) / state.accumulate)
             callbacks = (*phase.callbacks, *checked_callbacks(shared), *state.callbacks)
             previews.append(_preview(phase, callbacks, groups, rates, per_epoch * passes, momentum))
             stored = stored or phase.from_store

@@ -214,21 +214,21 @@ class HeadDecay:
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
+        self._own: list[tuple[dict[str, Any], float]] = []  # during a step
 
     def before_step(self, run: FitContext) -> None:
         if isinstance(run.optimizer, torch.optim.AdamW):
-            self._multiply(run, self.factor)
+            for group in run.optimizer.param_groups:
+                self._own.append((group, group["weight_decay"]))
+                group["weight_decay"] *= self.factor
 
-    def after_fit(self, run: FitContext) -> None:
-        self._multiply(run, 1.0)
+    def after_step(self, run: FitContext) -> None:
+        for group, decay in self._own:
+            group["weight_decay"] = decay
+        self._own.clear()
 
     def after_all(self, run: FitContext) -> None:
-        self._multiply(run, 1.0)
-
-    def _multiply(self, run: FitContext, factor: float) -> None:
-        for group in run.optimizer.param_groups:
-            if "layer_group" in group and group["weight_decay"]:
-                group["weight_decay"] = run.learner.weight_decay * factor
+        self.after_step(run)  # of a step that failed
 
 
 class FeaturesOutdatedError(TrainingError):
