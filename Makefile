@@ -4,9 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
+DOCS   := $(VENV)/.docs
 TEST   := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-.PHONY: demo test test-all test-oldest attack check lint types floors format clean
+.PHONY: demo test test-all test-oldest attack check lint types floors docs format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -18,6 +19,10 @@ $(READY): pyproject.toml
 $(DEV): $(READY)
 	@echo "Installing the tools for the tests into $(VENV)."
 	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[demo,docs]'
 	touch $@
 
 demo: $(READY)
@@ -35,7 +40,7 @@ test-oldest:
 attack: $(DEV)
 	LAYERGROUPS_ATTACK=20 $(TEST) -m slow tests/attack
 
-check: lint types floors test-all
+check: lint types floors docs test-all
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -47,9 +52,17 @@ types: $(DEV)
 floors: $(DEV)
 	$(BIN)/lint-imports
 
+# Builds the site into site/, without network. Warnings are errors, those of griffe too, which reads the docstrings.
+docs: $(DOCS)
+	$(BIN)/typer layergroups.cli._app utils docs --name layergroups --title "Command line" \
+		--output docs/reference/command-line.md
+	NO_COLOR=1 $(BIN)/zensical build --clean --strict >$(VENV)/docs.log 2>&1 || { cat $(VENV)/docs.log; exit 1; }
+	! grep "^griffe:" $(VENV)/docs.log
+	@echo "The site is in site/index.html."
+
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-run site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

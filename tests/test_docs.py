@@ -5,21 +5,24 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import shutil
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
-from PIL import Image
+from torchvision.models import ResNet18_Weights, resnet18
 
 import layergroups as lg
+import layergroups.errors
 from layergroups.tasks import LOSSES, TASKS
 from layergroups.training.optim._optimizers import build_optimizer
 from layergroups.training.state._learner_state import LearnerState
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "docs/questions.md", "docs/other-loops.md"]
-FROM_FASTAI = "docs/from-fastai.md"
+DEMO_PHOTOS = ROOT / "src/layergroups/demo/photos"
+FROM_FASTAI = "docs/coming-from/fastai.md"
 ROOMS = ("training", "data", "reports", "models", "groups", "anatomy", "checkpoints")
 OBJECTS: dict[str, type[Any]] = {
     "learn": lg.Learner,
@@ -27,23 +30,66 @@ OBJECTS: dict[str, type[Any]] = {
     "interp": lg.Interpretation,
     "groups": lg.LayerGroups,
 }
+FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks(document: str) -> list[str]:
-    text = (ROOT / document).read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+class Block(NamedTuple):
+    """A Python block of a page, and the output that the page shows below it."""
+
+    code: str
+    shown: str | None
 
 
-def make_photos(folder: Path) -> None:
-    """Two classes that differ by colour."""
+def blocks(page: str) -> list[Block]:
+    fences = [*FENCE.findall((ROOT / page).read_text(encoding="utf-8")), ("", "")]
+    return [
+        Block(code, after if language == "text" else None)
+        for (kind, code), (language, after) in pairwise(fences)
+        if kind == "python"
+    ]
+
+
+def pages() -> list[str]:
+    every = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [name for p in every if blocks(name := str(p.relative_to(ROOT)))]
+
+
+def masked(output: str) -> list[str]:
+    """The words of an output, without its numbers, lines of tables and spaces."""
+    return re.sub(r"[\d.,:e+-]*\d[\d.,:e+-]*", "#", re.sub(r"[─━│┃]+", " ", output)).split()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pages suppose: a few photos in folders, in a table and beside them, and weights.
+
+    `resnet18` finds pretrained weights where torchvision would have stored its download.
+    """
+    rows = []
+    for name in ("hat", "shoes"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for photo in sorted((DEMO_PHOTOS / "train" / name).iterdir())[:10]:
+            shutil.copy(photo, tmp_path / "photos" / name)
+            rows.append((f"photos/{name}/{photo.name}", name, len(rows)))
+    (tmp_path / "flat").mkdir()
+    for file, name, _ in rows:
+        shutil.copy(tmp_path / file, tmp_path / "flat" / f"{name}_{Path(file).name}")
+    shutil.copy(tmp_path / file, tmp_path / "photo.jpg")
+    for table, heading, cells in (
+        ("labels.csv", "file,label", lambda name, i: name),
+        ("tags.csv", "file,tags", lambda name, i: f"{name} {'new' if i % 3 else 'used'}"),
+        ("prices.csv", "file,price", lambda name, i: f"{20 + 7 * i % 50}.0"),
+    ):
+        lines = [f"{file},{cells(name, i)}" for file, name, i in rows]
+        (tmp_path / table).write_text("\n".join([heading, *lines]))
+    store = tmp_path / "torch/hub/checkpoints"
+    store.mkdir(parents=True)
     torch.manual_seed(0)
-    for name, red in (("cat", 200), ("dog", 40)):
-        (folder / name).mkdir(parents=True)
-        for i in range(10):
-            noise = torch.randint(0, 50, (40, 48, 3), dtype=torch.uint8)
-            noise[..., 0] += red
-            Image.fromarray(noise.numpy()).save(folder / name / f"{i}.jpg")
-    Image.fromarray(noise.numpy()).save(folder.parent / "photo.jpg")
+    torch.save(resnet18().state_dict(), store / ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 # Lightning: what torch tells it, and advice for longer runs
@@ -51,31 +97,32 @@ def make_photos(folder: Path) -> None:
     "ignore:.*LeafSpec:FutureWarning", "ignore:.*(many workers|logging inter|eval mode).*"
 )
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
-    run_all(document)
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("page", pages())
+def test_every_block_runs_and_prints_what_the_page_shows(
+    page: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, (code, shown) in enumerate(blocks(page)):
+        exec(compile(code, f"{page}, block {number + 1}", "exec"), names)
+        printed = "".join(capfd.readouterr())
+        if shown is not None:
+            assert masked(shown) == masked(printed), printed
 
 
-@pytest.mark.slow
-def test_what_a_user_of_fastai_types_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_photos(tmp_path / "folders")
-    (tmp_path / "photos").mkdir()
-    for photo in (tmp_path / "folders").rglob("*.jpg"):
-        photo.rename(tmp_path / "photos" / f"{photo.parent.name}_{photo.name}")
-    monkeypatch.chdir(tmp_path)
-    run_all(FROM_FASTAI)
-    for name in ("batch.png", "rates.png", "results.png", "confusion.png", "top.png", "run.html"):
-        assert (tmp_path / name).stat().st_size
+def documented() -> set[str]:
+    """The names that the reference explains, without the name of the package."""
+    text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/reference").glob("*.md"))
+    return set(re.findall(r"^::: layergroups\.(\S+)", text, re.MULTILINE))
 
 
-def run_all(document: str) -> None:
-    names: dict[str, object] = {}
-    for number, block in enumerate(blocks(document)):
-        code = compile(block, f"{document}, block {number + 1}", "exec")
-        exec(code, names)
-    assert names
+def test_the_reference_has_every_public_name_and_no_other() -> None:
+    errors = [f"errors.{name}" for name, one in vars(lg.errors).items() if isinstance(one, type)]
+    public = {*lg.__all__, *errors} - {"__version__", "LayerGroupsError", "DataError"}
+    assert public - documented() == set()
+    for name in documented():
+        module, _, attribute = f"layergroups.{name}".rpartition(".")
+        assert getattr(importlib.import_module(module), attribute)
 
 
 def our_names() -> list[str]:

@@ -40,9 +40,9 @@ def test_an_attribute_that_does_not_exist_names_the_nearest(learn: lg.Learner) -
 
 
 def test_names_of_fastai_point_to_the_page_about_them(learn: lg.Learner) -> None:
-    with pytest.raises(AttributeError, match="from-fastai"):
+    with pytest.raises(AttributeError, match="coming-from"):
         _ = learn.recorder
-    with pytest.raises(AttributeError, match="from-fastai"):
+    with pytest.raises(AttributeError, match="coming-from"):
         _ = lg.SaveModelCallback
 
 

@@ -120,7 +120,10 @@ class EarlyStopping(OnMetric):
     fastai: EarlyStoppingCallback.
 
     Args:
-        monitor, min_delta, mode: see `OnMetric`.
+        monitor: "valid_loss", "train_loss" or the name of a metric.
+        min_delta: a change must be larger than this to count as better.
+        mode: "min" if lower is better, "max" if higher is better; "auto" decides for losses and
+            for metrics given by name.
         patience: epochs without a better value after which the fit ends.
     """
 
@@ -152,7 +155,10 @@ class SaveBest(OnMetric):
     it is worse than the first. In fastai: SaveModelCallback, which always restores the best.
 
     Args:
-        monitor, min_delta, mode: see `OnMetric`.
+        monitor: "valid_loss", "train_loss" or the name of a metric.
+        min_delta: a change must be larger than this to count as better.
+        mode: "min" if lower is better, "max" if higher is better; "auto" decides for losses and
+            for metrics given by name.
         name: of the file, as in `learn.save(name)`.
         restore: put the weights of the best epoch back at the end of the fit. Freezing, learning
             rates and optimizer state stay as they are.
@@ -213,7 +219,10 @@ class ReduceLROnPlateau(OnMetric):
     inverse of this one.
 
     Args:
-        monitor, min_delta, mode: see `OnMetric`.
+        monitor: "valid_loss", "train_loss" or the name of a metric.
+        min_delta: a change must be larger than this to count as better.
+        mode: "min" if lower is better, "max" if higher is better; "auto" decides for losses and
+            for metrics given by name.
         factor: multiplies the rates; between 0 and 1.
         patience: epochs without a better value after which it does.
         min_lr: no rate falls below this one.
