@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 _Made = TypeVar("_Made")
+_IN_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"
+}  # fmt: skip
 
 
 def from_dict(kind: type[_Made], values: object, path: str = "") -> _Made:
     """The inverse of `dataclasses.asdict`, also after a round through JSON.
 
     Lists become tuples again and whole numbers floats where the field says so. JSON has no nan: an
-    entry of a mapping that is None is left out where the mapping's values cannot be None.
+    entry of a mapping that is None is left out where the mapping's values cannot be None. A text
+    becomes a path where the field says so.
 
     Args:
         kind: a dataclass; fields with a default may be missing. A field whose metadata has "was" is
@@ -62,9 +67,11 @@ def _value(kind: Any, value: object, path: str) -> Any:
         }
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    elif kind is Path and isinstance(value, str):
+        return Path(value)
     elif origin is None and (type(value) is kind or (kind is not int and isinstance(value, kind))):
         return value
-    raise ValueError(_wrong(path, getattr(kind, "__name__", str(kind)), value))
+    raise ValueError(_wrong(path, _IN_WORDS.get(kind, getattr(kind, "__name__", str(kind))), value))
 
 
 def _wrong(path: str, expected: str, value: object) -> str:

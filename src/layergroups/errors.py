@@ -16,6 +16,7 @@
     ├── TrainingError         a run could not start or go on
     ├── ArgumentError         a call has an argument that is not known, or lacks one
     ├── NoAttributeError      there is no attribute of this name
+    ├── ConfigError           a file of settings is wrong
     ├── CheckpointError       a saved file is absent, damaged or does not fit
     └── TransplantError       nothing can go from one model to another, or not as asked
 
@@ -89,6 +90,10 @@ class ArgumentError(LayerGroupsError, TypeError):
 
 class NoAttributeError(LayerGroupsError, AttributeError):
     """There is no attribute of this name; perhaps it has another one here."""
+
+
+class ConfigError(LayerGroupsError, ValueError):
+    """A file of settings cannot be read, or a setting in it is wrong."""
 
 
 class CheckpointError(LayerGroupsError):

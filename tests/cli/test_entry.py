@@ -43,7 +43,7 @@ def test_every_command_is_in_the_help(run: Run) -> None:
     ("words", "expected"),
     [
         (["trian"], "No such command 'trian'"),
-        (["train"], "Missing argument 'FOLDER'"),
+        (["train"], "Missing argument 'FOLDER'. See layergroups train --help."),
         (["train", "photos", "--epochs", "many"], "--epochs"),
         (["train", "photos", "--speed", "9"], "--speed"),
         (["train", "photos", "--epochs", "0", "--freeze-epochs", "0"], "trains nothing"),

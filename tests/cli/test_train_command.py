@@ -22,7 +22,7 @@ from layergroups import load_learner
 def test_it_writes_model_history_and_picture(model: Path) -> None:
     names = {path.name for path in model.iterdir()}
     written = {"learner.json", "model.safetensors", "history.csv", "confusion_matrix.png"}
-    assert names - {"run.html"} == {*written, "run.json"}
+    assert names - {"run.html"} == {*written, "run.json", "run.yaml"}
     with (model / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["phase"] for row in rows] == ["head", "all"]

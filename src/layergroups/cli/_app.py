@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from layergroups import __version__
+from layergroups.cli._run_config import RunConfig, read_settings
 
 app = typer.Typer(
     name="layergroups",
@@ -92,6 +93,16 @@ Split = Annotated[
 ]
 
 
+def _configured(context: typer.Context, file: Path | None) -> Path | None:
+    """Take the settings in the file as defaults of the options."""
+    if file is not None:
+        context.default_map = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in read_settings(file).items()
+        }
+    return file
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"layergroups {__version__}")
@@ -134,23 +145,35 @@ def train(
             ".csv or .tsv file with image names and their labels or numbers.",
         ),
     ],
+    config: Annotated[
+        Path | None,
+        _unset(
+            "FILE",
+            "A YAML file of settings, such as the run.yaml in a model folder. Options given here "
+            "override it.",
+            is_eager=True,
+            callback=_configured,
+        ),
+    ] = None,
     arch: Annotated[
         str, typer.Option(metavar="NAME", help="Network: resnet18, torchvision:…, timm:…")
-    ] = "resnet18",
-    epochs: Epochs = 3,
+    ] = RunConfig.arch,
+    epochs: Epochs = RunConfig.epochs,
     freeze_epochs: Annotated[
         int, typer.Option(min=0, metavar="N", help="Epochs of the head-only phase.")
-    ] = 1,
+    ] = RunConfig.freeze_epochs,
     lr: Annotated[
         float,
         typer.Option(
             min=0,
             metavar="RATE",
-            help="Learning rate of the head-only phase; the later phase uses a fifth of it.",
+            help="Learning rate of the head-only phase; the later phase uses up to 0.15 of it.",
         ),
-    ] = 1e-3,
-    size: Annotated[int, typer.Option(min=1, metavar="N", help="Image size in pixels.")] = 224,
-    batch_size: BatchSize = 64,
+    ] = RunConfig.lr,
+    size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Image size in pixels.")
+    ] = RunConfig.size,
+    batch_size: BatchSize = RunConfig.batch_size,
     out: Annotated[
         Path,
         typer.Option(
@@ -158,7 +181,7 @@ def train(
             help="Folder for the model: new, empty, or with an earlier model, which is replaced "
             "when training ends.",
         ),
-    ] = Path("model"),
+    ] = RunConfig.out,
     weights: Annotated[
         Path | None,
         _unset("FILE", "Pretrained weights (.safetensors or .pth) to use instead of a download."),
@@ -168,7 +191,7 @@ def train(
         typer.Option(
             "--pretrained/--no-pretrained", help="Start from pretrained or from random weights."
         ),
-    ] = True,
+    ] = RunConfig.pretrained,
     valid_pct: Annotated[
         float,
         typer.Option(
@@ -176,14 +199,14 @@ def train(
             help="Fraction (0 to 1) of the images held out for validation, of each class where "
             "there are classes; not used if the data have a validation part.",
         ),
-    ] = 0.2,
+    ] = RunConfig.valid_pct,
     seed: Annotated[
         int,
         typer.Option(
             metavar="N", help="Random seed: split, shuffling, augmentation, initialization."
         ),
-    ] = 42,
-    split: Split = "auto",
+    ] = RunConfig.seed,
+    split: Split = RunConfig.split,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
@@ -213,25 +236,20 @@ def train(
 ) -> None:
     """Fine-tune a network on a folder of images, or on a table of labels (.csv, .tsv).
 
-    The new head trains first, then all groups but the first (all, without pretrained weights).
+    The new head trains first, then all layer groups.
     Ctrl-C after the first step saves the model and stops.
     """  # fmt: skip
     from layergroups.cli import _train_command as command
-    from layergroups.cli._parsing import TableOptions
 
-    labels = TableOptions(
-        column=label_col, delimiter=label_delim, valid=valid_col, task=task, images=images
-    )
-    command.run(
-        command.TrainOptions(
-            folder=folder, labels=labels, channels=channels, arch=arch, epochs=epochs,
-            freeze_epochs=freeze_epochs, lr=lr, size=size, batch_size=batch_size, out=out,
-            weights=weights, pretrained=pretrained,
-            valid_pct=valid_pct, seed=seed, split=split, checkpoint_dir=checkpoint_dir,
-            resume=resume, workers=workers, on_error=on_error.value, json=json,
-            command=(app.info.name or "", *(context.obj or ())),
-        )
+    settings = RunConfig(
+        folder=folder, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, size=size,
+        batch_size=batch_size, out=out, weights=weights, pretrained=pretrained,
+        valid_pct=valid_pct, seed=seed, split=split, label_col=label_col, label_delim=label_delim,
+        valid_col=valid_col, images=images, task=task, channels=channels,
+        checkpoint_dir=checkpoint_dir, workers=workers, on_error=on_error.value,
     )  # fmt: skip
+    words = (app.info.name or "", *(context.obj or ()))
+    command.run(settings, resume=resume, json=json, command=words)
 
 
 @app.command()

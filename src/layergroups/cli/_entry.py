@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.main(words, prog_name="layergroups", standalone_mode=False, obj=words)
         sys.stdout.flush()
     except _USAGE_ERROR as error:
-        return _report_mistake(error.format_message(), usage=True)  # type: ignore[attr-defined] # click
+        usage: Any = error  # click's, whose types typer does not export
+        where = usage.ctx.command_path if usage.ctx else "layergroups"
+        return _report_mistake(f"{usage.format_message().rstrip('.')}. See {where} --help.")
     except LayerGroupsError as error:
         return _report_mistake(_in_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):
@@ -66,10 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _report_mistake(message: str, *, usage: bool = False) -> int:
+def _report_mistake(message: str) -> int:
     """Print what was wrong to stderr; the exit code for it."""
-    if usage:
-        message = f"{message.rstrip('.')}. See layergroups --help."
     print(f"layergroups: {message}", file=sys.stderr)
     return 2
 

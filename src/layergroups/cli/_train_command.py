@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import typer
 
 from layergroups._formatting import say, show_figures, show_json
 from layergroups._interrupts import interrupts
-from layergroups.cli._parsing import TableOptions, is_table, split_rule
+from layergroups.cli._parsing import is_table, split_rule
+from layergroups.cli._run_config import RunConfig
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
-from layergroups.data import ImageDataLoaders, OnError
+from layergroups.data import ImageDataLoaders
 from layergroups.errors import DataError
 from layergroups.reports import (
+    CONFIG,
     PICTURE,
     Interpretation,
     RunFiles,
@@ -26,104 +28,85 @@ from layergroups.reports import (
 from layergroups.training import FitContext, Learner, vision_learner
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    folder: Path
-    labels: TableOptions
-    channels: int | None
-    arch: str
-    epochs: int
-    freeze_epochs: int
-    lr: float
-    size: int
-    batch_size: int
-    out: Path
-    weights: Path | None
-    pretrained: bool
-    valid_pct: float
-    seed: int
-    split: str
-    checkpoint_dir: Path | None
-    resume: bool
-    workers: int | None
-    on_error: OnError
-    json: bool
-    command: tuple[str, ...]
-
-
-def run(options: TrainOptions) -> None:
+def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) -> None:
     """Train, save, evaluate, and say what to do next.
 
     Raises:
         LayerGroupsError: images, network or folder are not as they should be.
         typer.Exit: with code 130 after Ctrl-C.
     """
-    _check(options)
-    is_new = not options.out.exists()
-    replaces = claim_folder(options.out)
-    try:
-        learn = _learner(options)
-        if replaces:
-            say(f"{options.out} holds an earlier model; it is replaced when training ends.")
-        _train(learn, options)
-    finally:
-        if is_new and not any(options.out.iterdir()):
-            options.out.rmdir()
-
-
-def _check(options: TrainOptions) -> None:
-    """Find mistakes before any work is done."""
-    if not options.epochs and not options.freeze_epochs:
-        raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
-    if options.resume and options.checkpoint_dir is None:
+    if resume and config.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
-    options.labels.check(options.folder)
-    folder = options.folder
-    if options.out.resolve().is_relative_to(folder.resolve()) and folder.is_dir():
+    found, files = train(config, resume=resume, command=command)
+    _show(config.out, found, files, json)
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, command: Sequence[str]
+) -> tuple[Interpretation, RunFiles]:
+    """Train, save and evaluate; errors and Ctrl-C as for `run`."""
+    _check(config)
+    is_new = not config.out.exists()
+    replaces = claim_folder(config.out)
+    try:
+        learn = _learner(config)
+        if replaces:
+            say(f"{config.out} holds an earlier model; it is replaced when training ends.")
+        return _train(learn, config, resume, command)
+    finally:
+        if is_new and not any(config.out.iterdir()):
+            config.out.rmdir()
+
+
+def _check(config: RunConfig) -> None:
+    """Find mistakes before any work is done."""
+    if not config.epochs and not config.freeze_epochs:
+        raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
+    config.labels.check(config.folder)
+    folder = config.folder
+    if config.out.resolve().is_relative_to(folder.resolve()) and folder.is_dir():
         raise DataError(
-            f"--out {options.out} lies in the folder of the images, {folder}, where it would "
+            f"--out {config.out} lies in the folder of the images, {folder}, where it would "
             "count as a class. Give a folder outside of it."
         )
 
 
-def _learner(options: TrainOptions) -> Learner:
-    dls = _data(options)
+def _learner(config: RunConfig) -> Learner:
+    dls = _data(config)
     say(
         f"{len(dls.train_images)} training and {len(dls.valid_images)} validation images of "
-        f"{dls.task.count(dls.c)}, {options.size} x {options.size} pixels"
+        f"{dls.task.count(dls.c)}, {config.size} x {config.size} pixels"
     )
     learn = vision_learner(
         dls,
-        options.arch,
-        pretrained=options.pretrained,
-        weights=options.weights,
-        split=split_rule(options.split),
+        config.arch,
+        pretrained=config.pretrained,
+        weights=config.weights,
+        split=split_rule(config.split),
         metrics=dls.task.default_metrics,
-        seed=options.seed,
+        seed=config.seed,
     )
     groups = ", ".join(learn.layer_groups.names)
-    name = learn.blueprint.arch if learn.blueprint else options.arch
-    start = "pretrained" if options.pretrained or options.weights else "randomly initialized"
+    name = learn.blueprint.arch if learn.blueprint else config.arch
+    start = "pretrained" if config.pretrained or config.weights else "randomly initialized"
     say(f"{name}, {start}; layer groups: {groups}")
     return learn
 
 
-def _data(options: TrainOptions) -> ImageDataLoaders:
+def _data(config: RunConfig) -> ImageDataLoaders:
     shared: dict[str, Any] = {
-        "valid_pct": options.valid_pct,
-        "seed": options.seed,
-        "size": options.size,
-        "batch_size": options.batch_size,
-        "num_workers": options.workers,
-        "on_error": options.on_error,
-        "channels": options.channels,
+        "valid_pct": config.valid_pct,
+        "seed": config.seed,
+        "size": config.size,
+        "batch_size": config.batch_size,
+        "num_workers": config.workers,
+        "on_error": config.on_error,
+        "channels": config.channels,
     }
-    if not is_table(options.folder):
-        return ImageDataLoaders.from_folder(options.folder, **shared)
-    columns = options.labels.arguments()
-    return ImageDataLoaders.from_table(
-        options.folder, task=options.labels.task, **columns, **shared
-    )
+    if not is_table(config.folder):
+        return ImageDataLoaders.from_folder(config.folder, **shared)
+    columns = config.labels.arguments()
+    return ImageDataLoaders.from_table(config.folder, task=config.task, **columns, **shared)
 
 
 class _StepCount:
@@ -133,7 +116,9 @@ class _StepCount:
         self.steps += 1
 
 
-def _train(learn: Learner, options: TrainOptions) -> None:
+def _train(
+    learn: Learner, config: RunConfig, resume: bool, command: Sequence[str]
+) -> tuple[Interpretation, RunFiles]:
     """Train, save, then evaluate; Ctrl-C loses nothing that was learned."""
     count = _StepCount()
     learn.callbacks.append(count)
@@ -142,20 +127,20 @@ def _train(learn: Learner, options: TrainOptions) -> None:
         with interrupts():
             try:
                 learn.fine_tune(
-                    options.epochs,
-                    options.lr,
-                    freeze_epochs=options.freeze_epochs,
-                    checkpoint_dir=options.checkpoint_dir,
-                    resume=options.resume,
+                    config.epochs,
+                    config.lr,
+                    freeze_epochs=config.freeze_epochs,
+                    checkpoint_dir=config.checkpoint_dir,
+                    resume=resume,
                 )
             finally:
                 for number in before:
                     signal.signal(number, signal.SIG_IGN)  # the model is being saved
-        files = _write(learn, options)
+        files = _write(learn, config, command)
     except KeyboardInterrupt:
         if count.steps:
-            _write(learn, options)
-            say(f"Interrupted: the model after {count.steps} steps is saved in {options.out}.")
+            _write(learn, config, command)
+            say(f"Interrupted: the model after {count.steps} steps is saved in {config.out}.")
         else:
             say("Interrupted before the first step: nothing was learned, nothing is saved.")
         raise typer.Exit(130) from None
@@ -164,28 +149,29 @@ def _train(learn: Learner, options: TrainOptions) -> None:
             signal.signal(number, handler)
     try:
         found = Interpretation.from_learner(learn)
-        record_run(learn, command=options.command, interp=found).save(files.record)
+        record_run(learn, command=command, interp=found).save(files.record)
     except KeyboardInterrupt:
-        say(f"Interrupted: the model is saved in {options.out}, but not evaluated.")
+        say(f"Interrupted: the model is saved in {config.out}, but not evaluated.")
         raise typer.Exit(130) from None
-    _show(options, found, files)
+    return found, files
 
 
-def _write(learn: Learner, options: TrainOptions) -> RunFiles:
-    record = record_run(learn, command=options.command, measured=False)
-    return write_run(learn, options.out, record=record)
+def _write(learn: Learner, config: RunConfig, command: Sequence[str]) -> RunFiles:
+    record = record_run(learn, command=command, measured=False)
+    return write_run(learn, config.out, record=record, config=config.to_yaml())
 
 
-def _show(options: TrainOptions, found: Interpretation, files: RunFiles) -> None:
-    picture = options.out / PICTURE
+def _show(out: Path, found: Interpretation, files: RunFiles, json: bool) -> None:
+    picture = out / PICTURE
     has_picture = draw_confusion(found, picture)
-    if options.json:
-        show_json({"model": str(options.out)} | as_json(found))
+    if json:
+        show_json({"model": str(out)} | as_json(found))
     else:
         say()
-        paths = {"model": options.out, "history": files.history}
+        paths = {"model": out, "history": files.history}
         paths |= {"confusion": picture} if has_picture else {}
         figures = {"loss": float(found.losses.mean()), "items": len(found)}
         show_figures(figures_of(found) | figures | paths)
-    say(f"\nLook at the run:  layergroups report {options.out}")
-    say(f"Predict with it:  layergroups predict {options.out} image.jpg")
+    say(f"\nLook at the run:  layergroups report {out}")
+    say(f"Predict with it:  layergroups predict {out} image.jpg")
+    say(f"Change a setting: layergroups train --config {out / CONFIG} --out another-model")

@@ -19,6 +19,7 @@ from layergroups.reports.figures import (
     rate_picture,
 )
 from layergroups.reports.run import (
+    CONFIG,
     PICTURE,
     RunFiles,
     RunRecord,
@@ -29,10 +30,10 @@ from layergroups.reports.run import (
 from layergroups.tasks import Calibration, ClassReport, Confusion, ConfusionMatrix, Residuals
 
 __all__ = [
-    "PICTURE", "Calibration", "ClassReport", "Confusion", "ConfusionMatrix", "EpochRow", "HeatMap",
-    "Interpretation", "ModelSummary", "PhasePreview", "RateCurve", "Residuals", "RunFiles",
-    "RunRecord", "RunReport", "SchedulePreview", "TopLoss", "check_page_name", "claim_folder",
-    "confusion_matrix", "confusion_matrix_picture", "curves_png", "draw_rates", "grad_cam",
-    "groups_report", "heat_map", "model_summary", "network_picture", "per_class_table",
+    "CONFIG", "PICTURE", "Calibration", "ClassReport", "Confusion", "ConfusionMatrix", "EpochRow",
+    "HeatMap", "Interpretation", "ModelSummary", "PhasePreview", "RateCurve", "Residuals",
+    "RunFiles", "RunRecord", "RunReport", "SchedulePreview", "TopLoss", "check_page_name",
+    "claim_folder", "confusion_matrix", "confusion_matrix_picture", "curves_png", "draw_rates",
+    "grad_cam", "groups_report", "heat_map", "model_summary", "network_picture", "per_class_table",
     "rate_picture", "record_run", "report_on", "results_picture", "write_rows", "write_run",
 ]  # fmt: skip

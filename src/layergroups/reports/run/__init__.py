@@ -21,10 +21,10 @@ from layergroups.reports.run._record import (
     SetupFacts,
     ShownItem,
 )
-from layergroups.reports.run._run_folder import PICTURE, RunFiles, claim_folder, write_run
+from layergroups.reports.run._run_folder import CONFIG, PICTURE, RunFiles, claim_folder, write_run
 
 __all__ = [
-    "PICTURE", "Cell", "EpochRow", "NetworkFacts", "Outcome", "PhaseFacts", "RunFiles",
+    "CONFIG", "PICTURE", "Cell", "EpochRow", "NetworkFacts", "Outcome", "PhaseFacts", "RunFiles",
     "RunRecord", "SetupFacts", "ShownItem", "claim_folder", "differences", "figures_in_words",
     "figures_of", "headline", "phases_of", "record_run", "savings_of", "savings_text", "summary",
     "write_run",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layergroups._formatting import first_few
-from layergroups.checkpoints import DESCRIPTION, ENDINGS
+from layergroups.checkpoints import DESCRIPTION, ENDINGS, write_text
 from layergroups.errors import CheckpointError
 from layergroups.reports._protocols import Trained
 from layergroups.reports.figures import confusion_matrix_picture
@@ -19,6 +19,7 @@ from layergroups.tasks import ConfusionMatrix
 
 HISTORY = "history.csv"
 PICTURE = "confusion_matrix.png"
+CONFIG = "run.yaml"
 _log = logging.getLogger("layergroups")
 
 
@@ -56,8 +57,11 @@ def write_run(
     folder: str | Path,
     confusion: ConfusionMatrix | None = None,
     record: RunRecord | None = None,
+    config: str | None = None,
 ) -> RunFiles:
-    """Write the export of a learner, its history, its record and its confusion matrix, if given.
+    """Write the export of a learner, its history and its record.
+
+    If they are given, also its confusion matrix, and the settings from which it can be repeated.
 
     All files are written to a temporary folder, then moved into place, so a run that is killed
     while writing leaves an earlier export intact. The files of `layergroups export` of an earlier
@@ -67,15 +71,18 @@ def write_run(
     found = record or record_run(learn, measured=False)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target) as name:
-            draft = Path(name)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target) as folder_name:
+            draft = Path(folder_name)
             learn.export(draft)
             learn.history.to_csv(draft / HISTORY)
             found.save(draft / RECORD)
             if confusion is not None:
                 confusion_matrix_picture(confusion.matrix, confusion.classes, draft / PICTURE)
-            else:
-                (target / PICTURE).unlink(missing_ok=True)  # of an earlier run
+            if config is not None:
+                write_text(draft / CONFIG, config)
+            for name in (PICTURE, CONFIG):  # of an earlier run
+                if not (draft / name).exists():
+                    (target / name).unlink(missing_ok=True)
             _drop_graphs(target)
             for made in sorted(draft.iterdir()):
                 os.replace(made, target / made.name)
