@@ -18,6 +18,9 @@ from .data import (
 from .data import (
     ImageDataLoaders as ImageDataLoaders,
 )
+from .data import (
+    TextDataLoaders as TextDataLoaders,
+)
 from .errors import (
     DataError as DataError,
 )
@@ -162,6 +165,9 @@ from .training import (
 )
 from .training import (
     load_learner as load_learner,
+)
+from .training import (
+    text_learner as text_learner,
 )
 from .training import (
     vision_learner as vision_learner,

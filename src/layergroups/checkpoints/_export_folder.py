@@ -17,16 +17,20 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from layergroups._forward import call_model
 from layergroups._from_dict import from_dict
+from layergroups._torch import tree_map_only
 from layergroups.anatomy import eval_mode
 from layergroups.checkpoints import _file as file
 from layergroups.checkpoints._state_dicts import load_weights
-from layergroups.data import EvalTransform
+from layergroups.data import EvalTransform, is_text_config
 from layergroups.errors import CheckpointError, CutError, LayerGroupsError
 from layergroups.input_spec import InputSpec
 from layergroups.models import (
+    BodyWithHead,
     Cut,
     apply_cut,
+    build_text_encoder,
     describe_head,
     head_from_description,
     load_model,
@@ -60,15 +64,16 @@ class Blueprint:
     """How a model of body and head was created, JSON-ready.
 
     `arch` has its library, "torchvision:resnet18"; "module:Name" cannot be rebuilt. `size` is
-    height and width of the images; `network` the class of the original network.
+    height and width of the images, `input` their statistics; both None for inputs of other kinds.
+    `network` is the class of the original network.
     """
 
     arch: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     cut: Cut
     network: str
-    size: tuple[int, int]
-    input: InputSpec
+    size: tuple[int, int] | None = None
+    input: InputSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +106,9 @@ def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
             "other files. An exported model never needs them."
         )
     with torch.random.fork_rng(devices=[]):
+        if blueprint.size is None or blueprint.input is None:
+            encoder = build_text_encoder(**blueprint.kwargs)
+            return BodyWithHead(encoder, head_from_description(head))
         loaded = load_model(blueprint.arch, pretrained=False, **blueprint.kwargs)
         loaded, _ = with_channels(loaded, blueprint.input.channels, size=blueprint.size)
         try:
@@ -111,15 +119,18 @@ def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
 
 
 def why_not_rebuilt(
-    model: nn.Module, blueprint: Blueprint | None, head: list[dict[str, Any]] | None
+    model: nn.Module,
+    blueprint: Blueprint | None,
+    head: list[dict[str, Any]] | None,
+    example: Any = None,
 ) -> str:
     """Try to rebuild the model from its description: empty on success, else the reason.
 
-    The outputs are compared on one random image, in eval mode.
+    The outputs are compared in eval mode on one random image, or on the inputs `example`.
     """
     if blueprint is None or blueprint.arch.startswith("module:"):
         return "it was created from a module, not from the name of an architecture"
-    if type(model) is not nn.Sequential or len(model) != 2:
+    if not _has_body_and_head(model):
         return "it is no longer a Sequential of body and head"
     if head is None:
         return "its head has layers other than plain ones"
@@ -129,7 +140,7 @@ def why_not_rebuilt(
         load_weights(again, weights, "the model")
     except LayerGroupsError as cause:
         return f"its body was changed or cannot be rebuilt ({cause})"
-    if not _same_outputs(model, again, blueprint):
+    if not _same_outputs(model, again, blueprint, example):
         return "a model rebuilt from its name has different outputs, so layers were replaced"
     return ""
 
@@ -184,9 +195,11 @@ def load_export(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module
 
 def described_head(model: nn.Module) -> list[dict[str, Any]] | None:
     """The head of a `Sequential` of body and head as a list of plain layers, or None."""
-    if type(model) is not nn.Sequential or len(model) != 2:
-        return None
-    return describe_head(model[1])
+    return describe_head(model.get_submodule("1")) if _has_body_and_head(model) else None
+
+
+def _has_body_and_head(model: nn.Module) -> bool:
+    return type(model) in (nn.Sequential, BodyWithHead) and [*model._modules] == ["0", "1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,17 +239,25 @@ def _checked(fields: Any) -> Exported:
     groups = from_dict(_Groups, known, "groups")  # it may have more in newer releases
     if not len(groups.names) == len(groups.frozen) == len(groups.rates) == len(groups.members):
         raise ValueError("groups: names, members, frozen and rates must have the same length")
-    _check_input(InputSpec.from_dict(made.transform), "transform")
+    if not is_text_config(made.transform):
+        _check_input(InputSpec.from_dict(made.transform), "transform")
     if made.blueprint is not None:
         if made.blueprint.cut.kind not in _CUT_KINDS:
             raise ValueError(f"blueprint.cut.kind: expected {', '.join(_CUT_KINDS)}")
-        _check_input(made.blueprint.input, "blueprint.input")
-        _check_input(replace(made.blueprint.input, size=made.blueprint.size), "blueprint")
+        _check_blueprint(made.blueprint.input, made.blueprint.size)
     ends = [layer for layer in made.head or () if {"out_features", "layers"} & layer.keys()]
     n = ends[-1].get("out_features", len(classes)) if ends else len(classes)
     if n != len(classes):
         raise ValueError(f"{len(classes)} classes, but the head has {n} outputs")
     return made
+
+
+def _check_blueprint(spec: InputSpec | None, size: tuple[int, int] | None) -> None:
+    if spec is not None and size is not None:
+        _check_input(spec, "blueprint.input")
+        _check_input(replace(spec, size=size), "blueprint")
+    elif spec is not None or size is not None:
+        raise ValueError("blueprint: give both size and input, for images, or none of them")
 
 
 def _check_input(spec: InputSpec, name: str) -> None:
@@ -247,11 +268,17 @@ def _check_input(spec: InputSpec, name: str) -> None:
         raise ValueError(f"{name}: mean={spec.mean} and std={spec.std} are for fractions 0 to 1")
 
 
-def _same_outputs(model: nn.Module, again: nn.Module, blueprint: Blueprint) -> bool:
+def _same_outputs(model: nn.Module, again: nn.Module, blueprint: Blueprint, example: Any) -> bool:
     first = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, blueprint.input.channels, *blueprint.size, generator=generator)
+    if blueprint.input is not None and blueprint.size is not None:
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, blueprint.input.channels, *blueprint.size, generator=generator)
+        example = image.to(first.dtype)
+
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.to(first.device)
+
     with torch.no_grad(), eval_mode(model):
-        ours = model(image.to(first.device, first.dtype)).float().cpu()
-        theirs = again.eval().to(first.dtype)(image.to(first.dtype)).float()
+        ours = call_model(model, tree_map_only(Tensor, there, example)).float().cpu()
+        theirs = call_model(again.eval().to(first.dtype), example).float()
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3)

@@ -249,6 +249,10 @@ class DataSource:
             "learn.save(name)."
         )
 
+    def save_transform(self, folder: Path) -> None:
+        """Write the files that the transform needs, such as a tokenizer, into an export."""
+        return
+
     @property
     def _name(self) -> str:
         return type(self.given).__name__

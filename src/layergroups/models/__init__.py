@@ -22,13 +22,20 @@ from layergroups.models._heads import (
     outputs_of,
 )
 from layergroups.models._input_channels import InputChange, change_input_channels, with_channels
+from layergroups.models._text_encoder import (
+    BodyWithHead,
+    TextEncoder,
+    build_text_encoder,
+    describe_text_encoder,
+    load_text_encoder,
+)
 from layergroups.models._weights import compare, read_weights
 
 __all__ = [
-    "AdaptiveConcatPool2d", "Assembled", "ConcatLinear", "Cut", "InputChange", "LoadedModel",
-    "SigmoidRange", "TargetUnits", "all_or_nothing", "apply_cut", "assemble",
-    "change_input_channels", "checked_range", "classifier_layers", "compare", "create_body",
-    "create_head", "describe_head", "grow_head", "head_from_description", "is_linear",
-    "list_models", "load_model", "outputs_of", "read_weights", "replace_head", "shrink_head",
-    "with_channels",
+    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ConcatLinear", "Cut", "InputChange",
+    "LoadedModel", "SigmoidRange", "TargetUnits", "TextEncoder", "all_or_nothing", "apply_cut",
+    "assemble", "build_text_encoder", "change_input_channels", "checked_range", "classifier_layers",
+    "compare", "create_body", "create_head", "describe_head", "describe_text_encoder", "grow_head",
+    "head_from_description", "is_linear", "list_models", "load_model", "load_text_encoder",
+    "outputs_of", "read_weights", "replace_head", "shrink_head", "with_channels",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from layergroups.tasks import (
 )
 from layergroups.training._factory import cnn_learner, load_learner, vision_learner
 from layergroups.training._learner import Learner
+from layergroups.training._text_factory import text_learner
 from layergroups.training.callbacks import (
     CSVLog,
     CutMix,
@@ -44,5 +45,5 @@ __all__ = [
     "MeanSquaredError", "MixUp", "NumbersPrediction", "OneCycle", "Phase", "Prediction",
     "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "StopOnNaN",
     "Thaw", "Trackers", "average_gradients", "cnn_learner", "load_learner", "minimum",
-    "plan_fine_tune", "same_weights", "slide", "steep", "valley", "vision_learner",
+    "plan_fine_tune", "same_weights", "slide", "steep", "text_learner", "valley", "vision_learner",
 ]  # fmt: skip

@@ -20,11 +20,10 @@ from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import (
     DataSource,
     ImageDataLoaders,
-    InferenceData,
     Size,
     bound_to,
     data_source,
-    transform_from_config,
+    inference_data,
 )
 from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
@@ -200,10 +199,10 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         from layergroups.training._hub import fetched
 
         folder = fetched(folder)
-    made, exported = load_export(path_of(folder, CheckpointError, 'load_learner("model")'), model)
+    path = path_of(folder, CheckpointError, 'load_learner("model")')
+    made, exported = load_export(path, model)
     task = exported.task
-    transform = transform_from_config(exported.transform)
-    data = InferenceData(exported.classes, transform, task, exported.keyword)
+    data = inference_data(exported.transform, exported.classes, task, exported.keyword, path)
     options: dict[str, Any] = {"example_input": data.example()}
     if exported.blueprint is not None:
         options |= {"head": "1", "network": exported.blueprint.network}

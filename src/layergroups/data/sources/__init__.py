@@ -8,13 +8,20 @@ from layergroups.data.sources._lists import (
     find_files,
     labels_by_name,
     list_of_files,
+    marked,
     read_lists,
     read_unlabelled,
     samples_of,
     sound_positions,
 )
 from layergroups.data.sources._settings import Options, Settings, check_batch_size
-from layergroups.data.sources._table import Column, read_table, rows_of
+from layergroups.data.sources._table import (
+    Column,
+    labels_of,
+    marks_of,
+    read_table,
+    rows_of,
+)
 
 __all__ = [
     "Column",
@@ -28,7 +35,10 @@ __all__ = [
     "find_images",
     "is_dataset",
     "labels_by_name",
+    "labels_of",
     "list_of_files",
+    "marked",
+    "marks_of",
     "read_datasets",
     "read_folder",
     "read_labelled",

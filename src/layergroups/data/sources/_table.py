@@ -7,9 +7,11 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from layergroups._paths import path_of
 from layergroups.data._samples import names_of
@@ -98,12 +100,16 @@ def rows_of(
 ) -> Rows:
     """Files, labels and marks of a table; the arguments are those of `from_table`."""
     files = _files(table, folder, fn_col, suff)
-    labels, columns = _labels(table, label_col, label_delim, task)
-    valid = None
-    if valid_col is not None:
-        name, marks = table.column(valid_col, "valid_col")
-        valid = [_mark(value, name, row) for row, value in enumerate(marks)]
-    return Rows(files, labels, columns, valid)
+    labels, columns = labels_of(table, label_col, label_delim, task)
+    return Rows(files, labels, columns, marks_of(table, valid_col))
+
+
+def marks_of(table: Table, valid_col: Column | None) -> list[bool] | None:
+    """Whether each row is for validation; None if no column says so."""
+    if valid_col is None:
+        return None
+    name, marks = table.column(valid_col, "valid_col")
+    return [_mark(value, name, row) for row, value in enumerate(marks)]
 
 
 def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
@@ -127,12 +133,13 @@ def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
     return files
 
 
-def _labels(
+def labels_of(
     table: Table,
     label_col: Column | Sequence[Column],
     label_delim: str | None,
     task: Task | str | None,
 ) -> tuple[list[Any], tuple[str, ...]]:
+    """The label of each row, and the names of the label columns; see `from_table`."""
     if isinstance(label_col, str | int):
         name, values = table.column(label_col, "label_col")
         if label_delim is None:
@@ -215,7 +222,7 @@ def _mark(value: Any, column: str, row: int) -> bool:
     if word in _NO:
         return False
     raise DataError(
-        f"Row {row} has {value!r} in column {column!r}, which should say whether an image is for "
+        f"Row {row} has {value!r} in column {column!r}, which should say whether an item is for "
         "validation; expected True or False, 1 or 0, 'valid' or 'train'."
     )
 
@@ -226,8 +233,7 @@ def _read_file(path: Path, header: bool) -> Table:
             first = opened.readline()
             separator = max(_SEPARATORS, key=first.count)
             opened.seek(0)
-            reader = csv.reader(opened, delimiter=separator)
-            lines = [(reader.line_num, line) for line in reader if line]
+            lines = _lines(opened.read(), separator)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"The table {path} cannot be read: {error}. Expected a CSV or TSV file in UTF-8."
@@ -245,6 +251,21 @@ def _read_file(path: Path, header: bool) -> Table:
     rows = [[None if cell.strip() in _EMPTY else cell for cell in line] for _, line in lines]
     values = list(zip(*rows, strict=True)) or [()] * width
     return _not_empty(Table(tuple(zip(names, values, strict=True)), str(path)))
+
+
+def _lines(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """The rows of a file, each with the number of its last line."""
+
+    def read(quoting: Literal[0, 3], strict: bool = False) -> list[tuple[int, list[str]]]:
+        opened = StringIO(text, newline="")
+        reader = csv.reader(opened, delimiter=separator, quoting=quoting, strict=strict)
+        return [(reader.line_num, line) for line in reader if line]
+
+    with suppress(csv.Error):
+        return read(csv.QUOTE_MINIMAL, strict=True)
+    # A quotation mark that only opens, as in many tab-separated files, would join lines.
+    plain = read(csv.QUOTE_NONE)
+    return plain if len({len(line) for _, line in plain}) == 1 else read(csv.QUOTE_MINIMAL)
 
 
 def _values(column: Any, name: Any) -> tuple[Any, ...]:

@@ -46,7 +46,7 @@ def export(learner: LearnerState, target: Path) -> Path:
     transform = learner.data.transform_config()
     model = learner.layer_groups.model  # without the wrapper of torch.compile
     head = described_head(model)
-    reason = why_not_rebuilt(model, learner.blueprint, head)
+    reason = why_not_rebuilt(model, learner.blueprint, head, learner.data.example())
     if reason:
         _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
     named = [metric for metric in learner.metrics if isinstance(metric, str)]
@@ -71,9 +71,11 @@ def export(learner: LearnerState, target: Path) -> Path:
         thresh=learner.thresh,
         loss_settings=describe_loss(learner.loss_func),
         outputs="" if meaning is None else meaning.name,
-        keyword=_keyword(learner.data.example()),
+        keyword="" if learner.data.input is None else _keyword(learner.data.example()),
     )
-    return write_export(target, model, exported)
+    write_export(target, model, exported)
+    learner.data.save_transform(target)
+    return target
 
 
 def _keyword(example: object) -> str:

@@ -1,0 +1,553 @@
+"""`TextDataLoaders`: texts as training and validation batches, and texts to predict."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self, TypedDict, Unpack
+
+import torch
+
+from layergroups._checks import whole_number
+from layergroups._fingerprint import stable_text
+from layergroups._formatting import count
+from layergroups._suggestions import SuggestsNames, unknown_option
+from layergroups.data._batches import Balance, image_weights
+from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
+from layergroups.data._source import DataFacts, DataSource
+from layergroups.data._text_batches import TextEvalLoader, TextSet, TextTrainLoader
+from layergroups.data.sources import (
+    Column,
+    check_batch_size,
+    labels_of,
+    marked,
+    marks_of,
+    read_table,
+)
+from layergroups.data.text import DEFAULT_MODEL, TextTransform
+from layergroups.errors import DataError, TrainingError
+from layergroups.tasks import Task, missing, parse_labels
+
+_LOG = logging.getLogger("layergroups")
+_NAMES: Final = (("text", "sentence", "review", "content", "message"), ("label", "labels", "class"))
+ON_ERROR: Final = ("raise", "skip")
+
+
+class TextOptions(TypedDict, total=False):
+    """The names of the shared arguments; `TextDataLoaders.from_table` explains them."""
+
+    model: str | os.PathLike[str]
+    max_length: int | None
+    long: str
+    valid_pct: float
+    seed: int
+    batch_size: int
+    max_tokens: int
+    balance: Balance
+    on_error: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TextDataLoaders(SuggestsNames, DataSource):
+    """Texts and their labels as batches for training and for validation.
+
+    Make it with `from_table`, `from_lists` or `from_dataset`. Batches are pairs (inputs, targets):
+    inputs is a dict of int64 (N, L), such as input_ids and attention_mask, padded to the longest
+    text of the batch; targets are as in `ImageDataLoaders`.
+
+    Attributes:
+        train_texts: texts and labels for training, `files` being the texts.
+        valid_texts: texts and labels for validation.
+        vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
+        transform: the tokenizer and its limits.
+        batch_size: texts in a batch, at most.
+        max_tokens: tokens in a batch, at most, padding included.
+    """
+
+    train_texts: Samples
+    valid_texts: Samples
+    vocab: tuple[str, ...]
+    transform: TextTransform
+    batch_size: int = 32
+    max_tokens: int = 16384
+    seed: int = 42
+    balance: Balance = False
+    name: str = ""  # of the table
+    input: None = field(default=None, init=False)
+    size: None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        image_weights(self.balance, self.train_texts, self.vocab)  # checks the argument
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        *,
+        text: Column | Sequence[Column] = "text",
+        label: Column | Sequence[Column] = "label",
+        label_delim: str | None = None,
+        valid_col: Column | None = None,
+        header: bool = True,
+        task: Task | str | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[TextOptions],
+    ) -> Self:
+        """A table with a row for each text.
+
+        Args:
+            table: the path of a CSV or TSV file, a frame of pandas or polars, or a dict of columns.
+            text: the column of texts, or several, which are joined by the model's separator.
+            label: the column of labels, or a list of columns; see `ImageDataLoaders.from_table`.
+            label_delim: separates several labels in one column, such as " ".
+            valid_col: a column that marks which rows are for validation (True or False, "valid" or
+                "train"); else `valid_pct` of them are, chosen by the seed.
+            header: whether the first line of a CSV file names the columns.
+            task: "multiclass", "multilabel" or "regression", if the labels do not show it.
+            vocab: names of classes or labels in the order of the outputs.
+            **options: the arguments below, which all of these constructors have.
+
+        Options:
+            model: whose tokenizer is used, and which `text_learner` trains: a name on the hub, or
+                a folder.
+            max_length: tokens of a text; None for as many as the model takes, at most 512.
+            long: what happens to longer texts: "truncate", or "windows" to read all of them.
+            valid_pct: share for validation.
+            seed: decides split and order.
+            batch_size: texts in a batch, at most.
+            max_tokens: tokens in a batch, at most, padding included; long texts come in smaller
+                batches.
+            balance: True for all classes equally often in training, a dict by class name, or a
+                list with a weight for each training text.
+            on_error: "raise" to stop at cells that hold no text, "skip" to leave these rows out.
+
+        Raises:
+            DataError: table, texts, labels or arguments are not as expected.
+        """
+        found = read_table(table, header=header)
+        settings = _Settings(options, cls.from_table)
+        columns = [text] if isinstance(text, str | int) else list(text)
+        if not columns:
+            raise DataError("text=[] names no column; give one, or several.")
+        cells = [found.column(key, "text")[1] for key in columns]
+        separator = settings.transform.separator
+        labels, named = labels_of(found, label, label_delim, task)
+        made = settings.split(
+            _joined(cells, separator),
+            labels,
+            marks_of(found, valid_col),
+            task=task,
+            vocab=vocab,
+            columns=named,
+        )
+        is_file = isinstance(table, str | os.PathLike)
+        return cls._of(made, settings, Path(table).name if is_file else "")
+
+    @classmethod
+    def from_lists(
+        cls,
+        texts: Iterable[str],
+        labels: Iterable[Any],
+        *,
+        is_valid: Iterable[bool] | None = None,
+        task: Task | str | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[TextOptions],
+    ) -> Self:
+        """Texts and their labels, read as those of `ImageDataLoaders.from_lists`.
+
+        Args:
+            texts: the texts.
+            labels: the label of each text.
+            is_valid: for each, whether it is for validation; else the seed chooses `valid_pct`.
+            task: as for `from_table`.
+            vocab: as for `from_table`.
+            **options: the options of `from_table`.
+        """
+        if isinstance(texts, str):
+            raise DataError(f"texts={texts[:40]!r}: expected a list of texts, not one text.")
+        settings = _Settings(options, cls.from_lists)
+        marks = None if is_valid is None else [bool(mark) for mark in is_valid]
+        made = settings.split(list(texts), list(labels), marks, task=task, vocab=vocab)
+        return cls._of(made, settings)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        train: Any,
+        valid: Any | None = None,
+        *,
+        text: str | int | None = None,
+        label: str | int | None = None,
+        task: Task | str | None = None,
+        vocab: Sequence[str] | None = None,
+        **options: Unpack[TextOptions],
+    ) -> Self:
+        """Any map-style dataset: of Hugging Face, or your own class; all items are read once.
+
+        Args:
+            train: has len(train) and train[i], which is (text, label) or a dict.
+            valid: the same, for validation; else `valid_pct` of `train` is.
+            text: key or position of the text in an item; None to find it.
+            label: key or position of the label; None to find it.
+            task: as for `from_table`.
+            vocab: as for `from_table`; None for the names that a dataset of Hugging Face knows.
+            **options: the options of `from_table`.
+        """
+        settings = _Settings(options, cls.from_dataset)
+        texts, labels, marks = [], [], []
+        for part, is_valid in ((train, False), (valid, True)):
+            if part is None:
+                continue
+            names = _class_names(part, label)
+            for text_of, label_of in _items_of(part, text, label):
+                texts.append(text_of)
+                labels.append(names[label_of] if names and isinstance(label_of, int) else label_of)
+                marks.append(is_valid)
+            vocab = vocab or names
+        made = settings.split(
+            texts, labels, None if valid is None else marks, task=task, vocab=vocab
+        )
+        return cls._of(made, settings)
+
+    @classmethod
+    def _of(cls, found: Split, settings: _Settings, name: str = "") -> Self:
+        made = cls(
+            found.train, found.valid, found.vocab, settings.transform, name=name, **settings.fields
+        )
+        made._warn_of_truncation()
+        return made
+
+    def _warn_of_truncation(self) -> None:
+        cut = self.train.texts.n_cut + self.valid.texts.n_cut
+        if cut:
+            n = len(self.train_texts) + len(self.valid_texts)
+            _LOG.warning(
+                "%d of %d texts (%.1f%%) have more than %d tokens: what is beyond is left out. "
+                'long="windows" reads all of it.',
+                cut, n, 100 * cut / n, self.transform.max_length,
+            )  # fmt: skip
+
+    @cached_property
+    def _train_set(self) -> TextSet:
+        return TextSet(self.train_texts, self.transform)
+
+    @cached_property
+    def train(self) -> TextTrainLoader:
+        """Shuffled training batches; its `epoch` is that of the next pass."""
+        return self._training()
+
+    def _training(self, batch_size: int = 0, left_out: Collection[int] = ()) -> TextTrainLoader:
+        limits = (batch_size or self.batch_size, self.max_tokens)
+        return TextTrainLoader(self._train_set, *limits, self.seed, self.sampling_weights, left_out)
+
+    def training(
+        self, *, size: Any = None, batch_size: int = 0, left_out: Collection[int] = ()
+    ) -> TextTrainLoader | None:
+        return self._training(batch_size, left_out) if size is None else None
+
+    @cached_property
+    def valid(self) -> TextEvalLoader:
+        """Validation batches, in the order of `valid_texts`."""
+        texts = TextSet(self.valid_texts, self.transform)
+        return TextEvalLoader(texts, self.batch_size, self.max_tokens)
+
+    @cached_property
+    def train_eval(self) -> TextEvalLoader:
+        """The training texts, not shuffled."""
+        return TextEvalLoader(self._train_set, self.batch_size, self.max_tokens)
+
+    def views(self, epoch: int | None) -> TextEvalLoader:
+        """The training texts in their order; they are the same in every epoch."""
+        return self.train_eval
+
+    @property
+    def task(self) -> Task:
+        return self.train_texts.task
+
+    @property
+    def augmented(self) -> bool:
+        return False
+
+    @property
+    def sampling_weights(self) -> torch.Tensor | None:
+        return image_weights(self.balance, self.train_texts, self.vocab)
+
+    def targets(self) -> torch.Tensor:
+        return self.train_texts.targets()
+
+    def example(self) -> dict[str, torch.Tensor]:
+        return self.transform.example()
+
+    def load(self, item: Any) -> Any:
+        return loaded(self.transform, item)
+
+    def test_dl(self, texts: Any, labels: Iterable[Any] | None = None) -> TextEvalLoader:
+        """Batches of other texts, with their labels if they are given.
+
+        Args:
+            texts: a text, or a list of texts.
+            labels: the label of each text, as these data were made of.
+        """
+        return test_loader(self, texts, labels, self.batch_size, self.max_tokens)
+
+    def test_batches(self, items: Any) -> TextEvalLoader:
+        return self.test_dl(items)
+
+    def fingerprint(self) -> str:
+        texts = (*self.train_texts.files, *self.valid_texts.files)
+        found = zlib.crc32("\0".join(texts).encode(errors="surrogatepass"))
+        return stable_text((self.transform.max_length, self.transform.long, self.seed, found))
+
+    def facts(self, *, read_files: bool = True) -> DataFacts:
+        lengths = self.train.texts.lengths.float()
+        cut = self.train.texts.n_cut + self.valid.texts.n_cut
+        found = {
+            "texts": f"{int(lengths.median())} tokens in the middle, {int(lengths.max())} at most",
+            "tokenizer": f"{Path(self.transform.model).name}, {self.transform.max_length} tokens",
+            "too long": f"{cut}, truncated" if cut else "none",
+            "batch size": f"{self.batch_size}, {self.max_tokens} tokens at most",
+        }
+        counts: tuple[tuple[str, int, int], ...] = ()
+        if self.task.has_counts:
+            parts = (self.train_texts.counts(self.c), self.valid_texts.counts(self.c))
+            counts = tuple(zip(self.vocab, *parts, strict=True))
+        return DataFacts(
+            name=self.name,
+            train=len(self.train_texts),
+            valid=len(self.valid_texts),
+            counts=counts,
+            facts=found,
+        )
+
+    def transform_config(self) -> dict[str, Any]:
+        return self.transform.to_config()
+
+    def save_transform(self, folder: Path) -> None:
+        self.transform.save(folder)
+
+    def __repr__(self) -> str:
+        kind, lengths = self.task.many, self.train.texts.lengths
+        return (
+            f"TextDataLoaders: {len(self.train_texts)} training and {len(self.valid_texts)} "
+            f"validation texts of {self.c} {kind}\n"
+            f"  texts: {int(lengths.median())} tokens in the middle, {int(lengths.max())} at most "
+            f"(limit {self.transform.max_length}, {self.transform.long})\n"
+            f"  batches: {count(self.batch_size, 'text')}, {self.max_tokens} tokens at most\n"
+            f"  tokenizer: {self.transform.model}"
+        )
+
+
+class InferenceTexts(DataSource):
+    """The data of a learner loaded for prediction: a tokenizer, no texts."""
+
+    input = None
+    size = None
+    seed = 0
+    batch_size = 32
+    max_tokens = 16384
+
+    def __init__(self, vocab: tuple[str, ...], transform: TextTransform, task: Task) -> None:
+        self.vocab, self.transform, self._task = vocab, transform, task
+
+    @property
+    def task(self) -> Task:
+        return self._task
+
+    @property
+    def train(self) -> Any:
+        """There are none: an error says so."""
+        raise TrainingError(
+            "This learner was loaded without data; it can only predict. To train or validate it, "
+            "give it texts: learn.dls = TextDataLoaders.from_table(...), with the same classes."
+        )
+
+    valid = train
+
+    @property
+    def augmented(self) -> bool:
+        return False
+
+    def example(self) -> dict[str, torch.Tensor]:
+        return self.transform.example()
+
+    def load(self, item: Any) -> Any:
+        return loaded(self.transform, item)
+
+    def test_dl(
+        self, texts: Any, labels: Iterable[Any] | None = None, *, batch_size: int = 32
+    ) -> TextEvalLoader:
+        """See `TextDataLoaders.test_dl`."""
+        return test_loader(self, texts, labels, check_batch_size(batch_size), self.max_tokens)
+
+    def test_batches(self, items: Any) -> TextEvalLoader:
+        return self.test_dl(items)
+
+    def fingerprint(self) -> str:
+        return stable_text((self.transform.max_length, self.transform.long))
+
+    def transform_config(self) -> dict[str, Any]:
+        return self.transform.to_config()
+
+    def save_transform(self, folder: Path) -> None:
+        self.transform.save(folder)
+
+
+class _Settings:
+    """The shared arguments of the constructor `way`, with their defaults, checked."""
+
+    def __init__(self, options: TextOptions, way: Any) -> None:
+        for name in options:
+            if name not in TextOptions.__annotations__:
+                raise unknown_option(way, name, TextOptions.__annotations__)
+        self.valid_pct = check_valid_pct(options.get("valid_pct", 0.2))
+        self.on_error = options.get("on_error", "raise")
+        if self.on_error not in ON_ERROR:
+            raise DataError(f'on_error={self.on_error!r}: expected "raise" or "skip".')
+        seed = options.get("seed", 42)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise DataError(f"seed={seed!r}: expected a whole number, such as 42.")
+        self.seed = seed
+        tokens = options.get("max_tokens", 16384)
+        self.fields: dict[str, Any] = {
+            "batch_size": check_batch_size(options.get("batch_size", 32)),
+            "max_tokens": whole_number("max_tokens", tokens, 1, 16384, DataError),
+            "seed": seed,
+            "balance": options.get("balance", False),
+        }
+        self.transform = TextTransform.of(
+            options.get("model", DEFAULT_MODEL),
+            options.get("max_length"),
+            options.get("long", "truncate"),
+        )
+
+    def split(
+        self,
+        texts: Sequence[Any],
+        labels: Sequence[Any],
+        marks: Sequence[bool] | None,
+        **meaning: Any,
+    ) -> Split:
+        """Check the texts, parse the labels and divide both."""
+        for name, values in (("labels", labels), ("is_valid", marks)):
+            if values is not None and len(values) != len(texts):
+                raise DataError(f"{len(texts)} texts, but {len(values)} {name}; give one for each.")
+        sound = self._sound(texts)
+        names = [f"row {i}" for i in sound]
+        targets = parse_labels([labels[i] for i in sound], names, **meaning)
+        chosen = tuple(texts[i] for i in sound)
+        samples = Samples(chosen, targets.labels, targets.task, len(targets.vocab))
+        if marks is not None:
+            return marked(samples, targets.vocab, [marks[i] for i in sound], ())
+        return divided(samples, targets.vocab, self.valid_pct, self.seed, source="The table")
+
+    def _sound(self, texts: Sequence[Any]) -> list[int]:
+        """Positions of the cells that hold a text."""
+        if not texts:
+            raise DataError("There are no texts: give at least one.")
+        empty = [i for i, text in enumerate(texts) if missing(text)]
+        others = [i for i, t in enumerate(texts) if not missing(t) and not isinstance(t, str)]
+        found = "; ".join(
+            f"{count(len(rows), 'cell')} {what} (rows {names_of(rows)}, from 0)"
+            for what, rows in (("without text", empty), ("with other values", others))
+            if rows
+        )
+        if found and self.on_error == "raise":
+            raise DataError(
+                f"The texts have {found}. Fill them in, write numbers as text, or leave these "
+                'rows out: on_error="skip".'
+            )
+        if found:
+            _LOG.warning("Left out: %s.", found)
+        bad = {*empty, *others}
+        sound = [i for i in range(len(texts)) if i not in bad]
+        if not sound:
+            raise DataError("No cell holds a text, so there is nothing to train on.")
+        return sound
+
+
+def _joined(columns: Sequence[Sequence[Any]], separator: str) -> list[Any]:
+    """The texts of each row; an empty cell of several is left out."""
+    if len(columns) == 1:
+        return list(columns[0])
+    rows = []
+    for cells in zip(*columns, strict=True):
+        known = [cell for cell in cells if not missing(cell)]
+        odd = next((cell for cell in known if not isinstance(cell, str)), None)
+        rows.append(odd if odd is not None else separator.join(known))
+    return rows
+
+
+def _class_names(dataset: Any, label: str | int | None) -> list[str] | None:
+    """The names of the classes of a dataset of Hugging Face, if it has some."""
+    features = getattr(dataset, "features", None) or {}
+    keys = [label] if label is not None else [k for k in _NAMES[1] if k in features]
+    found = getattr(features.get(keys[0]), "names", None) if keys else None
+    return list(found) if found else None
+
+
+def _items_of(dataset: Any, text: Any, label: Any) -> Iterable[tuple[Any, Any]]:
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise DataError(
+            f"{type(dataset).__name__} is not a dataset: expected len(dataset) and dataset[i]. For "
+            "lists: TextDataLoaders.from_lists(texts, labels)."
+        )
+    for i in range(len(dataset)):
+        item = dataset[i]
+        if isinstance(item, dict):
+            keys = [
+                next((name for name in names if name in item), None) if key is None else key
+                for key, names in zip((text, label), _NAMES, strict=True)
+            ]
+        else:
+            keys = [0 if text is None else text, 1 if label is None else label]
+        try:
+            yield item[keys[0]], item[keys[1]]
+        except (KeyError, IndexError, TypeError) as cause:
+            has = ", ".join(map(repr, item)) if isinstance(item, dict) else type(item).__name__
+            raise DataError(
+                f"Item {i} of the dataset has no text or no label: it has {has}. Name them: "
+                'text="sentence", label="class".'
+            ) from cause
+
+
+def loaded(transform: TextTransform, item: Any) -> Any:
+    """One text as the model takes it, without the batch dimension."""
+    if isinstance(item, list | tuple) and item and all(isinstance(part, str) for part in item):
+        item = transform.separator.join(item)  # of several columns
+    if not isinstance(item, str) or not item.strip():
+        raise DataError(
+            f'{item!r:.80} is not a text. Give a string: learn.predict("What a film."); for many, '
+            "learn.iter_preds(texts)."
+        )
+    batch = transform.collate(transform.encode([item]))
+    return {name: value[0] for name, value in batch.items()}
+
+
+def test_loader(
+    data: TextDataLoaders | InferenceTexts,
+    texts: Any,
+    labels: Iterable[Any] | None,
+    batch_size: int,
+    max_tokens: int,
+) -> TextEvalLoader:
+    given = [texts] if isinstance(texts, str) else list(texts)
+    bad = [i for i, text in enumerate(given) if not isinstance(text, str) or missing(text)]
+    if bad or not given:
+        raise DataError(
+            f"Items {names_of(bad)} are not texts, or are empty." if bad else "There are no texts."
+        )
+    samples = Samples(tuple(given), None, data.task, data.n_outputs)
+    if labels is not None:
+        known = list(labels)
+        if len(known) != len(given):
+            raise DataError(f"{len(given)} texts, but {len(known)} labels; give one for each.")
+        names = [f"text {i}" for i in range(len(given))]
+        targets = parse_labels(known, names, task=data.task, vocab=data.vocab)
+        samples = Samples(tuple(given), targets.labels, targets.task, data.n_outputs)
+    return TextEvalLoader(TextSet(samples, data.transform), batch_size, max_tokens)

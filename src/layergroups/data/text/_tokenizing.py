@@ -1,0 +1,197 @@
+"""`TextTransform`: texts to tokens of a model, and tokens to batches."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from layergroups._checks import whole_number
+from layergroups.errors import DataError
+
+DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
+LONG: Final = ("truncate", "windows")
+_MOST: Final = 512  # tokens, if nobody asks for more: attention grows with the square
+_KIND: Final = "text"
+_FOLDER: Final = "tokenizer"
+
+
+class Encoded(NamedTuple):
+    """One text as tokens: a tensor int32 (inputs, L) for each window, one if it is short enough."""
+
+    windows: tuple[Tensor, ...]
+    cut: bool  # whether tokens were left out
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest window."""
+        return int(self.windows[0].shape[1])
+
+
+@dataclass(frozen=True)
+class TextTransform:
+    """The tokenizer of a model, and what happens to texts that are too long for it.
+
+    Attributes:
+        model: a name on the hub, or a folder.
+        max_length: tokens of a text, or of one window of it, special tokens included.
+        long: "truncate" leaves out what is beyond; "windows" reads it in windows that overlap by an
+            eighth, whose vectors are averaged.
+    """
+
+    model: str
+    max_length: int
+    long: str
+    tokenizer: Any = field(compare=False, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: str | os.PathLike[str],
+        max_length: int | None = None,
+        long: str = "truncate",
+    ) -> TextTransform:
+        """Load the tokenizer; None for as many tokens as the model takes, at most 512."""
+        if long not in LONG:
+            raise DataError(
+                f'long={long!r}: expected "truncate", which leaves out the end of a long text, or '
+                '"windows", which reads all of it.'
+            )
+        if max_length is not None:
+            whole_number("max_length", max_length, 4, 256, DataError)
+        name = os.fspath(model)
+        tokenizer, limit = _tokenizer_of(name)
+        if max_length is not None and max_length > limit:
+            raise DataError(
+                f"max_length={max_length}, but {name} takes {limit} tokens at most. Give "
+                f'max_length={limit}, and long="windows" to read longer texts.'
+            )
+        return cls(name, min(limit, _MOST) if max_length is None else max_length, long, tokenizer)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The model's inputs that the tokenizer gives, without the attention mask."""
+        names = self.tokenizer.model_input_names
+        return tuple(name for name in names if name != "attention_mask")
+
+    @property
+    def separator(self) -> str:
+        """What stands between the texts of several columns."""
+        mark = self.tokenizer.sep_token
+        return f" {mark} " if mark else "\n"
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """The tokens of each text."""
+        windows = self.long == "windows"
+        made = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self.max_length,
+            stride=self.max_length // 8 if windows else 0,
+            return_overflowing_tokens=True,
+            return_attention_mask=False,
+        )
+        parts: list[list[Tensor]] = [[] for _ in texts]
+        many = [False] * len(texts)
+        for row, text in enumerate(made["overflow_to_sample_mapping"]):
+            many[text] = bool(parts[text])
+            if windows or not parts[text]:
+                tokens = [made[name][row] for name in self.inputs]
+                parts[text].append(torch.tensor(tokens, dtype=torch.int32))
+        blank = torch.full((len(self.inputs), 1), self._blank, dtype=torch.int32)
+        return [
+            Encoded(tuple(each if each.shape[1] else blank for each in found), cut and not windows)
+            for found, cut in zip(parts, many, strict=True)
+        ]
+
+    @property
+    def _blank(self) -> int:
+        """The token of a text without tokens."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token) for token in known if token is not None)
+
+    def collate(self, texts: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Inputs of the model, int64 (N, L) padded on the right; (N, K, L) for K windows."""
+        longest = max(each.length for each in texts)
+        most = max(len(each.windows) for each in texts)
+        shape = (len(texts), most, longest)
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0}
+        made = {n: torch.full(shape, padding.get(n, 0), dtype=torch.long) for n in self.inputs}
+        mask = torch.zeros(shape, dtype=torch.long)
+        for row, each in enumerate(texts):
+            for window, tokens in enumerate(each.windows):
+                length = tokens.shape[1]
+                mask[row, window, :length] = 1
+                for values, found in zip(made.values(), tokens, strict=True):
+                    values[row, window, :length] = found
+        made["attention_mask"] = mask
+        return made if most > 1 else {name: value[:, 0] for name, value in made.items()}
+
+    def example(self) -> dict[str, Tensor]:
+        """A batch of two texts, for a dry run."""
+        return self.collate(self.encode(["These words are here for a dry run of the model."] * 2))
+
+    def to_config(self) -> dict[str, Any]:
+        """The settings, JSON-ready; `save` writes the tokenizer."""
+        return {"kind": _KIND, "max_length": self.max_length, "long": self.long}
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into a folder, where `text_transform_from_config` finds it."""
+        self.tokenizer.save_pretrained(str(folder / _FOLDER))
+
+
+def is_text_config(config: Mapping[str, Any]) -> bool:
+    """Whether the config of a transform is one of texts."""
+    return config.get("kind") == _KIND
+
+
+def text_transform_from_config(config: Mapping[str, Any], folder: Path) -> TextTransform:
+    """The transform of an export."""
+    return TextTransform.of(folder / _FOLDER, config.get("max_length"), str(config.get("long")))
+
+
+def _tokenizer_of(name: str) -> tuple[Any, int]:
+    """The fast tokenizer of a model, and the most tokens that tokenizer and model take."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as cause:
+        raise DataError(
+            'Texts need the package transformers: pip install "layergroups[transformers]".'
+        ) from cause
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as cause:  # transformers, tokenizers and the hub raise anything
+        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise DataError(
+            f"No tokenizer can be loaded from {name!r}: {first} Give a model on the hub, such as "
+            f'"{DEFAULT_MODEL}", or the folder of one.'
+        ) from cause
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"The tokenizer of {name} is slow ({type(tokenizer).__name__}); a fast one is needed, "
+            "whose file is tokenizer.json."
+        )
+    limits = [int(tokenizer.model_max_length), _positions(name)]
+    return tokenizer, min(limit for limit in limits if limit > 0)
+
+
+def _positions(name: str) -> int:
+    """The most tokens by the model's config; 0 if unknown."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        json.JSONDecodeError,
+    ):  # an export has the tokenizer alone
+        return 0
+    return int(getattr(config, "max_position_embeddings", 0) or 0)

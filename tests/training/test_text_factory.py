@@ -1,0 +1,164 @@
+"""A learner of texts does what one of images does: train, stop, resume, predict, save, export."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.texts import model_folder, reviews
+
+from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
+from layergroups.errors import ModelError, TrainingError
+from layergroups.training import Learner
+
+FEW = FineTuneDefaults(head_steps=8, head_passes=1, least_steps=0, unfrozen_ratio=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+def data(folder: Path, n: int = 40, **options: Any) -> TextDataLoaders:
+    return TextDataLoaders.from_lists(*reviews(n), model=folder, batch_size=8, **options)
+
+
+def learner(folder: Path, dls: TextDataLoaders | None = None, **options: Any) -> Learner:
+    given: dict[str, Any] = {"progress": False, "seed": 0, "metrics": ["accuracy"]}
+    return text_learner(dls or data(folder), **(given | options))
+
+
+def weights(learn: Learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+
+
+def test_from_a_table_to_predictions_and_back(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "reviews.tsv"
+    with table.open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(
+            [("label", "text"), *((b, a) for a, b in zip(*reviews(120), strict=True))]
+        )
+    dls = TextDataLoaders.from_table(table, model=folder, batch_size=16)
+    learn = learner(folder, dls, path=tmp_path, pooling="mean")
+    assert learn.layer_groups.names[-1] == "head"
+    assert learn.layer_groups.frozen[0]
+    learn.fine_tune(5, 5e-2, defaults=FEW)
+    assert learn.validate()["accuracy"] > 0.9
+    found = learn.predict("a wonderful story")
+    assert found.label == "good"
+    learn.save("run")
+    before = weights(learn)
+    learn.fit(1, 1e-2)
+    learn.load("run")
+    assert all(torch.equal(before[name], value) for name, value in weights(learn).items())
+    again = load_learner(learn.export(tmp_path / "export"))
+    assert again.layer_groups.names == learn.layer_groups.names
+    torch.testing.assert_close(
+        again.predict("a wonderful story").probabilities, found.probabilities, rtol=1e-4, atol=1e-5
+    )
+    rows = list(again.iter_preds(["dull film", "great cast"]))
+    assert [(text, row.label) for text, row in rows] == [
+        ("dull film", "bad"),
+        ("great cast", "good"),
+    ]
+    again.dls = dls
+    assert again.validate()["valid_loss"] == pytest.approx(learn.validate()["valid_loss"], rel=1e-4)
+
+
+def test_the_head_phase_runs_the_frozen_encoder_once_per_text(folder: Path) -> None:
+    learn, seen = learner(folder), []
+    encoder = learn.model[0].encoder
+    forward = type(encoder).forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        seen.append(len(kwargs["input_ids"]))
+        return forward(encoder, *args, **kwargs)
+
+    encoder.__dict__["forward"] = counted
+    history = learn.fine_tune(0, defaults=FEW)
+    assert history[0].resources["body_passes"] == 1
+    items = len(learn.dls.train_texts) + len(learn.dls.valid_texts)
+    assert sum(seen) <= items + 3 * 3  # trials with three texts
+
+
+class StopAt:
+    """Ends a fit as a kill would, after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def after_step(self, run: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fit", ["fit_one_cycle", "fine_tune", "gradual_unfreeze"])
+def test_a_killed_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, fit: str) -> None:
+    whole = learner(folder)
+    options: dict[str, Any] = {"defaults": FEW} if fit == "fine_tune" else {}
+    getattr(whole, fit)(2, **options)
+    broken = learner(folder)
+    options |= {"checkpoint_dir": tmp_path / fit, "checkpoint_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        getattr(broken, fit)(2, callbacks=[StopAt(6)], **options)
+    resumed = learner(folder)
+    getattr(resumed, fit)(2, resume=True, **options)
+    ours = weights(resumed)
+    assert all(torch.equal(value, ours[name]) for name, value in weights(whole).items())
+    assert [row.valid_loss for row in resumed.history] == [row.valid_loss for row in whole.history]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        ([["good"], [], ["bad", "long"]] * 13 + [[]], "multilabel"),
+        ([0.5, 1.25, 3.5] * 13 + [1.0], "regression"),
+    ],
+)
+def test_several_labels_and_numbers(
+    folder: Path, tmp_path: Path, labels: list[Any], task: str
+) -> None:
+    texts, _ = reviews(40)
+    dls = TextDataLoaders.from_lists(texts, labels, model=folder, batch_size=8)
+    learn = learner(folder, dls, metrics=dls.task.default_metrics)
+    assert learn.task == task
+    learn.fine_tune(1, defaults=FEW)
+    again = load_learner(learn.export(tmp_path / "m"))
+    assert again.predict(texts[0]).to_dict().keys() == learn.predict(texts[0]).to_dict().keys()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "distilbert", "t5"])
+def test_other_kinds_of_encoders(tmp_path: Path, kind: str, caplog: Any) -> None:
+    learn = learner(model_folder(tmp_path / kind, kind))
+    with caplog.at_level(logging.WARNING, "layergroups"):
+        learn.fine_tune(1, defaults=FEW)
+        folder = learn.export(tmp_path / "m")
+    assert not caplog.records
+    again = load_learner(folder)
+    torch.testing.assert_close(
+        again.predict("a dull plot").probabilities, learn.predict("a dull plot").probabilities
+    )
+
+
+def test_a_seed_decides_everything(folder: Path) -> None:
+    one, other = learner(folder, balance_of(folder)), learner(folder, balance_of(folder))
+    one.fine_tune(1, defaults=FEW)
+    other.fine_tune(1, defaults=FEW)
+    ours = weights(other)
+    assert all(torch.equal(value, ours[name]) for name, value in weights(one).items())
+
+
+def balance_of(folder: Path) -> TextDataLoaders:
+    return data(folder, balance={"bad": 1, "good": 3})
+
+
+def test_what_does_not_fit_is_refused(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="TextDataLoaders"):
+        text_learner([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="pooling"):
+        learner(folder, pooling="max")
