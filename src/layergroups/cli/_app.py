@@ -253,6 +253,28 @@ def train(
 
 
 @app.command()
+def reproduce(
+    run: Annotated[Path, _needed("DIR", "Model folder written by `layergroups train`.")],
+    folder: Annotated[
+        Path | None,
+        _unset("FOLDER", "The images or the table, if they are no longer where they were."),
+    ] = None,
+    out: Annotated[
+        Path | None, _unset("DIR", "Keep the repeated run in this folder (default: discard it).")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Repeat a run from its settings, and compare weights and history with it.
+
+    Exit code 0: the same to the bit; 1: different, with the first difference and what else is
+    not the same: versions, data, settings, machine.
+    """
+    from layergroups.cli import _reproduce_command as command
+
+    command.run(run, images=folder, out=out, json=json)
+
+
+@app.command()
 def predict(
     model: Model,
     images: Annotated[list[Path], _needed("IMAGE…", "Images, or folders of images.")],

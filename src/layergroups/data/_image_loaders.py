@@ -17,7 +17,7 @@ from typing import Any, Self, Unpack
 import torch
 
 from layergroups._checks import whole_number
-from layergroups._fingerprint import stable_text
+from layergroups._fingerprint import checksum, stable_text
 from layergroups._formatting import count, first_few
 from layergroups._random import derived_seed
 from layergroups._suggestions import SuggestsNames
@@ -547,6 +547,16 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 status = os.stat(file)
                 found = zlib.crc32(b"%d %d" % (status.st_size, status.st_mtime_ns), found)
         return str(found)
+
+    def checksums(self) -> str:
+        parts = (self.train_images, self.valid_images)
+        labels, sizes = 0, 0
+        for part in parts:
+            labels = checksum(part.targets(), labels)
+            for file in part.files:
+                with suppress(OSError):  # an item of a dataset, or removed
+                    sizes = zlib.crc32(b"%d" % os.stat(file).st_size, sizes)
+        return f"names {self._names_checksum:08x}, labels {labels:08x}, sizes {sizes:08x}"
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
         general = super().facts().facts

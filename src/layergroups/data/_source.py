@@ -225,6 +225,10 @@ class DataSource:
         """Sizes and times of the files that are read; empty if there are none."""
         return ""
 
+    def checksums(self) -> str:
+        """Checksums of what the items are, by which two runs are compared; empty if unknown."""
+        return ""
+
     def facts(self, *, read_files: bool = True) -> DataFacts:
         """The facts that reports show; `read_files` inspects every file, which takes a moment."""
         size, spec = self.size, self.input

@@ -24,6 +24,7 @@ from layergroups.reports.run import (
     RunFiles,
     RunRecord,
     claim_folder,
+    differences,
     record_run,
     write_run,
 )
@@ -33,7 +34,8 @@ __all__ = [
     "CONFIG", "PICTURE", "Calibration", "ClassReport", "Confusion", "ConfusionMatrix", "EpochRow",
     "HeatMap", "Interpretation", "ModelSummary", "PhasePreview", "RateCurve", "Residuals",
     "RunFiles", "RunRecord", "RunReport", "SchedulePreview", "TopLoss", "check_page_name",
-    "claim_folder", "confusion_matrix", "confusion_matrix_picture", "curves_png", "draw_rates",
-    "grad_cam", "groups_report", "heat_map", "model_summary", "network_picture", "per_class_table",
-    "rate_picture", "record_run", "report_on", "results_picture", "write_rows", "write_run",
+    "claim_folder", "confusion_matrix", "confusion_matrix_picture", "curves_png", "differences",
+    "draw_rates", "grad_cam", "groups_report", "heat_map", "model_summary", "network_picture",
+    "per_class_table", "rate_picture", "record_run", "report_on", "results_picture", "write_rows",
+    "write_run",
 ]  # fmt: skip

@@ -347,6 +347,7 @@ def _network(learn: Trained) -> NetworkFacts:
 def _settings(learn: Any) -> dict[str, str]:
     blueprint = getattr(learn, "blueprint", None)
     seed = getattr(learn, "seed", None)
+    data = data_source(learn.dls)
     found = {
         "network": "" if blueprint is None else str(blueprint.arch),
         "loss": name_of(learn.loss_func),
@@ -354,8 +355,8 @@ def _settings(learn: Any) -> dict[str, str]:
         "weight decay": f"{learn.weight_decay:g}",
         "precision": str(learn.accelerator.mixed_precision).replace("no", "float32"),
         "gradient accumulation": str(learn.accumulate),
-        "seed of the data": f"{data_source(learn.dls).seed}: random split, order and augmentation "
-        "of the items",
+        "checksums of the data": data.checksums(),
+        "seed of the data": f"{data.seed}: random split, order and augmentation of the items",
         "seed of the learner": "none: initial weights of a new head and dropout are random"
         if seed is None
         else f"{seed}: initial weights of a new head, dropout",
