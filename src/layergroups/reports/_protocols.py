@@ -33,6 +33,8 @@ class EpochRow:
             of the process, and of its tensors on the accelerator; and with the feature cache,
             "passes" of the trained layers over the training items, "body_passes" of the frozen
             layers, and the "store_seconds" of the latter.
+        plan: what `fine_tune` has decided, in the last row of each of its phases; see
+            `FineTunePlan.to_dict`.
     """
 
     epoch: int
@@ -46,6 +48,7 @@ class EpochRow:
     note: str = ""
     lr_profile: tuple[float, ...] = field(default=(), metadata={"was": "course"})
     resources: Mapping[str, float] = field(default_factory=dict, metadata={"was": "cost"})
+    plan: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

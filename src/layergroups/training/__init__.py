@@ -34,13 +34,19 @@ from layergroups.training.feature_cache import FeatureCacheConfig
 from layergroups.training.loop import Callback, FitContext
 from layergroups.training.lr_finder import FoundRates, minimum, slide, steep, valley
 from layergroups.training.optim import Flat, FlatCos, OneCycle, Schedule
-from layergroups.training.recipes import FineTuneDefaults, FitOptions, Phase, plan_fine_tune
+from layergroups.training.recipes import (
+    FineTuneDefaults,
+    FineTunePlan,
+    FitOptions,
+    Phase,
+    plan_fine_tune,
+)
 from layergroups.training.state import EVENTS, Bar, EpochRow, History, Reporter
 
 __all__ = [
     "EVENTS", "L1", "Bar", "BinaryCrossEntropy", "BinaryFocalLoss", "CSVLog", "Callback",
-    "CrossEntropy", "CutMix", "EarlyStopping", "EpochRow", "FeatureCacheConfig",
-    "FineTuneDefaults", "FitContext", "FitOptions", "Flat", "FlatCos", "FocalLoss", "FoundRates",
+    "CrossEntropy", "CutMix", "EarlyStopping", "EpochRow", "FeatureCacheConfig", "FineTuneDefaults",
+    "FineTunePlan", "FitContext", "FitOptions", "Flat", "FlatCos", "FocalLoss", "FoundRates",
     "GradualUnfreezing", "History", "Huber", "LabelsPrediction", "Learner", "LivePlot",
     "MeanSquaredError", "MixUp", "NumbersPrediction", "OneCycle", "Phase", "Prediction",
     "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "StopOnNaN",

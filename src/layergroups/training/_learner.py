@@ -5,7 +5,7 @@ Its methods are short: the work is in the functions that they call, its state in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -47,15 +47,17 @@ from layergroups.training.persistence import export, restore, save
 from layergroups.training.recipes import (
     DEFAULTS,
     FineTuneDefaults,
+    FineTunePlan,
     FitOptions,
     FitSetup,
     Phase,
     Planned,
     call_fit,
     checked_fit,
+    checked_plan,
     checked_schedule,
-    fitted,
-    plan_fine_tune,
+    new_plan,
+    phases_of,
     preview_phases,
     run_phases,
     takes_fit_options,
@@ -280,12 +282,13 @@ class Learner(LearnerState):
     @takes_fit_options
     def fine_tune(
         self,
-        epochs: int,
+        epochs: int | None = None,
         base_lr: float | None = None,
         *,
         freeze_epochs: int = 1,
         lr: Rate | None = None,
         defaults: FineTuneDefaults | None = None,
+        plan: FineTunePlan | Mapping[str, Any] | None = None,
         **options: Unpack[FitOptions],
     ) -> History:
         """Train the head on the frozen body, then all groups.
@@ -305,27 +308,38 @@ class Learner(LearnerState):
         nothing. `FineTuneDefaults(lowest=1)` leaves the first group frozen, and caches its outputs.
 
         Args:
-            epochs: of the second phase.
+            epochs: of the second phase; None chooses by the number of training items.
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
             lr: rates of the second phase, as in `fit`; None spreads them up to 0.15 of base_lr. A
                 slice, list, dict or decay trains the groups from the first one with a rate on.
             defaults: all other settings.
+            plan: repeat what another `fine_tune` has decided (`learn.plan`, or
+                `RunRecord.load("model").plan`); instead of the arguments above.
             **options: those of every fit, for both phases; see `FitOptions`.
 
         Returns:
             A row for the first phase and one for each epoch of the second.
         """
-        figures = fitted(self, defaults, lr)
-        phases = plan_fine_tune(
-            epochs,
-            base_lr=base_lr,
-            freeze_epochs=freeze_epochs,
-            lr=lr,
-            feature_cache=options.get("feature_cache", True),
-            defaults=figures,
-        )
-        return self._run(phases, options, figures)
+        if plan is None:
+            made = new_plan(
+                self, epochs, base_lr=base_lr, freeze_epochs=freeze_epochs, lr=lr, defaults=defaults
+            )
+        elif (epochs, base_lr, freeze_epochs, lr, defaults) == (None, None, 1, None, None):
+            made = checked_plan(plan, self)
+        else:
+            raise TrainingError(
+                "A plan has all decisions: give fine_tune(plan=plan) alone, or change it first: "
+                "fine_tune(plan=replace(plan, epochs=4))."
+            )
+        phases = phases_of(made, lr=lr, feature_cache=options.get("feature_cache", True))
+        return self._run(phases, options, made)
+
+    @property
+    def plan(self) -> FineTunePlan | None:
+        """What the last `fine_tune` has decided; None before one."""
+        known = next((row.plan for row in reversed(self.history) if row.plan is not None), None)
+        return None if known is None else FineTunePlan.from_dict(known)
 
     @takes_fit_options
     def gradual_unfreeze(
@@ -362,7 +376,7 @@ class Learner(LearnerState):
     thaw = gradual_unfreeze
 
     def _run(
-        self, phases: Sequence[Phase], options: FitOptions, figures: FineTuneDefaults | None = None
+        self, phases: Sequence[Phase], options: FitOptions, plan: FineTunePlan | None = None
     ) -> History:
         given: FitOptions = {**DEFAULTS, **options}
         callbacks = checked_callbacks(given["callbacks"])
@@ -384,9 +398,9 @@ class Learner(LearnerState):
             cache_config=self.feature_cache,
             callbacks=tuple(callbacks),
             checkpoints=checkpoints,
-            figures=figures or FineTuneDefaults(),
+            figures=FineTuneDefaults() if plan is None else plan.figures,
         )
-        return run_phases(self, phases, setup)
+        return run_phases(self, phases, setup, plan)
 
     def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
         """Freeze all groups but the last, or the named ones. Also works as a context manager.

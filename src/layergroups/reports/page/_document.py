@@ -19,6 +19,7 @@ from layergroups.reports.page._charts import some_rows
 from layergroups.reports.page._confusion_matrix import matrix_of, safe_picture, script_data
 from layergroups.reports.run import (
     RunRecord,
+    choices_in_words,
     differences,
     figures_in_words,
     figures_of,
@@ -42,6 +43,7 @@ def run_page(record: RunRecord) -> str:
     calibration = charts.calibration_chart(outcome) if outcome else None
     sections = [
         ("training", "Training curves", record.epochs),
+        ("decisions", "Decisions of fine_tune", record.plan),
         ("results", "Results", outcome),
         ("confusion", "Confusion matrix", matrix),
         ("calibration", "Calibration", calibration),
@@ -62,6 +64,7 @@ def run_page(record: RunRecord) -> str:
         figures=figures_in_words(outcome) if outcome else {},
         charts=charts.training_charts(record) if record.epochs else [],
         lanes=charts.lanes(record),
+        choices=choices_in_words(record.plan),
         matrix=matrix,
         calibration=calibration,
         kind=(task.one, task.many),

@@ -4,6 +4,7 @@ from layergroups.reports._protocols import EpochRow
 from layergroups.reports.run._collect import record_run
 from layergroups.reports.run._narrative import (
     PhaseFacts,
+    choices_in_words,
     differences,
     figures_in_words,
     figures_of,
@@ -25,7 +26,7 @@ from layergroups.reports.run._run_folder import CONFIG, PICTURE, RunFiles, claim
 
 __all__ = [
     "CONFIG", "PICTURE", "Cell", "EpochRow", "NetworkFacts", "Outcome", "PhaseFacts", "RunFiles",
-    "RunRecord", "SetupFacts", "ShownItem", "claim_folder", "differences", "figures_in_words",
-    "figures_of", "headline", "phases_of", "record_run", "savings_of", "savings_text", "summary",
-    "write_run",
+    "RunRecord", "SetupFacts", "ShownItem", "choices_in_words", "claim_folder", "differences",
+    "figures_in_words", "figures_of", "headline", "phases_of", "record_run", "savings_of",
+    "savings_text", "summary", "write_run",
 ]  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from layergroups._formatting import count, duration, figure, memory, percent, short
 from layergroups.reports._protocols import EpochRow
@@ -156,6 +157,29 @@ def _overfitting(epochs: Sequence[EpochRow]) -> str:
         f"Validation loss was lowest in epoch {best.epoch} ({figure(best.valid_loss)}) and rose to "
         f"{figure(last)} by the last epoch."
     )
+
+
+def choices_in_words(plan: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """The decisions of `fine_tune`: name, value and reason of each."""
+    if plan is None:
+        return []
+    own = {n: v for n, v in plan.items() if n not in ("figures", "reasons")}
+    values = {**own, **plan["figures"]}
+    return [
+        (name.replace("_", " "), _choice(value), plan["reasons"].get(name, ""))
+        for name, value in values.items()
+        if value not in (None, "", [], {})
+    ]
+
+
+def _choice(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(v if n == "kind" else f"{n}: {_choice(v)}" for n, v in value.items())
+    return ", ".join(map(_choice, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def figures_of(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:

@@ -165,6 +165,11 @@ class RunRecord:
         """Wall-clock time of all epochs."""
         return sum(row.seconds for row in self.epochs)
 
+    @property
+    def plan(self) -> Mapping[str, Any] | None:
+        """What the last `fine_tune` has decided; `learn.fine_tune(plan=...)` repeats it."""
+        return next((row.plan for row in reversed(self.epochs) if row.plan is not None), None)
+
     def without_pictures(self) -> RunRecord:
         if self.outcome is None:
             return self

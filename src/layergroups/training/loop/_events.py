@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.training.state import Event
@@ -84,6 +84,11 @@ def notify_last(callbacks: Sequence[object], run: FitContext, *, quietly: bool) 
 def end_after(run: FitContext, reason: str) -> None:
     """In `after_epoch`: end the fit, and write the reason to the row of the epoch."""
     run.stop = reason
-    noted = replace(run.rows[-1], note=reason)
-    run.rows[-1] = noted
-    run.learner.history = replace(run.learner.history, rows=(*run.learner.history.rows[:-1], noted))
+    amend_row(run, note=reason)
+
+
+def amend_row(run: FitContext, **fields: Any) -> None:
+    """Change fields of the row of the last epoch."""
+    run.rows[-1] = replace(run.rows[-1], **fields)
+    history = run.learner.history
+    run.learner.history = replace(history, rows=(*history.rows[:-1], run.rows[-1]))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from layergroups._checks import number
 from layergroups.errors import TrainingError
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What the loop needs of a schedule."""
 

@@ -1,6 +1,6 @@
 """Recipes: every fit is a list of phases."""
 
-from layergroups.training.recipes._fine_tune import fitted, plan_fine_tune
+from layergroups.training.recipes._fine_tune import fitted, new_plan, phases_of, plan_fine_tune
 from layergroups.training.recipes._phases import (
     DEFAULTS,
     FineTuneDefaults,
@@ -9,6 +9,7 @@ from layergroups.training.recipes._phases import (
     Phase,
     takes_fit_options,
 )
+from layergroups.training.recipes._plan import FineTunePlan, checked_plan
 from layergroups.training.recipes._preview import (
     Planned,
     call_fit,
@@ -21,14 +22,18 @@ from layergroups.training.recipes._run_phases import run_phases
 __all__ = [
     "DEFAULTS",
     "FineTuneDefaults",
+    "FineTunePlan",
     "FitOptions",
     "FitSetup",
     "Phase",
     "Planned",
     "call_fit",
     "checked_fit",
+    "checked_plan",
     "checked_schedule",
     "fitted",
+    "new_plan",
+    "phases_of",
     "plan_fine_tune",
     "preview_phases",
     "run_phases",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from layergroups._checks import number, whole_number
+from layergroups._checks import number
+from layergroups.data import items_in
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate, spread_rates
-from layergroups.training.recipes._phases import (
-    FineTuneDefaults,
-    Phase,
-)
+from layergroups.training.recipes._phases import FineTuneDefaults, Phase
+from layergroups.training.recipes._plan import FineTunePlan, settings_of
 
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
+
+_log = logging.getLogger("layergroups")
+_STEPS: Final = 300  # of the second phase, if that needs neither fewer epochs nor more
+_LEAST_EPOCHS: Final = 2
+_MOST_EPOCHS: Final = 20
 
 
 def plan_fine_tune(
@@ -28,38 +33,89 @@ def plan_fine_tune(
     defaults: FineTuneDefaults | None = None,
 ) -> tuple[Phase, ...]:
     """The phases of `fine_tune`: the head alone, then the groups from `lowest` on."""
-    whole_number("epochs", epochs, 0, 4)
-    whole_number("freeze_epochs", freeze_epochs, 0, 1)
-    if base_lr is not None:
-        number("base_lr", base_lr, 0, math.inf, 1e-3)
     known = defaults or FineTuneDefaults()
-    head_lr = known.base_lr if base_lr is None else base_lr
-    top = head_lr * known.unfrozen_ratio
+    if base_lr is not None:
+        known = replace(known, base_lr=number("base_lr", base_lr, 0, math.inf, 1e-3))
+    plan = FineTunePlan(epochs=epochs, freeze_epochs=freeze_epochs, figures=known)
+    return phases_of(plan, lr=lr, feature_cache=feature_cache)
+
+
+def phases_of(
+    plan: FineTunePlan, *, lr: Rate | None = None, feature_cache: bool = True
+) -> tuple[Phase, ...]:
+    """The phases of a plan; `lr` replaces the rates of the second phase."""
+    known = plan.figures
+    top = known.base_lr * known.unfrozen_ratio
     spread = slice(top * known.spread, top) if top * known.spread else top
     phases = (
         Phase(
             name="head",
-            epochs=freeze_epochs,
+            epochs=plan.freeze_epochs,
             freeze_to=-1,
-            lr=head_lr,
+            lr=known.base_lr,
             schedule=known.head_schedule,
             from_store=feature_cache,
             stored=feature_cache,
         ),
         Phase(
             name="late" if known.lowest else "all",
-            epochs=epochs,
+            epochs=plan.epochs,
             freeze_to=known.lowest,
-            lr=spread if lr is None else lr,
+            lr=lr if lr is not None else list(plan.rates) or spread,
             schedule=known.schedule,
             stored=feature_cache,
             passes=known.passes,
             least_steps=known.least_steps,
             least_batch=known.least_batch,
-            interpolate=freeze_epochs > 0 and known.interpolate,
+            items_per_batch=plan.batch_size,
+            interpolate=plan.freeze_epochs > 0 and known.interpolate,
+            part=plan.part,
         ),
     )
     return tuple(phase for phase in phases if phase.epochs)
+
+
+def new_plan(
+    learner: LearnerState,
+    epochs: int | None,
+    *,
+    base_lr: float | None,
+    freeze_epochs: int,
+    lr: Rate | None,
+    defaults: FineTuneDefaults | None,
+) -> FineTunePlan:
+    """The plan of a `fine_tune` with these arguments, as far as it is decided before it runs."""
+    figures = fitted(learner, defaults, lr)
+    if base_lr is not None:
+        figures = replace(figures, base_lr=number("base_lr", base_lr, 0, math.inf, 1e-3))
+    reasons = {"epochs": "as given"}
+    if epochs is None:
+        epochs, reasons["epochs"] = chosen_epochs(learner, figures)
+        _log.warning("fine_tune() trains %d epochs: %s.", epochs, reasons["epochs"])
+    wanted = FineTuneDefaults() if defaults is None else defaults
+    if figures.lowest != wanted.lowest:
+        reasons["lowest"] = "no earlier group can stay frozen, or has a rate of its own"
+    return FineTunePlan(
+        epochs=epochs,
+        freeze_epochs=freeze_epochs,
+        figures=figures,
+        reasons=reasons,
+        **settings_of(learner),
+    )
+
+
+def chosen_epochs(learner: LearnerState, figures: FineTuneDefaults) -> tuple[int, str]:
+    """Epochs of the second phase for these data, and why.
+
+    Small data need many passes to have enough optimizer steps; large data have enough in few.
+    """
+    usual = learner.data.batch_size or 64
+    n_items = items_in(learner.data.train) or usual * len(learner.data.train)
+    size = min(usual, figures.least_batch)
+    while size < usual and _LEAST_EPOCHS * n_items > _STEPS * size:
+        size *= 2
+    epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, round(_STEPS * size / n_items)))
+    return epochs, f"{n_items:,} training items: {epochs * n_items // size:,} steps"
 
 
 def fitted(

@@ -99,13 +99,14 @@ class TrainTwice:
 class ChooseWeights:
     """A callback of the second phase: moves the weights to a point on the line, see above.
 
-    Without held-out items it is always the same point.
+    Without held-out items it is always the same point; with `part` it is that one.
     """
 
-    def __init__(self, held_out: HeldOut) -> None:
+    def __init__(self, held_out: HeldOut, part: float | None = None) -> None:
         self.held_out = held_out
         self.errors: dict[float, float] = {}  # of the held-out items, by the part of the way
-        self.part = _USUAL  # of the way
+        self.given = part
+        self.part = _USUAL if part is None else part  # of the way
         self.judged = False
         self._before: Weights = {}
         self._run: FitContext | None = None
@@ -114,6 +115,18 @@ class ChooseWeights:
     def left_out(self) -> tuple[int, ...]:
         """The items that are in no step now."""
         return self.held_out.items if self.held_out.head and not self.judged else ()
+
+    @property
+    def reason(self) -> str:
+        """Why the end lies where it does."""
+        if self.given is not None:
+            return "by the plan"
+        if not self.errors:
+            return "the usual part: no held-out items judged it"
+        if self.part == _USUAL:
+            return "the usual part: held-out items do not show a better one"
+        mine, usual = self.errors[self.part], self.errors[_USUAL]
+        return f"error {mine:.3g} on held-out items, {usual:.3g} at {_USUAL:g}"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run
@@ -158,12 +171,13 @@ class ChooseWeights:
         if not _same_shapes(self._before, tensors):
             return
         start, now = {**self._before, **head}, _copied(tensors)
-        errors = {}
-        for part in _PARTS:
-            put(tensors, _between(start, now, part))
-            errors[part] = _errors(run, self.held_out.items)
-        self.part = run.processes.from_main("the choice of weights", _best(errors))
-        self.errors = {part: float(each.mean()) for part, each in errors.items()}
+        if self.given is None:
+            errors = {}
+            for part in _PARTS:
+                put(tensors, _between(start, now, part))
+                errors[part] = _errors(run, self.held_out.items)
+            self.part = run.processes.from_main("the choice of weights", _best(errors))
+            self.errors = {part: float(each.mean()) for part, each in errors.items()}
         learned = {n: self._before[n] - head[n] for n in head if not n.endswith(_STATISTICS)}
         put(tensors, now | {name: now[name] + value for name, value in learned.items()})
 

@@ -162,7 +162,9 @@ class Phase:
         passes: passes over the cached outputs for each epoch.
         least_steps, least_batch: halve the batches as often as needed for so many steps, but not
             below so many items; see `FineTuneDefaults`.
+        items_per_batch: as a plan has them; 0: by the two before.
         interpolate: end between the weights before and after the phase; see `ChooseWeights`.
+        part: where between; None: held-out items choose.
         callbacks: of this phase.
     """
 
@@ -176,7 +178,9 @@ class Phase:
     passes: int = 1
     least_steps: int = 0
     least_batch: int = 1
+    items_per_batch: int = 0
     interpolate: bool = False
+    part: float | None = None
     callbacks: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
@@ -200,6 +204,8 @@ class Phase:
         learner accumulates several.
         """
         size, n_items = state.data.batch_size, items_in(state.data.train) or 0
+        if self.items_per_batch:
+            return 0 if self.items_per_batch == size else self.items_per_batch
         if not self.least_steps or state.accumulate > 1 or state.norms.updates_body(state.model):
             return 0
         while size // 2 >= self.least_batch and self.epochs * n_items < self.least_steps * size:
@@ -231,6 +237,7 @@ class FitSetup:
             freeze_to=phase.freeze_to,
             passes=[phase.passes, *head],
             held_out=len(self.held_out.items),
+            **({} if phase.part is None else {"part": phase.part}),
         )
 
     def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
@@ -248,7 +255,7 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if last and (done := last[0].finished(state)) is not None:
         return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    choice = [ChooseWeights(setup.held_out)] if phase.interpolate else []
+    choice = [ChooseWeights(setup.held_out, phase.part)] if phase.interpolate else []
     callbacks = [*average, *choice, *phase.callbacks, *setup.callbacks, *state.callbacks, *last]
     run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
     left_out = choice[0].left_out if choice else ()

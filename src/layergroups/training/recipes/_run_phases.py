@@ -20,6 +20,7 @@ from layergroups.training.recipes._phases import (
     Phase,
     fit_phase,
 )
+from layergroups.training.recipes._plan import FineTunePlan, RecordPlan
 from layergroups.training.recipes._train_head import train_head
 from layergroups.training.state import History
 
@@ -30,13 +31,20 @@ _log = logging.getLogger("layergroups")
 _CHEAP = 0.05  # maximum part of the network's work at which many passes of the head are cheap
 
 
-def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) -> History:
-    """Run the phases of a fit in order.
+def run_phases(
+    state: LearnerState,
+    phases: Sequence[Phase],
+    setup: FitSetup,
+    plan: FineTunePlan | None = None,
+) -> History:
+    """Run the phases of a fit in order; those of `fine_tune` complete its plan.
 
     A phase that fails before its first optimizer step (a wrong callback or loss, a folder with an
     earlier run, nothing to train) leaves the learner unchanged, its random states too.
     """
-    rows = History()
+    rows, record = History(), None if plan is None else RecordPlan(plan)
+    if record is not None:
+        setup = replace(setup, callbacks=(*setup.callbacks, record))
     if any(phase.interpolate and phase.epochs > 1 for phase in phases):
         setup = replace(setup, held_out=HeldOut.of(state.data, setup.figures.hold_out))
     if setup.checkpoints is not None:
@@ -50,12 +58,15 @@ def run_phases(state: LearnerState, phases: Sequence[Phase], setup: FitSetup) ->
             notes = SimpleNamespace(before_fit=runs.append)
             try:
                 noted = replace(setup, callbacks=(*setup.callbacks, notes))
-                rows += _run_phase(state, phase, noted, phases[number:])
+                done = _run_phase(state, phase, noted, phases[number:])
             except BaseException:
                 if not any(run.begun for run in runs):
                     with uninterrupted():
                         before.restore()
                 raise
+            if record is not None:
+                record.resume(done.rows)
+            rows += done
     return rows
 
 
