@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tests.cli.conftest import TINY, Run, make_photos
 
 from layergroups import load_learner
+from layergroups.reports import RunRecord
 
 
 def test_it_writes_model_history_and_picture(model: Path) -> None:
@@ -41,9 +42,10 @@ def test_stdout_has_the_figures_and_stderr_the_rest(run: Run, photos: Path, tmp_
 
 
 def test_json_is_all_that_stands_on_stdout(run: Run, photos: Path, tmp_path: Path) -> None:
-    words = ["--epochs", 0, "--seed", 1, "--json", "--out", tmp_path / "m"]
+    words = ["--epochs", 0, "--seed", 1, "--augment", "document", "--json", "--out", tmp_path / "m"]
     answer = run("train", photos, *TINY, *words)
     found = json.loads(answer.out)
+    assert "flip=0.0" in RunRecord.load(tmp_path / "m").plan["augment"]
     assert found["classes"] == ["blue", "green", "red"]
     assert found["items"] == sum(map(sum, found["matrix"])) == 6
     assert len(load_learner(tmp_path / "m").layer_groups) == 3

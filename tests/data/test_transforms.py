@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,17 @@ def test_a_word_varies_more_than_the_default_and_by_its_seed(word: str) -> None:
     plain = [varied(mild, seed) for seed in range(20)]
     changed = [not torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
     assert sum(changed) >= (12 if word != _ERASE else 2)
+
+
+def test_a_document_is_neither_mirrored_nor_cut() -> None:
+    plain = EvalTransform((24, 32))
+    still = replace(Augmentation.named("document"), brightness=0.0, contrast=0.0)
+    for size in ((80, 60), (32, 24)):  # the second is as large as the result
+        image = picture(1, size)
+        for pixels in (TrainTransform(still, plain).pixels(image) for _ in range(4)):
+            assert torch.equal(pixels, plain.pixels(image))
+    found = [varied(Augmentation.named("document"), seed) for seed in range(4)]
+    assert not torch.equal(found[0], found[1])
 
 
 def test_erasing_fills_a_rectangle_of_some_photos() -> None:

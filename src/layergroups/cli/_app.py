@@ -174,6 +174,14 @@ def train(
         int, typer.Option(min=1, metavar="N", help="Image size in pixels.")
     ] = RunConfig.size,
     batch_size: BatchSize = RunConfig.batch_size,
+    augment: Annotated[
+        str | None,
+        _unset(
+            "WORD",
+            "How training images vary: none; document for letters, signs and spectrograms (neither "
+            "mirrored nor cut); rand, trivial, auto, augmix or erase (default: as photos).",
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -243,7 +251,7 @@ def train(
 
     settings = RunConfig(
         folder=folder, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, size=size,
-        batch_size=batch_size, out=out, weights=weights, pretrained=pretrained,
+        batch_size=batch_size, augment=augment, out=out, weights=weights, pretrained=pretrained,
         valid_pct=valid_pct, seed=seed, split=split, label_col=label_col, label_delim=label_delim,
         valid_col=valid_col, images=images, task=task, channels=channels,
         checkpoint_dir=checkpoint_dir, workers=workers, on_error=on_error.value,

@@ -34,6 +34,7 @@ class RunConfig:
     lr: float = 2e-3
     size: int = 224
     batch_size: int = 64
+    augment: str | None = None
     out: Path = Path("model")
     weights: Path | None = None
     pretrained: bool = True

@@ -99,6 +99,7 @@ def _data(config: RunConfig) -> ImageDataLoaders:
         "seed": config.seed,
         "size": config.size,
         "batch_size": config.batch_size,
+        "augment": {None: True, "none": False}.get(config.augment, config.augment),
         "num_workers": config.workers,
         "on_error": config.on_error,
         "channels": config.channels,

@@ -145,8 +145,9 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             batch_size: images in a batch, at most the number of training images.
             bs: fastai's name of `batch_size`.
             augment: True for `Augmentation()`, False for none, a name for stronger augmentation
-                ("rand", "trivial", "auto", "augmix", "erase"), an `Augmentation`, or any function
-                of a Pillow image, such as a transform of torchvision.transforms.v2.
+                ("rand", "trivial", "auto", "augmix", "erase"), "document" for letters, signs and
+                spectrograms (neither mirrored nor cut), an `Augmentation`, or any function of a
+                Pillow image, such as a transform of torchvision.transforms.v2.
             normalize: statistics and interpolation, if not those of the weights that are trained.
             crop_pct: share of the resized image's side that validation keeps.
             channels: of the images: 3 for RGB, the default; 1 keeps them grey; any number for

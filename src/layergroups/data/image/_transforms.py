@@ -38,6 +38,7 @@ _POLICIES: Final = {
     "augmix": v2.AugMix,
 }
 _ERASE: Final = "erase"  # the name of random erasing alone
+_DOCUMENT: Final = "document"  # the name of what mirrors and cuts nothing
 _ERASED: Final = 0.25  # share of the images that it changes
 _GREY: Final = 116  # nearly 0 after normalising, in images of any number of channels
 Transform = Callable[[Any], Any]
@@ -59,7 +60,8 @@ class Augmentation:
     brightness and contrast are changed a little.
 
     Attributes:
-        scale: smallest and largest share of the image's area that is cut out.
+        scale: smallest and largest share of the image's area that is cut out; (1, 1) keeps the
+            image as validation sees it.
         ratio: smallest and largest width divided by height of that part.
         flip: probability of mirroring left and right.
         brightness: largest relative change of brightness; 0.1 means 0.9 to 1.1 times.
@@ -80,9 +82,15 @@ class Augmentation:
 
     @classmethod
     def named(cls, word: str) -> Augmentation:
-        """The augmentation of a name: a policy instead of brightness and contrast, or "erase"."""
+        """The augmentation of a name: a policy instead of brightness and contrast, or "erase".
+
+        "document" changes only brightness and contrast: a mirrored letter or sign is another one,
+        and a part of a page or spectrogram is not the whole.
+        """
         if word == _ERASE:
             return cls(erase=_ERASED)
+        if word == _DOCUMENT:
+            return cls(scale=(1.0, 1.0), flip=0.0, brightness=0.2, contrast=0.2)
         return cls(brightness=0.0, contrast=0.0, policy=word)
 
     def __post_init__(self) -> None:
@@ -91,7 +99,7 @@ class Augmentation:
         if self.policy == _ERASE:
             raise DataError('"erase" is not a policy: Augmentation(erase=0.25).')
         if self.policy not in (None, *_POLICIES):
-            known = ", ".join(f'"{name}"' for name in (*_POLICIES, _ERASE))
+            known = ", ".join(f'"{name}"' for name in (_DOCUMENT, *_POLICIES, _ERASE))
             raise DataError(
                 f"augment={self.policy!r} is not known; the names are {known}. Or give True, "
                 'False, Augmentation(policy="trivial", erase=0.25), or a function of an image.'
@@ -100,17 +108,17 @@ class Augmentation:
             value = getattr(self, name)
             _expect(0 <= value <= 1, name, value, "a number from 0 to 1")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is cut out."""
+        return self.scale[0] == 1
+
     def transform(self, size: Size, interpolation: str) -> Transform:
-        """The torchvision transform, with results of `size` (height, width)."""
-        steps: list[Any] = [
-            v2.RandomResizedCrop(
-                list(size),
-                scale=self.scale,
-                ratio=self.ratio,
-                interpolation=v2.InterpolationMode(interpolation),
-            ),
-            v2.RandomHorizontalFlip(self.flip),
-        ]
+        """The torchvision transform, with results of `size`, or as the image if it is whole."""
+        how = v2.InterpolationMode(interpolation)
+        crop = v2.RandomResizedCrop(list(size), self.scale, self.ratio, interpolation=how)
+        steps: list[Any] = [] if self.is_whole else [crop]
+        steps.append(v2.RandomHorizontalFlip(self.flip))
         if self.brightness or self.contrast:
             steps.append(_Light(self.brightness, self.contrast))
         if self.policy is not None:
@@ -242,7 +250,8 @@ class TrainTransform:
                 f"image or a tensor ({channels}, height, width), not yet normalised."
             )
         augmented = picture_of(augmented, channels, strict=not is_array)
-        if height_and_width(augmented) != self.plain.size:
+        whole = isinstance(self.augment, Augmentation) and self.augment.is_whole
+        if whole or height_and_width(augmented) != self.plain.size:
             return self.plain.pixels(augmented)
         return pixels_of(for_torchvision(augmented))
 
