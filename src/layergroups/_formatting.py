@@ -55,6 +55,12 @@ def in_notebook_text(text: str) -> str:
     return f'<pre style="white-space:pre;line-height:1.25">{escape(text)}</pre>'
 
 
+def current_cell() -> int | None:
+    """The number of the notebook cell that runs; None outside a notebook."""
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return None if getattr(shell, "kernel", None) is None else int(shell.execution_count)
+
+
 _PIPED_WIDTH = 200  # columns of a table that no terminal limits
 
 

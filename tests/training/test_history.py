@@ -36,7 +36,7 @@ def test_a_history_prints_as_a_table() -> None:
         "epoch", "phase", "train_loss", "valid_loss", "accuracy", "rates", "frozen", "time",
     ]  # fmt: skip
     assert "0.7500" in lines[1]
-    assert "1.0e-05..1.0e-03" in lines[1]
+    assert "1e-5..1e-3" in lines[1]
     assert "1 of 2" in lines[1]
     assert "1 min 01 s" in lines[1]
     assert "0.7500" not in lines[2]

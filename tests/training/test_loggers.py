@@ -146,7 +146,7 @@ def test_in_a_notebook_one_picture_is_drawn_again_and_again(make, monkeypatch) -
         shown.append(picture.data)
         return Handle()
 
-    kernel = types.SimpleNamespace(kernel=object())
+    kernel = types.SimpleNamespace(kernel=object(), execution_count=1)
     notebook = types.ModuleType("IPython")
     notebook.get_ipython = lambda: kernel
     drawn = types.ModuleType("IPython.display")

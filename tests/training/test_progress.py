@@ -1,6 +1,10 @@
+import re
+
 import pytest
+from tests.training.notebook_cells import outputs_of
 from tests.training.test_history import row
 
+from layergroups.training.state._history import headings
 from layergroups.training.state._progress import Silent, Terminal, reporter
 
 
@@ -46,6 +50,24 @@ def test_in_a_terminal_a_bar_shows_title_and_loss(
     assert "loss 0.5000" in err
 
 
+@pytest.mark.parametrize(("columns", "without"), [(120, ()), (80, ()), (70, ("frozen",))])
+def test_a_terminal_shows_the_columns_that_it_has_room_for(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
+    without: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Terminal().row(row(0, phase="late", lrs=(1.3e-5, 1.3e-4)))
+    lines = [re.sub(r"\x1b\[\d*m", "", line) for line in capsys.readouterr().err.splitlines()]
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= columns
+    assert set(headings(["accuracy"])) - set(lines[0].split()) == set(without)
+
+
 def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     silent = reporter(False)
     silent.row(row(0))
@@ -59,3 +81,28 @@ def test_one_may_bring_ones_own() -> None:
     own = Silent()
     assert reporter(own) is own
     assert isinstance(reporter(True), Terminal)
+
+
+@pytest.mark.slow
+def test_in_a_notebook_a_fit_is_one_table_that_is_not_shown_twice() -> None:
+    prepare = (
+        "import os; os.environ['OMP_NUM_THREADS'] = '1'\n"
+        "from tests.training.tiny import TinyLoaders, tiny_model\n"
+        "from layergroups import Learner\n"
+        "learn = Learner(TinyLoaders(), tiny_model(), split='layerwise')\n"
+        "learn.unfreeze()"
+    )
+    _, fit, history, twice, validate, groups = outputs_of(
+        prepare, "learn.fit(2)", "learn.history", "learn.fit(1); learn.fit(1)", "learn.validate()",
+        "learn.layer_groups",
+    )  # fmt: skip
+    for outputs, rows in ((fit, 2), (history, 2), (twice, 2)):
+        (output,) = outputs
+        html = output["data"]["text/html"]
+        assert html.count("train_loss") == 1
+        assert len(html.splitlines()) == 1 + rows
+        assert "<progress" not in html
+    shown, value = validate
+    assert shown["data"]["text/html"] == ""
+    assert "valid_loss" in value["data"]["text/plain"]
+    assert "<pre" in groups[0]["data"]["text/html"]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layergroups._checks import number, text, whole_number
+from layergroups._formatting import current_cell
 from layergroups.checkpoints import write_text
 from layergroups.errors import TrainingError
 from layergroups.reports import curves_png
 from layergroups.training.hardware import make_accelerator
 from layergroups.training.loop import FitContext
-from layergroups.training.state import in_notebook
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -187,7 +187,7 @@ class LivePlot:
     def before_fit(self, run: FitContext) -> None:
         self._places, self._losses, self._every, self._handle = [], [], 1, None
         self._rows, self._names = [], tuple(run.groups.names)
-        if run.processes.is_main and not in_notebook():
+        if run.processes.is_main and current_cell() is None:
             _log.warning("LivePlot draws in notebooks only; here the table has the same numbers.")
 
     def after_step(self, run: FitContext) -> None:
@@ -219,7 +219,7 @@ class LivePlot:
 
     def _draw(self, run: FitContext) -> None:
         self._rows, started = list(run.rows), time.monotonic()
-        if not run.processes.is_main or not in_notebook():
+        if not run.processes.is_main or current_cell() is None:
             return
         from IPython.display import Image, display
 

@@ -15,10 +15,10 @@ from layergroups.training.state._norm_statistics import (
     evaluating,
     norm_layers,
 )
-from layergroups.training.state._progress import Bar, Reporter, in_notebook, show
+from layergroups.training.state._progress import Bar, Reporter, show
 
 __all__ = [
     "EVENTS", "Bar", "BatchNorm", "BatchNormPolicy", "Ema", "EpochRow", "Event", "History",
-    "LearnerState", "Reporter", "Setting", "checked_callbacks", "evaluating", "in_notebook",
-    "lr_profile", "memory_used", "norm_layers", "show",
+    "LearnerState", "Reporter", "Setting", "checked_callbacks", "evaluating", "lr_profile",
+    "memory_used", "norm_layers", "show",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, Final, overload
 import torch
 from rich.table import Table
 
-from layergroups._formatting import Printable, duration, table
+from layergroups._formatting import Printable, current_cell, duration, rate, table
 from layergroups._from_dict import from_dict
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
@@ -49,6 +49,11 @@ class History(Sequence[EpochRow], Printable):
 
     def __rich__(self) -> Table:
         return table_of(self.rows)
+
+    def _ipython_display_(self) -> None:
+        # IPython uses the other displays on NotImplementedError.
+        if not self.rows or _live.get(current_cell(), ())[-len(self) :] != self.rows:
+            raise NotImplementedError
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -93,6 +98,16 @@ class History(Sequence[EpochRow], Printable):
         return text.getvalue()
 
 
+# The rows in the live table of the last notebook cell with a fit: such a fit at the end of a cell
+# does not show them twice.
+_live: dict[int | None, tuple[EpochRow, ...]] = {}
+
+
+def mark_live(cell: int | None, rows: Sequence[EpochRow]) -> None:
+    _live.clear()
+    _live[cell] = tuple(rows)
+
+
 def table_of(rows: Sequence[EpochRow]) -> Table:
     names = tuple(dict.fromkeys(name for row in rows for name in row.metrics))
     found = (cells(row, names) for row in rows)
@@ -119,8 +134,8 @@ def cells(row: EpochRow, metric_names: Sequence[str]) -> list[str]:
 def rates_text(lrs: Sequence[float]) -> str:
     """The rates of all groups in short: one if all are equal, else the first and the last."""
     if len(set(lrs)) < 2:
-        return "".join(f"{lr:.1e}" for lr in set(lrs))
-    return f"{lrs[0]:.1e}..{lrs[-1]:.1e}"
+        return "".join(map(rate, set(lrs)))
+    return f"{rate(lrs[0])}..{rate(lrs[-1])}"
 
 
 def _number(value: float | None) -> str:

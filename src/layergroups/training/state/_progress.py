@@ -8,7 +8,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from html import escape
+from typing import Any, Final, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -21,8 +22,13 @@ from rich.progress import (
 )
 
 from layergroups._drawing import Figure
+from layergroups._formatting import current_cell, duration, in_notebook_text, plain_text
 from layergroups.errors import TrainingError
-from layergroups.training.state._history import EpochRow, cells, headings
+from layergroups.training.state._history import EpochRow, cells, headings, mark_live, table_of
+
+_WIDTHS: Final = {"phase": 5, "rates": 14, "time": 10}  # of the columns whose values vary most
+_LESS_NEEDED: Final = ("frozen", "rates")
+_NOTEBOOK_SECONDS: Final = 0.25  # between two states of a bar
 
 
 class Reporter(Protocol):
@@ -104,13 +110,86 @@ class Terminal:
             len(value) > width for value, width in zip(values, self._widths, strict=True)
         ):
             self._shown = columns
-            self._widths = [max(len(c), len(v), 8) for c, v in zip(columns, values, strict=True)]
+            self._widths = [
+                max(len(name), len(value), _WIDTHS.get(name, 0))
+                for name, value in zip(columns, values, strict=True)
+            ]
             self._print(columns, style="bold")
         self._print(values)
 
     def _print(self, texts: Sequence[str], style: str = "") -> None:
-        line = "  ".join(t.rjust(w) for t, w in zip(texts, self._widths, strict=True))
-        _console().print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        """Print the columns for which a terminal has room; a file gets all."""
+        console = _console()
+        shown = {n: t.rjust(w) for n, t, w in zip(self._shown, texts, self._widths, strict=True)}
+        for name in _LESS_NEEDED if console.is_terminal else ():
+            if len(" ".join(shown.values())) > console.width:
+                shown.pop(name)
+        gap = "  " if len("  ".join(shown.values())) <= console.width else " "
+        line = gap.join(shown.values())
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class Notebook:
+    """One table of epochs with one bar below it, in one output of the cell that runs."""
+
+    def __init__(self) -> None:
+        self._cell: int | None = None
+        self._handle: Any = None
+        self._rows: list[EpochRow] = []
+
+    def bar(self, title: str, total: int) -> Bar:
+        return _NotebookBar(self, title, total)
+
+    def row(self, row: EpochRow) -> None:
+        self._renew()
+        self._rows.append(row)
+        mark_live(self._cell, self._rows)
+        self.draw()
+
+    def draw(self, bar: str = "") -> None:
+        """Show the rows, and the HTML of a bar."""
+        self._renew()
+        display: Any = importlib.import_module("IPython.display")
+        rows = in_notebook_text(plain_text(table_of(self._rows), 1000)) if self._rows else ""
+        shown = display.HTML(rows + bar)
+        if self._handle is None:
+            self._handle = display.display(shown, display_id=True)
+        else:
+            self._handle.update(shown)
+
+    def _renew(self) -> None:
+        """Begin a new output in a new cell."""
+        if self._cell != current_cell():
+            self._cell, self._handle, self._rows = current_cell(), None, []
+
+
+class _NotebookBar:
+    """A progress bar in the output of a `Notebook`, which vanishes when its work is done."""
+
+    def __init__(self, notebook: Notebook, title: str, total: int) -> None:
+        self._notebook, self._title, self._total = notebook, title, total
+        self._done, self._drawn, self._started = 0, 0.0, time.monotonic()
+
+    def __enter__(self) -> _NotebookBar:
+        self._draw("")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._notebook.draw()
+
+    def advance(self, loss: float = math.nan) -> None:
+        self._done += 1
+        if time.monotonic() - self._drawn >= _NOTEBOOK_SECONDS:
+            self._draw("" if math.isnan(loss) else f", loss {loss:.4f}")
+
+    def _draw(self, note: str) -> None:
+        self._drawn = time.monotonic()
+        elapsed = self._drawn - self._started
+        left = elapsed / self._done * (self._total - self._done) if self._done else 0
+        note += f", {duration(left)} left" if left >= 1 else ""
+        words = escape(f"{self._title}: {self._done} of {self._total}{note}")
+        bar = f'<progress value="{self._done}" max="{self._total}"></progress>'
+        self._notebook.draw(f"<div>{bar} {words}</div>")
 
 
 def _console() -> Console:
@@ -127,20 +206,17 @@ def checked_progress(progress: bool | Reporter) -> bool | Reporter:
 
 
 def reporter(progress: bool | Reporter) -> Reporter:
-    """`Terminal` for True, `Silent` for False, or the given object."""
-    if isinstance(progress, bool):
-        return Terminal() if progress else Silent()
-    return progress
-
-
-def in_notebook() -> bool:
-    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
+    """`Terminal` or `Notebook` for True, `Silent` for False, or the given object."""
+    if not isinstance(progress, bool):
+        return progress
+    if not progress:
+        return Silent()
+    return Terminal() if current_cell() is None else Notebook()
 
 
 def show(draw: Callable[[], Figure]) -> None:
     """Draw and show a figure in a notebook; do nothing elsewhere."""
-    if in_notebook():
+    if current_cell() is not None:
         display: Any = importlib.import_module("IPython.display")
         data = io.BytesIO()
         draw().savefig(data, format="png", dpi=110)
