@@ -19,6 +19,9 @@ from .data import (
     ImageDataLoaders as ImageDataLoaders,
 )
 from .data import (
+    SegmentationDataLoaders as SegmentationDataLoaders,
+)
+from .data import (
     TextDataLoaders as TextDataLoaders,
 )
 from .errors import (
@@ -167,7 +170,13 @@ from .training import (
     load_learner as load_learner,
 )
 from .training import (
+    segmentation_learner as segmentation_learner,
+)
+from .training import (
     text_learner as text_learner,
+)
+from .training import (
+    unet_learner as unet_learner,
 )
 from .training import (
     vision_learner as vision_learner,

@@ -30,10 +30,15 @@ LABELS = torch.tensor([[0.9, 0.2, 0.6], [0.4, 0.7, 0.1], [0.8, 0.6, 0.3], [0.2, 
 LABEL = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
 NUMBERS = torch.tensor([[1.0, 10.0], [2.0, 14.0], [4.0, 12.0], [3.0, 20.0]])
 NUMBER = torch.tensor([[1.5, 11.0], [2.0, 12.0], [3.0, 14.0], [5.0, 19.0]])
+# Each class as a map of one pixel, beside one that is ignored.
+MAPS = CLASSES[..., None, None].repeat(1, 1, 1, 2)
+MASKS = torch.stack([CLASS, torch.full_like(CLASS, -100)], dim=1)[:, None]
+RIGHT = nn.functional.one_hot(CLASS).float()
 ITEMS = {
     "multiclass": (CLASSES, CLASS),
     "multilabel": (LABELS, LABEL),
     "regression": (NUMBERS, NUMBER),
+    "segmentation": (MAPS, MASKS),
 }
 
 
@@ -98,6 +103,13 @@ EXPECTED = {
             correlation(ranks(NUMBERS[:, i]), ranks(NUMBER[:, i])) for i in (0, 1)
         ) / 2,
     },
+    "segmentation": {
+        "iou": (1 / 2 + 1 / 3 + 1 / 2) / 3,
+        "dice": (2 / 3 + 1 / 2 + 2 / 3) / 3,
+        "accuracy": 3 / 5,
+        "recall": (1 + 1 / 2 + 1 / 2) / 3,
+        "precision": (1 / 2 + 1 / 2 + 1) / 3,
+    },
 }  # fmt: skip
 
 
@@ -110,7 +122,8 @@ def test_a_name_means_what_it_says(task: str, name: str) -> None:
 def test_right_answers_are_the_best_value_and_the_direction_is_known(task: str, name: str) -> None:
     """So that early stopping cannot look the wrong way."""
     said, true = ITEMS[task]
-    right = nn.functional.one_hot(CLASS).float() if task == "multiclass" else true
+    maps = RIGHT[..., None, None].repeat(1, 1, 1, 2)
+    right = {"multiclass": RIGHT, "segmentation": maps}.get(task, true)
     values = []
     for given in (said, right):
         meter = Meter([name], said.shape[1], TASKS[task])

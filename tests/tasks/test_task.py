@@ -136,9 +136,14 @@ def test_a_task_is_one_object_that_equals_its_name() -> None:
         assert (str(task), task.name, f"{task}") == (name,) * 3
         assert task == name
         assert name == task
-        assert task != "segmentation"
+        assert task != "detection"
         assert {task: 1}[name] == 1
-    assert [task.count(1) for task in TASKS.values()] == ["1 class", "1 label", "1 number"]
+    assert [task.count(1) for task in TASKS.values()] == [
+        "1 class",
+        "1 label",
+        "1 number",
+        "1 class",
+    ]
     assert TASKS["multiclass"].count(3) == "3 classes"
 
 

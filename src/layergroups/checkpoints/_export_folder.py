@@ -29,11 +29,13 @@ from layergroups.input_spec import InputSpec
 from layergroups.models import (
     BodyWithHead,
     Cut,
+    Segmenter,
     apply_cut,
     build_text_encoder,
     describe_head,
     head_from_description,
     load_model,
+    model_of,
     with_channels,
 )
 from layergroups.tasks import (
@@ -51,6 +53,7 @@ VERSION: Final = 1
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "learner.json"
 _CUT_KINDS: Final = ("chain", "whole", "reset", "by hand")
+_KINDS: Final = (nn.Sequential, BodyWithHead, Segmenter)  # of a body and a head
 _LARGEST_SIDE: Final = 10_000  # pixels
 _LARGEST_STATISTIC: Final = 1000.0
 _REFUSED: Final = {
@@ -115,7 +118,7 @@ def rebuild(blueprint: Blueprint, head: list[dict[str, Any]]) -> nn.Sequential:
             body = apply_cut(loaded.model, blueprint.cut)
         except (CutError, AttributeError) as cause:
             raise CheckpointError(f"The body of {blueprint.arch} cannot be cut: {cause}") from cause
-        return nn.Sequential(body, head_from_description(head))
+        return model_of(body, head_from_description(head))
 
 
 def why_not_rebuilt(
@@ -199,7 +202,7 @@ def described_head(model: nn.Module) -> list[dict[str, Any]] | None:
 
 
 def _has_body_and_head(model: nn.Module) -> bool:
-    return type(model) in (nn.Sequential, BodyWithHead) and [*model._modules] == ["0", "1"]
+    return type(model) in _KINDS and [*model._modules] == ["0", "1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +243,8 @@ def _checked(fields: Any) -> Exported:
     if not len(groups.names) == len(groups.frozen) == len(groups.rates) == len(groups.members):
         raise ValueError("groups: names, members, frozen and rates must have the same length")
     if not is_text_config(made.transform):
-        _check_input(InputSpec.from_dict(made.transform), "transform")
+        own = {name: value for name, value in made.transform.items() if name != "squash"}
+        _check_input(InputSpec.from_dict(own), "transform")
     if made.blueprint is not None:
         if made.blueprint.cut.kind not in _CUT_KINDS:
             raise ValueError(f"blueprint.cut.kind: expected {', '.join(_CUT_KINDS)}")

@@ -7,6 +7,7 @@ from layergroups.data._eval_loaders import InferenceData, varied_views
 from layergroups.data._image_loaders import ImageDataLoaders, Paths
 from layergroups.data._inference_data import inference_data
 from layergroups.data._samples import Samples
+from layergroups.data._segmentation_loaders import SegmentationDataLoaders
 from layergroups.data._shards import Shard, check_of, shard_positions, shards_of
 from layergroups.data._source import (
     Batches,
@@ -51,10 +52,11 @@ __all__ = [
     "DEFAULT_MODEL", "IMAGE_ENDINGS", "Augmentation", "BatchPicture", "Batches", "BrokenImage",
     "DataFacts", "DataSource", "DataSummary", "EvalLoader", "EvalTransform", "ImageDataLoaders",
     "IndexedBatches", "InferenceData", "InferenceTexts", "OnError", "Paths", "PlainSource",
-    "Samples", "SeekableBatches", "Shard", "Size", "TextDataLoaders", "TextEvalLoader",
-    "TextTrainLoader", "TextTransform", "TrainLoader", "TrainValid", "as_size", "batch_count",
-    "batches_of", "bound_to", "can_start_later", "check_images", "check_of", "common_folder",
-    "data_source", "find_images", "generators_of", "inference_data", "is_text_config", "items_in",
-    "normalise", "open_image", "paths_of", "quiet", "set_epoch", "shard_positions", "shards_of",
-    "starting_at", "transform_from_config", "varied_views", "weighted_order",
+    "Samples", "SeekableBatches", "SegmentationDataLoaders", "Shard", "Size", "TextDataLoaders",
+    "TextEvalLoader", "TextTrainLoader", "TextTransform", "TrainLoader", "TrainValid", "as_size",
+    "batch_count", "batches_of", "bound_to", "can_start_later", "check_images", "check_of",
+    "common_folder", "data_source", "find_images", "generators_of", "inference_data",
+    "is_text_config", "items_in", "normalise", "open_image", "paths_of", "quiet", "set_epoch",
+    "shard_positions", "shards_of", "starting_at", "transform_from_config", "varied_views",
+    "weighted_order",
 ]  # fmt: skip

@@ -203,9 +203,13 @@ class ImageDataset(Dataset[Any]):
             with quiet():
                 decoded = (augmented or self.plain).decode_size
                 image = self._open(file, min_size=decoded, channels=self.plain.channels)
+                mask = self.samples.mask(position)
         except Exception as error:  # the file changed since it was checked: reported by its path
             return BrokenImage(Path(file), reason_of(error, file))
-        return (augmented or self.plain).pixels(image), self.samples.target(position)
+        transform = augmented or self.plain
+        if mask is not None:
+            return transform.pair(image, mask)
+        return transform.pixels(image), self.samples.target(position)
 
 
 def stack(items: Sequence[One | BrokenImage]) -> Raw:
@@ -264,6 +268,8 @@ class BatchMaker:
             raise broken_images_error([raw])
         # A quarter of the bytes of normalised pixels goes to the device.
         pixels, targets = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in raw)
+        if targets.dtype == torch.int16:  # masks, which travel in two bytes a pixel
+            targets = targets.long()
         return normalise(pixels, self.dataset.plain.input), targets
 
     def _new_loader(self, plan: Plan, *, stay: bool) -> DataLoader[Any]:

@@ -530,20 +530,21 @@ class ImageDataLoaders(SuggestsNames, DataSource):
 
     def fingerprint(self) -> str:
         settings = (self.size, self.input, self.augment, self.crop_pct, self.seed)
-        return stable_text((*settings, self._names_checksum))
+        masks = () if self.train_images.masks is None else (self.train_images.masks,)
+        return stable_text((*settings, self._names_checksum, *masks))
 
     @cached_property
     def _names_checksum(self) -> int:
         """Checksum of the last two parts of each path, so that the folder may be moved."""
         found = 0
-        for file in (*self.train_images.files, *self.valid_images.files):
+        for file in (*self.train_images.read_files, *self.valid_images.read_files):
             found = zlib.crc32(os.fsencode("/".join(Path(file).parts[-2:])), found)
         return found
 
     def file_stamps(self) -> str:
         """Sizes and times of the files, as a checksum."""
         found = 0
-        for file in (*self.train_images.files, *self.valid_images.files):
+        for file in (*self.train_images.read_files, *self.valid_images.read_files):
             with suppress(OSError):  # an item of a dataset, or removed
                 status = os.stat(file)
                 found = zlib.crc32(b"%d %d" % (status.st_size, status.st_mtime_ns), found)
@@ -571,7 +572,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     @cached_property
     def transform(self) -> EvalTransform:
         """The transform of validation and prediction."""
-        return EvalTransform(self.size, self.input, self.crop_pct)
+        return EvalTransform(self.size, self.input, self.crop_pct, self.task.per_pixel)
 
     @property
     def task(self) -> Task:

@@ -14,7 +14,7 @@ import torch
 from layergroups._formatting import first_few
 from layergroups.data.image import BrokenImage, Picture
 from layergroups.errors import DataError
-from layergroups.tasks import TASKS, Label, Task, members_of
+from layergroups.tasks import TASKS, Label, MaskFile, Task, members_of
 
 _LOG = logging.getLogger("layergroups")
 _MENTIONED = 10  # things that a one-line message names
@@ -25,6 +25,13 @@ class Opener(Protocol):
 
     def open(self, name: str, *, min_size: int | None = None, channels: int = 3) -> Picture:
         """The image."""
+
+
+class MaskOpener(Protocol):
+    """Opens masks by their names."""
+
+    def open(self, path: str) -> torch.Tensor:
+        """The target of every pixel, int16 (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Samples:
     c: int = 0  # outputs that a network needs
     # Opens the images where they are items of a dataset and not files.
     items: Opener | None = field(default=None, compare=False, repr=False)
+    # Reads the labels where they are masks.
+    masks: MaskOpener | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -46,6 +55,12 @@ class Samples:
     def paths(self) -> tuple[Path, ...]:
         """The files, in order."""
         return tuple(map(Path, self.files))
+
+    @property
+    def read_files(self) -> tuple[str, ...]:
+        """All files that are read: images, and masks where labels are these."""
+        masks = [label.path for label in self.labels or () if isinstance(label, MaskFile)]
+        return (*self.files, *masks)
 
     def take(self, positions: Iterable[int]) -> Samples:
         """Those at the positions, in that order."""
@@ -56,6 +71,13 @@ class Samples:
     def target(self, position: int) -> int | torch.Tensor:
         """The target of one image; -1 if it has no label."""
         return self.task.target(self.labels[position] if self.labels else None, self.c)
+
+    def mask(self, position: int) -> torch.Tensor | None:
+        """The mask of one image; None if labels are not masks."""
+        label = self.labels[position] if self.labels else None
+        if self.masks is None or not isinstance(label, MaskFile):
+            return None
+        return self.masks.open(label.path)
 
     def targets(self) -> torch.Tensor:
         """Of all images: classes int64 (N,), labels float32 (N, C), or numbers float64 (N, K)."""

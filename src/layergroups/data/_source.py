@@ -19,7 +19,7 @@ from torch import Tensor
 from layergroups._fingerprint import stable_text
 from layergroups._forward import split_batch
 from layergroups._random import private_randomness
-from layergroups.data.image import Size
+from layergroups.data.image import Size, size_of_image
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task, checked_task
@@ -175,6 +175,13 @@ class DataSource:
             f"{self._name} has no load(item), so predict needs a tensor of one item, not "
             f"{type(item).__name__}."
         )
+
+    def placed(self, prediction: Any, item: Any) -> Any:
+        """The prediction of one item in the form of that item, such as a mask of its size."""
+        if self.task is None or not self.task.per_pixel:
+            return prediction
+        size = size_of_image(item)
+        return prediction if size is None else self.task.placed(prediction, *size)
 
     def test_batches(self, items: Any) -> Any:
         """Batches of other items, such as paths, with `paths` in their order."""

@@ -2,6 +2,7 @@
 
 from layergroups.models._catalog import LoadedModel, list_models, load_model
 from layergroups.models._cut import Assembled, Cut, apply_cut, assemble, create_body
+from layergroups.models._decoder import Decoder
 from layergroups.models._head_surgery import (
     all_or_nothing,
     classifier_layers,
@@ -22,6 +23,11 @@ from layergroups.models._heads import (
     outputs_of,
 )
 from layergroups.models._input_channels import InputChange, change_input_channels, with_channels
+from layergroups.models._segmenter import (
+    Segmenter,
+    assemble_segmenter,
+    model_of,
+)
 from layergroups.models._text_encoder import (
     BodyWithHead,
     TextEncoder,
@@ -32,10 +38,11 @@ from layergroups.models._text_encoder import (
 from layergroups.models._weights import compare, read_weights
 
 __all__ = [
-    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ConcatLinear", "Cut", "InputChange",
-    "LoadedModel", "SigmoidRange", "TargetUnits", "TextEncoder", "all_or_nothing", "apply_cut",
-    "assemble", "build_text_encoder", "change_input_channels", "checked_range", "classifier_layers",
-    "compare", "create_body", "create_head", "describe_head", "describe_text_encoder", "grow_head",
-    "head_from_description", "is_linear", "list_models", "load_model", "load_text_encoder",
-    "outputs_of", "read_weights", "replace_head", "shrink_head", "with_channels",
+    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ConcatLinear", "Cut", "Decoder",
+    "InputChange", "LoadedModel", "Segmenter", "SigmoidRange", "TargetUnits", "TextEncoder",
+    "all_or_nothing", "apply_cut", "assemble", "assemble_segmenter", "build_text_encoder",
+    "change_input_channels", "checked_range", "classifier_layers", "compare", "create_body",
+    "create_head", "describe_head", "describe_text_encoder", "grow_head", "head_from_description",
+    "is_linear", "list_models", "load_model", "load_text_encoder", "model_of", "outputs_of",
+    "read_weights", "replace_head", "shrink_head", "with_channels",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ from layergroups.errors import AnatomyError, CutError, InputSizeError
 from layergroups.groups import LayerGroups, Split
 from layergroups.input_spec import InputSpec
 from layergroups.models._catalog import LoadedModel
+from layergroups.models._feature_maps import Encoder, FeatureMap
 from layergroups.models._heads import ConcatLinear, HeadOptions, create_head, whole_path
 
 log = logging.getLogger("layergroups")
@@ -55,6 +56,8 @@ class Cut:
     reason: str  # why the body ends there
     path: str = ""  # of the first module to leave out, if the caller's cut is inside a child
     idle: tuple[str, ...] = ()  # paths of modules that stay in the body but no longer run
+    maps: tuple[FeatureMap, ...] = ()  # that a decoder reads
+    unread: tuple[str, ...] = ()  # removed from the body, because they come after these maps
 
     def __str__(self) -> str:
         if self.kind in ("whole", "reset"):
@@ -202,8 +205,8 @@ def assemble(
     **options: Unpack[HeadOptions],
 ) -> Assembled:
     """Attach a new head, see `create_head`, to the body of a network, see `create_body`."""
-    example = _images(loaded.input.channels, size)
-    body, planned, shape = _cut_body(loaded, example, cut)
+    example = images_of(loaded.input.channels, size)
+    body, planned, shape = cut_body(loaded, example, cut)
     lost = planned.removed[1:] + planned.idle
     if lost:
         log.warning("removed together with the classifier: %s", ", ".join(lost))
@@ -257,12 +260,12 @@ def create_body(
     loaded = LoadedModel(model=network, name=name, input=spec, pretrained=False, weights="")
     if example_input is None:  # three channels, or as many as one of the convolutions takes
         convolutions = [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
-        tried = [_images(channels, size) for channels in dict.fromkeys([3, *convolutions])]
+        tried = [images_of(channels, size) for channels in dict.fromkeys([3, *convolutions])]
         example_input = next((each for each in tried if _runs(network, each)), tried[0])
-    return _cut_body(loaded, example_input, cut)[0]
+    return cut_body(loaded, example_input, cut)[0]
 
 
-def _images(channels: int, size: int | tuple[int, int]) -> Tensor:
+def images_of(channels: int, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     return torch.zeros(2, channels, height, width)
 
@@ -273,6 +276,11 @@ def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
     Raises:
         CutError: the network has no such children or modules.
     """
+    body = _body(network, cut)
+    return Encoder(_without(body, cut.unread), cut.maps) if cut.maps else body
+
+
+def _body(network: nn.Module, cut: Cut) -> nn.Module:
     if cut.kind == "whole":
         return _without(network, cut.removed)
     if cut.kind == "reset":
@@ -333,7 +341,7 @@ def _check_removable(network: nn.Module, path: str) -> None:
         )
 
 
-def _cut_body(
+def cut_body(
     loaded: LoadedModel, example: Tensor, cut: CutGiven | None
 ) -> tuple[nn.Module, Cut, tuple[int, ...]]:
     network = loaded.model
@@ -373,7 +381,7 @@ def _plan_at_full_size(
     is traced at the size that its weights were trained with.
     """
     planned = _plan(loaded.model, found)
-    full = _images(example.shape[1], loaded.input.size)
+    full = images_of(example.shape[1], loaded.input.size)
     if planned.kind == "whole" and full.shape[-1] > example.shape[-1]:
         try:
             larger = trace(loaded.model, full)
@@ -400,7 +408,7 @@ def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
     try:
         return trace(loaded.model, example)
     except AnatomyError as error:
-        sizes = [s for s in _SIDES if _runs(loaded.model, _images(example.shape[1], s))]
+        sizes = [s for s in _SIDES if _runs(loaded.model, images_of(example.shape[1], s))]
         side = "×".join(map(str, example.shape[2:]))
         if not sizes:
             raise

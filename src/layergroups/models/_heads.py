@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from layergroups._checks import whole_number
 from layergroups._paths import parent
 from layergroups.errors import ModelError
+from layergroups.models._decoder import Decoder
 
 
 class SigmoidRange(nn.Module):
@@ -344,7 +345,7 @@ _LAYERS: dict[str, type[nn.Module]] = {
         nn.AdaptiveAvgPool2d, AdaptiveConcatPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm1d,
         nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Flatten, nn.GELU, nn.Hardswish, nn.Identity,
         nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.SiLU, nn.Sigmoid, SigmoidRange, nn.Tanh,
-        TargetUnits,
+        TargetUnits, Decoder,
     )
 }  # fmt: skip
 _HOLDERS = {"Sequential": ("layers",), "ConcatLinear": ("dim", "layers")}

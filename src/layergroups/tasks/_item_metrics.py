@@ -121,16 +121,20 @@ class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is no
             self.add_state(name, torch.zeros(n, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
-        if not self.labels:
-            each = torch.arange(self.n, device=targets.device)
-            known = is_class(probabilities, targets)[..., None]
-            predicted = (probabilities.argmax(dim=1)[..., None] == each) & known
-            actual = targets[..., None] == each
-        else:
+        if self.labels:
             predicted, actual = probabilities > self.thresh, targets > 0.5
-        self.right += (predicted & actual).reshape(-1, self.n).sum(0)
-        self.predicted += predicted.reshape(-1, self.n).sum(0)
-        self.actual += actual.reshape(-1, self.n).sum(0)
+            self.right += (predicted & actual).reshape(-1, self.n).sum(0)
+            self.predicted += predicted.reshape(-1, self.n).sum(0)
+            self.actual += actual.reshape(-1, self.n).sum(0)
+            return
+        known = is_class(probabilities, targets)
+        predicted, actual = probabilities.argmax(dim=1)[known], targets[known].long()
+        for count, classes in (
+            (self.right, actual[predicted == actual]),
+            (self.predicted, predicted),
+            (self.actual, actual),
+        ):
+            count += torch.bincount(classes, minlength=self.n)
 
     def compute(self) -> Tensor:
         right, predicted, actual = (

@@ -6,7 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import stratified_split
 from layergroups.tasks._targets import WHOLE, check_known, listed, name_of, quoted, sorted_names
 from layergroups.tasks._task import (
+    AnyPrediction,
     Column,
     Label,
     NamedMetric,
@@ -125,10 +126,10 @@ class Multiclass(Task):
     meanings = frozenset({Meaning.SOFTMAX})
     activation = Meaning.SOFTMAX
     metrics = _METRICS
-    default_metrics = ("accuracy",)
+    default_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     more_metrics = " and top_5_accuracy (any number)"
     least_outputs = 2
-    prediction = Prediction
+    prediction: ClassVar[type[AnyPrediction]] = Prediction
     measures_type = ConfusionMatrix
     output_is = "the probability of each class"
     reads_folders = True

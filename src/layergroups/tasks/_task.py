@@ -16,7 +16,16 @@ from layergroups.errors import LayerGroupsError, ModelError, TrainingError
 from layergroups.models import TargetUnits
 from layergroups.tasks._losses import LossFunc, Meaning, apply, loss_name, meaning_of
 
-Label = int | tuple[float, ...]  # of one item: its class, its labels by position, or its numbers
+
+class MaskFile(NamedTuple):
+    """The mask of an image: its file, and the positions of the classes in it."""
+
+    path: str
+    classes: tuple[int, ...]
+
+
+# of one item: its class, its labels by position, its numbers, or its mask
+Label = int | tuple[float, ...] | MaskFile
 _LOG: Final = logging.getLogger("layergroups")
 Names = Sequence[str]
 Vocab = tuple[str, ...]
@@ -114,6 +123,7 @@ class Task(ABC):
     needs_label: ClassVar[bool] = True  # whether an item without a label is an error
     has_threshold: ClassVar[bool] = False  # whether predictions depend on a threshold
     has_counts: ClassVar[bool] = True  # whether items can be counted for each output
+    per_pixel: ClassVar[bool] = False  # whether there is a prediction for every pixel
     # the error if no item is left to validate with; {} is the source of the items
     few_items: ClassVar[str] = "{} has one item"
 
@@ -269,6 +279,10 @@ class Task(ABC):
 
         Names are positions if their number differs; labels above the threshold are predicted.
         """
+
+    def placed(self, prediction: Any, height: int, width: int) -> Any:
+        """A prediction of `decode` as one of an image of this size in pixels."""
+        return prediction
 
     @abstractmethod
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:

@@ -12,7 +12,13 @@ from layergroups.tasks import (
     NumbersPrediction,
     Prediction,
 )
-from layergroups.training._factory import cnn_learner, load_learner, vision_learner
+from layergroups.training._factory import (
+    cnn_learner,
+    load_learner,
+    segmentation_learner,
+    unet_learner,
+    vision_learner,
+)
 from layergroups.training._learner import Learner
 from layergroups.training._text_factory import text_learner
 from layergroups.training.callbacks import (
@@ -51,5 +57,6 @@ __all__ = [
     "MeanSquaredError", "MixUp", "NumbersPrediction", "OneCycle", "Phase", "Prediction",
     "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "StopOnNaN",
     "Thaw", "Trackers", "average_gradients", "cnn_learner", "load_learner", "minimum",
-    "plan_fine_tune", "same_weights", "slide", "steep", "text_learner", "valley", "vision_learner",
+    "plan_fine_tune", "same_weights", "segmentation_learner", "slide", "steep", "text_learner",
+    "unet_learner", "valley", "vision_learner",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from layergroups.checkpoints import Blueprint, Exported, load_export
 from layergroups.data import (
     DataSource,
     ImageDataLoaders,
+    SegmentationDataLoaders,
     Size,
     bound_to,
     data_source,
@@ -28,7 +29,15 @@ from layergroups.data import (
 from layergroups.errors import CheckpointError, ModelError, TrainingError
 from layergroups.groups import Split
 from layergroups.input_spec import InputSpec
-from layergroups.models import all_or_nothing, assemble, load_model, with_channels
+from layergroups.models import (
+    Assembled,
+    LoadedModel,
+    all_or_nothing,
+    assemble,
+    assemble_segmenter,
+    load_model,
+    with_channels,
+)
 from layergroups.tasks import LossFunc, Task, loss_from, stand_in, task_meant_by
 from layergroups.training._learner import Learner
 from layergroups.training.optim import OptFunc
@@ -111,7 +120,7 @@ def vision_learner(
         ArgumentError: neither the learner nor the architecture has an argument of this name.
     """
     data = data_source(dls)
-    size, spec = _checked_images(data)
+    size, _ = _checked_images(data)
     task = data.task or task_meant_by(loss_func)
     if not isinstance(custom_head, nn.Module | None):
         raise ModelError(
@@ -122,53 +131,77 @@ def vision_learner(
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
-    with all_or_nothing(arch, custom_head, values=weights is not None):
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.default_generator.manual_seed(mixed(seed, "first weights"))
-            with _refused_by_name(options):
-                loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
-            loaded, change = with_channels(loaded, spec.channels, size=size)
-            assembled = assemble(
-                loaded,
-                data.n_outputs,
-                size=size,
-                cut=cut,
-                custom_head=custom_head,
-                lin_ftrs=lin_ftrs,
-                ps=ps,
-                concat_pool=concat_pool,
-                bn_final=bn_final,
-                first_bn=first_bn,
-                lin_first=lin_first,
-                y_range=y_range,
-                units=None if y_range else task.target_units(data.targets()),
-            )
-        learner = Learner(
-            bound_to(data, assembled.input).given,
-            assembled.model,
-            groups=assembled.layer_groups(split),
-            split=split,
-            metrics=metrics,
-            loss_func=loss_func,
-            opt_func=opt_func,
-            seed=seed,
-            **own,
-        )
-        learner.blueprint = Blueprint(
-            arch=loaded.name,
-            kwargs=loaded.kwargs,
-            cut=assembled.cut,
-            network=assembled.network,
+
+    def with_head(loaded: LoadedModel) -> Assembled:
+        return assemble(
+            loaded,
+            data.n_outputs,
             size=size,
-            input=assembled.input,
+            cut=cut,
+            custom_head=custom_head,
+            lin_ftrs=lin_ftrs,
+            ps=ps,
+            concat_pool=concat_pool,
+            bn_final=bn_final,
+            first_bn=first_bn,
+            lin_first=lin_first,
+            y_range=y_range,
+            units=None if y_range else task.target_units(data.targets()),
         )
-        learner.pretrained = loaded.pretrained
-        if loaded.pretrained and len(learner.layer_groups) > 1:
-            learner.freeze()
-        if change is not None:
-            frozen = loaded.pretrained and learner.layer_groups.frozen[0]
-            _log.warning("%s.%s", change, _FROZEN_CHANNELS if frozen else "")
+
+    own |= {"metrics": metrics, "loss_func": loss_func, "opt_func": opt_func, "seed": seed}
+    with all_or_nothing(arch, custom_head, values=weights is not None):
+        network = _Network(arch, pretrained, weights, options)
+        return _learner(data, network, with_head, split, own)
+
+
+class _Network(NamedTuple):
+    """The arguments of `load_model`."""
+
+    arch: Arch
+    pretrained: bool
+    weights: str | Path | Enum | None
+    options: Mapping[str, Any]
+
+
+def _learner(
+    data: DataSource,
+    network: _Network,
+    with_head: Callable[[LoadedModel], Assembled],
+    split: Split,
+    own: dict[str, Any],
+) -> Learner:
+    """A learner of a network's body and a new head; `own` are the options of `Learner`."""
+    (size, spec), seed = _checked_images(data), own["seed"]
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(mixed(seed, "first weights"))
+        arch, pretrained, weights, options = network
+        with _refused_by_name(options):
+            loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+        loaded, change = with_channels(loaded, spec.channels, size=size)
+        assembled = with_head(loaded)
+    learner = Learner(
+        bound_to(data, assembled.input).given,
+        assembled.model,
+        groups=assembled.layer_groups(split),
+        split=split,
+        **own,
+    )
+    learner.blueprint = Blueprint(
+        arch=loaded.name,
+        kwargs=loaded.kwargs,
+        cut=assembled.cut,
+        network=assembled.network,
+        size=size,
+        input=assembled.input,
+    )
+    learner.pretrained = loaded.pretrained
+    if loaded.pretrained and len(learner.layer_groups) > 1:
+        learner.freeze()
+    if change is not None:
+        frozen = loaded.pretrained and learner.layer_groups.frozen[0]
+        _log.warning("%s.%s", change, _FROZEN_CHANNELS if frozen else "")
     return learner
 
 
@@ -181,6 +214,70 @@ def cnn_learner(
             raise TrainingError("split_on is the older name of split: give one of them.")
         options["split"] = split_on
     return vision_learner(dls, arch, **options)
+
+
+def segmentation_learner(
+    dls: SegmentationDataLoaders,
+    arch: Arch,
+    *,
+    decoder: str | None = None,
+    widths: Sequence[int] = (),
+    pretrained: bool = True,
+    weights: str | Path | Enum | None = None,
+    cut: int | str | Callable[[nn.Module], nn.Module] | None = None,
+    split: Split = "auto",
+    metrics: Any = ("iou", "dice"),
+    loss_func: LossFunc | str | None = None,
+    opt_func: OptFunc = "adamw",
+    seed: int | None = None,
+    **options: Any,
+) -> Learner:
+    """A learner that gives a class to every pixel; `unet_learner` of fastai.
+
+    The body of a pretrained network gives a feature map of each resolution, which a dry run finds;
+    a new decoder makes scores of them at the size of the image. With pretrained weights the body
+    starts frozen, as in `vision_learner`. Sides that are no multiple of the body's largest stride
+    are padded by the edges of the image, and the scores are cropped back.
+
+    Args:
+        dls: the images and their masks.
+        arch: as for `vision_learner`: any network of torchvision or timm that has feature maps.
+        decoder: "unet", "fpn" or "deeplabv3+", of segmentation_models_pytorch; or "plain",
+            convolutions and upsampling of the last map. None: "unet", or "plain" where all maps
+            have one resolution, as in a vision transformer.
+        widths: channels inside the decoder, from the smallest map on; the default of a U-Net is
+            256, 128, 64 and so on.
+        pretrained: start with the library's pretrained weights.
+        weights: as for `vision_learner`.
+        cut: as for `vision_learner`.
+        split: as for `vision_learner`.
+        metrics: names ("iou", "dice", "accuracy"), torchmetrics objects or functions.
+        loss_func: as for `Learner`; None is cross entropy.
+        opt_func: as for `Learner`.
+        seed: as for `vision_learner`.
+        **options: as for `vision_learner`.
+
+    Raises:
+        ModelError: the network has no feature maps, or not those that the decoder needs.
+        UnknownArchitectureError, WeightsError, CutError, TrainingError, InputSizeError,
+            ArgumentError: as for `vision_learner`.
+    """
+    data = data_source(dls)
+    size, _ = _checked_images(data)
+    own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
+    own |= {"metrics": metrics, "loss_func": loss_func, "opt_func": opt_func, "seed": seed}
+
+    def with_decoder(loaded: LoadedModel) -> Assembled:
+        return assemble_segmenter(
+            loaded, data.n_outputs, size=size, cut=cut, decoder=decoder, widths=widths
+        )
+
+    with all_or_nothing(arch, values=weights is not None):
+        network = _Network(arch, pretrained, weights, options)
+        return _learner(data, network, with_decoder, split, own)
+
+
+unet_learner = segmentation_learner
 
 
 def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learner:

@@ -48,13 +48,14 @@ def _paths(images: object) -> Paths:
 def _each(
     learner: LearnerState, batches: Iterator[Any], paths: Iterator[Path]
 ) -> Iterator[tuple[Path, AnyPrediction]]:
-    names, task = learner.data.vocab, learner.task
+    data, task = learner.data, learner.task
     with keep_freed_memory():
         for batch in batches:
             found, _, _ = predict_all(learner, [batch])
             del batch  # frees its memory before the next one is read
             for row in found:
-                yield next(paths), task.decode(row, names, learner.thresh)
+                path = next(paths)
+                yield path, data.placed(task.decode(row, data.vocab, learner.thresh), path)
 
 
 def all_predictions(

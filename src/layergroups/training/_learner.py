@@ -547,7 +547,7 @@ class Learner(LearnerState):
             TrainingError: the model cannot take the item.
         """
         found, _, _ = predict_all(self, [(single_batch(self.data.load(item)), None)])
-        return self.task.decode(found[0], self.data.vocab, self.thresh)
+        return self.data.placed(self.task.decode(found[0], self.data.vocab, self.thresh), item)
 
     def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
         """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.

@@ -15,6 +15,7 @@ from layergroups.data.image._image_checks import (
 from layergroups.data.image._opening import (
     ARRAY_ENDINGS,
     IMAGE_ENDINGS,
+    Array,
     Picture,
     Size,
     height_and_width,
@@ -24,6 +25,7 @@ from layergroups.data.image._opening import (
     quiet,
     reduced_picture,
     refuse_pipe,
+    size_of_image,
 )
 from layergroups.data.image._transforms import (
     CROP_PCT,
@@ -38,10 +40,10 @@ from layergroups.data.image._transforms import (
 )
 
 __all__ = [
-    "ARRAY_ENDINGS", "CROP_PCT", "IMAGE_ENDINGS", "Augmentation", "BrokenImage", "DecodedCache",
-    "EvalTransform", "ImageSource", "OnError", "Picture", "Size", "TrainTransform", "Transform",
-    "as_size", "broken_images_error", "check_images", "check_on_error", "drop_broken",
+    "ARRAY_ENDINGS", "CROP_PCT", "IMAGE_ENDINGS", "Array", "Augmentation", "BrokenImage",
+    "DecodedCache", "EvalTransform", "ImageSource", "OnError", "Picture", "Size", "TrainTransform",
+    "Transform", "as_size", "broken_images_error", "check_images", "check_on_error", "drop_broken",
     "height_and_width", "normalise", "open_image", "open_picture", "picture_of", "progress",
-    "quiet", "reason_of", "reduced_picture", "refuse_pipe", "report_broken",
+    "quiet", "reason_of", "reduced_picture", "refuse_pipe", "report_broken", "size_of_image",
     "transform_from_config",
 ]  # fmt: skip

@@ -44,6 +44,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_SIDEWAYS = (5, 6, 7, 8)
+
 _BITS, _SAMPLE_FORMAT = 258, 339  # tags of a TIFF
 _BACKGROUND = (255, 255, 255)
 
@@ -300,6 +302,30 @@ def height_and_width(image: Picture) -> Size:
     if isinstance(image, Image.Image):
         return image.height, image.width
     return image.shape[0], image.shape[1]
+
+
+def size_of_image(source: object) -> Size | None:
+    """Height and width of one image, upright; of a file from its header; None if that is unknown.
+
+    Source is a path, a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W).
+    """
+    if isinstance(source, torch.Tensor):
+        return (source.shape[-2], source.shape[-1]) if source.ndim > 1 else None
+    if isinstance(source, np.ndarray):
+        return (source.shape[0], source.shape[1]) if source.ndim > 1 else None
+    if isinstance(source, Image.Image):
+        turned = source.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+        return (source.width, source.height) if turned else (source.height, source.width)
+    if not isinstance(source, str | os.PathLike):
+        return None
+    if Path(source).suffix.lower() in ARRAY_ENDINGS:
+        return size_of_image(np.load(source, mmap_mode="r"))
+    with quiet():
+        try:
+            with Image.open(source) as image:
+                return size_of_image(image)
+        except UnidentifiedImageError:  # such as a TIFF of many bands
+            return None
 
 
 def picture_of(

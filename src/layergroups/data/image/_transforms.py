@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from PIL import Image
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from layergroups.data.image._image_checks import BrokenImage, reason_of
@@ -147,6 +148,8 @@ class EvalTransform:
     # mean, standard deviation and interpolation in use; its own size and crop are not
     input: InputSpec = field(default_factory=InputSpec)
     crop_pct: float = CROP_PCT  # share of the resized image's side that is kept
+    # resize the whole image to the size, whatever its aspect, and crop nothing
+    squash: bool = False
 
     def __post_init__(self) -> None:
         _check_spec(self.input)
@@ -164,6 +167,8 @@ class EvalTransform:
     @property
     def covering(self) -> Size:
         """Height and width in pixels that the resized image just covers, before the crop."""
+        if self.squash:
+            return self.size
         height, width = (math.floor(side / self.crop_pct + 1e-6) for side in self.size)
         return height, width
 
@@ -184,8 +189,14 @@ class EvalTransform:
             how = _FOR_ARRAYS.get(how, how)
         mode = v2.InterpolationMode(how)
         given = for_torchvision(image)
+        if self.squash:
+            return pixels_of(v2.functional.resize(given, list(self.size), interpolation=mode))
         resized = v2.functional.resize(given, self._covering(image), interpolation=mode)
         return pixels_of(v2.functional.center_crop(resized, list(self.size)))
+
+    def pair(self, image: Picture, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels as above, and a mask (H, W) as (height, width), both resized to the size."""
+        return self.pixels(image), _resized_mask(mask, self.size)
 
     def _covering(self, image: Picture) -> list[int]:
         """Height and width to resize to: the least that covers, rounded as torchvision does."""
@@ -197,7 +208,8 @@ class EvalTransform:
 
     def to_config(self) -> dict[str, Any]:
         spec = replace(self.input, size=self.size, crop_pct=self.crop_pct)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in spec.to_dict().items()}
+        config = {k: list(v) if isinstance(v, tuple) else v for k, v in spec.to_dict().items()}
+        return config | ({"squash": True} if self.squash else {})
 
     def _open(self, source: ImageSource) -> Picture:
         try:
@@ -255,6 +267,32 @@ class TrainTransform:
             return self.plain.pixels(augmented)
         return pixels_of(for_torchvision(augmented))
 
+    def pair(self, image: Picture, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels as above, and a mask (H, W) as (height, width), varied in the same way."""
+        is_array = isinstance(image, np.ndarray)
+        whole = tv_tensors.Mask(_resized_mask(mask, height_and_width(image)))
+        augment = self._augment_array if is_array else self._augment
+        try:
+            varied, same = augment(for_torchvision(image), whole)  # type: ignore[call-arg] # both
+        except (TypeError, ValueError) as cause:
+            raise DataError(
+                "augment= must vary an image and its mask together, as transforms of "
+                f"torchvision.transforms.v2 do: {cause}. Or give augment=True."
+            ) from cause
+        varied = picture_of(varied, self.plain.channels, strict=not is_array)
+        if height_and_width(varied) != self.plain.size:
+            return self.plain.pair(varied, torch.as_tensor(same))
+        return pixels_of(for_torchvision(varied)), same.as_subclass(torch.Tensor)
+
+
+def _resized_mask(mask: torch.Tensor, size: Size) -> torch.Tensor:
+    """A mask (H, W) at a size, without interpolation."""
+    if tuple(mask.shape) == size:
+        return mask
+    nearest = v2.InterpolationMode.NEAREST_EXACT
+    resized = v2.functional.resize(tv_tensors.Mask(mask), list(size), interpolation=nearest)
+    return resized.as_subclass(torch.Tensor)  # type: ignore[no-any-return] # torchvision, untyped
+
 
 class _Light:
     """Random brightness and contrast: torchvision's for images, this one for arrays."""
@@ -263,7 +301,10 @@ class _Light:
         self._jitter = v2.ColorJitter(brightness=brightness, contrast=contrast)
         self._by = torch.tensor([brightness, contrast])
 
-    def __call__(self, image: Any) -> Any:
+    def __call__(self, image: Any, *masks: Any) -> Any:
+        return (self._changed(image), *masks) if masks else self._changed(image)
+
+    def _changed(self, image: Any) -> Any:
         if isinstance(image, Image.Image):
             return self._jitter(image)
         bright, contrast = (1 + self._by * (2 * torch.rand(2) - 1)).tolist()
@@ -278,6 +319,7 @@ class _Light:
 def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
     """The inverse of `EvalTransform.to_config`, to predict without the training images."""
     expected = EvalTransform((1, 1)).to_config()
+    squash = config.get("squash", False)
     try:
         spec = InputSpec.from_dict({name: config[name] for name in expected})
     except (KeyError, TypeError, ValueError) as error:
@@ -285,7 +327,7 @@ def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
             f"This does not describe a transform: expected the entries {', '.join(expected)}; "
             f"got {dict(config)}."
         ) from error
-    return EvalTransform(spec.size, spec, spec.crop_pct)
+    return EvalTransform(spec.size, spec, spec.crop_pct, squash is True)
 
 
 def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:

@@ -1,6 +1,12 @@
 """Folders, tables, lists and datasets, read into samples."""
 
-from layergroups.data.sources._datasets import Items, is_dataset, read_datasets, read_test_dataset
+from layergroups.data.sources._datasets import (
+    Items,
+    is_dataset,
+    items_of,
+    read_datasets,
+    read_test_dataset,
+)
 from layergroups.data.sources._folder import find_images, read_folder, read_labelled
 from layergroups.data.sources._lists import (
     Files,
@@ -14,6 +20,13 @@ from layergroups.data.sources._lists import (
     samples_of,
     sound_positions,
 )
+from layergroups.data.sources._masks import (
+    Classes,
+    MaskReader,
+    masks_by,
+    paired,
+    read_masked,
+)
 from layergroups.data.sources._settings import Options, Settings, check_batch_size
 from layergroups.data.sources._table import (
     Column,
@@ -24,25 +37,31 @@ from layergroups.data.sources._table import (
 )
 
 __all__ = [
+    "Classes",
     "Column",
     "Files",
     "Items",
     "Labeller",
+    "MaskReader",
     "Options",
     "Settings",
     "check_batch_size",
     "find_files",
     "find_images",
     "is_dataset",
+    "items_of",
     "labels_by_name",
     "labels_of",
     "list_of_files",
     "marked",
     "marks_of",
+    "masks_by",
+    "paired",
     "read_datasets",
     "read_folder",
     "read_labelled",
     "read_lists",
+    "read_masked",
     "read_table",
     "read_test_dataset",
     "read_unlabelled",

@@ -32,6 +32,8 @@ Key = str | int
 _IMAGE_KEYS = ("image", "img", "picture", "photo", "jpg", "png", "pixel_values")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
 
+_MASK_KEYS = ("mask", "masks", "label", "annotation", "segmentation", "target")
+
 
 @dataclass(frozen=True, eq=False)
 class Items:
@@ -46,6 +48,11 @@ class Items:
         part, _, number = name.rstrip("]").rpartition("[")
         item = self.parts[part][int(number)]
         return reduced_picture(_picture(_at(item, self.image), channels), min_size)
+
+    def label_of(self, name: str) -> Any:
+        """The label of an item as it is there."""
+        part, _, number = name.rstrip("]").rpartition("[")
+        return None if self.label is None else _at(self.parts[part][int(number)], self.label)
 
     def read(self, part: str, channels: int) -> Iterator[tuple[str, Any, str | None]]:
         """Name, label and fault, if there is one, of each item of a dataset."""
@@ -106,7 +113,12 @@ def read_test_dataset(
 
 
 def items_of(
-    parts: Mapping[str, Any], image: Key | None, label: Key | None, asked: str = "train"
+    parts: Mapping[str, Any],
+    image: Key | None,
+    label: Key | None,
+    asked: str = "train",
+    *,
+    masks: bool = False,
 ) -> Items:
     """Datasets, and where image and label are in their items."""
     for name, dataset in parts.items():
@@ -121,7 +133,7 @@ def items_of(
     item = _first_item(parts[asked])
     if isinstance(item, Mapping):
         where = _key(item, image, _IMAGE_KEYS, "image")
-        return Items(parts, where, _label_key(item, label))
+        return Items(parts, where, _label_key(item, label, _MASK_KEYS if masks else _LABEL_KEYS))
     if isinstance(item, tuple | list) and item:
         second = 1 if len(item) > 1 else None
         return Items(parts, 0 if image is None else image, second if label is None else label)
@@ -198,10 +210,10 @@ def _key(item: Mapping[str, Any], given: Key | None, usual: Sequence[str], what:
     return found[0]
 
 
-def _label_key(item: Mapping[str, Any], given: Key | None) -> Key | None:
-    if given is None and not any(key in item for key in _LABEL_KEYS):
+def _label_key(item: Mapping[str, Any], given: Key | None, usual: Sequence[str]) -> Key | None:
+    if given is None and not any(key in item for key in usual):
         return None
-    return _key(item, given, _LABEL_KEYS, "label")
+    return _key(item, given, usual, "label")
 
 
 def _class_names(dataset: Any, label: Key | None) -> tuple[str, ...] | None:

@@ -1,0 +1,138 @@
+"""The feature maps of an image network, one for each resolution, found in a dry run.
+
+A decoder for masks reads them. There is no table of encoders: a map is what a module returns at a
+time when nothing else is needed later, so the whole network up to there went into it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layergroups.anatomy import Call, Flow, Trace, is_vector
+
+FIRST, LAST, TOKENS = "channels first", "channels last", "tokens"
+_MOST_PREFIX = 16  # class and register tokens before those of the patches
+_END = 1 << 60  # after every operation
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """What a module of a network returns, as a map.
+
+    Attributes:
+        path: of the module in the body.
+        stride: pixels of the image for each of the map, along a side.
+        channels: of the map.
+        layout: "channels first" (N, C, H, W), "channels last" (N, H, W, C) or "tokens" (N, T, C).
+        prefix: tokens before those of the patches.
+    """
+
+    path: str
+    stride: int
+    channels: int
+    layout: str = FIRST
+    prefix: int = 0
+
+    def of(self, value: Tensor, height: int, width: int) -> Tensor:
+        """A returned value as a map (N, C, h, w); height and width are those of the image."""
+        if self.layout == LAST:
+            return value.permute(0, 3, 1, 2)
+        if self.layout == TOKENS:
+            sides = (height // self.stride, width // self.stride)
+            patches: Tensor = value[:, self.prefix :].transpose(1, 2).unflatten(2, sides)
+            return patches
+        return value
+
+
+class Encoder(nn.Module):
+    """A network without its classifier that returns its feature maps, the largest first."""
+
+    def __init__(self, body: nn.Module, maps: tuple[FeatureMap, ...]) -> None:
+        super().__init__()
+        self.body = body
+        self.maps = maps
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (N, C, h, w) of images (N, channels, H, W)."""
+        seen: dict[str, Any] = {}
+        handles = [
+            self.body.get_submodule(each.path).register_forward_hook(
+                lambda module, inputs, output, path=each.path: seen.update({path: output})
+            )
+            for each in self.maps
+        ]
+        try:
+            self.body(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        height, width = images.shape[2:]
+        return [each.of(seen[each.path], height, width) for each in self.maps]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{each.path}: 1/{each.stride}" for each in self.maps)
+
+
+def find_maps(found: Trace) -> tuple[FeatureMap, ...]:
+    """The last map of each resolution, the largest first; empty if there is none.
+
+    Of the maps of a resolution the outermost module's is taken: the output of a stage and not what
+    is expanded inside of its last block.
+    """
+    flow = Flow(found)
+    image = next(value.shape for value in found.values if value.producer == -1)
+    times = Counter(call.path for call in found.calls)
+    best: dict[int, tuple[tuple[int, int], FeatureMap]] = {}
+    for call in found.calls[1:]:
+        if times[call.path] > 1 or flow.live_values(call.end, call.end, _END) > 1:
+            continue
+        for seen in _as_map(call, flow, image):
+            rank = (-call.path.count("."), call.end)
+            if seen.stride not in best or best[seen.stride][0] < rank:
+                best[seen.stride] = rank, seen
+    maps = [best[stride][1] for stride in sorted(best)]
+    ends = [best[stride][0][1] for stride in sorted(best)]
+    # Each is made after the larger ones: a network may enlarge a map again, such as a mask.
+    later = [*ends[1:], _END]
+    return tuple(m for m, end, after in zip(maps, ends, later, strict=False) if end < after)
+
+
+def _as_map(call: Call, flow: Flow, image: tuple[int, ...]) -> Iterator[FeatureMap]:
+    shape = call.shape
+    if not shape or shape[0] != image[0] or is_vector(shape):
+        return
+    if len(shape) == 4:
+        sides, layout = min(
+            ((shape[2:4], FIRST), (shape[1:3], LAST)), key=lambda each: _distortion(each[0], image)
+        )
+        if _distortion(sides, image) < 0.3 and sides[0] <= image[2]:
+            stride = 2 ** round(math.log2(image[2] / sides[0]))
+            exact = image[2] // sides[0] if image[2] % sides[0] == 0 else stride
+            yield FeatureMap(call.path, exact, shape[1 if layout == FIRST else 3], layout)
+    if len(shape) == 3:
+        for op in flow.between(0, call.end)[::-1]:
+            grid = next((flow.shape(v) for v in op.writes if len(flow.shape(v)) == 4), ())
+            prefix = shape[1] - math.prod(grid[2:]) if grid else -1
+            if 0 <= prefix <= _MOST_PREFIX and image[2] % grid[2] == 0:
+                yield FeatureMap(call.path, image[2] // grid[2], shape[2], TOKENS, prefix)
+                return
+
+
+def _distortion(sides: tuple[int, ...], image: tuple[int, ...]) -> float:
+    """How far the aspect of a map is from the image's, as a logarithm."""
+    return abs(math.log(sides[0] / sides[1] * image[3] / image[2]))
+
+
+def padded_to(images: Tensor, stride: int) -> Tensor:
+    """Images with their edges repeated at the right and at the bottom, to multiples of a stride."""
+    height, width = (-side % stride for side in images.shape[2:])
+    if not height and not width:
+        return images
+    return torch.nn.functional.pad(images, (0, width, 0, height), mode="replicate")

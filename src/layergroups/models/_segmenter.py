@@ -1,0 +1,121 @@
+"""Models that give a class to every pixel: a body, a decoder of its feature maps, a last layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from layergroups._paths import parent
+from layergroups.anatomy import Trace, trace
+from layergroups.errors import AnatomyError, CutError, ModelError
+from layergroups.models._catalog import LoadedModel
+from layergroups.models._cut import Assembled, Cut, CutGiven, apply_cut, cut_body, images_of
+from layergroups.models._decoder import Decoder
+from layergroups.models._feature_maps import Encoder, find_maps, padded_to
+
+log = logging.getLogger("layergroups")
+
+
+class Segmenter(nn.Sequential):
+    """An encoder and a head: images (N, channels, H, W) to scores (N, classes, H, W).
+
+    Images whose sides are not multiples of the encoder's largest stride are padded by their edges;
+    the scores are cropped back.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of every pixel."""
+        encoder, head = self
+        stride = max(each.stride for each in encoder.maps)  # type: ignore[union-attr] # an Encoder
+        padded = padded_to(images, stride)
+        scores = head(encoder(padded))
+        scores = F.interpolate(scores, size=padded.shape[2:], mode="bilinear")
+        return scores[..., : images.shape[2], : images.shape[3]]
+
+
+def model_of(body: nn.Module, head: nn.Module) -> nn.Sequential:
+    """A body and its head as one model."""
+    return Segmenter(body, head) if isinstance(body, Encoder) else nn.Sequential(body, head)
+
+
+def assemble_segmenter(
+    loaded: LoadedModel,
+    n_out: int,
+    *,
+    size: int | tuple[int, int],
+    cut: CutGiven | None = None,
+    decoder: str | None = None,
+    widths: Sequence[int] = (),
+) -> Assembled:
+    """Attach a decoder and a last layer to the feature maps of a network.
+
+    Args:
+        loaded: the network.
+        n_out: classes.
+        size: height and width of the images.
+        cut: where the body ends, as in `create_body`.
+        decoder: see `Decoder`; None for U-Net, or "plain" where the network has one resolution.
+        widths: see `Decoder`.
+
+    Raises:
+        ModelError: the network has no feature maps, or not those that the decoder needs.
+    """
+    example = images_of(loaded.input.channels, size)
+    body, planned, _ = cut_body(loaded, example, cut)
+    found, example = _trace_of_maps(body, loaded, example)
+    maps = tuple(each for each in find_maps(found) if each.stride > 1)
+    if not maps:
+        raise ModelError(
+            f"{loaded.name} gives no feature maps, of which a mask could be made. Use a network "
+            'for images, such as "resnet18"; a model that gives masks itself goes to Learner.'
+        )
+    kind = decoder or ("unet" if len(maps) > 1 else "plain")
+    end = next(call.end for call in found.calls if call.path == maps[-1].path)
+    later = [n for n, time in found.first_use.items() if time > end]
+    unread, rest = _removable(body, list(dict.fromkeys(map(parent, later))))
+    lost = (*planned.removed[1:], *planned.idle, *unread)
+    if lost:
+        log.warning("removed together with the classifier: %s", ", ".join(dict.fromkeys(lost)))
+    if rest:
+        log.warning("not used, since they come after the last feature map: %s", ", ".join(rest))
+    planned = replace(planned, maps=maps, unread=unread)
+    encoder = apply_cut(loaded.model, planned) if cut is None else Encoder(body, maps)
+    layers = Decoder(kind, [m.channels for m in maps], [m.stride for m in maps], widths)
+    head = nn.Sequential(layers, nn.Conv2d(layers.out_channels, n_out, 3, padding=1))
+    where = next(encoder.parameters(), example).device
+    return Assembled(
+        model=model_of(encoder, head.to(where)),
+        cut=planned,
+        features=layers.out_channels,
+        pooled=False,
+        network=type(loaded.model).__name__,
+        input=loaded.input,
+        example=example,
+    )
+
+
+def _trace_of_maps(body: nn.Module, loaded: LoadedModel, example: Tensor) -> tuple[Trace, Tensor]:
+    """A trace in which no map is a single pixel, where the network takes images that large."""
+    full = images_of(example.shape[1], loaded.input.size)
+    if full.shape[-1] > example.shape[-1]:
+        try:
+            return trace(body, full), example
+        except AnatomyError:
+            pass
+    return trace(body, example), example
+
+
+def _removable(body: nn.Module, paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which modules can be taken out of a body, and which cannot."""
+    gone, rest = [], []
+    for path in paths:
+        try:
+            apply_cut(body, Cut("whole", (), (path,), ""))
+            gone.append(path)
+        except CutError:
+            rest.append(path)
+    return tuple(gone), tuple(rest)

@@ -1,0 +1,220 @@
+"""The task `Segmentation`: a class for every pixel of an image."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from layergroups.errors import DataError, TrainingError
+from layergroups.tasks._losses import CrossEntropy
+from layergroups.tasks._measures import ConfusionMatrix
+from layergroups.tasks._metrics import mean_of, named
+from layergroups.tasks._multiclass import Multiclass
+from layergroups.tasks._splitting import multilabel_split
+from layergroups.tasks._task import (
+    Column,
+    Label,
+    MaskFile,
+    NamedMetric,
+    Names,
+    Parts,
+    Vocab,
+    output_names,
+)
+
+IGNORED: Final = -100  # the class of pixels that count nowhere, as in torch
+_NAMED: Final = 3  # classes that a line names
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """A class for every pixel of one image.
+
+    Attributes:
+        mask: position of the most likely class, int64 (H, W); at the size of the image.
+        probabilities: of all classes, float (C, h, w), at the size that the network saw.
+        names: of the classes.
+    """
+
+    mask: Tensor
+    probabilities: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the pixels of every class, 0 to 1."""
+        counts = torch.bincount(self.mask.flatten(), minlength=len(self.names))
+        return dict(zip(self.names, (counts / self.mask.numel()).tolist(), strict=True))
+
+    @property
+    def confidence(self) -> float:
+        """The mean probability of the predicted classes."""
+        return float(self.probabilities.max(dim=0).values.mean())
+
+    def at_size(self, height: int, width: int) -> Self:
+        """The same prediction with a mask of this size, from interpolated probabilities."""
+        if self.mask.shape == (height, width):
+            return self
+        resized = F.interpolate(self.probabilities[None], size=(height, width), mode="bilinear")
+        return replace(self, mask=resized[0].argmax(dim=0))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the mask as a PNG of class positions with a palette."""
+        from PIL import Image
+
+        image = Image.fromarray(self.mask.numpy().astype(np.uint8))
+        image.putpalette([channel for colour in palette(len(self.names)) for channel in colour])
+        image.save(path, format="PNG")
+        return Path(path)
+
+    @classmethod
+    def columns(cls, names: Names) -> tuple[Column, ...]:
+        return Column("largest classes", 40), Column("confidence", len("confidence"), right=True)
+
+    def cells(self) -> tuple[str, ...]:
+        return self._largest, f"{self.confidence:.3f}"
+
+    @property
+    def _largest(self) -> str:
+        found = sorted(self.shares.items(), key=lambda pair: -pair[1])
+        return ", ".join(f"{name} {share:.1%}" for name, share in found[:_NAMED] if share)
+
+    @classmethod
+    def csv_columns(cls, names: Names) -> tuple[str, ...]:
+        return ("confidence", *names)
+
+    def csv_cells(self) -> tuple[object, ...]:
+        return (self.confidence, *self.shares.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        height, width = self.mask.shape
+        return {"size": [height, width], "confidence": self.confidence, "shares": self.shares}
+
+    def __str__(self) -> str:
+        height, width = self.mask.shape
+        return f"mask of {height} x {width} pixels: {self._largest}"
+
+
+def palette(n: int) -> list[tuple[int, int, int]]:
+    """A colour (red, green, blue) for each of n classes, as in Pascal VOC and many tools."""
+    colours = []
+    for index in range(n):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colours.append((channels[0], channels[1], channels[2]))
+    return colours
+
+
+_METRICS: Final = {
+    "iou": named("ClassMean", figure="jaccard"),
+    "dice": named("ClassMean", figure="f1"),
+    "accuracy": mean_of("hits", higher=True),
+    "balanced_accuracy": named("ClassMean", figure="recall"),
+    "precision": named("ClassMean", figure="precision"),
+    "recall": named("ClassMean", figure="recall"),
+}
+_OTHER_NAMES: Final = {"miou": "iou", "jaccard": "iou", "f1": "dice", "pixel_accuracy": "accuracy"}
+
+
+class Segmentation(Multiclass):
+    """A class for every pixel: targets int64 (N, H, W), -100 where a pixel does not count."""
+
+    name = "segmentation"
+    items_have = "a mask for each image"
+    targets_are = "a class for each pixel, int64 (N, H, W)"
+    usual_loss = "cross entropy, CrossEntropy()"
+    metrics = _METRICS
+    default_metrics = ("iou", "dice")
+    more_metrics = ""
+    prediction = MaskPrediction
+    measures_type = ConfusionMatrix
+    output_is = "the probability of each class at each pixel"
+    reads_folders = False
+    per_pixel = True
+    few_items = "{} has one item"
+
+    def recognises(self, values: Sequence[Any]) -> bool:
+        return False
+
+    def parse_labels(
+        self, values: Sequence[Any], files: Names, vocab: Vocab | None, columns: Vocab
+    ) -> tuple[Vocab, tuple[Label, ...]]:
+        if vocab is None or not all(isinstance(value, MaskFile) for value in values):
+            raise DataError(
+                f"task={self.name!r} needs masks, which these data do not read. Use "
+                'SegmentationDataLoaders.from_folders("images", "masks", classes=[...]).'
+            )
+        return vocab, tuple(values)
+
+    def split(self, labels: Sequence[Label], valid_pct: float, seed: int) -> Parts:
+        return multilabel_split([_classes(label) for label in labels], valid_pct, seed)
+
+    def target(self, label: Label | None, n_outputs: int) -> int:
+        return -1  # a mask has the geometry of its image: the data read both together
+
+    def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
+        counted = Counter(place for label in labels for place in _classes(label))
+        return tuple(counted[place] for place in range(n_outputs))
+
+    def words(self, value: Tensor, names: Names) -> list[str]:
+        """The classes in a mask, the most frequent first."""
+        known = value[(value >= 0) & (value < len(names))]
+        counts = torch.bincount(known.flatten().long(), minlength=len(names))
+        order = counts.argsort(descending=True, stable=True).tolist()
+        return [names[index] for index in order if counts[index]]
+
+    def default_loss(self) -> Any:
+        return CrossEntropy()
+
+    def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
+        if outputs.ndim != 4 or outputs.shape[2:] != targets.shape[1:]:
+            raise TrainingError(
+                f"The outputs {tuple(outputs.shape)} and the targets {tuple(targets.shape)} do not "
+                "fit: for masks the model gives (N, classes, H, W), and targets are (N, H, W), as "
+                "segmentation_learner(dls, arch) does."
+            )
+        super().check_targets(outputs, targets, loss_func)
+
+    def metric(self, name: str) -> NamedMetric:
+        return super().metric(_OTHER_NAMES.get(name, name))
+
+    def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> Any:
+        return MaskPrediction(values.argmax(dim=0), values, output_names(names, len(values)))
+
+    def placed(self, prediction: Any, height: int, width: int) -> Any:
+        return prediction.at_size(height, width)
+
+    def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Any:
+        return None
+
+    def confidence(self, values: Tensor) -> float:
+        return float(values.max(dim=0).values.mean())
+
+    def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
+        return (predictions[0], *predictions[2:])
+
+    def measures(
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
+    ) -> ConfusionMatrix:
+        return ConfusionMatrix.from_predictions(predictions, targets, names)
+
+    def figures(
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
+    ) -> dict[str, float]:
+        report = self.measures(predictions, targets, names)
+        return {"accuracy": report.accuracy}
+
+
+def _classes(label: Label) -> tuple[int, ...]:
+    return cast(MaskFile, label).classes

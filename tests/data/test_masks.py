@@ -1,0 +1,131 @@
+"""Masks of every form, and what is wrong with some of them, found before training by path."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.data.masks import NAMES, shapes
+
+from layergroups.data import SegmentationDataLoaders
+from layergroups.data.sources import MaskReader
+from layergroups.errors import BrokenImagesError, DataError
+from layergroups.tasks import palette
+
+SMALL: dict[str, Any] = {"size": (24, 32), "batch_size": 4, "num_workers": 0, "cache": False}
+MASK = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
+EXPECTED = torch.tensor([[0, 1, 2], [2, 1, -100]])
+
+
+def loaders(folders: tuple[Path, Path], **options: Any) -> SegmentationDataLoaders:
+    return SegmentationDataLoaders.from_folders(*folders, **{"classes": NAMES, **SMALL, **options})
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    return shapes(tmp_path, n=8)
+
+
+@pytest.mark.parametrize("form", ["grey", "palette", "equal channels", "npy", "16 bits"])
+def test_values_are_classes_in_every_form(tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("mask.npy" if form == "npy" else "mask.png")
+    image = Image.fromarray(MASK)
+    if form == "palette":
+        image.putpalette([v for colour in palette(256) for v in colour])
+        assert image.mode == "P"
+    elif form == "equal channels":
+        image = Image.merge("RGB", [image] * 3)
+    elif form == "16 bits":
+        image = Image.fromarray(MASK.astype(np.uint16))
+    np.save(path, MASK) if form == "npy" else image.save(path)
+    assert torch.equal(MaskReader((0, 1, 2), (255,)).open(str(path)).long(), EXPECTED)
+
+
+def test_colours_are_classes(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (128, 64, 128), (70, 70, 70)], np.uint8)
+    pixels = np.append(colours, [[9, 9, 9]], 0)[np.where(MASK == 255, 3, MASK)]
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "mask.png")
+    classes = tuple(tuple(map(int, colour)) for colour in colours)
+    found = MaskReader(classes, ((9, 9, 9),)).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type]
+    assert torch.equal(found.long(), EXPECTED)
+    with pytest.raises(DataError, match=r"\(9, 9, 9\)"):
+        MaskReader(classes).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type]
+
+
+def test_black_and_white_masks_need_no_classes(tmp_path: Path) -> None:
+    dls = loaders(shapes(tmp_path, n=8, values=(0, 255, 0)), classes=None)
+    assert dls.vocab == ("background", "foreground")
+    assert set(dls.one_batch()[1].unique().tolist()) == {0, 1}
+
+
+def test_a_class_ignored_by_name_has_no_output(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    dls = loaders(folders, classes=tmp_path / "classes.txt", ignore="square")
+    assert dls.vocab == ("background", "disc")
+    assert set(dls.one_batch()[1].unique().tolist()) == {-100, 0, 1}
+
+
+def test_faults_are_found_first_and_named_by_path(folders: tuple[Path, Path]) -> None:
+    masks = folders[1]
+    Image.fromarray(np.full((48, 64), 7, np.uint8)).save(masks / "01.png")
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(masks / "02.png")
+    (masks / "03.png").write_bytes(b"not an image")
+    with pytest.raises(BrokenImagesError) as caught:
+        loaders(folders)
+    message = str(caught.value)
+    assert all(text in message for text in ("01.png", "values 7", "02.png", "20 x 20", "03.png"))
+    dls = loaders(folders, on_error="skip")
+    assert len(dls.train_images) + len(dls.valid_images) == 5
+    assert {broken.path.name for broken in dls.broken} == {"01.png", "02.png", "03.png"}
+    (masks / "04.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 8 images have no mask.*04\.jpg"):
+        loaders(folders, on_error="skip")
+
+
+def test_names_that_differ_by_a_suffix_get_a_hint(folders: tuple[Path, Path]) -> None:
+    masks = folders[1]
+    for path in list(masks.iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    with pytest.raises(DataError, match="suffix='_mask'"):
+        loaders(folders)
+    assert len(loaders(folders, suffix="_mask").train_images) == 6
+
+
+def test_masks_of_one_class_only_are_refused(folders: tuple[Path, Path]) -> None:
+    for path in folders[1].iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(path)
+    with pytest.raises(DataError, match=r"'background'.*nothing to learn"):
+        loaders(folders)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ["one"]}, "at least two different names"),
+        ({"classes": None}, "give the names of their classes"),
+        ({"classes": "nowhere.txt"}, "cannot be read"),
+        ({"classes": {"a": 0, "b": (1, 2, 3)}}, "a different value for each"),
+        ({"ignore": "circle"}, "neither a class"),
+    ],
+)
+def test_wrong_classes_are_refused(
+    folders: tuple[Path, Path], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        loaders(folders, **options)
+
+
+def test_folders_with_parts_are_divided_as_they_are(tmp_path: Path) -> None:
+    source = shapes(tmp_path / "all", n=8)
+    for folder in source:
+        for number, path in enumerate(sorted(folder.iterdir())):
+            part = tmp_path / folder.name / ("valid" if number % 4 == 0 else "train")
+            part.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, part)
+    dls = loaders((tmp_path / "images", tmp_path / "masks"))
+    assert [path.name for path in dls.valid_images.paths] == ["00.jpg", "04.jpg"]

@@ -1,0 +1,74 @@
+"""Encoders, decoders and padding: masks of the image's size from networks of every design."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from layergroups.errors import ModelError
+from layergroups.models import Segmenter, assemble_segmenter, load_model
+
+SMALL = (
+    ("torchvision:resnet18", (2, 4, 8, 16, 32)),
+    ("torchvision:mobilenet_v3_small", (2, 4, 8, 16, 32)),
+    ("torchvision:squeezenet1_1", (2, 4, 8, 16)),
+    ("timm:convnext_atto", (4, 8, 16, 32)),
+)
+
+
+def segmenter(name: str, size: tuple[int, int] = (72, 100), **options: object) -> Segmenter:
+    made = assemble_segmenter(load_model(name, pretrained=False), 4, size=size, **options)  # type: ignore[arg-type]
+    assert isinstance(made.model, Segmenter)
+    return made.model.eval()
+
+
+@pytest.mark.parametrize(("name", "strides"), SMALL)
+def test_the_maps_are_found_and_the_mask_has_the_size_of_the_image(
+    name: str, strides: tuple[int, ...]
+) -> None:
+    model = segmenter(name)
+    assert model[1][0].strides == strides
+    assert model(torch.rand(2, 3, 72, 100)).shape == (2, 4, 72, 100)
+
+
+def test_every_layer_of_body_and_decoder_gets_a_gradient() -> None:
+    model = segmenter("timm:convnext_atto").train()
+    model(torch.rand(2, 3, 64, 96)).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_a_vision_transformer_gets_a_plain_decoder() -> None:
+    loaded = load_model("timm:test_vit", pretrained=False)
+    size = loaded.input.size
+    model = assemble_segmenter(loaded, 4, size=size).model
+    assert model[1][0].kind == "plain"
+    assert model.eval()(torch.rand(2, 3, *size)).shape == (2, 4, *size)
+    with pytest.raises(ModelError, match=r'decoder="unet" or "plain"'):
+        assemble_segmenter(loaded, 4, size=size, decoder="fpn")
+
+
+@pytest.mark.parametrize("decoder", ["unet", "fpn", "deeplabv3+", "plain"])
+def test_each_decoder_reads_the_maps(decoder: str) -> None:
+    assert segmenter("timm:test_resnet", decoder=decoder)(torch.rand(1, 3, 72, 100)).shape[1:] == (
+        4, 72, 100,
+    )  # fmt: skip
+
+
+def test_padding_does_not_move_the_image() -> None:
+    """Scores of an image whose sides need no padding are the same in a larger, padded one."""
+    model = segmenter("timm:test_resnet", decoder="plain", widths=(8,))
+    nn.init.constant_(model[1][1].bias, 1.0)
+    image = torch.rand(1, 3, 64, 64)
+    cropped = image[..., :60, :50]
+    found = model(cropped)
+    assert found.shape == (1, 4, 60, 50)
+    assert torch.allclose(found[..., :8, :8], model(image)[..., :8, :8], atol=0.2)
+
+
+def test_an_unknown_decoder_and_a_network_without_maps_are_refused() -> None:
+    with pytest.raises(ModelError, match="unet"):
+        segmenter("timm:test_resnet", decoder="u-net")
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8))
+    with pytest.raises(ModelError, match="no feature maps"):
+        assemble_segmenter(load_model(flat), 4, size=32)
