@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,16 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from lightning.pytorch.loggers import CSVLogger
-from safetensors.torch import load_file
-from tests.integrations import lightning_script as script
-from tests.integrations.lightning_script import SPLIT, Tiny, trainer
+from tests.integrations.tiny_lightning import SPLIT, Tiny, trainer
 from tests.integrations.tiny_models import moved, weights
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, default_collate
 
 from layergroups import GradualUnfreezing, decay
 from layergroups.errors import GroupingError
 from layergroups.integrations import UnfreezeOnPlateau
 from layergroups.integrations.lightning import LayerGroupsCallback
 
-ROOT = Path(__file__).parents[2]
 # advice of Lightning on workers and short epochs, and what torch tells Lightning
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(does not have many workers|no .* defined).*"),
@@ -165,31 +161,65 @@ def test_what_does_not_fit_is_an_error(tmp_path: Path) -> None:
     assert torch.optim.SGD(Tiny().parameters(), 0.1).param_groups[0]["lr"] == 0.1  # torch as it was
 
 
-def run(folder: Path, *what: str) -> int:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, script.__file__, str(folder), *what],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode in (0, -9), done.stderr[-4000:]
-    return done.returncode
+class Shuffled(Tiny):
+    """Data in an order drawn for each epoch, with noise that is drawn as they are read."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.data(), 4, shuffle=True, collate_fn=noisy)
 
 
-@pytest.mark.slow
-def test_a_killed_run_ends_as_the_unbroken_one(tmp_path: Path) -> None:
-    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    run(unbroken)
-    for step in ("4", "8"):  # in the middle of both epochs
-        assert run(killed, step) == -9
-    run(killed)
-    first, second = (load_file(f / "end-0.safetensors") for f in (unbroken, killed))
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+def noisy(rows: list[Any]) -> list[torch.Tensor]:
+    x, y = default_collate(rows)
+    return [x + torch.randn_like(x), y]
 
 
-@pytest.mark.slow
-def test_two_processes_are_equal_after_unfreezing(tmp_path: Path) -> None:
-    run(tmp_path, "ddp")
-    zero, one = (load_file(tmp_path / f"end-{rank}.safetensors") for rank in range(2))
-    trained = [name for name, _ in Tiny().named_parameters()]
-    assert [name for name in trained if not torch.equal(zero[name], one[name])] == []
-    assert len(moved({n: zero[n] for n in Tiny().state_dict()}, Tiny())) == len(Tiny().state_dict())
+class Resumable(DataLoader[Any]):
+    """A loader that knows its position, as that of torchdata."""
+
+    done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.done = state["done"]
+
+    def __iter__(self) -> Any:
+        return self.counted(super().__iter__())  # which draws a seed at once
+
+    def counted(self, batches: Any) -> Any:
+        for batch in itertools.islice(batches, self.done, None):
+            self.done = (self.done + 1) % len(self)
+            yield batch
+
+
+class Saves(Callback):
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir, f"{trainer.global_step}.ckpt"))
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.save_checkpoint(
+            Path(trainer.default_root_dir, f"epoch {trainer.current_epoch}.ckpt")
+        )
+
+
+class InOrder(Tiny):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return Resumable(self.data(), 4)
+
+
+@pytest.mark.parametrize("kind", [Shuffled, InOrder])
+def test_a_resumed_run_ends_as_the_unbroken_one(kind: type[Tiny], tmp_path: Path) -> None:
+    def run(start: str | None = None) -> tuple[Tiny, Any]:
+        module, ours = kind(), LayerGroupsCallback(SPLIT, unfreeze=HALF)
+        made = trainer(tmp_path, ours, *([] if start else [Saves()]))
+        torch.manual_seed(0 if start is None else 1)
+        made.fit(module, ckpt_path=start and tmp_path / start)
+        return module, made.optimizers[0].state_dict()["state"]
+
+    unbroken, moments = run()
+    for step in ("2", "4", "6", "epoch 0", "9"):  # within both epochs, and between them
+        module, state = run(f"{step}.ckpt")
+        assert not moved(weights(unbroken), module), step
+        assert all(torch.equal(moments[i]["momentum_buffer"], state[i]["momentum_buffer"])
+                   for i in moments)  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from layergroups.checkpoints import load_random_state, random_state
 from layergroups.errors import GroupingError
 from layergroups.groups import LayerGroups, Rate, Split, decays
 from layergroups.integrations._unfreezing import Unfreezer, Unfreezing
@@ -29,6 +30,7 @@ except ImportError:
         raise ImportError('this needs Lightning: pip install "layergroups[lightning]"') from cause
 
 __all__ = ["LayerGroupsCallback"]
+_POSITION = "LayerGroupsCallback/position"  # in a checkpoint
 
 
 class LayerGroupsCallback(Callback):
@@ -37,7 +39,10 @@ class LayerGroupsCallback(Callback):
     The module's `configure_optimizers` stays as it is: the optimizer that it makes gets the
     parameters in layer groups, all from the first step, so its schedulers and `LearningRateMonitor`
     have a rate for each. What is frozen does not change by a bit. A checkpoint has the freezing,
-    the rates and the position of the unfreezing. DDP needs no `find_unused_parameters`.
+    the rates and the position of the unfreezing. DDP needs no `find_unused_parameters`. It also has
+    the random states of all processes, so a run that is resumed with `ckpt_path`, in the middle of
+    an epoch too, ends bit for bit as the unbroken one: the batches that were used are read again
+    and skipped, unless the loader has a `state_dict` of its own.
 
     Args:
         split: a rule, as in `LayerGroups`.
@@ -73,6 +78,7 @@ class LayerGroupsCallback(Callback):
         self.norm, self.path, self.example_input = norm, model, example_input
         self._unfreezer: Unfreezer | None = None
         self._saved: Mapping[str, Any] | None = None
+        self._position = _Position()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Divide the network, and have the module's optimizer made over the groups."""
@@ -114,6 +120,7 @@ class LayerGroupsCallback(Callback):
             self.groups.freeze_to(self.freeze_to, norm=self.norm)
         self._unfreezer = self._unfreezer or Unfreezer(self.groups, self.plan)
         self._optimizer = ours[0]
+        self._position.begin_fit()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Restore the state of a resumed run; the optimizer has been restored before."""
@@ -121,6 +128,7 @@ class LayerGroupsCallback(Callback):
         if self._saved:
             self._unfreezer.begin(self._optimizer, self._saved)
         self._saved = None
+        self._position.restore(trainer)
         for finder in trainer.callbacks:
             found = finder.optimal_lr if isinstance(finder, LearningRateFinder) else None
             if found is not None and (best := found.suggestion()) is not None:
@@ -137,6 +145,11 @@ class LayerGroupsCallback(Callback):
                     group["lr"] = rate
         rates = self.groups.rates
         self.groups.set_rates([rate * top / max(rates) for rate in rates])
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Remember the random state from which the order of the epoch is drawn."""
+        if trainer.current_epoch:  # the first epoch's loaders are ready before this event
+            self._position.epoch = random_state()
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -173,6 +186,64 @@ class LayerGroupsCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the optimizer is restored."""
         self._saved = state_dict
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the position in the epoch and the random states; Lightning saves neither."""
+        checkpoint[_POSITION] = self._position.of_all_processes(trainer)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep them until the loaders are made."""
+        states = checkpoint.get(_POSITION, [])
+        if len(states) == trainer.world_size:
+            self._position.saved = states[trainer.global_rank]
+
+
+class _Position:
+    """Where a process is: in an epoch, and in the sequences of its random numbers."""
+
+    def __init__(self) -> None:
+        self.epoch: Any = None  # the random state at the start of this epoch
+        self.saved: dict[str, Any] | None = None
+
+    def begin_fit(self) -> None:
+        if self.saved is not None and self.saved["batches"] and not self.saved["epoch"]:
+            load_random_state(*self.saved["start"])
+        self.epoch = random_state()
+
+    def of_all_processes(self, trainer: Any) -> list[dict[str, Any]]:
+        now = random_state()
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        done = 0 if progress.is_last_batch else progress.current.ready
+        epoch = trainer.current_epoch
+        own = {"now": now, "start": self.epoch if done else now, "batches": done, "epoch": epoch}
+        states = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        return states
+
+    def restore(self, trainer: Any) -> None:
+        """When loaders and optimizer are ready, before the first batch."""
+        saved, self.saved = self.saved, None
+        fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
+        if saved is None or fetcher is None:
+            return
+        loaders, done = fetcher.combined_loader.flattened, saved["batches"]
+        if done and any(hasattr(loader, "load_state_dict") for loader in loaders):
+            load_random_state(*saved["now"])  # Lightning has restored their positions
+            return
+        if trainer.current_epoch or not done:
+            load_random_state(*saved["start"])
+            self.epoch = saved["start"]
+        if trainer.current_epoch:
+            for loader in loaders:
+                if hasattr(getattr(loader, "sampler", None), "set_epoch"):
+                    loader.sampler.set_epoch(trainer.current_epoch)
+            iter(fetcher)  # Lightning began this epoch with the order of the first
+        for _ in range(done):
+            next(fetcher)
+        fetcher.fetched = 0  # Lightning adds them
+        if done:
+            load_random_state(*saved["now"])
 
 
 @contextmanager

@@ -1,25 +1,15 @@
-"""Runs of Lightning in processes of their own: python lightning_script.py FOLDER [STEP | ddp].
-
-With a STEP the process kills itself after the checkpoint of that step; a second start resumes.
-"""
+"""A tiny module for Lightning, and a Trainer for it."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
-
-from layergroups import GradualUnfreezing
-from layergroups.integrations.lightning import LayerGroupsCallback
 
 
 class Tiny(LightningModule):
@@ -73,42 +63,3 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
         "enable_checkpointing": False, "default_root_dir": folder, "log_every_n_steps": 1,
     }  # fmt: skip
     return Trainer(callbacks=[*callbacks], **given | options)  # type: ignore[arg-type] # of each kind
-
-
-class Indexed(Tiny):
-    """Lightning repeats data after a restart within an epoch; this takes its batch by index."""
-
-    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        own = slice(4 * index, 4 * index + 4)
-        # and saves no random state; under DDP each process has masks, so gradients, of its own
-        torch.manual_seed(2 * self.trainer.global_step + self.trainer.global_rank)
-        return super().training_step([t[own] for t in self.data().tensors], index)
-
-
-class Kill(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if self.step and trainer.global_step == self.step:
-            trainer.save_checkpoint(Path(trainer.default_root_dir, "last.ckpt"))
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def main(folder: Path, what: str = "0") -> None:
-    torch.manual_seed(0)
-    ours = LayerGroupsCallback(SPLIT, unfreeze=GradualUnfreezing(every=0.5))
-    kill = Kill(0 if what == "ddp" else int(what))
-    ddp = {"devices": 2, "strategy": "ddp"} if what == "ddp" else {}
-    run = trainer(folder, ours, kill, **ddp)
-    module, saved = Indexed(), folder / "last.ckpt"
-    run.fit(module, ckpt_path=saved if saved.exists() else None)
-    tensors = {name: t.clone() for name, t in module.state_dict().items()}
-    for i, state in ours.groups.model.trainer.optimizers[0].state_dict()["state"].items():
-        tensors |= {f"{i}.{key}": t.clone() for key, t in state.items() if torch.is_tensor(t)}
-    folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / f"end-{run.global_rank}.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
