@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
+import os
 import re
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -22,7 +25,7 @@ from layergroups.training.state._learner_state import LearnerState
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_PHOTOS = ROOT / "src/layergroups/demo/photos"
-FROM_FASTAI = "docs/coming-from/fastai.md"
+FROM_FASTAI = "docs/coming-from/fastai-names.md"
 ROOMS = ("training", "data", "reports", "models", "groups", "anatomy", "checkpoints")
 OBJECTS: dict[str, type[Any]] = {
     "learn": lg.Learner,
@@ -50,7 +53,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def pages() -> list[str]:
-    every = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    every = sorted((ROOT / "docs").rglob("*.md"))
     return [name for p in every if blocks(name := str(p.relative_to(ROOT)))]
 
 
@@ -71,6 +74,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for photo in sorted((DEMO_PHOTOS / "train" / name).iterdir())[:10]:
             shutil.copy(photo, tmp_path / "photos" / name)
             rows.append((f"photos/{name}/{photo.name}", name, len(rows)))
+    shutil.copytree(tmp_path / "photos", tmp_path / "more-photos")
+    (tmp_path / "more-photos/pants").mkdir()
+    for photo in sorted((DEMO_PHOTOS / "train/pants").iterdir())[:10]:
+        shutil.copy(photo, tmp_path / "more-photos/pants")
     (tmp_path / "flat").mkdir()
     for file, name, _ in rows:
         shutil.copy(tmp_path / file, tmp_path / "flat" / f"{name}_{Path(file).name}")
@@ -99,15 +106,43 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", pages())
-def test_every_block_runs_and_prints_what_the_page_shows(
-    page: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_every_block_runs_and_prints_what_the_page_shows(page: str) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for number, (code, shown) in enumerate(blocks(page)):
-        exec(compile(code, f"{page}, block {number + 1}", "exec"), names)
-        printed = "".join(capfd.readouterr())
-        if shown is not None:
+        output = io.StringIO()
+        with redirect_stdout(output), redirect_stderr(output):
+            exec(compile(code, f"{page}, block {number + 1}", "exec"), names)
+        printed = output.getvalue()
+        if shown is not None and "LAYERGROUPS_WRITE_DOCS" in os.environ:
+            write_output(ROOT / page, code, shown, printed)
+        elif shown is not None:
             assert masked(shown) == masked(printed), printed
+
+
+def write_output(page: Path, code: str, old: str, new: str) -> None:
+    """Show what a block prints: `LAYERGROUPS_WRITE_DOCS=1 pytest -m slow tests/test_docs.py`."""
+    lines = "\n".join(line.rstrip() for line in new.strip("\n").splitlines())
+    text = page.read_text(encoding="utf-8")
+    before, after = f"{code}```\n\n```text\n{old}```", f"{code}```\n\n```text\n{lines}\n```"
+    assert before in text
+    page.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def test_the_readme_shows_blocks_of_the_site() -> None:
+    site = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages())
+    fences = FENCE.finditer((ROOT / "README.md").read_text(encoding="utf-8"))
+    shown = [fence[0] for fence in fences if fence[1] in ("python", "text")]
+    assert len(shown) == 3
+    assert [fence for fence in shown if fence not in site] == []
+
+
+def test_pictures_and_links_of_the_readme_are_there() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        found = re.findall(
+            r"(!?)\[[^]]*\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")
+        )
+        links = [link for picture, link in found if picture or page.name == "README.md"]
+        assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def documented() -> set[str]:

@@ -32,6 +32,7 @@ STRUCTURAL = {  # tests of more than one source file
     "test_new_task": "a task made outside the package",
     "test_one_adapter": "where attributes of data are looked up",
     "test_one_place": "where the task is asked for",
+    "test_notebooks": "every notebook runs",
     "test_page_in_browser": "the page of a run in a real browser",
     "test_task_files": "from a table to a file that runs alone",
 }

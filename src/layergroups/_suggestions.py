@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from layergroups.errors import ArgumentError, NoAttributeError
 
-FROM_FASTAI: Final = "Coming from fastai? docs/coming-from/fastai.md lists what each name is here."
+FROM_FASTAI: Final = (
+    "Coming from fastai? docs/coming-from/fastai-names.md lists what each name is here."
+)
 
 
 def nearest(name: str, known: Iterable[str], end: str = "") -> str:

@@ -148,7 +148,7 @@ def test_the_text_is_narrow(split: str | int | list[str]) -> None:
     assert isinstance(found, Explanation)
     lines = str(found).splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines[0].startswith("Why DenseNet is divided so")
+    assert lines[0].startswith("Why DenseNet is split this way")
 
 
 def test_the_text_shows_boundaries_and_reasons(vgg: LayerGroups) -> None:

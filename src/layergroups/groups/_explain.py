@@ -229,7 +229,7 @@ def _implied(anatomy: Anatomy, partition: Partition, model: nn.Module, cut: list
 
 def explanation_report(explanation: Explanation, *, reasons: bool = True) -> Group:
     """Tables of the chosen boundaries, then of the alternatives, each with its sentence."""
-    title = f"Why {explanation.network} is divided so (rule: {explanation.rule})"
+    title = f"Why {explanation.network} is split this way (rule: {explanation.rule})"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if explanation.chosen:
         parts.append(_facts(explanation.chosen, "group at"))

@@ -71,8 +71,11 @@ def _draw_rates(axes: Axes, rows: Sequence[EpochRow], groups: Sequence[str]) -> 
     colours = drawing.group_colours(n - 1, has_head=True)
     known = list(groups) if len(groups) == n else [str(i) for i in range(n)]
     for index, (name, colour) in enumerate(zip(known, colours, strict=True)):
-        values = [row.lrs[index] if index < len(row.lrs) else None for row in rows]
-        _line(axes, [value or None for value in values], colour, drawing.fitted(name, 1.2, 8))
+        trained = [index < len(row.lrs) and not any(row.frozen[index : index + 1]) for row in rows]
+        values = [
+            row.lrs[index] or None if t else None for row, t in zip(rows, trained, strict=True)
+        ]
+        _line(axes, values, colour, drawing.fitted(name, 1.2, 8))
     if any(value for row in rows for value in row.lrs):
         axes.set_yscale("log")
 
