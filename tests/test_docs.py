@@ -122,10 +122,9 @@ def test_every_block_runs_and_prints_what_the_page_shows(page: str) -> None:
 def write_output(page: Path, code: str, old: str, new: str) -> None:
     """Show what a block prints: `LAYERGROUPS_WRITE_DOCS=1 pytest -m slow tests/test_docs.py`."""
     lines = "\n".join(line.rstrip() for line in new.strip("\n").splitlines())
-    text = page.read_text(encoding="utf-8")
-    before, after = f"{code}```\n\n```text\n{old}```", f"{code}```\n\n```text\n{lines}\n```"
-    assert before in text
-    page.write_text(text.replace(before, after), encoding="utf-8")
+    before, found, after = page.read_text(encoding="utf-8").partition(code)
+    after = after.replace(f"```text\n{old}```", f"```text\n{lines}\n```", 1)
+    page.write_text(before + found + after, encoding="utf-8")
 
 
 def test_the_readme_shows_blocks_of_the_site() -> None:

@@ -360,7 +360,7 @@ class LayerGroups(Printable):
         self._apply_freezing()
         if self._anatomy.reentrant and self._frozen[0] and not all(self._frozen):
             log.warning(
-                "the model uses reentrant checkpointing, which lets no gradient through to layers "
+                "the model uses reentrant checkpointing, which stops the gradient of layers "
                 "after frozen ones: give checkpoint(..., use_reentrant=False)"
             )
         return before

@@ -223,7 +223,9 @@ class Checkpointer:
             if name in states:
                 restored.append((callback, states[name], callback.state_dict()))
             elif name != _FEATURES:  # earlier versions did not save it
-                _log.warning("%s has no state of %s, which starts new.", saved.path.name, name)
+                _log.warning(
+                    "%s has no state of %s, which starts from the beginning.", saved.path.name, name
+                )
         try:
             for callback, state, _ in restored:
                 callback.load_state_dict(state)
@@ -239,7 +241,7 @@ class Checkpointer:
         self._base = None if fit["base"] is None else self.series.folder / str(fit["base"])
         self._structure = str(saved.state["structure"])
         _log.warning(
-            "Going on from %s: epoch %d of %d, step %d of %d.",
+            "Resuming from %s: epoch %d of %d, step %d of %d.",
             saved.path, run.epoch, run.epochs, run.step, run.steps,
         )  # fmt: skip
 
@@ -301,7 +303,7 @@ def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
             reason = reason or misfit
             continue
         if reason is not None:
-            _log.warning("The model changed in this fit; it goes on from before: %s", saved.path)
+            _log.warning("The model changed in this fit; resuming from before: %s", saved.path)
         return saved
     if reason is not None:
         raise reason

@@ -108,7 +108,7 @@ class CachedEpochs:
     def fall_back(self, run: FitContext) -> Any:
         """Run the whole network for this batch, and for the rest of the epoch."""
         self._entry, run.batches = None, run.train
-        _log.warning("Something frozen changed: this epoch goes on through the whole network.")
+        _log.warning("A frozen layer changed: this epoch continues through the whole network.")
         shard = next(data_shards(run, (run.batch - 1) % len(run.train), self.min_items))
         run.inputs, _ = labelled(to_device(shard.batch, run.accelerator.device))
         return run.forward(run.inputs)

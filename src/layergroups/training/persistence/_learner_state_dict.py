@@ -199,7 +199,9 @@ def _apply(
         made = learner.made_optimizer()
         unknown = load_optimizer_state(made, model, loadable.moments, loadable.optimizer)
         if unknown:
-            _log.warning("The optimizer's state of %s is for no parameter here.", unknown)
+            _log.warning(
+                "The optimizer state of %s belongs to no parameter of this learner.", unknown
+            )
     elif with_opt and learner.opt is not None:
         learner.opt.state.clear()
     if state["scaler"] and learner.accelerator.scaler is not None:
