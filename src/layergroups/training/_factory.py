@@ -259,8 +259,7 @@ def segmentation_learner(
 
     Raises:
         ModelError: the network has no feature maps, or not those that the decoder needs.
-        UnknownArchitectureError, WeightsError, CutError, TrainingError, InputSizeError,
-            ArgumentError: as for `vision_learner`.
+        LayerGroupsError: as for `vision_learner`.
     """
     data = data_source(dls)
     size, _ = _checked_images(data)
