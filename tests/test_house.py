@@ -27,6 +27,7 @@ STRUCTURAL = {  # tests of more than one source file
     "test_hostile_images": "images of every format with changed bytes",
     "test_hostile_tables": "tables with changed bytes",
     "test_house": "this file",
+    "test_killed": "real runs of other loops, killed and resumed",
     "test_killed_runs": "layergroups train under signals and on a full disk",
     "test_kinds_of_models": "what anatomy, groups and replace_head make of each kind of model",
     "test_new_task": "a task made outside the package",
