@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Never, Unpack
+from typing import Any, Literal, Never, Unpack, overload
 
 from torch import Tensor, nn
 
@@ -513,6 +513,18 @@ class Learner(LearnerState):
         with self.reporter.bar("validation", batch_count(batches)) as bar:
             return evaluate(self, batches, advance=bar.advance)
 
+    @overload
+    def get_preds(
+        self, dl: Iterable[Any] | None = None, with_loss: Literal[False] = False
+    ) -> tuple[Tensor, Tensor | None]: ...
+    @overload
+    def get_preds(
+        self, dl: Iterable[Any] | None = None, *, with_loss: Literal[True]
+    ) -> tuple[Tensor, Tensor | None, Tensor]: ...
+    @overload
+    def get_preds(
+        self, dl: Iterable[Any] | None = None, with_loss: bool = False
+    ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]: ...
     def get_preds(
         self, dl: Iterable[Any] | None = None, with_loss: bool = False
     ) -> tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
