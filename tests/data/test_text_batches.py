@@ -89,10 +89,14 @@ def test_processes_share_each_batch(folder: Path) -> None:
         assert one.check == two.check
 
 
-def test_validation_and_single_texts_come_in_order(folder: Path) -> None:
+def test_validation_comes_by_length_and_says_so(folder: Path) -> None:
     dls = data(folder, batch_size=4)
-    targets = torch.cat([y for _, y in dls.valid])
-    assert torch.equal(targets, dls.valid_texts.targets())
+    lengths = [int(x["attention_mask"].sum(1).max()) for x, _ in dls.valid]
+    assert lengths == sorted(lengths)
+    found = torch.cat([y for _, y in dls.valid])
+    targets = dls.valid_texts.targets()
+    assert torch.equal(found, targets[dls.valid.order])
+    assert dls.test_dl(list(dls.valid_texts.files)).order == list(range(len(targets)))
     inputs, found = dls.valid.at([5, 0])
     assert torch.equal(found, targets[[5, 0]])
     assert inputs["input_ids"].shape[0] == 2

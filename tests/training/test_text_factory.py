@@ -145,6 +145,29 @@ def test_other_kinds_of_encoders(tmp_path: Path, kind: str, caplog: Any) -> None
     )
 
 
+def test_batches_by_length_are_predicted_in_the_order_of_the_texts(folder: Path) -> None:
+    learn = learner(folder)
+    learn.fit(1, 1e-2)
+    texts = list(learn.dls.valid_texts.files)
+    found, targets, losses = learn.get_preds(with_loss=True)
+    plain, _ = learn.get_preds(learn.dls.test_dl(texts))
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(targets, learn.dls.valid_texts.targets())
+    rows = torch.stack([row.probabilities for _, row in learn.iter_preds(texts)])
+    torch.testing.assert_close(found, rows, rtol=1e-4, atol=1e-5)
+    assert losses.mean().item() == pytest.approx(learn.validate()["valid_loss"], rel=1e-4)
+
+
+def test_a_fit_on_cached_vectors_is_the_fit_without_a_cache(folder: Path) -> None:
+    one, other = learner(folder, ps=0.0), learner(folder, ps=0.0)
+    one.fit(3, 1e-2)
+    other.fit(3, 1e-2, feature_cache=False)
+    assert one.history[2].note == "cached features"
+    for row, same in zip(one.history, other.history, strict=True):
+        assert row.train_loss == pytest.approx(same.train_loss, rel=1e-4)
+        assert row.valid_loss == pytest.approx(same.valid_loss, rel=1e-4)
+
+
 def test_a_seed_decides_everything(folder: Path) -> None:
     one, other = learner(folder, balance_of(folder)), learner(folder, balance_of(folder))
     one.fine_tune(1, defaults=FEW)

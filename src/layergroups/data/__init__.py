@@ -24,6 +24,7 @@ from layergroups.data._source import (
     data_source,
     generators_of,
     items_in,
+    order_of,
     paths_of,
     set_epoch,
     starting_at,
@@ -56,7 +57,7 @@ __all__ = [
     "TextEvalLoader", "TextTrainLoader", "TextTransform", "TrainLoader", "TrainValid", "as_size",
     "batch_count", "batches_of", "bound_to", "can_start_later", "check_images", "check_of",
     "common_folder", "data_source", "find_images", "generators_of", "inference_data",
-    "is_text_config", "items_in", "normalise", "open_image", "paths_of", "quiet", "set_epoch",
-    "shard_positions", "shards_of", "starting_at", "transform_from_config", "varied_views",
-    "weighted_order",
+    "is_text_config", "items_in", "normalise", "open_image", "order_of", "paths_of", "quiet",
+    "set_epoch", "shard_positions", "shards_of", "starting_at", "transform_from_config",
+    "varied_views", "weighted_order",
 ]  # fmt: skip

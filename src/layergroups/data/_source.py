@@ -513,6 +513,15 @@ def paths_of(batches: object) -> tuple[Path, ...]:
     return tuple(map(Path, getattr(batches, "paths", None) or ()))
 
 
+def order_of(batches: object) -> list[int] | None:
+    """Positions of the items in the order of the batches, where that is not their own order.
+
+    Such batches put items of similar size together, to save padding.
+    """
+    order: list[int] | None = getattr(batches, "order", None)
+    return order
+
+
 def items_in(batches: Iterable[Any]) -> int | None:
     """How many items there are; None if unknown."""
     if isinstance(batches, IndexedBatches | SeekableBatches):

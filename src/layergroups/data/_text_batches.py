@@ -82,7 +82,25 @@ class _TextLoader:
 
 
 class TextEvalLoader(_TextLoader):
-    """All texts in their order, any number of times: (inputs, targets), or inputs alone."""
+    """All texts, any number of times: (inputs, targets), or inputs alone without labels.
+
+    With `by_length` similar lengths are together, and `order` has the positions of the texts; else
+    they come in their own order.
+    """
+
+    def __init__(
+        self, texts: TextSet, batch_size: int, max_tokens: int, *, by_length: bool = False
+    ) -> None:
+        super().__init__(texts, batch_size, max_tokens)
+        self._by_length = by_length
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Positions of the texts in the order of the batches."""
+        if not self._by_length:
+            return list(range(self.n_items))
+        order: list[int] = self.texts.lengths.argsort(stable=True).tolist()
+        return order
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -92,8 +110,9 @@ class TextEvalLoader(_TextLoader):
     @cached_property
     def _plan(self) -> list[list[int]]:
         plan: list[list[int]] = []
-        longest = 0
-        for i, length in enumerate(self.texts.lengths.tolist()):
+        longest, lengths = 0, self.texts.lengths.tolist()
+        for i in self.order:
+            length = lengths[i]
             longest = max(longest, length)
             if not plan or len(plan[-1]) >= self._size(longest):
                 plan.append([])

@@ -253,17 +253,19 @@ class TextDataLoaders(SuggestsNames, DataSource):
 
     @cached_property
     def valid(self) -> TextEvalLoader:
-        """Validation batches, in the order of `valid_texts`."""
-        texts = TextSet(self.valid_texts, self.transform)
-        return TextEvalLoader(texts, self.batch_size, self.max_tokens)
+        """Validation batches, by length; `order` has the positions in `valid_texts`."""
+        return self._all(TextSet(self.valid_texts, self.transform))
 
     @cached_property
     def train_eval(self) -> TextEvalLoader:
         """The training texts, not shuffled."""
-        return TextEvalLoader(self._train_set, self.batch_size, self.max_tokens)
+        return self._all(self._train_set)
+
+    def _all(self, texts: TextSet) -> TextEvalLoader:
+        return TextEvalLoader(texts, self.batch_size, self.max_tokens, by_length=True)
 
     def views(self, epoch: int | None) -> TextEvalLoader:
-        """The training texts in their order; they are the same in every epoch."""
+        """The training texts by length; they are the same in every epoch."""
         return self.train_eval
 
     @property

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from layergroups._fingerprint import checksum, stable_text
 from layergroups._forward import labelled
-from layergroups.data import Shard, items_in, shards_of
+from layergroups.data import Shard, items_in, order_of, shards_of
 from layergroups.groups import as_if_inactive
 from layergroups.training.distributed import Processes
 from layergroups.training.feature_cache._conv_bn_fusion import FrozenPart
@@ -251,10 +251,13 @@ def _run_over(
 ) -> None:
     """Run the frozen layers over all items in their order; write to a view of each buffer."""
     done, expected, title = 0, items_in(batches), "outputs of the frozen layers"
+    order = order_of(batches)
     with evaluating(fit.model), fit.learner.reporter.bar(title, len(batches)) as bar:
         for shard in shards_of(batches, fit.processes):
             found, targets = _outputs(fit, shard, part)
-            positions = range(done, done + shard.n_items)
+            positions: Sequence[int] = range(done, done + shard.n_items)
+            if order is not None:
+                positions = order[done : done + shard.n_items]
             for (buffer, view), values in zip(places, found, strict=True):
                 buffer.write(view, positions, values, targets)
             done += shard.n_items

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layergroups._forward import call_model, split_batch
 from layergroups.anatomy import describe_input
-from layergroups.data import Shard, check_of, shards_of
+from layergroups.data import Shard, check_of, order_of, shards_of
 from layergroups.errors import TrainingError
 from layergroups.tasks import LossFunc, Meter, Task, checked_loss, item_losses
 from layergroups.training.distributed import SINGLE_PROCESS, Processes
@@ -93,7 +93,7 @@ def predict_all(
     with_loss: bool = False,
     advance: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Predictions, targets and losses of every item, in the order of the batches, on the CPU.
+    """Predictions, targets and losses of every item, in the order of the items, on the CPU.
 
     Returns:
         Probabilities (N, C), or numbers (N, K) for regression; targets (N,), (N, C) or (N, K), None
@@ -112,10 +112,16 @@ def predict_all(
             collected.append((task.predictions(outputs, loss_func).cpu(), known, losses))
     if not collected:
         raise TrainingError("There is nothing to predict: the batches are empty.")
-    columns = list(zip(*collected, strict=True))
-    rest = ([part for part in column if part is not None] for column in columns[1:])
-    all_targets, all_losses = (torch.cat(parts) if parts else None for parts in rest)
-    return torch.cat(columns[0]), all_targets, all_losses
+    order = order_of(batches)
+    back = slice(None) if order is None else torch.tensor(order).argsort()
+
+    def joined(column: Sequence[Tensor | None]) -> Tensor | None:
+        parts = [part for part in column if part is not None]
+        return torch.cat(parts)[back] if parts else None
+
+    predictions, all_targets, all_losses = map(joined, zip(*collected, strict=True))
+    assert predictions is not None
+    return predictions, all_targets, all_losses
 
 
 def _outputs(
