@@ -128,7 +128,7 @@ def trainer(data: Data, seed: int, epochs: int) -> dict[str, Any]:
     arguments = TrainingArguments(
         output_dir=f"/tmp/trainer-{os.getpid()}", num_train_epochs=epochs, seed=seed,
         per_device_train_batch_size=16, per_device_eval_batch_size=64, learning_rate=5e-5,
-        warmup_ratio=0.1, weight_decay=0.01, save_strategy="no", report_to=[], disable_tqdm=True,
+        warmup_steps=0.1, weight_decay=0.01, save_strategy="no", report_to=[], disable_tqdm=True,
         use_cpu=True, logging_strategy="no",
     )  # fmt: skip
     made = Trainer(

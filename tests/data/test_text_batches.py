@@ -46,7 +46,7 @@ def test_every_epoch_has_as_many_batches_within_the_limits(
 def test_batches_hold_texts_of_similar_length(folder: Path) -> None:
     dls = data(folder, n=800, batch_size=4)
     padded = sum(int((x["attention_mask"] == 0).sum()) for x, _ in dls.train)
-    tokens = int(dls.train.texts.lengths.sum())
+    tokens = int(dls.train.items.lengths.sum())
     assert padded < 0.15 * tokens
 
 

@@ -97,7 +97,7 @@ def test_truncation_is_counted_and_logged(folder: Path, caplog: Any) -> None:
     made["text"][0] = "film " * 100
     with caplog.at_level(logging.WARNING, "layergroups"):
         dls = TextDataLoaders.from_table(made, model=folder, valid_col="split")
-    assert dls.train.texts.n_cut == 1
+    assert dls.train.items.n_cut == 1
     assert "1 of 20 texts" in caplog.text
 
 

@@ -28,6 +28,7 @@ from layergroups.data._source import (
     paths_of,
     set_epoch,
     starting_at,
+    texts_of,
 )
 from layergroups.data._text_batches import TextEvalLoader, TextTrainLoader
 from layergroups.data._text_loaders import InferenceTexts, TextDataLoaders
@@ -58,6 +59,6 @@ __all__ = [
     "batch_count", "batches_of", "bound_to", "can_start_later", "check_images", "check_of",
     "common_folder", "data_source", "find_images", "generators_of", "inference_data",
     "is_text_config", "items_in", "normalise", "open_image", "order_of", "paths_of", "quiet",
-    "set_epoch", "shard_positions", "shards_of", "starting_at", "transform_from_config",
+    "set_epoch", "shard_positions", "shards_of", "starting_at", "texts_of", "transform_from_config",
     "varied_views", "weighted_order",
 ]  # fmt: skip

@@ -260,6 +260,13 @@ class DataSource:
             "learn.save(name)."
         )
 
+    def token_spans(self, item: Any) -> Sequence[tuple[int, int]]:
+        """Where each token of a text begins and ends in it; (0, 0) for special tokens."""
+        raise LayerGroupsError(
+            f"The data ({self._name}) are not texts, so no words can be marked. For images: "
+            "learn.grad_cam(image)."
+        )
+
     def save_transform(self, folder: Path) -> None:
         """Write the files that the transform needs, such as a tokenizer, into an export."""
         return
@@ -520,6 +527,11 @@ def order_of(batches: object) -> list[int] | None:
     """
     order: list[int] | None = getattr(batches, "order", None)
     return order
+
+
+def texts_of(batches: object) -> tuple[str, ...]:
+    """The texts of the items in their order; empty if they are not texts."""
+    return tuple(getattr(batches, "texts", None) or ())
 
 
 def items_in(batches: Iterable[Any]) -> int | None:

@@ -54,19 +54,24 @@ class TextSet:
 
 
 class _TextLoader:
-    def __init__(self, texts: TextSet, batch_size: int, max_tokens: int) -> None:
-        self.texts = texts
+    def __init__(self, items: TextSet, batch_size: int, max_tokens: int) -> None:
+        self.items = items
         self.batch_size = batch_size
         self.max_tokens = max_tokens
 
     @property
     def samples(self) -> Samples:
-        return self.texts.samples
+        return self.items.samples
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts, in their own order."""
+        return self.samples.files
 
     @property
     def n_items(self) -> int:
         """How many texts there are."""
-        return len(self.texts)
+        return len(self.items)
 
     def _size(self, longest: int) -> int:
         """Texts in a batch whose longest one has so many tokens."""
@@ -75,10 +80,10 @@ class _TextLoader:
     def _shards(
         self, plan: Iterable[list[int]], rank: int, world: int, min_items: int
     ) -> Iterator[Shard]:
-        for items in plan:
-            mine, counted = shard_positions(len(items), rank, world, min_items)
-            batch = self.texts.batch([items[i] for i in mine])
-            yield Shard(batch, counted, len(items), mine, check_of(items))
+        for chosen in plan:
+            mine, counted = shard_positions(len(chosen), rank, world, min_items)
+            batch = self.items.batch([chosen[i] for i in mine])
+            yield Shard(batch, counted, len(chosen), mine, check_of(chosen))
 
 
 class TextEvalLoader(_TextLoader):
@@ -89,9 +94,9 @@ class TextEvalLoader(_TextLoader):
     """
 
     def __init__(
-        self, texts: TextSet, batch_size: int, max_tokens: int, *, by_length: bool = False
+        self, items: TextSet, batch_size: int, max_tokens: int, *, by_length: bool = False
     ) -> None:
-        super().__init__(texts, batch_size, max_tokens)
+        super().__init__(items, batch_size, max_tokens)
         self._by_length = by_length
 
     @cached_property
@@ -99,18 +104,13 @@ class TextEvalLoader(_TextLoader):
         """Positions of the texts in the order of the batches."""
         if not self._by_length:
             return list(range(self.n_items))
-        order: list[int] = self.texts.lengths.argsort(stable=True).tolist()
+        order: list[int] = self.items.lengths.argsort(stable=True).tolist()
         return order
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The texts."""
-        return self.samples.files
 
     @cached_property
     def _plan(self) -> list[list[int]]:
         plan: list[list[int]] = []
-        longest, lengths = 0, self.texts.lengths.tolist()
+        longest, lengths = 0, self.items.lengths.tolist()
         for i in self.order:
             length = lengths[i]
             longest = max(longest, length)
@@ -124,11 +124,11 @@ class TextEvalLoader(_TextLoader):
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.texts.batch, self._plan)
+        return map(self.items.batch, self._plan)
 
     def at(self, positions: Sequence[int]) -> Any:
         """One batch of the texts at these positions, in that order."""
-        return self.texts.batch(positions)
+        return self.items.batch(positions)
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
         """The shard of one process of each batch."""
@@ -146,18 +146,18 @@ class TextTrainLoader(_TextLoader):
 
     def __init__(
         self,
-        texts: TextSet,
+        items: TextSet,
         batch_size: int,
         max_tokens: int,
         seed: int,
         weights: Tensor | None = None,
         left_out: Collection[int] = (),
     ) -> None:
-        super().__init__(texts, batch_size, max_tokens)
+        super().__init__(items, batch_size, max_tokens)
         self.seed = seed
         self.weights = weights
         self.epoch = 0
-        self._used = torch.ones(len(texts), dtype=torch.bool)
+        self._used = torch.ones(len(items), dtype=torch.bool)
         self._used[list(left_out)] = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -168,11 +168,11 @@ class TextTrainLoader(_TextLoader):
     def _pools(self) -> list[tuple[Tensor, int]]:
         """Positions of the texts of each pool, and into how many batches they are divided."""
         used = self._used.nonzero().flatten()
-        order = used[self.texts.lengths[used].argsort(stable=True)]
+        order = used[self.items.lengths[used].argsort(stable=True)]
         if self.weights is not None:
-            size = self._size(int(self.texts.lengths.max()))
+            size = self._size(int(self.items.lengths.max()))
             return [(order, math.ceil(len(order) / size))]
-        lengths, pools, end = self.texts.lengths[order].tolist(), [], len(order)
+        lengths, pools, end = self.items.lengths[order].tolist(), [], len(order)
         while end:  # from the longest texts down
             size = self._size(lengths[end - 1])
             start = max(0, end - _POOL * size)
@@ -189,7 +189,7 @@ class TextTrainLoader(_TextLoader):
 
     def starting_at(self, batch: int) -> Iterator[Any]:
         """A pass without its first batches, which are not made."""
-        return map(self.texts.batch, islice(self._next_plan(), batch, None))
+        return map(self.items.batch, islice(self._next_plan(), batch, None))
 
     def shards(self, rank: int, world: int, min_items: int = 1) -> Iterator[Shard]:
         """The shard of one process of each batch."""

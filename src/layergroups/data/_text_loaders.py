@@ -224,7 +224,7 @@ class TextDataLoaders(SuggestsNames, DataSource):
         return made
 
     def _warn_of_truncation(self) -> None:
-        cut = self.train.texts.n_cut + self.valid.texts.n_cut
+        cut = self.train.items.n_cut + self.valid.items.n_cut
         if cut:
             n = len(self.train_texts) + len(self.valid_texts)
             _LOG.warning(
@@ -307,8 +307,8 @@ class TextDataLoaders(SuggestsNames, DataSource):
         return stable_text((self.transform.max_length, self.transform.long, self.seed, found))
 
     def facts(self, *, read_files: bool = True) -> DataFacts:
-        lengths = self.train.texts.lengths.float()
-        cut = self.train.texts.n_cut + self.valid.texts.n_cut
+        lengths = self.train.items.lengths.float()
+        cut = self.train.items.n_cut + self.valid.items.n_cut
         found = {
             "texts": f"{int(lengths.median())} tokens in the middle, {int(lengths.max())} at most",
             "tokenizer": f"{Path(self.transform.model).name}, {self.transform.max_length} tokens",
@@ -330,11 +330,14 @@ class TextDataLoaders(SuggestsNames, DataSource):
     def transform_config(self) -> dict[str, Any]:
         return self.transform.to_config()
 
+    def token_spans(self, item: Any) -> list[tuple[int, int]]:
+        return self.transform.spans(item)
+
     def save_transform(self, folder: Path) -> None:
         self.transform.save(folder)
 
     def __repr__(self) -> str:
-        kind, lengths = self.task.many, self.train.texts.lengths
+        kind, lengths = self.task.many, self.train.items.lengths
         return (
             f"TextDataLoaders: {len(self.train_texts)} training and {len(self.valid_texts)} "
             f"validation texts of {self.c} {kind}\n"
@@ -395,6 +398,9 @@ class InferenceTexts(DataSource):
 
     def transform_config(self) -> dict[str, Any]:
         return self.transform.to_config()
+
+    def token_spans(self, item: Any) -> list[tuple[int, int]]:
+        return self.transform.spans(item)
 
     def save_transform(self, folder: Path) -> None:
         self.transform.save(folder)

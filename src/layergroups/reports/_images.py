@@ -122,6 +122,17 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
 
 
 @dataclass(frozen=True)
+class LengthRow:
+    """Texts of similar length, in words."""
+
+    shortest: int
+    longest: int
+    items: int
+    loss: float
+    correct: float | None  # share of them; None for numbers
+
+
+@dataclass(frozen=True)
 class TopLoss:
     index: int  # its position in the batches, and in `Interpretation.predictions`
     path: Path | None  # its file; None if unknown
@@ -130,6 +141,7 @@ class TopLoss:
     # of the predicted class or the most probable label, 0..1; None for numbers
     probability: float | None
     loss: float  # its loss
+    text: str = ""  # itself, if it is a text
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"path": None if self.path is None else str(self.path)}

@@ -18,11 +18,20 @@ from layergroups._drawing import Figure
 from layergroups._formatting import figure, in_notebook_text, plain_text, table
 from layergroups._suggestions import SuggestsNames
 from layergroups._torch import tree_map_only
-from layergroups.data import data_source, paths_of
+from layergroups.data import data_source, paths_of, texts_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._grad_cam import grad_cam
-from layergroups.reports._images import Pixels, TopLoss, as_pixels, images_of, inputs_at, overlay
+from layergroups.reports._images import (
+    LengthRow,
+    Pixels,
+    TopLoss,
+    as_pixels,
+    images_of,
+    inputs_at,
+    overlay,
+)
 from layergroups.reports._protocols import Answering
+from layergroups.reports._word_scores import Marked, word_scores
 from layergroups.reports.figures import draw_calibration, draw_confusion, draw_residuals
 from layergroups.tasks import (
     BINS,
@@ -40,6 +49,7 @@ from layergroups.tasks import (
 _Measure = TypeVar("_Measure")
 _CAM_BATCH = 16
 _SHOWN = 9
+_WIDTH = 60  # characters of a text in a table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +65,7 @@ class Interpretation(SuggestsNames):
             numbers (N, K).
         losses: of each item, (N,).
         paths: the file of each item; None if unknown.
+        texts: the text of each item; empty if they are not texts.
         classes: names of the classes or targets.
         task: what the model predicts.
         threshold: for several labels, the probability above which a label is predicted.
@@ -71,6 +82,7 @@ class Interpretation(SuggestsNames):
     threshold: float = 0.5
     learner: Answering | None = field(default=None)
     batches: Any = field(default=None)
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "task", checked_task(self.task, LayerGroupsError))
@@ -109,6 +121,7 @@ class Interpretation(SuggestsNames):
             threshold=learn.thresh if threshold is None else threshold,
             learner=learn,
             batches=batches,
+            texts=texts_of(batches),
         )
 
     def __len__(self) -> int:
@@ -154,6 +167,7 @@ class Interpretation(SuggestsNames):
         return TopLoss(
             index=index,
             path=self.paths[index],
+            text=self.texts[index] if self.texts else "",
             actual=self.task.text(self.targets[index], self.classes),
             predicted=self.task.text(self.predicted[index], self.classes),
             probability=self.task.confidence(values),
@@ -242,6 +256,35 @@ class Interpretation(SuggestsNames):
         parts = [slice(i, i + _CAM_BATCH) for i in range(0, len(indices), _CAM_BATCH)]
         batches = [tree_map_only(Tensor, itemgetter(part), inputs) for part in parts]
         return torch.cat([grad_cam(learner.model, x, target, anatomy=anatomy) for x in batches])
+
+    def words(self, index: int) -> Marked:
+        """The text of an item in pieces, each with how much it spoke for the prediction, -1 to 1.
+
+        Raises:
+            LayerGroupsError: there is no learner, or the items are not texts.
+        """
+        learner = self._known_learner()
+        if not self.texts:
+            raise LayerGroupsError("The items are not texts: use interp.grad_cam(indices).")
+        return word_scores(learner, self.texts[index])
+
+    def by_length(self, parts: int = 4) -> tuple[LengthRow, ...]:
+        """Loss and share of correct predictions of short and long texts, in parts of equal size.
+
+        Raises:
+            LayerGroupsError: the items are not texts.
+        """
+        whole_number("parts", parts, 1, 4, LayerGroupsError)
+        if not self.texts:
+            raise LayerGroupsError("The items are not texts, so they have no length.")
+        words = torch.tensor([len(text.split()) for text in self.texts])
+        right, rows = self._correct(), []
+        for inside in words.argsort(stable=True).tensor_split(min(parts, len(words))):
+            share = None if right is None else float(right[inside].float().mean())
+            found = words[inside]
+            loss = float(self.losses[inside].mean())
+            rows.append(LengthRow(int(found.min()), int(found.max()), len(inside), loss, share))
+        return tuple(rows)
 
     def _inputs(self, indices: Sequence[int]) -> Any:
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
@@ -358,7 +401,7 @@ class Interpretation(SuggestsNames):
             report = self.class_report()
         rows = [
             (
-                "/".join(t.path.parts[-2:]) if t.path else str(t.index),
+                "/".join(t.path.parts[-2:]) if t.path else t.text[:_WIDTH] or str(t.index),
                 *(t.actual, t.predicted, figure(t.probability), figure(t.loss)),
             )
             for t in self.top_losses(_SHOWN)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layergroups._checks import number, whole_number
-from layergroups.data import EvalLoader, Paths, batch_count, batches_of
+from layergroups.data import (
+    EvalLoader,
+    Paths,
+    TextEvalLoader,
+    batch_count,
+    batches_of,
+    paths_of,
+    texts_of,
+)
 from layergroups.errors import TrainingError
 from layergroups.tasks import AnyPrediction
 from layergroups.training.hardware import keep_freed_memory
@@ -20,14 +27,14 @@ from layergroups.training.state import LearnerState
 
 
 def predictions(
-    learner: LearnerState, images: Paths | EvalLoader
-) -> Iterator[tuple[Path, AnyPrediction]]:
-    """Yield each image with its prediction; between batches the model may be used or changed."""
-    if isinstance(images, EvalLoader):
+    learner: LearnerState, images: Paths | EvalLoader | TextEvalLoader
+) -> Iterator[tuple[Any, AnyPrediction]]:
+    """Yield each item with its prediction; between batches the model may be used or changed."""
+    if isinstance(images, EvalLoader | TextEvalLoader):
         batches: Any = batches_of(learner.data, images)
     else:
         batches = learner.data.test_batches(_paths(images))
-    return _each(learner, iter(batches), iter(batches.paths))
+    return _each(learner, iter(batches), iter(paths_of(batches) or texts_of(batches)))
 
 
 def _paths(images: object) -> Paths:
@@ -46,8 +53,8 @@ def _paths(images: object) -> Paths:
 
 
 def _each(
-    learner: LearnerState, batches: Iterator[Any], paths: Iterator[Path]
-) -> Iterator[tuple[Path, AnyPrediction]]:
+    learner: LearnerState, batches: Iterator[Any], paths: Iterator[Any]
+) -> Iterator[tuple[Any, AnyPrediction]]:
     data, task = learner.data, learner.task
     with keep_freed_memory():
         for batch in batches:

@@ -110,6 +110,13 @@ class TextTransform:
             for found, cut in zip(parts, many, strict=True)
         ]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of the first window begins and ends; (0, 0) for special tokens."""
+        made = self.tokenizer(
+            text, truncation=True, max_length=self.max_length, return_offsets_mapping=True
+        )
+        return [(int(start), int(end)) for start, end in made["offset_mapping"]]
+
     @property
     def _blank(self) -> int:
         """The token of a text without tokens."""

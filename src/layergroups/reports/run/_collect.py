@@ -49,6 +49,7 @@ _IN_A_CELL: Final = 24
 _WORST: Final = 9
 _POINTS: Final = 800
 _CHUNK: Final = 64
+_TEXT: Final = 600  # characters of a text
 
 
 def jpeg_uri(image: Image.Image, side: int = _THUMB) -> str:
@@ -68,14 +69,19 @@ def _image_of(pixels: Pixels) -> Image.Image:
 class Items:
     interp: Interpretation
     root: str  # common folder of all files, or empty
+    texts: bool  # whether texts are shown
 
     @classmethod
-    def of(cls, interp: Interpretation) -> Items:
-        return cls(interp, common_folder(str(path) for path in interp.paths if path is not None))
+    def of(cls, interp: Interpretation, texts: bool) -> Items:
+        root = common_folder(str(path) for path in interp.paths if path is not None)
+        return cls(interp, root, texts and bool(interp.texts))
 
     def name(self, position: int) -> str:
         """The path relative to the common folder, or a number."""
         path = self.interp.paths[position]
+        if self.texts:
+            text = self.interp.texts[position]
+            return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
         if path is None:
             return f"item {position}"
         below = self.root and path.parent != Path()
@@ -85,6 +91,15 @@ class Items:
         it = self.interp.item(position)
         words = (it.actual or "none", it.predicted or "none", it.probability, it.loss)
         return ShownItem(self.name(position), *words, thumb, heat)
+
+    def words(self, position: int) -> tuple[tuple[str, float], ...]:
+        """The words of a short text, marked; empty if it is long, or that is not possible."""
+        if not self.texts or len(self.interp.texts[position]) > _TEXT:
+            return ()
+        try:
+            return self.interp.words(position)
+        except (LayerGroupsError, RuntimeError):  # the record goes on without them
+            return ()
 
     def pictures(self, positions: Sequence[int]) -> dict[int, Image.Image]:
         """Small pictures of items, except those that cannot be created."""
@@ -114,13 +129,14 @@ def _opened(file: Path) -> Image.Image | None:
 
 def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
     """The results as figures, and pictures of some items; the learner does not change."""
-    items = Items.of(interp)
+    items = Items.of(interp, pictures)
     found = Outcome(
         task=interp.task.name,
         items=len(interp),
         loss=float(interp.losses.mean()) if len(interp) else None,
         classes=interp.classes,
         worst=tuple(_worst(interp, items, pictures)),
+        lengths=interp.by_length() if interp.texts else (),
     )
     measures = interp.measures()
     if isinstance(measures, Residuals):
@@ -204,7 +220,8 @@ def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[Sho
         drawn += [overlay(inputs[index], heats[index])] if index in heats else []
         uris = [jpeg_uri(_image_of(pixels), _LARGE) for pixels in drawn]
         left -= sum(map(len, uris))
-        yield items.shown(index, *(uris if left >= 0 else ()))
+        shown = items.shown(index, *(uris if left >= 0 else ()))
+        yield replace(shown, words=items.words(index))
 
 
 def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:

@@ -18,6 +18,7 @@ from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
 from layergroups.data import DataFacts
 from layergroups.errors import CheckpointError
+from layergroups.reports._images import LengthRow
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports.figures import GroupStack
 from layergroups.tasks import Calibration, ClassReport, Confusion, task_named
@@ -45,6 +46,7 @@ class ShownItem:
     loss: float | None = None
     thumb: str = ""  # a small picture as a data URI
     heat: str = ""  # the same with a Grad-CAM heat map of the prediction
+    words: tuple[tuple[str, float], ...] = ()  # a text in pieces, and how they spoke for it, -1..1
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Outcome:
     points: tuple[tuple[float, float], ...] = ()  # regression: actual, predicted of some items
     shown: tuple[ShownItem, ...] = ()  # items of the cells
     worst: tuple[ShownItem, ...] = ()  # the items with the largest losses
+    lengths: tuple[LengthRow, ...] = ()  # of texts
 
     @property
     def confusions(self) -> tuple[Confusion, ...]:

@@ -1,0 +1,103 @@
+"""Which words of a text spoke for a prediction, by gradient x input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from layergroups._forward import call_model, single_batch
+from layergroups._torch import tree_map_only
+from layergroups.anatomy import eval_mode
+from layergroups.data import data_source
+from layergroups.errors import LayerGroupsError
+from layergroups.reports._protocols import Answering
+
+Marked = tuple[tuple[str, float], ...]
+
+
+def word_scores(learn: Answering, text: str, target: int | None = None) -> Marked:
+    """A text in pieces, each with how much it spoke for an output, from -1 to 1; changes nothing.
+
+    The score of a token is the product of its embedding with the gradient of the output; a word has
+    the sum of its tokens. The largest of a text is 1 or -1. What lies beyond the limit has 0.
+
+    Source: Shrikumar and others, "Learning Important Features Through Propagating Activation
+    Differences" (2017), on gradient x input.
+
+    Args:
+        learn: a learner of texts.
+        text: the text.
+        target: position of the class, label or number; None for the one with the largest output.
+
+    Raises:
+        LayerGroupsError: the data are not texts, or no embedding of tokens was used.
+    """
+    data = data_source(learn.dls)
+    spans = data.token_spans(text)
+    device = next(learn.model.parameters()).device
+
+    def first_window(tensor: Tensor) -> Tensor:
+        return (tensor[0] if tensor.ndim == 2 else tensor).to(device)
+
+    inputs = single_batch(tree_map_only(Tensor, first_window, data.load(text)))
+    tokens = _token_scores(learn.model, inputs, target)[: len(spans)]
+    words: list[tuple[int, int, float]] = []
+    for (start, end), score in zip(spans, tokens, strict=False):
+        if end <= start:
+            continue  # a special token
+        if words and start <= words[-1][1] and text[start - 1 : start + 1].isalnum() and start:
+            first, _, total = words.pop()
+            words.append((first, end, total + score))
+        else:
+            words.append((start, end, score))
+    most = max((abs(score) for *_, score in words), default=0.0) or 1.0
+    return tuple(_pieces(text, [(a, b, score / most) for a, b, score in words]))
+
+
+def _pieces(text: str, words: Sequence[tuple[int, int, float]]) -> Iterator[tuple[str, float]]:
+    done = 0
+    for start, end, score in words:
+        if start > done:
+            yield text[done:start], 0.0
+        yield text[max(start, done) : end], score
+        done = max(done, end)
+    if done < len(text):
+        yield text[done:], 0.0
+
+
+def _token_scores(model: nn.Module, inputs: dict[str, Tensor], target: int | None) -> list[float]:
+    with eval_mode(model), torch.enable_grad(), _first_embedding(model, inputs) as found:
+        outputs = call_model(model, inputs)[0].float()
+        score = outputs[int(outputs.argmax()) if target is None else target]
+        if not found:
+            raise LayerGroupsError(
+                "No embedding of the network takes the tokens, so words have no score."
+            )
+        (gradient,) = torch.autograd.grad(score, found[0])
+    scores: list[float] = (gradient * found[0]).sum(-1)[0].tolist()
+    return scores
+
+
+@contextmanager
+def _first_embedding(model: nn.Module, inputs: dict[str, Tensor]) -> Iterator[list[Tensor]]:
+    """The output of the first embedding that takes the tokens, as a leaf with a gradient."""
+    found: list[Tensor] = []
+
+    def replaced(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if found or args[0].shape != inputs["input_ids"].shape:
+            return None
+        if not torch.equal(args[0], inputs["input_ids"]):
+            return None
+        found.append(output.detach().requires_grad_())
+        return found[0]
+
+    kinds = [m for m in model.modules() if isinstance(m, nn.Embedding)]
+    handles = [m.register_forward_hook(replaced) for m in kinds]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
