@@ -37,7 +37,7 @@ def text_learner(
     split: Split = "auto",
     metrics: Any = (),
     lin_ftrs: Sequence[int] | None = (),
-    ps: float | Sequence[float] = 0.1,
+    ps: float | Sequence[float] = 0.3,
     custom_head: nn.Module | None = None,
     y_range: tuple[float, float] | None = None,
     loss_func: LossFunc | str | None = None,
