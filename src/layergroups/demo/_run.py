@@ -65,7 +65,7 @@ def run(
     learn = _prepare(folder, weights, seed)
     say(
         "\nTraining: first only the head, on cached features of the frozen body; then all layer "
-        "groups but the first."
+        "groups."
     )
     learn.fine_tune(epochs)
     interp = Interpretation.from_learner(learn)
