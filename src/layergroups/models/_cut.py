@@ -32,6 +32,7 @@ from layergroups.errors import AnatomyError, CutError, InputSizeError
 from layergroups.groups import LayerGroups, Split
 from layergroups.input_spec import InputSpec
 from layergroups.models._catalog import LoadedModel
+from layergroups.models._depths import DepthFeatures, find_depths, width
 from layergroups.models._feature_maps import Encoder, FeatureMap
 from layergroups.models._heads import ConcatLinear, HeadOptions, create_head, whole_path
 
@@ -57,6 +58,7 @@ class Cut:
     path: str = ""  # of the first module to leave out, if the caller's cut is inside a child
     idle: tuple[str, ...] = ()  # paths of modules that stay in the body but no longer run
     maps: tuple[FeatureMap, ...] = ()  # that a decoder reads
+    depths: tuple[FeatureMap, ...] = ()  # whose statistics follow the body's output
     unread: tuple[str, ...] = ()  # removed from the body, because they come after these maps
 
     def __str__(self) -> str:
@@ -178,11 +180,12 @@ class Assembled:
     def layer_groups(self, split: Split = "auto") -> LayerGroups:
         """The layer groups of the model; its last child is the head.
 
-        A list of paths may use the names of the original network, "layer2" for "0.layer2".
+        A list of paths may use the names of the original network, "layer2" for "0.body.layer2".
         """
         if isinstance(split, (list, tuple)):
             paths = dict(self.model.named_modules())
-            split = [p if p in paths or f"0.{p}" not in paths else f"0.{p}" for p in split]
+            prefixes = ("", "0.", "0.body.")
+            split = [next((b + p for b in prefixes if b + p in paths), p) for p in split]
         return LayerGroups(
             self.model, split, example_input=self.example, head="1", network=self.network
         )
@@ -202,11 +205,18 @@ def assemble(
     size: int | tuple[int, int],
     cut: CutGiven | None = None,
     custom_head: nn.Module | None = None,
+    depths: bool = False,
     **options: Unpack[HeadOptions],
 ) -> Assembled:
-    """Attach a new head, see `create_head`, to the body of a network, see `create_body`."""
+    """Attach a new head, see `create_head`, to the body of a network, see `create_body`.
+
+    With `depths` the head reads `DepthFeatures` of the body.
+    """
     example = images_of(loaded.input.channels, size)
     body, planned, shape = cut_body(loaded, example, cut)
+    if depths and (maps := find_depths(trace(body, example), body)):
+        body, planned = DepthFeatures(body, maps), replace(planned, depths=maps)
+        shape = (shape[0], (shape[-1] if len(shape) == 3 else shape[1]) + width(maps))
     lost = planned.removed[1:] + planned.idle
     if lost:
         log.warning("removed together with the classifier: %s", ", ".join(lost))
@@ -277,7 +287,9 @@ def apply_cut(network: nn.Module, cut: Cut) -> nn.Module:
         CutError: the network has no such children or modules.
     """
     body = _body(network, cut)
-    return Encoder(_without(body, cut.unread), cut.maps) if cut.maps else body
+    if cut.maps:
+        return Encoder(_without(body, cut.unread), cut.maps)
+    return DepthFeatures(body, cut.depths) if cut.depths else body
 
 
 def _body(network: nn.Module, cut: Cut) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from layergroups.anatomy import Call, Flow, Trace, is_vector
 
 FIRST, LAST, TOKENS = "channels first", "channels last", "tokens"
 _MOST_PREFIX = 16  # class and register tokens before those of the patches
+_SMALL = 1e-5  # added to a variance: the square root has no finite gradient at 0
 _END = 1 << 60  # after every operation
 
 
@@ -40,6 +41,10 @@ class FeatureMap:
     layout: str = FIRST
     prefix: int = 0
 
+    def __post_init__(self) -> None:
+        if self.layout not in (FIRST, LAST, TOKENS):
+            raise ValueError(f"layout={self.layout!r} of a map: expected {FIRST}, {LAST}, {TOKENS}")
+
     def of(self, value: Tensor, height: int, width: int) -> Tensor:
         """A returned value as a map (N, C, h, w); height and width are those of the image."""
         if self.layout == LAST:
@@ -49,6 +54,12 @@ class FeatureMap:
             patches: Tensor = value[:, self.prefix :].transpose(1, 2).unflatten(2, sides)
             return patches
         return value
+
+    def statistics(self, value: Tensor) -> list[Tensor]:
+        """Mean and standard deviation of each channel of a returned value, both (N, C)."""
+        places = {FIRST: (2, 3), LAST: (1, 2), TOKENS: (1,)}[self.layout]
+        variance, mean = torch.var_mean(value.float(), places, correction=0)
+        return [mean, (variance + _SMALL).sqrt()]
 
 
 class Encoder(nn.Module):
@@ -61,18 +72,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (N, C, h, w) of images (N, channels, H, W)."""
-        seen: dict[str, Any] = {}
-        handles = [
-            self.body.get_submodule(each.path).register_forward_hook(
-                lambda module, inputs, output, path=each.path: seen.update({path: output})
-            )
-            for each in self.maps
-        ]
-        try:
-            self.body(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        _, seen = outputs_at(self.body, [each.path for each in self.maps], images)
         height, width = images.shape[2:]
         return [each.of(seen[each.path], height, width) for each in self.maps]
 
@@ -80,28 +80,60 @@ class Encoder(nn.Module):
         return ", ".join(f"{each.path}: 1/{each.stride}" for each in self.maps)
 
 
-def find_maps(found: Trace) -> tuple[FeatureMap, ...]:
+def outputs_at(
+    body: nn.Module, paths: Sequence[str], images: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a body returns, and what its modules at these paths return on the way."""
+    seen: dict[str, Any] = {}
+    handles = [
+        body.get_submodule(path).register_forward_hook(
+            lambda module, inputs, output, path=path: seen.update({path: output})
+        )
+        for path in paths
+    ]
+    try:
+        last = body(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing := [path for path in paths if path not in seen]:
+        raise RuntimeError(f"{', '.join(missing)} did not run, so its output cannot be read.")
+    return last, seen
+
+
+def find_maps(found: Trace, body: nn.Module) -> tuple[FeatureMap, ...]:
     """The last map of each resolution, the largest first; empty if there is none.
 
-    Of the maps of a resolution the outermost module's is taken: the output of a stage and not what
-    is expanded inside of its last block.
+    It is what a stage returns, not what is expanded inside of the next block.
     """
-    flow = Flow(found)
-    image = next(value.shape for value in found.values if value.producer == -1)
-    times = Counter(call.path for call in found.calls)
     best: dict[int, tuple[tuple[int, int], FeatureMap]] = {}
-    for call in found.calls[1:]:
-        if times[call.path] > 1 or flow.live_values(call.end, call.end, _END) > 1:
-            continue
-        for seen in _as_map(call, flow, image):
-            rank = (-call.path.count("."), call.end)
-            if seen.stride not in best or best[seen.stride][0] < rank:
-                best[seen.stride] = rank, seen
+    for end, seen in all_maps(found):
+        rank = (-depth(body, seen.path), end)
+        if seen.stride not in best or best[seen.stride][0] < rank:
+            best[seen.stride] = rank, seen
     maps = [best[stride][1] for stride in sorted(best)]
     ends = [best[stride][0][1] for stride in sorted(best)]
     # Each is made after the larger ones: a network may enlarge a map again, such as a mask.
     later = [*ends[1:], _END]
     return tuple(m for m, end, after in zip(maps, ends, later, strict=False) if end < after)
+
+
+def depth(body: nn.Module, path: str) -> int:
+    """How many modules other than plain containers hold the module at a path."""
+    names = path.split(".")[:-1]
+    around = (body.get_submodule(".".join(names[: n + 1])) for n in range(len(names)))
+    return sum(type(module) is not nn.Sequential for module in around)
+
+
+def all_maps(found: Trace) -> Iterator[tuple[int, FeatureMap]]:
+    """Each map through which all data flow, and when it was made."""
+    flow = Flow(found)
+    image = next(value.shape for value in found.values if value.producer == -1)
+    times = Counter(call.path for call in found.calls)
+    for call in found.calls[1:]:
+        if times[call.path] == 1 and flow.live_values(call.end, call.end, _END) <= 1:
+            for seen in _as_map(call, flow, image):
+                yield call.end, seen
 
 
 def _as_map(call: Call, flow: Flow, image: tuple[int, ...]) -> Iterator[FeatureMap]:

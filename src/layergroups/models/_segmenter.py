@@ -67,7 +67,7 @@ def assemble_segmenter(
     example = images_of(loaded.input.channels, size)
     body, planned, _ = cut_body(loaded, example, cut)
     found, example = _trace_of_maps(body, loaded, example)
-    maps = tuple(each for each in find_maps(found) if each.stride > 1)
+    maps = tuple(each for each in find_maps(found, body) if each.stride > 1)
     if not maps:
         raise ModelError(
             f"{loaded.name} gives no feature maps, of which a mask could be made. Use a network "

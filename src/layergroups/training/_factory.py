@@ -62,6 +62,7 @@ def vision_learner(
     metrics: Any = (),
     lin_ftrs: Sequence[int] | None = (),
     ps: float | Sequence[float] = 0.5,
+    depths: bool = True,
     concat_pool: bool = False,
     custom_head: nn.Module | None = None,
     bn_final: bool = False,
@@ -98,6 +99,9 @@ def vision_learner(
         lin_ftrs: sizes of the hidden layers of the head; None is one of 512, as in fastai. The
             default is no hidden layer, which learns as much from few items, and sooner.
         ps: dropout of the head.
+        depths: the head reads features of several depths: the body's output, and the mean and
+            standard deviation of the channels of earlier feature maps (`DepthFeatures`). False: the
+            output alone, as with `concat_pool` or a `custom_head`.
         concat_pool: concatenate average and maximum pooling, as in fastai; False: average only.
         custom_head: used instead of the default head; it takes the body's output.
         bn_final: a batch norm at the end.
@@ -139,6 +143,7 @@ def vision_learner(
             size=size,
             cut=cut,
             custom_head=custom_head,
+            depths=depths and not concat_pool and custom_head is None,
             lin_ftrs=lin_ftrs,
             ps=ps,
             concat_pool=concat_pool,
