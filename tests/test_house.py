@@ -34,6 +34,7 @@ STRUCTURAL = {  # tests of more than one source file
     "test_one_adapter": "where attributes of data are looked up",
     "test_one_place": "where the task is asked for",
     "test_notebooks": "every notebook runs",
+    "test_packaging": "what is in the wheel and the source distribution",
     "test_page_in_browser": "the page of a run in a real browser",
     "test_typing": "a user's program under type checkers",
     "test_task_files": "from a table to a file that runs alone",

@@ -14,7 +14,6 @@ from layergroups.cli._run_config import RunConfig, read_settings
 app = typer.Typer(
     name="layergroups",
     help="Fine-tune pretrained networks on your own images, by layer groups.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
