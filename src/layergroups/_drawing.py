@@ -171,6 +171,30 @@ class Tile:
     lines: tuple[str, ...] = ()  # further text
 
 
+def palette(n: int) -> list[tuple[int, int, int]]:
+    """A colour (red, green, blue) for each of n classes, as in Pascal VOC and many tools."""
+    colours = []
+    for index in range(n):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colours.append((channels[0], channels[1], channels[2]))
+    return colours
+
+
+def under_mask(pixels: Any, mask: Any, n: int) -> Any:
+    """An image (H, W) or (H, W, 3), 0..1, under the colours of a mask (H, W) of n classes.
+
+    Pixels of a negative class show the image alone.
+    """
+    import numpy as np
+
+    image = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    colours = np.array(palette(n), dtype=np.float32)[mask.clip(min=0)] / 255
+    return np.where(mask[..., None] >= 0, 0.35 * image + 0.65 * colours, image)
+
+
 def draw_images(tiles: Sequence[Tile], title: str = "", note: str = "", columns: int = 0) -> Figure:
     """Draw a grid of at least one tile, row by row; 0 columns are a nearly square grid."""
     pictures = len(tiles[0].pictures)

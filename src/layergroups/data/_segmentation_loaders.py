@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
-from layergroups.data._batches import EvalLoader
+from layergroups.data._batches import BatchMaker, EvalLoader, ImageDataset
 from layergroups.data._image_loaders import ImageDataLoaders
 from layergroups.data.sources import (
     Classes,
     Column,
     Files,
+    MaskReader,
     Options,
     Settings,
     find_files,
     items_of,
     list_of_files,
+    mask_files,
     masks_by,
     paired,
     read_masked,
@@ -227,4 +230,21 @@ class SegmentationDataLoaders(ImageDataLoaders):
         self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
     ) -> EvalLoader:
         """Batches x of other images, or (x, y) with `labels`, the path of the mask of each."""
-        return super().test_dl(source, labels, with_labels=with_labels)
+        if labels is None:
+            return super().test_dl(source)
+        images, masks = list_of_files(source), list_of_files(labels)
+        reader = self.train_images.masks
+        if len(images) != len(masks) or not isinstance(reader, MaskReader):
+            raise DataError(f"{len(images)} images, but {len(masks)} masks; expected one for each.")
+        reader = replace(reader, items=None)
+        positions = range(len(images))
+        found, _ = mask_files(reader, images, masks, positions, self.channels, self.on_error)
+        chosen = replace(
+            self.train_images,
+            files=tuple(images[i] for i in found),
+            labels=tuple(found.values()),
+            items=None,
+            masks=reader,
+        )
+        maker = BatchMaker(ImageDataset(chosen, self.transform), 0, self.device)
+        return EvalLoader(maker, self.batch_size)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from layergroups._drawing import under_mask
 from layergroups._formatting import first_few
 from layergroups._forward import count_items, split_batch
 from layergroups._torch import tree_leaves, tree_map_only
@@ -119,6 +120,30 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
     cover = 0.72 * strength
     mixed = (0.08 + 0.84 * grey) * (1 - cover) + colours * cover
     return np.asarray(np.clip(mixed, 0, 1), dtype=np.float32)
+
+
+_DIFFERENT = (0.9, 0.45, 0.1)
+MASKS_SHOWN = "Each: image, actual mask, predicted mask, and in orange where they differ"
+
+
+def mask_pictures(
+    pixels: Pixels, actual: Tensor | None, predicted: Tensor, n: int
+) -> tuple[Pixels, ...]:
+    """An image under its actual and its predicted mask, and where they differ.
+
+    Args:
+        pixels: the image (H, W, 3).
+        actual: its mask (H, W); ignored pixels show the image alone. None if unknown.
+        predicted: likewise.
+        n: classes.
+    """
+    masks = [predicted] if actual is None else [actual, predicted]
+    made = [under_mask(pixels, mask.numpy(), n) for mask in masks]
+    if actual is not None:
+        wrong = ((actual != predicted) & (actual >= 0)).numpy()[..., None]
+        grey = 0.25 + 0.5 * pixels.mean(axis=2, keepdims=True)
+        made.append(np.where(wrong, np.array(_DIFFERENT, np.float32), grey.repeat(3, axis=2)))
+    return tuple(made)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ from layergroups.errors import LayerGroupsError
 from layergroups.reports._grad_cam import grad_cam
 from layergroups.reports._images import (
     LengthRow,
+    MASKS_SHOWN,
     Pixels,
     TopLoss,
     as_pixels,
     images_of,
     inputs_at,
+    mask_pictures,
     overlay,
 )
 from layergroups.reports._protocols import Answering
@@ -40,6 +42,7 @@ from layergroups.tasks import (
     ClassReport,
     Confusion,
     ConfusionMatrix,
+    MaskReport,
     Measures,
     Residuals,
     Task,
@@ -116,7 +119,7 @@ class Interpretation(SuggestsNames):
             targets=task.rows(targets),
             losses=losses,
             paths=paths if len(paths) == len(predictions) else (None,) * len(predictions),
-            classes=data.vocab or task.default_names(predictions.shape[-1]),
+            classes=data.vocab or task.default_names(task.rows(predictions).shape[1]),
             task=task,
             threshold=learn.thresh if threshold is None else threshold,
             learner=learn,
@@ -175,15 +178,18 @@ class Interpretation(SuggestsNames):
         )
 
     def confusion_matrix(self) -> ConfusionMatrix:
-        """How many items of each class were predicted as each class.
+        """How many items, or pixels of masks, of each class were predicted as each class.
 
         Raises:
-            LayerGroupsError: the task is not one class for each item.
+            LayerGroupsError: the task is not one class for each item or pixel.
         """
+        found = self.measures()
+        if isinstance(found, MaskReport):
+            return found.confusion
         return self._measured(ConfusionMatrix, "confusion_matrix")
 
     def measures(self) -> Measures:
-        """The measures of the task: a confusion matrix, a class report, or residuals."""
+        """The measures of the task: a confusion matrix, a report of classes, or residuals."""
         args = (self.predictions, self.targets, self.classes, self.threshold)
         return self.task.measures(*args)
 
@@ -207,8 +213,11 @@ class Interpretation(SuggestsNames):
         Raises:
             LayerGroupsError: the task is a regression.
         """
-        if isinstance(self.measures(), ConfusionMatrix):
+        found = self.measures()
+        if isinstance(found, ConfusionMatrix):
             return ClassReport.from_classes(self.predicted, self.targets, self.classes)
+        if isinstance(found, MaskReport):
+            return found.confusion.class_report()
         return self._measured(ClassReport, "class_report")
 
     def calibration(self, bins: int = BINS) -> Calibration:
@@ -286,6 +295,12 @@ class Interpretation(SuggestsNames):
             rows.append(LengthRow(int(found.min()), int(found.max()), len(inside), loss, share))
         return tuple(rows)
 
+    def masks(self, index: int, image: Pixels) -> tuple[Pixels, ...]:
+        """An image with its actual mask, with its predicted one, and their differences."""
+        actual, predicted = self.targets[index], self.task.decide(self.predictions[[index]])[0]
+        return mask_pictures(image, actual, predicted, len(self.classes))
+
+
     def _inputs(self, indices: Sequence[int]) -> Any:
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
         if wrong or not indices:
@@ -307,6 +322,7 @@ class Interpretation(SuggestsNames):
             ConfusionMatrix: "confusion_matrix() and class_report()",
             ClassReport: "class_report()",
             Residuals: "residuals()",
+            MaskReport: "measures()",
         }.get(self.task.measures_type, "measures()")
         raise LayerGroupsError(
             f"{what} is not available for {self.task.items_have} (the task is {self.task.name!r}). "
@@ -346,11 +362,16 @@ class Interpretation(SuggestsNames):
             raise LayerGroupsError(f"k={k!r} must be at least 1: plot_top_losses(9).")
         indices = [item.index for item in items]
         shown: list[tuple[Pixels, ...]] = [(pixels,) for pixels in self.images(indices)]
-        if cam:
+        masks = self.task.per_pixel
+        if masks:
+            shown = [(*p, *self.masks(i, p[0])) for i, p in zip(indices, shown, strict=True)]
+        elif cam:
             heat = self.grad_cam(indices)
             shown = [(p[0], overlay(p[0], h)) for p, h in zip(shown, heat, strict=True)]
         tiles = [self._tile(item, pictures) for item, pictures in zip(items, shown, strict=True)]
-        note = "Beside each image: Grad-CAM heat map of the prediction" if cam else ""
+        note = MASKS_SHOWN if masks else ""
+        if cam and not masks:
+            note = "Beside each image: Grad-CAM heat map of the prediction"
         title = f"{'Largest' if largest else 'Smallest'} losses"
         return drawing.save_or_return(drawing.draw_images(tiles, title, note), path)
 
@@ -419,8 +440,9 @@ def _check(of: Interpretation) -> None:
         if not isinstance(value, Tensor):
             raise LayerGroupsError(f"{name} must be a tensor, not {type(value).__name__}.")
     n, wide = len(of.predictions), of.predictions.shape[1:]
+    maps = tuple(wide[1:]) if of.task.per_pixel else ()
     expected = {
-        "predictions": (n, len(of.classes) or wide.numel()),
+        "predictions": (n, len(of.classes) or wide.numel(), *maps),
         "targets": of.task.targets_shape(of.predictions.shape),
         "losses": (n,),
     }

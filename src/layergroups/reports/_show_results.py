@@ -16,7 +16,14 @@ from layergroups._formatting import count
 from layergroups._forward import split_batch
 from layergroups.data import IndexedBatches, batches_of, data_source, paths_of
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._images import as_pixels, collated, each_of, images_of
+from layergroups.reports._images import (
+    MASKS_SHOWN,
+    as_pixels,
+    collated,
+    each_of,
+    images_of,
+    mask_pictures,
+)
 from layergroups.reports._protocols import Answering
 from layergroups.tasks import output_names
 
@@ -31,7 +38,7 @@ def results_picture(
     images = images_of(inputs)
     predictions, *_ = learn.get_preds([(inputs, None)])
     task, thresh = learn.task, learn.thresh
-    names = output_names(data.vocab, predictions.shape[-1])
+    names = output_names(data.vocab, task.rows(predictions).shape[1])
     decisions = task.decide(predictions, thresh)
     correct = None if targets is None else task.correct(predictions, targets, thresh)
     tiles = []
@@ -42,12 +49,17 @@ def results_picture(
         sure = [] if confidence is None else [f"confidence {confidence:.2f}"]
         lines = [*([] if actual is None else [f"actual {actual}"]), *sure, *paths[i : i + 1]]
         verdict = None if correct is None else bool(correct[i])
-        tiles.append(
-            drawing.Tile((as_pixels(image, data.input),), predicted, verdict, tuple(lines))
-        )
+        pixels = as_pixels(image, data.input)
+        pictures: tuple[Any, ...] = (pixels,)
+        if task.per_pixel:
+            mask = None if targets is None else targets[i].cpu()
+            pictures += mask_pictures(pixels, mask, decisions[i], len(names))
+        tiles.append(drawing.Tile(pictures, predicted, verdict, tuple(lines)))
     what = "Predicted" if targets is None else "Predicted and actual"
     right = [bool(tile.right) for tile in tiles if tile.right is not None]
     note = f"{sum(right)} of {len(tiles)} are correct" if right else ""
+    if task.per_pixel and targets is not None:
+        note = MASKS_SHOWN
     figure = drawing.draw_images(tiles, f"{what}: {count(len(tiles), 'image')}", note)
     return drawing.save_or_return(figure, path)
 

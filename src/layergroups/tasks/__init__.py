@@ -6,6 +6,7 @@ from layergroups.tasks._losses import (
     BinaryCrossEntropy,
     BinaryFocalLoss,
     CrossEntropy,
+    DiceLoss,
     FocalLoss,
     Huber,
     LossFunc,
@@ -30,6 +31,8 @@ from layergroups.tasks._measures import (
     ClassReport,
     Confusion,
     ConfusionMatrix,
+    MaskFigures,
+    MaskReport,
     OutputErrors,
     Residuals,
 )
@@ -37,7 +40,7 @@ from layergroups.tasks._metrics import Meter, as_list, check_metrics, higher_is_
 from layergroups.tasks._multiclass import Multiclass, Prediction
 from layergroups.tasks._multilabel import LabelsPrediction, Multilabel
 from layergroups.tasks._regression import NumbersPrediction, Regression
-from layergroups.tasks._segmentation import IGNORED, MaskPrediction, Segmentation, palette
+from layergroups.tasks._segmentation import IGNORED, MaskPrediction, Segmentation
 from layergroups.tasks._splitting import members_of, random_split, stratified_split
 from layergroups.tasks._targets import Targets, missing, parse_labels, plain, readable
 from layergroups.tasks._task import (
@@ -60,13 +63,13 @@ from layergroups.tasks._task import (
 __all__ = [
     "BINS", "IGNORED", "L1", "LOSSES", "TASKS", "AnyPrediction", "BinaryCrossEntropy",
     "BinaryFocalLoss", "Calibration", "CalibrationBin", "ClassFigures", "ClassReport", "Column",
-    "Confusion", "ConfusionMatrix", "CrossEntropy", "FocalLoss", "Huber", "Label",
-    "LabelsPrediction", "LossFunc", "MaskFile", "MaskPrediction", "MeanSquaredError", "Meaning",
-    "Measures", "Meter", "Multiclass", "Multilabel", "NamedLoss", "NamedMetric",
-    "NumbersPrediction", "OutputErrors", "Prediction", "Regression", "Residuals", "Segmentation",
-    "Targets", "Task", "as_list", "as_loss", "check_metrics", "checked_loss", "checked_task",
-    "checked_threshold", "describe_loss", "higher_is_better", "item_losses", "loss_from",
-    "loss_name", "meaning_of", "members_of", "metric_names", "missing", "output_names", "palette",
+    "Confusion", "ConfusionMatrix", "CrossEntropy", "DiceLoss", "FocalLoss", "Huber", "Label",
+    "LabelsPrediction", "LossFunc", "MaskFigures", "MaskFile", "MaskPrediction", "MaskReport",
+    "MeanSquaredError", "Meaning", "Measures", "Meter", "Multiclass", "Multilabel", "NamedLoss",
+    "NamedMetric", "NumbersPrediction", "OutputErrors", "Prediction", "Regression", "Residuals",
+    "Segmentation", "Targets", "Task", "as_list", "as_loss", "check_metrics", "checked_loss",
+    "checked_task", "checked_threshold", "describe_loss", "higher_is_better", "item_losses",
+    "loss_from", "loss_name", "meaning_of", "members_of", "metric_names", "missing", "output_names",
     "parse_labels", "plain", "random_split", "readable", "register", "saved_name", "stand_in",
     "stratified_split", "task_meant_by", "task_named",
 ]  # fmt: skip

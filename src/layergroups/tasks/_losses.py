@@ -125,7 +125,8 @@ def item_losses(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor
         each: Any = copy.copy(loss_func)
         each.reduction = "none"
         losses: Tensor = each(outputs, targets)
-        return losses.reshape(len(losses), -1).mean(dim=1)
+        if losses.ndim:
+            return losses.reshape(len(losses), -1).mean(dim=1)
     pairs = zip(outputs.split(1), targets.split(1), strict=True)
     return torch.stack([loss_func(output, target) for output, target in pairs])
 
@@ -266,7 +267,42 @@ class FocalLoss(NamedLoss):
             losses = losses * weight.view(1, -1, *[1] * (losses.ndim - 2))
         if targets.is_floating_point():
             return (losses * targets).sum(dim=1)
-        return losses.gather(1, targets.long().unsqueeze(1)).squeeze(1)
+        known = targets >= 0  # -100 is left out, as in cross entropy
+        chosen = losses.gather(1, targets.long().clamp(min=0).unsqueeze(1)).squeeze(1)
+        return torch.where(known, chosen, 0.0)
+
+
+@dataclass
+class DiceLoss(NamedLoss):
+    """1 - Dice, the mean over the classes, for a class for every pixel.
+
+    It is of each image by itself, so that it does not depend on how images are batched; classes
+    that are not in the mask count where they are predicted. Source: Milletari et al. 2016,
+    «V-Net», here with a smoothing of one pixel.
+
+    Attributes:
+        cross_entropy: the share of cross entropy that is added; 0.5 is half of each.
+    """
+
+    cross_entropy: float = 0.0
+    meaning = Meaning.SOFTMAX
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("cross_entropy", self.cross_entropy, 0, 1, 0.5)
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Losses (N,), for outputs (N, C, H, W) and classes (N, H, W), -100 where ignored."""
+        known = (targets >= 0)[:, None]
+        chances = torch.where(known, outputs.softmax(dim=1), 0.0)
+        hot = F.one_hot(targets.long().clamp(min=0), outputs.shape[1]).movedim(-1, 1)
+        truth = torch.where(known, hot, 0).to(chances)
+        both, sides = ((chances * truth).flatten(2).sum(2), (chances + truth).flatten(2).sum(2))
+        losses: Tensor = 1 - ((2 * both + 1) / (sides + 1)).mean(dim=1)
+        if not self.cross_entropy:
+            return losses
+        entropies = F.cross_entropy(outputs, targets, reduction="none").flatten(1).mean(dim=1)
+        return (1 - self.cross_entropy) * losses + self.cross_entropy * entropies
 
 
 @dataclass
@@ -337,7 +373,10 @@ def balanced_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
                 'or none. Use BinaryCrossEntropy(pos_weight="balanced").'
             )
         targets = hot.long().argmax(dim=1)
-    counts = torch.bincount(targets.long().flatten(), minlength=n_outputs).tolist()
+    if targets.ndim == 2:  # how many pixels of each class each mask has
+        counts = targets.sum(dim=0).tolist()
+    else:
+        counts = torch.bincount(targets.long().flatten(), minlength=n_outputs).tolist()
     present = sum(count > 0 for count in counts)
     return tuple(sum(counts) / (present * count) if count else 1.0 for count in counts)
 
@@ -353,6 +392,8 @@ def positive_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
 LOSSES: Final[dict[str, Callable[[], Any]]] = {
     "cross_entropy": CrossEntropy,
     "focal": FocalLoss,
+    "dice": DiceLoss,
+    "dice+cross_entropy": partial(DiceLoss, cross_entropy=0.5),
     "bce": BinaryCrossEntropy,
     "binary_focal": BinaryFocalLoss,
     "mse": MeanSquaredError,
@@ -364,7 +405,7 @@ LOSSES: Final[dict[str, Callable[[], Any]]] = {
 _SAVED: Final[dict[str, type[Any]]] = {
     kind.__name__: kind
     for kind in (
-        CrossEntropy, FocalLoss, BinaryCrossEntropy, BinaryFocalLoss, nn.CrossEntropyLoss,
+        CrossEntropy, FocalLoss, DiceLoss, BinaryCrossEntropy, BinaryFocalLoss, nn.CrossEntropyLoss,
         nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss, nn.PoissonNLLLoss, nn.MSELoss, nn.L1Loss,
         nn.SmoothL1Loss, nn.HuberLoss,
     )

@@ -177,12 +177,19 @@ class ConfusionMatrix:
                 "with targets of shape (N,). For several labels use "
                 "Interpretation.from_learner(learn).class_report(), for numbers residuals()."
             )
-        n = probabilities.shape[1]
+        names = tuple(classes) or tuple(map(str, range(probabilities.shape[1])))
+        return cls.from_classes(probabilities.argmax(1), targets, names)
+
+    @classmethod
+    def from_classes(
+        cls, predicted: Tensor, targets: Tensor, classes: Sequence[str]
+    ) -> ConfusionMatrix:
+        """Count predicted and actual classes, int and of the same shape."""
+        n = len(classes)
         known = (targets >= 0) & (targets < n)  # the loss leaves out the others
-        cells = (targets.long() * n + probabilities.argmax(1))[known]
+        cells = (targets.long() * n + predicted)[known]
         counts = torch.bincount(cells, minlength=n * n).reshape(n, n).tolist()
-        names = tuple(classes) or tuple(map(str, range(n)))
-        return cls(tuple(map(tuple, counts)), names)
+        return cls(tuple(map(tuple, counts)), tuple(classes))
 
     @property
     def total(self) -> int:
@@ -223,6 +230,83 @@ class ConfusionMatrix:
             "items": self.total,
             "accuracy": self.accuracy,
         }
+
+
+@dataclass(frozen=True)
+class MaskFigures:
+    """The figures of one class over all pixels; None where no pixel has or is given the class."""
+
+    name: str
+    iou: float | None  # intersection over union
+    dice: float | None
+    precision: float | None
+    recall: float | None
+    pixels: int  # of the class
+
+    @classmethod
+    def from_counts(cls, name: str, right: int, predicted: int, actual: int) -> MaskFigures:
+        """From the numbers of pixels correctly predicted, predicted, and actually of the class."""
+        return cls(
+            name,
+            _part(right, predicted + actual - right),
+            _part(2 * right, predicted + actual),
+            _part(right, predicted),
+            _part(right, actual),
+            actual,
+        )
+
+
+@dataclass(frozen=True)
+class MaskReport(_Tabular):
+    """A row for each class of masks, and their mean; prints as a table."""
+
+    classes: tuple[MaskFigures, ...]
+    confusion: ConfusionMatrix  # of pixels
+    _headings: ClassVar[tuple[str, ...]] = ("class", "iou", "dice", "precision", "recall", "pixels")
+    _totals: ClassVar[int] = 1
+
+    @classmethod
+    def from_confusion(cls, confusion: ConfusionMatrix) -> MaskReport:
+        """From the numbers of pixels of each class that were predicted as each class."""
+        matrix = confusion.matrix
+        right = [row[i] for i, row in enumerate(matrix)]
+        predicted = [sum(column) for column in zip(*matrix, strict=True)]
+        rows = map(MaskFigures.from_counts, confusion.classes, right, predicted, map(sum, matrix))
+        return cls(tuple(rows), confusion)
+
+    @property
+    def mean_iou(self) -> float:
+        """The mean over the classes that some pixel has or is given."""
+        return _mean_of([row.iou for row in self.classes])
+
+    @property
+    def mean_dice(self) -> float:
+        """The same of Dice."""
+        return _mean_of([row.dice for row in self.classes])
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correctly predicted pixels, 0..1."""
+        return self.confusion.accuracy
+
+    @property
+    def caption(self) -> str:
+        return (
+            f"Each class of {self.confusion.total:,d} pixels, {self.accuracy:.1%} of them correct"
+        )
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [
+            (r.name, *map(fixed, (r.iou, r.dice, r.precision, r.recall)), f"{r.pixels:,d}")
+            for r in self.classes
+        ]
+        mean = ("mean", fixed(self.mean_iou), fixed(self.mean_dice), "", "", "")
+        return [*rows, mean]
+
+
+def _mean_of(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from layergroups.tasks._task import (
     AnyPrediction,
     Column,
     Label,
+    Measures,
     NamedMetric,
     Names,
     Parts,
@@ -130,7 +131,7 @@ class Multiclass(Task):
     more_metrics = " and top_5_accuracy (any number)"
     least_outputs = 2
     prediction: ClassVar[type[AnyPrediction]] = Prediction
-    measures_type = ConfusionMatrix
+    measures_type: ClassVar[type[Measures]] = ConfusionMatrix
     output_is = "the probability of each class"
     reads_folders = True
     few_items = "No class of {} has two items"

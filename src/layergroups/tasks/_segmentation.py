@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from layergroups._drawing import palette
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import CrossEntropy
-from layergroups.tasks._measures import ConfusionMatrix
+from layergroups.tasks._measures import ConfusionMatrix, MaskReport
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._multiclass import Multiclass
 from layergroups.tasks._splitting import multilabel_split
@@ -104,18 +105,6 @@ class MaskPrediction:
         return f"mask of {height} x {width} pixels: {self._largest}"
 
 
-def palette(n: int) -> list[tuple[int, int, int]]:
-    """A colour (red, green, blue) for each of n classes, as in Pascal VOC and many tools."""
-    colours = []
-    for index in range(n):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        colours.append((channels[0], channels[1], channels[2]))
-    return colours
-
-
 _METRICS: Final = {
     "iou": named("ClassMean", figure="jaccard"),
     "dice": named("ClassMean", figure="f1"),
@@ -138,7 +127,7 @@ class Segmentation(Multiclass):
     default_metrics = ("iou", "dice")
     more_metrics = ""
     prediction = MaskPrediction
-    measures_type = ConfusionMatrix
+    measures_type = MaskReport
     output_is = "the probability of each class at each pixel"
     reads_folders = False
     per_pixel = True
@@ -163,7 +152,12 @@ class Segmentation(Multiclass):
     def target(self, label: Label | None, n_outputs: int) -> int:
         return -1  # a mask has the geometry of its image: the data read both together
 
+    def targets(self, labels: Sequence[Label], n_outputs: int) -> Tensor:
+        """How many pixels of each class each mask has, int64 (N, C)."""
+        return torch.tensor([cast(MaskFile, label).pixels for label in labels])
+
     def counts(self, labels: Sequence[Label], n_outputs: int) -> tuple[int, ...]:
+        """How many masks have each class."""
         counted = Counter(place for label in labels for place in _classes(label))
         return tuple(counted[place] for place in range(n_outputs))
 
@@ -204,16 +198,25 @@ class Segmentation(Multiclass):
     def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
         return (predictions[0], *predictions[2:])
 
-    def measures(
+    def graded(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Any:
+        return None  # a calibration of all pixels would hold them all
+
+    def measures(  # type: ignore[override] # of pixels
         self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
-    ) -> ConfusionMatrix:
-        return ConfusionMatrix.from_predictions(predictions, targets, names)
+    ) -> MaskReport:
+        known = output_names(names, predictions.shape[1])
+        predicted = self.decide(predictions)
+        return MaskReport.from_confusion(ConfusionMatrix.from_classes(predicted, targets, known))
 
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
-        report = self.measures(predictions, targets, names)
-        return {"accuracy": report.accuracy}
+        found = self.measures(predictions, targets, names)
+        return {
+            "mean IoU": found.mean_iou,
+            "mean Dice": found.mean_dice,
+            "pixel accuracy": found.accuracy,
+        }
 
 
 def _classes(label: Label) -> tuple[int, ...]:

@@ -18,10 +18,15 @@ from layergroups.tasks._losses import LossFunc, Meaning, apply, loss_name, meani
 
 
 class MaskFile(NamedTuple):
-    """The mask of an image: its file, and the positions of the classes in it."""
+    """The mask of an image: its file, and how many pixels of each class it has."""
 
     path: str
-    classes: tuple[int, ...]
+    pixels: tuple[int, ...]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The positions of the classes in it."""
+        return tuple(place for place, n in enumerate(self.pixels) if n)
 
 
 # of one item: its class, its labels by position, its numbers, or its mask

@@ -47,7 +47,14 @@ def draw_batch(
 ) -> BatchPicture:
     """A batch as a picture; the arguments are those of the data."""
     labels = tuple(label_text(target, task, vocab) for target in y)
-    tiles = [_tile(image, label) for image, label in zip(_pixels(x, spec), labels, strict=True)]
+    pictures: list[tuple[Any, ...]] = [(image,) for image in _pixels(x, spec)]
+    if task.per_pixel:
+        masks = y.cpu().numpy()
+        pictures = [
+            (image, drawing.under_mask(image, mask, len(vocab)))
+            for (image,), mask in zip(pictures, masks, strict=True)
+        ]
+    tiles = [_tile(shown, label) for shown, label in zip(pictures, labels, strict=True)]
     columns = math.ceil(math.sqrt(len(tiles)))
     return BatchPicture(drawing.draw_images(tiles, columns=columns), labels)
 
@@ -75,6 +82,6 @@ def _pixels(x: torch.Tensor, spec: InputSpec) -> list[Any]:
     return [array[..., 0] if array.shape[-1] == 1 else array for array in arrays]
 
 
-def _tile(image: Any, label: str) -> drawing.Tile:
+def _tile(pictures: tuple[Any, ...], label: str) -> drawing.Tile:
     first, *rest = textwrap.wrap(label, _LETTERS, max_lines=3, placeholder=" …") or [" "]
-    return drawing.Tile((image,), first, lines=tuple(rest))
+    return drawing.Tile(pictures, first, lines=tuple(rest))

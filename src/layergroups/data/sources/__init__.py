@@ -23,6 +23,7 @@ from layergroups.data.sources._lists import (
 from layergroups.data.sources._masks import (
     Classes,
     MaskReader,
+    mask_files,
     masks_by,
     paired,
     read_masked,
@@ -55,6 +56,7 @@ __all__ = [
     "list_of_files",
     "marked",
     "marks_of",
+    "mask_files",
     "masks_by",
     "paired",
     "read_datasets",

@@ -19,6 +19,7 @@ from layergroups.data._samples import Samples, Split, divided, names_of
 from layergroups.data.image import (
     Array,
     BrokenImage,
+    OnError,
     Size,
     height_and_width,
     open_picture,
@@ -229,16 +230,12 @@ def read_masked(
     broken: tuple[BrokenImage, ...] = ()
     if items is None:
         sound, broken = sound_positions(images, settings)
-    read = _Check(reader, images, masks, settings.n_channels)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(sound, pool.map(read, sound), strict=True))
-    faults = tuple(fault for fault in found.values() if isinstance(fault, BrokenImage))
-    report_broken(faults, settings.on_error)
-    kept = [i for i in sound if isinstance(found[i], tuple)]
-    labels = tuple(MaskFile(masks[i], found[i]) for i in kept)  # type: ignore[arg-type] # a tuple
+    found, faults = mask_files(reader, images, masks, sound, settings.n_channels, settings.on_error)
+    kept = list(found)
     samples = Samples(
-        tuple(images[i] for i in kept), labels, TASKS["segmentation"], len(names), items, reader
-    )
+        tuple(images[i] for i in kept), tuple(found.values()), TASKS["segmentation"], len(names),
+        items, reader,
+    )  # fmt: skip
     if is_valid is None:
         whole = (settings.valid_pct, settings.seed)
         made = divided(samples, names, *whole, source="The set", broken=(*broken, *faults))
@@ -254,16 +251,33 @@ def read_masked(
     return made
 
 
+def mask_files(
+    reader: MaskReader,
+    images: Sequence[str],
+    masks: Sequence[str],
+    positions: Sequence[int],
+    channels: int,
+    on_error: OnError,
+) -> tuple[dict[int, MaskFile], tuple[BrokenImage, ...]]:
+    """The masks at these positions, each read once, and those that are broken."""
+    check = _Check(reader, images, masks, channels)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = dict(zip(positions, pool.map(check, positions), strict=True))
+    faults = tuple(fault for fault in found.values() if isinstance(fault, BrokenImage))
+    report_broken(faults, on_error)
+    return {i: f for i, f in found.items() if isinstance(f, MaskFile)}, faults
+
+
 @dataclass(frozen=True)
 class _Check:
-    """Which classes are in the mask at a position, or what is wrong with it."""
+    """How many pixels of each class the mask at a position has, or what is wrong with it."""
 
     reader: MaskReader
     images: Sequence[str]
     masks: Sequence[str]
     channels: int
 
-    def __call__(self, position: int) -> tuple[int, ...] | BrokenImage:
+    def __call__(self, position: int) -> MaskFile | BrokenImage:
         mask = self.masks[position]
         try:
             classes = self.reader.open(mask)
@@ -276,7 +290,9 @@ class _Check:
         except Exception as error:
             reason = str(error) if isinstance(error, DataError) else reason_of(error, mask)
             return BrokenImage(Path(mask), reason.rstrip("."))
-        return tuple(v for v in classes.unique().tolist() if v >= 0)
+        known = classes[classes >= 0].flatten()
+        counts = torch.bincount(known, minlength=len(self.reader.classes))
+        return MaskFile(mask, tuple(counts.tolist()))
 
     def _size(self, position: int) -> Size:
         image = self.images[position]

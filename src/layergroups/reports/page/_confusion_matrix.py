@@ -14,6 +14,7 @@ from PIL import Image
 
 from layergroups._formatting import count, percent
 from layergroups.reports.run import Cell, Outcome
+from layergroups.tasks import task_named
 
 MAX_CELLS: Final = 30  # classes up to which the matrix has numbers; else it is a heat map
 MAX_CONFUSED: Final = 10
@@ -112,9 +113,10 @@ def _key(cell: Cell) -> str:
 
 def _cell_title(outcome: Outcome, cell: Cell) -> str:
     actual, predicted = (outcome.classes[i] for i in (cell.actual, cell.predicted))
+    what = "pixel" if task_named(outcome.task).per_pixel else "item"
     if cell.actual == cell.predicted:
-        return f"{count(cell.count, 'item')} of {actual}, predicted correctly"
-    return f"{count(cell.count, 'item')} of {actual}, predicted as {predicted}"
+        return f"{count(cell.count, what)} of {actual}, predicted correctly"
+    return f"{count(cell.count, what)} of {actual}, predicted as {predicted}"
 
 
 def script_data(outcome: Outcome | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from layergroups.reports.run._record import (
     ShownItem,
     epoch_rows,
 )
-from layergroups.tasks import ClassReport, ConfusionMatrix, Residuals
+from layergroups.tasks import ClassReport, ConfusionMatrix, MaskReport, Residuals
 
 _THUMB: Final = 112  # pixels of the longer side
 _LARGE: Final = 208
@@ -154,6 +154,16 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
             ),
             shown=tuple(items.shown(i, thumb) for i, thumb in thumbs.items()),
         )
+    elif isinstance(measures, MaskReport):
+        matrix = measures.confusion.matrix
+        args = (interp.predictions, interp.targets, interp.classes, interp.threshold)
+        cells = (Cell(i, j, n) for i, row in enumerate(matrix) for j, n in enumerate(row) if n)
+        return replace(
+            found,
+            figures=interp.task.figures(*args),
+            cells=tuple(cells),
+            class_report=interp.class_report(),
+        )
     elif isinstance(measures, ClassReport):
         exact = float(interp.correct.float().mean())
         found = replace(
@@ -214,11 +224,14 @@ def _thumbs(items: Items, positions: Sequence[int]) -> dict[int, str]:
 def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[ShownItem]:
     indices, left = [item.index for item in interp.top_losses(_WORST)], _LARGE_BYTES
     inputs = items.inputs(indices) if pictures else {}
-    heats = _heats(interp, indices) if inputs else {}
+    masks = interp.task.per_pixel
+    heats = _heats(interp, indices) if inputs and not masks else {}
     for index in indices:
         drawn = [inputs[index]] if index in inputs else []
         drawn += [overlay(inputs[index], heats[index])] if index in heats else []
-        uris = [jpeg_uri(_image_of(pixels), _LARGE) for pixels in drawn]
+        if masks and drawn:
+            drawn.append(np.concatenate(interp.masks(index, drawn[0]), axis=1))
+        uris = [jpeg_uri(_image_of(pixels), _LARGE * (1 + 2 * masks)) for pixels in drawn]
         left -= sum(map(len, uris))
         shown = items.shown(index, *(uris if left >= 0 else ()))
         yield replace(shown, words=items.words(index))
