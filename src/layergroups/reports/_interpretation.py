@@ -22,8 +22,8 @@ from layergroups.data import data_source, paths_of, texts_of
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._grad_cam import grad_cam
 from layergroups.reports._images import (
-    LengthRow,
     MASKS_SHOWN,
+    LengthRow,
     Pixels,
     TopLoss,
     as_pixels,
@@ -299,7 +299,6 @@ class Interpretation(SuggestsNames):
         """An image with its actual mask, with its predicted one, and their differences."""
         actual, predicted = self.targets[index], self.task.decide(self.predictions[[index]])[0]
         return mask_pictures(image, actual, predicted, len(self.classes))
-
 
     def _inputs(self, indices: Sequence[int]) -> Any:
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
