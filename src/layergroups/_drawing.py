@@ -192,7 +192,7 @@ def under_mask(pixels: Any, mask: Any, n: int) -> Any:
 
     image = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     colours = np.array(palette(n), dtype=np.float32)[mask.clip(min=0)] / 255
-    return np.where(mask[..., None] >= 0, 0.35 * image + 0.65 * colours, image)
+    return np.where(mask[..., None] >= 0, 0.45 * image + 0.55 * colours, image)
 
 
 def draw_images(tiles: Sequence[Tile], title: str = "", note: str = "", columns: int = 0) -> Figure:

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from tests.data.masks import NAMES, shapes
 
+from layergroups._drawing import palette
 from layergroups.data import SegmentationDataLoaders
 from layergroups.data.sources import MaskReader
 from layergroups.errors import BrokenImagesError, DataError
-from layergroups.tasks import palette
 
 SMALL: dict[str, Any] = {"size": (24, 32), "batch_size": 4, "num_workers": 0, "cache": False}
 MASK = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)

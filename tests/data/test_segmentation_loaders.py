@@ -42,7 +42,8 @@ class Pairs:
 
     def __getitem__(self, i: int) -> tuple[Image.Image, Image.Image]:
         image, mask = self.items[i]
-        return Image.open(image), Image.open(mask)
+        with Image.open(image) as opened, Image.open(mask) as masked:
+            return opened.copy(), masked.copy()
 
 
 def test_every_source_gives_the_same_batches(folders: tuple[Path, Path], tmp_path: Path) -> None:
