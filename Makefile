@@ -54,9 +54,9 @@ floors: $(DEV)
 
 # Builds the site into site/, without network. Warnings are errors, those of griffe too, which reads the docstrings.
 docs: $(DOCS)
-	$(BIN)/typer layergroups.cli._app utils docs --name layergroups --title "Command line" \
+	$(BIN)/python -m typer layergroups.cli._app utils docs --name layergroups --title "Command line" \
 		--output docs/reference/command-line.md
-	NO_COLOR=1 $(BIN)/zensical build --clean --strict >$(VENV)/docs.log 2>&1 || { cat $(VENV)/docs.log; exit 1; }
+	NO_COLOR=1 $(BIN)/python -m zensical build --clean --strict >$(VENV)/docs.log 2>&1 || { cat $(VENV)/docs.log; exit 1; }
 	! grep "^griffe:" $(VENV)/docs.log
 	@echo "The site is in site/index.html."
 
