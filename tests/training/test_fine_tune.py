@@ -25,7 +25,7 @@ def test_a_plan_is_data() -> None:
     head, whole = plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2)
     assert (head.epochs, head.freeze_to, head.lr, head.from_store) == (2, -1, 1e-2, True)
     assert (whole.epochs, whole.freeze_to) == (3, 0)
-    assert (whole.lr.start, whole.lr.stop) == (pytest.approx(1.5e-4), pytest.approx(1.5e-3))
+    assert (whole.lr.start, whole.lr.stop) == (pytest.approx(3e-5), pytest.approx(3e-4))
     assert plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2) == (head, whole)
     assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["all"]
     assert [phase.name for phase in plan_fine_tune(0)] == ["head"]
@@ -45,7 +45,7 @@ def test_fine_tune_trains_the_head_then_all_groups(make) -> None:
     assert [row.epoch for row in rows] == [0, 2, 3]
     assert [row.frozen for row in rows] == [(True, True, False)] + [(False, False, False)] * 2
     assert rows[0].lrs == pytest.approx((1e-2,) * 3, rel=0.05)
-    assert rows[1].lrs == pytest.approx((1.5e-4, 1.5e-4 * 10**0.5, 1.5e-3), rel=0.05)
+    assert rows[1].lrs == pytest.approx((3e-5, 3e-5 * 10**0.5, 3e-4), rel=0.05)
     assert rows[-1].valid_loss < rows[0].valid_loss + 0.2
     assert learn.layer_groups.frozen == (False,) * 3
 

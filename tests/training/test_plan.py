@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from tests.training.test_held_out import FIGURES, learner
 from tests.training.tiny import moved, snapshot
+from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.reports import RunRecord, record_run
 from layergroups.training import EarlyStopping, FineTunePlan, OneCycle
+from layergroups.training.recipes._fine_tune import new_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,3 +164,13 @@ def test_the_length_is_chosen_by_the_number_of_items(caplog: Any) -> None:
     assert learn.plan.epochs == len(learn.history) - 1 > 3
     assert "96 training items" in learn.plan.reasons["epochs"]
     assert "96 training items" in caplog.text
+
+
+@pytest.mark.parametrize(("deep", "ratio"), [(False, 0.03), (True, 0.15)])
+def test_a_head_of_several_layers_gets_a_larger_rate(deep: bool, ratio: float) -> None:
+    learn = learner()
+    if deep:
+        learn.model[-1] = nn.Sequential(learn.model[-1], nn.ReLU(), nn.Linear(3, 3))
+    plan = new_plan(learn, 1, base_lr=None, freeze_epochs=1, lr=None, defaults=None)
+    assert plan.figures.unfrozen_ratio == ratio
+    assert ("unfrozen_ratio" in plan.reasons) == deep

@@ -21,6 +21,7 @@ _log = logging.getLogger("layergroups")
 _STEPS: Final = 300  # of the second phase, if that needs neither fewer epochs nor more
 _LEAST_EPOCHS: Final = 2
 _MOST_EPOCHS: Final = 20
+_RATIO_OF_A_DEEP_HEAD: Final = 0.15
 
 
 def plan_fine_tune(
@@ -95,6 +96,8 @@ def new_plan(
     wanted = FineTuneDefaults() if defaults is None else defaults
     if figures.lowest != wanted.lowest:
         reasons["lowest"] = "no earlier group can stay frozen, or has a rate of its own"
+    if figures.unfrozen_ratio != wanted.unfrozen_ratio:
+        reasons["unfrozen_ratio"] = "a head of several layers has much to learn after its own phase"
     return FineTunePlan(
         epochs=epochs,
         freeze_epochs=freeze_epochs,
@@ -121,7 +124,7 @@ def chosen_epochs(learner: LearnerState, figures: FineTuneDefaults) -> tuple[int
 def fitted(
     learner: LearnerState, defaults: FineTuneDefaults | None, lr: Rate | None = None
 ) -> FineTuneDefaults:
-    """The settings for this learner: `lowest` adapted to its groups and to the rates."""
+    """The settings for this learner, adapted to its groups, its head and the rates."""
     if defaults is not None and not isinstance(defaults, FineTuneDefaults):
         raise TrainingError(
             f"defaults= is a {type(defaults).__name__}. Use fine_tune(4, "
@@ -135,4 +138,6 @@ def fitted(
     if defaults is None and lr is not None and not isinstance(lr, (int, float)):
         rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
         lowest = next((index for index, rate in enumerate(rates) if rate > 0), lowest)
+    if defaults is None and sum(p.ndim > 1 for p in groups[-1].parameters()) > 1:
+        known = replace(known, unfrozen_ratio=_RATIO_OF_A_DEEP_HEAD)
     return replace(known, lowest=lowest)

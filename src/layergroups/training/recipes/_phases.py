@@ -88,7 +88,8 @@ class FineTuneDefaults:
 
     Attributes:
         base_lr: rate of the head in the first phase.
-        unfrozen_ratio: rate of the last group in the second phase, as a part of base_lr.
+        unfrozen_ratio: rate of the last group in the second phase, as a part of base_lr. Without
+            `defaults` it is 0.15 for a head of several layers, such as a decoder.
         spread: rate of the first group in the second phase, as a part of that of the last group;
             those between are spread in equal ratios.
         lowest: the first layer group that trains in the second phase; 0 trains all. 1 leaves the
@@ -117,7 +118,7 @@ class FineTuneDefaults:
     """
 
     base_lr: float = 2e-3
-    unfrozen_ratio: float = 0.15
+    unfrozen_ratio: float = 0.03
     spread: float = 0.1
     lowest: int = 0
     passes: int = 2
