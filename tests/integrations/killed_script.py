@@ -1,8 +1,8 @@
 """Two processes in the loops of others: torchrun killed_script.py LOOP MODEL FOLDER [STEP].
 
-LOOP is trainer or lightning; MODEL is bert or vit, tiny and random, or minilm or dinov2, with their
-real weights and data, from the folder SHARED. A checkpoint is written at every fourth step. At a
-STEP process 0 is killed; a second start resumes.
+LOOP is trainer (with DDP), fsdp (the Trainer with FSDP2) or lightning. MODEL is bert or vit, tiny
+and random, or minilm or dinov2, with their real weights and data, from the folder SHARED. A
+checkpoint is written at every fourth step. At a STEP process 0 is killed; a second start resumes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import lightning.pytorch as pl
 import timm
 import torch
 import transformers
+from accelerate import state
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from tests.integrations.tiny_models import arguments, bert, items
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
@@ -103,7 +105,24 @@ def kill(step: int, now: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_trainer(made: tuple[nn.Module, Items, int], folder: Path, step: int) -> Any:
+def in_fsdp(made: tuple[nn.Module, Items, int], folder: Path, step: int) -> Any:
+    """accelerate shards on accelerators alone, and takes DDP on CPUs; here it does as with GPUs."""
+    plain = state.AcceleratorState.__init__
+
+    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+        plain(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is None:
+            return
+        self.fsdp_plugin = fsdp_plugin
+        self.distributed_type = state.DistributedType.FSDP
+        state.PartialState._shared_state["distributed_type"] = self.distributed_type
+
+    state.AcceleratorState.__init__ = init
+    blocks = {"transformer_layer_cls_to_wrap": ["BertLayer"]}
+    return in_trainer(made, folder, step, fsdp=True, fsdp_config=blocks)
+
+
+def in_trainer(made: tuple[nn.Module, Items, int], folder: Path, step: int, **more: Any) -> Any:
     model, data, batch = made
 
     class Kill(transformers.TrainerCallback):
@@ -115,7 +134,7 @@ def in_trainer(made: tuple[nn.Module, Items, int], folder: Path, step: int) -> A
         arguments(
             folder, save_strategy="steps", save_steps=4, per_device_train_batch_size=batch // 2,
             optim="adamw_torch", learning_rate=5e-4, lr_scheduler_type="cosine",
-            ddp_find_unused_parameters=False, save_total_limit=1,
+            ddp_find_unused_parameters=False, save_total_limit=1, **more,
         ),
         train_dataset=data,
         layer_lr=decay(5e-4, 0.8),
@@ -164,18 +183,23 @@ def in_lightning(made: tuple[nn.Module, Items, int], folder: Path, step: int) ->
     return run.optimizers[0], ours.groups
 
 
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
 def main(loop: str, model: str, folder: Path, step: int = 0) -> None:
     folder.mkdir(exist_ok=True)
     transformers.set_seed(0)
     made = MODELS[model]()
     start = {name: p.detach().clone() for name, p in made[0].named_parameters()}
     torch.manual_seed(RANK)  # masks, so gradients, of their own
-    optimizer, groups = {"trainer": in_trainer, "lightning": in_lightning}[loop](made, folder, step)
-    tensors = {name: t.clone() for name, t in made[0].state_dict().items()}
-    if still := [n for n, p in made[0].named_parameters() if torch.equal(start[n], p)]:
+    run = {"trainer": in_trainer, "fsdp": in_fsdp, "lightning": in_lightning}[loop]
+    optimizer, groups = run(made, folder, step)
+    tensors = {name: whole(t) for name, t in made[0].state_dict().items()}
+    if still := [name for name, before in start.items() if torch.equal(before, tensors[name])]:
         raise AssertionError(f"these have not been trained: {still}")
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"{i}.{key}": t.clone() for key, t in state.items() if torch.is_tensor(t)}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"{i}.{key}": whole(t) for key, t in moments.items() if torch.is_tensor(t)}
     assert groups.frozen == (False,) * len(groups)
     save_file(tensors, folder / f"end-{RANK}.safetensors")
 

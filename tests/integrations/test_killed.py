@@ -29,7 +29,9 @@ def run(*command: str, shared: Path | None = None) -> int:
     return done.returncode
 
 
-def check(loop: str, model: str, tmp_path: Path, steps: tuple[str, ...], shared: Path | None):
+def check(
+    loop: str, model: str, tmp_path: Path, steps: tuple[str, ...], shared: Path | None
+) -> None:
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
     assert run(loop, model, str(unbroken), shared=shared) == 0
     for step in steps:
@@ -46,7 +48,9 @@ def check(loop: str, model: str, tmp_path: Path, steps: tuple[str, ...], shared:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loop", "model"), [("trainer", "bert"), ("lightning", "vit")])
+@pytest.mark.parametrize(
+    ("loop", "model"), [("trainer", "bert"), ("fsdp", "bert"), ("lightning", "vit")]
+)
 def test_a_killed_run_of_two_processes_ends_as_the_unbroken_one(
     loop: str, model: str, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ from layergroups.groups import LayerGroups, Rate, Split, decays
 from layergroups.integrations._unfreezing import Unfreezer, Unfreezing, rates_of
 
 try:
-    from transformers import Trainer, TrainerCallback
+    from transformers import Trainer, TrainerCallback, TrainerState
 except ImportError as cause:
     raise ImportError('this needs transformers: pip install "layergroups[transformers]"') from cause
 
@@ -217,6 +218,13 @@ class LayerGroupsMixin(Trainer):
         self.optimizer = kind(param_groups, **options)
         self.layer_groups.attach(self.optimizer)
         return self.create_optimizer(*args)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Restore freezing first: under FSDP2 the moments of frozen parameters are not loaded."""
+        if checkpoint is not None:
+            saved = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
+            self._callback.unfreezer.begin(self.optimizer, saved.stateful_callbacks.get(_KEY))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the rate of each group too, also to trackers."""
