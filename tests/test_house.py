@@ -37,6 +37,7 @@ STRUCTURAL = {  # tests of more than one source file
     "test_packaging": "what is in the wheel and the source distribution",
     "test_page_in_browser": "the page of a run in a real browser",
     "test_typing": "a user's program under type checkers",
+    "test_texts": "a model of texts from a table to predictions, by commands alone",
     "test_task_files": "from a table to a file that runs alone",
 }
 

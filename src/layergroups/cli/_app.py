@@ -13,7 +13,7 @@ from layergroups.cli._run_config import RunConfig, read_settings
 
 app = typer.Typer(
     name="layergroups",
-    help="Fine-tune pretrained networks on your own images, by layer groups.",
+    help="Fine-tune pretrained networks on your own images or texts, by layer groups.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,9 +66,18 @@ Workers = Annotated[int | None, _unset("N", "Data-loading workers (default: auto
 Broken = Annotated[
     OnError, typer.Option(help="raise: stop at images that cannot be read; skip: leave them out.")
 ]
+TextCol = Annotated[
+    str | None,
+    _of_csv("NAME", "The column of texts, or several separated by commas; without it, images."),
+]
 LabelCol = Annotated[
     str | None,
-    _of_csv("NAME", "The label column, or several separated by commas (default: the second)."),
+    _of_csv(
+        "NAME",
+        "The label column, or several separated by commas (default: the second; with --text, the "
+        "one named label).",
+        *("--label-col", "--label"),
+    ),
 ]
 LabelDelim = Annotated[
     str | None, _of_csv("TEXT", "The separator between several labels of one image.")
@@ -114,7 +123,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Fine-tune pretrained networks on your own images, by layer groups."""
+    """Fine-tune pretrained networks on your own images or texts, by layer groups."""
 
 
 @app.command()
@@ -141,7 +150,7 @@ def train(
         _needed(
             "FOLDER",
             "Images: one sub-folder per class, or train/ and valid/ with such sub-folders; or a "
-            ".csv or .tsv file with image names and their labels or numbers.",
+            ".csv or .tsv file with image names, or texts (--text), and their labels or numbers.",
         ),
     ],
     config: Annotated[
@@ -155,7 +164,12 @@ def train(
         ),
     ] = None,
     arch: Annotated[
-        str, typer.Option(metavar="NAME", help="Network: resnet18, torchvision:…, timm:…")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Network: resnet18, torchvision:…, timm:…; with --text, a text encoder on a hub, "
+            "or a folder.",
+        ),
     ] = RunConfig.arch,
     epochs: Epochs = RunConfig.epochs,
     freeze_epochs: Annotated[
@@ -214,6 +228,7 @@ def train(
         ),
     ] = RunConfig.seed,
     split: Split = RunConfig.split,
+    text: TextCol = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
@@ -249,8 +264,9 @@ def train(
     from layergroups.cli import _train_command as command
 
     settings = RunConfig(
-        folder=folder, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, size=size,
-        batch_size=batch_size, augment=augment, out=out, weights=weights, pretrained=pretrained,
+        folder=folder, text=text, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr,
+        size=size, batch_size=batch_size, augment=augment, out=out, weights=weights,
+        pretrained=pretrained,
         valid_pct=valid_pct, seed=seed, split=split, label_col=label_col, label_delim=label_delim,
         valid_col=valid_col, images=images, task=task, channels=channels,
         checkpoint_dir=checkpoint_dir, workers=workers, on_error=on_error.value,
@@ -284,7 +300,14 @@ def reproduce(
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[Path], _needed("IMAGE…", "Images, or folders of images.")],
+    items: Annotated[
+        list[str] | None,
+        _needed(
+            "IMAGE…",
+            "Images, or folders of images; for a model of texts the texts, or none: each line of "
+            "standard input.",
+        ),
+    ] = None,
     format: Annotated[
         Rows | None, typer.Option(help="Output format.", show_default="table")
     ] = None,
@@ -293,7 +316,7 @@ def predict(
     on_error: Broken = OnError.stop,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Predict the labels, or numbers, of images with a trained model.
+    """Predict the labels, or numbers, of images or texts with a trained model.
 
     All images are checked first. The rows of a batch are written as soon as it is predicted.
     """
@@ -302,7 +325,7 @@ def predict(
     if json and format not in (None, Rows.json):
         raise typer.BadParameter(f"--json and --format {format} are two formats; give one.")
     command.run(
-        model, images, batch_size=batch_size, workers=workers, on_error=on_error.value,
+        model, items or [], batch_size=batch_size, workers=workers, on_error=on_error.value,
         format="json" if json else (format or Rows.table).value,
     )  # fmt: skip
 
@@ -346,6 +369,7 @@ def validate(
     out: Annotated[
         Path | None, _unset("FILE", "Draw the confusion matrix to this file: .png, .svg or .pdf.")
     ] = None,
+    text: TextCol = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
@@ -355,11 +379,13 @@ def validate(
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Evaluate a trained model on labelled images."""  # fmt: skip
+    """Evaluate a trained model on labelled images or texts."""  # fmt: skip
     from layergroups.cli import _validate_command as command
     from layergroups.cli._parsing import TableOptions
 
-    labels = TableOptions(column=label_col, delimiter=label_delim, valid=valid_col, images=images)
+    labels = TableOptions(
+        text=text, column=label_col, delimiter=label_delim, valid=valid_col, images=images
+    )
     command.run(
         model, folder, labels=labels, out=out, batch_size=batch_size, workers=workers,
         on_error=on_error.value, json=json,

@@ -58,9 +58,11 @@ def _export(folder: str, split: str | None, size: int | None) -> tuple[str, Laye
     groups, blueprint = learn.layer_groups, learn.blueprint
     if split is not None or size is not None:
         dls: Any = learn.dls
-        height, width = (size, size) if size else dls.size
         known = {} if blueprint is None else {"head": "1", "network": blueprint.network}
-        example = torch.zeros(2, dls.input.channels, height, width)
+        example = dls.example()
+        if dls.size is not None:
+            height, width = (size, size) if size else dls.size
+            example = torch.zeros(2, dls.input.channels, height, width)
         rule = split_rule(split or "auto")
         groups = LayerGroups(learn.model, rule, example_input=example, **known)
     arch = blueprint.arch if blueprint else type(learn.model).__name__

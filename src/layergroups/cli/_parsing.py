@@ -17,16 +17,27 @@ _TABLES = (".csv", ".tsv")
 class TableOptions:
     """The options of a table of labels; see `ImageDataLoaders.from_table`."""
 
+    text: str | None = None  # columns of texts, separated by commas; None for images
     column: str | None = None
     delimiter: str | None = None
     valid: str | None = None
     task: str | None = None
     images: Path | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        names = [name.strip() for name in (self.column or "").split(",") if name.strip()]
+    def text_arguments(self) -> dict[str, Any]:
+        """For `TextDataLoaders.from_table`."""
+        if self.images is not None:
+            raise typer.BadParameter("--images is for tables of images, --text for texts.")
         return {
-            "label_col": names[0] if len(names) == 1 else names or 1,
+            "text": _columns(self.text, "text"),
+            "label": _columns(self.column, "label"),
+            "label_delim": self.delimiter,
+            "valid_col": self.valid,
+        }
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "label_col": _columns(self.column, 1),
             "label_delim": self.delimiter,
             "valid_col": self.valid,
             "folder": self.images,
@@ -35,6 +46,7 @@ class TableOptions:
     def check(self, images: Path) -> None:
         """Raise `typer.BadParameter` if one is given and the images are not given by a table."""
         options = {
+            "--text": self.text,
             "--label-col": self.column,
             "--label-delim": self.delimiter,
             "--valid-col": self.valid,
@@ -45,8 +57,13 @@ class TableOptions:
         if given and not is_table(images):
             raise typer.BadParameter(
                 f"{', '.join(given)}: only for a table, but {images} is not a .csv or .tsv file. "
-                "Give a file with the names of the images in its first column."
+                "Give a file with the names of the images in its first column, or with texts."
             )
+
+
+def _columns(text: str | None, default: str | int) -> str | int | list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    return names[0] if len(names) == 1 else names or default
 
 
 def is_table(path: Path) -> bool:

@@ -1,13 +1,14 @@
-"""`layergroups predict`: classify images with a trained model."""
+"""`layergroups predict`: predict images or texts with a trained model."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from layergroups.data import EvalLoader, OnError, find_images
+from layergroups.data import EvalLoader, InferenceTexts, OnError, find_images
 from layergroups.errors import DataError
 from layergroups.reports import write_rows
 from layergroups.tasks import AnyPrediction
@@ -16,30 +17,48 @@ from layergroups.training import Learner, load_learner
 
 def run(
     model: Path,
-    images: Sequence[Path],
+    items: Sequence[str],
     *,
     batch_size: int,
     workers: int | None,
     on_error: OnError,
     format: str,
 ) -> None:
-    """Predict images with an exported model, and write a row for each as it comes.
+    """Predict images or texts with an exported model, and write a row for each as it comes.
 
     Raises:
         LayerGroupsError: the folder is not an export, or images cannot be read.
     """
     learn = load_learner(model)
+    if isinstance(learn.dls, InferenceTexts):
+        _predict_texts(learn, items, batch_size, format)
+        return
     dls: Any = learn.dls
+    paths = [Path(item) for item in items]
+    if not paths:
+        raise DataError(f"Give images to predict: layergroups predict {model} image.jpg")
     files = [
-        file for path in images for file in (find_images(path) if path.is_dir() else [str(path)])
+        file for path in paths for file in (find_images(path) if path.is_dir() else [str(path)])
     ]
     if not files:
-        raise DataError(f"There are no images in {', '.join(map(str, images))}.")
+        raise DataError(f"There are no images in {', '.join(map(str, paths))}.")
     batches = dls.test_dl(files, batch_size=batch_size, num_workers=workers, on_error=on_error)
     if not batches.samples.files:
         raise DataError("None of the images can be read.")
     rows = _rows(learn, batches)
     write_rows(format, rows, learn.task.prediction, dls.vocab, batches.samples.files)
+
+
+def _predict_texts(learn: Learner, texts: Sequence[str], batch_size: int, format: str) -> None:
+    """The texts given as arguments, or each line of standard input."""
+    dls: Any = learn.dls
+    lines = iter(texts) if texts and list(texts) != ["-"] else (t for t in sys.stdin if t.strip())
+
+    def rows() -> Iterator[tuple[Any, AnyPrediction]]:
+        while some := [line.rstrip("\n") for line in islice(lines, batch_size)]:
+            yield from learn.iter_preds(dls.test_dl(some, batch_size=batch_size))
+
+    write_rows(format, rows(), learn.task.prediction, dls.vocab, texts, item="text")
 
 
 def _rows(learn: Learner, batches: EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:

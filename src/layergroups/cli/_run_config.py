@@ -28,6 +28,7 @@ class RunConfig:
     """Each setting has the name of its option, with _ for -."""
 
     folder: Path
+    text: str | None = None
     arch: str = "resnet18"
     epochs: int = 3
     freeze_epochs: int = 1
@@ -54,6 +55,7 @@ class RunConfig:
     @property
     def labels(self) -> TableOptions:
         return TableOptions(
+            text=self.text,
             column=self.label_col,
             delimiter=self.label_delim,
             valid=self.valid_col,

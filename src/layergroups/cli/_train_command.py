@@ -14,7 +14,7 @@ from layergroups._interrupts import interrupts
 from layergroups.cli._parsing import is_table, split_rule
 from layergroups.cli._run_config import RunConfig
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
-from layergroups.data import ImageDataLoaders
+from layergroups.data import DEFAULT_MODEL, ImageDataLoaders, TextDataLoaders
 from layergroups.errors import DataError
 from layergroups.reports import (
     CONFIG,
@@ -25,7 +25,7 @@ from layergroups.reports import (
     record_run,
     write_run,
 )
-from layergroups.training import FitContext, Learner, vision_learner
+from layergroups.training import FitContext, Learner, text_learner, vision_learner
 
 
 def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) -> None:
@@ -72,12 +72,47 @@ def _check(config: RunConfig) -> None:
 
 
 def _learner(config: RunConfig) -> Learner:
+    learn = _text_learner(config) if config.text else _image_learner(config)
+    groups = ", ".join(learn.layer_groups.names)
+    name = learn.blueprint.arch if learn.blueprint else config.arch
+    start = "pretrained" if config.pretrained or config.weights else "randomly initialized"
+    say(f"{name}, {start}; layer groups: {groups}")
+    return learn
+
+
+def _text_learner(config: RunConfig) -> Learner:
+    if config.weights is not None:
+        raise typer.BadParameter("--weights is for images; for texts --arch may be a folder.")
+    dls = TextDataLoaders.from_table(
+        config.folder,
+        task=config.task,
+        model=DEFAULT_MODEL if config.arch == RunConfig.arch else config.arch,
+        valid_pct=config.valid_pct,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        on_error=config.on_error,
+        **config.labels.text_arguments(),
+    )
+    say(
+        f"{len(dls.train_texts)} training and {len(dls.valid_texts)} validation texts of "
+        f"{dls.task.count(dls.c)}, at most {dls.transform.max_length} tokens"
+    )
+    return text_learner(
+        dls,
+        pretrained=config.pretrained,
+        split=split_rule(config.split),
+        metrics=dls.task.default_metrics,
+        seed=config.seed,
+    )
+
+
+def _image_learner(config: RunConfig) -> Learner:
     dls = _data(config)
     say(
         f"{len(dls.train_images)} training and {len(dls.valid_images)} validation images of "
         f"{dls.task.count(dls.c)}, {config.size} x {config.size} pixels"
     )
-    learn = vision_learner(
+    return vision_learner(
         dls,
         config.arch,
         pretrained=config.pretrained,
@@ -86,11 +121,6 @@ def _learner(config: RunConfig) -> Learner:
         metrics=dls.task.default_metrics,
         seed=config.seed,
     )
-    groups = ", ".join(learn.layer_groups.names)
-    name = learn.blueprint.arch if learn.blueprint else config.arch
-    start = "pretrained" if config.pretrained or config.weights else "randomly initialized"
-    say(f"{name}, {start}; layer groups: {groups}")
-    return learn
 
 
 def _data(config: RunConfig) -> ImageDataLoaders:
@@ -174,5 +204,6 @@ def _show(out: Path, found: Interpretation, files: RunFiles, json: bool) -> None
         figures = {"loss": float(found.losses.mean()), "items": len(found)}
         show_figures(figures_of(found) | figures | paths)
     say(f"\nLook at the run:  layergroups report {out}")
-    say(f"Predict with it:  layergroups predict {out} image.jpg")
+    example = '"some text"' if found.texts else "image.jpg"
+    say(f"Predict with it:  layergroups predict {out} {example}")
     say(f"Change a setting: layergroups train --config {out / CONFIG} --out another-model")

@@ -10,7 +10,7 @@ import typer
 from layergroups._drawing import check_ending
 from layergroups._formatting import say, show, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table
-from layergroups.data import EvalLoader, OnError
+from layergroups.data import InferenceTexts, OnError
 from layergroups.errors import DataError
 from layergroups.reports import ConfusionMatrix, Interpretation, per_class_table
 from layergroups.training import Learner, load_learner
@@ -78,10 +78,15 @@ def run(
         say(f"The confusion matrix is drawn in {out}.")
 
 
-def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any) -> EvalLoader:
+def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any) -> Any:
     dls: Any = learn.dls
+    if isinstance(dls, InferenceTexts):
+        if not is_table(folder):
+            raise DataError(f"{folder} is not a .csv or .tsv file with texts and their labels.")
+        size = options["batch_size"]
+        return dls.table_dl(folder, **labels.text_arguments(), batch_size=size)
     if is_table(folder):
-        return dls.table_dl(folder, **labels.arguments(), **options)  # type: ignore[no-any-return] # learn.dls is Any
+        return dls.table_dl(folder, **labels.arguments(), **options)
     if not learn.task.reads_folders:
         raise DataError(
             f"The folders of {folder} give one class per image, but the task of the model is "
@@ -90,4 +95,4 @@ def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any)
     if all((folder / part).is_dir() for part in ("train", "valid")):
         folder /= "valid"
         say(f"{folder.parent} has train and valid: evaluated on {folder}.")
-    return dls.test_dl(folder, with_labels=True, **options)  # type: ignore[no-any-return] # learn.dls is Any
+    return dls.test_dl(folder, with_labels=True, **options)

@@ -23,6 +23,7 @@ from layergroups.data._source import DataFacts, DataSource
 from layergroups.data._text_batches import TextEvalLoader, TextSet, TextTrainLoader
 from layergroups.data.sources import (
     Column,
+    Table,
     check_batch_size,
     labels_of,
     marked,
@@ -131,14 +132,9 @@ class TextDataLoaders(SuggestsNames, DataSource):
         """
         found = read_table(table, header=header)
         settings = _Settings(options, cls.from_table)
-        columns = [text] if isinstance(text, str | int) else list(text)
-        if not columns:
-            raise DataError("text=[] names no column; give one, or several.")
-        cells = [found.column(key, "text")[1] for key in columns]
-        separator = settings.transform.separator
         labels, named = labels_of(found, label, label_delim, task)
         made = settings.split(
-            _joined(cells, separator),
+            _texts_of(found, text, settings.transform.separator),
             labels,
             marks_of(found, valid_col),
             task=task,
@@ -393,6 +389,25 @@ class InferenceTexts(DataSource):
     def test_batches(self, items: Any) -> TextEvalLoader:
         return self.test_dl(items)
 
+    def table_dl(
+        self,
+        table: Any,
+        *,
+        text: Column | Sequence[Column] = "text",
+        label: Column | Sequence[Column] = "label",
+        label_delim: str | None = None,
+        valid_col: Column | None = None,
+        batch_size: int = 32,
+    ) -> TextEvalLoader:
+        """Batches of the texts in a table, of its validation rows if it marks some."""
+        found = read_table(table)
+        texts = _texts_of(found, text, self.transform.separator)
+        labels, _ = labels_of(found, label, label_delim, self.task)
+        marks = marks_of(found, valid_col) or [True] * len(texts)
+        wanted = [i for i, mark in enumerate(marks) if mark]
+        chosen = [texts[i] for i in wanted]
+        return self.test_dl(chosen, [labels[i] for i in wanted], batch_size=batch_size)
+
     def fingerprint(self) -> str:
         return stable_text((self.transform.max_length, self.transform.long))
 
@@ -479,8 +494,12 @@ class _Settings:
         return sound
 
 
-def _joined(columns: Sequence[Sequence[Any]], separator: str) -> list[Any]:
-    """The texts of each row; an empty cell of several is left out."""
+def _texts_of(table: Table, text: Column | Sequence[Column], separator: str) -> list[Any]:
+    """The text of each row; an empty cell of several is left out."""
+    keys = [text] if isinstance(text, str | int) else list(text)
+    if not keys:
+        raise DataError("text=[] names no column; give one, or several.")
+    columns = [table.column(key, "text")[1] for key in keys]
     if len(columns) == 1:
         return list(columns[0])
     rows = []

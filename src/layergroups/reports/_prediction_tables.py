@@ -18,7 +18,7 @@ from layergroups._formatting import fixed, pairs, table
 from layergroups.groups import HEADINGS, LayerGroups, group_cells
 from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix
 
-Row = tuple[Path, AnyPrediction]
+Row = tuple[Path | str, AnyPrediction]
 _WIDEST = 120  # columns of the path; longer paths shift their row to the right
 
 
@@ -28,41 +28,51 @@ def write_rows(
     kind: type[AnyPrediction],
     names: Sequence[str],
     paths: Sequence[str],
+    *,
+    item: str = "image",
 ) -> None:
     """Write each row to stdout as soon as it is available; `paths` give a table its width."""
     if format == "table":
-        lines = _table_lines(rows, kind.columns(names), max(map(len, ("image", *paths))))
+        columns = (Column(item, min(_WIDEST, max(map(len, (item, *paths))))), *kind.columns(names))
+        lines = _table_lines(rows, columns)
     elif format == "csv":
-        lines = _csv_lines(rows, kind.csv_columns(names))
+        lines = _csv_lines(rows, (item, *kind.csv_columns(names)))
     else:
-        lines = _json_lines(rows, format == "json")
+        lines = _json_lines(rows, "path" if item == "image" else item, format == "json")
     for line in lines:
         sys.stdout.write(line)
         sys.stdout.flush()
 
 
-def _table_lines(rows: Iterable[Row], columns: Sequence[Column], width: int) -> Iterator[str]:
-    placed = (Column("image", min(_WIDEST, width)), *columns)
-    headings = [column.heading for column in placed]
-    for cells in chain([headings], ([str(path), *found.cells()] for path, found in rows)):
+def _table_lines(rows: Iterable[Row], columns: Sequence[Column]) -> Iterator[str]:
+    headings = [column.heading for column in columns]
+    for cells in chain([headings], ([_in_a_cell(item), *f.cells()] for item, f in rows)):
         line = "  ".join(
             cell.rjust(column.width) if column.right else cell.ljust(column.width)
-            for cell, column in zip(cells, placed, strict=True)
+            for cell, column in zip(cells, columns, strict=True)
         )
         yield f"{line.rstrip()}\n"
 
 
-def _json_lines(rows: Iterable[Row], in_a_list: bool) -> Iterator[str]:
+def _in_a_cell(item: Path | str) -> str:
+    """A path as it is; a text in one line, and not longer than a path may be."""
+    if isinstance(item, Path):
+        return str(item)
+    line = " ".join(item.split())
+    return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…"
+
+
+def _json_lines(rows: Iterable[Row], key: str, in_a_list: bool) -> Iterator[str]:
     count = 0
     for count, (path, found) in enumerate(rows, start=1):
-        line = json.dumps({"path": str(path), **found.to_dict()}, ensure_ascii=False)
+        line = json.dumps({key: str(path), **found.to_dict()}, ensure_ascii=False)
         yield f"{'[' if count == 1 else ','}\n{line}" if in_a_list else f"{line}\n"
     if in_a_list:
         yield "\n]\n" if count else "[]\n"
 
 
 def _csv_lines(rows: Iterable[Row], headings: Sequence[str]) -> Iterator[str]:
-    for cells in chain([("image", *headings)], ((path, *f.csv_cells()) for path, f in rows)):
+    for cells in chain([headings], ((path, *f.csv_cells()) for path, f in rows)):
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(cells)
         yield line.getvalue()

@@ -31,6 +31,7 @@ from layergroups.data.sources._masks import (
 from layergroups.data.sources._settings import Options, Settings, check_batch_size
 from layergroups.data.sources._table import (
     Column,
+    Table,
     labels_of,
     marks_of,
     read_table,
@@ -46,6 +47,7 @@ __all__ = [
     "MaskReader",
     "Options",
     "Settings",
+    "Table",
     "check_batch_size",
     "find_files",
     "find_images",

@@ -1,0 +1,78 @@
+"""A model of texts from a table to predictions, by commands alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.texts import model_folder, reviews
+
+from layergroups.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with reviews.csv and a trained model, `run`."""
+    folder = tmp_path_factory.mktemp("texts")
+    with (folder / "reviews.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *zip(*reviews(60), strict=True)])
+    words = ["train", str(folder / "reviews.csv"), "--text", "text", "--label", "label"]
+    words += ["--arch", str(model_folder(folder / "encoder")), "--epochs", "1"]
+    assert main([*words, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_table_of_texts_trains_a_model(run: Path) -> None:
+    files = {file.name for file in (run / "run").iterdir()}
+    assert {"learner.json", "model.safetensors", "tokenizer", "run.json"} <= files
+    assert "text: text" in (run / "run" / "run.yaml").read_text()
+
+
+def test_texts_are_predicted_from_arguments_and_from_lines(
+    run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, model = ["a dull film", "a great film"], str(run / "run")
+    assert main(["predict", model, *texts, "--format", "jsonl"]) == 0
+    first = rows(capsys.readouterr().out)
+    assert [row["text"] for row in first] == texts
+    for more in ([], ["-"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([texts[0], "", texts[1]]) + "\n"))
+        assert main(["predict", model, *more, "--format", "jsonl"]) == 0
+        assert rows(capsys.readouterr().out) == first
+    assert main(["predict", model, "a\tdull\nfilm", "--format", "table"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_model_of_texts_is_validated_inspected_and_reported(
+    run: Path, capsys: Any, tmp_path: Path
+) -> None:
+    model, table = str(run / "run"), str(run / "reviews.csv")
+    assert main(["validate", model, table, "--text", "text", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] > 0
+    assert main(["inspect", model, "--split", "2"]) == 0
+    assert main(["report", model, "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_mistakes_are_explained(run: Path, capsys: Any) -> None:
+    table = str(run / "reviews.csv")
+    for words in (
+        ["train", table, "--text", "words", "--arch", str(run / "encoder")],
+        ["train", table, "--text", "text", "--arch", "/no/such/folder"],
+        ["train", table, "--text", "text", "--images", "."],
+        ["train", str(run), "--text", "text"],
+        ["validate", str(run / "run"), str(run / "encoder"), "--text", "text"],
+    ):
+        out = ["--out", str(run / "new")] if words[0] == "train" else []
+        assert main([*words, *out]) == 2
+        assert capsys.readouterr().err.startswith("layergroups: ")
+    assert not (run / "new").exists()
