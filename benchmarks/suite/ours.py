@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from sets import Values
 
 from layergroups import ImageDataLoaders, vision_learner
+from layergroups.training import Learner
 
 
 class AfterHead:
@@ -24,7 +25,7 @@ class AfterHead:
             self.state = copy.deepcopy(run.learner.model.state_dict())
 
 
-def fit(job: Job) -> Fitted:
+def learner(job: Job) -> Learner:
     data = job.data
     options: dict[str, Any] = {"size": job.size, "batch_size": BATCH, "seed": job.seed}
     if data.kind == "classes":
@@ -37,12 +38,18 @@ def fit(job: Job) -> Fitted:
     weights = job.scratch / "weights.safetensors"
     save_file(job.network.state(job.weights), weights)
     name = f"timm:{job.network.timm_name}"
-    learn = vision_learner(
+    return vision_learner(
         dls, name, weights=weights, seed=job.seed, progress=False, **job.network.options
     )
-    head = AfterHead()
-    learn.fine_tune(job.epochs, callbacks=[head])
 
+
+def fit(job: Job) -> Fitted:
+    learn, head = learner(job), AfterHead()
+    learn.fine_tune(job.epochs, callbacks=[head])
+    return fitted(learn, head)
+
+
+def fitted(learn: Learner, head: AfterHead) -> Fitted:
     def predict(files: Sequence[Path]) -> Values:
         found = learn.get_preds(learn.dls.test_dl(files))[0].numpy()
         return found.reshape(len(files), -1)

@@ -30,6 +30,7 @@ from networks import NETWORKS
 HERE = Path(__file__).parent
 CONTENDERS = {  # name: script
     "layergroups": "ours.py",
+    "layergroups search": "ours_search.py",
     "by hand": "by_hand.py",
     "fastai": "fastai_peer.py",
     "timm recipe": "timm_peer.py",
@@ -39,7 +40,7 @@ CONTENDERS = {  # name: script
     "k-NN": "nearest.py",
 }
 WITHOUT_EPOCHS = ("linear probe", "k-NN")  # one run: no epochs, no seed
-IN_OWN_ENVIRONMENT = ("layergroups", "by hand")
+IN_OWN_ENVIRONMENT = ("layergroups", "layergroups search", "by hand")
 SUBSET = {
     "lite0": ["bloodcells4", "cell_count", "birds50", "esc10_spec"],
     "mobilenet_v2": ["bloodcells4"],

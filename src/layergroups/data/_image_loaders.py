@@ -521,9 +521,16 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return self.train_images.targets()
 
     def training(
-        self, *, size: Size | None = None, batch_size: int = 0, left_out: Collection[int] = ()
+        self,
+        *,
+        size: Size | None = None,
+        batch_size: int = 0,
+        left_out: Collection[int] = (),
+        plain: bool = False,
     ) -> TrainLoader:
-        own = self.train if size is None else replace(self, size=size).train
+        varied: dict[str, Any] = {} if size is None else {"size": size}
+        varied |= {"augment": None} if plain else {}
+        own = replace(self, **varied).train if varied else self.train
         return TrainLoader(
             own.maker, batch_size or own.batch_size, self.seed, own.weights, left_out
         )

@@ -205,7 +205,12 @@ class DataSource:
         )
 
     def training(
-        self, *, size: Size | None = None, batch_size: int = 0, left_out: Collection[int] = ()
+        self,
+        *,
+        size: Size | None = None,
+        batch_size: int = 0,
+        left_out: Collection[int] = (),
+        plain: bool = False,
     ) -> SeekableBatches | None:
         """Training batches that differ from `train`; None if that is not possible.
 
@@ -213,6 +218,7 @@ class DataSource:
             size: height and width of the images.
             batch_size: items in a batch; 0 as in `train`.
             left_out: positions of training items that are in no batch.
+            plain: without augmentation.
         """
         return None
 

@@ -243,7 +243,12 @@ class TextDataLoaders(SuggestsNames, DataSource):
         return TextTrainLoader(self._train_set, *limits, self.seed, self.sampling_weights, left_out)
 
     def training(
-        self, *, size: Any = None, batch_size: int = 0, left_out: Collection[int] = ()
+        self,
+        *,
+        size: Any = None,
+        batch_size: int = 0,
+        left_out: Collection[int] = (),
+        plain: bool = False,  # texts have no augmentation
     ) -> TextTrainLoader | None:
         return self._training(batch_size, left_out) if size is None else None
 

@@ -45,6 +45,8 @@ from layergroups.training.recipes import (
     FineTunePlan,
     FitOptions,
     Phase,
+    SearchResult,
+    Trial,
     plan_fine_tune,
 )
 from layergroups.training.state import EVENTS, Bar, EpochRow, History, Reporter
@@ -55,8 +57,8 @@ __all__ = [
     "FineTunePlan", "FitContext", "FitOptions", "Flat", "FlatCos", "FocalLoss", "FoundRates",
     "GradualUnfreezing", "History", "Huber", "LabelsPrediction", "Learner", "LivePlot",
     "MeanSquaredError", "MixUp", "NumbersPrediction", "OneCycle", "Phase", "Prediction",
-    "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "StopOnNaN",
-    "Thaw", "Trackers", "average_gradients", "cnn_learner", "load_learner", "minimum",
-    "plan_fine_tune", "same_weights", "segmentation_learner", "slide", "steep", "text_learner",
-    "unet_learner", "valley", "vision_learner",
+    "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "SearchResult",
+    "StopOnNaN", "Thaw", "Trackers", "Trial", "average_gradients", "cnn_learner", "load_learner",
+    "minimum", "plan_fine_tune", "same_weights", "segmentation_learner", "slide", "steep",
+    "text_learner", "unet_learner", "valley", "vision_learner",
 ]  # fmt: skip

@@ -52,6 +52,7 @@ from layergroups.training.recipes import (
     FitSetup,
     Phase,
     Planned,
+    SearchResult,
     call_fit,
     checked_fit,
     checked_plan,
@@ -60,6 +61,8 @@ from layergroups.training.recipes import (
     phases_of,
     preview_phases,
     run_phases,
+    search,
+    seconds_of,
     takes_fit_options,
 )
 from layergroups.training.state import (
@@ -335,6 +338,49 @@ class Learner(LearnerState):
             )
         phases = phases_of(made, lr=lr, feature_cache=options.get("feature_cache", True))
         return self._run(phases, options, made)
+
+    @takes_fit_options
+    def search(
+        self,
+        trials: int = 30,
+        *,
+        budget: str | float | None = None,
+        epochs: int | None = None,
+        defaults: FineTuneDefaults | None = None,
+        apply: bool = True,
+        **options: Unpack[FitOptions],
+    ) -> SearchResult:
+        """Try variants of `fine_tune` on held-out training items, then fine-tune with the best.
+
+        The frozen layers run once, and all trials train from their cached outputs: rates and weight
+        decay of the head, training with and without augmentation, the rates of the groups below it
+        and, if there are more than three groups, from which of them on. What the first group would
+        learn is not measured, because its inputs are not cached. The default recipe is kept unless
+        held-out items that ranked nothing also speak for another one.
+
+        Ctrl-C ends the search with the best so far, without fine-tuning. The result depends only on
+        the seed, unless a budget ends the search by time.
+
+        Args:
+            trials: how many variants.
+            budget: instead, the time for search and fine-tuning, such as "20 min" or seconds.
+            epochs: of the second phase, as in `fine_tune`.
+            defaults: the recipe whose variants are tried.
+            apply: fine-tune with the plan; False leaves the learner as it was.
+            **options: of the fine-tuning; see `FitOptions`.
+
+        Returns:
+            All trials and the plan; `print` shows a table, `figure` a picture.
+
+        Raises:
+            TrainingError: too few training items, or no layer's outputs can be cached.
+        """
+        seconds = None if budget is None else seconds_of(budget)
+        made = new_plan(self, epochs, base_lr=None, freeze_epochs=1, lr=None, defaults=defaults)
+        found = search(self, made, trials=trials, budget=seconds, cache_config=self.feature_cache)
+        if apply and not found.interrupted:
+            self.fine_tune(plan=found.plan, **options)
+        return found
 
     @property
     def plan(self) -> FineTunePlan | None:

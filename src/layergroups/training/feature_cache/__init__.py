@@ -22,8 +22,10 @@ from layergroups.training.feature_cache._feature_cache import (
     CacheEntry,
     FeatureCache,
 )
+from layergroups.training.feature_cache._feature_cut import run_rest
 
 __all__ = [
     "UNVARIED", "Boundary", "CacheEntry", "CachedBatches", "CachedEpochs", "FeatureBuffer",
-    "FeatureCache", "FeatureCacheConfig", "batch_size", "checked_cache_config", "probe", "why_not",
+    "FeatureCache", "FeatureCacheConfig", "batch_size", "checked_cache_config", "probe", "run_rest",
+    "why_not",
 ]  # fmt: skip

@@ -31,7 +31,12 @@ from layergroups.data import (
     starting_at,
 )
 from layergroups.training.feature_cache._feature_buffer import FeatureBuffer, FeatureCacheConfig
-from layergroups.training.feature_cache._feature_cache import Boundary, CacheEntry, FeatureCache
+from layergroups.training.feature_cache._feature_cache import (
+    UNVARIED,
+    Boundary,
+    CacheEntry,
+    FeatureCache,
+)
 from layergroups.training.feature_cache._feature_cut import few_items, run_rest
 from layergroups.training.hardware import to_device
 from layergroups.training.loop import FitContext
@@ -56,14 +61,22 @@ class CachedInputs(tuple[Tensor, ...]):
 class CachedEpochs:
     """The `FeatureSource` of a fit: uses the cache in all epochs in which that is possible.
 
-    Each cached epoch is `passes` over all training items, each in different views.
+    Each cached epoch is `passes` over all training items, each in different views; with `plain`
+    all see the items without augmentation.
     """
 
     required = False
     epochs_counted = 1
 
-    def __init__(self, cache: FeatureCache, config: FeatureCacheConfig, passes: int = 1) -> None:
-        self.cache = cache
+    def __init__(
+        self,
+        cache: FeatureCache,
+        config: FeatureCacheConfig,
+        passes: int = 1,
+        *,
+        plain: bool = False,
+    ) -> None:
+        self.cache, self.plain = cache, plain
         self.config = config
         self.passes = passes
         self.min_items = 1  # that a process can train on
@@ -150,11 +163,12 @@ class CachedEpochs:
         entry = self.cache.entry_for(run, boundary, lambda: probe(run))
         if entry.reason:
             return entry.reason
-        wanted = self.config.views if run.learner.data.augmented else 1
+        varied = run.learner.data.augmented and not self.plain
+        wanted = self.config.views if varied else 1
         if not entry.views and run.epochs - run.epoch <= wanted:
             return ""
         lost = [] if entry.buffers else list(entry.views)
-        epoch = run.learner.epochs_done
+        epoch = UNVARIED if self.plain else run.learner.epochs_done
         is_new = epoch not in entry.views and len(entry.views) < wanted
         epochs = [*lost, *([epoch] if is_new else [])]
         space = max(wanted, len(lost))

@@ -18,6 +18,7 @@ from layergroups.training.recipes._preview import (
     preview_phases,
 )
 from layergroups.training.recipes._run_phases import run_phases
+from layergroups.training.recipes._search import SearchResult, Trial, search, seconds_of
 
 __all__ = [
     "DEFAULTS",
@@ -27,6 +28,8 @@ __all__ = [
     "FitSetup",
     "Phase",
     "Planned",
+    "SearchResult",
+    "Trial",
     "call_fit",
     "checked_fit",
     "checked_plan",
@@ -37,5 +40,7 @@ __all__ = [
     "plan_fine_tune",
     "preview_phases",
     "run_phases",
+    "search",
+    "seconds_of",
     "takes_fit_options",
 ]

@@ -57,6 +57,7 @@ def phases_of(
             schedule=known.head_schedule,
             from_store=feature_cache,
             stored=feature_cache,
+            augmented=known.augmented,
         ),
         Phase(
             name="late" if known.lowest else "all",
@@ -65,6 +66,7 @@ def phases_of(
             lr=lr if lr is not None else list(plan.rates) or spread,
             schedule=known.schedule,
             stored=feature_cache,
+            augmented=known.augmented,
             passes=known.passes,
             least_steps=known.least_steps,
             least_batch=known.least_batch,

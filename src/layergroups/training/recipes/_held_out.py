@@ -79,13 +79,13 @@ class TrainTwice:
         self._start: Weights = {}
 
     def before_fit(self, run: FitContext) -> None:
-        self._start = _copied(trained_tensors(run))
+        self._start = copied(trained_tensors(run))
 
     def after_step(self, run: FitContext) -> None:
         if run.step != self.steps:
             return
         tensors = trained_tensors(run)
-        self.held_out.head = _copied(tensors)
+        self.held_out.head = copied(tensors)
         put(tensors, self._start)
         forget_moments(run, tensors)
 
@@ -131,7 +131,7 @@ class ChooseWeights:
     def before_fit(self, run: FitContext) -> None:
         self._run = run
         tensors = trained_tensors(run)
-        self._before = _copied(tensors)
+        self._before = copied(tensors)
         put(tensors, self.held_out.head)
         # The gradients of a head that has learned its cached inputs are small, and so are its
         # second moments: the first steps on new inputs would be far too large.
@@ -170,11 +170,11 @@ class ChooseWeights:
         tensors, head = trained_tensors(run), self.held_out.head
         if not _same_shapes(self._before, tensors):
             return
-        start, now = {**self._before, **head}, _copied(tensors)
+        start, now = {**self._before, **head}, copied(tensors)
         if self.given is None:
             errors = {}
             for part in _PARTS:
-                put(tensors, _between(start, now, part))
+                put(tensors, between(start, now, part))
                 errors[part] = _errors(run, self.held_out.items)
             self.part = run.processes.from_main("the choice of weights", _best(errors))
             self.errors = {part: float(each.mean()) for part, each in errors.items()}
@@ -188,7 +188,7 @@ class ChooseWeights:
             self._judge(run)
         tensors = trained_tensors(run)
         if _same_shapes(self._before, tensors):
-            put(tensors, _between(self._before, _copied(tensors), self.part))
+            put(tensors, between(self._before, copied(tensors), self.part))
             if self.part != _USUAL:
                 run.note = f"{self.part:g} of the way from the head, by held-out items"
         else:
@@ -200,7 +200,8 @@ def _same_shapes(one: Weights, other: Weights) -> bool:
     return {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in other.items()}
 
 
-def _between(start: Weights, end: Weights, part: float) -> Weights:
+def between(start: Weights, end: Weights, part: float = _USUAL) -> Weights:
+    """Weights on the line from one state to another; a part of 0 is the first of them."""
     return {
         name: torch.lerp(start[name], value, part) if 0 < part < 1 and value.is_floating_point()
         else (value if part else start[name])
@@ -249,7 +250,8 @@ def forget_moments(run: FitContext, tensors: Weights) -> None:
         run.optimizer.state.pop(tensor, None)
 
 
-def _copied(tensors: Weights) -> Weights:
+def copied(tensors: Weights) -> Weights:
+    """A copy of the values."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ DEFAULTS: Final[FitOptions] = {
     "checkpoint_every": None,
     "resume": False,
 }
+_log = logging.getLogger("layergroups")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -102,6 +104,8 @@ class FineTuneDefaults:
         views: views of each training item for one frozen epoch: one as it is, the others augmented.
             They also serve the layers that stay frozen in the second phase; if
             `FeatureCacheConfig.views` is larger, it adds more.
+        augmented: whether training items are augmented, if the data are; else all epochs see them
+            as validation items are.
         head_steps: least optimizer steps of the head on its cached inputs.
         head_passes: least passes of the head over its cached inputs.
         head_decay: factor on the weight decay of the learner while the head trains alone.
@@ -123,6 +127,7 @@ class FineTuneDefaults:
     lowest: int = 0
     passes: int = 2
     views: int = 2
+    augmented: bool = True
     head_steps: int = 1000
     head_passes: int = 10
     head_decay: float = 100.0
@@ -161,6 +166,7 @@ class Phase:
         from_store: train the head on cached outputs of the body only, if possible.
         stored: run frozen layers only once, and cache their outputs.
         passes: passes over the cached outputs for each epoch.
+        augmented: whether items are augmented, if the data are.
         least_steps, least_batch: halve the batches as often as needed for so many steps, but not
             below so many items; see `FineTuneDefaults`.
         items_per_batch: as a plan has them; 0: by the two before.
@@ -177,6 +183,7 @@ class Phase:
     from_store: bool = False
     stored: bool = True
     passes: int = 1
+    augmented: bool = True
     least_steps: int = 0
     least_batch: int = 1
     items_per_batch: int = 0
@@ -239,6 +246,7 @@ class FitSetup:
             passes=[phase.passes, *head],
             held_out=len(self.held_out.items),
             **({} if phase.part is None else {"part": phase.part}),
+            **({} if phase.augmented else {"augmented": False}),
         )
 
     def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
@@ -260,7 +268,10 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     callbacks = [*average, *choice, *phase.callbacks, *setup.callbacks, *state.callbacks, *last]
     run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
     left_out = choice[0].left_out if choice else ()
-    run.vary(batch_size=phase.batch_size(state), left_out=left_out)
+    plain = not phase.augmented and state.data.augmented
+    run.vary(batch_size=phase.batch_size(state), left_out=left_out, plain=plain)
+    if plain and not run.varied.get("plain"):
+        _log.warning("augmented=False does nothing: these data are always augmented.")
     if phase.stored:
-        run.features = CachedEpochs(setup.cache, setup.cache_config, phase.passes)
+        run.features = CachedEpochs(setup.cache, setup.cache_config, phase.passes, plain=plain)
     return fit(run)

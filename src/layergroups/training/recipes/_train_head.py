@@ -82,11 +82,11 @@ def _prepare(
     if reason:
         return reason
     check_batch_count(run.train)
-    views = epochs_counted * figures.views if data.augmented else 1
+    views = epochs_counted * figures.views if data.augmented and figures.augmented else 1
     epochs = [_VIEWS_FROM + first * views + n for n in range(views)]
-    if views > 1 and data.views(None) is not None:
+    if (views > 1 or not figures.augmented) and data.views(None) is not None:
         epochs[0] = UNVARIED
-    entry = _filled(run, setup, epochs, also)
+    entry = fill_cache(run, setup, epochs, also)
     if entry.train is None:
         return entry.reason
     size = batch_size(run) * run.accumulate
@@ -108,7 +108,7 @@ def _prepare(
     return ""
 
 
-def _filled(
+def fill_cache(
     run: FitContext, setup: FitSetup, epochs: Sequence[int], also: Sequence[Boundary]
 ) -> CacheEntry:
     """Cache these views at the boundary of the head, and if there is space at those of `also`."""

@@ -1,0 +1,446 @@
+"""`learn.search`: variants of the recipe, compared on cached outputs of the frozen layers.
+
+The frozen layers run once; each trial trains from what they gave, at the place from which it trains
+(a trial that freezes two groups reads what is cached after the second). Heads compete in three
+rounds, of a sixteenth, a quarter and all of the steps; the better quarter goes on. The best is
+tuned with some depths and rates. All are ranked by one held-out part of the training
+items. A second part, which ranked nothing, judges the finalists; the default recipe is always among
+them, and stays unless another one is better on both. Validation items decide nothing.
+
+Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification" (2016), for the halving.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from layergroups import _drawing as drawing
+from layergroups._checks import number, whole_number
+from layergroups._drawing import Figure
+from layergroups._formatting import Printable, duration, figure, table
+from layergroups._forward import labelled, tensor_of
+from layergroups._interrupts import interrupts, uninterrupted
+from layergroups._random import mixed
+from layergroups.data import items_in
+from layergroups.errors import TrainingError
+from layergroups.tasks import item_losses, stratified_split
+from layergroups.training.feature_cache import (
+    UNVARIED,
+    Boundary,
+    CacheEntry,
+    FeatureCache,
+    run_rest,
+    why_not,
+)
+from layergroups.training.hardware import to_device
+from layergroups.training.loop import FitContext, Snapshot, fit
+from layergroups.training.recipes._fine_tune import phases_of
+from layergroups.training.recipes._held_out import (
+    Weights,
+    between,
+    copied,
+    forget_moments,
+    put,
+    trained_tensors,
+)
+from layergroups.training.recipes._phases import FineTuneDefaults, FitSetup, Phase
+from layergroups.training.recipes._plan import FineTunePlan
+from layergroups.training.recipes._train_head import (
+    HeadDecay,
+    HeadFeatures,
+    Passes,
+    Trainings,
+    fill_cache,
+)
+from layergroups.training.state import evaluating
+
+if TYPE_CHECKING:
+    from layergroups.training.state import LearnerState
+
+_log = logging.getLogger("layergroups")
+_RANKING: Final = 0.2  # of the training items
+_JUDGING: Final = 0.15
+_LEAST: Final = 16  # items in each part
+_HEADS: Final[Mapping[str, tuple[Any, ...]]] = {
+    "base_lr": (2e-3, 5e-4, 1e-3, 4e-3),
+    "head_decay": (100.0, 10.0, 300.0),
+    "augmented": (True, False),
+}
+_RATIOS: Final = (0.15, 0.5, 0.05)  # `unfrozen_ratio`
+_ROUNDS: Final = (16, 4, 1)  # of heads: each has the steps of the recipe, divided by this
+_TUNED: Final = 10  # one of so many trials is tuned beyond the head
+_FIRST_VIEW: Final = 1 << 21  # number of the augmented view; those of fits are others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One variant of the recipe, and what held-out training items say of it.
+
+    Attributes:
+        stage: "head, 1/16", a head for so many of the steps; "head"; or "tuned", groups below it
+            too.
+        changes: what differs from the default recipe; empty for that itself.
+        error: mean over the ranking items: of one class each, the part predicted wrong; else the
+            loss.
+        loss: mean over the ranking items.
+        judged: error on the judging items; None if it was not among the finalists.
+        seconds: the time that it took.
+    """
+
+    stage: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    error: float
+    loss: float
+    judged: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """What differs from the default recipe."""
+        shown = {n: f"{v:g}" if isinstance(v, float) else v for n, v in self.changes.items()}
+        return ", ".join(f"{name}={value}" for name, value in shown.items()) or "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(Printable):
+    """What `learn.search` has tried; prints as a table, the best first.
+
+    Attributes:
+        trials: in the order in which they ran.
+        plan: of the recipe that was chosen.
+        reason: why.
+        interrupted: whether Ctrl-C or the budget ended the search early.
+        seconds: the time of the search, without the fine-tuning that follows.
+    """
+
+    trials: tuple[Trial, ...]
+    plan: FineTunePlan
+    reason: str
+    interrupted: bool = False
+    seconds: float = 0.0
+    _columns = 120
+
+    def __rich__(self) -> Table:
+        ranked = sorted(self.trials, key=lambda t: (t.judged is None, "/" in t.stage, t.error))
+        rows = [
+            (t.text, t.stage, *map(figure, (t.error, t.loss, t.judged)), duration(t.seconds))
+            for t in ranked
+        ]
+        headings = ("trial", "stage", "error", "loss", "judged", "time")
+        return table(headings, rows, left=("stage",), caption=self.reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        trials = [asdict(trial) for trial in self.trials]
+        return {**asdict(self), "trials": trials, "plan": self.plan.to_dict()}
+
+    @property
+    def figure(self) -> Figure:
+        """The errors of all trials, stage by stage."""
+        made = drawing.new_figure(8.0, 3.6, "Trials of the search", self.reason)
+        axes = made.subplots()
+        colours = (drawing.FAINT, drawing.GREY, drawing.INK, drawing.ORANGE)
+        for stage, colour in zip(
+            dict.fromkeys(t.stage for t in self.trials), colours, strict=False
+        ):
+            own = [(i, t.error) for i, t in enumerate(self.trials) if t.stage == stage]
+            if own:
+                axes.plot(*zip(*own, strict=True), "o", color=colour, label=stage)
+        final = [(i, t.judged) for i, t in enumerate(self.trials) if t.judged is not None]
+        if final:
+            axes.plot(*zip(*final, strict=True), "D", mfc="none", color=drawing.INK, label="judged")
+        drawing.style_axes(axes, "trial", "error on held-out items")
+        axes.legend(frameon=False)
+        return made
+
+
+def seconds_of(budget: str | float) -> float:
+    """Seconds of a budget such as "20 min", "90 s", "1.5 h", or a number of seconds."""
+    units = {"s": 1, "min": 60, "h": 3600}
+    found = re.fullmatch(r"\s*([\d.]+)\s*(s|min|h)\s*", budget) if isinstance(budget, str) else None
+    if isinstance(budget, str) and not found:
+        raise TrainingError(f'budget={budget!r} must be a time, such as budget="20 min".')
+    value = float(found[1]) * units[found[2]] if found else budget
+    return number("budget", value, 0, 1e9, 1200, open_ends=True)
+
+
+def search(
+    learner: LearnerState,
+    plan: FineTunePlan,
+    *,
+    trials: int = 30,
+    budget: float | None = None,
+    cache_config: Any,
+) -> SearchResult:
+    """Try variants of a plan; the learner is as before afterwards.
+
+    With a budget, heads are tried for a quarter of it and tuning for as much again, so that the
+    rest is left for the fine-tuning; there may be as many trials as there is time for.
+    """
+    if learner.processes.is_distributed:
+        raise TrainingError("search runs in one process; run it without torchrun, then fine_tune.")
+    whole_number("trials", trials, 4, 30)
+    started = time.perf_counter()
+    bench = _Bench(learner, plan, cache_config)
+    limit = float("inf") if budget is None else budget / 4
+    stopped = ""
+    try:
+        with interrupts():
+            bench.fill()
+            n_tuned = max(1, trials // _TUNED)
+            bench.try_heads(trials - n_tuned, started + limit)
+            bench.try_tuning(n_tuned if budget is None else 99, started + 2 * limit)
+    except KeyboardInterrupt:
+        stopped = "interrupted; "
+    finally:
+        with uninterrupted():
+            bench.snapshot.restore()
+    best, reason = bench.chosen()
+    changed = bench.figures(best.changes) if best is not None else plan.figures
+    epochs = 0 if best is not None and best.changes.get("epochs") == 0 else plan.epochs
+    reasons = {**plan.reasons, "search": reason}
+    return SearchResult(
+        trials=tuple(bench.trials),
+        plan=replace(plan, figures=changed, epochs=epochs, reasons=reasons),
+        reason=stopped + reason,
+        interrupted=bool(stopped),
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Bench:
+    """A learner on which trials run one after another, each from the same state."""
+
+    def __init__(self, learner: LearnerState, plan: FineTunePlan, cache_config: Any) -> None:
+        self.learner, self.plan = learner, plan
+        self.rank, self.judge = _parts(learner)
+        self.setup = FitSetup(cache=FeatureCache(), cache_config=cache_config, figures=plan.figures)
+        self.trials: list[Trial] = []
+        self._heads: dict[str, Weights] = {}  # by the text of a trial's changes
+        self._results: dict[int, tuple[Tensor, Tensor]] = {}  # errors on both parts, by trial
+        learner.placed_model()
+        self.snapshot = Snapshot(learner, weights=True)
+
+    def figures(self, changes: Mapping[str, Any]) -> FineTuneDefaults:
+        return replace(self.plan.figures, **{n: v for n, v in changes.items() if n != "epochs"})
+
+    def fill(self) -> None:
+        """Run the frozen layers once over the items as they are, and once augmented."""
+        run = self._begin(phases_of(self.plan)[0])
+        reason = why_not(run)
+        if not reason:
+            epochs = [UNVARIED, *([_FIRST_VIEW] if self.learner.data.augmented else [])]
+            n_groups = len(run.groups)
+            also = [tuple(range(first)) for first in range(1, n_groups - 1)]
+            reason = fill_cache(run, self.setup, epochs, also).reason
+        if reason:
+            raise TrainingError(f"search needs cached outputs of frozen layers, but {reason}.")
+
+    def try_heads(self, count: int, deadline: float) -> None:
+        """So many heads in some rounds; the better quarter goes on to one of more steps."""
+        chosen = self._variants(count)
+        for divisor in _ROUNDS:
+            stage = "head" if divisor == 1 else f"head, 1/{divisor}"
+            for changes in chosen:
+                if time.perf_counter() < deadline or not changes:
+                    self._head(stage, changes, max(1, self.plan.figures.head_steps // divisor))
+            done = sorted((t for t in self.trials if t.stage == stage), key=_rank)
+            better = [dict(trial.changes) for trial in done if trial.changes]
+            chosen = [{}, *better[: max(1, len(done) // 4)]]
+
+    def try_tuning(self, count: int, deadline: float) -> None:
+        """The default and the best heads, tuned from some depths with some rates."""
+        if not self.plan.epochs:
+            return
+        depths = [len(b) for b in self.setup.cache.entries if len(b) < len(self._groups) - 1]
+        heads = sorted((t for t in self.trials if t.stage == "head"), key=_rank)
+        best = [heads[0].changes, {}] if heads and heads[0].changes else [{}]
+        wanted = [(head, d, r) for r in _RATIOS for d in sorted(depths) for head in best]
+        wanted.sort(key=lambda each: each[0] != {} or each[1:] != (1, _RATIOS[0]))
+        for place, (head, depth, ratio) in enumerate(wanted[: 1 + count]):
+            if time.perf_counter() < deadline or not place:
+                self._tuned(head, depth, ratio)
+
+    def chosen(self) -> tuple[Trial | None, str]:
+        """The trial that the judging items chose, None for the default recipe, and why."""
+        default = [i for i, t in enumerate(self.trials) if not t.changes and "/" not in t.stage]
+        if not default:
+            return None, "the default recipe, because the search ended before it was tried"
+        usual = default[-1]
+        others = [i for i in self._finalists() if i != usual]
+        for i in (usual, *others):
+            judged = float(self._results[i][1].mean())
+            self.trials[i] = replace(self.trials[i], judged=judged)
+        better = [i for i in others if self._better(i, usual)]
+        if not better:
+            return None, f"the default recipe: none of {len(others)} others was clearly better"
+        best = min(better, key=lambda i: (self.trials[i].judged, self.trials[i].error))
+        trial, ours = self.trials[best], self.trials[usual]
+        changes = dict(trial.changes)
+        if trial.stage == "head" and self.trials[usual].stage == "tuned":
+            changes["epochs"] = 0
+        text = f"error {trial.judged:.3g} instead of {ours.judged:.3g} on judging items"
+        return replace(trial, changes=changes), f"{trial.text}: {text}"
+
+    def _finalists(self) -> list[int]:
+        """The best tuned trials, and the best head."""
+        order = sorted(self._results, key=lambda i: _rank(self.trials[i]))
+        tuned = [i for i in order if self.trials[i].stage == "tuned"]
+        return [*tuned[:3], *[i for i in order if self.trials[i].stage == "head"][:1]]
+
+    def _better(self, one: int, usual: int) -> bool:
+        mine, ours = self._results[one], self._results[usual]
+        together = float(torch.cat(mine).mean()), float(torch.cat(ours).mean())
+        return together[0] < together[1] and float(mine[1].mean()) < float(ours[1].mean())
+
+    @property
+    def _groups(self) -> Any:
+        return self.learner.layer_groups
+
+    def _variants(self, count: int) -> list[dict[str, Any]]:
+        """The default, and so many others of the grid, in an order that depends on the seed."""
+        usual = self.plan.figures
+        grid = []
+        for values in product(*_HEADS.values()):
+            changes = dict(zip(_HEADS, values, strict=True))
+            grid.append({n: v for n, v in changes.items() if getattr(usual, n) != v})
+        if not self.learner.data.augmented:
+            grid = [changes for changes in grid if "augmented" not in changes]
+        others = [changes for changes in grid if changes]
+        random.Random(mixed(self.learner.epoch_seed(), "search")).shuffle(others)
+        return [{}, *others[: count - 1]]
+
+    def _begin(self, phase: Phase) -> FitContext:
+        """A fit of one epoch from the state of the learner before the search."""
+        learner = self.learner
+        self.snapshot.rewind()
+        learner.progress, learner._noted_kept = False, True
+        phase.apply(self._groups)
+        torch.manual_seed(mixed(learner.epoch_seed(), "search"))
+        run = FitContext(learner, 1, phase.schedule, "search")
+        run.valid, run.accumulate = None, 1
+        return run
+
+    def _train(
+        self, run: FitContext, figures: FineTuneDefaults, boundary: Boundary, size: int
+    ) -> CacheEntry:
+        """Train on what is cached at a boundary, without the held-out items."""
+        entry, data = self.setup.cache.entries[boundary], self.learner.data
+        assert entry.train is not None
+        views = entry.train.views if figures.augmented else 1
+        left_out = (*self.rank, *self.judge)
+        seed, weights = self.learner.epoch_seed(), data.sampling_weights
+        rows = Trainings((Passes.of(entry.train, left_out, views, size, figures, seed, weights),))
+        run.features = HeadFeatures(self.setup, boundary, entry, rows, 1)
+        run.batches = rows
+        fit(run)
+        return entry
+
+    def _head(self, stage: str, changes: Mapping[str, Any], steps: int) -> None:
+        started = time.perf_counter()
+        figures = replace(self.figures(changes), head_steps=steps, head_passes=1)
+        run = self._begin(phases_of(replace(self.plan, figures=figures))[0])
+        run.callbacks = [HeadDecay(figures.head_decay)]
+        size = (self.learner.data.batch_size or 64) * self.learner.accumulate
+        entry = self._train(run, figures, run.groups.inactive, size)
+        self._heads[str(changes)] = copied(trained_tensors(run))
+        self._add(run, entry, stage, changes, started)
+
+    def _tuned(self, head: Mapping[str, Any], depth: int, ratio: float) -> None:
+        started = time.perf_counter()
+        changes = dict(head)
+        if ratio != self.plan.figures.unfrozen_ratio:
+            changes["unfrozen_ratio"] = ratio
+        if depth > 1:
+            changes["lowest"] = depth
+        figures = replace(self.figures(changes), lowest=depth, head_steps=1, head_passes=1)
+        phase = phases_of(replace(self.plan, figures=figures, rates=()))[-1]
+        run = self._begin(phase)
+        tensors = trained_tensors(run)
+        put(tensors, self._heads[str(head)])
+        forget_moments(run, tensors)
+        before = copied(tensors)
+        size = phase.batch_size(self.learner) or self.learner.data.batch_size or 64
+        entry = self._train(run, figures, tuple(range(depth)), size)
+        if figures.interpolate:
+            put(tensors, between(before, copied(tensors)))
+        self._add(run, entry, "tuned", changes, started)
+
+    def _add(
+        self,
+        run: FitContext,
+        entry: CacheEntry,
+        stage: str,
+        changes: Mapping[str, Any],
+        started: float,
+    ) -> None:
+        errors, losses = self._errors(run, entry, self.rank)
+        self._results[len(self.trials)] = errors, self._errors(run, entry, self.judge)[0]
+        self.trials.append(
+            Trial(
+                stage=stage,
+                changes=dict(changes),
+                error=float(errors.mean()),
+                loss=float(losses.mean()),
+                seconds=time.perf_counter() - started,
+            )
+        )
+
+    def _errors(
+        self, run: FitContext, entry: CacheEntry, items: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The error and the loss of each of these items as it is, float (N,)."""
+        errors, losses = zip(*self._in_chunks(run, entry, items), strict=True)
+        return torch.cat(errors), torch.cat(losses)
+
+    def _in_chunks(
+        self, run: FitContext, entry: CacheEntry, items: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        assert entry.train is not None
+        assert entry.cut is not None
+        learner = self.learner
+        with evaluating(run.model):
+            for positions in torch.tensor(items).split(256):
+                batch = entry.train.read(torch.zeros_like(positions), positions)
+                values, targets = labelled(to_device(batch, run.accelerator.device))
+                with run.accelerator.autocast():
+                    outputs = tensor_of(run_rest(run.model, entry.cut, values)).float()
+                losses = item_losses(learner.loss_func, outputs, targets).double().cpu()
+                one_class = targets.ndim == 1 and not targets.is_floating_point()
+                if one_class and outputs.ndim == 2 and outputs.shape[1] > 1:
+                    yield (outputs.argmax(1) != targets).double().cpu(), losses
+                else:
+                    yield losses, losses
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    return trial.error, trial.loss
+
+
+def _parts(learner: LearnerState) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Training items that rank trials, and others that judge the finalists; of every class."""
+    data = learner.data
+    n, targets = items_in(data.train) or 0, data.targets()
+    classes = targets is not None and targets.ndim == 1 and not targets.is_floating_point()
+    labels = targets.tolist() if targets is not None and classes else [0] * n
+    rest, judge = stratified_split(labels, _JUDGING, seed=1)
+    part = _RANKING / (1 - _JUDGING)
+    _, among = stratified_split([labels[i] for i in rest], part, seed=2)
+    rank = tuple(rest[i] for i in among)
+    if min(len(rank), len(judge)) < _LEAST:
+        raise TrainingError(
+            f"search ranks by held-out training items, and {n:,} training items are too few for "
+            "that. Use learn.fine_tune(3)."
+        )
+    return rank, judge

@@ -1,0 +1,185 @@
+"""`learn.search`: variants of the recipe on cached outputs, judged by held-out training items."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.training.test_held_out import learner
+from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_model
+from torch import nn
+
+from layergroups.errors import TrainingError
+from layergroups.training import FineTuneDefaults, FineTunePlan, Learner, Trial
+from layergroups.training.recipes._phases import Phase
+from layergroups.training.recipes._search import _Bench, _parts, search, seconds_of
+
+PLAN = FineTunePlan(epochs=2, figures=FineTuneDefaults(head_steps=12, head_passes=1))
+
+
+class Plain:
+    """Batches without views of their items."""
+
+    def __init__(self) -> None:
+        known = TinyLoaders(n=120)
+        self.train, self.valid = known.train, known.valid
+        self.vocab, self.size, self.input = known.vocab, known.size, known.input
+
+
+def tried(learn: Learner, trials: int = 6, **options: Any) -> Any:
+    return search(learn, PLAN, trials=trials, cache_config=learn.feature_cache, **options)
+
+
+def bench(learn: Learner) -> _Bench:
+    return _Bench(learn, PLAN, learn.feature_cache)
+
+
+def test_a_search_changes_nothing_and_is_the_same_again() -> None:
+    learn = learner(n=120)
+    learn.freeze_to(1)
+    before, random, rates = snapshot(learn.model), torch.get_rng_state(), learn.layer_groups.rates
+    one = tried(learn)
+    assert not moved(before, learn.model)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (len(learn.history), learn.opt, learn.epochs_done) == (0, None, 0)
+    assert (learn.layer_groups.frozen, learn.layer_groups.rates) == ((True, False, False), rates)
+    assert [(t.changes, t.loss) for t in tried(learn).trials] == [
+        (t.changes, t.loss) for t in one.trials
+    ]
+    stages = ["head, 1/16"] * 5 + ["head, 1/4"] * 2 + ["head"] * 2 + ["tuned"] * 2
+    assert [t.stage for t in one.trials] == stages
+    assert [one.trials[i].changes for i in (0, 5, 7, 9)] == [{}] * 4
+    assert one.trials[9].judged is not None  # the default recipe is a finalist
+
+
+def test_the_frozen_layers_run_once_for_all_trials() -> None:
+    items: list[int] = []  # not in a module, whose attributes a search restores
+
+    class Notes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            items.append(len(x))
+            return x
+
+    model = pretrained(tiny_model())
+    model[0].insert(0, Notes())
+    dls = learner(n=120).data
+    learn = Learner(dls, model, split=["0.1", "0.8", "1"], progress=False, seed=0)
+    items.clear()
+    tried(learn, 8)
+    probe, folded = 2 * 3, 3 * 3  # a few items to find the boundaries, and what can be fused
+    assert sum(items) == 2 * 120 + probe + folded
+
+
+def test_held_out_items_are_in_no_step_and_judges_rank_nothing() -> None:
+    learn = learner(n=120)
+    rank, judge = _parts(learn)
+    assert (len(rank), len(judge), set(rank) & set(judge)) == (24, 18, set())
+    labels = learn.data.targets()
+    assert {int(labels[i]) for i in judge} == {int(labels[i]) for i in rank} == {0, 1, 2}
+    work = bench(learn)
+    work.fill()
+    phase = Phase(name="head", epochs=1, schedule=PLAN.figures.head_schedule, freeze_to=-1, lr=1e-3)
+    run = work._begin(phase)
+    work._train(run, PLAN.figures, run.groups.inactive, 32)
+    used = {int(i) for _, items in run.batches.rows() for i in items}
+    assert used == set(range(120)) - set(rank) - set(judge)
+    work.snapshot.restore()
+
+
+def test_the_default_stays_unless_both_parts_speak_for_another() -> None:
+    work = bench(learner(n=120))
+    assert work.chosen()[0] is None
+    ones, zeros = torch.ones(20).double(), torch.zeros(20).double()
+
+    def chosen(usual: tuple[Any, Any], other: tuple[Any, Any]) -> Any:
+        changes = [{}, {"unfrozen_ratio": 0.5}]
+        work.trials = [Trial(stage="tuned", changes=c, error=e, loss=e) for c, e in
+                       zip(changes, (usual[0].mean(), other[0].mean()), strict=True)]  # fmt: skip
+        work._results = {0: usual, 1: other}
+        return work.chosen()[0]
+
+    assert chosen((ones, ones), (zeros, zeros)).changes == {"unfrozen_ratio": 0.5}
+    assert chosen((ones, ones), (zeros, ones)) is None
+    assert chosen((zeros, ones), (ones, zeros)) is None
+    assert chosen((zeros, zeros), (zeros, zeros)) is None
+
+
+def test_the_plan_is_applied_and_says_where_it_comes_from() -> None:
+    learn = learner(n=120)
+    found = learn.search(4, epochs=1, defaults=PLAN.figures)
+    assert [row.phase for row in learn.history] == ["head", "all"]
+    assert learn.plan.figures == found.plan.figures
+    assert learn.plan.reasons["search"] == found.plan.reasons["search"] == found.reason
+    assert json.loads(json.dumps(found.to_dict()))["trials"][0]["stage"] == "head, 1/16"
+    for shown in ("trial", "default", "judged"):
+        assert shown in str(found)
+    assert found.figure.axes
+
+
+def test_ctrl_c_keeps_the_best_so_far(monkeypatch: Any) -> None:
+    add, learn = _Bench._add, learner(n=120)
+    before = snapshot(learn.model)
+
+    def interrupted(self: _Bench, *args: Any) -> None:
+        add(self, *args)
+        if len(self.trials) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_Bench, "_add", interrupted)
+    found = learn.search(8, epochs=1, defaults=PLAN.figures)
+    assert (len(found.trials), found.interrupted) == (3, True)
+    assert found.reason.startswith("interrupted")
+    assert found.plan.figures == PLAN.figures
+    assert not moved(before, learn.model)
+    assert not learn.history
+
+
+def test_a_budget_ends_the_search_but_not_the_default() -> None:
+    found = tried(learner(n=120), 30, budget=1e-6)
+    assert [(t.stage, t.changes) for t in found.trials] == [
+        ("head, 1/16", {}), ("head, 1/4", {}), ("head", {}), ("tuned", {}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("20 min", 1200), ("90s", 90), ("1.5 h", 5400), (30, 30)]
+)
+def test_budgets(budget: Any, seconds: float) -> None:
+    assert seconds_of(budget) == seconds
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: learner(n=120).search(3), "trials=3"),
+        (lambda: learner(n=90).search(), "too few"),
+        (lambda: learner(n=120).search(budget="soon"), "20 min"),
+        (lambda: Learner(Plain(), tiny_model(), progress=False).search(4), "views"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(call: Any, text: str) -> None:
+    with pytest.raises(TrainingError, match=text):
+        call()
+
+
+def test_items_as_they_are_in_all_epochs() -> None:
+    learn, seen = learner(), []
+
+    class Watch:
+        def before_step(self, run: Any) -> None:
+            if run.phase == "all":
+                seen.extend(run.inputs.sum((1, 2, 3)).tolist())
+
+    figures = replace(PLAN.figures, augmented=False, hold_out=0.0)
+    learn.fine_tune(2, defaults=figures, callbacks=[Watch()])
+    assert learn.plan.head_views == 1
+    plain = torch.cat([x for x, _ in learn.data.train_eval]).sum((1, 2, 3))
+    assert torch.tensor(seen[:96]).sort()[0] == pytest.approx(plain.sort()[0], abs=1e-2)
+    cached = learner()
+    cached.fine_tune(3, defaults=replace(figures, lowest=1))
+    (entry,) = cached.cache.entries.values()
+    assert entry.views == [-1]
