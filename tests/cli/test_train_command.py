@@ -71,6 +71,14 @@ def test_a_training_goes_on_from_its_checkpoints(
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
+def test_a_search_needs_more_images_and_the_usual_head_phase(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    words = ["train", photos, *TINY, "--search", 4, "--out", tmp_path / "m"]
+    assert "too few" in run(*words).err
+    assert "--freeze-epochs 1" in run(*words, "--freeze-epochs", 2).err
+
+
 def test_resuming_needs_a_folder_to_go_on_from(run: Run, photos: Path, tmp_path: Path) -> None:
     line = run("train", photos, *TINY, "--resume", "--out", tmp_path / "m").only_error_line
     assert "--resume needs --checkpoint-dir" in line

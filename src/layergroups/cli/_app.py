@@ -183,6 +183,10 @@ def train(
             help="Learning rate of the head-only phase; the later phase uses up to 0.15 of it.",
         ),
     ] = RunConfig.lr,
+    search: Annotated[
+        int | None,
+        _unset("N", "First try N variants of the recipe on held-out training images.", min=4),
+    ] = None,
     size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Image size in pixels.")
     ] = RunConfig.size,
@@ -265,8 +269,8 @@ def train(
 
     settings = RunConfig(
         folder=folder, text=text, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr,
-        size=size, batch_size=batch_size, augment=augment, out=out, weights=weights,
-        pretrained=pretrained,
+        search=search, size=size, batch_size=batch_size, augment=augment, out=out,
+        weights=weights, pretrained=pretrained,
         valid_pct=valid_pct, seed=seed, split=split, label_col=label_col, label_delim=label_delim,
         valid_col=valid_col, images=images, task=task, channels=channels,
         checkpoint_dir=checkpoint_dir, workers=workers, on_error=on_error.value,

@@ -33,6 +33,7 @@ class RunConfig:
     epochs: int = 3
     freeze_epochs: int = 1
     lr: float = 2e-3
+    search: int | None = None
     size: int = 224
     batch_size: int = 64
     augment: str | None = None

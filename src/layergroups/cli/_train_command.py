@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,14 @@ from layergroups.reports import (
     record_run,
     write_run,
 )
-from layergroups.training import FitContext, Learner, text_learner, vision_learner
+from layergroups.training import (
+    FineTuneDefaults,
+    FineTunePlan,
+    FitContext,
+    Learner,
+    text_learner,
+    vision_learner,
+)
 
 
 def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) -> None:
@@ -35,6 +43,8 @@ def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) 
         LayerGroupsError: images, network or folder are not as they should be.
         typer.Exit: with code 130 after Ctrl-C.
     """
+    if config.search and config.freeze_epochs != 1:
+        raise typer.BadParameter("--search needs --freeze-epochs 1.")
     if resume and config.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
     found, files = train(config, resume=resume, command=command)
@@ -157,13 +167,12 @@ def _train(
     try:
         with interrupts():
             try:
-                learn.fine_tune(
-                    config.epochs,
-                    config.lr,
-                    freeze_epochs=config.freeze_epochs,
-                    checkpoint_dir=config.checkpoint_dir,
-                    resume=resume,
-                )
+                saved: dict[str, Any] = {"checkpoint_dir": config.checkpoint_dir, "resume": resume}
+                if config.search is not None:
+                    learn.fine_tune(plan=_searched(learn, config.search, config), **saved)
+                else:
+                    whole = {"freeze_epochs": config.freeze_epochs, **saved}
+                    learn.fine_tune(config.epochs, config.lr, **whole)
             finally:
                 for number in before:
                     signal.signal(number, signal.SIG_IGN)  # the model is being saved
@@ -185,6 +194,16 @@ def _train(
         say(f"Interrupted: the model is saved in {config.out}, but not evaluated.")
         raise typer.Exit(130) from None
     return found, files
+
+
+def _searched(learn: Learner, trials: int, config: RunConfig) -> FineTunePlan:
+    own = FineTuneDefaults()
+    recipe = None if config.lr == own.base_lr else replace(own, base_lr=config.lr)
+    found = learn.search(trials, epochs=config.epochs, defaults=recipe, apply=False)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    say(found)
+    return found.plan
 
 
 def _write(learn: Learner, config: RunConfig, command: Sequence[str]) -> RunFiles:

@@ -72,12 +72,9 @@ _log = logging.getLogger("layergroups")
 _RANKING: Final = 0.2  # of the training items
 _JUDGING: Final = 0.15
 _LEAST: Final = 16  # items in each part
-_HEADS: Final[Mapping[str, tuple[Any, ...]]] = {
-    "base_lr": (2e-3, 5e-4, 1e-3, 4e-3),
-    "head_decay": (100.0, 10.0, 300.0),
-    "augmented": (True, False),
-}
-_RATIOS: Final = (0.15, 0.5, 0.05)  # `unfrozen_ratio`
+_RATES: Final = (1, 0.25, 0.5, 2)  # factors on `base_lr`
+_DECAYS: Final = (1, 0.1, 3)  # on `head_decay`
+_RATIOS: Final = (1, 3, 0.3)  # on `unfrozen_ratio`
 _ROUNDS: Final = (16, 4, 1)  # of heads: each has the steps of the recipe, divided by this
 _TUNED: Final = 10  # one of so many trials is tuned beyond the head
 _FIRST_VIEW: Final = 1 << 21  # number of the augmented view; those of fits are others
@@ -267,7 +264,7 @@ class _Bench:
         heads = sorted((t for t in self.trials if t.stage == "head"), key=_rank)
         best = [heads[0].changes, {}] if heads and heads[0].changes else [{}]
         wanted = [(head, d, r) for r in _RATIOS for d in sorted(depths) for head in best]
-        wanted.sort(key=lambda each: each[0] != {} or each[1:] != (1, _RATIOS[0]))
+        wanted.sort(key=lambda each: each != ({}, 1, 1))
         for place, (head, depth, ratio) in enumerate(wanted[: 1 + count]):
             if time.perf_counter() < deadline or not place:
                 self._tuned(head, depth, ratio)
@@ -287,11 +284,10 @@ class _Bench:
             return None, f"the default recipe: none of {len(others)} others was clearly better"
         best = min(better, key=lambda i: (self.trials[i].judged, self.trials[i].error))
         trial, ours = self.trials[best], self.trials[usual]
-        changes = dict(trial.changes)
-        if trial.stage == "head" and self.trials[usual].stage == "tuned":
-            changes["epochs"] = 0
+        if trial.stage == "head" and ours.stage == "tuned":
+            trial = replace(trial, changes={**trial.changes, "epochs": 0})
         text = f"error {trial.judged:.3g} instead of {ours.judged:.3g} on judging items"
-        return replace(trial, changes=changes), f"{trial.text}: {text}"
+        return trial, f"{trial.text}: {text}"
 
     def _finalists(self) -> list[int]:
         """The best tuned trials, and the best head."""
@@ -311,13 +307,12 @@ class _Bench:
     def _variants(self, count: int) -> list[dict[str, Any]]:
         """The default, and so many others of the grid, in an order that depends on the seed."""
         usual = self.plan.figures
-        grid = []
-        for values in product(*_HEADS.values()):
-            changes = dict(zip(_HEADS, values, strict=True))
-            grid.append({n: v for n, v in changes.items() if getattr(usual, n) != v})
-        if not self.learner.data.augmented:
-            grid = [changes for changes in grid if "augmented" not in changes]
-        others = [changes for changes in grid if changes]
+        views = (True, False) if self.learner.data.augmented and usual.augmented else (True,)
+        others = []
+        for rate, decay, varied in list(product(_RATES, _DECAYS, views))[1:]:
+            changes: dict[str, Any] = {} if rate == 1 else {"base_lr": rate * usual.base_lr}
+            changes |= {} if decay == 1 else {"head_decay": decay * usual.head_decay}
+            others.append(changes | ({} if varied else {"augmented": False}))
         random.Random(mixed(self.learner.epoch_seed(), "search")).shuffle(others)
         return [{}, *others[: count - 1]]
 
@@ -360,8 +355,8 @@ class _Bench:
     def _tuned(self, head: Mapping[str, Any], depth: int, ratio: float) -> None:
         started = time.perf_counter()
         changes = dict(head)
-        if ratio != self.plan.figures.unfrozen_ratio:
-            changes["unfrozen_ratio"] = ratio
+        if ratio != 1:
+            changes["unfrozen_ratio"] = ratio * self.plan.figures.unfrozen_ratio
         if depth > 1:
             changes["lowest"] = depth
         figures = replace(self.figures(changes), lowest=depth, head_steps=1, head_passes=1)
