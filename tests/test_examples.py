@@ -46,7 +46,7 @@ def test_all_examples_are_tested() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
     assert found == {
         "accelerate_loop", "ddp_loop", "fine_tune_folder", "mixed_precision", "plain_loop",
-        "run_exported", "schedules", "skorch_net",
+        "run_exported", "schedules", "skorch_net", "text",
     }  # fmt: skip
 
 
@@ -145,3 +145,13 @@ def test_an_exported_model_runs_without_this_library(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert learn.predict(odd_photos[0]).label in done.stdout.splitlines()[0]
+
+
+def test_text(tmp_path: Path, capsys: Any) -> None:
+    from tests.texts import model_folder, reviews
+
+    table = tmp_path / "reviews.csv"
+    rows = [f"{text},{label}" for text, label in zip(*reviews(60), strict=True)]
+    table.write_text("\n".join(["text,label", *rows]) + "\n")
+    load("text")([str(table), "--model", str(model_folder(tmp_path / "m")), "--epochs", "1"])
+    assert "correct" in capsys.readouterr().out

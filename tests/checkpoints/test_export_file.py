@@ -58,7 +58,7 @@ def write(path: Path, model: nn.Module, **options: Any) -> Path:
     pixels = trial_pixels(SIZE)
     if "expected" not in options:
         options["expected"] = says(model, pixels)
-    return write_portable(path, model, WANTED, pixels=pixels, **options)
+    return write_portable(path, model, WANTED, inputs={"pixels": pixels}, **options)
 
 
 def run(path: Path, pixels: Tensor) -> Tensor:

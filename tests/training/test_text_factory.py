@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.texts import model_folder, reviews
+from tests.texts import model_folder, reviews, tokenizers
 
 from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
 from layergroups.errors import ModelError, TrainingError
@@ -185,3 +186,30 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
         text_learner([1, 2])  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="pooling"):
         learner(folder, pooling="max")
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2"])
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_file_of_tokens_runs_alone(kind: str, ending: str, tmp_path: Path) -> None:
+    learn = learner(model_folder(tmp_path / kind, kind))
+    file = learn.export(tmp_path / f"m.{ending}")
+    texts = ["a fine film and a great story", "dull", "it is weak ."]
+    expected = torch.stack([learn.predict(text).probabilities for text in texts])
+    described = json.loads((tmp_path / f"m.{ending}.json").read_text())
+    names = [each["name"] for each in described["inputs"]]
+    tokens = tokenizers.Tokenizer.from_file(str(tmp_path / f"m.{ending}.tokenizer.json"))
+    tokens.enable_padding(pad_id=0)
+    made = tokens.encode_batch(texts)
+    given = {
+        "input_ids": torch.tensor([each.ids for each in made]),
+        "attention_mask": torch.tensor([each.attention_mask for each in made]),
+        "token_type_ids": torch.tensor([each.type_ids for each in made]),
+    }
+    if ending == "pt2":
+        found = torch.export.load(file).module()(*(given[name] for name in names))
+    else:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(str(file))
+        (answer,) = session.run(None, {name: given[name].numpy() for name in names})
+        found = torch.from_numpy(answer)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

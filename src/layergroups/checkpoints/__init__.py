@@ -1,6 +1,12 @@
 """Checkpoints and exported models, stored by name in safetensors and JSON."""
 
-from layergroups.checkpoints._export_file import ENDINGS, Portable, trial_pixels, write_portable
+from layergroups.checkpoints._export_file import (
+    ENDINGS,
+    INPUT,
+    Portable,
+    trial_pixels,
+    write_portable,
+)
 from layergroups.checkpoints._export_folder import (
     DESCRIPTION,
     Blueprint,
@@ -31,7 +37,7 @@ from layergroups.checkpoints._state_dicts import (
 from layergroups.checkpoints._transplant import TensorReport, Transplant, transplant
 
 __all__ = [
-    "DESCRIPTION", "ENDINGS", "Blueprint", "Exported", "Portable", "Saved", "Series",
+    "DESCRIPTION", "ENDINGS", "INPUT", "Blueprint", "Exported", "Portable", "Saved", "Series",
     "TensorReport", "Transplant", "atomic_write", "check_optimizer",
     "check_weights", "copy_weights", "described_head", "fitting_weights", "join_tensors",
     "load_export", "load_optimizer_state", "load_random_state", "load_weights",

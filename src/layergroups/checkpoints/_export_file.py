@@ -1,8 +1,9 @@
 """Write a model as one file that runs without this library: `.pt2` of torch.export, or `.onnx`.
 
-The graph maps the pixels of an image file to probabilities or numbers: it includes normalisation
-and the last activation. Resizing is described in a JSON beside the file and in the file. The file
-is written under a temporary name, run, and compared with the model before it is renamed.
+The graph maps the pixels of an image file, or the tokens of a text, to probabilities or numbers: it
+includes normalisation and the last activation. Resizing is described in a JSON beside the file and
+in the file; the tokenizer of texts is beside it. The file is written under a temporary name, run,
+and compared with the model before it is renamed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from layergroups._forward import call_model
 from layergroups.anatomy import unwrap
 from layergroups.checkpoints import _file as file
-from layergroups.data import EvalTransform
+from layergroups.data import EvalTransform, TextTransform
 from layergroups.errors import CheckpointError
 from layergroups.groups import remove_hooks
 from layergroups.input_spec import InputSpec
@@ -35,16 +36,18 @@ if TYPE_CHECKING:
 
 
 def _write_onnx(
-    program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
+    program: ExportedProgram, path: Path, description: str, inputs: Sequence[str], output: str
 ) -> None:
+    axes: dict[int, Any] = {0: "batch"} if [*inputs] == [INPUT] else {0: "batch", 1: "tokens"}
     try:
         made: Any = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_shapes={names[0]: {0: "batch"}},  # the default name is like s81
+            input_names=[*inputs],
+            output_names=[output],
+            # the default names are like s81
+            dynamic_shapes=_shapes(inputs, axes),
         )
         made.model.metadata_props["layergroups"] = description
         made.save(str(path), external_data=False)
@@ -57,12 +60,12 @@ def _write_onnx(
         ) from cause
 
 
-def _run_onnx(path: Path, pixels: Tensor) -> Tensor:
+def _run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> Tensor:
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        (answer,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+        (answer,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     except Exception as cause:  # onnxruntime's errors have no common base class
         raise CheckpointError(f"onnxruntime cannot run the file: {_line(cause, -1)}.") from cause
     return torch.from_numpy(answer)
@@ -101,7 +104,7 @@ class Portable:
     """
 
     classes: tuple[str, ...]
-    transform: EvalTransform
+    transform: EvalTransform | TextTransform
     activation: Callable[[Tensor], Tensor]
     loss: str
     task: Task
@@ -110,31 +113,20 @@ class Portable:
 
     def to_dict(self, ending: str) -> dict[str, Any]:
         """The description for users of the file, JSON-ready."""
-        height, width = self.transform.size
-        spec = self.transform.input
+        texts = isinstance(self.transform, TextTransform)
+        transform: Any = self.transform
         return {
             "version": VERSION,
             "format": ending.removeprefix("."),
             "task": self.task.name,
             "classes": list(self.classes),
             **({"threshold": self.thresh} if self.task.has_threshold else {}),
-            "input": {
-                "name": INPUT,
-                "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
-                "shape": ["batch", height, width, spec.channels],
-                "meaning": _pixels_in_words(spec.channels),
-            },
+            **(_of_texts(transform) if texts else _of_images(transform)),
             "output": {
                 "name": self.task.output_name,
                 "type": "float32",
                 "shape": ["batch", len(self.classes)],
                 "meaning": f"{self.task.output_is}; the model was trained with {self.loss}",
-            },
-            "before_the_graph": _before(self.transform),
-            "inside_the_graph": {
-                "scale": 1 / _largest(spec),
-                "mean": list(spec.mean),
-                "std": list(spec.std),
             },
             "made_with": {
                 "layergroups": sys.modules["layergroups"].__version__,  # a higher level
@@ -142,6 +134,56 @@ class Portable:
                 "python": platform.python_version(),
             },
         }
+
+
+def _of_images(transform: EvalTransform) -> dict[str, Any]:
+    height, width = transform.size
+    spec = transform.input
+    return {
+        "input": {
+            "name": INPUT,
+            "type": "uint8" if spec.channels in _EIGHT_BITS else "float32",
+            "shape": ["batch", height, width, spec.channels],
+            "meaning": _pixels_in_words(spec.channels),
+        },
+        "before_the_graph": _before(transform),
+        "inside_the_graph": {
+            "scale": 1 / _largest(spec),
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        },
+    }
+
+
+def _of_texts(transform: TextTransform) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {"name": name, "type": "int64", "shape": ["batch", "tokens"]}
+            for name in (*transform.inputs, "attention_mask")
+        ],
+        "before_the_graph": {
+            "tokenizer": "the file of this name with .tokenizer.json, for the package tokenizers",
+            "max_length": transform.max_length,
+            "in_words": "Encode the text, cut it to max_length, pad a batch on the right with 0; "
+            "attention_mask is 1 for tokens and 0 for padding.",
+        },
+    }
+
+
+class FromTokens(nn.Module):
+    """A model of texts with its activation after it.
+
+    Shapes: int64 (N, L) in, for each of `names`; float32 (N, C) out.
+    """
+
+    def __init__(self, model: nn.Module, wanted: Portable, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.activation, self.names = wanted.activation, tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        named = dict(zip(self.names, inputs, strict=True))
+        return self.activation(call_model(self.model, named)).to(torch.float32)
 
 
 class FromPixels(nn.Module):
@@ -154,9 +196,9 @@ class FromPixels(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: nn.Module, wanted: Portable) -> None:
+    def __init__(self, model: nn.Module, wanted: Portable, transform: EvalTransform) -> None:
         super().__init__()
-        spec = wanted.transform.input
+        spec = transform.input
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         self.model = model
         self.activation, self.keyword = wanted.activation, wanted.keyword
@@ -175,28 +217,35 @@ def write_portable(
     model: nn.Module,
     wanted: Portable,
     *,
-    pixels: Tensor,
+    inputs: Mapping[str, Tensor],
     expected: Tensor,
     exact: bool = True,
 ) -> Path:
     """Write a `.pt2` or `.onnx` file and its description `path`.json; the model does not change.
 
-    `pixels`, see `trial_pixels`, test the file: `expected` are the model's predictions for them,
-    (N, C), on the CPU; not `exact` if computed in half precision or on an accelerator.
+    `inputs`, by name, such as `trial_pixels`, test the file: `expected` are the model's predictions
+    for them, (N, C), on the CPU; not `exact` if computed in half precision or on an accelerator.
     """
     ending = path.suffix.lower()
     if ending == ".onnx":
         check_packages()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converters warn about their own code
-        program = captured(FromPixels(clean_copy(model), wanted), pixels[:2])
+        copied, transform = clean_copy(model), wanted.transform
+        graph: FromPixels | FromTokens = (
+            FromTokens(copied, wanted, [*inputs])
+            if isinstance(transform, TextTransform)
+            else FromPixels(copied, wanted, transform)
+        )
+        program = captured(graph, [value[:2] for value in inputs.values()])
         description = wanted.to_dict(ending)
 
         def write_and_compare(part: str) -> None:
             text = json.dumps(description, ensure_ascii=False)
             write, run = _FORMATS[ending]
-            write(program, Path(part), text, (INPUT, wanted.task.output_name))
-            answers = [run(Path(part), batch) for batch in (pixels, pixels[:1])]
+            write(program, Path(part), text, [*inputs], wanted.task.output_name)
+            first = {name: value[:1] for name, value in inputs.items()}
+            answers = [run(Path(part), batch) for batch in (inputs, first)]
             found = torch.cat(answers)
             again = torch.cat([expected, expected[:1]])
             description["checked"] = compared(found, again, wanted, path, exact=exact)
@@ -219,11 +268,17 @@ def clean_copy(model: nn.Module) -> nn.Module:
     return copied.cpu().float().eval().requires_grad_(False)
 
 
-def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
-    """Capture the model as a graph for any number of images."""
+def captured(model: FromPixels | FromTokens, example: Sequence[Tensor]) -> ExportedProgram:
+    """Capture the model as a graph for any number of images, or of texts of any length."""
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if isinstance(model, FromTokens):  # names of dimensions fail in the masks of transformers
+        axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
         program = torch.export.export(
-            model, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}}, strict=False
+            model,
+            tuple(example),
+            dynamic_shapes=_shapes(example, axes),
+            strict=False,
         )
     except Exception as cause:  # torch.export passes on the errors of the model's code
         raise CheckpointError(
@@ -235,6 +290,11 @@ def captured(model: FromPixels, example: Tensor) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
+
+
+def _shapes(inputs: Sequence[object], axes: dict[int, Any]) -> dict[str, Any]:
+    """The dimensions that vary, by arguments of `FromPixels` or `FromTokens`."""
+    return {"inputs": tuple(axes for _ in inputs)} if len(inputs) > 1 else {INPUT: axes}
 
 
 def compared(
@@ -310,22 +370,22 @@ def _largest(spec: InputSpec) -> int:
 
 
 def _write_pt2(
-    program: ExportedProgram, path: Path, description: str, names: tuple[str, str]
+    program: ExportedProgram, path: Path, description: str, inputs: Sequence[str], output: str
 ) -> None:
     with path.open("wb") as opened:
         torch.export.save(program, opened, extra_files={DESCRIPTION: description})
 
 
-def _run_pt2(path: Path, pixels: Tensor) -> Tensor:
+def _run_pt2(path: Path, inputs: Mapping[str, Tensor]) -> Tensor:
     with path.open("rb") as opened:
         module = torch.export.load(opened).module()
     with torch.no_grad():
-        answer: Tensor = module(pixels)
+        answer: Tensor = module(*inputs.values())
     return answer
 
 
-_Write = Callable[["ExportedProgram", Path, str, tuple[str, str]], None]
-_Run = Callable[[Path, Tensor], Tensor]
+_Write = Callable[["ExportedProgram", Path, str, Sequence[str], str], None]
+_Run = Callable[[Path, Mapping[str, Tensor]], Tensor]
 _FORMATS: Final[Mapping[str, tuple[_Write, _Run]]] = {
     ".onnx": (_write_onnx, _run_onnx),
     ".pt2": (_write_pt2, _run_pt2),

@@ -126,20 +126,29 @@ def root(
     """Fine-tune pretrained networks on your own images or texts, by layer groups."""
 
 
+class Kind(StrEnum):
+    """What the demo shows."""
+
+    photos = "photos"
+    text = "text"
+
+
 @app.command()
 def demo(
+    kind: Annotated[Kind, typer.Argument(help="photos or text.")] = Kind.photos,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the model and the figures.")
     ] = Path("demo-run"),
     epochs: Epochs = 3,
 ) -> None:
-    """Fine-tune a real network on real photos, without a download.
+    """Fine-tune a real network on real photos or texts, without a download.
 
     EfficientNet-Lite0 with ImageNet weights on 210 photos of clothes; two minutes on 2 cores.
+    MiniLM on 240 questions to a bank; one minute.
     """
-    from layergroups.demo import run
+    from layergroups.demo import run, run_text
 
-    run(out, epochs=epochs)
+    (run_text if kind is Kind.text else run)(out, epochs=epochs)
 
 
 @app.command()

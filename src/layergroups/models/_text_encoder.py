@@ -80,7 +80,7 @@ class TextEncoder(nn.Module):
         if self.pooling == "cls":
             return tokens[:, 0]
         if self.pooling == "last":
-            return tokens[torch.arange(len(tokens), device=tokens.device), mask.sum(1) - 1]
+            return tokens[torch.arange(tokens.shape[0], device=tokens.device), mask.sum(1) - 1]
         weights = mask.unsqueeze(-1).to(tokens.dtype)
         return (tokens * weights).sum(1) / weights.sum(1)
 

@@ -142,7 +142,9 @@ class TextTransform:
 
     def example(self) -> dict[str, Tensor]:
         """A batch of two texts, for a dry run."""
-        return self.collate(self.encode(["These words are here for a dry run of the model."] * 2))
+        return self.collate(
+            self.encode(["These words are for a dry run of the model.", "These are as well."])
+        )
 
     def to_config(self) -> dict[str, Any]:
         """The settings, JSON-ready; `save` writes the tokenizer."""

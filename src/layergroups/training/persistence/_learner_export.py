@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layergroups._torch import is_sharded
 from layergroups.checkpoints import (
     ENDINGS,
+    INPUT,
     Exported,
     Portable,
     described_head,
@@ -22,8 +23,15 @@ from layergroups.checkpoints import (
     why_not_rebuilt,
     write_export,
     write_portable,
+    write_text,
 )
-from layergroups.data import normalise, transform_from_config
+from layergroups.data import (
+    EvalTransform,
+    TextTransform,
+    is_text_config,
+    normalise,
+    transform_from_config,
+)
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import LayerGroups, Split
 from layergroups.tasks import describe_loss, loss_name, meaning_of, saved_name
@@ -94,11 +102,9 @@ def _name(metric: object) -> str:
 
 
 def _export_portable(learner: LearnerState, path: Path) -> Path:
-    transform = transform_from_config(learner.data.transform_config())
+    transform, inputs, fed, keyword = _trial(learner)
     model, accelerator = learner.placed_model(), learner.accelerator
-    pixels = trial_pixels(transform.size, transform.input.channels)
-    keyword, images = _keyword(learner.data.example()), normalise(pixels, transform.input)
-    expected, _, _ = predict_all(learner, [{keyword: images} if keyword else images])
+    expected, _, _ = predict_all(learner, [fed])
     wanted = Portable(
         classes=learner.data.vocab,
         transform=transform,
@@ -113,7 +119,25 @@ def _export_portable(learner: LearnerState, path: Path) -> Path:
         and accelerator.mixed_precision == "no"
         and all(parameter.dtype == torch.float32 for parameter in model.parameters())
     )
-    return write_portable(path, model, wanted, pixels=pixels, expected=expected, exact=exact)
+    write_portable(path, model, wanted, inputs=inputs, expected=expected, exact=exact)
+    if isinstance(transform, TextTransform):
+        tokenizer = transform.tokenizer.backend_tokenizer.to_str()
+        write_text(path.with_name(f"{path.name}.tokenizer.json"), tokenizer)
+    return path
+
+
+def _trial(
+    learner: LearnerState,
+) -> tuple[EvalTransform | TextTransform, dict[str, Tensor], Any, str]:
+    """The transform, inputs of a graph to try it with, the same for the model, and its keyword."""
+    config, example = learner.data.transform_config(), learner.data.example()
+    if is_text_config(config):
+        texts: Any = learner.data
+        return texts.transform, dict(example or {}), example, ""
+    transform, keyword = transform_from_config(config), _keyword(example)
+    pixels = trial_pixels(transform.size, transform.input.channels)
+    images = normalise(pixels, transform.input)
+    return transform, {INPUT: pixels}, {keyword: images} if keyword else images, keyword
 
 
 def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, Any]) -> LayerGroups:
