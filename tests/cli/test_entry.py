@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,11 @@ def test_every_command_is_in_the_help(run: Run) -> None:
         (["train", "photos", "--epochs", "many"], "--epochs"),
         (["train", "photos", "--speed", "9"], "--speed"),
         (["train", "photos", "--epochs", "0", "--freeze-epochs", "0"], "trains nothing"),
+        (["train", "photos", "--learning-rate", "9"], "--learning-rate. Did you mean --lr?"),
+        (["train", "photos", "--on-error", "ignore"], "'ignore' is not one of 'raise', 'skip'"),
         (["inspect", "resnte18"], "torchvision:resnet18"),
+        (["inspect", "yolov8n"], "`layergroups models '*'` lists names"),
+        (["inspect", "./absent"], "not the folder of a model"),
         (["inspect", "timm:test_resnet", "--split", "layrwise"], "'layerwise'"),
         (["inspect", "timm:test_resnet", "--out", "net.gif"], ".png, .svg"),
         (["predict", "no/such/model", "photo.jpg"], "There is no folder"),
@@ -57,6 +62,13 @@ def test_faults_of_the_user_are_one_line(run: Run, words: list[str], expected: s
     line = run(*words).only_error_line
     assert line.startswith("layergroups: ")
     assert expected in line
+
+
+def test_every_name_that_models_lists_is_a_network(run: Run) -> None:
+    names = run("models", "test_resn").out.split()
+    assert names
+    assert all(run("inspect", name, "--json").code == 0 for name in names)
+    assert "timm:test_resnet" in json.loads(run("models", "*test_*", "--json").out)
 
 
 def test_errors_name_options_not_arguments_of_python(run: Run, model: Path) -> None:

@@ -12,6 +12,7 @@ from tests.cli.conftest import Run, make_photos
 def test_table_and_picture(run: Run, model: Path, photos: Path, tmp_path: Path) -> None:
     answer = run("validate", model, photos, "--out", tmp_path / "confusion.svg")
     assert answer.code == 0
+    assert "too good" in answer.err  # these images trained the model
     assert answer.out.startswith("items     24\nloss")
     assert "most often predicted as" in answer.out
     assert "<svg" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
@@ -31,6 +32,7 @@ def test_of_a_divided_folder_the_validation_part_is_taken(
     make_photos(tmp_path / "valid", each=1)
     answer = run("validate", model, tmp_path, "--json")
     assert json.loads(answer.out)["items"] == 3
+    assert "too good" not in answer.err
     assert "valid" in answer.err
 
 

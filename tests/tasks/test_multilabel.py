@@ -12,6 +12,7 @@ from tests.training.tiny import LabelLoaders
 from torch import nn
 
 from layergroups.tasks import TASKS
+from layergroups.tasks._metrics import make_named
 from layergroups.training import LabelsPrediction
 
 
@@ -69,3 +70,16 @@ def test_a_model_that_ends_in_a_sigmoid_is_trained_by_bce_loss(make, tmp_path: P
 
 class ProbabilityLoss(nn.BCELoss):
     """Derived from torch's."""
+
+
+def test_figures_have_the_f1_of_the_metric_and_the_micro_average_by_its_name() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(40, 3, generator=generator)
+    targets = (torch.rand(40, 3, generator=generator) < torch.tensor([0.8, 0.3, 0.1])).float()
+    task = TASKS["multilabel"]
+    figures = task.figures(probabilities, targets, ("a", "b", "c"), 0.5)
+    for name in ("f1", "f1_micro", "exact_match"):
+        metric = make_named(name, 3, task, 0.5)
+        metric.update(probabilities, targets)
+        assert figures[name] == pytest.approx(float(metric.compute()))
+    assert figures["f1"] != pytest.approx(figures["f1_micro"], abs=1e-2)

@@ -95,6 +95,7 @@ Split = Annotated[
     str,
     typer.Option(
         metavar="RULE",
+        rich_help_panel="Options for the network",
         help="How to split the network into layer groups: auto, layerwise, classic, a number of "
         "groups, or the modules at which groups begin, such as layer2,layer4.",
     ),
@@ -176,8 +177,9 @@ def train(
         str,
         typer.Option(
             metavar="NAME",
-            help="Network: resnet18, torchvision:…, timm:…; with --text, a text encoder on a hub, "
-            "or a folder.",
+            rich_help_panel="Options for the network",
+            help="Network: resnet18, torchvision:…, timm:… (`layergroups models` lists them); with "
+            "--text, a text encoder on a hub, or a folder.",
         ),
     ] = RunConfig.arch,
     epochs: Epochs = RunConfig.epochs,
@@ -218,12 +220,18 @@ def train(
     ] = RunConfig.out,
     weights: Annotated[
         Path | None,
-        _unset("FILE", "Pretrained weights (.safetensors or .pth) to use instead of a download."),
+        _unset(
+            "FILE",
+            "Pretrained weights (.safetensors or .pth) to use instead of a download.",
+            rich_help_panel="Options for the network",
+        ),
     ] = None,
     pretrained: Annotated[
         bool,
         typer.Option(
-            "--pretrained/--no-pretrained", help="Start from pretrained or from random weights."
+            "--pretrained/--no-pretrained",
+            rich_help_panel="Options for the network",
+            help="Start from pretrained or from random weights.",
         ),
     ] = RunConfig.pretrained,
     valid_pct: Annotated[
@@ -439,6 +447,24 @@ def inspect(
     from layergroups.cli import _inspect_command as command
 
     command.run(what, split=split, size=size, out=out, json=json)
+
+
+@app.command()
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="Part of a name, with * for any letters.", metavar="PATTERN")
+    ] = "*",
+    json: AsJson = False,
+) -> None:
+    """List the networks that `layergroups train --arch` takes, such as '*efficientnet*'."""
+    from layergroups._formatting import show, show_json
+    from layergroups.models import list_models
+
+    names = list_models(pattern if "*" in pattern else f"*{pattern}*")
+    if json:
+        show_json(names)
+    else:
+        show("\n".join(names) or f"No name fits {pattern}.")
 
 
 @app.command()

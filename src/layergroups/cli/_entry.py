@@ -29,11 +29,24 @@ _AS_OPTIONS = (
     (r"\bpretrained=False", "--no-pretrained"),
     (r"\bvalid_pct=([\d.]+)", r"--valid-pct \1"),
     (r"\bbatch_size=(\d+)", r"--batch-size \1"),
-    (r'\bweights="([^"]+)"', r"--weights \1"),
+    (r"""\bweights=(["'])(.+?)\1""", r"--weights \2"),
+    (r"\baugment='(\w+)'", r"--augment \1"),
+    (r" Or give True, False, .*", ""),
+    (r"\blayergroups\.list_models\(('[^']*')\)", r"`layergroups models \1`"),
+    (r" Write one: learn\.export\(folder\)\..*", " `layergroups train` makes one."),
+    (r"; cache=False turns this off", ""),
+    (r", see ImageDataLoaders\.from_table", ""),
     (r"\bsize=(\d+)", r"--size \1"),
     (r'\blearn\.export\("model\.(\w+)"\)', r"--format \1"),
     (r"\bThe same call works", "The same command works"),
 )
+
+
+_SYNONYMS = {  # what other programs call them
+    "--learning-rate": "--lr", "--model": "--arch", "--bs": "--batch-size", "--output": "--out",
+    "--num-workers": "--workers", "--image-size": "--size", "--img-size": "--size",
+    "--checkpoint": "--checkpoint-dir", "--val-split": "--valid-pct", "--data": "FOLDER",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _USAGE_ERROR as error:
         usage: Any = error  # click's, whose types typer does not export
         where = usage.ctx.command_path if usage.ctx else "layergroups"
-        return _report_mistake(f"{usage.format_message().rstrip('.')}. See {where} --help.")
+        message = usage.format_message().replace("Value error, ", "")
+        meant = _SYNONYMS.get(getattr(usage, "option_name", ""), "")
+        message = f"{message.rstrip('.')}." + (f" Did you mean {meant}?" if meant else "")
+        return _report_mistake(f"{message.replace('?.', '?')} See {where} --help.")
     except LayerGroupsError as error:
         return _report_mistake(_in_options(str(error)))
     except (KeyboardInterrupt, typer.Abort):

@@ -12,6 +12,7 @@ from layergroups._formatting import say, show, show_json
 from layergroups.anatomy import Anatomy
 from layergroups.checkpoints import DESCRIPTION
 from layergroups.cli._parsing import split_rule
+from layergroups.errors import CheckpointError, UnknownArchitectureError
 from layergroups.groups import LayerGroup, LayerGroups, explanation_report
 from layergroups.models import load_model
 from layergroups.reports import groups_report, network_picture
@@ -26,7 +27,16 @@ def run(what: str, *, split: str | None, size: int | None, out: Path | None, jso
     """
     if out is not None:
         check_ending(out)
-    name, groups = (_export if _is_export(what) else _network)(what, split, size)
+    try:
+        name, groups = (_export if _is_export(what) else _network)(what, split, size)
+    except UnknownArchitectureError as cause:
+        if not Path(what).is_dir() and "/" not in what:
+            raise
+        found = "is a folder without" if Path(what).is_dir() else "is not the folder of"
+        raise CheckpointError(
+            f"{what} {found} a model that `layergroups train` wrote, and no network has this name. "
+            "`layergroups models` lists networks."
+        ) from cause
     if json:
         show_json(_described(name, groups))
     else:

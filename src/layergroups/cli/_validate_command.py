@@ -10,9 +10,10 @@ import typer
 from layergroups._drawing import check_ending
 from layergroups._formatting import say, show, show_figures, show_json
 from layergroups.cli._parsing import TableOptions, is_table
+from layergroups.cli._run_config import RunConfig
 from layergroups.data import InferenceTexts, OnError
-from layergroups.errors import DataError
-from layergroups.reports import ConfusionMatrix, Interpretation, per_class_table
+from layergroups.errors import ConfigError, DataError
+from layergroups.reports import CONFIG, ConfusionMatrix, Interpretation, per_class_table
 from layergroups.training import Learner, load_learner
 
 
@@ -64,6 +65,8 @@ def run(
             "--out draws a confusion matrix, which needs one class per image; the task of this "
             f"model is {learn.task}. Leave --out out: the table has all figures."
         )
+    if labels.valid is None:
+        _warn_of_training_images(model, folder)
     batches = _batches(
         learn, folder, labels, batch_size=batch_size, num_workers=workers, on_error=on_error
     )
@@ -76,6 +79,19 @@ def run(
         show(per_class_table(measures) if isinstance(measures, ConfusionMatrix) else measures)
     if out is not None and draw_confusion(found, out):
         say(f"The confusion matrix is drawn in {out}.")
+
+
+def _warn_of_training_images(model: Path, folder: Path) -> None:
+    try:
+        trained_on = RunConfig.load(model / CONFIG).folder
+    except ConfigError:
+        return  # it was made in Python, or by an earlier release
+    has_parts = all((folder / part).is_dir() for part in ("train", "valid"))
+    if folder.resolve() == trained_on.resolve() and not has_parts:
+        say(
+            f"Most of {folder} trained this model, so these figures are too good. The figures of "
+            f"its validation items: layergroups report {model} --text."
+        )
 
 
 def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import nn
 
 from layergroups._formatting import first_few
 from layergroups._paths import ancestors
+from layergroups._suggestions import nearest
 from layergroups.anatomy import Anatomy, choose_splits, has_decoder, towers_of
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import (
@@ -151,7 +152,10 @@ def by_path(model: nn.Module, anatomy: Anatomy, paths: Iterable[str]) -> Partiti
     for path in listed:
         if not isinstance(path, str) or path not in known:
             children = ", ".join(name for name, _ in model.named_children())
-            raise GroupingError(f"no module is at {path!r}; the model's children are {children}")
+            raise GroupingError(
+                f"no module is at {path!r}.{nearest(str(path), known)} The model's children are "
+                f"{children}."
+            )
     starts = [start_at_path(anatomy, p, p, f"asked for at {p}") for p in listed]
     starts.sort(key=lambda s: (s.parameter, s.layer))
     first = anatomy.blocks[0].name if anatomy.blocks[0].name not in listed else "input"

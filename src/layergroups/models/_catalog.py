@@ -161,7 +161,8 @@ def _near(name: str) -> str:
     close = difflib.get_close_matches(name.lower().partition(".")[0], known, n=4)
     near = [full for plain in close for full in known[plain]]
     stem = re.match(r"[a-z]*", name.lower())
-    pattern = f"*{stem.group()}*" if stem and stem.group() else "*"
+    part = stem.group() if stem else ""
+    pattern = f"*{part}*" if part and any(part in plain for plain in known) else "*"
     sentence = f" Did you mean {', '.join(near)}?" if near else ""
     return f"{sentence} layergroups.list_models({pattern!r}) lists names."
 

@@ -218,7 +218,8 @@ class Multilabel(Task):
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
-        """Share of the items with all labels correct, and F1 over all labels."""
+        """Share of the items with all labels correct; F1, the mean of the labels and over all."""
         exact = float(self.correct(predictions, targets, thresh).float().mean())
         report = self.measures(predictions, targets, names, thresh)
-        return {"exact_match": exact, "f1": report.total.f1 or 0.0}
+        f1 = {"f1": report.macro.f1 or 0.0, "f1_micro": report.total.f1 or 0.0}
+        return {"exact_match": exact, **f1}

@@ -24,7 +24,7 @@ Key = TypeVar("Key", bound=Hashable)
 _LOG = logging.getLogger("layergroups")
 _CHUNK = 16  # files that one thread takes at a time
 _PROGRESS_FROM = 3000  # files from which a check shows its progress on a terminal
-_LISTED = 100  # broken images that an error lists
+_LISTED = 20  # broken images that an error lists
 _MENTIONED = 10  # broken images that a one-line message names
 
 

@@ -96,7 +96,10 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise DataError(f"{folder} is a file; expected a folder of images, a sub-folder per class.")
+        raise DataError(
+            f"{folder} is a file; expected a folder of images with a sub-folder for each class. A "
+            "table of images and labels ends in .csv or .tsv, see ImageDataLoaders.from_table."
+        )
     near = next(p for p in (folder, *folder.parents) if p.exists() or p == p.parent)
     raise DataError(
         f"There is no folder {folder} (of this path, {near.resolve()} exists). "
