@@ -18,7 +18,7 @@ CACHES = {
     "__pycache__", ".venv", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis",
     "demo-run",
 }  # fmt: skip
-CODE = {".py", ".pyi", ".css", ".js", ".j2", ".typed", ".txt", ".md"}
+CODE = {".py", ".pyi", ".css", ".csv", ".js", ".j2", ".typed", ".txt", ".md"}
 
 
 @pytest.fixture(scope="module")
