@@ -4,19 +4,23 @@
 
 Each library runs in a process of its own, used as its documentation says: the body is frozen and
 the head trains for 6 steps; then the body is unfrozen in the way of the library and both train for
-6 more, under one falling schedule where the library can have one. The table says what was
-measured: yes, no, or - where the library has no way to ask for it.
+6 more, under one falling schedule where the library can have one. It is run again from checkpoints
+of steps 3 and 9, and on two processes. The table says what was measured: yes, no, or - where the
+library has no way to ask for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 FACTS = {
@@ -27,6 +31,9 @@ FACTS = {
     "moments": "the head keeps its moments across it",
     "schedule": "one schedule, ExponentialLR, reaches the body unfrozen later",
     "function": "one schedule, LambdaLR, reaches the body unfrozen later",
+    "frozen_resume": "resumed in mid-epoch while frozen: equal to the bit at the end",
+    "unfrozen_resume": "resumed in mid-epoch after unfreezing: equal to the bit at the end",
+    "processes": "two processes have equal parameters after unfreezing",
 }
 warnings.filterwarnings("ignore")
 
@@ -91,6 +98,36 @@ def steps_of(optimizer: Any, parameter: Any) -> int:
     return int(optimizer.state.get(parameter, {}).get("step", 0))
 
 
+def digest(model: Any) -> str:
+    """Of all parameters: running statistics differ between processes by design."""
+    weights = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+    return hashlib.sha256(weights).hexdigest()
+
+
+def run_again(name: str) -> dict[str, Any]:
+    """The rows about resuming and processes: each run has processes of its own."""
+
+    def run(*options: str, n: int = 1) -> set[str]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+        command = [sys.executable, *(launcher if n > 1 else []), __file__, "--again", name]
+        done = subprocess.run(
+            [*command, *options], capture_output=True, text=True, check=False, timeout=500
+        )
+        found = [line for line in done.stdout.splitlines() if line.startswith("weights ")]
+        if len(found) != n:
+            print(done.stderr[-2000:], file=sys.stderr)
+            return {"failed"}
+        return {*found}
+
+    with tempfile.TemporaryDirectory() as folder:
+        unbroken = run(folder)
+        return {
+            "frozen_resume": run(folder, "3") == unbroken,
+            "unfrozen_resume": run(folder, "9") == unbroken,
+            "processes": len(ends := run(f"{folder}/two", n=2)) == 1 and "failed" not in ends,
+        }
+
+
 def falls(rates: list[float]) -> bool:
     return len(rates) > 1 and all(b < a for a, b in itertools.pairwise(rates))
 
@@ -98,10 +135,9 @@ def falls(rates: list[float]) -> bool:
 # -- Lightning -----------------------------------------------------------------------------------
 
 
-def in_lightning(ours: bool, by_function: bool = False) -> dict[str, Any]:
+def lightning_module(by_function: bool = False) -> Any:
     import torch
-    from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.callbacks import BackboneFinetuning
+    from lightning.pytorch import LightningModule
     from torch.utils.data import DataLoader, TensorDataset
 
     class Module(LightningModule):
@@ -125,7 +161,63 @@ def in_lightning(ours: bool, by_function: bool = False) -> dict[str, Any]:
                 schedule = kinds.ExponentialLR(optimizer, 0.9)
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    module = Module()
+        def train_dataloader(self) -> Any:
+            n = int(os.environ.get("WORLD_SIZE", "1"))
+            return DataLoader(TensorDataset(*data()), 4 // n)
+
+    return Module()
+
+
+def lightning_trainer(kind: str, folder: str, *others: Any, **options: Any) -> Any:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import BackboneFinetuning
+
+    if kind == "scheduler":
+        from finetuning_scheduler import FinetuningScheduler
+
+        phases = {
+            0: {"params": ["head.*"], "max_transition_epoch": 1},
+            1: {"params": ["backbone.*"], "lr": 1e-3, "max_transition_epoch": 2},
+        }
+        tunes: Any = FinetuningScheduler(
+            ft_schedule=phases, epoch_transitions_only=True, restore_best=False
+        )
+    elif kind == "ours":
+        from layergroups import GradualUnfreezing
+        from layergroups.integrations.lightning import LayerGroupsCallback
+
+        tunes = LayerGroupsCallback(["head"], unfreeze=GradualUnfreezing(every=1))
+    else:
+        tunes = BackboneFinetuning(1, lambda epoch: 1.0, backbone_initial_lr=1e-3)
+    return Trainer(
+        max_epochs=2, callbacks=[tunes, *others], accelerator="cpu", logger=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        enable_checkpointing=kind == "scheduler", **options,
+    )  # fmt: skip
+
+
+def lightning_again(kind: str, folder: str, step: int) -> Any:
+    from lightning.pytorch import Callback
+
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if not step:
+                trainer.save_checkpoint(f"{folder}/{trainer.global_step}.ckpt")
+
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    # its documentation asks for the search for unused parameters; layergroups needs none
+    strategy = "ddp" if kind == "ours" else "ddp_find_unused_parameters_true"
+    options = {"devices": n, "strategy": strategy} if n > 1 else {}
+    module = lightning_module()
+    trainer = lightning_trainer(kind, folder, Saves(), **options)
+    trainer.fit(module, ckpt_path=f"{folder}/{step}.ckpt" if step else None)
+    return module
+
+
+def in_lightning(kind: str, by_function: bool = False) -> dict[str, Any]:
+    from lightning.pytorch import Callback
+
+    module = lightning_module(by_function)
     probe, rates = Probe(module.backbone), []
 
     class Looks(Callback):
@@ -143,20 +235,9 @@ def in_lightning(ours: bool, by_function: bool = False) -> dict[str, Any]:
             if trainer.current_epoch == 0:
                 probe.frozen_phase_is_over()
 
-    if ours:
-        from layergroups import GradualUnfreezing
-        from layergroups.integrations.lightning import LayerGroupsCallback
-
-        tunes: Any = LayerGroupsCallback(["head"], unfreeze=GradualUnfreezing(every=1))
-    else:
-        tunes = BackboneFinetuning(1, lambda epoch: 1.0, backbone_initial_lr=1e-3)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            max_epochs=2, callbacks=[tunes, Looks()], accelerator="cpu", logger=False,
-            enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
-            default_root_dir=folder,
-        )  # fmt: skip
-        trainer.fit(module, DataLoader(TensorDataset(*data()), 4))
+        trainer = lightning_trainer(kind, folder, Looks())
+        trainer.fit(module)
     probe.end()
     optimizer = trainer.optimizers[0]
     moments = steps_of(optimizer, module.head.weight) == 12
@@ -166,7 +247,7 @@ def in_lightning(ours: bool, by_function: bool = False) -> dict[str, Any]:
     if by_function:
         return facts
     try:
-        facts["function"] = in_lightning(ours, by_function=True)["schedule"]
+        facts["function"] = in_lightning(kind, by_function=True)["schedule"]
     except ValueError:
         facts["function"] = False  # "zip() argument 2 is shorter than argument 1"
     return {**facts, "version": lightning.__version__}
@@ -175,8 +256,7 @@ def in_lightning(ours: bool, by_function: bool = False) -> dict[str, Any]:
 # -- transformers --------------------------------------------------------------------------------
 
 
-def in_transformers(ours: bool) -> dict[str, Any]:
-    import transformers
+def transformers_trainer(ours: bool, folder: str, **options: Any) -> Any:
     from torch import nn
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -192,9 +272,46 @@ def in_transformers(ours: bool) -> dict[str, Any]:
                 out = {"loss": nn.functional.cross_entropy(logits, labels), **out}
             return out
 
+    class Unfreezes(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= 6:
+                model.body.requires_grad_(True)
+
     model = Model()
-    probe, rates = Probe(model.body), []
     items = [{"x": x, "labels": y} for x, y in zip(*data(), strict=True)]
+    given = {
+        "num_train_epochs": 2, "use_cpu": True, "report_to": "none", "save_strategy": "no",
+        "per_device_train_batch_size": 4 // int(os.environ.get("WORLD_SIZE", "1")),
+        "disable_tqdm": True, "learning_rate": 1e-2, "logging_strategy": "no",
+        "remove_unused_columns": False,
+    }  # fmt: skip
+    args = TrainingArguments(folder, **given | options)
+    if not ours:
+        model.body.requires_grad_(False)
+        return Trainer(model, args, train_dataset=items, callbacks=[Unfreezes()])
+    from layergroups import GradualUnfreezing
+    from layergroups.integrations.transformers import LayerGroupsTrainer
+
+    return LayerGroupsTrainer(
+        model, args, train_dataset=items, split=["head"],
+        unfreeze=GradualUnfreezing(every=1), example_input={"x": data()[0][:2]},
+    )  # fmt: skip
+
+
+def transformers_again(ours: bool, folder: str, step: int) -> Any:
+    trainer = transformers_trainer(ours, folder, save_strategy="steps", save_steps=3)
+    trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-{step}" if step else None)
+    return trainer.model
+
+
+def in_transformers(ours: bool) -> dict[str, Any]:
+    import transformers
+    from transformers import TrainerCallback
+
+    folder = tempfile.TemporaryDirectory()
+    trainer = transformers_trainer(ours, folder.name)
+    model = trainer.model
+    probe, rates = Probe(model.body), []
 
     class Looks(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
@@ -202,32 +319,14 @@ def in_transformers(ours: bool) -> dict[str, Any]:
                 probe.sees_dropout()
             if state.global_step == 6:
                 probe.frozen_phase_is_over()
-                if not ours:
-                    model.body.requires_grad_(True)
             if state.global_step >= 6:
                 groups = kw["optimizer"].param_groups
                 conv = model.body[0].weight
                 rates.extend(float(g["lr"]) for g in groups for p in g["params"] if p is conv)
 
-    with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            folder, num_train_epochs=2, per_device_train_batch_size=4, use_cpu=True,
-            report_to="none", save_strategy="no", disable_tqdm=True, learning_rate=1e-2,
-            logging_strategy="no", remove_unused_columns=False,
-        )  # fmt: skip
-        if ours:
-            from layergroups import GradualUnfreezing
-            from layergroups.integrations.transformers import LayerGroupsTrainer
-
-            trainer: Any = LayerGroupsTrainer(
-                model, args, train_dataset=items, split=["head"],
-                unfreeze=GradualUnfreezing(every=1), example_input={"x": data()[0][:2]},
-            )  # fmt: skip
-        else:
-            model.body.requires_grad_(False)
-            trainer = Trainer(model, args, train_dataset=items)
-        trainer.add_callback(Looks())
-        trainer.train()
+    trainer.add_callback(Looks())
+    trainer.train()
+    folder.cleanup()
     probe.end()
     moments = steps_of(trainer.optimizer.optimizer, model.head.weight) == 12
     version = transformers.__version__
@@ -332,8 +431,9 @@ def keras_peer() -> dict[str, Any]:
 
 
 CONTENDERS = {
-    "Lightning, BackboneFinetuning": ("lightning", lambda: in_lightning(ours=False)),
-    "Lightning, layergroups": ("lightning", lambda: in_lightning(ours=True)),
+    "Lightning, BackboneFinetuning": ("lightning", lambda: in_lightning("backbone")),
+    "Lightning, finetuning-scheduler": ("scheduler", lambda: in_lightning("scheduler")),
+    "Lightning, layergroups": ("lightning", lambda: in_lightning("ours")),
     "transformers, requires_grad": ("transformers", lambda: in_transformers(ours=False)),
     "transformers, layergroups": ("transformers", lambda: in_transformers(ours=True)),
     "fastai": ("fastai", fastai_peer),
@@ -341,13 +441,31 @@ CONTENDERS = {
 }
 
 
+AGAIN = {
+    "Lightning, BackboneFinetuning": lambda *given: lightning_again("backbone", *given),
+    "Lightning, finetuning-scheduler": lambda *given: lightning_again("scheduler", *given),
+    "Lightning, layergroups": lambda *given: lightning_again("ours", *given),
+    "transformers, requires_grad": lambda *given: transformers_again(False, *given),
+    "transformers, layergroups": lambda *given: transformers_again(True, *given),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--python", nargs="*", default=[], metavar="LIBRARY=PATH")
     parser.add_argument("--one", help="run this contender here and print JSON")
+    parser.add_argument("--again", nargs="+", help="its weights after a run: NAME FOLDER [STEP]")
     options = parser.parse_args()
+    if options.again:
+        name, folder, *step = options.again
+        Path(folder).mkdir(exist_ok=True)
+        model = AGAIN[name](folder, int(*step))
+        print(f"\nweights {digest(model)}\n", end="")
+        return
     if options.one:
-        print("\n" + json.dumps(CONTENDERS[options.one][1](), default=bool))
+        facts = CONTENDERS[options.one][1]()
+        rows = run_again(options.one) if options.one in AGAIN else {}
+        print("\n" + json.dumps(dict.fromkeys(FACTS) | facts | rows, default=bool))
         return
     pythons = dict(each.split("=", 1) for each in options.python)
     found: dict[str, dict[str, Any]] = {}
