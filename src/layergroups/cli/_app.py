@@ -191,7 +191,7 @@ def train(
         typer.Option(
             min=0,
             metavar="RATE",
-            help="Learning rate of the head-only phase; the later phase uses up to 0.15 of it.",
+            help="Learning rate of the head-only phase; the later phase uses up to 0.03 of it.",
         ),
     ] = RunConfig.lr,
     search: Annotated[
