@@ -51,8 +51,8 @@ class History(Sequence[EpochRow], Printable):
         return table_of(self.rows)
 
     def _ipython_display_(self) -> None:
-        # IPython uses the other displays on NotImplementedError. Rows are compared by what the table
-        # shows: fine_tune adds its plan to the last one afterwards.
+        # IPython uses the other displays on NotImplementedError. Rows are compared by what the
+        # table shows: fine_tune adds its plan to the last one afterwards.
         shown = _live.get(current_cell(), ())[-len(self) :]
         names = self.metric_names
         if not self.rows or [cells(r, names) for r in shown] != [cells(r, names) for r in self]:
