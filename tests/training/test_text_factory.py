@@ -169,6 +169,18 @@ def test_a_fit_on_cached_vectors_is_the_fit_without_a_cache(folder: Path) -> Non
         assert row.valid_loss == pytest.approx(same.valid_loss, rel=1e-4)
 
 
+def test_tokens_of_different_numbers_are_not_cached(folder: Path, caplog: Any) -> None:
+    one, other = learner(folder), learner(folder)
+    for learn in (one, other):
+        learn.freeze_to(1)
+    with caplog.at_level(logging.WARNING, "layergroups"):
+        one.fit(3, 1e-3)
+    assert len(caplog.records) == 1  # says why
+    other.fit(3, 1e-3, feature_cache=False)
+    theirs = weights(other)
+    assert all(torch.equal(value, theirs[name]) for name, value in weights(one).items())
+
+
 def test_a_seed_decides_everything(folder: Path) -> None:
     one, other = learner(folder, balance_of(folder)), learner(folder, balance_of(folder))
     one.fine_tune(1, defaults=FEW)

@@ -19,7 +19,7 @@ from layergroups._checks import whole_number
 from layergroups._formatting import memory
 from layergroups._paths import path_of
 from layergroups.errors import TrainingError
-from layergroups.training.feature_cache._feature_cut import TensorSpec
+from layergroups.training.feature_cache._feature_cut import NoCutError, TensorSpec
 
 _MOST_OF_FREE: Final = 0.9  # of a disk; others write to it too
 _ZEROS: Final = bytes(1 << 20)
@@ -115,6 +115,8 @@ class FeatureBuffer:
         index = torch.tensor(positions, dtype=torch.long)
         for stored, spec, value in zip(self._values, self._specs, values, strict=True):
             plain = value.permute(0, 2, 3, 1) if spec.channels_last else value
+            if plain.shape[1:] != stored.shape[1:]:  # such as tokens of texts
+                raise NoCutError("its outputs have other sizes in other batches")
             stored[view * self.items + index] = plain.to(stored.device, stored.dtype)
         if not self.is_filled:
             self.targets = torch.zeros(self.items, *targets.shape[1:], dtype=targets.dtype)
