@@ -42,6 +42,14 @@ def model_of(kind: str) -> PreTrainedModel:
         return transformers.ViTForImageClassification(
             transformers.ViTConfig(**SMALL, image_size=32, patch_size=8, num_labels=3)
         )
+    if kind == "AudioClassification":
+        return transformers.ASTForAudioClassification(
+            transformers.ASTConfig(**SMALL, max_length=32, num_mel_bins=32, num_labels=3)
+        )
+    if kind == "CLIP":
+        vision = {**SMALL, "image_size": 32, "patch_size": 8}
+        config = transformers.CLIPConfig(vision_config=vision, num_labels=3)
+        return transformers.CLIPForImageClassification(config)
     if kind == "CausalLM":  # the head is tied to the embedding
         return transformers.GPT2LMHeadModel(
             transformers.GPT2Config(
@@ -60,7 +68,7 @@ def model_of(kind: str) -> PreTrainedModel:
 
 KINDS = (
     "SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification",
-    "ViT", "CausalLM", "Seq2SeqLM",
+    "ViT", "CLIP", "AudioClassification", "CausalLM", "Seq2SeqLM",
 )  # fmt: skip
 
 
@@ -71,7 +79,10 @@ def items(kind: str = "SequenceClassification", n: int = 24) -> list[dict[str, t
     for i in range(n):
         ids = torch.randint(3, 64, (8,), generator=draw)
         label = torch.tensor(i % 3)
-        if kind in ("ImageClassification", "ViT"):
+        if kind == "AudioClassification":
+            made.append({"input_values": torch.randn(32, 32, generator=draw), "labels": label})
+            continue
+        if kind in ("ImageClassification", "ViT", "CLIP"):
             made.append({"pixel_values": torch.randn(3, 32, 32, generator=draw), "labels": label})
             continue
         ids[0] = 3 + label
