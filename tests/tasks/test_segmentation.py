@@ -11,8 +11,16 @@ import torch
 from PIL import Image
 from tests.data.masks import NAMES, shapes
 
-from layergroups import SegmentationDataLoaders, load_learner, segmentation_learner, unet_learner
-from layergroups.tasks import MaskPrediction
+from layergroups import (
+    CrossEntropy,
+    FeatureCacheConfig,
+    Interpretation,
+    SegmentationDataLoaders,
+    load_learner,
+    segmentation_learner,
+    unet_learner,
+)
+from layergroups.tasks import MaskPrediction, MaskReport
 from layergroups.training import Learner
 
 SMALL: dict[str, Any] = {"size": (48, 64), "batch_size": 4, "num_workers": 0, "cache": False}
@@ -92,3 +100,100 @@ def test_the_groups_are_those_of_the_body_and_the_new_layers(dls: SegmentationDa
     assert learn.layer_groups.names == ("early", "late", "head")
     assert all(name.startswith("1.") for name, _ in learn.layer_groups[-1].named_parameters())
     assert all(learn.layer_groups.reasons)
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_a_frozen_body_stays_as_it_is_to_the_bit_and_runs_once(
+    folders: tuple[Path, Path],
+) -> None:
+    """Its maps of several resolutions are cached, and training on them is the same."""
+    plain = SegmentationDataLoaders.from_folders(*folders, classes=NAMES, augment=False, **SMALL)
+    found = []
+    for cached in (True, False):
+        learn = learner(plain)
+        learn.freeze()
+        body = weights_of(learn.model[0])
+        history = learn.fit(2, 1e-2, feature_cache=cached)
+        assert all(torch.equal(body[n], t) for n, t in learn.model[0].state_dict().items())
+        assert ("body_passes" in history[-1].resources) is cached
+        found.append(weights_of(learn.model[1]))
+    assert all(torch.allclose(t, found[1][n], rtol=1e-3, atol=1e-4) for n, t in found[0].items())
+
+
+def test_maps_that_do_not_fit_are_computed_again_and_a_line_says_so(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = SegmentationDataLoaders.from_folders(*folders, classes=NAMES, augment=False, **SMALL)
+    learn = learner(plain, feature_cache=FeatureCacheConfig(memory=1000, disk=0))
+    learn.freeze()
+    history = learn.fit(2, 1e-2)
+    assert not history[-1].resources.get("body_passes")
+    assert "frozen layers" in caplog.text
+
+
+class StopAt:
+    """Ends a fit before a step, as a kill does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_step(self, run: Any) -> None:
+        if run.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_fit_ends_as_the_unbroken_one_to_the_bit(
+    dls: SegmentationDataLoaders, tmp_path: Path
+) -> None:
+    whole = learner(dls)
+    whole.fit_one_cycle(2, 1e-2)
+    broken = learner(dls)
+    folder = {"checkpoint_dir": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit_one_cycle(2, 1e-2, callbacks=[StopAt(4)], **folder)
+    again = learner(dls)
+    again.fit_one_cycle(2, 1e-2, resume=True, **folder)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "loss", ["dice", "dice+cross_entropy", "focal", CrossEntropy(weight="balanced")]
+)
+def test_losses_of_masks_leave_out_ignored_pixels(dls: SegmentationDataLoaders, loss: Any) -> None:
+    learn = learner(dls, loss_func=loss)
+    learn.fit(1, 1e-2)
+    func = learn.loss_func
+    if not isinstance(func, CrossEntropy):
+        outputs = torch.randn(2, 3, 4, 4)
+        targets = torch.randint(3, (2, 4, 4))
+        targets[:, :2] = -100
+        other = outputs.clone()
+        other[:, :, :2] += torch.randn(2, 3, 2, 4)
+        assert func(outputs, targets) == pytest.approx(float(func(other, targets)), abs=1e-6)
+    assert learn.get_preds(with_loss=True)[2].shape == (2,)
+
+
+def test_masks_are_interpreted_by_pixels(trained: Learner, tmp_path: Path) -> None:
+    interp = Interpretation.from_learner(trained)
+    report = interp.measures()
+    assert isinstance(report, MaskReport)
+    assert report.mean_iou == pytest.approx(trained.validate()["iou"], abs=1e-6)
+    assert interp.confusion_matrix().total == 2 * 48 * 64
+    interp.plot_top_losses(2, tmp_path / "top.png")
+    trained.show_results(tmp_path / "results.png", n=2)
+    trained.report(tmp_path / "run.html")
+    page = (tmp_path / "run.html").read_text("utf-8")
+    assert all(text in page for text in ("IoU", "predicted mask", "pixels"))
+
+
+def test_averaged_views_and_batches_of_other_masks(
+    trained: Learner, dls: SegmentationDataLoaders
+) -> None:
+    images = dls.valid_images.files
+    masks = [label.path for label in dls.valid_images.labels or ()]  # type: ignore[union-attr]
+    assert trained.validate(dls.test_dl(images, masks)) == trained.validate()
+    assert trained.tta(n=2)[0].shape == (2, 3, 48, 64)
