@@ -22,6 +22,7 @@ import layergroups.errors
 from layergroups.tasks import LOSSES, TASKS
 from layergroups.training.optim._optimizers import build_optimizer
 from layergroups.training.state._learner_state import LearnerState
+from tests.data.masks import NAMES, shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_PHOTOS = ROOT / "src/layergroups/demo/photos"
@@ -90,6 +91,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         lines = [f"{file},{cells(name, i)}" for file, name, i in rows]
         (tmp_path / table).write_text("\n".join([heading, *lines]))
+    shapes(tmp_path)
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
     store = tmp_path / "torch/hub/checkpoints"
     store.mkdir(parents=True)
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ def test_all_examples_are_tested() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
     assert found == {
         "accelerate_loop", "ddp_loop", "fine_tune_folder", "mixed_precision", "plain_loop",
-        "run_exported", "schedules", "skorch_net", "text",
+        "run_exported", "schedules", "segmentation", "skorch_net", "text",
     }  # fmt: skip
 
 
@@ -155,3 +155,11 @@ def test_text(tmp_path: Path, capsys: Any) -> None:
     table.write_text("\n".join(["text,label", *rows]) + "\n")
     load("text")([str(table), "--model", str(model_folder(tmp_path / "m")), "--epochs", "1"])
     assert "correct" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_segmentation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--scratch", "--epochs", "2", "--out", str(tmp_path)]
+    load("segmentation")(["--arch", "timm:test_resnet", "--size", "64", *out])
+    assert "mask of 64 x 64 pixels" in capsys.readouterr().out
+    assert {"mask.png", "results.png", "model"} <= {path.name for path in tmp_path.iterdir()}

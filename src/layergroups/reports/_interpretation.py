@@ -328,6 +328,10 @@ class Interpretation(SuggestsNames):
             f"Use interp.{instead}."
         )
 
+    @property
+    def _counted(self) -> str:
+        return "pixels" if self.task.per_pixel else "items"
+
     def plot_confusion_matrix(self, path: str | Path | None = None) -> Path | Figure:
         """Draw the confusion matrix.
 
@@ -339,7 +343,9 @@ class Interpretation(SuggestsNames):
                 written.
         """
         found = self.confusion_matrix()
-        return drawing.save_or_return(draw_confusion(found.matrix, found.classes), path)
+        return drawing.save_or_return(
+            draw_confusion(found.matrix, found.classes, self._counted), path
+        )
 
     def plot_top_losses(
         self, k: int = 9, path: str | Path | None = None, *, cam: bool = True, largest: bool = True

@@ -38,7 +38,9 @@ def confusion_matrix_picture(
     return drawing.save(draw_confusion(matrix, classes), path)
 
 
-def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+def draw_confusion(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], what: str = "items"
+) -> Figure:
     n = len(classes)
     step = -(-n // _MAX_NAMES)
     side = n * _CELL if n <= 20 else _SIDE
@@ -47,7 +49,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> F
     counts = np.array(matrix)
     total = int(counts.sum())
     accuracy = f"{counts.trace() / total:.1%}" if total else "none"
-    title = f"{accuracy} of {total} items are correct"
+    title = f"{accuracy} of {total:,d} {what} are correct"
     room = max(map(len, names)) * letters / 110 + 0.5  # of the names, inches
     size = (max(side + room, 5.0), side + room)
     figure = drawing.new_figure(*size, title, "blue: correct, orange: errors")
