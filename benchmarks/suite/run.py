@@ -39,6 +39,7 @@ CONTENDERS = {  # name: script
     "linear probe": "linear_probe.py",
     "k-NN": "nearest.py",
 }
+ON_REQUEST = ("layergroups search",)  # runs only where --contenders names it
 WITHOUT_EPOCHS = ("linear probe", "k-NN")  # one run: no epochs, no seed
 IN_OWN_ENVIRONMENT = ("layergroups", "layergroups search", "by hand")
 SUBSET = {
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results.csv"))
     parser.add_argument("--sets", nargs="*", help="default: all")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=[*SUBSET])
-    parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=[*CONTENDERS])
+    usual = [name for name in CONTENDERS if name not in ON_REQUEST]
+    parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=usual)
     parser.add_argument("--epochs", nargs="*", type=int, default=[3, 1, 10])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, help="default: of the network")
