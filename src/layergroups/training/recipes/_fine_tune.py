@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from layergroups._checks import number
-from layergroups.data import items_in
+from layergroups.data import items_in, texts_of
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate, spread_rates
 from layergroups.training.recipes._phases import FineTuneDefaults, Phase
@@ -99,7 +99,9 @@ def new_plan(
     if figures.lowest != wanted.lowest:
         reasons["lowest"] = "no earlier group can stay frozen, or has a rate of its own"
     if figures.unfrozen_ratio != wanted.unfrozen_ratio:
-        reasons["unfrozen_ratio"] = "a head of several layers has much to learn after its own phase"
+        reasons["unfrozen_ratio"] = (
+            "a head of several layers, or an encoder of texts, has much to learn later"
+        )
     return FineTunePlan(
         epochs=epochs,
         freeze_epochs=freeze_epochs,
@@ -140,6 +142,7 @@ def fitted(
     if defaults is None and lr is not None and not isinstance(lr, (int, float)):
         rates = spread_rates(lr, groups.names, (0.0,) * len(groups))
         lowest = next((index for index, rate in enumerate(rates) if rate > 0), lowest)
-    if defaults is None and sum(p.ndim > 1 for p in groups[-1].parameters()) > 1:
+    is_deep = sum(p.ndim > 1 for p in groups[-1].parameters()) > 1
+    if defaults is None and (is_deep or texts_of(learner.data.train)):
         known = replace(known, unfrozen_ratio=_RATIO_OF_A_DEEP_HEAD)
     return replace(known, lowest=lowest)

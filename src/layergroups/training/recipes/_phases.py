@@ -91,7 +91,7 @@ class FineTuneDefaults:
     Attributes:
         base_lr: rate of the head in the first phase.
         unfrozen_ratio: rate of the last group in the second phase, as a part of base_lr. Without
-            `defaults` it is 0.15 for a head of several layers, such as a decoder.
+            `defaults` it is 0.15 for a head of several layers, such as a decoder, and for texts.
         spread: rate of the first group in the second phase, as a part of that of the last group;
             those between are spread in equal ratios.
         lowest: the first layer group that trains in the second phase; 0 trains all. 1 leaves the
