@@ -60,6 +60,7 @@ def check(name: str) -> Verdict:
     out = assembled.model(torch.zeros_like(assembled.example, device=where))
     verdict.note("shape", "" if tuple(out.shape) == (2, 10) else f"gives {tuple(out.shape)}")
     verdict.note("backward", laws.backward(groups, out.sum(), laws.leading(new)))
+    verdict.note("depths", depths(loaded, groups.names))
     small = n_parameters < SMALL and max(loaded.input.size) <= SMALL_SIDE
     if small:
         verdict.note("numbers", numbers(name))
@@ -101,6 +102,15 @@ def normalisation(loaded: LoadedModel) -> str:
         told = (list(config["mean"]), list(config["std"]), config["input_size"][-1])
     ours = (list(loaded.input.mean), list(loaded.input.std), loaded.input.size[-1])
     return "" if ours == told else f"{ours}, its weights say {told}"
+
+
+def depths(loaded: LoadedModel, names: tuple[str, ...]) -> str:
+    """What is wrong with features of several depths, the default of `vision_learner`."""
+    made = assemble(loaded, 10, size=loaded.input.size, depths=True, concat_pool=False, lin_ftrs=())
+    now = made.layer_groups().names
+    if not made.cut.depths:
+        return "no inner maps found"
+    return "" if now == names else f"other layer groups: {now}"
 
 
 def width(taken: int, assembled: Assembled) -> str:
