@@ -68,7 +68,7 @@ def test_an_export_is_shown_with_its_rates(run: Run, model: Path, tmp_path: Path
     found = json.loads(run("inspect", model, "--json").out)
     assert [group["name"] for group in found["groups"]] == ["early", "late", "head"]
     assert [group["rate"] for group in found["groups"]] == pytest.approx(
-        [3e-5, 3e-5 * 10**0.5, 3e-4]
+        [6e-6, 6e-6 * 10**0.5, 6e-5]
     )
     other = json.loads(run("inspect", model, "--split", "layerwise", "--json").out)
     assert len(other["groups"]) > 3

@@ -80,7 +80,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.groups(head="classifier"), errors.AnatomyError, "'classifier'", None),
         (lambda p: p.groups(1.5), errors.GroupingError, r"split=1.5.*'auto'", None),
         (lambda p: p.groups([]), errors.GroupingError, r"split=\[\].*a list of module paths", None),
-        (lambda p: p.groups(["0.77"]), errors.GroupingError, "'0.77'; the model's children", None),
+        (lambda p: p.groups(["0.77"]), errors.GroupingError, r"'0.77'\. Did you mean 0.7\?", None),
         (lambda p: p.groups({"a": "("}), errors.GroupingError, r"'\(' of group 'a'", Exception),
         (lambda p: p.groups({"a": 3}), errors.GroupingError, "pattern 3 of group 'a'", TypeError),
         (lambda p: p.groups(lambda m: m.layer4), errors.GroupingError,
@@ -260,6 +260,27 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     ],
     "LivePlot": [
         (lambda p: lg.LivePlot(seconds=-1), errors.TrainingError, "seconds=-1.*seconds=2", None),
+    ],
+    "SegmentationDataLoaders": [
+        (lambda p: lg.SegmentationDataLoaders.from_folders(None, p.path, classes=["a", "b"]),
+         errors.DataError, "None is not a path.*masks", None),
+        (lambda p: lg.SegmentationDataLoaders.from_folders(p.path, p.path / "no", classes=["a"]),
+         errors.DataError, "masks: there is no folder", None),
+    ],
+    "TextDataLoaders": [
+        (lambda p: lg.TextDataLoaders.from_table(p.path / "no.csv", text="a", label="b", model="x"),
+         errors.DataError, "Expected a CSV", FileNotFoundError),
+    ],
+    "segmentation_learner": [
+        (lambda p: lg.segmentation_learner([], "resnet18"), errors.TrainingError,
+         "no train and no valid", None),
+    ],
+    "unet_learner": [
+        (lambda p: lg.unet_learner(lg.ImageDataLoaders.from_folder(p.photos, size=32), "resnet18"),
+         errors.TrainingError, "SegmentationDataLoaders", None),
+    ],
+    "text_learner": [
+        (lambda p: lg.text_learner([]), errors.TrainingError, "TextDataLoaders.from_table", None),
     ],
     "vision_learner": [
         (lambda p: lg.vision_learner([], "resnet18"), errors.TrainingError,

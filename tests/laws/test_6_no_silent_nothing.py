@@ -20,7 +20,7 @@ def test_freeze_on_one_group_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (["nothing.here"], "no module is at 'nothing.here'; the model's children are"),
+        (["nothing.here"], r"no module is at 'nothing.here'\. The model's children are"),
         ({"a": "stem", "b": "nowhere"}, r"the patterns of \['b'\] match no parameter"),
         ("by magic", "no rule is called 'by magic'"),
         ("classic", "has no split for TinyResNet"),

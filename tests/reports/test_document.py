@@ -116,8 +116,8 @@ def test_the_page_tells_the_story_in_its_order() -> None:
     read = Reader(run_page(tiny_run()))
     sections = [a["id"] for element, a in read.elements if element == "section"]
     assert sections == [
-        "training", "results", "confusion", "calibration", "errors", "network", "data", "time",
-        "reproduce",
+        "training", "decisions", "results", "confusion", "calibration", "errors", "network", "data",
+        "time", "reproduce",
     ]  # fmt: skip
     text = " ".join(read.texts)
     assert "only “1” for 1 epoch, then all layer groups for 2 epochs" in text

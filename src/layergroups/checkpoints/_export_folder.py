@@ -202,7 +202,7 @@ def described_head(model: nn.Module) -> list[dict[str, Any]] | None:
 
 
 def _has_body_and_head(model: nn.Module) -> bool:
-    return type(model) in _KINDS and [*model._modules] == ["0", "1"]
+    return type(model) in _KINDS and [name for name, _ in model.named_children()] == ["0", "1"]
 
 
 @dataclass(frozen=True, kw_only=True)

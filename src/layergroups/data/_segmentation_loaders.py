@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
+from layergroups._paths import path_of
 from layergroups.data._batches import BatchMaker, EvalLoader, ImageDataset
 from layergroups.data._image_loaders import ImageDataLoaders
 from layergroups.data.sources import (
@@ -138,7 +139,7 @@ class SegmentationDataLoaders(ImageDataLoaders):
         settings = Settings(_DEFAULTS | options, cls.from_table)
         if folder is None:
             folder = Path(table).parent if isinstance(table, str | os.PathLike) else "."
-        where = Path(folder).expanduser()
+        where = path_of(folder, DataError, 'folder="images"').expanduser()
         rows = rows_of(
             read_table(table, header=header), where, fn_col=fn_col, label_col=mask_col,
             label_delim=None, valid_col=valid_col, suff="", task=None,

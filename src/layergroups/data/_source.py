@@ -143,6 +143,11 @@ class DataSource:
         return self.vocab
 
     @property
+    def augmentation(self) -> object:
+        """How training items are augmented: settings, a function, or None."""
+        return None
+
+    @property
     def augmented(self) -> bool:
         """Whether a training item differs from epoch to epoch."""
         return True
@@ -351,6 +356,7 @@ class PlainSource(DataSource):
     vocab: Any = property(lambda self: tuple(map(str, self._get("vocab") or ())))
     seed: Any = property(lambda self: int(self._get("seed", 0)))
     input: Any = property(lambda self: self._get("input"))
+    augmentation: Any = property(lambda self: self._get("augment"))
     size: Any = property(lambda self: self._get("size"))
 
     @property

@@ -132,6 +132,7 @@ def vision_learner(
             "custom_head=create_head(512, 10)."
         )
     _check_range(y_range, task, custom_head)
+    _check_task(data, per_pixel=False)
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
@@ -268,6 +269,7 @@ def segmentation_learner(
     """
     data = data_source(dls)
     size, _ = _checked_images(data)
+    _check_task(data, per_pixel=True)
     own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
     own |= {"metrics": metrics, "loss_func": loss_func, "opt_func": opt_func, "seed": seed}
 
@@ -342,6 +344,15 @@ def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:
             '"resnet18"); for other batches: Learner(dls, model).'
         )
     return data.size, data.input
+
+
+def _check_task(data: DataSource, *, per_pixel: bool) -> None:
+    if data.task is not None and data.task.per_pixel != per_pixel:
+        right = (
+            "masks. Use vision_learner(dls, arch), or SegmentationDataLoaders for the data"
+            if per_pixel else "one prediction for each image. Use segmentation_learner(dls, arch)"
+        )  # fmt: skip
+        raise TrainingError(f"The task of the data is {data.task.name}, not {right}.")
 
 
 def _check_range(y_range: object, task: Task, custom_head: nn.Module | None) -> None:

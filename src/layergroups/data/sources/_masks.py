@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from layergroups._formatting import count, first_few
+from layergroups._paths import path_of
 from layergroups.data._samples import Samples, Split, divided, names_of
 from layergroups.data.image import (
     Array,
@@ -310,7 +311,10 @@ def paired(
     images: str | os.PathLike[str], masks: str | os.PathLike[str], suffix: str, channels: int
 ) -> tuple[list[str], list[str], list[bool] | None]:
     """Images and masks of the same names below two folders, and which are for validation."""
-    roots = [Path(each).expanduser() for each in (images, masks)]
+    roots = [
+        path_of(each, DataError, 'from_folders("images", "masks")').expanduser()
+        for each in (images, masks)
+    ]
     for name, root in zip(("images", "masks"), roots, strict=True):
         if not root.is_dir():
             raise DataError(f"{name}: there is no folder {root}.")

@@ -153,7 +153,7 @@ def checked_plan(plan: FineTunePlan | Mapping[str, Any], learner: LearnerState) 
 
 def settings_of(learner: LearnerState) -> dict[str, Any]:
     """Settings of a learner that a plan notes."""
-    own, vary = learner.opt_func, getattr(learner.dls, "augment", None)
+    own, vary = learner.opt_func, learner.data.augmentation
     shown = vary is None or isinstance(vary, bool) or is_dataclass(vary)
     return {
         "optimizer": own if isinstance(own, str) else _name(own),
