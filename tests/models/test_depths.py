@@ -7,7 +7,7 @@ import copy
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layergroups.anatomy import trace
 from layergroups.checkpoints import Blueprint
@@ -118,3 +118,26 @@ def test_depths_are_exported_and_compiled(name: str) -> None:
         torch.testing.assert_close(program.module()(x), expected, rtol=1e-3, atol=1e-3)
         compiled = torch.compile(made, backend="eager")
         torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_map_inside_a_tuple_is_read() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return self.conv(x), 7
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Pair(), nn.Conv2d(4, 6, 3, stride=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x)[0])
+
+    body = Body()
+    maps = find_depths(trace(body, torch.zeros(2, 3, 32, 32)), body)
+    assert [each.path for each in maps] == ["first"]
+    assert DepthFeatures(body, maps)(torch.randn(2, 3, 32, 32)).shape == (2, 6 + 2 * 4)

@@ -32,7 +32,7 @@ from layergroups.errors import AnatomyError, CutError, InputSizeError
 from layergroups.groups import LayerGroups, Split
 from layergroups.input_spec import InputSpec
 from layergroups.models._catalog import LoadedModel
-from layergroups.models._depths import DepthFeatures, find_depths, width
+from layergroups.models._depths import DepthFeatures, find_depths
 from layergroups.models._feature_maps import Encoder, FeatureMap
 from layergroups.models._heads import ConcatLinear, HeadOptions, create_head, whole_path
 
@@ -214,9 +214,9 @@ def assemble(
     """
     example = images_of(loaded.input.channels, size)
     body, planned, shape = cut_body(loaded, example, cut)
-    if depths and (maps := find_depths(trace(body, example), body)):
-        body, planned = DepthFeatures(body, maps), replace(planned, depths=maps)
-        shape = (shape[0], (shape[-1] if len(shape) == 3 else shape[1]) + width(maps))
+    if depths and (found := _with_depths(body, example)):
+        body, shape = found
+        planned = replace(planned, depths=body.maps)
     lost = planned.removed[1:] + planned.idle
     if lost:
         log.warning("removed together with the classifier: %s", ", ".join(lost))
@@ -236,6 +236,20 @@ def assemble(
         input=loaded.input,
         example=example,
     )
+
+
+def _with_depths(body: nn.Module, example: Tensor) -> tuple[DepthFeatures, tuple[int, ...]] | None:
+    """The body with features of several depths, and their shape; None if it gives none."""
+    maps = find_depths(trace(body, example), body)
+    if not maps:
+        log.info("The head reads the output of the body alone: no inner feature maps were found.")
+        return None
+    made = DepthFeatures(body, maps)
+    try:
+        return made, output_shape(trace(made, example))
+    except AnatomyError as error:
+        log.warning("The head reads the output of the body alone, not of several depths: %s", error)
+        return None
 
 
 def create_body(

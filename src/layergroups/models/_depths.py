@@ -85,8 +85,3 @@ def _is_output(found: Trace, maps: tuple[FeatureMap, ...]) -> bool:
     call = next(call for call in found.calls if call.path == maps[-1].path)
     later = Flow(found).between(call.end, found.calls[0].end)
     return call.shape == output_shape(found) and not any(op.parameters for op in later)
-
-
-def width(maps: tuple[FeatureMap, ...]) -> int:
-    """How many features the maps add."""
-    return sum(2 * each.channels for each in maps)

@@ -10,11 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from layergroups._torch import tree_flatten
 from layergroups.anatomy import Call, Flow, Trace, is_vector
 
 FIRST, LAST, TOKENS = "channels first", "channels last", "tokens"
@@ -83,13 +85,15 @@ class Encoder(nn.Module):
 def outputs_at(
     body: nn.Module, paths: Sequence[str], images: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a body returns, and what its modules at these paths return on the way."""
-    seen: dict[str, Any] = {}
+    """What a body returns, and the first tensor that its modules at these paths return."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        leaves = [output] if isinstance(output, Tensor) else tree_flatten(output)[0]
+        seen[path] = next(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
     handles = [
-        body.get_submodule(path).register_forward_hook(
-            lambda module, inputs, output, path=path: seen.update({path: output})
-        )
-        for path in paths
+        body.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths
     ]
     try:
         last = body(images)
