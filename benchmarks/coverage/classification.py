@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from layergroups.anatomy import Flow, Op, Trace, find_head, trace
 from layergroups.models import LoadedModel, load_model
 from layergroups.models._cut import Assembled, assemble
+from layergroups.models._depths import find_depths
 
 SMALL = 4_000_000
 SMALL_SIDE = 260
@@ -108,8 +109,9 @@ def depths(loaded: LoadedModel, names: tuple[str, ...]) -> str:
     """What is wrong with features of several depths, the default of `vision_learner`."""
     made = assemble(loaded, 10, size=loaded.input.size, depths=True, concat_pool=False, lin_ftrs=())
     now = made.layer_groups().names
-    if not made.cut.depths:
-        return "no inner maps found"
+    body = made.model[0]
+    if not made.cut.depths:  # tokens that come from no grid are not maps: the output alone is read
+        return "maps cannot be read" if find_depths(trace(body, made.example), body) else ""
     return "" if now == names else f"other layer groups: {now}"
 
 
