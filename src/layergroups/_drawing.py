@@ -34,7 +34,7 @@ _IMAGE = 1.8
 
 
 def group_colours(n_body: int, has_head: bool) -> list[str]:
-    """A colour for each layer group, nearest the input first; told apart by colour-blind eyes too.
+    """A colour for each layer group, nearest the input first; also for colour-blind readers.
 
     The body goes from dark to light, the head is vermilion (Okabe and Ito's).
     """

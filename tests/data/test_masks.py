@@ -51,10 +51,10 @@ def test_colours_are_classes(tmp_path: Path) -> None:
     pixels = np.append(colours, [[9, 9, 9]], 0)[np.where(MASK == 255, 3, MASK)]
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "mask.png")
     classes = tuple(tuple(map(int, colour)) for colour in colours)
-    found = MaskReader(classes, ((9, 9, 9),)).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type]
+    found = MaskReader(classes, ((9, 9, 9),)).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type] # parametrised
     assert torch.equal(found.long(), EXPECTED)
     with pytest.raises(DataError, match=r"\(9, 9, 9\)"):
-        MaskReader(classes).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type]
+        MaskReader(classes).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type] # parametrised
 
 
 def test_black_and_white_masks_need_no_classes(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_wrong_arguments_are_refused(folder: Path, wrong: dict[str, Any]) -> Non
 
 def test_an_unknown_option_is_refused(folder: Path) -> None:
     with pytest.raises(ArgumentError, match="batch_size"):
-        TextDataLoaders.from_table(table(), model=folder, batchsize=3)  # type: ignore[call-arg]
+        TextDataLoaders.from_table(table(), model=folder, batchsize=3)  # type: ignore[call-arg] # the mistake
 
 
 def test_truncation_is_counted_and_logged(folder: Path, caplog: Any) -> None:

@@ -65,6 +65,6 @@ def test_an_export_has_the_tokenizer(folder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused(folder: Path, tmp_path: Path) -> None:
     for wrong in ({"max_length": 99}, {"max_length": 0}, {"long": "drop"}):
         with pytest.raises(DataError):
-            TextTransform.of(folder, **wrong)  # type: ignore[arg-type]
+            TextTransform.of(folder, **wrong)  # type: ignore[arg-type] # the mistake
     with pytest.raises(DataError, match="tokenizer"):
         TextTransform.of(tmp_path / "nothing")

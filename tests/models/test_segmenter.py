@@ -18,7 +18,7 @@ SMALL = (
 
 
 def segmenter(name: str, size: tuple[int, int] = (72, 100), **options: object) -> Segmenter:
-    made = assemble_segmenter(load_model(name, pretrained=False), 4, size=size, **options)  # type: ignore[arg-type]
+    made = assemble_segmenter(load_model(name, pretrained=False), 4, size=size, **options)  # type: ignore[arg-type] # of any type
     assert isinstance(made.model, Segmenter)
     return made.model.eval()
 

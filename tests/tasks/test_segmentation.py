@@ -194,6 +194,6 @@ def test_averaged_views_and_batches_of_other_masks(
     trained: Learner, dls: SegmentationDataLoaders
 ) -> None:
     images = dls.valid_images.files
-    masks = [label.path for label in dls.valid_images.labels or ()]  # type: ignore[union-attr]
+    masks = [label.path for label in dls.valid_images.labels or ()]  # type: ignore[union-attr] # labels are MaskFiles
     assert trained.validate(dls.test_dl(images, masks)) == trained.validate()
     assert trained.tta(n=2)[0].shape == (2, 3, 48, 64)

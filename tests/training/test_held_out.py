@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from layergroups import ImageDataLoaders
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.training import EarlyStopping, FineTuneDefaults, Learner
-from layergroups.training.recipes._held_out import ChooseWeights, HeldOut, _best
+from layergroups.training.recipes._held_out import ChooseWeights, HeldOut, _best, item_errors
 
 FIGURES = FineTuneDefaults(head_steps=12, head_passes=1, hold_out=0.2)
 
@@ -282,3 +282,19 @@ def test_settings_of_the_recipe_refuse_nonsense(wrong: dict[str, Any]) -> None:
 def test_the_plotted_schedule_counts_the_smaller_batches() -> None:
     preview = learner().plot_schedule("fine_tune", 3, defaults=FIGURES)
     assert preview.phases[1].steps == 3 * 6
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "expected"),
+    [
+        ([[2.0, 1.0], [0.0, 3.0]], [0, 0], [0.0, 1.0]),  # of one class each
+        ([[2.0], [-1.0]], [1, 0], [0.3, 0.7]),  # one score: the largest says nothing
+        ([[2.0, 1.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]], [0.3, 0.7]),
+    ],
+)
+def test_an_item_is_wrong_or_right_only_for_several_classes(
+    outputs: list[list[float]], targets: list[Any], expected: list[float]
+) -> None:
+    losses = torch.tensor([0.3, 0.7])
+    found = item_errors(torch.tensor(outputs), torch.tensor(targets), losses)
+    assert found.tolist() == pytest.approx(expected)

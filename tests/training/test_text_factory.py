@@ -195,7 +195,7 @@ def balance_of(folder: Path) -> TextDataLoaders:
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(TrainingError, match="TextDataLoaders"):
-        text_learner([1, 2])  # type: ignore[arg-type]
+        text_learner([1, 2])  # type: ignore[arg-type] # the mistake
     with pytest.raises(ModelError, match="pooling"):
         learner(folder, pooling="max")
 

@@ -510,6 +510,10 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         return bound
 
     @property
+    def augmentation(self) -> object:
+        return self.augment
+
+    @property
     def augmented(self) -> bool:
         return self.augment is not None
 

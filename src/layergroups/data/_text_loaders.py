@@ -53,8 +53,33 @@ class TextOptions(TypedDict, total=False):
     on_error: str
 
 
+class _Texts(DataSource):
+    """What data have that hold a tokenizer: `TextDataLoaders` and `InferenceTexts`."""
+
+    transform: TextTransform
+
+    @property
+    def augmented(self) -> bool:
+        return False
+
+    def example(self) -> dict[str, torch.Tensor]:
+        return self.transform.example()
+
+    def load(self, item: Any) -> Any:
+        return loaded(self.transform, item)
+
+    def transform_config(self) -> dict[str, Any]:
+        return self.transform.to_config()
+
+    def token_spans(self, item: Any) -> list[tuple[int, int]]:
+        return self.transform.spans(item)
+
+    def save_transform(self, folder: Path) -> None:
+        self.transform.save(folder)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class TextDataLoaders(SuggestsNames, DataSource):
+class TextDataLoaders(SuggestsNames, _Texts):
     """Texts and their labels as batches for training and for validation.
 
     Make it with `from_table`, `from_lists` or `from_dataset`. Batches are pairs (inputs, targets):
@@ -274,21 +299,11 @@ class TextDataLoaders(SuggestsNames, DataSource):
         return self.train_texts.task
 
     @property
-    def augmented(self) -> bool:
-        return False
-
-    @property
     def sampling_weights(self) -> torch.Tensor | None:
         return image_weights(self.balance, self.train_texts, self.vocab)
 
     def targets(self) -> torch.Tensor:
         return self.train_texts.targets()
-
-    def example(self) -> dict[str, torch.Tensor]:
-        return self.transform.example()
-
-    def load(self, item: Any) -> Any:
-        return loaded(self.transform, item)
 
     def test_dl(self, texts: Any, labels: Iterable[Any] | None = None) -> TextEvalLoader:
         """Batches of other texts, with their labels if they are given.
@@ -328,15 +343,6 @@ class TextDataLoaders(SuggestsNames, DataSource):
             facts=found,
         )
 
-    def transform_config(self) -> dict[str, Any]:
-        return self.transform.to_config()
-
-    def token_spans(self, item: Any) -> list[tuple[int, int]]:
-        return self.transform.spans(item)
-
-    def save_transform(self, folder: Path) -> None:
-        self.transform.save(folder)
-
     def __repr__(self) -> str:
         kind, lengths = self.task.many, self.train.items.lengths
         return (
@@ -349,7 +355,7 @@ class TextDataLoaders(SuggestsNames, DataSource):
         )
 
 
-class InferenceTexts(DataSource):
+class InferenceTexts(_Texts):
     """The data of a learner loaded for prediction: a tokenizer, no texts."""
 
     input = None
@@ -374,16 +380,6 @@ class InferenceTexts(DataSource):
         )
 
     valid = train
-
-    @property
-    def augmented(self) -> bool:
-        return False
-
-    def example(self) -> dict[str, torch.Tensor]:
-        return self.transform.example()
-
-    def load(self, item: Any) -> Any:
-        return loaded(self.transform, item)
 
     def test_dl(
         self, texts: Any, labels: Iterable[Any] | None = None, *, batch_size: int = 32
@@ -415,15 +411,6 @@ class InferenceTexts(DataSource):
 
     def fingerprint(self) -> str:
         return stable_text((self.transform.max_length, self.transform.long))
-
-    def transform_config(self) -> dict[str, Any]:
-        return self.transform.to_config()
-
-    def token_spans(self, item: Any) -> list[tuple[int, int]]:
-        return self.transform.spans(item)
-
-    def save_transform(self, folder: Path) -> None:
-        self.transform.save(folder)
 
 
 class _Settings:

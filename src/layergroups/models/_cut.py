@@ -213,9 +213,10 @@ def assemble(
     With `depths` the head reads `DepthFeatures` of the body.
     """
     example = images_of(loaded.input.channels, size)
-    body, planned, shape = cut_body(loaded, example, cut)
-    if depths and (found := _with_depths(body, example)):
-        body, shape = found
+    body, planned, found = cut_body(loaded, example, cut)
+    shape = output_shape(found)
+    if depths and (deep := _with_depths(body, found, example)):
+        body, shape = deep
         planned = replace(planned, depths=body.maps)
     lost = planned.removed[1:] + planned.idle
     if lost:
@@ -238,9 +239,11 @@ def assemble(
     )
 
 
-def _with_depths(body: nn.Module, example: Tensor) -> tuple[DepthFeatures, tuple[int, ...]] | None:
+def _with_depths(
+    body: nn.Module, found: Trace, example: Tensor
+) -> tuple[DepthFeatures, tuple[int, ...]] | None:
     """The body with features of several depths, and their shape; None if it gives none."""
-    maps = find_depths(trace(body, example), body)
+    maps = find_depths(found, body)
     if not maps:
         log.info("The head reads the output of the body alone: no inner feature maps were found.")
         return None
@@ -369,33 +372,34 @@ def _check_removable(network: nn.Module, path: str) -> None:
 
 def cut_body(
     loaded: LoadedModel, example: Tensor, cut: CutGiven | None
-) -> tuple[nn.Module, Cut, tuple[int, ...]]:
+) -> tuple[nn.Module, Cut, Trace]:
+    """The body of a network, how it was cut, and the trace of the body."""
     network = loaded.model
     if cut is not None:
         body, planned = _by_hand(network, cut)
-        return body, planned, _trace_body(body, example, planned)[1]
+        return body, planned, _trace_body(body, example, planned)
     found = _trace_at(loaded, example)
     planned, seen, seen_at = _plan_at_full_size(loaded, found, example)
     if planned.kind == "chain":
         body = apply_cut(network, planned)
         if _same_function(seen, body, seen_at):
-            return body, planned, _trace_body(body, example, planned)[1]
+            return body, planned, _trace_body(body, example, planned)
         planned = _without_classifiers(
             network, find_head(Flow(found)), "its children do not run as a plain chain"
         )
     try:
         body = apply_cut(network, planned)
-        now, shape = _trace_body(body, example, planned)
+        now = _trace_body(body, example, planned)
     except CutError:
         if not planned.removed or not hasattr(network, "reset_classifier"):
             raise
         planned = replace(planned, kind="reset")
         body = apply_cut(network, planned)
-        now, shape = _trace_body(body, example, planned)
+        now = _trace_body(body, example, planned)
     inside = tuple(f"{path}." for path in planned.removed)
     lost = [n for n in found.first_use if n not in now.first_use and not n.startswith(inside)]
     idle = tuple(dict.fromkeys(parent(n) or n for n in lost))
-    return body, replace(planned, idle=idle), shape
+    return body, replace(planned, idle=idle), now
 
 
 def _plan_at_full_size(
@@ -453,8 +457,8 @@ def _runs(network: nn.Module, images: Tensor) -> bool:
         return False
 
 
-def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> tuple[Trace, tuple[int, ...]]:
-    """The trace of a body, and the shape of its features."""
+def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> Trace:
+    """The trace of a body whose output is checked."""
     try:
         found = trace(body, example)
     except AnatomyError as error:
@@ -468,7 +472,7 @@ def _trace_body(body: nn.Module, example: Tensor, planned: Cut) -> tuple[Trace, 
             f"the body returns a tensor of shape {shape}, not (N, features), (N, tokens, features) "
             f"or (N, channels, height, width): {planned}. Pass a function: cut=lambda network: …"
         )
-    return found, shape
+    return found
 
 
 def _by_hand(network: nn.Module, cut: CutGiven) -> tuple[nn.Module, Cut]:

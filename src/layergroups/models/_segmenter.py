@@ -65,8 +65,8 @@ def assemble_segmenter(
         ModelError: the network has no feature maps, or not those that the decoder needs.
     """
     example = images_of(loaded.input.channels, size)
-    body, planned, _ = cut_body(loaded, example, cut)
-    found, example = _trace_of_maps(body, loaded, example)
+    body, planned, found = cut_body(loaded, example, cut)
+    found = _trace_of_maps(body, loaded, found, example)
     maps = tuple(each for each in find_maps(found, body) if each.stride > 1)
     if not maps:
         raise ModelError(
@@ -98,15 +98,15 @@ def assemble_segmenter(
     )
 
 
-def _trace_of_maps(body: nn.Module, loaded: LoadedModel, example: Tensor) -> tuple[Trace, Tensor]:
+def _trace_of_maps(body: nn.Module, loaded: LoadedModel, found: Trace, example: Tensor) -> Trace:
     """A trace in which no map is a single pixel, where the network takes images that large."""
     full = images_of(example.shape[1], loaded.input.size)
     if full.shape[-1] > example.shape[-1]:
         try:
-            return trace(body, full), example
+            return trace(body, full)
         except AnatomyError:
             pass
-    return trace(body, example), example
+    return found
 
 
 def _removable(body: nn.Module, paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,11 +195,6 @@ def _positions(name: str) -> int:
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        json.JSONDecodeError,
-    ):  # an export has the tokenizer alone
+    except (OSError, ValueError, KeyError):  # an export has the tokenizer alone
         return 0
     return int(getattr(config, "max_position_embeddings", 0) or 0)

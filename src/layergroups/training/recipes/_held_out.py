@@ -54,11 +54,28 @@ class HeldOut:
         n = items_in(data.train)
         if not n or data.training(left_out=[0]) is None or _unvaried(data) is None:
             return cls()
-        targets = data.targets()
-        classes = targets is not None and targets.ndim == 1 and not targets.is_floating_point()
-        labels = targets.tolist() if targets is not None and classes else [0] * n
-        _, items = stratified_split(labels, min(part, _MOST / n), seed=0)
+        _, items = stratified_split(strata(data, n), min(part, _MOST / n), seed=0)
         return cls(items if len(items) >= _LEAST else ())
+
+
+def strata(data: DataSource, n_items: int) -> list[int]:
+    """The class of each training item; zeros if items do not have one class each."""
+    targets = data.targets()
+    if targets is None or targets.ndim != 1 or targets.is_floating_point():
+        return [0] * n_items
+    found: list[int] = targets.tolist()
+    return found
+
+
+def item_errors(outputs: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+    """The error of each item, float (N,): wrong or right for one of several classes, or its loss.
+
+    `outputs` are scores or probabilities (N, C), or of another shape for other tasks.
+    """
+    one_class = targets.ndim == 1 and not targets.is_floating_point()
+    if one_class and outputs.ndim == 2 and outputs.shape[1] > 1:
+        return (outputs.argmax(1) != targets).double()
+    return losses.double()
 
 
 def _unvaried(data: DataSource) -> IndexedBatches | None:
@@ -210,7 +227,7 @@ def between(start: Weights, end: Weights, part: float = _USUAL) -> Weights:
 
 
 def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
-    """The error of each held-out item, float (N,): wrong or right for one class, else its loss."""
+    """The error of each held-out item, float (N,)."""
     learner, batches = run.learner, _unvaried(run.learner.data)
     assert batches is not None  # see HeldOut.of
     size = learner.data.batch_size or 64
@@ -218,9 +235,7 @@ def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
     predicted, targets, losses = predict_all(learner, chunks, with_loss=True)
     assert targets is not None
     assert losses is not None
-    if targets.ndim == 1 and not targets.is_floating_point() and predicted.ndim == 2:
-        return (predicted.argmax(1) != targets).double()
-    return losses.double()
+    return item_errors(predicted, targets, losses)
 
 
 def _best(errors: Mapping[float, Tensor]) -> float:

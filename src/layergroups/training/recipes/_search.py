@@ -51,7 +51,9 @@ from layergroups.training.recipes._held_out import (
     between,
     copied,
     forget_moments,
+    item_errors,
     put,
+    strata,
     trained_tensors,
 )
 from layergroups.training.recipes._phases import FineTuneDefaults, FitSetup, Phase
@@ -412,11 +414,7 @@ class _Bench:
                 with run.accelerator.autocast():
                     outputs = tensor_of(run_rest(run.model, entry.cut, values)).float()
                 losses = item_losses(learner.loss_func, outputs, targets).double().cpu()
-                one_class = targets.ndim == 1 and not targets.is_floating_point()
-                if one_class and outputs.ndim == 2 and outputs.shape[1] > 1:
-                    yield (outputs.argmax(1) != targets).double().cpu(), losses
-                else:
-                    yield losses, losses
+                yield item_errors(outputs.cpu(), targets.cpu(), losses), losses
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
@@ -425,10 +423,8 @@ def _rank(trial: Trial) -> tuple[float, float]:
 
 def _parts(learner: LearnerState) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Training items that rank trials, and others that judge the finalists; of every class."""
-    data = learner.data
-    n, targets = items_in(data.train) or 0, data.targets()
-    classes = targets is not None and targets.ndim == 1 and not targets.is_floating_point()
-    labels = targets.tolist() if targets is not None and classes else [0] * n
+    n = items_in(learner.data.train) or 0
+    labels = strata(learner.data, n)
     rest, judge = stratified_split(labels, _JUDGING, seed=1)
     part = _RANKING / (1 - _JUDGING)
     _, among = stratified_split([labels[i] for i in rest], part, seed=2)
