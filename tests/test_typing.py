@@ -17,6 +17,9 @@ WRONG = (  # each of these lines is an error
     "learn.no_such_method()",
     "learn.validate()['valid_loss'].upper()",
     'ImageDataLoaders.from_folder("photos", sise=160)',
+    'vision_learner(ImageDataLoaders.from_folder("photos"), "resnet18", mixed_precision=16)',
+    'vision_learner(ImageDataLoaders.from_folder("photos"), "resnet18", weigt_decay=0.1)',
+    'learn.predict("a.jpg").labels',
 )
 
 

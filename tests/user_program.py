@@ -19,7 +19,7 @@ from layergroups import (
     decay,
     vision_learner,
 )
-from layergroups.training import FitContext
+from layergroups.training import FitContext, LabelsPrediction
 
 
 class Counter:
@@ -43,6 +43,8 @@ def train(photos: Path) -> History:
         loss_func=CrossEntropy(label_smoothing=0.1),
         callbacks=[counter, EarlyStopping(patience=2), SaveBest()],
         mixed_precision="bf16",
+        weight_decay=0.05,
+        img_size=160,
         seed=42,
     )
     rates: tuple[float, ...] = learn.layer_groups.rates
@@ -65,6 +67,7 @@ def use(learn: Learner, photo: Path) -> str:
     _, _, losses = learn.get_preds(with_loss=True)
     worst: int = int(losses.argmax())
     label: str = learn.predict(photo).label
+    labels: tuple[str, ...] = learn.predict(photo, LabelsPrediction).labels
     views, _ = learn.tta(n=2)
     for path, prediction in learn.iter_preds([photo]):
         print(path.name, prediction)
@@ -73,7 +76,7 @@ def use(learn: Learner, photo: Path) -> str:
     learn.export("model.onnx")
     learn.report("run.html")
     vocabulary: tuple[str, ...] = learn.dls.vocab
-    print(both, targets, worst, views.shape, right, vocabulary)
+    print(both, targets, worst, views.shape, right, vocabulary, labels)
     return label
 
 

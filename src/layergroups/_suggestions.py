@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from layergroups.errors import ArgumentError, NoAttributeError
 
@@ -41,12 +41,19 @@ def unknown_option(function: Callable[..., Any], name: str, more: Iterable[str])
 
 def unknown_attribute(kind: type, name: str, known: Iterable[str]) -> NoAttributeError:
     hint = "" if name.startswith("_") else f"{nearest(name, known)} {FROM_FASTAI}"
+    if name in (elsewhere := getattr(kind, "_elsewhere", {})):
+        hint = f" {elsewhere[name]}"
     # obj=None: Python must not add a second suggestion, nor keep the object alive.
     return NoAttributeError(f"{kind.__name__} has no attribute {name}.{hint}", name=name, obj=None)
 
 
 class SuggestsNames:
-    """Reading an attribute that does not exist raises an error with the nearest public name."""
+    """Reading an attribute that does not exist raises an error with the nearest public name.
+
+    `_elsewhere` holds answers to names of other libraries that no name of ours is near.
+    """
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {}
 
     if not TYPE_CHECKING:  # else a type checker would accept every name
 

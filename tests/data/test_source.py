@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from layergroups import Learner
 from layergroups.data import (
@@ -50,6 +50,16 @@ def test_a_plain_pair_of_data_loaders_has_defaults_for_all_that_is_asked() -> No
     set_epoch(dls.train, 3)  # it has none, which is no error
     assert not isinstance(dls.train, SeekableBatches)
     assert items_in(dls.train) is None
+
+
+def test_classes_of_the_dataset_are_the_vocabulary() -> None:
+    dls = pair()
+    dls.train.dataset.classes = ["a", "b", "c"]  # as torchvision's datasets have them
+    assert data_source(dls).vocab == ("a", "b", "c")
+    dls.train = DataLoader(Subset(dls.train.dataset, range(6)), batch_size=4)
+    assert data_source(dls).n_outputs == 3
+    learn = Learner(dls, nn.Linear(4, 3), metrics=["accuracy"], split=1, progress=False)
+    assert learn.predict(X[0]).label in "abc"
 
 
 class Records(Dataset[Any]):

@@ -46,6 +46,15 @@ def test_rates_and_freezing_are_restored_by_name() -> None:
         taken_over(saved.state_dict(), names, rates, strict=True)
 
 
+def test_groups_that_were_not_saved_follow_the_saved_groups_of_their_parameters() -> None:
+    saved, here = groups("layer2", "fc"), groups("layer2", "layer3", "fc")
+    saved.set_rates([0.1, 0.2, 0.3])
+    saved.freeze()
+    here.load_state_dict(saved.state_dict(), strict=False)
+    assert here.rates == (0.1, 0.2, 0.2, 0.3)
+    assert here.frozen == (True, True, True, False)
+
+
 @pytest.mark.parametrize("saved", [None, [], {"names": []}])
 def test_a_state_that_is_not_one_is_an_error(saved: object) -> None:
     with pytest.raises(GroupingError, match="lack"):

@@ -17,7 +17,7 @@ import layergroups
 from layergroups import errors
 from layergroups.groups import compare_groups
 from layergroups.models import TargetUnits
-from layergroups.training import FlatCos, Thaw, plan_fine_tune
+from layergroups.training import FlatCos, LabelsPrediction, Thaw, plan_fine_tune
 from tests.training.tiny import LabelLoaders, TinyLoaders, tiny_model
 
 lg: Any = layergroups  # without types, for what is wrong on purpose
@@ -211,6 +211,14 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.learn().grad_cam(EXAMPLE[0], "cat"), errors.LayerGroupsError,
          r"'cat'.*'red'.*learn\.grad_cam\(item", None),
         (lambda p: p.learn().export(p.path / "e"), errors.TrainingError, r"learn\.save\(", None),
+        (lambda p: p.vision().export(p.path / "m.tflite"), errors.CheckpointError, ".onnx", None),
+        (lambda p: p.learn().predict(EXAMPLE[0], LabelsPrediction), errors.TrainingError,
+         r"predict\(item, Prediction\)", None),
+        (lambda p: p.learn().lr, errors.NoAttributeError, r"set_rates\(", None),
+        (lambda p: setattr(p.learn(), "device", "cuda"), errors.NoAttributeError, "ACCELERATE_",
+         None),
+        (lambda p: p.learn(opt_func="adaam"), errors.TrainingError,
+         "'adam' or '(?!adam')[a-z]+' or", None),
         (lambda p: setattr(p.learn(), "model", None), errors.AnatomyError, "torch.nn.Module", None),
         (lambda p: setattr(p.learn(), "dls", TinyLoaders(vocab=("a", "b"))), errors.TrainingError,
          "a, b.*red, green, blue", None),
@@ -297,6 +305,8 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: p.vision(y_range=5), errors.ModelError, "y_range=5 bounds the numbers",
          None),
         (lambda p: p.vision(cut="nothing"), errors.CutError, "'nothing'.*children of", None),
+        (lambda p: p.vision(type("PreTrainedModel", (nn.Linear,), {})(2, 2)), errors.ModelError,
+         r"replace_head\(model, dls\.c\)", None),
         (lambda p: p.vision(ps=2), errors.ModelError, "0 <= p < 1, not 2", None),
         (lambda p: p.vision(weights="no.pth"), errors.WeightsError, "no.pth.*Expected", None),
         (lambda p: p.vision(weights=p.path / "bad.safetensors"), errors.WeightsError, "cannot be",
@@ -313,6 +323,8 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
          None),
         (lambda p: lg.load_learner("a\0b"), errors.CheckpointError, "NUL", None),
         (lambda p: lg.load_learner(p.path / "no"), errors.CheckpointError, r"learn\.export", None),
+        (lambda p: lg.load_learner(p.path / "bad.safetensors"), errors.CheckpointError,
+         r"is a file.*learn\.load\(", None),
         (lambda p: lg.load_learner(p.path / "empty"), errors.CheckpointError, "learner.json", None),
     ],
     "create_body": [

@@ -182,9 +182,10 @@ def test_an_entry_of_torchvision_is_taken_as_weights(monkeypatch: pytest.MonkeyP
             hub.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
             hub.setattr("layergroups.models._downloads.check_torchvision", lambda *_: None)
             loaded = load_model("resnet18", weights=entry)
+            by_name = load_model("resnet18", weights=entry.name)
         assert loaded.pretrained
         assert torch.equal(loaded.model.get_parameter("fc.weight"), state["fc.weight"])
-        assert loaded.input.source == f"torchvision {entry}"
+        assert loaded.input.source == f"torchvision {entry}" == by_name.input.source
     for arch in ("resnet18", "timm:resnet18"):
         with pytest.raises(WeightsError, match=r"(does not fit|belongs to torchvision, not to)"):
             load_model(arch, weights=ResNet34_Weights.DEFAULT)

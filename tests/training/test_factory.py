@@ -1,5 +1,6 @@
 """From a folder of photos and an architecture's name to a trained, exported, loaded learner."""
 
+import inspect
 import json
 import logging
 import shutil
@@ -19,6 +20,7 @@ from layergroups.errors import CheckpointError, LayerGroupsError, ModelError, Tr
 from layergroups.input_spec import InputSpec
 from layergroups.models import load_model
 from layergroups.training import Learner, cnn_learner, load_learner, vision_learner
+from layergroups.training._learner import LearnerOptions
 
 TINY = "timm:test_resnet"
 
@@ -127,6 +129,14 @@ def test_options_go_to_the_learner_or_to_the_architecture(photos: ImageDataLoade
         vision_learner(photos, "timm:test_vit", weigth_decay=0.2, **options)
 
 
+def test_the_types_of_the_options_are_those_of_the_learner() -> None:
+    own = inspect.signature(Learner).parameters
+    typed = LearnerOptions.__annotations__
+    explicit = {"dls", "model", "groups", "split", "metrics", "loss_func", "opt_func", "seed"}
+    assert typed.keys() == own.keys() - explicit
+    assert {n: a.__forward_arg__ for n, a in typed.items()} == {n: own[n].annotation for n in typed}
+
+
 def test_older_names(photos: ImageDataLoaders) -> None:
     options = {"pretrained": False, "progress": False, "lin_ftrs": [], "ps": 0.1}
     learn = cnn_learner(photos, TINY, split_on=2, cut=None, bn_final=True, **options)
@@ -144,7 +154,7 @@ def test_fact_5_with_the_head_of_resnet18(folder: Path, caplog) -> None:
     learn.freeze()
     learn.fit(1)
     *lower, last = learn.model[-1].children()
-    learn.model[-1] = nn.Sequential(*lower, nn.Linear(last.in_features, 5))
+    learn.model[-1] = nn.Sequential(*lower, nn.Linear(last.in_features, 2))
     before = snapshot(learn.model)
     caplog.clear()
     learn.fit(1)

@@ -24,7 +24,7 @@ def test_fact_5_a_replaced_last_layer_trains_and_one_line_tells(make, caplog) ->
     learn.fit(1, 1e-2)
     kept = learn.opt.state[learn.model[1][2].weight]["exp_avg"].clone()
     head = list(learn.model[-1].children())[:-1]
-    learn.model[-1] = nn.Sequential(*head, nn.Linear(8, 5))
+    learn.model[-1] = nn.Sequential(*head, nn.Linear(8, 3))
     new, before = learn.model[-1][-1], snapshot(learn.model)
     caplog.clear()
     groups = learn.layer_groups

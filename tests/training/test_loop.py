@@ -43,6 +43,13 @@ def test_every_step_uses_base_rate_times_multiplier_and_the_table_shows_it(make)
     assert rows[1].lrs == tuple(max(lrs[g] for lrs in used[6:]) for g in range(3))
 
 
+def test_more_outputs_than_the_data_have_classes_are_reported_once(make, caplog) -> None:
+    learn = make()
+    learn.model[-1] = nn.Sequential(learn.model[-1], nn.Linear(3, 5))
+    learn.fit(2)
+    assert sum("5 outputs, the data have 3" in record.message for record in caplog.records) == 1
+
+
 def test_momentum_follows_one_cycle_and_comes_back(make) -> None:
     used = []
 

@@ -158,6 +158,12 @@ def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:
 
 def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
     path = folder / DESCRIPTION
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file, not a folder that learn.export(folder) wrote. Run .onnx with "
+            "onnxruntime and .pt2 with torch.export.load; read a file of learn.save with "
+            "learn.load(name)."
+        )
     if not folder.is_dir():
         raise CheckpointError(f"There is no folder {folder}. Write one: learn.export(folder).")
     if not path.is_file():

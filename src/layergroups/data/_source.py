@@ -318,9 +318,9 @@ def data_source(dls: Any) -> DataSource:
 class PlainSource(DataSource):
     """Any object with batches `train` and `valid`, such as a pair of torch DataLoaders.
 
-    It may have more: `vocab`, `c` (number of outputs), `task`, `seed`, `batch_size`, `input` and
-    `size` (of images), `augment`, `load(item)`, `test_dl(items)`, `views(epoch)`,
-    `bind(spec)`, `transform_config()`.
+    It may have more: `vocab` (or its dataset has `classes`), `c` (number of outputs), `task`,
+    `seed`, `batch_size`, `input` and `size` (of images), `augment`, `load(item)`, `test_dl(items)`,
+    `views(epoch)`, `bind(spec)`, `transform_config()`.
     """
 
     def __init__(self, dls: Any) -> None:
@@ -352,8 +352,14 @@ class PlainSource(DataSource):
     def n_outputs(self) -> int:
         return int(self._get("c") or len(self.vocab))
 
+    @property
+    def vocab(self) -> tuple[str, ...]:  # type: ignore[override] # as it is in the object now
+        dataset: Any = getattr(self._dls.train, "dataset", None)
+        while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):  # a Subset
+            dataset = dataset.dataset
+        return tuple(map(str, self._get("vocab") or getattr(dataset, "classes", None) or ()))
+
     # As they are in the object now.
-    vocab: Any = property(lambda self: tuple(map(str, self._get("vocab") or ())))
     seed: Any = property(lambda self: int(self._get("seed", 0)))
     input: Any = property(lambda self: self._get("input"))
     augmentation: Any = property(lambda self: self._get("augment"))

@@ -757,13 +757,14 @@ class LayerGroups(Printable):
 
         Args:
             state: from `state_dict`.
-            strict: False skips groups that are only in one of the two.
+            strict: False accepts other groups; each group here that was not saved takes after the
+                saved group of most of its parameters.
 
         Raises:
             GroupingError: `strict` is True and the names differ, or `state` is not such a state.
         """
-        rates, flags = taken_over(state, self.names, self._rates, strict=strict)
         here = self.state_dict()
+        rates, flags = taken_over(state, self.names, self._rates, here["members"], strict=strict)
         if all(here[key] == state.get(key) for key in ("names", "members")):
             reasons = map(str, state.get("reasons") or self.reasons)
             parts = tuple(map(Part, self.names, reasons))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ class GroupDifference:
     rules: tuple[str, str]  # the saved rule and the model's
     # groups that the model does not have; their freezing and rates are lost
     only_saved: tuple[str, ...]
-    only_here: tuple[str, ...]  # groups that were not saved; their freezing and rates stay
+    only_here: tuple[str, ...]  # groups that were not saved
     # name, saved group and group here of each parameter whose group differs
     moved: tuple[tuple[str, str, str], ...]
 
@@ -25,7 +26,8 @@ class GroupDifference:
         if self.only_saved:
             lines.append(f"  only in the file: {', '.join(self.only_saved)}")
         if self.only_here:
-            lines.append(f"  only here, left as they are: {', '.join(self.only_here)}")
+            only = ", ".join(self.only_here)
+            lines.append(f"  only here, with rates and freezing by their parameters: {only}")
         for was, now in dict.fromkeys((was, now) for _, was, now in self.moved):
             names = [n for n, a, b in self.moved if (a, b) == (was, now)]
             lines.append(
@@ -62,17 +64,29 @@ def compare_groups(saved: Mapping[str, Any], here: Mapping[str, Any]) -> GroupDi
 
 
 def taken_over(
-    saved: Mapping[str, Any], names: Sequence[str], rates: Sequence[float], *, strict: bool
+    saved: Mapping[str, Any],
+    names: Sequence[str],
+    rates: Sequence[float],
+    members: Mapping[str, Sequence[str]] | None = None,
+    *,
+    strict: bool,
 ) -> tuple[tuple[float, ...], dict[int, bool]]:
     """The rates of all groups, and frozen flags by index, from saved groups of the same names.
 
-    Groups that were not saved retain their `rates`; `strict` refuses different names.
+    A group that was not saved has those of the saved group of most of its `members`, so that no
+    rate is of another time than the rest; without members `rates` stay. `strict` refuses it.
     """
     check_state(saved, "names", "rates", "frozen")
     known = {name: i for i, name in enumerate(saved["names"])}
     if strict and list(known) != list(names):
         raise GroupingError(f"the saved layer groups are {list(known)}, these are {list(names)}")
     at = {i: known[name] for i, name in enumerate(names) if name in known}
+    owners = {n: known.get(name) for name, own in saved.get("members", {}).items() for n in own}
+    for i, name in enumerate(names):
+        found = Counter(owners.get(n) for n in (members or {}).get(name, ()))
+        owner = next((k for k, _ in found.most_common() if k is not None), None)
+        if i not in at and owner is not None:
+            at[i] = owner
     if not len(known) == len(saved["rates"]) == len(saved["frozen"]):
         raise GroupingError(
             f"the saved layer groups have {len(known)} names, {len(saved['rates'])} rates and "

@@ -198,8 +198,9 @@ def load_model(
         pretrained: load the library's default weights, from its cache or its hub. Does not change
             a module.
         weights: a file with the weights, instead of a download: `.safetensors`, `.pth`, `.pt` or
-            `.bin`. All but the classifier must fit. Or a weights enum of torchvision, such as
-            `ResNet50_Weights.IMAGENET1K_V1`. `pretrained` is then ignored.
+            `.bin`. All but the classifier must fit. Or an entry of torchvision, such as
+            `ResNet50_Weights.IMAGENET1K_V1` or its name "IMAGENET1K_V1". `pretrained` is then
+            ignored.
         **kwargs: further JSON-ready arguments of the library's factory, such as img_size=160 for a
             vision transformer of timm.
 
@@ -215,9 +216,13 @@ def load_model(
     """
     if isinstance(arch, nn.Module):
         return _take_module(arch, pretrained, weights, kwargs)
+    library, name = resolve(arch)
+    if library == "torchvision" and isinstance(weights, str):
+        from torchvision.models import get_model_weights
+
+        weights = get_model_weights(name).__members__.get(weights, weights)
     entry = weights if isinstance(weights, Enum) else None
     file = None if weights is None or isinstance(weights, Enum) else find_weights(weights)
-    library, name = resolve(arch)
     request = _Request(
         full=f"{library}:{name}",
         name=name,

@@ -44,8 +44,8 @@ def make_named(name: str, n_outputs: int, task: Task, thresh: float = 0.5) -> to
     named = task.metric(name)
     if n_outputs < task.least_outputs:
         raise TrainingError(
-            f"Metric {name!r} needs the number of classes, but the data have none: give them "
-            "an attribute vocab or c, or give a torchmetrics object instead of a name."
+            f"Metric {name!r} needs the number of classes, but the data have none: give them an "
+            "attribute vocab or c, or their dataset classes; or give a torchmetrics object instead."
         )
     with warnings.catch_warnings():
         # Some store all predictions, as functions do; a validation set fits into memory.

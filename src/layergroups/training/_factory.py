@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import nn
@@ -39,16 +38,30 @@ from layergroups.models import (
     with_channels,
 )
 from layergroups.tasks import LossFunc, Task, loss_from, stand_in, task_meant_by
-from layergroups.training._learner import Learner
+from layergroups.training._learner import Learner, LearnerOptions
 from layergroups.training.optim import OptFunc
 from layergroups.training.persistence import groups_of_export
 
 _log = logging.getLogger("layergroups")
-_LEARNER_OPTIONS = frozenset(inspect.signature(Learner).parameters)
+_LEARNER_OPTIONS = frozenset(LearnerOptions.__annotations__)
 _FROZEN_CHANNELS = (
     " They are frozen with the group of the first layers; fine_tune or unfreeze trains them."
 )
 Arch = str | Callable[..., nn.Module] | nn.Module
+
+
+class VisionOptions(LearnerOptions, total=False):
+    """The further options of `vision_learner`: those of `Learner`, and of timm's factories.
+
+    The factory of an architecture may take others, of which a type checker does not know; it
+    accepts `vision_learner(dls, load_model(arch, name=value).model)`.
+    """
+
+    img_size: int | tuple[int, int]
+    dynamic_img_size: bool
+    drop_rate: float
+    drop_path_rate: float
+    attn_drop_rate: float
 
 
 def vision_learner(
@@ -72,7 +85,7 @@ def vision_learner(
     loss_func: LossFunc | str | None = None,
     opt_func: OptFunc = "adamw",
     seed: int | None = None,
-    **options: Any,
+    **options: Unpack[VisionOptions],
 ) -> Learner:
     """A learner whose model is the body of a pretrained network and a new head for the data.
 
@@ -91,7 +104,7 @@ def vision_learner(
             with the learner's model; an error leaves it unchanged.
         pretrained: start with the library's pretrained weights.
         weights: instead, a local file of pretrained weights, `.safetensors` or `.pth`, or an entry
-            of torchvision, such as `ResNet50_Weights.IMAGENET1K_V1`.
+            of torchvision, such as `ResNet50_Weights.IMAGENET1K_V1` or "IMAGENET1K_V1".
         cut: where the body ends, instead of where a dry run finds it: an index into the children, a
             name of a child, or a function from network to body.
         split: the rule that divides the model into layer groups.
@@ -123,6 +136,7 @@ def vision_learner(
         ModelError: the network cannot take this number of channels, or y_range does not fit.
         ArgumentError: neither the learner nor the architecture has an argument of this name.
     """
+    _check_arch(arch)
     data = data_source(dls)
     size, _ = _checked_images(data)
     task = data.task or task_meant_by(loss_func)
@@ -135,7 +149,7 @@ def vision_learner(
     _check_task(data, per_pixel=False)
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
-    own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
+    own, of_factory = _divided(options)
 
     def with_head(loaded: LoadedModel) -> Assembled:
         return assemble(
@@ -157,8 +171,14 @@ def vision_learner(
 
     own |= {"metrics": metrics, "loss_func": loss_func, "opt_func": opt_func, "seed": seed}
     with all_or_nothing(arch, custom_head, values=weights is not None):
-        network = _Network(arch, pretrained, weights, options)
+        network = _Network(arch, pretrained, weights, of_factory)
         return _learner(data, network, with_head, split, own)
+
+
+def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those of `Learner`, and those of the architecture's factory."""
+    own = {name: value for name, value in options.items() if name in _LEARNER_OPTIONS}
+    return own, {name: value for name, value in options.items() if name not in own}
 
 
 class _Network(NamedTuple):
@@ -236,7 +256,7 @@ def segmentation_learner(
     loss_func: LossFunc | str | None = None,
     opt_func: OptFunc = "adamw",
     seed: int | None = None,
-    **options: Any,
+    **options: Unpack[VisionOptions],
 ) -> Learner:
     """A learner that gives a class to every pixel; `unet_learner` of fastai.
 
@@ -270,7 +290,7 @@ def segmentation_learner(
     data = data_source(dls)
     size, _ = _checked_images(data)
     _check_task(data, per_pixel=True)
-    own = {name: options.pop(name) for name in list(options) if name in _LEARNER_OPTIONS}
+    own, of_factory = _divided(options)
     own |= {"metrics": metrics, "loss_func": loss_func, "opt_func": opt_func, "seed": seed}
 
     def with_decoder(loaded: LoadedModel) -> Assembled:
@@ -279,7 +299,7 @@ def segmentation_learner(
         )
 
     with all_or_nothing(arch, values=weights is not None):
-        network = _Network(arch, pretrained, weights, options)
+        network = _Network(arch, pretrained, weights, of_factory)
         return _learner(data, network, with_decoder, split, own)
 
 
@@ -332,6 +352,15 @@ def _refused_by_name(options: Mapping[str, Any]) -> Iterator[None]:
                 if repr(name) in str(error.__cause__):
                     raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
         raise
+
+
+def _check_arch(arch: object) -> None:
+    if any(kind.__name__ == "PreTrainedModel" for kind in type(arch).__mro__):
+        raise ModelError(
+            f"A {type(arch).__name__} of transformers keeps its own head: "
+            "replace_head(model, dls.c), then Learner(dls, model) and learn.fine_tune(3). "
+            "vision_learner takes networks of torchvision and timm, and modules that give tensors."
+        )
 
 
 def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:

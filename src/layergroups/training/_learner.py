@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Never, Unpack, overload
+from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, overload
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ from layergroups.reports import (
     report_on,
     results_picture,
 )
-from layergroups.tasks import LossFunc, task_meant_by
+from layergroups.tasks import AnyPrediction, LossFunc, Prediction, task_meant_by
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
 from layergroups.training.callbacks import GradualUnfreezing, checkpoint_config
 from layergroups.training.feature_cache import (
@@ -75,6 +75,27 @@ from layergroups.training.state import (
     checked_callbacks,
     show,
 )
+
+_Expected = TypeVar("_Expected", bound=AnyPrediction)
+
+
+class LearnerOptions(TypedDict, total=False):
+    """The options of `Learner` that `vision_learner` and its like also take; see `Learner`."""
+
+    thresh: float
+    lr: Rate | None
+    weight_decay: float
+    wd: float | None
+    callbacks: Sequence[object] | None
+    batch_norm: BatchNorm
+    mixed_precision: str | None
+    accumulate: int | None
+    clip: float | None
+    ema: Ema
+    compile: Compile
+    feature_cache: FeatureCacheConfig | None
+    path: str | Path
+    progress: bool | Reporter
 
 
 class Learner(LearnerState):
@@ -184,7 +205,7 @@ class Learner(LearnerState):
     def __setattr__(self, name: str, value: object) -> None:
         # A misspelt name must not become an attribute that nothing reads. Subclasses may add some.
         if type(self) is Learner and not name.startswith("_") and name not in _attributes():
-            raise unknown_attribute(Learner, name, _attributes())
+            raise unknown_attribute(Learner, name, sorted(_attributes() & {*dir(self)}))
         super().__setattr__(name, value)
 
     # Training
@@ -593,22 +614,39 @@ class Learner(LearnerState):
         found, targets, losses = all_predictions(self, batches, with_loss=with_loss)
         return (found, targets) if losses is None else (found, targets, losses)
 
-    def predict(self, item: object) -> Any:
+    @overload
+    def predict(self, item: object) -> Prediction: ...
+    @overload
+    def predict(self, item: object, kind: type[_Expected]) -> _Expected: ...
+    def predict(self, item: object, kind: type[AnyPrediction] | None = None) -> Any:
         """Predict one item: a path, a PIL image, an array or a tensor.
+
+        Args:
+            item: one item of the kind that the model was trained with.
+            kind: for type checkers, the class of the prediction if it is not `Prediction`, such as
+                `LabelsPrediction`; it is checked.
 
         Returns:
             A `Prediction` with label, index and probabilities. For multilabel data a
             `LabelsPrediction`: the labels whose probability is above `learn.thresh`, and the
             probabilities of all. For regression a `NumbersPrediction`, by name and as a tensor.
+            For masks a `MaskPrediction`.
 
         Raises:
             DataError: the item is not an image, or it cannot be read.
-            TrainingError: the model cannot take the item.
+            TrainingError: the model cannot take the item, or predictions are of another kind.
         """
         found, _, _ = predict_all(self, [(single_batch(self.data.load(item)), None)])
-        return self.data.placed(self.task.decode(found[0], self.data.vocab, self.thresh), item)
+        made = self.data.placed(self.task.decode(found[0], self.data.vocab, self.thresh), item)
+        if kind is not None and not isinstance(made, kind):
+            right = type(made).__name__
+            raise TrainingError(
+                f"The task is {self.task.name}: a prediction is a {right}, not a {kind.__name__}. "
+                f"Use learn.predict(item, {right})."
+            )
+        return made
 
-    def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, Any]]:
+    def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:
         """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.
 
         The images are checked first. Then they are predicted in batches, while workers prepare the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from layergroups.models import (
     load_text_encoder,
 )
 from layergroups.tasks import LossFunc
-from layergroups.training._learner import Learner
+from layergroups.training._learner import Learner, LearnerOptions
 from layergroups.training.optim import OptFunc
 
 _LOG = logging.getLogger("layergroups")
@@ -43,7 +43,7 @@ def text_learner(
     loss_func: LossFunc | str | None = None,
     opt_func: OptFunc = "adamw",
     seed: int | None = None,
-    **options: Any,
+    **options: Unpack[LearnerOptions],
 ) -> Learner:
     """A learner whose model is an encoder of transformers and a new head for the data.
 

@@ -151,7 +151,18 @@ def _loss(run: FitContext) -> Tensor:
             ) from cause
         if run.step == 0:
             run.learner.task.check_targets(outputs, run.targets, run.learner.loss_func)
+            _compare_outputs(outputs, run)
         return checked_loss(run.learner.loss_func, outputs, run.targets)
+
+
+def _compare_outputs(outputs: Tensor, run: FitContext) -> None:
+    expected, given = run.learner.data.n_outputs, outputs.shape[1] if outputs.ndim > 1 else 0
+    if expected and given > expected:
+        _log.warning(
+            "The model has %d outputs, the data have %d. Predictions have no names until data with "
+            "all %d are assigned: learn.dls = dls",
+            given, expected, given,
+        )  # fmt: skip
 
 
 def _train_on_all(run: FitContext) -> None:

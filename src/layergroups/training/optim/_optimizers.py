@@ -125,7 +125,7 @@ def _of_timm(name: str, of_torch: Iterable[str]) -> tuple[Callable[..., Optimize
     from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
     if name not in list_optimizers():
-        near = difflib.get_close_matches(name, [*of_torch, *list_optimizers()], 3)
+        near = difflib.get_close_matches(name, {*of_torch, *list_optimizers()}, 3)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise TrainingError(
             f"No optimizer is called {name!r}.{hint} torch.optim has {sorted(of_torch)}; for those "

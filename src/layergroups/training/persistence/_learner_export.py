@@ -39,6 +39,10 @@ from layergroups.training.loop import predict_all
 from layergroups.training.state import LearnerState
 
 _log = logging.getLogger("layergroups")
+_OTHER_FORMATS = (  # a folder of such a name would be a mistake
+    ".bin", ".ckpt", ".h5", ".keras", ".mlmodel", ".mlpackage", ".pb", ".pkl", ".pt", ".pth",
+    ".safetensors", ".tflite", ".torchscript", ".zip",
+)  # fmt: skip
 _WORDS = ("auto", "layerwise", "classic", "classic-v1")
 
 
@@ -51,6 +55,11 @@ def export(learner: LearnerState, target: Path) -> Path:
         )
     if target.suffix.lower() in ENDINGS:
         return _export_portable(learner, target)
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise CheckpointError(
+            f'{target.name} is not a format that is written: learn.export("model") makes a folder '
+            "for load_learner; a name that ends in .onnx or .pt2 makes one file for other programs."
+        )
     transform = learner.data.transform_config()
     model = learner.layer_groups.model  # without the wrapper of torch.compile
     head = described_head(model)

@@ -227,6 +227,23 @@ class Setting(Generic[_Given, _Set]):
         object.__setattr__(owner, self._name, self._check(value))
 
 
+_DEVICE = (
+    "An accelerator is used where there is one. To choose, set the environment variable "
+    "ACCELERATE_TORCH_DEVICE before the first fit, such as to cpu or cuda:1."
+)
+_ELSEWHERE = {
+    "lr": "Rates belong to the layer groups: learn.layer_groups.set_rates(1e-3), or lr= of a fit.",
+    "epochs": "Fits take them: learn.fit_one_cycle(3).",
+    "batch_size": "The data have it: ImageDataLoaders.from_folder(folder, batch_size=32).",
+    "optimizer": "opt_func= chooses it; learn.opt is the optimizer itself.",
+    **dict.fromkeys(("device", "to", "cuda", "cpu"), _DEVICE),
+}
+_FOR_THE_LOOP = (  # of this package: neither suggested nor completed
+    "begin_epoch", "called_model", "end_epoch", "epoch_seed", "made_optimizer", "meter",
+    "note_kept_statistics", "placed_model", "processes", "reporter",
+)  # fmt: skip
+
+
 class LearnerState(SuggestsNames):
     """Model, layer groups, data, settings, optimizer, device and counts of a `Learner`.
 
@@ -247,6 +264,7 @@ class LearnerState(SuggestsNames):
             as the arguments of `Learner`.
     """
 
+    _elsewhere = _ELSEWHERE
     blueprint: Blueprint | None
     pretrained: bool | None
     _loss_func: LossFunc
@@ -316,6 +334,9 @@ class LearnerState(SuggestsNames):
         groups = self.layer_groups
         named = [f"{group.name} frozen" if group.frozen else group.name for group in groups]
         return f"Learner({groups.network}, groups: {', '.join(named)}; epochs: {self.epochs_done})"
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _FOR_THE_LOOP]
 
     # Parts and settings
 
