@@ -34,13 +34,16 @@ from layergroups.data._text_batches import TextEvalLoader, TextTrainLoader
 from layergroups.data._text_loaders import InferenceTexts, TextDataLoaders
 from layergroups.data.image import (
     IMAGE_ENDINGS,
+    Array,
     Augmentation,
     BrokenImage,
     EvalTransform,
     OnError,
+    Picture,
     Size,
     as_size,
     check_images,
+    height_and_width,
     normalise,
     open_image,
     quiet,
@@ -51,14 +54,14 @@ from layergroups.data.sources import find_images
 from layergroups.data.text import DEFAULT_MODEL, TextTransform, is_text_config
 
 __all__ = [
-    "DEFAULT_MODEL", "IMAGE_ENDINGS", "Augmentation", "BatchPicture", "Batches", "BrokenImage",
-    "DataFacts", "DataSource", "DataSummary", "EvalLoader", "EvalTransform", "ImageDataLoaders",
-    "IndexedBatches", "InferenceData", "InferenceTexts", "OnError", "Paths", "PlainSource",
-    "Samples", "SeekableBatches", "SegmentationDataLoaders", "Shard", "Size", "TextDataLoaders",
-    "TextEvalLoader", "TextTrainLoader", "TextTransform", "TrainLoader", "TrainValid", "as_size",
-    "batch_count", "batches_of", "bound_to", "can_start_later", "check_images", "check_of",
-    "common_folder", "data_source", "find_images", "generators_of", "inference_data",
-    "is_text_config", "items_in", "normalise", "open_image", "order_of", "paths_of", "quiet",
-    "set_epoch", "shard_positions", "shards_of", "starting_at", "texts_of", "transform_from_config",
-    "varied_views", "weighted_order",
+    "DEFAULT_MODEL", "IMAGE_ENDINGS", "Array", "Augmentation", "BatchPicture", "Batches",
+    "BrokenImage", "DataFacts", "DataSource", "DataSummary", "EvalLoader", "EvalTransform",
+    "ImageDataLoaders", "IndexedBatches", "InferenceData", "InferenceTexts", "OnError", "Paths",
+    "Picture", "PlainSource", "Samples", "SeekableBatches", "SegmentationDataLoaders", "Shard",
+    "Size", "TextDataLoaders", "TextEvalLoader", "TextTrainLoader", "TextTransform", "TrainLoader",
+    "TrainValid", "as_size", "batch_count", "batches_of", "bound_to", "can_start_later",
+    "check_images", "check_of", "common_folder", "data_source", "find_images", "generators_of",
+    "height_and_width", "inference_data", "is_text_config", "items_in", "normalise", "open_image",
+    "order_of", "paths_of", "quiet", "set_epoch", "shard_positions", "shards_of", "starting_at",
+    "texts_of", "transform_from_config", "varied_views", "weighted_order",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor
 from layergroups._fingerprint import stable_text
 from layergroups._forward import split_batch
 from layergroups._random import private_randomness
-from layergroups.data.image import Size, size_of_image
+from layergroups.data.image import Picture, Size, opened, size_of_image
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.tasks import Task, checked_task
@@ -180,6 +180,15 @@ class DataSource:
             f"{self._name} has no load(item), so predict needs a tensor of one item, not "
             f"{type(item).__name__}."
         )
+
+    def opened(self, item: Any) -> Picture:
+        """An image at its full size; `load` takes parts of it too."""
+        if self.input is None:
+            raise TrainingError(
+                f"{self._name} has no statistics `input` of images, so tile= cannot cut an image. "
+                "Use SegmentationDataLoaders."
+            )
+        return opened(item, self.input.channels)
 
     def placed(self, prediction: Any, item: Any) -> Any:
         """The prediction of one item in the form of that item, such as a mask of its size."""

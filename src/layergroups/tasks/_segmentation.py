@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self, cast
@@ -34,6 +34,7 @@ from layergroups.tasks._task import (
 
 IGNORED: Final = -100  # the class of pixels that count nowhere, as in torch
 _NAMED: Final = 3  # classes that a line names
+_OVERVIEW: Final = 512  # the longer side of the probabilities of an image predicted by tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class MaskPrediction:
 
     Attributes:
         mask: position of the most likely class, int64 (H, W); at the size of the image.
-        probabilities: of all classes, float (C, h, w), at the size that the network saw.
+        probabilities: of all classes, float (C, h, w), at the size that the network saw; of an
+            image predicted by tiles at most some 512 pixels.
         names: of the classes.
     """
 
@@ -188,6 +190,20 @@ class Segmentation(Multiclass):
 
     def placed(self, prediction: Any, height: int, width: int) -> Any:
         return prediction.at_size(height, width)
+
+    def joined(
+        self, strips: Iterable[Tensor], size: tuple[int, int], names: Names, thresh: float = 0.5
+    ) -> MaskPrediction:
+        mask = torch.empty(size, dtype=torch.int64)
+        coarse, top, scale = [], 0, min(1.0, _OVERVIEW / max(size))
+        for strip in strips:
+            bottom = top + strip.shape[1]
+            mask[top:bottom] = strip.argmax(dim=0)
+            small = [max(1, round(side * scale)) for side in strip.shape[1:]]
+            coarse.append(F.interpolate(strip[None], size=small, mode="area")[0])
+            top = bottom
+        values = torch.cat(coarse, 1)
+        return MaskPrediction(mask, values, output_names(names, len(values)))
 
     def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Any:
         return None

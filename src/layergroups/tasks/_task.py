@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
@@ -288,6 +288,15 @@ class Task(ABC):
     def placed(self, prediction: Any, height: int, width: int) -> Any:
         """A prediction of `decode` as one of an image of this size in pixels."""
         return prediction
+
+    def joined(
+        self, strips: Iterable[Tensor], size: tuple[int, int], names: Names, thresh: float = 0.5
+    ) -> Any:
+        """The prediction of an image of this size from probabilities of its rows (C, h, width)."""
+        raise TrainingError(
+            f"tile= is for masks, but the task is {self.name!r}: it has one prediction for an "
+            "image. Leave tile= out."
+        )
 
     @abstractmethod
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:

@@ -18,7 +18,7 @@ from layergroups._drawing import Figure
 from layergroups._forward import single_batch
 from layergroups._paths import path_of
 from layergroups._suggestions import unknown_attribute
-from layergroups.data import EvalLoader, Paths, TrainValid, batch_count, batches_of
+from layergroups.data import EvalLoader, Paths, Size, TrainValid, batch_count, batches_of
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.reports import (
@@ -33,6 +33,7 @@ from layergroups.reports import (
 )
 from layergroups.tasks import AnyPrediction, LossFunc, Prediction, task_meant_by
 from layergroups.training._inference import all_predictions, averaged_predictions, predictions
+from layergroups.training._tiles import tiled_prediction
 from layergroups.training.callbacks import GradualUnfreezing, checkpoint_config
 from layergroups.training.feature_cache import (
     FeatureCache,
@@ -615,16 +616,38 @@ class Learner(LearnerState):
         return (found, targets) if losses is None else (found, targets, losses)
 
     @overload
-    def predict(self, item: object) -> Prediction: ...
+    def predict(
+        self, item: object, *, tile: int | Size | None = None, overlap: float = 0.25
+    ) -> Prediction: ...
     @overload
-    def predict(self, item: object, kind: type[_Expected]) -> _Expected: ...
-    def predict(self, item: object, kind: type[AnyPrediction] | None = None) -> Any:
+    def predict(
+        self,
+        item: object,
+        kind: type[_Expected],
+        *,
+        tile: int | Size | None = None,
+        overlap: float = 0.25,
+    ) -> _Expected: ...
+    def predict(
+        self,
+        item: object,
+        kind: type[AnyPrediction] | None = None,
+        *,
+        tile: int | Size | None = None,
+        overlap: float = 0.25,
+    ) -> Any:
         """Predict one item: a path, a PIL image, an array or a tensor.
 
         Args:
             item: one item of the kind that the model was trained with.
             kind: for type checkers, the class of the prediction if it is not `Prediction`, such as
                 `LabelsPrediction`; it is checked.
+            tile: for masks of large images: cut squares of this side, or of (height, width), in
+                pixels of the image, and predict each as an image of its own, resized to the size of
+                the training images. Give the size in pixels of those, before resizing. Only a few
+                tiles and one row of them are in memory, beside the image and its mask.
+            overlap: how much two tiles share, at least, as a part of a tile. There the weight of
+                each falls linearly towards its ends.
 
         Returns:
             A `Prediction` with label, index and probabilities. For multilabel data a
@@ -634,10 +657,12 @@ class Learner(LearnerState):
 
         Raises:
             DataError: the item is not an image, or it cannot be read.
-            TrainingError: the model cannot take the item, or predictions are of another kind.
+            TrainingError: the model cannot take the item, predictions are of another kind, or there
+                are no masks to tile.
         """
-        found, _, _ = predict_all(self, [(single_batch(self.data.load(item)), None)])
-        made = self.data.placed(self.task.decode(found[0], self.data.vocab, self.thresh), item)
+        made = (
+            self._predicted(item) if tile is None else tiled_prediction(self, item, tile, overlap)
+        )
         if kind is not None and not isinstance(made, kind):
             right = type(made).__name__
             raise TrainingError(
@@ -645,6 +670,11 @@ class Learner(LearnerState):
                 f"Use learn.predict(item, {right})."
             )
         return made
+
+    def _predicted(self, item: object) -> AnyPrediction:
+        found, _, _ = predict_all(self, [(single_batch(self.data.load(item)), None)])
+        made = self.task.decode(found[0], self.data.vocab, self.thresh)
+        return self.data.placed(made, item)  # type: ignore[no-any-return] # of the same kind
 
     def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:
         """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.

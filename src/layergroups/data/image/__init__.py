@@ -36,6 +36,7 @@ from layergroups.data.image._transforms import (
     Transform,
     as_size,
     normalise,
+    opened,
     transform_from_config,
 )
 
@@ -43,7 +44,7 @@ __all__ = [
     "ARRAY_ENDINGS", "CROP_PCT", "IMAGE_ENDINGS", "Array", "Augmentation", "BrokenImage",
     "DecodedCache", "EvalTransform", "ImageSource", "OnError", "Picture", "Size", "TrainTransform",
     "Transform", "as_size", "broken_images_error", "check_images", "check_on_error", "drop_broken",
-    "height_and_width", "normalise", "open_image", "open_picture", "picture_of", "progress",
-    "quiet", "reason_of", "reduced_picture", "refuse_pipe", "report_broken", "size_of_image",
-    "transform_from_config",
+    "height_and_width", "normalise", "open_image", "open_picture", "opened", "picture_of",
+    "progress", "quiet", "reason_of", "reduced_picture", "refuse_pipe", "report_broken",
+    "size_of_image", "transform_from_config",
 ]  # fmt: skip

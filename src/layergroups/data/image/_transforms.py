@@ -180,7 +180,8 @@ class EvalTransform:
                 (1 to 4, H, W); pixels are uint8, or fractions from 0 to 1, not yet normalised. If
                 images are not RGB, arrays have their channels, first or last.
         """
-        return normalise(self.pixels(self._open(source))[None], self.input)[0]
+        picture = opened(source, self.channels, self.decode_size)
+        return normalise(self.pixels(picture)[None], self.input)[0]
 
     def pixels(self, image: Picture) -> torch.Tensor:
         """An image with its channels as (height, width, channels), uint8 or float32."""
@@ -210,15 +211,6 @@ class EvalTransform:
         spec = replace(self.input, size=self.size, crop_pct=self.crop_pct)
         config = {k: list(v) if isinstance(v, tuple) else v for k, v in spec.to_dict().items()}
         return config | ({"squash": True} if self.squash else {})
-
-    def _open(self, source: ImageSource) -> Picture:
-        try:
-            return picture_of(source, self.channels, min_size=self.decode_size)
-        except Exception as error:  # whatever Pillow's readers meet: the file is broken
-            if isinstance(error, DataError) or not isinstance(source, str | os.PathLike):
-                raise
-            broken = BrokenImage(Path(source), reason_of(error, source))
-            raise BrokenImagesError(f"Cannot read the image {broken}.") from error
 
 
 @dataclass(frozen=True)
@@ -330,6 +322,21 @@ def transform_from_config(config: Mapping[str, Any]) -> EvalTransform:
     return EvalTransform(spec.size, spec, spec.crop_pct, squash is True)
 
 
+def opened(source: ImageSource, channels: int, min_size: int | None = None) -> Picture:
+    """An image of a file or in memory; a file may be decoded at a smaller size, see `open_image`.
+
+    Raises:
+        DataError: it is not an image; `BrokenImagesError` if the file cannot be read.
+    """
+    try:
+        return picture_of(source, channels, min_size=min_size)
+    except Exception as error:  # whatever Pillow's readers meet: the file is broken
+        if isinstance(error, DataError) or not isinstance(source, str | os.PathLike):
+            raise
+        broken = BrokenImage(Path(source), reason_of(error, source))
+        raise BrokenImagesError(f"Cannot read the image {broken}.") from error
+
+
 def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """Scale pixels (N, height, width, channels) to 0..1 and normalise them.
 
@@ -345,11 +352,11 @@ def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-def as_size(size: int | Size) -> Size:
+def as_size(size: int | Size, name: str = "size") -> Size:
     """A side, or height and width, as height and width."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
     whole = len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
-    _expect(whole and min(pair) > 0, "size", size, "224, or (height, width)")
+    _expect(whole and min(pair) > 0, name, size, "224, or (height, width)")
     return pair[0], pair[1]
 
 
