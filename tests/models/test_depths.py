@@ -49,6 +49,7 @@ def test_the_last_map_of_each_resolution_is_read_and_blocks_of_a_vit(name: str) 
     n = alone.shape[1]
     torch.testing.assert_close(features[:, :n], alone)
     assert made.features == n + 2 * sum(each.channels for each in maps)
+    assert made.model[1][1].inner == made.features - n
 
 
 def test_a_map_gives_the_mean_and_deviation_of_its_channels() -> None:
@@ -58,6 +59,15 @@ def test_a_map_gives_the_mean_and_deviation_of_its_channels() -> None:
     inner = body[0](x)
     expected = [body(x).mean((2, 3)), inner.mean((2, 3)), inner.flatten(2).std(2, correction=0)]
     torch.testing.assert_close(made(x), torch.cat(expected, 1), rtol=1e-3, atol=1e-3)
+
+
+def test_statistics_of_tokens_leave_out_those_that_are_no_patches() -> None:
+    tokens = torch.randn(2, 5 + 9, 4)
+    found = FeatureMap("0", 8, 4, layout="tokens", prefix=5).statistics(tokens)
+    changed = torch.cat([torch.randn(2, 5, 4), tokens[:, 5:]], 1)
+    again = FeatureMap("0", 8, 4, layout="tokens", prefix=5).statistics(changed)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    torch.testing.assert_close(found[0], tokens[:, 5:].mean(1))
 
 
 def test_a_constant_map_has_a_finite_gradient() -> None:

@@ -16,6 +16,7 @@ from layergroups.errors import ModelError
 from layergroups.models import (
     AdaptiveConcatPool2d,
     ConcatLinear,
+    DepthDropout,
     SigmoidRange,
     TargetUnits,
     create_head,
@@ -104,6 +105,8 @@ def test_linears_start_kaiming_normal_with_zero_bias() -> None:
         ({"nf": 8, "n_out": 2, "ps": 1.0}, "0 <= p < 1"),
         ({"nf": 8, "n_out": 2, "ps": [0.1, "x"]}, "0 <= p < 1"),
         ({"nf": 8, "n_out": 2, "ps": [0.1, 0.2, 0.3]}, r"ps has 3 rates.*2 linear layers"),
+        ({"nf": 8, "n_out": 2, "inner": 3}, "inner=3 must be fewer than the nf=8 features"),
+        ({"nf": 8, "n_out": 2, "inner": 8, "pool": False}, "inner=8"),
         ({"nf": 8, "n_out": 2, "ps": []}, r"ps has 0 rates.*ps=\[0.25, 0.5\]"),
     ],
 )
@@ -118,6 +121,27 @@ EXAMPLE = torch.zeros(2, 3, 16, 16)
 def model(**options: object) -> nn.Sequential:
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     return nn.Sequential(body, create_head(8, 2, **options)).eval()
+
+
+def test_depth_dropout_keeps_one_kind_of_features_of_an_item() -> None:
+    torch.manual_seed(0)
+    dropout, x = DepthDropout(0.0, inner=3), torch.ones(4000, 8, requires_grad=True)
+    y = dropout(x)
+    assert {tuple(row) for row in y.tolist()} == {(2.0,) * 5 + (0.0,) * 3, (0.0,) * 5 + (2.0,) * 3}
+    assert torch.allclose(y.mean(0), torch.ones(8), atol=0.1)
+    y.sum().backward()
+    assert torch.equal(x.grad, y)
+    assert torch.equal(dropout.eval()(x), x)
+    half = DepthDropout(0.5, inner=3)(x)
+    assert torch.allclose(half.mean(0), torch.ones(8), atol=0.2)
+
+
+def test_a_head_on_inner_features_has_a_depth_dropout_first() -> None:
+    head = create_head(8, 3, pool=False, inner=3, lin_ftrs=[5])
+    assert _kinds(head)[:3] == ["BatchNorm1d", "DepthDropout", "Linear"]
+    assert (head[1].p, head[1].inner) == (0.25, 3)
+    assert _kinds(head).count("Dropout") == 1
+    assert "DepthDropout" not in _kinds(create_head(8, 3, pool=False, inner=3, ps=0.0))
 
 
 def test_a_range_is_never_left() -> None:
@@ -179,6 +203,7 @@ _plain_layers = st.one_of(
     st.builds(nn.LayerNorm, _size | st.tuples(_size, _size), bias=st.booleans()),
     st.builds(nn.LayerNorm, _size, elementwise_affine=st.just(False)),
     st.builds(nn.Dropout, st.floats(0, 1), st.booleans()),
+    st.builds(DepthDropout, st.floats(0, 1), _size),
     st.builds(nn.GELU, st.sampled_from(["none", "tanh"])),
     st.builds(nn.LeakyReLU, st.floats(0, 1), st.booleans()),
     st.builds(nn.Flatten, st.integers(1, 2), st.integers(-1, 3)),

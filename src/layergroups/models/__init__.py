@@ -15,6 +15,7 @@ from layergroups.models._head_surgery import (
 from layergroups.models._heads import (
     AdaptiveConcatPool2d,
     ConcatLinear,
+    DepthDropout,
     SigmoidRange,
     TargetUnits,
     checked_range,
@@ -40,7 +41,7 @@ from layergroups.models._weights import compare, read_weights
 
 __all__ = [
     "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ConcatLinear", "Cut", "Decoder",
-    "DepthFeatures",
+    "DepthDropout", "DepthFeatures",
     "InputChange", "LoadedModel", "Segmenter", "SigmoidRange", "TargetUnits", "TextEncoder",
     "all_or_nothing", "apply_cut", "assemble", "assemble_segmenter", "build_text_encoder",
     "change_input_channels", "checked_range", "classifier_layers", "compare", "create_body",

@@ -224,7 +224,8 @@ def assemble(
     pooled, features = len(shape) == 2, shape[-1] if len(shape) == 3 else shape[1]
     head = custom_head
     if head is None:
-        head = create_head(features, n_out, pool=not pooled, **options)
+        inner = 2 * sum(each.channels for each in planned.depths)
+        head = create_head(features, n_out, pool=not pooled, inner=inner, **options)
         if len(shape) == 3:
             head = nn.Sequential(TokensAsMap(), *head)
     where = next(body.parameters(), example).device

@@ -58,8 +58,13 @@ class FeatureMap:
         return value
 
     def statistics(self, value: Tensor) -> list[Tensor]:
-        """Mean and standard deviation of each channel of a returned value, both (N, C)."""
+        """Mean and standard deviation of each channel of a returned value, both (N, C).
+
+        Those of tokens are of the patches alone.
+        """
         places = {FIRST: (2, 3), LAST: (1, 2), TOKENS: (1,)}[self.layout]
+        if self.layout == TOKENS:
+            value = value[:, self.prefix :]
         variance, mean = torch.var_mean(value.float(), places, correction=0)
         return [mean, (variance + _SMALL).sqrt()]
 

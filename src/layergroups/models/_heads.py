@@ -140,8 +140,43 @@ class AdaptiveConcatPool2d(nn.Module):
         return torch.cat([self.mp(x), average], dim=1)
 
 
+class DepthDropout(nn.Dropout):
+    """Dropout for features of several depths: a training item keeps one of two kinds of them.
+
+    These are the features of the body's output and those of its inner maps. In evaluation both are
+    there, so the outputs of a linear layer on them are the mean of two that were trained apart. A
+    layer trained on both together relies on whichever fits the training items faster; with a few
+    items of each class these are often the wrong ones.
+
+    Args:
+        p: probability that a single feature becomes zero, as in `nn.Dropout`.
+        inner: how many of the features, the last ones, are of inner maps.
+
+    Shapes: (N, F) in, (N, F) out, F at least `inner`.
+
+    Source: Neverova and others, "ModDrop: Adaptive Multi-Modal Gesture Recognition" (2016), for
+    dropping whole sources of features.
+    """
+
+    def __init__(self, p: float, inner: int) -> None:
+        super().__init__(p)
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In training, drop features (N, F) and double those that are kept of each item."""
+        if not self.training:
+            return x
+        factor = 2 * torch.randint(2, (len(x), 1), device=x.device).to(x.dtype)
+        output = x.shape[1] - self.inner
+        each = [factor.expand(-1, output), (2 - factor).expand(-1, self.inner)]
+        return super().forward(x) * torch.cat(each, 1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, inner={self.inner}"
+
+
 class HeadOptions(TypedDict, total=False):
-    """The optional arguments of `create_head`, except for `pool`."""
+    """The optional arguments of `create_head`, except for `pool` and `inner`."""
 
     lin_ftrs: Sequence[int] | None
     ps: float | Sequence[float]
@@ -160,6 +195,7 @@ def create_head(
     lin_ftrs: Sequence[int] | None = None,
     ps: float | Sequence[float] = 0.5,
     pool: bool = True,
+    inner: int = 0,
     concat_pool: bool = True,
     bn_final: bool = False,
     first_bn: bool = True,
@@ -184,6 +220,8 @@ def create_head(
         ps: dropout before each linear layer: one rate for the last (the earlier ones get half of
             it), or one rate for each. A dropout of 0 is omitted.
         pool: begin with a pool and Flatten, for features (N, nf, H, W); False for features (N, nf).
+        inner: how many of the features (N, nf), the last ones, are of inner maps: the first dropout
+            is then a `DepthDropout`.
         concat_pool: pool by maximum and average, which doubles the features; False: average only.
         bn_final: end with a batch norm of momentum 0.01 on the outputs.
         first_bn: a batch norm in the first block.
@@ -203,6 +241,12 @@ def create_head(
     hidden = _hidden_sizes(lin_ftrs)
     whole_number("nf", nf, 1, 512, ModelError)
     whole_number("n_out", n_out, 1, 10, ModelError)
+    whole_number("inner", inner, 0, 0, ModelError)
+    if inner and (pool or inner >= nf):
+        raise ModelError(
+            f"create_head: inner={inner} must be fewer than the nf={nf} features (N, nf), with "
+            "pool=False."
+        )
     rates = _dropout_rates(ps, len(hidden) + 1)
     features = nf * 2 if pool and concat_pool else nf
     layers: list[nn.Module] = []
@@ -213,6 +257,9 @@ def create_head(
     if bn_final:
         layers.append(nn.BatchNorm1d(n_out, momentum=0.01))
     layers += _output_layer(n_out, y_range, units)
+    dropouts = [layer for layer in layers if isinstance(layer, nn.Dropout)]
+    if inner and dropouts:
+        layers[layers.index(dropouts[0])] = DepthDropout(dropouts[0].p, inner)
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     for layer in linears:
         nn.init.kaiming_normal_(layer.weight)
@@ -345,7 +392,7 @@ _LAYERS: dict[str, type[nn.Module]] = {
         nn.AdaptiveAvgPool2d, AdaptiveConcatPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm1d,
         nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Flatten, nn.GELU, nn.Hardswish, nn.Identity,
         nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.SiLU, nn.Sigmoid, SigmoidRange, nn.Tanh,
-        TargetUnits, Decoder,
+        TargetUnits, Decoder, DepthDropout,
     )
 }  # fmt: skip
 _HOLDERS = {"Sequential": ("layers",), "ConcatLinear": ("dim", "layers")}
