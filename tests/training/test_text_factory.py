@@ -15,6 +15,7 @@ from tests.texts import model_folder, reviews, tokenizers
 from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
 from layergroups.errors import ModelError, TrainingError
 from layergroups.training import Learner
+from layergroups.training.recipes import new_plan
 
 FEW = FineTuneDefaults(head_steps=8, head_passes=1, least_steps=0, unfrozen_ratio=1.0)
 
@@ -173,9 +174,9 @@ def test_tokens_of_different_numbers_are_not_cached(folder: Path, caplog: Any) -
     one, other = learner(folder), learner(folder)
     for learn in (one, other):
         learn.freeze_to(1)
-    with caplog.at_level(logging.WARNING, "layergroups"):
+    with caplog.at_level(logging.INFO, "layergroups"):
         one.fit(3, 1e-3)
-    assert len(caplog.records) == 1  # says why
+    assert sum("frozen layers run" in record.message for record in caplog.records) == 1
     other.fit(3, 1e-3, feature_cache=False)
     theirs = weights(other)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(one).items())
@@ -187,6 +188,18 @@ def test_a_seed_decides_everything(folder: Path) -> None:
     other.fine_tune(1, defaults=FEW)
     ours = weights(other)
     assert all(torch.equal(value, ours[name]) for name, value in weights(one).items())
+
+
+def test_embeddings_and_early_layers_stay_frozen_unless_the_user_decides(folder: Path) -> None:
+    def lowest(**wishes: Any) -> int:
+        return new_plan(learner(folder, pretrained=wishes.pop("pretrained", True)), 2,
+            base_lr=None, freeze_epochs=1, **{"lr": None, "defaults": None, **wishes},
+        ).figures.lowest  # fmt: skip
+
+    assert lowest() == 1
+    assert lowest(defaults=FineTuneDefaults()) == 0
+    assert lowest(lr=slice(1e-5, 1e-3)) == 0  # rates for all groups
+    assert lowest(pretrained=False) == 0
 
 
 def balance_of(folder: Path) -> TextDataLoaders:

@@ -172,7 +172,8 @@ def _train(
                     learn.fine_tune(plan=_searched(learn, config.search, config), **saved)
                 else:
                     whole = {"freeze_epochs": config.freeze_epochs, **saved}
-                    learn.fine_tune(config.epochs, config.lr, **whole)
+                    usual = config.lr == RunConfig.lr  # which data and head decide
+                    learn.fine_tune(config.epochs, None if usual else config.lr, **whole)
             finally:
                 for number in before:
                     signal.signal(number, signal.SIG_IGN)  # the model is being saved

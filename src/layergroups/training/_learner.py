@@ -331,6 +331,7 @@ class Learner(LearnerState):
         How far is decided by a tenth of the training items, which is held out until the last epoch;
         so this phase does not end clearly worse than the head alone. Validation items decide
         nothing. `FineTuneDefaults(lowest=1)` leaves the first group frozen, and caches its outputs.
+        Of texts the first group, embeddings and early layers, stays frozen by default.
 
         Args:
             epochs: of the second phase; None chooses by the number of training items.

@@ -29,6 +29,7 @@ from layergroups.data import (
     shard_positions,
     shards_of,
     starting_at,
+    texts_of,
 )
 from layergroups.training.feature_cache._feature_buffer import FeatureBuffer, FeatureCacheConfig
 from layergroups.training.feature_cache._feature_cache import (
@@ -95,7 +96,9 @@ class CachedEpochs:
         self.cache.keep_only([boundary] if boundary else [])
         reason = boundary and (why_not(run) or self._fill(run, boundary))
         if reason and reason != self._warned:
-            _log.warning("The frozen layers run in every epoch, because %s.", reason)
+            # Of texts only vectors of whole texts are cached: tokens differ in number.
+            level = logging.INFO if texts_of(run.learner.data.train) else logging.WARNING
+            _log.log(level, "The frozen layers run in every epoch, because %s.", reason)
         self._warned = reason or ""
         return self._batches(run)
 
