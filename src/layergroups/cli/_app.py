@@ -91,6 +91,29 @@ ImagesDir = Annotated[
         *("--images", "--photos"),  # the second is its earlier name
     ),
 ]
+_MASKS = {"rich_help_panel": "Options for masks"}
+Masks = Annotated[
+    Path | None,
+    _unset(
+        "DIR", "A mask for each image of FOLDER, of the same name: a class per pixel.", **_MASKS
+    ),
+]
+MaskSuffix = Annotated[
+    str, _unset("TEXT", "What names of masks have more than those of images: _mask.", **_MASKS)
+]
+Classes = Annotated[
+    str | None,
+    _unset(
+        "NAMES",
+        "Names of the values 0, 1, … of masks, separated by commas, or a file with a name per line "
+        "(default: background and foreground).",
+        **_MASKS,
+    ),
+]
+Ignore = Annotated[
+    str | None,
+    _unset("NAMES", "Classes or values of masks that do not count (default: 255).", **_MASKS),
+]
 Split = Annotated[
     str,
     typer.Option(
@@ -160,7 +183,8 @@ def train(
         _needed(
             "FOLDER",
             "Images: one sub-folder per class, or train/ and valid/ with such sub-folders; or a "
-            ".csv or .tsv file with image names, or texts (--text), and their labels or numbers.",
+            ".csv or .tsv file with image names, or texts (--text), and their labels or numbers; "
+            "or images that have --masks.",
         ),
     ],
     config: Annotated[
@@ -264,6 +288,10 @@ def train(
             "inferred from the labels).",
         ),
     ] = None,
+    masks: Masks = None,
+    mask_suffix: MaskSuffix = RunConfig.mask_suffix,
+    classes: Classes = None,
+    ignore: Ignore = None,
     channels: Annotated[
         int | None, _unset("N", "Image channels, such as 1 for grayscale (default: 3).", min=1)
     ] = None,
@@ -277,15 +305,18 @@ def train(
     on_error: Broken = OnError.stop,
     json: AsJson = False,
 ) -> None:
-    """Fine-tune a network on a folder of images, or on a table of labels (.csv, .tsv).
+    """Fine-tune a network on a folder of images, a table of labels (.csv, .tsv), or masks.
 
     The new head trains first, then all layer groups.
     Ctrl-C after the first step saves the model and stops.
     """  # fmt: skip
     from layergroups.cli import _train_command as command
+    from layergroups.cli._parsing import names_in
 
     settings = RunConfig(
-        folder=folder, text=text, arch=arch, epochs=epochs, freeze_epochs=freeze_epochs, lr=lr,
+        folder=folder, text=text, masks=masks, mask_suffix=mask_suffix,
+        classes=",".join(names_in(classes) or ()) or None, ignore=ignore, arch=arch,
+        epochs=epochs, freeze_epochs=freeze_epochs, lr=lr,
         search=search, size=size, batch_size=batch_size, augment=augment, out=out,
         weights=weights, pretrained=pretrained,
         valid_pct=valid_pct, seed=seed, split=split, label_col=label_col, label_delim=label_delim,
@@ -332,12 +363,22 @@ def predict(
     format: Annotated[
         Rows | None, typer.Option(help="Output format.", show_default="table")
     ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder for the masks, as PNG files, of a model of masks.", **_MASKS
+        ),
+    ] = Path("predicted-masks"),
+    tile: Annotated[
+        int | None,
+        _unset("N", "Predict large images by overlapping tiles of N pixels.", min=1, **_MASKS),
+    ] = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Predict the labels, or numbers, of images or texts with a trained model.
+    """Predict the labels, numbers or masks of images, or of texts, with a trained model.
 
     All images are checked first. The rows of a batch are written as soon as it is predicted.
     """
@@ -346,8 +387,8 @@ def predict(
     if json and format not in (None, Rows.json):
         raise typer.BadParameter(f"--json and --format {format} are two formats; give one.")
     command.run(
-        model, items or [], batch_size=batch_size, workers=workers, on_error=on_error.value,
-        format="json" if json else (format or Rows.table).value,
+        model, items or [], out=out, tile=tile, batch_size=batch_size, workers=workers,
+        on_error=on_error.value, format="json" if json else (format or Rows.table).value,
     )  # fmt: skip
 
 

@@ -66,6 +66,15 @@ def _columns(text: str | None, default: str | int) -> str | int | list[str]:
     return names[0] if len(names) == 1 else names or default
 
 
+def names_in(text: str | None) -> list[str] | None:
+    """Names separated by commas, or those in the lines of a text file; None for none."""
+    if text is None:
+        return None
+    is_file = Path(text).is_file()
+    found = Path(text).read_text("utf-8").splitlines() if is_file else text.split(",")
+    return [name.strip() for name in found if name.strip()]
+
+
 def is_table(path: Path) -> bool:
     return path.suffix.lower() in _TABLES and not path.is_dir()
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from layergroups._formatting import say
 from layergroups.data import EvalLoader, InferenceTexts, OnError, find_images
 from layergroups.errors import DataError
 from layergroups.reports import write_rows
-from layergroups.tasks import AnyPrediction
+from layergroups.tasks import AnyPrediction, MaskPrediction
 from layergroups.training import Learner, load_learner
+
+Rows = Iterator[tuple[Path, AnyPrediction]]
 
 
 def run(
     model: Path,
     items: Sequence[str],
     *,
+    out: Path,
+    tile: int | None,
     batch_size: int,
     workers: int | None,
     on_error: OnError,
     format: str,
 ) -> None:
     """Predict images or texts with an exported model, and write a row for each as it comes.
+
+    Masks are written into `out`, as PNG files of the names of their images.
 
     Raises:
         LayerGroupsError: the folder is not an export, or images cannot be read.
@@ -45,7 +53,9 @@ def run(
     batches = dls.test_dl(files, batch_size=batch_size, num_workers=workers, on_error=on_error)
     if not batches.samples.files:
         raise DataError("None of the images can be read.")
-    rows = _rows(learn, batches)
+    rows = _rows(learn, batches, tile)
+    if learn.task.per_pixel:
+        rows = _saving(rows, out, batches.samples.files)
     write_rows(format, rows, learn.task.prediction, dls.vocab, batches.samples.files)
 
 
@@ -61,11 +71,29 @@ def _predict_texts(learn: Learner, texts: Sequence[str], batch_size: int, format
     write_rows(format, rows(), learn.task.prediction, dls.vocab, texts, item="text")
 
 
-def _rows(learn: Learner, batches: EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:
+def _saving(rows: Rows, out: Path, files: Sequence[str]) -> Rows:
+    """The same rows; the mask of each is written, below the folders in which the images differ."""
+    out.mkdir(parents=True, exist_ok=True)
+    whole = [Path(file).absolute() for file in files]
+    common = os.path.commonpath([file.parent for file in whole])
+    names = [file.relative_to(common).with_suffix(".png") for file in whole]
+    if len(set(names)) < len(names):
+        names = [Path(f"{file.relative_to(common)}.png") for file in whole]
+    for name, (path, found) in zip(names, rows, strict=True):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        cast(MaskPrediction, found).save(out / name)
+        yield path, found
+    say(f"The masks are in {out}.")
+
+
+def _rows(learn: Learner, batches: EvalLoader, tile: int | None) -> Rows:
     """The predictions; with a progress bar where they do not go to the terminal themselves."""
     if sys.stdout.isatty():
         learn.progress = False
     with learn.reporter.bar("predictions", len(batches.samples)) as bar:
-        for row in learn.iter_preds(batches):
+        for row in (
+            learn.iter_preds(batches) if tile is None
+            else ((path, learn.predict(path, tile=tile)) for path in batches.paths)
+        ):  # fmt: skip
             yield row
             bar.advance()

@@ -29,6 +29,10 @@ class RunConfig:
 
     folder: Path
     text: str | None = None
+    masks: Path | None = None
+    mask_suffix: str = ""
+    classes: str | None = None
+    ignore: str | None = None
     arch: str = "resnet18"
     epochs: int = 3
     freeze_epochs: int = 1

@@ -6,16 +6,21 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from layergroups._formatting import say, show_figures, show_json
 from layergroups._interrupts import interrupts
-from layergroups.cli._parsing import is_table, split_rule
+from layergroups.cli._parsing import is_table, names_in, split_rule
 from layergroups.cli._run_config import RunConfig
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
-from layergroups.data import DEFAULT_MODEL, ImageDataLoaders, TextDataLoaders
+from layergroups.data import (
+    DEFAULT_MODEL,
+    ImageDataLoaders,
+    SegmentationDataLoaders,
+    TextDataLoaders,
+)
 from layergroups.errors import DataError
 from layergroups.reports import (
     CONFIG,
@@ -31,9 +36,12 @@ from layergroups.training import (
     FineTunePlan,
     FitContext,
     Learner,
+    segmentation_learner,
     text_learner,
     vision_learner,
 )
+
+_MASKS_IN_A_BATCH: Final = 8
 
 
 def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) -> None:
@@ -73,6 +81,10 @@ def _check(config: RunConfig) -> None:
     if not config.epochs and not config.freeze_epochs:
         raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
     config.labels.check(config.folder)
+    if config.masks is None and (config.classes or config.ignore or config.mask_suffix):
+        raise typer.BadParameter("--classes, --ignore and --mask-suffix need --masks DIR.")
+    if config.masks is not None and not config.folder.is_dir():
+        raise typer.BadParameter("--masks DIR goes with a folder of images; FOLDER is none.")
     folder = config.folder
     if config.out.resolve().is_relative_to(folder.resolve()) and folder.is_dir():
         raise DataError(
@@ -82,7 +94,8 @@ def _check(config: RunConfig) -> None:
 
 
 def _learner(config: RunConfig) -> Learner:
-    learn = _text_learner(config) if config.text else _image_learner(config)
+    make = _mask_learner if config.masks else _text_learner if config.text else _image_learner
+    learn = make(config)
     groups = ", ".join(learn.layer_groups.names)
     name = learn.blueprint.arch if learn.blueprint else config.arch
     start = "pretrained" if config.pretrained or config.weights else "randomly initialized"
@@ -133,8 +146,47 @@ def _image_learner(config: RunConfig) -> Learner:
     )
 
 
+def _mask_learner(config: RunConfig) -> Learner:
+    values = [int(name) if name.isdecimal() else name for name in names_in(config.ignore) or ()]
+    options = _loading(config)
+    if config.batch_size == RunConfig.batch_size:  # too many for a decoder
+        options["batch_size"] = _MASKS_IN_A_BATCH
+    dls = SegmentationDataLoaders.from_folders(
+        config.folder,
+        config.masks or "",
+        classes=names_in(config.classes),
+        ignore=values or None,
+        suffix=config.mask_suffix,
+        **options,
+    )
+    say(
+        f"{len(dls.train_images)} training and {len(dls.valid_images)} validation masks of "
+        f"{dls.task.count(dls.c)}, {config.size} x {config.size} pixels, batches of "
+        f"{dls.batch_size}"
+    )
+    return segmentation_learner(
+        dls,
+        config.arch,
+        pretrained=config.pretrained,
+        weights=config.weights,
+        split=split_rule(config.split),
+        metrics=dls.task.default_metrics,
+        seed=config.seed,
+    )
+
+
 def _data(config: RunConfig) -> ImageDataLoaders:
-    shared: dict[str, Any] = {
+    if not is_table(config.folder):
+        return ImageDataLoaders.from_folder(config.folder, **_loading(config))
+    columns = config.labels.arguments()
+    return ImageDataLoaders.from_table(
+        config.folder, task=config.task, **columns, **_loading(config)
+    )
+
+
+def _loading(config: RunConfig) -> dict[str, Any]:
+    """The options that all images have."""
+    return {
         "valid_pct": config.valid_pct,
         "seed": config.seed,
         "size": config.size,
@@ -144,10 +196,6 @@ def _data(config: RunConfig) -> ImageDataLoaders:
         "on_error": config.on_error,
         "channels": config.channels,
     }
-    if not is_table(config.folder):
-        return ImageDataLoaders.from_folder(config.folder, **shared)
-    columns = config.labels.arguments()
-    return ImageDataLoaders.from_table(config.folder, task=config.task, **columns, **shared)
 
 
 class _StepCount:

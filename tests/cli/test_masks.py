@@ -1,0 +1,73 @@
+"""A model of masks by commands alone: train, reproduce, predict into PNG files, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.cli.conftest import Run
+from tests.data.masks import NAMES, shapes
+
+from layergroups.cli import main
+
+TINY = ["--arch", "timm:test_resnet", "--no-pretrained", "--size", "32"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders images and masks, classes.txt, and a trained model, `run`."""
+    root = tmp_path_factory.mktemp("masks")
+    images, masks = shapes(root)
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    words = [str(images), "--masks", str(masks), "--classes", str(root / "classes.txt")]
+    more = ["--epochs", "1", "--out", str(root / "run")]
+    assert main(["train", *words, "--ignore", "disc,9", *TINY, *more]) == 0
+    return root
+
+
+def test_settings_of_masks_are_written_and_repeated(folder: Path, run: Run) -> None:
+    settings = (folder / "run" / "run.yaml").read_text()
+    assert f"masks: {folder / 'masks'}" in settings
+    assert "classes: background,square,disc" in settings
+    assert "ignore: disc,9" in settings
+    assert run("reproduce", folder / "run", "--json").code == 0
+
+
+def test_masks_are_written_as_images(folder: Path, run: Run, tmp_path: Path) -> None:
+    found = run("predict", folder / "run", folder / "images", "--out", tmp_path, "--json")
+    assert found.code == 0
+    assert [row["size"] for row in json.loads(found.out)] == [[48, 64]] * 12
+    with Image.open(tmp_path / "03.png") as written:
+        assert (written.mode, written.size) == ("P", (64, 48))
+        assert np.array(written).max() <= 1
+    tiled = run("predict", folder / "run", folder / "images/03.jpg", "--out", tmp_path / "tiles",
+                "--tile", 32)  # fmt: skip
+    assert tiled.code == 0
+    with Image.open(tmp_path / "tiles/03.png") as written:
+        assert written.size == (64, 48)
+
+
+def test_images_of_the_same_name_do_not_share_a_mask(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    for name in ("a/1.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((folder / "images/00.jpg").read_bytes())
+    assert run("predict", folder / "run", tmp_path, "--out", tmp_path / "out").code == 0
+    assert {file.parent.name for file in (tmp_path / "out").rglob("*.png")} == {"a", "b"}
+
+
+def test_mistakes_are_explained(folder: Path, run: Run, tmp_path: Path) -> None:
+    images, out = folder / "images", ["--out", tmp_path / "new"]
+    for words in (
+        ["train", images, "--classes", "a,b", *out],
+        ["train", folder / "classes.txt", "--masks", folder / "masks", *out],
+        ["train", images, "--masks", folder / "none", *out],
+        ["train", images, "--masks", folder / "masks", *out],  # three values and no classes
+        ["train", images, "--masks", folder / "masks", "--mask-suffix", "_m", *out],
+    ):
+        assert run(*words).only_error_line.startswith("layergroups: ")
+    assert not (tmp_path / "new").exists()
