@@ -59,6 +59,9 @@ def network(kind: str) -> Any:
         )  # fmt: skip
         return transformers.T5Model(config)
     size = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    if kind == "mpnet":  # its positions begin at 2, after that of padding
+        config = transformers.MPNetConfig(intermediate_size=32, pad_token_id=0, **size, **SMALL)
+        return transformers.MPNetModel(config, add_pooling_layer=False)
     config = transformers.BertConfig(intermediate_size=32, **size, **SMALL)
     return transformers.BertModel(config, add_pooling_layer=kind == "bert")
 

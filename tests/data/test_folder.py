@@ -205,7 +205,7 @@ def test_single_photos_are_kept_for_training_and_said(
     with caplog.at_level(logging.WARNING, "layergroups"):
         found = read_folder(folder(cat=4, dog=1))
     assert found.valid.counts(2) == (1, 0)
-    assert "One image only of 'dog'" in caplog.text
+    assert "One item only of 'dog'" in caplog.text
 
 
 def test_nothing_to_validate_with_is_an_error(folder: Folder) -> None:

@@ -194,7 +194,7 @@ def test_a_class_without_training_photos_is_remarked_on(
     labels, marks = ["a", "b"] * 5 + ["c", "c"], [False] * 9 + [True] * 3
     with caplog.at_level(logging.WARNING, "layergroups"):
         ImageDataLoaders.from_lists(files, labels, is_valid=marks, **SMALL)
-    assert "No training image of 'c'" in caplog.text
+    assert "No training item of 'c'" in caplog.text
 
 
 def test_it_prints_its_task(files: list[Path]) -> None:

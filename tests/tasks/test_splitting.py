@@ -94,12 +94,12 @@ def test_labels_that_cannot_be_measured_are_told_in_a_line(
         found = divide([(0,), (0,), (0,), (0,), (1,), (0, 2), (0, 2)])
     assert found.valid.counts(3)[2] == 1
     (record,) = caplog.records
-    assert "One image only of 'b'" in record.getMessage()
+    assert "One item only of 'b'" in record.getMessage()
     caplog.clear()
     with caplog.at_level(logging.WARNING):  # both photos of 'c' are the only ones of a rarer label
         divide([(0, 2), (1, 2), (), (), (), ()])
-    assert "One image only of 'a', 'b'" in caplog.records[0].getMessage()
-    assert "No image of 'c' is for validation" in caplog.records[1].getMessage()
+    assert "One item only of 'a', 'b'" in caplog.records[0].getMessage()
+    assert "No item of 'c' is for validation" in caplog.records[1].getMessage()
 
 
 def test_a_split_of_one_class_each_is_what_it_was() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from layergroups.errors import ModelError, TrainingError
 from layergroups.training import Learner
 from layergroups.training.recipes import new_plan
 
-FEW = FineTuneDefaults(head_steps=8, head_passes=1, least_steps=0, unfrozen_ratio=1.0)
+FEW = FineTuneDefaults(head_steps=8, head_passes=1, least_steps=0, unfrozen_ratio=1.0, lowest=1)
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +83,12 @@ def test_the_head_phase_runs_the_frozen_encoder_once_per_text(folder: Path) -> N
         return forward(encoder, *args, **kwargs)
 
     encoder.__dict__["forward"] = counted
-    history = learn.fine_tune(0, defaults=FEW)
+    seen_by_head: list[int] = []
+    note = SimpleNamespace(after_fit=lambda run: seen_by_head.append(sum(seen)))
+    history = learn.fine_tune(1, defaults=FEW, callbacks=[note])  # whose early layers stay frozen
     assert history[0].resources["body_passes"] == 1
     items = len(learn.dls.train_texts) + len(learn.dls.valid_texts)
-    assert sum(seen) <= items + 3 * 3  # trials with three texts
+    assert seen_by_head[0] <= items + 8 * 3  # trials with three texts
 
 
 class StopAt:
@@ -147,6 +151,24 @@ def test_other_kinds_of_encoders(tmp_path: Path, kind: str, caplog: Any) -> None
     )
 
 
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    mpnet = model_folder(tmp_path / "mpnet", "mpnet")
+    with pytest.raises(ModelError, match="max_length=22"):
+        learner(mpnet)
+    learner(mpnet, data(mpnet, max_length=22)).predict(" ".join(["film"] * 99))
+    file = tmp_path / "mpnet" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"film": 13', '"film": 99'))
+    with pytest.raises(ModelError, match="token 99"):
+        learner(mpnet, data(mpnet, max_length=22))
+
+
+def test_halves_of_characters_are_read_as_question_marks(folder: Path) -> None:
+    learn = learner(folder)
+    for text in ("a film \ud83d", "\ud800", "\x00 a"):
+        assert learn.predict(text).label in ("bad", "good")
+    assert len(learn.dls.token_spans("a \ud83d")) == 4
+
+
 def test_batches_by_length_are_predicted_in_the_order_of_the_texts(folder: Path) -> None:
     learn = learner(folder)
     learn.fit(1, 1e-2)
@@ -197,7 +219,7 @@ def test_embeddings_and_early_layers_stay_frozen_unless_the_user_decides(folder:
         ).figures.lowest  # fmt: skip
 
     assert lowest() == 1
-    assert lowest(defaults=FineTuneDefaults()) == 0
+    assert lowest(defaults=replace(FEW, lowest=0)) == 0
     assert lowest(lr=slice(1e-5, 1e-3)) == 0  # rates for all groups
     assert lowest(pretrained=False) == 0
 

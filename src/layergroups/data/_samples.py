@@ -105,7 +105,7 @@ class Split:
 def check_valid_pct(valid_pct: float) -> float:
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
-            f"valid_pct={valid_pct} must be between 0 and 1: the share of the images for "
+            f"valid_pct={valid_pct} must be between 0 and 1: the share of the items for "
             "validation. For 20 % write valid_pct=0.2."
         )
     return valid_pct
@@ -124,7 +124,7 @@ def divided(
     train_at, valid_at = samples.task.split(samples.labels or (), valid_pct, seed)
     if not valid_at:
         few = samples.task.few_items.format(source)
-        raise DataError(f"{few}, so there is nothing to validate with. Add images.")
+        raise DataError(f"{few}, so there is nothing to validate with. Add items.")
     found = Split(tuple(vocab), samples.take(train_at), samples.take(valid_at), tuple(broken))
     warn_of_unmeasured(found)
     return found
@@ -141,11 +141,11 @@ def warn_of_unmeasured(found: Split) -> None:
     single, several = ([name for name, n in few if (n == 1) is one] for one in (True, False))
     if single:
         _LOG.warning(
-            "One image only of %s: used for training, none for validation.", names_of(single)
+            "One item only of %s: used for training, none for validation.", names_of(single)
         )
     if several:
         _LOG.warning(
-            "No image of %s is for validation: each of them also has a rarer label that is needed "
+            "No item of %s is for validation: each of them also has a rarer label that is needed "
             "for training.", names_of(several),
         )  # fmt: skip
 

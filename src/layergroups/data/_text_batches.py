@@ -39,6 +39,12 @@ class TextSet:
         """How many texts are longer than the model, and are truncated."""
         return sum(each.cut for each in self.encoded)
 
+    @property
+    def highest_token(self) -> int:
+        """The largest number of a token, that of padding included."""
+        row, padding = self.transform.inputs.index("input_ids"), self.transform.padding
+        return max(padding, *(int(w[row].max()) for each in self.encoded for w in each.windows))
+
     @cached_property
     def lengths(self) -> Tensor:
         """Tokens of each text, in all its windows, int64 (N,)."""

@@ -34,6 +34,7 @@ from layergroups.models._text_encoder import (
     BodyWithHead,
     TextEncoder,
     build_text_encoder,
+    check_tokens,
     describe_text_encoder,
     load_text_encoder,
 )
@@ -44,8 +45,8 @@ __all__ = [
     "DepthDropout", "DepthFeatures",
     "InputChange", "LoadedModel", "Segmenter", "SigmoidRange", "TargetUnits", "TextEncoder",
     "all_or_nothing", "apply_cut", "assemble", "assemble_segmenter", "build_text_encoder",
-    "change_input_channels", "checked_range", "classifier_layers", "compare", "create_body",
-    "create_head", "describe_head", "describe_text_encoder", "grow_head", "head_from_description",
-    "is_linear", "list_models", "load_model", "load_text_encoder", "model_of", "outputs_of",
-    "read_weights", "replace_head", "shrink_head", "with_channels",
+    "change_input_channels", "check_tokens", "checked_range", "classifier_layers", "compare",
+    "create_body", "create_head", "describe_head", "describe_text_encoder", "grow_head",
+    "head_from_description", "is_linear", "list_models", "load_model", "load_text_encoder",
+    "model_of", "outputs_of", "read_weights", "replace_head", "shrink_head", "with_channels",
 ]  # fmt: skip

@@ -136,7 +136,7 @@ def load_text_encoder(
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     missing: set[str] = set()
     if pretrained:
-        with _reading(name), _no_bars():
+        with _reading(name), _quiet():
             model, info = AutoModel.from_pretrained(
                 name, config=config, trust_remote_code=False, output_loading_info=True
             )
@@ -153,6 +153,34 @@ def load_text_encoder(
         )
     how, reason = (pooling, "as given") if pooling else _pooling_of(name, encoder, pooler)
     return TextEncoder(encoder, how), reason
+
+
+def check_tokens(body: TextEncoder, source: object, length: int, highest: int) -> None:
+    """Refuse texts of more tokens than the model has positions, or tokens that it does not know.
+
+    Raises:
+        ModelError: the tokenizer does not fit.
+    """
+    encoder: Any = body.encoder
+    words = encoder.get_input_embeddings()
+    if highest >= words.num_embeddings:
+        raise ModelError(
+            f"The tokenizer of {source} has token {highest}, but its model has "
+            f"{words.num_embeddings} tokens. Give a folder whose tokenizer and weights fit."
+        )
+    try:
+        positions = int(getattr(encoder.config, "max_position_embeddings", 0) or 0)
+    except NotImplementedError:
+        return
+    tables = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m is not words]
+    for table in tables:  # in RoBERTa, positions begin after that of padding
+        if table.num_embeddings == positions and table.padding_idx is not None:
+            limit = positions - table.padding_idx - 1
+            if length > limit:
+                raise ModelError(
+                    f"{source} takes {limit} tokens at most, but max_length is {length}. Give "
+                    f"TextDataLoaders.from_table(..., max_length={limit})."
+                )
 
 
 def build_text_encoder(config: Mapping[str, Any], pooling: str) -> TextEncoder:
@@ -248,13 +276,16 @@ def _reading(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    """No bars, and no report of layers that are left out; those that lack raise an error."""
     from transformers.utils import logging as notes
 
-    shown = notes.is_progress_bar_enabled()
+    shown, level = notes.is_progress_bar_enabled(), notes.get_verbosity()
     notes.disable_progress_bar()
+    notes.set_verbosity_error()
     try:
         yield
     finally:
+        notes.set_verbosity(level)
         if shown:
             notes.enable_progress_bar()

@@ -18,6 +18,7 @@ from layergroups.groups import LayerGroups, Split
 from layergroups.models import (
     BodyWithHead,
     Cut,
+    check_tokens,
     create_head,
     describe_text_encoder,
     load_text_encoder,
@@ -87,6 +88,7 @@ def text_learner(
             torch.default_generator.manual_seed(mixed(seed, "first weights"))
         name = dls.transform.model
         body, reason = load_text_encoder(name, pretrained=pretrained, pooling=pooling)
+        check_tokens(body, name, dls.transform.max_length, dls.train.items.highest_token)
         units = None if y_range else task.target_units(dls.targets())
         head = custom_head or create_head(
             body.features, dls.n_outputs, pool=False, lin_ftrs=lin_ftrs, ps=ps, y_range=y_range,

@@ -142,7 +142,7 @@ def marked(
     unseen = sorted(set(valid.classes()) - set(train.classes()))
     if unseen:
         missed = names_of(vocab[label] for label in unseen)
-        _LOG.warning("No training image of %s, only validation images.", missed)
+        _LOG.warning("No training item of %s, only validation items.", missed)
     return Split(tuple(vocab), train, valid, tuple(broken))
 
 

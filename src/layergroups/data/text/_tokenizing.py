@@ -89,7 +89,7 @@ class TextTransform:
         """The tokens of each text."""
         windows = self.long == "windows"
         made = self.tokenizer(
-            list(texts),
+            [_encodable(text) for text in texts],
             truncation=True,
             max_length=self.max_length,
             stride=self.max_length // 8 if windows else 0,
@@ -112,7 +112,10 @@ class TextTransform:
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where each token of the first window begins and ends; (0, 0) for special tokens."""
         made = self.tokenizer(
-            text, truncation=True, max_length=self.max_length, return_offsets_mapping=True
+            _encodable(text),
+            truncation=True,
+            max_length=self.max_length,
+            return_offsets_mapping=True,
         )
         return [(int(start), int(end)) for start, end in made["offset_mapping"]]
 
@@ -122,12 +125,17 @@ class TextTransform:
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(int(token) for token in known if token is not None)
 
+    @property
+    def padding(self) -> int:
+        """The token that fills short texts up; the attention mask leaves it out."""
+        return int(self.tokenizer.pad_token_id or 0)
+
     def collate(self, texts: Sequence[Encoded]) -> dict[str, Tensor]:
         """Inputs of the model, int64 (N, L) padded on the right; (N, K, L) for K windows."""
         longest = max(each.length for each in texts)
         most = max(len(each.windows) for each in texts)
         shape = (len(texts), most, longest)
-        padding = {"input_ids": self.tokenizer.pad_token_id or 0}
+        padding = {"input_ids": self.padding}
         made = {n: torch.full(shape, padding.get(n, 0), dtype=torch.long) for n in self.inputs}
         mask = torch.zeros(shape, dtype=torch.long)
         for row, each in enumerate(texts):
@@ -152,6 +160,11 @@ class TextTransform:
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder, where `text_transform_from_config` finds it."""
         self.tokenizer.save_pretrained(str(folder / _FOLDER))
+
+
+def _encodable(text: str) -> str:
+    """The text with "?" for halves of characters, as they stay when a text is cut anywhere."""
+    return text.encode(errors="replace").decode()
 
 
 def is_text_config(config: Mapping[str, Any]) -> bool:
@@ -197,4 +210,7 @@ def _positions(name: str) -> int:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError):  # an export has the tokenizer alone
         return 0
-    return int(getattr(config, "max_position_embeddings", 0) or 0)
+    try:
+        return int(getattr(config, "max_position_embeddings", 0) or 0)
+    except NotImplementedError:  # XLNet: no limit
+        return 0

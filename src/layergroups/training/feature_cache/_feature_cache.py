@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from layergroups._fingerprint import checksum, stable_text
 from layergroups._forward import labelled
-from layergroups.data import Shard, items_in, order_of, shards_of
+from layergroups.data import Shard, items_in, order_of, shards_of, texts_of
 from layergroups.groups import as_if_inactive
 from layergroups.training.distributed import Processes
 from layergroups.training.feature_cache._conv_bn_fusion import FrozenPart
@@ -208,6 +208,8 @@ def _with_cut(
             cut = find_cut(fit.model, paths, probe())
     except NoCutError as problem:
         return CacheEntry(entry.fingerprint, reason=str(problem))
+    if texts_of(fit.learner.data.train) and any(len(tensor.shape) > 1 for tensor in cut.tensors):
+        return CacheEntry(entry.fingerprint, reason="texts differ in their number of tokens")
     if entry.cut is not None and not entry.cut.caches_same_as(cut):
         return CacheEntry(entry.fingerprint, cut=cut)
     entry.cut, entry.reason = cut, ""
