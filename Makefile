@@ -27,6 +27,7 @@ $(DOCS): $(READY)
 
 demo: $(READY)
 	$(BIN)/layergroups demo --out demo-run
+	@echo "The command is in $(BIN); to have it on your path: source $(BIN)/activate"
 
 test: $(DEV)
 	$(TEST)

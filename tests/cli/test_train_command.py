@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from tests.cli.conftest import TINY, Run, make_photos
 
 from layergroups import load_learner
+from layergroups.cli._run_config import RunConfig
 from layergroups.reports import RunRecord
 
 
@@ -63,7 +65,7 @@ def test_a_training_goes_on_from_its_checkpoints(
     words = ["--epochs", 1, "--checkpoint-dir", tmp_path / "saved", "--out"]
     assert run("train", photos, *TINY, *words, tmp_path / "one").code == 0
     again = run("train", photos, *TINY, *words, tmp_path / "two")
-    assert "(--resume)" in again.err
+    assert "give --resume" in again.err
     assert run("train", photos, *TINY, *words, tmp_path / "two", "--resume").code == 0
     assert "Fit 1 was done before" in caplog.text
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
@@ -77,6 +79,62 @@ def test_a_search_needs_more_images_and_the_usual_head_phase(
     words = ["train", photos, *TINY, "--search", 4, "--out", tmp_path / "m"]
     assert "too few" in run(*words).err
     assert "--freeze-epochs 1" in run(*words, "--freeze-epochs", 2).err
+
+
+def test_all_layers_train_at_the_rate_that_was_asked_for(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    words = ["--train-all-layers", "--optimizer", "sgd", "--weight-decay", 0.1, "--balance"]
+    words += ["--metrics", "f1, accuracy", "--device", "cpu", "--epochs", 1, "--lr", 0.5]
+    assert run("train", photos, *TINY, *words, "--out", tmp_path / "m").code == 0
+    record = RunRecord.load(tmp_path / "m")
+    assert [(row.phase, row.frozen) for row in record.epochs] == [("one cycle", (False,) * 3)]
+    assert max(record.epochs[0].lrs) > 0.4
+    assert list(record.epochs[0].metrics) == ["f1", "accuracy"]
+    assert "SGD" in (tmp_path / "m/run.json").read_text(encoding="utf-8").upper()
+    written = RunConfig.load(tmp_path / "m/run.yaml")
+    assert (written.optimizer, written.weight_decay, written.balance) == ("sgd", 0.1, True)
+
+
+def test_the_best_epoch_is_kept_and_a_fit_ends_early(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    words = ["--train-all-layers", "--lr", 3, "--optimizer", "sgd", "--epochs", 9, "--json"]
+    words += ["--keep-best", "valid_loss", "--patience", 2, "--out", tmp_path / "m"]
+    answer = run("train", photos, *TINY, *words)
+    losses = [row.valid_loss for row in RunRecord.load(tmp_path / "m").epochs]
+    assert losses.index(min(losses)) == len(losses) - 3 < 6
+    assert json.loads(answer.out)["loss"] == pytest.approx(min(losses), rel=1e-4)
+    assert f"in epoch {len(losses) - 3}" in answer.err
+
+
+def test_a_finished_run_trains_on_and_that_repeats(run: Run, model: Path, tmp_path: Path) -> None:
+    words = ["train", "--from", model, "--epochs", 1, "--out"]
+    assert run(*words, tmp_path / "more").code == 0
+    before, after = RunRecord.load(model).epochs, RunRecord.load(tmp_path / "more").epochs
+    assert after[: len(before)] == before
+    assert [(row.epoch, row.phase) for row in after[len(before) :]] == [(2, "all")]
+    assert run("reproduce", tmp_path / "more").code == 0
+    assert "give another --out" in run(*words, model).only_error_line.lower()
+    assert "--arch: --from" in run(*words, tmp_path / "m", "--arch", "resnet18").only_error_line
+
+
+def test_other_classes_are_trained_on_by_name(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    fewer = shutil.copytree(photos, tmp_path / "photos", ignore=lambda *_: ["green"])
+    words = ["--from", model, "--epochs", 1, "--lr", 1e-9, "--freeze-epochs", 0]
+    answer = run("train", fewer, *words, "--out", tmp_path / "m")
+    assert "classes by name: blue, red" in answer.err
+    old, new = (load_learner(folder) for folder in (model, tmp_path / "m"))
+    one, other = old.get_preds(old.dls.test_dl(fewer)), new.get_preds(new.dls.test_dl(fewer))
+    assert torch.equal(one[0][:, [0, 2]].argmax(1), other[0].argmax(1))
+
+
+def test_a_device_that_is_not_there_is_refused(run: Run, photos: Path, tmp_path: Path) -> None:
+    for device in ("tpu", "meta"):
+        words = ["train", photos, *TINY, "--device", device, "--out", tmp_path / "m"]
+        assert f"--device {device}" in run(*words).only_error_line.split("pixels")[-1]
 
 
 def test_resuming_needs_a_folder_to_go_on_from(run: Run, photos: Path, tmp_path: Path) -> None:

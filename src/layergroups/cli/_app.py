@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,14 +45,17 @@ class Graph(StrEnum):
     pt2 = "pt2"
 
 
-def _unset(metavar: str, help: str, *names: str, **more: Any) -> Any:
-    """An option without a default."""
-    return typer.Option(*names, metavar=metavar, show_default=False, help=help, **more)
+def _option(metavar: str | None, help: str, *names: str, panel: str = "", **more: Any) -> Any:
+    """An option, in a panel of the help."""
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel or None, **more)
 
 
-def _of_csv(metavar: str, help: str, *names: str) -> Any:
-    """An option that only a table of labels has."""
-    return _unset(metavar, help, *names, rich_help_panel="Options for tables")
+_network = partial(_option, panel="Network")
+_training = partial(_option, panel="Training")
+_images = partial(_option, panel="Images")
+_tables = partial(_option, panel="Tables")
+_masks = partial(_option, panel="Masks")
+_saving = partial(_option, panel="Results and checkpoints")
 
 
 def _needed(metavar: str, help: str) -> Any:
@@ -60,79 +65,103 @@ def _needed(metavar: str, help: str) -> Any:
 
 Model = Annotated[Path, _needed("DIR", "Model folder written by `layergroups train`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Epochs = Annotated[int, typer.Option(min=0, metavar="N", help="Epochs after the head-only phase.")]
+Epochs = Annotated[int, _training("N", "Epochs of all layer groups.", min=0)]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Batch size.")]
-Workers = Annotated[int | None, _unset("N", "Data-loading workers (default: automatic).", min=0)]
-Broken = Annotated[
-    OnError, typer.Option(help="raise: stop at images that cannot be read; skip: leave them out.")
-]
+Workers = Annotated[int | None, _option("N", "Data-loading workers (default: automatic).", min=0)]
+_BROKEN = "Images that cannot be read: raise an error, or skip them."
+Broken = Annotated[OnError, typer.Option(help=_BROKEN)]
 TextCol = Annotated[
     str | None,
-    _of_csv("NAME", "The column of texts, or several separated by commas; without it, images."),
+    _tables("NAME", "Column of texts, or several with commas; without it, images."),
 ]
 LabelCol = Annotated[
     str | None,
-    _of_csv(
+    _tables(
         "NAME",
-        "The label column, or several separated by commas (default: the second; with --text, the "
-        "one named label).",
+        "Label column, or several with commas (default: the second; with --text, the one named "
+        "label).",
         *("--label-col", "--label"),
     ),
 ]
 LabelDelim = Annotated[
-    str | None, _of_csv("TEXT", "The separator between several labels of one image.")
+    str | None, _tables("TEXT", "The separator between several labels of one image.")
 ]
-ValidCol = Annotated[str | None, _of_csv("NAME", "The column that marks the validation images.")]
+ValidCol = Annotated[str | None, _tables("NAME", "Column that marks the validation images.")]
 ImagesDir = Annotated[
     Path | None,
-    _of_csv(
+    _tables(
         "DIR",
-        "The folder of the images (default: the folder of the table).",
+        "Folder of the images (default: that of the table).",
         *("--images", "--photos"),  # the second is its earlier name
     ),
 ]
-_MASKS = {"rich_help_panel": "Options for masks"}
 Masks = Annotated[
     Path | None,
-    _unset(
-        "DIR", "A mask for each image of FOLDER, of the same name: a class per pixel.", **_MASKS
-    ),
+    _masks("DIR", "A mask for each image of FOLDER, of the same name: a class per pixel."),
 ]
 MaskSuffix = Annotated[
-    str, _unset("TEXT", "What names of masks have more than those of images: _mask.", **_MASKS)
+    str,
+    _masks(
+        "TEXT", "What names of masks have more than those of images: _mask.", show_default=False
+    ),
 ]
 Classes = Annotated[
     str | None,
-    _unset(
+    _masks(
         "NAMES",
         "Names of the values 0, 1, … of masks, separated by commas, or a file with a name per line "
         "(default: background and foreground).",
-        **_MASKS,
     ),
 ]
 Ignore = Annotated[
     str | None,
-    _unset("NAMES", "Classes or values of masks that do not count (default: 255).", **_MASKS),
+    _masks("NAMES", "Classes or values of masks that do not count (default: 255)."),
 ]
 Split = Annotated[
     str,
-    typer.Option(
-        metavar="RULE",
-        rich_help_panel="Options for the network",
-        help="How to split the network into layer groups: auto, layerwise, classic, a number of "
-        "groups, or the modules at which groups begin, such as layer2,layer4.",
+    _network(
+        "RULE",
+        "How to split the network into layer groups: auto, layerwise, classic, a number of groups, "
+        "or the modules at which groups begin, such as layer2,layer4.",
     ),
 ]
+_MADE_OTHERWISE = {"out", "checkpoint_dir", "from_run", "weights", "search", "freeze_epochs"}
+_OF_THE_RUN = ("arch", "weights", "pretrained", "split")  # what --from decides
+_EXAMPLES = """Examples:
+ layergroups train photos --out pets
+ layergroups train labels.csv --images photos --size 160 --metrics f1
+ layergroups train --from pets --epochs 5 --out pets2
+"""
 
 
 def _configured(context: typer.Context, file: Path | None) -> Path | None:
     """Take the settings in the file as defaults of the options."""
     if file is not None:
-        context.default_map = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in read_settings(file).items()
-        }
+        context.default_map = {**(context.default_map or {}), **_defaults(file)}
     return file
+
+
+def _continued(context: typer.Context, run: Path | None) -> Path | None:
+    """Take the settings of the run as defaults, but those that say where it was written."""
+    if run is not None and not run.is_dir():
+        raise typer.BadParameter(f"there is no folder {run}.")
+    if run is not None and (run / "run.yaml").is_file():
+        own = _defaults(run / "run.yaml")
+        known = {name: value for name, value in own.items() if name not in _MADE_OTHERWISE}
+        context.default_map = {**known, **(context.default_map or {})}
+    return run
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source: Any = context.get_parameter_source(name)  # click's, whose types typer does not export
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _defaults(file: Path) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in read_settings(file).items()
+    }
 
 
 def _version(wanted: bool) -> None:
@@ -170,12 +199,19 @@ def demo(
     EfficientNet-Lite0 with ImageNet weights on 210 photos of clothes; two minutes on 2 cores.
     MiniLM on 240 questions to a bank; one minute.
     """
-    from layergroups.demo import run, run_text
+    from layergroups import demo
 
-    (run_text if kind is Kind.text else run)(out, epochs=epochs)
+    if kind is Kind.text:
+        demo.run_text(out, epochs=epochs)
+        return
+    settings = RunConfig(
+        folder=demo.PHOTOS, arch=demo.ARCHITECTURE, weights=demo.efficientnet_lite0_weights(),
+        epochs=epochs, size=demo.SIZE, out=out,
+    )  # fmt: skip
+    demo.run(out, epochs=epochs, config=settings.to_yaml())
 
 
-@app.command()
+@app.command(epilog=_EXAMPLES)
 def train(
     context: typer.Context,
     folder: Annotated[
@@ -187,92 +223,117 @@ def train(
             "or images that have --masks.",
         ),
     ],
-    config: Annotated[
-        Path | None,
-        _unset(
-            "FILE",
-            "A YAML file of settings, such as the run.yaml in a model folder. Options given here "
-            "override it.",
-            is_eager=True,
-            callback=_configured,
-        ),
-    ] = None,
     arch: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel="Options for the network",
-            help="Network: resnet18, torchvision:…, timm:… (`layergroups models` lists them); with "
-            "--text, a text encoder on a hub, or a folder.",
+        _network(
+            "NAME",
+            "resnet18, torchvision:…, timm:… (`layergroups models` lists them); with --text, a "
+            "text encoder on a hub, or a folder.",
         ),
     ] = RunConfig.arch,
+    weights: Annotated[
+        Path | None,
+        _network("FILE", "Pretrained weights (.safetensors or .pth) instead of a download."),
+    ] = None,
+    pretrained: Annotated[
+        bool,
+        _network(None, "Pretrained or random weights.", "--pretrained/--no-pretrained"),
+    ] = RunConfig.pretrained,
+    split: Split = RunConfig.split,
+    from_run: Annotated[
+        Path | None,
+        _network(
+            "DIR",
+            "Train on from this model folder, with the settings of its run where none are given. "
+            "The data may have other classes: outputs are kept by name.",
+            "--from",
+            is_eager=True,
+            callback=_continued,
+        ),
+    ] = None,
     epochs: Epochs = RunConfig.epochs,
     freeze_epochs: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Epochs of the head-only phase.")
-    ] = RunConfig.freeze_epochs,
+        int | None,
+        _training(
+            "N",
+            "Epochs of the head alone, before (default: 1; 0 with --from and the same classes).",
+            min=0,
+        ),
+    ] = None,
+    train_all_layers: Annotated[
+        bool,
+        _training(
+            None,
+            "Train all layers at --lr from the start, in one cycle, such as those of a network "
+            "without pretrained weights.",
+            "--train-all-layers",
+        ),
+    ] = RunConfig.train_all_layers,
     lr: Annotated[
         float,
-        typer.Option(
+        _training(
+            "RATE",
+            "Learning rate of the head; the epochs of all groups use up to 0.03 of it.",
             min=0,
-            metavar="RATE",
-            help="Learning rate of the head-only phase; the later phase uses up to 0.03 of it.",
         ),
     ] = RunConfig.lr,
+    optimizer: Annotated[
+        str, _training("NAME", "Optimizer of torch or timm: adamw, sgd, lamb and others.")
+    ] = RunConfig.optimizer,
+    weight_decay: Annotated[
+        float, _training("PART", "Not applied to norms and biases.", min=0)
+    ] = RunConfig.weight_decay,
+    metrics: Annotated[
+        str | None,
+        _training("NAMES", "With commas, such as accuracy,f1 (default: by the task)."),
+    ] = None,
+    mixed_precision: Annotated[
+        str | None, _training("WORD", "no, bf16 or fp16 (default: no).")
+    ] = None,
+    device: Annotated[
+        str | None,
+        _training("NAME", "cpu, cuda, cuda:1, mps (default: an accelerator if there is one)."),
+    ] = None,
+    seed: Annotated[
+        int, _training("N", "Random seed of split, shuffling, augmentation and first weights.")
+    ] = RunConfig.seed,
     search: Annotated[
         int | None,
-        _unset("N", "First try N variants of the recipe on held-out training images.", min=4),
+        _training("N", "First try N variants of the recipe on held-out training images.", min=4),
     ] = None,
-    size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Image size in pixels.")
-    ] = RunConfig.size,
-    batch_size: BatchSize = RunConfig.batch_size,
+    size: Annotated[int, _images("N", "Image size in pixels.", min=1)] = RunConfig.size,
+    batch_size: Annotated[int, _images("N", "Batch size.", min=1)] = RunConfig.batch_size,
     augment: Annotated[
         str | None,
-        _unset(
+        _images(
             "WORD",
             "How training images vary: none; document for letters, signs and spectrograms (neither "
             "mirrored nor cut); rand, trivial, auto, augmix or erase (default: as photos).",
         ),
     ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for the model: new, empty, or with an earlier model, which is replaced "
-            "when training ends.",
-        ),
-    ] = RunConfig.out,
-    weights: Annotated[
-        Path | None,
-        _unset(
-            "FILE",
-            "Pretrained weights (.safetensors or .pth) to use instead of a download.",
-            rich_help_panel="Options for the network",
-        ),
-    ] = None,
-    pretrained: Annotated[
+    balance: Annotated[
         bool,
-        typer.Option(
-            "--pretrained/--no-pretrained",
-            rich_help_panel="Options for the network",
-            help="Start from pretrained or from random weights.",
+        _images(
+            None,
+            "Train on all classes equally often, however many images each has.",
+            "--balance",
         ),
-    ] = RunConfig.pretrained,
+    ] = RunConfig.balance,
     valid_pct: Annotated[
         float,
-        typer.Option(
-            metavar="PART",
-            help="Fraction (0 to 1) of the images held out for validation, of each class where "
-            "there are classes; not used if the data have a validation part.",
+        _images(
+            "PART",
+            "Fraction (0 to 1) held out for validation, of each class; not used if the data have a "
+            "validation part.",
         ),
     ] = RunConfig.valid_pct,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Random seed: split, shuffling, augmentation, initialization."
-        ),
-    ] = RunConfig.seed,
-    split: Split = RunConfig.split,
+    channels: Annotated[
+        int | None, _images("N", "Channels, such as 1 for grayscale (default: 3).", min=1)
+    ] = None,
+    workers: Annotated[
+        int | None, _images("N", "Data-loading workers (default: automatic).", min=0)
+    ] = None,
+    on_error: Annotated[OnError, _images(None, _BROKEN)] = OnError.stop,
     text: TextCol = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
@@ -280,30 +341,51 @@ def train(
     images: ImagesDir = None,
     task: Annotated[
         str | None,
-        typer.Option(
-            metavar="TASK",
-            show_default=False,
-            rich_help_panel="Options for tables",
-            help="multiclass (one class for each image), multilabel or regression (default: "
-            "inferred from the labels).",
-        ),
+        _tables("TASK", "multiclass, multilabel or regression (default: by the labels)."),
     ] = None,
     masks: Masks = None,
     mask_suffix: MaskSuffix = RunConfig.mask_suffix,
     classes: Classes = None,
     ignore: Ignore = None,
-    channels: Annotated[
-        int | None, _unset("N", "Image channels, such as 1 for grayscale (default: 3).", min=1)
+    out: Annotated[
+        Path,
+        _saving(
+            "DIR",
+            "Folder for the model: new, empty, or with an earlier model, which is replaced when "
+            "training ends.",
+        ),
+    ] = RunConfig.out,
+    keep_best: Annotated[
+        str | None,
+        _saving(
+            "NAME",
+            "Keep the weights of the epoch with the best valid_loss, or the best accuracy or other "
+            "metric (default: those of the last epoch).",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _saving(
+            "N", "Stop after N epochs without a better valid_loss, or value of --keep-best.", min=1
+        ),
     ] = None,
     checkpoint_dir: Annotated[
-        Path | None, _unset("DIR", "Save a checkpoint of the training here after each epoch.")
+        Path | None, _saving("DIR", "Save the whole state here after each epoch.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume from the checkpoint in --checkpoint-dir.")
+        bool,
+        _saving(None, "Resume from --checkpoint-dir.", "--resume"),
     ] = False,
-    workers: Workers = None,
-    on_error: Broken = OnError.stop,
-    json: AsJson = False,
+    config: Annotated[
+        Path | None,
+        _saving(
+            "FILE",
+            "Settings in YAML, such as run.yaml of a model folder; options override them.",
+            is_eager=True,
+            callback=_configured,
+        ),
+    ] = None,
+    json: Annotated[bool, _saving(None, "Write JSON to stdout.", "--json")] = False,
 ) -> None:
     """Fine-tune a network on a folder of images, a table of labels (.csv, .tsv), or masks.
 
@@ -313,16 +395,14 @@ def train(
     from layergroups.cli import _train_command as command
     from layergroups.cli._parsing import names_in
 
-    settings = RunConfig(
-        folder=folder, text=text, masks=masks, mask_suffix=mask_suffix,
-        classes=",".join(names_in(classes) or ()) or None, ignore=ignore, arch=arch,
-        epochs=epochs, freeze_epochs=freeze_epochs, lr=lr,
-        search=search, size=size, batch_size=batch_size, augment=augment, out=out,
-        weights=weights, pretrained=pretrained,
-        valid_pct=valid_pct, seed=seed, split=split, label_col=label_col, label_delim=label_delim,
-        valid_col=valid_col, images=images, task=task, channels=channels,
-        checkpoint_dir=checkpoint_dir, workers=workers, on_error=on_error.value,
-    )  # fmt: skip
+    values = locals() | {
+        "on_error": on_error.value,
+        "classes": ",".join(names_in(classes) or ()) or None,
+    }
+    given = ", ".join(f"--{name}" for name in _OF_THE_RUN if _is_typed(context, name))
+    if from_run is not None and given:
+        raise typer.BadParameter(f"{given}: --from trains the network of {from_run} on.")
+    settings = RunConfig(**{field.name: values[field.name] for field in fields(RunConfig)})
     words = (app.info.name or "", *(context.obj or ()))
     command.run(settings, resume=resume, json=json, command=words)
 
@@ -332,10 +412,10 @@ def reproduce(
     run: Annotated[Path, _needed("DIR", "Model folder written by `layergroups train`.")],
     folder: Annotated[
         Path | None,
-        _unset("FOLDER", "The images or the table, if they are no longer where they were."),
+        _option("FOLDER", "The images or the table, if they are no longer where they were."),
     ] = None,
     out: Annotated[
-        Path | None, _unset("DIR", "Keep the repeated run in this folder (default: discard it).")
+        Path | None, _option("DIR", "Keep the repeated run in this folder (default: discard it).")
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -365,13 +445,11 @@ def predict(
     ] = None,
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="DIR", help="Folder for the masks, as PNG files, of a model of masks.", **_MASKS
-        ),
+        _masks("DIR", "Folder for the masks, as PNG files, of a model of masks."),
     ] = Path("predicted-masks"),
     tile: Annotated[
         int | None,
-        _unset("N", "Predict large images by overlapping tiles of N pixels.", min=1, **_MASKS),
+        _masks("N", "Predict large images by overlapping tiles of N pixels.", min=1),
     ] = None,
     batch_size: BatchSize = 64,
     workers: Workers = None,
@@ -401,7 +479,7 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        _unset(
+        _option(
             "FILE", "The file to write, .onnx or .pt2 (default: DIR/model.onnx or DIR/model.pt2)."
         ),
     ] = None,
@@ -429,7 +507,7 @@ def validate(
         ),
     ],
     out: Annotated[
-        Path | None, _unset("FILE", "Draw the confusion matrix to this file: .png, .svg or .pdf.")
+        Path | None, _option("FILE", "Draw the confusion matrix to this file: .png, .svg or .pdf.")
     ] = None,
     text: TextCol = None,
     label_col: LabelCol = None,
@@ -461,7 +539,7 @@ def inspect(
     ],
     split: Annotated[
         str | None,
-        _unset(
+        _option(
             "RULE",
             "auto, layerwise, classic, a number of groups, or the modules at which groups begin, "
             "such as layer2,layer4 (default: auto, or the groups of the model folder).",
@@ -469,7 +547,7 @@ def inspect(
     ] = None,
     size: Annotated[
         int | None,
-        _unset(
+        _option(
             "N",
             "Image size in pixels (default: that of the weights, or of the model folder).",
             min=1,
@@ -477,7 +555,7 @@ def inspect(
     ] = None,
     out: Annotated[
         Path | None,
-        _unset("FILE", "Draw the network and its groups to this file: .png, .svg or .pdf."),
+        _option("FILE", "Draw the network and its groups to this file: .png, .svg or .pdf."),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -514,7 +592,7 @@ def report(
     compare: Annotated[bool, typer.Option("--compare", help="Show two runs side by side.")] = False,
     out: Annotated[
         Path | None,
-        _unset(
+        _option(
             "FILE", "The .html file to write (default: DIR/run.html; compare.html for two runs)."
         ),
     ] = None,

@@ -37,6 +37,16 @@ _AS_OPTIONS = (
     (r"; cache=False turns this off", ""),
     (r", see ImageDataLoaders\.from_table", ""),
     (r"\bsize=(\d+)", r"--size \1"),
+    (r"\bmonitor='(\w+)'", r"--keep-best \1"),
+    (r" Give metrics to the learner: metrics=.*", " Name others with --metrics."),
+    (r"\bmixed_precision='(\w+)'", r"--mixed-precision \1"),
+    (r"; None for the setting of `accelerate launch`", ""),
+    (r"\bresume=True \(--resume\)", "--resume"),
+    (r"\ba different checkpoint_dir\b", "a different --checkpoint-dir"),
+    (
+        r" Call the fits of this run as before, or (give a different --checkpoint-dir).*",
+        r" To train a finished run for more epochs: `layergroups train --from DIR`. Or \1.",
+    ),
     (r'\blearn\.export\("model\.(\w+)"\)', r"--format \1"),
     (r"\bThe same call works", "The same command works"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -34,13 +35,21 @@ class RunConfig:
     classes: str | None = None
     ignore: str | None = None
     arch: str = "resnet18"
+    from_run: Path | None = None
     epochs: int = 3
-    freeze_epochs: int = 1
+    freeze_epochs: int | None = None
+    train_all_layers: bool = False
     lr: float = 2e-3
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    metrics: str | None = None
+    mixed_precision: str | None = None
+    device: str | None = None
     search: int | None = None
     size: int = 224
     batch_size: int = 64
     augment: str | None = None
+    balance: bool = False
     out: Path = Path("model")
     weights: Path | None = None
     pretrained: bool = True
@@ -53,6 +62,8 @@ class RunConfig:
     images: Path | None = None
     task: str | None = None
     channels: int | None = None
+    keep_best: str | None = None
+    patience: int | None = None
     checkpoint_dir: Path | None = None
     workers: int | None = None
     on_error: str = "raise"
@@ -74,7 +85,7 @@ class RunConfig:
         Where checkpoints were written does not matter to the run that the file describes.
         """
         values = {
-            name: str(value.absolute()) if isinstance(value, Path) else value
+            name: os.path.abspath(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
             if value is not None and name != "checkpoint_dir"
         }

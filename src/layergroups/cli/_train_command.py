@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 import typer
+from torch import Tensor
 
 from layergroups._formatting import say, show_figures, show_json
 from layergroups._interrupts import interrupts
+from layergroups.checkpoints import transplant
 from layergroups.cli._parsing import is_table, names_in, split_rule
 from layergroups.cli._run_config import RunConfig
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
@@ -25,22 +30,28 @@ from layergroups.errors import DataError
 from layergroups.reports import (
     CONFIG,
     PICTURE,
+    RECORD,
     Interpretation,
     RunFiles,
+    RunRecord,
     claim_folder,
     record_run,
     write_run,
 )
 from layergroups.training import (
+    EarlyStopping,
     FineTuneDefaults,
     FineTunePlan,
     FitContext,
+    History,
     Learner,
+    load_learner,
     segmentation_learner,
     text_learner,
     vision_learner,
 )
 
+_DEVICE = "ACCELERATE_TORCH_DEVICE"  # accelerate reads it
 _MASKS_IN_A_BATCH: Final = 8
 
 
@@ -51,10 +62,10 @@ def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) 
         LayerGroupsError: images, network or folder are not as they should be.
         typer.Exit: with code 130 after Ctrl-C.
     """
-    if config.search and config.freeze_epochs != 1:
-        raise typer.BadParameter("--search needs --freeze-epochs 1.")
     if resume and config.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
+    if resume and config.keep_best is not None:
+        raise typer.BadParameter("--keep-best does not know the epochs before --resume.")
     found, files = train(config, resume=resume, command=command)
     _show(config.out, found, files, json)
 
@@ -67,10 +78,11 @@ def train(
     is_new = not config.out.exists()
     replaces = claim_folder(config.out)
     try:
-        learn = _learner(config)
-        if replaces:
-            say(f"{config.out} holds an earlier model; it is replaced when training ends.")
-        return _train(learn, config, resume, command)
+        with _on(config.device):
+            learn, config = _learner(config)
+            if replaces:
+                say(f"{config.out} holds an earlier model; it is replaced when training ends.")
+            return _train(learn, config, resume, command)
     finally:
         if is_new and not any(config.out.iterdir()):
             config.out.rmdir()
@@ -78,8 +90,12 @@ def train(
 
 def _check(config: RunConfig) -> None:
     """Find mistakes before any work is done."""
-    if not config.epochs and not config.freeze_epochs:
-        raise typer.BadParameter("--epochs 0 with --freeze-epochs 0 trains nothing.")
+    if not config.epochs and (config.freeze_epochs == 0 or config.train_all_layers):
+        raise typer.BadParameter("--epochs 0 without --freeze-epochs trains nothing.")
+    if config.search and config.freeze_epochs not in (None, 1):
+        raise typer.BadParameter("--search needs --freeze-epochs 1.")
+    if config.train_all_layers and (config.search or config.freeze_epochs):
+        raise typer.BadParameter("--train-all-layers has no --search and no --freeze-epochs.")
     config.labels.check(config.folder)
     if config.masks is None and (config.classes or config.ignore or config.mask_suffix):
         raise typer.BadParameter("--classes, --ignore and --mask-suffix need --masks DIR.")
@@ -91,19 +107,89 @@ def _check(config: RunConfig) -> None:
             f"--out {config.out} lies in the folder of the images, {folder}, where it would "
             "count as a class. Give a folder outside of it."
         )
+    if config.from_run and config.from_run.resolve() == config.out.resolve():
+        raise typer.BadParameter(f"--from {config.from_run} is also --out. Give another --out.")
 
 
-def _learner(config: RunConfig) -> Learner:
-    make = _mask_learner if config.masks else _text_learner if config.text else _image_learner
-    learn = make(config)
+@contextmanager
+def _on(device: str | None) -> Iterator[None]:
+    """Train on this device, instead of an accelerator if there is one."""
+    if device is None:
+        yield
+        return
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as cause:
+        raise typer.BadParameter(f"--device {device}: give cpu, cuda, cuda:1 or mps.") from cause
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind not in ("cpu", found and found.type):
+        raise typer.BadParameter(f"--device {device}: there is none here, but {found or 'cpu'}.")
+    before = os.environ.get(_DEVICE)
+    os.environ[_DEVICE] = device
+    try:
+        yield
+    finally:
+        os.environ.pop(_DEVICE)
+        if before is not None:
+            os.environ[_DEVICE] = before
+
+
+def _learner(config: RunConfig) -> tuple[Learner, RunConfig]:
+    """The learner, and the settings with what they leave open."""
+    dls = (_masks if config.masks else _texts if config.text else _images)(config)
+    old = None if config.from_run is None else load_learner(config.from_run)
+    is_known = old is not None and tuple(dls.vocab) == tuple(old.dls.vocab)
+    if config.freeze_epochs is None:  # a head that knows these classes is trained already
+        config = replace(config, freeze_epochs=0 if is_known or config.train_all_layers else 1)
+    if old is None:
+        learn = _new_learner(config, dls)
+        start = "pretrained" if config.pretrained or config.weights else "randomly initialized"
+    elif is_known:
+        learn, start = _trained_on(old, config, dls), f"from {config.from_run}"
+    else:
+        arch = config.arch if config.text or old.blueprint is None else old.blueprint.arch
+        learn = _new_learner(replace(config, arch=arch, pretrained=False, weights=None), dls)
+        say(str(transplant(old, learn)))
+        learn.pretrained, start = True, f"from {config.from_run}"
     groups = ", ".join(learn.layer_groups.names)
     name = learn.blueprint.arch if learn.blueprint else config.arch
-    start = "pretrained" if config.pretrained or config.weights else "randomly initialized"
     say(f"{name}, {start}; layer groups: {groups}")
-    return learn
+    return learn, config
 
 
-def _text_learner(config: RunConfig) -> Learner:
+def _trained_on(old: Learner, config: RunConfig, dls: Any) -> Learner:
+    """The learner of an earlier run, to train on; its epochs are counted and shown too."""
+    old.dls = dls
+    for name, value in _settings(config, dls).items():
+        setattr(old, name, value)
+    assert config.from_run is not None
+    if (config.from_run / RECORD).is_file():
+        old.history = History(RunRecord.load(config.from_run).epochs)
+        old.epochs_done = old.history[-1].epoch + 1 if old.history else 0
+    return old
+
+
+def _settings(config: RunConfig, dls: Any) -> dict[str, Any]:
+    """The settings of a learner that are also its attributes."""
+    names = [name.strip() for name in (config.metrics or "").split(",") if name.strip()]
+    return {
+        "metrics": names or dls.task.default_metrics,
+        "opt_func": config.optimizer,
+        "weight_decay": config.weight_decay,
+        "mixed_precision": config.mixed_precision,
+        "seed": config.seed,
+    }
+
+
+def _new_learner(config: RunConfig, dls: Any) -> Learner:
+    options: dict[str, Any] = {"split": split_rule(config.split), **_settings(config, dls)}
+    if config.text:
+        return text_learner(dls, pretrained=config.pretrained, **options)
+    make = segmentation_learner if config.masks else vision_learner
+    return make(dls, config.arch, pretrained=config.pretrained, weights=config.weights, **options)
+
+
+def _texts(config: RunConfig) -> TextDataLoaders:
     if config.weights is not None:
         raise typer.BadParameter("--weights is for images; for texts --arch may be a folder.")
     dls = TextDataLoaders.from_table(
@@ -113,6 +199,7 @@ def _text_learner(config: RunConfig) -> Learner:
         valid_pct=config.valid_pct,
         seed=config.seed,
         batch_size=config.batch_size,
+        balance=config.balance,
         on_error=config.on_error,
         **config.labels.text_arguments(),
     )
@@ -120,37 +207,16 @@ def _text_learner(config: RunConfig) -> Learner:
         f"{len(dls.train_texts)} training and {len(dls.valid_texts)} validation texts of "
         f"{dls.task.count(dls.c)}, at most {dls.transform.max_length} tokens"
     )
-    return text_learner(
-        dls,
-        pretrained=config.pretrained,
-        split=split_rule(config.split),
-        metrics=dls.task.default_metrics,
-        seed=config.seed,
-    )
+    return dls
 
 
-def _image_learner(config: RunConfig) -> Learner:
-    dls = _data(config)
-    say(
-        f"{len(dls.train_images)} training and {len(dls.valid_images)} validation images of "
-        f"{dls.task.count(dls.c)}, {config.size} x {config.size} pixels"
-    )
-    return vision_learner(
-        dls,
-        config.arch,
-        pretrained=config.pretrained,
-        weights=config.weights,
-        split=split_rule(config.split),
-        metrics=dls.task.default_metrics,
-        seed=config.seed,
-    )
-
-
-def _mask_learner(config: RunConfig) -> Learner:
+def _masks(config: RunConfig) -> SegmentationDataLoaders:
     values = [int(name) if name.isdecimal() else name for name in names_in(config.ignore) or ()]
     options = _loading(config)
     if config.batch_size == RunConfig.batch_size:  # too many for a decoder
         options["batch_size"] = _MASKS_IN_A_BATCH
+    if options.pop("balance"):
+        raise typer.BadParameter("--balance is for one class per image, not for masks.")
     dls = SegmentationDataLoaders.from_folders(
         config.folder,
         config.masks or "",
@@ -164,24 +230,20 @@ def _mask_learner(config: RunConfig) -> Learner:
         f"{dls.task.count(dls.c)}, {config.size} x {config.size} pixels, batches of "
         f"{dls.batch_size}"
     )
-    return segmentation_learner(
-        dls,
-        config.arch,
-        pretrained=config.pretrained,
-        weights=config.weights,
-        split=split_rule(config.split),
-        metrics=dls.task.default_metrics,
-        seed=config.seed,
-    )
+    return dls
 
 
-def _data(config: RunConfig) -> ImageDataLoaders:
-    if not is_table(config.folder):
-        return ImageDataLoaders.from_folder(config.folder, **_loading(config))
-    columns = config.labels.arguments()
-    return ImageDataLoaders.from_table(
-        config.folder, task=config.task, **columns, **_loading(config)
+def _images(config: RunConfig) -> ImageDataLoaders:
+    if is_table(config.folder):
+        columns = {"task": config.task, **config.labels.arguments()}
+        dls = ImageDataLoaders.from_table(config.folder, **columns, **_loading(config))
+    else:
+        dls = ImageDataLoaders.from_folder(config.folder, **_loading(config))
+    say(
+        f"{len(dls.train_images)} training and {len(dls.valid_images)} validation images of "
+        f"{dls.task.count(dls.c)}, {config.size} x {config.size} pixels"
     )
+    return dls
 
 
 def _loading(config: RunConfig) -> dict[str, Any]:
@@ -192,6 +254,7 @@ def _loading(config: RunConfig) -> dict[str, Any]:
         "size": config.size,
         "batch_size": config.batch_size,
         "augment": {None: True, "none": False}.get(config.augment, config.augment),
+        "balance": config.balance,
         "num_workers": config.workers,
         "on_error": config.on_error,
         "channels": config.channels,
@@ -205,23 +268,49 @@ class _StepCount:
         self.steps += 1
 
 
+class _KeepBest(EarlyStopping):
+    """Keeps the weights of the best epoch of all phases; stops a phase after some without one."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config.keep_best or "valid_loss", config.patience or 10**6)
+        self.keeps = config.keep_best is not None
+        self.weights: dict[str, Tensor] = {}
+        self.found: tuple[float | None, int] = (None, -1)
+
+    def before_fit(self, run: FitContext) -> None:
+        super().before_fit(run)
+        self.best, self.best_epoch = self.found
+
+    def after_epoch(self, run: FitContext) -> None:
+        super().after_epoch(run)
+        if self.best_epoch == run.rows[-1].epoch:
+            self.found = self.best, self.best_epoch
+            if self.keeps:
+                state = run.learner.model.state_dict()
+                self.weights = {name: t.detach().clone() for name, t in state.items()}
+
+    def finish(self, learn: Learner) -> None:
+        """Say which epoch was the best; with --keep-best, return to it."""
+        if self.keeps and self.weights:
+            learn.model.load_state_dict(self.weights)
+            say(f"The weights are those of the best epoch: {self.best_so_far()}.")
+        elif self.best is not None and self.best_epoch != learn.history[-1].epoch:
+            say(f"Best: {self.best_so_far()}. --keep-best {self.monitor} keeps its weights.")
+
+
 def _train(
     learn: Learner, config: RunConfig, resume: bool, command: Sequence[str]
 ) -> tuple[Interpretation, RunFiles]:
     """Train, save, then evaluate; Ctrl-C loses nothing that was learned."""
-    count = _StepCount()
-    learn.callbacks.append(count)
+    count, best = _StepCount(), _KeepBest(config)
+    has_validation = learn.data.valid is not None
+    learn.callbacks += [count, best] if has_validation or config.keep_best else [count]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with interrupts():
             try:
-                saved: dict[str, Any] = {"checkpoint_dir": config.checkpoint_dir, "resume": resume}
-                if config.search is not None:
-                    learn.fine_tune(plan=_searched(learn, config.search, config), **saved)
-                else:
-                    whole = {"freeze_epochs": config.freeze_epochs, **saved}
-                    usual = config.lr == RunConfig.lr  # which data and head decide
-                    learn.fine_tune(config.epochs, None if usual else config.lr, **whole)
+                _fit(learn, config, checkpoint_dir=config.checkpoint_dir, resume=resume)
+                best.finish(learn)
             finally:
                 for number in before:
                     signal.signal(number, signal.SIG_IGN)  # the model is being saved
@@ -243,6 +332,18 @@ def _train(
         say(f"Interrupted: the model is saved in {config.out}, but not evaluated.")
         raise typer.Exit(130) from None
     return found, files
+
+
+def _fit(learn: Learner, config: RunConfig, **saved: Any) -> None:
+    if config.train_all_layers:
+        learn.unfreeze()
+        learn.fit_one_cycle(config.epochs, config.lr, **saved)
+    elif config.search is not None:
+        learn.fine_tune(plan=_searched(learn, config.search, config), **saved)
+    else:
+        assert config.freeze_epochs is not None  # see _learner
+        lr = None if config.lr == RunConfig.lr else config.lr  # which data and head decide
+        learn.fine_tune(config.epochs, lr, freeze_epochs=config.freeze_epochs, **saved)
 
 
 def _searched(learn: Learner, trials: int, config: RunConfig) -> FineTunePlan:

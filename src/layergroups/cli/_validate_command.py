@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def run(
     Raises:
         LayerGroupsError: the folder is not an export, or images or labels do not fit.
     """
+    trained_on = _settings_of(model)
+    if trained_on and labels == TableOptions() and folder.resolve() == trained_on.folder.resolve():
+        labels = replace(trained_on.labels, task=None)
     labels.check(folder)
     if out is not None:
         check_ending(out)
@@ -65,8 +69,8 @@ def run(
             "--out draws a confusion matrix, which needs one class per image; the task of this "
             f"model is {learn.task}. Leave --out out: the table has all figures."
         )
-    if labels.valid is None:
-        _warn_of_training_images(model, folder)
+    if labels.valid is None and trained_on is not None:
+        _warn_of_training_images(model, folder, trained_on.folder)
     batches = _batches(
         learn, folder, labels, batch_size=batch_size, num_workers=workers, on_error=on_error
     )
@@ -81,11 +85,15 @@ def run(
         say(f"The confusion matrix is drawn in {out}.")
 
 
-def _warn_of_training_images(model: Path, folder: Path) -> None:
+def _settings_of(model: Path) -> RunConfig | None:
+    """None if it was made in Python, or by an earlier release."""
     try:
-        trained_on = RunConfig.load(model / CONFIG).folder
+        return RunConfig.load(model / CONFIG)
     except ConfigError:
-        return  # it was made in Python, or by an earlier release
+        return None
+
+
+def _warn_of_training_images(model: Path, folder: Path, trained_on: Path) -> None:
     has_parts = all((folder / part).is_dir() for part in ("train", "valid"))
     if folder.resolve() == trained_on.resolve() and not has_parts:
         say(

@@ -1,7 +1,10 @@
 """The demo: fine-tune a pretrained network on photos or texts, without a download."""
 
-from layergroups.demo._demo_weights import efficientnet_lite0_weights
-from layergroups.demo._run import PHOTOS, DemoResult, run
+from layergroups.demo._demo_weights import ARCHITECTURE, efficientnet_lite0_weights
+from layergroups.demo._run import PHOTOS, SIZE, DemoResult, run
 from layergroups.demo._run_text import run_text
 
-__all__ = ["PHOTOS", "DemoResult", "efficientnet_lite0_weights", "run", "run_text"]
+__all__ = [
+    "ARCHITECTURE", "PHOTOS", "SIZE", "DemoResult", "efficientnet_lite0_weights", "run",
+    "run_text",
+]  # fmt: skip

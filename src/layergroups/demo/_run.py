@@ -44,7 +44,12 @@ class DemoResult:
 
 
 def run(
-    out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42, folder: str | Path = PHOTOS
+    out: str | Path = "demo-run",
+    *,
+    epochs: int = 3,
+    seed: int = 42,
+    folder: str | Path = PHOTOS,
+    config: str | None = None,
 ) -> DemoResult:
     """Fine-tune EfficientNet-Lite0 on the photos of the demo, and print each step.
 
@@ -53,6 +58,7 @@ def run(
         epochs: after one epoch of the head only.
         seed: of all randomness.
         folder: the photos, split into train and valid.
+        config: what run.yaml says; without it `layergroups reproduce` cannot repeat the run.
 
     Raises:
         WeightsError: the package with the weights is not installed.
@@ -70,7 +76,7 @@ def run(
     learn.fine_tune(epochs)
     interp = Interpretation.from_learner(learn)
     confusion = interp.confusion_matrix()
-    files = write_run(learn, target, confusion)
+    files = write_run(learn, target, confusion, config=config)
     picture = network_picture(learn.layer_groups, target / "network.png", title=ARCHITECTURE)
     shown = tuple(_chosen(interp, Path(folder)))
     result = DemoResult(confusion, shown, files, picture, time.perf_counter() - started)
@@ -123,7 +129,8 @@ def _show(result: DemoResult) -> None:
     )
     say(
         "\nNext steps:\n"
+        f"  layergroups report {files.folder}  # a page with all results\n"
         f"  layergroups predict {files.folder} your-photo.jpg\n"
-        "  layergroups inspect resnet18 --out resnet18.png\n"
-        "  layergroups train your-photos --arch resnet18 --out your-model"
+        f"  layergroups train --from {files.folder} --epochs 3 --out longer\n"
+        "  layergroups train your-photos --arch resnet18 --out your-model  # needs a model hub"
     )

@@ -22,6 +22,7 @@ from layergroups.reports.figures import (
 from layergroups.reports.run import (
     CONFIG,
     PICTURE,
+    RECORD,
     RunFiles,
     RunRecord,
     choices_in_words,
@@ -33,9 +34,9 @@ from layergroups.reports.run import (
 from layergroups.tasks import Calibration, ClassReport, Confusion, ConfusionMatrix, Residuals
 
 __all__ = [
-    "CONFIG", "PICTURE", "Calibration", "ClassReport", "Confusion", "ConfusionMatrix", "EpochRow",
-    "HeatMap", "Interpretation", "LengthRow", "ModelSummary", "PhasePreview", "RateCurve",
-    "Residuals", "RunFiles", "RunRecord", "RunReport", "SchedulePreview", "TopLoss",
+    "CONFIG", "PICTURE", "RECORD", "Calibration", "ClassReport", "Confusion", "ConfusionMatrix",
+    "EpochRow", "HeatMap", "Interpretation", "LengthRow", "ModelSummary", "PhasePreview",
+    "RateCurve", "Residuals", "RunFiles", "RunRecord", "RunReport", "SchedulePreview", "TopLoss",
     "check_page_name", "choices_in_words", "claim_folder", "confusion_matrix",
     "confusion_matrix_picture", "curves_png", "differences", "draw_rates", "grad_cam",
     "groups_report", "heat_map", "model_summary", "network_picture", "per_class_table",

@@ -15,6 +15,7 @@ from layergroups.reports.run._narrative import (
     summary,
 )
 from layergroups.reports.run._record import (
+    RECORD,
     Cell,
     NetworkFacts,
     Outcome,
@@ -25,8 +26,8 @@ from layergroups.reports.run._record import (
 from layergroups.reports.run._run_folder import CONFIG, PICTURE, RunFiles, claim_folder, write_run
 
 __all__ = [
-    "CONFIG", "PICTURE", "Cell", "EpochRow", "NetworkFacts", "Outcome", "PhaseFacts", "RunFiles",
-    "RunRecord", "SetupFacts", "ShownItem", "choices_in_words", "claim_folder", "differences",
-    "figures_in_words", "figures_of", "headline", "phases_of", "record_run", "savings_of",
-    "savings_text", "summary", "write_run",
+    "CONFIG", "PICTURE", "RECORD", "Cell", "EpochRow", "NetworkFacts", "Outcome", "PhaseFacts",
+    "RunFiles", "RunRecord", "SetupFacts", "ShownItem", "choices_in_words", "claim_folder",
+    "differences", "figures_in_words", "figures_of", "headline", "phases_of", "record_run",
+    "savings_of", "savings_text", "summary", "write_run",
 ]  # fmt: skip
