@@ -36,12 +36,12 @@ from layergroups.errors import AnatomyError
 
 __all__ = [
     "FakeTensor", "FakeTensorMode", "NormBase", "StorageWeakRef", "TorchDispatchMode", "TreeSpec",
-    "all_children", "all_parameters", "average_what_trains", "call_uncompiled", "ddp_wrappers",
-    "drop_compiled_graphs", "each_module", "fake_tensor_log", "foreach_lerp_", "forward_hooks",
-    "forward_pre_hooks", "is_compile_error", "is_compiled", "is_error_of_layers", "is_persistent",
-    "is_view", "known_to_ddp", "op_name", "op_packet", "own_buffers", "own_modules",
-    "own_parameters", "own_tensors", "set_versions", "storage_key", "tree_flatten", "tree_leaves",
-    "tree_map_only", "tree_unflatten", "unwrap", "version",
+    "all_children", "all_parameters", "average_what_trains", "call_uncompiled", "compiled_from",
+    "ddp_wrappers", "drop_compiled_graphs", "each_module", "fake_tensor_log", "foreach_lerp_",
+    "forward_hooks", "forward_pre_hooks", "is_compile_error", "is_compiled", "is_error_of_layers",
+    "is_persistent", "is_view", "known_to_ddp", "op_name", "op_packet", "own_buffers",
+    "own_modules", "own_parameters", "own_tensors", "set_versions", "storage_key", "tree_flatten",
+    "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version",
 ]  # fmt: skip
 
 # FakeTensorMode writes a record here for each operation that fails.
@@ -140,6 +140,11 @@ def shard_like(saved: Tensor, like: object) -> Tensor:
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module was compiled by hand: wrapped by `torch.compile`, or by its `compile()`."""
     return _compiled_of(module) is not None or vars(module).get("_compiled_call_impl") is not None
+
+
+def compiled_from(value: object) -> nn.Module | None:
+    """The module that `torch.compile` has wrapped in this one, if it has."""
+    return _compiled_of(value) if isinstance(value, nn.Module) else None
 
 
 def call_uncompiled(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from tests.training.tiny import TinyLoaders, tiny_model
 from timm.loss import BinaryCrossEntropy as TimmBinaryCrossEntropy
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups.data import ImageDataLoaders
@@ -123,10 +124,54 @@ def test_item_losses_average_to_the_loss(loss) -> None:
     assert torch.allclose(losses.mean(), loss(OUTPUTS, CLASSES))
 
 
-def test_item_losses_leave_the_loss_as_it_was() -> None:
-    loss = nn.CrossEntropyLoss()
-    item_losses(loss, OUTPUTS, CLASSES)
+class Around(nn.Module):
+    """A loss whose reduction is that of a loss inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.CrossEntropyLoss()
+
+    @property
+    def reduction(self) -> str:
+        return self.inner.reduction
+
+    @reduction.setter
+    def reduction(self, value: str) -> None:
+        self.inner.reduction = value
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.inner(outputs, targets)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A loss whose reduction cannot be set."""
+
+    reduction: str = "mean"
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        torch.compile(nn.CrossEntropyLoss(), backend="eager"),
+        Around(),
+        Fixed(),
+    ],
+    ids=["torch", "compiled", "around another loss", "fixed"],
+)
+def test_item_losses_leave_the_loss_as_it_was(loss: Any) -> None:
+    expected = F.cross_entropy(OUTPUTS, CLASSES, reduction="none")
+    assert torch.allclose(item_losses(loss, OUTPUTS, CLASSES), expected)
     assert loss.reduction == "mean"
+    assert loss(OUTPUTS, CLASSES).ndim == 0
+
+
+def test_a_compiled_loss_means_what_the_loss_inside_means() -> None:
+    assert meaning_of(torch.compile(nn.BCELoss(), backend="eager")) is Meaning.PROBABILITIES
 
 
 @pytest.mark.parametrize(

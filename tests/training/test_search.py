@@ -158,6 +158,7 @@ def test_budgets(budget: Any, seconds: float) -> None:
         (lambda: learner(n=120).search(3), "trials=3"),
         (lambda: learner(n=90).search(), "too few"),
         (lambda: learner(n=120).search(budget="soon"), "20 min"),
+        (lambda: seconds_of("1.2.3 min"), "20 min"),
         (lambda: Learner(Plain(), tiny_model(), progress=False).search(4), "views"),
     ],
 )

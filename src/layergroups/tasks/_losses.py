@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from layergroups._checks import number
 from layergroups._suggestions import nearest
+from layergroups._torch import compiled_from
 from layergroups.errors import CheckpointError, TrainingError
 
 LossFunc = Callable[[Tensor, Tensor], Tensor]
@@ -55,12 +56,16 @@ _FUNCTIONS: Final[dict[Meaning, tuple[Callable[..., Any], ...]]] = {
 
 
 def _unwrapped(loss_func: Any) -> tuple[Any, dict[str, Any]]:
-    """What partials call, and the arguments that they set."""
+    """What partials and compiled losses call, and the arguments that partials set."""
     settings: dict[str, Any] = {}
-    while isinstance(loss_func, partial):
-        settings = loss_func.keywords | settings
-        loss_func = loss_func.func
-    return loss_func, settings
+    while True:
+        if isinstance(loss_func, partial):
+            settings = loss_func.keywords | settings
+            loss_func = loss_func.func
+        elif (inner := compiled_from(loss_func)) is not None:
+            loss_func = inner
+        else:
+            return loss_func, settings
 
 
 def meaning_of(loss_func: object) -> Meaning | None:
@@ -121,14 +126,28 @@ def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tenso
 
 def item_losses(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:
     """The loss of each item, shape (N,)."""
-    if hasattr(loss_func, "reduction"):
-        each: Any = copy.copy(loss_func)
-        each.reduction = "none"
-        losses: Tensor = each(outputs, targets)
-        if losses.ndim:
-            return losses.reshape(len(losses), -1).mean(dim=1)
+    loss_func = compiled_from(loss_func) or loss_func  # not to compile it for other shapes
+    losses = _unreduced(loss_func, outputs, targets)
+    if losses is not None and losses.ndim:
+        return losses.reshape(len(losses), -1).mean(dim=1)
     pairs = zip(outputs.split(1), targets.split(1), strict=True)
     return torch.stack([loss_func(output, target) for output, target in pairs])
+
+
+def _unreduced(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """What a loss gives with the reduction "none"; None if it has none that can be set."""
+    if (before := getattr(loss_func, "reduction", None)) is None:
+        return None
+    each: Any = copy.copy(loss_func)
+    try:
+        each.reduction = "none"
+    except (AttributeError, RuntimeError):  # a frozen dataclass, TorchScript
+        return None
+    try:
+        losses: Tensor = each(outputs, targets)
+        return losses
+    finally:
+        each.reduction = before  # it may be that of a loss inside, which the copy shares
 
 
 # lower bound, upper bound, and an example of fields

@@ -44,7 +44,7 @@ def _paths(images: object) -> Paths:
     for item in images if isinstance(images, Iterable) else [images]:
         if not isinstance(item, str | os.PathLike):
             raise TrainingError(
-                "iter_preds takes paths of images, a folder, or dls.test_dl(paths), not a "
+                "iter_preds takes paths of images, a folder, texts, or dls.test_dl(items), not a "
                 f"{type(item).__name__}. For batches: learn.get_preds(batches); for an image in "
                 "memory: learn.predict(image)."
             )

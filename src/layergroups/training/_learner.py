@@ -379,7 +379,7 @@ class Learner(LearnerState):
         decay of the head, training with and without augmentation, the rates of the groups below it
         and, if there are more than three groups, from which of them on. What the first group would
         learn is not measured, because its inputs are not cached. The default recipe is kept unless
-        held-out items that ranked nothing also speak for another one.
+        held-out items that ranked nothing also speak for a different one.
 
         Ctrl-C ends the search with the best so far, without fine-tuning. The result depends only on
         the seed, unless a budget ends the search by time.

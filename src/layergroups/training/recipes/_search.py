@@ -5,7 +5,7 @@ The frozen layers run once; each trial trains from what they gave, at the place 
 rounds, of a sixteenth, a quarter and all of the steps; the better quarter goes on. The best is
 tuned with some depths and rates. All are ranked by one held-out part of the training
 items. A second part, which ranked nothing, judges the finalists; the default recipe is always among
-them, and stays unless another one is better on both. Validation items decide nothing.
+them, and stays unless a different one is better on both. Validation items decide nothing.
 
 Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification" (2016), for the halving.
 """
@@ -167,7 +167,9 @@ class SearchResult(Printable):
 def seconds_of(budget: str | float) -> float:
     """Seconds of a budget such as "20 min", "90 s", "1.5 h", or a number of seconds."""
     units = {"s": 1, "min": 60, "h": 3600}
-    found = re.fullmatch(r"\s*([\d.]+)\s*(s|min|h)\s*", budget) if isinstance(budget, str) else None
+    found = (
+        re.fullmatch(r"\s*(\d+\.?\d*)\s*(s|min|h)\s*", budget) if isinstance(budget, str) else None
+    )
     if isinstance(budget, str) and not found:
         raise TrainingError(f'budget={budget!r} must be a time, such as budget="20 min".')
     value = float(found[1]) * units[found[2]] if found else budget
