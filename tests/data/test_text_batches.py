@@ -37,7 +37,8 @@ def test_every_epoch_has_as_many_batches_within_the_limits(
         assert len(batches) == len(dls.train) == len(positions)
         for inputs, targets in batches:
             assert len(targets) <= dls.batch_size
-            assert inputs["input_ids"].numel() <= max(dls.max_tokens, inputs["input_ids"].shape[1])
+            tokens = inputs["input_ids"]
+            assert tokens.numel() <= max(dls.max_tokens, 2 * tokens.shape[1])
         used = sorted(i for batch in positions for i in batch)
         assert len(used) == n
         assert "balance" in options or used == list(range(n))
@@ -52,8 +53,10 @@ def test_batches_hold_texts_of_similar_length(folder: Path) -> None:
 
 def test_no_batch_has_a_single_text_where_there_are_more(folder: Path) -> None:
     for n in range(5, 40):
-        dls = data(folder, n=n, batch_size=4, valid_pct=0.3)
-        assert min(map(len, dls.train.positions(0))) > 1
+        for options in ({"batch_size": 4}, {"batch_size": 2}, {"max_tokens": 10}):
+            dls = data(folder, n=n, valid_pct=0.3, **options)
+            assert min(map(len, dls.train.positions(0))) > 1
+    assert max(map(len, data(folder, n=9, batch_size=1).train.positions(0))) == 1
 
 
 def test_a_pass_can_start_anywhere(folder: Path) -> None:

@@ -144,6 +144,8 @@ class TextEvalLoader(_TextLoader):
 class TextTrainLoader(_TextLoader):
     """Shuffled batches of texts of similar length, each of `max_tokens` at most, padding included.
 
+    Batches of one text are avoided, even if two are beyond a limit, unless batch_size is 1.
+
     Every epoch has the same number of batches: texts are sorted by length and divided into pools
     with a size of batch each, and an epoch shuffles the texts within each pool, and the batches of
     all pools. With `weights` the texts of a batch have any length. The texts at the positions
@@ -177,15 +179,19 @@ class TextTrainLoader(_TextLoader):
         order = used[self.items.lengths[used].argsort(stable=True)]
         if self.weights is not None:
             size = self._size(int(self.items.lengths.max()))
-            return [(order, math.ceil(len(order) / size))]
+            return [(order, self._count(len(order), size))]
         lengths, pools, end = self.items.lengths[order].tolist(), [], len(order)
         while end:  # from the longest texts down
             size = self._size(lengths[end - 1])
             start = max(0, end - _POOL * size)
-            start = 0 if start < 2 * size else start  # batch norm has no use for a batch of one
-            pools.append((order[start:end], math.ceil((end - start) / size)))
+            start = 0 if start < 2 * size else start
+            pools.append((order[start:end], self._count(end - start, size)))
             end = start
         return pools
+
+    def _count(self, n: int, size: int) -> int:
+        """Into how many batches n texts are divided: of two at least, which batch norm needs."""
+        return min(math.ceil(n / size), max(1, n // min(2, self.batch_size)))
 
     def __len__(self) -> int:
         return sum(count for _, count in self._pools)
