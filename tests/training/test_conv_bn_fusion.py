@@ -15,7 +15,7 @@ from layergroups.training import Learner
 from layergroups.training.feature_cache import _feature_cache
 from layergroups.training.feature_cache._conv_bn_fusion import FrozenPart, find_pairs, fused
 from layergroups.training.feature_cache._feature_cut import FeatureCut, find_cut, run_frozen_part
-from layergroups.training.state._norm_statistics import evaluating
+from layergroups.training.state._batch_norm_policy import evaluating
 
 
 def lively(model: nn.Module) -> nn.Module:

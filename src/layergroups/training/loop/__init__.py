@@ -5,7 +5,7 @@ from layergroups.training.loop._events import Callback, amend_row, end_after
 from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loop import check_batch_count, check_trainable, fit, train_step
 from layergroups.training.loop._loss_meter import NotFiniteError
-from layergroups.training.loop._position import position_of, restore_position
+from layergroups.training.loop._resuming import position_of, restore_position
 from layergroups.training.loop._snapshot import Snapshot
 
 __all__ = [

@@ -21,8 +21,8 @@ from layergroups.training.loop._evaluation import evaluate
 from layergroups.training.loop._events import notify, notify_last
 from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
-from layergroups.training.loop._position import shards_left
-from layergroups.training.loop._precision import optimizer_step
+from layergroups.training.loop._optimizer_step import optimizer_step
+from layergroups.training.loop._resuming import shards_left
 from layergroups.training.optim import rates_in_use, set_momentum, set_rates
 from layergroups.training.state import EpochRow, History, lr_profile, memory_used, norm_layers
 

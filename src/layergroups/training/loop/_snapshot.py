@@ -16,7 +16,7 @@ from layergroups import anatomy
 from layergroups._interrupts import uninterrupted
 from layergroups._torch import call_uncompiled, each_module, own_parameters, set_versions, version
 from layergroups.checkpoints import load_random_state, random_state
-from layergroups.training.loop._position import begin_again, random_start
+from layergroups.training.loop._resuming import begin_again, random_start
 from layergroups.training.state import LearnerState
 
 

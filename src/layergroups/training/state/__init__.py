@@ -1,5 +1,11 @@
 """The state of a learner: model, groups, data, settings, optimizer and history."""
 
+from layergroups.training.state._batch_norm_policy import (
+    BatchNorm,
+    BatchNormPolicy,
+    evaluating,
+    norm_layers,
+)
 from layergroups.training.state._history import EpochRow, History, lr_profile, memory_used
 from layergroups.training.state._learner_state import (
     EVENTS,
@@ -8,12 +14,6 @@ from layergroups.training.state._learner_state import (
     LearnerState,
     Setting,
     checked_callbacks,
-)
-from layergroups.training.state._norm_statistics import (
-    BatchNorm,
-    BatchNormPolicy,
-    evaluating,
-    norm_layers,
 )
 from layergroups.training.state._progress import Bar, Reporter, show
 

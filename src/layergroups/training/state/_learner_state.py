@@ -53,8 +53,8 @@ from layergroups.training.optim import (
     checked_decay,
     factory_of,
 )
+from layergroups.training.state._batch_norm_policy import BatchNorm, BatchNormPolicy, checked_policy
 from layergroups.training.state._history import EpochRow, History
-from layergroups.training.state._norm_statistics import BatchNorm, BatchNormPolicy, checked_policy
 from layergroups.training.state._progress import Reporter, checked_progress, reporter
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.training import Learner
-from layergroups.training.loop._precision import optimizer_step
+from layergroups.training.loop._optimizer_step import optimizer_step
 
 
 def norm(learn: Learner) -> float:

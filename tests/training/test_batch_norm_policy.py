@@ -4,7 +4,11 @@ from tests.training.tiny import moved, pretrained, snapshot, tiny_model
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.training.state._norm_statistics import BatchNormPolicy, evaluating, has_statistics
+from layergroups.training.state._batch_norm_policy import (
+    BatchNormPolicy,
+    evaluating,
+    has_statistics,
+)
 
 
 def training_norms(model: nn.Module) -> list[str]:
