@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
@@ -38,16 +39,19 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Printable:
     """Shows itself as a table, in print and in a notebook."""
 
-    _columns: ClassVar[int] = 100
+    _columns: ClassVar[int] = 100  # where there is no terminal
+    _fits_terminal: ClassVar[bool] = False  # whether its texts can be narrower or wider
 
     def __rich__(self) -> RenderableType:
         raise NotImplementedError
 
     def __str__(self) -> str:
+        if self._fits_terminal and sys.stdout is not None and sys.stdout.isatty():
+            return plain_text(self, shutil.get_terminal_size().columns)
         return plain_text(self, self._columns)
 
     def _repr_html_(self) -> str:
-        return in_notebook_text(str(self))
+        return in_notebook_text(plain_text(self, self._columns))
 
 
 def in_notebook_text(text: str) -> str:

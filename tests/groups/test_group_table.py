@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.laws.models import TinyResNet, image
 
+from layergroups import LayerGroups
 from layergroups._formatting import plain_text
 from layergroups.groups import HEADINGS, GroupRow, group_cells
-from layergroups.groups._group_table import group_table
+from layergroups.groups._group_table import GroupTable
 
 ROW = GroupRow(
     index=1, name="late", blocks=("a", "b", "c"), layers=7, parameters=1234, trainable=1234,
@@ -48,9 +50,30 @@ def test_the_trainable_cell_names_the_reason(
 
 
 def test_the_table_has_a_row_for_each_group() -> None:
-    text = plain_text(group_table([ROW, replace(ROW, index=2, name="head")], "Title"), 160)
+    text = plain_text(GroupTable([ROW, replace(ROW, index=2, name="head")], "Title"), 160)
     assert "Title" in text
     assert [line.split()[:2] for line in text.splitlines() if "1,234" in line] == [
         ["1", "late"],
         ["2", "head"],
     ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_the_table_fits_its_place_and_loses_nothing(width: int) -> None:
+    long = replace(ROW, name="late-2", blocks=("0.body.blocks.3.0", "0.body.conv_head"))
+    rows = [replace(long, reason="the resolution falls 16 → 8, 1/16 of the image"), long]
+    text = plain_text(GroupTable(rows, "Layer groups of EfficientNet (rule: auto)"), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = set(text.split())
+    assert {"#", "trainable", "rate", "0.00025", "0.body.blocks.3.0", "1/16"} <= words
+    reasons = [line for line in text.splitlines() if "falls 16" in line]
+    assert ("2:" in reasons[0]) == (width >= 160)
+
+
+def test_print_asks_the_terminal_for_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = LayerGroups(TinyResNet(), example_input=image())
+    piped = str(groups)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert str(groups) == piped
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert max(map(len, str(groups).splitlines())) <= 80 < max(map(len, piped.splitlines()))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.text import Text
 
-from layergroups._formatting import table
+from layergroups._formatting import pairs, table
 
 HEADINGS = ("#", "group", "blocks", "layers", "parameters", "trainable", "rate")
 _REASON = "begins here because"
@@ -39,11 +40,26 @@ class GroupRow:
         )
 
 
-def group_table(rows: Sequence[GroupRow], title: str) -> Table:
-    headings, left = (*HEADINGS, _REASON), ("group", "blocks", _REASON)
-    made = table(headings, map(group_cells, rows), left=left, title=Text(title), pad_edge=True)
-    made.columns[-1].max_width = 58
-    return made
+@dataclass(frozen=True)
+class GroupTable:
+    """The table; where the reasons do not fit beside it, they are below it."""
+
+    rows: Sequence[GroupRow]
+    title: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        cells, title = [group_cells(row) for row in self.rows], Text(self.title)
+        left = ("group", "blocks", _REASON)
+        made = table((*HEADINGS, _REASON), cells, left=left, title=title, pad_edge=True)
+        made.columns[-1].max_width = 58
+        if Measurement.get(console, options.update(width=1000), made).maximum <= options.max_width:
+            yield made
+            return
+        made = table(HEADINGS, (row[:-1] for row in cells), left=left, title=title)
+        made.columns[1].no_wrap = True
+        yield made
+        yield Text(f" {_REASON}")
+        yield pairs((f" {row.name} ", row.reason) for row in self.rows)
 
 
 def group_cells(row: GroupRow) -> tuple[str, ...]:

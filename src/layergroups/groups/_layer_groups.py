@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
-from rich.table import Table
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
@@ -22,7 +21,7 @@ from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups import _freezing, _optimizer, _surgery
 from layergroups.groups._explain import Explanation, explain
 from layergroups.groups._freezing import UserFrozen, differentiable, is_norm
-from layergroups.groups._group_table import GroupRow, group_table
+from layergroups.groups._group_table import GroupRow, GroupTable
 from layergroups.groups._partition import ModuleTree, Part
 from layergroups.groups._rates import Rate, spread_rates
 from layergroups.groups._rules import Split, divide
@@ -258,10 +257,11 @@ class LayerGroups(Printable):
         self.sync()
         return (LayerGroup(self, i) for i in range(len(self)))
 
-    def __rich__(self) -> Table:
-        return group_table(self.rows(), f"Layer groups of {self.network} (rule: {self.rule})")
+    def __rich__(self) -> GroupTable:
+        return GroupTable(self.rows(), f"Layer groups of {self.network} (rule: {self.rule})")
 
     _columns = 160
+    _fits_terminal = True
 
     def __repr__(self) -> str:
         return f"LayerGroups({', '.join(map(repr, self.rows()))})"

@@ -46,9 +46,11 @@ class EpochRow:
     lrs: tuple[float, ...] = ()
     frozen: tuple[bool, ...] = ()
     note: str = ""
-    lr_profile: tuple[float, ...] = field(default=(), metadata={"was": "course"})
-    resources: Mapping[str, float] = field(default_factory=dict, metadata={"was": "cost"})
-    plan: Mapping[str, Any] | None = None
+    lr_profile: tuple[float, ...] = field(default=(), repr=False, metadata={"was": "course"})
+    resources: Mapping[str, float] = field(
+        default_factory=dict, repr=False, metadata={"was": "cost"}
+    )
+    plan: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

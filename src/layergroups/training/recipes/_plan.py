@@ -70,7 +70,14 @@ class FineTunePlan(Printable):
     weight_decay: float = 0.0
     batch_norm: str = ""
     augment: str = ""
-    _columns = 200
+    _fits_terminal = True
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{rate:.3g}" for rate in self.rates)
+        return (
+            f"FineTunePlan(epochs={self.epochs}, freeze_epochs={self.freeze_epochs}, "
+            f"rates=({rates}), batch_size={self.batch_size}, part={self.part}, …)"
+        )
 
     def __post_init__(self) -> None:
         for name, example in (("epochs", 3), ("freeze_epochs", 1), ("batch_size", 16)):

@@ -15,7 +15,7 @@ from typing import Any, Final, overload
 import torch
 from rich.table import Table
 
-from layergroups._formatting import Printable, current_cell, duration, rate, table
+from layergroups._formatting import Printable, count, current_cell, duration, rate, table
 from layergroups._from_dict import from_dict
 from layergroups._paths import path_of
 from layergroups.checkpoints import write_text
@@ -49,6 +49,12 @@ class History(Sequence[EpochRow], Printable):
 
     def __rich__(self) -> Table:
         return table_of(self.rows)
+
+    def __repr__(self) -> str:
+        last = self.rows[-1:]
+        shown = {"valid_loss": last[0].valid_loss, **last[0].metrics} if last else {}
+        values = ", ".join(f"{n} {_number(v)}" for n, v in shown.items() if v is not None)
+        return f"History({count(len(self), 'epoch')}{values and f'; the last: {values}'})"
 
     def _ipython_display_(self) -> None:
         # IPython uses the other displays on NotImplementedError. Rows are compared by what the
