@@ -30,6 +30,7 @@ RIGHT = "#00725a"
 WRONG = "#c0440a"
 _ENDINGS = (".png", ".svg", ".pdf")
 _TITLE = 0.65  # inches
+_MOST_IN_A_LEGEND = 24
 _IMAGE = 1.8
 
 
@@ -195,8 +196,17 @@ def under_mask(pixels: Any, mask: Any, n: int) -> Any:
     return np.where(mask[..., None] >= 0, 0.45 * image + 0.55 * colours, image)
 
 
-def draw_images(tiles: Sequence[Tile], title: str = "", note: str = "", columns: int = 0) -> Figure:
-    """Draw a grid of at least one tile, row by row; 0 columns are a nearly square grid."""
+def draw_images(
+    tiles: Sequence[Tile],
+    title: str = "",
+    note: str = "",
+    columns: int = 0,
+    classes: Sequence[str] = (),
+) -> Figure:
+    """Draw a grid of at least one tile, row by row; 0 columns are a nearly square grid.
+
+    Below stand the colours of the classes of masks, if they are given.
+    """
     pictures = len(tiles[0].pictures)
     most = 5 if pictures == 1 else 3
     square = math.ceil(math.sqrt(len(tiles) / pictures))
@@ -211,7 +221,21 @@ def draw_images(tiles: Sequence[Tile], title: str = "", note: str = "", columns:
         axes.remove()
     for axes, tile in zip(grid, tiles, strict=False):
         _draw_tile(axes, tile, pictures * _IMAGE)
+    if classes:
+        _add_legend(figure, classes)
     return figure
+
+
+def _add_legend(figure: Figure, classes: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    shown = classes[:_MOST_IN_A_LEGEND]
+    patches = [
+        Patch(color=[part / 255 for part in colour], label=fitted(name, 1.2, 9))
+        for name, colour in zip(shown, palette(len(shown)), strict=True)
+    ]
+    n = max(1, int(figure.get_figwidth() / 1.7))
+    figure.legend(handles=patches, loc="outside lower left", ncols=n, frameon=False, fontsize=9)
 
 
 def _draw_tile(axes: Axes, tile: Tile, width: float) -> None:

@@ -102,6 +102,13 @@ def test_the_groups_are_those_of_the_body_and_the_new_layers(dls: SegmentationDa
     assert all(learn.layer_groups.reasons)
 
 
+def test_a_decoder_trains_at_a_larger_rate_than_other_heads(dls: SegmentationDataLoaders) -> None:
+    learn = learner(dls)
+    learn.fine_tune(1)
+    assert learn.plan is not None
+    assert learn.plan.rates[-1] == pytest.approx(0.5 * learn.plan.figures.base_lr)
+
+
 def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -188,6 +195,7 @@ def test_masks_are_interpreted_by_pixels(trained: Learner, tmp_path: Path) -> No
     trained.report(tmp_path / "run.html")
     page = (tmp_path / "run.html").read_text("utf-8")
     assert all(text in page for text in ("IoU", "predicted mask", "pixels"))
+    assert page.count("background:rgb(128, 0, 0)") == 2  # the class square, in table and legend
 
 
 def test_averaged_views_and_batches_of_other_masks(

@@ -378,7 +378,9 @@ class Interpretation(SuggestsNames):
         if cam and not masks:
             note = "Beside each image: Grad-CAM heat map of the prediction"
         title = f"{'Largest' if largest else 'Smallest'} losses"
-        return drawing.save_or_return(drawing.draw_images(tiles, title, note), path)
+        colours = self.classes if masks else ()
+        figure = drawing.draw_images(tiles, title, note, classes=colours)
+        return drawing.save_or_return(figure, path)
 
     def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> drawing.Tile:
         confidence = "" if item.probability is None else f", confidence {item.probability:.2f}"

@@ -60,7 +60,8 @@ def results_picture(
     note = f"{sum(right)} of {len(tiles)} are correct" if right else ""
     if task.per_pixel and targets is not None:
         note = MASKS_SHOWN
-    figure = drawing.draw_images(tiles, f"{what}: {count(len(tiles), 'image')}", note)
+    title, colours = f"{what}: {count(len(tiles), 'image')}", names if task.per_pixel else ()
+    figure = drawing.draw_images(tiles, title, note, classes=colours)
     return drawing.save_or_return(figure, path)
 
 

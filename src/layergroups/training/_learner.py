@@ -338,8 +338,8 @@ class Learner(LearnerState):
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
             lr: rates of the second phase, as in `fit`; None spreads them up to 0.03 of base_lr, or
-                to 0.15 of it for a head of several layers. A slice, list, dict or decay trains the
-                groups from the first one with a rate on.
+                to 0.15 of it for a head of several layers (0.5 for a decoder of masks). A slice,
+                list, dict or decay trains the groups from the first one with a rate on.
             defaults: all other settings.
             plan: repeat what another `fine_tune` has decided (`learn.plan`, or
                 `RunRecord.load("model").plan`); instead of the arguments above.

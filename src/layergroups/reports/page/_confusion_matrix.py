@@ -50,6 +50,7 @@ class Matrix:
     ticks: list[tuple[str, float]]  # classes named beside the heat map, positions in percent
     confused: list[tuple[MatrixCell, str, str, int]]  # cell, actual, predicted, items of the class
     errors: int  # number of cells
+    counted: str  # "items" or "pixels"
 
 
 def matrix_of(outcome: Outcome | None) -> Matrix | None:
@@ -79,6 +80,7 @@ def matrix_of(outcome: Outcome | None) -> Matrix | None:
             for c in wrong[:MAX_CONFUSED]
         ],
         errors=len(wrong),
+        counted="pixels" if task_named(outcome.task).per_pixel else "items",
     )
 
 

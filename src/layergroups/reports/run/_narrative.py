@@ -10,6 +10,7 @@ from typing import Any
 from layergroups._formatting import count, duration, figure, memory, percent, short
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports.run._record import Outcome, RunRecord
+from layergroups.tasks import task_named
 
 _MAX_PHASES = 4  # that the summary names
 _SHARES = ("accuracy", "F1 (micro)", "exact match", "F1 of all labels", "all labels right")
@@ -145,7 +146,9 @@ def _result(record: RunRecord) -> str:
     if not outcome.confusions:
         return text
     most = outcome.confusions[0]
-    times = "once" if most.count == 1 else f"{most.count} times"
+    times = "once" if most.count == 1 else f"{most.count:,} times"
+    if task_named(outcome.task).per_pixel:
+        times = count(most.count, "pixel")
     return f"{text} Most frequent error: “{most.actual}” predicted as “{most.predicted}”, {times}."
 
 

@@ -22,6 +22,7 @@ _STEPS: Final = 300  # of the second phase, if that needs neither fewer epochs n
 _LEAST_EPOCHS: Final = 2
 _MOST_EPOCHS: Final = 20
 _RATIO_OF_A_DEEP_HEAD: Final = 0.15
+_RATIO_OF_A_DECODER: Final = 0.5  # it is most of the network, and new
 # Measured on four sets (benchmarks/README.md). Embeddings and early layers of an encoder of texts
 # gain nothing from few texts, and cost a third of the time.
 _OF_TEXTS: Final[dict[str, Any]] = {
@@ -155,5 +156,8 @@ def usual_of(learner: LearnerState) -> FineTuneDefaults:
     if texts_of(learner.data.train):
         return FineTuneDefaults(**_OF_TEXTS)
     if sum(p.ndim > 1 for p in learner.layer_groups[-1].parameters()) > 1:
-        return FineTuneDefaults(unfrozen_ratio=_RATIO_OF_A_DEEP_HEAD)
+        decoder = learner.task.per_pixel
+        return FineTuneDefaults(
+            unfrozen_ratio=_RATIO_OF_A_DECODER if decoder else _RATIO_OF_A_DEEP_HEAD
+        )
     return FineTuneDefaults()
