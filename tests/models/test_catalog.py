@@ -251,3 +251,36 @@ def test_names_that_timm_has_changed_are_followed(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == [
         "timm has renamed tf_efficientnet_b0_ap to tf_efficientnet_b0.ap_in1k"
     ]
+
+
+def test_what_timm_has_saved_elsewhere_loads_by_its_address(tmp_path: Path) -> None:
+    saved = timm.create_model("test_vit", num_classes=7, img_size=96)
+    saved.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
+    for safe in (False, True):
+        timm.models.save_for_hf(
+            saved, tmp_path / "m", model_args={"img_size": 96}, safe_serialization=safe
+        )
+        load_model(f"local-dir:{tmp_path / 'm'}")
+    (tmp_path / "m" / "pytorch_model.bin").unlink()
+    loaded = load_model(f"local-dir:{tmp_path / 'm'}")
+    assert (loaded.name, loaded.kwargs["num_classes"]) == ("timm:test_vit", 7)
+    assert (loaded.input.size, loaded.input.mean) == ((96, 96), (0.1, 0.2, 0.3))
+    theirs = saved.state_dict()
+    assert all(torch.equal(value, theirs[n]) for n, value in loaded.model.state_dict().items())
+    assert load_model(f"local-dir:{tmp_path / 'm'}", pretrained=False).pretrained is False
+    again = load_model(loaded.name, pretrained=False, **loaded.kwargs)  # as an export does
+    again.model.load_state_dict(theirs)
+    (tmp_path / "m" / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        load_model(f"local-dir:{tmp_path / 'm'}")
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(UnknownArchitectureError, match="as timm writes it"):
+        load_model(f"local-dir:{tmp_path / 'm'}")
+
+
+@pytest.mark.parametrize(
+    "address", ["hf://timm/resnet18", "hf-hub:timm/resnet18@main", "hf://x//y"]
+)
+def test_without_a_hub_an_address_is_refused_at_once(address: str) -> None:
+    with pytest.raises(WeightsError, match="HF_ENDPOINT"):  # the tests are offline
+        load_model(address)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,11 +56,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         REQUESTS.append(f"{self.command} {self.path}")
-        name = self.path.partition(f"/resolve/{SHA}/")[2]
+        name = re.split(f"/resolve/(?:{SHA}|main)/", self.path)[-1]
         if name in FILES:
             etag = hashlib.sha1(FILES[name]).hexdigest()
             self.reply(FILES[name], ETag=f'"{etag}"', X_Repo_Commit=SHA)
-        elif self.path.startswith("/api/models/me/tiny/tree"):
+        elif re.match("/api/models/me/tiny(-timm)?/tree", self.path):
             tree = [
                 {"type": "file", "path": n, "size": len(f), "oid": "0"} for n, f in FILES.items()
             ]
@@ -71,6 +72,38 @@ class Hub(BaseHTTPRequestHandler):
             self.reply({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
 
     do_HEAD = do_GET
+
+
+def timm_loads_by_address(folder: Path) -> bool:
+    import timm
+
+    from layergroups.models import load_model
+
+    saved = timm.create_model("test_resnet", num_classes=3)
+    timm.models.save_for_hf(saved, folder, safe_serialization=True)
+    FILES.clear()
+    FILES.update({file.name: file.read_bytes() for file in folder.iterdir()})
+    loaded = load_model("hf://me/tiny-timm").model.state_dict()
+    return all(bool((value == loaded[name]).all()) for name, value in saved.state_dict().items())
+
+
+def pushed_by_the_trainer(folder: Path) -> list[str]:
+    import transformers
+
+    from layergroups.integrations.transformers import LayerGroupsTrainer
+
+    size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 9}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**size))
+    args = transformers.TrainingArguments(
+        str(folder), max_steps=1, use_cpu=True, report_to="none", hub_model_id="me/tiny",
+        push_to_hub=True, disable_tqdm=True,
+    )  # fmt: skip
+    data = [{"input_ids": [1, 2], "labels": i % 2} for i in range(4)]
+    trainer = LayerGroupsTrainer(model, args, train_dataset=data, freeze_to=-1)
+    trainer.train()
+    FILES.clear()
+    trainer.push_to_hub()
+    return sorted(FILES)
 
 
 def main(photos: str) -> None:
@@ -96,6 +129,8 @@ def main(photos: str) -> None:
         lg.load_learner("hf://me/absent")
     except lg.LayerGroupsError as error:
         told["absent"] = str(error)
+    told["timm"] = timm_loads_by_address(Path(photos).parent / "timm")
+    told["pushed by the Trainer"] = pushed_by_the_trainer(Path(photos).parent / "trainer")
     server.shutdown()
     server.server_close()
     try:

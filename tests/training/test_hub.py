@@ -42,6 +42,8 @@ def test_a_learner_goes_to_the_hub_and_comes_back(tmp_path: Path) -> None:
     for part in ("timm:test_resnet", "Classes: cat, dog", "| head |", "accuracy", "## Reproduce"):
         assert part in card
     assert "private" not in card
+    assert told["timm"]
+    assert {"config.json", "model.safetensors"} <= set(told["pushed by the Trainer"])
     assert "refused" in told["absent"]
     assert "no model hub can be reached" in told["unreachable"]
 

@@ -194,7 +194,9 @@ def load_model(
     Args:
         arch: a name such as "torchvision:resnet18", "timm:resnet18" or "timm:resnet18.a1_in1k"; a
             plain name is searched in torchvision first, then in timm. Or a model function of
-            either library (`torchvision.models.resnet18`), or any `nn.Module`.
+            either library (`torchvision.models.resnet18`), or any `nn.Module`. Or what timm has
+            saved elsewhere: "hf://user/model", also written "hf-hub:user/model", with "@revision";
+            or "local-dir:FOLDER".
         pretrained: load the library's default weights, from its cache or its hub. Does not change
             a module.
         weights: a file with the weights, instead of a download: `.safetensors`, `.pth`, `.pt` or
@@ -216,6 +218,8 @@ def load_model(
     """
     if isinstance(arch, nn.Module):
         return _take_module(arch, pretrained, weights, kwargs)
+    if isinstance(arch, str) and arch.startswith(("local-dir:", *downloads.HUB_PREFIXES)):
+        return _of_a_repository(arch, pretrained, weights, kwargs)
     library, name = resolve(arch)
     if library == "torchvision" and isinstance(weights, str):
         from torchvision.models import get_model_weights
@@ -244,6 +248,40 @@ class _Request:
     entry: Any  # one of torchvision's weight enums
     kwargs: dict[str, Any]
     recorded: dict[str, Any]  # kwargs as they come back from JSON
+
+
+def _of_a_repository(
+    address: str, pretrained: bool, weights: Any, kwargs: Mapping[str, Any]
+) -> LoadedModel:
+    """A network that timm has saved on a hub or in a folder; its record needs neither."""
+    folder = downloads.hub_folder(address)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        library, name = resolve(f"timm:{config['architecture']}")
+        shape = dict(config.get("pretrained_cfg") or {})
+        given = {"num_classes": config.get("num_classes"), **(config.get("model_args") or {})}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnknownArchitectureError(
+            f"{address} has no config.json as timm writes it ({type(error).__name__}: {error}). Of "
+            "transformers, load the model and pass it to Learner, or give "
+            "TextDataLoaders its name, model=."
+        ) from error
+    arguments = {n: v for n, v in given.items() if v is not None} | dict(kwargs)
+    names = ("model.safetensors", "pytorch_model.bin")
+    own = next((folder / n for n in names if (folder / n).is_file()), folder / names[0])
+    file: Any = own if pretrained and weights is None else weights
+    recorded = _json_ready(f"{library}:{name}", arguments)
+    return _make_timm(
+        _Request(
+            full=f"{library}:{name}",
+            name=name,
+            fetch=False,
+            weights=None if file is None else find_weights(file),
+            entry=None,
+            kwargs={"pretrained_cfg": shape, **arguments} if shape else arguments,
+            recorded=recorded,
+        )
+    )
 
 
 def _take_module(

@@ -49,6 +49,27 @@ def timm_overlay(name: str, config: Any, cache_dir: str | None = None) -> dict[s
     return {}
 
 
+HUB_PREFIXES = ("hf-hub:", "hf://")
+
+
+def hub_folder(address: str) -> Path:
+    """Config and safetensors of `local-dir:FOLDER`, or of `hf://user/model@revision`, fetched."""
+    if address.startswith("local-dir:"):
+        return Path(address.removeprefix("local-dir:")).expanduser()
+    from huggingface_hub import snapshot_download
+
+    name = address.removeprefix("hf://").removeprefix("hf-hub:")
+    repo, _, revision = name.partition("@")
+    wanted = ["config.json", "model.safetensors"]
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+    except Exception as error:  # of httpx, requests or huggingface_hub, depending on its version
+        raise WeightsError(
+            f"{address} could not be fetched ({type(error).__name__}). Check the name, user/model; "
+            'the network, HF_ENDPOINT and HF_HUB_OFFLINE; or give a folder, "local-dir:FOLDER".'
+        ) from error
+
+
 def unavailable(name: str, story: str) -> WeightsError:
     """The error for unavailable pretrained weights, with the calls that work."""
     file = name.partition(":")[2]

@@ -38,7 +38,7 @@ class TextTransform:
     """The tokenizer of a model, and what happens to texts that are too long for it.
 
     Attributes:
-        model: a name on the hub, or a folder.
+        model: a name on the hub, or a folder; "hf://" and "local-dir:" before it are left out.
         max_length: tokens of a text, or of one window of it, special tokens included.
         long: "truncate" leaves out what is beyond; "windows" reads it in windows that overlap by an
             eighth, whose vectors are averaged.
@@ -65,6 +65,8 @@ class TextTransform:
         if max_length is not None:
             whole_number("max_length", max_length, 4, 256, DataError)
         name = os.fspath(model)
+        for prefix in ("hf://", "hf-hub:", "local-dir:"):
+            name = name.removeprefix(prefix)
         tokenizer, limit = _tokenizer_of(name)
         if max_length is not None and max_length > limit:
             raise DataError(
