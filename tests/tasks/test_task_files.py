@@ -205,5 +205,5 @@ def test_bounds_that_do_not_fit_are_explained(folder: Path, weights: Path) -> No
 def test_data_of_other_channels_are_refused(folder: Path, weights: Path) -> None:
     table = folder / "labels.csv"
     learn = learner(ImageDataLoaders.from_table(table, label_delim=" ", **SMALL), weights)
-    with pytest.raises(TrainingError, match=r"1 channels, the model takes 3"):
+    with pytest.raises(TrainingError, match=r"1 channel, the model takes images of 3"):
         learn.dls = ImageDataLoaders.from_table(table, label_delim=" ", channels=1, **SMALL)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.texts import model_folder, reviews, tokenizers
+from tests.training.tiny import TinyLoaders
 
 from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
 from layergroups.errors import ModelError, TrainingError
@@ -260,3 +261,16 @@ def test_a_file_of_tokens_runs_alone(kind: str, ending: str, tmp_path: Path) -> 
         (answer,) = session.run(None, {name: given[name].numpy() for name in names})
         found = torch.from_numpy(answer)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_data_of_a_different_tokenizer_or_of_images_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    learn = learner(folder)
+    loaded = load_learner(learn.export(tmp_path / "export"))
+    gpt2 = model_folder(tmp_path / "gpt2", "gpt2")
+    for each in (learn, loaded):
+        each.dls = data(model_folder(tmp_path / "copy"), max_length=6)
+        for others in (data(gpt2), TinyLoaders(vocab=("bad", "good"))):
+            with pytest.raises(TrainingError, match="model="):
+                each.dls = others

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from layergroups._fingerprint import stable_text
+from layergroups._formatting import count
 from layergroups._forward import split_batch
 from layergroups._random import private_randomness
 from layergroups.data.image import Picture, Size, opened, size_of_image
@@ -243,6 +244,10 @@ class DataSource:
     def bind(self, spec: InputSpec) -> Any:
         """The same data, normalised by the statistics of the weights in use."""
         return self.given
+
+    def inputs_are(self) -> str:
+        """What a model gets, in words that differ where it needs a different one; "" if unknown."""
+        return "" if self.input is None else f"images of {count(self.input.channels, 'channel')}"
 
     def fingerprint(self) -> str:
         """Everything that the items depend on, as text."""

@@ -71,6 +71,9 @@ class _Texts(DataSource):
     def transform_config(self) -> dict[str, Any]:
         return self.transform.to_config()
 
+    def inputs_are(self) -> str:
+        return self.transform.vocabulary
+
     def token_spans(self, item: Any) -> list[tuple[int, int]]:
         return self.transform.spans(item)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,14 @@ class TextTransform:
         """The model's inputs that the tokenizer gives, without the attention mask."""
         names = self.tokenizer.model_input_names
         return tuple(name for name in names if name != "attention_mask")
+
+    @property
+    def vocabulary(self) -> str:
+        """The tokens and how texts become some, as a short text that differs where they do."""
+        found = self.tokenizer.get_vocab()
+        sample = self.tokenizer("A short Text.")["input_ids"]  # special tokens, capital letters
+        mark = zlib.crc32(repr((sorted(found.items()), sample, self.inputs)).encode())
+        return f"tokens of a vocabulary of {len(found)} ({mark:08x})"
 
     @property
     def separator(self) -> str:

@@ -108,7 +108,7 @@ def fitting_data(old: DataSource, new: DataSource, groups: LayerGroups) -> DataS
 
     They may have other classes once the head of the model was changed for them.
     """
-    _check_task(old, new)
+    _check_kind(old, new)
     if new.vocab == old.vocab or not old.n_outputs:
         return bound_to(new, old.input)
     heads = classifier_layers(groups.model, groups.anatomy).values()
@@ -142,17 +142,17 @@ def balanced_for(loss: LossFunc, data: DataSource) -> LossFunc:
     return loss.balanced(targets, data.n_outputs)
 
 
-def _check_task(old: DataSource, new: DataSource) -> None:
+def _check_kind(old: DataSource, new: DataSource) -> None:
     if old.task and new.task and old.task != new.task:
         raise TrainingError(
             f"These data have the task {new.task!r}, the model was made for {old.task!r}. For "
-            "another task make a new learner: vision_learner(dls, arch)."
+            "a different task make a new learner, such as vision_learner(dls, arch)."
         )
-    if old.input and new.input and old.input.channels != new.input.channels:
-        ours, theirs = old.input.channels, new.input.channels
+    ours, theirs = old.inputs_are(), new.inputs_are()
+    if ours and theirs and ours != theirs:
         raise TrainingError(
-            f"These images have {theirs} channels, the model takes {ours}. Read them with "
-            f"{ours}, or make a new learner: vision_learner(dls, arch)."
+            f"These data give {theirs}, the model takes {ours}. Make the data as those before, "
+            "with channels= of images or model= of texts, or make a new learner for them."
         )
 
 
