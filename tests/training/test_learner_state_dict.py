@@ -341,6 +341,34 @@ def test_an_optimizer_state_that_lacks_a_value_is_refused(make, opt_func: str) -
         learn.fit(1)
 
 
+@pytest.mark.parametrize("setting", ["weight_decay", "eps"])
+def test_settings_with_which_the_optimizer_cannot_step_are_refused(make, setting) -> None:
+    trained, learn = make(), make()
+    trained.fit(1)
+    tensors, state = state_of(trained)
+    before = _state(learn)
+    for group in state["optimizer"]["groups"].values():
+        group[setting] = "x"
+    with pytest.raises(CheckpointError, match="with_opt=False"):
+        restore(learn, tensors, state, source="it")
+    assert _same(_state(learn), before)
+    restore(learn, tensors, state, source="it", with_opt=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["model/1.4.weight", "model/0.1.running_mean", "optimizer/exp_avg/1.4.weight"]
+)
+def test_fractions_saved_as_whole_numbers_are_refused(make, name) -> None:
+    trained, learn = make(), make()
+    trained.fit(1)
+    tensors, state = state_of(trained)
+    before = _state(learn)
+    with pytest.raises(CheckpointError, match=name.partition("/")[2].rpartition("/")[2]):
+        restore(learn, tensors | {name: tensors[name].to(torch.int8)}, state, source="it")
+    assert _same(_state(learn), before)
+    restore(learn, tensors, state, source="it")
+
+
 @pytest.mark.parametrize("others", [("green", "red", "blue"), ("red", "green", "black")])
 @pytest.mark.parametrize("strict", [None, True, False])
 def test_other_classes_are_refused_as_the_labels_would_be_wrong(make, others, strict) -> None:

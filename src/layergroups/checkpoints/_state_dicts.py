@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layergroups._formatting import first_few
 from layergroups._torch import is_sharded, shard_like
 from layergroups.errors import CheckpointError
 from layergroups.groups import place_steps
@@ -92,6 +93,12 @@ def check_optimizer(
         key, _, name = full_name.partition("/")
         saved_states.setdefault(name, {})[key] = tensor
     needed = _states_after_a_step(optimizer, options)
+    if needed is None and _states_after_a_step(optimizer, {}) is not None:
+        raise CheckpointError(
+            f"{ours} cannot step with the saved settings of its parameter groups: "
+            f"{first_few(map(str, options.values()), 1)}. To load without them: with_opt=False."
+        )
+    needed = needed or {}
     for name, parameter in model.named_parameters():
         saved = saved_states.get(name, {})
         for key, value in needed.get(id(parameter), {}).items() if saved else ():
@@ -104,8 +111,8 @@ def check_optimizer(
 
 def _states_after_a_step(
     optimizer: Optimizer, options: Mapping[str, Mapping[str, Any]]
-) -> dict[int, dict[str, Any]]:
-    """The state of each parameter, by its id, after a step of a copy; empty if that cannot step."""
+) -> dict[int, dict[str, Any]] | None:
+    """The state of each parameter, by its id, after a step of a copy; None if that cannot step."""
     # What an optimizer keeps is known to its code alone, so it steps once on zeros of these shapes.
     trial = copy.copy(optimizer)
     trial.state, trial.param_groups = defaultdict(dict), []
@@ -122,15 +129,22 @@ def _states_after_a_step(
         trial.param_groups.append({**group, **own, "params": list(by_form.values())})
     try:
         trial.step()
-    except Exception:  # it needs a closure, or more than its groups: then the names stay unchecked
-        return {}
+    except Exception:  # it needs a closure, or more than its groups; or the settings are wrong
+        return None
     return {key: dict(trial.state.get(blank, {})) for key, blank in blanks.items()}
 
 
 def _fits(saved: object, wanted: object) -> bool:
+    if isinstance(saved, Tensor) and isinstance(wanted, Tensor) and _kind(saved) != _kind(wanted):
+        return False
     if not isinstance(wanted, Tensor) or not wanted.ndim:
         return not isinstance(saved, Tensor) or not saved.ndim
     return isinstance(saved, Tensor) and saved.shape == wanted.shape
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Equal for types between which values may be converted: fractions, complex or whole."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def load_optimizer_state(
@@ -272,6 +286,13 @@ def fitting_weights(
     model: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], str]:
     """The saved weights that the model has with the same shape, and a message on the others."""
+    own = model.state_dict()
+    if others := [n for n, t in weights.items() if n in own and _kind(t) != _kind(own[n])]:
+        saved, wanted = weights[others[0]].dtype, own[others[0]].dtype
+        raise CheckpointError(
+            f"{source} is not of this model: {first_few(others)} would turn from {saved} into "
+            f"{wanted}. Load a file that learn.save wrote."
+        )
     differences = compare(model, weights)
     if not differences:
         return dict(weights), ""
