@@ -116,7 +116,7 @@ def test_the_page_tells_the_story_in_its_order() -> None:
     read = Reader(run_page(tiny_run()))
     sections = [a["id"] for element, a in read.elements if element == "section"]
     assert sections == [
-        "training", "decisions", "results", "confusion", "calibration", "errors", "network", "data",
+        "training", "results", "confusion", "calibration", "errors", "network", "data",
         "time", "reproduce",
     ]  # fmt: skip
     text = " ".join(read.texts)

@@ -18,6 +18,7 @@ from layergroups.reports import (
     claim_folder,
     groups_report,
     network_picture,
+    record_run,
     write_rows,
     write_run,
 )
@@ -76,7 +77,8 @@ def run(
     learn.fine_tune(epochs)
     interp = Interpretation.from_learner(learn)
     confusion = interp.confusion_matrix()
-    files = write_run(learn, target, confusion, config=config)
+    record = record_run(learn, interp=interp)
+    files = write_run(learn, target, confusion, record, config)
     picture = network_picture(learn.layer_groups, target / "network.png", title=ARCHITECTURE)
     shown = tuple(_chosen(interp, Path(folder)))
     result = DemoResult(confusion, shown, files, picture, time.perf_counter() - started)

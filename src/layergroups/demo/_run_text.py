@@ -14,6 +14,7 @@ from layergroups.reports import (
     RunFiles,
     claim_folder,
     groups_report,
+    record_run,
     write_rows,
     write_run,
 )
@@ -62,7 +63,7 @@ def run_text(out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42) -
     learn.fine_tune(epochs)
     interp = Interpretation.from_learner(learn)
     confusion = interp.confusion_matrix()
-    files = write_run(learn, target, confusion)
+    files = write_run(learn, target, confusion, record_run(learn, interp=interp))
     seconds = time.perf_counter() - started
     say()
     show(

@@ -45,7 +45,6 @@ def run_page(record: RunRecord) -> str:
     calibration = charts.calibration_chart(outcome) if outcome else None
     sections = [
         ("training", "Training curves", record.epochs),
-        ("decisions", "Decisions of fine_tune", record.plan),
         ("results", "Results", outcome),
         ("confusion", "Confusion matrix", matrix),
         ("calibration", "Calibration", calibration),
