@@ -42,6 +42,13 @@ def test_a_wrong_value_is_refused_when_it_is_assigned(make, name: str, value: An
     learn.fit(1)
 
 
+@pytest.mark.parametrize("name", ["groups", "layer_groups", "task", "data", "norms", "cache"])
+def test_a_part_that_belongs_to_others_is_refused_with_the_right_call(make, name: str) -> None:
+    learn = make()
+    with pytest.raises(TrainingError, match="cannot be assigned"):
+        setattr(learn, name, getattr(learn, name))
+
+
 def test_an_optimizer_without_the_layer_groups_is_refused(make) -> None:
     learn = make()
     with pytest.raises(TrainingError, match="opt_func"):

@@ -362,6 +362,10 @@ class LearnerState(SuggestsNames):
         self.groups.sync()
         return self.groups
 
+    @layer_groups.setter
+    def layer_groups(self, groups: Never) -> None:
+        self.groups = groups  # refused, with the right call
+
     @property
     def dls(self) -> Any:
         """The data. Data with the same classes may be assigned, or with more after `grow_head`."""
@@ -377,6 +381,12 @@ class LearnerState(SuggestsNames):
     def task(self) -> Task:
         """The task of the data, else the task that the loss implies."""
         return self.data.task or task_meant_by(self._loss_func)
+
+    @task.setter
+    def task(self, task: Never) -> None:
+        raise TrainingError(
+            "learn.task cannot be assigned: the data have it. Make them with task=, then a learner."
+        )
 
     @property
     def loss_func(self) -> LossFunc:
