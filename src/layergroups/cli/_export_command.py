@@ -19,6 +19,7 @@ def run(model: Path, *, format: str | None, out: Path | None, json: bool) -> Non
     """
     target = _target(model, format, out)
     learn = load_learner(model)
+    say(f"Writing {target} and comparing its outputs with the model's; this can take a minute.")
     learn.export(target)
     description = target.with_name(f"{target.name}.json")
     written: dict[str, Any] = json_lines.loads(description.read_text(encoding="utf-8"))
