@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from tests.laws.models import TinyTransformer, image
-from tests.training.tiny import LabelLoaders, NumberLoaders, TinyLoaders, snapshot
+from tests.training.tiny import LabelLoaders, MaskLoaders, NumberLoaders, TinyLoaders, snapshot
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -141,6 +141,18 @@ def wide_targets(dls: TinyLoaders) -> Learner:
     """Targets (N, C), of labels or of numbers, with rests that cannot be shared evenly."""
     metrics = [MeanAbsoluteError(), ordered_distance]
     learn = learner(dls=dls, model=network(dls.c), metrics=metrics)
+    learn.fit(2)
+    return learn
+
+
+def masks(folder: Path) -> Learner:
+    """A class for each pixel, and averaged weights."""
+    last = nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(8, 3, 1))
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.copy_(torch.linspace(-0.3, 0.3, parameter.numel()).view_as(parameter))
+    model = nn.Sequential(network()[0], last)
+    learn = learner(dls=MaskLoaders(n=27), model=model, metrics=["iou", "dice"], ema=0.9)
     learn.fit(2)
     return learn
 
@@ -491,6 +503,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "stored": stored,
     "labels": lambda folder: wide_targets(LabelLoaders(n=27)),
     "numbers": lambda folder: wide_targets(NumberLoaders(n=27)),
+    "masks": masks,
     "two_boundaries": two_boundaries,
     "transformer": transformer,
     "wrapped": wrapped,

@@ -30,7 +30,7 @@ LAUNCHERS = {
 }  # fmt: skip
 EQUAL = (
     "life", "life_sgd", "uneven", "few", "fine_tune", "stored", "accumulated", "averaged", "stops",
-    "transformer", "labels", "numbers", "ready", "two_boundaries",
+    "transformer", "labels", "numbers", "masks", "ready", "two_boundaries",
 )  # fmt: skip
 STORED = ("fine_tune", "stored", "two_boundaries")  # under FSDP2 they train through the network
 FAILING = ("freeze_on_one", "surgery_on_one", "rates_on_one", "error_on_one")

@@ -113,6 +113,21 @@ class LabelLoaders(TinyLoaders):
 
 
 @dataclass
+class MaskLoaders(TinyLoaders):
+    """A colour for each half of an image, and its mask."""
+
+    task: str = "segmentation"
+
+    def _batches(self, n: int, seed: int, **options: Any) -> TinyBatches:
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.randint(0, self.c, (n, 2, 1), generator=generator)
+        y = y.repeat_interleave(self.size[0] // 2, 1).expand(n, *self.size).clone()
+        x = torch.randn(n, 3, *self.size, generator=generator) * 0.5
+        x += torch.nn.functional.one_hot(y, 3).movedim(-1, 1)
+        return TinyBatches(x, y, self.batch_size, **options)
+
+
+@dataclass
 class NumberLoaders(TinyLoaders):
     """Images whose brightness and redness are to be told, in units of their own."""
 
