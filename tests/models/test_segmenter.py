@@ -14,6 +14,7 @@ SMALL = (
     ("torchvision:mobilenet_v3_small", (2, 4, 8, 16, 32)),
     ("torchvision:squeezenet1_1", (2, 4, 8, 16)),
     ("timm:convnext_atto", (4, 8, 16, 32)),
+    ("timm:mobilenetv4_conv_small", (2, 4, 8, 16, 32)),  # a norm with an activation after the maps
 )
 
 

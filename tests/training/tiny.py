@@ -114,7 +114,7 @@ class LabelLoaders(TinyLoaders):
 
 @dataclass
 class MaskLoaders(TinyLoaders):
-    """A colour for each half of an image, and its mask."""
+    """A colour for each half of an image, and its mask, which is not known everywhere."""
 
     task: str = "segmentation"
 
@@ -124,6 +124,7 @@ class MaskLoaders(TinyLoaders):
         y = y.repeat_interleave(self.size[0] // 2, 1).expand(n, *self.size).clone()
         x = torch.randn(n, 3, *self.size, generator=generator) * 0.5
         x += torch.nn.functional.one_hot(y, 3).movedim(-1, 1)
+        y[::2, :4] = -100  # unknown: another number of pixels in each process
         return TinyBatches(x, y, self.batch_size, **options)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from layergroups._paths import parent
 from layergroups.anatomy import (
@@ -362,7 +363,8 @@ def _new_container(module: nn.Module) -> nn.Module:
 
 def _check_removable(network: nn.Module, path: str) -> None:
     layer = network.get_submodule(path)
-    whole = not any(layer.children()) or isinstance(layer, ConcatLinear)
+    # a batch norm of timm has its activation inside
+    whole = not any(layer.children()) or isinstance(layer, (ConcatLinear, _BatchNorm))
     if not path or not (whole or hasattr(layer, "parametrizations")):
         raise CutError(
             f"the classifier of {type(network).__name__} is not a separate layer but part of "

@@ -314,9 +314,9 @@ class DiceLoss(NamedLoss):
         """Losses (N,), for outputs (N, C, H, W) and classes (N, H, W), -100 where ignored."""
         known = (targets >= 0)[:, None]
         chances = torch.where(known, outputs.softmax(dim=1), 0.0)
-        hot = F.one_hot(targets.long().clamp(min=0), outputs.shape[1]).movedim(-1, 1)
-        truth = torch.where(known, hot, 0).to(chances)
-        both, sides = ((chances * truth).flatten(2).sum(2), (chances + truth).flatten(2).sum(2))
+        places = targets.long().clamp(min=0)[:, None]
+        truth = torch.zeros_like(chances).scatter_(1, places, known.to(chances))
+        both, sides = (chances * truth).sum((2, 3)), (chances + truth).sum((2, 3))
         losses: Tensor = 1 - ((2 * both + 1) / (sides + 1)).mean(dim=1)
         if not self.cross_entropy:
             return losses

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from layergroups._drawing import palette
 from layergroups.errors import DataError, TrainingError
-from layergroups.tasks._losses import CrossEntropy
+from layergroups.tasks._losses import DiceLoss
 from layergroups.tasks._measures import ConfusionMatrix, MaskReport
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._multiclass import Multiclass
@@ -124,7 +124,7 @@ class Segmentation(Multiclass):
     name = "segmentation"
     items_have = "a mask for each image"
     targets_are = "a class for each pixel, int64 (N, H, W)"
-    usual_loss = "cross entropy, CrossEntropy()"
+    usual_loss = "Dice and cross entropy, DiceLoss(cross_entropy=0.5)"
     metrics = _METRICS
     default_metrics = ("iou", "dice")
     more_metrics = ""
@@ -171,7 +171,7 @@ class Segmentation(Multiclass):
         return [names[index] for index in order if counts[index]]
 
     def default_loss(self) -> Any:
-        return CrossEntropy()
+        return DiceLoss(cross_entropy=0.5)  # rare classes count, and the gradients are smooth
 
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
         if outputs.ndim != 4 or outputs.shape[2:] != targets.shape[1:]:

@@ -278,7 +278,7 @@ def segmentation_learner(
         cut: as for `vision_learner`.
         split: as for `vision_learner`.
         metrics: names ("iou", "dice", "accuracy"), torchmetrics objects or functions.
-        loss_func: as for `Learner`; None is cross entropy.
+        loss_func: as for `Learner`; None is "dice+cross_entropy".
         opt_func: as for `Learner`.
         seed: as for `vision_learner`.
         **options: as for `vision_learner`.
