@@ -42,6 +42,7 @@ _AS_OPTIONS = (
     (r"\bmixed_precision='(\w+)'", r"--mixed-precision \1"),
     (r"; None for the setting of `accelerate launch`", ""),
     (r"\bresume=True \(--resume\)", "--resume"),
+    (r"\bbalance= by class needs (.*?); for several labels.*", r"--balance needs \1."),
     (r"\ba different checkpoint_dir\b", "a different --checkpoint-dir"),
     (
         r" Call the fits of this run as before, or (give a different --checkpoint-dir).*",
