@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.laws.models import TinyResNet, TinyTransformer, image
+from timm.optim.lookahead import Lookahead
 from torch import nn
 from torch.optim import SGD, AdamW
 
@@ -149,3 +150,16 @@ def test_frozen_groups_are_in_the_parameter_groups() -> None:
     made = groups.param_groups(lr=[0.1, 0.2, 0.3])
     assert [g["lr"] for g in made] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     assert {p for g in made for p in g["params"]} == set(groups.model.parameters())
+
+
+def test_the_state_inside_a_wrapper_is_converted_with_the_model() -> None:
+    model = TinyResNet()
+    groups = LayerGroups(model, example_input=image())
+    optimizer = Lookahead(AdamW(groups.param_groups(1e-3)), k=2)
+    groups.attach(optimizer)
+    for kind in (torch.float32, torch.bfloat16):
+        model.to(kind)
+        for _ in range(2):
+            model(image().to(kind)).square().sum().backward()
+            optimizer.step()
+    assert all(s["exp_avg"].dtype is torch.bfloat16 for s in optimizer.state.values())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.training.tiny import TinyLoaders, learner_of, moved, pretrained, snapshot, tiny_model
+from timm.optim.lookahead import Lookahead
 from torch import nn
 
 from layergroups import checkpoints
@@ -339,6 +340,25 @@ def test_an_optimizer_state_that_lacks_a_value_is_refused(make, opt_func: str) -
     restore(learn, tensors, state, source="it")
     if opt_func != "lbfgs":
         learn.fit(1)
+
+
+def lookahead(groups: Any) -> torch.optim.Optimizer:
+    """Its state is in the optimizer that it wraps."""
+    return Lookahead(torch.optim.AdamW(groups), k=2)
+
+
+def test_the_state_of_a_wrapped_optimizer_is_saved_and_follows_surgery(make) -> None:
+    learn, other = make(opt_func=lookahead), make(opt_func=lookahead)
+    learn.fit(1)
+    learn.lr_find(num_it=20, show_plot=False, by_group=False)
+    learn.save("lookahead")
+    other.load("lookahead")
+    for each in (learn, other):
+        torch.manual_seed(3)
+        each.model[1][4] = nn.Linear(8, 3)
+        each.fit(1)
+        assert len(each.opt._base_optimizer.state) == len(list(each.model.parameters()))
+    assert not moved(snapshot(learn.model), other.model)
 
 
 @pytest.mark.parametrize("setting", ["weight_decay", "eps"])

@@ -595,6 +595,7 @@ class LayerGroups(Printable):
         """
         optimizer = _optimizer.unwrapped(optimizer)
         _optimizer.check_attachable(optimizer, self.names)
+        _optimizer.share_state(optimizer)
         members = self._members()
         _optimizer.add_missing_groups(optimizer, members, self._rates, self._decays)
         _optimizer.reconcile(optimizer, members, self._decays)

@@ -73,6 +73,13 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+def share_state(optimizer: Optimizer) -> None:
+    """Let a wrapper such as timm's Lookahead have the state of the optimizer that it steps."""
+    inner = getattr(optimizer, "_base_optimizer", None)
+    if isinstance(inner, Optimizer) and not optimizer.state:
+        optimizer.state = inner.state
+
+
 def _ours(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [group for group in optimizer.param_groups if "layer_group" in group]
 

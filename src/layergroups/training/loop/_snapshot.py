@@ -61,8 +61,10 @@ class Snapshot:
             call_uncompiled(module)
         self.learner.compile, self.learner.callbacks = None, []
         if self._opt is not None:
-            held = [p for group in self._opt.param_groups for p in group["params"]]
-            self.learner.opt = copy.deepcopy(self._opt, {id(p): p for p in held})
+            held = {id(p): p for group in self._opt.param_groups for p in group["params"]}
+            self.learner.opt = made = copy.deepcopy(self._opt, held)
+            if (inner := vars(self._opt).get("_base_optimizer")) is not None:  # copies lack it
+                vars(made)["_base_optimizer"] = copy.deepcopy(inner, held)
         self.learner.made_optimizer()
 
     def rewind(self) -> None:
