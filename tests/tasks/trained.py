@@ -8,7 +8,8 @@ from torch import nn
 
 from layergroups.training import FineTuneDefaults
 
-ALL = FineTuneDefaults(lowest=0)  # the tiny body begins from noise
+# the tiny body begins from noise
+ALL = FineTuneDefaults(lowest=0, usual_part=0.8, head_dropout=True)
 
 
 def model_for(dls: TinyLoaders) -> nn.Sequential:

@@ -25,7 +25,7 @@ def test_a_plan_is_data() -> None:
     head, whole = plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2)
     assert (head.epochs, head.freeze_to, head.lr, head.from_store) == (2, -1, 1e-2, True)
     assert (whole.epochs, whole.freeze_to) == (3, 0)
-    assert (whole.lr.start, whole.lr.stop) == (pytest.approx(3e-5), pytest.approx(3e-4))
+    assert (whole.lr.start, whole.lr.stop) == (pytest.approx(5e-4), pytest.approx(5e-4))
     assert plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2) == (head, whole)
     assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["all"]
     assert [phase.name for phase in plan_fine_tune(0)] == ["head"]
@@ -45,7 +45,7 @@ def test_fine_tune_trains_the_head_then_all_groups(make) -> None:
     assert [row.epoch for row in rows] == [0, 2, 3]
     assert [row.frozen for row in rows] == [(True, True, False)] + [(False, False, False)] * 2
     assert rows[0].lrs == pytest.approx((1e-2,) * 3, rel=0.05)
-    assert rows[1].lrs == pytest.approx((3e-5, 3e-5 * 10**0.5, 3e-4), rel=0.05)
+    assert rows[1].lrs == pytest.approx((5e-4,) * 3, rel=0.05)
     assert rows[-1].valid_loss < rows[0].valid_loss + 0.2
     assert learn.layer_groups.frozen == (False,) * 3
 
@@ -213,3 +213,19 @@ def test_the_early_group_written_to_between_the_phases_is_run_again(make) -> Non
     learn.fine_tune(4, 1e-2, defaults=LATE)
     (kept,) = learn.cache.entries.values()
     assert kept.views == [1, 2]
+
+
+def test_the_dropout_of_the_head_is_off_in_the_second_phase(make) -> None:
+    class Sees:
+        def __init__(self) -> None:
+            self.seen: dict[str, set[bool]] = {"head": set(), "all": set()}
+
+        def after_step(self, run) -> None:
+            dropouts = [m for m in run.model[-1].modules() if isinstance(m, nn.Dropout)]
+            assert dropouts
+            self.seen[run.phase] |= {m.training for m in dropouts}
+
+    for kept, seen in ((False, {False}), (True, {True})):
+        sees = Sees()
+        make().fine_tune(2, defaults=replace(QUICK, head_dropout=kept), callbacks=[sees])
+        assert sees.seen == {"head": {True}, "all": seen}

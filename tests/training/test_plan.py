@@ -40,9 +40,9 @@ def test_the_plan_says_what_was_decided() -> None:
     assert (plan.batch_size, plan.steps) == (16, 2 * 5 + 6)
     assert (plan.head_steps, plan.head_views) == (12, 2)
     assert (plan.held_out, plan.all_items, set(plan.errors)) == (
-        18, True, {"0", "0.25", "0.5", "0.8", "1"},
+        18, True, {"0", "0.25", "0.5", "0.75", "1"},
     )  # fmt: skip
-    assert plan.part in (0.0, 0.25, 0.5, 0.8, 1.0)
+    assert plan.part in (0.0, 0.25, 0.5, 0.75, 1.0)
     assert set(plan.reasons) >= {"epochs", "batch_size", "part"}
     assert plan.head == "BatchNorm1d, Linear"
     for shown in ("batch size", "held out", "why", plan.reasons["part"]):
@@ -166,7 +166,7 @@ def test_the_length_is_chosen_by_the_number_of_items(caplog: Any) -> None:
     assert "96 training items" in caplog.text
 
 
-@pytest.mark.parametrize(("deep", "ratio"), [(False, 0.03), (True, 0.15)])
+@pytest.mark.parametrize(("deep", "ratio"), [(False, 0.05), (True, 0.15)])
 def test_a_head_of_several_layers_gets_a_larger_rate(deep: bool, ratio: float) -> None:
     learn = learner()
     if deep:
@@ -174,3 +174,12 @@ def test_a_head_of_several_layers_gets_a_larger_rate(deep: bool, ratio: float) -
     plan = new_plan(learn, 1, base_lr=None, freeze_epochs=1, lr=None, defaults=None)
     assert plan.figures.unfrozen_ratio == ratio
     assert ("unfrozen_ratio" in plan.reasons) == deep
+
+
+def test_without_pretrained_weights_the_end_is_nearer_to_the_last_ones() -> None:
+    learn = learner()
+    parts = []
+    for learn.pretrained in (True, False):
+        plan = new_plan(learn, 1, base_lr=None, freeze_epochs=1, lr=None, defaults=None)
+        parts.append(plan.figures.usual_part)
+    assert parts[0] < parts[1]

@@ -21,12 +21,15 @@ _log = logging.getLogger("layergroups")
 _STEPS: Final = 300  # of the second phase, if that needs neither fewer epochs nor more
 _LEAST_EPOCHS: Final = 2
 _MOST_EPOCHS: Final = 20
-_RATIO_OF_A_DEEP_HEAD: Final = 0.15
+# A head of several layers, such as a decoder, is not finished when the second phase begins.
+_OF_A_DEEP_HEAD: Final[dict[str, Any]] = {
+    "unfrozen_ratio": 0.15, "spread": 0.1, "usual_part": 0.8, "head_dropout": True,
+}  # fmt: skip
 _RATIO_OF_A_DECODER: Final = 0.5  # it is most of the network, and new
 # Measured on four sets (benchmarks/README.md). Embeddings and early layers of an encoder of texts
 # gain nothing from few texts, and cost a third of the time.
 _OF_TEXTS: Final[dict[str, Any]] = {
-    "lowest": 1, "base_lr": 4e-3, "head_steps": 400, "unfrozen_ratio": 0.075,
+    **_OF_A_DEEP_HEAD, "lowest": 1, "base_lr": 4e-3, "head_steps": 400, "unfrozen_ratio": 0.075,
 }  # fmt: skip
 
 
@@ -77,8 +80,10 @@ def phases_of(
             least_steps=known.least_steps,
             least_batch=known.least_batch,
             items_per_batch=plan.batch_size,
+            head_dropout=known.head_dropout,
             interpolate=plan.freeze_epochs > 0 and known.interpolate,
             part=plan.part,
+            usual_part=known.usual_part,
         ),
     )
     return tuple(phase for phase in phases if phase.epochs)
@@ -156,8 +161,8 @@ def usual_of(learner: LearnerState) -> FineTuneDefaults:
     if texts_of(learner.data.train):
         return FineTuneDefaults(**_OF_TEXTS)
     if sum(p.ndim > 1 for p in learner.layer_groups[-1].parameters()) > 1:
-        decoder = learner.task.per_pixel
-        return FineTuneDefaults(
-            unfrozen_ratio=_RATIO_OF_A_DECODER if decoder else _RATIO_OF_A_DEEP_HEAD
-        )
-    return FineTuneDefaults()
+        found = FineTuneDefaults(**_OF_A_DEEP_HEAD)
+        per_pixel = learner.task.per_pixel
+        return replace(found, unfrozen_ratio=_RATIO_OF_A_DECODER) if per_pixel else found
+    # Without pretrained weights the head's phase has learned little to return to.
+    return FineTuneDefaults(usual_part=0.8) if learner.pretrained is False else FineTuneDefaults()

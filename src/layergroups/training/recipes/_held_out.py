@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("layergroups")
 _LEAST: Final = 16  # held-out items that can judge anything
 _MOST: Final = 1000  # more would cost time and decide the same
-_USUAL: Final = 0.8  # of the way; a different part needs evidence
-_PARTS: Final = (0.0, 0.25, 0.5, _USUAL, 1.0)
+_PARTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 Weights = dict[str, Tensor]
 
@@ -116,14 +115,15 @@ class TrainTwice:
 class ChooseWeights:
     """A callback of the second phase: moves the weights to a point on the line, see above.
 
-    Without held-out items it is always the same point; with `part` it is that one.
+    It is where the held-out items have the smallest errors, each averaged with those beside it, and
+    near the usual part among equals. Without held-out items it is the usual one; with `part` that.
     """
 
-    def __init__(self, held_out: HeldOut, part: float | None = None) -> None:
+    def __init__(self, held_out: HeldOut, usual: float, part: float | None = None) -> None:
         self.held_out = held_out
         self.errors: dict[float, float] = {}  # of the held-out items, by the part of the way
-        self.given = part
-        self.part = _USUAL if part is None else part  # of the way
+        self.given, self.usual = part, usual
+        self.part = usual if part is None else part  # of the way
         self.judged = False
         self._before: Weights = {}
         self._run: FitContext | None = None
@@ -140,10 +140,8 @@ class ChooseWeights:
             return "by the plan"
         if not self.errors:
             return "the usual part: no held-out items judged it"
-        if self.part == _USUAL:
-            return "the usual part: held-out items do not show a better one"
-        mine, usual = self.errors[self.part], self.errors[_USUAL]
-        return f"error {mine:.3g} on held-out items, {usual:.3g} at {_USUAL:g}"
+        found = ", ".join(f"{error:.3g} at {part:g}" for part, error in self.errors.items())
+        return f"held-out items have the errors {found}; each is averaged with those beside it"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run
@@ -192,9 +190,9 @@ class ChooseWeights:
             errors = {}
             for part in _PARTS:
                 put(tensors, between(start, now, part))
-                errors[part] = _errors(run, self.held_out.items)
-            self.part = run.processes.from_main("the choice of weights", _best(errors))
-            self.errors = {part: float(each.mean()) for part, each in errors.items()}
+                errors[part] = _error(run, self.held_out.items)
+            self.part = run.processes.from_main("the choice of weights", best(errors, self.usual))
+            self.errors = errors
         learned = {n: self._before[n] - head[n] for n in head if not n.endswith(_STATISTICS)}
         put(tensors, now | {name: now[name] + value for name, value in learned.items()})
 
@@ -206,7 +204,7 @@ class ChooseWeights:
         tensors = trained_tensors(run)
         if _same_shapes(self._before, tensors):
             put(tensors, between(self._before, copied(tensors), self.part))
-            if self.part != _USUAL:
+            if self.errors:
                 run.note = f"{self.part:g} of the way from the head, by held-out items"
         else:
             _log.warning("The model was changed in this phase, so its last weights stay.")
@@ -217,7 +215,7 @@ def _same_shapes(one: Weights, other: Weights) -> bool:
     return {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in other.items()}
 
 
-def between(start: Weights, end: Weights, part: float = _USUAL) -> Weights:
+def between(start: Weights, end: Weights, part: float) -> Weights:
     """Weights on the line from one state to another; a part of 0 is the first of them."""
     return {
         name: torch.lerp(start[name], value, part) if 0 < part < 1 and value.is_floating_point()
@@ -226,8 +224,8 @@ def between(start: Weights, end: Weights, part: float = _USUAL) -> Weights:
     }  # fmt: skip
 
 
-def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
-    """The error of each held-out item, float (N,)."""
+def _error(run: FitContext, items: tuple[int, ...]) -> float:
+    """The mean error of the held-out items."""
     learner, batches = run.learner, _unvaried(run.learner.data)
     assert batches is not None  # see HeldOut.of
     size = learner.data.batch_size or 64
@@ -235,16 +233,20 @@ def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
     predicted, targets, losses = predict_all(learner, chunks, with_loss=True)
     assert targets is not None
     assert losses is not None
-    return item_errors(predicted, targets, losses)
+    return float(item_errors(predicted, targets, losses).mean())
 
 
-def _best(errors: Mapping[float, Tensor]) -> float:
-    """The usual part, unless another has a clearly smaller error: by 1.5 standard errors."""
-    usual = errors[_USUAL]
-    gains = {part: usual - each for part, each in errors.items() if part != _USUAL}
-    part, gain = max(gains.items(), key=lambda pair: float(pair[1].mean()))
-    noise = float(gain.std()) / len(gain) ** 0.5
-    return part if float(gain.mean()) > 1.5 * noise else _USUAL
+def best(errors: Mapping[float, float], usual: float) -> float:
+    """The part with the smallest error, each averaged with those beside it against noise.
+
+    Among equals it is the part next to the usual one.
+    """
+    parts = sorted(errors)
+    each = [errors[part] for part in parts]
+    left, right = [each[0], *each[:-1]], [*each[1:], each[-1]]
+    smooth = [round((a + 2 * b + c) / 4, 9) for a, b, c in zip(left, each, right, strict=True)]
+    found = [part for part, error in zip(parts, smooth, strict=True) if error == min(smooth)]
+    return min(found, key=lambda part: abs(part - usual))
 
 
 def trained_tensors(run: FitContext) -> Weights:

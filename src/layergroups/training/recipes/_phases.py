@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get_type_hints
 
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
 from layergroups._checks import number, text, whole_number
 from layergroups._suggestions import unknown_argument
 from layergroups.data import items_in
@@ -113,9 +116,13 @@ class FineTuneDefaults:
         least_steps: steps that the second phase should have; if it has fewer, its batches are
             halved, as often as that helps, but not below `least_batch` items.
         least_batch: see `least_steps`.
+        head_dropout: whether the dropout layers of the head act in the second phase too. They keep
+            the head from relying on a few features; the body would have to follow their noise.
         interpolate: end between the weights of the head's phase and the last ones; see `hold_out`.
+        usual_part: where between the end lies if no held-out items decide; 0 are the weights of the
+            head's phase, 1 the last ones.
         hold_out: part of the training items that chooses how far between; it is held out until the
-            last epoch. 0 holds out none, and the end lies at 0.8 of the way.
+            last epoch. 0 holds out none.
         head_schedule: over all steps of the head.
         schedule: of the second phase.
         max_bytes: maximum bytes of cached outputs for the first phase; None: the limits of the
@@ -123,8 +130,8 @@ class FineTuneDefaults:
     """
 
     base_lr: float = 2e-3
-    unfrozen_ratio: float = 0.03
-    spread: float = 0.1
+    unfrozen_ratio: float = 0.05
+    spread: float = 1.0
     lowest: int = 0
     passes: int = 2
     views: int = 2
@@ -134,7 +141,9 @@ class FineTuneDefaults:
     head_decay: float = 100.0
     least_steps: int = 200
     least_batch: int = 16
+    head_dropout: bool = False
     interpolate: bool = True
+    usual_part: float = 0.5
     hold_out: float = 0.1
     head_schedule: Schedule = field(default_factory=lambda: FlatCos(pct_start=0.0))
     schedule: Schedule = field(
@@ -146,6 +155,7 @@ class FineTuneDefaults:
         for name in ("base_lr", "unfrozen_ratio", "head_decay"):
             number(name, getattr(self, name), 0, math.inf, type(self).__dict__[name])
         number("spread", self.spread, 0, 1, 0.1)
+        number("usual_part", self.usual_part, 0, 1, 0.5)
         number("hold_out", self.hold_out, 0, 0.5, 0.1)
         whole_number("lowest", self.lowest, 0, 1)
         whole_number("least_steps", self.least_steps, 0, 200)
@@ -171,8 +181,10 @@ class Phase:
         least_steps, least_batch: halve the batches as often as needed for so many steps, but not
             below so many items; see `FineTuneDefaults`.
         items_per_batch: as a plan has them; 0: by the two before.
+        head_dropout: whether the dropout layers of the last group act.
         interpolate: end between the weights before and after the phase; see `ChooseWeights`.
         part: where between; None: held-out items choose.
+        usual_part: where between, if there are none.
         callbacks: of this phase.
     """
 
@@ -188,8 +200,10 @@ class Phase:
     least_steps: int = 0
     least_batch: int = 1
     items_per_batch: int = 0
+    head_dropout: bool = True
     interpolate: bool = False
     part: float | None = None
+    usual_part: float = 1.0
     callbacks: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
@@ -248,6 +262,7 @@ class FitSetup:
             held_out=len(self.held_out.items),
             **({} if phase.part is None else {"part": phase.part}),
             **({} if phase.augmented else {"augmented": False}),
+            **({} if phase.head_dropout else {"head_dropout": False}),
         )
 
     def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
@@ -255,6 +270,21 @@ class FitSetup:
         if self.checkpoints is None:
             return []
         return [Checkpointer(self.checkpoints, state, self.signature(state, phase), kind)]
+
+
+class WithoutHeadDropout:
+    """A callback that keeps the dropout layers of the last group off in training."""
+
+    def __init__(self) -> None:
+        self._changes = -1  # of the model, at which the layers were found
+        self._dropouts: list[nn.Module] = []
+
+    def before_step(self, run: FitContext) -> None:
+        if run.changes != self._changes:
+            self._changes = run.changes
+            self._dropouts = [m for m in run.groups[-1].layers if isinstance(m, _DropoutNd)]
+        for module in self._dropouts:
+            module.eval()
 
 
 def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
@@ -265,8 +295,19 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if last and (done := last[0].finished(state)) is not None:
         return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    choice = [ChooseWeights(setup.held_out, phase.part)] if phase.interpolate else []
-    callbacks = [*average, *choice, *phase.callbacks, *setup.callbacks, *state.callbacks, *last]
+    choice = (
+        [ChooseWeights(setup.held_out, phase.usual_part, phase.part)] if phase.interpolate else []
+    )
+    quiet = [] if phase.head_dropout else [WithoutHeadDropout()]
+    callbacks = [
+        *average,
+        *choice,
+        *quiet,
+        *phase.callbacks,
+        *setup.callbacks,
+        *state.callbacks,
+        *last,
+    ]
     run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
     left_out = choice[0].left_out if choice else ()
     plain = not phase.augmented and state.data.augmented

@@ -373,7 +373,7 @@ class _Bench:
         size = phase.batch_size(self.learner) or self.learner.data.batch_size or 64
         entry = self._train(run, figures, tuple(range(depth)), size)
         if figures.interpolate:
-            put(tensors, between(before, copied(tensors)))
+            put(tensors, between(before, copied(tensors), figures.usual_part))
         self._add(run, entry, "tuned", changes, started)
 
     def _add(
