@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from tests.anatomy import caching_helper
@@ -179,6 +180,19 @@ def with_mapping(cache: Any) -> Caching:
     return model
 
 
+def in_an_array_of_objects() -> Caching:
+    array = np.full((2, 1), None, dtype=object)
+
+    def find() -> Tensor:
+        if array[1, 0] is None:
+            array[1, 0] = table()
+        return array[1, 0]
+
+    model = Caching(find)
+    model.cache = array
+    return model
+
+
 KINDS: dict[str, Callable[[], nn.Module]] = {
     "lru_cache": in_lru_cache,
     "lru_cache, nested": in_lru_cache_as_tuple,
@@ -189,6 +203,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "OrderedDict": lambda: with_mapping(OrderedDict()),
     "defaultdict": lambda: with_mapping(defaultdict(int)),
     "nested": nested,
+    "array of objects": in_an_array_of_objects,
     "attribute of a helper": lambda: in_a_helper(SimpleNamespace(table=None)),
     "slot of a helper": lambda: in_a_helper(Slots()),
     "attribute of a parameter": on_a_parameter,

@@ -201,6 +201,8 @@ def _content(holder: Any) -> Any:
         if base.__len__(holder) > _LARGEST:
             return None
         return dict(base.items(holder)) if issubclass(base, dict) else base.copy(holder)
+    if issubclass(kind, np.ndarray):
+        return list(holder.flat) if holder.dtype == object and holder.size <= _LARGEST else None
     if kind is CellType:
         with suppress(ValueError):  # an empty cell
             return [holder.cell_contents]
@@ -259,6 +261,9 @@ def _refill(holder: Any, content: Any) -> None:
     if (base := _container(type(holder))) is not None:
         base.clear(holder)
         (base.extend if hasattr(base, "extend") else base.update)(holder, content)
+    elif isinstance(holder, np.ndarray):
+        for index, value in enumerate(content):
+            holder.flat[index] = value
     elif isinstance(holder, CellType):
         if content:
             holder.cell_contents = content[0]
