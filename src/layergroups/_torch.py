@@ -24,6 +24,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 # The base class of batch and instance norms; torch has no public name for it.
 from torch.nn.modules.batchnorm import _NormBase as NormBase
+
+# The base class of all dropouts.
+from torch.nn.modules.dropout import _DropoutNd as DropoutBase
 from torch.nn.parallel import DistributedDataParallel
 
 # Sees every operation below autograd; documented in "Extending PyTorch", but in a private module.
@@ -35,7 +38,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_on
 from layergroups.errors import AnatomyError
 
 __all__ = [
-    "FakeTensor", "FakeTensorMode", "NormBase", "StorageWeakRef", "TorchDispatchMode", "TreeSpec",
+    "DropoutBase", "FakeTensor", "FakeTensorMode", "NormBase", "StorageWeakRef",
+    "TorchDispatchMode", "TreeSpec",
     "all_children", "all_parameters", "average_what_trains", "call_uncompiled", "compiled_from",
     "ddp_wrappers", "drop_compiled_graphs", "each_module", "fake_tensor_log", "foreach_lerp_",
     "forward_hooks", "forward_pre_hooks", "is_compile_error", "is_compiled", "is_error_of_layers",

@@ -149,7 +149,7 @@ def test_a_result_of_numbers_has_no_matrix_and_one_of_labels_none_either() -> No
 
 def test_an_item_shows_prediction_confidence_and_truth() -> None:
     record = numbers()
-    for confidence, shown in ((0.973, "97.3 %"), (None, "")):
+    for confidence, shown in ((0.973, "97.3\xa0%"), (None, "")):
         item = ShownItem("a.jpg", "skirt", "dress", confidence, 7.5)
         page = run_page(replace(record, outcome=replace(record.outcome, worst=(item,))))
         part = re.sub(r"<[^>]+>", " ", page.split('<ul class="worst">')[1].split("</ul>")[0])

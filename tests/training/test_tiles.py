@@ -57,7 +57,7 @@ def test_tiles_give_the_mask_of_the_whole_image(learn: Learner, large: Image.Ima
     inputs = EvalTransform((large.height, large.width), learn.dls.input, squash=True)
     whole = learn.get_preds([(inputs(large)[None], None)])[0][0].argmax(0)
     tiled = learn.predict(large, tile=(48, 64), overlap=0.5)
-    assert (tiled.mask == whole).float().mean() > 0.97
+    assert (tiled.mask == whole).float().mean() > 0.95
     assert whole.flatten().bincount().min() > 100  # it has learned all classes
     assert abs(sum(tiled.shares.values()) - 1) < 1e-6
     assert max(tiled.probabilities.shape[1:]) <= 512

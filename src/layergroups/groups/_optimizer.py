@@ -284,7 +284,8 @@ def bind(optimizer: Optimizer, before_step: StepHook) -> None:
     """Call this before each step of an optimizer, instead of any function bound before."""
     if optimizer in _BOUND:
         _BOUND.pop(optimizer)[1].remove()
-    _BOUND[optimizer] = before_step, optimizer.register_step_pre_hook(before_step)
+    stepped = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead calls no hooks
+    _BOUND[optimizer] = before_step, stepped.register_step_pre_hook(before_step)
 
 
 def bound_to(before_step: StepHook) -> Iterator[Optimizer]:

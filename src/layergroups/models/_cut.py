@@ -15,9 +15,9 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from layergroups._paths import parent
+from layergroups._torch import NormBase
 from layergroups.anatomy import (
     Flow,
     Head,
@@ -364,7 +364,7 @@ def _new_container(module: nn.Module) -> nn.Module:
 def _check_removable(network: nn.Module, path: str) -> None:
     layer = network.get_submodule(path)
     # a batch norm of timm has its activation inside
-    whole = not any(layer.children()) or isinstance(layer, (ConcatLinear, _BatchNorm))
+    whole = not any(layer.children()) or isinstance(layer, (ConcatLinear, NormBase))
     if not path or not (whole or hasattr(layer, "parametrizations")):
         raise CutError(
             f"the classifier of {type(network).__name__} is not a separate layer but part of "

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar, get_type_hints
 
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from layergroups._checks import number, text, whole_number
 from layergroups._suggestions import unknown_argument
+from layergroups._torch import DropoutBase
 from layergroups.data import items_in
 from layergroups.groups import LayerGroups, Rate
 from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, fit_signature
@@ -282,7 +282,7 @@ class WithoutHeadDropout:
     def before_step(self, run: FitContext) -> None:
         if run.changes != self._changes:
             self._changes = run.changes
-            self._dropouts = [m for m in run.groups[-1].layers if isinstance(m, _DropoutNd)]
+            self._dropouts = [m for m in run.groups[-1].layers if isinstance(m, DropoutBase)]
         for module in self._dropouts:
             module.eval()
 
