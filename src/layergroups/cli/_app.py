@@ -273,7 +273,7 @@ def train(
         float,
         _training(
             "RATE",
-            "Learning rate of the head; the epochs of all groups use up to 0.03 of it.",
+            "Learning rate of the head; the epochs of all groups use 0.05 of it.",
             min=0,
         ),
     ] = RunConfig.lr,

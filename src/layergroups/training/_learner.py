@@ -337,9 +337,9 @@ class Learner(LearnerState):
             epochs: of the second phase; None chooses by the number of training items.
             base_lr: rate of the head in the first phase.
             freeze_epochs: of the first phase; each is two forward passes of the body.
-            lr: rates of the second phase, as in `fit`; None spreads them up to 0.03 of base_lr, or
-                to 0.15 of it for a head of several layers (0.5 for a decoder of masks). A slice,
-                list, dict or decay trains the groups from the first one with a rate on.
+            lr: rates of the second phase, as in `fit`; None is 0.05 of base_lr for all groups. A
+                head of several layers gets 0.15 of it (a decoder of masks 0.5), the first group a
+                tenth of that. A slice, list, dict or decay trains the groups from the first one with a rate on.
             defaults: all other settings.
             plan: repeat what another `fine_tune` has decided (`learn.plan`, or
                 `RunRecord.load("model").plan`); instead of the arguments above.
