@@ -339,7 +339,8 @@ class Learner(LearnerState):
             freeze_epochs: of the first phase; each is two forward passes of the body.
             lr: rates of the second phase, as in `fit`; None is 0.05 of base_lr for all groups. A
                 head of several layers gets 0.15 of it (a decoder of masks 0.5), the first group a
-                tenth of that. A slice, list, dict or decay trains the groups from the first one with a rate on.
+                tenth of that. A slice, list, dict or decay trains the groups from the first one
+                with a rate on.
             defaults: all other settings.
             plan: repeat what another `fine_tune` has decided (`learn.plan`, or
                 `RunRecord.load("model").plan`); instead of the arguments above.
