@@ -16,7 +16,8 @@ from torch import nn
 from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
 from layergroups.training import FeatureCacheConfig, FineTuneDefaults, Learner, plan_fine_tune
-from layergroups.training.recipes import fitted
+from layergroups.training.feature_cache import FeatureCache
+from layergroups.training.recipes import FitSetup, fitted
 
 QUICK = FineTuneDefaults(head_passes=4, head_steps=1)
 
@@ -229,3 +230,10 @@ def test_the_dropout_of_the_head_is_off_in_the_second_phase(make) -> None:
         sees = Sees()
         make().fine_tune(2, defaults=replace(QUICK, head_dropout=kept), callbacks=[sees])
         assert sees.seen == {"head": {True}, "all": seen}
+
+
+def test_a_checkpoint_of_a_phase_that_ends_elsewhere_is_a_different_one(make) -> None:
+    state, setup = make(), FitSetup(cache=FeatureCache(), cache_config=FeatureCacheConfig())
+    phases = [plan_fine_tune(2, defaults=replace(QUICK, usual_part=p))[1] for p in (0.2, 0.2, 0.9)]
+    one, same, other = (setup.signature(state, phase) for phase in phases)
+    assert one == same != other

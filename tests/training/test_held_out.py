@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,9 @@ def test_a_second_phase_that_does_harm_is_undone_to_the_bit() -> None:
         ([0.5, 0.4, 0.3, 0.2, 0.1], 0.25, 1.0),
         ([0.3, 0.3, 0.2, 0.3, 0.3], 0.25, 0.5),
         ([0.1, 0.1, 0.1, 0.1, 0.3], 0.8, 0.5),  # the neighbour of a bad one is not sure
+        ([0.2, math.inf, math.nan, math.inf, math.nan], 0.8, 0.0),  # weights that are no numbers
+        ([0.3, 0.2, 0.2, math.nan, math.inf], 0.8, 0.5),
+        ([math.nan] * 5, 0.8, 0.8),
         ([0.2, 0.2, 0.2, 0.19, 0.5], 0.8, 0.5),  # one good one among bad ones is chance
     ],
 )

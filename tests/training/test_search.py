@@ -15,6 +15,7 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.training import FineTuneDefaults, FineTunePlan, Learner, Trial
+from layergroups.training.recipes._fine_tune import usual_of
 from layergroups.training.recipes._phases import Phase
 from layergroups.training.recipes._search import _Bench, _parts, search, seconds_of
 
@@ -184,3 +185,29 @@ def test_items_as_they_are_in_all_epochs() -> None:
     cached.fine_tune(3, defaults=replace(figures, lowest=1))
     (entry,) = cached.cache.entries.values()
     assert entry.views == [-1]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_tuned_trials_have_the_dropout_of_the_recipe(kept: bool) -> None:
+    model = pretrained(tiny_model())
+    seen: set[bool] = set()  # not in a module, whose attributes a search restores
+    dropout = next(m for m in model[1].modules() if isinstance(m, nn.Dropout))
+    dropout.register_forward_hook(lambda m, inputs, output: seen.add(m.training))
+    learn = Learner(learner(n=120).data, model, split=["0.0", "0.7", "1"], progress=False, seed=0)
+    figures = replace(PLAN.figures, head_dropout=kept, hold_out=0.0)
+    work = _Bench(learn, replace(PLAN, figures=figures), learn.feature_cache)
+    work.fill()
+    work._head("head", {}, 4)
+    assert True in seen
+    seen.clear()
+    work._tuned({}, 1, 1)
+    assert (True in seen) == kept
+    work.snapshot.restore()
+
+
+def test_a_rate_of_its_own_changes_nothing_else_of_the_recipe() -> None:
+    learn = learner(n=120)
+    learn.model[-1] = nn.Sequential(learn.model[-1], nn.ReLU(), nn.Linear(3, 3))  # a deep head
+    usual = usual_of(learn)
+    found = learn.search(4, epochs=0, base_lr=5e-3, apply=False).plan.figures
+    assert replace(found, base_lr=usual.base_lr, head_decay=usual.head_decay) == usual

@@ -35,6 +35,7 @@ _AS_OPTIONS = (
     (r"\blayergroups\.list_models\(('[^']*')\)", r"`layergroups models \1`"),
     (r" Write one: learn\.export\(folder\)\..*", " `layergroups train` makes one."),
     (r"; cache=False turns this off", ""),
+    (r'; batch_norm="update" updates them from the batches', ""),
     (r", see ImageDataLoaders\.from_table", ""),
     (r"\bsize=(\d+)", r"--size \1"),
     (r"\bmonitor='(\w+)'", r"--keep-best \1"),

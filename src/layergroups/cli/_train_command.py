@@ -40,7 +40,6 @@ from layergroups.reports import (
 )
 from layergroups.training import (
     EarlyStopping,
-    FineTuneDefaults,
     FineTunePlan,
     FitContext,
     History,
@@ -335,21 +334,19 @@ def _train(
 
 
 def _fit(learn: Learner, config: RunConfig, **saved: Any) -> None:
+    lr = None if config.lr == RunConfig.lr else config.lr  # which data and head decide
     if config.train_all_layers:
         learn.unfreeze()
         learn.fit_one_cycle(config.epochs, config.lr, **saved)
     elif config.search is not None:
-        learn.fine_tune(plan=_searched(learn, config.search, config), **saved)
+        learn.fine_tune(plan=_searched(learn, config.search, config.epochs, lr), **saved)
     else:
         assert config.freeze_epochs is not None  # see _learner
-        lr = None if config.lr == RunConfig.lr else config.lr  # which data and head decide
         learn.fine_tune(config.epochs, lr, freeze_epochs=config.freeze_epochs, **saved)
 
 
-def _searched(learn: Learner, trials: int, config: RunConfig) -> FineTunePlan:
-    own = FineTuneDefaults()
-    recipe = None if config.lr == own.base_lr else replace(own, base_lr=config.lr)
-    found = learn.search(trials, epochs=config.epochs, defaults=recipe, apply=False)
+def _searched(learn: Learner, trials: int, epochs: int, lr: float | None) -> FineTunePlan:
+    found = learn.search(trials, epochs=epochs, base_lr=lr, apply=False)
     if found.interrupted:
         raise KeyboardInterrupt
     say(found)

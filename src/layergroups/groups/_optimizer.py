@@ -75,9 +75,15 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
 
 def share_state(optimizer: Optimizer) -> None:
     """Let a wrapper such as timm's Lookahead have the state of the optimizer that it steps."""
-    inner = getattr(optimizer, "_base_optimizer", None)
-    if isinstance(inner, Optimizer) and not optimizer.state:
+    inner = _stepped(optimizer)
+    if inner is not optimizer and not optimizer.state:
         optimizer.state = inner.state
+
+
+def _stepped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside of a wrapper such as Lookahead, which calls no hooks itself."""
+    inner = getattr(optimizer, "_base_optimizer", None)
+    return inner if isinstance(inner, Optimizer) else optimizer
 
 
 def _ours(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -284,8 +290,7 @@ def bind(optimizer: Optimizer, before_step: StepHook) -> None:
     """Call this before each step of an optimizer, instead of any function bound before."""
     if optimizer in _BOUND:
         _BOUND.pop(optimizer)[1].remove()
-    stepped = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead calls no hooks
-    _BOUND[optimizer] = before_step, stepped.register_step_pre_hook(before_step)
+    _BOUND[optimizer] = before_step, _stepped(optimizer).register_step_pre_hook(before_step)
 
 
 def bound_to(before_step: StepHook) -> Iterator[Optimizer]:

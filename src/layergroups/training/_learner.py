@@ -370,6 +370,7 @@ class Learner(LearnerState):
         *,
         budget: str | float | None = None,
         epochs: int | None = None,
+        base_lr: float | None = None,
         defaults: FineTuneDefaults | None = None,
         apply: bool = True,
         **options: Unpack[FitOptions],
@@ -389,6 +390,7 @@ class Learner(LearnerState):
             trials: how many variants.
             budget: instead, the time for search and fine-tuning, such as "20 min" or seconds.
             epochs: of the second phase, as in `fine_tune`.
+            base_lr: rate of the head, as in `fine_tune`.
             defaults: the recipe whose variants are tried.
             apply: fine-tune with the plan; False leaves the learner as it was.
             **options: of the fine-tuning; see `FitOptions`.
@@ -400,7 +402,7 @@ class Learner(LearnerState):
             TrainingError: too few training items, or no layer's outputs can be cached.
         """
         seconds = None if budget is None else seconds_of(budget)
-        made = new_plan(self, epochs, base_lr=None, freeze_epochs=1, lr=None, defaults=defaults)
+        made = new_plan(self, epochs, base_lr=base_lr, freeze_epochs=1, lr=None, defaults=defaults)
         found = search(self, made, trials=trials, budget=seconds, cache_config=self.feature_cache)
         if apply and not found.interrupted:
             self.fine_tune(plan=found.plan, **options)

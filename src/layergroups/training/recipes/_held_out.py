@@ -13,6 +13,7 @@ the difference of two heads.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -239,9 +240,12 @@ def _error(run: FitContext, items: tuple[int, ...]) -> float:
 def best(errors: Mapping[float, float], usual: float) -> float:
     """The part with the smallest error, each averaged with those beside it against noise.
 
-    Among equals it is the part next to the usual one.
+    Among equals it is the part next to the usual one. Parts without a finite error do not count,
+    so weights that are no numbers are never chosen while others are left.
     """
-    parts = sorted(errors)
+    parts = sorted(part for part, error in errors.items() if math.isfinite(error))
+    if not parts:
+        return usual
     each = [errors[part] for part in parts]
     left, right = [each[0], *each[:-1]], [*each[1:], each[-1]]
     smooth = [round((a + 2 * b + c) / 4, 9) for a, b, c in zip(left, each, right, strict=True)]

@@ -263,6 +263,7 @@ class FitSetup:
             **({} if phase.part is None else {"part": phase.part}),
             **({} if phase.augmented else {"augmented": False}),
             **({} if phase.head_dropout else {"head_dropout": False}),
+            **({"usual_part": phase.usual_part} if phase.interpolate else {}),
         )
 
     def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
@@ -287,6 +288,10 @@ class WithoutHeadDropout:
             module.eval()
 
 
+def without_head_dropout(phase: Phase) -> list[WithoutHeadDropout]:
+    return [] if phase.head_dropout else [WithoutHeadDropout()]
+
+
 def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     """Train through the network, or on cached outputs in the epochs in which that is possible."""
     if not phase.epochs:
@@ -295,19 +300,10 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if last and (done := last[0].finished(state)) is not None:
         return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    choice = (
-        [ChooseWeights(setup.held_out, phase.usual_part, phase.part)] if phase.interpolate else []
-    )
-    quiet = [] if phase.head_dropout else [WithoutHeadDropout()]
-    callbacks = [
-        *average,
-        *choice,
-        *quiet,
-        *phase.callbacks,
-        *setup.callbacks,
-        *state.callbacks,
-        *last,
-    ]
+    usual = phase.usual_part
+    choice = [ChooseWeights(setup.held_out, usual, phase.part)] if phase.interpolate else []
+    own = [*without_head_dropout(phase), *phase.callbacks]
+    callbacks = [*average, *choice, *own, *setup.callbacks, *state.callbacks, *last]
     run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
     left_out = choice[0].left_out if choice else ()
     plain = not phase.augmented and state.data.augmented

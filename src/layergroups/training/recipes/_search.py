@@ -56,7 +56,12 @@ from layergroups.training.recipes._held_out import (
     strata,
     trained_tensors,
 )
-from layergroups.training.recipes._phases import FineTuneDefaults, FitSetup, Phase
+from layergroups.training.recipes._phases import (
+    FineTuneDefaults,
+    FitSetup,
+    Phase,
+    without_head_dropout,
+)
 from layergroups.training.recipes._plan import FineTunePlan
 from layergroups.training.recipes._train_head import (
     HeadDecay,
@@ -327,7 +332,7 @@ class _Bench:
         learner.progress, learner._noted_kept = False, True
         phase.apply(self._groups)
         torch.manual_seed(mixed(learner.epoch_seed(), "search"))
-        run = FitContext(learner, 1, phase.schedule, "search")
+        run = FitContext(learner, 1, phase.schedule, "search", [*without_head_dropout(phase)])
         run.valid, run.accumulate = None, 1
         return run
 
