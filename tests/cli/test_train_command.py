@@ -97,7 +97,7 @@ def test_all_layers_train_at_the_rate_that_was_asked_for(
 
 
 def test_the_best_epoch_is_kept_and_a_fit_ends_early(
-    run: Run, photos: Path, tmp_path: Path
+    run: Run, photos: Path, tmp_path: Path, caplog
 ) -> None:
     words = ["--train-all-layers", "--lr", 3, "--optimizer", "sgd", "--epochs", 9, "--json"]
     words += ["--keep-best", "valid_loss", "--patience", 2, "--out", tmp_path / "m"]
@@ -105,7 +105,21 @@ def test_the_best_epoch_is_kept_and_a_fit_ends_early(
     losses = [row.valid_loss for row in RunRecord.load(tmp_path / "m").epochs]
     assert losses.index(min(losses)) == len(losses) - 3 < 6
     assert json.loads(answer.out)["loss"] == pytest.approx(min(losses), rel=1e-4)
-    assert f"in epoch {len(losses) - 3}" in answer.err
+    assert f"in epoch {len(losses) - 3}; the model has its weights" in caplog.text
+
+
+def test_the_best_epoch_of_both_phases_is_kept_by_a_resumed_run(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    words = ["--lr", 1, "--epochs", 2, "--keep-best", "valid_loss"]
+    words += ["--checkpoint-dir", tmp_path / "c", "--resume", "--json", "--out", tmp_path / "m"]
+    once = json.loads(run("train", photos, *TINY, *words).out)
+    losses = [row.valid_loss for row in RunRecord.load(tmp_path / "m").epochs]
+    assert losses.index(min(losses)) == 0
+    assert once["loss"] == pytest.approx(losses[0], rel=1e-4)
+    for newest in (tmp_path / "c/fit-001").glob("*"):  # killed in the second phase
+        newest.unlink()
+    assert json.loads(run("train", photos, *TINY, *words).out)["loss"] == once["loss"]
 
 
 def test_a_finished_run_trains_on_and_that_repeats(run: Run, model: Path, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_best_weights_come_back_and_frozen_stays_frozen(make, caplog) -> Non
     assert not moved(snapshot(fit(SaveBest("says", "other"), 0.9).model), learn.model)
     assert learn.layer_groups.frozen == (True, True, False)
     assert learn.epochs_done == len(learn.history) == 3
-    assert "restored" in caplog.text
+    assert "the model has its weights" in caplog.text
     assert len(learn.opt.state) > 0
 
 
@@ -152,6 +152,37 @@ def test_a_resumed_fit_knows_its_best_epoch(make, tmp_path) -> None:
     resumed.fit(3, 1e-2, **saved)
     assert not moved(snapshot(unbroken.model), resumed.model)
     assert [row.metrics for row in unbroken.history] == [row.metrics for row in resumed.history]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_phases_of_fine_tune_share_one_best_also_when_resumed(make, tmp_path, begun) -> None:
+    """Killed in the second phase, or between both: the epoch of the first is still the best."""
+
+    class Killed:
+        def before_epoch(self, run) -> None:
+            if run.earlier and (run.epoch if begun else True):
+                raise KeyboardInterrupt
+
+        def before_fit(self, run) -> None:
+            if run.earlier and not begun:
+                raise KeyboardInterrupt
+
+    def learner(*values: float, callbacks: tuple = ()):
+        best = SaveBest("says", restore=True)
+        return make(
+            metrics=[Says(*values)], callbacks=[*callbacks, best], path=tmp_path / "models", seed=1
+        )
+
+    saved = {"checkpoint_dir": tmp_path / "saved", "resume": True}
+    head = learner(0.9)
+    head.fine_tune(0)
+    killed = learner(0.9, 0.2, callbacks=(Killed(),))
+    with pytest.raises(KeyboardInterrupt):
+        killed.fine_tune(2, **saved)
+    resumed = learner(*([0.3] if begun else [0.2, 0.3]))
+    resumed.fine_tune(2, **saved)
+    assert [row.metrics["says"] for row in resumed.history] == [0.9, 0.2, 0.3]
+    assert not moved(snapshot(head.model), resumed.model)
 
 
 def test_a_best_epoch_before_surgery_is_told_and_left(make, caplog) -> None:

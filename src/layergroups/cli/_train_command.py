@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
 import typer
-from torch import Tensor
 
 from layergroups._formatting import say, show_figures, show_json
 from layergroups._interrupts import interrupts
@@ -44,6 +44,7 @@ from layergroups.training import (
     FitContext,
     History,
     Learner,
+    SaveBest,
     load_learner,
     segmentation_learner,
     text_learner,
@@ -63,8 +64,6 @@ def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) 
     """
     if resume and config.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
-    if resume and config.keep_best is not None:
-        raise typer.BadParameter("--keep-best does not know the epochs before --resume.")
     found, files = train(config, resume=resume, command=command)
     _show(config.out, found, files, json)
 
@@ -267,49 +266,39 @@ class _StepCount:
         self.steps += 1
 
 
-class _KeepBest(EarlyStopping):
-    """Keeps the weights of the best epoch of all phases; stops a phase after some without one."""
-
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config.keep_best or "valid_loss", config.patience or 10**6)
-        self.keeps = config.keep_best is not None
-        self.weights: dict[str, Tensor] = {}
-        self.found: tuple[float | None, int] = (None, -1)
-
-    def before_fit(self, run: FitContext) -> None:
-        super().before_fit(run)
-        self.best, self.best_epoch = self.found
-
-    def after_epoch(self, run: FitContext) -> None:
-        super().after_epoch(run)
-        if self.best_epoch == run.rows[-1].epoch:
-            self.found = self.best, self.best_epoch
-            if self.keeps:
-                state = run.learner.model.state_dict()
-                self.weights = {name: t.detach().clone() for name, t in state.items()}
-
-    def finish(self, learn: Learner) -> None:
-        """Say which epoch was the best; with --keep-best, return to it."""
-        if self.keeps and self.weights:
-            learn.model.load_state_dict(self.weights)
-            say(f"The weights are those of the best epoch: {self.best_so_far()}.")
-        elif self.best is not None and self.best_epoch != learn.history[-1].epoch:
-            say(f"Best: {self.best_so_far()}. --keep-best {self.monitor} keeps its weights.")
+@contextmanager
+def _watched(learn: Learner, config: RunConfig) -> Iterator[None]:
+    """Keep the best epoch and stop early, as asked; else say if an earlier epoch was better."""
+    monitor = config.keep_best or "valid_loss"
+    if config.patience is not None:
+        learn.callbacks.append(EarlyStopping(monitor, config.patience))
+    with TemporaryDirectory() as temporary:
+        if config.keep_best is not None:
+            folder = (config.checkpoint_dir or Path(temporary)).absolute()
+            learn.callbacks.append(SaveBest(monitor, str(folder / "best"), restore=True))
+        yield
+    losses = {row.epoch: row.valid_loss for row in learn.history if row.valid_loss is not None}
+    if config.keep_best is None and losses:
+        best = min(losses, key=losses.__getitem__)
+        if best != learn.history[-1].epoch:
+            say(
+                f"Epoch {best} had the lowest valid_loss, {losses[best]:.4g}: "
+                "--keep-best valid_loss keeps its weights."
+            )
 
 
 def _train(
     learn: Learner, config: RunConfig, resume: bool, command: Sequence[str]
 ) -> tuple[Interpretation, RunFiles]:
     """Train, save, then evaluate; Ctrl-C loses nothing that was learned."""
-    count, best = _StepCount(), _KeepBest(config)
-    has_validation = learn.data.valid is not None
-    learn.callbacks += [count, best] if has_validation or config.keep_best else [count]
+    count = _StepCount()
+    learn.callbacks.append(count)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with interrupts():
             try:
-                _fit(learn, config, checkpoint_dir=config.checkpoint_dir, resume=resume)
-                best.finish(learn)
+                with _watched(learn, config):
+                    _fit(learn, config, checkpoint_dir=config.checkpoint_dir, resume=resume)
             finally:
                 for number in before:
                     signal.signal(number, signal.SIG_IGN)  # the model is being saved

@@ -150,9 +150,9 @@ class EarlyStopping(OnMetric):
 class SaveBest(OnMetric):
     """Saves the learner after each epoch that is better than all before it in this fit.
 
-    `learn.load("best")` restores it at any time, also after Ctrl-C. Each fit has its own best, so
-    the file holds the best epoch of the last fit; in `fine_tune` that is the second phase, even if
-    it is worse than the first. In fastai: SaveModelCallback, which always restores the best.
+    `learn.load("best")` restores it at any time, also after Ctrl-C. Each call of a fit has its own
+    best; both phases of one `fine_tune` share theirs. In fastai: SaveModelCallback, which always
+    restores the best.
 
     Args:
         monitor: "valid_loss", "train_loss" or the name of a metric.
@@ -183,25 +183,30 @@ class SaveBest(OnMetric):
 
     def before_fit(self, run: FitContext) -> None:
         super().before_fit(run)
+        file = run.learner.file(self.name)
         self.path = None
+        for row in run.earlier if file.is_file() else ():
+            if self.is_best(row):
+                self.path = file
 
     def after_epoch(self, run: FitContext) -> None:
         if self.is_best(run.rows[-1]):
             self.path = save(run.learner, run.learner.file(self.name))
 
     def after_fit(self, run: FitContext) -> None:
+        if not run.is_last:
+            return
         if self.path is None:
             _log.warning("Nothing was saved as %r: there is %s.", self.name, self.best_so_far())
             return
         if self.best_epoch == run.rows[-1].epoch:
-            outcome = "it is the last one"
-        elif not self.restore:
-            outcome = f'learn.load("{self.name}") restores it'
+            outcome = "the last one"
+        elif self.restore and _put_back(run, read(self.path)[0], str(self.path)):
+            outcome = "the model has its weights now"
         else:
-            put_back = _put_back(run, read(self.path)[0], str(self.path))
-            outcome = "restored" if put_back else "not restored"
-        _log.warning("Best of %d epochs: %s, saved as %s; %s.",
-                     len(run.rows), self.best_so_far(), self.path, outcome)  # fmt: skip
+            outcome = f'saved as {self.path}; learn.load("{self.name}") restores it'
+        n_epochs = len(run.earlier) + len(run.rows)
+        _log.warning("Best of %d epochs: %s; %s.", n_epochs, self.best_so_far(), outcome)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"path": None if self.path is None else str(self.path)}

@@ -94,6 +94,8 @@ class FitContext:
         learner: its model may be changed at any time.
         schedule: the multiplier on the rates.
         phase: the kind of fit, for the history.
+        earlier: the rows of the phases before, if the fit has several, as `fine_tune` has.
+        is_last: whether no phase comes after.
         replicas: the copies of the model in all processes.
         accumulate: batches for each optimizer step; `accumulated` since the last one.
         callbacks: in the order of their calls.
@@ -127,6 +129,8 @@ class FitContext:
     schedule: Schedule
     phase: str
     callbacks: Sequence[object] = ()
+    earlier: Sequence[EpochRow] = ()
+    is_last: bool = True
     optimizer: Optimizer = field(init=False)
     train: Batches = field(init=False)
     valid: Batches | None = field(init=False)

@@ -23,7 +23,7 @@ from layergroups.training.feature_cache import CachedEpochs, FeatureCache, Featu
 from layergroups.training.loop import FitContext, fit
 from layergroups.training.optim import FlatCos, OneCycle, Schedule
 from layergroups.training.recipes._held_out import ChooseWeights, HeldOut
-from layergroups.training.state import History
+from layergroups.training.state import EpochRow, History
 
 if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
@@ -238,7 +238,10 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSetup:
-    """The parts that the phases of a fit share; without `checkpoints` no phase is saved."""
+    """What the phases of a fit share, and the place of one among them.
+
+    Without `checkpoints` no phase is saved. `earlier` and `is_last` are those of `FitContext`.
+    """
 
     cache: FeatureCache
     cache_config: FeatureCacheConfig
@@ -246,6 +249,15 @@ class FitSetup:
     checkpoints: CheckpointConfig | None = None
     figures: FineTuneDefaults = field(default_factory=FineTuneDefaults)
     held_out: HeldOut = field(default_factory=HeldOut)
+    earlier: Sequence[EpochRow] = ()
+    is_last: bool = True
+
+    def context(
+        self, state: LearnerState, phase: Phase, epochs: int, callbacks: Sequence[object]
+    ) -> FitContext:
+        return FitContext(
+            state, epochs, phase.schedule, phase.name, callbacks, self.earlier, self.is_last
+        )
 
     def signature(self, state: LearnerState, phase: Phase) -> dict[str, Any]:
         """What identifies a phase; see `fit_signature`."""
@@ -304,7 +316,7 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     choice = [ChooseWeights(setup.held_out, usual, phase.part)] if phase.interpolate else []
     own = [*without_head_dropout(phase), *phase.callbacks]
     callbacks = [*average, *choice, *own, *setup.callbacks, *state.callbacks, *last]
-    run = FitContext(state, phase.epochs, phase.schedule, phase.name, callbacks)
+    run = setup.context(state, phase, phase.epochs, callbacks)
     left_out = choice[0].left_out if choice else ()
     plain = not phase.augmented and state.data.augmented
     run.vary(batch_size=phase.batch_size(state), left_out=left_out, plain=plain)

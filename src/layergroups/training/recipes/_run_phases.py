@@ -57,8 +57,11 @@ def run_phases(
             before, runs = Snapshot(state, weights=False), list[FitContext]()
             notes = SimpleNamespace(before_fit=runs.append)
             try:
-                noted = replace(setup, callbacks=(*setup.callbacks, notes))
-                done = _run_phase(state, phase, noted, phases[number:])
+                later = phases[number:]
+                noted = replace(
+                    setup, callbacks=(*setup.callbacks, notes), earlier=rows, is_last=not later
+                )
+                done = _run_phase(state, phase, noted, later)
             except BaseException:
                 if not any(run.begun for run in runs):
                     with uninterrupted():

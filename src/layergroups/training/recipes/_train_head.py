@@ -57,7 +57,7 @@ def train_head(
         return done
     decay = HeadDecay(setup.figures.head_decay)
     callbacks = [decay, *twice, *setup.callbacks, *learner.callbacks, *last]
-    run = FitContext(learner, 1, phase.schedule, phase.name, callbacks)
+    run = setup.context(learner, phase, 1, callbacks)
     first_epoch = last[0].first_epoch if last else learner.epochs_done
     outdated = False
     with run.processes.failing_together():
