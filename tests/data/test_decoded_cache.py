@@ -87,6 +87,24 @@ def test_it_never_takes_more_than_its_limit(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in entries(tmp_path / "cache")) == limit
 
 
+def test_a_large_folder_is_not_read_again_for_every_few_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is read when it may have doubled, so filling it costs the same for each image."""
+    monkeypatch.setattr(cache_module, "_LEAST_WRITES", 4)
+    folder, reads = tmp_path / "cache", []
+    read = cache_module._entries
+    monkeypatch.setattr(cache_module, "_entries", lambda path: reads.append(1) or read(path))
+    (folder / "ab").mkdir(parents=True)
+    for index in range(50):
+        (folder / "ab" / str(index)).write_bytes(b"old")
+    cache = DecodedCache(folder)
+    for index in range(60):
+        cache.open(photo(tmp_path / f"{index}.png", size=(20, 20), seed=index), min_size=20)
+    assert len(entries(folder)) == 110
+    assert len(reads) == 2
+
+
 def test_the_oldest_go_when_a_new_cache_finds_too_much(tmp_path: Path) -> None:
     files = [photo(tmp_path / f"{i}.png", seed=i) for i in range(6)]
     folder = tmp_path / "cache"

@@ -26,7 +26,7 @@ _LOG = logging.getLogger("layergroups")
 LIMIT: Final = 10 << 30
 _SHARE_OF_FREE: Final = 0.25
 _HEAD: Final = 128  # bytes of a .npy file before its numbers
-_CHECK_EVERY: Final = 256  # files written between two checks of the folder's size
+_LEAST_WRITES: Final = 256  # files between two checks of the folder's size, which reads all of it
 _STALE: Final = 3600  # seconds after which the file of a writer counts as left behind
 
 
@@ -40,8 +40,9 @@ class DecodedCache:
     def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder() / "photos"
         self.limit = limit
-        self._capacity: int | None = None
-        self._writes = 0
+        self._capacity: int | None = None  # bytes, as of the last check and less what was written
+        self._entries = 0  # at the last check
+        self._since = 0, 0  # files and bytes since the last check
 
     def announce(self) -> None:
         """Log, before the folder is created, what will be written where, and how to turn it off."""
@@ -81,24 +82,34 @@ class DecodedCache:
         pixels = np.asarray(image)
         size = pixels.nbytes + _HEAD
         try:
-            if self._capacity is None or self._writes % _CHECK_EVERY == 0:
-                self._capacity = self._free_capacity()
-            self._writes += 1
-            if size > self._capacity:
-                return
-            self._capacity -= size
-            _write(entry, pixels)
+            if self._capacity is None or self._check_is_due(self._capacity):
+                self._capacity = self._free_capacity(delete=self._capacity is None)
+            files, written = self._since
+            fits = size <= self._capacity
+            self._since = files + 1, written + size * fits
+            if fits:
+                self._capacity -= size
+                _write(entry, pixels)
         except OSError:
             self._capacity = 0
 
-    def _free_capacity(self) -> int:
-        """Bytes that may still be written; deletes the oldest entries if there are too many."""
+    def _check_is_due(self, capacity: int) -> bool:
+        """Whether to read the folder's size again, as other processes write to it too.
+
+        A check reads every entry, so that filling a folder would cost the square of its size if
+        checks did not become rarer as it grows.
+        """
+        files, written = self._since
+        return files >= _LEAST_WRITES and (files >= self._entries or written > capacity / 4)
+
+    def _free_capacity(self, *, delete: bool) -> int:
+        """Bytes that may still be written; may delete the oldest entries if there are too many."""
         self.folder.mkdir(parents=True, exist_ok=True)
         entries = sorted(_entries(self.folder))
+        self._entries, self._since = len(entries), (0, 0)
         taken = sum(size for _, size, _ in entries)
         limit = min(self.limit, taken + int(shutil.disk_usage(self.folder).free * _SHARE_OF_FREE))
-        first = self._writes == 0
-        for _, size, path in entries if first and taken > limit else ():
+        for _, size, path in entries if delete and taken > limit else ():
             path.unlink(missing_ok=True)
             taken -= size
             if taken <= limit * 0.8:
