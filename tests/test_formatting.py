@@ -40,6 +40,7 @@ def test_lists_end_with_how_many_more_there_are() -> None:
         (duration(11_520), "3 h 12 min"), (figure(None), "–"), (figure(float("nan")), "–"),
         (figure(0.5), "0.5000"), (figure(1e-6), "1e-06"), (percent(0.8734), "87.3 %"),
         (rate(2.5e-4), "2.5e-4"), (rate(1e-3), "1e-3"), (rate(0), "0"),
+        (rate(0.1), "0.1"),
         (count(1, "class", "classes"), "1 class"), (count(1234, "photo"), "1,234 photos"),
     ],
 )  # fmt: skip

@@ -160,9 +160,9 @@ def percent(part: float | None) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate, "1e-4" or "2.5e-4"."""
-    if not value:
-        return "0"
+    """A learning rate, "1e-4", "2.5e-4" or "0.1"."""
+    if not value or value >= 0.01:
+        return f"{value:.2g}"
     digits, _, power = f"{value:.1e}".partition("e")
     return f"{digits.removesuffix('.0')}e{int(power)}"
 

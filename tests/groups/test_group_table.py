@@ -9,8 +9,7 @@ from tests.laws.models import TinyResNet, image
 
 from layergroups import LayerGroups
 from layergroups._formatting import plain_text
-from layergroups.groups import HEADINGS, GroupRow, group_cells
-from layergroups.groups._group_table import GroupTable
+from layergroups.groups._group_table import HEADINGS, GroupRow, GroupTable, group_cells
 
 ROW = GroupRow(
     index=1, name="late", blocks=("a", "b", "c"), layers=7, parameters=1234, trainable=1234,
@@ -22,7 +21,7 @@ def test_a_cell_for_each_heading_and_the_reason() -> None:
     cells = dict(zip((*HEADINGS, "reason"), group_cells(ROW), strict=True))
     assert cells == {
         "#": "1", "group": "late", "blocks": "3: a … c", "layers": "7", "parameters": "1,234",
-        "trainable": "1,234", "rate": "0.00025", "reason": "the resolution falls",
+        "trainable": "1,234", "rate": "2.5e-4", "reason": "the resolution falls",
     }  # fmt: skip
 
 
@@ -65,7 +64,7 @@ def test_the_table_fits_its_place_and_loses_nothing(width: int) -> None:
     text = plain_text(GroupTable(rows, "Layer groups of EfficientNet (rule: auto)"), width)
     assert max(map(len, text.splitlines())) <= width
     words = set(text.split())
-    assert {"#", "trainable", "rate", "0.00025", "0.body.blocks.3.0", "1/16"} <= words
+    assert {"#", "trainable", "rate", "2.5e-4", "0.body.blocks.3.0", "1/16"} <= words
     reasons = [line for line in text.splitlines() if "falls 16" in line]
     assert ("2:" in reasons[0]) == (width >= 160)
 

@@ -45,7 +45,7 @@ def test_the_plan_says_what_was_decided() -> None:
     assert plan.part in (0.0, 0.25, 0.5, 0.75, 1.0)
     assert set(plan.reasons) >= {"epochs", "batch_size", "part"}
     assert plan.head == "BatchNorm1d, Linear"
-    for shown in ("batch size", "held out", "why", plan.reasons["part"]):
+    for shown in ("batch size", "held-out items", "why", plan.reasons["part"]):
         assert shown in " ".join(str(plan).split())
 
 
@@ -155,7 +155,7 @@ def test_the_page_shows_the_decisions() -> None:
     learn.fine_tune(1, defaults=FIGURES)
     page = learn.report(images=False)._repr_html_()
     assert "Decisions of fine_tune" in page
-    assert "head steps" in page
+    assert "steps of the head" in page
 
 
 def test_the_length_is_chosen_by_the_number_of_items(caplog: Any) -> None:

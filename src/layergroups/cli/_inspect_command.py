@@ -15,7 +15,7 @@ from layergroups.cli._parsing import split_rule
 from layergroups.errors import CheckpointError, UnknownArchitectureError
 from layergroups.groups import LayerGroup, LayerGroups, explanation_report
 from layergroups.models import load_model
-from layergroups.reports import groups_report, network_picture
+from layergroups.reports import network_picture
 from layergroups.training import load_learner
 
 
@@ -41,7 +41,7 @@ def run(what: str, *, split: str | None, size: int | None, out: Path | None, jso
         show_json(_described(name, groups))
     else:
         show(_headline(name, groups.anatomy))
-        show(groups_report(groups))
+        show(groups)
         show(explanation_report(groups.explain(), reasons=False))
     if out is not None:
         network_picture(groups, out, title=name)
@@ -84,7 +84,7 @@ def _headline(name: str, anatomy: Anatomy) -> str:
     image = "" if anatomy.image is None else f", images of {anatomy.image[0]} x {anatomy.image[1]}"
     return (
         f"{name}: {len(anatomy.blocks)} blocks, {parameters:,d} parameters{image}\n"
-        f"head: {anatomy.head_reason}"
+        f"head: {anatomy.head_reason}\n"
     )
 
 

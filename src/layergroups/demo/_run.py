@@ -16,7 +16,6 @@ from layergroups.reports import (
     Interpretation,
     RunFiles,
     claim_folder,
-    groups_report,
     network_picture,
     record_run,
     write_rows,
@@ -99,7 +98,7 @@ def _prepare(folder: str | Path, weights: Path, seed: int) -> Learner:
         "its classifier for 1000"
     )
     say("Groups:  layers that share a learning rate and are frozen or trained together")
-    say(groups_report(learn.layer_groups))
+    say(learn.layer_groups)
     return learn
 
 

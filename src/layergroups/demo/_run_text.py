@@ -13,7 +13,6 @@ from layergroups.reports import (
     Interpretation,
     RunFiles,
     claim_folder,
-    groups_report,
     record_run,
     write_rows,
     write_run,
@@ -59,7 +58,7 @@ def run_text(out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42) -
     )
     learn = text_learner(dls, metrics=["accuracy"], seed=seed)
     say("Network: all-MiniLM-L6-v2 and a new head")
-    say(groups_report(learn.layer_groups))
+    say(learn.layer_groups)
     learn.fine_tune(epochs)
     interp = Interpretation.from_learner(learn)
     confusion = interp.confusion_matrix()

@@ -8,7 +8,7 @@ from layergroups.groups._freezing import (
     is_norm,
     remove_hooks,
 )
-from layergroups.groups._group_table import HEADINGS, GroupRow, group_cells
+from layergroups.groups._group_table import GroupRow
 from layergroups.groups._layer_groups import (
     Freezing,
     LayerGroup,
@@ -25,10 +25,10 @@ from layergroups.groups._saved_groups import GroupDifference, compare_groups, ta
 from layergroups.groups._surgery import Change, Tie
 
 __all__ = [
-    "HEADINGS", "BoundaryReason", "Change", "Explanation", "Freezing", "GroupDifference",
+    "BoundaryReason", "Change", "Explanation", "Freezing", "GroupDifference",
     "GroupRow", "LayerDecay", "LayerGroup", "LayerGroups", "Partition", "Rate", "Split", "Tie",
     "as_if_inactive", "compare_groups", "decay", "decays", "divide", "explanation_report",
-    "first_to_train", "frozen_by_groups", "group_cells", "has_foreign_hooks", "is_norm",
+    "first_to_train", "frozen_by_groups", "has_foreign_hooks", "is_norm",
     "mark_synced", "place_steps", "rebind_parameters", "remove_hooks", "spread_rates",
     "taken_over",
 ]  # fmt: skip

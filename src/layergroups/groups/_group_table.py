@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-from layergroups._formatting import pairs, table
+from layergroups._formatting import pairs, rate, table
 
 HEADINGS = ("#", "group", "blocks", "layers", "parameters", "trainable", "rate")
 _REASON = "begins here because"
@@ -65,9 +65,8 @@ class GroupTable:
 def group_cells(row: GroupRow) -> tuple[str, ...]:
     last = f" … {row.blocks[-1]}" if len(row.blocks) > 1 else ""
     blocks = f"{len(row.blocks)}: {row.blocks[0]}{last}" if row.blocks else "-"
-    parameters, rate = f"{row.parameters:,d}", f"{row.rate:.4g}"
-    train = _trainable(row)
-    return str(row.index), row.name, blocks, str(row.layers), parameters, train, rate, row.reason
+    figures = (str(row.layers), f"{row.parameters:,d}", _trainable(row), rate(row.rate))
+    return str(row.index), row.name, blocks, *figures, row.reason
 
 
 def _trainable(row: GroupRow) -> str:

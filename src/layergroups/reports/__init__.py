@@ -4,7 +4,7 @@ from layergroups.reports._grad_cam import HeatMap, grad_cam, heat_map
 from layergroups.reports._images import LengthRow, TopLoss
 from layergroups.reports._interpretation import Interpretation, confusion_matrix
 from layergroups.reports._model_summary import ModelSummary, model_summary
-from layergroups.reports._prediction_tables import groups_report, per_class_table, write_rows
+from layergroups.reports._prediction_tables import per_class_table, write_rows
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports._run_report import RunReport, check_page_name, report_on
 from layergroups.reports._show_results import results_picture
@@ -39,7 +39,7 @@ __all__ = [
     "RateCurve", "Residuals", "RunFiles", "RunRecord", "RunReport", "SchedulePreview", "TopLoss",
     "check_page_name", "choices_in_words", "claim_folder", "confusion_matrix",
     "confusion_matrix_picture", "curves_png", "differences", "draw_rates", "grad_cam",
-    "groups_report", "heat_map", "model_summary", "network_picture", "per_class_table",
+    "heat_map", "model_summary", "network_picture", "per_class_table",
     "rate_picture", "record_run", "report_on", "results_picture", "word_scores", "write_rows",
     "write_run",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Predictions, classes and layer groups as tables; predictions also as CSV, JSON or JSON lines."""
+"""Predictions and classes as tables; predictions also as CSV, JSON or JSON lines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import fixed, pairs, table
-from layergroups.groups import HEADINGS, LayerGroups, group_cells
+from layergroups._formatting import fixed, table
 from layergroups.tasks import AnyPrediction, Column, ConfusionMatrix
 
 Row = tuple[Path | str, AnyPrediction]
@@ -87,14 +85,3 @@ def per_class_table(confusion: ConfusionMatrix) -> Table:
         rows.append((row.name, *figures, Text(", ".join(others[:2]), "dim")))
     last = "most often predicted as"
     return table(("class", "items", "found", "recall", "precision", last), rows, left=(last,))
-
-
-def groups_report(groups: LayerGroups) -> Group:
-    """A row for each layer group, then why each begins where it does; fits 80 columns."""
-    rows, why = [], []
-    for row in groups.rows():
-        _, name, blocks, *figures, _, reason = group_cells(row)
-        rows.append((Text(name, "bold"), blocks, *figures, f"{row.rate:.2g}"))
-        why.append((f"{name} begins here:", reason))
-    shown = table(("group", "blocks", *HEADINGS[3:]), rows, left=("blocks",))
-    return Group(shown, pairs(why))

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from layergroups._formatting import rate
 from layergroups.errors import CheckpointError
 from layergroups.reports import RunRecord
 
@@ -112,7 +113,7 @@ def model_card(record: RunRecord, repo: str, license: str) -> str:
         counts = [(name, f"{train:,}", f"{valid:,}") for name, train, valid in data.counts]
         lines += ["", *_table(("class", "training", "validation"), counts)]
     rows = [
-        (g.name, f"{g.parameters:,}", "frozen" if g.frozen else f"{g.rate:.3g}", g.reason)
+        (g.name, f"{g.parameters:,}", "frozen" if g.frozen else rate(g.rate), g.reason)
         for g in network.groups
     ]
     lines += ["", "## Layer groups", "", f"Rule: {network.rule}.", ""]

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from layergroups._formatting import count, duration, figure, memory, percent, short
+from layergroups._formatting import count, duration, figure, memory, percent, rate, short
 from layergroups.reports._protocols import EpochRow
 from layergroups.reports.run._record import Outcome, RunRecord
 from layergroups.tasks import task_named
 
 _MAX_PHASES = 4  # that the summary names
 _SHARES = ("accuracy", "F1 (micro)", "exact match", "F1 of all labels", "all labels right")
+_DECISIONS = {  # of fine_tune: how each is shown, and what it means
+    "epochs": ("epochs", "of all groups"),
+    "freeze_epochs": ("epochs of the head", "alone, before all groups"),
+    "rates": ("learning rates", "of each group, when all train"),
+    "base_lr": ("learning rate of the head", "when it trains alone"),
+    "batch_size": ("batch size", "when all groups train"),
+    "part": ("part of the way", "from the weights after the head's epochs, 0, to the last ones, 1"),
+    "head": ("head", "its layers with weights"),
+    "head_steps": ("steps of the head", "optimizer steps, when it trains alone"),
+    "head_views": ("views for the head", "of each item: as it is, and augmented"),
+    "steps": ("steps", "optimizer steps, when all groups train"),
+    "held_out": ("held-out items", "training items that choose the part of the way"),
+    "all_items": ("all items", "the last epoch trains on the held-out items too"),
+    "errors": ("held-out errors", "their mean error at each part of the way"),
+}
 _WORSE = 1.02  # factor from which a final validation loss counts as worse than the best
 
 
@@ -168,21 +183,25 @@ def choices_in_words(plan: Mapping[str, Any] | None) -> list[tuple[str, str, str
         return []
     own = {n: v for n, v in plan.items() if n not in ("figures", "reasons")}
     values = {**own, **plan["figures"]}
-    return [
-        (name.replace("_", " "), _choice(value), plan["reasons"].get(name, ""))
-        for name, value in values.items()
-        if value not in (None, "", [], {})
-    ]
+    found = []
+    for name, value in values.items():
+        if value not in (None, "", [], {}):
+            shown, meaning = _DECISIONS.get(name, (name.replace("_", " "), ""))
+            why = "; ".join(filter(None, (meaning, plan["reasons"].get(name))))
+            found.append((shown, _choice(value, rate if "rate" in shown else None), why))
+    return found
 
 
-def _choice(value: Any) -> str:
+def _choice(value: Any, number: Callable[[float], str] | None = None) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return number(value) if number else f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(v if n == "kind" else f"{n}: {_choice(v)}" for n, v in value.items())
-    return ", ".join(map(_choice, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(_choice(each, number) for each in value)
+    return str(value)
 
 
 def figures_of(runs: Sequence[RunRecord]) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from layergroups._checks import number, text, whole_number
+from layergroups._formatting import rate
 from layergroups.checkpoints import read
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.tasks import higher_is_better, metric_names
@@ -252,12 +253,12 @@ class ReduceLROnPlateau(OnMetric):
         if not self.patience_is_over(run):
             return
         before = run.groups.rates
-        lowered = [min(rate, max(rate * self.factor, self.min_lr)) for rate in before]
+        lowered = [min(lr, max(lr * self.factor, self.min_lr)) for lr in before]
         self.waited = 0
         if lowered != list(before):
             run.groups.set_rates(lowered)
-            rates = ", ".join(f"{rate:.2g}" for rate in lowered)
-            _log.warning("Learning rates become %s: no better than %s.", rates, self.best_so_far())
+            rates, best = ", ".join(map(rate, lowered)), self.best_so_far()
+            _log.warning("Learning rates become %s: no better than %s.", rates, best)
 
 
 class StopOnNaN:

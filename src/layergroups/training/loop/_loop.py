@@ -8,7 +8,7 @@ import time
 
 from torch import Tensor
 
-from layergroups._formatting import first_few
+from layergroups._formatting import first_few, rate
 from layergroups._forward import labelled
 from layergroups._interrupts import interrupts
 from layergroups.data import Batches
@@ -280,8 +280,8 @@ def explain_not_finite(error: NotFiniteError, run: FitContext) -> TrainingError:
     """The error for a NaN or infinite loss, with the rates and the usual causes."""
     multiplier = run.schedule.multiplier(run.done)
     rates = ", ".join(
-        f"{group.name} {rate * multiplier:.2g}"
-        for group, rate in zip(run.groups, run.groups.rates, strict=True)
+        f"{group.name} {rate(lr * multiplier)}"
+        for group, lr in zip(run.groups, run.groups.rates, strict=True)
     )
     return TrainingError(
         f"The loss became {error.value} at step {error.step} of {run.steps} (epoch "

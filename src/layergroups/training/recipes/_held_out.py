@@ -141,8 +141,7 @@ class ChooseWeights:
             return "by the plan"
         if not self.errors:
             return "the usual part: no held-out items judged it"
-        found = ", ".join(f"{error:.3g} at {part:g}" for part, error in self.errors.items())
-        return f"held-out items have the errors {found}; each is averaged with those beside it"
+        return "held-out items have the smallest error there, averaged with those beside it"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from layergroups._checks import number, whole_number
-from layergroups._formatting import Printable, first_few, table
+from layergroups._formatting import Printable, first_few, rate, table
 from layergroups._from_dict import from_dict
 from layergroups.errors import TrainingError
 from layergroups.reports import EpochRow, choices_in_words
@@ -73,7 +73,7 @@ class FineTunePlan(Printable):
     _fits_terminal = True
 
     def __repr__(self) -> str:
-        rates = ", ".join(f"{rate:.3g}" for rate in self.rates)
+        rates = ", ".join(map(rate, self.rates))
         return (
             f"FineTunePlan(epochs={self.epochs}, freeze_epochs={self.freeze_epochs}, "
             f"rates=({rates}), batch_size={self.batch_size}, part={self.part}, …)"
