@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,16 +185,26 @@ def palette(n: int) -> list[tuple[int, int, int]]:
     return colours
 
 
-def under_mask(pixels: Any, mask: Any, n: int) -> Any:
-    """An image (H, W) or (H, W, 3), 0..1, under the colours of a mask (H, W) of n classes.
+def under_mask(pixels: Any, mask: Any, colours: Sequence[tuple[int, int, int]]) -> Any:
+    """An image (H, W) or (H, W, 3), 0..1, under the colours of a mask.
 
-    Pixels of a negative class show the image alone.
+    Args:
+        pixels: the image.
+        mask: the class of every pixel (H, W), the image alone where it is negative; or whether each
+            has each label, (C, H, W), in the mean colour of its labels.
+        colours: of each class.
     """
     import numpy as np
 
     image = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    colours = np.array(palette(n), dtype=np.float32)[mask.clip(min=0)] / 255
-    return np.where(mask[..., None] >= 0, 0.45 * image + 0.55 * colours, image)
+    table = np.array(colours, dtype=np.float32) / 255
+    if mask.ndim == 3:
+        layers = mask > 0
+        n = layers.sum(axis=0)[..., None]
+        return np.where(
+            n, 0.45 * image + 0.55 * np.einsum("chw,ck->hwk", layers, table) / n.clip(1), image
+        )
+    return np.where(mask[..., None] >= 0, 0.45 * image + 0.55 * table[mask.clip(min=0)], image)
 
 
 def draw_images(
@@ -201,11 +212,11 @@ def draw_images(
     title: str = "",
     note: str = "",
     columns: int = 0,
-    classes: Sequence[str] = (),
+    classes: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> Figure:
     """Draw a grid of at least one tile, row by row; 0 columns are a nearly square grid.
 
-    Below stand the colours of the classes of masks, if they are given.
+    Below stand the classes of masks with their colours, if they are given.
     """
     pictures = len(tiles[0].pictures)
     most = 5 if pictures == 1 else 3
@@ -226,13 +237,12 @@ def draw_images(
     return figure
 
 
-def _add_legend(figure: Figure, classes: Sequence[str]) -> None:
+def _add_legend(figure: Figure, classes: Mapping[str, tuple[int, int, int]]) -> None:
     from matplotlib.patches import Patch
 
-    shown = classes[:_MOST_IN_A_LEGEND]
     patches = [
         Patch(color=[part / 255 for part in colour], label=fitted(name, 1.2, 9))
-        for name, colour in zip(shown, palette(len(shown)), strict=True)
+        for name, colour in islice(classes.items(), _MOST_IN_A_LEGEND)
     ]
     n = max(1, int(figure.get_figwidth() / 1.7))
     figure.legend(handles=patches, loc="outside lower left", ncols=n, frameon=False, fontsize=9)

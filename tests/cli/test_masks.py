@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.conftest import Run
-from tests.data.masks import NAMES, shapes
+from tests.data.masks import NAMES, layers, shapes
 
 from layergroups.cli import main
 
@@ -58,6 +58,39 @@ def test_images_of_the_same_name_do_not_share_a_mask(
         (tmp_path / name).write_bytes((folder / "images/00.jpg").read_bytes())
     assert run("predict", folder / "run", tmp_path, "--out", tmp_path / "out").code == 0
     assert {file.parent.name for file in (tmp_path / "out").rglob("*.png")} == {"a", "b"}
+
+
+def test_masks_are_validated(folder: Path, run: Run, tmp_path: Path) -> None:
+    """By the values and the ignored classes of the training, which the export holds."""
+    words = ("validate", folder / "run", folder / "images", "--json")
+    drawn = tmp_path / "confusion.png"
+    found = json.loads(run(*words, "--masks", folder / "masks", "--out", drawn).out)
+    assert [row["name"] for row in found["classes"]] == ["background", "square"]
+    assert found["items"] == 12
+    assert 0 < found["mean IoU"] < 1
+    assert drawn.is_file()
+    assert json.loads(run(*words).out) == found  # as it was trained
+    assert "--masks DIR" in run("validate", folder / "run", tmp_path).only_error_line
+    Image.fromarray(np.full((48, 64), 7, np.uint8)).save(tmp_path / "00.png")
+    for number in range(1, 12):
+        (tmp_path / f"{number:02d}.png").symlink_to(folder / f"masks/{number:02d}.png")
+    broken = run(*words, "--masks", tmp_path)
+    assert "00.png: has the values 7" in broken.err
+
+
+def test_labels_that_overlap(run: Run, tmp_path: Path) -> None:
+    images, masks = layers(tmp_path, form="folders")
+    words = [images, "--masks", masks, "--overlapping", *TINY, "--epochs", "1"]
+    assert run("train", *words, "--out", tmp_path / "run").code == 0
+    assert "overlapping: true" in (tmp_path / "run/run.yaml").read_text()
+    found = json.loads(run("validate", tmp_path / "run", images, "--json").out)
+    assert [row["name"] for row in found["classes"]] == ["disc", "square"]
+    out = ["--out", tmp_path / "predicted"]
+    assert run("predict", tmp_path / "run", images / "03.jpg", *out).code == 0
+    with Image.open(tmp_path / "predicted/03.tif") as written:
+        assert (written.n_frames, written.size) == (2, (64, 48))
+    refused = run("validate", tmp_path / "run", images, "--out", tmp_path / "confusion.png")
+    assert "--out" in refused.only_error_line
 
 
 def test_mistakes_are_explained(folder: Path, run: Run, tmp_path: Path) -> None:

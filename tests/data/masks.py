@@ -32,3 +32,46 @@ def shapes(
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"images/{name}.jpg")
         Image.fromarray(np.array(values, np.uint8)[mask]).save(root / f"masks/{name}.png")
     return root / "images", root / "masks"
+
+
+LABELS = ("square", "disc")
+
+
+def layers(root: Path, n: int = 12, *, form: str = "tif") -> tuple[Path, Path]:
+    """As `shapes`, but square and disc are labels that may overlap.
+
+    Args:
+        root: where the folders are written.
+        n: images.
+        form: "folders", a folder of masks for each label; else the ending of files with a layer for
+            each: "tif", "png" or "npy".
+    """
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:48, :64]
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for number in range(n):
+        top, left = random.integers(2, 20), random.integers(2, 30)
+        y, x = top + random.integers(6, 20), left + random.integers(6, 20)
+        square = (rows >= top) & (rows < top + 20) & (columns >= left) & (columns < left + 20)
+        masks = np.stack([square, (rows - y) ** 2 + (columns - x) ** 2 < 100])
+        pixels = 40 + 160 * np.stack([masks[0], np.zeros_like(square), masks[1]], -1)
+        pixels = pixels + random.integers(-20, 20, pixels.shape)
+        name = f"{number:02d}"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / f"images/{name}.jpg")
+        _save_layers(root / "masks", name, 255 * masks.astype(np.uint8), form)
+    return root / "images", root / "masks"
+
+
+def _save_layers(folder: Path, name: str, masks: np.ndarray, form: str) -> None:
+    pages = [Image.fromarray(mask) for mask in masks]
+    for label in LABELS if form == "folders" else (".",):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+    if form == "folders":
+        for label, page in zip(LABELS, pages, strict=True):
+            page.save(folder / label / f"{name}.png")
+    elif form == "tif":
+        pages[0].save(folder / f"{name}.tif", save_all=True, append_images=pages[1:])
+    elif form == "png":
+        Image.merge("LA", pages).save(folder / f"{name}.png")
+    else:
+        np.save(folder / f"{name}.npy", masks.transpose(1, 2, 0) // 255)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.data.masks import NAMES, shapes
+from tests.data.masks import LABELS, NAMES, layers, shapes
 
 from layergroups._drawing import palette
 from layergroups.data import SegmentationDataLoaders
-from layergroups.data.sources import MaskReader
+from layergroups.data.sources import LayerReader, MaskReader
 from layergroups.errors import BrokenImagesError, DataError
 
 SMALL: dict[str, Any] = {"size": (24, 32), "batch_size": 4, "num_workers": 0, "cache": False}
@@ -43,7 +43,7 @@ def test_values_are_classes_in_every_form(tmp_path: Path, form: str) -> None:
     elif form == "16 bits":
         image = Image.fromarray(MASK.astype(np.uint16))
     np.save(path, MASK) if form == "npy" else image.save(path)
-    assert torch.equal(MaskReader((0, 1, 2), (255,)).open(str(path)).long(), EXPECTED)
+    assert torch.equal(MaskReader((0, 1, 2), (255,)).open([str(path)]).long(), EXPECTED)
 
 
 def test_colours_are_classes(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_colours_are_classes(tmp_path: Path) -> None:
     pixels = np.append(colours, [[9, 9, 9]], 0)[np.where(MASK == 255, 3, MASK)]
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "mask.png")
     classes = tuple(tuple(map(int, colour)) for colour in colours)
-    found = MaskReader(classes, ((9, 9, 9),)).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type] # parametrised
+    found = MaskReader(classes, ((9, 9, 9),)).open([str(tmp_path / "mask.png")])  # type: ignore[arg-type] # parametrised
     assert torch.equal(found.long(), EXPECTED)
     with pytest.raises(DataError, match=r"\(9, 9, 9\)"):
-        MaskReader(classes).open(str(tmp_path / "mask.png"))  # type: ignore[arg-type] # parametrised
+        MaskReader(classes).open([str(tmp_path / "mask.png")])  # type: ignore[arg-type] # parametrised
 
 
 def test_black_and_white_masks_need_no_classes(tmp_path: Path) -> None:
@@ -129,3 +129,83 @@ def test_folders_with_parts_are_divided_as_they_are(tmp_path: Path) -> None:
             shutil.copy(path, part)
     dls = loaders((tmp_path / "images", tmp_path / "masks"))
     assert [path.name for path in dls.valid_images.paths] == ["00.jpg", "04.jpg"]
+
+
+def overlapping(folders: tuple[Path, Path], **options: Any) -> SegmentationDataLoaders:
+    options = {"classes": LABELS, "overlapping": True, **SMALL, **options}
+    return SegmentationDataLoaders.from_folders(*folders, **options)
+
+
+def test_labels_that_overlap_are_the_same_in_every_form(tmp_path: Path) -> None:
+    expected = None
+    for form in ("folders", "tif", "png", "npy"):
+        dls = overlapping(layers(tmp_path / form, 6, form=form))
+        x, y = next(iter(dls.valid))
+        assert (y.dtype, y.shape[1:], x.shape[1:]) == (torch.float32, (2, 24, 32), (3, 24, 32))
+        assert (y.sum(1) == 2).any()  # some pixel has both
+        assert expected is None or torch.equal(y, expected)
+        expected = y
+    named = overlapping((tmp_path / "folders/images", tmp_path / "folders/masks"), classes=None)
+    assert named.vocab == ("disc", "square")
+    assert torch.equal(next(iter(named.valid))[1].flip(1), expected)  # type: ignore[arg-type] # not None
+
+
+def test_a_label_may_have_no_file_where_the_image_does_not_have_it(tmp_path: Path) -> None:
+    images, masks = layers(tmp_path, 6, form="folders")
+    files = sorted(images.iterdir())
+    paths: list[Any] = [[masks / label / f"{f.stem}.png" for label in LABELS] for f in files]
+    paths[0] = [None, paths[0][1]]
+    paths[1] = [None, None]
+    marks = [i < 2 for i in range(6)]
+    dls = SegmentationDataLoaders.from_lists(
+        files, paths, is_valid=marks, classes=LABELS, overlapping=True, **SMALL
+    )
+    y = next(iter(dls.valid))[1]
+    assert y.sum((2, 3)).bool().tolist() == [[False, True], [False, False]]
+    assert dls.valid_images.counts(2) == (0, 1)
+    table = {"image": files, "square": [p[0] for p in paths], "disc": [p[1] for p in paths]}
+    also = SegmentationDataLoaders.from_table(
+        table | {"valid": marks}, mask_col=["square", "disc"], valid_col="valid",
+        overlapping=True, **SMALL,
+    )  # fmt: skip
+    assert also.vocab == LABELS
+    assert torch.equal(next(iter(also.valid))[1], y)
+
+
+def test_a_value_is_ignored_for_the_label_of_its_layer_alone(tmp_path: Path) -> None:
+    mask = np.stack([[[1, 0], [7, 1]], [[0, 0], [1, 1]]], -1).astype(np.uint8)
+    np.save(tmp_path / "a.npy", mask)
+    found = LayerReader(LABELS, (7,)).open([str(tmp_path / "a.npy")])
+    assert found.tolist() == [[[1, 0], [-100, 1]], [[0, 0], [1, 1]]]
+
+
+def test_faults_of_layers_are_found_first_and_named_by_path(tmp_path: Path) -> None:
+    images, masks = layers(tmp_path, 8, form="folders")
+    Image.fromarray(np.full((48, 64), 7, np.uint8)).save(masks / "disc/01.png")
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(masks / "square/02.png")
+    Image.fromarray(np.zeros((64, 48), np.uint8)).save(masks / "disc/03.png")
+    (masks / "square/04.png").write_bytes(b"not an image")
+    with pytest.raises(BrokenImagesError) as caught:
+        overlapping((images, masks))
+    message = str(caught.value)
+    assert all(
+        file in message for file in ("disc/01.png", "square/02.png", "disc/03.png", "04.png")
+    )
+    assert all(why in message for why in ("values 7 for 'disc'", "20 x 20", "64 x 48"))
+    assert " + " not in message  # the one file that is wrong
+    (masks / "disc/05.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 8 images have no mask in .*disc.*05\.jpg"):
+        overlapping((images, masks))
+    with pytest.raises(DataError, match="'ring'"):
+        overlapping((images, masks), classes=["disc", "ring"])
+    pages = layers(tmp_path / "pages", 4)
+    with pytest.raises(BrokenImagesError, match="2 layers for 3 labels"):
+        overlapping(pages, classes=[*LABELS, "ring"])
+    with pytest.raises(DataError, match="give the names of the labels"):
+        overlapping(pages, classes=None)
+    with pytest.raises(DataError, match="overlapping=True"):
+        SegmentationDataLoaders.from_lists(["a.jpg"], [["a.png", "b.png"]], classes=LABELS)
+    for path in pages[1].iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(path)
+    with pytest.raises(DataError, match="nothing to learn"):
+        overlapping(pages, classes=["one"])

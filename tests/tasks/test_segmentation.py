@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.data.masks import NAMES, shapes
+from tests.data.masks import LABELS, NAMES, layers, shapes
 
 from layergroups import (
+    BinaryCrossEntropy,
     CrossEntropy,
     FeatureCacheConfig,
     Interpretation,
@@ -20,7 +21,9 @@ from layergroups import (
     segmentation_learner,
     unet_learner,
 )
-from layergroups.tasks import MaskPrediction, MaskReport
+from layergroups.data.sources import LayerReader
+from layergroups.errors import LayerGroupsError
+from layergroups.tasks import TASKS, LabelMasksPrediction, MaskPrediction, MaskReport, Meter
 from layergroups.training import Learner
 
 SMALL: dict[str, Any] = {"size": (48, 64), "batch_size": 4, "num_workers": 0, "cache": False}
@@ -202,6 +205,92 @@ def test_averaged_views_and_batches_of_other_masks(
     trained: Learner, dls: SegmentationDataLoaders
 ) -> None:
     images = dls.valid_images.files
-    masks = [label.path for label in dls.valid_images.labels or ()]  # type: ignore[union-attr] # labels are MaskFiles
+    masks = [label.paths[0] for label in dls.valid_images.labels or ()]  # type: ignore[union-attr] # labels are MaskFiles
     assert trained.validate(dls.test_dl(images, masks)) == trained.validate()
     assert trained.tta(n=2)[0].shape == (2, 3, 48, 64)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """A learner of labels that overlap, trained."""
+    folders = layers(tmp_path_factory.mktemp("layers"))
+    dls = SegmentationDataLoaders.from_folders(*folders, classes=LABELS, overlapping=True, **SMALL)
+    learn = learner(dls, thresh=0.4)
+    learn.fit_one_cycle(8, 1e-2)
+    return learn
+
+
+def test_labels_that_overlap_are_learned(several: Learner, tmp_path: Path) -> None:
+    found = several.validate()
+    assert found["iou"] > 0.5
+    image = several.dls.valid_images.files[0]
+    predicted = several.predict(Image.open(image).resize((150, 90)))
+    assert isinstance(predicted, LabelMasksPrediction)
+    assert (predicted.mask.dtype, predicted.mask.shape) == (torch.bool, (2, 90, 150))
+    assert predicted.mask.all(dim=0).any()  # some pixels have both labels
+    assert set(predicted.shares) == set(LABELS)
+    tiled = several.predict(image, tile=(48, 64))
+    assert torch.equal(tiled.mask, several.predict(image).mask)
+    probabilities, targets = several.get_preds()
+    assert probabilities.shape == targets.shape == (2, 2, 48, 64)
+    for ending in ("tif", "npy"):
+        path = predicted.save(tmp_path / f"masks.{ending}")
+        again = LayerReader(LABELS).open([str(path)])
+        assert torch.equal(again.bool(), predicted.mask)
+    with pytest.raises(LayerGroupsError, match=r"save\(.masks.tif"):
+        predicted.save(tmp_path / "masks.png")
+
+
+def test_labels_that_overlap_are_measured(several: Learner, tmp_path: Path) -> None:
+    interp = Interpretation.from_learner(several)
+    report = interp.measures()
+    assert isinstance(report, MaskReport)
+    assert report.mean_iou == pytest.approx(several.validate()["iou"], abs=1e-6)
+    assert report.total == 2 * 2 * 48 * 64
+    assert interp.class_report()["disc"].f1 == report.classes[1].dice
+    with pytest.raises(LayerGroupsError, match="confusion_matrix is not available"):
+        interp.confusion_matrix()
+    several.show_results(tmp_path / "results.png", n=2)
+    several.dls.show_batch(tmp_path / "batch.png", n=2)
+    several.report(tmp_path / "run.html")
+    page = (tmp_path / "run.html").read_text("utf-8")
+    assert "IoU" in page
+    assert "Confusion matrix" not in page
+    assert several.tta(n=1)[0].shape == (2, 2, 48, 64)
+
+
+def test_labels_that_overlap_come_back(several: Learner, tmp_path: Path) -> None:
+    loaded = load_learner(several.export(tmp_path / "export"))
+    valid = several.dls.valid_images
+    image = valid.files[0]
+    assert torch.equal(loaded.predict(image).mask, several.predict(image).mask)
+    masks = [label.paths[0] for label in valid.labels or ()]
+    again = loaded.validate(loaded.dls.test_dl(valid.files, masks))
+    expected = several.validate()
+    assert again["iou"] == pytest.approx(expected["iou"], abs=1e-6)
+    assert again["valid_loss"] == pytest.approx(expected["valid_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", ["dice+bce", "binary_focal", BinaryCrossEntropy(pos_weight="balanced")]
+)
+def test_losses_of_labels_leave_out_ignored_pixels(several: Learner, loss: Any) -> None:
+    learn = learner(several.dls, loss_func=loss)
+    learn.fit(1, 1e-2)
+    outputs = torch.randn(2, 2, 4, 4)
+    targets = torch.randint(2, (2, 2, 4, 4)).float()
+    targets[:, 0, :2] = -100
+    other = outputs.clone()
+    other[:, 0, :2] += torch.randn(2, 2, 4)
+    func = learn.loss_func if isinstance(loss, str) else BinaryCrossEntropy(pos_weight=[3.0, 1.0])
+    assert func(outputs, targets) == pytest.approx(float(func(other, targets)), abs=1e-6)
+
+
+def test_ignored_pixels_of_labels_are_not_measured() -> None:
+    chances = torch.tensor([[[[0.9, 0.9]], [[0.1, 0.9]]]])
+    targets = torch.tensor([[[[1.0, -100.0]], [[0.0, 1.0]]]])
+    report = TASKS["multilabel_segmentation"].measures(chances, targets, LABELS)
+    assert (report.accuracy, report.total, report.mean_iou) == (1.0, 3, 1.0)
+    meter = Meter(["iou", "dice", "accuracy"], 2, "multilabel_segmentation")
+    meter.update(chances, targets)
+    assert set(meter.compute().values()) == {1.0}

@@ -143,6 +143,7 @@ def test_a_task_is_one_object_that_equals_its_name() -> None:
         "1 label",
         "1 number",
         "1 class",
+        "1 label",
     ]
     assert TASKS["multiclass"].count(3) == "3 classes"
 

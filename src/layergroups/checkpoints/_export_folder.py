@@ -249,7 +249,9 @@ def _checked(fields: Any) -> Exported:
     if not len(groups.names) == len(groups.frozen) == len(groups.rates) == len(groups.members):
         raise ValueError("groups: names, members, frozen and rates must have the same length")
     if not is_text_config(made.transform):
-        own = {name: value for name, value in made.transform.items() if name != "squash"}
+        own = {
+            name: value for name, value in made.transform.items() if name not in ("squash", "masks")
+        }
         _check_input(InputSpec.from_dict(own), "transform")
     if made.blueprint is not None:
         if made.blueprint.cut.kind not in _CUT_KINDS:

@@ -117,6 +117,15 @@ Ignore = Annotated[
     str | None,
     _masks("NAMES", "Classes or values of masks that do not count (default: 255)."),
 ]
+Overlapping = Annotated[
+    bool,
+    _masks(
+        None,
+        "Labels may overlap: a folder of masks below --masks for each, or files with a layer for "
+        "each of --classes.",
+        "--overlapping",
+    ),
+]
 Split = Annotated[
     str,
     _network(
@@ -347,6 +356,7 @@ def train(
     mask_suffix: MaskSuffix = RunConfig.mask_suffix,
     classes: Classes = None,
     ignore: Ignore = None,
+    overlapping: Overlapping = RunConfig.overlapping,
     out: Annotated[
         Path,
         _saving(
@@ -445,7 +455,7 @@ def predict(
     ] = None,
     out: Annotated[
         Path,
-        _masks("DIR", "Folder for the masks, as PNG files, of a model of masks."),
+        _masks("DIR", "Folder for the masks, PNG files, or TIFF files if labels overlap."),
     ] = Path("predicted-masks"),
     tile: Annotated[
         int | None,
@@ -503,7 +513,7 @@ def validate(
         _needed(
             "FOLDER",
             "Images: one sub-folder per class (of train/ and valid/, only valid/ is used), or a "
-            ".csv or .tsv file, as for `layergroups train`.",
+            ".csv or .tsv file, as for `layergroups train`; or images that have --masks.",
         ),
     ],
     out: Annotated[
@@ -514,6 +524,8 @@ def validate(
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
     images: ImagesDir = None,
+    masks: Masks = None,
+    mask_suffix: MaskSuffix = RunConfig.mask_suffix,
     batch_size: BatchSize = 64,
     workers: Workers = None,
     on_error: Broken = OnError.stop,
@@ -527,8 +539,8 @@ def validate(
         text=text, column=label_col, delimiter=label_delim, valid=valid_col, images=images
     )
     command.run(
-        model, folder, labels=labels, out=out, batch_size=batch_size, workers=workers,
-        on_error=on_error.value, json=json,
+        model, folder, labels=labels, masks=masks, suffix=mask_suffix, out=out,
+        batch_size=batch_size, workers=workers, on_error=on_error.value, json=json,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Predict images or texts with an exported model, and write a row for each as it comes.
 
-    Masks are written into `out`, as PNG files of the names of their images.
+    Masks are written into `out`, as PNG or TIFF files of the names of their images.
 
     Raises:
         LayerGroupsError: the folder is not an export, or images cannot be read.
@@ -55,7 +55,8 @@ def run(
         raise DataError("None of the images can be read.")
     rows = _rows(learn, batches, tile)
     if learn.task.per_pixel:
-        rows = _saving(rows, out, batches.samples.files)
+        kind = cast(type[MaskPrediction], learn.task.prediction)
+        rows = _saving(rows, out, batches.samples.files, kind.ending)
     write_rows(format, rows, learn.task.prediction, dls.vocab, batches.samples.files)
 
 
@@ -71,14 +72,14 @@ def _predict_texts(learn: Learner, texts: Sequence[str], batch_size: int, format
     write_rows(format, rows(), learn.task.prediction, dls.vocab, texts, item="text")
 
 
-def _saving(rows: Rows, out: Path, files: Sequence[str]) -> Rows:
+def _saving(rows: Rows, out: Path, files: Sequence[str], ending: str) -> Rows:
     """The same rows; the mask of each is written, below the folders in which the images differ."""
     out.mkdir(parents=True, exist_ok=True)
     whole = [Path(file).absolute() for file in files]
     common = os.path.commonpath([file.parent for file in whole])
-    names = [file.relative_to(common).with_suffix(".png") for file in whole]
+    names = [file.relative_to(common).with_suffix(ending) for file in whole]
     if len(set(names)) < len(names):
-        names = [Path(f"{file.relative_to(common)}.png") for file in whole]
+        names = [Path(f"{file.relative_to(common)}{ending}") for file in whole]
     for name, (path, found) in zip(names, rows, strict=True):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         cast(MaskPrediction, found).save(out / name)

@@ -34,6 +34,7 @@ class RunConfig:
     mask_suffix: str = ""
     classes: str | None = None
     ignore: str | None = None
+    overlapping: bool = False
     arch: str = "resnet18"
     from_run: Path | None = None
     epochs: int = 3

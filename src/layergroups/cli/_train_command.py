@@ -95,8 +95,11 @@ def _check(config: RunConfig) -> None:
     if config.train_all_layers and (config.search or config.freeze_epochs):
         raise typer.BadParameter("--train-all-layers has no --search and no --freeze-epochs.")
     config.labels.check(config.folder)
-    if config.masks is None and (config.classes or config.ignore or config.mask_suffix):
-        raise typer.BadParameter("--classes, --ignore and --mask-suffix need --masks DIR.")
+    of_masks = (config.classes, config.ignore, config.mask_suffix, config.overlapping)
+    if config.masks is None and any(of_masks):
+        raise typer.BadParameter(
+            "--classes, --ignore, --mask-suffix and --overlapping need --masks DIR."
+        )
     if config.masks is not None and not config.folder.is_dir():
         raise typer.BadParameter("--masks DIR goes with a folder of images; FOLDER is none.")
     folder = config.folder
@@ -220,6 +223,7 @@ def _masks(config: RunConfig) -> SegmentationDataLoaders:
         config.masks or "",
         classes=names_in(config.classes),
         ignore=values or None,
+        overlapping=config.overlapping,
         suffix=config.mask_suffix,
         **options,
     )

@@ -35,7 +35,8 @@ def as_json(found: Interpretation) -> dict[str, Any]:
 
 def draw_confusion(found: Interpretation, path: Path) -> bool:
     """Draw the confusion matrix, where the task has one; whether it has."""
-    if not isinstance(found.measures(), ConfusionMatrix):
+    measures = found.measures()
+    if not isinstance(getattr(measures, "confusion", measures), ConfusionMatrix):
         return False
     found.plot_confusion_matrix(path)
     return True
@@ -46,13 +47,15 @@ def run(
     folder: Path,
     *,
     labels: TableOptions,
+    masks: Path | None,
+    suffix: str,
     out: Path | None,
     batch_size: int,
     workers: int | None,
     on_error: OnError,
     json: bool,
 ) -> None:
-    """Evaluate an exported model on a folder of classes or a table; show the figures.
+    """Evaluate an exported model on a folder of classes, a table or masks; show the figures.
 
     Raises:
         LayerGroupsError: the folder is not an export, or images or labels do not fit.
@@ -60,20 +63,26 @@ def run(
     trained_on = _settings_of(model)
     if trained_on and labels == TableOptions() and folder.resolve() == trained_on.folder.resolve():
         labels = replace(trained_on.labels, task=None)
+        masks, suffix = masks or trained_on.masks, suffix or trained_on.mask_suffix
     labels.check(folder)
+    if suffix and masks is None:
+        raise typer.BadParameter("--mask-suffix needs --masks DIR.")
     if out is not None:
         check_ending(out)
     learn = load_learner(model)
-    if out is not None and not issubclass(learn.task.measures_type, ConfusionMatrix):
+    if out is not None and not learn.task.has_confusion:
         raise typer.BadParameter(
-            "--out draws a confusion matrix, which needs one class per image; the task of this "
-            f"model is {learn.task}. Leave --out out: the table has all figures."
+            "--out draws a confusion matrix, which needs one class per image or pixel; the task "
+            f"of this model is {learn.task}. Leave --out out: the table has all figures."
         )
     if labels.valid is None and trained_on is not None:
         _warn_of_training_images(model, folder, trained_on.folder)
-    batches = _batches(
-        learn, folder, labels, batch_size=batch_size, num_workers=workers, on_error=on_error
-    )
+    loading: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers}
+    loading |= {"on_error": on_error}
+    if learn.task.per_pixel or masks is not None:
+        batches = _masked(learn, folder, masks, suffix, loading)
+    else:
+        batches = _batches(learn, folder, labels, **loading)
     found = Interpretation.from_learner(learn, batches)
     if json:
         show_json(as_json(found))
@@ -100,6 +109,20 @@ def _warn_of_training_images(model: Path, folder: Path, trained_on: Path) -> Non
             f"Most of {folder} trained this model, so these figures are too good. The figures of "
             f"its validation items: layergroups report {model} --text."
         )
+
+
+def _masked(
+    learn: Learner, folder: Path, masks: Path | None, suffix: str, loading: dict[str, Any]
+) -> Any:
+    dls: Any = learn.dls
+    if not learn.task.per_pixel:
+        raise typer.BadParameter(f"--masks is for models of masks; this one is {learn.task}.")
+    if masks is None or not folder.is_dir():
+        raise typer.BadParameter(
+            f"This model predicts masks: give a folder of images and --masks DIR, not {folder} "
+            "alone."
+        )
+    return dls.folders_dl(folder, masks, suffix=suffix, **loading)
 
 
 def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any) -> Any:

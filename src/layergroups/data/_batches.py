@@ -268,8 +268,9 @@ class BatchMaker:
             raise broken_images_error([raw])
         # A quarter of the bytes of normalised pixels goes to the device.
         pixels, targets = (torch.as_tensor(part).to(self.device, non_blocking=True) for part in raw)
-        if targets.dtype == torch.int16:  # masks, which travel in two bytes a pixel
-            targets = targets.long()
+        # Masks travel in two bytes for a pixel; in one for each label where these may overlap.
+        if targets.dtype in (torch.int16, torch.int8):
+            targets = targets.long() if targets.dtype == torch.int16 else targets.float()
         return normalise(pixels, self.dataset.plain.input), targets
 
     def _new_loader(self, plan: Plan, *, stay: bool) -> DataLoader[Any]:

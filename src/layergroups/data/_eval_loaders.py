@@ -19,7 +19,7 @@ from layergroups.data._batches import (
     checked_workers,
     default_workers,
 )
-from layergroups.data._samples import Opener, Samples
+from layergroups.data._samples import MaskOpener, Opener, Samples
 from layergroups.data._source import Batches, DataSource
 from layergroups.data.image import (
     Augmentation,
@@ -32,10 +32,15 @@ from layergroups.data.image import (
 from layergroups.data.sources import (
     Column,
     Items,
+    LayerReader,
+    MaskReader,
     Settings,
     check_batch_size,
     is_dataset,
     list_of_files,
+    masked_samples,
+    paired,
+    paired_by_label,
     read_labelled,
     read_table,
     read_test_dataset,
@@ -59,6 +64,7 @@ def loader_of(
     vocab: Sequence[str],
     transform: EvalTransform,
     items: Opener | None = None,
+    masks: MaskOpener | None = None,
     batch_size: int = 64,
     num_workers: int | None = None,
     on_error: OnError = "raise",
@@ -66,7 +72,10 @@ def loader_of(
 ) -> EvalLoader:
     """Batches of other images; the first arguments are those of `ImageDataLoaders.test_dl`."""
     settings = Settings({"normalize": transform.input, "on_error": on_error})
-    samples = _test_samples(source, labels, with_labels, task, vocab, settings, items)
+    if labels is not None and isinstance(masks, MaskReader | LayerReader):
+        samples = masked_samples(masks, list_of_files(source), labels, task, settings)
+    else:
+        samples = _test_samples(source, labels, with_labels, task, vocab, settings, items)
     workers = checked_workers(num_workers)
     workers = default_workers(samples) if workers is None else workers
     maker = BatchMaker(ImageDataset(samples, transform), workers, device)
@@ -115,15 +124,21 @@ class InferenceData(DataSource):
         transform: makes a tensor (C, H, W) of a path, a PIL image, an array or a tensor.
         task: what the model predicts.
         keyword: the argument of a network that takes the images by name.
+        masks: reads masks, where labels are these.
     """
 
     seed = 0
     batch_size = 64
 
     def __init__(
-        self, vocab: tuple[str, ...], transform: EvalTransform, task: Task, keyword: str = ""
+        self,
+        vocab: tuple[str, ...],
+        transform: EvalTransform,
+        task: Task,
+        keyword: str = "",
+        masks: MaskOpener | None = None,
     ) -> None:
-        self.vocab, self.keyword = vocab, keyword
+        self.vocab, self.keyword, self.masks = vocab, keyword, masks
         self.transform = transform
         self.input, self.size = transform.input, transform.size
         self._task = task
@@ -161,7 +176,8 @@ class InferenceData(DataSource):
         **options: Any,
     ) -> EvalLoader:
         """See `ImageDataLoaders.test_dl`; also takes batch_size, num_workers and on_error."""
-        known: dict[str, Any] = {"task": self.task, "vocab": self.vocab, **options}
+        known: dict[str, Any] = {"task": self.task, "vocab": self.vocab, "masks": self.masks}
+        known |= options
         made = loader_of(source, labels, with_labels, transform=self.transform, **known)
         made.keyword = self.keyword
         return made
@@ -197,8 +213,35 @@ class InferenceData(DataSource):
         labels = [rows.labels[i] for i in wanted]
         return self.test_dl([rows.files[i] for i in wanted], labels, **options)
 
+    def folders_dl(
+        self,
+        images: str | os.PathLike[str],
+        masks: str | os.PathLike[str],
+        *,
+        suffix: str = "",
+        **options: Any,
+    ) -> EvalLoader:
+        """Batches (x, y) of images and their masks; of the parts `valid`, if there are such.
+
+        The arguments are those of `SegmentationDataLoaders.from_folders` and `test_dl`.
+        """
+        if self.masks is None:
+            raise DataError(
+                "This export does not say which class each value of a mask is: it is of an earlier "
+                "version. Validate with learn.dls = SegmentationDataLoaders.from_folders(...)."
+            )
+        channels = self.transform.channels
+        if isinstance(self.masks, LayerReader):
+            files, found, marks, _ = paired_by_label(images, masks, suffix, channels, self.vocab)
+        else:
+            files, single, marks = paired(images, masks, suffix, channels)
+            found = [(path,) for path in single]
+        wanted = [i for i in range(len(files)) if marks is None or marks[i]]
+        return self.test_dl([files[i] for i in wanted], [found[i] for i in wanted], **options)
+
     def transform_config(self) -> dict[str, Any]:
-        return self.transform.to_config()
+        masks = {} if self.masks is None else {"masks": self.masks.to_config()}
+        return self.transform.to_config() | masks
 
 
 def varied_views(

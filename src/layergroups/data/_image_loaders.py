@@ -411,6 +411,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             vocab=self.vocab,
             transform=self.transform,
             items=self.train_images.items,
+            masks=self.train_images.masks,
             batch_size=self.batch_size,
             on_error=self.on_error,
             device=self.device,

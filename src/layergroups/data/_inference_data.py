@@ -10,6 +10,7 @@ from layergroups.data._eval_loaders import InferenceData
 from layergroups.data._source import DataSource
 from layergroups.data._text_loaders import InferenceTexts
 from layergroups.data.image import transform_from_config
+from layergroups.data.sources import reader_from_config
 from layergroups.data.text import is_text_config, text_transform_from_config
 from layergroups.tasks import Task
 
@@ -20,4 +21,5 @@ def inference_data(
     """Images or texts, as `transform_config` described them; `folder` holds a tokenizer."""
     if is_text_config(config):
         return InferenceTexts(vocab, text_transform_from_config(config, folder), task)
-    return InferenceData(vocab, transform_from_config(config), task, keyword)
+    masks = reader_from_config(config["masks"]) if "masks" in config else None
+    return InferenceData(vocab, transform_from_config(config), task, keyword, masks)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -30,8 +30,11 @@ class Opener(Protocol):
 class MaskOpener(Protocol):
     """Opens masks by their names."""
 
-    def open(self, path: str) -> torch.Tensor:
-        """The target of every pixel, int16 (H, W)."""
+    def open(self, paths: Sequence[str]) -> torch.Tensor:
+        """The target of every pixel: int16 (H, W), or int8 (C, H, W) if labels may overlap."""
+
+    def to_config(self) -> dict[str, Any]:
+        """All of it as JSON-ready values."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Samples:
     @property
     def read_files(self) -> tuple[str, ...]:
         """All files that are read: images, and masks where labels are these."""
-        masks = [label.path for label in self.labels or () if isinstance(label, MaskFile)]
-        return (*self.files, *masks)
+        labels = (label for label in self.labels or () if isinstance(label, MaskFile))
+        return (*self.files, *(path for label in labels for path in label.paths if path))
 
     def take(self, positions: Iterable[int]) -> Samples:
         """Those at the positions, in that order."""
@@ -77,7 +80,7 @@ class Samples:
         label = self.labels[position] if self.labels else None
         if self.masks is None or not isinstance(label, MaskFile):
             return None
-        return self.masks.open(label.path)
+        return self.masks.open(label.paths)
 
     def targets(self) -> torch.Tensor:
         """Of all images: classes int64 (N,), labels float32 (N, C), or numbers float64 (N, K)."""

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from layergroups._paths import path_of
-from layergroups.data._batches import BatchMaker, EvalLoader, ImageDataset
 from layergroups.data._image_loaders import ImageDataLoaders
+from layergroups.data._samples import names_of
 from layergroups.data.sources import (
     Classes,
     Column,
     Files,
-    MaskReader,
     Options,
     Settings,
     find_files,
     items_of,
     list_of_files,
-    mask_files,
     masks_by,
     paired,
+    paired_by_label,
+    paths_of_masks,
     read_masked,
     read_table,
     rows_of,
 )
 from layergroups.errors import DataError
+from layergroups.tasks import missing
 
 _DEFAULTS: Options = {"size": 256, "batch_size": 8}
 Ignore = int | str | tuple[int, int, int] | list[Any] | None
@@ -40,7 +40,8 @@ class SegmentationDataLoaders(ImageDataLoaders):
     Make it with `from_folders`, `from_lists`, `from_table`, `from_function` or `from_dataset`.
     Batches are pairs (x, y): x is float32 (N, channels, height, width), normalised; y is int64
     (N, height, width), the class of every pixel, -100 where it is ignored. Image and mask are
-    varied together. The whole image is resized to `size`, masks without interpolation.
+    varied together. The whole image is resized to `size`, masks without interpolation. With
+    `overlapping=True` a pixel has any number of labels: y is float32 (N, labels, height, width).
 
     All masks are read once, first: missing ones, those of another size than their image, and those
     with values that no class has are named by their paths.
@@ -56,6 +57,7 @@ class SegmentationDataLoaders(ImageDataLoaders):
         *,
         classes: Classes | None = None,
         ignore: Ignore = None,
+        overlapping: bool = False,
         suffix: str = "",
         **options: Unpack[Options],
     ) -> Self:
@@ -72,6 +74,10 @@ class SegmentationDataLoaders(ImageDataLoaders):
                 values 0 and 1, or 0 and 255, are background and foreground.
             ignore: a class, a value or a colour, or a list of them, whose pixels count neither in
                 the loss nor in metrics; 255 where no class has it.
+            overlapping: labels may overlap. Their masks, of 0 and 1, or 255, are in a folder below
+                `masks` for each label; or each file holds a layer for each: channels of a PNG,
+                pages of a TIFF, an array (H, W, labels). `classes` are the names in the order of
+                the layers; `ignore` is a value of pixels that do not count for one label.
             suffix: what the names of masks have more than those of their images, such as "_mask".
             **options: those of `ImageDataLoaders.from_folder`, as in all of these constructors.
 
@@ -80,34 +86,41 @@ class SegmentationDataLoaders(ImageDataLoaders):
             BrokenImagesError: images or masks are broken, and `on_error` is "raise".
         """
         settings = Settings(_DEFAULTS | options, cls.from_folders)
-        found = paired(images, masks, suffix, settings.n_channels)
-        return cls._masked(*found[:2], found[2], settings, classes, ignore)
+        pairs = (images, masks, suffix, settings.n_channels)
+        if overlapping:
+            files, layers, marks, names = paired_by_label(*pairs, classes)
+            return cls._masked(files, layers, marks, settings, names, ignore, overlapping)
+        files, found, marks = paired(*pairs)
+        return cls._masked(files, [(path,) for path in found], marks, settings, classes, ignore)
 
     @classmethod
     def from_lists(  # type: ignore[override] # masks instead of labels
         cls,
         images: Iterable[str | os.PathLike[str]],
-        masks: Iterable[str | os.PathLike[str]],
+        masks: Iterable[Any],
         *,
         is_valid: Iterable[bool] | None = None,
         classes: Classes | None = None,
         ignore: Ignore = None,
+        overlapping: bool = False,
         **options: Unpack[Options],
     ) -> Self:
         """Images and their masks, side by side; the arguments are those of `from_folders`.
 
         Args:
             images: paths of the images.
-            masks: the path of the mask of each image.
+            masks: the path of the mask of each image; or, with `overlapping`, a list of the paths
+                of its labels, None for a label that it does not have.
             is_valid: for each, whether it is for validation; else the seed chooses.
             classes: as for `from_folders`.
             ignore: as for `from_folders`.
+            overlapping: as for `from_folders`.
             **options: those of `ImageDataLoaders.from_folder`.
         """
         settings = Settings(_DEFAULTS | options, cls.from_lists)
-        files = (list_of_files(images), list_of_files(masks))
+        files, found = list_of_files(images), paths_of_masks(masks, overlapping)
         marks = None if is_valid is None else [bool(mark) for mark in is_valid]
-        return cls._masked(*files, marks, settings, classes, ignore)
+        return cls._masked(files, found, marks, settings, classes, ignore, overlapping)
 
     @classmethod
     def from_table(  # type: ignore[override] # masks instead of labels
@@ -116,11 +129,12 @@ class SegmentationDataLoaders(ImageDataLoaders):
         folder: str | os.PathLike[str] | None = None,
         *,
         fn_col: Column = 0,
-        mask_col: Column = 1,
+        mask_col: Column | Sequence[Column] = 1,
         valid_col: Column | None = None,
         header: bool = True,
         classes: Classes | None = None,
         ignore: Ignore = None,
+        overlapping: bool = False,
         **options: Unpack[Options],
     ) -> Self:
         """A table with a row for each image; both columns hold paths below `folder`.
@@ -129,49 +143,64 @@ class SegmentationDataLoaders(ImageDataLoaders):
             table: a CSV or TSV file, a frame of pandas or polars, or a dict of columns.
             folder: of the files; by default that of the CSV file, or the current one.
             fn_col: the column of images, by name or position.
-            mask_col: the column of masks.
+            mask_col: the column of masks; or, with `overlapping`, a column for each label, whose
+                names are those of the labels, and in which an empty cell means no such label.
             valid_col: a column that marks which rows are for validation.
             header: whether the first line of a CSV file names the columns.
             classes: as for `from_folders`.
             ignore: as for `from_folders`.
+            overlapping: as for `from_folders`.
             **options: those of `ImageDataLoaders.from_folder`.
         """
         settings = Settings(_DEFAULTS | options, cls.from_table)
         if folder is None:
             folder = Path(table).parent if isinstance(table, str | os.PathLike) else "."
         where = path_of(folder, DataError, 'folder="images"').expanduser()
+        read = read_table(table, header=header)
+        columns = [mask_col] if isinstance(mask_col, str | int) else list(mask_col)
+        named = [read.column(key, "mask_col") for key in columns]
         rows = rows_of(
-            read_table(table, header=header), where, fn_col=fn_col, label_col=mask_col,
-            label_delim=None, valid_col=valid_col, suff="", task=None,
+            read, where, fn_col=fn_col, label_col=columns[0], label_delim=None,
+            valid_col=valid_col, suff="", task=None,
         )  # fmt: skip
-        masks = [os.fspath(where / str(mask)) for mask in rows.labels]
-        return cls._masked(rows.files, masks, rows.valid, settings, classes, ignore)
+        masks = [
+            [None if missing(cell) else os.fspath(where / str(cell)) for cell in row]
+            for row in zip(*(cells for _, cells in named), strict=True)
+        ]
+        if overlapping and classes is None and len(named) > 1:
+            classes = [name for name, _ in named]
+        found = paths_of_masks(masks if overlapping else _only(masks), overlapping)
+        return cls._masked(rows.files, found, rows.valid, settings, classes, ignore, overlapping)
 
     @classmethod
     def from_function(
         cls,
         images: Files,
-        function: Callable[[Path], str | os.PathLike[str]],
+        function: Callable[[Path], Any],
         *,
         is_valid: Callable[[Path], bool] | None = None,
         classes: Classes | None = None,
         ignore: Ignore = None,
+        overlapping: bool = False,
         **options: Unpack[Options],
     ) -> Self:
         """Images whose masks a function finds; `from_label_func` of fastai.
 
         Args:
             images: a folder, searched at any depth, or a list of paths.
-            function: the path of the mask of an image, from the image's path.
+            function: the path of the mask of an image, from the image's path; or, with
+                `overlapping`, a list of paths as for `from_lists`.
             is_valid: whether an image is for validation, from its path; else the seed chooses.
             classes: as for `from_folders`.
             ignore: as for `from_folders`.
+            overlapping: as for `from_folders`.
             **options: those of `ImageDataLoaders.from_folder`.
         """
         settings = Settings(_DEFAULTS | options, cls.from_function)
         files = find_files(images, settings.n_channels)
         marks = None if is_valid is None else [bool(is_valid(Path(file))) for file in files]
-        return cls._masked(files, masks_by(function, files), marks, settings, classes, ignore)
+        masks = masks_by(function, files, overlapping)
+        return cls._masked(files, masks, marks, settings, classes, ignore, overlapping)
 
     @classmethod
     def from_dataset(  # type: ignore[override] # masks instead of labels
@@ -183,6 +212,7 @@ class SegmentationDataLoaders(ImageDataLoaders):
         mask: str | int | None = None,
         classes: Classes | None = None,
         ignore: Ignore = None,
+        overlapping: bool = False,
         **options: Unpack[Options],
     ) -> Self:
         """Any map-style dataset of images and masks, such as torchvision's `VOCSegmentation`.
@@ -194,6 +224,8 @@ class SegmentationDataLoaders(ImageDataLoaders):
             mask: key or position of the mask; None to find it.
             classes: as for `from_folders`.
             ignore: as for `from_folders`.
+            overlapping: a mask is an array (H, W, labels) or (labels, H, W), or a list with a mask
+                for each label, None for one that the image does not have.
             **options: those of `ImageDataLoaders.from_folder`; `cache` does nothing.
         """
         settings = Settings(_DEFAULTS | options, cls.from_dataset)
@@ -202,19 +234,21 @@ class SegmentationDataLoaders(ImageDataLoaders):
         names = [f"{part}[{i}]" for part in parts for i in range(len(parts[part]))]
         marks = None if valid is None else [name.startswith("valid[") for name in names]
         found = read_masked(
-            names, names, settings, classes=classes, ignore=ignore, is_valid=marks, items=items
-        )
+            names, [(name,) for name in names], settings, classes=classes, ignore=ignore,
+            overlapping=overlapping, is_valid=marks, items=items,
+        )  # fmt: skip
         return cls._of(found, settings)
 
     @classmethod
     def _masked(
         cls,
         images: Sequence[str],
-        masks: Sequence[str],
+        masks: Sequence[Sequence[str]],
         is_valid: Sequence[bool] | None,
         settings: Settings,
         classes: Classes | None,
         ignore: Ignore,
+        overlapping: bool = False,
     ) -> Self:
         if len(images) != len(masks) or (is_valid is not None and len(is_valid) != len(images)):
             raise DataError(
@@ -223,29 +257,21 @@ class SegmentationDataLoaders(ImageDataLoaders):
                 + "; expected one for each."
             )
         found = read_masked(
-            images, masks, settings, classes=classes, ignore=ignore, is_valid=is_valid
-        )
+            images, masks, settings, classes=classes, ignore=ignore, overlapping=overlapping,
+            is_valid=is_valid,
+        )  # fmt: skip
         return cls._of(found, settings)
 
-    def test_dl(
-        self, source: Any, labels: Iterable[Any] | None = None, *, with_labels: bool = False
-    ) -> EvalLoader:
-        """Batches x of other images, or (x, y) with `labels`, the path of the mask of each."""
-        if labels is None:
-            return super().test_dl(source)
-        images, masks = list_of_files(source), list_of_files(labels)
+    def transform_config(self) -> dict[str, Any]:
         reader = self.train_images.masks
-        if len(images) != len(masks) or not isinstance(reader, MaskReader):
-            raise DataError(f"{len(images)} images, but {len(masks)} masks; expected one for each.")
-        reader = replace(reader, items=None)
-        positions = range(len(images))
-        found, _ = mask_files(reader, images, masks, positions, self.channels, self.on_error)
-        chosen = replace(
-            self.train_images,
-            files=tuple(images[i] for i in found),
-            labels=tuple(found.values()),
-            items=None,
-            masks=reader,
+        return super().transform_config() | ({"masks": reader.to_config()} if reader else {})
+
+
+def _only(rows: Sequence[Sequence[str | None]]) -> list[str]:
+    """The one mask of each row."""
+    if empty := [i for i, row in enumerate(rows) if len(row) != 1 or row[0] is None]:
+        raise DataError(
+            f"Rows {names_of(empty)} (counted from 0) do not have one mask each. A column for each "
+            "label, in which cells may be empty, needs overlapping=True."
         )
-        maker = BatchMaker(ImageDataset(chosen, self.transform), 0, self.device)
-        return EvalLoader(maker, self.batch_size)
+    return [str(row[0]) for row in rows]

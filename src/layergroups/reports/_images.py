@@ -127,20 +127,24 @@ MASKS_SHOWN = "Each: image, actual mask, predicted mask, and in orange where the
 
 
 def mask_pictures(
-    pixels: Pixels, actual: Tensor | None, predicted: Tensor, n: int
+    pixels: Pixels,
+    actual: Tensor | None,
+    predicted: Tensor,
+    colours: Sequence[tuple[int, int, int]],
 ) -> tuple[Pixels, ...]:
     """An image under its actual and its predicted mask, and where they differ.
 
     Args:
         pixels: the image (H, W, 3).
-        actual: its mask (H, W); ignored pixels show the image alone. None if unknown.
+        actual: its mask (H, W) or (C, H, W), see `under_mask`; None if unknown.
         predicted: likewise.
-        n: classes.
+        colours: of the classes.
     """
     masks = [predicted] if actual is None else [actual, predicted]
-    made = [under_mask(pixels, mask.numpy(), n) for mask in masks]
+    made = [under_mask(pixels, mask.numpy(), colours) for mask in masks]
     if actual is not None:
-        wrong = ((actual != predicted) & (actual >= 0)).numpy()[..., None]
+        differ = (actual != predicted) & (actual >= 0)
+        wrong = (differ.any(dim=0) if differ.ndim == 3 else differ).numpy()[..., None]
         grey = 0.25 + 0.5 * pixels.mean(axis=2, keepdims=True)
         made.append(np.where(wrong, np.array(_DIFFERENT, np.float32), grey.repeat(3, axis=2)))
     return tuple(made)

@@ -184,7 +184,7 @@ class Interpretation(SuggestsNames):
             LayerGroupsError: the task is not one class for each item or pixel.
         """
         found = self.measures()
-        if isinstance(found, MaskReport):
+        if isinstance(found, MaskReport) and found.confusion is not None:
             return found.confusion
         return self._measured(ConfusionMatrix, "confusion_matrix")
 
@@ -217,7 +217,7 @@ class Interpretation(SuggestsNames):
         if isinstance(found, ConfusionMatrix):
             return ClassReport.from_classes(self.predicted, self.targets, self.classes)
         if isinstance(found, MaskReport):
-            return found.confusion.class_report()
+            return found.class_report()
         return self._measured(ClassReport, "class_report")
 
     def calibration(self, bins: int = BINS) -> Calibration:
@@ -297,8 +297,9 @@ class Interpretation(SuggestsNames):
 
     def masks(self, index: int, image: Pixels) -> tuple[Pixels, ...]:
         """An image with its actual mask, with its predicted one, and their differences."""
-        actual, predicted = self.targets[index], self.task.decide(self.predictions[[index]])[0]
-        return mask_pictures(image, actual, predicted, len(self.classes))
+        predicted = self.task.decide(self.predictions[[index]], self.threshold)[0]
+        colours = self.task.colours(len(self.classes))
+        return mask_pictures(image, self.targets[index], predicted, colours)
 
     def _inputs(self, indices: Sequence[int]) -> Any:
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
@@ -378,7 +379,8 @@ class Interpretation(SuggestsNames):
         if cam and not masks:
             note = "Beside each image: Grad-CAM heat map of the prediction"
         title = f"{'Largest' if largest else 'Smallest'} losses"
-        colours = self.classes if masks else ()
+        each = self.task.colours(len(self.classes))
+        colours = dict(zip(self.classes, each, strict=True)) if masks else None
         figure = drawing.draw_images(tiles, title, note, classes=colours)
         return drawing.save_or_return(figure, path)
 

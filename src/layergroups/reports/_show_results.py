@@ -53,14 +53,15 @@ def results_picture(
         pictures: tuple[Any, ...] = (pixels,)
         if task.per_pixel:
             mask = None if targets is None else targets[i].cpu()
-            pictures += mask_pictures(pixels, mask, decisions[i], len(names))
+            pictures += mask_pictures(pixels, mask, decisions[i], task.colours(len(names)))
         tiles.append(drawing.Tile(pictures, predicted, verdict, tuple(lines)))
     what = "Predicted" if targets is None else "Predicted and actual"
     right = [bool(tile.right) for tile in tiles if tile.right is not None]
     note = f"{sum(right)} of {len(tiles)} are correct" if right else ""
     if task.per_pixel and targets is not None:
         note = MASKS_SHOWN
-    title, colours = f"{what}: {count(len(tiles), 'image')}", names if task.per_pixel else ()
+    title = f"{what}: {count(len(tiles), 'image')}"
+    colours = dict(zip(names, task.colours(len(names)), strict=True)) if task.per_pixel else None
     figure = drawing.draw_images(tiles, title, note, classes=colours)
     return drawing.save_or_return(figure, path)
 

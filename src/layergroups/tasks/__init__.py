@@ -4,6 +4,7 @@ from layergroups.tasks._losses import (
     L1,
     LOSSES,
     BinaryCrossEntropy,
+    BinaryDiceLoss,
     BinaryFocalLoss,
     CrossEntropy,
     DiceLoss,
@@ -40,7 +41,13 @@ from layergroups.tasks._metrics import Meter, as_list, check_metrics, higher_is_
 from layergroups.tasks._multiclass import Multiclass, Prediction
 from layergroups.tasks._multilabel import LabelsPrediction, Multilabel
 from layergroups.tasks._regression import NumbersPrediction, Regression
-from layergroups.tasks._segmentation import IGNORED, MaskPrediction, Segmentation
+from layergroups.tasks._segmentation import (
+    IGNORED,
+    LabelMasksPrediction,
+    MaskPrediction,
+    MultilabelSegmentation,
+    Segmentation,
+)
 from layergroups.tasks._splitting import members_of, random_split, stratified_split
 from layergroups.tasks._targets import Targets, missing, parse_labels, plain, readable
 from layergroups.tasks._task import (
@@ -62,10 +69,11 @@ from layergroups.tasks._task import (
 
 __all__ = [
     "BINS", "IGNORED", "L1", "LOSSES", "TASKS", "AnyPrediction", "BinaryCrossEntropy",
-    "BinaryFocalLoss", "Calibration", "CalibrationBin", "ClassFigures", "ClassReport", "Column",
-    "Confusion", "ConfusionMatrix", "CrossEntropy", "DiceLoss", "FocalLoss", "Huber", "Label",
-    "LabelsPrediction", "LossFunc", "MaskFigures", "MaskFile", "MaskPrediction", "MaskReport",
-    "MeanSquaredError", "Meaning", "Measures", "Meter", "Multiclass", "Multilabel", "NamedLoss",
+    "BinaryDiceLoss", "BinaryFocalLoss", "Calibration", "CalibrationBin", "ClassFigures",
+    "ClassReport", "Column", "Confusion", "ConfusionMatrix", "CrossEntropy", "DiceLoss",
+    "FocalLoss", "Huber", "Label", "LabelMasksPrediction", "LabelsPrediction", "LossFunc",
+    "MaskFigures", "MaskFile", "MaskPrediction", "MaskReport", "MeanSquaredError", "Meaning",
+    "Measures", "Meter", "Multiclass", "Multilabel", "MultilabelSegmentation", "NamedLoss",
     "NamedMetric", "NumbersPrediction", "OutputErrors", "Prediction", "Regression", "Residuals",
     "Segmentation", "Targets", "Task", "as_list", "as_loss", "check_metrics", "checked_loss",
     "checked_task", "checked_threshold", "describe_loss", "higher_is_better", "item_losses",
@@ -74,5 +82,5 @@ __all__ = [
     "stratified_split", "task_meant_by", "task_named",
 ]  # fmt: skip
 
-for _task in (Multiclass(), Multilabel(), Regression(), Segmentation()):
+for _task in (Multiclass(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation()):
     register(_task)

@@ -123,9 +123,12 @@ class ClassMean(torchmetrics.Metric):  # type: ignore[misc] # torchmetrics is no
     def update(self, probabilities: Tensor, targets: Tensor) -> None:
         if self.labels:
             predicted, actual = probabilities > self.thresh, targets > 0.5
-            self.right += (predicted & actual).reshape(-1, self.n).sum(0)
-            self.predicted += predicted.reshape(-1, self.n).sum(0)
-            self.actual += actual.reshape(-1, self.n).sum(0)
+            for count, labels in (
+                (self.right, predicted & actual),
+                (self.predicted, predicted & (targets >= 0)),  # -100 is a pixel that is ignored
+                (self.actual, actual),
+            ):
+                count += labels.movedim(1, -1).reshape(-1, self.n).sum(0)
             return
         known = is_class(probabilities, targets)
         predicted, actual = probabilities.argmax(dim=1)[known], targets[known].long()

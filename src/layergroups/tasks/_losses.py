@@ -316,8 +316,7 @@ class DiceLoss(NamedLoss):
         chances = torch.where(known, outputs.softmax(dim=1), 0.0)
         places = targets.long().clamp(min=0)[:, None]
         truth = torch.zeros_like(chances).scatter_(1, places, known.to(chances))
-        both, sides = (chances * truth).sum((2, 3)), (chances + truth).sum((2, 3))
-        losses: Tensor = 1 - ((2 * both + 1) / (sides + 1)).mean(dim=1)
+        losses = _one_minus_dice(chances, truth)
         if not self.cross_entropy:
             return losses
         entropies = F.cross_entropy(outputs, targets, reduction="none").flatten(1).mean(dim=1)
@@ -344,9 +343,13 @@ class BinaryCrossEntropy(NamedLoss):
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""
         smooth = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return F.binary_cross_entropy_with_logits(
-            outputs, smooth, pos_weight=self._tensor(outputs), reduction="none"
+        weight = self._tensor(outputs)
+        if weight is not None:
+            weight = weight.view(-1, *[1] * (outputs.ndim - 2))
+        losses = F.binary_cross_entropy_with_logits(
+            outputs, smooth, pos_weight=weight, reduction="none"
         )
+        return _counted(losses, targets)
 
 
 @dataclass
@@ -376,7 +379,39 @@ class BinaryFocalLoss(NamedLoss):
 
         alpha = -1.0 if self.alpha is None else self.alpha
         losses: Tensor = sigmoid_focal_loss(outputs, targets.float(), alpha, self.gamma)
-        return losses
+        return _counted(losses, targets)
+
+
+@dataclass
+class BinaryDiceLoss(DiceLoss):
+    """1 - Dice, the mean over labels that may overlap; as `DiceLoss`, for masks of each label.
+
+    Attributes:
+        cross_entropy: the share of binary cross entropy that is added; 0.5 is half of each.
+    """
+
+    meaning = Meaning.SIGMOID
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Losses (N,), for outputs and targets (N, C, H, W): 0, 1, or -100 where ignored."""
+        truth = _counted(targets.float(), targets)
+        losses = _one_minus_dice(_counted(outputs.sigmoid(), targets), truth)
+        if not self.cross_entropy:
+            return losses
+        entropies = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
+        entropies = _counted(entropies, targets).flatten(1).mean(dim=1)
+        return (1 - self.cross_entropy) * losses + self.cross_entropy * entropies
+
+
+def _counted(values: Tensor, targets: Tensor) -> Tensor:
+    """Values of labels, 0 where the target is -100: a pixel that counts nowhere."""
+    return torch.where(targets >= 0, values, 0.0)
+
+
+def _one_minus_dice(chances: Tensor, truth: Tensor) -> Tensor:
+    both, sides = (chances * truth).sum((2, 3)), (chances + truth).sum((2, 3))
+    losses: Tensor = 1 - ((2 * both + 1) / (sides + 1)).mean(dim=1)
+    return losses
 
 
 def balanced_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
@@ -404,7 +439,8 @@ def positive_weights(targets: Tensor, n_outputs: int) -> tuple[float, ...]:
     """For each label items without it / items with it; 1 if no item or every item has it."""
     if not targets.is_floating_point():
         targets = F.one_hot(targets.long(), n_outputs)
-    items, counts = len(targets), (targets > 0.5).sum(dim=0).tolist()
+    # Of masks the targets are shares of pixels.
+    items, counts = len(targets), targets.sum(dim=0).tolist()
     return tuple((items - n) / n if 0 < n < items else 1.0 for n in counts)
 
 
@@ -415,6 +451,8 @@ LOSSES: Final[dict[str, Callable[[], Any]]] = {
     "dice+cross_entropy": partial(DiceLoss, cross_entropy=0.5),
     "bce": BinaryCrossEntropy,
     "binary_focal": BinaryFocalLoss,
+    "binary_dice": BinaryDiceLoss,
+    "dice+bce": partial(BinaryDiceLoss, cross_entropy=0.5),
     "mse": MeanSquaredError,
     "l1": L1,
     "mae": L1,
@@ -424,9 +462,9 @@ LOSSES: Final[dict[str, Callable[[], Any]]] = {
 _SAVED: Final[dict[str, type[Any]]] = {
     kind.__name__: kind
     for kind in (
-        CrossEntropy, FocalLoss, DiceLoss, BinaryCrossEntropy, BinaryFocalLoss, nn.CrossEntropyLoss,
-        nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss, nn.PoissonNLLLoss, nn.MSELoss, nn.L1Loss,
-        nn.SmoothL1Loss, nn.HuberLoss,
+        CrossEntropy, FocalLoss, DiceLoss, BinaryCrossEntropy, BinaryFocalLoss, BinaryDiceLoss,
+        nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss, nn.PoissonNLLLoss,
+        nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss,
     )
 } | {"MeanSquaredError": nn.MSELoss, "L1": nn.L1Loss, "Huber": nn.HuberLoss}  # fmt: skip
 _NOT_SAVED: Final = {"size_average", "reduce", "reduction"}  # arguments of the losses of torch

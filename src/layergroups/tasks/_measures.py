@@ -242,6 +242,8 @@ class MaskFigures:
     precision: float | None
     recall: float | None
     pixels: int  # of the class
+    predicted: int = 0  # pixels predicted as the class
+    right: int = 0  # how many of these were predicted correctly
 
     @classmethod
     def from_counts(cls, name: str, right: int, predicted: int, actual: int) -> MaskFigures:
@@ -253,6 +255,8 @@ class MaskFigures:
             _part(right, predicted),
             _part(right, actual),
             actual,
+            predicted,
+            right,
         )
 
 
@@ -261,7 +265,9 @@ class MaskReport(_Tabular):
     """A row for each class of masks, and their mean; prints as a table."""
 
     classes: tuple[MaskFigures, ...]
-    confusion: ConfusionMatrix  # of pixels
+    total: int  # pixels; of labels that overlap, those of each label
+    accuracy: float  # share of them that is predicted correctly, 0..1
+    confusion: ConfusionMatrix | None = None  # of pixels; None for labels that overlap
     _headings: ClassVar[tuple[str, ...]] = ("class", "iou", "dice", "precision", "recall", "pixels")
     _totals: ClassVar[int] = 1
 
@@ -272,7 +278,26 @@ class MaskReport(_Tabular):
         right = [row[i] for i, row in enumerate(matrix)]
         predicted = [sum(column) for column in zip(*matrix, strict=True)]
         rows = map(MaskFigures.from_counts, confusion.classes, right, predicted, map(sum, matrix))
-        return cls(tuple(rows), confusion)
+        return cls(tuple(rows), confusion.total, confusion.accuracy, confusion)
+
+    @classmethod
+    def from_hits(cls, predicted: Tensor, actual: Tensor, names: Sequence[str]) -> MaskReport:
+        """From predicted labels, bool (N, C, H, W), and actual ones; -100 is left out."""
+        known, hot = actual >= 0, actual > 0.5
+        counts = [
+            labels.sum((0, 2, 3)).tolist() for labels in (predicted & hot, predicted & known, hot)
+        ]
+        total = int(known.sum())
+        right = int(((predicted == hot) & known).sum())
+        rows = map(MaskFigures.from_counts, names, *counts)
+        return cls(tuple(rows), total, right / total if total else math.nan)
+
+    def class_report(self) -> ClassReport:
+        """Precision, recall and F1 of each class."""
+        counts = [(row.right, row.predicted, row.pixels) for row in self.classes]
+        return ClassReport.from_counts(
+            [row.name for row in self.classes], *zip(*counts, strict=True)
+        )
 
     @property
     def mean_iou(self) -> float:
@@ -285,15 +310,8 @@ class MaskReport(_Tabular):
         return _mean_of([row.dice for row in self.classes])
 
     @property
-    def accuracy(self) -> float:
-        """Share of correctly predicted pixels, 0..1."""
-        return self.confusion.accuracy
-
-    @property
     def caption(self) -> str:
-        return (
-            f"Each class of {self.confusion.total:,d} pixels, {self.accuracy:.1%} of them correct"
-        )
+        return f"Each class of {self.total:,d} pixels, {self.accuracy:.1%} of them correct"
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = [

@@ -134,6 +134,7 @@ class Multiclass(Task):
     measures_type: ClassVar[type[Measures]] = ConfusionMatrix
     output_is = "the probability of each class"
     reads_folders = True
+    has_confusion = True
     few_items = "No class of {} has two items"
 
     def parse_labels(

@@ -1,4 +1,4 @@
-"""The task `Segmentation`: a class for every pixel of an image."""
+"""The tasks of masks: a class for every pixel of an image, or labels that may overlap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, ClassVar, Final, Self, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from layergroups._drawing import palette
-from layergroups.errors import DataError, TrainingError
-from layergroups.tasks._losses import DiceLoss
+from layergroups.errors import DataError, LayerGroupsError, TrainingError
+from layergroups.tasks._losses import BinaryDiceLoss, DiceLoss, Meaning, NamedLoss, meaning_of
 from layergroups.tasks._measures import ConfusionMatrix, MaskReport
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._multiclass import Multiclass
@@ -28,6 +28,7 @@ from layergroups.tasks._task import (
     NamedMetric,
     Names,
     Parts,
+    Task,
     Vocab,
     output_names,
 )
@@ -51,6 +52,7 @@ class MaskPrediction:
     mask: Tensor
     probabilities: Tensor
     names: tuple[str, ...]
+    ending: ClassVar[str] = ".png"  # of a saved mask
 
     @property
     def shares(self) -> dict[str, float]:
@@ -67,8 +69,10 @@ class MaskPrediction:
         """The same prediction with a mask of this size, from interpolated probabilities."""
         if self.mask.shape == (height, width):
             return self
-        resized = F.interpolate(self.probabilities[None], size=(height, width), mode="bilinear")
-        return replace(self, mask=resized[0].argmax(dim=0))
+        return replace(self, mask=self._resized(height, width).argmax(dim=0))
+
+    def _resized(self, height: int, width: int) -> Tensor:
+        return F.interpolate(self.probabilities[None], size=(height, width), mode="bilinear")[0]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the mask as a PNG of class positions with a palette."""
@@ -99,12 +103,65 @@ class MaskPrediction:
         return (self.confidence, *self.shares.values())
 
     def to_dict(self) -> dict[str, Any]:
-        height, width = self.mask.shape
+        height, width = self.mask.shape[-2:]
         return {"size": [height, width], "confidence": self.confidence, "shares": self.shares}
 
     def __str__(self) -> str:
-        height, width = self.mask.shape
+        height, width = self.mask.shape[-2:]
         return f"mask of {height} x {width} pixels: {self._largest}"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMasksPrediction(MaskPrediction):
+    """A mask for each label of one image; they may overlap.
+
+    Attributes:
+        mask: where each label is, bool (C, H, W); at the size of the image.
+        probabilities: of each label, float (C, h, w), as in `MaskPrediction`.
+        names: of the labels.
+        thresh: the probability above which a pixel has a label.
+    """
+
+    thresh: float = 0.5
+    ending: ClassVar[str] = ".tif"
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the pixels that have each label, 0 to 1."""
+        return dict(zip(self.names, self.mask.float().mean((1, 2)).tolist(), strict=True))
+
+    @property
+    def confidence(self) -> float:
+        """The mean probability of what is predicted: that a pixel has a label, or has not."""
+        return _sureness(self.probabilities)
+
+    def at_size(self, height: int, width: int) -> Self:
+        """The same prediction with masks of this size, from interpolated probabilities."""
+        if self.mask.shape[1:] == (height, width):
+            return self
+        return replace(self, mask=self._resized(height, width) > self.thresh)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the masks as a TIFF with a page of 0 and 255 for each label, or as .npy (H, W, C).
+
+        `SegmentationDataLoaders` with `overlapping=True` reads both.
+        """
+        from PIL import Image
+
+        path = Path(path)
+        if path.suffix == ".npy":
+            np.save(path, self.mask.movedim(0, -1).numpy().astype(np.uint8))
+        elif path.suffix in (".tif", ".tiff"):
+            first, *rest = (
+                Image.fromarray(page.numpy().astype(np.uint8) * 255) for page in self.mask
+            )
+            first.save(path, save_all=True, append_images=rest, compression="tiff_deflate")
+        else:
+            raise LayerGroupsError(
+                f"{path} would hold one mask, but labels that overlap need one each: "
+                f'save("{path.stem}.tif"), a page for each label, or "{path.stem}.npy".'
+            )
+        return path
 
 
 _METRICS: Final = {
@@ -114,6 +171,13 @@ _METRICS: Final = {
     "balanced_accuracy": named("ClassMean", figure="recall"),
     "precision": named("ClassMean", figure="precision"),
     "recall": named("ClassMean", figure="recall"),
+}
+_METRICS_OF_LABELS: Final = {
+    "iou": named("ClassMean", figure="jaccard", labels=True),
+    "dice": named("ClassMean", figure="f1", labels=True),
+    "accuracy": named("of_labels", kind="Accuracy", average="micro", ignore_index=IGNORED),
+    "precision": named("ClassMean", figure="precision", labels=True),
+    "recall": named("ClassMean", figure="recall", labels=True),
 }
 _OTHER_NAMES: Final = {"miou": "iou", "jaccard": "iou", "f1": "dice", "pixel_accuracy": "accuracy"}
 
@@ -186,24 +250,27 @@ class Segmentation(Multiclass):
         return super().metric(_OTHER_NAMES.get(name, name))
 
     def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> Any:
-        return MaskPrediction(values.argmax(dim=0), values, output_names(names, len(values)))
+        return self._prediction(self.decide(values[None], thresh)[0], values, names, thresh)
 
     def placed(self, prediction: Any, height: int, width: int) -> Any:
         return prediction.at_size(height, width)
 
+    def _prediction(self, mask: Tensor, values: Tensor, names: Names, thresh: float) -> Any:
+        return MaskPrediction(mask, values, output_names(names, len(values)))
+
     def joined(
         self, strips: Iterable[Tensor], size: tuple[int, int], names: Names, thresh: float = 0.5
     ) -> MaskPrediction:
-        mask = torch.empty(size, dtype=torch.int64)
-        coarse, top, scale = [], 0, min(1.0, _OVERVIEW / max(size))
+        mask, coarse, top, scale = torch.empty(0), [], 0, min(1.0, _OVERVIEW / max(size))
         for strip in strips:
-            bottom = top + strip.shape[1]
-            mask[top:bottom] = strip.argmax(dim=0)
+            bottom, part = top + strip.shape[1], self.decide(strip[None], thresh)[0]
+            if not top:
+                mask = part.new_empty((*part.shape[:-2], *size))
+            mask[..., top:bottom, :] = part
             small = [max(1, round(side * scale)) for side in strip.shape[1:]]
             coarse.append(F.interpolate(strip[None], size=small, mode="area")[0])
             top = bottom
-        values = torch.cat(coarse, 1)
-        return MaskPrediction(mask, values, output_names(names, len(values)))
+        return self._prediction(mask, torch.cat(coarse, 1), names, thresh)  # type: ignore[no-any-return] # one of masks
 
     def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Any:
         return None
@@ -227,12 +294,102 @@ class Segmentation(Multiclass):
     def figures(
         self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
-        found = self.measures(predictions, targets, names)
+        found = self.measures(predictions, targets, names, thresh)
         return {
             "mean IoU": found.mean_iou,
             "mean Dice": found.mean_dice,
             "pixel accuracy": found.accuracy,
         }
+
+
+class MultilabelSegmentation(Segmentation):
+    """Labels for every pixel, which may overlap: targets float32 (N, C, H, W) of 0 and 1.
+
+    Targets are -100 where a pixel does not count.
+    """
+
+    name = "multilabel_segmentation"
+    one, many = "label", "labels"
+    items_have = "a mask of each label for each image"
+    targets_are = "a mask of each label, float32 (N, C, H, W) of 0 and 1"
+    usual_loss = "Dice and binary cross entropy, BinaryDiceLoss(cross_entropy=0.5)"
+    meanings = frozenset({Meaning.SIGMOID, Meaning.PROBABILITIES})
+    activation = Meaning.SIGMOID
+    metrics = _METRICS_OF_LABELS
+    least_outputs = 1
+    has_confusion = False
+    prediction = LabelMasksPrediction
+    output_is = "the probability of each label at each pixel; those above the threshold are it"
+    has_threshold = True
+
+    def targets(self, labels: Sequence[Label], n_outputs: int) -> Tensor:
+        """The share of the pixels of each mask that have each label, float32 (N, C)."""
+        masks = cast(Sequence[MaskFile], labels)
+        return torch.tensor([[n / max(1, each.size) for n in each.pixels] for each in masks])
+
+    def words(self, value: Tensor, names: Names) -> list[str]:
+        """The labels in the masks, the most frequent first."""
+        counts = (value > 0.5).sum((1, 2))
+        order = counts.argsort(descending=True, stable=True).tolist()
+        return [names[index] for index in order if counts[index]]
+
+    def default_loss(self) -> Any:
+        return BinaryDiceLoss(cross_entropy=0.5)
+
+    def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
+        if outputs.ndim != 4 or outputs.shape != targets.shape or not targets.is_floating_point():
+            raise TrainingError(
+                f"The outputs {tuple(outputs.shape)} and the targets {tuple(targets.shape)} "
+                f"{targets.dtype} do not fit: for masks of labels that may overlap both are "
+                "(N, labels, H, W), and targets are float32, as segmentation_learner(dls, arch) "
+                "does."
+            )
+        counted = targets[targets != IGNORED]
+        if not bool(((counted >= 0) & (counted <= 1)).all()):
+            raise TrainingError(
+                f"The targets range from {counted.min():g} to {counted.max():g}: for each label "
+                f"they are 1 where a pixel has it, 0 where not, and {IGNORED} where it is ignored."
+            )
+        known = isinstance(loss_func, NamedLoss) or meaning_of(loss_func) is None
+        if not known and counted.numel() < targets.numel():
+            raise TrainingError(
+                "The masks have ignored pixels, which this loss of torch would count. Use "
+                'loss_func="dice+bce", "binary_dice", "binary_focal" or "bce".'
+            )
+
+    def metric(self, name: str) -> NamedMetric:
+        return Task.metric(self, _OTHER_NAMES.get(name, name))
+
+    def for_metric(
+        self, metric: object, predictions: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Metrics of labels need whole numbers as targets; -100 where a pixel is ignored."""
+        return predictions, targets.round().long()
+
+    def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
+        return predictions > thresh
+
+    def _prediction(self, mask: Tensor, values: Tensor, names: Names, thresh: float) -> Any:
+        return LabelMasksPrediction(mask, values, output_names(names, len(values)), thresh)
+
+    def confidence(self, values: Tensor) -> float:
+        return _sureness(values)
+
+    def targets_shape(self, predictions: Sequence[int]) -> tuple[int, ...]:
+        return tuple(predictions)
+
+    def measures(  # type: ignore[override] # of pixels
+        self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
+    ) -> MaskReport:
+        known = output_names(names, predictions.shape[1])
+        return MaskReport.from_hits(self.decide(predictions, thresh), targets, known)
+
+    def colours(self, n_outputs: int) -> list[tuple[int, int, int]]:
+        return palette(n_outputs + 1)[1:]  # the first is black, for a background
+
+
+def _sureness(probabilities: Tensor) -> float:
+    return float(torch.maximum(probabilities, 1 - probabilities).mean())
 
 
 def _classes(label: Label) -> tuple[int, ...]:

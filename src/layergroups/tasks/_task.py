@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from layergroups._drawing import palette
 from layergroups._formatting import count
 from layergroups.errors import LayerGroupsError, ModelError, TrainingError
 from layergroups.models import TargetUnits
@@ -18,10 +19,11 @@ from layergroups.tasks._losses import LossFunc, Meaning, apply, loss_name, meani
 
 
 class MaskFile(NamedTuple):
-    """The mask of an image: its file, and how many pixels of each class it has."""
+    """The mask of an image: its files, and how many pixels of each class it has."""
 
-    path: str
+    paths: tuple[str, ...]  # one; of labels that may overlap perhaps one for each, or ""
     pixels: tuple[int, ...]
+    size: int = 0  # pixels in all
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -128,6 +130,7 @@ class Task(ABC):
     needs_label: ClassVar[bool] = True  # whether an item without a label is an error
     has_threshold: ClassVar[bool] = False  # whether predictions depend on a threshold
     has_counts: ClassVar[bool] = True  # whether items can be counted for each output
+    has_confusion: ClassVar[bool] = False  # whether classes are confused: each has one
     per_pixel: ClassVar[bool] = False  # whether there is a prediction for every pixel
     # the error if no item is left to validate with; {} is the source of the items
     few_items: ClassVar[str] = "{} has one item"
@@ -339,6 +342,10 @@ class Task(ABC):
         self, predictions: Tensor, targets: Tensor, names: Names, thresh: float = 0.5
     ) -> dict[str, float]:
         """The most important of these figures, by name."""
+
+    def colours(self, n_outputs: int) -> list[tuple[int, int, int]]:
+        """The colour of each class in pictures of masks."""
+        return palette(n_outputs)
 
     def scale(self, predictions: Tensor) -> float:
         """The unit of differences between predictions: 1 for probabilities."""

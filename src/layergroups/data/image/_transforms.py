@@ -196,7 +196,7 @@ class EvalTransform:
         return pixels_of(v2.functional.center_crop(resized, list(self.size)))
 
     def pair(self, image: Picture, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels as above, and a mask (H, W) as (height, width), both resized to the size."""
+        """Pixels as above, and a mask (H, W) or (C, H, W), both resized to the size."""
         return self.pixels(image), _resized_mask(mask, self.size)
 
     def _covering(self, image: Picture) -> list[int]:
@@ -260,7 +260,7 @@ class TrainTransform:
         return pixels_of(for_torchvision(augmented))
 
     def pair(self, image: Picture, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels as above, and a mask (H, W) as (height, width), varied in the same way."""
+        """Pixels as above, and a mask (H, W) or (C, H, W), varied in the same way."""
         is_array = isinstance(image, np.ndarray)
         whole = tv_tensors.Mask(_resized_mask(mask, height_and_width(image)))
         augment = self._augment_array if is_array else self._augment
@@ -278,8 +278,8 @@ class TrainTransform:
 
 
 def _resized_mask(mask: torch.Tensor, size: Size) -> torch.Tensor:
-    """A mask (H, W) at a size, without interpolation."""
-    if tuple(mask.shape) == size:
+    """A mask (H, W) or (C, H, W) at a size, without interpolation."""
+    if tuple(mask.shape[-2:]) == size:
         return mask
     nearest = v2.InterpolationMode.NEAREST_EXACT
     resized = v2.functional.resize(tv_tensors.Mask(mask), list(size), interpolation=nearest)

@@ -51,7 +51,7 @@ def draw_batch(
     if task.per_pixel:
         masks = y.cpu().numpy()
         pictures = [
-            (image, drawing.under_mask(image, mask, len(vocab)))
+            (image, drawing.under_mask(image, mask, task.colours(len(vocab))))
             for (image,), mask in zip(pictures, masks, strict=True)
         ]
     tiles = [_tile(shown, label) for shown, label in zip(pictures, labels, strict=True)]

@@ -22,11 +22,15 @@ from layergroups.data.sources._lists import (
 )
 from layergroups.data.sources._masks import (
     Classes,
+    LayerReader,
     MaskReader,
-    mask_files,
+    masked_samples,
     masks_by,
     paired,
+    paired_by_label,
+    paths_of_masks,
     read_masked,
+    reader_from_config,
 )
 from layergroups.data.sources._settings import Options, Settings, check_batch_size
 from layergroups.data.sources._table import (
@@ -44,6 +48,7 @@ __all__ = [
     "Files",
     "Items",
     "Labeller",
+    "LayerReader",
     "MaskReader",
     "Options",
     "Settings",
@@ -58,9 +63,11 @@ __all__ = [
     "list_of_files",
     "marked",
     "marks_of",
-    "mask_files",
+    "masked_samples",
     "masks_by",
     "paired",
+    "paired_by_label",
+    "paths_of_masks",
     "read_datasets",
     "read_folder",
     "read_labelled",
@@ -69,6 +76,7 @@ __all__ = [
     "read_table",
     "read_test_dataset",
     "read_unlabelled",
+    "reader_from_config",
     "rows_of",
     "samples_of",
     "sound_positions",

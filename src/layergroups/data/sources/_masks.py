@@ -6,13 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from layergroups._formatting import count, first_few
 from layergroups._paths import path_of
@@ -35,12 +35,13 @@ from layergroups.data.sources._folder import find_images
 from layergroups.data.sources._lists import marked, sound_positions
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
-from layergroups.tasks import IGNORED, TASKS, MaskFile
+from layergroups.tasks import IGNORED, TASKS, MaskFile, Task
 
 Colour = int | tuple[int, int, int]
 Classes = str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
 _USUAL_VOID: Final = 255  # in Pascal VOC, Cityscapes and most tools
 _MENTIONED: Final = 5
+_TASK: Final = {False: "segmentation", True: "multilabel_segmentation"}  # whether labels overlap
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class MaskReader:
     ignored: tuple[Colour, ...] = ()
     items: Items | None = field(default=None, compare=False, repr=False)
 
-    def open(self, path: str) -> torch.Tensor:
+    def open(self, paths: Sequence[str]) -> torch.Tensor:
         """The class of every pixel, int16 (H, W), -100 where it is ignored; `DataError` if none."""
-        codes = self._codes(self._pixels(path))
+        codes = self._codes(self._pixels(paths[0]))
         known = {_code(value): IGNORED for value in self.ignored}
         known |= {_code(value): place for place, value in enumerate(self.classes)}
         values = np.array(sorted(known))
@@ -68,6 +69,15 @@ class MaskReader:
         if (odd := codes[values[nearest] != codes]).size:
             raise DataError(f"has {self._named(np.unique(odd))}, which no class has")
         return torch.from_numpy(places[nearest])
+
+    def counts(self, mask: torch.Tensor) -> tuple[int, ...]:
+        """How many pixels of each class a mask of `open` has."""
+        known = mask[mask >= 0].flatten()
+        return tuple(torch.bincount(known, minlength=len(self.classes)).tolist())
+
+    def to_config(self) -> dict[str, Any]:
+        """All of it but items as JSON-ready values."""
+        return {"classes": list(self.classes), "ignored": list(self.ignored)}
 
     @property
     def by_colour(self) -> bool:
@@ -98,6 +108,133 @@ class MaskReader:
                 (str((c >> 16, c >> 8 & 255, c & 255)) for c in codes.tolist()), _MENTIONED
             )
         return f"the values {first_few(map(str, codes.tolist()), _MENTIONED)}"
+
+
+@dataclass(frozen=True)
+class LayerReader:
+    """How masks of labels that may overlap are read: a layer of 0 and 1, or 255, for each label.
+
+    Attributes:
+        classes: names of the labels.
+        ignored: values of pixels that do not count for the label of their layer.
+        items: as in `MaskReader`.
+    """
+
+    classes: tuple[str, ...]
+    ignored: tuple[int, ...] = ()
+    items: Items | None = field(default=None, compare=False, repr=False)
+
+    def open(self, paths: Sequence[str]) -> torch.Tensor:
+        """Whether each pixel has each label, int8 (C, H, W), -100 where it is ignored.
+
+        (C, 1, 1) if there is no file of any label.
+        """
+        layers = [None if layer is None else _flat(layer) for layer in self._layers(paths)]
+        shapes = {layer.shape for layer in layers if layer is not None} or {(1, 1)}
+        if len(shapes) > 1:
+            sides = (_sides(layer.shape) for layer in layers if layer is not None)
+            raise DataError(f"has layers of different sizes: {', '.join(sides)} (height x width)")
+        (shape,) = shapes
+        made = np.zeros((len(layers), *shape), np.int8)
+        for place, layer in enumerate(layers):
+            if layer is not None:
+                made[place] = self._marked(layer, self.classes[place])
+        return torch.from_numpy(made)
+
+    def counts(self, mask: torch.Tensor) -> tuple[int, ...]:
+        """How many pixels of each label a mask of `open` has."""
+        return tuple((mask > 0).sum((1, 2)).tolist())
+
+    def to_config(self) -> dict[str, Any]:
+        """All of it but items as JSON-ready values."""
+        return {"classes": list(self.classes), "ignored": list(self.ignored), "overlapping": True}
+
+    def _layers(self, paths: Sequence[str]) -> list[Array | None]:
+        """A layer for each label; None where it has no file, so that no pixel has it."""
+        given: Any = paths if self.items is None else self.items.label_of(paths[0])
+        parts = given
+        if not isinstance(given, tuple | list) or len(given) == 1:
+            whole = given[0] if isinstance(given, tuple | list) else given
+            parts = [None]
+            if whole is not None and not (isinstance(whole, str) and not whole):
+                is_file = isinstance(whole, str | os.PathLike)
+                parts = _divided(read_layers(whole) if is_file else whole, len(self.classes))
+        if len(parts) != len(self.classes):
+            raise DataError(f"has {count(len(parts), 'layer')} for {self._expected}")
+        return [
+            None if part is None or (isinstance(part, str) and not part) else mask_array(part)
+            for part in parts
+        ]
+
+    def _marked(self, layer: Array, name: str) -> Array:
+        values = set(np.unique(layer).tolist()) - set(self.ignored)
+        if not (values <= {0, 1} or values <= {0, 255}):
+            odd = first_few(map(str, sorted(values)), _MENTIONED)
+            raise DataError(
+                f"has the values {odd} for {name!r}, expected 0 where the label is not, and 1 or "
+                "255 where it is"
+            )
+        kept = np.where(np.isin(layer, self.ignored), IGNORED, layer > 0)
+        return kept.astype(np.int8)
+
+    @property
+    def _expected(self) -> str:
+        return f"{count(len(self.classes), 'label')} ({names_of(self.classes)})"
+
+
+Reader = MaskReader | LayerReader
+
+
+def reader_from_config(config: Any) -> Reader:
+    """The inverse of `to_config`."""
+    try:
+        classes, ignored = (tuple(map(_plain, config[name])) for name in ("classes", "ignored"))
+        return (LayerReader if config.get("overlapping") else MaskReader)(classes, ignored)
+    except (KeyError, TypeError, AttributeError) as cause:
+        raise DataError(
+            f"This does not describe masks: expected classes and ignored; got {config!r:.200}."
+        ) from cause
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(int, value)) if isinstance(value, list) else value
+
+
+def read_layers(path: str | os.PathLike[str]) -> Array:
+    """The layers of a file: its pages (C, H, W), else its channels (H, W, C), else (H, W)."""
+    path = os.fspath(path)
+    refuse_pipe(path)
+    if path.lower().endswith(".npy"):
+        with open(path, "rb") as opened:
+            return np.asarray(np.load(opened))
+    with quiet(), Image.open(path) as image:
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1:
+            return np.stack(
+                [_flat(mask_array(page.copy())) for page in ImageSequence.Iterator(image)]
+            )
+        image.load()
+        return np.asarray(image)
+
+
+def _divided(value: Any, n: int) -> Sequence[Array]:
+    """The layers of (H, W, C), (C, H, W), or (H, W) for one label."""
+    array: Array = value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if n == 1 or array.ndim == 2:
+        return [mask_array(array)]
+    if array.ndim != 3:
+        raise DataError(f"has the shape {array.shape}, expected (height, width, labels)")
+    last = array.shape[-1] == n or (array.shape[0] != n and array.shape[-1] <= array.shape[0])
+    return list(np.moveaxis(array, -1, 0) if last else array)
+
+
+def _flat(pixels: Array) -> Array:
+    """A mask (H, W, 3) of equal channels as (H, W)."""
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        return np.asarray(pixels[..., 0])
+    if pixels.ndim != 2:
+        raise DataError("has colours, expected 0 and 1, or 0 and 255")
+    return pixels
 
 
 def _code(value: Colour) -> int:
@@ -137,7 +274,7 @@ def mask_array(mask: Any) -> Array:
     return array
 
 
-def class_names(classes: Classes) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+def class_names(classes: Classes, least: int = 2) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     """Names, and the value or colour of each, of a list, a file of names, or a dict."""
     if isinstance(classes, str | os.PathLike):
         try:
@@ -149,10 +286,9 @@ def class_names(classes: Classes) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
             ) from cause
         classes = [line.strip() for line in lines if line.strip()]
     names = tuple(map(str, classes))
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise DataError(
-            f"classes={list(names)}: expected at least two different names, the background too."
-        )
+    if len(names) < least or len(set(names)) < len(names):
+        expected = "two different names, the background too" if least > 1 else "one, all different"
+        raise DataError(f"classes={list(names)}: expected at least {expected}.")
     if not isinstance(classes, Mapping):
         return names, tuple(range(len(names)))
     values = tuple(
@@ -201,6 +337,25 @@ def reader_of(
     )
 
 
+def layer_reader_of(
+    classes: Classes | None, ignore: Any, items: Items | None = None
+) -> tuple[tuple[str, ...], LayerReader]:
+    """Names of labels that may overlap, and how their masks are read."""
+    if classes is None or isinstance(classes, Mapping):
+        raise DataError(
+            f"classes={classes!r}: for masks that overlap give the names of the labels in the "
+            'order of their layers, classes=["road", "lane"].'
+        )
+    names, _ = class_names(classes, least=1)
+    listed = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
+    if unknown := [each for each in listed if not isinstance(each, int) or each in (0, 1)]:
+        raise DataError(
+            f"ignore={unknown[0]!r}: in masks that overlap it is the value of pixels that do not "
+            "count for the label of their layer, such as 128; 0 and 1 are its own values."
+        )
+    return names, LayerReader(names, tuple(listed), items)
+
+
 def _values(sample: Iterable[str], items: Items | None) -> set[int]:
     found: set[int] = set()
     for path in sample:
@@ -211,22 +366,23 @@ def _values(sample: Iterable[str], items: Items | None) -> set[int]:
 
 def read_masked(
     images: Sequence[str],
-    masks: Sequence[str],
+    masks: Sequence[Sequence[str]],
     settings: Settings,
     *,
     classes: Classes | None,
     ignore: Any,
+    overlapping: bool = False,
     is_valid: Sequence[bool] | None = None,
     items: Items | None = None,
 ) -> Split:
     """Images with their masks, checked and divided; broken ones are errors, or left out."""
-    absent = [m for m in masks if items is None and not os.path.isfile(m)]
-    if absent:
-        raise DataError(
-            f"{count(len(absent), 'mask')} of {len(masks)} do not exist: "
-            f"{first_few(absent, _MENTIONED)}."
-        )
-    names, reader = reader_of(classes, ignore, masks[:20], items)
+    if items is None:
+        check_files(masks)
+    reader: Reader
+    if overlapping:
+        names, reader = layer_reader_of(classes, ignore, items)
+    else:
+        names, reader = reader_of(classes, ignore, [paths[0] for paths in masks[:20]], items)
     sound: Sequence[int] = range(len(images))
     broken: tuple[BrokenImage, ...] = ()
     if items is None:
@@ -234,8 +390,8 @@ def read_masked(
     found, faults = mask_files(reader, images, masks, sound, settings.n_channels, settings.on_error)
     kept = list(found)
     samples = Samples(
-        tuple(images[i] for i in kept), tuple(found.values()), TASKS["segmentation"], len(names),
-        items, reader,
+        tuple(images[i] for i in kept), tuple(found.values()), TASKS[_TASK[overlapping]],
+        len(names), items, reader,
     )  # fmt: skip
     if is_valid is None:
         whole = (settings.valid_pct, settings.seed)
@@ -243,7 +399,9 @@ def read_masked(
     else:
         made = marked(samples, names, [is_valid[i] for i in kept], (*broken, *faults))
     seen = {place for label in made.train.labels or () for place in label.classes}  # type: ignore[union-attr] # a MaskFile
-    if len(seen) < 2:
+    if overlapping and not seen:
+        raise DataError("No pixel of the training masks has a label: there is nothing to learn.")
+    if len(seen) < 2 and not overlapping:
         only = names_of(names[place] for place in seen) if seen else "none of the classes"
         raise DataError(
             f"All pixels of the training masks are of {only}, so there is nothing to learn. Give "
@@ -252,10 +410,58 @@ def read_masked(
     return made
 
 
+def masked_samples(
+    reader: Reader, images: Sequence[str], masks: Iterable[Any], task: Task, settings: Settings
+) -> Samples:
+    """Other images with their masks, checked; broken ones are errors, or left out."""
+    found = paths_of_masks(masks, isinstance(reader, LayerReader))
+    if len(images) != len(found):
+        raise DataError(f"{len(images)} images, but {len(found)} masks; expected one for each.")
+    check_files(found)
+    own, channels = replace(reader, items=None), settings.n_channels
+    sound, _ = sound_positions(images, settings)
+    labels, _ = mask_files(own, images, found, sound, channels, settings.on_error)
+    files = tuple(images[i] for i in labels)
+    return Samples(files, tuple(labels.values()), task, len(own.classes), masks=own)
+
+
+def check_files(masks: Sequence[Sequence[str]]) -> None:
+    """Check that the files of all masks exist."""
+    every = [path for paths in masks for path in paths if path]
+    if absent := [path for path in every if not os.path.isfile(path)]:
+        raise DataError(
+            f"{count(len(absent), 'mask')} of {len(every)} do not exist: "
+            f"{first_few(absent, _MENTIONED)}."
+        )
+
+
+def paths_of_masks(masks: Iterable[Any], overlapping: bool) -> list[tuple[str, ...]]:
+    """The files of each mask: one; of labels that may overlap one, or one for each, "" for none."""
+    made = []
+    for mask in _listed(masks):
+        each = [mask] if isinstance(mask, str | os.PathLike) else mask
+        several = isinstance(each, tuple | list) and (overlapping or len(each) == 1)
+        if not isinstance(mask, str | os.PathLike) and not several:
+            raise DataError(
+                f"{mask!r:.80} is not the path of a mask. A path for each label of an image, or "
+                "None where it has none, needs overlapping=True."
+            )
+        if odd := [p for p in each if not isinstance(p, str | os.PathLike | None)]:
+            raise DataError(f"{odd[0]!r:.80} is neither the path of a mask nor None.")
+        made.append(tuple(os.path.expanduser(path or "") for path in each))
+    return made
+
+
+def _listed(masks: Any) -> list[Any]:
+    if isinstance(masks, str | bytes | os.PathLike) or not isinstance(masks, Iterable):
+        raise DataError(f"masks={masks!r:.80}: expected a list, with an entry for each image.")
+    return list(masks)
+
+
 def mask_files(
-    reader: MaskReader,
+    reader: Reader,
     images: Sequence[str],
-    masks: Sequence[str],
+    masks: Sequence[Sequence[str]],
     positions: Sequence[int],
     channels: int,
     on_error: OnError,
@@ -273,27 +479,38 @@ def mask_files(
 class _Check:
     """How many pixels of each class the mask at a position has, or what is wrong with it."""
 
-    reader: MaskReader
+    reader: Reader
     images: Sequence[str]
-    masks: Sequence[str]
+    masks: Sequence[Sequence[str]]
     channels: int
 
     def __call__(self, position: int) -> MaskFile | BrokenImage:
-        mask = self.masks[position]
+        paths = tuple(self.masks[position])
+        fault, made = self._checked(paths, position)
+        if made is not None:
+            return made
+        for i in range(len(paths) if len(paths) > 1 else 0):  # which file of which label it is
+            alone = tuple(path if j == i else "" for j, path in enumerate(paths))
+            own, sound = self._checked(alone, position)
+            if sound is None:
+                return BrokenImage(Path(paths[i]), own)
+        return BrokenImage(Path(" + ".join(filter(None, paths))), fault)
+
+    def _checked(self, paths: tuple[str, ...], position: int) -> tuple[str, MaskFile | None]:
+        expected = (1, 1)
         try:
-            classes = self.reader.open(mask)
-            expected = self._size(position)
-            if tuple(classes.shape) != expected:
+            mask = self.reader.open(paths)
+            if any(paths):
+                expected = self._size(position)
+            if tuple(mask.shape[-2:]) != expected:
                 raise DataError(
-                    f"is {_sides(classes.shape)}, but its image {self.images[position]} is "
+                    f"is {_sides(mask.shape[-2:])}, but its image {self.images[position]} is "
                     f"{_sides(expected)} (height x width)"
                 )
         except Exception as error:
-            reason = str(error) if isinstance(error, DataError) else reason_of(error, mask)
-            return BrokenImage(Path(mask), reason.rstrip("."))
-        known = classes[classes >= 0].flatten()
-        counts = torch.bincount(known, minlength=len(self.reader.classes))
-        return MaskFile(mask, tuple(counts.tolist()))
+            reason = str(error) if isinstance(error, DataError) else reason_of(error, paths[0])
+            return reason.rstrip("."), None
+        return "", MaskFile(paths, self.reader.counts(mask), expected[0] * expected[1])
 
     def _size(self, position: int) -> Size:
         image = self.images[position]
@@ -334,6 +551,34 @@ def paired(
     return list(pictures.values()), [found[key + suffix] for key in pictures], is_valid
 
 
+def paired_by_label(
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    suffix: str,
+    channels: int,
+    classes: Classes | None,
+) -> tuple[list[str], list[tuple[str, ...]], list[bool] | None, Classes | None]:
+    """As `paired` for labels that may overlap, and their names.
+
+    The files are in one sub-folder of masks for each label, or each holds the layers of all.
+    """
+    root = path_of(masks, DataError, 'from_folders("images", "masks")').expanduser()
+    below = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    if classes is None:
+        classes = sorted(below - {"train", "valid"}) or None
+    names = () if classes is None else class_names(classes, least=1)[0]
+    if not below & set(names):
+        files, found, parts = paired(images, masks, suffix, channels)
+        return files, [(path,) for path in found], parts, classes
+    if lacking := [name for name in names if name not in below]:
+        raise DataError(
+            f"{root} has folders of {names_of(sorted(below & set(names)))}, but none of "
+            f"{names_of(lacking)}. Expected a folder of masks for each label, or none at all."
+        )
+    each = [paired(images, root / name, suffix, channels) for name in names]
+    return each[0][0], list(zip(*(found for _, found, _ in each), strict=True)), each[0][2], names
+
+
 def _key(path: str, root: Path) -> str:
     return os.path.splitext(Path(path).relative_to(root).as_posix())[0]
 
@@ -348,13 +593,16 @@ def _hint(missing: Sequence[str], roots: Sequence[Path], found: Iterable[str], s
     return f"; perhaps suffix={likely[0]!r}" if likely else ""
 
 
-def masks_by(function: Callable[[Path], Any], images: Sequence[str]) -> list[str]:
+def masks_by(
+    function: Callable[[Path], Any], images: Sequence[str], overlapping: bool
+) -> list[tuple[str, ...]]:
     """The mask of each image, by a function of its path."""
     made = [function(Path(image)) for image in images]
-    odd = [i for i, mask in enumerate(made) if not isinstance(mask, str | os.PathLike)]
+    known = (str, os.PathLike, *((list, tuple) if overlapping else ()))
+    odd = [i for i, mask in enumerate(made) if not isinstance(mask, known)]
     if odd:
         raise DataError(
             f"The function of masks gave {made[odd[0]]!r:.80} for {images[odd[0]]}: expected the "
             "path of its mask, such as lambda path: masks / f'{path.stem}.png'."
         )
-    return [os.path.expanduser(mask) for mask in made]
+    return paths_of_masks(made, overlapping)

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from layergroups import _formatting as formatting
-from layergroups._drawing import palette
 from layergroups.reports._images import MASKS_SHOWN
 from layergroups.reports.page import _run_charts as charts
 from layergroups.reports.page._charts import some_rows
@@ -70,7 +69,7 @@ def run_page(record: RunRecord) -> str:
         calibration=calibration,
         kind=(task.one, task.many),
         masks=MASKS_SHOWN if task.per_pixel else "",
-        colours=palette(len(outcome.classes)) if outcome and task.per_pixel else [],
+        colours=task.colours(len(outcome.classes)) if outcome and task.per_pixel else [],
         scatter=charts.scatter_chart(outcome) if outcome and outcome.points else None,
         phases=phases,
         savings=savings_text(savings_of(record.epochs)),

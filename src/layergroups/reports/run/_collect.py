@@ -155,7 +155,7 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
             shown=tuple(items.shown(i, thumb) for i, thumb in thumbs.items()),
         )
     elif isinstance(measures, MaskReport):
-        matrix = measures.confusion.matrix
+        matrix = measures.confusion.matrix if measures.confusion else ()
         args = (interp.predictions, interp.targets, interp.classes, interp.threshold)
         cells = (Cell(i, j, n) for i, row in enumerate(matrix) for j, n in enumerate(row) if n)
         return replace(
