@@ -55,7 +55,7 @@ def test_state_is_json_and_goes_on(plan: Any) -> None:
     for group in other.param_groups:
         group["lr"] /= 3
     rates = [group["lr"] for group in other.param_groups]
-    second.begin(other, json.loads(json.dumps(first.state_dict())))
+    second.begin([other], json.loads(json.dumps(first.state_dict())))
     assert second.groups.frozen == first.groups.frozen
     assert second.groups.rates == (1e-3, 3e-3, 7e-3, 0.1)
     assert [group["lr"] for group in other.param_groups] == rates  # those of the optimizer, exactly

@@ -167,22 +167,23 @@ def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> 
 
 
 def begin_with_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
-    """Set the base rates of the layer groups; OneCycleLR has peak rates of its own."""
-    if not any("max_lr" in group for group in _ours(optimizer)):
-        change_rates(optimizer, rates, rates)
+    """Set the base rates of the layer groups; OneCycleLR and CyclicLR have rates of their own."""
+    change_rates(optimizer, rates, rates)
 
 
 def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[float]) -> None:
     """Apply new base rates; a scheduler of torch retains its current multiplier."""
     ours = _ours(optimizer)
+    own = any("max_lr" in group for group in ours)  # OneCycleLR: its initial_lr is not the base
     if any("initial_lr" in group for group in ours):
         for scheduler in _schedulers(optimizer):
-            _change_base_rates(scheduler, rates)
+            own |= _change_base_rates(scheduler, before, rates)
     for group, multiplier in [(group, _multiplier(group, ours)) for group in ours]:
         old, new = before[group["layer_group"]], rates[group["layer_group"]]
-        if "max_lr" in group and old:  # OneCycleLR: its initial_lr is not the base rate
+        if own and old:
             for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-                _write(group, key, float(group[key]) * (new / old))
+                if key in group:
+                    _write(group, key, float(group[key]) * (new / old))
             continue
         _write(group, "lr", new * multiplier)
         if "initial_lr" in group:
@@ -196,15 +197,24 @@ def _schedulers(optimizer: Optimizer) -> list[LRScheduler]:
     return [s for s in found if isinstance(s, LRScheduler) and s.optimizer is optimizer]
 
 
-def _change_base_rates(scheduler: LRScheduler, rates: Sequence[float]) -> None:
-    """Change the base rates that a scheduler stores itself, which `LambdaLR` and others use."""
+def _change_base_rates(
+    scheduler: LRScheduler, before: Sequence[float], rates: Sequence[float]
+) -> bool:
+    """Change the base rates that a scheduler stores itself, which `LambdaLR` and others use.
+
+    Returns whether they are its own, not those of the groups, as in `CyclicLR`.
+    """
     bases = getattr(scheduler, "base_lrs", [])
-    peaks = getattr(scheduler, "max_lrs", None)  # of CyclicLR
+    peaks = getattr(scheduler, "max_lrs", None)
     for i, group in enumerate(scheduler.optimizer.param_groups[: len(bases)]):
         if "layer_group" in group:
-            old, bases[i] = float(bases[i]), rates[group["layer_group"]]
+            old, new = before[group["layer_group"]], rates[group["layer_group"]]
             if peaks and old:
-                peaks[i] *= bases[i] / old
+                bases[i] *= new / old
+                peaks[i] *= new / old
+            else:
+                bases[i] = new
+    return peaks is not None
 
 
 def _multiplier(group: Mapping[str, Any], ours: Sequence[Mapping[str, Any]]) -> float:

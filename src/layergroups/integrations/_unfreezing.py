@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -104,17 +104,19 @@ class Unfreezer:
             "waited": self._waited,
         }
 
-    def begin(self, optimizer: Optimizer, state: Mapping[str, Any] | None) -> None:
-        """Attach the groups to an optimizer, and restore all this where a run is resumed.
+    def begin(self, optimizers: Sequence[Optimizer], state: Mapping[str, Any] | None) -> None:
+        """Attach the groups to optimizers, and restore all this where a run is resumed.
 
-        An optimizer that was restored already keeps its rates to the bit.
+        Optimizers that were restored already keep their rates to the bit.
         """
         if state is None:
-            if not self.groups.is_attached(optimizer):
-                self.groups.attach(optimizer)
+            for optimizer in optimizers:
+                if not self.groups.is_attached(optimizer):
+                    self.groups.attach(optimizer)
             return
-        with _unchanged(optimizer):
-            self.groups.attach(optimizer)
+        with _unchanged(optimizers):
+            for optimizer in optimizers:
+                self.groups.attach(optimizer)
             self.groups.load_state_dict(state["groups"])
         if self.plan is not None:
             self._first, self._waited = state["first"], state["waited"]
@@ -132,8 +134,9 @@ def rates_of(groups: LayerGroups, optimizer: Optimizer) -> dict[str, float]:
 
 
 @contextmanager
-def _unchanged(optimizer: Optimizer) -> Iterator[None]:
-    before = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+def _unchanged(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    before = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     yield
-    for group, values in zip(optimizer.param_groups, before, strict=True):
+    for group, values in zip(groups, before, strict=True):
         group.update(values)

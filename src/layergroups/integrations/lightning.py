@@ -8,24 +8,27 @@ trainer.fit(module, data)
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from layergroups._formatting import count
 from layergroups.checkpoints import load_random_state, random_state
-from layergroups.errors import GroupingError
+from layergroups.errors import AnatomyError, GroupingError
 from layergroups.groups import LayerGroups, Rate, Split, decays
 from layergroups.integrations._unfreezing import Unfreezer, Unfreezing
 
 try:
     from lightning.pytorch.callbacks import BaseFinetuning, Callback, LearningRateFinder
+    from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError:
     try:
         from pytorch_lightning.callbacks import BaseFinetuning, Callback, LearningRateFinder
+        from pytorch_lightning.utilities.model_helpers import is_overridden
     except ImportError as cause:
         raise ImportError('this needs Lightning: pip install "layergroups[lightning]"') from cause
 
@@ -34,19 +37,22 @@ _POSITION = "LayerGroupsCallback/position"  # in a checkpoint
 
 
 class LayerGroupsCallback(Callback):
-    """Layer groups for any LightningModule with one optimizer, in the place of `BaseFinetuning`.
+    """Layer groups for any LightningModule, in the place of `BaseFinetuning`.
 
     The module's `configure_optimizers` stays as it is: the optimizer that it makes gets the
     parameters in layer groups, all from the first step, so its schedulers and `LearningRateMonitor`
-    have a rate for each. What is frozen does not change by a bit. A checkpoint has the freezing,
-    the rates and the position of the unfreezing. DDP needs no `find_unused_parameters`. It also has
-    the random states of all processes, so a run that is resumed with `ckpt_path`, in the middle of
-    an epoch too, ends bit for bit as the unbroken one: the batches that were used are read again
-    and skipped, unless the loader has a `state_dict` of its own.
+    have a rate for each. An optimizer made of what trains at first gets the groups that are frozen
+    then too; several optimizers may have whole layer groups each. What is frozen does not change by
+    a bit. DDP needs no `find_unused_parameters`. A checkpoint has the freezing, the rates and the
+    position of the unfreezing. It also has the random states of all processes, so a run that is
+    resumed with `ckpt_path`, in the middle of an epoch too, ends bit for bit as the unbroken one:
+    the batches that were used are read again and skipped, unless the loader has a `state_dict` of
+    its own.
 
     Args:
         split: a rule, as in `LayerGroups`.
-        lr: the rate of each group, as in `LayerGroups.set_rates`; None: that of the optimizer.
+        lr: the rate of each group, as in `LayerGroups.set_rates`; None: those of the optimizer. A
+            `OneCycleLR` or `CyclicLR` with one peak has it for the fastest group.
         freeze_to: the lowest group that trains, by name or index; all before it are frozen.
         unfreeze: a `GradualUnfreezing`, in parts of epochs or in steps, or an `UnfreezeOnPlateau`
             of a logged value; it sets freezing from the first step.
@@ -56,7 +62,7 @@ class LayerGroupsCallback(Callback):
         example_input: as in `LayerGroups`; None: the module's `example_input_array`.
 
     Attributes:
-        groups: the layer groups, from the setup of a fit on.
+        groups: the layer groups, from `configure_optimizers` on.
     """
 
     groups: LayerGroups
@@ -91,42 +97,61 @@ class LayerGroupsCallback(Callback):
                     f"{type(other).__name__} freezes and unfreezes too, and adds parameter groups; "
                     "remove it from the callbacks, or LayerGroupsCallback"
                 )
+        if is_overridden("configure_model", pl_module):
+            with suppress(AnatomyError, AttributeError, GroupingError):  # it has no layers yet
+                self._divide(pl_module)  # it can be read only until it is sharded
+        if "configure_optimizers" not in vars(pl_module):
+            made = functools.partial(self._configured, pl_module, pl_module.configure_optimizers)
+            pl_module.configure_optimizers = made
+
+    def _divide(self, pl_module: Any) -> None:
         network = pl_module.get_submodule(self.path) if self.path else pl_module
         example = self.example_input
         if example is None:
             example = getattr(pl_module, "example_input_array", None)
-        if self._unfreezer is None or self.groups.model is not network:
+        if not hasattr(self, "groups") or self.groups.model is not network:
             self.groups = LayerGroups(network, self.split, example_input=example)
             self._unfreezer = None
-        if "configure_optimizers" not in vars(pl_module):
-            made = functools.partial(self._configured, pl_module.configure_optimizers)
-            pl_module.configure_optimizers = made
 
-    def _configured(self, configure: Callable[[], Any]) -> Any:
-        with _over_groups(self.groups, self.lr):
+    def _configured(self, pl_module: Any, configure: Callable[[], Any]) -> Any:
+        self._divide(pl_module)
+        first = self.freeze_to if self.plan is None else self.plan.start
+        frozen = range(0 if first is None else self.groups[first].index)
+        with _over_groups(self.groups, self.lr, frozen):
             return configure()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Freeze; the optimizer has all groups already."""
-        ours = [o for o in trainer.optimizers if any("layer_group" in g for g in o.param_groups)]
-        if len(ours) != 1:
+        """Freeze; the optimizers have all groups already."""
+        self._optimizers = [
+            o for o in trainer.optimizers if any("layer_group" in g for g in o.param_groups)
+        ]
+        held = {p for o in self._optimizers for g in o.param_groups for p in g["params"]}
+        named = self.groups.model.named_parameters()
+        if lacking := [name for name, p in named if p.requires_grad and p not in held]:
             raise GroupingError(
-                f"{len(ours)} optimizers of configure_optimizers have parameters of the network; "
-                "LayerGroupsCallback needs one over all of them"
+                f"the optimizers of configure_optimizers lack {count(len(lacking), 'parameter')} "
+                f"of the network that train, such as {lacking[0]}; give them all, or set "
+                "requires_grad=False"
             )
-        if not self.groups.is_attached(ours[0]):
-            self.groups.attach(ours[0])
+        if self._saved and self._saved["groups"]["names"] != [*self.groups.names]:
+            raise GroupingError(
+                f"the checkpoint has the layer groups {self._saved['groups']['names']}, the "
+                f"callback {[*self.groups.names]}; give it the split= of the run that is resumed"
+            )
         if self.freeze_to is not None and self._unfreezer is None:
             self.groups.freeze_to(self.freeze_to, norm=self.norm)
+        if self.lr is not None:
+            for config in trainer.lr_scheduler_configs:
+                _spread_peaks(config.scheduler, self.groups.rates)
         self._unfreezer = self._unfreezer or Unfreezer(self.groups, self.plan)
-        self._optimizer = ours[0]
+        self._events, self._measured_at = set[str](), ""
         self._position.begin_fit()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Restore the state of a resumed run; the optimizer has been restored before."""
         assert self._unfreezer is not None
         if self._saved:
-            self._unfreezer.begin(self._optimizer, self._saved)
+            self._unfreezer.begin(self._optimizers, self._saved)
         self._saved = None
         self._position.restore(trainer)
         for finder in trainer.callbacks:
@@ -138,10 +163,8 @@ class LayerGroupsCallback(Callback):
         """A rate that was found is that of the fastest group; the finder has given it to all."""
         for config in trainer.lr_scheduler_configs:
             if hasattr(config.scheduler, "get_last_lr"):
-                pairs = zip(
-                    self._optimizer.param_groups, config.scheduler.get_last_lr(), strict=True
-                )
-                for group, rate in pairs:
+                groups = config.scheduler.optimizer.param_groups
+                for group, rate in zip(groups, config.scheduler.get_last_lr(), strict=True):
                     group["lr"] = rate
         rates = self.groups.rates
         self.groups.set_rates([rate * top / max(rates) for rate in rates])
@@ -162,18 +185,35 @@ class LayerGroupsCallback(Callback):
             self._unfreezer.at(trainer.current_epoch + part, trainer.global_step)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Unfreeze on a plateau of a logged value."""
-        if (
-            self._unfreezer is not None
-            and trainer.state.fn == "fit"
-            and not trainer.sanity_checking
-        ):
-            self._unfreezer.measured(trainer.callback_metrics)
+        """Unfreeze on a plateau of a value of validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._measure(trainer, "validation")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Unfreeze on a plateau, where there is no validation."""
-        if self._unfreezer is not None and not sum(trainer.num_val_batches or [0]):
-            self._unfreezer.measured(trainer.callback_metrics)
+        """Unfreeze on a plateau of a value of training."""
+        self._measure(trainer, "epoch")
+
+    def _measure(self, trainer: Any, event: str) -> None:
+        """The value is new at the event that had it first; at the other it is the same again."""
+        name = getattr(self.plan, "monitor", None)
+        if name is None or self._unfreezer is None:
+            return
+        self._events.add(event)
+        value = trainer.callback_metrics.get(name)
+        values = [None if value is None else float(value)] * trainer.world_size
+        if trainer.world_size > 1:  # each may have logged its own, and all must do the same
+            torch.distributed.all_gather_object(values, values[0])
+        logged = [value for value in values if value is not None]
+        if logged:
+            self._measured_at = self._measured_at or event
+            if event == self._measured_at:
+                self._unfreezer.measured({name: sum(logged) / len(logged)})
+        elif event == "epoch" and ("validation" in self._events or not _validates(trainer)):
+            raise GroupingError(
+                f"the plan waits for {name!r}, which was not logged; there are "
+                f"{sorted(trainer.callback_metrics)}: self.log({name!r}, value), or give one of "
+                "them as monitor="
+            )
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the module its own `configure_optimizers` back."""
@@ -193,6 +233,13 @@ class LayerGroupsCallback(Callback):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep them until the loaders are made."""
+        saved = [g for o in checkpoint.get("optimizer_states", ()) for g in o["param_groups"]]
+        if saved and not any("layer_group" in group for group in saved):
+            raise GroupingError(
+                "this checkpoint was written without LayerGroupsCallback, so its optimizer has "
+                "other parameter groups; start from its weights alone, "
+                f"{type(pl_module).__name__}.load_from_checkpoint(path), and give no ckpt_path="
+            )
         states = checkpoint.get(_POSITION, [])
         if len(states) == trainer.world_size:
             self._position.saved = states[trainer.global_rank]
@@ -246,17 +293,25 @@ class _Position:
             load_random_state(*saved["now"])
 
 
+def _validates(trainer: Any) -> bool:
+    return bool(sum(trainer.num_val_batches or [0]))
+
+
 @contextmanager
-def _over_groups(groups: LayerGroups, lr: Rate | None) -> Iterator[None]:
+def _over_groups(groups: LayerGroups, lr: Rate | None, frozen: Collection[int]) -> Iterator[None]:
     """Optimizers made inside get the parameters of the network in layer groups.
 
     `Optimizer.__init__` receives the parameters in whatever way they were written down, before any
     scheduler is made of them, so it is replaced until the end of the block.
     """
     plain = Optimizer.__init__
+    divided = _Divided(groups, lr, frozen)
 
     def init(self: Optimizer, params: Any, defaults: dict[str, Any]) -> None:
-        plain(self, _divided(groups, lr, list(params), defaults), defaults)
+        plain(self, divided.param_groups([*params], defaults), defaults)
+        if any("layer_group" in group for group in self.param_groups):
+            groups.attach(self)  # before a scheduler is made, which may have rates of its own
+            divided.optimizers.append(self)
 
     Optimizer.__init__ = init  # type: ignore[method-assign] # until the end of the block
     try:
@@ -265,36 +320,117 @@ def _over_groups(groups: LayerGroups, lr: Rate | None) -> Iterator[None]:
         Optimizer.__init__ = plain  # type: ignore[method-assign] # as before
 
 
-def _divided(
-    groups: LayerGroups, lr: Rate | None, params: list[Any], defaults: dict[str, Any]
-) -> list[Any]:
-    """The parameters of the network in layer groups, and others as they were given."""
-    single = [p for p in params if not isinstance(p, dict)]
-    given = [p for p in params if isinstance(p, dict)] or [{"params": single}]
-    if any("layer_group" in group for group in given):
-        return params  # made from the groups by the module itself
-    network = {*groups.model.parameters()}
-    decayed: dict[nn.Parameter, float] = {}
-    rest = []
-    for group in given:
-        members = group["params"]
-        members = [members] if isinstance(members, torch.Tensor) else [*members]
-        members = [p[1] if isinstance(p, tuple) else p for p in members]  # without names
-        decay = group.get("weight_decay", defaults.get("weight_decay", 0.0))
-        decayed |= {p: decay for p in members if p in network}
-        if others := [p for p in members if p not in network]:
-            rest.append({**group, "params": others})
-    if not decayed:
-        return params
-    trains = [name for name, p in groups.model.named_parameters() if p.requires_grad]
-    if lacking := [n for n in trains if groups.model.get_parameter(n) not in decayed]:
-        raise GroupingError(
-            f"the optimizer of configure_optimizers lacks {len(lacking)} parameters of the network "
-            f"that train, such as {lacking[0]}; give it all, or set requires_grad=False"
-        )
-    made = groups.param_groups(
-        float(defaults["lr"]) if lr is None else lr,
-        max(decayed.values()),
-        decays=lambda name, p: decayed[p] > 0 if p in decayed else decays(name, p),
-    )
-    return made + rest
+class _Divided:
+    """The parameters of a network in layer groups, for the optimizers that one call makes.
+
+    An optimizer has the layer groups that it is given. Those that are frozen at first and that none
+    is given join the first one: modules for `BaseFinetuning` give it what trains at first.
+    """
+
+    def __init__(self, groups: LayerGroups, lr: Rate | None, frozen: Collection[int]) -> None:
+        self.groups, self.own_rates, self.frozen = groups, lr is None, frozen
+        self.optimizers: list[Optimizer] = []
+        self.options: dict[nn.Parameter, dict[str, Any]] = {}  # what each was given with
+        if lr is not None:
+            groups.set_rates(lr)
+
+    def param_groups(self, params: list[Any], defaults: dict[str, Any]) -> list[Any]:
+        """Of the layer groups of an optimizer, and others as they were given."""
+        single = [p for p in params if not isinstance(p, dict)]
+        given = [p for p in params if isinstance(p, dict)] or [{"params": single}]
+        if any("layer_group" in group for group in given):
+            return params  # made from the groups by the module itself
+        network = {*self.groups.model.parameters()}
+        own: set[nn.Parameter] = set()
+        rest = []
+        for group in given:
+            members = group["params"]
+            members = [members] if isinstance(members, torch.Tensor) else [*members]
+            members = [p[1] if isinstance(p, tuple) else p for p in members]  # without names
+            options = {k: v for k, v in group.items() if k not in ("params", "name")}
+            options = {"weight_decay": 0.0, **defaults, **options}
+            for parameter in members:
+                self.options[parameter] = options
+            own |= network.intersection(members)
+            if others := [p for p in members if p not in network]:
+                rest.append({**group, "params": others})
+        if not own:
+            return params
+        self._take_from_others(own)
+        chosen = [i for i in range(len(self.groups)) if self._joins(i, own)]
+        if self.own_rates:
+            rates = {self.groups.names[i]: self._rate(i, own, defaults["lr"]) for i in chosen}
+            self.groups.set_rates(rates)
+        decay = defaults.get("weight_decay", 0.0)
+        made = self.groups.param_groups(weight_decay=decay, decays=self._decays)
+        made = [group for group in made if group["layer_group"] in chosen]
+        for group in made:
+            group.update(self._common([p for p in group["params"] if p in own], group["name"]))
+        return made + rest
+
+    def _take_from_others(self, own: set[nn.Parameter]) -> None:
+        """Layer groups that joined an optimizer, and are given to this one."""
+        for groups in (optimizer.param_groups for optimizer in self.optimizers):
+            taken = {g.get("layer_group") for g in groups if own.intersection(g["params"])}
+            for group in [g for g in groups if g.get("layer_group", -1) in taken]:
+                group["params"] = []
+                del group["layer_group"], group["name"]
+
+    def _joins(self, i: int, own: set[nn.Parameter]) -> bool:
+        group = self.groups[i]
+        trains = {name for name, p in group.named_parameters() if p.requires_grad}
+        lacking = [name for name, p in group.named_parameters() if name in trains and p not in own]
+        if own.isdisjoint(group.parameters()):
+            held = (g.get("layer_group") for o in self.optimizers for g in o.param_groups)
+            return (i in self.frozen or not trains) and i not in held
+        if lacking:
+            raise GroupingError(
+                f"an optimizer of configure_optimizers lacks {len(lacking)} of the "
+                f"{count(len(trains), 'parameter')} of layer group {group.name!r} that train, such "
+                f"as {lacking[0]}; give it all of a layer group, or set requires_grad=False"
+            )
+        return True
+
+    def _rate(self, i: int, own: set[nn.Parameter], default: float) -> float:
+        members = own.intersection(self.groups[i].parameters())
+        rates = {float(self.options[p]["lr"]) for p in members} or {float(default)}
+        if len(rates) > 1:
+            raise GroupingError(
+                f"configure_optimizers gives parameters of layer group {self.groups.names[i]!r} "
+                f"the rates {sorted(rates)}, and a layer group has one; give lr= to "
+                "LayerGroupsCallback, or a split= between them"
+            )
+        return rates.pop()
+
+    def _decays(self, name: str, parameter: nn.Parameter) -> bool:
+        if parameter not in self.options:
+            return decays(name, parameter)
+        return bool(self.options[parameter]["weight_decay"])
+
+    def _common(self, members: list[nn.Parameter], name: str) -> dict[str, Any]:
+        """The options of parameters, other than the rate."""
+        given = [{k: v for k, v in self.options[p].items() if k != "lr"} for p in members]
+        if any(options != given[0] for options in given):
+            raise GroupingError(
+                f"configure_optimizers gives parameters of {name!r} different options, and a "
+                "layer group has one of each; give split= between them, or the same options"
+            )
+        return given[0] if given else {}
+
+
+def _spread_peaks(scheduler: Any, rates: tuple[float, ...]) -> None:
+    """OneCycleLR and CyclicLR have rates of their own; one for all is that of the fastest group."""
+    groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", [])
+    cyclic = getattr(scheduler, "max_lrs", None)
+    peaks = cyclic or [group.get("max_lr") for group in groups]
+    ours = {i: group["layer_group"] for i, group in enumerate(groups) if "layer_group" in group}
+    if len({peaks[i] for i in ours}) != 1 or None in peaks:
+        return
+    for i, index in ours.items():
+        part = rates[index] / max(rates)
+        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if key in groups[i]:
+                groups[i][key] *= part
+        if cyclic:
+            scheduler.base_lrs[i] *= part
+            cyclic[i] *= part

@@ -68,7 +68,7 @@ class LayerGroupsCallback(TrainerCallback):
                 "these layer groups are not of the model that the Trainer trains; make both from "
                 "one model: groups = LayerGroups(model), Trainer(model, ...)"
             )
-        self.unfreezer.begin(optimizer, state.stateful_callbacks.get(_KEY))
+        self.unfreezer.begin([optimizer], state.stateful_callbacks.get(_KEY))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Unfreeze what the plan says."""
@@ -223,7 +223,7 @@ class LayerGroupsMixin(Trainer):
         """Restore freezing first: under FSDP2 the moments of frozen parameters are not loaded."""
         if checkpoint is not None:
             saved = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
-            self._callback.unfreezer.begin(self.optimizer, saved.stateful_callbacks.get(_KEY))
+            self._callback.unfreezer.begin([self.optimizer], saved.stateful_callbacks.get(_KEY))
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
