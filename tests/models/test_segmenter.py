@@ -49,6 +49,19 @@ def test_a_vision_transformer_gets_a_plain_decoder() -> None:
         assemble_segmenter(loaded, 4, size=size, decoder="fpn")
 
 
+def test_dpt_reads_blocks_of_a_vision_transformer() -> None:
+    size = (144, 144)  # nine patches a side: the decoder halves maps, so it pads them
+    loaded = load_model("timm:test_vit", pretrained=False, img_size=size)
+    made = assemble_segmenter(loaded, 4, size=size, decoder="dpt", widths=(16,))
+    assert [each.path for each in made.cut.maps] == ["blocks.0", "blocks.2", "blocks.3", "norm"]
+    scores = made.model.train()(torch.rand(2, 3, *size))
+    assert scores.shape == (2, 4, *size)
+    scores.square().mean().backward()
+    assert [name for name, p in made.model.named_parameters() if p.grad is None] == []
+    with pytest.raises(ModelError, match=r"four blocks or more of one resolution"):
+        segmenter("timm:test_resnet", decoder="dpt")
+
+
 @pytest.mark.parametrize("decoder", ["unet", "fpn", "deeplabv3+", "plain"])
 def test_each_decoder_reads_the_maps(decoder: str) -> None:
     assert segmenter("timm:test_resnet", decoder=decoder)(torch.rand(1, 3, 72, 100)).shape[1:] == (

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 
 from layergroups._formatting import count
 from layergroups.errors import ModelError
+from layergroups.models._feature_maps import padded_to
 
-DECODERS: Final = ("unet", "fpn", "deeplabv3+", "plain")
+DECODERS: Final = ("unet", "fpn", "deeplabv3+", "dpt", "plain")
 _WIDTHS: Final = (256, 128, 64, 32, 16)  # of U-Net, from the smallest map on
+_FINER: Final = 8  # the result of DPT has so many times the sides of its maps
 _PYRAMID: Final = (4, 8, 16, 32)  # strides that FPN and DeepLabV3+ read
 
 
@@ -22,8 +24,8 @@ class Decoder(nn.Module):
 
     Args:
         kind: "unet" (Ronneberger et al. 2015), "fpn" (Lin et al. 2017, Kirillov et al. 2019),
-            "deeplabv3+" (Chen et al. 2018), or "plain": convolutions and upsampling of the last map
-            alone, for networks with one resolution.
+            "deeplabv3+" (Chen et al. 2018); for networks with one resolution "dpt" (Ranftl et al.
+            2021) of four maps, or "plain": convolutions and upsampling of the last map alone.
         channels: of the maps, the largest map first.
         strides: of the maps, in pixels.
         widths: channels inside the decoder, from the smallest map on; U-Net and plain have a step
@@ -49,6 +51,7 @@ class Decoder(nn.Module):
             )
         self.widths = tuple(widths) or self._default_widths()
         make = {"unet": self._unet, "fpn": self._fpn, "deeplabv3+": self._deeplab}
+        make["dpt"] = self._dpt
         self.layers, self.stride = make.get(kind, self._plain)()
 
     @property
@@ -60,6 +63,10 @@ class Decoder(nn.Module):
         """A map (N, out_channels, h, w)."""
         if self.kind == "plain":
             return self.layers(maps[-1])  # type: ignore[no-any-return] # of a module
+        if self.kind == "dpt":  # it halves and doubles maps, so their sides must be even
+            height, width = (_FINER * side for side in maps[-1].shape[2:])
+            made: Tensor = self.layers([padded_to(each, 2) for each in maps], [None] * len(maps))
+            return made[..., :height, :width]
         by_stride = dict(zip(self.strides, maps, strict=True))
         smallest, last = maps[-1], self.strides[-1]
         n, _, height, width = smallest.shape
@@ -78,7 +85,7 @@ class Decoder(nn.Module):
             return _WIDTHS[: max(1, len(_powers(self.strides[-1])) - 2)]
         if self.kind == "plain":  # halves the stride down to about 4
             return _WIDTHS[: max(1, (self.strides[-1] // 4).bit_length())]
-        return (128,) if self.kind == "fpn" else (256,)
+        return (256,) if self.kind == "deeplabv3+" else (128,)
 
     def _full_channels(self) -> list[int]:
         """Channels for every power of two up to the last stride: 0 where there is no map."""
@@ -101,6 +108,14 @@ class Decoder(nn.Module):
             self._full_channels(), 5, self.widths[-1], (12, 24, 36), 16, True, 0.5
         )
         return made, 4
+
+    def _dpt(self) -> tuple[nn.Module, int]:
+        n, width = len(self.strides), self.widths[-1]
+        between = [width * factor for factor in (1, 2, 4, 4)]  # as it has them of 256
+        layers = _decoder("dpt", "DPTDecoder")(
+            self.channels, [16] * n, False, "ignore", between[:n], width
+        )
+        return layers, max(1, self.strides[-1] // _FINER)
 
     def _plain(self) -> tuple[nn.Module, int]:
         steps: list[nn.Module] = []

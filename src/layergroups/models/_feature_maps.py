@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -125,6 +125,19 @@ def find_maps(found: Trace, body: nn.Module) -> tuple[FeatureMap, ...]:
     # Each is made after the larger ones: a network may enlarge a map again, such as a mask.
     later = [*ends[1:], _END]
     return tuple(m for m, end, after in zip(maps, ends, later, strict=False) if end < after)
+
+
+def spread_maps(
+    found: Trace, body: nn.Module, last: FeatureMap, n: int = 4
+) -> tuple[FeatureMap, ...]:
+    """Maps like the last one, of its blocks, evenly spread, ending with it; empty if too few."""
+    alike = [each for _, each in all_maps(found) if replace(each, path=last.path) == last]
+    kinds = Counter(type(body.get_submodule(each.path)) for each in alike)
+    kind, times = kinds.most_common(1)[0]
+    if times < n:
+        return ()
+    blocks = [each for each in alike if type(body.get_submodule(each.path)) is kind]
+    return (*(blocks[i * times // n - 1] for i in range(1, n)), last)
 
 
 def depth(body: nn.Module, path: str) -> int:

@@ -15,7 +15,13 @@ from layergroups.errors import AnatomyError, CutError, ModelError
 from layergroups.models._catalog import LoadedModel
 from layergroups.models._cut import Assembled, Cut, CutGiven, apply_cut, cut_body, images_of
 from layergroups.models._decoder import Decoder
-from layergroups.models._feature_maps import Encoder, find_maps, padded_to
+from layergroups.models._feature_maps import (
+    Encoder,
+    FeatureMap,
+    find_maps,
+    padded_to,
+    spread_maps,
+)
 
 log = logging.getLogger("layergroups")
 
@@ -74,6 +80,8 @@ def assemble_segmenter(
             'for images, such as "resnet18"; a model that gives masks itself goes to Learner.'
         )
     kind = decoder or ("unet" if len(maps) > 1 else "plain")
+    if kind == "dpt":
+        maps = _spread(found, body, maps)
     end = next(call.end for call in found.calls if call.path == maps[-1].path)
     later = [n for n, time in found.first_use.items() if time > end]
     unread, rest = _removable(body, list(dict.fromkeys(map(parent, later))))
@@ -96,6 +104,16 @@ def assemble_segmenter(
         input=loaded.input,
         example=example,
     )
+
+
+def _spread(found: Trace, body: nn.Module, maps: tuple[FeatureMap, ...]) -> tuple[FeatureMap, ...]:
+    spread = spread_maps(found, body, maps[-1]) if len(maps) == 1 else ()
+    if not spread:
+        raise ModelError(
+            'decoder="dpt" is for networks with four blocks or more of one resolution, such as '
+            'vision transformers; this one has other maps: use decoder="unet" or "plain".'
+        )
+    return spread
 
 
 def _trace_of_maps(body: nn.Module, loaded: LoadedModel, found: Trace, example: Tensor) -> Trace:

@@ -268,9 +268,10 @@ def segmentation_learner(
     Args:
         dls: the images and their masks.
         arch: as for `vision_learner`: any network of torchvision or timm that has feature maps.
-        decoder: "unet", "fpn" or "deeplabv3+", of segmentation_models_pytorch; or "plain",
-            convolutions and upsampling of the last map. None: "unet", or "plain" where all maps
-            have one resolution, as in a vision transformer.
+        decoder: "unet", "fpn" or "deeplabv3+", of segmentation_models_pytorch; for networks whose
+            maps have one resolution, such as vision transformers, "dpt" of the same package; or
+            "plain", convolutions and upsampling of the last map. None: "unet", or "plain" for one
+            resolution.
         widths: channels inside the decoder, from the smallest map on; the default of a U-Net is
             256, 128, 64 and so on.
         pretrained: start with the library's pretrained weights.
