@@ -75,7 +75,7 @@ def test_masks_are_validated(folder: Path, run: Run, tmp_path: Path) -> None:
     for number in range(1, 12):
         (tmp_path / f"{number:02d}.png").symlink_to(folder / f"masks/{number:02d}.png")
     broken = run(*words, "--masks", tmp_path)
-    assert "00.png: has the values 7" in broken.err
+    assert "00.png: has the value 7" in broken.err
 
 
 def test_labels_that_overlap(run: Run, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.data.masks import LABELS, NAMES, layers, shapes
 from layergroups._drawing import palette
 from layergroups.data import SegmentationDataLoaders
 from layergroups.data.sources import LayerReader, MaskReader
+from layergroups.data.sources._masks import class_names
 from layergroups.errors import BrokenImagesError, DataError
 
 SMALL: dict[str, Any] = {"size": (24, 32), "batch_size": 4, "num_workers": 0, "cache": False}
@@ -78,7 +79,7 @@ def test_faults_are_found_first_and_named_by_path(folders: tuple[Path, Path]) ->
     with pytest.raises(BrokenImagesError) as caught:
         loaders(folders)
     message = str(caught.value)
-    assert all(text in message for text in ("01.png", "values 7", "02.png", "20 x 20", "03.png"))
+    assert all(text in message for text in ("01.png", "value 7", "02.png", "20 x 20", "03.png"))
     dls = loaders(folders, on_error="skip")
     assert len(dls.train_images) + len(dls.valid_images) == 5
     assert {broken.path.name for broken in dls.broken} == {"01.png", "02.png", "03.png"}
@@ -191,7 +192,7 @@ def test_faults_of_layers_are_found_first_and_named_by_path(tmp_path: Path) -> N
     assert all(
         file in message for file in ("disc/01.png", "square/02.png", "disc/03.png", "04.png")
     )
-    assert all(why in message for why in ("values 7 for 'disc'", "20 x 20", "64 x 48"))
+    assert all(why in message for why in ("value 7 for 'disc'", "20 x 20", "64 x 48"))
     assert " + " not in message  # the one file that is wrong
     (masks / "disc/05.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 images have no mask in .*disc.*05\.jpg"):
@@ -209,3 +210,49 @@ def test_faults_of_layers_are_found_first_and_named_by_path(tmp_path: Path) -> N
         Image.fromarray(np.zeros((48, 64), np.uint8)).save(path)
     with pytest.raises(DataError, match="nothing to learn"):
         overlapping(pages, classes=["one"])
+
+
+def test_classes_without_masks_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, values in (("train", (0, 1, 1)), ("valid", (0, 2, 2))):
+        for folder in shapes(tmp_path / name, n=4, values=values):
+            (tmp_path / folder.name).mkdir(exist_ok=True)
+            folder.rename(tmp_path / folder.name / name)
+    loaders((tmp_path / "images", tmp_path / "masks"), classes=[*NAMES, "ring"])
+    assert "No training mask has 'disc', 'ring'" in caplog.text
+    assert "No validation mask has 'square'" in caplog.text
+
+
+def test_files_that_do_not_pair_are_named(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.open(folders[1] / "01.png").save(folders[1] / "99.png")
+    loaders(folders)
+    assert "99.png" in caplog.text
+    Image.open(folders[1] / "01.png").save(folders[1] / "01.bmp")
+    with pytest.raises(DataError, match=r"01\.bmp and .*01\.png have the same name"):
+        loaders(folders)
+
+
+def test_masks_as_jpeg_are_refused_with_the_reason(folders: tuple[Path, Path]) -> None:
+    for path in list(folders[1].iterdir()):
+        Image.open(path).convert("L").save(path.with_suffix(".jpg"), quality=50)
+        path.unlink()
+    with pytest.raises(BrokenImagesError, match="JPEG changes the values"):
+        loaders(folders)
+    with pytest.raises(DataError, match="JPEG changes the values"):
+        loaders(folders, classes=None)
+
+
+def test_colours_may_be_text() -> None:
+    assert class_names({"road": "#804080", "sky": (70, 130, 180)})[1] == (
+        (128, 64, 128), (70, 130, 180),
+    )  # fmt: skip
+    for wrong in ("blau", (1, 2), (1, 2, 3, 4), None):
+        with pytest.raises(DataError, match="'road' is"):
+            class_names({"road": wrong, "sky": (70, 130, 180)})
+
+
+def test_augmentation_that_forgets_the_masks_is_refused_first(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(DataError, match="without their masks"):
+        loaders(folders, augment="rand")
+    assert set(loaders(folders, augment="erase").one_batch()[1].unique().tolist()) <= {0, 1, 2}

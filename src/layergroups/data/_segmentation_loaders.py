@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack
 from layergroups._paths import path_of
 from layergroups.data._image_loaders import ImageDataLoaders
 from layergroups.data._samples import names_of
+from layergroups.data.image import Augmentation
 from layergroups.data.sources import (
     Classes,
     Column,
@@ -48,6 +49,15 @@ class SegmentationDataLoaders(ImageDataLoaders):
 
     Attributes: those of `ImageDataLoaders`.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.augment, Augmentation) and self.augment.policy is not None:
+            raise DataError(
+                f"augment={self.augment.policy!r} varies images without their masks. Use True, "
+                '"erase", "document", an Augmentation without policy, or transforms of '
+                "torchvision.transforms.v2 that take both."
+            )
 
     @classmethod
     def from_folders(

@@ -87,23 +87,26 @@ def check_on_error(on_error: OnError) -> OnError:
     return on_error
 
 
-def report_broken(broken: Sequence[BrokenImage], on_error: OnError) -> None:
-    """Stop at broken images, or say in one line that they are left out."""
+def report_broken(broken: Sequence[BrokenImage], on_error: OnError, *, masks: bool = False) -> None:
+    """Stop at broken images or masks, or say in one line that they are left out."""
     if broken and on_error == "raise":
-        raise broken_images_error(broken)
+        raise broken_images_error(broken, masks=masks)
     if broken:
         listed = first_few(broken, _MENTIONED, "; ")
-        _LOG.warning("Skipped %d broken images: %s.", len(broken), listed)
+        what = "masks" if masks else "images"
+        _LOG.warning("Skipped %d broken %s: %s.", len(broken), what, listed)
 
 
-def broken_images_error(broken: Sequence[BrokenImage]) -> BrokenImagesError:
-    """The error that lists broken images, with what can be done."""
+def broken_images_error(broken: Sequence[BrokenImage], *, masks: bool = False) -> BrokenImagesError:
+    """The error that lists broken images or masks, with what can be done."""
     lines = [f"  {image}" for image in broken[:_LISTED]]
     if len(broken) > _LISTED:
-        lines.append(f"  and {len(broken) - _LISTED} more; check_images(paths) lists all.")
+        more = "." if masks else "; check_images(paths) lists all."
+        lines.append(f"  and {len(broken) - _LISTED} more{more}")
     them = "it" if len(broken) == 1 else "them"
+    n = count(len(broken), "mask" if masks else "image")
     return BrokenImagesError(
-        f"{count(len(broken), 'image')} cannot be read:\n" + "\n".join(lines) + "\n"
+        f"{n} cannot be {'used' if masks else 'read'}:\n" + "\n".join(lines) + "\n"
         f'Repair or remove {them}, or leave {them} out with on_error="skip".'
     )
 

@@ -126,7 +126,7 @@ class Augmentation:
             smooth = v2.InterpolationMode.BILINEAR
             steps.append(_POLICIES[self.policy](fill=_GREY, interpolation=smooth))
         if self.erase:  # works on tensors
-            steps += [v2.PILToTensor(), v2.RandomErasing(self.erase, value=_GREY)]
+            steps += [v2.PILToTensor(), _Erasing(self.erase)]
         return v2.Compose(steps)  # type: ignore[no-any-return] # torchvision, untyped
 
     def decode_size(self, size: Size) -> int:
@@ -284,6 +284,16 @@ def _resized_mask(mask: torch.Tensor, size: Size) -> torch.Tensor:
     nearest = v2.InterpolationMode.NEAREST_EXACT
     resized = v2.functional.resize(tv_tensors.Mask(mask), list(size), interpolation=nearest)
     return resized.as_subclass(torch.Tensor)  # type: ignore[no-any-return] # torchvision, untyped
+
+
+class _Erasing:
+    """Random erasing of an image, not of its mask, about which torchvision would warn."""
+
+    def __init__(self, probability: float) -> None:
+        self._erase = v2.RandomErasing(probability, value=_GREY)
+
+    def __call__(self, image: Any, *masks: Any) -> Any:
+        return (self._erase(image), *masks) if masks else self._erase(image)
 
 
 class _Light:

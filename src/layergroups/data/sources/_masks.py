@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image, ImageColor, ImageSequence
 
 from layergroups._formatting import count, first_few
 from layergroups._paths import path_of
@@ -37,6 +38,7 @@ from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
 from layergroups.tasks import IGNORED, TASKS, MaskFile, Task
 
+_LOG = logging.getLogger("layergroups")
 Colour = int | tuple[int, int, int]
 Classes = str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
 _USUAL_VOID: Final = 255  # in Pascal VOC, Cityscapes and most tools
@@ -67,7 +69,7 @@ class MaskReader:
         places = np.array([known[value] for value in values.tolist()], np.int16)
         nearest = np.searchsorted(values, codes).clip(max=len(values) - 1)
         if (odd := codes[values[nearest] != codes]).size:
-            raise DataError(f"has {self._named(np.unique(odd))}, which no class has")
+            raise DataError(f"has {self._named(np.unique(odd))}, which no class has{_lossy(paths)}")
         return torch.from_numpy(places[nearest])
 
     def counts(self, mask: torch.Tensor) -> tuple[int, ...]:
@@ -104,10 +106,9 @@ class MaskReader:
 
     def _named(self, codes: Array) -> str:
         if self.by_colour:
-            return "the colours " + first_few(
-                (str((c >> 16, c >> 8 & 255, c & 255)) for c in codes.tolist()), _MENTIONED
-            )
-        return f"the values {first_few(map(str, codes.tolist()), _MENTIONED)}"
+            colours = (str((c >> 16, c >> 8 & 255, c & 255)) for c in codes.tolist())
+            return _counted("colour", colours)
+        return _counted("value", map(str, codes.tolist()))
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class LayerReader:
         made = np.zeros((len(layers), *shape), np.int8)
         for place, layer in enumerate(layers):
             if layer is not None:
-                made[place] = self._marked(layer, self.classes[place])
+                made[place] = self._marked(layer, self.classes[place], paths)
         return torch.from_numpy(made)
 
     def counts(self, mask: torch.Tensor) -> tuple[int, ...]:
@@ -166,13 +167,13 @@ class LayerReader:
             for part in parts
         ]
 
-    def _marked(self, layer: Array, name: str) -> Array:
+    def _marked(self, layer: Array, name: str, paths: Sequence[str]) -> Array:
         values = set(np.unique(layer).tolist()) - set(self.ignored)
         if not (values <= {0, 1} or values <= {0, 255}):
-            odd = first_few(map(str, sorted(values)), _MENTIONED)
+            odd = _counted("value", map(str, sorted(values)))
             raise DataError(
-                f"has the values {odd} for {name!r}, expected 0 where the label is not, and 1 or "
-                "255 where it is"
+                f"has {odd} for {name!r}, expected 0 where the label is not, and 1 or 255 where it "
+                f"is{_lossy(paths)}"
             )
         kept = np.where(np.isin(layer, self.ignored), IGNORED, layer > 0)
         return kept.astype(np.int8)
@@ -237,6 +238,18 @@ def _flat(pixels: Array) -> Array:
     return pixels
 
 
+def _counted(what: str, values: Iterable[str]) -> str:
+    """As "the values 3, 4"."""
+    found = list(values)
+    return f"the {what}{'s' * (len(found) > 1)} {first_few(found, _MENTIONED)}"
+
+
+def _lossy(paths: Sequence[str]) -> str:
+    """Why values are odd, where files are JPEG."""
+    is_jpeg = any(path.lower().endswith((".jpg", ".jpeg")) for path in paths)
+    return ": JPEG changes the values of pixels, so save masks as PNG" if is_jpeg else ""
+
+
 def _code(value: Colour) -> int:
     if isinstance(value, int):
         return value
@@ -285,26 +298,43 @@ def class_names(classes: Classes, least: int = 2) -> tuple[tuple[str, ...], tupl
                 'name of a class in each line, or a list, classes=["background", "cell"].'
             ) from cause
         classes = [line.strip() for line in lines if line.strip()]
+    if not isinstance(classes, Sequence | Mapping):
+        raise DataError(
+            f'classes={classes!r:.80}: expected a list of names, classes=["background", "cell"], a '
+            "text file with a name in each line, or a dict of values or colours."
+        )
     names = tuple(map(str, classes))
     if len(names) < least or len(set(names)) < len(names):
         expected = "two different names, the background too" if least > 1 else "one, all different"
         raise DataError(f"classes={list(names)}: expected at least {expected}.")
     if not isinstance(classes, Mapping):
         return names, tuple(range(len(names)))
-    values = tuple(
-        tuple(map(int, value)) if isinstance(value, tuple | list) else int(value)
-        for value in classes.values()
-    )
+    values = tuple(_value_of(name, value) for name, value in classes.items())
     if len({type(value) for value in values}) > 1 or len(set(values)) < len(values):
         raise DataError(
             f"classes={dict(classes)}: expected a different value for each class, such as 255, or "
             "a different colour for each, such as (128, 64, 128)."
         )
-    return names, values  # type: ignore[return-value] # of three numbers each
+    return names, values
+
+
+def _value_of(name: str, value: Any) -> Colour:
+    """A value, or a colour as numbers or as text."""
+    try:
+        found = ImageColor.getrgb(value) if isinstance(value, str) else value
+        if not isinstance(found, tuple | list):
+            return int(found)
+        red, green, blue = map(int, found)
+        return red, green, blue
+    except (TypeError, ValueError) as cause:
+        raise DataError(
+            f"classes: {name!r} is {value!r:.80}; expected a value such as 255, or a colour, "
+            '(128, 64, 128) or "#804080".'
+        ) from cause
 
 
 def reader_of(
-    classes: Classes | None, ignore: Any, sample: Iterable[str], items: Items | None = None
+    classes: Classes | None, ignore: Any, sample: Sequence[str], items: Items | None = None
 ) -> tuple[tuple[str, ...], MaskReader]:
     """Names of the classes, and how the masks are read.
 
@@ -317,7 +347,8 @@ def reader_of(
             raise DataError(
                 f"The masks have the values {first_few(map(str, sorted(seen)), 10)}: give the "
                 'names of their classes, classes=["background", "road", ...] for 0, 1, ..., or a '
-                'dict with the value or the colour of each, classes={"road": (128, 64, 128), ...}.'
+                'dict with the value or the colour of each, classes={"road": (128, 64, 128), ...}'
+                f"{_lossy(sample)}."
             )
         classes = {"background": 0, "foreground": max(seen | {1})}
     names, values = class_names(classes)
@@ -404,10 +435,25 @@ def read_masked(
     if len(seen) < 2 and not overlapping:
         only = names_of(names[place] for place in seen) if seen else "none of the classes"
         raise DataError(
-            f"All pixels of the training masks are of {only}, so there is nothing to learn. Give "
-            "the values of the classes: classes={'background': 0, 'cell': 255}."
+            f"All pixels of the training masks are of {only}, so there is nothing to learn (255 is "
+            "ignored unless a class has it). Give the values of the classes: "
+            "classes={'background': 0, 'cell': 255}."
         )
+    _warn_of_absent(made, chosen=is_valid is None)
     return made
+
+
+def _warn_of_absent(made: Split, *, chosen: bool) -> None:
+    """Log which classes no training mask has, and which no validation mask of the user has."""
+    each = zip(
+        made.vocab, *(p.counts(len(made.vocab)) for p in (made.train, made.valid)), strict=True
+    )
+    counts = list(each)
+    if unlearned := [name for name, train, _ in counts if not train]:
+        _LOG.warning("No training mask has %s, so it cannot be learned.", names_of(unlearned))
+    unmeasured = [name for name, train, valid in counts if train and not valid]
+    if unmeasured and not chosen:  # else the split says so
+        _LOG.warning("No validation mask has %s, so it is not measured.", names_of(unmeasured))
 
 
 def masked_samples(
@@ -471,7 +517,9 @@ def mask_files(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = dict(zip(positions, pool.map(check, positions), strict=True))
     faults = tuple(fault for fault in found.values() if isinstance(fault, BrokenImage))
-    report_broken(faults, on_error)
+    report_broken(faults, on_error, masks=True)
+    if len(faults) == len(found):
+        raise DataError(f"No mask can be used: {faults[0]}.")
     return {i: f for i, f in found.items() if isinstance(f, MaskFile)}, faults
 
 
@@ -535,8 +583,8 @@ def paired(
     for name, root in zip(("images", "masks"), roots, strict=True):
         if not root.is_dir():
             raise DataError(f"{name}: there is no folder {root}.")
-    pictures = {_key(path, roots[0]): path for path in find_images(roots[0], channels)}
-    found = {_key(path, roots[1]): path for path in find_images(roots[1], 1)}
+    pictures = _by_name(find_images(roots[0], channels), roots[0])
+    found = _by_name(find_images(roots[1], 1), roots[1])
     if not pictures:
         raise DataError(f"{roots[0]} has no images, nor have its sub-folders.")
     missing = [path for key, path in pictures.items() if key + suffix not in found]
@@ -546,9 +594,27 @@ def paired(
             f"{first_few(missing, _MENTIONED)}. Expected the same names, such as "
             f"{_key(missing[0], roots[0])}{suffix}.png{_hint(missing, roots, found, suffix)}."
         )
+    if spare := [path for key, path in found.items() if key.removesuffix(suffix) not in pictures]:
+        _LOG.warning(
+            "%s in %s %s no image: %s.", count(len(spare), "mask"), roots[1],
+            "has" if len(spare) == 1 else "have", first_few(spare, _MENTIONED),
+        )  # fmt: skip
     parts = [Path(key).parts[0] if "/" in key else "" for key in pictures]
     is_valid = [part == "valid" for part in parts] if set(parts) == {"train", "valid"} else None
     return list(pictures.values()), [found[key + suffix] for key in pictures], is_valid
+
+
+def _by_name(paths: Sequence[str], root: Path) -> dict[str, str]:
+    """Files by their names without endings, which must differ."""
+    found: dict[str, str] = {}
+    for path in paths:
+        first = found.setdefault(_key(path, root), path)
+        if first != path:
+            raise DataError(
+                f"{first} and {path} have the same name, so it is not clear which one to use: "
+                "remove one, or give pairs: SegmentationDataLoaders.from_lists(images, masks)."
+            )
+    return found
 
 
 def paired_by_label(
