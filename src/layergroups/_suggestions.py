@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from layergroups.errors import ArgumentError, NoAttributeError
@@ -18,6 +19,16 @@ def nearest(name: str, known: Iterable[str], end: str = "") -> str:
     """A sentence with the name that was perhaps meant; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f" Did you mean {near[0]}{end}?" if near else ""
+
+
+def nearest_folder(path: Path, holding: str = "") -> str:
+    """The same for a folder that does not exist, among those beside it that hold this file."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if (each / holding).exists()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, 1)
+    return f" Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def unknown_argument(call: str, name: str, known: Iterable[str]) -> ArgumentError:

@@ -205,3 +205,12 @@ def test_ctrl_c_saves_what_was_learned(photos: Path, tmp_path: Path) -> None:
     assert {"learner.json", "history.csv"} <= {path.name for path in (tmp_path / "m").iterdir()}
     photo = next((photos / "red").iterdir())
     assert load_learner(tmp_path / "m").predict(photo).label in ("red", "green", "blue")
+
+
+def test_a_misspelt_name_is_found_before_the_data_are_read(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/learner.json").touch()
+    assert "resnet18" in run("train", tmp_path / "no", "--arch", "resnet81").only_error_line
+    assert "nix.pth" in run("train", tmp_path / "no", "--weights", "nix.pth").only_error_line
+    wrong = run("predict", tmp_path / "rums", "photo.jpg").only_error_line
+    assert f"Did you mean {tmp_path / 'runs'}?" in wrong

@@ -23,6 +23,7 @@ def test_the_demo_fine_tunes_minilm(tmp_path: Path, capsys: Any) -> None:
     minilm()
     assert main(["demo", "text", "--out", str(tmp_path / "run"), "--epochs", "0"]) == 0
     assert "Accuracy" in capsys.readouterr().out
+    assert main(["reproduce", str(tmp_path / "run")]) == 0
     again = load_learner(tmp_path / "run")
     asked = again.dls.table_dl(TEXTS, valid_col="split")
     assert again.validate(asked)["accuracy"] > 0.8

@@ -42,7 +42,7 @@ def test_without_network_torchvision_weights_are_refused_at_once() -> None:
         WeightsError, match=r"resnet18-f37072fd\.pth could not be reached"
     ) as caught:
         load_model("torchvision:resnet18")
-    assert 'weights="resnet18.safetensors"' in str(caught.value)
+    assert 'weights="resnet18-f37072fd.pth"' in str(caught.value)
     assert "pretrained=False" in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
 

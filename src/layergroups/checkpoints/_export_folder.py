@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from layergroups._forward import call_model
 from layergroups._from_dict import from_dict
+from layergroups._suggestions import nearest_folder
 from layergroups._torch import tree_map_only
 from layergroups.anatomy import eval_mode
 from layergroups.checkpoints import _file as file
@@ -165,7 +166,8 @@ def read_export(folder: Path) -> tuple[dict[str, Tensor], Exported]:
             "learn.load(name)."
         )
     if not folder.is_dir():
-        raise CheckpointError(f"There is no folder {folder}. Write one: learn.export(folder).")
+        hint = nearest_folder(folder, DESCRIPTION) or " Write one: learn.export(folder)."
+        raise CheckpointError(f"There is no folder {folder}.{hint}")
     if not path.is_file():
         raise CheckpointError(
             f"{folder} is not an exported model: it has no {DESCRIPTION}. Write one: "

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from layergroups import __version__
+from layergroups._suggestions import nearest_folder
 from layergroups.cli._run_config import RunConfig, read_settings
 
 app = typer.Typer(
@@ -153,7 +154,7 @@ def _configured(context: typer.Context, file: Path | None) -> Path | None:
 def _continued(context: typer.Context, run: Path | None) -> Path | None:
     """Take the settings of the run as defaults, but those that say where it was written."""
     if run is not None and not run.is_dir():
-        raise typer.BadParameter(f"there is no folder {run}.")
+        raise typer.BadParameter(f"there is no folder {run}.{nearest_folder(run, 'run.yaml')}")
     if run is not None and (run / "run.yaml").is_file():
         own = _defaults(run / "run.yaml")
         known = {name: value for name, value in own.items() if name not in _MADE_OTHERWISE}
@@ -211,7 +212,11 @@ def demo(
     from layergroups import demo
 
     if kind is Kind.text:
-        demo.run_text(out, epochs=epochs)
+        settings = RunConfig(
+            folder=demo.TEXTS, text="text", valid_col="split", arch=str(demo.minilm_folder()),
+            metrics="accuracy", batch_size=32, epochs=epochs, out=out,
+        )  # fmt: skip
+        demo.run_text(out, epochs=epochs, config=settings.to_yaml())
         return
     settings = RunConfig(
         folder=demo.PHOTOS, arch=demo.ARCHITECTURE, weights=demo.efficientnet_lite0_weights(),

@@ -9,6 +9,7 @@ import torch
 
 from layergroups._drawing import check_ending
 from layergroups._formatting import say, show, show_json
+from layergroups._suggestions import nearest_folder
 from layergroups.anatomy import Anatomy
 from layergroups.checkpoints import DESCRIPTION
 from layergroups.cli._parsing import split_rule
@@ -30,12 +31,14 @@ def run(what: str, *, split: str | None, size: int | None, out: Path | None, jso
     try:
         name, groups = (_export if _is_export(what) else _network)(what, split, size)
     except UnknownArchitectureError as cause:
-        if not Path(what).is_dir() and "/" not in what:
+        near = nearest_folder(Path(what), DESCRIPTION)
+        if not Path(what).is_dir() and "/" not in what and not near:
             raise
         found = "is a folder without" if Path(what).is_dir() else "is not the folder of"
+        hint = near or " `layergroups models` lists networks."
         raise CheckpointError(
-            f"{what} {found} a model that `layergroups train` wrote, and no network has this name. "
-            "`layergroups models` lists networks."
+            f"{what} {found} a model that `layergroups train` wrote, and no network has this name."
+            f"{hint}"
         ) from cause
     if json:
         show_json(_described(name, groups))

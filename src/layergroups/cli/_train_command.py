@@ -27,6 +27,7 @@ from layergroups.data import (
     TextDataLoaders,
 )
 from layergroups.errors import DataError
+from layergroups.models import check_network
 from layergroups.reports import (
     CONFIG,
     PICTURE,
@@ -94,6 +95,8 @@ def _check(config: RunConfig) -> None:
         raise typer.BadParameter("--search needs --freeze-epochs 1.")
     if config.train_all_layers and (config.search or config.freeze_epochs):
         raise typer.BadParameter("--train-all-layers has no --search and no --freeze-epochs.")
+    if config.from_run is None and config.text is None:
+        check_network(config.arch, config.weights)
     config.labels.check(config.folder)
     of_masks = (config.classes, config.ignore, config.mask_suffix, config.overlapping)
     if config.masks is None and any(of_masks):

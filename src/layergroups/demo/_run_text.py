@@ -41,7 +41,9 @@ def minilm_folder() -> Path:
     return Path(folders[0]) / "model"
 
 
-def run_text(out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42) -> RunFiles:
+def run_text(
+    out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42, config: str | None = None
+) -> RunFiles:
     """Fine-tune MiniLM on questions to a bank, and print each step; the arguments of `run`.
 
     Raises:
@@ -62,7 +64,7 @@ def run_text(out: str | Path = "demo-run", *, epochs: int = 3, seed: int = 42) -
     learn.fine_tune(epochs)
     interp = Interpretation.from_learner(learn)
     confusion = interp.confusion_matrix()
-    files = write_run(learn, target, confusion, record_run(learn, interp=interp))
+    files = write_run(learn, target, confusion, record_run(learn, interp=interp), config)
     seconds = time.perf_counter() - started
     say()
     show(

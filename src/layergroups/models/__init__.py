@@ -1,6 +1,6 @@
 """Create models: load an architecture, cut its body, attach a head, adapt inputs and outputs."""
 
-from layergroups.models._catalog import LoadedModel, list_models, load_model
+from layergroups.models._catalog import LoadedModel, check_network, list_models, load_model
 from layergroups.models._cut import Assembled, Cut, apply_cut, assemble, create_body
 from layergroups.models._decoder import Decoder
 from layergroups.models._depths import DepthFeatures
@@ -45,7 +45,8 @@ __all__ = [
     "DepthDropout", "DepthFeatures",
     "InputChange", "LoadedModel", "Segmenter", "SigmoidRange", "TargetUnits", "TextEncoder",
     "all_or_nothing", "apply_cut", "assemble", "assemble_segmenter", "build_text_encoder",
-    "change_input_channels", "check_tokens", "checked_range", "classifier_layers", "compare",
+    "change_input_channels", "check_network", "check_tokens", "checked_range", "classifier_layers",
+    "compare",
     "create_body", "create_head", "describe_head", "describe_text_encoder", "grow_head",
     "head_from_description", "is_linear", "list_models", "load_model", "load_text_encoder",
     "model_of", "outputs_of", "read_weights", "replace_head", "shrink_head", "with_channels",

@@ -71,6 +71,14 @@ def _names(library: str) -> list[str]:
     return list(timm.list_models())
 
 
+def check_network(arch: str, weights: str | Path | None = None) -> None:
+    """Refuse a name that no library knows, or a missing file, before the network is made."""
+    if not arch.startswith(("local-dir:", *downloads.HUB_PREFIXES)):
+        resolve(arch)
+    if weights is not None:
+        find_weights(weights)
+
+
 def resolve(arch: object) -> tuple[str, str]:
     """Library and plain name of an architecture, which is a name or a model function."""
     if callable(arch):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
@@ -70,13 +70,15 @@ def hub_folder(address: str) -> Path:
         ) from error
 
 
-def unavailable(name: str, story: str) -> WeightsError:
+def unavailable(name: str, story: str, url: str = "") -> WeightsError:
     """The error for unavailable pretrained weights, with the calls that work."""
-    file = name.partition(":")[2]
+    file = PurePosixPath(urlparse(url).path).name or f"{name.partition(':')[2]}.safetensors"
+    source = "that file, from a machine that reaches its address" if url else "a local file"
     return WeightsError(
         f"The pretrained weights of {name} {story}.\nThe same call works with\n"
-        f'  weights="{file}.safetensors"  for a local file (.safetensors, .pth, .pt, .bin)\n'
-        "  pretrained=False  for random initial weights, which need far more images and epochs"
+        f'  weights="{file}"  {source} (.safetensors, .pth, .pt, .bin)\n'
+        "  pretrained=False  random initial weights, which need far more images and epochs\n"
+        "docs/how-to/install.md, Weights without a model hub, lists other sources."
     )
 
 
@@ -91,7 +93,7 @@ def is_download_error(error: BaseException) -> bool:
 def _unreachable(name: str, url: str, cause: BaseException) -> WeightsError:
     reason = str(cause).strip().split("\n")[0].rstrip(".") or type(cause).__name__
     return unavailable(
-        name, f"are not in the local cache, and {url} could not be reached ({reason})"
+        name, f"are not in the local cache, and {url} could not be reached ({reason})", url
     )
 
 

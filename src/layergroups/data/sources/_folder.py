@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from layergroups._paths import path_of
+from layergroups._suggestions import nearest_folder
 from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
 from layergroups.data.image import ARRAY_ENDINGS, IMAGE_ENDINGS, OnError, drop_broken
 from layergroups.errors import DataError
@@ -102,8 +103,8 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
         )
     near = next(p for p in (folder, *folder.parents) if p.exists() or p == p.parent)
     raise DataError(
-        f"There is no folder {folder} (of this path, {near.resolve()} exists). "
-        "Expected a folder of images with a sub-folder for each class."
+        f"There is no folder {folder} (of this path, {near.resolve()} exists)."
+        f"{nearest_folder(folder)} Expected a folder of images with a sub-folder for each class."
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from layergroups._from_dict import from_dict
 from layergroups._paths import path_of
+from layergroups._suggestions import nearest_folder
 from layergroups.checkpoints import write_text
 from layergroups.data import DataFacts
 from layergroups.errors import CheckpointError
@@ -225,10 +226,10 @@ class RunRecord:
         try:
             text = file.read_text(encoding="utf-8")
         except FileNotFoundError as cause:
-            raise CheckpointError(
-                f"There is no record of a run at {file}. `layergroups train --out DIR` writes one; "
-                "in Python: learn.report(path)."
-            ) from cause
+            hint = nearest_folder(file, RECORD) or (
+                " `layergroups train --out DIR` writes one; in Python: learn.report(path)."
+            )
+            raise CheckpointError(f"There is no record of a run at {file}.{hint}") from cause
         except (OSError, UnicodeDecodeError) as cause:
             raise CheckpointError(f"{file} cannot be read: {cause}") from cause
         try:
