@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,19 @@ def test_many_averages_at_once() -> None:
     averages: list[Tensor] = [torch.zeros(2), torch.zeros(3)]
     _torch.foreach_lerp_(averages, [torch.ones(2), torch.ones(3)], 0.25)
     assert [a.tolist() for a in averages] == [[0.25] * 2, [0.25] * 3]
+
+
+def test_wrappers_are_known_without_a_search(tmp_path: Path, monkeypatch: Any) -> None:
+    _torch.watch_ddp()
+    monkeypatch.setattr(_torch.gc, "get_objects", lambda: pytest.fail("a search for wrappers"))
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+        wrapper = nn.parallel.DistributedDataParallel(nn.Sequential(model))
+        groups = layergroups.LayerGroups(model, 1, example_input=torch.zeros(1, 2))
+        groups.freeze_to(0)
+        assert _torch.ddp_wrappers(model) == [wrapper]
+        assert _torch.ddp_wrappers(other) == []
+    finally:
+        torch.distributed.destroy_process_group()

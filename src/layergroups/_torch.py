@@ -10,8 +10,10 @@ import gc
 import logging
 import sys
 from collections.abc import Iterable, MutableMapping, Sequence
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 
 # The base class of all dropouts.
 from torch.nn.modules.dropout import _DropoutNd as DropoutBase
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 
 # Sees every operation below autograd; documented in "Extending PyTorch", but in a private module.
@@ -45,7 +48,7 @@ __all__ = [
     "forward_hooks", "forward_pre_hooks", "is_compile_error", "is_compiled", "is_error_of_layers",
     "is_persistent", "is_view", "known_to_ddp", "op_name", "op_packet", "own_buffers",
     "own_modules", "own_parameters", "own_tensors", "set_versions", "storage_key", "tree_flatten",
-    "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version",
+    "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version", "watch_ddp",
 ]  # fmt: skip
 
 # FakeTensorMode writes a record here for each operation that fails.
@@ -203,12 +206,30 @@ def drop_compiled_graphs() -> None:
 # -- DistributedDataParallel ---------------------------------------------------------------------
 
 
+_WRAPPERS: WeakSet[DistributedDataParallel] = WeakSet()
+
+
+@cache
+def watch_ddp() -> None:
+    """Know each DistributedDataParallel from now on; those made before are searched for, once.
+
+    A model does not know its wrappers, so torch's hook on the registration of submodules sees them
+    when they are made. The search through all objects takes 0.1 s.
+    """
+    register_module_module_registration_hook(_add_wrapper)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for found in gc.get_objects():
+            _add_wrapper(found)
+
+
+def _add_wrapper(module: object, *_: object) -> None:
+    if issubclass(type(module), DistributedDataParallel):
+        _WRAPPERS.add(module)  # type: ignore[arg-type] # its class was asked for
+
+
 def ddp_wrappers(model: nn.Module) -> list[DistributedDataParallel]:
-    """Those that hold this model; none is kept by it, so all objects are searched, in 0.1 s."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return []
-    found = [o for o in gc.get_objects() if issubclass(type(o), DistributedDataParallel)]
-    return [wrapper for wrapper in found if any(m is model for m in wrapper.modules())]
+    """Those that hold this model."""
+    return [wrapper for wrapper in _WRAPPERS if any(m is model for m in wrapper.modules())]
 
 
 def known_to_ddp(wrapper: DistributedDataParallel) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from layergroups._formatting import Printable, count, first_few
 from layergroups._paths import module_at, parent
-from layergroups._torch import ddp_wrappers, is_sharded, tree_map_only, unwrap
+from layergroups._torch import ddp_wrappers, is_sharded, tree_map_only, unwrap, watch_ddp
 from layergroups.anatomy import Anatomy, Block, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups import _freezing, _optimizer, _surgery
@@ -154,6 +154,7 @@ class LayerGroups(Printable):
         head: str | Sequence[str] | None = None,
         network: str | None = None,
     ) -> None:
+        watch_ddp()
         if isinstance(model, DistributedDataParallel):
             _surgery.in_step(model)
         self.model = unwrap(model)
