@@ -30,6 +30,7 @@ STRUCTURAL = {  # tests of more than one source file
     "test_killed": "real runs of other loops, killed and resumed",
     "test_killed_runs": "layergroups train under signals and on a full disk",
     "test_kinds_of_models": "what anatomy, groups and replace_head make of each kind of model",
+    "test_lightning_situations": "what the tests of peers of the Lightning callback are about",
     "test_new_task": "a task made outside the package",
     "test_one_adapter": "where attributes of data are looked up",
     "test_one_place": "where the task is asked for",
