@@ -45,8 +45,8 @@ def photos(tmp_path: Path) -> Path:
 def test_all_examples_are_tested() -> None:
     found = {path.stem for path in EXAMPLES.glob("*.py")}
     assert found == {
-        "accelerate_loop", "ddp_loop", "fine_tune_folder", "mixed_precision", "plain_loop",
-        "run_exported", "schedules", "segmentation", "skorch_net", "text",
+        "accelerate_loop", "ddp_loop", "deepspeed_loop", "fine_tune_folder", "mixed_precision",
+        "plain_loop", "run_exported", "schedules", "segmentation", "skorch_net", "text",
     }  # fmt: skip
 
 
@@ -77,6 +77,19 @@ def test_ddp_loop(option: list[str]) -> None:
     sums = [line.split()[-1] for line in done.stdout.splitlines() if "sum of the weights" in line]
     assert len(sums) == 2
     assert sums[0] == sums[1]
+
+
+@pytest.mark.slow
+def test_deepspeed_loop() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed: an example for its users alone")
+    example = str(EXAMPLES / "deepspeed_loop.py")
+    done = subprocess.run(
+        [sys.executable, example], capture_output=True, text=True, check=True, timeout=200
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith("stage ")]
+    moved = [f"layers {names} moved" for names in ("2", "1, 2", "0, 1, 2") for _ in range(2)]
+    assert [line.split(": ")[1] for line in found] == moved * 2
 
 
 def test_fine_tune_folder(tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
