@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -759,3 +760,28 @@ def test_random_numbers_of_python_and_numpy_are_not_drawn_by_a_look() -> None:
         classifier(lambda m, x: m.fc(m.body(x)) * random.random() * np.random.rand()), VECTORS
     )
     assert (random.random(), np.random.rand()) == expected
+
+
+def test_the_decoder_of_a_unet_is_a_group_of_its_own() -> None:
+    """It begins where maps grow again, and joins earlier ones; an encoder alone has none."""
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        maps = [x]
+        for step in m.down:
+            maps.append(step(maps[-1]))
+        for step, skip in zip(m.up, maps[-2:0:-1], strict=True):
+            larger = F.interpolate(maps[-1], scale_factor=2.0)
+            maps.append(step(torch.cat([larger, skip], 1)))
+        return m.out(maps[-1])
+
+    def layer(before: int, after: int, stride: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.ReLU())
+
+    widths = (3, 8, 16, 24, 32)
+    down = [layer(*pair, 2) for pair in pairwise(widths)]
+    up = [layer(a + b, b, 1) for a, b in pairwise(widths[:0:-1])]
+    model = Net(forward, down=nn.ModuleList(down), up=nn.ModuleList(up), out=nn.Conv2d(8, 5, 1))
+    groups = LayerGroups(model, example_input=torch.rand(2, 3, 64, 64))
+    assert groups.names == ("early", "late", "decoder", "head")
+    assert {n.split(".")[0] for n, _ in groups["decoder"].named_parameters()} == {"up"}
+    assert "decoder" in groups["decoder"].reason

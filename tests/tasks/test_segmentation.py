@@ -294,3 +294,26 @@ def test_ignored_pixels_of_labels_are_not_measured() -> None:
     meter = Meter(["iou", "dice", "accuracy"], 2, "multilabel_segmentation")
     meter.update(chances, targets)
     assert set(meter.compute().values()) == {1.0}
+
+
+def test_a_whole_model_with_smaller_scores_is_trained_as_it_is(
+    dls: SegmentationDataLoaders, tmp_path: Path
+) -> None:
+    """SegFormer of transformers gives scores of a quarter of the sides."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "num_attention_heads": [1] * 4}
+    config = transformers.SegformerConfig(num_labels=3, decoder_hidden_size=16, **sizes)
+    model = transformers.SegformerForSemanticSegmentation(config)
+    learn = Learner(dls, model, metrics=["iou"], seed=1, progress=False)
+    assert learn.layer_groups.names == ("early", "late", "decoder", "head")
+    learn.freeze()
+    before = weights_of(model)
+    learn.fit(1, 1e-2)
+    moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert moved == {"decode_head.classifier.weight", "decode_head.classifier.bias"}
+    predictions, targets = learn.get_preds()
+    assert predictions.shape == (2, 3, 48, 64)
+    assert targets.shape == (2, 48, 64)
+    assert learn.predict(dls.valid_images.files[0]).mask.shape == (48, 64)
+    learn.show_results(tmp_path / "results.png", n=2)

@@ -270,7 +270,8 @@ class Block:
             two towers each has its own); -1 where several branches have been joined.
         side: length of the longest side that its last convolution gives; 0 without one.
         begins_decoder: whether from here on each block reads what the blocks before give (an
-            encoder's output, by cross-attention).
+            encoder's output, by cross-attention), or, as in a U-Net, maps grow again and join
+            earlier ones.
     """
 
     index: int
@@ -362,6 +363,8 @@ def find_blocks(
         if op.name == "convolution" and not is_vector(made):
             sides[block_at(op.time)] = max(made[2:], default=0)
     decoder = _decoder(flow, block_at, body)
+    if decoder is None:
+        decoder = _decoder_of_maps(flow, block_at, body, sides)
     stem = has_stem(runs)
     blocks = []
     for i, run in enumerate(runs):
@@ -434,6 +437,37 @@ def _decoder(flow: Flow, block_at: Callable[[int], int], body: list[list[Segment
         if fifth <= sum(depth[:first]) <= sum(depth) - fifth:
             return first
     return None
+
+
+def _decoder_of_maps(
+    flow: Flow, block_at: Callable[[int], int], body: list[list[Segment]], sides: list[int]
+) -> int | None:
+    """The index of the first block of a decoder: it enlarges maps and joins earlier ones.
+
+    Blocks before it of the same outermost module belong to it.
+    """
+    last = {block_at(op.time): op.time for op in flow.trace.ops if op.is_weight_op}
+    joins: dict[int, set[int]] = {}  # block -> longest sides of the maps of earlier blocks it reads
+    for op in flow.trace.ops:
+        at = block_at(op.time)
+        makers = {v: block_at(made.time) for v in op.reads if (made := flow.producer(v))}
+        # After the weight layers of a block, what reads no map of its own prepares one for others.
+        if at < len(body) and (op.time <= last.get(at, -1) or at in makers.values()):
+            maps = [v for v, maker in makers.items() if maker < at - 1 and len(flow.shape(v)) == 4]
+            joins.setdefault(at, set()).update(max(flow.shape(v)[2:]) for v in maps)
+    joins = {at: sides for at, sides in joins.items() if sides}
+    depth = [sum(s.weight_ops for s in run) for run in body]
+    first = min(joins, default=0)
+    before, after = ([s for s in part if s] for part in (sides[:first], sides[first : len(body)]))
+    smallest = min(before, default=0)
+    if not before or not after or after[-1] <= smallest or sum(depth[:first]) < sum(depth) / 5:
+        return None
+    if not any(side > smallest for found in joins.values() for side in found):
+        return None
+    own = main_segment(body[first]).path.split(".")[0]
+    while first > 1 and main_segment(body[first - 1]).path.split(".")[0] == own:
+        first -= 1
+    return first
 
 
 def _core_shape(run: list[Segment]) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ def results_picture(
     data = data_source(learn.dls)
     inputs, targets, paths = _chosen(batches_of(data, dl), n, data.seed)
     images = images_of(inputs)
-    predictions, *_ = learn.get_preds([(inputs, None)])
+    predictions, *_ = learn.get_preds([(inputs, targets)])
     task, thresh = learn.task, learn.thresh
     names = output_names(data.vocab, task.rows(predictions).shape[1])
     decisions = task.decide(predictions, thresh)

@@ -237,6 +237,17 @@ class Segmentation(Multiclass):
     def default_loss(self) -> Any:
         return DiceLoss(cross_entropy=0.5)  # rare classes count, and the gradients are smooth
 
+    def fitted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Scores at the size of the masks; SegFormer of transformers gives a quarter of it."""
+        size = targets.shape[-2:]
+        if outputs.ndim != 4 or targets.ndim < 3 or outputs.shape[2:] == size:
+            return outputs
+        factors = {large / small for large, small in zip(size, outputs.shape[2:], strict=True)}
+        factor = min(factors)
+        if len(factors) > 1 or factor < 1 or factor != int(factor):
+            return outputs  # not an image of the same size: check_targets says so
+        return F.interpolate(outputs, size=size, mode="bilinear")
+
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
         if outputs.ndim != 4 or outputs.shape[2:] != targets.shape[1:]:
             raise TrainingError(

@@ -257,6 +257,10 @@ class Task(ABC):
                 "arch) does; a single number for each item has shape (N, 1), targets[:, None]."
             )
 
+    def fitted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs in the shape of the targets, where a model gives smaller maps of scores."""
+        return outputs
+
     def metric(self, name: str) -> NamedMetric:
         """The metric of this name; the error for any other lists the names."""
         name = _OTHER_METRIC_NAMES.get(name, name)

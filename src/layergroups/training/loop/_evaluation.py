@@ -138,6 +138,8 @@ def _outputs(
                 outputs = forward(inputs)
             # In half precision, a loss would be rounded to three digits.
             half = outputs.dtype in (torch.bfloat16, torch.float16)
+            if targets is not None:
+                outputs = learner.task.fitted(outputs, targets)
             yield outputs.float() if half else outputs, targets
         if advance is not None:
             advance()

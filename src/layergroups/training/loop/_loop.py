@@ -149,6 +149,7 @@ def _loss(run: FitContext) -> Tensor:
                 "A training batch has one item, from which batch norm cannot compute statistics. "
                 'Use a batch_size that leaves no batch of one, or batch_norm="keep".'
             ) from cause
+        outputs = run.learner.task.fitted(outputs, run.targets)
         if run.step == 0:
             run.learner.task.check_targets(outputs, run.targets, run.learner.loss_func)
             _compare_outputs(outputs, run)

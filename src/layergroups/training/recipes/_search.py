@@ -420,6 +420,7 @@ class _Bench:
                 values, targets = labelled(to_device(batch, run.accelerator.device))
                 with run.accelerator.autocast():
                     outputs = tensor_of(run_rest(run.model, entry.cut, values)).float()
+                outputs = learner.task.fitted(outputs, targets)
                 losses = item_losses(learner.loss_func, outputs, targets).double().cpu()
                 yield item_errors(outputs.cpu(), targets.cpu(), losses), losses
 
