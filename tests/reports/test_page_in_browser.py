@@ -19,7 +19,7 @@ pytestmark = [
 ]
 PHOTOS = "return [...document.querySelectorAll('.items img')].map((i) => i.naturalWidth);"
 FOCUS = "return document.activeElement.getAttribute('aria-label') ?? document.activeElement.text;"
-PAGES = ("tiny", "nasty", "numbers", "labels", "two", "many")
+PAGES = ("tiny", "nasty", "numbers", "labels", "two", "twelve", "many")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     records = {
         "tiny": (tiny_run(),), "nasty": (made_up(),), "numbers": (numbers(),),
         "labels": (several_labels(),), "two": (tiny_run(), made_up()),
+        "twelve": (made_up(tuple(f"class number {i}" for i in range(12))),),
         "many": (made_up(tuple(f"class number {i}" for i in range(60))),),
     }  # fmt: skip
     written = {name: RunReport(r).save(folder / f"{name}.html").path for name, r in records.items()}
