@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -354,6 +358,21 @@ def test_a_value_that_nothing_logs_is_an_error(tmp_path: Path) -> None:
     ours = LayerGroupsCallback(SPLIT, unfreeze=UnfreezeOnPlateau("accuracy"))
     with pytest.raises(GroupingError, match=r"accuracy.*'loss', 'val_loss'"):
         fitted(tmp_path, ours, Validated())
+
+
+@pytest.mark.slow
+def test_processes_that_measure_different_values_unfreeze_together() -> None:
+    """In the benchmark, which has a module for two processes."""
+    root = Path(__file__).parents[2]
+    command = [
+        sys.executable, "benchmarks/lightning_situations.py",
+        "--one", "layergroups", "--only", "two processes",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"PYTHONPATH": str(root / "src")},
+        capture_output=True, text=True, check=True, timeout=200,
+    )  # fmt: skip
+    assert [*json.loads(done.stdout.splitlines()[-1]).values()] == ["yes"], done.stderr
 
 
 def test_early_stopping_ends_a_run_after_the_last_unfreezing(tmp_path: Path) -> None:

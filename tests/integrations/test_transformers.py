@@ -213,6 +213,43 @@ def test_the_best_model_is_loaded_and_a_plateau_unfreezes(args: Callable[..., An
     assert not moved(load_file(best), trainer.model)
 
 
+@pytest.mark.parametrize(
+    ("monitor", "changes", "words"),
+    [
+        ("eval_f1", {"eval_strategy": "steps", "eval_steps": 2}, r"eval_f1.*'eval_loss'"),
+        ("rate", {}, r"rate.*'loss'"),
+        ("eval_loss", {}, "eval_strategy"),
+        ("loss", {"logging_strategy": "no"}, "logging_strategy"),
+    ],
+)
+def test_a_plateau_of_what_nothing_logs_is_an_error(
+    monitor: str, changes: dict[str, Any], words: str, args: Callable[..., Any]
+) -> None:
+    trainer = LayerGroupsTrainer(
+        bert(), args(**changes), train_dataset=items(), unfreeze=UnfreezeOnPlateau(monitor),
+        eval_dataset=items(n=4),
+    )  # fmt: skip
+    with pytest.raises(GroupingError, match=words):
+        trainer.train()
+
+
+def test_a_plateau_of_one_of_two_data_sets(args: Callable[..., Any]) -> None:
+    trainer = LayerGroupsTrainer(
+        bert(), args(eval_strategy="steps", eval_steps=3), train_dataset=items(),
+        eval_dataset={"a": items(n=4), "b": items(n=4)},
+        unfreeze=UnfreezeOnPlateau("eval_b_loss", min_delta=10.0),
+    )  # fmt: skip
+    assert [len(names) for names in watched(trainer).moved] == [1] * 6 + [2] * 6
+
+
+def test_compiled_models_unfreeze(args: Callable[..., Any]) -> None:
+    trainer = LayerGroupsTrainer(
+        bert(), args(torch_compile=True, torch_compile_backend="eager"), train_dataset=items(),
+        unfreeze=GradualUnfreezing(every=0.5),
+    )  # fmt: skip
+    assert [len(names) for names in watched(trainer).moved] == [1] * 3 + [2] * 3 + [3] * 6
+
+
 def test_adapters_train_in_their_groups(args: Callable[..., Any]) -> None:
     config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
     model = peft.get_peft_model(bert(), config)

@@ -57,6 +57,16 @@ def model_of(kind: str) -> PreTrainedModel:
                 bos_token_id=1, eos_token_id=1,
             )
         )  # fmt: skip
+    if kind == "SpeechSeq2Seq":
+        layers = {f"{part}_layers": 2 for part in ("encoder", "decoder")}
+        layers |= {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+        layers |= {f"{part}_ffn_dim": 32 for part in ("encoder", "decoder")}
+        config = transformers.WhisperConfig(
+            vocab_size=64, num_mel_bins=8, d_model=16, max_source_positions=16,
+            max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+            decoder_start_token_id=1, **layers,
+        )  # fmt: skip
+        return transformers.WhisperForConditionalGeneration(config)
     assert kind == "Seq2SeqLM"
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(
@@ -69,6 +79,7 @@ def model_of(kind: str) -> PreTrainedModel:
 KINDS = (
     "SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification",
     "ViT", "CLIP", "AudioClassification", "CausalLM", "Seq2SeqLM",
+    "SpeechSeq2Seq",
 )  # fmt: skip
 
 
@@ -81,6 +92,9 @@ def items(kind: str = "SequenceClassification", n: int = 24) -> list[dict[str, t
         label = torch.tensor(i % 3)
         if kind == "AudioClassification":
             made.append({"input_values": torch.randn(32, 32, generator=draw), "labels": label})
+            continue
+        if kind == "SpeechSeq2Seq":
+            made.append({"input_features": torch.randn(8, 32, generator=draw), "labels": ids})
             continue
         if kind in ("ImageClassification", "ViT", "CLIP"):
             made.append({"pixel_values": torch.randn(3, 32, 32, generator=draw), "labels": label})

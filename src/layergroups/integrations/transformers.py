@@ -53,6 +53,7 @@ class LayerGroupsCallback(TrainerCallback):
     def __init__(self, groups: LayerGroups, unfreeze: Unfreezing | None = None) -> None:
         self.unfreezer = Unfreezer(groups, unfreeze)
         self._rates: dict[str, float] = {}
+        self._logged: set[str] = set()
 
     @property
     def groups(self) -> LayerGroups:
@@ -68,10 +69,30 @@ class LayerGroupsCallback(TrainerCallback):
                 "these layer groups are not of the model that the Trainer trains; make both from "
                 "one model: groups = LayerGroups(model), Trainer(model, ...)"
             )
+        strategy = "eval_strategy" if self._of_evaluation() else "logging_strategy"
+        if self._monitor and getattr(args, strategy) == "no":
+            raise GroupingError(
+                f"the plan waits for {self._monitor!r}, and {strategy} is 'no'; give "
+                f"{strategy}='epoch' or 'steps' to TrainingArguments"
+            )
+        self._logged.clear()
         self.unfreezer.begin([optimizer], state.stateful_callbacks.get(_KEY))
+
+    @property
+    def _monitor(self) -> str:
+        return getattr(self.unfreezer.plan, "monitor", "")
+
+    def _of_evaluation(self, name: str = "") -> bool:
+        return (name or self._monitor).startswith("eval_")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Unfreeze what the plan says."""
+        found = {n for n in self._logged if self._of_evaluation(n) == self._of_evaluation()}
+        if self._monitor and found and self._monitor not in found:
+            raise GroupingError(
+                f"the plan waits for {self._monitor!r}, which is not among the logged values "
+                f"{sorted(found)}; give one of them as monitor="
+            )
         self.unfreezer.at(state.epoch or 0.0, state.global_step)
 
     def on_pre_optimizer_step(
@@ -104,6 +125,7 @@ class LayerGroupsCallback(TrainerCallback):
         logs.update({_PREFIX + name: rate for name, rate in self._rates.items()})
 
     def _measured(self, values: dict[str, Any], state: Any) -> None:
+        self._logged |= values.keys()
         self.unfreezer.measured(values)
         if _KEY in state.stateful_callbacks:
             self.on_step_end(None, state, None)
@@ -192,6 +214,8 @@ class LayerGroupsMixin(Trainer):
         if "labels" in batch and hasattr(model, "prepare_decoder_input_ids_from_labels"):
             made = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
             batch["decoder_input_ids"] = made
+        elif "labels" in batch and model.main_input_name == "input_features":  # speech to text
+            batch["decoder_input_ids"] = batch["labels"].clamp(min=0)
         takes = inspect.signature(model.forward).parameters.keys() - {"labels"}
         return {key: value for key, value in batch.items() if key in takes}
 
