@@ -101,6 +101,29 @@ def test_a_normalised_map_is_a_feature_and_a_normalised_vector_an_answer() -> No
     assert read_anatomy(classifier, images).has_head
 
 
+class Tokens(nn.Module):
+    """Patches as tokens, which a linear layer makes narrower and a mean joins."""
+
+    def __init__(self, *after: nn.Module) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 32, 4, stride=4)
+        self.project, self.after = nn.Linear(32, 16), nn.Sequential(*after)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        return self.after(self.project(tokens.relu()).mean(1))
+
+
+def test_averaged_tokens_that_are_normalised_are_features() -> None:
+    images = torch.zeros(2, 3, 32, 32)
+    norm = nn.LayerNorm(16, elementwise_affine=False)
+    assert not read_anatomy(Tokens(norm), images).has_head
+    assert read_anatomy(Tokens(), images).has_head
+    assert [b.name for b in read_anatomy(Tokens(norm, nn.Linear(16, 4)), images).head] == [
+        "after.1"
+    ]
+
+
 def test_mlp_head_is_the_last_layer_only() -> None:
     mlp = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     assert [b.name for b in read_anatomy(mlp, torch.zeros(4, 10)).head] == ["4"]

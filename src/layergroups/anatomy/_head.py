@@ -244,9 +244,10 @@ def _why_headless(flow: Flow, output: _Output, features: bool) -> str:
         return "the output is an embedding"
     if features and all(c.out_features == c.in_features for c in maps):
         return "the output is as wide as the features, as that of a pooler"
-    # a norm of the answers themselves is usual, one of the last map is that of an encoder
+    # A norm of the answers themselves is usual; one of the last map, or of averaged tokens, is that
+    # of an encoder.
     on_map = any(
-        op.name == "convolution" and not m.takes_vector
+        (op.name == "convolution" or "mean" in names) and not m.takes_vector
         for op, m in zip(output.finals, maps, strict=True)
     )
     as_features = not names.isdisjoint(_NORMS) and (on_map or not names.isdisjoint(_ACTIVATIONS))
