@@ -211,3 +211,37 @@ def test_a_rate_of_its_own_changes_nothing_else_of_the_recipe() -> None:
     usual = usual_of(learn)
     found = learn.search(4, epochs=0, base_lr=5e-3, apply=False).plan.figures
     assert replace(found, base_lr=usual.base_lr, head_decay=usual.head_decay) == usual
+
+
+def test_an_optuna_study_asks_for_the_heads_and_learns_their_losses() -> None:
+    optuna = pytest.importorskip("optuna", reason="optuna is optional")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = []
+    for _ in range(2):
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
+        found.append(tried(learner(n=120), study=study))
+        heads = [t for t in found[-1].trials if t.stage == "head, 1/16"]
+        assert [t.changes for t in heads[1:]] == [t.params for t in study.trials]
+        assert [t.loss for t in heads[1:]] == [t.value for t in study.trials]
+        assert not heads[0].changes
+    assert [(t.changes, t.loss) for t in found[0].trials] == [
+        (t.changes, t.loss) for t in found[1].trials
+    ]
+
+
+def test_a_study_does_not_learn_from_what_the_budget_left_out() -> None:
+    optuna = pytest.importorskip("optuna", reason="optuna is optional")
+    study = optuna.create_study()
+    found = tried(learner(n=120), study=study, budget=1e-6)
+    assert all(not trial.changes for trial in found.trials)
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+
+
+@pytest.mark.parametrize(
+    "make", ["best loss", {"direction": "maximize"}, {"directions": ["minimize"] * 2}]
+)
+def test_a_study_that_does_not_minimise_one_loss_is_refused(make: Any) -> None:
+    optuna = pytest.importorskip("optuna", reason="optuna is optional")
+    study = make if isinstance(make, str) else optuna.create_study(**make)
+    with pytest.raises(TrainingError):
+        tried(learner(n=120), study=study)

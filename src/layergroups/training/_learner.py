@@ -372,6 +372,7 @@ class Learner(LearnerState):
         epochs: int | None = None,
         base_lr: float | None = None,
         defaults: FineTuneDefaults | None = None,
+        study: Any = None,
         apply: bool = True,
         **options: Unpack[FitOptions],
     ) -> SearchResult:
@@ -392,6 +393,8 @@ class Learner(LearnerState):
             epochs: of the second phase, as in `fine_tune`.
             base_lr: rate of the head, as in `fine_tune`.
             defaults: the recipe whose variants are tried.
+            study: an optuna `Study`, which then asks for the rates and weight decays of the heads
+                (`ask` and `tell`); None: a grid in an order of chance.
             apply: fine-tune with the plan; False leaves the learner as it was.
             **options: of the fine-tuning; see `FitOptions`.
 
@@ -403,7 +406,14 @@ class Learner(LearnerState):
         """
         seconds = None if budget is None else seconds_of(budget)
         made = new_plan(self, epochs, base_lr=base_lr, freeze_epochs=1, lr=None, defaults=defaults)
-        found = search(self, made, trials=trials, budget=seconds, cache_config=self.feature_cache)
+        found = search(
+            self,
+            made,
+            trials=trials,
+            budget=seconds,
+            study=study,
+            cache_config=self.feature_cache,
+        )
         if apply and not found.interrupted:
             self.fine_tune(plan=found.plan, **options)
         return found

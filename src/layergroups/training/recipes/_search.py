@@ -6,6 +6,7 @@ rounds, of a sixteenth, a quarter and all of the steps; the better quarter goes 
 tuned with some depths and rates. All are ranked by one held-out part of the training
 items. A second part, which ranked nothing, judges the finalists; the default recipe is always among
 them, and stays unless a different one is better on both. Validation items decide nothing.
+The heads of the first round are those of a grid, or what an optuna study asks for.
 
 Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification" (2016), for the halving.
 """
@@ -16,7 +17,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
@@ -187,6 +188,7 @@ def search(
     *,
     trials: int = 30,
     budget: float | None = None,
+    study: Any = None,
     cache_config: Any,
 ) -> SearchResult:
     """Try variants of a plan; the learner is as before afterwards.
@@ -197,8 +199,14 @@ def search(
     if learner.processes.is_distributed:
         raise TrainingError("search runs in one process; run it without torchrun, then fine_tune.")
     whole_number("trials", trials, 4, 30)
+    directions = [d.name for d in getattr(study, "directions", ())]
+    if study is not None and directions != ["MINIMIZE"]:
+        raise TrainingError(
+            f"study={study!r} must be an optuna study that minimises one loss: "
+            "learn.search(study=optuna.create_study())."
+        )
     started = time.perf_counter()
-    bench = _Bench(learner, plan, cache_config)
+    bench = _Bench(learner, plan, cache_config, study)
     limit = float("inf") if budget is None else budget / 4
     stopped = ""
     try:
@@ -228,8 +236,10 @@ def search(
 class _Bench:
     """A learner on which trials run one after another, each from the same state."""
 
-    def __init__(self, learner: LearnerState, plan: FineTunePlan, cache_config: Any) -> None:
-        self.learner, self.plan = learner, plan
+    def __init__(
+        self, learner: LearnerState, plan: FineTunePlan, cache_config: Any, study: Any = None
+    ) -> None:
+        self.learner, self.plan, self.study = learner, plan, study
         self.rank, self.judge = _parts(learner)
         self.setup = FitSetup(cache=FeatureCache(), cache_config=cache_config, figures=plan.figures)
         self.trials: list[Trial] = []
@@ -255,7 +265,8 @@ class _Bench:
 
     def try_heads(self, count: int, deadline: float) -> None:
         """So many heads in some rounds; the better quarter goes on to one of more steps."""
-        chosen = self._variants(count)
+        chosen: Iterable[dict[str, Any]]
+        chosen = self._variants(count) if self.study is None else self._asked(count)
         for divisor in _ROUNDS:
             stage = "head" if divisor == 1 else f"head, 1/{divisor}"
             for changes in chosen:
@@ -324,6 +335,27 @@ class _Bench:
             others.append(changes | ({} if varied else {"augmented": False}))
         random.Random(mixed(self.learner.epoch_seed(), "search")).shuffle(others)
         return [{}, *others[: count - 1]]
+
+    def _asked(self, count: int) -> Iterator[dict[str, Any]]:
+        """The default, and what the study asks for, which then learns the loss of that head."""
+        from optuna.trial import TrialState
+
+        yield {}
+        usual = self.plan.figures
+        for _ in range(count - 1):
+            asked = self.study.ask()
+            rate = asked.suggest_float("base_lr", usual.base_lr / 8, usual.base_lr * 4, log=True)
+            decay = usual.head_decay
+            decay = asked.suggest_float("head_decay", decay / 10, decay * 10, log=True)
+            changes: dict[str, Any] = {"base_lr": rate, "head_decay": decay}
+            if self.learner.data.augmented and usual.augmented:
+                changes["augmented"] = asked.suggest_categorical("augmented", (True, False))
+            yield changes
+            done = [trial.loss for trial in self.trials if trial.changes == changes]
+            if not done:  # the time was up
+                self.study.tell(asked, state=TrialState.FAIL)
+                return
+            self.study.tell(asked, done[-1])
 
     def _begin(self, phase: Phase) -> FitContext:
         """A fit of one epoch from the state of the learner before the search."""
