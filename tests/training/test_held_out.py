@@ -14,7 +14,7 @@ from tests.training.tiny import pretrained, snapshot, tiny_model
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from layergroups import ImageDataLoaders
+from layergroups import ImageDataLoaders, vision_learner
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.training import EarlyStopping, FineTuneDefaults, Learner
 from layergroups.training.recipes._held_out import ChooseWeights, HeldOut, best, item_errors
@@ -78,6 +78,24 @@ def test_held_out_items_are_in_no_step_before_the_last_epoch() -> None:
     assert watch.choice.errors.keys() == {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
+def test_a_single_epoch_trains_without_the_held_out_items() -> None:
+    learn, watch = learner(), Watches()
+    learn.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    assert watch.items == {0: set(range(96)) - set(HeldOut.of(learn.data, 0.2).items)}
+    assert watch.choice.errors.keys() == {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert learn.plan is not None
+    assert (learn.plan.held_out, learn.plan.all_items) == (18, False)
+
+
+def test_without_pretrained_weights_only_the_ends_are_compared() -> None:
+    dls = learner().dls
+    learn = vision_learner(dls, "resnet18", pretrained=False, depths=False, progress=False, seed=0)
+    watch = Watches()
+    learn.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    assert watch.choice.errors.keys() == {0.0, 1.0}
+    assert watch.choice.part in (0.0, 1.0)
+
+
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_items_of_every_task_are_held_out(task: str) -> None:
     plain = images(96, 1)
@@ -94,14 +112,15 @@ def test_items_of_every_task_are_held_out(task: str) -> None:
 
 
 def test_small_data_get_smaller_batches() -> None:
+    figures = replace(FIGURES, hold_out=0.0)
     learn, watch = learner(), Watches()
-    learn.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    learn.fine_tune(1, defaults=figures, callbacks=[watch])
     assert watch.sizes == {16}
     accumulates, watch = learner(accumulate=2), Watches()
-    accumulates.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    accumulates.fine_tune(1, defaults=figures, callbacks=[watch])
     assert watch.sizes == {32}
     updates, watch = learner(batch_norm="update"), Watches()
-    updates.fine_tune(1, defaults=FIGURES, callbacks=[watch])
+    updates.fine_tune(1, defaults=figures, callbacks=[watch])
     assert watch.sizes == {32}
 
 
@@ -120,10 +139,11 @@ def test_the_end_lies_between_the_weights_before_and_after(options: dict[str, An
     assert not torch.equal(end["0.0.weight"], before["0.0.weight"])
 
 
-def test_a_second_phase_that_does_harm_is_undone_to_the_bit() -> None:
+@pytest.mark.parametrize(("epochs", "lr"), [(1, 3.0), (2, 30.0)])
+def test_a_second_phase_that_does_harm_is_undone_to_the_bit(epochs: int, lr: float) -> None:
     learn, watch = learner(n=150), Watches()
     figures = replace(FIGURES, head_steps=200)
-    rows = learn.fine_tune(2, 1e-2, lr=30.0, defaults=figures, callbacks=[watch])
+    rows = learn.fine_tune(epochs, 1e-2, lr=lr, defaults=figures, callbacks=[watch])
     assert rows[0].metrics["accuracy"] > 0.8
     assert watch.choice.part == 0.0
     assert watch.choice.errors[0.0] < watch.choice.errors[1.0]
@@ -190,17 +210,17 @@ def killed_at(phase: str, step: int) -> Any:
 
 @pytest.mark.parametrize("ema", [None, 0.5])
 @pytest.mark.parametrize(
-    ("phase", "step"), [("head", 5), ("head", 14), ("all", 2), ("all", 7), ("all", 9)]
+    ("epochs", "phase", "step"),
+    [(2, "head", 5), (2, "head", 14), (2, "all", 2), (2, "all", 7), (2, "all", 9), (1, "all", 3)],
 )
 def test_a_resumed_run_ends_equal_to_the_bit(
-    tmp_path: Path, phase: str, step: int, ema: float | None
+    tmp_path: Path, epochs: int, phase: str, step: int, ema: float | None
 ) -> None:
     def run(folder: str, *callbacks: object, resume: bool = False) -> Learner:
         learn = learner(ema=ema)
         options: dict[str, Any] = {"checkpoint_dir": tmp_path / folder, "checkpoint_every": 2}
-        learn.fine_tune(
-            2, lr=1e-2, defaults=FIGURES, callbacks=list(callbacks), resume=resume, **options
-        )
+        options |= {"callbacks": list(callbacks), "resume": resume}
+        learn.fine_tune(epochs, lr=1e-2, defaults=FIGURES, **options)
         return learn
 
     whole = run("whole")

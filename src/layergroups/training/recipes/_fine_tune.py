@@ -100,6 +100,12 @@ def new_plan(
 ) -> FineTunePlan:
     """The plan of a `fine_tune` with these arguments, as far as it is decided before it runs."""
     figures = fitted(learner, defaults, lr)
+    if learner.pretrained is False:
+        _log.warning(
+            "fine_tune starts with the head alone, on a network without pretrained weights. "
+            "learn.fit_one_cycle(%d, 1e-3) trains all layers from the start, if none is frozen.",
+            max(10, epochs or 0),
+        )
     if base_lr is not None:
         figures = replace(figures, base_lr=number("base_lr", base_lr, 0, math.inf, 1e-3))
     reasons = {"epochs": "as given"}
@@ -164,5 +170,5 @@ def usual_of(learner: LearnerState) -> FineTuneDefaults:
         found = FineTuneDefaults(**_OF_A_DEEP_HEAD)
         per_pixel = learner.task.per_pixel
         return replace(found, unfrozen_ratio=_RATIO_OF_A_DECODER) if per_pixel else found
-    # Without pretrained weights the head's phase has learned little to return to.
-    return FineTuneDefaults(usual_part=0.8) if learner.pretrained is False else FineTuneDefaults()
+    # Without pretrained weights the points between the phases are no good; see `ChooseWeights`.
+    return FineTuneDefaults(usual_part=1.0) if learner.pretrained is False else FineTuneDefaults()

@@ -2,8 +2,10 @@
 
 The result lies on the straight line from the weights before the phase to those after it, which is
 more robust than either end. Held-out training items decide how far along the line. They are in no
-step until the last epoch, so the phase starts with a head that has not seen them. The last epoch
-trains on all items, and its head gets what another head, trained on all items, learned from them.
+step until the last epoch, or in none if there is one epoch, so the phase starts with a head that
+has not seen them. The last epoch trains on all items, and its head gets what another head, trained
+on all items, learned from them. Weights on the line are good between ends with the same pretrained
+start: without pretrained weights only the ends are compared.
 
 Source: Wortsman and others, "Robust fine-tuning of zero-shot models" (2022), for the line between
 the weights (WiSE-FT); Ilharco and others, "Editing Models with Task Arithmetic" (2023), for adding
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("layergroups")
 _LEAST: Final = 16  # held-out items that can judge anything
+_LARGEST_PART: Final = 0.25  # of the items, to have the least number
 _MOST: Final = 1000  # more would cost time and decide the same
 _PARTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
+_ENDS: Final = (0.0, 1.0)
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 Weights = dict[str, Tensor]
 
@@ -50,12 +54,19 @@ class HeldOut:
 
     @classmethod
     def of(cls, data: DataSource, part: float) -> HeldOut:
-        """Choose this part of the training items, of every class, always in the same way."""
+        """Choose this part of the training items, of every class, always in the same way.
+
+        Small data give a larger part, so that there are enough items to judge.
+        """
         n = items_in(data.train)
-        if not n or data.training(left_out=[0]) is None or _unvaried(data) is None:
+        if not (part and n) or data.training(left_out=[0]) is None or _unvaried(data) is None:
             return cls()
-        _, items = stratified_split(strata(data, n), min(part, _MOST / n), seed=0)
-        return cls(items if len(items) >= _LEAST else ())
+        labels = strata(data, n)
+        for share in (min(part, _MOST / n), min(_LEAST / n, _LARGEST_PART), _LARGEST_PART):
+            _, items = stratified_split(labels, share, seed=0)
+            if len(items) >= _LEAST:
+                return cls(items)
+        return cls()
 
 
 def strata(data: DataSource, n_items: int) -> list[int]:
@@ -153,7 +164,7 @@ class ChooseWeights:
         forget_moments(run, tensors)
 
     def before_epoch(self, run: FitContext) -> None:
-        if run.epoch + 1 == run.epochs and self.left_out:
+        if run.epochs > 1 and run.epoch + 1 == run.epochs and self.left_out:
             self._judge(run)
             run.vary(left_out=())
 
@@ -188,7 +199,7 @@ class ChooseWeights:
         start, now = {**self._before, **head}, copied(tensors)
         if self.given is None:
             errors = {}
-            for part in _PARTS:
+            for part in _ENDS if run.learner.pretrained is False else _PARTS:
                 put(tensors, between(start, now, part))
                 errors[part] = _error(run, self.held_out.items)
             self.part = run.processes.from_main("the choice of weights", best(errors, self.usual))
@@ -199,7 +210,7 @@ class ChooseWeights:
     def _finish(self, run: FitContext) -> None:
         if not self._before:
             return
-        if self.left_out:  # stopped early
+        if self.left_out:  # stopped early, or the phase has one epoch
             self._judge(run)
         tensors = trained_tensors(run)
         if _same_shapes(self._before, tensors):

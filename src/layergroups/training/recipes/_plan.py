@@ -46,7 +46,8 @@ class FineTunePlan(Printable):
         head: the layers of the head. This and the following are facts, which a plan does not set.
         head_steps, head_views: optimizer steps of the head, on so many views of each item.
         steps: optimizer steps of the second phase.
-        held_out: training items that chose `part`; they are in no step before the last epoch.
+        held_out: training items that chose `part`; they are in no step before the last of
+            several epochs.
         all_items: whether the last epoch trained on all items.
         errors: mean error of the held-out items, by the part of the way.
         optimizer, weight_decay, batch_norm, augment: settings of the learner and its data.

@@ -45,7 +45,7 @@ def run_phases(
     rows, record = History(), None if plan is None else RecordPlan(plan)
     if record is not None:
         setup = replace(setup, callbacks=(*setup.callbacks, record))
-    if any(phase.interpolate and phase.epochs > 1 for phase in phases):
+    if any(phase.interpolate and phase.epochs for phase in phases):
         setup = replace(setup, held_out=HeldOut.of(state.data, setup.figures.hold_out))
     if setup.checkpoints is not None:
         with state.processes.failing_together():
