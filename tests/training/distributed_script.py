@@ -22,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.regression import MeanAbsoluteError
 
+from layergroups import TextDataLoaders, text_learner
 from layergroups._fingerprint import checksum
 from layergroups._torch import is_sharded
 from layergroups.errors import GroupingError, TrainingError
@@ -154,6 +155,34 @@ def masks(folder: Path) -> Learner:
     model = nn.Sequential(network()[0], last)
     learn = learner(dls=MaskLoaders(n=27), model=model, metrics=["iou", "dice"], ema=0.9)
     learn.fit(2)
+    return learn
+
+
+def texts(folder: Path) -> Learner:
+    """Texts of any language, windows of long ones: the head on a frozen encoder, then all of it."""
+    from tests.texts import model_folder, reviews
+
+    encoder = model_folder(folder / str(RANK) / "encoder")
+    config = json.loads((encoder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (encoder / "config.json").write_text(json.dumps(config))
+    given, labels = reviews(45, longest=60)
+    given = [f"{text} 很精彩 رائع 🎉" if i % 3 else text for i, text in enumerate(given)]
+    dls = TextDataLoaders.from_lists(
+        given, labels, model=str(encoder), batch_size=8, long="windows"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own_head = nn.Linear(16, 2)
+    watches = Watches()
+    learn = text_learner(
+        dls, custom_head=own_head, metrics=["accuracy", "f1", function_metric], progress=False,
+        callbacks=[watches], seed=0,
+    )  # fmt: skip
+    vars(learn)["watches"] = watches
+    learn.fit(2, 1e-2)
+    learn.unfreeze()
+    learn.fit(1, 1e-3)
     return learn
 
 
@@ -504,6 +533,7 @@ SCENARIOS: dict[str, Callable[[Path], Learner]] = {
     "labels": lambda folder: wide_targets(LabelLoaders(n=27)),
     "numbers": lambda folder: wide_targets(NumberLoaders(n=27)),
     "masks": masks,
+    "texts": texts,
     "two_boundaries": two_boundaries,
     "transformer": transformer,
     "wrapped": wrapped,

@@ -107,7 +107,7 @@ def test_freeze_thaw_and_surgery_in_two_processes_are_those_of_one(tmp_path: Pat
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replicated")
-    return launch((*EQUAL, *FAILING, "change_on_one", "skips", *OTHERS), folder)
+    return launch((*EQUAL, "texts", *FAILING, "change_on_one", "skips", *OTHERS), folder)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", EQUAL)
+@pytest.mark.parametrize("scenario", [*EQUAL, "texts"])
 def test_two_processes_train_as_one(replicated: Path, tmp_path: Path, scenario: str) -> None:
     assert_in_step(told(replicated, scenario), 2)
     assert not any(p["sharded"] for p in told(replicated, scenario))

@@ -21,6 +21,7 @@ from layergroups.data import (
     ImageDataLoaders,
     SegmentationDataLoaders,
     Size,
+    TextDataLoaders,
     bound_to,
     data_source,
     inference_data,
@@ -365,6 +366,8 @@ def _check_arch(arch: object) -> None:
 
 
 def _checked_images(data: DataSource) -> tuple[Size, InputSpec]:
+    if isinstance(data.given, TextDataLoaders):
+        raise TrainingError("The data are texts, not images: text_learner(dls).")
     lacks = {"input": data.input is None, "size": data.size is None, "c": not data.n_outputs}
     if data.size is None or data.input is None or not data.n_outputs:
         missing = ", ".join(name for name, absent in lacks.items() if absent)
