@@ -317,3 +317,18 @@ def test_a_whole_model_with_smaller_scores_is_trained_as_it_is(
     assert targets.shape == (2, 48, 64)
     assert learn.predict(dls.valid_images.files[0]).mask.shape == (48, 64)
     learn.show_results(tmp_path / "results.png", n=2)
+
+
+def test_grad_cam_explains_a_class_of_a_mask(trained: Learner, several: Learner) -> None:
+    """By the scores of the pixels that are of the class; all 0 if there are none."""
+    interp = Interpretation.from_learner(trained)
+    heats = [interp.grad_cam([0, 1], target=target) for target in (0, 2)]
+    assert all(heat.shape == (2, 48, 64) for heat in heats)
+    assert not torch.equal(*heats)
+    blank = trained.grad_cam(np.zeros((48, 64, 3), np.uint8), target="disc")
+    shown = trained.predict(np.zeros((48, 64, 3), np.uint8)).shares["disc"]
+    assert bool(blank.heat.any()) is bool(shown)
+    found = trained.grad_cam(trained.dls.valid_images.files[0], target="disc")
+    assert found.target == "disc"
+    assert "disc" in found.predicted
+    assert several.grad_cam(several.dls.valid_images.files[0]).heat.shape == (48, 64)

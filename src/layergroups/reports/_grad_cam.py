@@ -79,10 +79,13 @@ def grad_cam(
     """Heat maps of a class, one for each image; the model does not change.
 
     Args:
-        model: from images to scores (N, classes); frozen or not, in any mode.
+        model: from images to scores (N, classes), or of each pixel, (N, classes, H, W); frozen or
+            not, in any mode.
         images: float (N, C, H, W), normalised; or all inputs of the model, a dict or a tuple.
         target: the class, one for all images or one for each; None for the predicted class. For a
-            regression: index of the target.
+            regression: index of the target. Of a mask the scores of all pixels count of which it is
+            the most likely class (Vinogradova et al. 2020, "Towards Interpretable Semantic
+            Segmentation via Gradient-weighted Class Activation Mapping").
         anatomy: of the model; None reads it.
 
     Returns:
@@ -267,10 +270,14 @@ def _scores(outputs: Any, n: int) -> Tensor:
         return outputs[:, None]
     if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == n:
         return outputs
+    if isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == n:
+        # Of a mask: how many pixels are of the class, with the gradient of their scores.
+        here = F.one_hot(outputs.argmax(1), outputs.shape[1]).movedim(-1, 1)
+        return ((outputs - outputs.detach() + 1) * here).sum((2, 3))
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     raise AnatomyError(
-        f"Grad-CAM needs a model that returns one row of scores for each image, ({n}, classes), "
-        f"not {shape}."
+        f"Grad-CAM needs a model that returns one row of scores for each image, ({n}, classes), or "
+        f"one of each pixel, ({n}, classes, H, W), not {shape}."
     )
 
 
@@ -338,7 +345,7 @@ class HeatMap:
     pixels: Pixels  # the input image, float32 (H, W, 3), 0..1
     target: str  # name of the class
     predicted: str  # the prediction as text
-    probability: float | None  # of the target; None for a regression
+    probability: float | None  # of the target, of a mask its mean; None for a regression
     layer: str  # path of the layer whose output was used
 
     def plot(self, path: str | Path | None = None) -> Path | Figure:
@@ -371,10 +378,12 @@ def heat_map(learn: Answering, item: Any, target: int | str | None = None) -> He
     batch = single_batch(item)
     image = _checked(batch)[0]
     predictions: Tensor = learn.get_preds([(batch, None)])[0]
-    values = predictions.reshape(-1)
+    is_mask = predictions.ndim == 4
+    values = predictions.mean((2, 3))[0] if is_mask else predictions.reshape(-1)
     names = output_names(data.vocab, len(values))
     number = int(values.argmax()) if target is None else _number(target, data.vocab, len(values))
-    decision = task.decide(predictions.reshape(1, -1), learn.thresh)[0]
+    rows = predictions if is_mask else predictions.reshape(1, -1)
+    decision = task.decide(rows, learn.thresh)[0]
     heat, place = explained(learn.model, batch, number, learn.layer_groups.anatomy)
     return HeatMap(
         heat=heat[0],
