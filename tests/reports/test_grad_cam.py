@@ -243,7 +243,10 @@ class Deaf(nn.Module):
     ("model", "words"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Linear(4, 2)), "no block"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), r"\(2, 2, 30, 30\)"),
+        (
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten(2)),
+            r"\(2, 2, 900\)",
+        ),
         (Deaf(), "not differentiable"),
     ],
 )
