@@ -73,6 +73,12 @@ def test_a_table_may_lie_elsewhere_than_its_photos(
     assert "--images DIR" in lost.err
     found = json.loads(run("validate", labelled, table, *words, "--photos", tables).out)
     assert found == json.loads(run("validate", labelled, tables / "labels.csv", *words).out)
+    rows = [row.split(",") for row in table.read_text("utf-8").splitlines()]
+    moved = [f"{words},{name.removesuffix('.png')},{part}" for name, words, part in rows]
+    (tmp_path / "ids.csv").write_text("\n".join(moved), "utf-8")
+    words += ["--images", tables, "--image-col", "file", "--suffix", ".png"]
+    words += ["--label-col", "labels"]
+    assert found == json.loads(run("validate", labelled, tmp_path / "ids.csv", *words).out)
     out = tmp_path / "model"
     trained = run("train", table, *LABELS, "--photos", tables, *TINY, "--epochs", "0", "--out", out)
     assert trained.code == 0

@@ -96,6 +96,10 @@ ImagesDir = Annotated[
         *("--images", "--photos"),  # the second is its earlier name
     ),
 ]
+ImageCol = Annotated[str | None, _tables("NAME", "Column of image names (default: the first).")]
+Suffix = Annotated[
+    str | None, _tables("TEXT", "Ending that the image names of the table lack, such as .jpg.")
+]
 Masks = Annotated[
     Path | None,
     _masks("DIR", "A mask for each image of FOLDER, of the same name: a class per pixel."),
@@ -353,6 +357,8 @@ def train(
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
     images: ImagesDir = None,
+    image_col: ImageCol = None,
+    suffix: Suffix = None,
     task: Annotated[
         str | None,
         _tables("TASK", "multiclass, multilabel or regression (default: by the labels)."),
@@ -529,6 +535,8 @@ def validate(
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,
     images: ImagesDir = None,
+    image_col: ImageCol = None,
+    suffix: Suffix = None,
     masks: Masks = None,
     mask_suffix: MaskSuffix = RunConfig.mask_suffix,
     batch_size: BatchSize = 64,
@@ -541,8 +549,9 @@ def validate(
     from layergroups.cli._parsing import TableOptions
 
     labels = TableOptions(
-        text=text, column=label_col, delimiter=label_delim, valid=valid_col, images=images
-    )
+        text=text, column=label_col, delimiter=label_delim, valid=valid_col, images=images,
+        image_col=image_col, suffix=suffix,
+    )  # fmt: skip
     command.run(
         model, folder, labels=labels, masks=masks, suffix=mask_suffix, out=out,
         batch_size=batch_size, workers=workers, on_error=on_error.value, json=json,

@@ -23,11 +23,15 @@ class TableOptions:
     valid: str | None = None
     task: str | None = None
     images: Path | None = None
+    image_col: str | None = None
+    suffix: str | None = None
 
     def text_arguments(self) -> dict[str, Any]:
         """For `TextDataLoaders.from_table`."""
-        if self.images is not None:
-            raise typer.BadParameter("--images is for tables of images, --text for texts.")
+        for name in ("images", "image_col", "suffix"):
+            if getattr(self, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise typer.BadParameter(f"{option} is for tables of images, --text for texts.")
         return {
             "text": _columns(self.text, "text"),
             "label": _columns(self.column, "label"),
@@ -41,6 +45,8 @@ class TableOptions:
             "label_delim": self.delimiter,
             "valid_col": self.valid,
             "folder": self.images,
+            "fn_col": 0 if self.image_col is None else self.image_col,
+            "suff": self.suffix or "",
         }
 
     def check(self, images: Path) -> None:
@@ -52,6 +58,8 @@ class TableOptions:
             "--valid-col": self.valid,
             "--task": self.task,
             "--images": self.images,
+            "--image-col": self.image_col,
+            "--suffix": self.suffix,
         }
         given = [name for name, value in options.items() if value is not None]
         if given and not is_table(images):

@@ -61,6 +61,8 @@ class RunConfig:
     label_delim: str | None = None
     valid_col: str | None = None
     images: Path | None = None
+    image_col: str | None = None
+    suffix: str | None = None
     task: str | None = None
     channels: int | None = None
     keep_best: str | None = None
@@ -78,6 +80,8 @@ class RunConfig:
             valid=self.valid_col,
             task=self.task,
             images=self.images,
+            image_col=self.image_col,
+            suffix=self.suffix,
         )
 
     def to_yaml(self) -> str:

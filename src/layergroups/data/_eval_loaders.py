@@ -193,6 +193,8 @@ class InferenceData(DataSource):
         label_delim: str | None = None,
         valid_col: Column | None = None,
         folder: Path | None = None,
+        fn_col: Column = 0,
+        suff: str = "",
         **options: Any,
     ) -> EvalLoader:
         """Batches (x, y) of the images in a CSV or TSV file; of its validation rows, if marked.
@@ -202,11 +204,11 @@ class InferenceData(DataSource):
         rows = rows_of(
             read_table(table),
             Path(table).parent if folder is None else folder,
-            fn_col=0,
+            fn_col=fn_col,
             label_col=label_col,
             label_delim=label_delim,
             valid_col=valid_col,
-            suff="",
+            suff=suff,
             task=self.task,
         )
         wanted = [i for i in range(len(rows.files)) if rows.valid is None or rows.valid[i]]

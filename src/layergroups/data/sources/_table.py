@@ -128,7 +128,8 @@ def _files(table: Table, folder: Path, fn_col: Column, suff: str) -> list[str]:
         raise DataError(
             f"No file of column {name!r} exists; the first would be {files[0]}. If they lie "
             "elsewhere give folder=... (--images DIR on the command line), if they lack their "
-            "ending suff='.jpg', and if another column names the files fn_col=..."
+            "ending suff='.jpg' (--suffix), if another column names the files fn_col=... "
+            "(--image-col)."
         )
     return files
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from layergroups import _drawing as drawing
 from layergroups._drawing import Axes, Figure
+from layergroups._formatting import rate
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 
@@ -73,10 +74,10 @@ def _draw(
 ) -> None:
     lrs, losses = zip(*curve.points, strict=True)
     axes.plot(lrs, losses, color=colour, lw=2.4 if thick else 1.5, zorder=3 + thick)
-    for kind, rate in ((k, r) for k, r in curve.suggestions.items() if k in markers):
-        loss = np.interp(math.log(rate), np.log(lrs), losses)
+    for kind, lr in ((k, r) for k, r in curve.suggestions.items() if k in markers):
+        loss = np.interp(math.log(lr), np.log(lrs), losses)
         axes.plot(
-            [rate], [loss], marker=markers[kind], markersize=7, color=colour,
+            [lr], [loss], marker=markers[kind], markersize=7, color=colour,
             markeredgecolor="white", markeredgewidth=1, ls="none", zorder=5,
         )  # fmt: skip
 
@@ -91,7 +92,7 @@ def _legend(
     for curve, colour in zip(curves, colours, strict=True):
         lines.append(Line2D([], [], color=colour, lw=2))
         name = drawing.fitted(curve.name, 0.9, 9)
-        first = [f"{main} {curve.suggestions[main]:.1e}"] if main in curve.suggestions else []
+        first = [f"{main} {rate(curve.suggestions[main])}"] if main in curve.suggestions else []
         names.append(", ".join([name, *first]))
     for kind, marker in markers.items():
         lines.append(Line2D([], [], color=drawing.GREY, marker=marker, ls="none", markersize=6))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from layergroups import _drawing as drawing
 from layergroups._drawing import Axes, Figure
-from layergroups._formatting import plain_text, table
+from layergroups._formatting import plain_text, rate, table
 
 _LOG_RATIO = 30.0  # ratio of rates above which their axis is logarithmic
 
@@ -130,7 +130,7 @@ def _scale_rates(axes: Axes, highest: Sequence[float]) -> None:
         axes.set_ylim(min(positive) / 300, top * 2)
     else:
         axes.set_ylim(-0.025 * top, top * 1.08)
-        axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}" if rate > 0 else "0")
+        axes.yaxis.set_major_formatter(lambda lr, _: rate(lr))
     axes.minorticks_off()
     axes.set_ylabel("learning rate", fontsize=9, color=drawing.GREY)
     axes.grid(axis="y", color=drawing.FAINT, lw=0.7)
@@ -185,7 +185,7 @@ def _table(preview: SchedulePreview) -> Table:
     rows = []
     for phase in preview.phases:
         rates = [phase.highest(i) for i in range(len(preview.groups))]
-        shown = [f"{rate:.1e}" if rate else "frozen" for rate in rates]
+        shown = [rate(lr) if lr else "frozen" for lr in rates]
         seen = [m for m in phase.momentum if m is not None]
         span = f"{min(seen):.2f}..{max(seen):.2f}" if seen else ""
         span = f"{seen[0]:.2f}" if seen and min(seen) == max(seen) else span

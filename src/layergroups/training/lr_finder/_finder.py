@@ -15,6 +15,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from layergroups._checks import number, whole_number
+from layergroups._formatting import rate
 from layergroups._forward import count_items, labelled
 from layergroups._interrupts import uninterrupted
 from layergroups._torch import tree_leaves
@@ -269,7 +270,7 @@ def _curve(name: str, losses: Losses, plan: Plan) -> RateCurve:
         except NoSuggestionError as reason:
             missing[kind] = str(reason)
     early = losses.end(stop_div=plan.stop_div)
-    end = f"{early} at {lrs[-1]:.1e}" if early else "at the last rate"
+    end = f"{early} at {rate(lrs[-1])}" if early else "at the last rate"
     smooth, raw = tuple(losses.smooth), tuple(losses.raw)
     return RateCurve(name, tuple(lrs), smooth, raw, found, end, losses.skip, missing)
 

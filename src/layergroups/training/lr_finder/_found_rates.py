@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layergroups._drawing import Figure
-from layergroups._formatting import Printable, table
+from layergroups._formatting import Printable, rate, table
 from layergroups.errors import TrainingError
 from layergroups.reports import RateCurve, draw_rates, rate_picture
 
@@ -89,9 +89,9 @@ class FoundRates(Printable):
         Raises:
             TrainingError: there is no such suggestion for all groups together.
         """
-        rate = _chosen(self.together, kind)
+        together = _chosen(self.together, kind)
         return {
-            name: self._alone(name, kind) or rate * part for name, part in self.relation.items()
+            name: self._alone(name, kind) or together * part for name, part in self.relation.items()
         }
 
     def _alone(self, name: str, kind: str) -> float:
@@ -148,12 +148,12 @@ class FoundRates(Printable):
         return iter([found.get(kind, math.nan) for kind in self.kinds or found])
 
     def __repr__(self) -> str:
-        found = [f"{kind}={rate:.2g}" for kind, rate in self.together.suggestions.items()]
-        rates = {name: float(f"{rate:.2g}") for name, rate in self.rates.items()}
+        found = [f"{kind}={rate(lr)}" for kind, lr in self.together.suggestions.items()]
+        rates = {name: float(rate(lr)) for name, lr in self.rates.items()}
         return f"FoundRates({', '.join([*found, f'rates={rates}'])})"
 
     def __rich__(self) -> Group:
-        listed = ", ".join(f"{name} {rate:.1e}" for name, rate in self.rates.items())
+        listed = ", ".join(f"{name} {rate(lr)}" for name, lr in self.rates.items())
         use = "learn.fit_one_cycle(3, lr=found.rates) takes them."
         notes = [Text(f"rates of all at once: {listed}\n{use}"), *map(Text, self._reasons)]
         if self.inactive:
@@ -176,7 +176,7 @@ def _table(found: FoundRates) -> Table:
     """A row for each sweep; 80 columns will do for names of up to a dozen letters."""
     kinds, rows = found.kinds or tuple(found.together.suggestions), []
     for curve in found._curves:
-        rates = [f"{curve.suggestions[k]:.1e}" if k in curve.suggestions else "-" for k in kinds]
+        rates = [rate(curve.suggestions[k]) if k in curve.suggestions else "-" for k in kinds]
         losses = [loss for _, loss in curve.points]
         ends = (f"{losses[0]:.3f}", f"{min(losses):.3f}")
         rows.append((Text(curve.name, "bold"), *rates, *ends, Text(curve.end, "dim")))
