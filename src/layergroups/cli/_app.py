@@ -73,14 +73,14 @@ _BROKEN = "Images that cannot be read: raise an error, or skip them."
 Broken = Annotated[OnError, typer.Option(help=_BROKEN)]
 TextCol = Annotated[
     str | None,
-    _tables("NAME", "Column of texts, or several with commas; without it, images."),
+    _tables("NAME", "Column of texts, or several separated by commas (default: images)."),
 ]
 LabelCol = Annotated[
     str | None,
     _tables(
         "NAME",
-        "Label column, or several with commas (default: the second; with --text, the one named "
-        "label).",
+        "Label column, or several separated by commas (default: the second; with --text, that "
+        "named label).",
         *("--label-col", "--label"),
     ),
 ]
@@ -107,7 +107,9 @@ Masks = Annotated[
 MaskSuffix = Annotated[
     str,
     _masks(
-        "TEXT", "What names of masks have more than those of images: _mask.", show_default=False
+        "TEXT",
+        "Ending that mask names have and image names lack, such as _mask.",
+        show_default=False,
     ),
 ]
 Classes = Annotated[
@@ -274,7 +276,8 @@ def train(
         int | None,
         _training(
             "N",
-            "Epochs of the head alone, before (default: 1; 0 with --from and the same classes).",
+            "Epochs of the head alone, before those of all groups (default: 1; 0 with --from and "
+            "the same classes).",
             min=0,
         ),
     ] = None,
@@ -282,8 +285,8 @@ def train(
         bool,
         _training(
             None,
-            "Train all layers at --lr from the start, in one cycle, such as those of a network "
-            "without pretrained weights.",
+            "Train all layers at --lr from the start, in one cycle: for networks without "
+            "pretrained weights.",
             "--train-all-layers",
         ),
     ] = RunConfig.train_all_layers,
@@ -303,7 +306,9 @@ def train(
     ] = RunConfig.weight_decay,
     metrics: Annotated[
         str | None,
-        _training("NAMES", "With commas, such as accuracy,f1 (default: by the task)."),
+        _training(
+            "NAMES", "Separated by commas, such as accuracy,f1 (default: those of the task)."
+        ),
     ] = None,
     mixed_precision: Annotated[
         str | None, _training("WORD", "no, bf16 or fp16 (default: no).")
@@ -361,7 +366,7 @@ def train(
     suffix: Suffix = None,
     task: Annotated[
         str | None,
-        _tables("TASK", "multiclass, multilabel or regression (default: by the labels)."),
+        _tables("TASK", "multiclass, multilabel or regression (default: the labels decide)."),
     ] = None,
     masks: Masks = None,
     mask_suffix: MaskSuffix = RunConfig.mask_suffix,
@@ -380,8 +385,8 @@ def train(
         str | None,
         _saving(
             "NAME",
-            "Keep the weights of the epoch with the best valid_loss, or the best accuracy or other "
-            "metric (default: those of the last epoch).",
+            "Keep the weights of the epoch with the best valid_loss, accuracy or other metric "
+            "(default: those of the last epoch).",
         ),
     ] = None,
     patience: Annotated[
@@ -457,8 +462,8 @@ def predict(
         list[str] | None,
         _needed(
             "IMAGE…",
-            "Images, or folders of images; for a model of texts the texts, or none: each line of "
-            "standard input.",
+            "Images, or folders of images. For a model of texts: the texts; without any, each line "
+            "of standard input is one.",
         ),
     ] = None,
     format: Annotated[
