@@ -66,3 +66,15 @@ def test_padding_repeats_the_edges() -> None:
     assert torch.equal(padded[..., :30, :33], image)
     assert torch.equal(padded[..., 31, :33], image[..., 29, :])
     assert padded_to(padded, 32) is padded
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [("timm:levit_128s", (2, 4, 8, 16, 32, 56)), ("timm:cait_xxs24_224", (16,))],
+)
+def test_grids_of_tokens_have_the_aspect_of_the_image(name: str, strides: tuple[int, ...]) -> None:
+    """Maps with channels last show them too; four heads of attention do not."""
+    body, maps = maps_of(name, (224, 224))
+    assert tuple(each.stride for each in maps) == strides
+    found = Encoder(body, maps)(torch.rand(1, 3, 224, 224))
+    assert [each.shape[2] for each in found] == [224 // stride for stride in strides]

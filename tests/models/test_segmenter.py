@@ -86,3 +86,5 @@ def test_an_unknown_decoder_and_a_network_without_maps_are_refused() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8))
     with pytest.raises(ModelError, match="no feature maps"):
         assemble_segmenter(load_model(flat), 4, size=32)
+    with pytest.raises(ModelError, match="does not run without the layers after"):
+        segmenter("timm:crossvit_9_240", (240, 240))

@@ -172,11 +172,19 @@ def _as_map(call: Call, flow: Flow, image: tuple[int, ...]) -> Iterator[FeatureM
             yield FeatureMap(call.path, exact, shape[1 if layout == FIRST else 3], layout)
     if len(shape) == 3:
         for op in flow.between(0, call.end)[::-1]:
-            grid = next((flow.shape(v) for v in op.writes if len(flow.shape(v)) == 4), ())
-            prefix = shape[1] - math.prod(grid[2:]) if grid else -1
-            if 0 <= prefix <= _MOST_PREFIX and image[2] % grid[2] == 0:
-                yield FeatureMap(call.path, image[2] // grid[2], shape[2], TOKENS, prefix)
-                return
+            for sides in _grids([flow.shape(v) for v in op.writes], image):
+                prefix = shape[1] - math.prod(sides)
+                if 0 <= prefix <= _MOST_PREFIX and image[2] % sides[0] == 0:
+                    yield FeatureMap(call.path, image[2] // sides[0], shape[2], TOKENS, prefix)
+                    return
+
+
+def _grids(shapes: Sequence[tuple[int, ...]], image: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Sides of the maps among some shapes: those with the aspect of the image."""
+    for shape in shapes:
+        for sides in (shape[2:], shape[1:3]) if len(shape) == 4 else ():
+            if _distortion(sides, image) < 0.3:
+                yield sides
 
 
 def _distortion(sides: tuple[int, ...], image: tuple[int, ...]) -> float:

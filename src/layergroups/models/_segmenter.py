@@ -94,6 +94,8 @@ def assemble_segmenter(
     encoder = apply_cut(loaded.model, planned) if cut is None else Encoder(body, maps)
     layers = Decoder(kind, [m.channels for m in maps], [m.stride for m in maps], widths)
     head = nn.Sequential(layers, nn.Conv2d(layers.out_channels, n_out, 3, padding=1))
+    if unread:
+        _check_runs(encoder, loaded, example)
     where = next(encoder.parameters(), example).device
     return Assembled(
         model=model_of(encoder, head.to(where)),
@@ -104,6 +106,17 @@ def assemble_segmenter(
         input=loaded.input,
         example=example,
     )
+
+
+def _check_runs(encoder: nn.Module, loaded: LoadedModel, example: Tensor) -> None:
+    """Refuse a network that needs what comes after its last map, such as one of two towers."""
+    try:
+        trace(encoder, example)
+    except AnatomyError as cause:
+        raise ModelError(
+            f"{loaded.name} does not run without the layers after its last feature map, so no mask "
+            'can be made of its maps. Use another network, such as "resnet34".'
+        ) from cause
 
 
 def _spread(found: Trace, body: nn.Module, maps: tuple[FeatureMap, ...]) -> tuple[FeatureMap, ...]:
