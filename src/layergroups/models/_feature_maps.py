@@ -172,10 +172,10 @@ def _as_map(call: Call, flow: Flow, image: tuple[int, ...]) -> Iterator[FeatureM
             yield FeatureMap(call.path, exact, shape[1 if layout == FIRST else 3], layout)
     if len(shape) == 3:
         for op in flow.between(0, call.end)[::-1]:
-            for sides in _grids([flow.shape(v) for v in op.writes], image):
-                prefix = shape[1] - math.prod(sides)
-                if 0 <= prefix <= _MOST_PREFIX and image[2] % sides[0] == 0:
-                    yield FeatureMap(call.path, image[2] // sides[0], shape[2], TOKENS, prefix)
+            for grid in _grids([flow.shape(v) for v in op.writes], image):
+                prefix = shape[1] - math.prod(grid)
+                if 0 <= prefix <= _MOST_PREFIX and image[2] % grid[0] == 0:
+                    yield FeatureMap(call.path, image[2] // grid[0], shape[2], TOKENS, prefix)
                     return
 
 
