@@ -89,10 +89,11 @@ class RunConfig:
 
         Where checkpoints were written does not matter to the run that the file describes.
         """
+        unused = {"checkpoint_dir", *(() if self.masks else ("mask_suffix", "overlapping"))}
         values = {
             name: os.path.abspath(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
-            if value is not None and name != "checkpoint_dir"
+            if value is not None and name not in unused
         }
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         return _HEADER + text
