@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
 ]
+ROOT = Path(__file__).parents[2]
 EACH = GradualUnfreezing(every=1)
 BY_EPOCH = [{"head"}] * 6 + [{"body", "head"}] * 6 + [{"stem", "body", "head"}] * 6
 
@@ -363,16 +364,36 @@ def test_a_value_that_nothing_logs_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_that_measure_different_values_unfreeze_together() -> None:
     """In the benchmark, which has a module for two processes."""
-    root = Path(__file__).parents[2]
     command = [
         sys.executable, "benchmarks/lightning_situations.py",
         "--one", "layergroups", "--only", "two processes",
     ]  # fmt: skip
     done = subprocess.run(
-        command, cwd=root, env=os.environ | {"PYTHONPATH": str(root / "src")},
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         capture_output=True, text=True, check=True, timeout=200,
     )  # fmt: skip
     assert [*json.loads(done.stdout.splitlines()[-1]).values()] == ["yes"], done.stderr
+
+
+@pytest.mark.slow
+def test_shards_unfreeze_and_a_resumed_run_says_what_is_new(tmp_path: Path) -> None:
+    warned = []
+
+    def run(*start: str) -> list[str]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        done = subprocess.run(
+            [sys.executable, *launcher, "tests/integrations/sharded_script.py", *start],
+            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            capture_output=True, text=True, check=True, timeout=200,
+        )  # fmt: skip
+        warned.append("begin with new moments" in done.stderr)
+        return [line for line in done.stdout.splitlines() if line.startswith("epoch")]
+
+    unbroken = run(str(tmp_path))
+    assert [line.split()[3] for line in unbroken] == ["2,", "12,", "012,"]
+    (resumed,) = run(str(tmp_path), str(tmp_path / "saved.ckpt"))
+    assert resumed.split()[3] == "012,"
+    assert warned == [False, True]
 
 
 def test_early_stopping_ends_a_run_after_the_last_unfreezing(tmp_path: Path) -> None:

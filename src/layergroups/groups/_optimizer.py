@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
 from layergroups._formatting import first_few
+from layergroups._torch import is_sharded
 from layergroups.errors import GroupingError
 from layergroups.groups._surgery import ModelSnapshot, TensorMeta, meta_of
 
@@ -51,8 +52,13 @@ def parameter_groups(
     weight_decay: float,
     has_decay: Decays = decays,
 ) -> list[dict[str, Any]]:
-    """Two for each layer group, with its index and a name such as "head/decay"."""
-    return [
+    """Two for each layer group, with its index and a name such as "head/decay".
+
+    Empty ones wait for parameters that are added later, but not with FSDP2: torch does not load
+    the state of an optimizer that has more than one.
+    """
+    sharded = any(is_sharded(p) for _, named in members for _, p in named)
+    made = [
         {
             "params": [p for n, p in named if has_decay(n, p) == decaying],
             "lr": rates[i],
@@ -63,6 +69,7 @@ def parameter_groups(
         for i, (group, named) in enumerate(members)
         for decaying in (True, False)
     ]
+    return [group for group in made if group["params"] or not sharded]
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:
@@ -146,7 +153,7 @@ def reconcile(optimizer: Optimizer, members: Sequence[Members], has_decay: Decay
     others = [group for group in optimizer.param_groups if "layer_group" not in group]
     theirs = {id(p) for group in others for p in group["params"]}
     for group in _ours(optimizer):
-        group["params"] = [p for p in wanted[group["name"]] if id(p) not in theirs]
+        group["params"] = [p for p in wanted.get(group["name"], ()) if id(p) not in theirs]
     present = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for parameter in [p for p in optimizer.state if id(p) not in present]:
         del optimizer.state[parameter]

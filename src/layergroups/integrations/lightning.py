@@ -8,6 +8,7 @@ trainer.fit(module, data)
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -33,6 +34,7 @@ except ImportError:
         raise ImportError('this needs Lightning: pip install "layergroups[lightning]"') from cause
 
 __all__ = ["LayerGroupsCallback"]
+_log = logging.getLogger("layergroups")
 _POSITION = "LayerGroupsCallback/position"  # in a checkpoint
 
 
@@ -151,6 +153,11 @@ class LayerGroupsCallback(Callback):
         """Restore the state of a resumed run; the optimizer has been restored before."""
         assert self._unfreezer is not None
         if self._saved:
+            if self.plan is not None and trainer.strategy.restore_checkpoint_after_setup:
+                _log.warning(
+                    "%s restores the optimizer before freezing is known: groups that were unfrozen "
+                    "in the run begin with new moments", type(trainer.strategy).__name__,
+                )  # fmt: skip
             self._unfreezer.begin(self._optimizers, self._saved)
         self._saved = None
         self._position.restore(trainer)
