@@ -606,7 +606,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         channels = "" if self.channels == 3 else f", {self.channels} channel(s)"
         workers = count(self.num_workers, "worker") if self.num_workers else "no workers"
         return (
-            f"ImageDataLoaders: {len(self.train_images)} training and "
+            f"{type(self).__name__}: {len(self.train_images)} training and "
             f"{len(self.valid_images)} validation images of {self.c} {kind}\n"
             f"  {kind} (train + valid): {counts}\n"
             f"  images: {self.size[0]} x {self.size[1]} pixels (height x width){channels}, "
