@@ -762,26 +762,53 @@ def test_random_numbers_of_python_and_numpy_are_not_drawn_by_a_look() -> None:
     assert (random.random(), np.random.rand()) == expected
 
 
-def test_the_decoder_of_a_unet_is_a_group_of_its_own() -> None:
-    """It begins where maps grow again, and joins earlier ones; an encoder alone has none."""
+def _layer(before: int, after: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.ReLU())
+
+
+@pytest.mark.parametrize("home", ["both", "apart"])
+def test_the_decoder_of_a_unet_is_a_group_of_its_own(home: str) -> None:
+    """It begins where maps grow again, and joins earlier ones; an encoder alone has none.
+
+    Encoder and decoder may have a module in common, as the backbone of a detector does.
+    """
 
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
-        maps = [x]
-        for step in m.down:
+        maps, parts = [x], m.both if home == "both" else m
+        for step in parts.down:
             maps.append(step(maps[-1]))
-        for step, skip in zip(m.up, maps[-2:0:-1], strict=True):
+        for step, skip in zip(parts.up, maps[-2:0:-1], strict=True):
             larger = F.interpolate(maps[-1], scale_factor=2.0)
             maps.append(step(torch.cat([larger, skip], 1)))
         return m.out(maps[-1])
 
-    def layer(before: int, after: int, stride: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.ReLU())
-
     widths = (3, 8, 16, 24, 32)
-    down = [layer(*pair, 2) for pair in pairwise(widths)]
-    up = [layer(a + b, b, 1) for a, b in pairwise(widths[:0:-1])]
-    model = Net(forward, down=nn.ModuleList(down), up=nn.ModuleList(up), out=nn.Conv2d(8, 5, 1))
+    parts = nn.ModuleDict({
+        "down": nn.ModuleList(_layer(*pair, 2) for pair in pairwise(widths)),
+        "up": nn.ModuleList(_layer(a + b, b) for a, b in pairwise(widths[:0:-1])),
+    })  # fmt: skip
+    homes = {"both": Net(None, **parts)} if home == "both" else dict(parts)
+    model = Net(forward, **homes, out=nn.Conv2d(8, 5, 1))
     groups = LayerGroups(model, example_input=torch.rand(2, 3, 64, 64))
     assert groups.names == ("early", "late", "decoder", "head")
-    assert {n.split(".")[0] for n, _ in groups["decoder"].named_parameters()} == {"up"}
+    own = {n.removeprefix("both.") for n, _ in groups["decoder"].named_parameters()}
+    assert {n.split(".")[0] for n in own} == {"up"}
     assert "decoder" in groups["decoder"].reason
+
+
+def test_one_layer_that_joins_an_earlier_map_is_no_decoder() -> None:
+    """Such as an auxiliary classifier, beside a body of many layers."""
+
+    def forward(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        early = m.early(x)
+        return m.out(m.late(early)), m.extra(m.branch(early))
+
+    model = Net(
+        forward,
+        early=nn.Sequential(_layer(3, 8, 2), *(_layer(8, 8) for _ in range(10))),
+        late=nn.Sequential(_layer(8, 16, 2), *(_layer(16, 16) for _ in range(12))),
+        branch=_layer(8, 8),
+        out=nn.Conv2d(16, 5, 1),
+        extra=nn.Conv2d(8, 5, 1),
+    )
+    assert "decoder" not in LayerGroups(model, example_input=torch.rand(2, 3, 64, 64)).names

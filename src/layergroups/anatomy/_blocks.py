@@ -13,10 +13,11 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
 from torch import nn
 
-from layergroups._paths import ancestors, layer_of, parent
+from layergroups._paths import ancestors, is_within, layer_of, parent
 from layergroups.anatomy._dataflow import Flow, is_vector
 from layergroups.anatomy._head import Head
 from layergroups.anatomy._trace import Call
@@ -444,7 +445,8 @@ def _decoder_of_maps(
 ) -> int | None:
     """The index of the first block of a decoder: it enlarges maps and joins earlier ones.
 
-    Blocks before it of the same outermost module belong to it.
+    Blocks before it in the same module belong to it. A decoder has a twentieth of the weight layers
+    of the body at least, and its encoder a fifth.
     """
     last = {block_at(op.time): op.time for op in flow.trace.ops if op.is_weight_op}
     joins: dict[int, set[int]] = {}  # block -> longest sides of the maps of earlier blocks it reads
@@ -459,15 +461,24 @@ def _decoder_of_maps(
     depth = [sum(s.weight_ops for s in run) for run in body]
     first = min(joins, default=0)
     before, after = ([s for s in part if s] for part in (sides[:first], sides[first : len(body)]))
-    smallest = min(before, default=0)
-    if not before or not after or after[-1] <= smallest or sum(depth[:first]) < sum(depth) / 5:
+    smallest, total = min(before, default=0), sum(depth)
+    if not before or not after or after[-1] <= smallest:
+        return None
+    if not total / 5 <= sum(depth[:first]) <= total * 0.95:
         return None
     if not any(side > smallest for found in joins.values() for side in found):
         return None
-    own = main_segment(body[first]).path.split(".")[0]
-    while first > 1 and main_segment(body[first - 1]).path.split(".")[0] == own:
-        first -= 1
-    return first
+    own, start = _outermost_apart(main_segment(body[first]).path, main_segment(body[0]).path), first
+    while start > 1 and is_within(main_segment(body[start - 1]).path, own):
+        start -= 1
+    return start if sum(depth[:start]) >= total / 5 else first
+
+
+def _outermost_apart(path: str, other: str) -> str:
+    """The outermost module that holds the first path and not the other one."""
+    parts = path.split(".")
+    shared = commonprefix([parts, other.split(".")])  # noqa: RUF071 # of lists, so of whole names
+    return ".".join(parts[: len(shared) + 1])
 
 
 def _core_shape(run: list[Segment]) -> tuple[int, ...]:
