@@ -49,7 +49,7 @@ def test_the_last_map_of_each_resolution_is_read_and_blocks_of_a_vit(name: str) 
     n = alone.shape[1]
     torch.testing.assert_close(features[:, :n], alone)
     assert made.features == n + 2 * sum(each.channels for each in maps)
-    assert made.model[1][1].inner == made.features - n
+    assert made.model[1][2].inner == made.features - n
 
 
 def test_a_map_gives_the_mean_and_deviation_of_its_channels() -> None:

@@ -138,10 +138,17 @@ def test_depth_dropout_keeps_one_kind_of_features_of_an_item() -> None:
 
 def test_a_head_on_inner_features_has_a_depth_dropout_first() -> None:
     head = create_head(8, 3, pool=False, inner=3, lin_ftrs=[5])
-    assert _kinds(head)[:3] == ["BatchNorm1d", "DepthDropout", "Linear"]
-    assert (head[1].p, head[1].inner) == (0.25, 3)
+    assert _kinds(head)[:4] == ["BatchNorm1d", "ClipFeatures", "DepthDropout", "Linear"]
+    assert (head[2].p, head[2].inner) == (0.25, 3)
     assert _kinds(head).count("Dropout") == 1
     assert "DepthDropout" not in _kinds(create_head(8, 3, pool=False, inner=3, ps=0.0))
+
+
+def test_inner_features_far_outside_of_the_training_items_are_limited() -> None:
+    head = create_head(8, 3, pool=False, inner=3, lin_ftrs=[]).eval()
+    far = torch.full((2, 8), 1e6)
+    assert torch.equal(head(far), head(10 * far))
+    assert head_from_description(describe_head(head) or []).eval()[1](far).max() == head[1].limit
 
 
 def test_a_range_is_never_left() -> None:

@@ -115,6 +115,7 @@ def _finite(value: Any) -> float | None:
 
 _HIDDEN = 512
 _QUIET = 0.01  # factor on the last initial weights of a head for a regression
+_FEATURE_LIMIT = 4.0  # standard deviations
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -138,6 +139,30 @@ class AdaptiveConcatPool2d(nn.Module):
         """Pool (N, C, H, W) features to (N, 2 C, size, size)."""
         average = self.ap(x)
         return torch.cat([self.mp(x), average], dim=1)
+
+
+class ClipFeatures(nn.Module):
+    """Limits features that a batch norm has normalised to a few standard deviations.
+
+    Statistics of inner maps can be far outside of what they were in training if images are blurred
+    or noisy; a linear layer would follow them without end.
+
+    Args:
+        limit: largest absolute value.
+
+    Shapes: any in, the same out.
+    """
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features between -limit and limit."""
+        return x.clamp(-self.limit, self.limit)
+
+    def extra_repr(self) -> str:
+        return f"{self.limit:g}"
 
 
 class DepthDropout(nn.Dropout):
@@ -221,7 +246,7 @@ def create_head(
             it), or one rate for each. A dropout of 0 is omitted.
         pool: begin with a pool and Flatten, for features (N, nf, H, W); False for features (N, nf).
         inner: how many of the features (N, nf), the last ones, are of inner maps: the first dropout
-            is then a `DepthDropout`.
+            is then a `DepthDropout`, and `ClipFeatures` follows the first batch norm.
         concat_pool: pool by maximum and average, which doubles the features; False: average only.
         bn_final: end with a batch norm of momentum 0.01 on the outputs.
         first_bn: a batch norm in the first block.
@@ -260,6 +285,8 @@ def create_head(
     dropouts = [layer for layer in layers if isinstance(layer, nn.Dropout)]
     if inner and dropouts:
         layers[layers.index(dropouts[0])] = DepthDropout(dropouts[0].p, inner)
+    if inner and first_bn and not lin_first:
+        layers.insert(1, ClipFeatures(_FEATURE_LIMIT))
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     for layer in linears:
         nn.init.kaiming_normal_(layer.weight)
@@ -392,7 +419,7 @@ _LAYERS: dict[str, type[nn.Module]] = {
         nn.AdaptiveAvgPool2d, AdaptiveConcatPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm1d,
         nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Flatten, nn.GELU, nn.Hardswish, nn.Identity,
         nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.SiLU, nn.Sigmoid, SigmoidRange, nn.Tanh,
-        TargetUnits, Decoder, DepthDropout,
+        TargetUnits, ClipFeatures, Decoder, DepthDropout,
     )
 }  # fmt: skip
 _HOLDERS = {"Sequential": ("layers",), "ConcatLinear": ("dim", "layers")}
