@@ -159,12 +159,12 @@ def percent(part: float | None) -> str:
     return "–" if part is None else f"{part * 100:.1f} %"
 
 
-def rate(value: float) -> str:
-    """A learning rate, "1e-4", "2.5e-4" or "0.1"."""
+def rate(value: float, digits: int = 2) -> str:
+    """A learning rate, "1e-4", "2.5e-4" or "0.1", with so many digits at most."""
     if not value or value >= 0.01:
-        return f"{value:.2g}"
-    digits, _, power = f"{value:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(power)}"
+        return f"{value:.{digits}g}"
+    shown, _, power = f"{value:.{digits - 1}e}".partition("e")
+    return f"{shown.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def shape(sizes: tuple[int, ...]) -> str:

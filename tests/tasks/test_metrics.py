@@ -33,12 +33,15 @@ NUMBER = torch.tensor([[1.5, 11.0], [2.0, 12.0], [3.0, 14.0], [5.0, 19.0]])
 # Each class as a map of one pixel, beside one that is ignored.
 MAPS = CLASSES[..., None, None].repeat(1, 1, 1, 2)
 MASKS = torch.stack([CLASS, torch.full_like(CLASS, -100)], dim=1)[:, None]
+LABEL_MAPS = LABELS[..., None, None].repeat(1, 1, 1, 2)
+LABEL_MASKS = torch.stack([LABEL, torch.full_like(LABEL, -100)], dim=-1)[:, :, None]
 RIGHT = nn.functional.one_hot(CLASS).float()
 ITEMS = {
     "multiclass": (CLASSES, CLASS),
     "multilabel": (LABELS, LABEL),
     "regression": (NUMBERS, NUMBER),
     "segmentation": (MAPS, MASKS),
+    "multilabel_segmentation": (LABEL_MAPS, LABEL_MASKS),
 }
 
 
@@ -109,6 +112,13 @@ EXPECTED = {
         "accuracy": 3 / 5,
         "recall": (1 + 1 / 2 + 1 / 2) / 3,
         "precision": (1 / 2 + 1 / 2 + 1) / 3,
+    },
+    "multilabel_segmentation": {
+        "iou": (2 / 3 + 1 + 1 / 3) / 3,
+        "dice": (4 / 5 + 1 + 1 / 2) / 3,
+        "accuracy": 9 / 12,
+        "recall": (2 / 3 + 1 + 1 / 2) / 3,
+        "precision": (1 + 1 + 1 / 2) / 3,
     },
 }  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_the_vocabulary_may_be_said() -> None:
         (["a", None, "b"], {}, r"no class for 1 item \('1.jpg'\)"),
         ([0.5, float("nan")], {}, r"no number for 1 item \('1.jpg'\).*task='multilabel'"),
         (["a", "a"], {}, "at least two classes"),
-        (["a", "b"], {"task": "classes"}, '"multilabel", "regression" or "segmentation"'),
+        (["a", "b"], {"task": "classes"}, '"multilabel", "regression", "segmentation"'),
         (["a", "b"], {"vocab": ["a"]}, r"lacks 'b' \('b' is the label of 1.jpg\)"),
         (["a", "b"], {"vocab": "ab"}, "expected a list of names"),
         (["a", "b"], {"vocab": ["a", "b", "a"]}, "a name twice"),

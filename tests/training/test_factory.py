@@ -159,7 +159,7 @@ def test_fact_5_with_the_head_of_resnet18(folder: Path, caplog) -> None:
     caplog.clear()
     learn.fit(1)
     assert len(caplog.records) == 1
-    assert {"1.2.weight", "1.2.bias"} <= moved(before, learn.model)
+    assert {"1.3.weight", "1.3.bias"} <= moved(before, learn.model)
     assert not {name for name in moved(before, learn.model) if name.startswith("0")}
     held = {p for g in learn.opt.param_groups if g["layer_group"] == 2 for p in g["params"]}
     assert set(learn.model[-1][-1].parameters()) <= held

@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(make) -> None:
                 run.inputs = run.inputs * math.nan
 
     learn.callbacks.append(spoils := Spoils())
-    with pytest.raises(TrainingError, match=r"nan at step 3 of 12 .*rates .*1e-05"):
+    with pytest.raises(TrainingError, match=r"nan at step 3 of 12 .*rates .*1e-5"):
         learn.fit(2, 1e-5)
     changed = moved(spoils.before, learn.model)
     assert not changed.intersection(name for name, _ in learn.model.named_parameters())

@@ -54,7 +54,7 @@ def test_from_a_table_to_predictions_and_back(folder: Path, tmp_path: Path) -> N
     learn = learner(folder, dls, path=tmp_path, pooling="mean")
     assert learn.layer_groups.names[-1] == "head"
     assert learn.layer_groups.frozen[0]
-    learn.fine_tune(5, 5e-2, defaults=replace(FEW, lowest=0))  # its encoder begins from noise
+    learn.fine_tune(5, 5e-2, defaults=replace(FEW, lowest=0, hold_out=0.0))  # from noise
     assert learn.validate()["accuracy"] > 0.9
     found = learn.predict("a wonderful story")
     assert found.label == "good"

@@ -65,7 +65,7 @@ class GroupTable:
 def group_cells(row: GroupRow) -> tuple[str, ...]:
     last = f" … {row.blocks[-1]}" if len(row.blocks) > 1 else ""
     blocks = f"{len(row.blocks)}: {row.blocks[0]}{last}" if row.blocks else "-"
-    figures = (str(row.layers), f"{row.parameters:,d}", _trainable(row), rate(row.rate))
+    figures = (str(row.layers), f"{row.parameters:,d}", _trainable(row), rate(row.rate, 4))
     return str(row.index), row.name, blocks, *figures, row.reason
 
 
