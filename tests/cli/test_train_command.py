@@ -43,6 +43,17 @@ def test_stdout_has_the_figures_and_stderr_the_rest(run: Run, photos: Path, tmp_
     assert f"layergroups predict {tmp_path / 'm'} image.jpg" in answer.err
 
 
+def test_log_lines_give_options_and_no_arguments_of_python(
+    run: Run, photos: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("train", photos, *TINY, "--epochs", 1, "--out", tmp_path / "m").code == 0
+    assert "--train-all-layers --epochs 10" in " ".join(caplog.messages)
+    assert run("train", "--from", model, "--epochs", 1, "--out", tmp_path / "more").code == 0
+    lines = " ".join(caplog.messages)
+    assert "keep their running statistics" in lines
+    assert not [word for word in ("learn.", "batch_norm=", "fine_tune") if word in lines]
+
+
 def test_json_is_all_that_stands_on_stdout(run: Run, photos: Path, tmp_path: Path) -> None:
     words = ["--epochs", 0, "--seed", 1, "--augment", "document", "--json", "--out", tmp_path / "m"]
     answer = run("train", photos, *TINY, *words)

@@ -122,7 +122,7 @@ def test_a_learner_thaws_by_itself_in_as_many_epochs_as_it_needs(make) -> None:
     learn = make(callbacks=[watches := Watches()])
     rows = learn.thaw(lr=slice(1e-3, 1e-2))
     assert [" ".join(sorted(names)) for names in watches.moved] == ["1", "0.7 1", "0.0 0.7 1"]
-    assert {row.phase for row in rows} == {"thaw"}
+    assert {row.phase for row in rows} == {"gradual unfreezing"}
     assert learn.layer_groups.frozen == (False, False, False)
     assert len(learn.thaw(2, every=2, start="0.7")) == 2
     assert watches.moved[-2:] == [{"0.7", "1"}, {"0.7", "1"}]

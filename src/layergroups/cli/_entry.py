@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -51,6 +52,10 @@ _AS_OPTIONS = (
     ),
     (r'\blearn\.export\("model\.(\w+)"\)', r"--format \1"),
     (r"\bThe same call works", "The same command works"),
+    (
+        r"\bfine_tune starts with the head alone(.*) learn\.fit_one_cycle\((\d+), .*?\) (.*), if.*",
+        r"Training starts with the head alone\1 --train-all-layers --epochs \2 \3.",
+    ),
 )
 
 
@@ -74,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FileNotFoundError:
         return _report_mistake("the working folder has been deleted; change to another.")
     command = typer.main.get_command(app)
+    log = logging.getLogger("layergroups")
+    log.addFilter(_filter_in_options)
     try:
         code = command.main(words, prog_name="layergroups", standalone_mode=False, obj=words)
         sys.stdout.flush()
@@ -94,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads our output any more (`| head`), or it is full: no flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1 if error.errno == errno.EPIPE else _report_mistake(f"cannot write: {error}.")
+    finally:
+        log.removeFilter(_filter_in_options)
     return code if isinstance(code, int) else 0
 
 
@@ -103,7 +112,13 @@ def _report_mistake(message: str) -> int:
     return 2
 
 
+def _filter_in_options(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _in_options(record.getMessage()), None
+    return True
+
+
 def _in_options(message: str) -> str:
+    """A message of the library, which gives arguments of Python, with options of the program."""
     for python, option in _AS_OPTIONS:
         message = re.sub(python, option, message)
     return message

@@ -447,7 +447,7 @@ class Learner(LearnerState):
         """
         unfreezing = GradualUnfreezing(every, start)
         phase = Phase(
-            name="thaw",
+            name="gradual unfreezing",
             epochs=unfreezing.epochs_for(self.layer_groups) if epochs is None else epochs,
             lr=lr,
             schedule=OneCycle(),
