@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
 )
 from lightning.pytorch.loggers import CSVLogger
-from tests.integrations.tiny_lightning import SPLIT, Tiny, trainer
+from tests.integrations.tiny_lightning import ADVICE, SPLIT, Tiny, trainer
 from tests.integrations.tiny_models import moved, weights
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, default_collate
@@ -26,12 +26,7 @@ from layergroups.errors import GroupingError
 from layergroups.integrations import UnfreezeOnPlateau
 from layergroups.integrations.lightning import LayerGroupsCallback
 
-# advice of Lightning on workers and short epochs, and what torch tells Lightning
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(does not have many workers|no .* defined).*"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
-]
+pytestmark = ADVICE
 HALF = GradualUnfreezing(every=0.5)
 BY_HALF = [{"head"}] * 3 + [{"body", "head"}] * 3 + [{"stem", "body", "head"}] * 6
 

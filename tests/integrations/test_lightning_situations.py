@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from tests.integrations.test_lightning import HALF, Watch, fitted
-from tests.integrations.tiny_lightning import SPLIT, Tiny, trainer
+from tests.integrations.tiny_lightning import ADVICE, SPLIT, Tiny, trainer
 from tests.integrations.tiny_models import moved, weights
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -32,11 +32,7 @@ from layergroups.errors import GroupingError
 from layergroups.integrations import UnfreezeOnPlateau
 from layergroups.integrations.lightning import LayerGroupsCallback
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(does not have many workers|no .* defined).*"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
-]
+pytestmark = ADVICE
 ROOT = Path(__file__).parents[2]
 EACH = GradualUnfreezing(every=1)
 BY_EPOCH = [{"head"}] * 6 + [{"body", "head"}] * 6 + [{"stem", "body", "head"}] * 6

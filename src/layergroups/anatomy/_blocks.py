@@ -457,21 +457,22 @@ def _decoder_of_maps(
         if at < len(body) and (op.time <= last.get(at, -1) or at in makers.values()):
             maps = [v for v, maker in makers.items() if maker < at - 1 and len(flow.shape(v)) == 4]
             joins.setdefault(at, set()).update(max(flow.shape(v)[2:]) for v in maps)
-    joins = {at: sides for at, sides in joins.items() if sides}
+    joins = {at: found for at, found in joins.items() if found}
     depth = [sum(s.weight_ops for s in run) for run in body]
     first = min(joins, default=0)
     before, after = ([s for s in part if s] for part in (sides[:first], sides[first : len(body)]))
     smallest, total = min(before, default=0), sum(depth)
     if not before or not after or after[-1] <= smallest:
         return None
-    if not total / 5 <= sum(depth[:first]) <= total * 0.95:
+    least = total / 5
+    if not least <= sum(depth[:first]) <= total * 0.95:
         return None
     if not any(side > smallest for found in joins.values() for side in found):
         return None
     own, start = _outermost_apart(main_segment(body[first]).path, main_segment(body[0]).path), first
     while start > 1 and is_within(main_segment(body[start - 1]).path, own):
         start -= 1
-    return start if sum(depth[:start]) >= total / 5 else first
+    return start if sum(depth[:start]) >= least else first
 
 
 def _outermost_apart(path: str, other: str) -> str:

@@ -121,8 +121,9 @@ class FineTuneDefaults:
         interpolate: end between the weights of the head's phase and the last ones; see `hold_out`.
         usual_part: where between the end lies if no held-out items decide; 0 are the weights of the
             head's phase, 1 the last ones.
-        hold_out: part of the training items that chooses how far between; it is held out until the
-            last epoch, or in all steps of a single epoch. 0 holds out none.
+        hold_out: part of the training items that chooses how far between, at least 16 items; it is
+            held out until the last epoch, or in all steps of a single epoch. Fewer than 64 items
+            have none to spare. 0 holds out none.
         head_schedule: over all steps of the head.
         schedule: of the second phase.
         max_bytes: maximum bytes of cached outputs for the first phase; None: the limits of the
