@@ -36,6 +36,28 @@ def test_settings_of_masks_are_written_and_repeated(folder: Path, run: Run) -> N
     assert run("reproduce", folder / "run", "--json").code == 0
 
 
+def test_masks_of_colours(folder: Path, run: Run, tmp_path: Path) -> None:
+    """A file of colours; run.yaml holds what it says, so that the run can be repeated without."""
+    colours = np.array([(0, 0, 0), (128, 64, 128), (70, 130, 180)], np.uint8)
+    (tmp_path / "masks").mkdir()
+    for mask in (folder / "masks").iterdir():
+        Image.fromarray(colours[np.asarray(Image.open(mask))]).save(tmp_path / "masks" / mask.name)
+    lines = [f"{r} {g} {b}\t{name}" for name, (r, g, b) in zip(NAMES, colours, strict=True)]
+    lines += [f"0 {n} 7 one of many, {n}" for n in range(30)]  # a text that is no name of a file
+    (tmp_path / "label_colors.txt").write_text("\n".join(lines))
+    words = [folder / "images", "--masks", tmp_path / "masks", "--ignore", "disc", *TINY]
+    colours_in = ["--classes", tmp_path / "label_colors.txt"]
+    assert run("train", *words, *colours_in, "--epochs", "1", "--out", tmp_path / "run").code == 0
+    (tmp_path / "label_colors.txt").unlink()
+    assert run("reproduce", tmp_path / "run", "--json").code == 0
+    predicted = run("predict", tmp_path / "run", folder / "images/00.jpg", "--json", "--out",
+                    tmp_path / "out")  # fmt: skip
+    assert list(json.loads(predicted.out)[0]["shares"])[:3] == [*NAMES[:2], "one of many, 0"]
+    typed = ["--classes", "background #000000, square #804080"]
+    wrong = run("train", *words[:3], *typed, *TINY, "--out", tmp_path / "new")
+    assert "(70, 130, 180), which no class has" in wrong.err
+
+
 def test_masks_are_written_as_images(folder: Path, run: Run, tmp_path: Path) -> None:
     found = run("predict", folder / "run", folder / "images", "--out", tmp_path, "--json")
     assert found.code == 0

@@ -252,6 +252,39 @@ def test_colours_may_be_text() -> None:
             class_names({"road": wrong, "sky": (70, 130, 180)})
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["road #804080", "far sky\t70 130 180"],
+        ["128 64 128 road", "70 130 180\t\tfar sky"],  # label_colors.txt of CamVid
+        ["name,r,g,b", "road,128,64,128", "far sky, 70, 130, 180"],
+    ],
+)
+def test_a_file_gives_names_with_colours(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "classes.txt").write_text("\n".join(lines), "utf-8-sig")
+    expected = (("road", "far sky"), ((128, 64, 128), (70, 130, 180)))
+    assert class_names(tmp_path / "classes.txt") == class_names(lines) == expected
+
+
+def test_colours_of_some_classes_alone_are_refused() -> None:
+    for wrong in (["road #804080", "sky"], ["road 1 2 3", "road 4 5 6"], ["a 1 2 256", "b 1 2 3"]):
+        with pytest.raises(DataError, match="colour"):
+            class_names(wrong)
+    assert class_names(["section 1", "lane 1 2"])[0] == ("section 1", "lane 1 2")
+
+
+def test_ignored_colours(folders: tuple[Path, Path]) -> None:
+    lines = ["background #000000", "square 128 64 128", "disc 70 130 180"]
+    colours = np.array(class_names(lines)[1], np.uint8)
+    for path in folders[1].iterdir():
+        Image.fromarray(colours[np.asarray(Image.open(path))]).save(path)
+    dls = loaders(folders, classes=lines, ignore="#804080")
+    assert dls.vocab == ("background", "disc")
+    assert set(dls.one_batch()[1].unique().tolist()) == {-100, 0, 1}
+    with pytest.raises(DataError, match="a colour such as"):
+        loaders(folders, classes=lines, ignore=255)  # is not the colour (0, 0, 255)
+
+
 def test_augmentation_that_forgets_the_masks_is_refused_first(folders: tuple[Path, Path]) -> None:
     with pytest.raises(DataError, match="without their masks"):
         loaders(folders, augment="rand")

@@ -117,12 +117,13 @@ Classes = Annotated[
     _masks(
         "NAMES",
         "Names of the values 0, 1, … of masks, separated by commas, or a file with a name per line "
-        "(default: background and foreground).",
+        "(default: background and foreground). RGB masks: each name with its colour, as in "
+        "'road #804080' or '128 64 128 road'.",
     ),
 ]
 Ignore = Annotated[
     str | None,
-    _masks("NAMES", "Classes or values of masks that do not count (default: 255)."),
+    _masks("NAMES", "Classes, values or colours of masks that do not count (default: 255)."),
 ]
 Overlapping = Annotated[
     bool,
@@ -419,12 +420,9 @@ def train(
     Ctrl-C after the first step saves the model and stops.
     """  # fmt: skip
     from layergroups.cli import _train_command as command
-    from layergroups.cli._parsing import names_in
+    from layergroups.cli._parsing import joined, names_in
 
-    values = locals() | {
-        "on_error": on_error.value,
-        "classes": ",".join(names_in(classes) or ()) or None,
-    }
+    values = locals() | {"on_error": on_error.value, "classes": joined(names_in(classes))}
     given = ", ".join(f"--{name}" for name in _OF_THE_RUN if _is_typed(context, name))
     if from_run is not None and given:
         raise typer.BadParameter(f"{given}: --from trains the network of {from_run} on.")

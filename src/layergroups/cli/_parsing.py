@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,12 +76,23 @@ def _columns(text: str | None, default: str | int) -> str | int | list[str]:
 
 
 def names_in(text: str | None) -> list[str] | None:
-    """Names separated by commas, or those in the lines of a text file; None for none."""
+    """Names in lines or separated by commas, or those in the lines of a file; None for none."""
     if text is None:
         return None
-    is_file = Path(text).is_file()
-    found = Path(text).read_text("utf-8").splitlines() if is_file else text.split(",")
+    found = text.split("\n" if "\n" in text else ",")
+    if os.path.isfile(text):  # pathlib fails on long texts
+        try:
+            found = Path(text).read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as cause:
+            raise typer.BadParameter(f"{text} is not a text file in UTF-8: {cause}") from cause
     return [name.strip() for name in found if name.strip()]
+
+
+def joined(names: list[str] | None) -> str | None:
+    """The inverse of `names_in`."""
+    if any("," in name for name in names or ()):
+        return "".join(f"{name}\n" for name in names or ())
+    return ",".join(names or ()) or None
 
 
 def is_table(path: Path) -> bool:

@@ -80,8 +80,10 @@ class SegmentationDataLoaders(ImageDataLoaders):
             images: the folder of images.
             masks: the folder of masks: PNG with a palette or grey, RGB, or arrays in .npy files.
             classes: names in the order of the values 0, 1, ...; or a text file with a name in each
-                line; or a dict with the value or the colour (red, green, blue) of each. None: the
-                values 0 and 1, or 0 and 255, are background and foreground.
+                line; or a dict with the value or the colour (red, green, blue) of each. In a file
+                or a list, colours are written as "road #804080", "road 128 64 128" or
+                "128 64 128 road". None: the values 0 and 1, or 0 and 255, are background and
+                foreground.
             ignore: a class, a value or a colour, or a list of them, whose pixels count neither in
                 the loss nor in metrics; 255 where no class has it.
             overlapping: labels may overlap. Their masks, of 0 and 1, or 255, are in a folder below

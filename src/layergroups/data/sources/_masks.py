@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,10 @@ Colour = int | tuple[int, int, int]
 Classes = str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
 _USUAL_VOID: Final = 255  # in Pascal VOC, Cityscapes and most tools
 _MENTIONED: Final = 5
+_RGB: Final = r"\d+[\s,]+\d+[\s,]+\d+"
+_COLOUR_LAST: Final = re.compile(rf"(.+?)[\s,=:]+(#[0-9a-fA-F]{{6}}|{_RGB})")
+_COLOUR_FIRST: Final = re.compile(rf"({_RGB})[\s,]+(.+)")
+_HEADING: Final = re.compile(r"(name|class)[\s,]+r[\s,]+g[\s,]+b", re.IGNORECASE)
 _TASK: Final = {False: "segmentation", True: "multilabel_segmentation"}  # whether labels overlap
 
 
@@ -291,7 +296,7 @@ def class_names(classes: Classes, least: int = 2) -> tuple[tuple[str, ...], tupl
     """Names, and the value or colour of each, of a list, a file of names, or a dict."""
     if isinstance(classes, str | os.PathLike):
         try:
-            lines = Path(classes).expanduser().read_text("utf-8").splitlines()
+            lines = Path(classes).expanduser().read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as cause:
             raise DataError(
                 f"classes={str(classes)!r} cannot be read ({cause}): expected a text file with the "
@@ -303,6 +308,8 @@ def class_names(classes: Classes, least: int = 2) -> tuple[tuple[str, ...], tupl
             f'classes={classes!r:.80}: expected a list of names, classes=["background", "cell"], a '
             "text file with a name in each line, or a dict of values or colours."
         )
+    if not isinstance(classes, Mapping):
+        classes = _with_colours([str(name) for name in classes])
     names = tuple(map(str, classes))
     if len(names) < least or len(set(names)) < len(names):
         expected = "two different names, the background too" if least > 1 else "one, all different"
@@ -318,6 +325,26 @@ def class_names(classes: Classes, least: int = 2) -> tuple[tuple[str, ...], tupl
     return names, values
 
 
+def _with_colours(lines: list[str]) -> list[str] | dict[str, Any]:
+    """Names; or the colour of each, if lines are as "road #804080" or "128 64 128 road"."""
+    if lines and _HEADING.fullmatch(lines[0]):
+        lines = lines[1:]
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        if last := _COLOUR_LAST.fullmatch(line):
+            found.append((last[1], last[2]))
+        elif first := _COLOUR_FIRST.fullmatch(line):
+            found.append((first[2], first[1]))
+    if not found:
+        return lines
+    if len(found) < len(lines) or len(dict(found)) < len(found):
+        raise DataError(
+            f"classes: {len(found)} of {len(lines)} lines have a colour; expected one for each, "
+            'and a different name: "road #804080", "road 128 64 128" or "128 64 128 road".'
+        )
+    return {n: c if c[0] == "#" else [int(v) for v in re.findall(r"\d+", c)] for n, c in found}
+
+
 def _value_of(name: str, value: Any) -> Colour:
     """A value, or a colour as numbers or as text."""
     try:
@@ -325,6 +352,8 @@ def _value_of(name: str, value: Any) -> Colour:
         if not isinstance(found, tuple | list):
             return int(found)
         red, green, blue = map(int, found)
+        if not 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+            raise ValueError("a part of a colour is from 0 to 255")
         return red, green, blue
     except (TypeError, ValueError) as cause:
         raise DataError(
@@ -352,15 +381,21 @@ def reader_of(
             )
         classes = {"background": 0, "foreground": max(seen | {1})}
     names, values = class_names(classes)
+    by_colour = isinstance(values[0], tuple)
     listed = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
     named = {str(each) for each in listed} & set(names)
     ignored = [v for n, v in zip(names, values, strict=True) if n in named]
-    ignored += [each for each in listed if str(each) not in named]
-    if unknown := [each for each in ignored if not isinstance(each, int | tuple)]:
+    ignored += [
+        _value_of("ignore", each) if isinstance(each, str) and each[:1] == "#" else each
+        for each in listed
+        if str(each) not in named
+    ]
+    if unknown := [each for each in ignored if not isinstance(each, tuple if by_colour else int)]:
+        expected = "a colour such as (0, 0, 0)" if by_colour else "a value such as 255"
         raise DataError(
-            f"ignore={unknown[0]!r} is neither a class ({names_of(names)}) nor a value such as 255."
+            f"ignore={unknown[0]!r} is neither a class ({names_of(names)}) nor {expected}."
         )
-    if _USUAL_VOID not in values and not isinstance(values[0], tuple):
+    if _USUAL_VOID not in values and not by_colour:
         ignored.append(_USUAL_VOID)
     left = [(n, v) for n, v in zip(names, values, strict=True) if v not in ignored]
     return tuple(n for n, _ in left), MaskReader(
