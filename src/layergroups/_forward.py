@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from layergroups._layer_widths import wrong_width
 from layergroups._torch import tree_leaves, tree_map_only
 from layergroups.errors import TrainingError
 
@@ -89,7 +90,13 @@ def run_model(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def call_model(model: Callable[..., Any], inputs: Any) -> Tensor:
-    return tensor_of(run_model(model, inputs))
+    try:
+        outputs = run_model(model, inputs)
+    except (RuntimeError, ValueError) as error:
+        if wrong := wrong_width(model, inputs, error):
+            raise TrainingError(f"The model cannot run: {wrong}") from error
+        raise
+    return tensor_of(outputs)
 
 
 def single_batch(item: Any) -> Any:

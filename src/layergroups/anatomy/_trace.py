@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry
 
 from layergroups._forward import as_call, logits_of
+from layergroups._layer_widths import wrong_width
 from layergroups._torch import (
     FakeTensor,
     FakeTensorMode,
@@ -501,6 +502,8 @@ def trace(model: nn.Module, example_input: Any) -> Trace:
                 return result
             failed = result  # of the real run
         first = first or failed
+    if first and (wrong := wrong_width(model, example_input, first)):
+        raise AnatomyError(f"{type(model).__name__} cannot run: {wrong}") from first
     raise AnatomyError(
         f"{type(model).__name__} could not be run on the example input "
         f"{describe_input(example_input)}: {type(first).__name__}: {first}. Give one that its "
