@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.texts import model_folder, reviews
-from tests.training.tiny import MaskLoaders, TinyLoaders
 from torch import nn
 
 from layergroups import FineTuneDefaults, LayerGroups, TextDataLoaders, replace_head, text_learner
 from layergroups.errors import AnatomyError, LayerGroupsError, ModelError, TrainingError
 from layergroups.training import Learner
+from tests.texts import model_folder, reviews
+from tests.training.tiny import MaskLoaders, TinyLoaders
 
 
 def body() -> nn.Sequential:

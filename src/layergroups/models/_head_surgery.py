@@ -399,9 +399,9 @@ def _is_plain(layer: nn.Module, path: str) -> bool:
 def _check_count(n_out: int) -> None:
     if isinstance(n_out, nn.Module):
         raise ModelError(
-            f"n_out is a {type(n_out).__name__}, but must be a number of outputs: the new classifier "
-            "is made here, with the width of the old one: replace_head(model, 3). Insert a layer of "
-            'your own by its path: model.set_submodule("fc", layer).'
+            f"n_out is a {type(n_out).__name__}, but must be a number: the new classifier is made "
+            "here, as wide as the old one: replace_head(model, 3). Insert a layer of your own by "
+            'its path: model.set_submodule("fc", layer).'
         )
     if not isinstance(n_out, int) or isinstance(n_out, bool) or n_out < 1:
         raise ModelError(f"n_out={n_out!r} must be a whole number of at least 1.")
