@@ -136,6 +136,19 @@ def test_depth_dropout_keeps_one_kind_of_features_of_an_item() -> None:
     assert torch.allclose(half.mean(0), torch.ones(8), atol=0.2)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_depth_dropout_drops_each_feature_at_its_rate(p: float, dtype: torch.dtype) -> None:
+    dropped = DepthDropout(p, inner=3)(torch.ones(3001, 7, dtype=dtype))
+    assert dropped.dtype == dtype
+    kept = dropped != 0
+    assert kept.float().mean(0).tolist() == pytest.approx([(1 - p) / 2] * 7, abs=0.04)
+    values = dropped[kept].unique().tolist()
+    assert values == ([] if p == 1 else pytest.approx([2 / (1 - p)], rel=0.01))
+    inner = kept[:, 4:].any(1)
+    assert kept[inner, :4].count_nonzero() == 0
+
+
 def test_a_head_on_inner_features_has_a_depth_dropout_first() -> None:
     head = create_head(8, 3, pool=False, inner=3, lin_ftrs=[5])
     assert _kinds(head)[:4] == ["BatchNorm1d", "ClipFeatures", "DepthDropout", "Linear"]

@@ -194,10 +194,25 @@ class DepthDropout(nn.Dropout):
         factor = 2 * torch.randint(2, (len(x), 1), device=x.device).to(x.dtype)
         output = x.shape[1] - self.inner
         each = [factor.expand(-1, output), (2 - factor).expand(-1, self.inner)]
-        return super().forward(x) * torch.cat(each, 1)
+        scale = torch.cat(each, 1)
+        if x.device.type != "cpu":
+            return super().forward(x) * scale
+        return x * scale.mul_(_kept_at_random(x, self.p))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, inner={self.inner}"
+
+
+def _kept_at_random(x: Tensor, p: float) -> Tensor:
+    """The factors of a dropout on the CPU, shaped like x: 0 with probability p, else 1 / (1 - p).
+
+    `torch.dropout` draws one number for each element there, a third of the time of a head's step.
+    This draws 64 bits for four elements.
+    """
+    words = torch.randint(-(1 << 63), (1 << 63) - 1, (-(-x.numel() // 4),))
+    levels = words.view(torch.int16)[: x.numel()].view(x.shape)
+    kept = levels >= min(round(p * (1 << 16)) - (1 << 15), (1 << 15) - 1)
+    return kept.to(x.dtype).mul_(1 / (1 - p) if p < 1 else 0.0)
 
 
 class HeadOptions(TypedDict, total=False):
