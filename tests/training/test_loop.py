@@ -13,7 +13,7 @@ from tests.training.tiny import TinyBatches, TinyLoaders, moved, snapshot, tiny_
 from torch import nn
 
 from layergroups.errors import TrainingError
-from layergroups.training import Learner, OneCycle
+from layergroups.training import Flat, FlatCos, Learner, OneCycle
 
 
 def test_training_learns(make) -> None:
@@ -48,6 +48,40 @@ def test_more_outputs_than_the_data_have_classes_are_reported_once(make, caplog)
     learn.model[-1] = nn.Sequential(learn.model[-1], nn.Linear(3, 5))
     learn.fit(2)
     assert sum("5 outputs, the data have 3" in record.message for record in caplog.records) == 1
+
+
+class LateTop:
+    """A schedule that is near 0 but for its last tenth."""
+
+    def multiplier(self, t: float) -> float:
+        return 1.0 if t > 0.9 else 0.01
+
+    def momentum(self, t: float) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "batch_size", "epochs", "part"),
+    [
+        (OneCycle(), 48, 1, "4.0 %"),
+        (OneCycle(pct_start=1.0), 24, 1, None),
+        (LateTop(), 8, 1, "1.0 %"),
+        (OneCycle(), 48, 2, None),
+        (OneCycle(), 24, 1, None),
+        (Flat(), 48, 1, None),
+        (FlatCos(), 48, 1, None),
+    ],
+)
+def test_too_few_steps_to_reach_the_rate_are_reported_once(
+    schedule, batch_size, epochs, part, caplog
+) -> None:
+    learn = Learner(TinyLoaders(batch_size=batch_size), tiny_model(), progress=False)
+    rows = learn.fit_phase(epochs, schedule, lr=1e-2)
+    lines = [record.message for record in caplog.records if "too few" in record.message]
+    assert len(lines) == (part is not None)
+    reached = max(max(row.lrs) for row in rows) / 1e-2
+    assert (reached < 0.5) == (part is not None)
+    assert all(f"{part} of their maximum" in line for line in lines)
 
 
 def test_momentum_follows_one_cycle_and_comes_back(make) -> None:

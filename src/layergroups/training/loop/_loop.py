@@ -8,7 +8,7 @@ import time
 
 from torch import Tensor
 
-from layergroups._formatting import first_few, rate
+from layergroups._formatting import count, first_few, percent, rate
 from layergroups._forward import labelled
 from layergroups._interrupts import interrupts
 from layergroups.data import Batches
@@ -23,10 +23,11 @@ from layergroups.training.loop._fit_context import FitContext
 from layergroups.training.loop._loss_meter import LossMeter, NotFiniteError
 from layergroups.training.loop._optimizer_step import optimizer_step
 from layergroups.training.loop._resuming import shards_left
-from layergroups.training.optim import rates_in_use, set_momentum, set_rates
+from layergroups.training.optim import Schedule, rates_in_use, set_momentum, set_rates
 from layergroups.training.state import EpochRow, History, lr_profile, memory_used, norm_layers
 
 _log = logging.getLogger("layergroups")
+_FEW_STEPS = 20  # with more, a step comes near any peak
 
 
 def fit(run: FitContext) -> History:
@@ -72,6 +73,8 @@ def run_epoch(run: FitContext) -> None:
     stored = None if run.features is None else run.features.batches_for_epoch(run)
     run.batches = run.train if stored is None else stored
     run.epoch_steps = math.ceil(len(run.batches) / run.accumulate)
+    if run.step == 0:
+        warn_of_low_rates(run.schedule, run.epochs * run.epoch_steps)
     try:
         _train_on_all(run)
         _bring_together(run)
@@ -237,15 +240,15 @@ def _add_row(run: FitContext, results: dict[str, float], note: str = "") -> None
 
 def check_batch_count(batches: Batches) -> int:
     try:
-        count = len(batches)
+        n_batches = len(batches)
     except TypeError as cause:
         raise TrainingError(
             f"The training batches ({type(batches).__name__}) have no len(), but a schedule needs "
             "the number of steps. Give a DataLoader or a list of batches."
         ) from cause
-    if count == 0:
+    if n_batches == 0:
         raise TrainingError("There are no training batches: too few items for a batch of 2.")
-    return count
+    return n_batches
 
 
 def check_trainable(groups: LayerGroups) -> None:
@@ -256,6 +259,20 @@ def check_trainable(groups: LayerGroups) -> None:
         "Nothing would train: every layer group is frozen or has rate 0.\n"
         f"{groups}\nUse learn.unfreeze() or learn.freeze_to(-1), and a rate above 0."
     )
+
+
+def warn_of_low_rates(schedule: Schedule, steps: int) -> None:
+    """Warn if all steps of a fit lie beside the peak of its schedule."""
+    if steps > _FEW_STEPS:
+        return
+    reached = max(schedule.multiplier(step / steps) for step in range(steps))
+    peak = max(schedule.multiplier(place / 100) for place in range(101))
+    if reached < peak / 2:
+        _log.warning(
+            "The fit has %s, too few for its schedule (%s): the rates reach %s of their maximum. "
+            "Train for more epochs or in smaller batches, or at flat rates: learn.fit(1, lr).",
+            count(steps, "optimizer step"), type(schedule).__name__, percent(reached / peak),
+        )  # fmt: skip
 
 
 def warn_of_missing_gradients(groups: LayerGroups) -> None:
