@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from layergroups import (
 )
 from layergroups.data.sources import LayerReader
 from layergroups.errors import LayerGroupsError
+from layergroups.reports.run import Cell, record_run
 from layergroups.tasks import TASKS, LabelMasksPrediction, MaskPrediction, MaskReport, Meter
 from layergroups.training import Learner
 
@@ -199,6 +201,53 @@ def test_masks_are_interpreted_by_pixels(trained: Learner, tmp_path: Path) -> No
     page = (tmp_path / "run.html").read_text("utf-8")
     assert all(text in page for text in ("IoU", "predicted mask", "pixels"))
     assert page.count("background:rgb(128, 0, 0)") == 2  # the class square, in table and legend
+
+
+def test_the_masks_with_the_lowest_iou_are_found(dls: SegmentationDataLoaders) -> None:
+    """Half right, wrong, right, and of ignored pixels alone; and where its errors are."""
+    actual = torch.tensor([0, 1, 1, -100]).reshape(4, 1, 1).repeat(1, 2, 2)
+    predicted = actual.clamp_min(0)
+    predicted[0, 0] = 2
+    predicted[1] = 0
+    interp = Interpretation(
+        torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float(), actual,
+        torch.arange(4.0), (None,) * 4, NAMES, TASKS["segmentation"],
+    )  # fmt: skip
+    assert interp.ious()[:3].tolist() == [0.25, 0, 1]  # 0.5 of the class 0, none of the class 2
+    assert interp.ious()[3].isnan()
+    worst = interp.top_losses(None, by="iou")
+    assert [(item.index, item.iou) for item in worst] == [(1, 0), (0, 0.25), (2, 1), (3, None)]
+    assert interp.top_losses(1, by="iou", largest=False)[0].index == 2
+    assert interp.confused_pixels(0, 0, 2).tolist() == [[True, True], [False, False]]
+    assert interp.mask_report(1).classes[1].iou == 0
+    with pytest.raises(LayerGroupsError, match="by="):
+        interp.top_losses(by="dice")
+    with pytest.raises(LayerGroupsError, match="IoU"):
+        replace(interp, predictions=torch.eye(3), targets=torch.arange(3), losses=torch.ones(3),
+                paths=(None,) * 3, task=TASKS["multiclass"]).ious()  # fmt: skip
+
+
+def test_the_report_shows_where_classes_are_confused(trained: Learner) -> None:
+    interp = Interpretation.from_learner(trained)
+    outcome = record_run(trained, interp=interp).outcome
+    assert outcome is not None
+    assert [item.iou for item in outcome.worst] == sorted(interp.ious().tolist())
+    assert sum(cell.count for cell in outcome.cells) == 2 * 48 * 64
+    pictured = [cell for cell in outcome.cells if cell.shown]
+    assert pictured
+    for cell in pictured:
+        shown = [outcome.shown[i] for i in cell.shown]
+        first = max(range(2), key=lambda i: int(interp.confused_pixels(i, *place(cell)).sum()))
+        assert shown[0].path == interp.paths[first].name  # type: ignore[union-attr] # from files
+        assert all(item.thumb.startswith("data:image/jpeg") for item in shown)
+        assert cell.actual != cell.predicted
+    text = str(trained.report())
+    assert all(word in text for word in ("IoU", "Dice", "pixels"))
+    assert "items" not in text.partition("Results")[2].partition("Network")[0]
+
+
+def place(cell: Cell) -> tuple[int, int]:
+    return cell.actual, cell.predicted
 
 
 def test_averaged_views_and_batches_of_other_masks(

@@ -144,10 +144,15 @@ def mask_pictures(
     made = [under_mask(pixels, mask.numpy(), colours) for mask in masks]
     if actual is not None:
         differ = (actual != predicted) & (actual >= 0)
-        wrong = (differ.any(dim=0) if differ.ndim == 3 else differ).numpy()[..., None]
-        grey = 0.25 + 0.5 * pixels.mean(axis=2, keepdims=True)
-        made.append(np.where(wrong, np.array(_DIFFERENT, np.float32), grey.repeat(3, axis=2)))
+        made.append(marked_pixels(pixels, differ.any(dim=0) if differ.ndim == 3 else differ))
     return tuple(made)
+
+
+def marked_pixels(pixels: Pixels, where: Tensor) -> Pixels:
+    """A grey image, orange at some of its pixels (H, W)."""
+    grey = 0.25 + 0.5 * pixels.mean(axis=2, keepdims=True)
+    orange = np.array(_DIFFERENT, np.float32)
+    return np.where(where.numpy()[..., None], orange, grey.repeat(3, axis=2))
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ class TopLoss:
     probability: float | None
     loss: float  # its loss
     text: str = ""  # itself, if it is a text
+    iou: float | None = None  # of its mask; see `Interpretation.ious`
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"path": None if self.path is None else str(self.path)}

@@ -153,16 +153,49 @@ class Interpretation(SuggestsNames):
         found = self._correct()
         return None if found is None else bool(found[index])
 
-    def top_losses(self, k: int | None = 9, *, largest: bool = True) -> tuple[TopLoss, ...]:
+    def top_losses(
+        self, k: int | None = 9, *, largest: bool = True, by: str = "loss"
+    ) -> tuple[TopLoss, ...]:
         """The items with the largest losses, the largest first.
 
         Args:
             k: how many; None for all.
             largest: False for the smallest.
+            by: "loss"; or "iou": the masks with the smallest IoU first, see `ious`.
+
+        Raises:
+            LayerGroupsError: `by` is "iou", and the task has no masks.
         """
-        order = torch.argsort(self.losses, descending=largest, stable=True).tolist()
+        if by not in ("loss", "iou"):
+            raise LayerGroupsError(f'by={by!r}: expected "loss", or "iou" for masks.')
+        error = self.losses
+        if by == "iou":
+            error = (1 - self.ious()).nan_to_num(-1 if largest else 2)  # undefined ones are last
+        order = torch.argsort(error, descending=largest, stable=True).tolist()
         most = len(order) if k is None else whole_number("k", k, 0, 9, LayerGroupsError)
         return tuple(self.item(i) for i in order[:most])
+
+    def ious(self) -> Tensor:
+        """The IoU of each mask, float64 (N,): the mean over the classes that it has or is given.
+
+        NaN where there is none: no pixel has a label, and none is predicted.
+
+        Raises:
+            LayerGroupsError: the task has no masks.
+        """
+        found = [self.mask_report(i).mean_iou for i in range(len(self))]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def mask_report(self, index: int) -> MaskReport:
+        """IoU, Dice, precision and recall of each class in one mask; prints as a table.
+
+        Raises:
+            LayerGroupsError: the task has no masks.
+        """
+        own = slice(index, index + 1)
+        args = (self.predictions[own], self.targets[own], self.classes, self.threshold)
+        found = self.task.measures(*args) if self.task.per_pixel else None
+        return found if isinstance(found, MaskReport) else self._refuse("the IoU of a mask")
 
     def item(self, index: int) -> TopLoss:
         """The facts about one item, by its position."""
@@ -175,7 +208,12 @@ class Interpretation(SuggestsNames):
             predicted=self.task.text(self.predicted[index], self.classes),
             probability=self.task.confidence(values),
             loss=float(self.losses[index]),
+            iou=self._iou(index),
         )
+
+    def _iou(self, index: int) -> float | None:
+        found = self.mask_report(index).mean_iou if self.task.per_pixel else math.nan
+        return None if math.isnan(found) else found
 
     def confusion_matrix(self) -> ConfusionMatrix:
         """How many items, or pixels of masks, of each class were predicted as each class.
@@ -297,9 +335,15 @@ class Interpretation(SuggestsNames):
 
     def masks(self, index: int, image: Pixels) -> tuple[Pixels, ...]:
         """An image with its actual mask, with its predicted one, and their differences."""
-        predicted = self.task.decide(self.predictions[[index]], self.threshold)[0]
         colours = self.task.colours(len(self.classes))
-        return mask_pictures(image, self.targets[index], predicted, colours)
+        return mask_pictures(image, self.targets[index], self._decided(index), colours)
+
+    def confused_pixels(self, index: int, actual: int, predicted: int) -> Tensor:
+        """Which pixels of a mask are of one class and predicted as another, bool (H, W)."""
+        return (self.targets[index] == actual) & (self._decided(index) == predicted)
+
+    def _decided(self, index: int) -> Tensor:
+        return self.task.decide(self.predictions[[index]], self.threshold)[0]
 
     def _inputs(self, indices: Sequence[int]) -> Any:
         wrong = [i for i in indices if not isinstance(i, int) or not 0 <= i < len(self)]
@@ -349,7 +393,13 @@ class Interpretation(SuggestsNames):
         )
 
     def plot_top_losses(
-        self, k: int = 9, path: str | Path | None = None, *, cam: bool = True, largest: bool = True
+        self,
+        k: int = 9,
+        path: str | Path | None = None,
+        *,
+        cam: bool = True,
+        largest: bool = True,
+        by: str = "loss",
     ) -> Path | Figure:
         """Draw the input images with the largest losses.
 
@@ -358,12 +408,13 @@ class Interpretation(SuggestsNames):
             path: as in `plot_confusion_matrix`.
             cam: beside each image a heat map of the prediction; see `grad_cam`.
             largest: False for the smallest losses.
+            by: as in `top_losses`.
 
         Raises:
             AnatomyError: with `cam`: the network has no spatial map.
             LayerGroupsError: as `images`; a different ending, or the file cannot be written.
         """
-        items = self.top_losses(k, largest=largest)
+        items = self.top_losses(k, largest=largest, by=by)
         if not items:
             raise LayerGroupsError(f"k={k!r} must be at least 1: plot_top_losses(9).")
         indices = [item.index for item in items]
@@ -379,6 +430,8 @@ class Interpretation(SuggestsNames):
         if cam and not masks:
             note = "Beside each image: Grad-CAM heat map of the prediction"
         title = f"{'Largest' if largest else 'Smallest'} losses"
+        if by == "iou":
+            title = f"{'Smallest' if largest else 'Largest'} IoU"
         each = self.task.colours(len(self.classes))
         colours = dict(zip(self.classes, each, strict=True)) if masks else None
         figure = drawing.draw_images(tiles, title, note, classes=colours)
@@ -387,7 +440,8 @@ class Interpretation(SuggestsNames):
     def _tile(self, item: TopLoss, pictures: tuple[Pixels, ...]) -> drawing.Tile:
         confidence = "" if item.probability is None else f", confidence {item.probability:.2f}"
         name = () if item.path is None else (item.path.name,)
-        lines = (f"actual {item.actual}", f"loss {item.loss:.3g}{confidence}", *name)
+        iou = "" if item.iou is None else f"IoU {item.iou:.2f}, "
+        lines = (f"actual {item.actual}", f"{iou}loss {item.loss:.3g}{confidence}", *name)
         return drawing.Tile(pictures, item.predicted, self.is_right(item.index), lines)
 
     def plot_calibration(self, path: str | Path | None = None, bins: int = BINS) -> Path | Figure:

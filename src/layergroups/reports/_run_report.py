@@ -42,6 +42,7 @@ from layergroups.reports.run import (
     savings_text,
     summary,
 )
+from layergroups.tasks import task_named
 
 _MAX_CONFUSED = 10
 _MAX_BROKEN = 20
@@ -96,21 +97,25 @@ def _rates(row: EpochRow) -> str:
 
 def _outcome(outcome: Outcome) -> list[RenderableType]:
     parts = _titled("Results", _named(figures_in_words(outcome)))
+    masks = task_named(outcome.task).per_pixel
+    counted = "pixels" if masks else "items"
     if outcome.class_report is not None:
         rows = [
-            (row.name, f"{row.support:,}", f"{row.right:,}", percent(row.recall),
-             percent(row.precision))
+            (row.name, f"{row.support:,}", f"{row.right:,}",
+             *map(percent, (row.recall, row.precision, *((row.f1, row.iou) if masks else ()))))
             for row in outcome.class_report.classes
         ]  # fmt: skip
-        parts.append(_table(("class", "items", "found", "recall", "precision"), rows))
+        headings = ("class", counted, "found", "recall", "precision")
+        parts.append(_table((*headings, *(("Dice", "IoU") if masks else ())), rows))
     wrong = [(c.actual, c.predicted, str(c.count)) for c in outcome.confusions[:_MAX_CONFUSED]]
     if wrong:
-        parts += _titled("Confusion matrix", _table(("actual", "predicted", "items"), wrong))
+        parts += _titled("Confusion matrix", _table(("actual", "predicted", counted), wrong))
     worst = [
-        (item.path, item.actual, item.predicted, percent(item.confidence), figure(item.loss))
+        (item.path, item.actual, item.predicted, percent(item.confidence), figure(item.loss),
+         *((percent(item.iou),) if masks else ()))
         for item in outcome.worst
-    ]
-    headings = ("file", "actual", "predicted", "confidence", "loss")
+    ]  # fmt: skip
+    headings = ("file", "actual", "predicted", "confidence", "loss", *(("IoU",) if masks else ()))
     return [*parts, *_titled("Largest errors", _table(headings, worst))] if worst else parts
 
 

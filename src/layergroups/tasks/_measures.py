@@ -62,6 +62,11 @@ class ClassFigures:
         f1 = _part(2 * right, predicted + actual)
         return cls(name, _part(right, predicted), _part(right, actual), f1, actual, right)
 
+    @property
+    def iou(self) -> float | None:
+        """Intersection over union, which F1 determines."""
+        return None if self.f1 is None else self.f1 / (2 - self.f1)
+
 
 @dataclass(frozen=True)
 class ClassReport(_Tabular):

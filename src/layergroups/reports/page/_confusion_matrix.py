@@ -38,6 +38,7 @@ class MatrixCell:
     kind: str  # "right" or "wrong"
     step: int  # of its colour, 0 to 10
     title: str
+    text: str  # the count; of pixels the share of their class
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def matrix_of(outcome: Outcome | None) -> Matrix | None:
 def _matrix_cell(outcome: Outcome, cell: Cell, total: int) -> MatrixCell:
     kind, strength = _shade(cell, total)
     title = _cell_title(outcome, cell)
-    return MatrixCell(_key(cell), cell.count, kind, round(10 * strength), title)
+    text = f"{cell.count / total:.0%}" if task_named(outcome.task).per_pixel else str(cell.count)
+    return MatrixCell(_key(cell), cell.count, kind, round(10 * strength), title, text)
 
 
 def _shade(cell: Cell, total: int) -> tuple[str, float]:
@@ -131,7 +133,11 @@ def script_data(outcome: Outcome | None) -> dict[str, Any]:
     matrix = matrix_of(outcome)
     listed = {cell.key for cell, *_ in matrix.confused} if matrix else set()
     cells = {
-        _key(cell): {"title": _cell_title(outcome, cell), "note": _note(cell), "items": cell.shown}
+        _key(cell): {
+            "title": _cell_title(outcome, cell),
+            "note": _note(outcome, cell),
+            "items": cell.shown,
+        }
         for cell in outcome.cells
         if len(outcome.classes) <= MAX_CELLS or _key(cell) in listed
     }
@@ -148,7 +154,9 @@ def script_data(outcome: Outcome | None) -> dict[str, Any]:
     return {"items": items, "cells": cells}
 
 
-def _note(cell: Cell) -> str:
+def _note(outcome: Outcome, cell: Cell) -> str:
+    if cell.shown and task_named(outcome.task).per_pixel:
+        return "Where these pixels are, in orange. Images with the most of them come first."
     order = "least confident first" if cell.actual == cell.predicted else "most confident first"
     if not cell.shown:
         return "This page has no pictures of them."

@@ -25,7 +25,7 @@ from torch import Tensor
 from layergroups._formatting import memory
 from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
-from layergroups.reports._images import Pixels, overlay
+from layergroups.reports._images import Pixels, marked_pixels, overlay
 from layergroups.reports._interpretation import Interpretation
 from layergroups.reports._model_summary import name_of
 from layergroups.reports._protocols import Trained
@@ -46,6 +46,8 @@ _LARGE: Final = 208
 _THUMB_BYTES: Final = 1_500_000  # of all small pictures, as data URIs
 _LARGE_BYTES: Final = 500_000
 _IN_A_CELL: Final = 24
+_CELLS_SHOWN: Final = 30  # of masks, with pictures
+_MASKS_IN_A_CELL: Final = 4
 _WORST: Final = 9
 _POINTS: Final = 800
 _CHUNK: Final = 64
@@ -90,7 +92,7 @@ class Items:
     def shown(self, position: int, thumb: str = "", heat: str = "") -> ShownItem:
         it = self.interp.item(position)
         words = (it.actual or "none", it.predicted or "none", it.probability, it.loss)
-        return ShownItem(self.name(position), *words, thumb, heat)
+        return ShownItem(self.name(position), *words, thumb, heat, iou=it.iou)
 
     def words(self, position: int) -> tuple[tuple[str, float], ...]:
         """The words of a short text, marked; empty if it is long, or that is not possible."""
@@ -155,15 +157,11 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
             shown=tuple(items.shown(i, thumb) for i, thumb in thumbs.items()),
         )
     elif isinstance(measures, MaskReport):
-        matrix = measures.confusion.matrix if measures.confusion else ()
         args = (interp.predictions, interp.targets, interp.classes, interp.threshold)
-        cells = (Cell(i, j, n) for i, row in enumerate(matrix) for j, n in enumerate(row) if n)
-        return replace(
-            found,
-            figures=interp.task.figures(*args),
-            cells=tuple(cells),
-            class_report=interp.class_report(),
+        found = replace(
+            found, figures=interp.task.figures(*args), class_report=interp.class_report()
         )
+        return _with_pixels(found, items, pictures) if measures.confusion and len(interp) else found
     elif isinstance(measures, ClassReport):
         exact = float(interp.correct.float().mean())
         found = replace(
@@ -173,6 +171,35 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
         args = (interp.predictions, interp.targets, interp.classes, interp.threshold)
         return replace(found, figures=interp.task.figures(*args))
     return replace(found, class_report=interp.class_report(), calibration=interp.calibration())
+
+
+def _with_pixels(outcome: Outcome, items: Items, pictures: bool) -> Outcome:
+    """The cells of masks; for the most frequent errors, the images with the most such pixels."""
+    interp, n = items.interp, len(outcome.classes)
+    reports = [interp.mask_report(i).confusion for i in range(len(interp))]
+    counts = torch.tensor([found.matrix for found in reports if found])
+    total = counts.sum(0)
+    wrong = total.masked_fill(torch.eye(n, dtype=torch.bool), 0).flatten()
+    shown: list[ShownItem] = []
+    places: dict[tuple[int, int], list[int]] = {}
+    left = _THUMB_BYTES
+    for cell in wrong.argsort(descending=True, stable=True)[: _CELLS_SHOWN * pictures].tolist():
+        place, own = divmod(cell, n), counts.flatten(1)[:, cell]
+        order = own.argsort(descending=True, stable=True)[:_MASKS_IN_A_CELL]
+        for i, pixels in items.inputs(order[own[order] > 0].tolist()).items():
+            marked = marked_pixels(pixels, interp.confused_pixels(i, *place))
+            uri = jpeg_uri(_image_of(marked))
+            left -= len(uri)
+            if left >= 0:
+                places.setdefault(place, []).append(len(shown))
+                shown.append(replace(items.shown(i, uri), confidence=None))
+    cells = (
+        Cell(i, j, count, tuple(places.get((i, j), ())))
+        for i, row in enumerate(total.tolist())
+        for j, count in enumerate(row)
+        if count
+    )
+    return replace(outcome, cells=tuple(cells), shown=tuple(shown))
 
 
 def _errors(interp: Interpretation) -> dict[str, float]:
@@ -222,9 +249,9 @@ def _thumbs(items: Items, positions: Sequence[int]) -> dict[int, str]:
 
 
 def _worst(interp: Interpretation, items: Items, pictures: bool) -> Iterator[ShownItem]:
-    indices, left = [item.index for item in interp.top_losses(_WORST)], _LARGE_BYTES
+    masks, left = interp.task.per_pixel, _LARGE_BYTES
+    indices = [item.index for item in interp.top_losses(_WORST, by="iou" if masks else "loss")]
     inputs = items.inputs(indices) if pictures else {}
-    masks = interp.task.per_pixel
     heats = _heats(interp, indices) if inputs and not masks else {}
     for index in indices:
         drawn = [inputs[index]] if index in inputs else []

@@ -48,6 +48,7 @@ class ShownItem:
     thumb: str = ""  # a small picture as a data URI
     heat: str = ""  # the same with a Grad-CAM heat map of the prediction
     words: tuple[tuple[str, float], ...] = ()  # a text in pieces, and how they spoke for it, -1..1
+    iou: float | None = None  # of a mask
 
 
 @dataclass(frozen=True)
