@@ -180,10 +180,11 @@ def _with_pixels(outcome: Outcome, items: Items, pictures: bool) -> Outcome:
     counts = torch.tensor([found.matrix for found in reports if found])
     total = counts.sum(0)
     wrong = total.masked_fill(torch.eye(n, dtype=torch.bool), 0).flatten()
+    confused = [c for c in wrong.argsort(descending=True, stable=True).tolist() if wrong[c] > 0]
     shown: list[ShownItem] = []
     places: dict[tuple[int, int], list[int]] = {}
     left = _THUMB_BYTES
-    for cell in wrong.argsort(descending=True, stable=True)[: _CELLS_SHOWN * pictures].tolist():
+    for cell in confused[: _CELLS_SHOWN * pictures]:
         place, own = divmod(cell, n), counts.flatten(1)[:, cell]
         order = own.argsort(descending=True, stable=True)[:_MASKS_IN_A_CELL]
         for i, pixels in items.inputs(order[own[order] > 0].tolist()).items():
