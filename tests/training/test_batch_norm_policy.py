@@ -31,29 +31,40 @@ def training_norms(model: nn.Module) -> list[str]:
 )
 def test_which_norms_update_their_statistics(policy, fitted, update) -> None:
     model = pretrained(tiny_model()) if fitted else tiny_model()
-    BatchNormPolicy(policy, model).train(model)
+    BatchNormPolicy(policy).train(model)
     assert training_norms(model) == update
     assert model[0][6].training  # dropout
 
 
 def test_a_norm_that_starts_fresh_updates_for_ever() -> None:
     model = tiny_model()
-    policy = BatchNormPolicy("auto", model)
+    policy = BatchNormPolicy("auto")
+    policy.train(model)
     model[0][1].running_mean.add_(1)
     policy.train(model)
     assert "0.1" in training_norms(model)
 
 
+def test_weights_that_are_loaded_before_the_first_fit_keep_their_statistics(make, caplog) -> None:
+    learn = make()
+    learn.pretrained = False
+    learn.model.load_state_dict(pretrained(tiny_model()).state_dict())
+    before = learn.model[0][1].running_mean.clone()
+    learn.fit(1)
+    assert torch.equal(learn.model[0][1].running_mean, before)
+    assert "keep their running statistics" in caplog.text
+
+
 def test_norms_of_a_head_update_also_when_the_head_is_trained_already() -> None:
     model = tiny_model()
     model[1][2].running_mean.add_(1)
-    BatchNormPolicy("keep", model).train(model)
+    BatchNormPolicy("keep").train(model)
     assert "1.2" in training_norms(model)
 
 
 def test_norms_that_come_by_surgery_are_judged_when_first_seen() -> None:
     model = tiny_model()
-    policy = BatchNormPolicy("auto", model)
+    policy = BatchNormPolicy("auto")
     model[0][1] = nn.BatchNorm2d(8)
     model[0][1].running_mean.add_(1)
     policy.train(model)
@@ -63,13 +74,13 @@ def test_norms_that_come_by_surgery_are_judged_when_first_seen() -> None:
 def test_a_model_without_a_head_of_its_own() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten())
     model[1].running_var.mul_(2)
-    BatchNormPolicy("auto", model).train(model)
+    BatchNormPolicy("auto").train(model)
     assert training_norms(model) == []
 
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(TrainingError, match="'update'"):
-        BatchNormPolicy("freeze", tiny_model())
+        BatchNormPolicy("freeze")
 
 
 def test_statistics_are_told_from_initial_ones() -> None:

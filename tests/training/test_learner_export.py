@@ -42,6 +42,19 @@ def test_metrics_that_an_export_cannot_hold_are_named(
     assert load_learner(folder).metrics == [m for m in metrics if isinstance(m, str)]
 
 
+@pytest.mark.parametrize("pretrained", [True, False, None])
+def test_a_loaded_learner_knows_whether_its_first_weights_were_pretrained(
+    photos: ImageDataLoaders, tmp_path: Path, pretrained: bool | None
+) -> None:
+    learn = vision_learner(photos, "timm:test_resnet", pretrained=False, progress=False)
+    learn.pretrained = pretrained
+    assert load_learner(learn.export(tmp_path / "model")).pretrained is pretrained
+    learn.save(tmp_path / "saved")
+    other = vision_learner(photos, "timm:test_resnet", pretrained=False, progress=False)
+    other.load(tmp_path / "saved")
+    assert other.pretrained is pretrained
+
+
 def test_a_loaded_learner_is_in_eval_mode(photos: ImageDataLoaders, tmp_path: Path) -> None:
     learn = vision_learner(photos, "timm:test_resnet", pretrained=False, progress=False)
     learn.fit(1)

@@ -405,9 +405,13 @@ def test_other_classes_are_refused_as_the_labels_would_be_wrong(make, others, st
     other.load("a")
 
 
-def test_a_checkpoint_without_classes_loads(make) -> None:
+def test_a_checkpoint_of_an_earlier_release_loads(make) -> None:
     tensors, state = state_of(make())
-    restore(make(), tensors, {k: v for k, v in state.items() if k != "classes"}, source="it")
+    older = {k: v for k, v in state.items() if k not in ("classes", "pretrained")}
+    learn = make()
+    learn.pretrained = True
+    restore(learn, tensors, older, source="it")
+    assert learn.pretrained
 
 
 def test_a_buffer_of_a_different_shape_is_named(make, caplog) -> None:

@@ -95,6 +95,7 @@ class Exported:
     loss_settings: Mapping[str, Any] = field(default_factory=dict)
     outputs: str = ""  # how the loss interprets outputs, a name of `Meaning`; empty if unknown
     keyword: str = ""  # the argument of a model that takes the images by name
+    pretrained: bool | None = None  # whether its first weights were pretrained
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

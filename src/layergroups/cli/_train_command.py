@@ -154,7 +154,9 @@ def _learner(config: RunConfig) -> tuple[Learner, RunConfig]:
         arch = config.arch if config.text or old.blueprint is None else old.blueprint.arch
         learn = _new_learner(replace(config, arch=arch, pretrained=False, weights=None), dls)
         say(str(transplant(old, learn)))
-        learn.pretrained, start = True, f"from {config.from_run}"
+        start = f"from {config.from_run}"
+    if old is not None:  # its weights are trained, however they began
+        learn.pretrained = True
     groups = ", ".join(learn.layer_groups.names)
     name = learn.blueprint.arch if learn.blueprint else config.arch
     say(f"{name}, {start}; layer groups: {groups}")

@@ -339,7 +339,7 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
         loss_func=_loss(exported, task),
         thresh=exported.thresh,
     )
-    learner.blueprint = exported.blueprint
+    learner.blueprint, learner.pretrained = exported.blueprint, exported.pretrained
     made.eval()
     return learner
 

@@ -89,6 +89,7 @@ def export(learner: LearnerState, target: Path) -> Path:
         loss_settings=describe_loss(learner.loss_func),
         outputs="" if meaning is None else meaning.name,
         keyword="" if learner.data.input is None else _keyword(learner.data.example()),
+        pretrained=learner.pretrained,
     )
     write_export(target, model, exported)
     learner.data.save_transform(target)

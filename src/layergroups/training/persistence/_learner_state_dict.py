@@ -59,6 +59,7 @@ def state_of(learner: LearnerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state: dict[str, Any] = {
         "structure": structure_of(model),
         "classes": list(learner.data.vocab),
+        "pretrained": learner.pretrained,
         "epochs_done": learner.epochs_done,
         "fits_done": learner.fits_done,
         "groups": groups.state_dict(),
@@ -174,6 +175,8 @@ def _check_classes(learner: LearnerState, state: Mapping[str, Any], source: str)
 def _check_values(learner: LearnerState, state: Mapping[str, Any]) -> None:
     for name in ("epochs_done", "fits_done"):
         whole_number(name, state[name], 0, 1, CheckpointError)
+    if not isinstance(state.get("pretrained"), bool | None):
+        raise TypeError("pretrained is not true, false or null")
     if not all(isinstance(kept, bool) for kept in state["norms"].values()):
         raise TypeError("norms are not all true or false")
     if state["groups"].get("norm", "freeze") not in ("freeze", "train"):
@@ -206,6 +209,7 @@ def _apply(
         learner.opt.state.clear()
     if state["scaler"] and learner.accelerator.scaler is not None:
         learner.accelerator.scaler.load_state_dict(dict(state["scaler"]))
+    learner.pretrained = state.get("pretrained", learner.pretrained)  # earlier releases lack it
     learner.history = loadable.history
     learner.epochs_done, learner.fits_done = state["epochs_done"], state["fits_done"]
     learner.cache.load_state_dict(state["store"])

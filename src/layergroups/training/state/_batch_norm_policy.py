@@ -29,19 +29,19 @@ class BatchNormPolicy:
     with them in training too; its scale and shift are trained as usual. The decision for a layer
     does not depend on the layer groups.
 
-    - "auto": a layer keeps its statistics if they are not the initial ones when it is first seen.
+    - "auto": a layer keeps its statistics if they are not the initial ones when it first trains, so
+      weights may be loaded into the model until then.
     - "keep": every layer of the body keeps them.
     - "update": no layer keeps them.
 
     A head (the second part of a `Sequential` of body and head) always updates its statistics.
     """
 
-    def __init__(self, policy: str, model: nn.Module) -> None:
+    def __init__(self, policy: str) -> None:
         self.policy = checked_policy(policy)
         self._fitted_at_first: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-        self.note(model)
 
-    def note(self, model: nn.Module) -> None:
+    def _note(self, model: nn.Module) -> None:
         """Record for each new layer whether it has fitted statistics."""
         for layer in norm_layers(model):
             if layer not in self._fitted_at_first:
@@ -49,13 +49,13 @@ class BatchNormPolicy:
 
     def state_dict(self, model: nn.Module) -> dict[str, bool]:
         """By the path of each norm layer: whether it had fitted statistics; JSON-ready."""
-        self.note(model)
+        self._note(model)
         fitted = self._fitted_at_first
         return {path: fitted[m] for path, m in model.named_modules() if m in fitted}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, bool]) -> None:
         """Restore the result of `state_dict`, for the layers at the same paths."""
-        self.note(model)
+        self._note(model)
         for path, layer in model.named_modules():
             if path in state and layer in self._fitted_at_first:
                 self._fitted_at_first[layer] = bool(state[path])
@@ -75,7 +75,7 @@ class BatchNormPolicy:
         return any(layer not in kept and layer not in head for layer in norm_layers(model))
 
     def _keeping(self, model: nn.Module) -> list[NormBase]:
-        self.note(model)
+        self._note(model)
         if self.policy == "update":
             return []
         model, head = unwrap(model), _head_modules(model)

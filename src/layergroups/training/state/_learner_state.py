@@ -320,7 +320,7 @@ class LearnerState(SuggestsNames):
         if groups.model is not unwrap(model):
             raise TrainingError("groups= are those of another model; use LayerGroups(model).")
         self._groups, self._cache, self._split = groups, cache, split
-        self._norms = BatchNormPolicy(batch_norm, model)
+        self._norms = BatchNormPolicy(batch_norm)
         self.opt = self.blueprint = self.pretrained = None
         self.callbacks, self.history = [], History()
         self._opt_func: OptFunc = "adamw"
@@ -351,7 +351,6 @@ class LearnerState(SuggestsNames):
             return
         groups = regroup(self.layer_groups, _laid_out(model), self._split, self.data)
         self._model, self._groups = model, groups
-        self.norms.note(model)
         if self.opt is not None:
             self.placed_model()
             self.opt = carry_optimizer(self.opt, groups)
@@ -525,7 +524,7 @@ class LearnerState(SuggestsNames):
 
     def note_kept_statistics(self) -> None:
         """Log once that "auto" keeps statistics, if they are not known to be pretrained."""
-        if self._noted_kept or self.pretrained is not None or self.batch_norm != "auto":
+        if self._noted_kept or self.pretrained or self.batch_norm != "auto":
             return
         kept = self.norms.kept(self._model)
         if kept:
