@@ -22,6 +22,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, default_collate
 
 from layergroups import GradualUnfreezing, decay
+from layergroups.anatomy._leaks import Namespaces
+from layergroups.anatomy._restoring import Snapshot
 from layergroups.errors import GroupingError
 from layergroups.integrations import UnfreezeOnPlateau
 from layergroups.integrations.lightning import LayerGroupsCallback
@@ -60,6 +62,19 @@ def test_groups_unfreeze_in_the_middle_of_epochs_and_are_scheduled(tmp_path: Pat
         assert (early * 4, late * 2) == (pytest.approx(head), pytest.approx(head))
     assert watch.rates[0][0] == pytest.approx(0.025)
     assert watch.rates[-1][0] < 0.005
+
+
+def test_a_dry_run_leaves_out_the_trainer_and_its_data(tmp_path: Path) -> None:
+    data = DataLoader([{"a": [1]}])
+    module, held = Tiny(), trainer(tmp_path)
+    held.datamodule = data
+    module.trainer = held
+    before = Snapshot([module])
+    assert not {id(data), id(held.callbacks), id(held.fit_loop)} & set(map(id, before.alive))
+    owners = Namespaces(module, before)._owners
+    files = {getattr(o, "__module__", getattr(o, "__name__", "")).split(".")[0] for o in owners}
+    assert Tiny in owners
+    assert "lightning" not in files
 
 
 def test_with_one_rate_and_nothing_frozen_nothing_changes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from layergroups._torch import each_module, storage_key
-from layergroups.anatomy._restoring import Snapshot
+from layergroups.anatomy._restoring import LIGHTNING, Snapshot
 from layergroups.errors import AnatomyError
 
 _LRU_CACHE = type(functools.lru_cache(lambda: None))
@@ -27,7 +27,7 @@ _LEVELS = 6  # a tensor in a tuple in a list in a dict ... in a cache
 _NO_ENTRIES = (type, ModuleType, FunctionType, nn.Module)
 _PASSING = (FrameType, TracebackType, BaseException)  # where a failed run is still looked at
 # pytest writes calls of its own into each `assert`, also of a model in a test
-_NOT_OF_MODELS = {"torch", "numpy", "_pytest", *sys.stdlib_module_names}
+_NOT_OF_MODELS = {"torch", "numpy", "rich", "_pytest", *LIGHTNING, *sys.stdlib_module_names}
 
 
 class LeakError(AnatomyError):

@@ -24,6 +24,7 @@ _UNSET = object()
 _LARGEST = 10_000  # a longer container is data, not something that a forward fills
 _LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType)
 _STDLIB_HOLDERS = ("collections", "functools", "types", "weakref")
+LIGHTNING = ("lightning", "pytorch_lightning")  # its modules hold their Trainer, and that the data
 
 
 @contextmanager
@@ -163,7 +164,7 @@ class Snapshot:
     """What objects hold, and what those hold: attributes, containers, closures.
 
     Classes and modules of Python are not entered, nor are objects of the standard library (loggers,
-    locks) apart from its containers.
+    locks) apart from its containers, nor those of Lightning that are no layers.
 
     Args:
         roots: objects to begin with.
@@ -245,6 +246,8 @@ def _inside(holder: Any, content: Any) -> Iterable[Any]:
     held = content.values() if isinstance(content, dict) else content or ()
     package = kind.__module__.partition(".")[0]
     if package in sys.stdlib_module_names and package not in _STDLIB_HOLDERS:
+        return held
+    if package in LIGHTNING and not issubclass(kind, nn.Module):
         return held
     return [*held, _attribute(holder, "__dict__")]
 
