@@ -295,7 +295,7 @@ class Failing(nn.Module):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_look_that_fails_leaves_nothing_either(kind: str) -> None:
     inner = KINDS[kind]()
-    with pytest.raises(AnatomyError, match="nn.Linear"):
+    with pytest.raises(AnatomyError, match=r"nn\.Linear"):
         read_anatomy(Failing(inner), EXAMPLE)
     assert not fakes()
     assert type(inner(torch.ones(2, WIDTH))) is Tensor

@@ -68,7 +68,7 @@ def test_a_run_that_fails_is_told_once_and_not_by_torch(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2))
-    with pytest.raises(AnatomyError, match="nn.Linear"):
+    with pytest.raises(AnatomyError, match=r"nn\.Linear"):
         read_anatomy(model, torch.zeros(2, 3))
     assert not caplog.records
     assert capfd.readouterr().err == ""
