@@ -14,7 +14,6 @@ from layergroups.models._head_surgery import (
 )
 from layergroups.models._heads import (
     AdaptiveConcatPool2d,
-    ClipFeatures,
     ConcatLinear,
     DepthDropout,
     SigmoidRange,
@@ -42,7 +41,7 @@ from layergroups.models._text_encoder import (
 from layergroups.models._weights import compare, read_weights
 
 __all__ = [
-    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ClipFeatures", "ConcatLinear", "Cut",
+    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ConcatLinear", "Cut",
     "Decoder", "DepthDropout", "DepthFeatures",
     "InputChange", "LoadedModel", "Segmenter", "SigmoidRange", "TargetUnits", "TextEncoder",
     "all_or_nothing", "apply_cut", "assemble", "assemble_segmenter", "build_text_encoder",

@@ -115,7 +115,9 @@ def _finite(value: Any) -> float | None:
 
 _HIDDEN = 512
 _QUIET = 0.01  # factor on the last initial weights of a head for a regression
-_FEATURE_LIMIT = 4.0  # standard deviations
+# In standard deviations. Statistics of inner maps of blurred or noisy images can be far outside of
+# what they were in training; a linear layer would follow them without end.
+_FEATURE_LIMIT = 4.0
 
 
 class AdaptiveConcatPool2d(nn.Module):
@@ -139,30 +141,6 @@ class AdaptiveConcatPool2d(nn.Module):
         """Pool (N, C, H, W) features to (N, 2 C, size, size)."""
         average = self.ap(x)
         return torch.cat([self.mp(x), average], dim=1)
-
-
-class ClipFeatures(nn.Module):
-    """Limits features that a batch norm has normalised to a few standard deviations.
-
-    Statistics of inner maps can be far outside of what they were in training if images are blurred
-    or noisy; a linear layer would follow them without end.
-
-    Args:
-        limit: largest absolute value.
-
-    Shapes: any in, the same out.
-    """
-
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features between -limit and limit."""
-        return x.clamp(-self.limit, self.limit)
-
-    def extra_repr(self) -> str:
-        return f"{self.limit:g}"
 
 
 class DepthDropout(nn.Dropout):
@@ -261,7 +239,7 @@ def create_head(
             it), or one rate for each. A dropout of 0 is omitted.
         pool: begin with a pool and Flatten, for features (N, nf, H, W); False for features (N, nf).
         inner: how many of the features (N, nf), the last ones, are of inner maps: the first dropout
-            is then a `DepthDropout`, and `ClipFeatures` follows the first batch norm.
+            is then a `DepthDropout`, and a `Hardtanh` limits them after the first batch norm.
         concat_pool: pool by maximum and average, which doubles the features; False: average only.
         bn_final: end with a batch norm of momentum 0.01 on the outputs.
         first_bn: a batch norm in the first block.
@@ -301,7 +279,7 @@ def create_head(
     if inner and dropouts:
         layers[layers.index(dropouts[0])] = DepthDropout(dropouts[0].p, inner)
     if inner and first_bn and not lin_first:
-        layers.insert(1, ClipFeatures(_FEATURE_LIMIT))
+        layers.insert(1, nn.Hardtanh(-_FEATURE_LIMIT, _FEATURE_LIMIT))
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     for layer in linears:
         nn.init.kaiming_normal_(layer.weight)
@@ -432,13 +410,15 @@ _LAYERS: dict[str, type[nn.Module]] = {
     layer.__name__: layer
     for layer in (
         nn.AdaptiveAvgPool2d, AdaptiveConcatPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm1d,
-        nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Flatten, nn.GELU, nn.Hardswish, nn.Identity,
-        nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.SiLU, nn.Sigmoid, SigmoidRange, nn.Tanh,
-        TargetUnits, ClipFeatures, Decoder, DepthDropout,
+        nn.BatchNorm2d, nn.Conv2d, nn.Dropout, nn.Flatten, nn.GELU, nn.Hardswish, nn.Hardtanh,
+        nn.Identity, nn.LayerNorm, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Sigmoid,
+        SigmoidRange, nn.Tanh, TargetUnits, Decoder, DepthDropout,
     )
 }  # fmt: skip
 _HOLDERS = {"Sequential": ("layers",), "ConcatLinear": ("dim", "layers")}
-_OLD_NAMES = {"SideBySide": "ConcatLinear"}
+_OLD_NAMES = {"SideBySide": "ConcatLinear", "ClipFeatures": "Hardtanh"}
+# arguments that a layer does not have as attributes; the last two are old names of Hardtanh's
+_NOT_DESCRIBED = ("device", "dtype", "min_value", "max_value")
 
 
 def _fields(layer: str) -> tuple[str, ...]:
@@ -446,7 +426,7 @@ def _fields(layer: str) -> tuple[str, ...]:
         return _HOLDERS[layer]
     named = inspect.signature(_LAYERS[layer]).parameters.values()
     fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return tuple(p.name for p in named if p.kind not in fixed and p.name not in ("device", "dtype"))
+    return tuple(p.name for p in named if p.kind not in fixed and p.name not in _NOT_DESCRIBED)
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]] | None:
@@ -532,6 +512,8 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     del values["name"], values["layer"]
+    if "limit" in values:  # of a ClipFeatures
+        values |= {"max_val": values["limit"], "min_val": -values.pop("limit")}
     if layer in _HOLDERS and set(values) == set(_HOLDERS[layer]):
         layers = head_from_description(list(values["layers"]))
         return name, layers if layer == "Sequential" else _concat_linear(layers, values["dim"])
