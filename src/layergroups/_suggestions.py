@@ -15,10 +15,10 @@ FROM_FASTAI: Final = (
 )
 
 
-def nearest(name: str, known: Iterable[str], end: str = "") -> str:
+def nearest(name: str, known: Iterable[str], end: str = "", start: str = "") -> str:
     """A sentence with the name that was perhaps meant; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
-    return f" Did you mean {near[0]}{end}?" if near else ""
+    return f" Did you mean {start}{near[0]}{end}?" if near else ""
 
 
 def nearest_folder(path: Path, holding: str = "") -> str:
@@ -27,8 +27,7 @@ def nearest_folder(path: Path, holding: str = "") -> str:
         names = [each.name for each in path.parent.iterdir() if (each / holding).exists()]
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, 1)
-    return f" Did you mean {path.parent / near[0]}?" if near else ""
+    return nearest(path.name, names, start=str(path).removesuffix(path.name))
 
 
 def unknown_argument(call: str, name: str, known: Iterable[str]) -> ArgumentError:
