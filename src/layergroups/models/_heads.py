@@ -510,7 +510,7 @@ def _child(fields: Mapping[str, Any]) -> tuple[str, nn.Module]:
             f"A head cannot have the layer {fields['layer']!r}; supported are "
             f"{', '.join(sorted(_LAYERS | _HOLDERS))}."
         )
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     del values["name"], values["layer"]
     if "limit" in values:  # of a ClipFeatures
         values |= {"max_val": values["limit"], "min_val": -values.pop("limit")}
