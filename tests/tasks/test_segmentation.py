@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,23 @@ def test_a_single_file_gives_the_same_probabilities(
     trained: Learner, tmp_path: Path, ending: str
 ) -> None:
     trained.export(tmp_path / f"model.{ending}")  # which compares the file with the learner
-    assert (tmp_path / f"model.{ending}.json").is_file()
+    said = json.loads((tmp_path / f"model.{ending}.json").read_text())
+    assert said["output"]["shape"] == ["batch", 3, 48, 64]
+    assert said["before_the_graph"]["resize_to"] == [48, 64]  # the whole image, and no crop
+
+
+def test_a_file_follows_its_description_on_images_of_other_shapes(
+    trained: Learner, tmp_path: Path
+) -> None:
+    """The example that runs it without this library gives the learner's mask."""
+    program = runpy.run_path(str(Path(__file__).parents[2] / "examples/run_exported.py"))
+    image = Image.open(trained.dls.valid_images.files[0]).resize((200, 60))
+    image.save(tmp_path / "wide.png")
+    trained.export(tmp_path / "model.pt2")
+    program["main"]([str(tmp_path / "model.pt2"), str(tmp_path / "wide.png")])
+    found = np.asarray(Image.open(tmp_path / "wide.mask.png"))
+    assert found.shape == (60, 200)
+    assert (found == trained.predict(image).mask.numpy()).mean() > 0.95  # borders are rounded
 
 
 def test_the_groups_are_those_of_the_body_and_the_new_layers(dls: SegmentationDataLoaders) -> None:
@@ -366,6 +384,11 @@ def test_a_whole_model_with_smaller_scores_is_trained_as_it_is(
     assert targets.shape == (2, 48, 64)
     assert learn.predict(dls.valid_images.files[0]).mask.shape == (48, 64)
     learn.show_results(tmp_path / "results.png", n=2)
+    unlabelled = learn.get_preds(dls.test_dl(dls.valid_images.files))[0]
+    torch.testing.assert_close(unlabelled, predictions)
+    learn.export(tmp_path / "model.pt2")  # compared with predictions; the graph enlarges too
+    said = json.loads((tmp_path / "model.pt2.json").read_text())
+    assert said["output"]["shape"] == ["batch", 3, 48, 64]
 
 
 def test_grad_cam_explains_a_class_of_a_mask(trained: Learner, several: Learner) -> None:

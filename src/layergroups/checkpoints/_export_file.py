@@ -115,6 +115,7 @@ class Portable:
         """The description for users of the file, JSON-ready."""
         texts = isinstance(self.transform, TextTransform)
         transform: Any = self.transform
+        masks = self.task.per_pixel
         return {
             "version": VERSION,
             "format": ending.removeprefix("."),
@@ -125,7 +126,7 @@ class Portable:
             "output": {
                 "name": self.task.output_name,
                 "type": "float32",
-                "shape": ["batch", len(self.classes)],
+                "shape": ["batch", len(self.classes), *(transform.size if masks else ())],
                 "meaning": f"{self.task.output_is}; the model was trained with {self.loss}",
             },
             "made_with": {
@@ -190,7 +191,7 @@ class FromPixels(nn.Module):
     """A model with normalisation before it and its activation after it.
 
     Shapes: uint8 (N, H, W, channels) in, or fractions if images are neither grey nor RGB;
-    float32 (N, C) out.
+    float32 (N, C) out, or (N, C, H, W) for masks.
     """
 
     scale: Tensor
@@ -202,6 +203,7 @@ class FromPixels(nn.Module):
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
         self.model = model
         self.activation, self.keyword = wanted.activation, wanted.keyword
+        self.fitted = wanted.task.fitted
         self.register_buffer("scale", 1 / (_largest(spec) * std))
         self.register_buffer("shift", mean / std)
 
@@ -209,7 +211,7 @@ class FromPixels(nn.Module):
         images = pixels.permute(0, 3, 1, 2).to(torch.float32)
         images = images * self.scale - self.shift
         outputs = call_model(self.model, {self.keyword: images} if self.keyword else images)
-        return self.activation(outputs).to(torch.float32)
+        return self.activation(self.fitted(outputs, images)).to(torch.float32)
 
 
 def write_portable(
@@ -335,12 +337,23 @@ def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:
 
 def _before(transform: EvalTransform) -> dict[str, Any]:
     height, width = transform.covering
-    return {
+    shared = {
         "jpeg_draft": transform.decode_size,
         "turn": _turned(transform.input.channels),
-        "resize_to_cover": [height, width],
         "interpolation": transform.input.interpolation,
         "antialias": True,
+    }
+    if transform.squash:
+        return shared | {
+            "resize_to": [height, width],
+            "in_words": (
+                "A JPEG may be decoded smaller while both sides keep jpeg_draft pixels (Pillow's "
+                "draft). Resize the whole image to resize_to (height, width), whatever its aspect; "
+                "cut nothing off."
+            ),
+        }
+    return shared | {
+        "resize_to_cover": [height, width],
         "center_crop": list(transform.size),
         "in_words": (
             "A JPEG may be decoded smaller while both sides keep jpeg_draft pixels (Pillow's "

@@ -209,7 +209,7 @@ class Multiclass(Task):
         return Prediction(known[index], index, values, known)
 
     def decide(self, predictions: Tensor, thresh: float = 0.5) -> Tensor:
-        return predictions.argmax(dim=1)
+        return predictions.max(dim=1).indices  # several times as fast as argmax on masks
 
     def correct(self, predictions: Tensor, targets: Tensor, thresh: float = 0.5) -> Tensor:
         return self.decide(predictions) == targets

@@ -237,10 +237,10 @@ class Segmentation(Multiclass):
     def default_loss(self) -> Any:
         return DiceLoss(cross_entropy=0.5)  # rare classes count, and the gradients are smooth
 
-    def fitted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def fitted(self, outputs: Tensor, like: Tensor) -> Tensor:
         """Scores at the size of the masks; SegFormer of transformers gives a quarter of it."""
-        size = targets.shape[-2:]
-        if outputs.ndim != 4 or targets.ndim < 3 or outputs.shape[2:] == size:
+        size = like.shape[-2:]
+        if outputs.ndim != 4 or like.ndim < 3 or outputs.shape[2:] == size:
             return outputs
         factors = {large / small for large, small in zip(size, outputs.shape[2:], strict=True)}
         factor = min(factors)

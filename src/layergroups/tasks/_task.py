@@ -257,8 +257,8 @@ class Task(ABC):
                 "arch) does; a single number for each item has shape (N, 1), targets[:, None]."
             )
 
-    def fitted(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs in the shape of the targets, where a model gives smaller maps of scores."""
+    def fitted(self, outputs: Tensor, like: Tensor) -> Tensor:
+        """Outputs at the size of targets or images, where a model gives smaller maps of scores."""
         return outputs
 
     def metric(self, name: str) -> NamedMetric:

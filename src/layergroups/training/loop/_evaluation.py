@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layergroups._forward import call_model, split_batch
+from layergroups._torch import tree_leaves
 from layergroups.anatomy import describe_input
 from layergroups.data import Shard, check_of, order_of, shards_of
 from layergroups.errors import TrainingError
@@ -138,11 +139,16 @@ def _outputs(
                 outputs = forward(inputs)
             # In half precision, a loss would be rounded to three digits.
             half = outputs.dtype in (torch.bfloat16, torch.float16)
-            if targets is not None:
-                outputs = learner.task.fitted(outputs, targets)
+            like = next(_maps_in(inputs), None) if targets is None else targets
+            if like is not None:
+                outputs = learner.task.fitted(outputs, like)
             yield outputs.float() if half else outputs, targets
         if advance is not None:
             advance()
+
+
+def _maps_in(inputs: object) -> Iterator[Tensor]:
+    return (t for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.ndim == 4)
 
 
 @contextmanager
