@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from layergroups import LayerGroups
+from layergroups.groups._freezing import BeforeForward
 from tests.laws.models import TinyResNet, image
 
 
@@ -160,3 +162,33 @@ def test_a_norm_that_joins_a_frozen_group_does_not_move_in_its_first_run(
         model(image()).sum().backward()
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
     assert not any(p.requires_grad for p in norm.parameters())
+
+
+@pytest.mark.parametrize("path", ["0.batch", "0"])
+def test_a_norm_that_joins_a_frozen_group_is_frozen_in_a_loop_that_calls_only_parts(
+    path: str,
+) -> None:
+    model, groups = frozen_body()
+    optimizer = groups.optimizer(AdamW, lr=0.1)
+    model.train()
+    model.set_submodule(path, nn.BatchNorm2d(6) if path == "0.batch" else Stateful())
+    before = copy.deepcopy(model[0].state_dict())
+    model[1](model[0](image())).square().sum().backward()
+    optimizer.step()
+    assert not [
+        n for n, value in model[0].state_dict().items() if not torch.equal(value, before[n])
+    ]
+    assert not any(isinstance(h, BeforeForward) for h in model[0].batch._forward_pre_hooks.values())
+
+
+def test_a_norm_that_joins_a_group_that_trains_moves_and_groups_that_are_gone_do_nothing() -> None:
+    for gone in (False, True):
+        model, groups = frozen_body()
+        model.train()
+        if gone:
+            del groups
+            gc.collect()
+        model[1] = nn.Sequential(nn.BatchNorm2d(6), model[1])
+        model[1](model[0](image()))
+        assert model[1][0].running_mean.any()
+        assert model[1][0].training

@@ -20,11 +20,13 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-from weakref import WeakMethod
+from weakref import WeakKeyDictionary, WeakMethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parameter import is_lazy
 
 from layergroups._checks import number
@@ -171,6 +173,30 @@ def call_before_forward(model: nn.Module, method: Callable[[nn.Module], None]) -
             del forward_pre_hooks(model)[key]
     if takes_hooks(model):
         model.register_forward_pre_hook(BeforeForward(method), prepend=True)
+    _watch_joining()
+    _METHODS.update(dict.fromkeys(model.modules(), WeakMethod(method)))
+
+
+_METHODS: WeakKeyDictionary[nn.Module, WeakMethod[Callable[[nn.Module], None]]] = (
+    WeakKeyDictionary()
+)
+
+
+@cache
+def _watch_joining() -> None:
+    """Call the groups also before a module runs that has joined: a loop may never call the root."""
+    register_module_module_registration_hook(_joins)
+
+
+def _joins(parent: nn.Module, _: str, joining: nn.Module | None) -> None:
+    reference = _METHODS.get(parent)
+    method = None if reference is None else reference()
+    if method is None or joining is None:
+        return
+    for module in joining.modules():
+        known = any(isinstance(h, BeforeForward) for h in forward_pre_hooks(module).values())
+        if _reads_mode(module) and takes_hooks(module) and not known:
+            module.register_forward_pre_hook(BeforeForward(method), prepend=True)
 
 
 def has_foreign_hooks(module: nn.Module) -> bool:

@@ -617,12 +617,11 @@ class LayerGroups(Printable):
             # a GradScaler has not unscaled it or checked it for infinities
             self.model.get_parameter(name).grad = None
 
-    def _before_forward(self, module: nn.Module) -> None:
+    def _before_forward(self, _: nn.Module) -> None:
         # only modules: torch.func.functional_call replaces parameters during a run
-        if module is self.model:
-            if self._detector.modules_changed():
-                self.sync(names=False)
-            self._follow_freed()
+        if self._detector.modules_changed():
+            self.sync(names=False)
+        self._follow_freed()
 
     # -- surgery ---------------------------------------------------------------------------------
 
