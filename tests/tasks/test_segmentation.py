@@ -24,7 +24,7 @@ from layergroups import (
     segmentation_learner,
     unet_learner,
 )
-from layergroups.data.sources import LayerReader
+from layergroups.data.sources import LayerReader, MaskReader
 from layergroups.errors import LayerGroupsError
 from layergroups.reports.run import Cell, record_run
 from layergroups.tasks import TASKS, LabelMasksPrediction, MaskPrediction, MaskReport, Meter
@@ -219,6 +219,45 @@ def test_masks_are_interpreted_by_pixels(trained: Learner, tmp_path: Path) -> No
     page = (tmp_path / "run.html").read_text("utf-8")
     assert all(text in page for text in ("IoU", "predicted mask", "pixels"))
     assert page.count("background:rgb(128, 0, 0)") == 2  # the class square, in table and legend
+
+
+@pytest.mark.parametrize(
+    ("classes", "values"),
+    [
+        ({"background": 0, "square": 255, "disc": 7}, (0, 255, 7)),
+        ({"background": 0, "square": 300, "disc": 70}, (0, 300, 70)),
+        ({"background": "#000000", "square": "#804080", "disc": "#4682b4"},
+         ((0, 0, 0), (128, 64, 128), (70, 130, 180))),
+    ],
+)  # fmt: skip
+def test_saved_masks_are_like_those_of_the_training(
+    tmp_path: Path, classes: dict[str, Any], values: tuple[Any, ...]
+) -> None:
+    """Also from an export and by tiles; they can be read to train again."""
+    images, masks = shapes(tmp_path)
+    small = np.uint8 if isinstance(values[0], tuple) or max(values) < 256 else np.uint16
+    for path in masks.iterdir():
+        Image.fromarray(np.array(values, small)[np.asarray(Image.open(path))]).save(path)
+    dls = SegmentationDataLoaders.from_folders(images, masks, classes=classes, **SMALL)
+    learn = learner(dls)
+    learn.predict(images / "00.jpg").save(tmp_path / "other folder/00.png")
+    assert dls.mask_values == values
+    mask = torch.arange(48 * 64).reshape(48, 64) % 3
+    loaded = load_learner(learn.export(tmp_path / "export"))
+    for predicted in (loaded.predict(images / "00.jpg", tile=32), learn.predict(images / "00.jpg")):
+        for name in ("a.png", "a.npy"):
+            path = replace(predicted, mask=mask).save(tmp_path / name)
+            assert torch.equal(MaskReader(values).open([str(path)]).long(), mask)
+
+
+def test_a_mask_is_saved_without_loss_or_not_at_all(trained: Learner, tmp_path: Path) -> None:
+    predicted = trained.predict(np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(LayerGroupsError, match=r"save\(.a.png"):
+        predicted.save(tmp_path / "a.jpg")
+    many = MaskPrediction(
+        torch.tensor([[0, 256]]), torch.rand(300, 1, 2), tuple(map(str, range(300)))
+    )
+    assert np.asarray(Image.open(many.save(tmp_path / "many.png"))).tolist() == [[0, 256]]
 
 
 def test_the_masks_with_the_lowest_iou_are_found(dls: SegmentationDataLoaders) -> None:

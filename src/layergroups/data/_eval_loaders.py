@@ -48,6 +48,7 @@ from layergroups.data.sources import (
     rows_of,
     samples_of,
     sound_positions,
+    values_of,
 )
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks import Task, parse_labels
@@ -156,6 +157,10 @@ class InferenceData(DataSource):
         )
 
     valid = train
+
+    @property
+    def mask_values(self) -> tuple[Any, ...]:
+        return values_of(self.masks)
 
     def example(self) -> Any:
         """A blank image as the network takes it."""

@@ -27,6 +27,7 @@ from layergroups.data.sources import (
     read_masked,
     read_table,
     rows_of,
+    values_of,
 )
 from layergroups.errors import DataError
 from layergroups.tasks import missing
@@ -273,6 +274,10 @@ class SegmentationDataLoaders(ImageDataLoaders):
             is_valid=is_valid,
         )  # fmt: skip
         return cls._of(found, settings)
+
+    @property
+    def mask_values(self) -> tuple[Any, ...]:
+        return values_of(self.train_images.masks)
 
     def transform_config(self) -> dict[str, Any]:
         reader = self.train_images.masks

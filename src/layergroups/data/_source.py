@@ -154,6 +154,11 @@ class DataSource:
         return True
 
     @property
+    def mask_values(self) -> tuple[Any, ...]:
+        """Value or colour of each class in the files of masks; empty if unknown."""
+        return ()
+
+    @property
     def sampling_weights(self) -> Tensor | None:
         """Each training item's share of an epoch, float64 (N,); None for equal shares."""
         return None
@@ -195,8 +200,8 @@ class DataSource:
         """The prediction of one item in the form of that item, such as a mask of its size."""
         if self.task is None or not self.task.per_pixel:
             return prediction
-        size = size_of_image(item)
-        return prediction if size is None else self.task.placed(prediction, *size)
+        height, width = size_of_image(item) or prediction.mask.shape[-2:]
+        return self.task.placed(prediction, height, width, self.mask_values)
 
     def test_batches(self, items: Any) -> Any:
         """Batches of other items, such as paths, with `paths` in their order."""

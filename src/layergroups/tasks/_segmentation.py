@@ -35,6 +35,7 @@ from layergroups.tasks._task import (
 
 IGNORED: Final = -100  # the class of pixels that count nowhere, as in torch
 _NAMED: Final = 3  # classes that a line names
+_PALETTE: Final = 256
 _OVERVIEW: Final = 512  # the longer side of the probabilities of an image predicted by tiles
 
 
@@ -47,11 +48,14 @@ class MaskPrediction:
         probabilities: of all classes, float (C, h, w), at the size that the network saw; of an
             image predicted by tiles at most some 512 pixels.
         names: of the classes.
+        values: of the classes in the masks that the model was trained with, or their colours (red,
+            green, blue); empty for 0, 1, ...
     """
 
     mask: Tensor
     probabilities: Tensor
     names: tuple[str, ...]
+    values: tuple[Any, ...] = ()
     ending: ClassVar[str] = ".png"  # of a saved mask
 
     @property
@@ -75,13 +79,39 @@ class MaskPrediction:
         return F.interpolate(self.probabilities[None], size=(height, width), mode="bilinear")[0]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the mask as a PNG of class positions with a palette."""
+        """Write the mask as a PNG with a palette, or as .npy, like the masks of the training.
+
+        Pixels are `values`, or positions of the classes whose colours are then in the palette.
+        Values above 255 make a PNG of 16 bits, without a palette.
+
+        Raises:
+            LayerGroupsError: the name ends with neither .png nor .npy.
+        """
         from PIL import Image
 
-        image = Image.fromarray(self.mask.numpy().astype(np.uint8))
-        image.putpalette([channel for colour in palette(len(self.names)) for channel in colour])
+        path, n = Path(path), len(self.names)
+        if path.suffix.lower() not in ("", ".png", ".npy"):
+            raise LayerGroupsError(
+                f'{path}: a mask is saved as PNG or as an array: save("{path.stem}.png"), or '
+                f'"{path.stem}.npy". {path.suffix} would change values or leave out the colours.'
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.array(self.values or range(n))
+        small = np.uint8 if values.max() < _PALETTE else np.uint16
+        if path.suffix.lower() == ".npy":
+            np.save(path, values.astype(small)[self.mask.numpy()])
+            return path
+        colours = np.array(palette(n), np.uint8)
+        if values.ndim == 2:
+            values, colours = np.arange(n), values.astype(np.uint8)
+        small = np.uint8 if values.max() < _PALETTE else np.uint16
+        image = Image.fromarray(values.astype(small)[self.mask.numpy()])
+        if small is np.uint8:
+            table = np.zeros((_PALETTE, 3), np.uint8)
+            table[values] = colours
+            image.putpalette(table.tobytes())
         image.save(path, format="PNG")
-        return Path(path)
+        return path
 
     @classmethod
     def columns(cls, names: Names) -> tuple[Column, ...]:
@@ -149,6 +179,7 @@ class LabelMasksPrediction(MaskPrediction):
         from PIL import Image
 
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".npy":
             np.save(path, self.mask.movedim(0, -1).numpy().astype(np.uint8))
         elif path.suffix in (".tif", ".tiff"):
@@ -263,8 +294,8 @@ class Segmentation(Multiclass):
     def decode(self, values: Tensor, names: Names, thresh: float = 0.5) -> Any:
         return self._prediction(self.decide(values[None], thresh)[0], values, names, thresh)
 
-    def placed(self, prediction: Any, height: int, width: int) -> Any:
-        return prediction.at_size(height, width)
+    def placed(self, prediction: Any, height: int, width: int, values: tuple[Any, ...] = ()) -> Any:
+        return replace(prediction.at_size(height, width), values=values)
 
     def _prediction(self, mask: Tensor, values: Tensor, names: Names, thresh: float) -> Any:
         return MaskPrediction(mask, values, output_names(names, len(values)))
@@ -381,7 +412,7 @@ class MultilabelSegmentation(Segmentation):
         return predictions > thresh
 
     def _prediction(self, mask: Tensor, values: Tensor, names: Names, thresh: float) -> Any:
-        return LabelMasksPrediction(mask, values, output_names(names, len(values)), thresh)
+        return LabelMasksPrediction(mask, values, output_names(names, len(values)), thresh=thresh)
 
     def confidence(self, values: Tensor) -> float:
         return _sureness(values)

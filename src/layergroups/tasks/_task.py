@@ -292,8 +292,15 @@ class Task(ABC):
         Names are positions if their number differs; labels above the threshold are predicted.
         """
 
-    def placed(self, prediction: Any, height: int, width: int) -> Any:
-        """A prediction of `decode` as one of an image of this size in pixels."""
+    def placed(self, prediction: Any, height: int, width: int, values: tuple[Any, ...] = ()) -> Any:
+        """A prediction of `decode` as one of an image of this size, and of masks of these values.
+
+        Args:
+            prediction: its probabilities have the size that the network saw.
+            height: of the image in pixels.
+            width: likewise.
+            values: value or colour of each class in the files of masks; empty for 0, 1, ...
+        """
         return prediction
 
     def joined(

@@ -28,7 +28,8 @@ def tiled_prediction(learner: LearnerState, item: Any, tile: int | Size, overlap
     strips = _strips(learner, picture, as_size(tile, "tile"), overlap)
     size = height_and_width(picture)
     with keep_freed_memory():
-        return learner.task.joined(strips, size, learner.data.vocab, learner.thresh)
+        made = learner.task.joined(strips, size, learner.data.vocab, learner.thresh)
+    return learner.data.placed(made, item)
 
 
 def _strips(

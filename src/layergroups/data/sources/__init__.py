@@ -31,6 +31,7 @@ from layergroups.data.sources._masks import (
     paths_of_masks,
     read_masked,
     reader_from_config,
+    values_of,
 )
 from layergroups.data.sources._settings import Options, Settings, check_batch_size
 from layergroups.data.sources._table import (
@@ -80,4 +81,5 @@ __all__ = [
     "rows_of",
     "samples_of",
     "sound_positions",
+    "values_of",
 ]  # fmt: skip

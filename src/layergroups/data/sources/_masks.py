@@ -191,6 +191,11 @@ class LayerReader:
 Reader = MaskReader | LayerReader
 
 
+def values_of(reader: object) -> tuple[Colour, ...]:
+    """Value or colour of each class; empty where each label has a mask of its own."""
+    return reader.classes if isinstance(reader, MaskReader) else ()
+
+
 def reader_from_config(config: Any) -> Reader:
     """The inverse of `to_config`."""
     try:
