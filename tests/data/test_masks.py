@@ -14,6 +14,7 @@ from tests.data.masks import LABELS, NAMES, layers, shapes
 
 from layergroups._drawing import palette
 from layergroups.data import SegmentationDataLoaders
+from layergroups.data.image import size_of_image
 from layergroups.data.sources import LayerReader, MaskReader
 from layergroups.data.sources._masks import class_names
 from layergroups.errors import BrokenImagesError, DataError
@@ -283,6 +284,16 @@ def test_ignored_colours(folders: tuple[Path, Path]) -> None:
     assert set(dls.one_batch()[1].unique().tolist()) == {-100, 0, 1}
     with pytest.raises(DataError, match="a colour such as"):
         loaders(folders, classes=lines, ignore=255)  # is not the colour (0, 0, 255)
+
+
+def test_images_of_many_channels_may_have_them_first(folders: tuple[Path, Path]) -> None:
+    for number, path in enumerate(sorted(folders[0].iterdir())):
+        pixels = np.repeat(np.asarray(Image.open(path)), 2, -1)[..., :5]
+        np.save(path.with_suffix(".npy"), pixels if number % 2 else pixels.transpose(2, 0, 1))
+        path.unlink()
+    dls = loaders(folders, channels=5)
+    assert dls.one_batch()[0].shape == (4, 5, 24, 32)
+    assert size_of_image(folders[0] / "00.npy", 5) == (48, 64)
 
 
 def test_augmentation_that_forgets_the_masks_is_refused_first(folders: tuple[Path, Path]) -> None:

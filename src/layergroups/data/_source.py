@@ -200,7 +200,8 @@ class DataSource:
         """The prediction of one item in the form of that item, such as a mask of its size."""
         if self.task is None or not self.task.per_pixel:
             return prediction
-        height, width = size_of_image(item) or prediction.mask.shape[-2:]
+        channels = 3 if self.input is None else self.input.channels
+        height, width = size_of_image(item, channels) or prediction.mask.shape[-2:]
         return self.task.placed(prediction, height, width, self.mask_values)
 
     def test_batches(self, items: Any) -> Any:

@@ -52,7 +52,17 @@ class Decoder(nn.Module):
         self.widths = tuple(widths) or self._default_widths()
         make = {"unet": self._unet, "fpn": self._fpn, "deeplabv3+": self._deeplab}
         make["dpt"] = self._dpt
-        self.layers, self.stride = make.get(kind, self._plain)()
+        doubles = kind in ("unet", "plain")
+        steps = max(1, len(_powers(self.strides[-1])) - 1) if doubles else len(self.widths)
+        try:
+            if min(self.widths) < 1 or len(self.widths) > steps:
+                raise ValueError(f"expected at most {steps} numbers from 1")
+            self.layers, self.stride = make.get(kind, self._plain)()
+        except (ValueError, TypeError, RuntimeError, IndexError) as cause:
+            raise ModelError(
+                f"decoder={kind!r} cannot be made with widths={self.widths}: {cause}. Leave widths "
+                "out, or give a number of channels for each step, such as widths=(64, 32)."
+            ) from cause
 
     @property
     def out_channels(self) -> int:

@@ -304,22 +304,25 @@ def height_and_width(image: Picture) -> Size:
     return image.shape[0], image.shape[1]
 
 
-def size_of_image(source: object) -> Size | None:
+def size_of_image(source: object, channels: int = 3) -> Size | None:
     """Height and width of one image, upright; of a file from its header; None if that is unknown.
 
-    Source is a path, a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W).
+    Source is a path, a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W); the channels of
+    an array may also be first, if they are not 3, as in `array_picture`.
     """
     if isinstance(source, torch.Tensor):
         return (source.shape[-2], source.shape[-1]) if source.ndim > 1 else None
     if isinstance(source, np.ndarray):
-        return (source.shape[0], source.shape[1]) if source.ndim > 1 else None
+        first = source.ndim == 3 and source.shape[-1] != channels == source.shape[0]
+        height, width = (0, 0) if source.ndim < 2 else source.shape[first : 2 + first]
+        return (height, width) if height else None
     if isinstance(source, Image.Image):
         turned = source.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
         return (source.width, source.height) if turned else (source.height, source.width)
     if not isinstance(source, str | os.PathLike):
         return None
     if Path(source).suffix.lower() in ARRAY_ENDINGS:
-        return size_of_image(np.load(source, mmap_mode="r"))
+        return size_of_image(np.load(source, mmap_mode="r"), channels)
     with quiet():
         try:
             with Image.open(source) as image:

@@ -604,7 +604,7 @@ class _Check:
         image = self.images[position]
         if self.reader.items is not None:
             return height_and_width(self.reader.items.open(image, channels=self.channels))
-        known = size_of_image(image)
+        known = size_of_image(image, self.channels)
         return known or height_and_width(open_picture(image, channels=self.channels))
 
 
