@@ -63,7 +63,7 @@ def test_leaves_have_no_children() -> None:
 
 def test_paths_of_files() -> None:
     assert path_of("a/b", DataError, "x") == Path("a/b")
-    for wrong in (3, None, "a\0b", b"bytes"):
+    for wrong in (3, None, "", "a\0b", b"bytes"):
         with pytest.raises(DataError, match="such as load"):
             path_of(wrong, DataError, "load('a')")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from layergroups._layer_widths import wrong_width
+from layergroups._call_errors import call_error
 from layergroups._torch import tree_leaves, tree_map_only
 from layergroups.errors import TrainingError
 
@@ -93,7 +93,7 @@ def call_model(model: Callable[..., Any], inputs: Any) -> Tensor:
     try:
         outputs = run_model(model, inputs)
     except (RuntimeError, ValueError) as error:
-        if wrong := wrong_width(model, inputs, error):
+        if wrong := call_error(model, inputs, error):
             raise TrainingError(f"The model cannot run: {wrong}") from error
         raise
     return tensor_of(outputs)

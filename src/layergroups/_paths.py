@@ -68,7 +68,7 @@ def cache_folder() -> Path:
 def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:
     """A path, of text or of another path."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text:
         raise error(f"{_short(value)} is not a path; expected one such as {right}.")
     if "\0" in text:
         raise error(f"{text!r} has a NUL, which paths cannot have; expected one such as {right}.")
@@ -78,5 +78,5 @@ def path_of(value: object, error: type[LayerGroupsError], right: str) -> Path:
 def _short(value: object) -> str:
     """A value as it would be typed, or its kind where that is long."""
     text = repr(value)
-    plain = value is None or isinstance(value, bool | int | float)
+    plain = value is None or value == "" or isinstance(value, bool | int | float)
     return text if plain else f"A {type(value).__name__}"

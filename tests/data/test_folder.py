@@ -108,7 +108,7 @@ def test_other_files_are_passed_over_in_one_line(
         read_folder(root)
     messages = [record.getMessage() for record in caplog.records]
     assert any("3 files" in m and ".heic: 2, .txt: 1" in m for m in messages)
-    assert any("1 images that lie in no class folder ('loose.jpg')" in m for m in messages)
+    assert any("1 image outside of the class folders ('loose.jpg')" in m for m in messages)
     assert len(messages) == 2
 
 

@@ -174,7 +174,7 @@ def test_an_augmentation_must_give_an_image() -> None:
         TrainTransform(lambda image: "no", EvalTransform((16, 16))).pixels(picture())
 
 
-@pytest.mark.parametrize("size", [0, -1, (2, 3, 4), (2.5, 3), (0, 5), True, "ab"])
+@pytest.mark.parametrize("size", [0, -1, (2, 3, 4), (2.5, 3), (0, 5), True, "ab", 32.0, None])
 def test_impossible_sizes_are_refused(size: Any) -> None:
     with pytest.raises(DataError, match="size="):
         as_size(size)

@@ -27,8 +27,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import flop_registry
 
+from layergroups._call_errors import call_error
 from layergroups._forward import as_call, logits_of
-from layergroups._layer_widths import wrong_width
 from layergroups._torch import (
     FakeTensor,
     FakeTensorMode,
@@ -502,7 +502,7 @@ def trace(model: nn.Module, example_input: Any) -> Trace:
                 return result
             failed = result  # of the real run
         first = first or failed
-    if first and (wrong := wrong_width(model, example_input, first)):
+    if first and (wrong := call_error(model, example_input, first)):
         raise AnatomyError(f"{type(model).__name__} cannot run: {wrong}") from first
     raise AnatomyError(
         f"{type(model).__name__} could not be run on the example input "

@@ -108,7 +108,7 @@ class Split:
 def check_valid_pct(valid_pct: float) -> float:
     if not isinstance(valid_pct, int | float) or not 0 < valid_pct < 1:
         raise DataError(
-            f"valid_pct={valid_pct} must be between 0 and 1: the share of the items for "
+            f"valid_pct={valid_pct!r} must be between 0 and 1: the share of the items for "
             "validation. For 20 % write valid_pct=0.2."
         )
     return valid_pct

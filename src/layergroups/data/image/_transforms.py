@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -364,7 +364,7 @@ def normalise(pixels: torch.Tensor, spec: InputSpec) -> torch.Tensor:
 
 def as_size(size: int | Size, name: str = "size") -> Size:
     """A side, or height and width, as height and width."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, Iterable) else (size, size)
     whole = len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in pair)
     _expect(whole and min(pair) > 0, name, size, "224, or (height, width)")
     return pair[0], pair[1]

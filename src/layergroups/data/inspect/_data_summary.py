@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._formatting import Printable, first_few, memory, pairs, table
+from layergroups._formatting import Printable, count, first_few, memory, pairs, table
 from layergroups.data._samples import Opener, Samples
 from layergroups.data._source import DataFacts
 from layergroups.data.image import (
@@ -321,13 +321,13 @@ def _pixels(spread: Quartiles | None) -> str:
 def _faults(found: DataSummary) -> list[RenderableType]:
     lines: list[str] = []
     if found.broken:
-        lines += [f"{len(found.broken)} broken images, left out:", *_listed(found.broken)]
+        lines += [f"{count(len(found.broken), 'broken image')}, left out:", *_listed(found.broken)]
     if found.duplicates:
         both = sum(copies.both_parts for copies in found.duplicates)
         differ = sum(copies.labels_differ for copies in found.duplicates)
         lines.append(
-            f"{len(found.duplicates)} images are there more than once; copies of {both} are in "
-            f"both parts, the labels of {differ} differ:"
+            f"{count(len(found.duplicates), 'image is', 'images are')} there more than once; "
+            f"copies of {both} are in both parts, the labels of {differ} differ:"
         )
         lines += _listed(" = ".join(copies.files) for copies in found.duplicates)
     return [Text(), *(Text(line) for line in lines)] if lines else []

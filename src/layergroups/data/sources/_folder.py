@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from layergroups._formatting import count
 from layergroups._paths import path_of
 from layergroups._suggestions import nearest_folder
 from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
@@ -125,8 +126,8 @@ def find_images(folder: Path, channels: int = 3) -> list[str]:
             others[ending or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{ending}: {n}" for ending, n in others.most_common(_MENTIONED))
-        what = "%s: skipped %d files whose ending is not an image's (%s)."
-        _LOG.warning(what, folder, others.total(), kinds)
+        files = count(others.total(), "file")
+        _LOG.warning("%s: skipped %s without the ending of an image (%s).", folder, files, kinds)
     return sorted(images)
 
 
@@ -179,7 +180,10 @@ def _find_classes(root: Path, channels: int) -> dict[str, list[str]]:
     if loose:
         names = names_of(sorted(p.name for p in loose))
         _LOG.warning(
-            "%s: skipped %d images that lie in no class folder (%s).", root, len(loose), names
+            "%s: skipped %s outside of the class folders (%s).",
+            root,
+            count(len(loose), "image"),
+            names,
         )
     return classes
 

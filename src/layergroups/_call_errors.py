@@ -1,4 +1,4 @@
-"""Explain a shape error of torch: which layer does not fit the one before it, and which would."""
+"""Explain an error of torch in a model: a layer of the wrong width, or inputs of another type."""
 
 from __future__ import annotations
 
@@ -10,14 +10,33 @@ from torch import Tensor, nn
 from layergroups._torch import tree_leaves
 
 
-def wrong_width(model: object, inputs: Any, error: BaseException) -> str:
-    """The layer in which the model raised `error` because of the width of its input; else "".
+def call_error(model: object, inputs: Any, error: BaseException) -> str:
+    """What is wrong with a model that raised `error` for these inputs, as far as known; else ""."""
+    if not isinstance(model, nn.Module):
+        return ""
+    wrong = _wrong_type(model, inputs) if "type" in str(error) else ""
+    return wrong or _wrong_width(model, inputs, error)
 
-    A layer that reads the inputs of the model themselves does not count: there, they are wrong.
-    """
+
+def _wrong_type(model: nn.Module, inputs: Any) -> str:
+    given = [t for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()]
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if not given or len(types) != 1 or types & {tensor.dtype for tensor in given}:
+        return ""
+    ours, theirs = (str(kind).removeprefix("torch.") for kind in (*types, given[0].dtype))
+    short = {"bfloat16": "bf16", "float16": "fp16"}.get(ours)
+    mixed = f', and for {ours} arithmetic mixed_precision="{short}"' if short else ""
+    return (
+        f"its weights are {ours}, but the inputs are {theirs}. Use weights of that type: "
+        f"learn.model.to(torch.{theirs}){mixed}."
+    )
+
+
+def _wrong_width(model: nn.Module, inputs: Any, error: BaseException) -> str:
+    """A layer that reads the inputs of the model does not count: there, they are wrong."""
     layer, shape = _failed_layer(error)
     direct = any(isinstance(t, Tensor) and tuple(t.shape) == shape for t in tree_leaves(inputs))
-    if layer is None or direct or not isinstance(model, nn.Module):
+    if layer is None or direct:
         return ""
     takes, gets, fitting = _widths(layer, shape)
     if takes == gets:
@@ -51,7 +70,9 @@ def _widths(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, int, str]:
             sizes = f"{shape[1]}, {layer.out_channels}, {layer.kernel_size}"
             return layer.in_channels, shape[1], f"{kind}({sizes})"
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d() if len(shape) > 1:
-            return layer.num_features, shape[1], f"{kind}({shape[1]})"
+            kind = f"nn.BatchNorm{max(1, len(shape) - 2)}d"
+            gets = shape[1] if kind == f"nn.{type(layer).__name__}" else 0
+            return layer.num_features, gets, f"{kind}({shape[1]})"
         case nn.LayerNorm() if shape:
             return layer.normalized_shape[-1], shape[-1], f"nn.LayerNorm({shape[-1]})"
     return 0, 0, ""

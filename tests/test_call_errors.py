@@ -1,4 +1,4 @@
-"""A layer of the wrong width is named, with one that fits, wherever the model runs."""
+"""A layer of the wrong width, or weights of another type, are named wherever the model runs."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ WRONG = {
     "convolution": (body(), nn.Conv2d(5, 3, 1), "nn.Conv2d(8, 3, (1, 1))"),
     "convolution after vectors": (vectors(), nn.Conv2d(8, 3, 1), "nn.Linear(8, 3)"),
     "batch norm": (vectors(), nn.BatchNorm1d(5), "nn.BatchNorm1d(8)"),
+    "batch norm of vectors": (body(), nn.BatchNorm1d(8), "nn.BatchNorm2d(8)"),
     "layer norm": (vectors(), nn.LayerNorm(5), "nn.LayerNorm(8)"),
 }
 
@@ -50,7 +51,7 @@ def test_the_dry_run_names_the_layer_and_one_that_fits(kind: str) -> None:
     message = str(raised.value)
     assert fitting in message
     assert "head" in message
-    assert isinstance(raised.value.__cause__, RuntimeError)
+    assert isinstance(raised.value.__cause__, RuntimeError | ValueError)
     assert "example_input=" not in message  # the input is right
 
 
@@ -75,6 +76,20 @@ def test_a_head_that_is_assigned_to_a_learner(how: str) -> None:
     }
     with pytest.raises(TrainingError, match=r"1 is a Linear for 5 .* nn\.Linear\(8, 3\)"):
         calls[how]()
+
+
+@pytest.mark.parametrize(("ours", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
+def test_weights_of_another_type_than_the_inputs(ours: torch.dtype, name: str) -> None:
+    model = nn.Sequential(vectors(), nn.Linear(8, 3))
+    learn = Learner(TinyLoaders(n=16), model, split=["0.0", "1"], progress=False)
+    learn.model.to(ours)
+    for call in (learn.fit, learn.validate):
+        with pytest.raises(TrainingError, match=rf"to\(torch\.float32\).*\"{name}\""):
+            call(*[1] * (call == learn.fit))
+    learn.model.to(torch.float32)
+    learn.fit(1)
+    learn.mixed_precision = name if ours == torch.bfloat16 else "no"
+    learn.fit(1)
 
 
 def test_a_head_of_masks() -> None:
