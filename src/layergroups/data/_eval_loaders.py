@@ -151,9 +151,11 @@ class InferenceData(DataSource):
     @property
     def train(self) -> Batches:
         """There are none: an error says so."""
+        masks = 'SegmentationDataLoaders.from_folders("images", "masks")'
+        right = masks if self._task.per_pixel else "ImageDataLoaders.from_folder(...)"
         raise TrainingError(
             "This learner was loaded without data; it can only predict. To train or validate it, "
-            "give it images: learn.dls = ImageDataLoaders.from_folder(...), with the same classes."
+            f"give it images: learn.dls = {right}, with the same classes."
         )
 
     valid = train

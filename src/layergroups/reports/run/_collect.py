@@ -175,32 +175,36 @@ def outcome_of(interp: Interpretation, *, pictures: bool = True) -> Outcome:
 
 def _with_pixels(outcome: Outcome, items: Items, pictures: bool) -> Outcome:
     """The cells of masks; for the most frequent errors, the images with the most such pixels."""
-    interp, n = items.interp, len(outcome.classes)
-    reports = [interp.mask_report(i).confusion for i in range(len(interp))]
-    counts = torch.tensor([found.matrix for found in reports if found])
-    total = counts.sum(0)
-    wrong = total.masked_fill(torch.eye(n, dtype=torch.bool), 0).flatten()
-    confused = [c for c in wrong.argsort(descending=True, stable=True).tolist() if wrong[c] > 0]
+    interp = items.interp
+    cells = {
+        (i, j): Cell(i, j, count)
+        for i, row in enumerate(interp.confusion_matrix().matrix)
+        for j, count in enumerate(row)
+        if count
+    }
+    wrong = sorted(
+        (place for place in cells if place[0] != place[1]), key=lambda p: -cells[p].count
+    )
+    wrong = wrong[: _CELLS_SHOWN * pictures]
+    counts = torch.tensor([_pixels_in(interp.mask_report(i), wrong) for i in range(len(interp))])
     shown: list[ShownItem] = []
-    places: dict[tuple[int, int], list[int]] = {}
     left = _THUMB_BYTES
-    for cell in confused[: _CELLS_SHOWN * pictures]:
-        place, own = divmod(cell, n), counts.flatten(1)[:, cell]
-        order = own.argsort(descending=True, stable=True)[:_MASKS_IN_A_CELL]
+    for place, own in zip(wrong, counts.T, strict=True):
+        order, first = own.argsort(descending=True, stable=True)[:_MASKS_IN_A_CELL], len(shown)
         for i, pixels in items.inputs(order[own[order] > 0].tolist()).items():
             marked = marked_pixels(pixels, interp.confused_pixels(i, *place))
             uri = jpeg_uri(_image_of(marked))
             left -= len(uri)
             if left >= 0:
-                places.setdefault(place, []).append(len(shown))
                 shown.append(replace(items.shown(i, uri), confidence=None))
-    cells = (
-        Cell(i, j, count, tuple(places.get((i, j), ())))
-        for i, row in enumerate(total.tolist())
-        for j, count in enumerate(row)
-        if count
-    )
-    return replace(outcome, cells=tuple(cells), shown=tuple(shown))
+        cells[place] = replace(cells[place], shown=tuple(range(first, len(shown))))
+    return replace(outcome, cells=tuple(cells.values()), shown=tuple(shown))
+
+
+def _pixels_in(report: MaskReport, places: Sequence[tuple[int, int]]) -> list[int]:
+    """How many pixels of one mask are in cells of the confusion matrix."""
+    matrix = report.confusion.matrix if report.confusion else ()
+    return [matrix[actual][predicted] for actual, predicted in places]
 
 
 def _errors(interp: Interpretation) -> dict[str, float]:
