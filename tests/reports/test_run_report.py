@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.training.tiny import TinyLoaders, tiny_model
 
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import RunReport
+from layergroups.tasks import ClassReport
 from layergroups.training import Learner
 
 
@@ -55,6 +57,21 @@ def test_tables_show_names_as_they_are() -> None:
     text = str(RunReport((made_up(),)))
     assert NASTY[0] in text.replace("\n", "")
     assert "[bold]e" in text
+
+
+def test_tables_of_many_classes_show_some_of_them() -> None:
+    record = tiny_run()
+    assert record.outcome is not None
+    names = [f"class {i}" for i in range(200)]
+    found = ClassReport.from_counts(names, range(200), [200] * 200, [200] * 200)
+    outcome = replace(record.outcome, class_report=found)
+    counts = tuple((name, 200 - i, 1) for i, name in enumerate(names))
+    many = replace(record, outcome=outcome, data=replace(record.data, counts=counts))
+    lines = str(RunReport((many,))).splitlines()
+    shown = [line.split()[1] for line in lines if line.strip().startswith("class ")]
+    shown = [number for number in shown if number.isdecimal()]
+    assert shown == [*map(str, range(50)), *map(str, range(199, 149, -1))]
+    assert sum("50 of 200 classes" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize("record", [tiny_run, several_labels, numbers])

@@ -46,6 +46,7 @@ from layergroups.tasks import task_named
 
 _MAX_CONFUSED = 10
 _MAX_BROKEN = 20
+_MAX_CLASSES = 50
 _ENDINGS = (".html", ".htm")
 _WIDTH = 120
 
@@ -100,13 +101,17 @@ def _outcome(outcome: Outcome) -> list[RenderableType]:
     masks = task_named(outcome.task).per_pixel
     counted = "pixels" if masks else "items"
     if outcome.class_report is not None:
+        classes = outcome.class_report.classes
+        if len(classes) > _MAX_CLASSES:
+            classes = tuple(sorted(classes, key=lambda row: row.recall or 0.0))
         rows = [
             (row.name, f"{row.support:,}", f"{row.right:,}",
              *map(percent, (row.recall, row.precision, *((row.f1, row.iou) if masks else ()))))
-            for row in outcome.class_report.classes
+            for row in classes[:_MAX_CLASSES]
         ]  # fmt: skip
         headings = ("class", counted, "found", "recall", "precision")
         parts.append(_table((*headings, *(("Dice", "IoU") if masks else ())), rows))
+        parts += _more_classes(len(classes), "those with the lowest recall")
     wrong = [(c.actual, c.predicted, str(c.count)) for c in outcome.confusions[:_MAX_CONFUSED]]
     if wrong:
         parts += _titled("Confusion matrix", _table(("actual", "predicted", counted), wrong))
@@ -132,14 +137,23 @@ def _groups(record: RunRecord) -> Table:
 
 def _data(record: RunRecord) -> Group:
     data = record.data
-    rows = [(name, f"{train:,}", f"{valid:,}") for name, train, valid in data.counts]
+    counts = data.counts
+    if len(counts) > _MAX_CLASSES:
+        counts = tuple(sorted(counts, key=lambda each: each[1]))
+    rows = [(name, f"{train:,}", f"{valid:,}") for name, train, valid in counts]
     parts: list[RenderableType] = [_named(data.facts)]
     if rows:
-        parts.append(_table(("class", "training", "validation"), rows))
+        parts.append(_table(("class", "training", "validation"), rows[:_MAX_CLASSES]))
+        parts += _more_classes(len(rows), "those with the fewest training items")
     if data.broken:
         parts.append(Text(f"{count(len(data.broken), 'broken file')} left out:"))
         parts += [Text(f"  {path}: {reason}") for path, reason in data.broken[:_MAX_BROKEN]]
     return Group(*parts)
+
+
+def _more_classes(n: int, which: str) -> list[RenderableType]:
+    text = f"{_MAX_CLASSES} of {n:,} classes, {which}; the page has all."
+    return [Text(text, "dim")] if n > _MAX_CLASSES else []
 
 
 def _costs(record: RunRecord) -> Group:
