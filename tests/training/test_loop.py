@@ -43,6 +43,16 @@ def test_every_step_uses_base_rate_times_multiplier_and_the_table_shows_it(make)
     assert rows[1].lrs == tuple(max(lrs[g] for lrs in used[6:]) for g in range(3))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_fit_has_gradients_in_every_mode(make, mode) -> None:
+    plain, learn = make(), make()
+    for each in (plain, learn):
+        with mode() if each is learn else torch.enable_grad():
+            each.lr_find(num_it=10, show_plot=False)
+            each.fit(1)
+    assert not moved(snapshot(plain.model), learn.model)
+
+
 def test_more_outputs_than_the_data_have_classes_are_reported_once(make, caplog) -> None:
     learn = make()
     learn.model[-1] = nn.Sequential(learn.model[-1], nn.Linear(3, 5))

@@ -55,6 +55,7 @@ def test_frozen_groups_are_in_it(groups: LayerGroups) -> None:
         (3, "adamw"),
         (torch.optim.LBFGS, "partial"),
         (lambda groups: torch.optim.SGD([p for g in groups for p in g["params"]]), "groups"),
+        (lambda groups: None, "returned a NoneType"),
     ],
 )
 def test_what_makes_no_optimizer_of_the_groups_is_refused(given, says, groups) -> None:

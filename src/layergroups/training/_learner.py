@@ -6,11 +6,13 @@ Its methods are short: the work is in the functions that they call, its state in
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, overload
 
+import torch
 from torch import Tensor, nn
 
 from layergroups import checkpoints
@@ -406,14 +408,15 @@ class Learner(LearnerState):
         """
         seconds = None if budget is None else seconds_of(budget)
         made = new_plan(self, epochs, base_lr=base_lr, freeze_epochs=1, lr=None, defaults=defaults)
-        found = search(
-            self,
-            made,
-            trials=trials,
-            budget=seconds,
-            study=study,
-            cache_config=self.feature_cache,
-        )
+        with _gradients():
+            found = search(
+                self,
+                made,
+                trials=trials,
+                budget=seconds,
+                study=study,
+                cache_config=self.feature_cache,
+            )
         if apply and not found.interrupted:
             self.fine_tune(plan=found.plan, **options)
         return found
@@ -483,7 +486,8 @@ class Learner(LearnerState):
             checkpoints=checkpoints,
             figures=FineTuneDefaults() if plan is None else plan.figures,
         )
-        return run_phases(self, phases, setup, plan)
+        with _gradients():
+            return run_phases(self, phases, setup, plan)
 
     def freeze(self, *which: str | int, norm: str = "freeze") -> Freezing:
         """Freeze all groups but the last, or the named ones. Also works as a context manager.
@@ -892,10 +896,18 @@ class Learner(LearnerState):
         """
         suggest = named(suggest_funcs)
         plan = Plan(start_lr, end_lr, num_it, stop_div, suggest)
-        found = find_rates(self, plan, by_group, memory=self.feature_cache.memory)
+        with _gradients():
+            found = find_rates(self, plan, by_group, memory=self.feature_cache.memory)
         if show_plot:
             show(found.figure)
         return found
+
+
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """A fit needs them, also if it is called under `torch.no_grad()`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @cache

@@ -48,6 +48,11 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
             "list of parameter groups; to set options, use "
             f"opt_func=functools.partial(torch.optim.SGD, momentum=0.9).{_other(opt_func)}"
         ) from cause
+    if not isinstance(optimizer, Optimizer):
+        raise TrainingError(
+            f"opt_func={_name(opt_func)} returned a {type(optimizer).__name__}, not an optimizer. "
+            "Give a name or a class, such as opt_func=torch.optim.SGD."
+        )
     if not all("layer_group" in group for group in optimizer.param_groups):
         raise TrainingError(
             f"opt_func={_name(opt_func)} dropped the layer groups. It must hand the list of "
