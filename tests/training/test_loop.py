@@ -48,7 +48,7 @@ def test_a_fit_has_gradients_in_every_mode(make, mode) -> None:
     plain, learn = make(), make()
     for each in (plain, learn):
         with mode() if each is learn else torch.enable_grad():
-            each.lr_find(num_it=10, show_plot=False)
+            each.lr_find(num_it=20, show_plot=False)
             each.fit(1)
     assert not moved(snapshot(plain.model), learn.model)
 
