@@ -82,12 +82,18 @@ def main(fit: Callable[[Job], Fitted]) -> None:
         print(json.dumps(_measure(job, fit)))
 
 
+def _cpu_seconds() -> float:
+    """Processor time of this process and of its finished workers."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def _measure(job: Job, fit: Callable[[Job], Fitted]) -> dict[str, float | None]:
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), _cpu_seconds()
     fitted = fit(job)
     files = job.data.valid.files
     predicted = fitted.predict(files)
-    seconds = time.perf_counter() - begin
+    seconds, cpu = time.perf_counter() - begin, _cpu_seconds() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     score, loss = job.data.score(predicted)
     shifted = {
@@ -99,6 +105,6 @@ def _measure(job: Job, fit: Callable[[Job], Fitted]) -> dict[str, float | None]:
         fitted.rewind()
         head = job.data.score(fitted.predict(files))[0]
     return {
-        "score": score, "loss": loss, "seconds": seconds, "peak_mb": peak, **shifted,
-        "head_score": head,
+        "score": score, "loss": loss, "seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak,
+        **shifted, "head_score": head,
     }  # fmt: skip

@@ -48,7 +48,7 @@ SUBSET = {
     "dinov2_s": ["bloodcells4"],
 }
 RESULTS = (
-    "score", "loss", "seconds", "peak_mb", "grey", "blurred", "noisy", "head_score",
+    "score", "loss", "seconds", "cpu_seconds", "peak_mb", "grey", "blurred", "noisy", "head_score",
 )  # fmt: skip
 
 

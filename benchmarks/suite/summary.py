@@ -26,7 +26,7 @@ def cell(value: float, digits: int = 3) -> str:
 
 def means(rows: pd.DataFrame, column: str = "score") -> pd.DataFrame:
     """Contenders x sets: the mean over seeds, or the median of times and memory."""
-    how = "median" if column in ("seconds", "peak_mb") else "mean"
+    how = "median" if column in ("seconds", "cpu_seconds", "peak_mb") else "mean"
     table = rows.pivot_table(column, "contender", "set", aggfunc=how)
     return table.reindex([name for name in CONTENDERS if name in table.index])
 
@@ -36,7 +36,7 @@ def overall(rows: pd.DataFrame) -> pd.DataFrame:
     scores = means(rows).dropna(axis="columns")
     images = [name for name in scores if name not in NUMBERS]
     rows = rows[rows["set"].isin(scores.columns)]
-    seconds = means(rows, "seconds")
+    seconds = means(rows, "cpu_seconds")  # other work on the machine changes it little
     shifted = rows.assign(shifted=rows[SHIFTED].mean(axis=1), gained=rows.score - rows.head_score)
     return pd.DataFrame(
         {
@@ -47,7 +47,7 @@ def overall(rows: pd.DataFrame) -> pd.DataFrame:
             if rows.head_score.notna().any()
             else np.nan,
             **{
-                f"time of {name}'s": (seconds / seconds.loc[name]).median(axis=1)
+                f"processor time of {name}'s": (seconds / seconds.loc[name]).median(axis=1)
                 for name in (HAND, "fastai")
                 if name in seconds.index
             },
