@@ -2,8 +2,9 @@
 
 Images are decoded once; the head is trained on the features of augmented views; then all layers
 train, with the statistics of batch norms kept, at a small rate that falls towards the input of a
-transformer. Each of these epochs is validated, as the other contenders do it. The head's figures are the best of 16 sets, compared on the validation images of ten of
-the data sets, so they are slightly optimistic.
+transformer. Each of these epochs is validated, as the other contenders do it. The head's figures
+are the best of 16 sets, compared on the validation images of ten of the data sets, so they are
+slightly optimistic.
 """
 
 from __future__ import annotations
