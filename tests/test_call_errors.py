@@ -92,6 +92,16 @@ def test_weights_of_another_type_than_the_inputs(ours: torch.dtype, name: str) -
     learn.fit(1)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float64])
+def test_inputs_of_another_type_than_the_weights(kind: torch.dtype) -> None:
+    data = TinyLoaders(n=16)
+    data.train = [(x.to(kind), y) for x, y in data.train]  # type: ignore[assignment] # batches
+    model = nn.Sequential(vectors(), nn.Linear(8, 3))
+    learn = Learner(data, model, split=["0.0", "1"], progress=False)
+    with pytest.raises(TrainingError, match=r"weights are float32.*\.float\(\)"):
+        learn.fit(1)
+
+
 def test_a_head_of_masks() -> None:
     model = nn.Sequential(body(), nn.Conv2d(8, 3, 1))
     learn = Learner(MaskLoaders(n=8), model, split=["0.0", "1"], progress=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from layergroups._torch import tree_leaves
@@ -19,17 +20,18 @@ def call_error(model: object, inputs: Any, error: BaseException) -> str:
 
 
 def _wrong_type(model: nn.Module, inputs: Any) -> str:
-    given = [t for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()]
+    given = [t.dtype for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    given = [kind for kind in given if kind.is_floating_point or kind == torch.uint8]
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if not given or len(types) != 1 or types & {tensor.dtype for tensor in given}:
+    if not given or len(types) != 1 or types & set(given):
         return ""
-    ours, theirs = (str(kind).removeprefix("torch.") for kind in (*types, given[0].dtype))
-    short = {"bfloat16": "bf16", "float16": "fp16"}.get(ours)
-    mixed = f', and for {ours} arithmetic mixed_precision="{short}"' if short else ""
-    return (
-        f"its weights are {ours}, but the inputs are {theirs}. Use weights of that type: "
-        f"learn.model.to(torch.{theirs}){mixed}."
-    )
+    ours, theirs = (str(kind).removeprefix("torch.") for kind in (*types, given[0]))
+    right = "Give float32 inputs, such as pixels.float() / 255."
+    if theirs == "float32":
+        short = {"bfloat16": "bf16", "float16": "fp16"}.get(ours)
+        mixed = f', and for {ours} arithmetic mixed_precision="{short}"' if short else ""
+        right = f"Use weights of that type: learn.model.to(torch.float32){mixed}."
+    return f"its weights are {ours}, but the inputs are {theirs}. {right}"
 
 
 def _wrong_width(model: nn.Module, inputs: Any, error: BaseException) -> str:

@@ -185,7 +185,7 @@ def test_photos_in_several_rows_are_remarked_on(
 ) -> None:
     with caplog.at_level(logging.WARNING, "layergroups"):
         ImageDataLoaders.from_lists([*files, files[0]], [*["a", "b"] * 6, "a"], **SMALL)
-    assert "1 images are in several rows" in caplog.text
+    assert "1 image is in several rows" in caplog.text
 
 
 def test_a_class_without_training_photos_is_remarked_on(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 from tests.tasks.trained import ALL, model_for
 from tests.training.tiny import NumberLoaders
 from torch import nn
 from torchmetrics.regression import MeanAbsoluteError
 
+from layergroups import ImageDataLoaders
+from layergroups.errors import DataError
 from layergroups.tasks import TASKS
 from layergroups.training import NumbersPrediction
 
@@ -19,6 +24,15 @@ def test_numbers_come_by_name() -> None:
     assert found.by_name == {"width": 0.25, "weight": 1300.0}
     assert str(found) == "width 0.25, weight 1300"
     assert TASKS["regression"].decode(torch.tensor([3.0]), ()).by_name == {"0": 3.0}
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_with_one_that_is_not_finite_are_no_classes(wrong: float, tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(6)]
+    for file in files:
+        Image.new("RGB", (8, 8)).save(file)
+    with pytest.raises(DataError, match=r"no number for 1 item|there is none for 1 item"):
+        ImageDataLoaders.from_lists(files, [wrong, 1.5, 2.5, 3.5, 4.5, 5.5], size=8)
 
 
 def test_fine_tune_learns_numbers(make) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from layergroups._formatting import count
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks._losses import Meaning, ignored_index
 from layergroups.tasks._measures import ConfusionMatrix
@@ -135,7 +136,7 @@ class Multiclass(Task):
     output_is = "the probability of each class"
     reads_folders = True
     has_confusion = True
-    few_items = "No class of {} has two items"
+    few_items = "{}: no class has two items"
 
     def parse_labels(
         self, values: Sequence[Any], files: Names, vocab: Vocab | None, columns: Vocab
@@ -190,7 +191,7 @@ class Multiclass(Task):
         lowest, highest = (int(value) for value in counted.aminmax())
         if lowest < 0 or highest >= outputs.shape[1]:
             raise TrainingError(
-                f"The model has {outputs.shape[1]} outputs, but the data have class "
+                f"The model has {count(outputs.shape[1], 'output')}, but the data have class "
                 f"{lowest if lowest < 0 else highest} (classes count from 0). Give it an output "
                 "for each class, as vision_learner(dls, arch) does. To leave out some targets: "
                 "nn.CrossEntropyLoss(ignore_index=255)."

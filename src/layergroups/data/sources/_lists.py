@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from layergroups._formatting import count
 from layergroups.data._samples import Opener, Samples, Split, divided, names_of
 from layergroups.data.image import BrokenImage, OnError, check_images, drop_broken, report_broken
 from layergroups.data.sources._folder import find_images
@@ -191,5 +192,5 @@ def _equally_long(files: Sequence[str], **others: Sequence[Any] | None) -> None:
 def _warn_of_copies(files: Sequence[str]) -> None:
     twice = [file for file, n in Counter(files).items() if n > 1]
     if twice:
-        what = "%d images are in several rows (%s); copies may fall on both sides of a split."
-        _LOG.warning(what, len(twice), names_of(twice))
+        what = "%s in several rows (%s); copies may fall on both sides of a split."
+        _LOG.warning(what, count(len(twice), "image is", "images are"), names_of(twice))
