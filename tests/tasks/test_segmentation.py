@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.data.masks import LABELS, NAMES, layers, shapes
+from torch import nn
 
 from layergroups import (
     BinaryCrossEntropy,
@@ -28,7 +29,7 @@ from layergroups.data.sources import LayerReader, MaskReader
 from layergroups.errors import LayerGroupsError
 from layergroups.reports.run import Cell, record_run
 from layergroups.tasks import TASKS, LabelMasksPrediction, MaskPrediction, MaskReport, Meter
-from layergroups.training import Learner
+from layergroups.training import FitContext, Learner
 
 SMALL: dict[str, Any] = {"size": (48, 64), "batch_size": 4, "num_workers": 0, "cache": False}
 TINY = "timm:test_resnet"
@@ -425,9 +426,37 @@ def test_a_whole_model_with_smaller_scores_is_trained_as_it_is(
     learn.show_results(tmp_path / "results.png", n=2)
     unlabelled = learn.get_preds(dls.test_dl(dls.valid_images.files))[0]
     torch.testing.assert_close(unlabelled, predictions)
-    learn.export(tmp_path / "model.pt2")  # compared with predictions; the graph enlarges too
-    said = json.loads((tmp_path / "model.pt2.json").read_text())
-    assert said["output"]["shape"] == ["batch", 3, 48, 64]
+
+
+def test_the_graph_of_a_whole_model_enlarges_its_scores(
+    dls: SegmentationDataLoaders, tmp_path: Path
+) -> None:
+    layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1)]
+    learn = Learner(dls, nn.Sequential(*layers), seed=1, progress=False)
+    learn.export(tmp_path / "model.pt2")  # which compares it with the learner
+    found = torch.export.load(tmp_path / "model.pt2").module()(
+        torch.zeros(5, 48, 64, 3, dtype=torch.uint8)
+    )
+    assert found.shape == (5, 3, 48, 64)
+
+
+def test_the_last_layer_of_a_whole_model_takes_few_steps_on_cached_maps(
+    dls: SegmentationDataLoaders,
+) -> None:
+    """A step on maps is dear, and has a class for each pixel."""
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()]
+    learn = Learner(dls, nn.Sequential(*layers, nn.Conv2d(32, 3, 1)), seed=1, progress=False)
+
+    class Count:
+        steps = 0
+
+        def after_step(self, run: FitContext) -> None:
+            self.steps += 1
+
+    learn.callbacks.append(count := Count())
+    learn.fine_tune(1)
+    assert learn.history[0].frozen == (True, True, False)
+    assert 100 <= count.steps < 130
 
 
 def test_grad_cam_explains_a_class_of_a_mask(trained: Learner, several: Learner) -> None:

@@ -25,6 +25,8 @@ _MOST_EPOCHS: Final = 20
 _OF_A_DEEP_HEAD: Final[dict[str, Any]] = {
     "unfrozen_ratio": 0.15, "spread": 0.1, "usual_part": 0.8, "head_dropout": True,
 }  # fmt: skip
+# Every pixel has a class, so few steps see many of them; and a step on maps is dear.
+_OF_MASKS: Final[dict[str, Any]] = {"head_steps": 100, "head_passes": 1}
 _RATIO_OF_A_DECODER: Final = 0.5  # it is most of the network, and new
 # Measured on four sets (benchmarks/README.md). Embeddings and early layers of an encoder of texts
 # gain nothing from few texts, and cost a third of the time.
@@ -166,9 +168,10 @@ def usual_of(learner: LearnerState) -> FineTuneDefaults:
     """The defaults for this kind of data and head."""
     if texts_of(learner.data.train):
         return FineTuneDefaults(**_OF_TEXTS)
+    masks = _OF_MASKS if learner.task.per_pixel else {}
     if sum(p.ndim > 1 for p in learner.layer_groups[-1].parameters()) > 1:
-        found = FineTuneDefaults(**_OF_A_DEEP_HEAD)
-        per_pixel = learner.task.per_pixel
-        return replace(found, unfrozen_ratio=_RATIO_OF_A_DECODER) if per_pixel else found
+        found = FineTuneDefaults(**_OF_A_DEEP_HEAD | masks)
+        return replace(found, unfrozen_ratio=_RATIO_OF_A_DECODER) if masks else found
     # Without pretrained weights the points between the phases are no good; see `ChooseWeights`.
-    return FineTuneDefaults(usual_part=1.0) if learner.pretrained is False else FineTuneDefaults()
+    part: dict[str, Any] = {"usual_part": 1.0} if learner.pretrained is False else {}
+    return FineTuneDefaults(**part | masks)
