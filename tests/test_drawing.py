@@ -15,6 +15,10 @@ def test_text_is_fitted() -> None:
     assert len(shorter) < 20
 
 
+def test_names_with_line_breaks_are_drawn_in_one_line() -> None:
+    assert fitted("new\nline\tand more", 5, 9) == "new line and more"  # warnings are errors
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
 def test_every_group_has_its_colour(n: int) -> None:
     colours = group_colours(n, True)

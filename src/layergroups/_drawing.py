@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -141,7 +142,7 @@ def save_or_return(figure: Figure, path: str | Path | None) -> Path | Figure:
 
 def fitted(text: str, width: float, size: float) -> str:
     """The text, or as much of its two ends as fits into a width in inches, at a size in points."""
-    text = printable(text)
+    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in printable(text))
     if _text_width(text, size) <= width:
         return text
     for keep in range(len(text) - 1, 1, -1):

@@ -8,6 +8,7 @@ and torchvision give them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +31,11 @@ def split_batch(batch: object) -> tuple[Any, Tensor | None]:
         return {name: batch[name] for name in batch if name != "labels"}, batch.get("labels")
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
+    if isinstance(batch, str | PathLike):
+        raise TrainingError(
+            f"Batches are expected, not files such as {str(batch)!r}: "
+            "learn.get_preds(learn.dls.test_dl(files)), or learn.iter_preds(files)."
+        )
     size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
     raise TrainingError(
         "A batch must be a pair (inputs, targets), a tensor of inputs, or a dict of them, not a "

@@ -237,6 +237,14 @@ def test_outputs_without_logits_are_an_error_that_teaches(outputs: Any) -> None:
         call_model(lambda x: outputs, torch.zeros(2))
 
 
+@pytest.mark.parametrize("files", [["a.jpg"], [Path("a.jpg")]])
+def test_files_in_the_place_of_batches_name_the_call_that_takes_them(files: Any) -> None:
+    learn = Learner(TinyLoaders(n=8), nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), split=["1"])
+    for call in (learn.get_preds, learn.validate):
+        with pytest.raises(TrainingError, match=r"test_dl\(files\)"):
+            call(files)
+
+
 def test_in_a_fit_too(tmp_path: Path) -> None:
     class Bare(Classifier):
         def forward(self, values: Tensor, mask: Tensor | None = None) -> Any:

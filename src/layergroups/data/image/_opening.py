@@ -351,7 +351,8 @@ def picture_of(
     elif not isinstance(source, Image.Image):
         raise DataError(
             f"{type(source).__name__} is not an image; give a path, a Pillow image, an array "
-            f"(height, width, {channels}) or a tensor ({channels}, height, width)."
+            f"(height, width, {channels}) or a tensor ({channels}, height, width). For several "
+            "images: learn.iter_preds(images)."
         )
     try:
         if not isinstance(source, Image.Image):
