@@ -190,10 +190,11 @@ class Multiclass(Task):
             return
         lowest, highest = (int(value) for value in counted.aminmax())
         if lowest < 0 or highest >= outputs.shape[1]:
+            maker = "segmentation_learner" if self.per_pixel else "vision_learner"
             raise TrainingError(
                 f"The model has {count(outputs.shape[1], 'output')}, but the data have class "
                 f"{lowest if lowest < 0 else highest} (classes count from 0). Give it an output "
-                "for each class, as vision_learner(dls, arch) does. To leave out some targets: "
+                f"for each class, as {maker}(dls, arch) does. To leave out some targets: "
                 "nn.CrossEntropyLoss(ignore_index=255)."
             )
 

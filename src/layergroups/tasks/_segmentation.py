@@ -281,10 +281,11 @@ class Segmentation(Multiclass):
 
     def check_targets(self, outputs: Tensor, targets: Tensor, loss_func: object = None) -> None:
         if outputs.ndim != 4 or outputs.shape[2:] != targets.shape[1:]:
+            smaller = " Smaller scores are enlarged by whole numbers: size=(64, 96), for example."
             raise TrainingError(
                 f"The outputs {tuple(outputs.shape)} and the targets {tuple(targets.shape)} do not "
                 "fit: for masks the model gives (N, classes, H, W), and targets are (N, H, W), as "
-                "segmentation_learner(dls, arch) does."
+                f"segmentation_learner(dls, arch) does.{smaller if outputs.ndim == 4 else ''}"
             )
         super().check_targets(outputs, targets, loss_func)
 
