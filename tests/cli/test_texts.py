@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import select
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +48,34 @@ def test_texts_are_predicted_from_arguments_and_from_lines(
     first = rows(capsys.readouterr().out)
     assert [row["text"] for row in first] == texts
     for more in ([], ["-"]):
-        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([texts[0], "", texts[1]]) + "\n"))
+        lines = "\r\n".join([texts[0], "", texts[1], ""]).encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
         assert main(["predict", model, *more, "--format", "jsonl"]) == 0
         assert rows(capsys.readouterr().out) == first
     assert main(["predict", model, "a\tdull\nfilm", "--format", "table"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_lines_of_an_open_pipe_are_answered_as_they_come(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, outputs = os.pipe(), os.pipe()
+    pipes = [os.fdopen(inputs[0], "r"), os.fdopen(outputs[1], "w")]
+    monkeypatch.setattr(sys, "stdin", pipes[0])
+    monkeypatch.setattr(sys, "stdout", pipes[1])
+    words = ["predict", str(run / "run"), "--format", "jsonl"]
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(main, words)
+        with os.fdopen(inputs[1], "wb", buffering=0) as ask, os.fdopen(outputs[0]) as answers:
+            for text in (b"a dull film", b"a fine film \xff", "这部电影".encode()):
+                ask.write(text + b"\n")
+                assert select.select([answers], [], [], 60)[0], "no answer"
+                answer = json.loads(answers.readline())
+                assert answer["text"] == text.decode(errors="replace")
+            ask.close()
+            assert ended.result(60) == 0
+    for pipe in pipes:
+        pipe.close()
 
 
 def test_a_model_of_texts_is_validated_inspected_and_reported(
@@ -71,6 +97,7 @@ def test_mistakes_are_explained(run: Path, capsys: Any) -> None:
         ["train", table, "--text", "text", "--images", "."],
         ["train", str(run), "--text", "text"],
         ["validate", str(run / "run"), str(run / "encoder"), "--text", "text"],
+        ["predict", str(run / "run"), table],
     ):
         out = ["--out", str(run / "new")] if words[0] == "train" else []
         assert main([*words, *out]) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,15 +60,37 @@ def run(
 
 
 def _predict_texts(learn: Learner, texts: Sequence[str], batch_size: int, format: str) -> None:
-    """The texts given as arguments, or each line of standard input."""
+    """The texts given as arguments, or each line of standard input as soon as it is there."""
     dls: Any = learn.dls
-    lines = iter(texts) if texts and list(texts) != ["-"] else (t for t in sys.stdin if t.strip())
+    given = [] if list(texts) == ["-"] else list(texts)
+    for text in given:
+        if os.path.isfile(text):
+            raise DataError(
+                f"{text} is a file, not a text. To predict each of its lines: layergroups predict "
+                f"MODEL < {text}"
+            )
 
     def rows() -> Iterator[tuple[Any, AnyPrediction]]:
-        while some := [line.rstrip("\n") for line in islice(lines, batch_size)]:
-            yield from learn.iter_preds(dls.test_dl(some, batch_size=batch_size))
+        for some in [given] if given else _arriving_lines():
+            for i in range(0, len(some), batch_size):
+                batch = dls.test_dl(some[i : i + batch_size], batch_size=batch_size)
+                yield from learn.iter_preds(batch)
 
     write_rows(format, rows(), learn.task.prediction, dls.vocab, texts, item="text")
+
+
+def _arriving_lines() -> Iterator[list[str]]:
+    """The lines of standard input that have arrived, without the empty ones.
+
+    No line waits for later ones, since a pipe may stay open.
+    """
+    source: Any = sys.stdin.buffer
+    rest, encoding = b"", sys.stdin.encoding
+    while chunk := source.read1(1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield [text for line in lines if (text := line.decode(encoding, "replace").strip())]
+    if last := rest.decode(encoding, "replace").strip():
+        yield [last]
 
 
 def _saving(rows: Rows, out: Path, files: Sequence[str], ending: str) -> Rows:
