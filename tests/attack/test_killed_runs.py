@@ -35,10 +35,11 @@ def train(photos: Path, out: Path, *more: str, limit: int = 0) -> subprocess.Pop
 
 def wait_for_start(run: subprocess.Popen[str], checkpoints: Path) -> None:
     """Until the first checkpoint lies there: then the fit is under way."""
-    for _ in range(1200):
+    for _ in range(6000):
         if run.poll() is not None or any(checkpoints.rglob("*.safetensors")):
             return
         time.sleep(0.05)
+    pytest.fail("no checkpoint within five minutes")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
