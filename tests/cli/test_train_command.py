@@ -207,7 +207,8 @@ def test_ctrl_c_saves_what_was_learned(photos: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
-    assert any(" all " in line for line in process.stderr)  # the second phase has begun
+    rows = (line.split() for line in process.stderr)
+    assert any(row[1:2] == ["all"] for row in rows)  # the second phase has begun
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
