@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.texts import model_folder, reviews
 
+from layergroups import load_learner
 from layergroups.cli import main
 
 
@@ -26,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         csv.writer(file).writerows([("text", "label"), *zip(*reviews(60), strict=True)])
     words = ["train", str(folder / "reviews.csv"), "--text", "text", "--label", "label"]
     words += ["--arch", str(model_folder(folder / "encoder")), "--epochs", "1"]
+    words += ["--long", "windows", "--max-length", "6"]
     assert main([*words, "--out", str(folder / "run")]) == 0
     return folder
 
@@ -37,7 +39,10 @@ def rows(text: str) -> list[dict[str, Any]]:
 def test_a_table_of_texts_trains_a_model(run: Path) -> None:
     files = {file.name for file in (run / "run").iterdir()}
     assert {"learner.json", "model.safetensors", "tokenizer", "run.json"} <= files
-    assert "text: text" in (run / "run" / "run.yaml").read_text()
+    settings = (run / "run" / "run.yaml").read_text().splitlines()
+    assert {"text: text", "long: windows", "max_length: 6"} <= set(settings)
+    transform = load_learner(run / "run").dls.transform
+    assert (transform.long, transform.max_length) == ("windows", 6)
 
 
 def test_texts_are_predicted_from_arguments_and_from_lines(
@@ -95,6 +100,8 @@ def test_mistakes_are_explained(run: Path, capsys: Any) -> None:
         ["train", table, "--text", "words", "--arch", str(run / "encoder")],
         ["train", table, "--text", "text", "--arch", "/no/such/folder"],
         ["train", table, "--text", "text", "--images", "."],
+        ["train", table, "--text", "text", "--long", "windws", "--arch", str(run / "encoder")],
+        ["train", table, "--long", "windows"],
         ["train", str(run), "--text", "text"],
         ["validate", str(run / "run"), str(run / "encoder"), "--text", "text"],
         ["predict", str(run / "run"), table],

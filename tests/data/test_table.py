@@ -34,6 +34,14 @@ def together(batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
 
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.parquet", "t.xlsx", "t.CSV"])
+def test_only_tables_of_separated_values_are_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes('{"file": "a.jpg", "label": "café"}\n'.encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        ImageDataLoaders.from_table(tmp_path / name, **SMALL)
+    assert "pandas.read_" in str(caught.value)
+
+
 def test_a_table_of_classes(files: list[Path], tmp_path: Path) -> None:
     rows = [f"photos/{file.name},{'cat' if i % 3 else 'dog'}" for i, file in enumerate(files)]
     table = write(tmp_path / "labels.csv", "file,label", *rows)

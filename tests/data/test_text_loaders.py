@@ -30,6 +30,19 @@ def test_a_table_with_marks(folder: Path) -> None:
     assert dls.train_texts.files == tuple(table()["text"][:14])
 
 
+def test_validation_texts_that_are_also_training_texts_are_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["a fine film", "a dull film", "great", "weak", "lovely", "a dull film"]
+    marks = [False, False, False, False, True, True]
+    for n_copies in (0, 1):
+        caplog.clear()
+        end = len(texts) - 1 + n_copies
+        labels = ["good", "bad", "good", "bad", "good", "bad"]
+        TextDataLoaders.from_lists(texts[:end], labels[:end], is_valid=marks[:end], model=folder)
+        assert [record.args for record in caplog.records] == [(1, 2)] * n_copies
+
+
 def test_a_share_of_each_class_is_for_validation(folder: Path) -> None:
     one = TextDataLoaders.from_table(table(40), model=folder, valid_pct=0.25, seed=3)
     same = TextDataLoaders.from_table(table(40), model=folder, valid_pct=0.25, seed=3)

@@ -75,6 +75,14 @@ TextCol = Annotated[
     str | None,
     _tables("NAME", "Column of texts, or several separated by commas (default: images)."),
 ]
+MaxLength = Annotated[
+    int | None,
+    _tables("N", "Tokens of a text (default: what the encoder takes, at most 512).", min=2),
+]
+LongTexts = Annotated[
+    str | None,
+    _tables("HOW", "Longer texts: truncate them (default), or read all of them in windows."),
+]
 LabelCol = Annotated[
     str | None,
     _tables(
@@ -359,6 +367,8 @@ def train(
     ] = None,
     on_error: Annotated[OnError, _images(None, _BROKEN)] = OnError.stop,
     text: TextCol = None,
+    max_length: MaxLength = None,
+    long: LongTexts = None,
     label_col: LabelCol = None,
     label_delim: LabelDelim = None,
     valid_col: ValidCol = None,

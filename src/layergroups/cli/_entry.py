@@ -39,6 +39,7 @@ _AS_OPTIONS = (
     (r'; batch_norm="update" updates them from the batches', ""),
     (r", see ImageDataLoaders\.from_table", ""),
     (r"\bsize=(\d+)", r"--size \1"),
+    (r'\blong="windows"', "--long windows"),
     (r"\bmonitor='(\w+)'", r"--keep-best \1"),
     (r" Give metrics to the learner: metrics=.*", " Name others with --metrics."),
     (r"\bmixed_precision='(\w+)'", r"--mixed-precision \1"),

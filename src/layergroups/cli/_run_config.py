@@ -30,6 +30,8 @@ class RunConfig:
 
     folder: Path
     text: str | None = None
+    max_length: int | None = None
+    long: str | None = None
     masks: Path | None = None
     mask_suffix: str = ""
     classes: str | None = None

@@ -98,6 +98,8 @@ def _check(config: RunConfig) -> None:
     if config.from_run is None and config.text is None:
         check_network(config.arch, config.weights)
     config.labels.check(config.folder)
+    if config.text is None and (config.max_length or config.long):
+        raise typer.BadParameter("--max-length and --long are for texts: --text NAME.")
     of_masks = (config.classes, config.ignore, config.mask_suffix, config.overlapping)
     if config.masks is None and any(of_masks):
         raise typer.BadParameter(
@@ -207,6 +209,8 @@ def _texts(config: RunConfig) -> TextDataLoaders:
         batch_size=config.batch_size,
         balance=config.balance,
         on_error=config.on_error,
+        max_length=config.max_length,
+        long=config.long or "truncate",
         **config.labels.text_arguments(),
     )
     say(

@@ -245,7 +245,17 @@ class TextDataLoaders(SuggestsNames, _Texts):
             found.train, found.valid, found.vocab, settings.transform, name=name, **settings.fields
         )
         made._warn_of_truncation()
+        made._warn_of_copies()
         return made
+
+    def _warn_of_copies(self) -> None:
+        known = set(self.train_texts.files)
+        n = sum(text in known for text in self.valid_texts.files)
+        if n:
+            _LOG.warning(
+                "%d of %d validation texts are also training texts, so their scores are too good.",
+                n, len(self.valid_texts),
+            )  # fmt: skip
 
     def _warn_of_truncation(self) -> None:
         cut = self.train.items.n_cut + self.valid.items.n_cut
@@ -347,10 +357,10 @@ class TextDataLoaders(SuggestsNames, _Texts):
         )
 
     def __repr__(self) -> str:
-        kind, lengths = self.task.many, self.train.items.lengths
+        lengths = self.train.items.lengths
         return (
             f"TextDataLoaders: {len(self.train_texts)} training and {len(self.valid_texts)} "
-            f"validation texts of {self.c} {kind}\n"
+            f"validation texts of {self.task.count(self.c)}\n"
             f"  texts: {int(lengths.median())} tokens in the middle, {int(lengths.max())} at most "
             f"(limit {self.transform.max_length}, {self.transform.long})\n"
             f"  batches: {count(self.batch_size, 'text')}, {self.max_tokens} tokens at most\n"
@@ -562,7 +572,10 @@ def test_loader(
     bad = [i for i, text in enumerate(given) if not isinstance(text, str) or missing(text)]
     if bad or not given:
         raise DataError(
-            f"Items {names_of(bad)} are not texts, or are empty." if bad else "There are no texts."
+            f"{count(len(bad), 'item is', 'items are')} not a text, or empty (at {names_of(bad)}). "
+            'Give texts: learn.predict("some text").'
+            if bad
+            else "There are no texts."
         )
     samples = Samples(tuple(given), None, data.task, data.n_outputs)
     if labels is not None:

@@ -85,7 +85,7 @@ def images_of(inputs: Any) -> Tensor:
         shapes = first_few(f"{t.dtype} {tuple(t.shape)}" for t in tensors) or type(inputs).__name__
         raise LayerGroupsError(
             f"The inputs hold no images, float (N, C, H, W), but {shapes}: nothing can be drawn. "
-            "For other items: learn.get_preds(), interp.top_losses(9)."
+            "For other items: learn.get_preds(), interp.top_losses(9); for texts interp.words(0)."
         )
     return found[0]
 

@@ -137,7 +137,7 @@ def marked(
     if not len(train) or not len(valid):
         empty = "validation" if len(train) else "training"
         raise DataError(
-            f"All {len(samples)} images are marked alike, so none is left for {empty}. Leave the "
+            f"All {len(samples)} items are marked alike, so none is left for {empty}. Leave the "
             "marks out to keep a share by chance: valid_pct=0.2."
         )
     unseen = sorted(set(valid.classes()) - set(train.classes()))

@@ -228,7 +228,24 @@ def _mark(value: Any, column: str, row: int) -> bool:
     )
 
 
+_OTHER_FILES = {
+    ".json": "pandas.read_json(path)",
+    ".jsonl": "pandas.read_json(path, lines=True)",
+    ".ndjson": "pandas.read_json(path, lines=True)",
+    ".parquet": "pandas.read_parquet(path)",
+    ".feather": "pandas.read_feather(path)",
+    ".xlsx": "pandas.read_excel(path)",
+    ".xls": "pandas.read_excel(path)",
+}
+
+
 def _read_file(path: Path, header: bool) -> Table:
+    other = _OTHER_FILES.get(path.suffix.lower())
+    if other is not None:
+        raise DataError(
+            f"The table {path} is a {path.suffix} file. Expected a CSV or TSV file, or a frame: "
+            f"from_table({other})."
+        )
     try:
         with path.open(encoding="utf-8-sig", newline="") as opened:
             first = opened.readline()
@@ -237,7 +254,8 @@ def _read_file(path: Path, header: bool) -> Table:
             lines = _lines(opened.read(), separator)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"The table {path} cannot be read: {error}. Expected a CSV or TSV file in UTF-8."
+            f"The table {path} cannot be read: {error}. Expected a CSV or TSV file in UTF-8. Give "
+            'one in another encoding as a frame: from_table(pandas.read_csv(path, encoding="…")).'
         ) from error
     if not lines:
         raise DataError(f"The table {path} is empty.")
