@@ -68,3 +68,13 @@ def test_what_cannot_be_used_is_refused(folder: Path, tmp_path: Path) -> None:
             TextTransform.of(folder, **wrong)  # type: ignore[arg-type] # the mistake
     with pytest.raises(DataError, match="tokenizer"):
         TextTransform.of(tmp_path / "nothing")
+
+
+def test_a_folder_without_the_files_of_a_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    """With the config alone, transformers makes a tokenizer that knows no word."""
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError):
+        TextTransform.of(bert)
+    assert TextTransform.of(folder).max_length == 24

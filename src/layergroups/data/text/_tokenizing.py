@@ -199,15 +199,20 @@ def _tokenizer_of(name: str) -> tuple[Any, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as cause:  # transformers, tokenizers and the hub raise anything
-        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        said = " ".join(str(cause).split()) or type(cause).__name__
         raise DataError(
-            f"No tokenizer can be loaded from {name!r}: {first} Give a model on the hub, such as "
-            f'"{DEFAULT_MODEL}", or the folder of one.'
+            f"No tokenizer can be loaded from {name!r}: {said:.300} Give a model on the hub, "
+            f'such as "{DEFAULT_MODEL}", or the folder of one.'
         ) from cause
     if not tokenizer.is_fast:
         raise DataError(
             f"The tokenizer of {name} is slow ({type(tokenizer).__name__}); a fast one is needed, "
             "whose file is tokenizer.json."
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one
+        raise DataError(
+            f"The tokenizer of {name} knows no words, because its files are missing. Save them "
+            f"there: AutoTokenizer.from_pretrained(original).save_pretrained({name!r})."
         )
     limits = [int(tokenizer.model_max_length), _positions(name)]
     return tokenizer, min(limit for limit in limits if limit > 0)
