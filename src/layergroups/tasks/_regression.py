@@ -85,7 +85,7 @@ class Regression(Task):
     def recognises(self, values: Sequence[Any]) -> bool:
         if any(isinstance(value, list) for value in values):
             return True  # Multilabel, which is asked first, did not recognise them
-        infinite = (math.inf, -math.inf)  # refused later, but not taken for names of classes
+        infinite = (math.inf, -math.inf)  # refused later, but not read as names of classes
         known = [value for value in values if not missing(value) and value not in infinite]
         numbers = [value for value in known if is_finite(value) and not isinstance(value, bool)]
         fractions = any(isinstance(v, float) or not WHOLE.fullmatch(str(v)) for v in numbers)

@@ -199,9 +199,9 @@ def _tokenizer_of(name: str) -> tuple[Any, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as cause:  # transformers, tokenizers and the hub raise anything
-        said = " ".join(str(cause).split()) or type(cause).__name__
+        message = " ".join(str(cause).split()) or type(cause).__name__
         raise DataError(
-            f"No tokenizer can be loaded from {name!r}: {said:.300} Give a model on the hub, "
+            f"No tokenizer can be loaded from {name!r}: {message:.300} Give a model on the hub, "
             f'such as "{DEFAULT_MODEL}", or the folder of one.'
         ) from cause
     if not tokenizer.is_fast:
