@@ -8,6 +8,7 @@ import json
 import os
 import select
 import sys
+from codecs import BOM_UTF8
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ def test_texts_are_predicted_from_arguments_and_from_lines(
     assert main(["predict", model, *texts, "--format", "jsonl"]) == 0
     first = rows(capsys.readouterr().out)
     assert [row["text"] for row in first] == texts
-    for more in ([], ["-"]):
-        lines = "\r\n".join([texts[0], "", texts[1], ""]).encode()
+    for mark, more in ((b"", []), (BOM_UTF8, ["-"])):
+        lines = mark + "\r\n".join([texts[0], "", texts[1], ""]).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
         assert main(["predict", model, *more, "--format", "jsonl"]) == 0
         assert rows(capsys.readouterr().out) == first
@@ -81,6 +82,20 @@ def test_lines_of_an_open_pipe_are_answered_as_they_come(
             assert ended.result(60) == 0
     for pipe in pipes:
         pipe.close()
+
+
+def test_a_terminal_is_asked_for_texts(
+    run: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, b"a dull film\n\x04")  # Ctrl-D
+    with os.fdopen(terminal, "r") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main(["predict", str(run / "run"), "--format", "jsonl"]) == 0
+    os.close(keyboard)
+    found = capsys.readouterr()
+    assert [row["text"] for row in rows(found.out)] == ["a dull film"]
+    assert "Ctrl-D" in found.err
 
 
 def test_a_model_of_texts_is_validated_inspected_and_reported(

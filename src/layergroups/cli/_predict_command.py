@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -84,12 +85,18 @@ def _arriving_lines() -> Iterator[list[str]]:
 
     No line waits for later ones, since a pipe may stay open.
     """
+    if sys.stdin.isatty():
+        say("Type a text and press Enter. Ctrl-D ends (on Windows Ctrl-Z and Enter).")
     source: Any = sys.stdin.buffer
     rest, encoding = b"", sys.stdin.encoding
+
+    def text_of(line: bytes) -> str:  # a file may begin with the mark of UTF-8
+        return line.removeprefix(BOM_UTF8).decode(encoding, "replace").strip()
+
     while chunk := source.read1(1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
-        yield [text for line in lines if (text := line.decode(encoding, "replace").strip())]
-    if last := rest.decode(encoding, "replace").strip():
+        yield [text for line in lines if (text := text_of(line))]
+    if last := text_of(rest):
         yield [last]
 
 
