@@ -101,6 +101,18 @@ def test_batches_depend_on_the_seed_and_the_epoch_alone(folders: tuple[Path, Pat
         assert torch.equal(y, other_y)
 
 
+def test_masks_have_a_milder_augmentation_unless_another_is_given(
+    folders: tuple[Path, Path],
+) -> None:
+    def scale(**options: Any) -> tuple[float, float] | None:
+        found = SegmentationDataLoaders.from_folders(*folders, **SMALL, **options).augment
+        return found.scale if isinstance(found, Augmentation) else None
+
+    assert scale() == scale(augment=True) == (0.8, 1.0)
+    assert scale(augment=False) is None
+    assert scale(augment=Augmentation()) == Augmentation().scale
+
+
 def test_an_augmentation_without_masks_is_refused(folders: tuple[Path, Path]) -> None:
     dls = SegmentationDataLoaders.from_folders(
         *folders, augment=lambda image: image.rotate(10), **SMALL

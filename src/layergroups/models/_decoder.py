@@ -27,7 +27,7 @@ class Decoder(nn.Module):
             "deeplabv3+" (Chen et al. 2018); for networks with one resolution "dpt" (Ranftl et al.
             2021) of four maps, or "plain": convolutions and upsampling of the last map alone.
         channels: of the maps, the largest map first.
-        strides: of the maps, in pixels.
+        strides: of the maps, in pixels; a U-Net may read the image itself as a map of stride 1.
         widths: channels inside the decoder, from the smallest map on; U-Net and plain have a step
             for each. Empty for the default.
     """
@@ -88,11 +88,14 @@ class Decoder(nn.Module):
         ]  # fmt: skip
         if self.kind == "deeplabv3+":  # it reads a map of 1/16 with the channels of the last one
             full[-1] = F.interpolate(full[-1], size=by_stride[16].shape[2:], mode="bilinear")
+        if self.strides[0] == 1:
+            full = [full[0], *full]  # a U-Net of the package leaves the first map out
         return self.layers(full)  # type: ignore[no-any-return] # of a module
 
     def _default_widths(self) -> tuple[int, ...]:
         if self.kind == "unet":
-            return _WIDTHS[: max(1, len(_powers(self.strides[-1])) - 2)]
+            reads_image = self.strides[0] == 1
+            return _WIDTHS[: max(1, len(_powers(self.strides[-1])) - 2 + reads_image)]
         if self.kind == "plain":  # halves the stride down to about 4
             return _WIDTHS[: max(1, (self.strides[-1] // 4).bit_length())]
         return (256,) if self.kind == "deeplabv3+" else (128,)
@@ -103,8 +106,10 @@ class Decoder(nn.Module):
         return [known.get(stride, 0) for stride in _powers(self.strides[-1])]
 
     def _unet(self) -> tuple[nn.Module, int]:
-        from_package = _decoder("unet", "UnetDecoder")
-        made = from_package(self._full_channels(), self.widths, n_blocks=len(self.widths))
+        from_package, channels = _decoder("unet", "UnetDecoder"), self._full_channels()
+        if self.strides[0] == 1:
+            channels = [0, *channels]
+        made = from_package(channels, self.widths, n_blocks=len(self.widths))
         return made, max(1, self.strides[-1] >> len(self.widths))
 
     def _fpn(self) -> tuple[nn.Module, int]:

@@ -30,7 +30,7 @@ class FeatureMap:
     """What a module of a network returns, as a map.
 
     Attributes:
-        path: of the module in the body.
+        path: of the module in the body; "" for the image itself.
         stride: pixels of the image for each of the map, along a side.
         channels: of the map.
         layout: "channels first" (N, C, H, W), "channels last" (N, H, W, C) or "tokens" (N, T, C).
@@ -79,12 +79,13 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps (N, C, h, w) of images (N, channels, H, W)."""
-        _, seen = outputs_at(self.body, [each.path for each in self.maps], images)
+        paths = [each.path for each in self.maps if each.path]
+        seen = outputs_at(self.body, paths, images)[1] | {"": images}
         height, width = images.shape[2:]
         return [each.of(seen[each.path], height, width) for each in self.maps]
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{each.path}: 1/{each.stride}" for each in self.maps)
+        return ", ".join(f"{each.path or 'the image'}: 1/{each.stride}" for each in self.maps)
 
 
 def outputs_at(

@@ -90,6 +90,8 @@ def assemble_segmenter(
         log.warning("removed together with the classifier: %s", ", ".join(dict.fromkeys(lost)))
     if rest:
         log.warning("not used, since they come after the last feature map: %s", ", ".join(rest))
+    if kind == "unet":  # its last step joins the image, for sharp edges
+        maps = (FeatureMap("", 1, loaded.input.channels), *maps)
     planned = replace(planned, maps=maps, unread=unread)
     encoder = apply_cut(loaded.model, planned) if cut is None else Encoder(body, maps)
     layers = Decoder(kind, [m.channels for m in maps], [m.stride for m in maps], widths)
