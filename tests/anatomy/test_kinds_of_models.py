@@ -248,9 +248,9 @@ def test_a_tied_head_is_the_embedding_and_it_is_said(
     )  # fmt: skip
     model.out.weight = model.embed.weight
     groups = LayerGroups(model, example_input=TOKENS)
-    assert groups.names == ("early", "late")
+    assert groups.names == ("embeddings", "early", "late")
     assert "embedding embed" in caplog.text
-    groups.freeze("early")
+    groups.freeze("embeddings")
     assert not model.out.weight.requires_grad
 
 
@@ -312,7 +312,7 @@ def test_a_decoder_is_a_group_between_its_encoder_and_the_head() -> None:
         out=nn.Linear(16, 9),
     )  # fmt: skip
     groups = LayerGroups(model, example_input=(TOKENS, TOKENS))
-    assert groups.names == ("early", "late", "decoder", "head")
+    assert groups.names == ("embeddings", "early", "late", "decoder", "head")
     assert all("both.decoder" in n for n, _ in groups["decoder"].named_parameters())
     assert {n.split(".")[3] for n, _ in groups["late"].named_parameters() if "layers" in n} == {
         "2", "3",
@@ -557,8 +557,8 @@ def test_encoder_and_decoder_of_one_class_are_told_apart() -> None:
 
     model = Net(forward, encoder=Model(False), decoder=Model(True), out=nn.Linear(16, 9))
     groups = LayerGroups(model, example_input=(TOKENS, TOKENS))
-    assert groups.names == ("early", "late", "decoder", "head")
-    held = [{n.split(".layers.")[0] for n, _ in g.named_parameters()} for g in groups]
+    assert groups.names == ("embeddings", "early", "late", "decoder", "head")
+    held = [{n.split(".layers.")[0] for n, _ in g.named_parameters()} for g in groups[1:]]
     assert "decoder.embed.word.weight" in held[2]
     assert not any(name.startswith("decoder") for name in held[0] | held[1])
     assert "encoder.stack" in held[0] & held[1]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 import torchvision
 from tests.laws.models import TinyResNet, TinyTransformer, image
-from torch import nn
+from torch import Tensor, nn
 
 from layergroups import LayerGroups
 
@@ -27,6 +28,31 @@ def test_auto_is_early_late_head() -> None:
 def test_a_transformer_is_divided_at_half_of_its_layers() -> None:
     groups = LayerGroups(TinyTransformer(layers=6), example_input=image())
     assert spans(groups)[1] == ("layers.3", "layers.5")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_embeddings_of_tokens_are_a_group_if_early_layers_remain(layers: int) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.places = nn.Embedding(9, 16), nn.Embedding(8, 16)
+            one = nn.ModuleList([nn.Linear(16, 16)])
+            self.layers = one if layers == 1 else TinyTransformer(layers=layers).layers
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.words(x) + self.places(torch.arange(x.shape[1]))
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(x.mean(1))  # type: ignore[no-any-return]
+
+    tokens = torch.randint(9, (2, 8))
+    groups = LayerGroups(Reader(), example_input=tokens)
+    own = {name for name, _ in groups[0].named_parameters()}
+    assert own == {"words.weight", "places.weight"}
+    expected = ("early", "late", "head") if layers == 1 else ("embeddings", "early", "late", "head")
+    assert groups.names == expected
+    assert "embeddings" not in LayerGroups(Reader(), 3, example_input=tokens).names
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])

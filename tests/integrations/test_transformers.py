@@ -128,10 +128,12 @@ def test_every_schedule_reaches_a_group_unfrozen_later(kind: str, args: Callable
         changes |= {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss"}
     trainer = LayerGroupsTrainer(
         bert(), args(**changes), train_dataset=items(), eval_dataset=items(n=4),
-        layer_lr={"early": 1e-3, "late": 2e-3, "head": 4e-3}, unfreeze=GradualUnfreezing(every=0.5),
+        layer_lr={"embeddings": 5e-4, "early": 1e-3, "late": 2e-3, "head": 4e-3},
+        unfreeze=GradualUnfreezing(every=0.5),
     )  # fmt: skip
     watch = watched(trainer)
-    for early, _, late, _, head, _ in watch.rates:
+    for embeddings, _, early, _, late, _, head, _ in watch.rates:
+        assert embeddings * 8 == pytest.approx(head)
         assert early * 4 == pytest.approx(head)
         assert late * 2 == pytest.approx(head)
     varied = {rates[0] for rates in watch.rates}
@@ -140,7 +142,7 @@ def test_every_schedule_reaches_a_group_unfrozen_later(kind: str, args: Callable
 
 def test_the_optimizer_is_never_made_again(args: Callable[..., Any]) -> None:
     trainer = LayerGroupsTrainer(
-        bert(), args(), train_dataset=items(), unfreeze=GradualUnfreezing(every=4, unit="steps")
+        bert(), args(), train_dataset=items(), unfreeze=GradualUnfreezing(every=3, unit="steps")
     )
     trainer.create_optimizer()
     before, head = trainer.optimizer, next(trainer.layer_groups[-1].parameters())
@@ -148,7 +150,7 @@ def test_the_optimizer_is_never_made_again(args: Callable[..., Any]) -> None:
     inner = trainer.optimizer.optimizer
     assert inner is before
     assert inner.state[head]["step"] == 12  # its moments are those of all steps
-    assert inner.state[next(trainer.layer_groups[0].parameters())]["step"] == 4
+    assert inner.state[next(trainer.layer_groups[0].parameters())]["step"] == 3
 
 
 def test_by_hand_with_a_plain_trainer(args: Callable[..., Any], tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_frozen_by_hand_between_unfreezings_stays_frozen(args: Callable[..., Any
         model_of("Seq2SeqLM"), Seq2SeqTrainingArguments(**options),
         train_dataset=items("Seq2SeqLM"), freeze_to=-1, norm="train",
     )  # fmt: skip
-    assert trainer.layer_groups.frozen == (True, True, False)
+    assert trainer.layer_groups.frozen == (True, True, True, False)
     watch = watched(trainer)  # type: ignore[arg-type] # a different Trainer
     assert watch.moved == [{"early", "late", "decoder"}] * 12  # norms of frozen groups train
     trainer.layer_groups.unfreeze("late")
@@ -247,7 +249,9 @@ def test_compiled_models_unfreeze(args: Callable[..., Any]) -> None:
         bert(), args(torch_compile=True, torch_compile_backend="eager"), train_dataset=items(),
         unfreeze=GradualUnfreezing(every=0.5),
     )  # fmt: skip
-    assert [len(names) for names in watched(trainer).moved] == [1] * 3 + [2] * 3 + [3] * 6
+    assert [len(names) for names in watched(trainer).moved] == [
+        n for n in (1, 2, 3, 4) for _ in "123"
+    ]
 
 
 def test_adapters_train_in_their_groups(args: Callable[..., Any]) -> None:

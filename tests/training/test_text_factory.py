@@ -216,7 +216,9 @@ def test_a_seed_decides_everything(folder: Path) -> None:
     assert all(torch.equal(value, ours[name]) for name, value in weights(one).items())
 
 
-def test_embeddings_and_early_layers_stay_frozen_unless_the_user_decides(folder: Path) -> None:
+def test_the_embeddings_alone_stay_frozen_unless_the_user_decides(folder: Path) -> None:
+    assert learner(folder).layer_groups.names == ("embeddings", "early", "late", "head")
+
     def lowest(**wishes: Any) -> int:
         return new_plan(learner(folder, pretrained=wishes.pop("pretrained", True)), 2,
             base_lr=None, freeze_epochs=1, **{"lr": None, "defaults": None, **wishes},

@@ -39,11 +39,11 @@ def divide(
     Args:
         model: the model.
         anatomy: from a dry run of it.
-        split: "auto": early body, late body, head. An int n: n groups. "layerwise": a group for
-            each block. "classic": fastai's table ("classic-v1": that of version 1). A list of
-            module paths: a new group begins at each. A dict name -> pattern: the parameters whose
-            names begin with the pattern. A function of the model that returns lists of parameters
-            or modules, as fastai's splitters do.
+        split: "auto": early body, late body, head, and before them the embeddings of tokens. An
+            int n: n groups. "layerwise": a group for each block. "classic": fastai's table
+            ("classic-v1": that of version 1). A list of module paths: a new group begins at each.
+            A dict name -> pattern: the parameters whose names begin with the pattern. A function
+            of the model that returns lists of parameters or modules, as fastai's splitters do.
         network: class of the network that the body was made from, for the classic table.
 
     Raises:
@@ -115,7 +115,26 @@ def by_number(model: nn.Module, anatomy: Anatomy, n: int, rule: str | None = Non
         for k in range(made - 1)
     ]  # fmt: skip
     names = _body_names(made, decoder=made == 3 and rule == "auto")
-    return _with_head(model, anatomy, rule, list(map(Part, names, reasons)), part_of)
+    named = list(map(Part, names, reasons))
+    if rule == "auto" and len(towers) == 1:
+        named, part_of = _embeddings_apart(anatomy, named, part_of)
+    return _with_head(model, anatomy, rule, named, part_of)
+
+
+def _embeddings_apart(
+    anatomy: Anatomy, parts: list[Part], part_of: dict[int, int]
+) -> tuple[list[Part], dict[int, int]]:
+    """A part of their own for the embeddings of tokens, if more of the first part remains.
+
+    They are often half of the parameters, and each batch updates few of their rows.
+    """
+    first, *rest = (b for b in anatomy.body if part_of[b.index] == 0)
+    if not first.embeds or not any(b.weight_ops for b in rest):
+        return parts, part_of
+    embeddings = Part("embeddings", "the input: a vector for each token")
+    encoder = Part(parts[0].name, f"the first {rest[0].kind}, after the embeddings")
+    later = {index: part + (index != first.index) for index, part in part_of.items()}
+    return [embeddings, encoder, *parts[1:]], later
 
 
 def _body_names(n: int, *, decoder: bool = False) -> list[str]:
