@@ -54,7 +54,7 @@ def test_fine_tune_trains_the_head_then_all_groups(make) -> None:
 def test_the_first_group_stays_frozen_if_asked_for(make) -> None:
     learn = make()
     rows = learn.fine_tune(1, defaults=replace(QUICK, lowest=1))
-    assert [row.phase for row in rows] == ["head", "late"]
+    assert [row.phase for row in rows] == ["head", "body"]
     assert learn.layer_groups.frozen == (True, False, False)
 
 
@@ -134,7 +134,7 @@ def late(make, **options) -> Learner:
 def test_the_early_group_may_stay_frozen_and_is_then_stored(make) -> None:
     learn, plain = late(make), late(make)
     rows = learn.fine_tune(4, 1e-2, defaults=LATE)
-    assert [row.phase for row in rows] == ["head", "late", "late", "late", "late"]
+    assert [row.phase for row in rows] == ["head", "body", "body", "body", "body"]
     assert [sum(row.frozen) for row in rows] == [2, 1, 1, 1, 1]
     assert {row.note for row in rows[1:]} == {"cached features"}
     plain.fine_tune(4, 1e-2, defaults=LATE, feature_cache=False)
@@ -190,7 +190,7 @@ def test_where_there_is_room_for_one_the_second_phase_fills_its_own(make) -> Non
 def test_where_there_is_room_for_none_the_second_phase_says_so(make, caplog) -> None:
     room = FeatureCacheConfig(memory=20_000, disk=0)
     rows = late(make, feature_cache=room).fine_tune(4, 1e-2, defaults=LATE)
-    assert [row.phase for row in rows] == ["head"] + ["late"] * 4
+    assert [row.phase for row in rows] == ["head"] + ["body"] * 4
     assert {row.note for row in rows[1:]} == {""}
     assert caplog.text.count("The frozen layers run in every epoch, because its outputs need") == 1
 
@@ -206,7 +206,7 @@ def test_more_views_come_in_the_epochs_of_the_second_phase(make) -> None:
 def test_the_early_group_written_to_between_the_phases_is_run_again(make) -> None:
     class Writes:
         def before_fit(self, run) -> None:
-            if run.phase == "late":
+            if run.phase == "body":
                 with torch.no_grad():
                     run.model[0][1].weight.mul_(1.5)
 

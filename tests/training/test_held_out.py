@@ -282,7 +282,7 @@ def test_what_the_head_phase_cached_serves_the_second_phase_without_held_out_ite
     learn, watch = learner(), Watches()
     rows = learn.fine_tune(3, defaults=replace(FIGURES, lowest=1), callbacks=[watch])
     assert [row.resources["body_passes"] for row in rows] == [2.0, 0.0, 0.0, 0.0]
-    assert [row.phase for row in rows] == ["head", "late", "late", "late"]
+    assert [row.phase for row in rows] == ["head", "body", "body", "body"]
 
 
 def test_a_row_says_where_the_end_lies_if_it_is_not_the_usual_place() -> None:

@@ -32,7 +32,7 @@ def test_an_epoch_from_the_store_goes_over_every_view_of_every_photo() -> None:
 
     class Watch:
         def after_step(self, run) -> None:
-            if run.phase == "late":
+            if run.phase == "body":
                 values = tuple(run.inputs[0].reshape(len(run.inputs[0]), -1).sum(1).tolist())
                 seen.append((run.optimizer.param_groups[-1]["lr"], values))
 
@@ -56,7 +56,7 @@ def test_an_epoch_from_the_store_goes_over_every_view_of_every_photo() -> None:
 def test_an_epoch_of_two_passes_that_loses_its_store_goes_on_with_the_photos(make, caplog) -> None:
     class Thaws:
         def before_step(self, run) -> None:
-            if run.phase == "late" and run.step == 9:
+            if run.phase == "body" and run.step == 9:
                 run.groups.unfreeze()
 
     rows = make(seed=0, callbacks=[Thaws()]).fine_tune(2, defaults=QUICK)

@@ -331,7 +331,7 @@ def train(
     ] = RunConfig.seed,
     search: Annotated[
         int | None,
-        _training("N", "First try N variants of the recipe on held-out training images.", min=4),
+        _training("N", "First try N variants of the recipe on held-out training items.", min=4),
     ] = None,
     size: Annotated[int, _images("N", "Image size in pixels.", min=1)] = RunConfig.size,
     batch_size: Annotated[int, _images("N", "Batch size.", min=1)] = RunConfig.batch_size,

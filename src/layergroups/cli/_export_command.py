@@ -28,7 +28,7 @@ def run(model: Path, *, format: str | None, out: Path | None, json: bool) -> Non
         return
     show(f"{target}\n{description}")
     say(
-        f"Compared with the model on {written['checked']['images']} images: probabilities or "
+        f"Compared with the model on {written['checked']['images']} inputs: probabilities or "
         f"numbers differ by {written['checked']['largest_difference']:.1g} at most."
     )
 

@@ -71,7 +71,7 @@ def phases_of(
             augmented=known.augmented,
         ),
         Phase(
-            name="late" if known.lowest else "all",
+            name="body" if known.lowest else "all",
             epochs=plan.epochs,
             freeze_to=known.lowest,
             lr=lr if lr is not None else list(plan.rates) or spread,

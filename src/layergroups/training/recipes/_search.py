@@ -300,6 +300,8 @@ class _Bench:
             judged = float(self._results[i][1].mean())
             self.trials[i] = replace(self.trials[i], judged=judged)
         better = [i for i in others if self._better(i, usual)]
+        if not others:
+            return None, "the default recipe: its error was the smallest"
         if not better:
             return None, f"the default recipe: none of {len(others)} others was clearly better"
         best = min(better, key=lambda i: (self.trials[i].judged, self.trials[i].error))
