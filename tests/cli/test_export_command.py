@@ -20,7 +20,7 @@ def test_the_file_says_what_the_model_says(
     out = tmp_path / "new" / "net.pt2"
     answer = run("export", model, "--out", out)
     assert answer.out.split() == [str(out), f"{out}.json"]
-    assert "Compared with the model on 5 images" in answer.err
+    assert "Compared with the model on 5 inputs" in answer.err
     learn = load_learner(model)
     photo = photos / "green/1.png"
     pixels = learn.dls.transform.pixels(learn.dls.opened(photo))
