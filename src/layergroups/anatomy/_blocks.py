@@ -273,7 +273,7 @@ class Block:
         begins_decoder: whether from here on each block reads what the blocks before give (an
             encoder's output, by cross-attention), or, as in a U-Net, maps grow again and join
             earlier ones.
-        embeds: whether its weights are tables of vectors, one for each token.
+        embeds: whether it begins with a table of vectors, one for each token.
     """
 
     index: int
@@ -312,11 +312,6 @@ def _begins_block(run: list[Segment], segment: Segment) -> bool:
     if segment.unit and segment.unit == main_segment(run).unit:
         return False
     return not (segment.embedding and all(p.embedding for p in run if p.weight_ops))
-
-
-def _embeds(run: list[Segment]) -> bool:
-    weighted = [segment for segment in run if segment.weight_ops]
-    return bool(weighted) and all(segment.embedding for segment in weighted)
 
 
 def main_segment(run: list[Segment]) -> Segment:
@@ -394,7 +389,7 @@ def find_blocks(
                 tower=towers[i] if i < len(body) else 0,
                 side=sides[i],
                 begins_decoder=i == decoder,
-                embeds=_embeds(run),
+                embeds=main.embedding,
             )
         )
     return tuple(blocks), block_at
@@ -427,7 +422,7 @@ def _decoder(flow: Flow, block_at: Callable[[int], int], body: list[list[Segment
     Its embeddings, which do not, belong to it; a pooler after the encoder does not.
     """
     depth = [sum(s.weight_ops for s in run) for run in body]
-    embeds = {i for i, run in enumerate(body) if _embeds(run)}
+    embeds = {i for i, run in enumerate(body) if all(s.embedding for s in run if s.weight_ops)}
     readers: dict[int, set[int]] = {}
     for op in flow.trace.ops:
         at = block_at(op.time)
