@@ -34,9 +34,10 @@ def train(photos: Path, out: Path, *more: str, limit: int = 0) -> subprocess.Pop
 
 
 def wait_for_start(run: subprocess.Popen[str], checkpoints: Path) -> None:
-    """Until the first checkpoint lies there: then the fit is under way."""
+    """Until a checkpoint of a later step than the start lies there: something is learned."""
     for _ in range(6000):
-        if run.poll() is not None or any(checkpoints.rglob("*.safetensors")):
+        names = {path.name for path in checkpoints.rglob("step-*.safetensors")}
+        if run.poll() is not None or names - {"step-00000000.safetensors"}:
             return
         time.sleep(0.05)
     pytest.fail("no checkpoint within five minutes")
