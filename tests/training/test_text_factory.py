@@ -18,7 +18,7 @@ from tests.training.tiny import TinyLoaders
 from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
 from layergroups.errors import ModelError, TrainingError
 from layergroups.training import Learner
-from layergroups.training.recipes import new_plan
+from layergroups.training.recipes import FineTunePlan, new_plan
 
 FEW = FineTuneDefaults(
     head_steps=8, head_passes=1, least_steps=0, unfrozen_ratio=1.0, spread=0.1, lowest=1,
@@ -216,15 +216,22 @@ def test_a_seed_decides_everything(folder: Path) -> None:
     assert all(torch.equal(value, ours[name]) for name, value in weights(one).items())
 
 
-def test_the_embeddings_alone_stay_frozen_unless_the_user_decides(folder: Path) -> None:
+def test_embeddings_stay_frozen_and_early_layers_of_few_texts(folder: Path) -> None:
     assert learner(folder).layer_groups.names == ("embeddings", "early", "late", "head")
 
-    def lowest(**wishes: Any) -> int:
-        return new_plan(learner(folder, pretrained=wishes.pop("pretrained", True)), 2,
-            base_lr=None, freeze_epochs=1, **{"lr": None, "defaults": None, **wishes},
-        ).figures.lowest  # fmt: skip
+    def planned(n: int = 40, **wishes: Any) -> FineTunePlan:
+        own = {name: wishes.pop(name) for name in ("pretrained", "split") if name in wishes}
+        usual = {"base_lr": None, "freeze_epochs": 1, "lr": None, "defaults": None}
+        return new_plan(learner(folder, data(folder, n), **own), 2, **usual | wishes)
 
-    assert lowest() == 1
+    def lowest(n: int = 40, **wishes: Any) -> int:
+        return planned(n, **wishes).figures.lowest
+
+    assert lowest() == 2
+    assert "1,000 texts" in planned().reasons["lowest"]
+    assert lowest(1300) == 1
+    assert "lowest" not in planned(1300).reasons
+    assert lowest(split=["0.encoder.encoder.layer.1", "1"]) == 1  # no group of embeddings alone
     assert lowest(defaults=replace(FEW, lowest=0)) == 0
     assert lowest(lr=slice(1e-5, 1e-3)) == 0  # rates for all groups
     assert lowest(pretrained=False) == 0

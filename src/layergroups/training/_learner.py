@@ -327,11 +327,12 @@ class Learner(LearnerState):
         them augmented, and cached. The head trains on them for a thousand cheap steps or more.
         Callbacks see cached outputs as inputs.
 
-        Second phase: all groups train, except the embeddings of an encoder of texts. Small data
-        get smaller batches, so that there are enough steps. At the end, the weights lie between
-        those of the first phase and the last ones, which is more robust than either end. A tenth
-        of the training items, which is held out until the last epoch, decides where; so this phase
-        does not end clearly worse than the head alone. Validation items decide nothing.
+        Second phase: all groups train, except the embeddings of an encoder of texts, and its early
+        layers if there are fewer than 1000 texts. Small data get smaller batches, so that there are
+        enough steps. At the end, the weights lie between those of the first phase and the last
+        ones, which is more robust than either end. A tenth of the training items, which is held out
+        until the last epoch, decides where; so this phase does not end clearly worse than the head
+        alone. Validation items decide nothing.
         `FineTuneDefaults(lowest=1)` leaves the first group frozen, and caches its outputs.
 
         Args:
@@ -340,8 +341,8 @@ class Learner(LearnerState):
             freeze_epochs: of the first phase; each is two forward passes of the body.
             lr: rates of the second phase, as in `fit`; None is 0.05 of base_lr for all groups. A
                 head of several layers gets 0.15 of it (a decoder of masks 0.5), the first group a
-                tenth of that; texts get 1e-4. A slice, list, dict or decay trains the groups from
-                the first one with a rate on.
+                tenth of that; texts get 1e-4 (the head of few texts 3e-4). A slice, list, dict or
+                decay trains the groups from the first one with a rate on.
             defaults: all other settings.
             plan: repeat what another `fine_tune` has decided (`learn.plan`, or
                 `RunRecord.load("model").plan`); instead of the arguments above.
