@@ -34,6 +34,13 @@ def test_the_maps_are_found_and_the_mask_has_the_size_of_the_image(
     assert model(torch.rand(2, 3, 72, 100)).shape == (2, 4, 72, 100)
 
 
+def test_the_last_step_of_a_unet_reads_the_image() -> None:
+    encoder, head = segmenter("timm:test_resnet")
+    maps = encoder(torch.rand(1, 3, 64, 96))
+    other = [torch.rand_like(maps[0]), *maps[1:]]
+    assert not torch.equal(head[0](maps), head[0](other))
+
+
 def test_every_layer_of_body_and_decoder_gets_a_gradient() -> None:
     model = segmenter("timm:convnext_atto").train()
     model(torch.rand(2, 3, 64, 96)).square().mean().backward()

@@ -205,6 +205,20 @@ def test_tuned_trials_have_the_dropout_of_the_recipe(kept: bool) -> None:
     work.snapshot.restore()
 
 
+@pytest.mark.parametrize("lowest", [0, 1, 2])
+def test_the_default_trial_leaves_as_many_groups_frozen_as_the_recipe(lowest: int) -> None:
+    learn = Learner(
+        learner(n=120).data, pretrained(tiny_model()), split=["0.0", "0.3", "0.7", "1"],
+        progress=False, seed=0,
+    )  # fmt: skip
+    plan = replace(PLAN, figures=replace(PLAN.figures, lowest=lowest))
+    found = search(learn, plan, trials=40, cache_config=learn.feature_cache)
+    tuned = [trial.changes.get("lowest") for trial in found.trials if trial.stage == "tuned"]
+    assert tuned[0] is None
+    assert max(1, lowest) not in tuned
+    assert len(set(tuned)) > 1
+
+
 def test_a_rate_of_its_own_changes_nothing_else_of_the_recipe() -> None:
     learn = learner(n=120)
     learn.model[-1] = nn.Sequential(learn.model[-1], nn.ReLU(), nn.Linear(3, 3))  # a deep head

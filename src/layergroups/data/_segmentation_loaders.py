@@ -33,7 +33,7 @@ from layergroups.errors import DataError
 from layergroups.tasks import missing
 
 _DEFAULTS: Options = {"size": 256, "batch_size": 8, "augment": True}
-# Pixels have the scale that they have in validation: small cuts lowered the IoU on two data sets.
+# Milder than for labels: smaller parts lowered the IoU on two data sets (benchmarks/README.md).
 _VARIED: Final = Augmentation(scale=(0.8, 1.0))
 Ignore = int | str | tuple[int, int, int] | list[Any] | None
 

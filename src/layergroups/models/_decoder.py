@@ -65,6 +65,11 @@ class Decoder(nn.Module):
             ) from cause
 
     @property
+    def reads_image(self) -> bool:
+        """Whether the image itself is a map."""
+        return self.strides[0] == 1
+
+    @property
     def out_channels(self) -> int:
         """Channels of its result."""
         return self.widths[-1]
@@ -88,14 +93,13 @@ class Decoder(nn.Module):
         ]  # fmt: skip
         if self.kind == "deeplabv3+":  # it reads a map of 1/16 with the channels of the last one
             full[-1] = F.interpolate(full[-1], size=by_stride[16].shape[2:], mode="bilinear")
-        if self.strides[0] == 1:
+        if self.reads_image:
             full = [full[0], *full]  # a U-Net of the package leaves the first map out
         return self.layers(full)  # type: ignore[no-any-return] # of a module
 
     def _default_widths(self) -> tuple[int, ...]:
         if self.kind == "unet":
-            reads_image = self.strides[0] == 1
-            return _WIDTHS[: max(1, len(_powers(self.strides[-1])) - 2 + reads_image)]
+            return _WIDTHS[: max(1, len(_powers(self.strides[-1])) - 2 + self.reads_image)]
         if self.kind == "plain":  # halves the stride down to about 4
             return _WIDTHS[: max(1, (self.strides[-1] // 4).bit_length())]
         return (256,) if self.kind == "deeplabv3+" else (128,)
@@ -107,7 +111,7 @@ class Decoder(nn.Module):
 
     def _unet(self) -> tuple[nn.Module, int]:
         from_package, channels = _decoder("unet", "UnetDecoder"), self._full_channels()
-        if self.strides[0] == 1:
+        if self.reads_image:
             channels = [0, *channels]
         made = from_package(channels, self.widths, n_blocks=len(self.widths))
         return made, max(1, self.strides[-1] >> len(self.widths))

@@ -327,13 +327,13 @@ class Learner(LearnerState):
         them augmented, and cached. The head trains on them for a thousand cheap steps or more.
         Callbacks see cached outputs as inputs.
 
-        Second phase: all groups train, except the embeddings of an encoder of texts, and its early
-        layers if there are fewer than 1000 texts. Small data get smaller batches, so that there are
-        enough steps. At the end, the weights lie between those of the first phase and the last
-        ones, which is more robust than either end. A tenth of the training items, which is held out
-        until the last epoch, decides where; so this phase does not end clearly worse than the head
-        alone. Validation items decide nothing.
-        `FineTuneDefaults(lowest=1)` leaves the first group frozen, and caches its outputs.
+        Second phase: all groups train. Of an encoder of texts the group of its embeddings stays
+        frozen, and of fewer than 1000 texts the next group too. Small data get smaller batches, so
+        that there are enough steps. At the end, the weights lie between those of the first phase
+        and the last ones, which is more robust than either end. A tenth of the training items,
+        which is held out until the last epoch, decides where; so this phase does not end clearly
+        worse than the head alone. Validation items decide nothing. `FineTuneDefaults(lowest=1)`
+        leaves the first group frozen, and caches its outputs.
 
         Args:
             epochs: of the second phase; None chooses by the number of training items.

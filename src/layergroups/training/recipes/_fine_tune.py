@@ -30,12 +30,11 @@ _OF_MASKS: Final[dict[str, Any]] = {"head_steps": 100, "head_passes": 1}
 _RATIO_OF_A_DECODER: Final = 0.5  # it is most of the network, and new
 # Measured (benchmarks/README.md). The embeddings, the first group, cost a quarter of a step.
 _OF_TEXTS: Final[dict[str, Any]] = {
-    **_OF_A_DEEP_HEAD, "lowest": 1, "base_lr": 4e-3, "head_steps": 400, "unfrozen_ratio": 0.025,
-    "spread": 1.0,
+    **_OF_A_DEEP_HEAD, "base_lr": 4e-3, "head_steps": 400, "unfrozen_ratio": 0.025, "spread": 1.0,
 }  # fmt: skip
 # Measured too: with 400 texts the early layers gain nothing, with 2,500 they do.
 _FEW_TEXTS: Final = 1000
-_OF_FEW_TEXTS: Final[dict[str, Any]] = {"lowest": 2, "unfrozen_ratio": 0.075, "spread": 0.03}
+_OF_FEW_TEXTS: Final[dict[str, Any]] = {"unfrozen_ratio": 0.075, "spread": 0.03}
 
 
 def plan_fine_tune(
@@ -124,7 +123,7 @@ def new_plan(
         reasons["lowest"] = f"fewer than {_FEW_TEXTS:,} texts: early layers gain nothing from them"
     if figures.unfrozen_ratio != FineTuneDefaults().unfrozen_ratio and defaults is None:
         reasons["unfrozen_ratio"] = (
-            "a head of several layers, or an encoder of texts, has much to learn later"
+            "the usual one for texts, or for a head of several layers, which learns more here"
         )
     return FineTunePlan(
         epochs=epochs,
@@ -177,10 +176,11 @@ def _has_few_texts(learner: LearnerState) -> bool:
 def usual_of(learner: LearnerState) -> FineTuneDefaults:
     """The defaults for this kind of data and head."""
     if texts_of(learner.data.train):
-        if not _has_few_texts(learner):
-            return FineTuneDefaults(**_OF_TEXTS)
-        found = FineTuneDefaults(**_OF_TEXTS | _OF_FEW_TEXTS)
-        return replace(found, lowest=min(found.lowest, max(len(learner.layer_groups) - 2, 0)))
+        few = _has_few_texts(learner)
+        first = learner.layer_groups[0].blocks
+        apart = bool(first) and all(block.embeds for block in first)
+        settings = _OF_TEXTS | (_OF_FEW_TEXTS if few else {})
+        return FineTuneDefaults(**settings, lowest=apart + few)
     masks = _OF_MASKS if learner.task.per_pixel else {}
     if sum(p.ndim > 1 for p in learner.layer_groups[-1].parameters()) > 1:
         found = FineTuneDefaults(**_OF_A_DEEP_HEAD | masks)

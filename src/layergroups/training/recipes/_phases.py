@@ -95,9 +95,9 @@ class FineTuneDefaults:
         base_lr: rate of the head in the first phase.
         unfrozen_ratio: rate of the last group in the second phase, as a part of base_lr. Without
             `defaults` it is 0.5 for a decoder of masks, 0.15 for other heads of several layers; and
-            texts have base_lr 4e-3, unfrozen_ratio 0.025, lowest 1 and head_steps 400 (fewer than
-            1000 texts: unfrozen_ratio 0.075, lowest 2 and spread 0.03); masks have head_steps 100
-            and head_passes 1.
+            texts have base_lr 4e-3, unfrozen_ratio 0.025 and head_steps 400, and lowest 1 if the
+            first group has the embeddings alone (fewer than 1000 texts: unfrozen_ratio 0.075,
+            spread 0.03, lowest larger by one); masks have head_steps 100 and head_passes 1.
         spread: rate of the first group in the second phase, as a part of that of the last group;
             those between are spread in equal ratios.
         lowest: the first layer group that trains in the second phase; 0 trains all. 1 leaves the

@@ -251,6 +251,11 @@ class _Bench:
     def figures(self, changes: Mapping[str, Any]) -> FineTuneDefaults:
         return replace(self.plan.figures, **{n: v for n, v in changes.items() if n != "epochs"})
 
+    @property
+    def usual_depth(self) -> int:
+        """Frozen groups of the default trial: at least the first, whose outputs are cached."""
+        return max(1, self.plan.figures.lowest)
+
     def fill(self) -> None:
         """Run the frozen layers once over the items as they are, and once augmented."""
         run = self._begin(phases_of(self.plan)[0])
@@ -284,7 +289,7 @@ class _Bench:
         heads = sorted((t for t in self.trials if t.stage == "head"), key=_rank)
         best = [heads[0].changes, {}] if heads and heads[0].changes else [{}]
         wanted = [(head, d, r) for r in _RATIOS for d in sorted(depths) for head in best]
-        wanted.sort(key=lambda each: each != ({}, 1, 1))
+        wanted.sort(key=lambda each: each != ({}, self.usual_depth, 1))
         for place, (head, depth, ratio) in enumerate(wanted[: 1 + count]):
             if time.perf_counter() < deadline or not place:
                 self._tuned(head, depth, ratio)
@@ -400,7 +405,7 @@ class _Bench:
         changes = dict(head)
         if ratio != 1:
             changes["unfrozen_ratio"] = ratio * self.plan.figures.unfrozen_ratio
-        if depth > 1:
+        if depth != self.usual_depth:
             changes["lowest"] = depth
         figures = replace(self.figures(changes), lowest=depth, head_steps=1, head_passes=1)
         phase = phases_of(replace(self.plan, figures=figures, rates=()))[-1]
