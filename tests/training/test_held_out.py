@@ -17,7 +17,14 @@ from torch.utils.data import TensorDataset
 from layergroups import ImageDataLoaders, vision_learner
 from layergroups.errors import LayerGroupsError, TrainingError
 from layergroups.training import EarlyStopping, FineTuneDefaults, Learner
-from layergroups.training.recipes._held_out import ChooseWeights, HeldOut, best, item_errors
+from layergroups.training.recipes._held_out import (
+    MORE_RATE,
+    ChooseWeights,
+    HeldOut,
+    LearnHeldOut,
+    best,
+    item_errors,
+)
 
 FIGURES = FineTuneDefaults(head_steps=12, head_passes=1, hold_out=0.2)
 
@@ -76,6 +83,34 @@ def test_held_out_items_are_in_no_step_before_the_last_epoch() -> None:
         0: set(range(96)) - set(held), 1: set(range(96)) - set(held), 2: set(range(96)),
     }  # fmt: skip
     assert watch.choice.errors.keys() == {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_the_head_learns_the_held_out_items_last_and_at_a_small_rate() -> None:
+    learn = learner()
+    held = set(HeldOut.of(learn.data, 0.2).items)
+    seen: list[tuple[float, set[int]]] = []
+
+    class Steps:
+        def before_step(self, run: Any) -> None:
+            if run.phase == "head" and not seen:
+                self.rows = iter([{*items.tolist()} for _, items in run.batches.rows()])
+                self.kept = next(c for c in run.callbacks if isinstance(c, LearnHeldOut))
+
+        def after_step(self, run: Any) -> None:
+            if run.phase == "head":
+                seen.append((run.optimizer.param_groups[-1]["lr"], next(self.rows)))
+                if run.step == self.kept.steps:
+                    self.head = snapshot(run.model)
+
+    steps = Steps()
+    learn.fine_tune(2, base_lr=1e-2, defaults=FIGURES, callbacks=[steps])
+    first = steps.kept.steps
+    assert not any(items & held for _, items in seen[:first])
+    assert any(items & held for _, items in seen[first:])
+    assert 0 < len(seen) - first < first  # MORE_STEPS of them, in whole passes
+    assert max(rate for rate, _ in seen[:first]) == pytest.approx(1e-2)
+    assert max(rate for rate, _ in seen[first:]) == pytest.approx(MORE_RATE * 1e-2)
+    assert all(torch.equal(v, steps.head[n]) for n, v in steps.kept.held_out.head.items())
 
 
 def test_a_single_epoch_trains_without_the_held_out_items() -> None:
@@ -152,26 +187,44 @@ def test_a_second_phase_that_does_harm_is_undone_to_the_bit(epochs: int, lr: flo
     assert rows[-1].metrics == rows[0].metrics
 
 
+def wrong(count: int, n: int = 100) -> torch.Tensor:
+    """The errors of items of which the first ones are predicted wrong."""
+    return (torch.arange(n) < count).double()
+
+
 @pytest.mark.parametrize(
-    ("errors", "usual", "found"),
+    ("counts", "usual", "found"),
     [
-        ([0.2, 0.2, 0.2, 0.2, 0.2], 0.25, 0.25),
-        ([0.2, 0.2, 0.2, 0.2, 0.2], 0.8, 0.75),
-        ([0.1, 0.2, 0.3, 0.4, 0.5], 0.8, 0.0),
-        ([0.5, 0.4, 0.3, 0.2, 0.1], 0.25, 1.0),
-        ([0.3, 0.3, 0.2, 0.3, 0.3], 0.25, 0.5),
-        ([0.1, 0.1, 0.1, 0.1, 0.3], 0.8, 0.5),  # the neighbour of a bad one is not sure
-        ([0.2, math.inf, math.nan, math.inf, math.nan], 0.8, 0.0),  # weights that are no numbers
-        ([0.3, 0.2, 0.2, math.nan, math.inf], 0.8, 0.5),
-        ([math.nan] * 5, 0.8, 0.8),
-        ([0.2, 0.2, 0.2, 0.19, 0.5], 0.8, 0.5),  # one good one among bad ones is chance
+        ([20, 20, 20, 20, 20], 0.25, 0.25),
+        ([20, 20, 20, 20, 20], 0.8, 0.75),
+        ([10, 20, 30, 40, 50], 0.8, 0.0),
+        ([50, 40, 30, 20, 10], 0.25, 1.0),
+        ([19, 20, 20, 20, 20], 0.5, 0.5),  # one item is chance
+        ([18, 20, 20, 20, 20], 0.5, 0.0),  # two are more than a standard error
+        ([10, 11, 30, 30, 30], 0.5, 0.25),  # next to the usual part among the good ones
     ],
 )
-def test_the_part_is_where_errors_are_small_around(
-    errors: list[float], usual: float, found: float
+def test_the_usual_part_stays_unless_another_is_better_by_a_standard_error(
+    counts: list[int], usual: float, found: float
 ) -> None:
-    each = dict(zip((0.0, 0.25, 0.5, 0.75, 1.0), errors, strict=True))
-    assert best(each, usual) == found
+    errors = {part / 4: wrong(count) for part, count in enumerate(counts)}
+    assert best(errors, usual) == found
+
+
+def test_the_standard_error_is_that_of_the_paired_difference() -> None:
+    errors = {0.0: wrong(10), 0.5: wrong(10).flip(0), 1.0: wrong(13)}
+    assert best(errors, 0.5) == 0.5
+    assert best({**errors, 0.5: wrong(14).flip(0)}, 0.5) == 0.5  # other items: 4 of 24 are chance
+    assert best(errors, 1.0) == 0.5  # the same items and three more
+    losses = torch.linspace(0.0, 3.0, 100)  # they vary far more than they differ
+    assert best({0.0: losses, 0.5: losses + 0.01, 1.0: losses + 0.02}, 0.5) == 0.0
+
+
+def test_weights_that_are_no_numbers_are_not_chosen() -> None:
+    bad, infinite = torch.full((20,), math.nan), torch.full((20,), math.inf)
+    assert best({0.0: wrong(4, 20), 0.5: infinite, 1.0: bad}, 0.8) == 0.0
+    assert best({0.0: wrong(9, 20), 0.25: wrong(4, 20), 1.0: bad}, 1.0) == 0.25
+    assert best({0.0: bad, 1.0: infinite}, 0.8) == 0.8
 
 
 def test_a_phase_that_a_callback_stops_ends_between_too() -> None:

@@ -90,13 +90,15 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class Repeated:
-    """A schedule twice: the first time until `first`, a part of the fit, then again."""
+    """A schedule twice: until `first`, a part of the fit, then again at `factor` of the rates."""
 
     schedule: Schedule
     first: float
+    factor: float = 1.0
 
     def multiplier(self, t: float) -> float:
-        return self.schedule.multiplier(self._within(t))
+        factor = 1.0 if t < self.first else self.factor
+        return factor * self.schedule.multiplier(self._within(t))
 
     def momentum(self, t: float) -> float | None:
         return self.schedule.momentum(self._within(t))

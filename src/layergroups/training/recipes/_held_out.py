@@ -1,11 +1,12 @@
 """How the second phase of `fine_tune` ends: between the weights before it and the last ones.
 
 The result lies on the straight line from the weights before the phase to those after it, which is
-more robust than either end. Held-out training items decide how far along the line. They are in no
-step until the last epoch, or in none if there is one epoch, so the phase starts with a head that
-has not seen them. The last epoch trains on all items, and its head gets what another head, trained
-on all items, learned from them. Weights on the line are good between ends with the same pretrained
-start: without pretrained weights only the ends are compared.
+more robust than either end. It is the usual point on the line, unless held-out training items speak
+against it. These are in no step until the last epoch, or in none if there is one epoch, so the
+phase starts with a head that has not seen them. The last epoch trains on all items, and its head
+gets what the head of the first phase learned when it trained on with all items. Weights on the line
+are good between ends with the same pretrained start: without pretrained weights only the ends are
+compared.
 
 Source: Wortsman and others, "Robust fine-tuning of zero-shot models" (2022), for the line between
 the weights (WiSE-FT); Ilharco and others, "Editing Models with Task Arithmetic" (2023), for adding
@@ -15,7 +16,6 @@ the difference of two heads.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +36,9 @@ _LARGEST_PART: Final = 0.25  # of the items, to have the least number
 _MOST: Final = 1000  # more would cost time and decide the same
 _PARTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
 _ENDS: Final = (0.0, 1.0)
+# Measured (benchmarks/README.md): as good as a second training from the start, in less time.
+MORE_STEPS: Final = 0.25
+MORE_RATE: Final = 0.1
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked")
 Weights = dict[str, Tensor]
 
@@ -95,40 +98,34 @@ def _unvaried(data: DataSource) -> IndexedBatches | None:
     return batches if isinstance(batches, IndexedBatches) else None
 
 
-class TrainTwice:
-    """A callback of the head's phase: train first without the held-out items, then with all.
+class LearnHeldOut:
+    """A callback of the head's phase: keeps the head trained without the held-out items.
 
-    Both start from the same weights, with a new optimizer state.
+    After `steps` optimizer steps without them the head trains on with all items, for
+    `MORE_STEPS` as many steps at `MORE_RATE` of the rates, with a new optimizer state.
     """
 
     def __init__(self, held_out: HeldOut) -> None:
         self.held_out = held_out
-        self.steps = 0  # of the first training
-        self._start: Weights = {}
-
-    def before_fit(self, run: FitContext) -> None:
-        self._start = copied(trained_tensors(run))
+        self.steps = 0
 
     def after_step(self, run: FitContext) -> None:
-        if run.step != self.steps:
-            return
-        tensors = trained_tensors(run)
-        self.held_out.head = copied(tensors)
-        put(tensors, self._start)
-        forget_moments(run, tensors)
+        if run.step == self.steps:
+            tensors = trained_tensors(run)
+            self.held_out.head = copied(tensors)
+            forget_moments(run, tensors)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self._start, "head": self.held_out.head}
+        return {"head": self.held_out.head}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._start, self.held_out.head = dict(state["start"]), dict(state["head"])
+        self.held_out.head = dict(state["head"])
 
 
 class ChooseWeights:
     """A callback of the second phase: moves the weights to a point on the line, see above.
 
-    It is where the held-out items have the smallest errors, each averaged with those beside it, and
-    near the usual part among equals. Without held-out items it is the usual one; with `part` that.
+    It is the usual one, or what held-out items choose instead (`best`); with `part` that.
     """
 
     def __init__(self, held_out: HeldOut, usual: float, part: float | None = None) -> None:
@@ -152,7 +149,9 @@ class ChooseWeights:
             return "by the plan"
         if not self.errors:
             return "the usual part: no held-out items judged it"
-        return "held-out items have the smallest error there, averaged with those beside it"
+        if abs(self.part - self.usual) == min(abs(part - self.usual) for part in self.errors):
+            return "the usual part: on held-out items none is better by over a standard error"
+        return "on held-out items the usual part is worse by over a standard error"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run
@@ -201,9 +200,9 @@ class ChooseWeights:
             errors = {}
             for part in _ENDS if run.learner.pretrained is False else _PARTS:
                 put(tensors, between(start, now, part))
-                errors[part] = _error(run, self.held_out.items)
+                errors[part] = _errors(run, self.held_out.items)
             self.part = run.processes.from_main("the choice of weights", best(errors, self.usual))
-            self.errors = errors
+            self.errors = {part: float(own.mean()) for part, own in errors.items()}
         learned = {n: self._before[n] - head[n] for n in head if not n.endswith(_STATISTICS)}
         put(tensors, now | {name: now[name] + value for name, value in learned.items()})
 
@@ -235,8 +234,8 @@ def between(start: Weights, end: Weights, part: float) -> Weights:
     }  # fmt: skip
 
 
-def _error(run: FitContext, items: tuple[int, ...]) -> float:
-    """The mean error of the held-out items."""
+def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
+    """The error of each held-out item, float (N,)."""
     learner, batches = run.learner, _unvaried(run.learner.data)
     assert batches is not None  # see HeldOut.of
     size = learner.data.batch_size or 64
@@ -244,23 +243,31 @@ def _error(run: FitContext, items: tuple[int, ...]) -> float:
     predicted, targets, losses = predict_all(learner, chunks, with_loss=True)
     assert targets is not None
     assert losses is not None
-    return float(item_errors(predicted, targets, losses).mean())
+    return item_errors(predicted, targets, losses)
 
 
-def best(errors: Mapping[float, float], usual: float) -> float:
-    """The part with the smallest error, each averaged with those beside it against noise.
+def best(errors: Mapping[float, Tensor], usual: float) -> float:
+    """The part next to the usual one whose error is not clearly larger than the smallest.
 
-    Among equals it is the part next to the usual one. Parts without a finite error do not count,
-    so weights that are no numbers are never chosen while others are left.
+    Larger by more than a standard error of their difference, item by item: a few items judge with
+    noise. Parts without a finite error do not count, so weights that are no numbers are never
+    chosen while others are left.
+
+    Args:
+        errors: of each held-out item, float (N,), by the part of the way.
+        usual: what is chosen if the items do not speak against it.
+
+    Source: Breiman and others, "Classification and Regression Trees" (1984), for the rule of one
+    standard error.
     """
-    parts = sorted(part for part, error in errors.items() if math.isfinite(error))
-    if not parts:
+    known = {part: own for part, own in sorted(errors.items()) if own.isfinite().all()}
+    if not known:
         return usual
-    each = [errors[part] for part in parts]
-    left, right = [each[0], *each[:-1]], [*each[1:], each[-1]]
-    smooth = [round((a + 2 * b + c) / 4, 9) for a, b, c in zip(left, each, right, strict=True)]
-    found = [part for part, error in zip(parts, smooth, strict=True) if error == min(smooth)]
-    return min(found, key=lambda part: abs(part - usual))
+    least = min(known.values(), key=lambda own: float(own.mean()))
+    more = {part: own - least for part, own in known.items()}
+    # A single wrong item more is exactly one standard error, so allow for rounding.
+    close = [p for p, own in more.items() if 0.999 * own.mean() <= own.std() / len(own) ** 0.5]
+    return min(close, key=lambda part: abs(part - usual))
 
 
 def trained_tensors(run: FitContext) -> Weights:

@@ -22,7 +22,7 @@ from layergroups.training.callbacks import EMA, CheckpointConfig, Checkpointer, 
 from layergroups.training.feature_cache import CachedEpochs, FeatureCache, FeatureCacheConfig
 from layergroups.training.loop import FitContext, fit
 from layergroups.training.optim import FlatCos, OneCycle, Schedule
-from layergroups.training.recipes._held_out import ChooseWeights, HeldOut
+from layergroups.training.recipes._held_out import MORE_RATE, MORE_STEPS, ChooseWeights, HeldOut
 from layergroups.training.state import EpochRow, History
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class FineTuneDefaults:
         head_dropout: whether the dropout layers of the head act in the second phase too. They keep
             the head from relying on a few features; the body would have to follow their noise.
         interpolate: end between the weights of the head's phase and the last ones; see `hold_out`.
-        usual_part: where between the end lies if no held-out items decide; 0 are the weights of the
-            head's phase, 1 the last ones.
+        usual_part: where between the end lies, unless held-out items speak against it; 0 are the
+            weights of the head's phase, 1 the last ones.
         hold_out: part of the training items that chooses how far between, at least 16 items; it is
             held out until the last epoch, or in all steps of a single epoch. Fewer than 64 items
             have none to spare. 0 holds out none.
@@ -265,7 +265,10 @@ class FitSetup:
     def signature(self, state: LearnerState, phase: Phase) -> dict[str, Any]:
         """What identifies a phase; see `fit_signature`."""
         f = self.figures
-        head = [f.views, f.head_steps, f.head_passes, f.head_decay] if phase.from_store else []
+        head: list[float] = []
+        if phase.from_store:
+            head = [f.views, f.head_steps, f.head_passes, f.head_decay]
+            head += [MORE_STEPS, MORE_RATE] if self.held_out.items else []
         return fit_signature(
             state,
             phase.schedule,

@@ -31,7 +31,7 @@ from layergroups.training.feature_cache import (
 )
 from layergroups.training.loop import FitContext, check_batch_count, fit
 from layergroups.training.optim import Repeated
-from layergroups.training.recipes._held_out import TrainTwice
+from layergroups.training.recipes._held_out import MORE_RATE, MORE_STEPS, LearnHeldOut
 from layergroups.training.recipes._phases import FineTuneDefaults, FitSetup, Phase, fit_phase
 
 if TYPE_CHECKING:
@@ -47,16 +47,17 @@ def train_head(
 ) -> History:
     """Run the frozen layers over some views of the items, then train the rest on their outputs.
 
-    If a later phase is to be judged by held-out items, a head is trained without them first. The
-    history gets one row. If this is not possible, a warning gives the reason, and the phase trains
-    as `fit` does. Values at the boundaries `also` of later phases are cached in the same passes.
+    If a later phase is to be judged by held-out items, the head trains without them first, then on
+    with all. The history gets one row. If this is not possible, a warning gives the reason, and the
+    phase trains as `fit` does. Values at the boundaries `also` of later phases are cached in the
+    same passes.
     """
     last = setup.checkpointer(learner, phase, kind="-head")
-    twice = [TrainTwice(setup.held_out)] if setup.held_out.items else []
-    if last and (done := last[0].finished(learner, twice)) is not None:
+    later = [LearnHeldOut(setup.held_out)] if setup.held_out.items else []
+    if last and (done := last[0].finished(learner, later)) is not None:
         return done
     decay = HeadDecay(setup.figures.head_decay)
-    callbacks = [decay, *twice, *setup.callbacks, *learner.callbacks, *last]
+    callbacks = [decay, *later, *setup.callbacks, *learner.callbacks, *last]
     run = setup.context(learner, phase, 1, callbacks)
     first_epoch = last[0].first_epoch if last else learner.epochs_done
     outdated = False
@@ -92,14 +93,15 @@ def _prepare(
     size = batch_size(run) * run.accumulate
     run.accumulate = 1  # cached values are small, so the batches of a step become one batch
     seed, weights = run.learner.epoch_seed(first), data.sampling_weights
-    batches = [
-        Passes.of(entry.train, left_out, views, size, figures, seed, weights)
-        for left_out in ([setup.held_out.items, ()] if setup.held_out.items else [()])
-    ]
-    if len(batches) > 1:
-        run.schedule = Repeated(run.schedule, len(batches[0]) / sum(map(len, batches)))
+    held_out = setup.held_out.items
+    batches = [Passes.of(entry.train, held_out, views, size, figures, seed, weights)]
+    if held_out:
+        with_all = Passes.of(entry.train, (), views, size, figures, seed, weights)
+        batches.append(replace(with_all, passes=math.ceil(MORE_STEPS * with_all.passes)))
+        share = len(batches[0]) / sum(map(len, batches))
+        run.schedule = Repeated(run.schedule, share, MORE_RATE)
     for callback in run.callbacks:
-        if isinstance(callback, TrainTwice):
+        if isinstance(callback, LearnHeldOut):
             callback.steps = len(batches[0])
     train = Trainings(tuple(batches))
     run.features = HeadFeatures(setup, run.groups.inactive, entry, train, epochs_counted)
