@@ -208,31 +208,44 @@ def test_the_usual_part_stays_unless_another_is_better_by_a_standard_error(
     counts: list[int], usual: float, found: float
 ) -> None:
     errors = {part / 4: wrong(count) for part, count in enumerate(counts)}
-    assert best(errors, usual) == found
+    assert best(errors, errors, usual) == found
 
 
 def test_the_standard_error_is_that_of_the_paired_difference() -> None:
     errors = {0.0: wrong(10), 0.5: wrong(10).flip(0), 1.0: wrong(13)}
-    assert best(errors, 0.5) == 0.5
-    assert best({**errors, 0.5: wrong(14).flip(0)}, 0.5) == 0.5  # other items: 4 of 24 are chance
-    assert best(errors, 1.0) == 0.5  # the same items and three more
+    assert best(errors, errors, 0.5) == 0.5
+    assert best(errors, errors, 1.0) == 0.5  # the same items and three more
+    errors[0.5] = wrong(14).flip(0)
+    assert best(errors, errors, 0.5) == 0.5  # other items: 4 of 24 are chance
     losses = torch.linspace(0.0, 3.0, 100)  # they vary far more than they differ
-    assert best({0.0: losses, 0.5: losses + 0.01, 1.0: losses + 0.02}, 0.5) == 0.0
+    losses = {0.0: losses, 0.5: losses + 0.01, 1.0: losses + 0.02}
+    assert best(losses, losses, 0.5) == 0.0
+
+
+def test_losses_count_where_errors_are_equal_and_errors_where_they_contradict() -> None:
+    equal, growing = {p / 4: wrong(3) for p in range(5)}, {p / 4: wrong(9) + p for p in range(5)}
+    assert best(equal, growing, 0.5) == 0.0
+    assert best(equal, equal, 0.5) == 0.5
+    falling = {p / 4: wrong(50 - 10 * p) for p in range(5)}
+    assert best(falling, growing, 0.5) == 1.0
 
 
 def test_weights_that_are_no_numbers_are_not_chosen() -> None:
     bad, infinite = torch.full((20,), math.nan), torch.full((20,), math.inf)
-    assert best({0.0: wrong(4, 20), 0.5: infinite, 1.0: bad}, 0.8) == 0.0
-    assert best({0.0: wrong(9, 20), 0.25: wrong(4, 20), 1.0: bad}, 1.0) == 0.25
-    assert best({0.0: bad, 1.0: infinite}, 0.8) == 0.8
+    errors = {part: wrong(4, 20) for part in (0.0, 0.5, 1.0)}  # the first class, for all NaN
+    assert best(errors, {0.0: wrong(9, 20), 0.5: infinite, 1.0: bad}, 0.8) == 0.0
+    assert best(errors, {0.0: bad, 0.5: wrong(9, 20), 1.0: bad}, 1.0) == 0.5
+    assert best(errors, {0.0: bad, 0.5: bad, 1.0: infinite}, 0.8) == 0.8
 
 
 def test_a_phase_that_a_callback_stops_ends_between_too() -> None:
-    learn, watch = learner(), Watches()
-    stops = EarlyStopping(monitor="accuracy", patience=1, min_delta=2.0)
-    rows = learn.fine_tune(6, defaults=FIGURES, callbacks=[watch, stops])
-    assert len(rows) < 7
-    assert watch.choice.judged
+    for figures in (FIGURES, replace(FIGURES, hold_out=0.0)):
+        learn, watch = learner(), Watches()
+        stops = EarlyStopping(monitor="accuracy", patience=1, min_delta=2.0)
+        rows = learn.fine_tune(6, defaults=figures, callbacks=[watch, stops])
+        assert len(rows) < 7
+        assert watch.choice.judged is bool(figures.hold_out)
+    assert watch.choice.part == FIGURES.usual_part
     assert not any(torch.equal(t, watch.last[n]) for n, t in learn.model.named_parameters())
 
 

@@ -151,7 +151,7 @@ class ChooseWeights:
             return "the usual part: no held-out items judged it"
         if abs(self.part - self.usual) == min(abs(part - self.usual) for part in self.errors):
             return "the usual part: on held-out items none is better by over a standard error"
-        return "on held-out items the usual part is worse by over a standard error"
+        return "on held-out items the usual part is worse, by over a standard error"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run
@@ -197,11 +197,12 @@ class ChooseWeights:
             return
         start, now = {**self._before, **head}, copied(tensors)
         if self.given is None:
-            errors = {}
+            errors, losses = {}, {}
             for part in _ENDS if run.learner.pretrained is False else _PARTS:
                 put(tensors, between(start, now, part))
-                errors[part] = _errors(run, self.held_out.items)
-            self.part = run.processes.from_main("the choice of weights", best(errors, self.usual))
+                errors[part], losses[part] = _errors(run, self.held_out.items)
+            found = best(errors, losses, self.usual)
+            self.part = run.processes.from_main("the choice of weights", found)
             self.errors = {part: float(own.mean()) for part, own in errors.items()}
         learned = {n: self._before[n] - head[n] for n in head if not n.endswith(_STATISTICS)}
         put(tensors, now | {name: now[name] + value for name, value in learned.items()})
@@ -234,8 +235,8 @@ def between(start: Weights, end: Weights, part: float) -> Weights:
     }  # fmt: skip
 
 
-def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
-    """The error of each held-out item, float (N,)."""
+def _errors(run: FitContext, items: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The error and the loss of each held-out item, float (N,)."""
     learner, batches = run.learner, _unvaried(run.learner.data)
     assert batches is not None  # see HeldOut.of
     size = learner.data.batch_size or 64
@@ -243,31 +244,38 @@ def _errors(run: FitContext, items: tuple[int, ...]) -> Tensor:
     predicted, targets, losses = predict_all(learner, chunks, with_loss=True)
     assert targets is not None
     assert losses is not None
-    return item_errors(predicted, targets, losses)
+    return item_errors(predicted, targets, losses), losses.double()
 
 
-def best(errors: Mapping[float, Tensor], usual: float) -> float:
-    """The part next to the usual one whose error is not clearly larger than the smallest.
+def best(errors: Mapping[float, Tensor], losses: Mapping[float, Tensor], usual: float) -> float:
+    """The part next to the usual one at which neither errors nor losses are clearly too large.
 
-    Larger by more than a standard error of their difference, item by item: a few items judge with
-    noise. Parts without a finite error do not count, so weights that are no numbers are never
-    chosen while others are left.
+    That is, larger than the smallest by more than a standard error of their difference, item by
+    item: a few items judge with noise. Where the two contradict each other, errors count.
 
     Args:
         errors: of each held-out item, float (N,), by the part of the way.
+        losses: likewise. Parts with an infinite or undefined loss are not chosen.
         usual: what is chosen if the items do not speak against it.
 
     Source: Breiman and others, "Classification and Regression Trees" (1984), for the rule of one
     standard error.
     """
-    known = {part: own for part, own in sorted(errors.items()) if own.isfinite().all()}
+    by_losses = _near_the_least(losses)
+    by_errors = _near_the_least({p: own for p, own in errors.items() if losses[p].isfinite().all()})
+    close = [part for part in by_errors if part in by_losses] or by_errors
+    return min(close, key=lambda part: abs(part - usual)) if close else usual
+
+
+def _near_the_least(values: Mapping[float, Tensor]) -> list[float]:
+    """The parts whose mean is at most a standard error of the difference above the smallest."""
+    known = {part: own for part, own in sorted(values.items()) if own.isfinite().all()}
     if not known:
-        return usual
+        return []
     least = min(known.values(), key=lambda own: float(own.mean()))
     more = {part: own - least for part, own in known.items()}
     # A single wrong item more is exactly one standard error, so allow for rounding.
-    close = [p for p, own in more.items() if 0.999 * own.mean() <= own.std() / len(own) ** 0.5]
-    return min(close, key=lambda part: abs(part - usual))
+    return [p for p, own in more.items() if 0.999 * own.mean() <= own.std() / len(own) ** 0.5]
 
 
 def trained_tensors(run: FitContext) -> Weights:

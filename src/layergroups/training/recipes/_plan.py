@@ -196,8 +196,9 @@ class RecordPlan:
     def _write(self, run: FitContext) -> None:
         choice = next((c for c in run.callbacks if isinstance(c, ChooseWeights)), None)
         if isinstance(run.features, HeadFeatures):
-            rows = run.features.rows.parts[-1]
-            known: dict[str, Any] = {"head_steps": len(rows), "head_views": rows.views}
+            rows = run.features.rows
+            views = rows.parts[-1].views
+            known: dict[str, Any] = {"head_steps": len(rows), "head_views": views}
         elif run.phase == "head":
             known = {"head_steps": run.step}
         else:
