@@ -46,6 +46,26 @@ class Pairs:
             return opened.copy(), masked.copy()
 
 
+def test_masks_tell_their_classes_where_some_are_broken_or_empty(tmp_path: Path) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    for n in range(30):
+        Image.new("RGB", (32, 24)).save(images / f"{n:02}.png")
+        mask = Image.new("L", (32, 24))
+        if n >= 22:  # the first ones show nothing
+            mask.paste(255, (0, 0, 8, 8))
+        mask.save(masks / f"{n:02}.png")
+    options = {name: value for name, value in SMALL.items() if name != "classes"}
+    dls = SegmentationDataLoaders.from_folders(images, masks, **options)
+    assert dls.vocab == ("background", "foreground")
+    (masks / "03.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"03\.png"):
+        SegmentationDataLoaders.from_folders(images, masks, **options)
+    rest = SegmentationDataLoaders.from_folders(images, masks, on_error="skip", **options)
+    assert len(rest.train_images.files) + len(rest.valid_images.files) == 29
+
+
 def test_every_source_gives_the_same_batches(folders: tuple[Path, Path], tmp_path: Path) -> None:
     items = pairs(folders)
     marks = [number % 4 == 0 for number in range(len(items))]

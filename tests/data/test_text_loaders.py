@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.texts import model_folder, reviews
 
@@ -136,6 +138,25 @@ def test_datasets_of_pairs_and_of_dicts(folder: Path) -> None:
         TextDataLoaders.from_dataset(Dataset(dicts), text="words", model=folder)
     with pytest.raises(DataError):
         TextDataLoaders.from_dataset(3, model=folder)
+
+
+class Named(Dataset):
+    """With the names of its classes, as datasets of Hugging Face have them."""
+
+    @property
+    def features(self) -> dict[str, Any]:
+        return {"text": None, "label": SimpleNamespace(names=["bad", "good"])}
+
+
+def test_labels_beyond_the_names_of_a_dataset_are_no_classes(folder: Path) -> None:
+    texts, _ = reviews(20)
+    rows = [{"text": t, "label": np.int64(i % 2)} for i, t in enumerate(texts)]
+    dls = TextDataLoaders.from_dataset(Named(rows), model=folder)
+    assert sum(dls.train_texts.counts(2)) + sum(dls.valid_texts.counts(2)) == 20
+    for beyond in (-1, 2):
+        rows[3] = {"text": texts[3], "label": beyond}
+        with pytest.raises(DataError, match="no class"):
+            TextDataLoaders.from_dataset(Named(rows), model=folder)
 
 
 def test_test_texts_with_and_without_labels(folder: Path) -> None:

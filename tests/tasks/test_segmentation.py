@@ -278,6 +278,11 @@ def test_the_masks_with_the_lowest_iou_are_found(dls: SegmentationDataLoaders) -
     assert interp.top_losses(1, by="iou", largest=False)[0].index == 2
     assert interp.confused_pixels(0, 0, 2).tolist() == [[True, True], [False, False]]
     assert interp.mask_report(1).classes[1].iou == 0
+    last = len(interp) - 1
+    assert str(interp.mask_report(-1)) == str(interp.mask_report(last))
+    for beyond in (last + 1, -last - 2):
+        with pytest.raises(LayerGroupsError, match=str(beyond)):
+            interp.mask_report(beyond)
     with pytest.raises(LayerGroupsError, match="by="):
         interp.top_losses(by="dice")
     with pytest.raises(LayerGroupsError, match="IoU"):

@@ -53,6 +53,15 @@ def test_an_image_of_one_tile_is_predicted_as_without_tiles(
     assert torch.allclose(tiled.probabilities, whole.probabilities, atol=1e-6)
 
 
+def test_a_tile_larger_than_the_image_is_the_whole_image(
+    learn: Learner, dls: SegmentationDataLoaders
+) -> None:
+    file = dls.valid_images.files[0]
+    whole = learn.predict(file)
+    for tile in (64, 1000, (48, 1000)):
+        assert torch.equal(learn.predict(file, tile=tile).mask, whole.mask)
+
+
 def test_tiles_give_the_mask_of_the_whole_image(learn: Learner, large: Image.Image) -> None:
     inputs = EvalTransform((large.height, large.width), learn.dls.input, squash=True)
     whole = learn.get_preds([(inputs(large)[None], None)])[0][0].argmax(0)

@@ -28,11 +28,12 @@ from layergroups.data.sources import (
     labels_of,
     marked,
     marks_of,
+    name_at,
     read_table,
 )
 from layergroups.data.text import DEFAULT_MODEL, TextTransform
 from layergroups.errors import DataError, TrainingError
-from layergroups.tasks import Task, missing, parse_labels
+from layergroups.tasks import Task, missing, parse_labels, plain
 
 _LOG = logging.getLogger("layergroups")
 _NAMES: Final = (("text", "sentence", "review", "content", "message"), ("label", "labels", "class"))
@@ -231,7 +232,8 @@ class TextDataLoaders(SuggestsNames, _Texts):
             names = _class_names(part, label)
             for text_of, label_of in _items_of(part, text, label):
                 texts.append(text_of)
-                labels.append(names[label_of] if names and isinstance(label_of, int) else label_of)
+                label_of = plain(label_of)
+                labels.append(name_at(label_of, names) if names else label_of)
                 marks.append(is_valid)
             vocab = vocab or names
         made = settings.split(

@@ -190,8 +190,9 @@ class Interpretation(SuggestsNames):
         """IoU, Dice, precision and recall of each class in one mask; prints as a table.
 
         Raises:
-            LayerGroupsError: the task has no masks.
+            LayerGroupsError: the task has no masks, or there is no such item.
         """
+        index = self._position(index)
         own = slice(index, index + 1)
         args = (self.predictions[own], self.targets[own], self.classes, self.threshold)
         found = self.task.measures(*args) if self.task.per_pixel else None
@@ -230,6 +231,12 @@ class Interpretation(SuggestsNames):
         """The measures of the task: a confusion matrix, a report of classes, or residuals."""
         args = (self.predictions, self.targets, self.classes, self.threshold)
         return self.task.measures(*args)
+
+    def _position(self, index: int) -> int:
+        """From 0 on; negative ones count from the end."""
+        if not -len(self) <= index < len(self):
+            raise LayerGroupsError(f"There is no item {index}: the items are 0 to {len(self) - 1}.")
+        return index % len(self)
 
     def _measured(self, kind: type[_Measure], what: str) -> _Measure:
         found = self.measures()
@@ -308,12 +315,12 @@ class Interpretation(SuggestsNames):
         """The text of an item in pieces, each with how much it spoke for the prediction, -1 to 1.
 
         Raises:
-            LayerGroupsError: there is no learner, or the items are not texts.
+            LayerGroupsError: there is no learner, no such item, or the items are not texts.
         """
         learner = self._known_learner()
         if not self.texts:
             raise LayerGroupsError("The items are not texts: use interp.grad_cam(indices).")
-        return word_scores(learner, self.texts[index])
+        return word_scores(learner, self.texts[self._position(index)])
 
     def by_length(self, parts: int = 4) -> tuple[LengthRow, ...]:
         """Loss and share of correct predictions of short and long texts, in parts of equal size.

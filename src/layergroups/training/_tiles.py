@@ -25,8 +25,10 @@ def tiled_prediction(learner: LearnerState, item: Any, tile: int | Size, overlap
     """See `Learner.predict`."""
     number("overlap", overlap, 0, 0.9, 0.25)
     picture = learner.data.opened(item)
-    strips = _strips(learner, picture, as_size(tile, "tile"), overlap)
     size = height_and_width(picture)
+    # A larger tile would be filled up with repeated pixels, and the image squeezed in it.
+    rows, columns = map(min, as_size(tile, "tile"), size)
+    strips = _strips(learner, picture, (rows, columns), overlap)
     with keep_freed_memory():
         made = learner.task.joined(strips, size, learner.data.vocab, learner.thresh)
     return learner.data.placed(made, item)

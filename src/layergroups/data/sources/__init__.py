@@ -4,6 +4,7 @@ from layergroups.data.sources._datasets import (
     Items,
     is_dataset,
     items_of,
+    name_at,
     read_datasets,
     read_test_dataset,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "marks_of",
     "masked_samples",
     "masks_by",
+    "name_at",
     "paired",
     "paired_by_label",
     "paths_of_masks",

@@ -240,12 +240,13 @@ def _named(
     rows = [value for value in values if isinstance(value, list)]
     if rows and all(len(row) == len(names) and set(row) <= {0, 1} for row in rows):
         return values
-    return [_name_at(value, names) for value in values]
+    return [name_at(value, names) for value in values]
 
 
-def _name_at(value: Any, names: Sequence[str]) -> Any:
+def name_at(value: Any, names: Sequence[str]) -> Any:
+    """The name of a class at a position; None beyond the names, such as -1 for "no label"."""
     if isinstance(value, list):
-        return [_name_at(item, names) for item in value]
+        return [name_at(item, names) for item in value]
     if isinstance(value, bool) or not isinstance(value, int) or missing(value):
         return value
     return names[value] if 0 <= value < len(names) else None

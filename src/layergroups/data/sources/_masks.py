@@ -42,6 +42,7 @@ from layergroups.tasks import IGNORED, TASKS, MaskFile, Task
 _LOG = logging.getLogger("layergroups")
 Colour = int | tuple[int, int, int]
 Classes = str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
+_SAMPLE: Final = 20  # masks whose values tell the classes
 _USUAL_VOID: Final = 255  # in Pascal VOC, Cityscapes and most tools
 _MENTIONED: Final = 5
 _RGB: Final = r"\d+[\s,]+\d+[\s,]+\d+"
@@ -427,10 +428,19 @@ def layer_reader_of(
     return names, LayerReader(names, tuple(listed), items)
 
 
-def _values(sample: Iterable[str], items: Items | None) -> set[int]:
+def _values(masks: Iterable[str], items: Items | None) -> set[int]:
+    """The values of the first masks, and of more while these have no other value than 0.
+
+    Masks that cannot be read are left out here: the check of all files names them.
+    """
     found: set[int] = set()
-    for path in sample:
-        array = mask_array(items.label_of(path)) if items else read_mask(path, colours=False)
+    for number, path in enumerate(masks):
+        if number >= _SAMPLE and found - {0}:
+            break
+        try:
+            array = mask_array(items.label_of(path)) if items else read_mask(path, colours=False)
+        except (DataError, OSError, ValueError):
+            continue
         found.update(np.unique(array).tolist())
     return found
 
@@ -453,7 +463,7 @@ def read_masked(
     if overlapping:
         names, reader = layer_reader_of(classes, ignore, items)
     else:
-        names, reader = reader_of(classes, ignore, [paths[0] for paths in masks[:20]], items)
+        names, reader = reader_of(classes, ignore, [paths[0] for paths in masks], items)
     sound: Sequence[int] = range(len(images))
     broken: tuple[BrokenImage, ...] = ()
     if items is None:
