@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.texts import model_folder, reviews
 
 from layergroups import load_learner
@@ -57,7 +58,9 @@ def test_texts_are_predicted_from_arguments_and_from_lines(
         lines = mark + "\r\n".join([texts[0], "", texts[1], ""]).encode()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
         assert main(["predict", model, *more, "--format", "jsonl"]) == 0
-        assert rows(capsys.readouterr().out) == first
+        found = capsys.readouterr()
+        assert rows(found.out) == first
+        assert "2" in found.err  # the line without a row
     assert main(["predict", model, "a\tdull\nfilm", "--format", "table"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
@@ -98,6 +101,36 @@ def test_a_terminal_is_asked_for_texts(
     assert "Ctrl-D" in found.err
 
 
+def test_several_columns_are_those_of_the_run(
+    run: Path, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, labels = reviews(12)
+    cells = [*zip(texts, labels, strict=True)]
+    table, model = tmp_path / "posts.csv", str(tmp_path / "run")
+    lines = "".join(f"{text},the end,{label}\n" for text, label in cells)
+    table.write_text(f"title,body,kind\n{lines}")
+    options = ["--text", "title,body", "--label-col", "kind", "--arch", str(run / "encoder")]
+    words = ["train", str(table), *options, "--epochs", "1", "--freeze-epochs", "0"]
+    assert main([*words, "--out", model]) == 0
+    other = tmp_path / "others.csv"
+    other.write_text(f"kind,body,title\n{cells[0][1]},the end,{cells[0][0]}\n")
+    capsys.readouterr()
+    assert main(["validate", model, str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["items"] == 1
+    learn = load_learner(model)
+    whole, alone = learn.predict([texts[0], "the end"]), learn.predict([texts[0], None])
+    assert torch.equal(alone.probabilities, learn.predict(texts[0]).probabilities)
+    given = f"{texts[0]}\tthe end\n{texts[0]}\t\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
+    assert main(["predict", model, "--format", "jsonl"]) == 0
+    found = [row["probabilities"] for row in rows(capsys.readouterr().out)]
+    expected = [
+        dict(zip(learn.dls.vocab, p.probabilities.tolist(), strict=True)) for p in (whole, alone)
+    ]
+    for row, known in zip(found, expected, strict=True):
+        assert row == pytest.approx(known, abs=1e-5)
+
+
 def test_a_model_of_texts_is_validated_inspected_and_reported(
     run: Path, capsys: Any, tmp_path: Path
 ) -> None:
@@ -125,3 +158,14 @@ def test_mistakes_are_explained(run: Path, capsys: Any) -> None:
         assert main([*words, *out]) == 2
         assert capsys.readouterr().err.startswith("layergroups: ")
     assert not (run / "new").exists()
+
+
+def test_options_of_images_and_another_encoder_are_not_left_out(run: Path, capsys: Any) -> None:
+    words = ["train", str(run / "reviews.csv"), "--text", "text", "--out", str(run / "none")]
+    for option in (["--size", "96"], ["--channels", "1"], ["--augment", "none"]):
+        assert main([*words, *option]) == 2
+        assert option[0] in capsys.readouterr().err
+    assert main([*words, "--arch", "./resnet18"]) == 2
+    assert "resnet18" in capsys.readouterr().err
+    assert main(["predict", str(run / "run"), "a film", "--tile", "64"]) == 2
+    assert not (run / "none").exists()

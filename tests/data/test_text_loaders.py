@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.texts import model_folder, reviews
 
 from layergroups.data import TextDataLoaders
@@ -75,6 +76,19 @@ def test_several_columns_are_joined_by_the_separator(folder: Path) -> None:
     texts = {*dls.train_texts.files, *dls.valid_texts.files}
     assert texts == {"fine [SEP] a film", "a film", "dull [SEP] a film"}
     assert dls.load(["fine", "a film"])["input_ids"].tolist().count(3) == 2
+    given = [["fine", "a film"], ("", "a film"), ["a film", None], "a film"]
+    assert dls.test_dl(given).texts == ("fine [SEP] a film", "a film", "a film", "a film")
+    assert torch.equal(dls.load(["a film", ""])["input_ids"], dls.load("a film")["input_ids"])
+    for wrong in (["fine"], ["a", "b", "c"], ["", None], ["fine", 3]):
+        for way in (dls.load, lambda item: dls.test_dl([item])):
+            with pytest.raises(DataError):
+                way(wrong)
+
+
+def test_two_texts_are_not_the_columns_of_one(folder: Path) -> None:
+    dls = TextDataLoaders.from_table(table(), model=folder)
+    with pytest.raises(DataError, match="iter_preds"):
+        dls.load(["a fine film", "a dull film"])
 
 
 def test_cells_without_text_are_found_up_front(folder: Path, caplog: Any) -> None:
@@ -138,6 +152,9 @@ def test_datasets_of_pairs_and_of_dicts(folder: Path) -> None:
         TextDataLoaders.from_dataset(Dataset(dicts), text="words", model=folder)
     with pytest.raises(DataError):
         TextDataLoaders.from_dataset(3, model=folder)
+    parts = {"train": Dataset(dicts[:14]), "test": Dataset(dicts[14:])}
+    with pytest.raises(DataError, match=r"parts\['train'\], parts\['test'\]"):
+        TextDataLoaders.from_dataset(parts, model=folder)
 
 
 class Named(Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_windows_read_all_of_a_text(folder: Path) -> None:
     assert transform.collate([short])["input_ids"].shape == (1, 4)
 
 
+def test_the_windows_of_a_text_have_a_limit(folder: Path, tmp_path: Path) -> None:
+    transform = TextTransform.of(folder, 12, "windows", max_tokens=30)
+    short, long = transform.encode(["a film", LONG])
+    assert (len(long.windows), long.cut, short.cut) == (2, True, False)
+    transform.save(tmp_path)
+    assert text_transform_from_config(transform.to_config(), tmp_path) == replace(
+        transform, model=str(tmp_path / "tokenizer")
+    )
+
+
 def test_padding_is_on_the_right_and_masked(folder: Path) -> None:
     transform = TextTransform.of(folder)
     batch = transform.collate(transform.encode(["a very fine film", "dull"]))
@@ -66,7 +77,7 @@ def test_what_cannot_be_used_is_refused(folder: Path, tmp_path: Path) -> None:
     for wrong in ({"max_length": 99}, {"max_length": 0}, {"long": "drop"}):
         with pytest.raises(DataError):
             TextTransform.of(folder, **wrong)  # type: ignore[arg-type] # the mistake
-    with pytest.raises(DataError, match="tokenizer"):
+    with pytest.raises(DataError, match="folder"):
         TextTransform.of(tmp_path / "nothing")
 
 

@@ -26,7 +26,7 @@ from layergroups import (
     unet_learner,
 )
 from layergroups.data.sources import LayerReader, MaskReader
-from layergroups.errors import LayerGroupsError
+from layergroups.errors import ArgumentError, LayerGroupsError
 from layergroups.reports.run import Cell, record_run
 from layergroups.tasks import TASKS, LabelMasksPrediction, MaskPrediction, MaskReport, Meter
 from layergroups.training import FitContext, Learner
@@ -49,6 +49,11 @@ def learner(dls: SegmentationDataLoaders, **options: Any) -> Learner:
     return segmentation_learner(
         dls, TINY, pretrained=False, seed=1, progress=False, widths=(32, 16), **options
     )
+
+
+def test_an_unknown_argument_is_refused_by_the_right_name(dls: SegmentationDataLoaders) -> None:
+    with pytest.raises(ArgumentError, match=r"^segmentation_learner.* cbs=.*callbacks"):
+        learner(dls, cbs=[])
 
 
 @pytest.fixture(scope="module")

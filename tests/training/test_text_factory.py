@@ -16,7 +16,7 @@ from tests.texts import model_folder, reviews, tokenizers
 from tests.training.tiny import TinyLoaders
 
 from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
-from layergroups.errors import ModelError, TrainingError
+from layergroups.errors import ArgumentError, ModelError, TrainingError
 from layergroups.training import Learner
 from layergroups.training.recipes import FineTunePlan, new_plan
 
@@ -247,6 +247,11 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
         text_learner([1, 2])  # type: ignore[arg-type] # the mistake
     with pytest.raises(ModelError, match="pooling"):
         learner(folder, pooling="max")
+    with pytest.raises(ArgumentError, match=r"text_learner.* cbs=.*callbacks"):
+        learner(folder, cbs=[])
+    assert len(text_learner(data(folder), str(folder), progress=False).layer_groups) > 1
+    with pytest.raises(TrainingError, match="model='resnet18'"):
+        text_learner(data(folder), "resnet18")
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2"])

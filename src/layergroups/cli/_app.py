@@ -253,13 +253,13 @@ def train(
         ),
     ],
     arch: Annotated[
-        str,
+        str | None,
         _network(
             "NAME",
             "resnet18, torchvision:…, timm:… (`layergroups models` lists them); with --text, a "
-            "text encoder on a hub, or a folder.",
+            "text encoder on a hub, or a folder (default: resnet18; all-MiniLM-L6-v2).",
         ),
-    ] = RunConfig.arch,
+    ] = None,
     weights: Annotated[
         Path | None,
         _network("FILE", "Pretrained weights (.safetensors or .pth) instead of a download."),

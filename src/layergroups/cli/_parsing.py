@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,15 @@ class TableOptions:
     images: Path | None = None
     image_col: str | None = None
     suffix: str | None = None
+
+    def completed(self, others: TableOptions) -> TableOptions:
+        """With the columns of others where none is given, for a table that marks no split."""
+        return replace(
+            self,
+            text=self.text or others.text,
+            column=self.column or others.column,
+            delimiter=self.delimiter or others.delimiter,
+        )
 
     def text_arguments(self) -> dict[str, Any]:
         """For `TextDataLoaders.from_table`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from codecs import BOM_UTF8
@@ -9,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from layergroups._formatting import say
+import typer
+
+from layergroups._formatting import count, first_few, say
 from layergroups.data import EvalLoader, InferenceTexts, OnError, find_images
 from layergroups.errors import DataError
 from layergroups.reports import write_rows
@@ -39,6 +42,8 @@ def run(
     """
     learn = load_learner(model)
     if isinstance(learn.dls, InferenceTexts):
+        if tile is not None:
+            raise typer.BadParameter("--tile is for masks; this is a model of texts.")
         _predict_texts(learn, items, batch_size, format)
         return
     dls: Any = learn.dls
@@ -71,17 +76,22 @@ def _predict_texts(learn: Learner, texts: Sequence[str], batch_size: int, format
                 f"MODEL < {text}"
             )
 
-    def rows() -> Iterator[tuple[Any, AnyPrediction]]:
-        for some in [given] if given else _arriving_lines():
-            for i in range(0, len(some), batch_size):
-                batch = dls.test_dl(some[i : i + batch_size], batch_size=batch_size)
-                yield from learn.iter_preds(batch)
+    def batches(texts: Sequence[str]) -> Any:
+        several = dls.transform.columns > 1
+        parts = [text.split("\t") if several and "\t" in text else text for text in texts]
+        return dls.test_dl(parts, batch_size=batch_size)
 
-    write_rows(format, rows(), learn.task.prediction, dls.vocab, texts, item="text")
+    def rows_of_lines() -> Iterator[tuple[Any, AnyPrediction]]:
+        for lines in _arriving_lines():
+            for i in range(0, len(lines), batch_size):
+                yield from learn.iter_preds(batches(lines[i : i + batch_size]))
+
+    rows = learn.iter_preds(batches(given)) if given else rows_of_lines()
+    write_rows(format, rows, learn.task.prediction, dls.vocab, texts, item="text")
 
 
 def _arriving_lines() -> Iterator[list[str]]:
-    """The lines of standard input that have arrived, without the empty ones.
+    """The lines of standard input that have arrived, without the empty ones, which are counted.
 
     No line waits for later ones, since a pipe may stay open.
     """
@@ -89,15 +99,35 @@ def _arriving_lines() -> Iterator[list[str]]:
         say("Type a text and press Enter. Ctrl-D ends (on Windows Ctrl-Z and Enter).")
     source: Any = sys.stdin.buffer
     rest, encoding = b"", sys.stdin.encoding
+    numbers, empty, odd = itertools.count(1), [], []
 
-    def text_of(line: bytes) -> str:  # a file may begin with the mark of UTF-8
-        return line.removeprefix(BOM_UTF8).decode(encoding, "replace").strip()
+    def texts_of(lines: Sequence[bytes]) -> list[str]:
+        texts = []
+        for line, number in zip(lines, numbers, strict=False):
+            line = line.removeprefix(BOM_UTF8)  # with which a file may begin
+            try:
+                text = line.decode(encoding)
+            except UnicodeDecodeError:
+                text = line.decode(encoding, "replace")
+                odd.append(number)
+            if text.strip():
+                texts.append(text.strip("\r "))
+            else:
+                empty.append(number)
+        return texts
 
     while chunk := source.read1(1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
-        yield [text for line in lines if (text := text_of(line))]
-    if last := text_of(rest):
-        yield [last]
+        yield texts_of(lines)
+    if rest:
+        yield texts_of([rest])
+    if empty:
+        say(f"No rows for {count(len(empty), 'empty line')}: {first_few(empty)}.")
+    if odd:
+        say(
+            f"{count(len(odd), 'line is', 'lines are')} not in {encoding}: {first_few(odd)}. Some "
+            "of their characters were not read."
+        )
 
 
 def _saving(rows: Rows, out: Path, files: Sequence[str], ending: str) -> Rows:

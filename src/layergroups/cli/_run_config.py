@@ -14,6 +14,7 @@ import yaml
 from layergroups._from_dict import from_dict
 from layergroups._suggestions import nearest
 from layergroups.cli._parsing import TableOptions
+from layergroups.data import DEFAULT_MODEL
 from layergroups.errors import ConfigError
 
 _HEADER = """\
@@ -37,7 +38,7 @@ class RunConfig:
     classes: str | None = None
     ignore: str | None = None
     overlapping: bool = False
-    arch: str = "resnet18"
+    arch: str | None = None
     from_run: Path | None = None
     epochs: int = 3
     freeze_epochs: int | None = None
@@ -72,6 +73,11 @@ class RunConfig:
     checkpoint_dir: Path | None = None
     workers: int | None = None
     on_error: str = "raise"
+
+    @property
+    def network(self) -> str:
+        """The architecture, or the encoder of texts."""
+        return self.arch or (DEFAULT_MODEL if self.text else "resnet18")
 
     @property
     def labels(self) -> TableOptions:

@@ -21,7 +21,6 @@ from layergroups.cli._parsing import is_table, names_in, split_rule
 from layergroups.cli._run_config import RunConfig
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
 from layergroups.data import (
-    DEFAULT_MODEL,
     ImageDataLoaders,
     SegmentationDataLoaders,
     TextDataLoaders,
@@ -73,6 +72,7 @@ def train(
     config: RunConfig, *, resume: bool = False, command: Sequence[str]
 ) -> tuple[Interpretation, RunFiles]:
     """Train, save and evaluate; errors and Ctrl-C as for `run`."""
+    config = replace(config, arch=config.network)
     _check(config)
     is_new = not config.out.exists()
     replaces = claim_folder(config.out)
@@ -96,7 +96,11 @@ def _check(config: RunConfig) -> None:
     if config.train_all_layers and (config.search or config.freeze_epochs):
         raise typer.BadParameter("--train-all-layers has no --search and no --freeze-epochs.")
     if config.from_run is None and config.text is None:
-        check_network(config.arch, config.weights)
+        check_network(config.network, config.weights)
+    of_images = ("weights", "size", "channels", "augment", "masks")
+    odd = [name for name in of_images if getattr(config, name) != getattr(RunConfig, name)]
+    if config.text and odd:
+        raise typer.BadParameter(f"--{odd[0]} is for images, --text for texts.")
     config.labels.check(config.folder)
     if config.text is None and (config.max_length or config.long):
         raise typer.BadParameter("--max-length and --long are for texts: --text NAME.")
@@ -153,14 +157,14 @@ def _learner(config: RunConfig) -> tuple[Learner, RunConfig]:
     elif is_known:
         learn, start = _trained_on(old, config, dls), f"from {config.from_run}"
     else:
-        arch = config.arch if config.text or old.blueprint is None else old.blueprint.arch
+        arch = config.network if config.text or old.blueprint is None else old.blueprint.arch
         learn = _new_learner(replace(config, arch=arch, pretrained=False, weights=None), dls)
         say(str(transplant(old, learn)))
         start = f"from {config.from_run}"
     if old is not None:  # its weights are trained, however they began
         learn.pretrained = True
     groups = ", ".join(learn.layer_groups.names)
-    name = learn.blueprint.arch if learn.blueprint else config.arch
+    name = learn.blueprint.arch if learn.blueprint else config.network
     say(f"{name}, {start}; layer groups: {groups}")
     return learn, config
 
@@ -194,16 +198,15 @@ def _new_learner(config: RunConfig, dls: Any) -> Learner:
     if config.text:
         return text_learner(dls, pretrained=config.pretrained, **options)
     make = segmentation_learner if config.masks else vision_learner
-    return make(dls, config.arch, pretrained=config.pretrained, weights=config.weights, **options)
+    options |= {"pretrained": config.pretrained, "weights": config.weights}
+    return make(dls, config.network, **options)
 
 
 def _texts(config: RunConfig) -> TextDataLoaders:
-    if config.weights is not None:
-        raise typer.BadParameter("--weights is for images; for texts --arch may be a folder.")
     dls = TextDataLoaders.from_table(
         config.folder,
         task=config.task,
-        model=DEFAULT_MODEL if config.arch == RunConfig.arch else config.arch,
+        model=config.network,
         valid_pct=config.valid_pct,
         seed=config.seed,
         batch_size=config.batch_size,

@@ -64,6 +64,8 @@ def run(
     if trained_on and labels == TableOptions() and folder.resolve() == trained_on.folder.resolve():
         labels = replace(trained_on.labels, task=None)
         masks, suffix = masks or trained_on.masks, suffix or trained_on.mask_suffix
+    elif trained_on and is_table(folder) and trained_on.labels.text:
+        labels = labels.completed(trained_on.labels)
     labels.check(folder)
     if suffix and masks is None:
         raise typer.BadParameter("--mask-suffix needs --masks DIR.")

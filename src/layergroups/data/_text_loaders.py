@@ -6,14 +6,13 @@ import logging
 import os
 import zlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack
 
 import torch
 
-from layergroups._checks import whole_number
 from layergroups._fingerprint import stable_text
 from layergroups._formatting import count
 from layergroups._suggestions import SuggestsNames, unknown_option
@@ -25,13 +24,14 @@ from layergroups.data.sources import (
     Column,
     Table,
     check_batch_size,
+    check_dataset,
     labels_of,
     marked,
     marks_of,
     name_at,
     read_table,
 )
-from layergroups.data.text import DEFAULT_MODEL, TextTransform
+from layergroups.data.text import DEFAULT_MODEL, MAX_TOKENS, TextTransform
 from layergroups.errors import DataError, TrainingError
 from layergroups.tasks import Task, missing, parse_labels, plain
 
@@ -81,6 +81,11 @@ class _Texts(DataSource):
     def save_transform(self, folder: Path) -> None:
         self.transform.save(folder)
 
+    @property
+    def max_tokens(self) -> int:
+        """Tokens in a batch at most, padding included, and of a text read in windows."""
+        return self.transform.max_tokens
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TextDataLoaders(SuggestsNames, _Texts):
@@ -96,7 +101,6 @@ class TextDataLoaders(SuggestsNames, _Texts):
         vocab: names of the classes, sorted; of the labels; or of the numbers to predict.
         transform: the tokenizer and its limits.
         batch_size: texts in a batch, at most.
-        max_tokens: tokens in a batch, at most, padding included.
     """
 
     train_texts: Samples
@@ -104,7 +108,6 @@ class TextDataLoaders(SuggestsNames, _Texts):
     vocab: tuple[str, ...]
     transform: TextTransform
     batch_size: int = 32
-    max_tokens: int = 16384
     seed: int = 42
     balance: Balance = False
     name: str = ""  # of the table
@@ -151,7 +154,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
             seed: decides split and order.
             batch_size: texts in a batch, at most.
             max_tokens: tokens in a batch, at most, padding included; long texts come in smaller
-                batches.
+                batches. Of a text read in windows, what is beyond is left out.
             balance: True for all classes equally often in training, a dict by class name, or a
                 list with a weight for each training text.
             on_error: "raise" to stop at cells that hold no text, "skip" to leave these rows out.
@@ -160,10 +163,11 @@ class TextDataLoaders(SuggestsNames, _Texts):
             DataError: table, texts, labels or arguments are not as expected.
         """
         found = read_table(table, header=header)
-        settings = _Settings(options, cls.from_table)
+        columns = [text] if isinstance(text, str | int) else list(text)
+        settings = _Settings(options, cls.from_table, len(columns))
         labels, named = labels_of(found, label, label_delim, task)
         made = settings.split(
-            _texts_of(found, text, settings.transform.separator),
+            _texts_of(found, columns, settings.transform),
             labels,
             marks_of(found, valid_col),
             task=task,
@@ -229,6 +233,9 @@ class TextDataLoaders(SuggestsNames, _Texts):
         for part, is_valid in ((train, False), (valid, True)):
             if part is None:
                 continue
+            lists = "texts and labels: TextDataLoaders.from_lists(texts, labels)"
+            if not isinstance(part, list | tuple):
+                check_dataset(part, "valid" if is_valid else "train", lists)
             names = _class_names(part, label)
             for text_of, label_of in _items_of(part, text, label):
                 texts.append(text_of)
@@ -263,10 +270,13 @@ class TextDataLoaders(SuggestsNames, _Texts):
         cut = self.train.items.n_cut + self.valid.items.n_cut
         if cut:
             n = len(self.train_texts) + len(self.valid_texts)
+            read, hint = self.transform.max_length, 'long="windows" reads all of it.'
+            if self.transform.long == "windows":
+                read, hint = self.max_tokens, "A higher max_tokens reads more, in more memory."
             _LOG.warning(
                 "%d of %d texts (%.1f%%) have more than %d tokens: what is beyond is left out. "
-                'long="windows" reads all of it.',
-                cut, n, 100 * cut / n, self.transform.max_length,
+                "%s",
+                cut, n, 100 * cut / n, read, hint,
             )  # fmt: skip
 
     @cached_property
@@ -324,7 +334,8 @@ class TextDataLoaders(SuggestsNames, _Texts):
         """Batches of other texts, with their labels if they are given.
 
         Args:
-            texts: a text, or a list of texts.
+            texts: a text, or a list of texts; of several columns each may be a list of its cells,
+                of which "" and None are left out, as in training.
             labels: the label of each text, as these data were made of.
         """
         return test_loader(self, texts, labels, self.batch_size, self.max_tokens)
@@ -377,7 +388,6 @@ class InferenceTexts(_Texts):
     size = None
     seed = 0
     batch_size = 32
-    max_tokens = 16384
 
     def __init__(self, vocab: tuple[str, ...], transform: TextTransform, task: Task) -> None:
         self.vocab, self.transform, self._task = vocab, transform, task
@@ -417,7 +427,8 @@ class InferenceTexts(_Texts):
     ) -> TextEvalLoader:
         """Batches of the texts in a table, of its validation rows if it marks some."""
         found = read_table(table)
-        texts = _texts_of(found, text, self.transform.separator)
+        columns = [text] if isinstance(text, str | int) else list(text)
+        texts = _texts_of(found, columns, replace(self.transform, columns=len(columns)))
         labels, _ = labels_of(found, label, label_delim, self.task)
         marks = marks_of(found, valid_col) or [True] * len(texts)
         wanted = [i for i, mark in enumerate(marks) if mark]
@@ -431,7 +442,7 @@ class InferenceTexts(_Texts):
 class _Settings:
     """The shared arguments of the constructor `way`, with their defaults, checked."""
 
-    def __init__(self, options: TextOptions, way: Any) -> None:
+    def __init__(self, options: TextOptions, way: Any, columns: int = 1) -> None:
         for name in options:
             if name not in TextOptions.__annotations__:
                 raise unknown_option(way, name, TextOptions.__annotations__)
@@ -443,10 +454,8 @@ class _Settings:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise DataError(f"seed={seed!r}: expected a whole number, such as 42.")
         self.seed = seed
-        tokens = options.get("max_tokens", 16384)
         self.fields: dict[str, Any] = {
             "batch_size": check_batch_size(options.get("batch_size", 32)),
-            "max_tokens": whole_number("max_tokens", tokens, 1, 16384, DataError),
             "seed": seed,
             "balance": options.get("balance", False),
         }
@@ -454,6 +463,8 @@ class _Settings:
             options.get("model", DEFAULT_MODEL),
             options.get("max_length"),
             options.get("long", "truncate"),
+            options.get("max_tokens", MAX_TOKENS),
+            columns,
         )
 
     def split(
@@ -501,20 +512,35 @@ class _Settings:
         return sound
 
 
-def _texts_of(table: Table, text: Column | Sequence[Column], separator: str) -> list[Any]:
-    """The text of each row; an empty cell of several is left out."""
-    keys = [text] if isinstance(text, str | int) else list(text)
+def _texts_of(table: Table, keys: Sequence[Column], transform: TextTransform) -> list[Any]:
+    """The text of each row."""
     if not keys:
         raise DataError("text=[] names no column; give one, or several.")
     columns = [table.column(key, "text")[1] for key in keys]
     if len(columns) == 1:
         return list(columns[0])
-    rows = []
-    for cells in zip(*columns, strict=True):
-        known = [cell for cell in cells if not missing(cell)]
-        odd = next((cell for cell in known if not isinstance(cell, str)), None)
-        rows.append(odd if odd is not None else separator.join(known))
-    return rows
+    return [_joined(cells, transform) for cells in zip(*columns, strict=True)]
+
+
+def _joined(cells: Sequence[Any], transform: TextTransform) -> Any:
+    """The cells of several columns as one text, without empty ones; a cell of another type alone.
+
+    Raises:
+        DataError: the texts of the model have another number of columns.
+    """
+    if transform.columns not in (0, len(cells)):
+        raise DataError(
+            f"{list(cells)!r:.80} has {len(cells)} parts, but each text of this model is made of "
+            f"{count(transform.columns, 'column')}. "
+            + (
+                "For many texts: learn.iter_preds(texts)."
+                if transform.columns == 1
+                else 'Give them all, "" for an empty one.'
+            )
+        )
+    known = [cell for cell in cells if not missing(cell)]
+    odd = next((cell for cell in known if not isinstance(cell, str)), None)
+    return transform.separator.join(known) if odd is None else odd
 
 
 def _class_names(dataset: Any, label: str | int | None) -> list[str] | None:
@@ -526,11 +552,6 @@ def _class_names(dataset: Any, label: str | int | None) -> list[str] | None:
 
 
 def _items_of(dataset: Any, text: Any, label: Any) -> Iterable[tuple[Any, Any]]:
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise DataError(
-            f"{type(dataset).__name__} is not a dataset: expected len(dataset) and dataset[i]. For "
-            "lists: TextDataLoaders.from_lists(texts, labels)."
-        )
     for i in range(len(dataset)):
         item = dataset[i]
         if isinstance(item, dict):
@@ -552,9 +573,9 @@ def _items_of(dataset: Any, text: Any, label: Any) -> Iterable[tuple[Any, Any]]:
 
 def loaded(transform: TextTransform, item: Any) -> Any:
     """One text as the model takes it, without the batch dimension."""
-    if isinstance(item, list | tuple) and item and all(isinstance(part, str) for part in item):
-        item = transform.separator.join(item)  # of several columns
-    if not isinstance(item, str) or not item.strip():
+    if isinstance(item, list | tuple):
+        item = _joined(item, transform)
+    if not isinstance(item, str) or missing(item):
         raise DataError(
             f'{item!r:.80} is not a text. Give a string: learn.predict("What a film."); for many, '
             "learn.iter_preds(texts)."
@@ -570,7 +591,10 @@ def test_loader(
     batch_size: int,
     max_tokens: int,
 ) -> TextEvalLoader:
-    given = [texts] if isinstance(texts, str) else list(texts)
+    given = [
+        _joined(each, data.transform) if isinstance(each, list | tuple) else each
+        for each in ([texts] if isinstance(texts, str) else texts)
+    ]
     bad = [i for i, text in enumerate(given) if not isinstance(text, str) or missing(text)]
     if bad or not given:
         raise DataError(

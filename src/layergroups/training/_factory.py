@@ -171,7 +171,10 @@ def vision_learner(
         )
 
     own |= {"metrics": metrics, "loss_func": loss_func, "opt_func": opt_func, "seed": seed}
-    with all_or_nothing(arch, custom_head, values=weights is not None):
+    with (
+        _refused_by_name(vision_learner, of_factory),
+        all_or_nothing(arch, custom_head, values=weights is not None),
+    ):
         network = _Network(arch, pretrained, weights, of_factory)
         return _learner(data, network, with_head, split, own)
 
@@ -204,8 +207,7 @@ def _learner(
         if seed is not None:
             torch.default_generator.manual_seed(mixed(seed, "first weights"))
         arch, pretrained, weights, options = network
-        with _refused_by_name(options):
-            loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
+        loaded = load_model(arch, pretrained=pretrained, weights=weights, **options)
         loaded, change = with_channels(loaded, spec.channels, size=size)
         assembled = with_head(loaded)
     learner = Learner(
@@ -300,7 +302,10 @@ def segmentation_learner(
             loaded, data.n_outputs, size=size, cut=cut, decoder=decoder, widths=widths
         )
 
-    with all_or_nothing(arch, values=weights is not None):
+    with (
+        _refused_by_name(segmentation_learner, of_factory),
+        all_or_nothing(arch, values=weights is not None),
+    ):
         network = _Network(arch, pretrained, weights, of_factory)
         return _learner(data, network, with_decoder, split, own)
 
@@ -345,14 +350,14 @@ def load_learner(folder: str | Path, *, model: nn.Module | None = None) -> Learn
 
 
 @contextmanager
-def _refused_by_name(options: Mapping[str, Any]) -> Iterator[None]:
+def _refused_by_name(way: Callable[..., Learner], options: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
         if isinstance(error.__cause__, TypeError):
             for name in options:
                 if repr(name) in str(error.__cause__):
-                    raise unknown_option(vision_learner, name, sorted(_LEARNER_OPTIONS)) from error
+                    raise unknown_option(way, name, sorted(_LEARNER_OPTIONS)) from error
         raise
 
 

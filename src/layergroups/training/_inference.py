@@ -33,16 +33,18 @@ def predictions(
     if isinstance(images, EvalLoader | TextEvalLoader):
         batches: Any = batches_of(learner.data, images)
     else:
-        batches = learner.data.test_batches(_paths(images))
+        batches = learner.data.test_batches(_paths(images, texts=learner.data.input is None))
     return _each(learner, iter(batches), iter(paths_of(batches) or texts_of(batches)))
 
 
-def _paths(images: object) -> Paths:
+def _paths(images: object, texts: bool) -> Any:
     if isinstance(images, str | os.PathLike):
         return images
-    files: list[str | os.PathLike[str]] = []
+    files: list[Any] = []
     for item in images if isinstance(images, Iterable) else [images]:
-        if not isinstance(item, str | os.PathLike):
+        if not isinstance(item, str | os.PathLike) and not (
+            texts and isinstance(item, list | tuple)
+        ):
             raise TrainingError(
                 "iter_preds takes paths of images, a folder, texts, or dls.test_dl(items), not a "
                 f"{type(item).__name__}. For batches: learn.get_preds(batches); for an image in "

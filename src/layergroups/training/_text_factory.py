@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from layergroups._random import mixed
+from layergroups._suggestions import unknown_option
 from layergroups.checkpoints import Blueprint
 from layergroups.data import TextDataLoaders
 from layergroups.errors import ModelError, TrainingError
@@ -32,6 +34,7 @@ _LOG = logging.getLogger("layergroups")
 
 def text_learner(
     dls: TextDataLoaders,
+    arch: str | os.PathLike[str] | None = None,
     *,
     pretrained: bool = True,
     pooling: str | None = None,
@@ -54,6 +57,7 @@ def text_learner(
 
     Args:
         dls: the texts and their classes, labels or numbers.
+        arch: the encoder whose tokenizer the data have, or None for that one.
         pretrained: start with pretrained weights.
         pooling: "mean" of the tokens, "cls" (the first) or "last"; None for what the encoder was
             trained with, which the model and its files show.
@@ -69,7 +73,8 @@ def text_learner(
         **options: those of `Learner`.
 
     Raises:
-        TrainingError: the data are not texts.
+        TrainingError: the data are not texts, or have the tokenizer of another model.
+        ArgumentError: there is no option of this name.
         UnknownArchitectureError: there is no such encoder, or it needs code of its own.
         WeightsError: the weights cannot be loaded.
     """
@@ -77,6 +82,14 @@ def text_learner(
         raise TrainingError(
             f"The data ({type(dls).__name__}) are not texts. Use "
             'text_learner(TextDataLoaders.from_table("reviews.csv", text="text", label="label")).'
+        )
+    for option in options:
+        if option not in LearnerOptions.__annotations__:
+            raise unknown_option(text_learner, option, LearnerOptions.__annotations__)
+    if arch is not None and os.fspath(arch) != dls.transform.model:
+        raise TrainingError(
+            f"The texts are tokens of {dls.transform.model}, not of {arch}. Name the encoder when "
+            f"you make the data: TextDataLoaders.from_table(..., model={os.fspath(arch)!r})."
         )
     task = dls.task
     if y_range is not None:

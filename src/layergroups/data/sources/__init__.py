@@ -2,6 +2,7 @@
 
 from layergroups.data.sources._datasets import (
     Items,
+    check_dataset,
     is_dataset,
     items_of,
     name_at,
@@ -56,6 +57,7 @@ __all__ = [
     "Settings",
     "Table",
     "check_batch_size",
+    "check_dataset",
     "find_files",
     "find_images",
     "is_dataset",

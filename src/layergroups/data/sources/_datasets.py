@@ -74,6 +74,20 @@ def is_dataset(source: object) -> bool:
     return not listed and hasattr(source, "__getitem__") and hasattr(source, "__len__")
 
 
+def check_dataset(dataset: object, name: str, lists: str) -> None:
+    """Raise `DataError` if it is no map-style dataset; `lists` says what is for lists."""
+    if is_dataset(dataset):
+        return
+    parts = [repr(key) for key in dataset] if isinstance(dataset, dict) else []
+    hint = f"For {lists}."
+    if isinstance(dataset, dict) and all(map(is_dataset, dataset.values())):
+        hint = f"Give its parts: from_dataset({', '.join(f'parts[{part}]' for part in parts[:2])})."
+    raise DataError(
+        f"{name}: a {type(dataset).__name__} is not a map-style dataset; it needs len(dataset) and "
+        f"dataset[i]. {hint}"
+    )
+
+
 def read_datasets(
     train: Any,
     valid: Any | None,
@@ -122,12 +136,8 @@ def items_of(
 ) -> Items:
     """Datasets, and where image and label are in their items."""
     for name, dataset in parts.items():
-        if not is_dataset(dataset):
-            raise DataError(
-                f"{name}: a {type(dataset).__name__} is not a map-style dataset; it needs "
-                "len(dataset) and dataset[i]. For paths and labels: "
-                "ImageDataLoaders.from_lists(files, labels)."
-            )
+        lists = "paths and labels: ImageDataLoaders.from_lists(files, labels)"
+        check_dataset(dataset, name, lists)
         if len(dataset) == 0:
             raise DataError(f"{name}: the dataset is empty.")
     item = _first_item(parts[asked])

@@ -2,6 +2,7 @@
 
 from layergroups.data.text._tokenizing import (
     DEFAULT_MODEL,
+    MAX_TOKENS,
     Encoded,
     TextTransform,
     is_text_config,
@@ -9,5 +10,6 @@ from layergroups.data.text._tokenizing import (
 )
 
 __all__ = [
-    "DEFAULT_MODEL", "Encoded", "TextTransform", "is_text_config", "text_transform_from_config",
+    "DEFAULT_MODEL", "MAX_TOKENS", "Encoded", "TextTransform", "is_text_config",
+    "text_transform_from_config",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from layergroups.errors import DataError
 DEFAULT_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 LONG: Final = ("truncate", "windows")
 _MOST: Final = 512  # tokens, if nobody asks for more: attention grows with the square
+MAX_TOKENS: Final = 16384  # of a batch
 _KIND: Final = "text"
 _FOLDER: Final = "tokenizer"
 
@@ -43,12 +44,16 @@ class TextTransform:
         max_length: tokens of a text, or of one window of it, special tokens included.
         long: "truncate" leaves out what is beyond; "windows" reads it in windows that overlap by an
             eighth, whose vectors are averaged.
+        max_tokens: tokens of all windows of a text; windows beyond are left out.
+        columns: of how many columns a text is made; 0 if that is not known.
     """
 
     model: str
     max_length: int
     long: str
     tokenizer: Any = field(compare=False, repr=False)
+    max_tokens: int = MAX_TOKENS
+    columns: int = 0
 
     @classmethod
     def of(
@@ -56,6 +61,8 @@ class TextTransform:
         model: str | os.PathLike[str],
         max_length: int | None = None,
         long: str = "truncate",
+        max_tokens: int = MAX_TOKENS,
+        columns: int = 0,
     ) -> TextTransform:
         """Load the tokenizer; None for as many tokens as the model takes, at most 512."""
         if long not in LONG:
@@ -65,6 +72,7 @@ class TextTransform:
             )
         if max_length is not None:
             whole_number("max_length", max_length, 4, 256, DataError)
+        whole_number("max_tokens", max_tokens, 1, MAX_TOKENS, DataError)
         name = os.fspath(model)
         for prefix in ("hf://", "hf-hub:", "local-dir:"):
             name = name.removeprefix(prefix)
@@ -74,7 +82,8 @@ class TextTransform:
                 f"max_length={max_length}, but {name} takes {limit} tokens at most. Give "
                 f'max_length={limit}, and long="windows" to read longer texts.'
             )
-        return cls(name, min(limit, _MOST) if max_length is None else max_length, long, tokenizer)
+        length = min(limit, _MOST) if max_length is None else max_length
+        return cls(name, length, long, tokenizer, max_tokens, columns)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -99,6 +108,7 @@ class TextTransform:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """The tokens of each text."""
         windows = self.long == "windows"
+        most = max(1, self.max_tokens // self.max_length) if windows else 1
         made = self.tokenizer(
             [_encodable(text) for text in texts],
             truncation=True,
@@ -108,16 +118,16 @@ class TextTransform:
             return_attention_mask=False,
         )
         parts: list[list[Tensor]] = [[] for _ in texts]
-        many = [False] * len(texts)
+        cut = [False] * len(texts)
         for row, text in enumerate(made["overflow_to_sample_mapping"]):
-            many[text] = bool(parts[text])
-            if windows or not parts[text]:
+            cut[text] = len(parts[text]) == most
+            if not cut[text]:
                 tokens = [made[name][row] for name in self.inputs]
                 parts[text].append(torch.tensor(tokens, dtype=torch.int32))
         blank = torch.full((len(self.inputs), 1), self._blank, dtype=torch.int32)
         return [
-            Encoded(tuple(each if each.shape[1] else blank for each in found), cut and not windows)
-            for found, cut in zip(parts, many, strict=True)
+            Encoded(tuple(each if each.shape[1] else blank for each in found), is_cut)
+            for found, is_cut in zip(parts, cut, strict=True)
         ]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
@@ -166,7 +176,13 @@ class TextTransform:
 
     def to_config(self) -> dict[str, Any]:
         """The settings, JSON-ready; `save` writes the tokenizer."""
-        return {"kind": _KIND, "max_length": self.max_length, "long": self.long}
+        return {
+            "kind": _KIND,
+            "max_length": self.max_length,
+            "long": self.long,
+            "max_tokens": self.max_tokens,
+            "columns": self.columns,
+        }
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder, where `text_transform_from_config` finds it."""
@@ -185,7 +201,9 @@ def is_text_config(config: Mapping[str, Any]) -> bool:
 
 def text_transform_from_config(config: Mapping[str, Any], folder: Path) -> TextTransform:
     """The transform of an export."""
-    return TextTransform.of(folder / _FOLDER, config.get("max_length"), str(config.get("long")))
+    known = {key: int(config[key]) for key in ("max_tokens", "columns") if key in config}
+    length, long = config.get("max_length"), str(config.get("long"))
+    return TextTransform.of(folder / _FOLDER, length, long, **known)
 
 
 def _tokenizer_of(name: str) -> tuple[Any, int]:
@@ -196,6 +214,11 @@ def _tokenizer_of(name: str) -> tuple[Any, int]:
         raise DataError(
             'Texts need the package transformers: pip install "layergroups[transformers]".'
         ) from cause
+    if (name.count("/") > 1 or name.startswith(("/", ".", "~"))) and not os.path.isdir(name):
+        raise DataError(
+            f"There is no folder {name}. Give the folder of a model, or its name on the hub, such "
+            f'as "{DEFAULT_MODEL}".'
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as cause:  # transformers, tokenizers and the hub raise anything
