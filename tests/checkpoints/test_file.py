@@ -1,5 +1,8 @@
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,26 @@ def test_text_is_written_with_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert json.loads(path.read_text()) == STATE
+
+
+@pytest.mark.slow
+def test_what_a_killed_writer_leaves_is_deleted(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path; from layergroups.checkpoints import Series\n"
+        "tensors = {'weight': torch.zeros(8_000_000)}\n"
+        "while True: print(Series(Path(sys.argv[1])).write(1, tensors, {}), flush=True)"
+    )
+    series = file.Series(tmp_path)
+    for delay in (0.0, 0.01, 0.02, 0.03, 0.05, 0.08):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline()  # it has written one, and writes the next
+            time.sleep(delay)
+            writer.kill()
+        if {*tmp_path.iterdir()} > {*series.files()}:
+            break
+    assert {*tmp_path.iterdir()} > {*series.files()}
+    series.prune(series.files())
+    assert [*tmp_path.iterdir()] == series.files()

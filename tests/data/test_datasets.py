@@ -134,6 +134,19 @@ def test_broken_items_are_all_listed_or_skipped() -> None:
     assert len(together(dls.train)[1]) == len(dls.train_images)
 
 
+class Unlabelled(Pairs):
+    def __getitem__(self, i: int) -> Any:
+        return picture(i), None if i == 3 else i % 2
+
+
+def test_items_without_a_label_are_left_out_if_asked() -> None:
+    with pytest.raises(DataError, match=r"train\[3\]"):
+        ImageDataLoaders.from_dataset(Unlabelled(), **SMALL)
+    dls = ImageDataLoaders.from_dataset(Unlabelled(), on_error="skip", **SMALL)
+    assert [str(image.path) for image in dls.broken] == ["train[3]"]
+    assert len(dls.train_images) + len(dls.valid_images) == 11
+
+
 def test_images_may_be_paths_bytes_arrays_and_grey(photo: Callable[..., Path]) -> None:
     path = photo("a.png")
     buffer = io.BytesIO()

@@ -118,6 +118,19 @@ def test_broken_photos_are_all_listed_or_skipped(
             assert path.name[0] == dls.vocab[label]
 
 
+def test_photos_without_a_label_are_left_out_if_asked(files: list[Path]) -> None:
+    for empty in (None, "", float("nan")):
+        labels = ["a", "b"] * 5 + [empty, "b"]
+        with pytest.raises(DataError, match=files[10].name):
+            ImageDataLoaders.from_lists(files, labels, **SMALL)
+        dls = ImageDataLoaders.from_lists(files, labels, on_error="skip", **SMALL)
+        assert [broken.path for broken in dls.broken] == [files[10]]
+        assert len(dls.train_images) + len(dls.valid_images) == N - 1
+    several = [["a"], [], ["a", "b"]] * 4  # no label at all is an answer
+    dls = ImageDataLoaders.from_lists(files, several, on_error="skip", **SMALL)
+    assert not dls.broken
+
+
 def test_a_class_of_broken_photos_only_is_no_class(files: list[Path]) -> None:
     files[0].write_bytes(b"")
     labels = ["gone", *["a", "b"] * 5, "a"]

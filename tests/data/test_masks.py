@@ -86,7 +86,25 @@ def test_faults_are_found_first_and_named_by_path(folders: tuple[Path, Path]) ->
     assert {broken.path.name for broken in dls.broken} == {"01.png", "02.png", "03.png"}
     (masks / "04.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 images have no mask.*04\.jpg"):
+        loaders(folders)
+    dls = loaders(folders, on_error="skip")
+    assert len(dls.train_images) + len(dls.valid_images) == 4
+    assert "04.jpg" in {broken.path.name for broken in dls.broken}
+    for path in masks.iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="8 of 8 images have no mask"):
         loaders(folders, on_error="skip")
+
+
+def test_rows_without_a_mask_are_left_out_if_asked(folders: tuple[Path, Path]) -> None:
+    files = [sorted(map(str, folder.iterdir())) for folder in folders]
+    table: dict[str, list[Any]] = {"image": files[0], "mask": [None, *files[1][1:7], "gone.png"]}
+    options: dict[str, Any] = {"classes": NAMES, **SMALL}
+    with pytest.raises(DataError, match="Rows 0 "):
+        SegmentationDataLoaders.from_table(table, **options)
+    dls = SegmentationDataLoaders.from_table(table, on_error="skip", **options)
+    assert [broken.path.name for broken in dls.broken] == ["00.jpg", "gone.png"]
+    assert len(dls.train_images) + len(dls.valid_images) == 6
 
 
 def test_names_that_differ_by_a_suffix_get_a_hint(folders: tuple[Path, Path]) -> None:
@@ -113,6 +131,8 @@ def test_masks_of_one_class_only_are_refused(folders: tuple[Path, Path]) -> None
         ({"classes": "nowhere.txt"}, "cannot be read"),
         ({"classes": {"a": 0, "b": (1, 2, 3)}}, "a different value for each"),
         ({"ignore": "circle"}, "neither a class"),
+        ({"ignore": list(NAMES)}, "leaves no class"),
+        ({"ignore": list(NAMES[1:])}, "leaves 'background'"),
     ],
 )
 def test_wrong_classes_are_refused(
@@ -265,6 +285,15 @@ def test_a_file_gives_names_with_colours(tmp_path: Path, lines: list[str]) -> No
     (tmp_path / "classes.txt").write_text("\n".join(lines), "utf-8-sig")
     expected = (("road", "far sky"), ((128, 64, 128), (70, 130, 180)))
     assert class_names(tmp_path / "classes.txt") == class_names(lines) == expected
+
+
+def test_a_file_gives_values_and_has_comments(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    for lines in (["7 road", "11\tfar sky"], ["# value: name", "7: road", "11: far sky", ""]):
+        file.write_text("\n".join(lines))
+        assert class_names(file) == (("road", "far sky"), (7, 11))
+    for lines in (["2 lanes", "road"], ["2 lanes", "2 lanes of a road"], ["1 2", "3 4"]):
+        assert class_names(lines) == (tuple(lines), (0, 1))
 
 
 def test_colours_of_some_classes_alone_are_refused() -> None:

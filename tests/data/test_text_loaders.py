@@ -101,6 +101,9 @@ def test_cells_without_text_are_found_up_front(folder: Path, caplog: Any) -> Non
         dls = TextDataLoaders.from_table(made, model=folder, on_error="skip")
     assert len(dls.train_texts) + len(dls.valid_texts) == 17
     assert caplog.records
+    made["label"][9] = ""
+    dls = TextDataLoaders.from_table(made, model=folder, on_error="skip")
+    assert len(dls.train_texts) + len(dls.valid_texts) == 16
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ real = pytest.mark.skipif(not REAL, reason="takes minutes: set LAYERGROUPS_REAL=
 def run(*command: str, shared: Path | None = None) -> int:
     """Without a step it must end; else torchrun reports that a process was killed."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    environment |= {"SHARED": str(shared or "")}
+    environment |= {"SHARED": str(shared or ""), "PYTHONFAULTHANDLER": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [sys.executable, *launcher, "tests/integrations/killed_script.py", *command],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
-    assert done.returncode == 0 or "Signal 9" in done.stderr, done.stderr[-4000:]
+    assert done.returncode == 0 or "Signal 9" in done.stderr, done.stderr[-20_000:]
     return done.returncode
 
 

@@ -125,7 +125,8 @@ class Series:
 
     def prune(self, keep: Collection[Path]) -> None:
         """Delete all other files, and the temporary files of killed writers."""
-        for path in [*self.files(), *self.folder.glob(".step-*.part")]:
+        temporary = (*self.folder.glob(".step-*.part"), *self.folder.glob(f".tmp{'?' * 6}"))
+        for path in (*self.files(), *temporary):  # the second kind is that of safetensors
             if path not in keep:
                 path.unlink(missing_ok=True)
 

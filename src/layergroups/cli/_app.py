@@ -69,7 +69,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Epochs = Annotated[int, _training("N", "Epochs of all layer groups.", min=0)]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Batch size.")]
 Workers = Annotated[int | None, _option("N", "Data-loading workers (default: automatic).", min=0)]
-_BROKEN = "Images that cannot be read: raise an error, or skip them."
+_BROKEN = "Images that cannot be read, and items without label or mask: raise an error, or skip."
 Broken = Annotated[OnError, typer.Option(help=_BROKEN)]
 TextCol = Annotated[
     str | None,

@@ -243,7 +243,8 @@ class InferenceData(DataSource):
         if isinstance(self.masks, LayerReader):
             files, found, marks, _ = paired_by_label(images, masks, suffix, channels, self.vocab)
         else:
-            files, single, marks = paired(images, masks, suffix, channels)
+            on_error = options.get("on_error", "raise")
+            files, single, marks = paired(images, masks, suffix, channels, on_error)
             found = [(path,) for path in single]
         wanted = [i for i in range(len(files)) if marks is None or marks[i]]
         return self.test_dl([files[i] for i in wanted], [found[i] for i in wanted], **options)

@@ -91,7 +91,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
         input: the statistics and the interpolation in use.
         input_is_default: whether the library chose them (ImageNet's, or those of the weights that
             `bind` was given) and not the user.
-        broken: images left out because they cannot be read, where `on_error` is "skip".
+        broken: items left out, where `on_error` is "skip": images that cannot be read, or that
+            have no label or mask.
         device: where the batches are, see `to`.
 
     The others are options of `from_folder`.
@@ -157,7 +158,8 @@ class ImageDataLoaders(SuggestsNames, DataSource):
                 are read in two seconds; else, with an accelerator, one for each core but one, and
                 without, none for small images, because training keeps all cores busy, and one for
                 every two cores for large ones (about 200 kB or more); never more than 8.
-            on_error: "raise" to stop at broken images, "skip" to leave them out and log it.
+            on_error: "raise" to stop at broken images, and at items without a label or a mask;
+                "skip" to leave them out and log it.
             cache: store the decoded pixels for the next epoch and the next run, in the user's cache
                 folder ($LAYERGROUPS_CACHE, else ~/.cache/layergroups; at most 10 GB and a quarter
                 of the free disk). A folder, or `DecodedCache(folder, limit)`, for another place;

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, Unpack
 from layergroups._paths import path_of
 from layergroups.data._image_loaders import ImageDataLoaders
 from layergroups.data._samples import names_of
-from layergroups.data.image import Augmentation
+from layergroups.data.image import Augmentation, OnError
 from layergroups.data.sources import (
     Classes,
     Column,
@@ -94,8 +94,8 @@ class SegmentationDataLoaders(ImageDataLoaders):
             classes: names in the order of the values 0, 1, ...; or a text file with a name in each
                 line; or a dict with the value or the colour (red, green, blue) of each. In a file
                 or a list, colours are written as "road #804080", "road 128 64 128" or
-                "128 64 128 road". None: the values 0 and 1, or 0 and 255, are background and
-                foreground.
+                "128 64 128 road", and values as "7 road" or "7: road". None: the values 0 and 1, or
+                0 and 255, are background and foreground.
             ignore: a class, a value or a colour, or a list of them, whose pixels count neither in
                 the loss nor in metrics; 255 where no class has it.
             overlapping: labels may overlap. Their masks, of 0 and 1, or 255, are in a folder below
@@ -114,7 +114,7 @@ class SegmentationDataLoaders(ImageDataLoaders):
         if overlapping:
             files, layers, marks, names = paired_by_label(*pairs, classes)
             return cls._masked(files, layers, marks, settings, names, ignore, overlapping)
-        files, found, marks = paired(*pairs)
+        files, found, marks = paired(*pairs, settings.on_error)
         return cls._masked(files, [(path,) for path in found], marks, settings, classes, ignore)
 
     @classmethod
@@ -193,7 +193,8 @@ class SegmentationDataLoaders(ImageDataLoaders):
         ]
         if overlapping and classes is None and len(named) > 1:
             classes = [name for name, _ in named]
-        found = paths_of_masks(masks if overlapping else _only(masks), overlapping)
+        single = masks if overlapping else _only(masks, settings.on_error)
+        found = paths_of_masks(single, overlapping)
         return cls._masked(rows.files, found, rows.valid, settings, classes, ignore, overlapping)
 
     @classmethod
@@ -295,11 +296,13 @@ class SegmentationDataLoaders(ImageDataLoaders):
         return super().transform_config() | ({"masks": reader.to_config()} if reader else {})
 
 
-def _only(rows: Sequence[Sequence[str | None]]) -> list[str]:
-    """The one mask of each row."""
-    if empty := [i for i, row in enumerate(rows) if len(row) != 1 or row[0] is None]:
+def _only(rows: Sequence[Sequence[str | None]], on_error: OnError) -> list[str]:
+    """The one mask of each row; with `on_error="skip"` it may be ""."""
+    empty = [i for i, row in enumerate(rows) if len(row) != 1 or row[0] is None]
+    columns = max(map(len, rows), default=1)
+    if empty and (on_error == "raise" or columns > 1 or len(empty) == len(rows)):
         raise DataError(
             f"Rows {names_of(empty)} (counted from 0) do not have one mask each. A column for each "
             "label, in which cells may be empty, needs overlapping=True."
         )
-    return [str(row[0]) for row in rows]
+    return [row[0] or "" for row in rows]

@@ -33,7 +33,7 @@ from layergroups.data.sources import (
 )
 from layergroups.data.text import DEFAULT_MODEL, MAX_TOKENS, TextTransform
 from layergroups.errors import DataError, TrainingError
-from layergroups.tasks import Task, missing, parse_labels, plain
+from layergroups.tasks import Task, missing, parse_labels, plain, without_label
 
 _LOG = logging.getLogger("layergroups")
 _NAMES: Final = (("text", "sentence", "review", "content", "message"), ("label", "labels", "class"))
@@ -157,7 +157,8 @@ class TextDataLoaders(SuggestsNames, _Texts):
                 batches. Of a text read in windows, what is beyond is left out.
             balance: True for all classes equally often in training, a dict by class name, or a
                 list with a weight for each training text.
-            on_error: "raise" to stop at cells that hold no text, "skip" to leave these rows out.
+            on_error: "raise" to stop at cells that hold no text, or no label, "skip" to leave
+                these rows out.
 
         Raises:
             DataError: table, texts, labels or arguments are not as expected.
@@ -478,7 +479,8 @@ class _Settings:
         for name, values in (("labels", labels), ("is_valid", marks)):
             if values is not None and len(values) != len(texts):
                 raise DataError(f"{len(texts)} texts, but {len(values)} {name}; give one for each.")
-        sound = self._sound(texts)
+        blank = without_label(labels, meaning.get("task")) if self.on_error == "skip" else []
+        sound = self._sound(texts, blank)
         names = [f"row {i}" for i in sound]
         targets = parse_labels([labels[i] for i in sound], names, **meaning)
         chosen = tuple(texts[i] for i in sound)
@@ -487,15 +489,19 @@ class _Settings:
             return marked(samples, targets.vocab, [marks[i] for i in sound], ())
         return divided(samples, targets.vocab, self.valid_pct, self.seed, source="The table")
 
-    def _sound(self, texts: Sequence[Any]) -> list[int]:
-        """Positions of the cells that hold a text."""
+    def _sound(self, texts: Sequence[Any], unlabelled: Sequence[int]) -> list[int]:
+        """Positions of the cells that hold a text, and have a label."""
         if not texts:
             raise DataError("There are no texts: give at least one.")
         empty = [i for i, text in enumerate(texts) if missing(text)]
         others = [i for i, t in enumerate(texts) if not missing(t) and not isinstance(t, str)]
         found = "; ".join(
             f"{count(len(rows), 'cell')} {what} (rows {names_of(rows)}, from 0)"
-            for what, rows in (("without text", empty), ("with other values", others))
+            for what, rows in (
+                ("without text", empty),
+                ("with other values", others),
+                ("without a label", unlabelled),
+            )
             if rows
         )
         if found and self.on_error == "raise":
@@ -505,7 +511,7 @@ class _Settings:
             )
         if found:
             _LOG.warning("Left out: %s.", found)
-        bad = {*empty, *others}
+        bad = {*empty, *others, *unlabelled}
         sound = [i for i in range(len(texts)) if i not in bad]
         if not sound:
             raise DataError("No cell holds a text, so there is nothing to train on.")

@@ -49,7 +49,14 @@ from layergroups.tasks._segmentation import (
     Segmentation,
 )
 from layergroups.tasks._splitting import members_of, random_split, stratified_split
-from layergroups.tasks._targets import Targets, missing, parse_labels, plain, readable
+from layergroups.tasks._targets import (
+    Targets,
+    missing,
+    parse_labels,
+    plain,
+    readable,
+    without_label,
+)
 from layergroups.tasks._task import (
     TASKS,
     AnyPrediction,
@@ -79,7 +86,7 @@ __all__ = [
     "checked_task", "checked_threshold", "describe_loss", "higher_is_better", "item_losses",
     "loss_from", "loss_name", "meaning_of", "members_of", "metric_names", "missing", "output_names",
     "parse_labels", "plain", "random_split", "readable", "register", "saved_name", "stand_in",
-    "stratified_split", "task_meant_by", "task_named",
+    "stratified_split", "task_meant_by", "task_named", "without_label",
 ]  # fmt: skip
 
 for _task in (Multiclass(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation()):

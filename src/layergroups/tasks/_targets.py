@@ -61,12 +61,23 @@ def parse_labels(
     if names is not None and len(set(names)) < len(names):
         raise DataError(f"vocab={list(names)} has a name twice; give each once.")
     if known is None:
-        claims = [each for each in TASKS.values() if each.recognises(values)]
-        known = claims[0] if claims else next(iter(TASKS.values()))
+        known = _task_of(values)
         _tell_of_whole_numbers(values, known)
     if known.needs_label:
         _check_none_missing(values, files, known, columns or ())
     return Targets(known, *known.parse_labels(values, files, names, tuple(columns or ())))
+
+
+def without_label(labels: Sequence[Any], task: Task | str | None = None) -> list[int]:
+    """Positions of the items without a label, where the task needs one; as in `parse_labels`."""
+    values = [plain(label) for label in labels]
+    known = _task_of(values) if task is None else checked_task(task, DataError)
+    return [i for i, value in enumerate(values) if missing(value)] if known.needs_label else []
+
+
+def _task_of(values: Sequence[Any]) -> Task:
+    claims = [each for each in TASKS.values() if each.recognises(values)]
+    return claims[0] if claims else next(iter(TASKS.values()))
 
 
 def missing(value: Any) -> bool:

@@ -23,7 +23,7 @@ from layergroups.data.image import (
     reduced_picture,
     report_broken,
 )
-from layergroups.data.sources._lists import marked, samples_of
+from layergroups.data.sources._lists import labelled_positions, marked, samples_of
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
 from layergroups.tasks import Task, checked_task, missing, parse_labels, plain
@@ -108,7 +108,11 @@ def read_datasets(
         )
     names, labels, broken = _read(items, settings)
     known = vocab or _class_names(train, items.label)
-    answers = parse_labels(_named(labels, known, task), names, task=task, vocab=known)
+    labels = _named(labels, known, task)
+    kept, unlabelled = labelled_positions(names, labels, task, settings)
+    names, labels = [names[i] for i in kept], [labels[i] for i in kept]
+    broken = [*unlabelled, *broken]
+    answers = parse_labels(labels, names, task=task, vocab=known)
     samples = samples_of(names, answers, items=items)
     if valid is None:
         whole = (settings.valid_pct, settings.seed)

@@ -16,7 +16,7 @@ from layergroups.data.image import BrokenImage, OnError, check_images, drop_brok
 from layergroups.data.sources._folder import find_images
 from layergroups.data.sources._settings import Settings
 from layergroups.errors import DataError
-from layergroups.tasks import Targets, Task, missing, parse_labels
+from layergroups.tasks import Targets, Task, missing, parse_labels, without_label
 
 _LOG = logging.getLogger("layergroups")
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -38,12 +38,15 @@ def read_lists(
     marks = None if is_valid is None else _marks(is_valid)
     _equally_long(names, labels=given, is_valid=marks)
     meaning: dict[str, Any] = {"task": task, "vocab": vocab, "columns": columns}
+    known, unlabelled = labelled_positions(names, given, task, settings)
+    names, given = [names[i] for i in known], [given[i] for i in known]
+    marks = None if marks is None else [marks[i] for i in known]
     targets = parse_labels(given, names, **meaning)  # before the files, which take longer
     sound, broken = sound_positions(names, settings)
     if len(sound) < len(names):
         names = [names[i] for i in sound]
         targets = parse_labels([given[i] for i in sound], names, **meaning)
-    samples = samples_of(names, targets)
+    samples, broken = samples_of(names, targets), (*unlabelled, *broken)
     if marks is None:
         whole = (settings.valid_pct, settings.seed)
         source = "The list of images"
@@ -108,6 +111,20 @@ def list_of_files(files: Iterable[str | os.PathLike[str]]) -> list[str]:
     if not listed:
         raise DataError("The list of images is empty: give at least one path.")
     return [os.path.expanduser(item) for item in listed]
+
+
+def labelled_positions(
+    files: Sequence[str], labels: Sequence[Any], task: Task | str | None, settings: Settings
+) -> tuple[list[int], tuple[BrokenImage, ...]]:
+    """Which items have a label, and which are left out for want of one.
+
+    With `on_error="raise"` all are kept: the parsing of labels says what is missing.
+    """
+    every = range(len(files))
+    blank = set(without_label(labels, task)) if settings.on_error == "skip" else set()
+    broken = tuple(BrokenImage(Path(files[i]), "has no label") for i in every if i in blank)
+    report_broken(broken, settings.on_error)
+    return [i for i in every if i not in blank], broken
 
 
 def sound_positions(

@@ -48,6 +48,8 @@ _MENTIONED: Final = 5
 _RGB: Final = r"\d+[\s,]+\d+[\s,]+\d+"
 _COLOUR_LAST: Final = re.compile(rf"(.+?)[\s,=:]+(#[0-9a-fA-F]{{6}}|{_RGB})")
 _COLOUR_FIRST: Final = re.compile(rf"({_RGB})[\s,]+(.+)")
+_VALUE_FIRST: Final = re.compile(r"(\d+)[\s,:=]+(.*[^\W\d].*)")
+_COMMENT: Final = re.compile(r"\s*(#\s|//)")
 _HEADING: Final = re.compile(r"(name|class)[\s,]+r[\s,]+g[\s,]+b", re.IGNORECASE)
 _TASK: Final = {False: "segmentation", True: "multilabel_segmentation"}  # whether labels overlap
 
@@ -332,7 +334,11 @@ def class_names(classes: Classes, least: int = 2) -> tuple[tuple[str, ...], tupl
 
 
 def _with_colours(lines: list[str]) -> list[str] | dict[str, Any]:
-    """Names; or the colour of each, if lines are as "road #804080" or "128 64 128 road"."""
+    """Names; or the value of each, if all lines are as "7 road" or "7: road".
+
+    Or the colour of each, if lines are as "road #804080" or "128 64 128 road".
+    """
+    lines = [line for line in lines if not _COMMENT.match(line)]
     if lines and _HEADING.fullmatch(lines[0]):
         lines = lines[1:]
     found: list[tuple[str, str]] = []
@@ -342,12 +348,17 @@ def _with_colours(lines: list[str]) -> list[str] | dict[str, Any]:
         elif first := _COLOUR_FIRST.fullmatch(line):
             found.append((first[2], first[1]))
     if not found:
-        return lines
-    if len(found) < len(lines) or len(dict(found)) < len(found):
+        numbered = [match for line in lines if (match := _VALUE_FIRST.fullmatch(line))]
+        values = {match[2]: int(match[1]) for match in numbered}
+        return values if len(set(values.values())) == len(lines) > 0 else lines
+    if len(found) < len(lines):
         raise DataError(
-            f"classes: {len(found)} of {len(lines)} lines have a colour; expected one for each, "
-            'and a different name: "road #804080", "road 128 64 128" or "128 64 128 road".'
+            f"classes: {len(found)} of {len(lines)} lines have a colour, such as {lines[0]!r}; "
+            'expected one for each: "road #804080", "road 128 64 128" or "128 64 128 road". If '
+            f"these numbers belong to the names, give a dict with values: {{{lines[0]!r}: 0, ...}}."
         )
+    if twice := [name for name, n in Counter(name for name, _ in found).items() if n > 1]:
+        raise DataError(f"classes: {names_of(twice)} has several colours; expected one for each.")
     return {n: c if c[0] == "#" else [int(v) for v in re.findall(r"\d+", c)] for n, c in found}
 
 
@@ -404,6 +415,11 @@ def reader_of(
     if _USUAL_VOID not in values and not by_colour:
         ignored.append(_USUAL_VOID)
     left = [(n, v) for n, v in zip(names, values, strict=True) if v not in ignored]
+    if len(left) < 2:
+        raise DataError(
+            f"ignore={ignore!r} leaves {names_of(n for n, _ in left) or 'no class'} of "
+            f"{names_of(names)}: expected two classes or more that count."
+        )
     return tuple(n for n, _ in left), MaskReader(
         tuple(v for _, v in left), tuple(dict.fromkeys(ignored)), items
     )
@@ -457,7 +473,7 @@ def read_masked(
     items: Items | None = None,
 ) -> Split:
     """Images with their masks, checked and divided; broken ones are errors, or left out."""
-    if items is None:
+    if items is None and settings.on_error == "raise":
         check_files(masks)
     reader: Reader
     if overlapping:
@@ -513,7 +529,8 @@ def masked_samples(
     found = paths_of_masks(masks, isinstance(reader, LayerReader))
     if len(images) != len(found):
         raise DataError(f"{len(images)} images, but {len(found)} masks; expected one for each.")
-    check_files(found)
+    if settings.on_error == "raise":
+        check_files(found)
     own, channels = replace(reader, items=None), settings.n_channels
     sound, _ = sound_positions(images, settings)
     labels, _ = mask_files(own, images, found, sound, channels, settings.on_error)
@@ -592,9 +609,12 @@ class _Check:
             own, sound = self._checked(alone, position)
             if sound is None:
                 return BrokenImage(Path(paths[i]), own)
-        return BrokenImage(Path(" + ".join(filter(None, paths))), fault)
+        names = [path for path in paths if path] or [self.images[position]]
+        return BrokenImage(Path(" + ".join(names)), fault)
 
     def _checked(self, paths: tuple[str, ...], position: int) -> tuple[str, MaskFile | None]:
+        if not any(paths) and isinstance(self.reader, MaskReader):
+            return "has no mask", None
         expected = (1, 1)
         try:
             mask = self.reader.open(paths)
@@ -623,9 +643,16 @@ def _sides(shape: Sequence[int]) -> str:
 
 
 def paired(
-    images: str | os.PathLike[str], masks: str | os.PathLike[str], suffix: str, channels: int
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    suffix: str,
+    channels: int,
+    on_error: OnError = "raise",
 ) -> tuple[list[str], list[str], list[bool] | None]:
-    """Images and masks of the same names below two folders, and which are for validation."""
+    """Images and masks of the same names below two folders, and which are for validation.
+
+    With `on_error="skip"` an image without a mask has "".
+    """
     roots = [
         path_of(each, DataError, 'from_folders("images", "masks")').expanduser()
         for each in (images, masks)
@@ -638,7 +665,7 @@ def paired(
     if not pictures:
         raise DataError(f"{roots[0]} has no images, nor have its sub-folders.")
     missing = [path for key, path in pictures.items() if key + suffix not in found]
-    if missing:
+    if missing and (on_error == "raise" or len(missing) == len(pictures)):
         raise DataError(
             f"{len(missing)} of {len(pictures)} images have no mask in {roots[1]}: "
             f"{first_few(missing, _MENTIONED)}. Expected the same names, such as "
@@ -651,7 +678,7 @@ def paired(
         )  # fmt: skip
     parts = [Path(key).parts[0] if "/" in key else "" for key in pictures]
     is_valid = [part == "valid" for part in parts] if set(parts) == {"train", "valid"} else None
-    return list(pictures.values()), [found[key + suffix] for key in pictures], is_valid
+    return list(pictures.values()), [found.get(key + suffix, "") for key in pictures], is_valid
 
 
 def _by_name(paths: Sequence[str], root: Path) -> dict[str, str]:
