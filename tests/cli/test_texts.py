@@ -138,6 +138,7 @@ def test_a_model_of_texts_is_validated_inspected_and_reported(
     assert main(["validate", model, table, "--text", "text", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["loss"] > 0
     assert main(["inspect", model, "--split", "2"]) == 0
+    assert "frozen" not in "".join(capsys.readouterr())  # other groups than those of the run
     assert main(["report", model, "--out", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").is_file()
 

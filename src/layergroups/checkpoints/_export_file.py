@@ -316,11 +316,11 @@ def compared(
         name = wanted.classes[output] if output < len(wanted.classes) else f"output {output}"
         theirs, ours = found[image].flatten()[output], expected[image].flatten()[output]
         raise CheckpointError(
-            f"{path.name} and the model differ: on trial image {image}, {name} is {theirs:.6f} in "
+            f"{path.name} and the model differ: on trial input {image}, {name} is {theirs:.6f} in "
             f"the file and {ours:.6f} in the model. Nothing was written. A forward that is random "
             "or keeps state between calls cannot be exported."
         )
-    return {"images": len(found), "largest_difference": float(apart.max())}
+    return {"inputs": len(found), "largest_difference": float(apart.max())}
 
 
 def trial_pixels(size: tuple[int, int], channels: int = 3) -> Tensor:

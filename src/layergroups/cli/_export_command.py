@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layergroups._formatting import say, show, show_json
+from layergroups.data import InferenceTexts
 from layergroups.errors import CheckpointError
 from layergroups.training import load_learner
 
@@ -26,9 +27,11 @@ def run(model: Path, *, format: str | None, out: Path | None, json: bool) -> Non
     if json:
         show_json({"file": str(target), "description": str(description), **written["checked"]})
         return
-    show(f"{target}\n{description}")
+    tokenizer = target.with_name(f"{target.name}.tokenizer.json")
+    files = [target, description, *([tokenizer] if isinstance(learn.dls, InferenceTexts) else [])]
+    show("\n".join(map(str, files)))
     say(
-        f"Compared with the model on {written['checked']['images']} inputs: probabilities or "
+        f"Compared with the model on {written['checked']['inputs']} inputs: probabilities or "
         f"numbers differ by {written['checked']['largest_difference']:.1g} at most."
     )
 

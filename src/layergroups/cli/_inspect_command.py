@@ -77,6 +77,7 @@ def _export(folder: str, split: str | None, size: int | None) -> tuple[str, Laye
             height, width = (size, size) if size else dls.size
             example = torch.zeros(2, dls.input.channels, height, width)
         rule = split_rule(split or "auto")
+        learn.unfreeze()  # what is frozen belongs to the groups of the run
         groups = LayerGroups(learn.model, rule, example_input=example, **known)
     arch = blueprint.arch if blueprint else type(learn.model).__name__
     return f"{folder}: {arch}", groups

@@ -14,7 +14,6 @@ import yaml
 from layergroups._from_dict import from_dict
 from layergroups._suggestions import nearest
 from layergroups.cli._parsing import TableOptions
-from layergroups.data import DEFAULT_MODEL
 from layergroups.errors import ConfigError
 
 _HEADER = """\
@@ -77,6 +76,8 @@ class RunConfig:
     @property
     def network(self) -> str:
         """The architecture, or the encoder of texts."""
+        from layergroups.data import DEFAULT_MODEL  # not for --help
+
         return self.arch or (DEFAULT_MODEL if self.text else "resnet18")
 
     @property

@@ -166,7 +166,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
         found = read_table(table, header=header)
         columns = [text] if isinstance(text, str | int) else list(text)
         settings = _Settings(options, cls.from_table, len(columns))
-        labels, named = labels_of(found, label, label_delim, task)
+        labels, named = labels_of(found, label, label_delim, task, "label")
         made = settings.split(
             _texts_of(found, columns, settings.transform),
             labels,
@@ -430,7 +430,7 @@ class InferenceTexts(_Texts):
         found = read_table(table)
         columns = [text] if isinstance(text, str | int) else list(text)
         texts = _texts_of(found, columns, replace(self.transform, columns=len(columns)))
-        labels, _ = labels_of(found, label, label_delim, self.task)
+        labels, _ = labels_of(found, label, label_delim, self.task, "label")
         marks = marks_of(found, valid_col) or [True] * len(texts)
         wanted = [i for i, mark in enumerate(marks) if mark]
         chosen = [texts[i] for i in wanted]

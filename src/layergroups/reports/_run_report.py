@@ -120,7 +120,7 @@ def _outcome(outcome: Outcome) -> list[RenderableType]:
          *((percent(item.iou),) if masks else ()))
         for item in outcome.worst
     ]  # fmt: skip
-    headings = ("file", "actual", "predicted", "confidence", "loss", *(("IoU",) if masks else ()))
+    headings = ("item", "actual", "predicted", "confidence", "loss", *(("IoU",) if masks else ()))
     return [*parts, *_titled("Largest errors", _table(headings, worst))] if worst else parts
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layergroups._paths import path_of
+from layergroups._suggestions import nearest
 from layergroups.data._samples import names_of
 from layergroups.errors import DataError
 from layergroups.tasks import Task, checked_task, missing
@@ -49,9 +50,10 @@ class Table:
         if isinstance(key, int) and not isinstance(key, bool) and -n <= key < n:
             name, values = self.columns[key]
             return str(name), values
+        near = nearest(str(key), map(str, names), "'", "'")
         raise DataError(
-            f"{argument}={key!r}: {self.source} has no such column. It has {names_of(names)}; "
-            f"give a name, or a position from 0 to {n - 1}."
+            f"{argument}={key!r}: {self.source} has no such column.{near} It has "
+            f"{names_of(names)}; give a name, or a position from 0 to {n - 1}."
         )
 
 
@@ -139,10 +141,11 @@ def labels_of(
     label_col: Column | Sequence[Column],
     label_delim: str | None,
     task: Task | str | None,
+    argument: str = "label_col",
 ) -> tuple[list[Any], tuple[str, ...]]:
     """The label of each row, and the names of the label columns; see `from_table`."""
     if isinstance(label_col, str | int):
-        name, values = table.column(label_col, "label_col")
+        name, values = table.column(label_col, argument)
         if label_delim is None:
             return _lists_of(values), (name,)
         return [_split(value, label_delim) for value in values], (name,)
@@ -150,9 +153,9 @@ def labels_of(
         raise DataError(
             "label_delim= divides the labels of one column; with several columns leave it out."
         )
-    found = [table.column(key, "label_col") for key in label_col]
+    found = [table.column(key, argument) for key in label_col]
     if not found:
-        raise DataError("label_col=[] names no column; give one, or several.")
+        raise DataError(f"{argument}=[] names no column; give one, or several.")
     columns = [
         [_number(value, name, row, table) for row, value in enumerate(values)]
         for name, values in found
