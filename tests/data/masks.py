@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from layergroups.data import SegmentationDataLoaders
+
+SMALL: dict[str, Any] = {"size": (24, 32), "batch_size": 4, "num_workers": 0, "cache": False}
 NAMES = ("background", "square", "disc")
 _COLOURS = ((40, 40, 40), (200, 60, 40), (50, 90, 220))
 
@@ -75,3 +79,14 @@ def _save_layers(folder: Path, name: str, masks: np.ndarray, form: str) -> None:
         Image.merge("LA", pages).save(folder / f"{name}.png")
     else:
         np.save(folder / f"{name}.npy", masks.transpose(1, 2, 0) // 255)
+
+
+def loaders(folders: tuple[Path, Path], **options: Any) -> SegmentationDataLoaders:
+    """Of the folders of `shapes`."""
+    return SegmentationDataLoaders.from_folders(*folders, **{"classes": NAMES, **SMALL, **options})
+
+
+def overlapping(folders: tuple[Path, Path], **options: Any) -> SegmentationDataLoaders:
+    """Of the folders of `layers`."""
+    options = {"classes": LABELS, "overlapping": True, **SMALL, **options}
+    return SegmentationDataLoaders.from_folders(*folders, **options)

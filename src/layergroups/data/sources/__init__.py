@@ -22,18 +22,20 @@ from layergroups.data.sources._lists import (
     samples_of,
     sound_positions,
 )
-from layergroups.data.sources._masks import (
-    Classes,
+from layergroups.data.sources._mask_classes import Classes
+from layergroups.data.sources._mask_readers import (
     LayerReader,
     MaskReader,
+    reader_from_config,
+    values_of,
+)
+from layergroups.data.sources._masks import (
     masked_samples,
     masks_by,
     paired,
     paired_by_label,
     paths_of_masks,
     read_masked,
-    reader_from_config,
-    values_of,
 )
 from layergroups.data.sources._settings import Options, Settings, check_batch_size
 from layergroups.data.sources._table import (
