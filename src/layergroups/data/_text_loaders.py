@@ -9,49 +9,34 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 
 from layergroups._fingerprint import stable_text
 from layergroups._formatting import count
-from layergroups._suggestions import SuggestsNames, unknown_option
+from layergroups._suggestions import SuggestsNames
 from layergroups.data._batches import Balance, image_weights
-from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
+from layergroups.data._samples import Samples, Split, names_of
 from layergroups.data._source import DataFacts, DataSource
 from layergroups.data._text_batches import TextEvalLoader, TextSet, TextTrainLoader
 from layergroups.data.sources import (
     Column,
-    Table,
+    TextOptions,
+    TextSettings,
     check_batch_size,
-    check_dataset,
+    joined_cells,
+    labelled_texts,
     labels_of,
-    marked,
     marks_of,
-    name_at,
     read_table,
+    texts_of,
 )
-from layergroups.data.text import DEFAULT_MODEL, MAX_TOKENS, TextTransform
+from layergroups.data.text import TextTransform
 from layergroups.errors import DataError, TrainingError
-from layergroups.tasks import Task, missing, parse_labels, plain, without_label
+from layergroups.tasks import Task, missing, parse_labels
 
 _LOG = logging.getLogger("layergroups")
-_NAMES: Final = (("text", "sentence", "review", "content", "message"), ("label", "labels", "class"))
-ON_ERROR: Final = ("raise", "skip")
-
-
-class TextOptions(TypedDict, total=False):
-    """The names of the shared arguments; `TextDataLoaders.from_table` explains them."""
-
-    model: str | os.PathLike[str]
-    max_length: int | None
-    long: str
-    valid_pct: float
-    seed: int
-    batch_size: int
-    max_tokens: int
-    balance: Balance
-    on_error: str
 
 
 class _Texts(DataSource):
@@ -165,10 +150,10 @@ class TextDataLoaders(SuggestsNames, _Texts):
         """
         found = read_table(table, header=header)
         columns = [text] if isinstance(text, str | int) else list(text)
-        settings = _Settings(options, cls.from_table, len(columns))
+        settings = TextSettings(options, cls.from_table, len(columns))
         labels, named = labels_of(found, label, label_delim, task, "label")
         made = settings.split(
-            _texts_of(found, columns, settings.transform),
+            texts_of(found, columns, settings.transform),
             labels,
             marks_of(found, valid_col),
             task=task,
@@ -201,7 +186,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
         """
         if isinstance(texts, str):
             raise DataError(f"texts={texts[:40]!r}: expected a list of texts, not one text.")
-        settings = _Settings(options, cls.from_lists)
+        settings = TextSettings(options, cls.from_lists)
         marks = None if is_valid is None else [bool(mark) for mark in is_valid]
         made = settings.split(list(texts), list(labels), marks, task=task, vocab=vocab)
         return cls._of(made, settings)
@@ -229,28 +214,18 @@ class TextDataLoaders(SuggestsNames, _Texts):
             vocab: as for `from_table`; None for the names that a dataset of Hugging Face knows.
             **options: the options of `from_table`.
         """
-        settings = _Settings(options, cls.from_dataset)
-        texts, labels, marks = [], [], []
-        for part, is_valid in ((train, False), (valid, True)):
-            if part is None:
-                continue
-            lists = "texts and labels: TextDataLoaders.from_lists(texts, labels)"
-            if not isinstance(part, list | tuple):
-                check_dataset(part, "valid" if is_valid else "train", lists)
-            names = _class_names(part, label)
-            for text_of, label_of in _items_of(part, text, label):
-                texts.append(text_of)
-                label_of = plain(label_of)
-                labels.append(name_at(label_of, names) if names else label_of)
-                marks.append(is_valid)
-            vocab = vocab or names
-        made = settings.split(
-            texts, labels, None if valid is None else marks, task=task, vocab=vocab
-        )
+        settings = TextSettings(options, cls.from_dataset)
+        texts, labels, names = labelled_texts(train, text, label, "train")
+        marks = None
+        if valid is not None:
+            others, their_labels, _ = labelled_texts(valid, text, label, "valid")
+            marks = [False] * len(texts) + [True] * len(others)
+            texts, labels = texts + others, labels + their_labels
+        made = settings.split(texts, labels, marks, task=task, vocab=vocab or names)
         return cls._of(made, settings)
 
     @classmethod
-    def _of(cls, found: Split, settings: _Settings, name: str = "") -> Self:
+    def _of(cls, found: Split, settings: TextSettings, name: str = "") -> Self:
         made = cls(
             found.train, found.valid, found.vocab, settings.transform, name=name, **settings.fields
         )
@@ -429,7 +404,7 @@ class InferenceTexts(_Texts):
         """Batches of the texts in a table, of its validation rows if it marks some."""
         found = read_table(table)
         columns = [text] if isinstance(text, str | int) else list(text)
-        texts = _texts_of(found, columns, replace(self.transform, columns=len(columns)))
+        texts = texts_of(found, columns, replace(self.transform, columns=len(columns)))
         labels, _ = labels_of(found, label, label_delim, self.task, "label")
         marks = marks_of(found, valid_col) or [True] * len(texts)
         wanted = [i for i, mark in enumerate(marks) if mark]
@@ -440,147 +415,10 @@ class InferenceTexts(_Texts):
         return stable_text((self.transform.max_length, self.transform.long))
 
 
-class _Settings:
-    """The shared arguments of the constructor `way`, with their defaults, checked."""
-
-    def __init__(self, options: TextOptions, way: Any, columns: int = 1) -> None:
-        for name in options:
-            if name not in TextOptions.__annotations__:
-                raise unknown_option(way, name, TextOptions.__annotations__)
-        self.valid_pct = check_valid_pct(options.get("valid_pct", 0.2))
-        self.on_error = options.get("on_error", "raise")
-        if self.on_error not in ON_ERROR:
-            raise DataError(f'on_error={self.on_error!r}: expected "raise" or "skip".')
-        seed = options.get("seed", 42)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise DataError(f"seed={seed!r}: expected a whole number, such as 42.")
-        self.seed = seed
-        self.fields: dict[str, Any] = {
-            "batch_size": check_batch_size(options.get("batch_size", 32)),
-            "seed": seed,
-            "balance": options.get("balance", False),
-        }
-        self.transform = TextTransform.of(
-            options.get("model", DEFAULT_MODEL),
-            options.get("max_length"),
-            options.get("long", "truncate"),
-            options.get("max_tokens", MAX_TOKENS),
-            columns,
-        )
-
-    def split(
-        self,
-        texts: Sequence[Any],
-        labels: Sequence[Any],
-        marks: Sequence[bool] | None,
-        **meaning: Any,
-    ) -> Split:
-        """Check the texts, parse the labels and divide both."""
-        for name, values in (("labels", labels), ("is_valid", marks)):
-            if values is not None and len(values) != len(texts):
-                raise DataError(f"{len(texts)} texts, but {len(values)} {name}; give one for each.")
-        blank = without_label(labels, meaning.get("task")) if self.on_error == "skip" else []
-        sound = self._sound(texts, blank)
-        names = [f"row {i}" for i in sound]
-        targets = parse_labels([labels[i] for i in sound], names, **meaning)
-        chosen = tuple(texts[i] for i in sound)
-        samples = Samples(chosen, targets.labels, targets.task, len(targets.vocab))
-        if marks is not None:
-            return marked(samples, targets.vocab, [marks[i] for i in sound], ())
-        return divided(samples, targets.vocab, self.valid_pct, self.seed, source="The table")
-
-    def _sound(self, texts: Sequence[Any], unlabelled: Sequence[int]) -> list[int]:
-        """Positions of the cells that hold a text, and have a label."""
-        if not texts:
-            raise DataError("There are no texts: give at least one.")
-        empty = [i for i, text in enumerate(texts) if missing(text)]
-        others = [i for i, t in enumerate(texts) if not missing(t) and not isinstance(t, str)]
-        found = "; ".join(
-            f"{count(len(rows), 'cell')} {what} (rows {names_of(rows)}, from 0)"
-            for what, rows in (
-                ("without text", empty),
-                ("with other values", others),
-                ("without a label", unlabelled),
-            )
-            if rows
-        )
-        if found and self.on_error == "raise":
-            raise DataError(
-                f"The texts have {found}. Fill them in, write numbers as text, or leave these "
-                'rows out: on_error="skip".'
-            )
-        if found:
-            _LOG.warning("Left out: %s.", found)
-        bad = {*empty, *others, *unlabelled}
-        sound = [i for i in range(len(texts)) if i not in bad]
-        if not sound:
-            raise DataError("No cell holds a text, so there is nothing to train on.")
-        return sound
-
-
-def _texts_of(table: Table, keys: Sequence[Column], transform: TextTransform) -> list[Any]:
-    """The text of each row."""
-    if not keys:
-        raise DataError("text=[] names no column; give one, or several.")
-    columns = [table.column(key, "text")[1] for key in keys]
-    if len(columns) == 1:
-        return list(columns[0])
-    return [_joined(cells, transform) for cells in zip(*columns, strict=True)]
-
-
-def _joined(cells: Sequence[Any], transform: TextTransform) -> Any:
-    """The cells of several columns as one text, without empty ones; a cell of another type alone.
-
-    Raises:
-        DataError: the texts of the model have another number of columns.
-    """
-    if transform.columns not in (0, len(cells)):
-        raise DataError(
-            f"{list(cells)!r:.80} has {len(cells)} parts, but each text of this model is made of "
-            f"{count(transform.columns, 'column')}. "
-            + (
-                "For many texts: learn.iter_preds(texts)."
-                if transform.columns == 1
-                else 'Give them all, "" for an empty one.'
-            )
-        )
-    known = [cell for cell in cells if not missing(cell)]
-    odd = next((cell for cell in known if not isinstance(cell, str)), None)
-    return transform.separator.join(known) if odd is None else odd
-
-
-def _class_names(dataset: Any, label: str | int | None) -> list[str] | None:
-    """The names of the classes of a dataset of Hugging Face, if it has some."""
-    features = getattr(dataset, "features", None) or {}
-    keys = [label] if label is not None else [k for k in _NAMES[1] if k in features]
-    found = getattr(features.get(keys[0]), "names", None) if keys else None
-    return list(found) if found else None
-
-
-def _items_of(dataset: Any, text: Any, label: Any) -> Iterable[tuple[Any, Any]]:
-    for i in range(len(dataset)):
-        item = dataset[i]
-        if isinstance(item, dict):
-            keys = [
-                next((name for name in names if name in item), None) if key is None else key
-                for key, names in zip((text, label), _NAMES, strict=True)
-            ]
-        else:
-            keys = [0 if text is None else text, 1 if label is None else label]
-        try:
-            yield item[keys[0]], item[keys[1]]
-        except (KeyError, IndexError, TypeError) as cause:
-            has = ", ".join(map(repr, item)) if isinstance(item, dict) else type(item).__name__
-            raise DataError(
-                f"Item {i} of the dataset has no text or no label: it has {has}. Name them: "
-                'text="sentence", label="class".'
-            ) from cause
-
-
 def loaded(transform: TextTransform, item: Any) -> Any:
     """One text as the model takes it, without the batch dimension."""
     if isinstance(item, list | tuple):
-        item = _joined(item, transform)
+        item = joined_cells(item, transform)
     if not isinstance(item, str) or missing(item):
         raise DataError(
             f'{item!r:.80} is not a text. Give a string: learn.predict("What a film."); for many, '
@@ -598,7 +436,7 @@ def test_loader(
     max_tokens: int,
 ) -> TextEvalLoader:
     given = [
-        _joined(each, data.transform) if isinstance(each, list | tuple) else each
+        joined_cells(each, data.transform) if isinstance(each, list | tuple) else each
         for each in ([texts] if isinstance(texts, str) else texts)
     ]
     bad = [i for i, text in enumerate(given) if not isinstance(text, str) or missing(text)]

@@ -46,6 +46,13 @@ from layergroups.data.sources._table import (
     read_table,
     rows_of,
 )
+from layergroups.data.sources._text_sources import (
+    TextOptions,
+    TextSettings,
+    joined_cells,
+    labelled_texts,
+    texts_of,
+)
 
 __all__ = [
     "Classes",
@@ -58,12 +65,16 @@ __all__ = [
     "Options",
     "Settings",
     "Table",
+    "TextOptions",
+    "TextSettings",
     "check_batch_size",
     "check_dataset",
     "find_files",
     "find_images",
     "is_dataset",
     "items_of",
+    "joined_cells",
+    "labelled_texts",
     "labels_by_name",
     "labels_of",
     "list_of_files",
@@ -87,5 +98,6 @@ __all__ = [
     "rows_of",
     "samples_of",
     "sound_positions",
+    "texts_of",
     "values_of",
 ]  # fmt: skip
