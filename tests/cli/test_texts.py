@@ -120,6 +120,8 @@ def test_several_columns_are_those_of_the_run(
     learn = load_learner(model)
     whole, alone = learn.predict([texts[0], "the end"]), learn.predict([texts[0], None])
     assert torch.equal(alone.probabilities, learn.predict(texts[0]).probabilities)
+    both = [p for _, p in learn.iter_preds([[texts[0], "the end"], [texts[0], None]])]
+    assert [p.label for p in both] == [whole.label, alone.label]
     given = f"{texts[0]}\tthe end\n{texts[0]}\t\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
     assert main(["predict", model, "--format", "jsonl"]) == 0

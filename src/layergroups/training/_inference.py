@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,31 +27,30 @@ from layergroups.training.state import LearnerState
 
 
 def predictions(
-    learner: LearnerState, images: Paths | EvalLoader | TextEvalLoader
+    learner: LearnerState,
+    items: Paths | Iterable[Sequence[str | None]] | EvalLoader | TextEvalLoader,
 ) -> Iterator[tuple[Any, AnyPrediction]]:
     """Yield each item with its prediction; between batches the model may be used or changed."""
-    if isinstance(images, EvalLoader | TextEvalLoader):
-        batches: Any = batches_of(learner.data, images)
+    if isinstance(items, EvalLoader | TextEvalLoader):
+        batches: Any = batches_of(learner.data, items)
     else:
-        batches = learner.data.test_batches(_paths(images, texts=learner.data.input is None))
+        batches = learner.data.test_batches(_listed(items, texts=learner.data.input is None))
     return _each(learner, iter(batches), iter(paths_of(batches) or texts_of(batches)))
 
 
-def _paths(images: object, texts: bool) -> Any:
-    if isinstance(images, str | os.PathLike):
-        return images
-    files: list[Any] = []
-    for item in images if isinstance(images, Iterable) else [images]:
-        if not isinstance(item, str | os.PathLike) and not (
-            texts and isinstance(item, list | tuple)
-        ):
-            raise TrainingError(
-                "iter_preds takes paths of images, a folder, texts, or dls.test_dl(items), not a "
-                f"{type(item).__name__}. For batches: learn.get_preds(batches); for an image in "
-                "memory: learn.predict(image)."
-            )
-        files.append(item)
-    return files
+def _listed(items: object, *, texts: bool) -> Any:
+    """A path or a text, or a list of them; a text may be a list of its cells."""
+    if isinstance(items, str | os.PathLike):
+        return items
+    kinds = (str, os.PathLike, *((list, tuple) if texts else ()))
+    listed = list(items) if isinstance(items, Iterable) else [items]
+    if odd := [item for item in listed if not isinstance(item, kinds)]:
+        raise TrainingError(
+            "iter_preds takes paths of images, a folder, texts, or dls.test_dl(items), not a "
+            f"{type(odd[0]).__name__}. For batches: learn.get_preds(batches); for an image in "
+            "memory: learn.predict(image)."
+        )
+    return listed
 
 
 def _each(

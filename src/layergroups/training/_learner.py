@@ -20,7 +20,15 @@ from layergroups._drawing import Figure
 from layergroups._forward import single_batch
 from layergroups._paths import path_of
 from layergroups._suggestions import unknown_attribute
-from layergroups.data import EvalLoader, Paths, Size, TrainValid, batch_count, batches_of
+from layergroups.data import (
+    EvalLoader,
+    Paths,
+    Size,
+    TextEvalLoader,
+    TrainValid,
+    batch_count,
+    batches_of,
+)
 from layergroups.errors import CheckpointError, TrainingError
 from layergroups.groups import Freezing, LayerGroups, Rate, Split
 from layergroups.reports import (
@@ -654,10 +662,11 @@ class Learner(LearnerState):
         tile: int | Size | None = None,
         overlap: float = 0.25,
     ) -> Any:
-        """Predict one item: a path, a PIL image, an array or a tensor.
+        """Predict one item: a path, a PIL image, an array or a tensor; or a text.
 
         Args:
-            item: one item of the kind that the model was trained with.
+            item: one item of the kind that the model was trained with; a text of several columns
+                is a list of its cells.
             kind: for type checkers, the class of the prediction if it is not `Prediction`, such as
                 `LabelsPrediction`; it is checked.
             tile: for masks of large images: cut squares of this side, or of (height, width), in
@@ -674,7 +683,7 @@ class Learner(LearnerState):
             For masks a `MaskPrediction`.
 
         Raises:
-            DataError: the item is not an image, or it cannot be read.
+            DataError: the item is not an image or a text, or it cannot be read.
             TrainingError: the model cannot take the item, predictions are of another kind, or there
                 are no masks to tile.
         """
@@ -694,18 +703,20 @@ class Learner(LearnerState):
         made = self.task.decode(found[0], self.data.vocab, self.thresh)
         return self.data.placed(made, item)  # type: ignore[no-any-return] # of the same kind
 
-    def iter_preds(self, items: Paths | EvalLoader) -> Iterator[tuple[Path, AnyPrediction]]:
+    def iter_preds(
+        self, items: Paths | Iterable[Sequence[str | None]] | EvalLoader | TextEvalLoader
+    ) -> Iterator[tuple[Path, AnyPrediction]]:
         """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.
 
         The images are checked first. Then they are predicted in batches, while workers prepare the
-        next ones. Between two images the model is unchanged.
+        next ones. Between two images the model is unchanged. Of texts, each comes with its own.
 
         Args:
             items: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have
-                a different batch size.
+                a different batch size; a list of texts, or of lists of their cells.
 
         Raises:
-            DataError: there are no images.
+            DataError: there are no images, or some items are not texts.
             BrokenImagesError: images are broken, and the data are set to stop at them.
         """
         return predictions(self, items)
