@@ -23,6 +23,9 @@ def test_black_and_white_masks_need_no_classes(tmp_path: Path) -> None:
     dls = loaders(shapes(tmp_path, n=8, values=(0, 255, 0)), classes=None)
     assert dls.vocab == ("background", "foreground")
     assert set(dls.one_batch()[1].unique().tolist()) == {0, 1}
+    dls = loaders(shapes(tmp_path / "void", n=8, values=(0, 1, 255)), classes=None)
+    assert dls.vocab == ("background", "foreground")
+    assert set(dls.one_batch()[1].unique().tolist()) == {-100, 0, 1}
 
 
 def test_a_class_ignored_by_name_has_no_output(folders: tuple[Path, Path], tmp_path: Path) -> None:

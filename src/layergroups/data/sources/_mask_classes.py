@@ -120,19 +120,19 @@ def reader_of(
 ) -> tuple[tuple[str, ...], MaskReader]:
     """Names of the classes, and how the masks are read.
 
-    Without classes, masks of 0 and 255 have the classes background and foreground. A class that is
-    ignored by its name has no output.
+    Without classes, masks of 0 and 1, or 0 and 255, have the classes background and foreground; of
+    0, 1 and 255, 255 is ignored. A class that is ignored by its name has no output.
     """
     if classes is None:
         seen = _values(sample, items)
-        if not seen <= {0, 1} and not seen <= {0, 255}:
+        if not seen <= {0, 1, _USUAL_VOID}:
             raise DataError(
                 f"The masks have the values {first_few(map(str, sorted(seen)), 10)}: give the "
                 'names of their classes, classes=["background", "road", ...] for 0, 1, ..., or a '
                 'dict with the value or the colour of each, classes={"road": (128, 64, 128), ...}'
                 f"{lossy(sample)}."
             )
-        classes = {"background": 0, "foreground": max(seen | {1})}
+        classes = {"background": 0, "foreground": 1 if 1 in seen else max(seen | {1})}
     names, values = class_names(classes)
     by_colour = isinstance(values[0], tuple)
     listed = [] if ignore is None else ignore if isinstance(ignore, list) else [ignore]
