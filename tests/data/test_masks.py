@@ -100,6 +100,8 @@ def test_faults_of_layers_are_found_first_and_named_by_path(tmp_path: Path) -> N
     (masks / "disc/05.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 images have no mask in .*disc.*05\.jpg"):
         overlapping((images, masks))
+    dls = overlapping((images, masks), on_error="skip")  # without the five above
+    assert len(dls.train_images) + len(dls.valid_images) == 3
     with pytest.raises(DataError, match="'ring'"):
         overlapping((images, masks), classes=["disc", "ring"])
     pages = layers(tmp_path / "pages", 4)

@@ -55,3 +55,11 @@ def test_counts_are_predicted_in_their_own_unit(make) -> None:
         with torch.no_grad():
             outputs = learn.model.eval()(dls.valid.x)
         assert torch.allclose(learn.get_preds()[0], activation(outputs), atol=1e-5)
+
+
+def test_targets_outside_the_range_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    targets = torch.tensor([[1.0], [40.0], [200.0]])
+    TASKS["regression"].check_range((0, 201), targets)
+    assert not caplog.records
+    TASKS["regression"].check_range((2, 50), targets)
+    assert [record.args[2:4] for record in caplog.records] == [(2, 3)]  # type: ignore[index] # a tuple

@@ -89,3 +89,11 @@ def test_many_whole_numbers_are_remarked_on(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING, "layergroups"):
         assert meant(list(range(40))).task == "multiclass"
     assert "give task='regression'" in caplog.text
+
+
+@pytest.mark.parametrize(("labels", "told"), [(["1,5", "20,25"], True), (["1,5", "a"], False)])
+def test_numbers_with_a_decimal_comma_are_told(
+    labels: list[str], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert meant(labels).task.name == "multiclass"
+    assert ("decimal" in caplog.text) is told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ from tests.training.failing import crash
 from tests.training.tiny import LabelLoaders, moved, snapshot
 
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.training import FineTuneDefaults
+from layergroups.tasks import CrossEntropy
+from layergroups.training import FineTuneDefaults, MixUp
 
 
 def test_a_run_that_is_cut_off_goes_on_bit_for_bit(make, tmp_path: Path) -> None:
@@ -100,6 +102,45 @@ def test_a_finished_run_is_not_the_run_with_other_settings(
         learn.fine_tune(1, **{"base_lr": 1e-2, **saved, **(change if of_fit else {})})
     assert not moved(weights, learn.model)
     assert not learn.history
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        [{"opt_func": partial(torch.optim.SGD, momentum=m)} for m in (0.9, 0.1)],
+        [{"opt_func": partial(torch.optim.AdamW, betas=(b, 0.99))} for b in (0.9, 0.8)],
+        [{"loss_func": CrossEntropy(label_smoothing=s)} for s in (0.1, 0.3)],
+        [{"mixed_precision": word} for word in ("no", "bf16")],
+        [{"batch_norm": word} for word in ("keep", "update")],
+    ],
+)
+def test_arguments_of_arguments_count_too(
+    make, tmp_path: Path, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "resume": True}
+    make(**first).fit(1, 1e-2, **saved)
+    assert len(make(**first).fit(1, 1e-2, **saved)) == 1
+    learn = make(**second)
+    weights = snapshot(learn.model)
+    with pytest.raises(CheckpointError, match="different fit"):
+        learn.fit(1, 1e-2, **saved)
+    assert not moved(weights, learn.model)
+
+
+def test_other_callbacks_are_told(make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "resume": True}
+    crash(make(), 2, 2, 1e-2, callbacks=[MixUp()], **saved)
+    caplog.clear()
+    make().fit(2, 1e-2, **saved)
+    told = [record for record in caplog.records if "MixUp" in record.getMessage()]
+    assert len(told) == 1
+
+
+def test_a_finished_fit_is_left_as_a_fit_leaves_it(make, tmp_path: Path) -> None:
+    for _ in range(2):
+        learn = make()
+        learn.fit(1, 1e-2, checkpoint_dir=tmp_path, resume=True)
+        assert not learn.model.training
 
 
 def test_a_fit_does_not_resume_over_a_different_fit_before_it(make, tmp_path: Path) -> None:

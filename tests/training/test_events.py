@@ -124,3 +124,19 @@ def test_a_callback_may_stop_the_fit(make) -> None:
 def test_what_is_no_callback_is_refused(make, given, says) -> None:
     with pytest.raises(TrainingError, match=says):
         make(callbacks=[given])
+
+
+def test_a_method_that_is_no_event_is_told(make, caplog: pytest.LogCaptureFixture) -> None:
+    class Other(Callback):
+        def on_epoch_end(self, run) -> None: ...
+
+    with pytest.raises(TrainingError, match="after_epoch"):
+        make().fit(1, callbacks=[Other()])
+
+    class Misspelt(Callback):
+        def before_fit(self, run) -> None: ...
+        def after_epoc(self, run) -> None: ...
+
+    make().fit(1, callbacks=[Misspelt()])
+    told = [record.args for record in caplog.records if "Misspelt" in record.getMessage()]
+    assert [(args[1], args[2]) for args in told] == [("after_epoc", " Did you mean after_epoch?")]

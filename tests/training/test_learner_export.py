@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from layergroups.data import ImageDataLoaders
+from layergroups.errors import CheckpointError
 from layergroups.training import load_learner, vision_learner
 
 
@@ -63,3 +64,17 @@ def test_a_loaded_learner_is_in_eval_mode(photos: ImageDataLoaders, tmp_path: Pa
     assert not any(module.training for module in loaded.model.modules())
     found = loaded.predict(photos.valid_images.files[0])
     assert found.label == learn.predict(photos.valid_images.files[0]).label
+
+
+def test_an_export_with_tied_weights_needs_the_model(
+    photos: ImageDataLoaders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learn = vision_learner(photos, "timm:test_vit", pretrained=False, img_size=32, progress=False)
+    first, second = learn.model.get_submodule("0.body.blocks")[:2]
+    second.mlp.fc1.weight = first.mlp.fc1.weight
+    folder = learn.export(tmp_path / "model")
+    assert any("model=" in record.getMessage() for record in caplog.records)
+    with pytest.raises(CheckpointError, match="model="):
+        load_learner(folder)
+    again = load_learner(folder, model=learn.model)
+    assert again.predict(tmp_path / "1.png").label == learn.predict(tmp_path / "1.png").label

@@ -16,7 +16,7 @@ from tests.texts import model_folder, reviews, tokenizers
 from tests.training.tiny import TinyLoaders
 
 from layergroups import FineTuneDefaults, TextDataLoaders, load_learner, text_learner
-from layergroups.errors import ArgumentError, ModelError, TrainingError
+from layergroups.errors import ArgumentError, CheckpointError, ModelError, TrainingError
 from layergroups.training import Learner
 from layergroups.training.recipes import FineTunePlan, new_plan
 
@@ -236,6 +236,15 @@ def test_embeddings_stay_frozen_and_early_layers_of_few_texts(folder: Path) -> N
     assert lowest(defaults=replace(FEW, lowest=0)) == 0
     assert lowest(lr=slice(1e-5, 1e-3)) == 0  # rates for all groups
     assert lowest(pretrained=False) == 0
+
+
+def test_a_run_does_not_resume_with_other_shares_of_the_classes(
+    folder: Path, tmp_path: Path
+) -> None:
+    saved: dict[str, Any] = {"checkpoint_dir": tmp_path, "resume": True}
+    learner(folder).fit(1, **saved)
+    with pytest.raises(CheckpointError, match="balance"):
+        learner(folder, data(folder, balance=True)).fit(1, **saved)
 
 
 def balance_of(folder: Path) -> TextDataLoaders:

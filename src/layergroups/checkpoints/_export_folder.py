@@ -145,9 +145,19 @@ def why_not_rebuilt(
         load_weights(again, weights, "the model")
     except LayerGroupsError as cause:
         return f"its body was changed or cannot be rebuilt ({cause})"
+    if _shared(model) != _shared(again):
+        return "parameters are shared between layers, or no longer are"
     if not _same_outputs(model, again, blueprint, example):
         return "a model rebuilt from its name has different outputs, so layers were replaced"
     return ""
+
+
+def _shared(model: nn.Module) -> set[frozenset[str]]:
+    """The names of each parameter that has several."""
+    names: dict[nn.Parameter, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, set()).add(name)
+    return {frozenset(each) for each in names.values() if len(each) > 1}
 
 
 def write_export(folder: Path, model: nn.Module, exported: Exported) -> Path:

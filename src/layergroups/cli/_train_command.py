@@ -285,7 +285,7 @@ class _StepCount:
 @contextmanager
 def _watched(learn: Learner, config: RunConfig) -> Iterator[None]:
     """Keep the best epoch and stop early, as asked; else say if an earlier epoch was better."""
-    monitor = config.keep_best or "valid_loss"
+    monitor, first = config.keep_best or "valid_loss", learn.epochs_done
     if config.patience is not None:
         learn.callbacks.append(EarlyStopping(monitor, config.patience))
     with TemporaryDirectory() as temporary:
@@ -293,7 +293,8 @@ def _watched(learn: Learner, config: RunConfig) -> Iterator[None]:
             folder = (config.checkpoint_dir or Path(temporary)).absolute()
             learn.callbacks.append(SaveBest(monitor, str(folder / "best"), restore=True))
         yield
-    losses = {row.epoch: row.valid_loss for row in learn.history if row.valid_loss is not None}
+    rows = [row for row in learn.history if row.epoch >= first]  # not those of --from
+    losses = {row.epoch: row.valid_loss for row in rows if row.valid_loss is not None}
     if config.keep_best is None and losses:
         best = min(losses, key=losses.__getitem__)
         if best != learn.history[-1].epoch:

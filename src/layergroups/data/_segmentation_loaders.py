@@ -112,7 +112,7 @@ class SegmentationDataLoaders(ImageDataLoaders):
         settings = _settings(options, cls.from_folders)
         pairs = (images, masks, suffix, settings.n_channels)
         if overlapping:
-            files, layers, marks, names = paired_by_label(*pairs, classes)
+            files, layers, marks, names = paired_by_label(*pairs, classes, settings.on_error)
             return cls._masked(files, layers, marks, settings, names, ignore, overlapping)
         files, found, marks = paired(*pairs, settings.on_error)
         return cls._masked(files, [(path,) for path in found], marks, settings, classes, ignore)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -17,6 +18,8 @@ from layergroups.tasks._metrics import named
 from layergroups.tasks._splitting import random_split
 from layergroups.tasks._targets import WHOLE, as_list, is_finite, listed, missing, quoted
 from layergroups.tasks._task import Column, Label, Names, Parts, Task, Vocab, output_names
+
+_LOG = logging.getLogger("layergroups")
 
 
 class NumbersPrediction(NamedTuple):
@@ -141,8 +144,14 @@ class Regression(Task):
             return None
         return TargetUnits.of(targets.double().reshape(len(targets), -1))
 
-    def check_range(self, y_range: object) -> None:
-        checked_range(y_range)
+    def check_range(self, y_range: object, targets: Tensor | None = None) -> None:
+        low, high = checked_range(y_range)
+        if targets is not None and (outside := int(((targets < low) | (targets > high)).sum())):
+            _LOG.warning(
+                "y_range=(%g, %g): %d of %d training targets are outside and cannot be predicted; "
+                "they go from %g to %g.",
+                low, high, outside, targets.numel(), targets.min(), targets.max(),
+            )  # fmt: skip
 
     def default_loss(self) -> nn.MSELoss:
         return nn.MSELoss()

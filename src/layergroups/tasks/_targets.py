@@ -16,6 +16,7 @@ from layergroups.tasks._task import TASKS, Label, Task, checked_task
 
 _LOG = logging.getLogger("layergroups")
 _NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_WITH_COMMA: Final = re.compile(r"[+-]?\d+,\d+")
 WHOLE: Final = re.compile(r"\s*[+-]?\d+\s*")
 _NAMED: Final = 10  # names that a message lists
 _FILES_NAMED: Final = 3
@@ -63,6 +64,7 @@ def parse_labels(
     if known is None:
         known = _task_of(values)
         _tell_of_whole_numbers(values, known)
+        _tell_of_commas(values)
     if known.needs_label:
         _check_none_missing(values, files, known, columns or ())
     return Targets(known, *known.parse_labels(values, files, names, tuple(columns or ())))
@@ -182,6 +184,16 @@ def _tell_of_whole_numbers(values: Sequence[Any], task: Task) -> None:
         _LOG.warning(
             "The labels %s are predicted as numbers, because they are written with fractions; if "
             "they are classes, give task='multiclass'.", quoted(sorted(different)),
+        )  # fmt: skip
+
+
+def _tell_of_commas(values: Sequence[Any]) -> None:
+    """Numbers with a decimal comma are text, so they become classes."""
+    known = [value for value in values if not missing(value)]
+    if known and all(isinstance(v, str) and _WITH_COMMA.fullmatch(v.strip()) for v in known):
+        _LOG.warning(
+            "The labels %s are classes. If they are numbers, write them with a point: in pandas, "
+            'read_csv(..., decimal=",").', quoted(sorted(set(known))),
         )  # fmt: skip
 
 

@@ -199,8 +199,8 @@ class Task(ABC):
         """The last layer of a new head, if outputs are scaled to the units of all targets."""
         return None
 
-    def check_range(self, y_range: object) -> None:
-        """Check that a head may be bounded: its outputs are numbers."""
+    def check_range(self, y_range: object, targets: Tensor | None = None) -> None:
+        """Check that a head may be bounded: its outputs are numbers, and targets are in between."""
         raise ModelError(
             f"y_range={y_range!r} bounds the numbers of a regression, but the task of the data is "
             f"{self.name!r}. Leave it out, or give the data numbers as targets."

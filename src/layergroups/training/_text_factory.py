@@ -93,7 +93,7 @@ def text_learner(
         )
     task = dls.task
     if y_range is not None:
-        task.check_range(y_range)
+        task.check_range(y_range, dls.targets())
         if custom_head is not None:
             raise ModelError("y_range= only works with the default head.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):

@@ -273,10 +273,12 @@ def paired_by_label(
     suffix: str,
     channels: int,
     classes: Classes | None,
+    on_error: OnError = "raise",
 ) -> tuple[list[str], list[tuple[str, ...]], list[bool] | None, Classes | None]:
     """As `paired` for labels that may overlap, and their names.
 
-    The files are in one sub-folder of masks for each label, or each holds the layers of all.
+    The files are in one sub-folder of masks for each label, or each holds the layers of all. With
+    `on_error="skip"` images without one of them are left out.
     """
     root = path_of(masks, DataError, 'from_folders("images", "masks")').expanduser()
     below = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
@@ -284,15 +286,30 @@ def paired_by_label(
         classes = sorted(below - {"train", "valid"}) or None
     names = () if classes is None else class_names(classes, least=1)[0]
     if not below & set(names):
-        files, found, parts = paired(images, masks, suffix, channels)
-        return files, [(path,) for path in found], parts, classes
+        files, single, parts = paired(images, masks, suffix, channels, on_error)
+        return *_complete(files, [(path,) for path in single], parts), classes
     if lacking := [name for name in names if name not in below]:
         raise DataError(
             f"{root} has folders of {names_of(sorted(below & set(names)))}, but none of "
             f"{names_of(lacking)}. Expected a folder of masks for each label, or none at all."
         )
-    each = [paired(images, root / name, suffix, channels) for name in names]
-    return each[0][0], list(zip(*(found for _, found, _ in each), strict=True)), each[0][2], names
+    each = [paired(images, root / name, suffix, channels, on_error) for name in names]
+    layers = list(zip(*(found for _, found, _ in each), strict=True))
+    return *_complete(each[0][0], layers, each[0][2]), names
+
+
+def _complete(
+    images: list[str], masks: list[tuple[str, ...]], is_valid: list[bool] | None
+) -> tuple[list[str], list[tuple[str, ...]], list[bool] | None]:
+    """Those with all files: here "" is a file that is missing, later a label that is not there."""
+    kept = [i for i, paths in enumerate(masks) if all(paths)]
+    lacking = [path for path, paths in zip(images, masks, strict=True) if not all(paths)]
+    if not kept:
+        raise DataError("No image has the masks of all labels.")
+    if lacking:
+        report_broken([BrokenImage(Path(p), "has no mask") for p in lacking], "skip", masks=True)
+    marks = None if is_valid is None else [is_valid[i] for i in kept]
+    return [images[i] for i in kept], [masks[i] for i in kept], marks
 
 
 def _key(path: str, root: Path) -> str:

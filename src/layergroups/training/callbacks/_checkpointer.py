@@ -9,11 +9,13 @@ on the same machine with the same number of threads.
 
 from __future__ import annotations
 
+import json
 import logging
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +67,7 @@ def checkpoint_config(
 def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> dict[str, Any]:
     """The arguments and data that identify a fit, JSON-ready; a checkpoint must have the same."""
     data, loss, opt_func = learner.data, learner.loss_func, learner.opt_func
-    targets = data.targets()
+    targets, weights = data.targets(), data.sampling_weights
     contents = zlib.crc32(data.fingerprint().encode())
     return {
         **phase,
@@ -76,6 +78,11 @@ def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> di
         "classes": list(data.vocab),
         "ema": learner.ema,
         "loss": _name(loss),
+        "settings of the loss": _settings(loss),
+        "settings of the optimizer": _settings(opt_func),
+        "mixed precision": learner.mixed_precision,
+        "batch norm": learner.batch_norm,
+        "balance": None if weights is None else checksum(weights),
         "seed": data.seed if learner.seed is None else learner.seed,
         "size": None if data.size is None else list(data.size),
         "batch size": data.batch_size,
@@ -87,6 +94,18 @@ def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> di
 
 def _name(function: object) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _settings(function: object) -> dict[str, Any]:
+    """The plain attributes of a loss, or what a partial holds, JSON-ready."""
+    known: Mapping[str, Any] = getattr(function, "__dict__", {})
+    if isinstance(function, partial):
+        known = {"of": _name(function.func), **function.keywords}
+    kinds = (bool, int, float, str, list, tuple, type(None))
+    plain = {n: v for n, v in known.items() if isinstance(v, kinds) and n[:1] != "_"}
+    made: dict[str, Any] = json.loads(json.dumps(plain, default=str))
+    made.pop("training", None)  # the mode of a module
+    return made
 
 
 def check_folders(
@@ -184,6 +203,7 @@ class Checkpointer:
                 "start_rates": self._start_rates,
                 "epoch_start": epoch_start,
                 "callbacks": callbacks,
+                "kinds of callbacks": _kinds(run),
             }
             tensors |= callback_tensors | epoch_tensors
             run.processes.write("a checkpoint", lambda: self._store(run.step, tensors, state))
@@ -211,12 +231,19 @@ class Checkpointer:
         for callback in callbacks:
             callback.load_state_dict(states[f"0-{type(callback).__name__}"])
         restore(learner, saved.tensors, saved.state, strict=True, source=str(saved.path))
+        learner.model.eval()  # as a fit leaves it
         _log.warning("Fit %d was done before; its end is loaded from %s.", self.number, saved.path)
         return learner.history[len(learner.history) - saved.state["fit"]["rows"] :]
 
     def _go_on(self, run: FitContext, saved: Saved) -> None:
         fit = saved.state["fit"]
         _check_same({"steps": run.steps}, saved)
+        kinds = fit.get("kinds of callbacks")  # earlier versions did not save it
+        if kinds not in (None, now := _kinds(run)):
+            _log.warning(
+                "Resuming with other callbacks than in %s: they were %s, now they are %s.",
+                saved.path.name, kinds, now,
+            )  # fmt: skip
         states = join_tensors(fit["callbacks"], saved.tensors)
         restored = []
         for name, callback in _stateful(run):
@@ -308,6 +335,19 @@ def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
     if reason is not None:
         raise reason
     return None
+
+
+def _kinds(run: FitContext) -> list[str]:
+    """The callbacks of a fit, those that never change with their settings."""
+    return [
+        repr(each) if is_dataclass(each) and _is_frozen(each) else type(each).__name__
+        for each in run.callbacks
+        if not isinstance(each, Checkpointer)
+    ]
+
+
+def _is_frozen(callback: Any) -> bool:
+    return bool(callback.__dataclass_params__.frozen)
 
 
 def _stateful(run: FitContext) -> list[tuple[str, Any]]:

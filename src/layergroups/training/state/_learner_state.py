@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never, TypeVar, get_args
 
@@ -16,7 +16,7 @@ from layergroups._checks import number, whole_number
 from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
-from layergroups._suggestions import SuggestsNames
+from layergroups._suggestions import SuggestsNames, nearest
 from layergroups._torch import is_compiled
 from layergroups.anatomy import unwrap
 from layergroups.checkpoints import Blueprint
@@ -177,12 +177,35 @@ def checked_callbacks(callbacks: Sequence[object] | None) -> list[object]:
             raise TrainingError(
                 f"{callback.__name__} is a class; callbacks are objects: {callback.__name__}()."
             )
-        if not any(hasattr(callback, event) for event in EVENTS):
-            raise TrainingError(
-                f"{type(callback).__name__} has none of the events of a callback: "
-                f"{', '.join(EVENTS)}."
-            )
+        _check_events(callback)
     return list(callbacks)
+
+
+def _check_events(callback: object) -> None:
+    """It has events of a callback, and no method that looks like one and is never called."""
+    kind: Any = type(callback)
+    inherited = {getattr(base, e, None) for base in kind.__mro__ for e in EVENTS if _is_base(base)}
+    own = [e for e in EVENTS if hasattr(callback, e) and getattr(kind, e, 0) not in inherited]
+    if not own:
+        raise TrainingError(
+            f"{kind.__name__} has none of the events of a callback: {', '.join(EVENTS)}."
+        )
+    _warn_of_odd_events(kind)
+
+
+@lru_cache(maxsize=64)  # once for each class
+def _warn_of_odd_events(kind: type) -> None:
+    for name in dir(kind):
+        if name.startswith(("before_", "after_", "on_")) and name not in EVENTS:
+            _log.warning(
+                "%s.%s is not an event, so a fit never calls it.%s The events are %s.",
+                kind.__name__, name, nearest(name, EVENTS), ", ".join(EVENTS),
+            )  # fmt: skip
+
+
+def _is_base(kind: type) -> bool:
+    """Whether it is `Callback`, whose events do nothing."""
+    return kind.__name__ == "Callback" and kind.__module__.startswith("layergroups.")
 
 
 def _checked_opt(opt: Optimizer | None) -> Optimizer | None:
