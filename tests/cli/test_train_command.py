@@ -97,8 +97,11 @@ def test_all_layers_train_at_the_rate_that_was_asked_for(
 ) -> None:
     words = ["--train-all-layers", "--optimizer", "sgd", "--weight-decay", 0.1, "--balance"]
     words += ["--metrics", "f1, accuracy", "--device", "cpu", "--epochs", 1, "--lr", 0.5]
-    assert run("train", photos, *TINY, *words, "--out", tmp_path / "m").code == 0
+    answer = run("train", photos, *TINY, *words, "--out", tmp_path / "m")
+    assert answer.code == 0
     record = RunRecord.load(tmp_path / "m")
+    shown = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
+    assert float(shown["f1"]) == pytest.approx(record.epochs[-1].metrics["f1"], abs=1e-3)
     assert [(row.phase, row.frozen) for row in record.epochs] == [("one cycle", (False,) * 3)]
     assert max(record.epochs[0].lrs) > 0.4
     assert list(record.epochs[0].metrics) == ["f1", "accuracy"]

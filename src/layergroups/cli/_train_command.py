@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 import typer
@@ -55,6 +55,14 @@ _DEVICE = "ACCELERATE_TORCH_DEVICE"  # accelerate reads it
 _MASKS_IN_A_BATCH: Final = 8
 
 
+class Trained(NamedTuple):
+    """A run that ended: what it says of the validation items, its files, and its figures."""
+
+    found: Interpretation
+    files: RunFiles
+    figures: dict[str, Any]  # with the metrics that were asked for
+
+
 def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) -> None:
     """Train, save, evaluate, and say what to do next.
 
@@ -64,13 +72,11 @@ def run(config: RunConfig, *, resume: bool, json: bool, command: Sequence[str]) 
     """
     if resume and config.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs --checkpoint-dir, where the training was saved.")
-    found, files = train(config, resume=resume, command=command)
-    _show(config.out, found, files, json)
+    trained = train(config, resume=resume, command=command)
+    _show(config.out, trained, json)
 
 
-def train(
-    config: RunConfig, *, resume: bool = False, command: Sequence[str]
-) -> tuple[Interpretation, RunFiles]:
+def train(config: RunConfig, *, resume: bool = False, command: Sequence[str]) -> Trained:
     """Train, save and evaluate; errors and Ctrl-C as for `run`."""
     config = replace(config, arch=config.network)
     _check(config)
@@ -304,9 +310,7 @@ def _watched(learn: Learner, config: RunConfig) -> Iterator[None]:
             )
 
 
-def _train(
-    learn: Learner, config: RunConfig, resume: bool, command: Sequence[str]
-) -> tuple[Interpretation, RunFiles]:
+def _train(learn: Learner, config: RunConfig, resume: bool, command: Sequence[str]) -> Trained:
     """Train, save, then evaluate; Ctrl-C loses nothing that was learned."""
     count = _StepCount()
     learn.callbacks.append(count)
@@ -333,10 +337,13 @@ def _train(
     try:
         found = Interpretation.from_learner(learn)
         record_run(learn, command=command, interp=found).save(files.record)
+        figures = figures_of(found)
+        if config.metrics and not {*learn.metrics} <= {*figures}:
+            figures |= {n: v for n, v in learn.validate().items() if n != "valid_loss"}
     except KeyboardInterrupt:
         say(f"Interrupted: the model is saved in {config.out}, but not evaluated.")
         raise typer.Exit(130) from None
-    return found, files
+    return Trained(found, files, figures)
 
 
 def _fit(learn: Learner, config: RunConfig, **saved: Any) -> None:
@@ -364,17 +371,17 @@ def _write(learn: Learner, config: RunConfig, command: Sequence[str]) -> RunFile
     return write_run(learn, config.out, record=record, config=config.to_yaml())
 
 
-def _show(out: Path, found: Interpretation, files: RunFiles, json: bool) -> None:
-    picture = out / PICTURE
+def _show(out: Path, trained: Trained, json: bool) -> None:
+    found, picture = trained.found, out / PICTURE
     has_picture = draw_confusion(found, picture)
     if json:
-        show_json({"model": str(out)} | as_json(found))
+        show_json({"model": str(out)} | trained.figures | as_json(found))
     else:
         say()
-        paths = {"model": out, "history": files.history}
+        paths = {"model": out, "history": trained.files.history}
         paths |= {"confusion": picture} if has_picture else {}
         figures = {"loss": float(found.losses.mean()), "items": len(found)}
-        show_figures(figures_of(found) | figures | paths)
+        show_figures(trained.figures | figures | paths)
     say(f"\nLook at the run:  layergroups report {out}")
     example = '"some text"' if found.texts else "image.jpg"
     say(f"Predict with it:  layergroups predict {out} {example}")
