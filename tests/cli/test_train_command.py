@@ -230,3 +230,9 @@ def test_a_misspelt_name_is_found_before_the_data_are_read(run: Run, tmp_path: P
     assert "nix.pth" in run("train", tmp_path / "no", "--weights", "nix.pth").only_error_line
     wrong = run("predict", tmp_path / "rums", "photo.jpg").only_error_line
     assert f"Did you mean {tmp_path / 'runs'}?" in wrong
+
+
+def test_a_folder_without_a_model_cannot_be_trained_on(run: Run, photos: Path) -> None:
+    answer = run("train", "--from", photos)
+    assert answer.code == 2
+    assert "learner.json" in answer.err

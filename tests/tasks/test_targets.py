@@ -64,7 +64,7 @@ def test_the_vocabulary_may_be_said() -> None:
     ("labels", "options", "message"),
     [
         (["a", None, "b"], {}, r"no class for 1 item \('1.jpg'\)"),
-        ([0.5, float("nan")], {}, r"no number for 1 item \('1.jpg'\).*task='multilabel'"),
+        ([0.5, float("nan")], {}, r"no number for 1 item \('1.jpg'\).*on_error='skip'"),
         (["a", "a"], {}, "at least two classes"),
         (["a", "b"], {"task": "classes"}, '"multilabel", "regression", "segmentation"'),
         (["a", "b"], {"vocab": ["a"]}, r"lacks 'b' \('b' is the label of 1.jpg\)"),

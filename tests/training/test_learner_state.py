@@ -191,12 +191,19 @@ def test_a_fit_that_is_refused_late_leaves_the_modes(make, training: bool) -> No
 COLOURS = ("red", "green", "blue")
 
 
-@pytest.mark.parametrize("vocab", [(*COLOURS, "kiwi"), COLOURS[:2], ("green", "red", "blue")])
-def test_other_classes_are_refused_with_the_calls_that_keep_the_head(make, vocab) -> None:
+@pytest.mark.parametrize(
+    ("vocab", "way"),
+    [
+        ((*COLOURS, "kiwi"), "grow_head(learn.model, 4)"),
+        (COLOURS[:2], "shrink_head(learn.model, [0, 1])"),
+        (("green", "red", "blue"), "grow_head(learn.model"),
+    ],
+)
+def test_other_classes_are_refused_with_the_calls_that_keep_the_head(make, vocab, way) -> None:
     learn = make()
     with pytest.raises(TrainingError) as caught:
         learn.dls = TinyLoaders(vocab=vocab)
-    assert all(call in str(caught.value) for call in ("grow_head(learn.model", "transplant("))
+    assert all(call in str(caught.value) for call in (way, "transplant("))
 
 
 def test_classes_are_added_with_a_grown_head(make) -> None:

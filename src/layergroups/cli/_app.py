@@ -170,6 +170,8 @@ def _continued(context: typer.Context, run: Path | None) -> Path | None:
     """Take the settings of the run as defaults, but those that say where it was written."""
     if run is not None and not run.is_dir():
         raise typer.BadParameter(f"there is no folder {run}.{nearest_folder(run, 'run.yaml')}")
+    if run is not None and not (run / "learner.json").is_file():
+        raise typer.BadParameter(f"{run} has no learner.json, so it holds no model to train on.")
     if run is not None and (run / "run.yaml").is_file():
         own = _defaults(run / "run.yaml")
         known = {name: value for name, value in own.items() if name not in _MADE_OTHERWISE}

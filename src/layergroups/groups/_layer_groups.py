@@ -510,7 +510,10 @@ class LayerGroups(Printable):
             )  # fmt: skip
         if by_adapters:
             n = count(len(by_adapters), "parameter")
-            log.warning("%s() leaves %s frozen: adapters hold them", call, n)
+            log.warning(
+                "%s() leaves %s frozen: adapters hold them (%s); requires_grad_(True) on a "
+                "parameter lets it train", call, n, self._some(by_adapters),
+            )  # fmt: skip
         freed = {*by_hand}
         self._by_user = {p: held for p, held in self._by_user.items() if p not in freed}
 

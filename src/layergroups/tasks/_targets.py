@@ -205,6 +205,7 @@ def _check_none_missing(
         where = f" in column {quoted(columns)}, rows {quoted(rows)} (from 0)" if columns else ""
         raise DataError(
             f"There is no {task.one} for {listed([files[row] for row in rows])}{where}. Fill them "
-            "in (NaN, NA, null and None are empty cells of a CSV file), or leave these rows out; "
-            "if items may have no label, give task='multilabel'."
+            "in (NaN, NA, null and None are empty cells of a CSV file), or leave these rows out: "
+            "on_error='skip'."
+            + (" If items may have no label, give task='multilabel'." if task.has_counts else "")
         )

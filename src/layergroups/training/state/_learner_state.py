@@ -117,12 +117,18 @@ def fitting_data(old: DataSource, new: DataSource, groups: LayerGroups) -> DataS
         a == b or a not in new.vocab for a, b in zip(old.vocab, new.vocab, strict=False)
     )
     if not changed or not same_places:
+        n = max(new.n_outputs, old.n_outputs + 1)
+        way = (
+            "To add classes, give the data vocab= with the old classes first, then "
+            f"grow_head(learn.model, {n}) and assign the data."
+        )
+        if set(new.vocab) < set(old.vocab):
+            kept = [i for i, name in enumerate(old.vocab) if name in new.vocab]
+            way = f"To keep these alone: shrink_head(learn.model, {kept}), then assign the data."
         raise TrainingError(
             f"These data have the classes {first_few(new.vocab)}, the model was made for "
-            f"{first_few(old.vocab)}. To add classes, give the data vocab= with the old classes "
-            f"first, then grow_head(learn.model, {max(new.n_outputs, old.n_outputs + 1)}) and "
-            "assign the data. Or copy by class name: new = vision_learner(dls, arch); "
-            "transplant(learn, new)."
+            f"{first_few(old.vocab)}. {way} Or copy by class name: new = vision_learner(dls, arch);"
+            " transplant(learn, new)."
         )
     return bound_to(new, old.input)
 
