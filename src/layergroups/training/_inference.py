@@ -43,13 +43,15 @@ def _listed(items: object, *, texts: bool) -> Any:
     if isinstance(items, str | os.PathLike):
         return items
     kinds = (str, os.PathLike, *((list, tuple) if texts else ()))
-    listed = list(items) if isinstance(items, Iterable) else [items]
-    if odd := [item for item in listed if not isinstance(item, kinds)]:
-        raise TrainingError(
-            "iter_preds takes paths of images, a folder, texts, or dls.test_dl(items), not a "
-            f"{type(odd[0]).__name__}. For batches: learn.get_preds(batches); for an image in "
-            "memory: learn.predict(image)."
-        )
+    listed = []
+    for item in items if isinstance(items, Iterable) else [items]:
+        if not isinstance(item, kinds):  # the first of many batches
+            raise TrainingError(
+                "iter_preds takes paths of images, a folder, texts, or dls.test_dl(items), not a "
+                f"{type(item).__name__}. For batches: learn.get_preds(batches); for an image in "
+                "memory: learn.predict(image)."
+            )
+        listed.append(item)
     return listed
 
 

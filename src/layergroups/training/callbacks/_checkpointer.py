@@ -9,7 +9,6 @@ on the same machine with the same number of threads.
 
 from __future__ import annotations
 
-import json
 import logging
 import zlib
 from collections import Counter
@@ -101,10 +100,12 @@ def _settings(function: object) -> dict[str, Any]:
     known: Mapping[str, Any] = getattr(function, "__dict__", {})
     if isinstance(function, partial):
         known = {"of": _name(function.func), **function.keywords}
-    kinds = (bool, int, float, str, list, tuple, type(None))
-    plain = {n: v for n, v in known.items() if isinstance(v, kinds) and n[:1] != "_"}
-    made: dict[str, Any] = json.loads(json.dumps(plain, default=str))
-    made.pop("training", None)  # the mode of a module
+    made = {}
+    for name, value in known.items():
+        parts = list(value) if isinstance(value, tuple | list) else [value]
+        plain = all(isinstance(part, bool | int | float | str | None) for part in parts)
+        if plain and name[:1] != "_" and name != "training":  # the mode of a module
+            made[name] = parts if isinstance(value, tuple | list) else value
     return made
 
 
