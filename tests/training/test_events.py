@@ -139,4 +139,4 @@ def test_a_method_that_is_no_event_is_told(make, caplog: pytest.LogCaptureFixtur
 
     make().fit(1, callbacks=[Misspelt()])
     told = [record.args for record in caplog.records if "Misspelt" in record.getMessage()]
-    assert [(args[1], args[2]) for args in told] == [("after_epoc", " Did you mean after_epoch?")]
+    assert [(args[1], args[3]) for args in told] == [("after_epoc", " Did you mean after_epoch?")]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 import typer
@@ -22,6 +22,7 @@ from layergroups.cli._run_config import RunConfig
 from layergroups.cli._validate_command import as_json, draw_confusion, figures_of
 from layergroups.data import (
     ImageDataLoaders,
+    OnError,
     SegmentationDataLoaders,
     TextDataLoaders,
 )
@@ -217,7 +218,7 @@ def _texts(config: RunConfig) -> TextDataLoaders:
         seed=config.seed,
         batch_size=config.batch_size,
         balance=config.balance,
-        on_error=config.on_error,
+        on_error=cast(OnError, config.on_error),
         max_length=config.max_length,
         long=config.long or "truncate",
         **config.labels.text_arguments(),

@@ -239,11 +239,12 @@ class InferenceData(DataSource):
                 "This export does not say which class each value of a mask is: it is of an earlier "
                 "version. Validate with learn.dls = SegmentationDataLoaders.from_folders(...)."
             )
-        channels = self.transform.channels
+        channels, on_error = self.transform.channels, options.get("on_error", "raise")
         if isinstance(self.masks, LayerReader):
-            files, found, marks, _ = paired_by_label(images, masks, suffix, channels, self.vocab)
+            files, found, marks, _ = paired_by_label(
+                images, masks, suffix, channels, self.vocab, on_error
+            )
         else:
-            on_error = options.get("on_error", "raise")
             files, single, marks = paired(images, masks, suffix, channels, on_error)
             found = [(path,) for path in single]
         wanted = [i for i in range(len(files)) if marks is None or marks[i]]

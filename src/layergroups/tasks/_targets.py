@@ -193,7 +193,8 @@ def _tell_of_commas(values: Sequence[Any]) -> None:
     if known and all(isinstance(v, str) and _WITH_COMMA.fullmatch(v.strip()) for v in known):
         _LOG.warning(
             "The labels %s are classes. If they are numbers, write them with a point: in pandas, "
-            'read_csv(..., decimal=",").', quoted(sorted(set(known))),
+            'read_csv(..., decimal=","). If they are several labels: label_delim=",".',
+            quoted(sorted(set(known))),
         )  # fmt: skip
 
 

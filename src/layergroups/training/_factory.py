@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layergroups._paths import path_of
 from layergroups._random import mixed
@@ -146,7 +146,7 @@ def vision_learner(
             f"custom_head={custom_head!r} must be a module that takes the body's output, such as "
             "custom_head=create_head(512, 10)."
         )
-    _check_range(y_range, task, custom_head, data.targets())
+    _check_range(y_range, data, task, custom_head)
     _check_task(data, per_pixel=False)
     if "num_classes" in options:  # the old classifier's, which is removed: it would do nothing
         raise unknown_option(vision_learner, "num_classes", sorted(_LEARNER_OPTIONS))
@@ -394,11 +394,11 @@ def _check_task(data: DataSource, *, per_pixel: bool) -> None:
 
 
 def _check_range(
-    y_range: object, task: Task, custom_head: nn.Module | None, targets: Tensor | None
+    y_range: object, data: DataSource, task: Task, custom_head: nn.Module | None
 ) -> None:
     if y_range is None:
         return
-    task.check_range(y_range, targets)
+    task.check_range(y_range, data.targets())
     if custom_head is not None:
         raise ModelError(
             f"y_range={y_range!r} only works with the default head. End your own head with "

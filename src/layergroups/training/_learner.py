@@ -709,7 +709,7 @@ class Learner(LearnerState):
         """Yield each image of a folder with its prediction, as in `predict`, in bounded memory.
 
         The images are checked first. Then they are predicted in batches, while workers prepare the
-        next ones. Between two images the model is unchanged. Of texts, each comes with its own.
+        next ones. Between two images the model is unchanged. A text comes instead of a path.
 
         Args:
             items: an image, a list of images, a folder, or `dls.test_dl(paths)`, which may have

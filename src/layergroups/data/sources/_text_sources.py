@@ -11,6 +11,7 @@ from layergroups._formatting import count
 from layergroups._suggestions import unknown_option
 from layergroups.data._batches import Balance
 from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
+from layergroups.data.image import OnError, check_on_error
 from layergroups.data.sources._datasets import check_dataset, name_at
 from layergroups.data.sources._lists import marked
 from layergroups.data.sources._settings import check_batch_size
@@ -21,7 +22,6 @@ from layergroups.tasks import missing, parse_labels, plain, without_label
 
 _LOG = logging.getLogger("layergroups")
 _NAMES: Final = (("text", "sentence", "review", "content", "message"), ("label", "labels", "class"))
-_ON_ERROR: Final = ("raise", "skip")
 
 
 class TextOptions(TypedDict, total=False):
@@ -35,7 +35,7 @@ class TextOptions(TypedDict, total=False):
     batch_size: int
     max_tokens: int
     balance: Balance
-    on_error: str
+    on_error: OnError
 
 
 class TextSettings:
@@ -46,9 +46,7 @@ class TextSettings:
             if name not in TextOptions.__annotations__:
                 raise unknown_option(way, name, TextOptions.__annotations__)
         self.valid_pct = check_valid_pct(options.get("valid_pct", 0.2))
-        self.on_error = options.get("on_error", "raise")
-        if self.on_error not in _ON_ERROR:
-            raise DataError(f'on_error={self.on_error!r}: expected "raise" or "skip".')
+        self.on_error = check_on_error(options.get("on_error", "raise"))
         seed = options.get("seed", 42)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise DataError(f"seed={seed!r}: expected a whole number, such as 42.")

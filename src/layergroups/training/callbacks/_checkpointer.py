@@ -339,16 +339,8 @@ def _newest_that_fits(series: Series, learner: LearnerState) -> Saved | None:
 
 
 def _kinds(run: FitContext) -> list[str]:
-    """The callbacks of a fit, those that never change with their settings."""
-    return [
-        repr(each) if is_dataclass(each) and _is_frozen(each) else type(each).__name__
-        for each in run.callbacks
-        if not isinstance(each, Checkpointer)
-    ]
-
-
-def _is_frozen(callback: Any) -> bool:
-    return bool(callback.__dataclass_params__.frozen)
+    """The classes of the callbacks of a fit."""
+    return [type(each).__name__ for each in run.callbacks if not isinstance(each, Checkpointer)]
 
 
 def _stateful(run: FitContext) -> list[tuple[str, Any]]:

@@ -201,12 +201,12 @@ def _check_events(callback: object) -> None:
 
 @lru_cache(maxsize=64)  # once for each class
 def _warn_of_odd_events(kind: type) -> None:
-    for name in dir(kind):
-        if name.startswith(("before_", "after_", "on_")) and name not in EVENTS:
-            _log.warning(
-                "%s.%s is not an event, so a fit never calls it.%s The events are %s.",
-                kind.__name__, name, nearest(name, EVENTS), ", ".join(EVENTS),
-            )  # fmt: skip
+    alike = [name for name in dir(kind) if name.startswith(("before_", "after_", "on_"))]
+    if odd := [name for name in alike if name not in EVENTS]:
+        _log.warning(
+            "%s: a fit never calls %s, since the events are %s.%s",
+            kind.__name__, first_few(odd), ", ".join(EVENTS), nearest(odd[0], EVENTS),
+        )  # fmt: skip
 
 
 def _is_base(kind: type) -> bool:
