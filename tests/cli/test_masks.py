@@ -113,6 +113,13 @@ def test_labels_that_overlap(run: Run, tmp_path: Path) -> None:
         assert (written.n_frames, written.size) == (2, (64, 48))
     refused = run("validate", tmp_path / "run", images, "--out", tmp_path / "confusion.png")
     assert "--out" in refused.only_error_line
+    (masks / "disc/03.png").unlink()
+    words = ["validate", tmp_path / "run", images, "--json"]
+    answer = run(*words)
+    assert answer.code == 2
+    assert "03.jpg" in answer.err
+    skipped = json.loads(run(*words, "--on-error", "skip").out)
+    assert skipped["items"] == found["items"] - 1
 
 
 def test_mistakes_are_explained(folder: Path, run: Run, tmp_path: Path) -> None:
