@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layergroups.models import DepthFeatures
+from layergroups.models._feature_maps import FeatureMap
 from layergroups.training.feature_cache._feature_cut import (
     Call,
     NoCutError,
@@ -45,6 +47,20 @@ def test_all_values_that_the_rest_reads_are_needed_and_no_others() -> None:
     (values,) = run_frozen_part(model, [cut], x)
     torch.testing.assert_close(run_rest(model, cut, values), model(x))
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_statistics_of_frozen_maps_are_needed_and_not_the_maps() -> None:
+    body = nn.Sequential(*[nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(4)])
+    maps = tuple(FeatureMap(str(i), 2 ** (i + 1), 3) for i in range(3))
+    model = nn.Sequential(DepthFeatures(body, maps), nn.Linear(3 + 3 * 6, 2))
+    frozen = ["0.body.0", "0.body.1"]
+    for path in frozen:
+        model.get_submodule(path).requires_grad_(False)
+    x = torch.randn(4, 3, 32, 32)
+    cut = find_cut(model, frozen, x)
+    assert sorted(tensor.shape for tensor in cut.tensors) == [(3, 8, 8), (6,), (6,)]
+    (values,) = run_frozen_part(model, [cut], x)
+    torch.testing.assert_close(run_rest(model, cut, values), model(x))
 
 
 def test_the_rest_of_the_frozen_layers_does_not_run() -> None:

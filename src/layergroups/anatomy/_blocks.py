@@ -131,7 +131,10 @@ class _Splitter:
         return self.kind(node) in self.large_kinds or node.call.path in self.forced
 
     def is_chain(self, node: Node) -> bool:
-        """True where data goes from child to child and nothing goes around one."""
+        """True where data goes from child to child and nothing goes around one.
+
+        Children without parameters count as little as operations of the node itself.
+        """
         if self.is_container(node):
             return True
         end, live = node.call.end, self.flow.live_values
@@ -140,7 +143,10 @@ class _Splitter:
             live(c.call.start, c.call.start, end, head) <= 1
             and not live(c.call.start, c.call.end, end, head)
             for c in node.children
-            if any(op.time not in head for op in self.flow.between(c.call.start, c.call.end))
+            if any(
+                op.parameters and op.time not in head
+                for op in self.flow.between(c.call.start, c.call.end)
+            )
         )
 
     def is_long_chain(self, node: Node) -> bool:

@@ -3,7 +3,7 @@
 from layergroups.models._catalog import LoadedModel, check_network, list_models, load_model
 from layergroups.models._cut import Assembled, Cut, apply_cut, assemble, create_body
 from layergroups.models._decoder import Decoder
-from layergroups.models._depths import DepthFeatures
+from layergroups.models._depths import ChannelStatistics, DepthFeatures
 from layergroups.models._head_surgery import (
     all_or_nothing,
     classifier_layers,
@@ -41,7 +41,7 @@ from layergroups.models._text_encoder import (
 from layergroups.models._weights import compare, read_weights
 
 __all__ = [
-    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ConcatLinear", "Cut",
+    "AdaptiveConcatPool2d", "Assembled", "BodyWithHead", "ChannelStatistics", "ConcatLinear", "Cut",
     "Decoder", "DepthDropout", "DepthFeatures",
     "InputChange", "LoadedModel", "Segmenter", "SigmoidRange", "TargetUnits", "TextEncoder",
     "all_or_nothing", "apply_cut", "assemble", "assemble_segmenter", "build_text_encoder",

@@ -18,10 +18,43 @@ from torch import Tensor, nn
 
 from layergroups._paths import parent
 from layergroups.anatomy import Flow, Trace, output_shape
-from layergroups.models._feature_maps import FeatureMap, all_maps, depth, find_maps, outputs_at
+from layergroups.models._feature_maps import (
+    FIRST,
+    LAST,
+    TOKENS,
+    FeatureMap,
+    all_maps,
+    depth,
+    find_maps,
+    outputs_at,
+)
 
 _RESOLUTIONS = 3  # networks of fewer have maps at equal distances instead
 _BLOCKS = 4  # that these have
+_SMALL = 1e-5  # added to a variance: the square root has no finite gradient at 0
+
+
+class ChannelStatistics(nn.Module):
+    """Mean and standard deviation of each channel of a feature map; of tokens, those of patches.
+
+    Shapes: what the module of the map returns in, float (N, 2 * channels) out.
+    """
+
+    def __init__(self, feature_map: FeatureMap) -> None:
+        super().__init__()
+        self.map = feature_map
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Means, then standard deviations."""
+        places = {FIRST: (2, 3), LAST: (1, 2), TOKENS: (1,)}[self.map.layout]
+        if self.map.layout == TOKENS:
+            value = value[:, self.map.prefix :]
+        variance, mean = torch.var_mean(value.float(), places, correction=0)
+        return torch.cat([mean, (variance + _SMALL).sqrt()], 1)
+
+    def extra_repr(self) -> str:
+        """The map that is read."""
+        return self.map.path
 
 
 class DepthFeatures(nn.Module):
@@ -36,19 +69,20 @@ class DepthFeatures(nn.Module):
         for each in maps:
             body.get_submodule(each.path)  # AttributeError if the body has no such module
         self.body = body
-        self.maps = maps
+        # Modules of their own: where a map is frozen its statistics are cached, not the map.
+        self.statistics = nn.ModuleList(ChannelStatistics(each) for each in maps)
+
+    @property
+    def maps(self) -> tuple[FeatureMap, ...]:
+        """The maps that are read."""
+        return tuple(each.map for each in self.statistics)  # type: ignore[misc] # of Module
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of images."""
         last, seen = outputs_at(self.body, [each.path for each in self.maps], images)
         features = [last if last.ndim == 2 else last.mean(1 if last.ndim == 3 else (2, 3))]
-        for each in self.maps:
-            features += each.statistics(seen[each.path])
+        features += [s(seen[each.path]) for each, s in zip(self.maps, self.statistics, strict=True)]
         return torch.cat(features, 1)
-
-    def extra_repr(self) -> str:
-        """The maps that are read."""
-        return "statistics of " + ", ".join(each.path for each in self.maps)
 
 
 def find_depths(found: Trace, body: nn.Module) -> tuple[FeatureMap, ...]:

@@ -21,7 +21,6 @@ from layergroups.anatomy import Call, Flow, Trace, is_vector
 
 FIRST, LAST, TOKENS = "channels first", "channels last", "tokens"
 _MOST_PREFIX = 16  # class and register tokens before those of the patches
-_SMALL = 1e-5  # added to a variance: the square root has no finite gradient at 0
 _END = 1 << 60  # after every operation
 
 
@@ -56,17 +55,6 @@ class FeatureMap:
             patches: Tensor = value[:, self.prefix :].transpose(1, 2).unflatten(2, sides)
             return patches
         return value
-
-    def statistics(self, value: Tensor) -> list[Tensor]:
-        """Mean and standard deviation of each channel of a returned value, both (N, C).
-
-        Those of tokens are of the patches alone.
-        """
-        places = {FIRST: (2, 3), LAST: (1, 2), TOKENS: (1,)}[self.layout]
-        if self.layout == TOKENS:
-            value = value[:, self.prefix :]
-        variance, mean = torch.var_mean(value.float(), places, correction=0)
-        return [mean, (variance + _SMALL).sqrt()]
 
 
 class Encoder(nn.Module):

@@ -23,12 +23,13 @@ from layergroups._forward import call_model, run_model
 from layergroups._torch import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 from layergroups.errors import TrainingError
 from layergroups.groups import has_foreign_hooks
-from layergroups.models import AdaptiveConcatPool2d
+from layergroups.models import AdaptiveConcatPool2d, ChannelStatistics
 from layergroups.training.state import evaluating
 
 PROBE_ITEMS: Final = 3  # odd, so that a dimension of the batch is not one of the features
 RESHAPING: Final = (
     AdaptiveConcatPool2d,
+    ChannelStatistics,
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
     nn.AvgPool2d,
