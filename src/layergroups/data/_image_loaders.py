@@ -29,7 +29,7 @@ from layergroups.data._batches import (
     ImageDataset,
     Item,
     TrainLoader,
-    image_weights,
+    item_weights,
 )
 from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import loader_of, varied_views
@@ -116,7 +116,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     device: torch.device = CPU
 
     def __post_init__(self) -> None:
-        image_weights(self.balance, self.train_images, self.vocab)  # checks the argument
+        item_weights(self.balance, self.train_images, self.vocab)  # checks the argument
 
     @classmethod
     def from_folder(
@@ -355,7 +355,7 @@ class ImageDataLoaders(SuggestsNames, DataSource):
     @cached_property
     def train(self) -> TrainLoader:
         """Shuffled and augmented training batches; its `epoch` is that of the next pass."""
-        weights = image_weights(self.balance, self.train_images, self.vocab)
+        weights = item_weights(self.balance, self.train_images, self.vocab)
         return TrainLoader(self._train_maker, self.batch_size, self.seed, weights)
 
     @cached_property

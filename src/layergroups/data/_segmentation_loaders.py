@@ -17,6 +17,7 @@ from layergroups.data.sources import (
     Files,
     Options,
     Settings,
+    checked_marks,
     find_files,
     items_of,
     list_of_files,
@@ -143,7 +144,7 @@ class SegmentationDataLoaders(ImageDataLoaders):
         """
         settings = _settings(options, cls.from_lists)
         files, found = list_of_files(images), paths_of_masks(masks, overlapping)
-        marks = None if is_valid is None else [bool(mark) for mark in is_valid]
+        marks = None if is_valid is None else checked_marks(is_valid)
         return cls._masked(files, found, marks, settings, classes, ignore, overlapping)
 
     @classmethod

@@ -16,7 +16,7 @@ import torch
 from layergroups._fingerprint import stable_text
 from layergroups._formatting import count
 from layergroups._suggestions import SuggestsNames
-from layergroups.data._batches import Balance, image_weights
+from layergroups.data._batches import Balance, item_weights
 from layergroups.data._samples import Samples, Split, names_of
 from layergroups.data._source import DataFacts, DataSource
 from layergroups.data._text_batches import TextEvalLoader, TextSet, TextTrainLoader
@@ -25,6 +25,7 @@ from layergroups.data.sources import (
     TextOptions,
     TextSettings,
     check_batch_size,
+    checked_marks,
     joined_cells,
     labelled_texts,
     labels_of,
@@ -100,7 +101,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
     size: None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        image_weights(self.balance, self.train_texts, self.vocab)  # checks the argument
+        item_weights(self.balance, self.train_texts, self.vocab)  # checks the argument
 
     @classmethod
     def from_table(
@@ -187,7 +188,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
         if isinstance(texts, str):
             raise DataError(f"texts={texts[:40]!r}: expected a list of texts, not one text.")
         settings = TextSettings(options, cls.from_lists)
-        marks = None if is_valid is None else [bool(mark) for mark in is_valid]
+        marks = None if is_valid is None else checked_marks(is_valid, "text")
         made = settings.split(list(texts), list(labels), marks, task=task, vocab=vocab)
         return cls._of(made, settings)
 
@@ -301,7 +302,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
 
     @property
     def sampling_weights(self) -> torch.Tensor | None:
-        return image_weights(self.balance, self.train_texts, self.vocab)
+        return item_weights(self.balance, self.train_texts, self.vocab)
 
     def targets(self) -> torch.Tensor:
         return self.train_texts.targets()

@@ -4,11 +4,13 @@ from layergroups.data.image._decoded_cache import DecodedCache
 from layergroups.data.image._image_checks import (
     BrokenImage,
     OnError,
+    available_cores,
     broken_images_error,
     check_images,
     check_on_error,
     drop_broken,
     progress,
+    reading_threads,
     reason_of,
     report_broken,
 )
@@ -43,8 +45,8 @@ from layergroups.data.image._transforms import (
 __all__ = [
     "ARRAY_ENDINGS", "CROP_PCT", "IMAGE_ENDINGS", "Array", "Augmentation", "BrokenImage",
     "DecodedCache", "EvalTransform", "ImageSource", "OnError", "Picture", "Size", "TrainTransform",
-    "Transform", "as_size", "broken_images_error", "check_images", "check_on_error", "drop_broken",
-    "height_and_width", "normalise", "open_image", "open_picture", "opened", "picture_of",
-    "progress", "quiet", "reason_of", "reduced_picture", "refuse_pipe", "report_broken",
-    "size_of_image", "transform_from_config",
+    "Transform", "as_size", "available_cores", "broken_images_error", "check_images",
+    "check_on_error", "drop_broken", "height_and_width", "normalise", "open_image", "open_picture",
+    "opened", "picture_of", "progress", "quiet", "reading_threads", "reason_of", "reduced_picture",
+    "refuse_pipe", "report_broken", "size_of_image", "transform_from_config",
 ]  # fmt: skip

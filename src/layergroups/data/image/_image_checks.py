@@ -39,6 +39,18 @@ class BrokenImage:
         return readable(f"{self.path}: {self.reason}")
 
 
+def available_cores() -> int:
+    """Cores of the processor that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def reading_threads() -> int:
+    """Threads to read many files with: one for each core, at most 8."""
+    return min(8, available_cores())
+
+
 def check_images(
     paths: Sequence[str | os.PathLike[str]], *, threads: int | None = None, channels: int = 3
 ) -> tuple[BrokenImage, ...]:
@@ -56,7 +68,7 @@ def check_images(
         The broken ones, in the order of `paths`.
     """
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    workers = threads or min(8, os.cpu_count() or 1)
+    workers = threads or reading_threads()
     broken: list[BrokenImage] = []
     check = partial(_check_chunk, channels=channels)
     with quiet(), progress(len(paths)) as advance, ThreadPoolExecutor(workers) as pool:
@@ -88,13 +100,13 @@ def check_on_error(on_error: OnError) -> OnError:
 
 
 def report_broken(broken: Sequence[BrokenImage], on_error: OnError, *, masks: bool = False) -> None:
-    """Stop at broken images or masks, or say in one line that they are left out."""
+    """Stop at images or masks that cannot be used, or say in one line that they are left out."""
     if broken and on_error == "raise":
         raise broken_images_error(broken, masks=masks)
     if broken:
         listed = first_few(broken, _MENTIONED, "; ")
-        what = "masks" if masks else "images"
-        _LOG.warning("Skipped %d broken %s: %s.", len(broken), what, listed)
+        what = "mask" if masks else "image"
+        _LOG.warning("Left out %s: %s.", count(len(broken), what), listed)
 
 
 def broken_images_error(broken: Sequence[BrokenImage], *, masks: bool = False) -> BrokenImagesError:

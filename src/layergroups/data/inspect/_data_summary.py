@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -29,12 +29,12 @@ from layergroups.data.image import (
     height_and_width,
     progress,
     quiet,
+    reading_threads,
     reason_of,
     refuse_pipe,
+    size_of_image,
 )
 from layergroups.tasks import Task, readable
-
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ def _inspect_all(parts: Sequence[Samples], channels: int) -> list[_Seen]:
     with (
         quiet(),
         progress(len(names)) as advance,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(reading_threads()) as pool,
     ):
         if items is None:
-            seen: Iterable[_Seen] = pool.map(_inspect, names, chunksize=64)
+            seen: Iterable[_Seen] = pool.map(_inspect, names, repeat(channels), chunksize=64)
         else:
             seen = (_inspect_item(items, name, channels) for name in names)
         found = []
@@ -187,28 +187,24 @@ def _inspect_item(items: Opener, name: str, channels: int) -> _Seen:
     return _Seen(name, width, height, f"{picture.shape[-1]} x {picture.dtype}")
 
 
-def _inspect(file: str) -> _Seen:
+def _inspect(file: str, channels: int) -> _Seen:
     """From the head of a file; its pixels are not decoded."""
     try:
         refuse_pipe(file)
-        size = os.path.getsize(file)
-        if Path(file).suffix.lower() in ARRAY_ENDINGS:
-            return _inspect_array(file, size)
-        with Image.open(file) as image:
-            width, height = image.size
-            if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
-                width, height = height, width
-            return _Seen(file, width, height, f"{image.format}, {image.mode}", size)
+        bytes_ = os.path.getsize(file)
+        height, width = size_of_image(file, channels) or (0, 0)
+        return _Seen(file, width, height, _kind(file, height * width), bytes_)
     except Exception as error:  # whatever Pillow's readers meet: it becomes the reason
         return _Seen(file, fault=reason_of(error, file))
 
 
-def _inspect_array(file: str, size: int) -> _Seen:
-    array = np.load(file, mmap_mode="r")
-    first = array.ndim == 3 and array.shape[0] < min(array.shape[1:])  # channels first
-    height, width = array.shape[1:] if first else array.shape[:2]
-    channels = array.size // (height * width)
-    return _Seen(file, width, height, f"NumPy, {channels} x {array.dtype}", size)
+def _kind(file: str, pixels: int) -> str:
+    """Format and mode of an image file; channels and type of an array."""
+    if Path(file).suffix.lower() in ARRAY_ENDINGS:
+        array = np.load(file, mmap_mode="r")
+        return f"NumPy, {array.size // pixels} x {array.dtype}"
+    with Image.open(file) as image:
+        return f"{image.format}, {image.mode}"
 
 
 def _targets(train: Samples, valid: Samples, vocab: Sequence[str]) -> tuple[Target, ...]:

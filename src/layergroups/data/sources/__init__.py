@@ -13,6 +13,7 @@ from layergroups.data.sources._folder import find_images, read_folder, read_labe
 from layergroups.data.sources._lists import (
     Files,
     Labeller,
+    checked_marks,
     find_files,
     labels_by_name,
     list_of_files,
@@ -69,6 +70,7 @@ __all__ = [
     "TextSettings",
     "check_batch_size",
     "check_dataset",
+    "checked_marks",
     "find_files",
     "find_images",
     "is_dataset",

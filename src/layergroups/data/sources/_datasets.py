@@ -30,7 +30,7 @@ from layergroups.tasks import Task, checked_task, missing, parse_labels, plain
 
 Key = str | int
 _IMAGE_KEYS = ("image", "img", "picture", "photo", "jpg", "png", "pixel_values")
-_LABEL_KEYS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
+LABEL_KEYS = ("label", "labels", "target", "targets", "class", "fine_label", "y")
 
 _MASK_KEYS = ("mask", "masks", "label", "annotation", "segmentation", "target")
 
@@ -107,7 +107,7 @@ def read_datasets(
             "with both. Give label='...', the key of the label, if it has one."
         )
     names, labels, broken = _read(items, settings)
-    known = vocab or _class_names(train, items.label)
+    known = vocab or class_names(train, items.label)
     labels = _named(labels, known, task)
     kept, unlabelled = labelled_positions(names, labels, task, settings)
     names, labels = [names[i] for i in kept], [labels[i] for i in kept]
@@ -127,7 +127,7 @@ def read_test_dataset(
     image, label = (None, None) if items is None else (items.image, items.label)
     found = items_of({"test": dataset}, image, label, asked="test")
     names, labels, _ = _read(found, settings)
-    return Samples(tuple(names), items=found), _named(labels, _class_names(dataset, found.label))
+    return Samples(tuple(names), items=found), _named(labels, class_names(dataset, found.label))
 
 
 def items_of(
@@ -147,7 +147,7 @@ def items_of(
     item = _first_item(parts[asked])
     if isinstance(item, Mapping):
         where = _key(item, image, _IMAGE_KEYS, "image")
-        return Items(parts, where, _label_key(item, label, _MASK_KEYS if masks else _LABEL_KEYS))
+        return Items(parts, where, _label_key(item, label, _MASK_KEYS if masks else LABEL_KEYS))
     if isinstance(item, tuple | list) and item:
         second = 1 if len(item) > 1 else None
         return Items(parts, 0 if image is None else image, second if label is None else label)
@@ -230,7 +230,7 @@ def _label_key(item: Mapping[str, Any], given: Key | None, usual: Sequence[str])
     return _key(item, given, usual, "label")
 
 
-def _class_names(dataset: Any, label: Key | None) -> tuple[str, ...] | None:
+def class_names(dataset: Any, label: Key | None) -> tuple[str, ...] | None:
     """The names of the classes, where a dataset knows them; equal ones are numbered."""
     feature = (getattr(dataset, "features", None) or {}).get(label) if label is not None else None
     feature = getattr(feature, "feature", feature)

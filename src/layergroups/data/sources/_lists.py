@@ -35,7 +35,7 @@ def read_lists(
 ) -> Split:
     """Check, understand and divide; see `ImageDataLoaders.from_lists`."""
     names, given = list_of_files(files), _as_list(labels, "labels")
-    marks = None if is_valid is None else _marks(is_valid)
+    marks = None if is_valid is None else checked_marks(is_valid)
     _equally_long(names, labels=given, is_valid=marks)
     meaning: dict[str, Any] = {"task": task, "vocab": vocab, "columns": columns}
     known, unlabelled = labelled_positions(names, given, task, settings)
@@ -180,20 +180,24 @@ def _compiled(pattern: Any) -> re.Pattern[str]:
     return compiled
 
 
-def _as_list(values: Any, argument: str) -> list[Any]:
+def _as_list(values: Any, argument: str, item: str = "image") -> list[Any]:
     if isinstance(values, str | bytes | os.PathLike) or not isinstance(values, Iterable):
-        raise DataError(f"{argument}={values!r}: expected a list, with an entry for each image.")
+        raise DataError(f"{argument}={values!r}: expected a list, with an entry for each {item}.")
     return list(values)
 
 
-def _marks(is_valid: Any) -> list[bool]:
-    """True and False, also as 1 and 0 or as numpy has them; words would all be True."""
-    marks = _as_list(is_valid, "is_valid")
+def checked_marks(is_valid: Any, item: str = "image") -> list[bool]:
+    """Which items are for validation, from values that may also be 1 and 0, or NumPy's.
+
+    Raises:
+        DataError: another value, such as a word, which would count as True.
+    """
+    marks = _as_list(is_valid, "is_valid", item)
     for i, mark in enumerate(marks):
         if isinstance(mark, str | bytes) or missing(mark) or mark not in (0, 1):
             raise DataError(
-                f"is_valid has {mark!r} for image {i}: expected True or False for each image, such "
-                'as [path.parent.name == "valid" for path in files].'
+                f"is_valid has {mark!r} for {item} {i}: expected True or False for each {item}, "
+                'such as [name == "valid" for name in parts].'
             )
     return [bool(mark) for mark in marks]
 

@@ -20,6 +20,7 @@ from layergroups.data.image import (
     Size,
     height_and_width,
     open_picture,
+    reading_threads,
     reason_of,
     report_broken,
     size_of_image,
@@ -158,7 +159,7 @@ def mask_files(
 ) -> tuple[dict[int, MaskFile], tuple[BrokenImage, ...]]:
     """The masks at these positions, each read once, and those that are broken."""
     check = _Check(reader, images, masks, channels)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(reading_threads()) as pool:
         found = dict(zip(positions, pool.map(check, positions), strict=True))
     faults = tuple(fault for fault in found.values() if isinstance(fault, BrokenImage))
     report_broken(faults, on_error, masks=True)

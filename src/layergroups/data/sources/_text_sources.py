@@ -12,7 +12,12 @@ from layergroups._suggestions import unknown_option
 from layergroups.data._batches import Balance
 from layergroups.data._samples import Samples, Split, check_valid_pct, divided, names_of
 from layergroups.data.image import OnError, check_on_error
-from layergroups.data.sources._datasets import check_dataset, name_at
+from layergroups.data.sources._datasets import (
+    LABEL_KEYS,
+    check_dataset,
+    class_names,
+    name_at,
+)
 from layergroups.data.sources._lists import marked
 from layergroups.data.sources._settings import check_batch_size
 from layergroups.data.sources._table import Column, Table
@@ -21,7 +26,7 @@ from layergroups.errors import DataError
 from layergroups.tasks import missing, parse_labels, plain, without_label
 
 _LOG = logging.getLogger("layergroups")
-_NAMES: Final = (("text", "sentence", "review", "content", "message"), ("label", "labels", "class"))
+_TEXT_KEYS: Final = ("text", "sentence", "review", "content", "message")
 
 
 class TextOptions(TypedDict, total=False):
@@ -152,20 +157,14 @@ def labelled_texts(
     if not isinstance(dataset, list | tuple):
         lists = "texts and labels: TextDataLoaders.from_lists(texts, labels)"
         check_dataset(dataset, part, lists)
-    names, texts, labels = _class_names(dataset, label), [], []
+    features = getattr(dataset, "features", None) or {}
+    key = next((k for k in LABEL_KEYS if k in features), None) if label is None else label
+    names, texts, labels = class_names(dataset, key), [], []
     for found, its_label in _items_of(dataset, text, label):
         texts.append(found)
         value = plain(its_label)
         labels.append(name_at(value, names) if names else value)
-    return texts, labels, names
-
-
-def _class_names(dataset: Any, label: str | int | None) -> list[str] | None:
-    """The names of the classes of a dataset of Hugging Face, if it has some."""
-    features = getattr(dataset, "features", None) or {}
-    keys = [label] if label is not None else [k for k in _NAMES[1] if k in features]
-    found = getattr(features.get(keys[0]), "names", None) if keys else None
-    return list(found) if found else None
+    return texts, labels, list(names) if names else None
 
 
 def _items_of(dataset: Any, text: Any, label: Any) -> Iterator[tuple[Any, Any]]:
@@ -174,7 +173,7 @@ def _items_of(dataset: Any, text: Any, label: Any) -> Iterator[tuple[Any, Any]]:
         if isinstance(item, dict):
             keys = [
                 next((name for name in names if name in item), None) if key is None else key
-                for key, names in zip((text, label), _NAMES, strict=True)
+                for key, names in zip((text, label), (_TEXT_KEYS, LABEL_KEYS), strict=True)
             ]
         else:
             keys = [0 if text is None else text, 1 if label is None else label]

@@ -279,6 +279,7 @@ def _heats(interp: Interpretation, indices: Sequence[int]) -> dict[int, Tensor]:
 _PACKAGES: Final = (
     *("layergroups", "torch", "torchvision", "timm"),
     *("accelerate", "torchmetrics", "safetensors"),
+    *("transformers", "tokenizers", "segmentation-models-pytorch"),
 )
 _SECRET: Final = re.compile(r"(token|secret|password|passwd|api[-_]?key|credential)", re.IGNORECASE)
 
