@@ -17,7 +17,7 @@ import layergroups
 from layergroups import errors
 from layergroups.groups import compare_groups
 from layergroups.models import TargetUnits
-from layergroups.training import FlatCos, LabelsPrediction, Thaw, plan_fine_tune
+from layergroups.training import FineTunePlan, FlatCos, LabelsPrediction, Thaw
 from tests.training.tiny import LabelLoaders, TinyLoaders, tiny_model
 
 lg: Any = layergroups  # without types, for what is wrong on purpose
@@ -481,7 +481,7 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
         (lambda p: lg.training.OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),
         (lambda p: lg.training.OneCycle(moms="abc"), errors.TrainingError, "moms=", None),
         (lambda p: FlatCos(pct_start=2), errors.TrainingError, "from 0 to 1", None),
-        (lambda p: plan_fine_tune(1, freeze_epochs=-1), errors.TrainingError, "freeze_ep", None),
+        (lambda p: FineTunePlan(epochs=1, freeze_epochs=-1), errors.TrainingError, "freeze_", None),
         (lambda p: Thaw(every=0), errors.GroupingError, r"every=0.*such as every=2", None),
     ],
 }  # fmt: skip

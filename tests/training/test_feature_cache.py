@@ -173,10 +173,3 @@ def test_a_callback_that_needs_images_is_told_how_to_get_them() -> None:
     with pytest.raises(TrainingError, match=r"feature_cache=False"):
         learn.fit(3, 1e-2)
     assert isinstance(CachedInputs([torch.zeros(2)]), tuple)
-
-
-def test_the_earlier_name_of_the_option_is_taken() -> None:
-    learn = learner()
-    learn.freeze()
-    learn.fit(3, 1e-2, store=False)
-    assert {row.note for row in learn.history} == {""}

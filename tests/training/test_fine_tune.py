@@ -15,28 +15,29 @@ from torch import nn
 
 from layergroups.errors import TrainingError
 from layergroups.input_spec import InputSpec
-from layergroups.training import FeatureCacheConfig, FineTuneDefaults, Learner, plan_fine_tune
+from layergroups.training import FeatureCacheConfig, FineTuneDefaults, FineTunePlan, Learner
 from layergroups.training.feature_cache import FeatureCache
-from layergroups.training.recipes import FitSetup, fitted
+from layergroups.training.recipes import FitSetup, fitted, phases_of
 
 QUICK = FineTuneDefaults(head_passes=4, head_steps=1)
 
 
 def test_a_plan_is_data() -> None:
-    head, whole = plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2)
+    settings = FineTuneDefaults(base_lr=1e-2)
+    head, whole = phases_of(FineTunePlan(epochs=3, freeze_epochs=2, figures=settings))
     assert (head.epochs, head.freeze_to, head.lr, head.from_store) == (2, -1, 1e-2, True)
     assert (whole.epochs, whole.freeze_to) == (3, 0)
     assert (whole.lr.start, whole.lr.stop) == (pytest.approx(5e-4), pytest.approx(5e-4))
-    assert plan_fine_tune(3, base_lr=1e-2, freeze_epochs=2) == (head, whole)
-    assert [phase.name for phase in plan_fine_tune(3, freeze_epochs=0)] == ["all"]
-    assert [phase.name for phase in plan_fine_tune(0)] == ["head"]
-    assert plan_fine_tune(1, lr=slice(1e-6, 1e-4))[1].lr == slice(1e-6, 1e-4)
+    assert [p.name for p in phases_of(FineTunePlan(epochs=3, freeze_epochs=0))] == ["all"]
+    assert [p.name for p in phases_of(FineTunePlan(epochs=0))] == ["head"]
+    rates = slice(1e-6, 1e-4)
+    assert phases_of(FineTunePlan(epochs=1), lr=rates)[1].lr == rates
 
 
 @pytest.mark.parametrize("options", [{"epochs": -1}, {"epochs": 1, "freeze_epochs": 0.5}])
 def test_a_plan_needs_whole_epochs(options) -> None:
     with pytest.raises(TrainingError, match="whole number"):
-        plan_fine_tune(**options)
+        FineTunePlan(**options)
 
 
 def test_fine_tune_trains_the_head_then_all_groups(make) -> None:
@@ -234,6 +235,6 @@ def test_the_dropout_of_the_head_is_off_in_the_second_phase(make) -> None:
 
 def test_a_checkpoint_of_a_phase_that_ends_elsewhere_is_a_different_one(make) -> None:
     state, setup = make(), FitSetup(cache=FeatureCache(), cache_config=FeatureCacheConfig())
-    phases = [plan_fine_tune(2, defaults=replace(QUICK, usual_part=p))[1] for p in (0.2, 0.2, 0.9)]
-    one, same, other = (setup.signature(state, phase) for phase in phases)
+    plans = [FineTunePlan(epochs=2, figures=replace(QUICK, usual_part=p)) for p in (0.2, 0.2, 0.9)]
+    one, same, other = (setup.signature(state, phases_of(plan)[1]) for plan in plans)
     assert one == same != other

@@ -603,7 +603,7 @@ class LayerGroups(Printable):
         members = self._members()
         _optimizer.add_missing_groups(optimizer, members, self._rates, self._decays)
         _optimizer.reconcile(optimizer, members, self._decays)
-        _optimizer.begin_with_rates(optimizer, self._rates)
+        _optimizer.change_rates(optimizer, self._rates, self._rates)
         _optimizer.bind(optimizer, self._before_step)
         _freezing.call_before_forward(self.model, self._before_forward)
 

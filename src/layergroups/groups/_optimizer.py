@@ -173,11 +173,6 @@ def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> 
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def begin_with_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
-    """Set the base rates of the layer groups; OneCycleLR and CyclicLR have rates of their own."""
-    change_rates(optimizer, rates, rates)
-
-
 def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[float]) -> None:
     """Apply new base rates; a scheduler of torch retains its current multiplier."""
     ours = _ours(optimizer)

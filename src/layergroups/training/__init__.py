@@ -47,7 +47,6 @@ from layergroups.training.recipes import (
     Phase,
     SearchResult,
     Trial,
-    plan_fine_tune,
 )
 from layergroups.training.state import EVENTS, Bar, EpochRow, History, Reporter
 
@@ -59,6 +58,6 @@ __all__ = [
     "MeanSquaredError", "MixUp", "NumbersPrediction", "OneCycle", "Phase", "Prediction",
     "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "SearchResult",
     "StopOnNaN", "Thaw", "Trackers", "Trial", "average_gradients", "cnn_learner", "load_learner",
-    "minimum", "plan_fine_tune", "same_weights", "segmentation_learner", "slide", "steep",
+    "minimum", "same_weights", "segmentation_learner", "slide", "steep",
     "text_learner", "unet_learner", "valley", "vision_learner",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ from layergroups._formatting import rate
 from layergroups.errors import CheckpointError
 from layergroups.reports import RunRecord
 
-PREFIX = "hf://"
 _FILES = ("*.json", "*.safetensors")  # nothing that runs code
 _T = TypeVar("_T")
 

@@ -1,6 +1,6 @@
 """Recipes: every fit is a list of phases."""
 
-from layergroups.training.recipes._fine_tune import fitted, new_plan, phases_of, plan_fine_tune
+from layergroups.training.recipes._fine_tune import fitted, new_plan, phases_of
 from layergroups.training.recipes._phases import (
     DEFAULTS,
     FineTuneDefaults,
@@ -37,7 +37,6 @@ __all__ = [
     "fitted",
     "new_plan",
     "phases_of",
-    "plan_fine_tune",
     "preview_phases",
     "run_phases",
     "search",

@@ -1,4 +1,4 @@
-"""`fine_tune` as a list of phases (`plan_fine_tune`)."""
+"""The plan of a `fine_tune`: its settings, why they are so, and its phases."""
 
 from __future__ import annotations
 
@@ -37,27 +37,10 @@ _FEW_TEXTS: Final = 1000
 _OF_FEW_TEXTS: Final[dict[str, Any]] = {"unfrozen_ratio": 0.075, "spread": 0.03}
 
 
-def plan_fine_tune(
-    epochs: int,
-    *,
-    base_lr: float | None = None,
-    freeze_epochs: int = 1,
-    lr: Rate | None = None,
-    feature_cache: bool = True,
-    defaults: FineTuneDefaults | None = None,
-) -> tuple[Phase, ...]:
-    """The phases of `fine_tune`: the head alone, then the groups from `lowest` on."""
-    known = defaults or FineTuneDefaults()
-    if base_lr is not None:
-        known = replace(known, base_lr=number("base_lr", base_lr, 0, math.inf, 1e-3))
-    plan = FineTunePlan(epochs=epochs, freeze_epochs=freeze_epochs, figures=known)
-    return phases_of(plan, lr=lr, feature_cache=feature_cache)
-
-
 def phases_of(
     plan: FineTunePlan, *, lr: Rate | None = None, feature_cache: bool = True
 ) -> tuple[Phase, ...]:
-    """The phases of a plan; `lr` replaces the rates of the second phase."""
+    """The head alone, then the groups from `lowest` on; `lr` replaces the rates of the second."""
     known = plan.figures
     top = known.base_lr * known.unfrozen_ratio
     spread = slice(top * known.spread, top) if top * known.spread else top

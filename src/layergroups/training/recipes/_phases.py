@@ -75,8 +75,6 @@ def takes_fit_options(method: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if "store" in kwargs:  # its earlier name
-            kwargs["feature_cache"] = kwargs.pop("store")
         for name in kwargs:
             if name not in signature.parameters:
                 known = [known for known in signature.parameters if known != "self"]
