@@ -100,6 +100,14 @@ def show_figures(figures: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def name_of(thing: object) -> str:
+    """The name of a loss, a metric or an optimizer: a string, or that of its function or class."""
+    if isinstance(thing, str):
+        return thing
+    inner = getattr(thing, "func", thing)  # functools.partial
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
 def count(n: int, one: str, several: str = "") -> str:
     """As "1 image", "1,234 images"."""
     return f"{n:,} {one if n == 1 else several or one + 's'}"

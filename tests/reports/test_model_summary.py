@@ -11,7 +11,8 @@ from tests.training.tiny import TinyLoaders, tiny_model
 from torch import nn
 
 from layergroups import LayerGroups, Learner, load_model
-from layergroups.reports._model_summary import model_summary, name_of
+from layergroups._formatting import name_of
+from layergroups.reports._model_summary import model_summary
 
 
 @pytest.mark.parametrize("detail", ["blocks", "layers"])

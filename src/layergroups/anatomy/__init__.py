@@ -5,7 +5,7 @@ from layergroups.anatomy._anatomy import Anatomy, first_trace, read_anatomy
 from layergroups.anatomy._blocks import Block
 from layergroups.anatomy._dataflow import Flow, is_vector, spatial_size
 from layergroups.anatomy._head import Classifier, Head, find_head
-from layergroups.anatomy._restoring import Snapshot, eval_mode, restoring
+from layergroups.anatomy._restoring import Snapshot, differentiable, eval_mode, restoring
 from layergroups.anatomy._splits import (
     Boundary,
     SplitCandidate,
@@ -39,6 +39,7 @@ __all__ = [
     "Trace",
     "choose_splits",
     "describe_input",
+    "differentiable",
     "eval_mode",
     "find_head",
     "first_trace",

@@ -38,7 +38,7 @@ class Namespaces:
     """What the code of a model may fill: the globals that it names, its classes, and their files.
 
     Code is followed by names, not by values: `cache.get` reaches each `get` of the classes and
-    files reached. So of a library with ten thousand globals only a few are looked at.
+    files reached. So only a few of a library's ten thousand globals are searched.
 
     Args:
         model: as before the run.

@@ -7,8 +7,6 @@ cannot go (control flow that depends on values), the same recorder runs on real 
 
 Values are followed by storage, not by tensor: a view is the same value, and an in-place operation
 gives the storage a new value.
-
-What goes into a model and what comes out of it, in the forms that models take and give.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ _MASKS_IN_A_BATCH: Final = 8
 
 
 class Trained(NamedTuple):
-    """A run that ended: what it says of the validation items, its files, and its figures."""
+    """A run that ended: its results on the validation items, its files, and its figures."""
 
     found: Interpretation
     files: RunFiles

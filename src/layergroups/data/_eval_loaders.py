@@ -150,7 +150,7 @@ class InferenceData(DataSource):
 
     @property
     def train(self) -> Batches:
-        """There are none: an error says so."""
+        """Raise an error: there are none."""
         masks = 'SegmentationDataLoaders.from_folders("images", "masks")'
         right = masks if self._task.per_pixel else "ImageDataLoaders.from_folder(...)"
         raise TrainingError(

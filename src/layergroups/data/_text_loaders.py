@@ -375,7 +375,7 @@ class InferenceTexts(_Texts):
 
     @property
     def train(self) -> Any:
-        """There are none: an error says so."""
+        """Raise an error: there are none."""
         raise TrainingError(
             "This learner was loaded without data; it can only predict. To train or validate it, "
             "give it texts: learn.dls = TextDataLoaders.from_table(...), with the same classes."

@@ -39,6 +39,7 @@ from layergroups._torch import (
     own_buffers,
     takes_hooks,
 )
+from layergroups.anatomy import differentiable
 from layergroups.errors import GroupingError
 from layergroups.groups._partition import ModuleTree
 from layergroups.groups._surgery import ModelSnapshot
@@ -69,11 +70,6 @@ def is_norm(module: nn.Module) -> bool:
         and any(t.numel() > 1 for t in tensors)
         and all(t.numel() == max(t.shape, default=1) for t in tensors)
     )
-
-
-def differentiable(parameter: nn.Parameter) -> bool:
-    """Whether a parameter can require a gradient, which quantized weights cannot."""
-    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def frozen_modules(model: nn.Module, tree: ModuleTree, frozen: Collection[int]) -> list[nn.Module]:

@@ -16,11 +16,11 @@ from torch.optim import AdamW, Optimizer
 from layergroups._formatting import Printable, count, first_few
 from layergroups._paths import module_at, parent
 from layergroups._torch import ddp_wrappers, is_sharded, tree_map_only, unwrap, watch_ddp
-from layergroups.anatomy import Anatomy, Block, read_anatomy
+from layergroups.anatomy import Anatomy, Block, differentiable, read_anatomy
 from layergroups.errors import AnatomyError, GroupIndexError, GroupingError
 from layergroups.groups import _freezing, _optimizer, _surgery
 from layergroups.groups._explain import Explanation, explain
-from layergroups.groups._freezing import UserFrozen, differentiable, is_norm
+from layergroups.groups._freezing import UserFrozen, is_norm
 from layergroups.groups._group_table import GroupRow, GroupTable
 from layergroups.groups._partition import ModuleTree, Part
 from layergroups.groups._rates import Rate, spread_rates

@@ -17,7 +17,6 @@ from layergroups.reports.figures import (
     curves_png,
     draw_rates,
     network_picture,
-    rate_picture,
 )
 from layergroups.reports.run import (
     CONFIG,
@@ -40,6 +39,6 @@ __all__ = [
     "check_page_name", "choices_in_words", "claim_folder", "confusion_matrix",
     "confusion_matrix_picture", "curves_png", "differences", "draw_rates", "grad_cam",
     "heat_map", "model_summary", "network_picture", "per_class_table",
-    "rate_picture", "record_run", "report_on", "results_picture", "word_scores", "write_rows",
+    "record_run", "report_on", "results_picture", "word_scores", "write_rows",
     "write_run",
 ]  # fmt: skip

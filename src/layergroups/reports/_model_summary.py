@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from torch import Tensor, nn
 
-from layergroups._formatting import Printable, memory, pairs, table
+from layergroups._formatting import Printable, memory, name_of, pairs, table
 from layergroups._paths import parent
 from layergroups._torch import tree_leaves
 from layergroups.anatomy import first_trace
@@ -184,11 +184,3 @@ def _trains(row: LayerRow) -> str:
 
 def _bytes(values: Sequence[Any]) -> int:
     return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
-
-
-def name_of(thing: object) -> str:
-    """The name of a loss or an optimizer: a string, or that of its function or class."""
-    if isinstance(thing, str):
-        return thing
-    inner = getattr(thing, "func", thing)  # functools.partial
-    return str(getattr(inner, "__name__", type(inner).__name__))

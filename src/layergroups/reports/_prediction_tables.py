@@ -84,4 +84,4 @@ def per_class_table(confusion: ConfusionMatrix) -> Table:
         figures = (str(row.support), str(row.right), fixed(row.recall), fixed(row.precision))
         rows.append((row.name, *figures, Text(", ".join(others[:2]), "dim")))
     last = "most often predicted as"
-    return table(("class", "items", "found", "recall", "precision", last), rows, left=(last,))
+    return table(("class", "items", "correct", "recall", "precision", last), rows, left=(last,))

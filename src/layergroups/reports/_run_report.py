@@ -109,7 +109,7 @@ def _outcome(outcome: Outcome) -> list[RenderableType]:
              *map(percent, (row.recall, row.precision, *((row.f1, row.iou) if masks else ()))))
             for row in classes[:_MAX_CLASSES]
         ]  # fmt: skip
-        headings = ("class", counted, "found", "recall", "precision")
+        headings = ("class", counted, "correct", "recall", "precision")
         parts.append(_table((*headings, *(("Dice", "IoU") if masks else ())), rows))
         parts += _more_classes(len(classes), "those with the lowest recall")
     wrong = [(c.actual, c.predicted, str(c.count)) for c in outcome.confusions[:_MAX_CONFUSED]]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups._checks import number
+from layergroups._formatting import name_of
 from layergroups._suggestions import nearest
 from layergroups._torch import compiled_from
 from layergroups.errors import CheckpointError, TrainingError
@@ -103,7 +104,7 @@ def ignored_index(loss_func: object) -> int:
 
 def loss_name(loss_func: object) -> str:
     loss_func, _ = _unwrapped(loss_func)
-    return str(getattr(loss_func, "__name__", type(loss_func).__name__))
+    return name_of(loss_func)
 
 
 def checked_loss(loss_func: LossFunc, outputs: Tensor, targets: Tensor) -> Tensor:

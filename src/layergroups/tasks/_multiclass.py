@@ -16,7 +16,7 @@ from layergroups.tasks._losses import Meaning, ignored_index
 from layergroups.tasks._measures import ConfusionMatrix
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import stratified_split
-from layergroups.tasks._targets import WHOLE, check_known, listed, name_of, quoted, sorted_names
+from layergroups.tasks._targets import WHOLE, check_known, class_name, listed, quoted, sorted_names
 from layergroups.tasks._task import (
     AnyPrediction,
     Column,
@@ -148,7 +148,7 @@ class Multiclass(Task):
                 f"{listed(lists)}. For several labels of an item: task='multilabel'; for several "
                 "numbers: task='regression'."
             )
-        names = [name_of(value) for value in values]
+        names = [class_name(value) for value in values]
         known = vocab or sorted_names(names)
         check_known(names, files, known)
         if len(known) < 2:

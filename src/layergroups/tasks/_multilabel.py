@@ -15,7 +15,13 @@ from layergroups.tasks._losses import Meaning
 from layergroups.tasks._measures import ClassReport
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._splitting import multilabel_split
-from layergroups.tasks._targets import as_list, check_known, name_of, sorted_names, zeros_and_ones
+from layergroups.tasks._targets import (
+    as_list,
+    check_known,
+    class_name,
+    sorted_names,
+    zeros_and_ones,
+)
 from layergroups.tasks._task import (
     Column,
     Label,
@@ -135,7 +141,7 @@ class Multilabel(Task):
             known = vocab or (columns if len(columns) == width else numbered)
             places = [tuple(i for i, on in enumerate(row) if float(on)) for row in rows]
         else:
-            named = [[name_of(value) for value in row] for row in rows]
+            named = [[class_name(value) for value in row] for row in rows]
             flat = [name for row in named for name in row]
             known = vocab or sorted_names(flat)
             check_known(

@@ -58,7 +58,7 @@ def parse_labels(
     if isinstance(vocab, str):
         raise DataError(f"vocab={vocab!r}: expected a list of names, such as [{vocab!r}].")
     values = [plain(label) for label in labels]
-    names = None if vocab is None else tuple(map(name_of, vocab))
+    names = None if vocab is None else tuple(map(class_name, vocab))
     if names is not None and len(set(names)) < len(names):
         raise DataError(f"vocab={list(names)} has a name twice; give each once.")
     if known is None:
@@ -126,7 +126,7 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def name_of(value: Any) -> str:
+def class_name(value: Any) -> str:
     """The name of a class; 3.0, which pandas makes of a 3, is "3"."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

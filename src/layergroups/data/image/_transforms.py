@@ -85,8 +85,8 @@ class Augmentation:
     def named(cls, word: str) -> Augmentation:
         """The augmentation of a name: a policy instead of brightness and contrast, or "erase".
 
-        "document" changes only brightness and contrast: a mirrored letter or sign is another one,
-        and a part of a page or spectrogram is not the whole.
+        "document" changes only brightness and contrast: a mirrored letter or sign has another
+        meaning, and a part of a page or spectrogram is not the whole.
         """
         if word == _ERASE:
             return cls(erase=_ERASED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,16 +40,11 @@ class RateCurve:
         return asdict(self)
 
 
-def rate_picture(curves: Sequence[RateCurve], path: str | Path, note: str = "") -> Path:
+def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     """Draw the smoothed losses of sweeps over the rate, with suggestions on each curve.
 
     The first curve is that of all groups together, unless there is only one.
     """
-    path = drawing.check_ending(path)
-    return drawing.save(draw_rates(curves, note), path)
-
-
-def draw_rates(curves: Sequence[RateCurve], note: str = "") -> Figure:
     figure = drawing.new_figure(9.2, 3.9, "Loss over learning rate", note)
     axes = figure.subplots()
     colours = [drawing.INK, *drawing.group_colours(max(0, len(curves) - 2), len(curves) > 1)]

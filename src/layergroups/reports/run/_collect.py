@@ -22,12 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from layergroups._formatting import memory
+from layergroups._formatting import memory, name_of
 from layergroups.data import common_folder, data_source, open_image, quiet
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._images import Pixels, marked_pixels, overlay
 from layergroups.reports._interpretation import Interpretation
-from layergroups.reports._model_summary import name_of
 from layergroups.reports._protocols import Trained
 from layergroups.reports.figures import stacks_of
 from layergroups.reports.run._record import (

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from layergroups._checks import whole_number
 from layergroups._fingerprint import checksum
+from layergroups._formatting import name_of
 from layergroups._paths import path_of
 from layergroups.checkpoints import Saved, Series, join_tensors, split_tensors
 from layergroups.data import items_in
@@ -71,12 +72,12 @@ def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> di
     return {
         **phase,
         "schedule": repr(schedule) if is_dataclass(schedule) else type(schedule).__name__,
-        "optimizer": opt_func if isinstance(opt_func, str) else _name(opt_func),
+        "optimizer": name_of(opt_func),
         "weight decay": learner.weight_decay,
         "clip": learner.clip,
         "classes": list(data.vocab),
         "ema": learner.ema,
-        "loss": _name(loss),
+        "loss": name_of(loss),
         "settings of the loss": _settings(loss),
         "settings of the optimizer": _settings(opt_func),
         "mixed precision": learner.mixed_precision,
@@ -91,15 +92,11 @@ def fit_signature(learner: LearnerState, schedule: Schedule, **phase: Any) -> di
     }
 
 
-def _name(function: object) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
 def _settings(function: object) -> dict[str, Any]:
     """The plain attributes of a loss, or what a partial holds, JSON-ready."""
     known: Mapping[str, Any] = getattr(function, "__dict__", {})
     if isinstance(function, partial):
-        known = {"of": _name(function.func), **function.keywords}
+        known = {"of": name_of(function.func), **function.keywords}
     made = {}
     for name, value in known.items():
         parts = list(value) if isinstance(value, tuple | list) else [value]

@@ -20,10 +20,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from layergroups._drawing import Figure
+from layergroups._drawing import Figure, save_or_return
 from layergroups._formatting import Printable, rate, table
 from layergroups.errors import TrainingError
-from layergroups.reports import RateCurve, draw_rates, rate_picture
+from layergroups.reports import RateCurve, draw_rates
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class FoundRates(Printable):
         Raises:
             LayerGroupsError: another ending, or the file cannot be written.
         """
-        return self.figure() if path is None else rate_picture(self._curves, path, self._note)
+        return save_or_return(self.figure(), path)
 
     @property
     def _curves(self) -> list[RateCurve]:

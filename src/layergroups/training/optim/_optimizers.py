@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from layergroups._checks import number
+from layergroups._formatting import name_of
 from layergroups._torch import is_sharded
 from layergroups.errors import TrainingError
 
@@ -44,18 +45,18 @@ def build_optimizer(opt_func: OptFunc, param_groups: Groups, lr: float) -> Optim
         optimizer = factory(param_groups, **options)
     except (TypeError, ValueError) as cause:
         raise TrainingError(
-            f"opt_func={_name(opt_func)} could not make an optimizer: {cause}. It is called with a "
-            "list of parameter groups; to set options, use "
+            f"opt_func={name_of(opt_func)} could not make an optimizer: {cause}. It is called "
+            "with a list of parameter groups; to set options, use "
             f"opt_func=functools.partial(torch.optim.SGD, momentum=0.9).{_other(opt_func)}"
         ) from cause
     if not isinstance(optimizer, Optimizer):
         raise TrainingError(
-            f"opt_func={_name(opt_func)} returned a {type(optimizer).__name__}, not an optimizer. "
-            "Give a name or a class, such as opt_func=torch.optim.SGD."
+            f"opt_func={name_of(opt_func)} returned a {type(optimizer).__name__}, not an "
+            "optimizer. Give a name or a class, such as opt_func=torch.optim.SGD."
         )
     if not all("layer_group" in group for group in optimizer.param_groups):
         raise TrainingError(
-            f"opt_func={_name(opt_func)} dropped the layer groups. It must hand the list of "
+            f"opt_func={name_of(opt_func)} dropped the layer groups. It must hand the list of "
             "groups that it is given to the optimizer as it is."
         )
     return optimizer
@@ -177,7 +178,3 @@ def _argument_names(factory: Callable[..., object]) -> set[str]:
         return set(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
         return set()
-
-
-def _name(opt_func: OptFunc) -> str:
-    return opt_func if isinstance(opt_func, str) else getattr(opt_func, "__name__", repr(opt_func))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layergroups._formatting import name_of
 from layergroups._torch import is_sharded
 from layergroups.checkpoints import (
     ENDINGS,
@@ -67,7 +68,7 @@ def export(learner: LearnerState, target: Path) -> Path:
     if reason:
         _log.warning("load_learner(folder, model=...) will need the model, because %s.", reason)
     named = [metric for metric in learner.metrics if isinstance(metric, str)]
-    unnamed = [_name(metric) for metric in learner.metrics if not isinstance(metric, str)]
+    unnamed = [name_of(metric) for metric in learner.metrics if not isinstance(metric, str)]
     if unnamed:
         _log.warning(
             "The export leaves out the metrics %s: only metrics given by name can be saved. After "
@@ -105,10 +106,6 @@ def _keyword(example: object) -> str:
             "the weights alone: learn.save(name)."
         )
     return str(next(iter(example)))
-
-
-def _name(metric: object) -> str:
-    return str(getattr(metric, "__name__", type(metric).__name__))
 
 
 def _export_portable(learner: LearnerState, path: Path) -> Path:

@@ -25,7 +25,7 @@ _MOST_EPOCHS: Final = 20
 _OF_A_DEEP_HEAD: Final[dict[str, Any]] = {
     "unfrozen_ratio": 0.15, "spread": 0.1, "usual_part": 0.8, "head_dropout": True,
 }  # fmt: skip
-# Every pixel has a class, so few steps see many of them; and a step on maps is dear.
+# Each pixel has a label, so a few steps see many labels, and a step on feature maps is slow.
 _OF_MASKS: Final[dict[str, Any]] = {"head_steps": 100, "head_passes": 1}
 _RATIO_OF_A_DECODER: Final = 0.5  # it is most of the network, and new
 # Measured (benchmarks/README.md). The embeddings, the first group, cost a quarter of a step.

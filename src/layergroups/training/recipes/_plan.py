@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 
 from layergroups._checks import number, whole_number
-from layergroups._formatting import Printable, first_few, rate, table
+from layergroups._formatting import Printable, first_few, name_of, rate, table
 from layergroups._from_dict import from_dict
 from layergroups.errors import TrainingError
 from layergroups.reports import EpochRow, choices_in_words
@@ -164,15 +164,11 @@ def settings_of(learner: LearnerState) -> dict[str, Any]:
     own, vary = learner.opt_func, learner.data.augmentation
     shown = vary is None or isinstance(vary, bool) or is_dataclass(vary)
     return {
-        "optimizer": own if isinstance(own, str) else _name(own),
+        "optimizer": name_of(own),
         "weight_decay": learner.weight_decay,
         "batch_norm": learner.batch_norm,
-        "augment": str(vary) if shown else _name(vary),
+        "augment": str(vary) if shown else name_of(vary),
     }
-
-
-def _name(value: Any) -> str:
-    return str(getattr(value, "__name__", type(value).__name__))
 
 
 class RecordPlan:

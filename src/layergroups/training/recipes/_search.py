@@ -2,8 +2,8 @@
 
 The frozen layers run once; each trial trains from what they gave, at the place from which it trains
 (a trial that freezes two groups reads what is cached after the second). Heads compete in three
-rounds, of a sixteenth, a quarter and all of the steps; the better quarter goes on. The best is
-tuned with some depths and rates. All are ranked by one held-out part of the training
+rounds, of a sixteenth, a quarter and all of the steps; the best quarter of each enters the next.
+The best is tuned with some depths and rates. All are ranked by one held-out part of the training
 items. A second part, which ranked nothing, judges the finalists; the default recipe is always among
 them, and stays unless a different one is better on both. Validation items decide nothing.
 The heads of the first round are those of a grid, or what an optuna study asks for.
@@ -269,7 +269,7 @@ class _Bench:
             raise TrainingError(f"search needs cached outputs of frozen layers, but {reason}.")
 
     def try_heads(self, count: int, deadline: float) -> None:
-        """So many heads in some rounds; the better quarter goes on to one of more steps."""
+        """Train heads in several rounds; the best quarter of each enters the next."""
         chosen: Iterable[dict[str, Any]]
         chosen = self._variants(count) if self.study is None else self._asked(count)
         for divisor in _ROUNDS:
