@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from layergroups.errors import ModelError
+from layergroups.errors import InputSizeError, ModelError
 from layergroups.models import Segmenter, assemble_segmenter, load_model
 
 SMALL = (
@@ -55,6 +57,19 @@ def test_a_vision_transformer_gets_a_plain_decoder() -> None:
     assert model.eval()(torch.rand(2, 3, *size)).shape == (2, 4, *size)
     with pytest.raises(ModelError, match=r'decoder="unet" or "plain"'):
         assemble_segmenter(loaded, 4, size=size, decoder="fpn")
+
+
+def test_sizes_that_a_vision_transformer_cannot_take_are_padded() -> None:
+    loaded = load_model("timm:test_vit", pretrained=False, dynamic_img_size=True)
+    model = assemble_segmenter(loaded, 4, size=(50, 70)).model.eval()
+    assert model(torch.rand(2, 3, 50, 70)).shape == (2, 4, 50, 70)
+
+
+def test_the_size_that_a_network_was_trained_with_is_offered() -> None:
+    loaded = load_model("timm:test_vit", pretrained=False, img_size=(528, 528))
+    loaded = replace(loaded, input=replace(loaded.input, size=(528, 528)))
+    with pytest.raises(InputSizeError, match=r"takes 528: .*img_size=\(96, 64\)"):
+        assemble_segmenter(loaded, 4, size=(96, 64))
 
 
 def test_dpt_reads_blocks_of_a_vision_transformer() -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.data.masks import layers, loaders, overlapping, shapes
 from torch import nn
 
-from layergroups import ImageDataLoaders, load_learner, vision_learner
+from layergroups import ImageDataLoaders, Learner, load_learner, vision_learner
 from layergroups.data import EvalTransform, InferenceData
 from layergroups.data._batches import BatchMaker, EvalLoader, ImageDataset
 from layergroups.data._samples import Samples
@@ -248,3 +249,23 @@ def test_batches_of_the_data_as_given_get_the_statistics_of_the_weights(tmp_path
     learn.export(tmp_path / "model")
     again = load_learner(tmp_path / "model")
     torch.testing.assert_close(again.get_preds(dls.test_dl(files))[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["one class", "overlapping"])
+@pytest.mark.parametrize("beta", [None, 0.0, 1.0])
+def test_tta_puts_the_masks_of_mirrored_images_back(
+    kind: str, beta: float | None, tmp_path: Path
+) -> None:
+    made = overlapping(layers(tmp_path)) if kind == "overlapping" else loaders(shapes(tmp_path))
+    learn = Learner(made, nn.Conv2d(3, made.n_outputs, 1), seed=0, progress=False)
+    plain, targets = learn.get_preds()  # a 1 x 1 convolution commutes with mirroring
+    averaged, same = learn.tta(beta=beta)
+    assert torch.equal(targets, same)
+    torch.testing.assert_close(averaged, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_tta_of_masks_that_are_never_mirrored_is_refused(tmp_path: Path) -> None:
+    made = loaders(shapes(tmp_path), augment="document")
+    learn = Learner(made, nn.Conv2d(3, made.n_outputs, 1), progress=False)
+    with pytest.raises(TrainingError, match="never mirrors"):
+        learn.tta()

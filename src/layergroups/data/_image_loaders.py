@@ -34,7 +34,7 @@ from layergroups.data._batches import (
 from layergroups.data._eval_loaders import Paths as Paths
 from layergroups.data._eval_loaders import loader_of, varied_views
 from layergroups.data._samples import Samples, Split, folds_of, joined
-from layergroups.data._source import DataFacts, DataSource, few
+from layergroups.data._source import DataFacts, DataSource, View, few
 from layergroups.data.image import (
     CROP_PCT,
     Augmentation,
@@ -378,15 +378,15 @@ class ImageDataLoaders(SuggestsNames, DataSource):
             self._train_maker, self.batch_size, lambda i: derived_seed(self.seed, epoch, i)
         )
 
-    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[EvalLoader]:
+    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[View]:
         if not isinstance(batches, EvalLoader):
-            return super().tta_views(batches, n)  # type: ignore[return-value] # it raises
+            return super().tta_views(batches, n)
         if self.augment is None:
             raise TrainingError(
                 "The data have no augmentation, so all views would be the same. Give them one: "
                 "ImageDataLoaders.from_folder(..., augment=True)."
             )
-        return varied_views(batches, self.augment, self.seed, n)
+        return [View(view) for view in varied_views(batches, self.augment, self.seed, n)]
 
     def test_batches(self, items: Any) -> EvalLoader:
         return self.test_dl(items)

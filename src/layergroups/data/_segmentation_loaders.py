@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, Final, Self, Unpack
 
 from layergroups._paths import path_of
+from layergroups.data._batches import EvalLoader
+from layergroups.data._eval_loaders import varied_views
 from layergroups.data._image_loaders import ImageDataLoaders
 from layergroups.data._samples import names_of
+from layergroups.data._source import View
 from layergroups.data.image import Augmentation, OnError
 from layergroups.data.sources import (
     Classes,
@@ -30,7 +33,7 @@ from layergroups.data.sources import (
     rows_of,
     values_of,
 )
-from layergroups.errors import DataError
+from layergroups.errors import DataError, TrainingError
 from layergroups.tasks import missing
 
 _DEFAULTS: Options = {"size": 256, "batch_size": 8, "augment": True}
@@ -71,6 +74,19 @@ class SegmentationDataLoaders(ImageDataLoaders):
                 '"erase", "document", an Augmentation without policy, or transforms of '
                 "torchvision.transforms.v2 that take both."
             )
+
+    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[View]:
+        """The mirrored images, whatever n is: predictions of other parts would lie elsewhere."""
+        super().tta_views(batches, n)  # refuses what cannot be augmented
+        assert isinstance(batches, EvalLoader)
+        if isinstance(self.augment, Augmentation) and not self.augment.flip:
+            raise TrainingError(
+                "tta of masks averages the predictions of an image and of its mirror image, but "
+                "augment= never mirrors these data. Use learn.get_preds()."
+            )
+        mirrored = Augmentation(scale=(1.0, 1.0), flip=1.0, brightness=0.0, contrast=0.0)
+        (view,) = varied_views(batches, mirrored, self.seed, 1)
+        return [View(view, lambda predictions: predictions.flip(-1))]
 
     @classmethod
     def from_folders(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -76,6 +76,16 @@ class TrainValid(Protocol):
     @property
     def valid(self) -> Batches | None:
         """Validation batches."""
+
+
+class View(NamedTuple):
+    """Items as test time augmentation sees them, and how their predictions are put back.
+
+    `restored` takes and returns predictions float (N, ...): those of masks are mirrored again.
+    """
+
+    batches: Batches
+    restored: Callable[[Tensor], Tensor] = lambda predictions: predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +228,7 @@ class DataSource:
         """
         return None
 
-    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[Batches]:
+    def tta_views(self, batches: Iterable[Any], n: int) -> Sequence[View]:
         """The items of some batches n times in their order, each time augmented differently."""
         raise TrainingError(
             f"Batches of the class {type(batches).__name__} cannot be augmented. Give images: "

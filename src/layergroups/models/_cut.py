@@ -290,7 +290,7 @@ def create_body(
     if example_input is None:  # three channels, or as many as one of the convolutions takes
         convolutions = [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
         tried = [images_of(channels, size) for channels in dict.fromkeys([3, *convolutions])]
-        example_input = next((each for each in tried if _runs(network, each)), tried[0])
+        example_input = next((each for each in tried if runs_on(network, each)), tried[0])
     return cut_body(loaded, example_input, cut)[0]
 
 
@@ -441,19 +441,22 @@ def _trace_at(loaded: LoadedModel, example: Tensor) -> Trace:
     try:
         return trace(loaded.model, example)
     except AnatomyError as error:
-        sizes = [s for s in _SIDES if _runs(loaded.model, images_of(example.shape[1], s))]
-        side = "×".join(map(str, example.shape[2:]))
+        known = sorted({*_SIDES, max(loaded.input.size)})
+        sizes = [s for s in known if runs_on(loaded.model, images_of(example.shape[1], s))]
+        side, given = "×".join(map(str, example.shape[2:])), tuple(example.shape[2:])
         if not sizes:
             raise
         hint = f"it takes {', '.join(map(str, sizes))}: pass size={sizes[-1]} to the data"
         if loaded.name.startswith("timm:"):
-            hint += f", or img_size={example.shape[2]} to the learner if the architecture has it"
+            size = given[0] if given[0] == given[1] else given
+            hint += f", or img_size={size} to the learner if the architecture has it"
         raise InputSizeError(
             f"{loaded.name} cannot take images of {side} pixels; {hint}"
         ) from error
 
 
-def _runs(network: nn.Module, images: Tensor) -> bool:
+def runs_on(network: nn.Module, images: Tensor) -> bool:
+    """Whether a dry run on these images succeeds."""
     try:
         return trace(network, images).source == "fake run"
     except AnatomyError:

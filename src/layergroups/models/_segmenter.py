@@ -5,15 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from layergroups._paths import parent
 from layergroups.anatomy import Trace, trace
-from layergroups.errors import AnatomyError, CutError, ModelError
+from layergroups.errors import AnatomyError, CutError, InputSizeError, ModelError
 from layergroups.models._catalog import LoadedModel
-from layergroups.models._cut import Assembled, Cut, CutGiven, apply_cut, cut_body, images_of
+from layergroups.models._cut import (
+    Assembled,
+    Cut,
+    CutGiven,
+    apply_cut,
+    cut_body,
+    images_of,
+    runs_on,
+)
 from layergroups.models._decoder import Decoder
 from layergroups.models._feature_maps import (
     Encoder,
@@ -24,6 +33,7 @@ from layergroups.models._feature_maps import (
 )
 
 log = logging.getLogger("layergroups")
+_STRIDES: Final = (14, 16, 32)  # whose multiples networks take that do not take every size
 
 
 class Segmenter(nn.Sequential):
@@ -71,7 +81,14 @@ def assemble_segmenter(
         ModelError: the network has no feature maps, or not those that the decoder needs.
     """
     example = images_of(loaded.input.channels, size)
-    body, planned, found = cut_body(loaded, example, cut)
+    try:
+        body, planned, found = cut_body(loaded, example, cut)
+    except InputSizeError:
+        padded = _padded(loaded, example)
+        if padded is None:
+            raise
+        example = padded
+        body, planned, found = cut_body(loaded, example, cut)
     found = _trace_of_maps(body, loaded, found, example)
     maps = tuple(each for each in find_maps(found, body) if each.stride > 1)
     if not maps:
@@ -108,6 +125,16 @@ def assemble_segmenter(
         input=loaded.input,
         example=example,
     )
+
+
+def _padded(loaded: LoadedModel, example: Tensor) -> Tensor | None:
+    """The example with larger sides, as `Segmenter` pads them; None if they do not help."""
+    for stride in _STRIDES:
+        height, width = (-(-side // stride) * stride for side in example.shape[2:])
+        padded = images_of(example.shape[1], (height, width))
+        if runs_on(loaded.model, padded):
+            return padded
+    return None
 
 
 def _check_runs(encoder: nn.Module, loaded: LoadedModel, example: Tensor) -> None:

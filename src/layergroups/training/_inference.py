@@ -77,14 +77,17 @@ def all_predictions(
 
 
 def averaged_predictions(
-    learner: LearnerState, dl: Iterable[Any] | None, n: int, beta: float
+    learner: LearnerState, dl: Iterable[Any] | None, n: int, beta: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """See `Learner.tta`."""
     whole_number("n", n, 1, 4)
+    if beta is None:
+        beta = 0.5 if learner.task.per_pixel else 0.25
     number("beta", beta, 0, 1, 0.25)
     batches = batches_of(learner.data, dl)
     plain, targets, _ = all_predictions(learner, batches)
+    views = learner.data.tta_views(batches, n)
     total = torch.zeros_like(plain)
-    for view in learner.data.tta_views(batches, n):
-        total += all_predictions(learner, view)[0]
-    return torch.lerp(total / n, plain, float(beta)), targets
+    for view in views:
+        total += view.restored(all_predictions(learner, view.batches)[0])
+    return torch.lerp(total / len(views), plain, float(beta)), targets

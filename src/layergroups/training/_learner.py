@@ -722,23 +722,26 @@ class Learner(LearnerState):
         return predictions(self, items)
 
     def tta(
-        self, dl: Iterable[Any] | None = None, n: int = 4, beta: float = 0.25
+        self, dl: Iterable[Any] | None = None, n: int = 4, beta: float | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Test time augmentation: predictions averaged over augmented views of each item.
 
         As in fastai, but the views depend only on the seed of the data, so that each call returns
-        the same; it changes nothing.
+        the same; it changes nothing. Of masks the view is the mirrored image, and its prediction is
+        mirrored back.
 
         Args:
             dl: `dls.test_dl(paths)`, or None for the validation items.
-            n: number of views.
+            n: number of views; masks have one.
             beta: weight of the items without augmentation; the views share the remaining weight.
+                None is 0.25, and 0.5 for masks.
 
         Returns:
             As `get_preds`.
 
         Raises:
-            TrainingError: the data have no augmentation, so there are no views.
+            TrainingError: the data have no augmentation, so there are no views; or that of masks
+                never mirrors.
         """
         return averaged_predictions(self, dl, n, beta)
 
