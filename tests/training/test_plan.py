@@ -184,3 +184,17 @@ def test_without_pretrained_weights_the_end_is_nearer_to_the_last_ones() -> None
         plan = new_plan(learn, 1, base_lr=None, freeze_epochs=1, lr=None, defaults=None)
         parts.append(plan.figures.usual_part)
     assert parts[0] < parts[1]
+
+
+def test_a_schedule_of_ones_own_is_kept_in_the_plan() -> None:
+    class Linear:
+        def multiplier(self, t: float) -> float:
+            return 1 - t
+
+        def momentum(self, t: float) -> float | None:
+            return None
+
+    learn, schedule = learner(), Linear()
+    learn.fine_tune(2, defaults=replace(FIGURES, schedule=schedule))
+    assert learn.plan.figures.schedule is schedule
+    assert set(learn.plan.losses) == set(learn.plan.errors) != set()

@@ -22,6 +22,7 @@ from torch import nn
 
 from layergroups.training import FineTuneDefaults, Learner
 from layergroups.training.optim._schedules import FlatCos, OneCycle
+from layergroups.training.recipes import _run_phases
 
 QUICK = FineTuneDefaults(head_passes=4, head_steps=1, lowest=1)
 
@@ -99,7 +100,14 @@ def test_without_the_store_it_trains_through_the_network(make) -> None:
     assert [row.phase for row in rows] == ["head", "head", "all"]
 
 
-def test_where_the_store_cannot_be_used_one_line_says_why(make, caplog) -> None:
+def test_a_large_part_of_a_small_network_is_trained_on_cached_outputs(make) -> None:
+    learn = make(split=["0.0", "0.7"])
+    learn.fine_tune(0, defaults=QUICK)
+    assert learn.plan.head_views == 2
+
+
+def test_where_the_store_cannot_be_used_one_line_says_why(make, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(_run_phases, "_FEW", 0)
     learn = make(split=["0.0", "0.7"])
     caplog.clear()
     rows = learn.fine_tune(0, freeze_epochs=2)

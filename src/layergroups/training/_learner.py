@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -433,6 +433,10 @@ class Learner(LearnerState):
     def plan(self) -> FineTunePlan | None:
         """What the last `fine_tune` has decided; None before one."""
         known = next((row.plan for row in reversed(self.history) if row.plan is not None), None)
+        if self._last_plan is not None and self._last_plan.to_dict() == known:
+            return cast(
+                "FineTunePlan", self._last_plan
+            )  # with schedules of your own, which rows do not hold
         return None if known is None else FineTunePlan.from_dict(known)
 
     @takes_fit_options

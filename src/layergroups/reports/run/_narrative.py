@@ -26,8 +26,9 @@ _DECISIONS = {  # of fine_tune: how each is shown, and what it means
     "head_views": ("views for the head", "of each item: as it is, and augmented"),
     "steps": ("steps", "optimizer steps, when all groups train"),
     "held_out": ("held-out items", "training items that choose the part of the way"),
-    "all_items": ("all items", "the last epoch trains on the held-out items too"),
+    "all_items": ("held-out items train too", "in the last of several epochs"),
     "errors": ("held-out errors", "their mean error at each part of the way"),
+    "losses": ("held-out losses", "their mean loss at each part of the way"),
 }
 _WORSE = 1.02  # factor from which a final validation loss counts as worse than the best
 

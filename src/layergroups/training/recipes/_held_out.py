@@ -16,6 +16,7 @@ the difference of two heads.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -131,6 +132,7 @@ class ChooseWeights:
     def __init__(self, held_out: HeldOut, usual: float, part: float | None = None) -> None:
         self.held_out = held_out
         self.errors: dict[float, float] = {}  # of the held-out items, by the part of the way
+        self.losses: dict[float, float] = {}  # likewise; those that are finite
         self.given, self.usual = part, usual
         self.part = usual if part is None else part  # of the way
         self.judged = False
@@ -149,9 +151,12 @@ class ChooseWeights:
             return "by the plan"
         if not self.errors:
             return "the usual part: no held-out items judged it"
-        if abs(self.part - self.usual) == min(abs(part - self.usual) for part in self.errors):
+        nearest = min(self.errors, key=lambda part: abs(part - self.usual))
+        if self.part == nearest:
             return "the usual part: on held-out items none is better by over a standard error"
-        return "on held-out items the usual part is worse, by over a standard error"
+        by_errors = self.errors[nearest] > self.errors[self.part]
+        worse = "error" if by_errors else "loss"
+        return f"on held-out items the {worse} is clearly larger at the usual part"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run
@@ -179,13 +184,14 @@ class ChooseWeights:
             put(trained_tensors(run), {n: self._before[n] for n in self.held_out.head})
 
     def state_dict(self) -> dict[str, Any]:
-        judged = {"part": self.part, "judged": self.judged, "errors": list(self.errors.items())}
+        found = {"errors": list(self.errors.items()), "losses": list(self.losses.items())}
+        judged = {"part": self.part, "judged": self.judged, **found}
         return {"before": self._before, "head": self.held_out.head, **judged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._before, self.held_out.head = dict(state["before"]), dict(state["head"])
         self.part, self.judged = state["part"], state["judged"]
-        self.errors = dict(state["errors"])
+        self.errors, self.losses = dict(state["errors"]), dict(state.get("losses", ()))
         if self._run is not None:
             self._run.vary(left_out=self.left_out)
 
@@ -204,6 +210,8 @@ class ChooseWeights:
             found = best(errors, losses, self.usual)
             self.part = run.processes.from_main("the choice of weights", found)
             self.errors = {part: float(own.mean()) for part, own in errors.items()}
+            means = {part: float(own.mean()) for part, own in losses.items()}
+            self.losses = {part: mean for part, mean in means.items() if math.isfinite(mean)}
         learned = {n: self._before[n] - head[n] for n in head if not n.endswith(_STATISTICS)}
         put(tensors, now | {name: now[name] + value for name, value in learned.items()})
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("layergroups")
 _SCHEDULES: Final = {kind.__name__: kind for kind in (Flat, FlatCos, OneCycle)}
+_LOGGED: Final = ("steps", "batch size", "learning rates", "held-out items", "part of the way")
 _OF_THE_LEARNER: Final = ("optimizer", "weight_decay", "batch_norm", "augment")
 
 
@@ -49,7 +50,7 @@ class FineTunePlan(Printable):
         held_out: training items that chose `part`; they are in no step before the last of
             several epochs.
         all_items: whether the last epoch trained on all items.
-        errors: mean error of the held-out items, by the part of the way.
+        errors, losses: means of the held-out items, by the part of the way.
         optimizer, weight_decay, batch_norm, augment: settings of the learner and its data.
     """
 
@@ -67,6 +68,7 @@ class FineTunePlan(Printable):
     held_out: int = 0
     all_items: bool = True
     errors: Mapping[str, float] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
     optimizer: str = ""
     weight_decay: float = 0.0
     batch_norm: str = ""
@@ -102,13 +104,22 @@ class FineTunePlan(Printable):
         return {**found, "rates": list(self.rates)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FineTunePlan:
+    def from_dict(
+        cls, values: Mapping[str, Any], settings: FineTuneDefaults | None = None
+    ) -> FineTunePlan:
         """The inverse of `to_dict`.
+
+        Args:
+            values: what `to_dict` returned.
+            settings: used as `figures`, where they are known: they may have schedules of your own,
+                which JSON does not hold.
 
         Raises:
             TrainingError: the values are not those of a plan.
         """
         try:
+            if settings is not None:
+                return replace(from_dict(cls, {**values, "figures": {}}), figures=settings)
             figures = dict(values["figures"])
             for name in _schedules(FineTuneDefaults()):
                 options = dict(figures[name])
@@ -180,7 +191,8 @@ class RecordPlan:
     def resume(self, rows: tuple[EpochRow, ...]) -> None:
         """Go on from the rows of a phase that was loaded from a checkpoint."""
         if rows and rows[-1].plan is not None:
-            self.plan = FineTunePlan.from_dict(rows[-1].plan)
+            # A checkpoint of other settings was refused.
+            self.plan = FineTunePlan.from_dict(rows[-1].plan, self.plan.figures)
 
     def after_epoch(self, run: FitContext) -> None:
         if run.epoch + 1 == run.epochs or run.stop:
@@ -188,6 +200,13 @@ class RecordPlan:
 
     def after_fit(self, run: FitContext) -> None:
         self._write(run)  # again, if a callback ended the fit after this one was called
+        found = [
+            f"{name} {value} ({why})" if why else f"{name} {value}"
+            for name, value, why in choices_in_words(self.plan.to_dict())
+            if name in _LOGGED
+        ]
+        if run.phase != "head":
+            _log.info("fine_tune: %s.", "; ".join(found))
 
     def _write(self, run: FitContext) -> None:
         choice = next((c for c in run.callbacks if isinstance(c, ChooseWeights)), None)
@@ -218,6 +237,7 @@ class RecordPlan:
             "held_out": len(choice.held_out.items) if choice.held_out.head else 0,
             "all_items": "left_out" not in run.varied,
             "errors": {f"{part:g}": error for part, error in choice.errors.items()},
+            "losses": {f"{part:g}": loss for part, loss in choice.losses.items()},
         }
 
 

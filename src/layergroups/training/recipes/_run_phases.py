@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from layergroups.training.state import LearnerState
 
 _log = logging.getLogger("layergroups")
-_CHEAP = 0.05  # maximum part of the network's work at which many passes of the head are cheap
+# Many passes of the head are cheap up to this part of the network's work, or so many operations for
+# each item: a linear layer for 1000 classes is a third of a small network on small images.
+_CHEAP = 0.05
+_FEW = 10_000_000
 
 
 def run_phases(
@@ -69,6 +72,7 @@ def run_phases(
                 raise
             if record is not None:
                 record.resume(done.rows)
+                state._last_plan = record.plan
             rows += done
     return rows
 
@@ -81,8 +85,9 @@ def _run_phase(
     phase.apply(groups)
     if phase.from_store:
         work = [sum(block.flops for block in group.blocks) for group in groups]
-        share = 1 - sum(work[index] for index in groups.inactive) / max(1, sum(work))
-        if share <= _CHEAP:
+        training = sum(work) - sum(work[index] for index in groups.inactive)
+        share = training / max(1, sum(work))
+        if share <= _CHEAP or (training <= _FEW and not state.task.per_pixel):
             # Outputs at the boundaries of later phases are cached in the same passes.
             also = [_boundary(groups, other) for other in later if other.stored]
             also = [boundary for boundary in also if boundary and boundary != groups.inactive]

@@ -268,8 +268,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("device", "to", "cuda", "cpu"), _DEVICE),
 }
 _FOR_THE_LOOP = (  # of this package: neither suggested nor completed
-    "begin_epoch", "called_model", "end_epoch", "epoch_seed", "made_optimizer", "meter",
-    "note_kept_statistics", "placed_model", "processes", "reporter",
+    "begin_epoch", "called_model", "end_epoch", "epoch_seed", "made_optimizer",
+    "meter", "note_kept_statistics", "placed_model", "processes", "reporter",
 )  # fmt: skip
 
 
@@ -352,6 +352,7 @@ class LearnerState(SuggestsNames):
         self._norms = BatchNormPolicy(batch_norm)
         self.opt = self.blueprint = self.pretrained = None
         self.callbacks, self.history = [], History()
+        self._last_plan: Any = None  # of `fine_tune`, a class of a higher floor
         self._opt_func: OptFunc = "adamw"
         self.epochs_done = self.fits_done = 0
         self._noted_kept = False
