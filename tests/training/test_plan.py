@@ -8,16 +8,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.training.test_held_out import FIGURES, learner
 from tests.training.tiny import moved, snapshot
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from layergroups.errors import TrainingError
 from layergroups.reports import RunRecord, record_run
-from layergroups.training import EarlyStopping, FineTunePlan, OneCycle
+from layergroups.training import EarlyStopping, FineTunePlan, Learner, OneCycle
 from layergroups.training.recipes._fine_tune import new_plan
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +167,17 @@ def test_the_length_is_chosen_by_the_number_of_items(caplog: Any) -> None:
     assert learn.plan.epochs == len(learn.history) - 1 > 3
     assert "96 training items" in learn.plan.reasons["epochs"]
     assert "96 training items" in caplog.text
+
+
+def test_a_length_cannot_be_chosen_for_batches_without_one() -> None:
+    class Endless(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    loaders = SimpleNamespace(train=DataLoader(Endless()), valid=None)
+    learn = Learner(loaders, nn.Linear(2, 2), loss_func=nn.MSELoss(), progress=False)
+    with pytest.raises(TrainingError, match=r"no len\(\)"):
+        learn.fine_tune()
 
 
 @pytest.mark.parametrize(("deep", "ratio"), [(False, 0.05), (True, 0.15)])

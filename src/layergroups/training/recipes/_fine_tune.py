@@ -11,6 +11,7 @@ from layergroups._checks import number
 from layergroups.data import items_in, texts_of
 from layergroups.errors import TrainingError
 from layergroups.groups import Rate, spread_rates
+from layergroups.training.loop import check_batch_count
 from layergroups.training.recipes._phases import FineTuneDefaults, Phase
 from layergroups.training.recipes._plan import FineTunePlan, settings_of
 
@@ -123,12 +124,14 @@ def chosen_epochs(learner: LearnerState, figures: FineTuneDefaults) -> tuple[int
     Small data need many passes to have enough optimizer steps; large data have enough in few.
     """
     usual = learner.data.batch_size or 64
-    n_items = items_in(learner.data.train) or usual * len(learner.data.train)
+    known = items_in(learner.data.train)
+    n_items = known or usual * check_batch_count(learner.data.train)
     size = min(usual, figures.least_batch)
     while size < usual and _LEAST_EPOCHS * n_items > _STEPS * size:
         size *= 2
     epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, round(_STEPS * size / n_items)))
-    return epochs, f"{n_items:,} training items: {epochs * n_items // size:,} steps"
+    about = "" if known else "about "
+    return epochs, f"{about}{n_items:,} training items: {epochs * n_items // size:,} steps"
 
 
 def fitted(
