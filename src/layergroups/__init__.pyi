@@ -83,6 +83,9 @@ from .training import (
     BinaryCrossEntropy as BinaryCrossEntropy,
 )
 from .training import (
+    BinaryDiceLoss as BinaryDiceLoss,
+)
+from .training import (
     BinaryFocalLoss as BinaryFocalLoss,
 )
 from .training import (
@@ -96,6 +99,9 @@ from .training import (
 )
 from .training import (
     CutMix as CutMix,
+)
+from .training import (
+    DiceLoss as DiceLoss,
 )
 from .training import (
     EarlyStopping as EarlyStopping,
@@ -156,6 +162,9 @@ from .training import (
 )
 from .training import (
     StopOnNaN as StopOnNaN,
+)
+from .training import (
+    SumLoss as SumLoss,
 )
 from .training import (
     Thaw as Thaw,

@@ -477,6 +477,20 @@ MISTAKES: dict[str, list[tuple[Mistake, type[Exception], str, type[BaseException
     "BinaryFocalLoss": [
         (lambda p: lg.BinaryFocalLoss(gamma=-1), errors.TrainingError, "gamma=2", None),
     ],
+    "DiceLoss": [
+        (lambda p: lg.DiceLoss(cross_entropy=2), errors.TrainingError, "cross_entropy=0.5", None),
+    ],
+    "BinaryDiceLoss": [
+        (lambda p: lg.BinaryDiceLoss(cross_entropy=2), errors.TrainingError, "=0.5", None),
+    ],
+    "SumLoss": [
+        (lambda p: lg.SumLoss("dice"), errors.TrainingError, "a list of losses: SumLoss", None),
+        (lambda p: lg.SumLoss(["dice", "focl"]), errors.TrainingError, "mean focal", None),
+        (lambda p: lg.SumLoss(["dice", "focal"], [1]), errors.TrainingError,
+         r"each of the 2 losses.*weights=\[0.5, 0.5\]", None),
+        (lambda p: lg.SumLoss(["dice", "bce"]), errors.TrainingError,
+         "different ways.*several labels BinaryCrossEntropy", None),
+    ],
     "training": [
         (lambda p: lg.training.OneCycle(moms=(1.0, 2.0)), errors.TrainingError, "moms=", None),
         (lambda p: lg.training.OneCycle(moms="abc"), errors.TrainingError, "moms=", None),

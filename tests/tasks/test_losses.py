@@ -29,17 +29,21 @@ from layergroups.tasks import (
     item_losses,
     loss_from,
     meaning_of,
+    saved_name,
 )
 from layergroups.tasks._losses import balanced_weights, positive_weights
 from layergroups.training import (
     L1,
     BinaryCrossEntropy,
+    BinaryDiceLoss,
     BinaryFocalLoss,
     CrossEntropy,
+    DiceLoss,
     FocalLoss,
     Huber,
     Learner,
     MeanSquaredError,
+    SumLoss,
     load_learner,
     vision_learner,
 )
@@ -333,6 +337,75 @@ def test_data_that_do_not_tell_their_labels(make) -> None:
         make(dls=dls, loss_func=CrossEntropy(weight="balanced"))
 
 
+# Sums
+
+PIXELS = torch.randn(2, 3, 4, 4, generator=GENERATOR)
+MASKS = torch.randint(3, (2, 4, 4), generator=GENERATOR)
+
+
+def test_a_sum_by_name_has_equal_shares() -> None:
+    loss = as_loss("dice+focal")
+    expected = (DiceLoss()(PIXELS, MASKS) + FocalLoss()(PIXELS, MASKS)) / 2
+    assert torch.allclose(loss(PIXELS, MASKS), expected)
+    assert torch.allclose(item_losses(loss, PIXELS, MASKS).mean(), expected)
+    three = SumLoss(["cross_entropy", nn.CrossEntropyLoss(), own_loss], weights=[1, 2, 3])
+    assert torch.allclose(three(OUTPUTS, CLASSES), 6 * F.cross_entropy(OUTPUTS, CLASSES))
+
+
+def test_known_sums_stay_as_they_are_in_any_order() -> None:
+    assert as_loss("cross_entropy+dice") == as_loss("dice + cross_entropy") == DiceLoss(0.5)
+    assert as_loss("bce+dice") == BinaryDiceLoss(0.5)
+    parts = SumLoss([DiceLoss(), CrossEntropy()])
+    assert torch.allclose(parts(PIXELS, MASKS), DiceLoss(0.5)(PIXELS, MASKS))
+    assert as_loss("dice+binary_focal") == SumLoss([BinaryDiceLoss(), BinaryFocalLoss()])
+
+
+def test_a_sum_interprets_outputs_as_its_losses_do(caplog: Any) -> None:
+    assert meaning_of(SumLoss([own_loss, "focal"])) is Meaning.SOFTMAX
+    assert meaning_of(SumLoss(["binary_dice", "bce"])) is Meaning.SIGMOID
+    assert meaning_of(SumLoss([own_loss])) is None
+    task = TASKS["multiclass"]
+    loss = SumLoss([WithActivation(), own_loss])
+    assert torch.equal(task.predictions(OUTPUTS, loss), OUTPUTS.tanh())
+    task.note_unknown_loss(SumLoss([own_loss, "focal"]))
+    assert not caplog.records
+
+
+def test_a_sum_balances_its_losses(make) -> None:
+    loss = SumLoss([CrossEntropy(weight="balanced"), "focal"], weights=[1, 0])
+    learn = make(dls=uneven(), loss_func=loss)
+    first = learn.loss_func.losses[0]
+    assert first.weight == pytest.approx((12 / 18, 1, 2))
+    alone = make(dls=uneven(), loss_func=first)
+    assert learn.fit(1)[0].train_loss == pytest.approx(alone.fit(1)[0].train_loss)
+    assert loss.losses[0].weight == "balanced"
+    assert loss.is_balanced
+    assert not learn.loss_func.is_balanced
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: SumLoss([]), "list of losses"),
+        (lambda: SumLoss(["focal"], weights=[0]), "not all of them 0"),
+        (lambda: SumLoss(["focal"], weights="1"), "number from 0"),
+        (lambda: SumLoss(["focal", nn.CrossEntropyLoss(ignore_index=3)]), "ignore_index"),
+        (lambda: SumLoss([CrossEntropy(reduction="sum")]), "reduction='sum'"),
+        (lambda: as_loss("bce+focal"), "different ways"),
+        (lambda: as_loss("dice+focl"), "No loss is called 'focl'. Did you mean focal"),
+    ],
+)
+def test_losses_that_have_no_sum(wrong: Any, says: str) -> None:
+    with pytest.raises(TrainingError, match=says):
+        wrong()
+
+
+def test_a_fit_with_another_sum_is_not_resumed(make, tmp_path: Path) -> None:
+    make(loss_func=SumLoss(["focal"])).fit(1, checkpoint_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="loss"):
+        make(loss_func=SumLoss([FocalLoss(gamma=1)])).fit(1, checkpoint_dir=tmp_path, resume=True)
+
+
 # Names and files
 
 
@@ -374,6 +447,8 @@ def test_mistakes_teach(wrong: Any, says: str) -> None:
         BinaryCrossEntropy(pos_weight=[2.0, 3.0]), BinaryFocalLoss(alpha=None),
         MeanSquaredError(), L1(), Huber(delta=2.0), nn.CrossEntropyLoss(label_smoothing=0.2),
         nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0])), nn.SmoothL1Loss(beta=0.5),
+        SumLoss([DiceLoss(0.2), nn.CrossEntropyLoss(label_smoothing=0.2)], weights=[0.2, 0.8]),
+        SumLoss([SumLoss([FocalLoss(gamma=1)]), CrossEntropy(weight=[1.0, 2.0])]),
     ],
 )  # fmt: skip
 def test_a_loss_is_described_and_made_again(loss: Any) -> None:
@@ -388,6 +463,11 @@ def test_settings_of_another_loss_are_refused() -> None:
     for settings in ({"speed": 1}, {"gamma": -1}):
         with pytest.raises(CheckpointError, match="settings of the loss FocalLoss"):
             loss_from("FocalLoss", settings)
+    assert describe_loss(SumLoss(["focal", own_loss])) == {}
+    assert loss_from(saved_name(SumLoss(["focal", own_loss])), {}) is None
+    for parts in (None, 3, ["focal"], [{"name": "Unknown", "settings": {}}]):
+        with pytest.raises(CheckpointError, match="SumLoss"):
+            loss_from("SumLoss", {"losses": parts})
 
 
 def test_an_export_keeps_the_loss(photos: ImageDataLoaders, tmp_path: Path) -> None:
@@ -398,6 +478,10 @@ def test_an_export_keeps_the_loss(photos: ImageDataLoaders, tmp_path: Path) -> N
     again = load_learner(learn.export(tmp_path / "export"))
     assert again.loss_func == learn.loss_func
     assert again.loss_func.weight == (9 / 12, 9 / 6)
+    learn.loss_func = SumLoss([loss, "focal"], weights=[0.7, 0.3])
+    again = load_learner(learn.export(tmp_path / "sum"))
+    assert again.loss_func == learn.loss_func
+    assert again.loss_func.losses[0].weight == (9 / 12, 9 / 6)
 
 
 class CrossEntropyLoss(nn.Module):

@@ -18,9 +18,11 @@ from torch import nn
 from layergroups import (
     BinaryCrossEntropy,
     CrossEntropy,
+    DiceLoss,
     FeatureCacheConfig,
     Interpretation,
     SegmentationDataLoaders,
+    SumLoss,
     load_learner,
     segmentation_learner,
     unet_learner,
@@ -197,7 +199,15 @@ def test_a_killed_fit_ends_as_the_unbroken_one_to_the_bit(
 
 
 @pytest.mark.parametrize(
-    "loss", ["dice", "dice+cross_entropy", "focal", CrossEntropy(weight="balanced")]
+    "loss",
+    [
+        "dice",
+        "dice+cross_entropy",
+        "focal",
+        "dice+focal",
+        CrossEntropy(weight="balanced"),
+        SumLoss([DiceLoss(), CrossEntropy(weight="balanced")]),
+    ],
 )
 def test_losses_of_masks_leave_out_ignored_pixels(dls: SegmentationDataLoaders, loss: Any) -> None:
     learn = learner(dls, loss_func=loss)
@@ -389,7 +399,8 @@ def test_labels_that_overlap_come_back(several: Learner, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "loss", ["dice+bce", "binary_focal", BinaryCrossEntropy(pos_weight="balanced")]
+    "loss",
+    ["dice+bce", "binary_focal", "dice+binary_focal", BinaryCrossEntropy(pos_weight="balanced")],
 )
 def test_losses_of_labels_leave_out_ignored_pixels(several: Learner, loss: Any) -> None:
     learn = learner(several.dls, loss_func=loss)

@@ -14,6 +14,7 @@ from layergroups.tasks._losses import (
     Meaning,
     MeanSquaredError,
     NamedLoss,
+    SumLoss,
     as_loss,
     checked_loss,
     describe_loss,
@@ -82,11 +83,11 @@ __all__ = [
     "MaskFigures", "MaskFile", "MaskPrediction", "MaskReport", "MeanSquaredError", "Meaning",
     "Measures", "Meter", "Multiclass", "Multilabel", "MultilabelSegmentation", "NamedLoss",
     "NamedMetric", "NumbersPrediction", "OutputErrors", "Prediction", "Regression", "Residuals",
-    "Segmentation", "Targets", "Task", "as_list", "as_loss", "check_metrics", "checked_loss",
-    "checked_task", "checked_threshold", "describe_loss", "higher_is_better", "item_losses",
-    "loss_from", "loss_name", "meaning_of", "members_of", "metric_names", "missing", "output_names",
-    "parse_labels", "plain", "random_split", "readable", "register", "saved_name", "stand_in",
-    "stratified_split", "task_meant_by", "task_named", "without_label",
+    "Segmentation", "SumLoss", "Targets", "Task", "as_list", "as_loss", "check_metrics",
+    "checked_loss", "checked_task", "checked_threshold", "describe_loss", "higher_is_better",
+    "item_losses", "loss_from", "loss_name", "meaning_of", "members_of", "metric_names", "missing",
+    "output_names", "parse_labels", "plain", "random_split", "readable", "register", "saved_name",
+    "stand_in", "stratified_split", "task_meant_by", "task_named", "without_label",
 ]  # fmt: skip
 
 for _task in (Multiclass(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation()):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import partial
 from inspect import signature
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,14 +162,14 @@ class NamedLoss(ABC):
     """Base of the losses in this file; `reduction` "none" gives the losses of the items."""
 
     reduction: Reduction = "mean"
-    meaning: ClassVar[Meaning]
-    weights: ClassVar[str] = ""  # the field that holds weights, if there is one
+    meaning: ClassVar[Meaning | None]
+    weighted_by: ClassVar[str] = ""  # the field that holds weights of classes, if there is one
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum", "none"):
             raise TrainingError(f'reduction={self.reduction!r}: use "mean", "sum" or "none".')
-        if self.weights:
-            self._check_weights(self.weights)
+        if self.weighted_by:
+            self._check_weights(self.weighted_by)
         for name, bounds in _RANGES.items():
             if hasattr(self, name):
                 number(name, getattr(self, name), *bounds)
@@ -188,14 +188,14 @@ class NamedLoss(ABC):
         """The loss with "balanced" weights as numbers, from the targets of all training items."""
         if not self.is_balanced:
             return self
-        count = positive_weights if self.weights == "pos_weight" else balanced_weights
-        changed: dict[str, Any] = {self.weights: count(targets, n_outputs)}
+        count = positive_weights if self.weighted_by == "pos_weight" else balanced_weights
+        changed: dict[str, Any] = {self.weighted_by: count(targets, n_outputs)}
         return replace(self, **changed)
 
     @property
     def is_balanced(self) -> bool:
         """Whether the weights depend on the training data."""
-        return bool(self.weights) and isinstance(getattr(self, self.weights), str)
+        return bool(self.weighted_by) and isinstance(getattr(self, self.weighted_by), str)
 
     def _check_weights(self, name: str) -> None:
         value = getattr(self, name)
@@ -214,7 +214,7 @@ class NamedLoss(ABC):
         setattr(self, name, weights)
 
     def _tensor(self, outputs: Tensor) -> Tensor | None:
-        name, value = self.weights, getattr(self, self.weights)
+        name, value = self.weighted_by, getattr(self, self.weighted_by)
         if value is None:
             return None
         if isinstance(value, str):
@@ -247,7 +247,7 @@ class CrossEntropy(NamedLoss):
     label_smoothing: float = 0.0
     weight: Weights = None
     meaning = Meaning.SOFTMAX
-    weights = "weight"
+    weighted_by = "weight"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C); for outputs (N, C, H, W) one per pixel."""
@@ -276,7 +276,7 @@ class FocalLoss(NamedLoss):
     gamma: float = 2.0
     weight: Weights = None
     meaning = Meaning.SOFTMAX
-    weights = "weight"
+    weighted_by = "weight"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,), for outputs (N, C) and classes (N,) or probabilities (N, C)."""
@@ -301,7 +301,8 @@ class DiceLoss(NamedLoss):
     «V-Net», here with a smoothing of one pixel.
 
     Attributes:
-        cross_entropy: the share of cross entropy that is added; 0.5 is half of each.
+        cross_entropy: the share of cross entropy that is added; 0.5 is half of each. For weights of
+            classes: `SumLoss([DiceLoss(), CrossEntropy(weight="balanced")])`.
     """
 
     cross_entropy: float = 0.0
@@ -339,7 +340,7 @@ class BinaryCrossEntropy(NamedLoss):
     label_smoothing: float = 0.0
     pos_weight: Weights = None
     meaning = Meaning.SIGMOID
-    weights = "pos_weight"
+    weighted_by = "pos_weight"
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses (N, C)."""
@@ -404,6 +405,126 @@ class BinaryDiceLoss(DiceLoss):
         return (1 - self.cross_entropy) * losses + self.cross_entropy * entropies
 
 
+@dataclass
+class SumLoss(NamedLoss):
+    """A weighted sum of losses that interpret outputs in the same way.
+
+    `SumLoss([DiceLoss(), FocalLoss()])` is half of each, as is the name `"dice+focal"`. A function
+    that is not known is taken to interpret outputs as the known losses do.
+
+    Attributes:
+        losses: names or objects; their weights may be "balanced".
+        weights: of the losses; None: equal, with the sum 1.
+
+    Raises:
+        TrainingError: the losses do not fit together, or the weights do not fit them.
+    """
+
+    losses: Sequence[LossFunc | str]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        example = "SumLoss([DiceLoss(), FocalLoss()], weights=[0.5, 0.5])"
+        if isinstance(self.losses, str) or not isinstance(self.losses, Sequence) or not self.losses:
+            raise TrainingError(f"losses={self.losses!r} must be a list of losses: {example}.")
+        self.losses = tuple(as_loss(each) for each in self.losses)
+        self.weights = _shares(self.weights, len(self.losses), example)
+        _check_parts(self._parts)
+        parts = zip(self.weights, self._parts, strict=True)
+        # for reports and messages, as functions have it
+        self.__name__ = " + ".join(f"{weight:.3g} {loss_name(part)}" for weight, part in parts)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.reduction != "mean":
+            return super().__call__(outputs, targets)
+        return self._sum([part(outputs.float(), targets) for part in self._parts])
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Losses (N,)."""
+        return self._sum([item_losses(part, outputs, targets) for part in self._parts])
+
+    def balanced(self, targets: Tensor, n_outputs: int) -> SumLoss:
+        """The sum with the "balanced" weights of its losses as numbers."""
+
+        def weighted(part: LossFunc) -> LossFunc:
+            return part.balanced(targets, n_outputs) if isinstance(part, NamedLoss) else part
+
+        return replace(self, losses=tuple(map(weighted, self._parts)))
+
+    @property
+    def is_balanced(self) -> bool:
+        return any(part.is_balanced for part in self._parts if isinstance(part, NamedLoss))
+
+    @property
+    def meaning(self) -> Meaning | None:  # type: ignore[override] # it depends on the losses
+        return next(filter(None, map(meaning_of, self._parts)), None)
+
+    @property
+    def activation(self) -> Callable[[Tensor], Tensor] | None:
+        """What a loss that is not known says of its outputs."""
+        found = [getattr(part, "activation", None) for part in self._parts]
+        return next((each for each in found if callable(each)), None)
+
+    @property
+    def ignore_index(self) -> int:
+        return ignored_index(self._parts[0])
+
+    @property
+    def _parts(self) -> tuple[LossFunc, ...]:
+        return cast(tuple[LossFunc, ...], self.losses)
+
+    def _sum(self, values: Sequence[Tensor]) -> Tensor:
+        weighted = [w * value for w, value in zip(self.weights or (), values, strict=True)]
+        return torch.stack(weighted).sum(dim=0)
+
+
+def _shares(weights: Any, n: int, example: str) -> tuple[float, ...]:
+    if weights is None:
+        return (1 / n,) * n
+    try:
+        values = tuple(float(weight) for weight in weights)
+        fits = not isinstance(weights, str) and all(0 <= v < float("inf") for v in values)
+    except (TypeError, ValueError):
+        values, fits = (), False
+    if not fits or len(values) != n or not any(values):
+        raise TrainingError(
+            f"weights={weights!r} must be a number from 0 for each of the {n} losses, not all of "
+            f'them 0: {example}. Weights of classes are of a loss: CrossEntropy(weight="balanced").'
+        )
+    return values
+
+
+def _check_parts(parts: Sequence[LossFunc]) -> None:
+    meanings = {known: part for part in parts if (known := meaning_of(part)) is not None}
+    if len(meanings) > 1:
+        told = "; ".join(f"{loss_name(part)}: {known.value}" for known, part in meanings.items())
+        raise TrainingError(
+            f"These losses interpret outputs in different ways ({told}), so they have no sum. For "
+            "one class per item or pixel use CrossEntropy, FocalLoss, DiceLoss; for several labels "
+            "BinaryCrossEntropy, BinaryFocalLoss, BinaryDiceLoss."
+        )
+    if len(ignored := {ignored_index(part) for part in parts}) > 1:
+        raise TrainingError(
+            f"These losses leave out different classes, {', '.join(map(str, sorted(ignored)))}. "
+            "Give all of them the same ignore_index; that of this library's losses is -100."
+        )
+    for part in parts:
+        if (reduction := getattr(part, "reduction", "mean")) != "mean":
+            raise TrainingError(
+                f"{loss_name(part)} has reduction={reduction!r}. A sum takes means: leave it out, "
+                f"or give it to the sum, SumLoss([...], reduction={reduction!r})."
+            )
+
+
+def counts_ignored(loss_func: object) -> bool:
+    """Whether a loss of labels, one of torch, would count targets of -100."""
+    inner, _ = _unwrapped(loss_func)
+    if isinstance(inner, SumLoss):
+        return any(map(counts_ignored, inner.losses))
+    return not isinstance(inner, NamedLoss) and meaning_of(inner) is not None
+
+
 def _counted(values: Tensor, targets: Tensor) -> Tensor:
     """Values of labels, 0 where the target is -100: a pixel that counts nowhere."""
     return torch.where(targets >= 0, values, 0.0)
@@ -464,6 +585,7 @@ _SAVED: Final[dict[str, type[Any]]] = {
     kind.__name__: kind
     for kind in (
         CrossEntropy, FocalLoss, DiceLoss, BinaryCrossEntropy, BinaryFocalLoss, BinaryDiceLoss,
+        SumLoss,
         nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.BCELoss, nn.NLLLoss, nn.PoissonNLLLoss,
         nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss,
     )
@@ -472,16 +594,9 @@ _NOT_SAVED: Final = {"size_average", "reduce", "reduction"}  # arguments of the 
 
 
 def as_loss(loss_func: Any) -> LossFunc:
-    """A loss from its name, or the given object."""
+    """A loss from its name or from names with + between them, or the given object."""
     if isinstance(loss_func, str):
-        if loss_func not in LOSSES:
-            raise TrainingError(
-                f"No loss is called {loss_func!r}.{nearest(loss_func, LOSSES)} There are "
-                f"{', '.join(LOSSES)}; or give any function of outputs and targets, such as "
-                "torch.nn.functional.cross_entropy."
-            )
-        made: LossFunc = LOSSES[loss_func]()
-        return made
+        return _named(loss_func)
     if isinstance(loss_func, type):
         raise TrainingError(
             f"loss_func={loss_func.__name__} is a class; give an object: {loss_func.__name__}()."
@@ -495,13 +610,36 @@ def as_loss(loss_func: Any) -> LossFunc:
     return given
 
 
+def _named(name: str) -> LossFunc:
+    parts = [part.strip() for part in name.split("+")]
+    for known, make in LOSSES.items():
+        if sorted(known.split("+")) == sorted(parts):
+            made: LossFunc = make()
+            return made
+    for part in parts:
+        if part not in LOSSES:
+            raise TrainingError(
+                f"No loss is called {part!r}.{nearest(part, LOSSES)} There are "
+                f"{', '.join(LOSSES)}, and sums of them, such as dice+focal; or give any function "
+                "of outputs and targets, such as torch.nn.functional.cross_entropy."
+            )
+    if any(meaning_of(LOSSES[part]()) is Meaning.SIGMOID for part in parts):
+        parts = ["binary_dice" if part == "dice" else part for part in parts]  # as in dice+bce
+    return SumLoss(parts)
+
+
 def saved_name(loss_func: object) -> str:
     """The class name of a loss; with its module if it is neither of this file nor of torch.nn."""
-    name = type(loss_func).__name__
-    if _SAVED.get(name) is type(loss_func):
-        return name
+    if _is_saved(loss_func):
+        return type(loss_func).__name__
     loss_func, _ = _unwrapped(loss_func)
     return f"{getattr(loss_func, '__module__', '')}.{loss_name(loss_func)}"
+
+
+def _is_saved(loss_func: object) -> bool:
+    if isinstance(loss_func, SumLoss) and not all(map(_is_saved, loss_func.losses)):
+        return False
+    return _SAVED.get(type(loss_func).__name__) is type(loss_func)
 
 
 def stand_in(meaning: str) -> LossFunc | None:
@@ -515,8 +653,12 @@ def stand_in(meaning: str) -> LossFunc | None:
 def describe_loss(loss_func: Any) -> dict[str, Any]:
     """The settings of a loss of this file or of torch.nn, JSON-ready; empty for others."""
     kind = type(loss_func)
-    if _SAVED.get(kind.__name__) is not kind:
+    if not _is_saved(loss_func):
         return {}
+    if isinstance(loss_func, SumLoss):
+        parts = [{"name": saved_name(p), "settings": describe_loss(p)} for p in loss_func.losses]
+        own = {"weights": list(loss_func.weights or ()), "reduction": loss_func.reduction}
+        return {"losses": parts, **own}
     if isinstance(loss_func, NamedLoss):
         settings = asdict(loss_func)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
@@ -533,6 +675,8 @@ def loss_from(name: str, settings: Mapping[str, Any]) -> LossFunc | None:
     if issubclass(kind, nn.Module):
         values = {n: torch.tensor(v) if isinstance(v, list) else v for n, v in values.items()}
         values.pop("reduction", None)
+    if kind is SumLoss:
+        values["losses"] = _saved_parts(values.get("losses"))
     try:
         made: LossFunc = kind(**values)
     except (TypeError, TrainingError) as cause:
@@ -540,3 +684,13 @@ def loss_from(name: str, settings: Mapping[str, Any]) -> LossFunc | None:
             f"{dict(settings)} are not settings of the loss {name}: {cause}."
         ) from cause
     return made
+
+
+def _saved_parts(saved: Any) -> list[LossFunc | None]:
+    try:
+        return [loss_from(part["name"], part["settings"]) for part in saved]
+    except (TypeError, KeyError, ValueError) as cause:
+        raise CheckpointError(
+            f"{saved!r} are not the losses of a SumLoss: a list with the name and the settings of "
+            "each was expected."
+        ) from cause

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from layergroups._drawing import palette
 from layergroups.errors import DataError, LayerGroupsError, TrainingError
-from layergroups.tasks._losses import BinaryDiceLoss, DiceLoss, Meaning, NamedLoss, meaning_of
+from layergroups.tasks._losses import BinaryDiceLoss, DiceLoss, Meaning, counts_ignored
 from layergroups.tasks._measures import ConfusionMatrix, MaskReport
 from layergroups.tasks._metrics import mean_of, named
 from layergroups.tasks._multiclass import Multiclass
@@ -393,8 +393,7 @@ class MultilabelSegmentation(Segmentation):
                 f"The targets range from {counted.min():g} to {counted.max():g}: for each label "
                 f"they are 1 where a pixel has it, 0 where not, and {IGNORED} where it is ignored."
             )
-        known = isinstance(loss_func, NamedLoss) or meaning_of(loss_func) is None
-        if not known and counted.numel() < targets.numel():
+        if counts_ignored(loss_func) and counted.numel() < targets.numel():
             raise TrainingError(
                 "The masks have ignored pixels, which this loss of torch would count. Use "
                 'loss_func="dice+bce", "binary_dice", "binary_focal" or "bce".'

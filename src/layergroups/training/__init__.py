@@ -3,14 +3,17 @@
 from layergroups.tasks import (
     L1,
     BinaryCrossEntropy,
+    BinaryDiceLoss,
     BinaryFocalLoss,
     CrossEntropy,
+    DiceLoss,
     FocalLoss,
     Huber,
     LabelsPrediction,
     MeanSquaredError,
     NumbersPrediction,
     Prediction,
+    SumLoss,
 )
 from layergroups.training._factory import (
     cnn_learner,
@@ -51,13 +54,14 @@ from layergroups.training.recipes import (
 from layergroups.training.state import EVENTS, Bar, EpochRow, History, Reporter
 
 __all__ = [
-    "EVENTS", "L1", "Bar", "BinaryCrossEntropy", "BinaryFocalLoss", "CSVLog", "Callback",
-    "CrossEntropy", "CutMix", "EarlyStopping", "EpochRow", "FeatureCacheConfig", "FineTuneDefaults",
-    "FineTunePlan", "FitContext", "FitOptions", "Flat", "FlatCos", "FocalLoss", "FoundRates",
-    "GradualUnfreezing", "History", "Huber", "LabelsPrediction", "Learner", "LivePlot",
-    "MeanSquaredError", "MixUp", "NumbersPrediction", "OneCycle", "Phase", "Prediction",
-    "ProgressiveSizes", "ReduceLROnPlateau", "Reporter", "SaveBest", "Schedule", "SearchResult",
-    "StopOnNaN", "Thaw", "Trackers", "Trial", "average_gradients", "cnn_learner", "load_learner",
-    "minimum", "same_weights", "segmentation_learner", "slide", "steep",
-    "text_learner", "unet_learner", "valley", "vision_learner",
+    "EVENTS", "L1", "Bar", "BinaryCrossEntropy", "BinaryDiceLoss", "BinaryFocalLoss", "CSVLog",
+    "Callback", "CrossEntropy", "CutMix", "DiceLoss", "EarlyStopping", "EpochRow",
+    "FeatureCacheConfig", "FineTuneDefaults", "FineTunePlan", "FitContext", "FitOptions", "Flat",
+    "FlatCos", "FocalLoss", "FoundRates", "GradualUnfreezing", "History", "Huber",
+    "LabelsPrediction", "Learner", "LivePlot", "MeanSquaredError", "MixUp", "NumbersPrediction",
+    "OneCycle", "Phase", "Prediction", "ProgressiveSizes", "ReduceLROnPlateau", "Reporter",
+    "SaveBest", "Schedule", "SearchResult", "StopOnNaN", "SumLoss", "Thaw", "Trackers", "Trial",
+    "average_gradients", "cnn_learner", "load_learner", "minimum", "same_weights",
+    "segmentation_learner", "slide", "steep", "text_learner", "unet_learner", "valley",
+    "vision_learner",
 ]  # fmt: skip

@@ -119,7 +119,8 @@ class Learner(LearnerState):
         dls: training and validation batches; `ImageDataLoaders`, or any object with `train` and
             `valid`.
         model: from inputs to outputs, such as logits (N, C).
-        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", an object
+        loss_func: "cross_entropy", "focal", "bce", "binary_focal", "mse", "l1", "huber", names with
+            + between them for equal shares ("dice+focal", for masks), an object
             such as `CrossEntropy(label_smoothing=0.1, weight="balanced")` or `FocalLoss(gamma=2)`,
             or any function from outputs and targets to the mean loss; its attribute `activation`,
             if it has one, makes predictions of outputs. None: by the task of the data,

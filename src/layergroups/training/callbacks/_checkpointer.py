@@ -27,6 +27,7 @@ from layergroups._paths import path_of
 from layergroups.checkpoints import Saved, Series, join_tensors, split_tensors
 from layergroups.data import items_in
 from layergroups.errors import CheckpointError, TrainingError
+from layergroups.tasks import SumLoss
 from layergroups.training.loop import FitContext, position_of, restore_position
 from layergroups.training.optim import Schedule
 from layergroups.training.persistence import check_resumable, restore, state_of
@@ -103,6 +104,8 @@ def _settings(function: object) -> dict[str, Any]:
         plain = all(isinstance(part, bool | int | float | str | None) for part in parts)
         if plain and name[:1] != "_" and name != "training":  # the mode of a module
             made[name] = parts if isinstance(value, tuple | list) else value
+    if isinstance(function, SumLoss):
+        made["losses"] = [[name_of(loss), _settings(loss)] for loss in function.losses]
     return made
 
 
