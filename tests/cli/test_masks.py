@@ -11,7 +11,9 @@ from PIL import Image
 from tests.cli.conftest import Run
 from tests.data.masks import NAMES, layers, shapes
 
+from layergroups import CrossEntropy, load_learner
 from layergroups.cli import main
+from layergroups.tasks import as_loss
 
 TINY = ["--arch", "timm:test_resnet", "--no-pretrained", "--size", "32"]
 
@@ -34,6 +36,43 @@ def test_settings_of_masks_are_written_and_repeated(folder: Path, run: Run) -> N
     assert "classes: background,square,disc" in settings
     assert "ignore: disc,9" in settings
     assert run("reproduce", folder / "run", "--json").code == 0
+
+
+def test_decoder_and_loss_are_chosen_and_repeated(folder: Path, run: Run, tmp_path: Path) -> None:
+    words = [folder / "images", "--masks", folder / "masks", "--classes", folder / "classes.txt"]
+    chosen = ["--decoder", "fpn", "--loss", "dice+focal", "--epochs", "1"]
+    assert run("train", *words, *TINY, *chosen, "--out", tmp_path / "run").code == 0
+    settings = (tmp_path / "run/run.yaml").read_text().splitlines()
+    assert {"decoder: fpn", "loss: dice+focal"} <= set(settings)
+    learn = load_learner(tmp_path / "run")
+    assert learn.loss_func == as_loss("dice+focal")
+    assert any(getattr(module, "kind", "") == "fpn" for module in learn.model.modules())
+    assert run("reproduce", tmp_path / "run", "--json").code == 0
+    again = ["--from", tmp_path / "run", "--loss", "cross_entropy", "--out", tmp_path / "on"]
+    assert run("train", *words, *again).code == 0
+    assert load_learner(tmp_path / "on").loss_func == CrossEntropy()
+    other = run("train", *words, *again, "--decoder", "unet")
+    assert "--decoder" in other.only_error_line
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--decoder", "unett"], "Did you mean unet"),
+        (["--loss", "dyce"], "Did you mean dice"),
+        (["--loss", "bce"], "Dice and cross entropy"),
+        (["--pooling", "mean"], "--text"),
+    ],
+)
+def test_names_that_do_not_fit_masks(
+    folder: Path, run: Run, tmp_path: Path, option: list[str], says: str
+) -> None:
+    words = [folder / "images", "--masks", folder / "masks", "--classes", folder / "classes.txt"]
+    answer = run("train", *words, *TINY, *option, "--out", tmp_path / "new")
+    assert says in answer.err.splitlines()[-1]
+    assert answer.code == 2
+    assert not (tmp_path / "new").exists()
+    assert "--masks" in run("train", folder, "--decoder", "fpn").only_error_line
 
 
 def test_masks_of_colours(folder: Path, run: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from tests.texts import model_folder, reviews
 
-from layergroups import load_learner
+from layergroups import FocalLoss, load_learner
 from layergroups.cli import main
 
 
@@ -45,6 +45,19 @@ def test_a_table_of_texts_trains_a_model(run: Path) -> None:
     assert {"text: text", "long: windows", "max_length: 6"} <= set(settings)
     transform = load_learner(run / "run").dls.transform
     assert (transform.long, transform.max_length) == ("windows", 6)
+
+
+def test_pooling_and_loss_are_chosen_and_repeated(run: Path, capsys: Any, tmp_path: Path) -> None:
+    table, model = str(run / "reviews.csv"), tmp_path / "run"
+    words = ["train", table, "--text", "text", "--label", "label", "--arch", str(run / "encoder")]
+    words += ["--pooling", "cls", "--loss", "focal", "--epochs", "1", "--out", str(model)]
+    assert main(words) == 0
+    assert {"pooling: cls", "loss: focal"} <= set((model / "run.yaml").read_text().splitlines())
+    learn = load_learner(model)
+    assert (learn.model[0].pooling, learn.loss_func) == ("cls", FocalLoss())
+    assert main(["reproduce", str(model)]) == 0
+    assert main([*words[:-1], str(tmp_path / "new"), "--pooling", "maen"]) == 2
+    assert "Did you mean mean" in capsys.readouterr().err
 
 
 def test_texts_are_predicted_from_arguments_and_from_lines(

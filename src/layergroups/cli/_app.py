@@ -150,8 +150,31 @@ Split = Annotated[
         "or the modules at which groups begin, such as layer2,layer4.",
     ),
 ]
+Pooling = Annotated[
+    str | None,
+    _network(
+        "HOW",
+        "Vector of a text: mean of its tokens, cls (the first) or last (default: what the encoder "
+        "was trained with).",
+    ),
+]
+DecoderName = Annotated[
+    str | None,
+    _network(
+        "NAME",
+        "Decoder of masks: unet, fpn, deeplabv3+, plain; for vision transformers dpt (default: "
+        "unet; plain for networks with maps of one resolution).",
+    ),
+]
 _MADE_OTHERWISE = {"out", "checkpoint_dir", "from_run", "weights", "search", "freeze_epochs"}
-_OF_THE_RUN = ("arch", "weights", "pretrained", "split")  # what --from decides
+_OF_THE_RUN = (
+    "arch",
+    "weights",
+    "pretrained",
+    "decoder",
+    "pooling",
+    "split",
+)  # what --from decides
 _EXAMPLES = """Examples:
  layergroups train photos --out pets
  layergroups train labels.csv --images photos --size 160 --metrics f1
@@ -270,6 +293,8 @@ def train(
         bool,
         _network(None, "Pretrained or random weights.", "--pretrained/--no-pretrained"),
     ] = RunConfig.pretrained,
+    decoder: DecoderName = None,
+    pooling: Pooling = None,
     split: Split = RunConfig.split,
     from_run: Annotated[
         Path | None,
@@ -315,6 +340,14 @@ def train(
     weight_decay: Annotated[
         float, _training("PART", "Not applied to norms and biases.", min=0)
     ] = RunConfig.weight_decay,
+    loss: Annotated[
+        str | None,
+        _training(
+            "NAME",
+            "cross_entropy, focal, dice, bce, mse, huber and others, or a sum such as dice+focal "
+            "(default: that of the task).",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None,
         _training(

@@ -32,11 +32,13 @@ class RunConfig:
     text: str | None = None
     max_length: int | None = None
     long: str | None = None
+    pooling: str | None = None
     masks: Path | None = None
     mask_suffix: str = ""
     classes: str | None = None
     ignore: str | None = None
     overlapping: bool = False
+    decoder: str | None = None
     arch: str | None = None
     from_run: Path | None = None
     epochs: int = 3
@@ -45,6 +47,7 @@ class RunConfig:
     lr: float = 2e-3
     optimizer: str = "adamw"
     weight_decay: float = 0.01
+    loss: str | None = None
     metrics: str | None = None
     mixed_precision: str | None = None
     device: str | None = None

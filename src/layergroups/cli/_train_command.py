@@ -16,6 +16,7 @@ import typer
 
 from layergroups._formatting import say, show_figures, show_json
 from layergroups._interrupts import interrupts
+from layergroups._suggestions import nearest
 from layergroups.checkpoints import transplant
 from layergroups.cli._parsing import is_table, names_in, split_rule
 from layergroups.cli._run_config import RunConfig
@@ -27,7 +28,7 @@ from layergroups.data import (
     TextDataLoaders,
 )
 from layergroups.errors import DataError
-from layergroups.models import check_network
+from layergroups.models import DECODERS, POOLINGS, check_network
 from layergroups.reports import (
     CONFIG,
     PICTURE,
@@ -39,6 +40,7 @@ from layergroups.reports import (
     record_run,
     write_run,
 )
+from layergroups.tasks import as_loss
 from layergroups.training import (
     EarlyStopping,
     FineTunePlan,
@@ -109,12 +111,13 @@ def _check(config: RunConfig) -> None:
     if config.text and odd:
         raise typer.BadParameter(f"--{odd[0]} is for images, --text for texts.")
     config.labels.check(config.folder)
-    if config.text is None and (config.max_length or config.long):
-        raise typer.BadParameter("--max-length and --long are for texts: --text NAME.")
+    _check_names(config)
+    if config.text is None and (config.max_length or config.long or config.pooling):
+        raise typer.BadParameter("--max-length, --long and --pooling are for texts: --text NAME.")
     of_masks = (config.classes, config.ignore, config.mask_suffix, config.overlapping)
-    if config.masks is None and any(of_masks):
+    if config.masks is None and any((*of_masks, config.decoder)):
         raise typer.BadParameter(
-            "--classes, --ignore, --mask-suffix and --overlapping need --masks DIR."
+            "--classes, --ignore, --mask-suffix, --overlapping and --decoder need --masks DIR."
         )
     if config.masks is not None and not config.folder.is_dir():
         raise typer.BadParameter("--masks DIR goes with a folder of images; FOLDER is none.")
@@ -126,6 +129,20 @@ def _check(config: RunConfig) -> None:
         )
     if config.from_run and config.from_run.resolve() == config.out.resolve():
         raise typer.BadParameter(f"--from {config.from_run} is also --out. Give another --out.")
+
+
+def _check_names(config: RunConfig) -> None:
+    """Find unknown names before data and weights are loaded."""
+    if config.loss is not None:
+        as_loss(config.loss)
+    known = {"decoder": DECODERS, "pooling": POOLINGS}
+    for option, names in known.items():
+        name = getattr(config, option)
+        if name is not None and name not in names:
+            raise typer.BadParameter(
+                f"--{option} {name} is not known.{nearest(name, names)} The names are "
+                f"{', '.join(names)}."
+            )
 
 
 @contextmanager
@@ -154,6 +171,8 @@ def _on(device: str | None) -> Iterator[None]:
 def _learner(config: RunConfig) -> tuple[Learner, RunConfig]:
     """The learner, and the settings with what they leave open."""
     dls = (_masks if config.masks else _texts if config.text else _images)(config)
+    if config.loss is not None:
+        dls.task.check_loss(as_loss(config.loss))
     old = None if config.from_run is None else load_learner(config.from_run)
     is_known = old is not None and tuple(dls.vocab) == tuple(old.dls.vocab)
     if config.freeze_epochs is None:  # a head that knows these classes is trained already
@@ -192,6 +211,7 @@ def _settings(config: RunConfig, dls: Any) -> dict[str, Any]:
     """The settings of a learner that are also its attributes."""
     names = [name.strip() for name in (config.metrics or "").split(",") if name.strip()]
     return {
+        **({} if config.loss is None else {"loss_func": config.loss}),
         "metrics": names or dls.task.default_metrics,
         "opt_func": config.optimizer,
         "weight_decay": config.weight_decay,
@@ -203,10 +223,11 @@ def _settings(config: RunConfig, dls: Any) -> dict[str, Any]:
 def _new_learner(config: RunConfig, dls: Any) -> Learner:
     options: dict[str, Any] = {"split": split_rule(config.split), **_settings(config, dls)}
     if config.text:
-        return text_learner(dls, pretrained=config.pretrained, **options)
-    make = segmentation_learner if config.masks else vision_learner
+        return text_learner(dls, pretrained=config.pretrained, pooling=config.pooling, **options)
     options |= {"pretrained": config.pretrained, "weights": config.weights}
-    return make(dls, config.network, **options)
+    if config.masks:
+        return segmentation_learner(dls, config.network, decoder=config.decoder, **options)
+    return vision_learner(dls, config.network, **options)
 
 
 def _texts(config: RunConfig) -> TextDataLoaders:
