@@ -158,6 +158,26 @@ def test_a_model_of_texts_is_validated_inspected_and_reported(
     assert (tmp_path / "page.html").is_file()
 
 
+def test_rows_without_text_or_label_are_left_out(
+    run: Path, capsys: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, table = str(run / "run"), tmp_path / "some.csv"
+    texts, labels = reviews(4)
+    rows = [("text", "label"), *zip(texts, labels, strict=True)]
+    for odd, says in ((("", labels[0]), "without text"), (("a film", ""), "row 4")):
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows([*rows, odd])
+        capsys.readouterr()
+        assert main(["validate", model, str(table)]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert "4" in error
+        assert "--on-error skip" in error
+        assert main(["validate", model, str(table), "--on-error", "skip", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["items"] == 4
+        assert "Left out: 1 cell" in caplog.messages[-1]
+
+
 def test_mistakes_are_explained(run: Path, capsys: Any) -> None:
     table = str(run / "reviews.csv")
     for words in (

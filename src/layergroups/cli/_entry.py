@@ -26,7 +26,7 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Errors of the library show what to type in Python; these are the same on the command line.
 _AS_OPTIONS = (
-    (r'\bon_error="skip"', "--on-error skip"),
+    (r"\bon_error=([\"'])skip\1", "--on-error skip"),
     (r"\bpretrained=False", "--no-pretrained"),
     (r"\bvalid_pct=([\d.]+)", r"--valid-pct \1"),
     (r"\bbatch_size=(\d+)", r"--batch-size \1"),

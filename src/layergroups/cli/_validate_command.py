@@ -132,8 +132,8 @@ def _batches(learn: Learner, folder: Path, labels: TableOptions, **options: Any)
     if isinstance(dls, InferenceTexts):
         if not is_table(folder):
             raise DataError(f"{folder} is not a .csv or .tsv file with texts and their labels.")
-        size = options["batch_size"]
-        return dls.table_dl(folder, **labels.text_arguments(), batch_size=size)
+        options.pop("num_workers")  # texts are tokenized in this process
+        return dls.table_dl(folder, **labels.text_arguments(), **options)
     if is_table(folder):
         return dls.table_dl(folder, **labels.arguments(), **options)
     if not learn.task.reads_folders:

@@ -20,6 +20,7 @@ from layergroups.data._batches import Balance, item_weights
 from layergroups.data._samples import Samples, Split, names_of
 from layergroups.data._source import DataFacts, DataSource
 from layergroups.data._text_batches import TextEvalLoader, TextSet, TextTrainLoader
+from layergroups.data.image import OnError, check_on_error
 from layergroups.data.sources import (
     Column,
     TextOptions,
@@ -31,6 +32,7 @@ from layergroups.data.sources import (
     labels_of,
     marks_of,
     read_table,
+    sound_rows,
     texts_of,
 )
 from layergroups.data.text import TextTransform
@@ -315,7 +317,7 @@ class TextDataLoaders(SuggestsNames, _Texts):
                 of which "" and None are left out, as in training.
             labels: the label of each text, as these data were made of.
         """
-        return test_loader(self, texts, labels, self.batch_size, self.max_tokens)
+        return text_loader(self, texts, labels, self.batch_size, self.max_tokens)
 
     def test_batches(self, items: Any) -> TextEvalLoader:
         return self.test_dl(items)
@@ -387,7 +389,7 @@ class InferenceTexts(_Texts):
         self, texts: Any, labels: Iterable[Any] | None = None, *, batch_size: int = 32
     ) -> TextEvalLoader:
         """See `TextDataLoaders.test_dl`."""
-        return test_loader(self, texts, labels, check_batch_size(batch_size), self.max_tokens)
+        return text_loader(self, texts, labels, check_batch_size(batch_size), self.max_tokens)
 
     def test_batches(self, items: Any) -> TextEvalLoader:
         return self.test_dl(items)
@@ -401,16 +403,27 @@ class InferenceTexts(_Texts):
         label_delim: str | None = None,
         valid_col: Column | None = None,
         batch_size: int = 32,
+        on_error: OnError = "raise",
     ) -> TextEvalLoader:
-        """Batches of the texts in a table, of its validation rows if it marks some."""
+        """Batches of the texts in a table, of its validation rows if it marks some.
+
+        The arguments are those of `TextDataLoaders.from_table`.
+        """
         found = read_table(table)
         columns = [text] if isinstance(text, str | int) else list(text)
         texts = texts_of(found, columns, replace(self.transform, columns=len(columns)))
         labels, _ = labels_of(found, label, label_delim, self.task, "label")
         marks = marks_of(found, valid_col) or [True] * len(texts)
-        wanted = [i for i, mark in enumerate(marks) if mark]
-        chosen = [texts[i] for i in wanted]
-        return self.test_dl(chosen, [labels[i] for i in wanted], batch_size=batch_size)
+        valid = [i for i, mark in enumerate(marks) if mark]
+        their = [texts[i] for i in valid], [labels[i] for i in valid]
+        rows = [
+            valid[i] for i in sound_rows(*their, self.task, check_on_error(on_error), rows=valid)
+        ]
+        known = [labels[i] for i in rows]
+        return text_loader(
+            self, [texts[i] for i in rows], known, check_batch_size(batch_size), self.max_tokens,
+            [f"row {i}" for i in rows],
+        )  # fmt: skip
 
     def fingerprint(self) -> str:
         return stable_text((self.transform.max_length, self.transform.long))
@@ -429,12 +442,13 @@ def loaded(transform: TextTransform, item: Any) -> Any:
     return {name: value[0] for name, value in batch.items()}
 
 
-def test_loader(
+def text_loader(
     data: TextDataLoaders | InferenceTexts,
     texts: Any,
     labels: Iterable[Any] | None,
     batch_size: int,
     max_tokens: int,
+    names: Sequence[str] = (),
 ) -> TextEvalLoader:
     given = [
         joined_cells(each, data.transform) if isinstance(each, list | tuple) else each
@@ -453,7 +467,7 @@ def test_loader(
         known = list(labels)
         if len(known) != len(given):
             raise DataError(f"{len(given)} texts, but {len(known)} labels; give one for each.")
-        names = [f"text {i}" for i in range(len(given))]
+        names = names or [f"text {i}" for i in range(len(given))]
         targets = parse_labels(known, names, task=data.task, vocab=data.vocab)
         samples = Samples(tuple(given), targets.labels, targets.task, data.n_outputs)
     return TextEvalLoader(TextSet(samples, data.transform), batch_size, max_tokens)

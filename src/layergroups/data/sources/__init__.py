@@ -52,6 +52,7 @@ from layergroups.data.sources._text_sources import (
     TextSettings,
     joined_cells,
     labelled_texts,
+    sound_rows,
     texts_of,
 )
 
@@ -99,7 +100,7 @@ __all__ = [
     "reader_from_config",
     "rows_of",
     "samples_of",
-    "sound_positions",
+    "sound_positions", "sound_rows",
     "texts_of",
     "values_of",
 ]  # fmt: skip

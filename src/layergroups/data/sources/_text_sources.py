@@ -23,7 +23,7 @@ from layergroups.data.sources._settings import check_batch_size
 from layergroups.data.sources._table import Column, Table
 from layergroups.data.text import DEFAULT_MODEL, MAX_TOKENS, TextTransform
 from layergroups.errors import DataError
-from layergroups.tasks import missing, parse_labels, plain, without_label
+from layergroups.tasks import Task, missing, parse_labels, plain, without_label
 
 _LOG = logging.getLogger("layergroups")
 _TEXT_KEYS: Final = ("text", "sentence", "review", "content", "message")
@@ -80,8 +80,7 @@ class TextSettings:
         for name, values in (("labels", labels), ("is_valid", marks)):
             if values is not None and len(values) != len(texts):
                 raise DataError(f"{len(texts)} texts, but {len(values)} {name}; give one for each.")
-        blank = without_label(labels, meaning.get("task")) if self.on_error == "skip" else []
-        sound = self._sound(texts, blank)
+        sound = sound_rows(texts, labels, meaning.get("task"), self.on_error)
         names = [f"row {i}" for i in sound]
         targets = parse_labels([labels[i] for i in sound], names, **meaning)
         chosen = tuple(texts[i] for i in sound)
@@ -90,33 +89,55 @@ class TextSettings:
             return marked(samples, targets.vocab, [marks[i] for i in sound], ())
         return divided(samples, targets.vocab, self.valid_pct, self.seed, source="The table")
 
-    def _sound(self, texts: Sequence[Any], unlabelled: Sequence[int]) -> list[int]:
-        """Positions of the cells that hold a text, and have a label."""
-        if not texts:
-            raise DataError("There are no texts: give at least one.")
-        empty = [i for i, text in enumerate(texts) if missing(text)]
-        others = [i for i, t in enumerate(texts) if not missing(t) and not isinstance(t, str)]
-        found = "; ".join(
-            f"{count(len(rows), 'cell')} {what} (rows {names_of(rows)}, from 0)"
-            for what, rows in (
-                ("without text", empty),
-                ("with other values", others),
-                ("without a label", unlabelled),
-            )
-            if rows
+
+def sound_rows(
+    texts: Sequence[Any],
+    labels: Sequence[Any],
+    task: Task | str | None,
+    on_error: OnError,
+    rows: Sequence[int] = (),
+) -> list[int]:
+    """Positions of the cells that hold a text and have a label.
+
+    With `on_error="raise"` those without a label are kept: the parsing of labels names them.
+
+    Args:
+        texts: the cells.
+        labels: the label of each, or what is in its place.
+        task: of the labels, if it is known.
+        on_error: "raise" or "skip", which logs how many rows are left out.
+        rows: of the table, for messages; without any, the positions.
+
+    Raises:
+        DataError: cells hold no text, or none is left.
+    """
+    if not texts:
+        raise DataError("There are no texts: give at least one.")
+    unlabelled = without_label(labels, task) if on_error == "skip" else []
+    empty = [i for i, text in enumerate(texts) if missing(text)]
+    others = [i for i, t in enumerate(texts) if not missing(t) and not isinstance(t, str)]
+    found = "; ".join(
+        f"{count(len(bad), 'cell')} {what} (rows {names_of([rows[i] if rows else i for i in bad])},"
+        " from 0)"
+        for what, bad in (
+            ("without text", empty),
+            ("with other values", others),
+            ("without a label", unlabelled),
         )
-        if found and self.on_error == "raise":
-            raise DataError(
-                f"The texts have {found}. Fill them in, write numbers as text, or leave these "
-                'rows out: on_error="skip".'
-            )
-        if found:
-            _LOG.warning("Left out: %s.", found)
-        bad = {*empty, *others, *unlabelled}
-        sound = [i for i in range(len(texts)) if i not in bad]
-        if not sound:
-            raise DataError("No cell holds a text, so there is nothing to train on.")
-        return sound
+        if bad
+    )
+    if found and on_error == "raise":
+        raise DataError(
+            f"The texts have {found}. Fill them in, write numbers as text, or leave these "
+            'rows out: on_error="skip".'
+        )
+    if found:
+        _LOG.warning("Left out: %s.", found)
+    bad = {*empty, *others, *unlabelled}
+    sound = [i for i in range(len(texts)) if i not in bad]
+    if not sound:
+        raise DataError("No row has a text and a label, so nothing is left.")
+    return sound
 
 
 def texts_of(table: Table, keys: Sequence[Column], transform: TextTransform) -> list[Any]:
