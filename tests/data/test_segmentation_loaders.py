@@ -99,6 +99,32 @@ def test_every_source_gives_the_same_batches(folders: tuple[Path, Path], tmp_pat
     assert made[0].train_images.counts(3) == (6, 6, 6)
 
 
+class PathsOfMasks(Pairs):
+    def __getitem__(self, i: int) -> Any:
+        return super().__getitem__(i)[0], self.items[i][1]
+
+
+@pytest.mark.parametrize("kind", [Pairs, PathsOfMasks])
+def test_colours_of_a_palette_are_read_from_a_dataset(
+    folders: tuple[Path, Path], tmp_path: Path, kind: type[Pairs]
+) -> None:
+    """As torchvision's VOCSegmentation has them, or as paths."""
+    items = []
+    for image, mask in pairs(folders):
+        with Image.open(mask) as positions:
+            coloured = positions.copy()
+        coloured.putpalette([0, 0, 0, 128, 64, 128, 70, 130, 180])
+        coloured.save(tmp_path / mask.name)
+        items.append((image, tmp_path / mask.name))
+    colours = {"background": (0, 0, 0), "square": (128, 64, 128), "disc": (70, 130, 180)}
+    options = SMALL | {"classes": colours}
+    dls = SegmentationDataLoaders.from_dataset(kind(items[2:]), kind(items[:2]), **options)
+    marks = [i < 2 for i in range(len(items))]
+    files = zip(*pairs(folders), strict=True)
+    plain = SegmentationDataLoaders.from_lists(*files, is_valid=marks, **SMALL)
+    assert torch.equal(next(iter(dls.valid))[1], next(iter(plain.valid))[1])
+
+
 def test_image_and_mask_are_varied_together(folders: tuple[Path, Path]) -> None:
     """The colour of a pixel tells its class, also after crops and flips."""
     dls = SegmentationDataLoaders.from_folders(

@@ -64,7 +64,7 @@ class MaskReader:
 
     def _pixels(self, path: str) -> Array:
         if self.items is not None:
-            return mask_array(self.items.label_of(path))
+            return mask_array(self.items.label_of(path), colours=self.by_colour)
         return read_mask(path, colours=self.by_colour)
 
     def _codes(self, pixels: Array) -> Array:
@@ -245,15 +245,15 @@ def read_mask(path: str, *, colours: bool) -> Array:
             return mask_array(np.load(opened))
     with quiet(), Image.open(path) as image:
         image.load()
-        if colours:
-            return np.asarray(image.convert("RGB"))
-        return mask_array(image)
+        return mask_array(image, colours=colours)
 
 
-def mask_array(mask: Any) -> Array:
-    """A mask of a dataset as an array (H, W) of whole numbers, or (H, W, 3)."""
+def mask_array(mask: Any, *, colours: bool = False) -> Array:
+    """A mask of a dataset as an array (H, W) of whole numbers, or (H, W, 3); as `read_mask`."""
     if isinstance(mask, str | os.PathLike):
-        return read_mask(os.fspath(mask), colours=False)
+        return read_mask(os.fspath(mask), colours=colours)
+    if colours and isinstance(mask, Image.Image):
+        return np.asarray(mask.convert("RGB"))
     if isinstance(mask, torch.Tensor):
         mask = mask.cpu().numpy()
     if isinstance(mask, Image.Image) and mask.mode in ("LA", "RGBA", "CMYK", "YCbCr"):
