@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,32 @@ def test_images_of_the_same_name_do_not_share_a_mask(
         (tmp_path / name).write_bytes((folder / "images/00.jpg").read_bytes())
     assert run("predict", folder / "run", tmp_path, "--out", tmp_path / "out").code == 0
     assert {file.parent.name for file in (tmp_path / "out").rglob("*.png")} == {"a", "b"}
+
+
+def test_masks_replace_no_files(
+    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("00", "01"):
+        Image.open(folder / f"images/{name}.jpg").save(images / f"{name}.png")
+    before = {file: file.read_bytes() for file in images.iterdir()}
+    words = ["predict", folder / "run", images]
+    (tmp_path / "link").symlink_to(images)
+    for out in (["--out", images], ["--out", "images", "--force"], ["--out", "link", "--force"]):
+        answer = run(*words, *out)
+        assert re.search(r"00\.png is one of the images.*--out predicted-masks\.", answer.err)
+        assert answer.code == 2
+    assert run(*words).code == 0
+    (tmp_path / "predicted-masks/01.png").unlink()
+    (tmp_path / "predicted-masks/00.png").write_bytes(b"mine")
+    answer = run(*words)
+    assert re.search("00.png exists already.*--out predicted-masks-2, or --force", answer.err)
+    assert [file.name for file in (tmp_path / "predicted-masks").iterdir()] == ["00.png"]
+    assert run(*words, "--force").code == 0
+    assert (tmp_path / "predicted-masks/00.png").read_bytes()[:4] == b"\x89PNG"
+    assert {file: file.read_bytes() for file in images.iterdir()} == before
 
 
 def test_masks_are_validated(folder: Path, run: Run, tmp_path: Path) -> None:

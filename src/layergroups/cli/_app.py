@@ -12,6 +12,7 @@ import typer
 
 from layergroups import __version__
 from layergroups._suggestions import nearest_folder
+from layergroups.cli._parsing import PREDICTED_MASKS
 from layergroups.cli._run_config import RunConfig, read_settings
 
 app = typer.Typer(
@@ -515,7 +516,10 @@ def predict(
     out: Annotated[
         Path,
         _masks("DIR", "Folder for the masks, PNG files, or TIFF files if labels overlap."),
-    ] = Path("predicted-masks"),
+    ] = Path(PREDICTED_MASKS),
+    force: Annotated[
+        bool, _masks(None, "Replace files in --out; never an image that is predicted.", "--force")
+    ] = False,
     tile: Annotated[
         int | None,
         _masks("N", "Predict large images by overlapping tiles of N pixels.", min=1),
@@ -534,7 +538,7 @@ def predict(
     if json and format not in (None, Rows.json):
         raise typer.BadParameter(f"--json and --format {format} are two formats; give one.")
     command.run(
-        model, items or [], out=out, tile=tile, batch_size=batch_size, workers=workers,
+        model, items or [], out=out, force=force, tile=tile, batch_size=batch_size, workers=workers,
         on_error=on_error.value, format="json" if json else (format or Rows.table).value,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 _RULES = ("auto", "layerwise", "classic", "classic-v1")
+PREDICTED_MASKS = "predicted-masks"  # the folder, if no other is given
 _TABLES = (".csv", ".tsv")
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import typer
 
 from layergroups._formatting import count, first_few, say
+from layergroups.cli._parsing import PREDICTED_MASKS
 from layergroups.data import EvalLoader, InferenceTexts, OnError, find_images
 from layergroups.errors import DataError
 from layergroups.reports import write_rows
@@ -27,6 +28,7 @@ def run(
     items: Sequence[str],
     *,
     out: Path,
+    force: bool,
     tile: int | None,
     batch_size: int,
     workers: int | None,
@@ -35,10 +37,12 @@ def run(
 ) -> None:
     """Predict images or texts with an exported model, and write a row for each as it comes.
 
-    Masks are written into `out`, as PNG or TIFF files of the names of their images.
+    Masks are written into `out`, as PNG or TIFF files of the names of their images. With `force`
+    they replace other files there, but never an image that is predicted.
 
     Raises:
-        LayerGroupsError: the folder is not an export, or images cannot be read.
+        LayerGroupsError: the folder is not an export, images cannot be read, or a mask would
+            replace a file.
     """
     learn = load_learner(model)
     if isinstance(learn.dls, InferenceTexts):
@@ -61,7 +65,9 @@ def run(
     rows = _rows(learn, batches, tile)
     if learn.task.per_pixel:
         kind = cast(type[MaskPrediction], learn.task.prediction)
-        rows = _saving(rows, out, batches.samples.files, kind.ending)
+        targets = _targets(batches.samples.files, out, kind.ending)
+        _check_free(targets, files, force)
+        rows = _saving(rows, targets, out)
     write_rows(format, rows, learn.task.prediction, dls.vocab, batches.samples.files)
 
 
@@ -130,17 +136,51 @@ def _arriving_lines() -> Iterator[list[str]]:
         )
 
 
-def _saving(rows: Rows, out: Path, files: Sequence[str], ending: str) -> Rows:
-    """The same rows; the mask of each is written, below the folders in which the images differ."""
-    out.mkdir(parents=True, exist_ok=True)
+def _targets(files: Sequence[str], out: Path, ending: str) -> list[Path]:
+    """The file of each mask, below the folders in which the images differ."""
     whole = [Path(file).absolute() for file in files]
     common = os.path.commonpath([file.parent for file in whole])
     names = [file.relative_to(common).with_suffix(ending) for file in whole]
     if len(set(names)) < len(names):
         names = [Path(f"{file.relative_to(common)}{ending}") for file in whole]
-    for name, (path, found) in zip(names, rows, strict=True):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        cast(MaskPrediction, found).save(out / name)
+    return [out / name for name in names]
+
+
+def _check_free(targets: Sequence[Path], images: Sequence[str], force: bool) -> None:
+    """Before anything is predicted: no mask replaces an image, nor a file that was there."""
+    there = [target for target in targets if os.path.lexists(target)]
+    inputs = {_identity(image) for image in images if os.path.exists(image)}
+    for target in there:
+        if target.exists() and _identity(target) in inputs:
+            raise DataError(
+                f"{target} is one of the images, and its mask would replace it. Give another "
+                f"folder for the masks: --out {_free_folder()}."
+            )
+    if there and not force:
+        raise DataError(
+            f"{there[0]} exists already; {count(len(there), 'file')} would be replaced by masks. "
+            f"Give another folder, --out {_free_folder()}, or --force to replace "
+            f"{'it' if len(there) == 1 else 'them'}."
+        )
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    found = os.stat(path)  # of a link, what it points to
+    return found.st_dev, found.st_ino
+
+
+def _free_folder() -> Path:
+    names = itertools.chain(
+        [PREDICTED_MASKS], (f"{PREDICTED_MASKS}-{n}" for n in itertools.count(2))
+    )
+    return next(path for path in map(Path, names) if not path.exists())
+
+
+def _saving(rows: Rows, targets: Sequence[Path], out: Path) -> Rows:
+    """The same rows; the mask of each is written."""
+    for target, (path, found) in zip(targets, rows, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cast(MaskPrediction, found).save(target)
         yield path, found
     say(f"The masks are in {out}.")
 
