@@ -6,15 +6,9 @@ from layergroups.training.state._batch_norm_policy import (
     evaluating,
     norm_layers,
 )
+from layergroups.training.state._event_names import EVENTS, Event, checked_callbacks
 from layergroups.training.state._history import EpochRow, History, lr_profile, memory_used
-from layergroups.training.state._learner_state import (
-    EVENTS,
-    Ema,
-    Event,
-    LearnerState,
-    Setting,
-    checked_callbacks,
-)
+from layergroups.training.state._learner_state import Ema, LearnerState, Setting
 from layergroups.training.state._progress import Bar, Reporter, show
 
 __all__ = [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Never, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Never, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from layergroups._checks import number, whole_number
 from layergroups._formatting import first_few
 from layergroups._paths import path_of
 from layergroups._random import mixed
-from layergroups._suggestions import SuggestsNames, nearest
+from layergroups._suggestions import SuggestsNames
 from layergroups._torch import is_compiled
 from layergroups.anatomy import unwrap
 from layergroups.checkpoints import Blueprint
@@ -54,6 +54,7 @@ from layergroups.training.optim import (
     factory_of,
 )
 from layergroups.training.state._batch_norm_policy import BatchNorm, BatchNormPolicy, checked_policy
+from layergroups.training.state._event_names import checked_callbacks
 from layergroups.training.state._history import EpochRow, History
 from layergroups.training.state._progress import Reporter, checked_progress, reporter
 
@@ -64,11 +65,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("layergroups")
 _Given = TypeVar("_Given")
 _Set = TypeVar("_Set")
-Event = Literal[
-    "before_fit", "before_epoch", "before_step", "after_step",
-    "before_validate", "after_epoch", "after_fit", "after_all",
-]  # fmt: skip
-EVENTS: Final[tuple[str, ...]] = get_args(Event)
 
 
 def regroup(old: LayerGroups, model: nn.Module, split: Split, data: DataSource) -> LayerGroups:
@@ -171,47 +167,6 @@ def checked_ema(ema: Ema) -> float | None:
     if ema is None or isinstance(ema, bool):
         return USUAL_DECAY if ema else None
     return number("ema", ema, 0, 1, USUAL_DECAY, open_ends=True)
-
-
-def checked_callbacks(callbacks: Sequence[object] | None) -> list[object]:
-    if callbacks is None:
-        return []
-    if not isinstance(callbacks, Sequence):
-        raise TrainingError(f"callbacks={callbacks!r} must be a list: callbacks=[{callbacks!r}].")
-    for callback in callbacks:
-        if isinstance(callback, type):
-            raise TrainingError(
-                f"{callback.__name__} is a class; callbacks are objects: {callback.__name__}()."
-            )
-        _check_events(callback)
-    return list(callbacks)
-
-
-def _check_events(callback: object) -> None:
-    """It has events of a callback, and no method that looks like one and is never called."""
-    kind: Any = type(callback)
-    inherited = {getattr(base, e, None) for base in kind.__mro__ for e in EVENTS if _is_base(base)}
-    own = [e for e in EVENTS if hasattr(callback, e) and getattr(kind, e, 0) not in inherited]
-    if not own:
-        raise TrainingError(
-            f"{kind.__name__} has none of the events of a callback: {', '.join(EVENTS)}."
-        )
-    _warn_of_odd_events(kind)
-
-
-@lru_cache(maxsize=64)  # once for each class
-def _warn_of_odd_events(kind: type) -> None:
-    alike = [name for name in dir(kind) if name.startswith(("before_", "after_", "on_"))]
-    if odd := [name for name in alike if name not in EVENTS]:
-        _log.warning(
-            "%s: a fit never calls %s, since the events are %s.%s",
-            kind.__name__, first_few(odd), ", ".join(EVENTS), nearest(odd[0], EVENTS),
-        )  # fmt: skip
-
-
-def _is_base(kind: type) -> bool:
-    """Whether it is `Callback`, whose events do nothing."""
-    return kind.__name__ == "Callback" and kind.__module__.startswith("layergroups.")
 
 
 def _checked_opt(opt: Optimizer | None) -> Optimizer | None:
