@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 
-_RULES = ("auto", "layerwise", "classic", "classic-v1")
 PREDICTED_MASKS = "predicted-masks"  # the folder, if no other is given
 _TABLES = (".csv", ".tsv")
 
@@ -111,10 +110,12 @@ def is_table(path: Path) -> bool:
 
 def split_rule(text: str) -> str | int | list[str]:
     """A split rule: the name of a rule, a number of groups, or module paths with commas."""
+    from layergroups.groups import RULE_NAMES  # imports torch, which --help does not need
+
     text = text.strip()
     if text.isdecimal():
         return int(text)
     paths = [path.strip() for path in text.split(",") if path.strip()]
     # A word near the name of a rule is a misspelt rule, not a module: the error then lists rules.
     named = len(paths) == 1 and "." not in text
-    return text if named and get_close_matches(text, _RULES, n=1, cutoff=0.75) else paths
+    return text if named and get_close_matches(text, RULE_NAMES, n=1, cutoff=0.75) else paths

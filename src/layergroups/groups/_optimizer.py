@@ -93,17 +93,18 @@ def _stepped(optimizer: Optimizer) -> Optimizer:
     return inner if isinstance(inner, Optimizer) else optimizer
 
 
-def _ours(optimizer: Optimizer) -> list[dict[str, Any]]:
+def own_param_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The parameter groups of an optimizer that belong to layer groups."""
     return [group for group in optimizer.param_groups if "layer_group" in group]
 
 
 def check_attachable(optimizer: Optimizer, names: Sequence[str]) -> None:
-    if not isinstance(optimizer, Optimizer) or not _ours(optimizer):
+    if not isinstance(optimizer, Optimizer) or not own_param_groups(optimizer):
         raise GroupingError(
             "this optimizer was not made from the layer groups; make it with "
             "torch.optim.AdamW(groups.param_groups(lr=1e-3, weight_decay=0.01))"
         )
-    found = {str(group["name"]).rpartition("/")[0] for group in _ours(optimizer)}
+    found = {str(group["name"]).rpartition("/")[0] for group in own_param_groups(optimizer)}
     if not found <= set(names):
         raise GroupingError(
             f"this optimizer has the layer groups {sorted(found)}, these are {list(names)}; make "
@@ -122,7 +123,7 @@ def add_missing_groups(
     People leave out empty ones, but parameters that are added later may need them. A missing group
     that has parameters now was left out on purpose: a different optimizer may hold them.
     """
-    ours = _ours(optimizer)
+    ours = own_param_groups(optimizer)
     present, held = {g["name"] for g in ours}, {g["layer_group"] for g in ours}
     decaying = (g["weight_decay"] for g in ours if str(g["name"]).endswith("/decay"))
     weight_decay = next(decaying, optimizer.defaults.get("weight_decay", 0.0))
@@ -152,12 +153,12 @@ def reconcile(optimizer: Optimizer, members: Sequence[Members], has_decay: Decay
     wanted = {group["name"]: group["params"] for group in made}
     others = [group for group in optimizer.param_groups if "layer_group" not in group]
     theirs = {id(p) for group in others for p in group["params"]}
-    for group in _ours(optimizer):
+    for group in own_param_groups(optimizer):
         group["params"] = [p for p in wanted.get(group["name"], ()) if id(p) not in theirs]
     present = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for parameter in [p for p in optimizer.state if id(p) not in present]:
         del optimizer.state[parameter]
-    for group in _ours(optimizer):
+    for group in own_param_groups(optimizer):
         if isinstance(optimizer, SGD) and group.get("fused") and group.get("momentum"):
             _fill_momentum(optimizer, group["params"])
 
@@ -175,7 +176,7 @@ def _fill_momentum(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> 
 
 def change_rates(optimizer: Optimizer, before: Sequence[float], rates: Sequence[float]) -> None:
     """Apply new base rates; a scheduler of torch retains its current multiplier."""
-    ours = _ours(optimizer)
+    ours = own_param_groups(optimizer)
     own = any("max_lr" in group for group in ours)  # OneCycleLR: its initial_lr is not the base
     if any("initial_lr" in group for group in ours):
         for scheduler in _schedulers(optimizer):

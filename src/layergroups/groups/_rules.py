@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -29,6 +29,7 @@ from layergroups.groups._partition import (
 log = logging.getLogger("layergroups")
 
 Split = str | int | Sequence[str] | Mapping[str, str] | Callable[[nn.Module], Iterable[Any]]
+RULE_NAMES: Final = ("auto", "layerwise", "classic", "classic-v1")
 
 
 def divide(

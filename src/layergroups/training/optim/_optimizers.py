@@ -15,6 +15,7 @@ from layergroups._checks import number
 from layergroups._formatting import name_of
 from layergroups._torch import is_sharded
 from layergroups.errors import TrainingError
+from layergroups.groups import own_param_groups
 
 OptFunc = str | type[Optimizer] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]
@@ -75,12 +76,8 @@ def set_rates(optimizer: Optimizer, rates: Sequence[float], multiplier: float) -
 
     Parameter groups that the user added, without the key "layer_group", are left as they are.
     """
-    for group in _of_layer_groups(optimizer):
+    for group in own_param_groups(optimizer):
         group["lr"] = rates[group["layer_group"]] * multiplier
-
-
-def _of_layer_groups(optimizer: Optimizer) -> Groups:
-    return [group for group in optimizer.param_groups if "layer_group" in group]
 
 
 def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
@@ -89,7 +86,7 @@ def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
         own = optimizer.defaults.get(key)
         if own is None or own == 0:
             continue
-        for group in _of_layer_groups(optimizer):
+        for group in own_param_groups(optimizer):
             if momentum is None:
                 group[key] = own
             else:
@@ -99,7 +96,7 @@ def set_momentum(optimizer: Optimizer, momentum: float | None) -> None:
 def rates_in_use(optimizer: Optimizer, count: int) -> tuple[float, ...]:
     """The rate of each of `count` layer groups in the optimizer; 0 for one without parameters."""
     lrs = [0.0] * count
-    for group in _of_layer_groups(optimizer):
+    for group in own_param_groups(optimizer):
         lrs[group["layer_group"]] = float(group["lr"])
     return tuple(lrs)
 

@@ -34,7 +34,7 @@ from layergroups.data import (
     transform_from_config,
 )
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.groups import LayerGroups, Split
+from layergroups.groups import RULE_NAMES, LayerGroups, Split
 from layergroups.tasks import describe_loss, loss_name, meaning_of, saved_name
 from layergroups.training.loop import predict_all
 from layergroups.training.state import LearnerState
@@ -44,7 +44,6 @@ _OTHER_FORMATS = (  # a folder of such a name would be a mistake
     ".bin", ".ckpt", ".h5", ".keras", ".mlmodel", ".mlpackage", ".pb", ".pkl", ".pt", ".pth",
     ".safetensors", ".tflite", ".torchscript", ".zip",
 )  # fmt: skip
-_WORDS = ("auto", "layerwise", "classic", "classic-v1")
 
 
 def export(learner: LearnerState, target: Path) -> Path:
@@ -166,4 +165,4 @@ def groups_of_export(model: nn.Module, exported: Exported, options: dict[str, An
 def _by_rule(rule: str) -> Split | None:
     """The rule that a name of one stands for; None for groups that were made by hand."""
     number = re.fullmatch(r"(\d+) groups", rule)
-    return int(number[1]) if number else rule if rule in _WORDS else None
+    return int(number[1]) if number else rule if rule in RULE_NAMES else None

@@ -22,7 +22,7 @@ from layergroups.anatomy import unwrap
 from layergroups.checkpoints import Blueprint
 from layergroups.data import Batches, DataSource, TrainValid, bound_to, data_source, set_epoch
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.groups import LayerGroups, Split
+from layergroups.groups import LayerGroups, Split, own_param_groups
 from layergroups.models import classifier_layers, outputs_of
 from layergroups.tasks import (
     LossFunc,
@@ -92,7 +92,7 @@ def carry_optimizer(optimizer: Optimizer, groups: LayerGroups) -> Optimizer | No
     Parameters that both models share keep their state; new parameters start without state.
     """
     wanted = [group["name"] for group in groups.param_groups()]
-    if [group["name"] for group in _groups_of(optimizer)] != wanted:
+    if [group["name"] for group in own_param_groups(optimizer)] != wanted:
         _log.warning("the new model has different layer groups: the optimizer state is reset")
         return None
     groups.attach(optimizer)
@@ -170,16 +170,12 @@ def checked_ema(ema: Ema) -> float | None:
 
 
 def _checked_opt(opt: Optimizer | None) -> Optimizer | None:
-    if opt is None or (isinstance(opt, Optimizer) and _groups_of(opt)):
+    if opt is None or (isinstance(opt, Optimizer) and own_param_groups(opt)):
         return opt
     raise TrainingError(
         f"learn.opt is a {type(opt).__name__} without the layer groups. A fit makes the optimizer: "
         'assign what makes it, learn.opt_func = "sgd" or a class.'
     )
-
-
-def _groups_of(opt: Optimizer) -> list[dict[str, Any]]:
-    return [group for group in opt.param_groups if "layer_group" in group]
 
 
 def _checked_history(history: History) -> History:
