@@ -36,6 +36,16 @@ def test_of_a_divided_folder_the_validation_part_is_taken(
     assert "valid" in answer.err
 
 
+def test_rows_of_a_table_without_a_label_are_left_out(
+    run: Run, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "some.csv"
+    table.write_text("image,label\nred/0.png,red\nblue/0.png,\ngreen/0.png,green\n")
+    words = ["validate", model, table, "--images", photos]
+    assert "--on-error skip" in run(*words).only_error_line
+    assert json.loads(run(*words, "--on-error", "skip", "--json").out)["items"] == 2
+
+
 def test_unknown_classes_are_a_fault(run: Run, model: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", each=1)
     (photos / "red").rename(photos / "crimson")

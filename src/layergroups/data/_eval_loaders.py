@@ -37,6 +37,7 @@ from layergroups.data.sources import (
     Settings,
     check_batch_size,
     is_dataset,
+    labelled_positions,
     list_of_files,
     masked_samples,
     paired,
@@ -105,7 +106,9 @@ def _test_samples(
         files, given = list_of_files(source), list(labels)
         if len(files) != len(given):
             raise DataError(f"{len(files)} images, but {len(given)} labels; expected one for each.")
-        sound, _ = sound_positions(files, settings)
+        known, _ = labelled_positions(files, given, task, settings)
+        positions, _ = sound_positions([files[i] for i in known], settings)
+        sound = [known[i] for i in positions]
         return labelled(Samples(tuple(files[i] for i in sound)), [given[i] for i in sound])
     if not with_labels:
         return read_unlabelled(source, **how)
