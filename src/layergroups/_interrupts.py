@@ -65,7 +65,12 @@ def interrupts() -> Iterator[None]:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    raise KeyboardInterrupt(signal.Signals(number).name)  # see `is_termination`
+
+
+def is_termination(cause: KeyboardInterrupt) -> bool:
+    """Whether it comes from SIGTERM, which ends the program, and not from Ctrl-C."""
+    return cause.args == (signal.SIGTERM.name,)
 
 
 @contextmanager

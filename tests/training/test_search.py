@@ -121,22 +121,54 @@ def test_the_plan_is_applied_and_says_where_it_comes_from() -> None:
     assert found.figure.axes
 
 
-def test_ctrl_c_keeps_the_best_so_far(monkeypatch: Any) -> None:
-    add, learn = _Bench._add, learner(n=120)
-    before = snapshot(learn.model)
+def ends_after(count: int, monkeypatch: Any, number: int = signal.SIGINT) -> None:
+    """Send the signal as soon as a search has made so many trials."""
+    add = _Bench._add
 
     def interrupted(self: _Bench, *args: Any) -> None:
         add(self, *args)
-        if len(self.trials) == 3:
-            signal.raise_signal(signal.SIGINT)
+        if len(self.trials) == count:
+            signal.raise_signal(number)
 
     monkeypatch.setattr(_Bench, "_add", interrupted)
+
+
+def test_ctrl_c_ends_the_search_and_says_that_nothing_was_tuned(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    learn = learner(n=120)
+    before = snapshot(learn.model)
+    ends_after(3, monkeypatch)
     found = learn.search(8, epochs=1, defaults=PLAN.figures)
     assert (len(found.trials), found.interrupted) == (3, True)
     assert found.reason.startswith("interrupted")
-    assert found.plan.figures == PLAN.figures
+    assert "3 trials" in caplog.text
+    assert "fine_tune(plan=" in caplog.text
+    assert learn.last_search is found
     assert not moved(before, learn.model)
     assert not learn.history
+
+
+def test_ctrl_c_in_the_fine_tuning_does_not_lose_the_search() -> None:
+    class Interrupts:
+        def after_step(self, run: Any) -> None:
+            raise KeyboardInterrupt
+
+    learn = learner(n=120)
+    assert learn.last_search is None
+    with pytest.raises(KeyboardInterrupt):
+        learn.search(4, epochs=1, defaults=PLAN.figures, callbacks=[Interrupts()])
+    assert len(learn.last_search.trials) > 4
+    assert not learn.last_search.interrupted
+
+
+def test_sigterm_ends_the_program(monkeypatch: Any) -> None:
+    learn = learner(n=120)
+    before = snapshot(learn.model)
+    ends_after(3, monkeypatch, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        learn.search(8, epochs=1, defaults=PLAN.figures)
+    assert not moved(before, learn.model)
 
 
 def test_a_budget_ends_the_search_but_not_the_default() -> None:

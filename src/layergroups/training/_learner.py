@@ -164,6 +164,7 @@ class Learner(LearnerState):
 
     cache: Setting[Never, FeatureCache]
     feature_cache = Setting(checked_cache_config)
+    last_search: SearchResult | None = None  # what the last `search` has tried
 
     def __init__(
         self,
@@ -395,8 +396,9 @@ class Learner(LearnerState):
         learn is not measured, because its inputs are not cached. The default recipe is kept unless
         held-out items that ranked nothing also speak for a different one.
 
-        Ctrl-C ends the search with the best so far, without fine-tuning. The result depends only on
-        the seed, unless a budget ends the search by time.
+        Ctrl-C ends the search with the best so far, without fine-tuning; SIGTERM ends the program.
+        `learn.last_search` keeps the result, also if the fine-tuning is interrupted. The result
+        depends only on the seed, unless a budget ends the search by time.
 
         Args:
             trials: how many variants.
@@ -426,6 +428,7 @@ class Learner(LearnerState):
                 study=study,
                 cache_config=self.feature_cache,
             )
+        self.last_search = found
         if apply and not found.interrupted:
             self.fine_tune(plan=found.plan, **options)
         return found

@@ -29,9 +29,9 @@ from torch import Tensor
 from layergroups import _drawing as drawing
 from layergroups._checks import number, whole_number
 from layergroups._drawing import Figure
-from layergroups._formatting import Printable, duration, figure, table
+from layergroups._formatting import Printable, count, duration, figure, table
 from layergroups._forward import labelled, tensor_of
-from layergroups._interrupts import interrupts, uninterrupted
+from layergroups._interrupts import interrupts, is_termination, uninterrupted
 from layergroups._random import mixed
 from layergroups.data import items_in
 from layergroups.errors import TrainingError
@@ -125,7 +125,7 @@ class SearchResult(Printable):
         trials: in the order in which they ran.
         plan: of the recipe that was chosen.
         reason: why.
-        interrupted: whether Ctrl-C or the budget ended the search early.
+        interrupted: whether Ctrl-C ended the search early.
         seconds: the time of the search, without the fine-tuning that follows.
     """
 
@@ -215,8 +215,15 @@ def search(
             n_tuned = max(1, trials // _TUNED)
             bench.try_heads(trials - n_tuned, started + limit)
             bench.try_tuning(n_tuned if budget is None else 99, started + 2 * limit)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as cause:
+        if is_termination(cause):
+            raise
         stopped = "interrupted; "
+        _log.warning(
+            "The search ended after %s. Nothing was fine-tuned: "
+            "learn.fine_tune(plan=learn.last_search.plan) trains with the best so far.",
+            count(len(bench.trials), "trial"),
+        )
     finally:
         with uninterrupted():
             bench.snapshot.restore()
@@ -268,10 +275,10 @@ class _Bench:
         if reason:
             raise TrainingError(f"search needs cached outputs of frozen layers, but {reason}.")
 
-    def try_heads(self, count: int, deadline: float) -> None:
+    def try_heads(self, n_heads: int, deadline: float) -> None:
         """Train heads in several rounds; the best quarter of each enters the next."""
         chosen: Iterable[dict[str, Any]]
-        chosen = self._variants(count) if self.study is None else self._asked(count)
+        chosen = self._variants(n_heads) if self.study is None else self._asked(n_heads)
         for divisor in _ROUNDS:
             stage = "head" if divisor == 1 else f"head, 1/{divisor}"
             for changes in chosen:
@@ -281,7 +288,7 @@ class _Bench:
             better = [dict(trial.changes) for trial in done if trial.changes]
             chosen = [{}, *better[: max(1, len(done) // 4)]]
 
-    def try_tuning(self, count: int, deadline: float) -> None:
+    def try_tuning(self, n_tuned: int, deadline: float) -> None:
         """The default and the best heads, tuned from some depths with some rates."""
         if not self.plan.epochs:
             return
@@ -290,7 +297,7 @@ class _Bench:
         best = [heads[0].changes, {}] if heads and heads[0].changes else [{}]
         wanted = [(head, d, r) for r in _RATIOS for d in sorted(depths) for head in best]
         wanted.sort(key=lambda each: each != ({}, self.usual_depth, 1))
-        for place, (head, depth, ratio) in enumerate(wanted[: 1 + count]):
+        for place, (head, depth, ratio) in enumerate(wanted[: 1 + n_tuned]):
             if time.perf_counter() < deadline or not place:
                 self._tuned(head, depth, ratio)
 
@@ -331,7 +338,7 @@ class _Bench:
     def _groups(self) -> Any:
         return self.learner.layer_groups
 
-    def _variants(self, count: int) -> list[dict[str, Any]]:
+    def _variants(self, n_heads: int) -> list[dict[str, Any]]:
         """The default, and so many others of the grid, in an order that depends on the seed."""
         usual = self.plan.figures
         views = (True, False) if self.learner.data.augmented and usual.augmented else (True,)
@@ -341,15 +348,15 @@ class _Bench:
             changes |= {} if decay == 1 else {"head_decay": decay * usual.head_decay}
             others.append(changes | ({} if varied else {"augmented": False}))
         random.Random(mixed(self.learner.epoch_seed(), "search")).shuffle(others)
-        return [{}, *others[: count - 1]]
+        return [{}, *others[: n_heads - 1]]
 
-    def _asked(self, count: int) -> Iterator[dict[str, Any]]:
+    def _asked(self, n_heads: int) -> Iterator[dict[str, Any]]:
         """The default, and what the study asks for, which then learns the loss of that head."""
         from optuna.trial import TrialState
 
         yield {}
         usual = self.plan.figures
-        for _ in range(count - 1):
+        for _ in range(n_heads - 1):
             asked = self.study.ask()
             rate = asked.suggest_float("base_lr", usual.base_lr / 8, usual.base_lr * 4, log=True)
             decay = usual.head_decay
