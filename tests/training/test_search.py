@@ -149,6 +149,41 @@ def test_ctrl_c_ends_the_search_and_says_that_nothing_was_tuned(
     assert not learn.history
 
 
+@pytest.mark.parametrize("stage", ["head, 1/16", "head, 1/4", "head"])
+def test_ctrl_c_keeps_the_best_of_the_round_so_far(stage: str) -> None:
+    work = bench(learner(n=120))
+    ones, zeros = torch.ones(20).double(), torch.zeros(20).double()
+
+    def chosen(*others: tuple[Any, Any]) -> Any:
+        results = [(ones, ones), *others]
+        work.trials = [
+            Trial(stage=stage, changes={"base_lr": float(i)} if i else {}, error=e, loss=e)
+            for i, e in enumerate(float(ranked.mean()) for ranked, _ in results)
+        ]
+        work._results = dict(enumerate(results))
+        return work.chosen()[0]
+
+    assert chosen((zeros, zeros), (ones, ones)).changes == {"base_lr": 1.0}
+    assert chosen((zeros, ones)) is None
+    assert chosen((ones + 1, zeros)) is None
+    assert chosen() is None
+
+
+def test_a_round_of_the_default_alone_leaves_the_choice_to_the_round_before() -> None:
+    work = bench(learner(n=120))
+    ones, zeros = torch.ones(20).double(), torch.zeros(20).double()
+    work.trials = [
+        Trial(stage="head, 1/16", error=1, loss=1),
+        Trial(stage="head, 1/16", changes={"base_lr": 1.0}, error=0, loss=0),
+        Trial(stage="head, 1/4", error=1, loss=1),
+    ]
+    work._results = {0: (ones, ones), 1: (zeros, zeros), 2: (ones, ones)}
+    best, reason = work.chosen()
+    assert best is not None
+    assert best.changes == {"base_lr": 1.0}
+    assert "1/16" in reason
+
+
 def test_ctrl_c_in_the_fine_tuning_does_not_lose_the_search() -> None:
     class Interrupts:
         def after_step(self, run: Any) -> None:

@@ -84,6 +84,8 @@ _RATES: Final = (1, 0.25, 0.5, 2)  # factors on `base_lr`
 _DECAYS: Final = (1, 0.1, 3)  # on `head_decay`
 _RATIOS: Final = (1, 3, 0.3)  # on `unfrozen_ratio`
 _ROUNDS: Final = (16, 4, 1)  # of heads: each has the steps of the recipe, divided by this
+_STAGES: Final = ("head, 1/16", "head, 1/4", "head")  # their names
+_FINAL: Final = ("tuned", "head")  # stages of trials with all of the steps
 _TUNED: Final = 10  # one of so many trials is tuned beyond the head
 _FIRST_VIEW: Final = 1 << 21  # number of the augmented view; those of fits are others
 
@@ -279,8 +281,7 @@ class _Bench:
         """Train heads in several rounds; the best quarter of each enters the next."""
         chosen: Iterable[dict[str, Any]]
         chosen = self._variants(n_heads) if self.study is None else self._asked(n_heads)
-        for divisor in _ROUNDS:
-            stage = "head" if divisor == 1 else f"head, 1/{divisor}"
+        for stage, divisor in zip(_STAGES, _ROUNDS, strict=True):
             for changes in chosen:
                 if time.perf_counter() < deadline or not changes:
                     self._head(stage, changes, max(1, self.plan.figures.head_steps // divisor))
@@ -303,11 +304,9 @@ class _Bench:
 
     def chosen(self) -> tuple[Trial | None, str]:
         """The trial that the judging items chose, None for the default recipe, and why."""
-        default = [i for i, t in enumerate(self.trials) if not t.changes and "/" not in t.stage]
-        if not default:
+        usual, others = self._compared()
+        if usual is None:
             return None, "the default recipe, because the search ended before it was tried"
-        usual = default[-1]
-        others = [i for i in self._finalists() if i != usual]
         for i in (usual, *others):
             judged = float(self._results[i][1].mean())
             self.trials[i] = replace(self.trials[i], judged=judged)
@@ -321,13 +320,26 @@ class _Bench:
         if trial.stage == "head" and ours.stage == "tuned":
             trial = replace(trial, changes={**trial.changes, "epochs": 0})
         text = f"error {trial.judged:.3g} instead of {ours.judged:.3g} on judging items"
-        return trial, f"{trial.text}: {text}"
+        early = f", as {trial.stage}" if trial.stage not in _FINAL else ""
+        return trial, f"{trial.text}: {text}{early}"
 
-    def _finalists(self) -> list[int]:
-        """The best tuned trials, and the best head."""
-        order = sorted(self._results, key=lambda i: _rank(self.trials[i]))
-        tuned = [i for i in order if self.trials[i].stage == "tuned"]
-        return [*tuned[:3], *[i for i in order if self.trials[i].stage == "head"][:1]]
+    def _compared(self) -> tuple[int | None, list[int]]:
+        """The last trial of the default, and finalists for it: of a round, if there is no later."""
+        usual = None
+        for stages in (_FINAL, *((name,) for name in reversed(_STAGES[:-1]))):
+            own = [i for i, trial in enumerate(self.trials) if trial.stage in stages]
+            default = [i for i in own if not self.trials[i].changes]
+            others = [i for i in self._finalists(own) if default and i != default[-1]]
+            if others:
+                return default[-1], others
+            usual = default[-1] if default and usual is None else usual
+        return usual, []
+
+    def _finalists(self, own: Sequence[int]) -> list[int]:
+        """The best of these trials: of those of the last stages three tuned ones, and one head."""
+        order = sorted(own, key=lambda i: _rank(self.trials[i]))
+        heads = [i for i in order if self.trials[i].stage == "head"]
+        return [*[i for i in order if i not in heads][:3], *heads[:1]]
 
     def _better(self, one: int, usual: int) -> bool:
         mine, ours = self._results[one], self._results[usual]
