@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.cli.conftest import TINY, Run, make_photos
 from layergroups import load_learner
 from layergroups.cli._run_config import RunConfig
 from layergroups.reports import RunRecord
+from layergroups.training.recipes._search import _Bench
 
 
 def test_it_writes_model_history_and_picture(model: Path) -> None:
@@ -90,6 +92,25 @@ def test_a_search_needs_more_images_and_the_usual_head_phase(
     words = ["train", photos, *TINY, "--search", 4, "--out", tmp_path / "m"]
     assert "too few" in run(*words).err
     assert "--freeze-epochs 1" in run(*words, "--freeze-epochs", 2).err
+
+
+def test_ctrl_c_during_a_search_shows_what_it_found(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add = _Bench._add
+
+    def interrupted(self: _Bench, *args: Any) -> None:
+        add(self, *args)
+        if len(self.trials) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_Bench, "_add", interrupted)
+    photos = make_photos(tmp_path / "many", each=60)
+    answer = run("train", photos, *TINY, "--search", 4, "--out", tmp_path / "m")
+    assert (answer.code, answer.out) == (130, "")
+    assert answer.err.count("head, 1/16") >= 3
+    assert "learn." not in " ".join(caplog.messages)
+    assert not (tmp_path / "m").exists()
 
 
 def test_all_layers_train_at_the_rate_that_was_asked_for(

@@ -42,6 +42,10 @@ _AS_OPTIONS = (
     (r'\blong="windows"', "--long windows"),
     (r"\bmonitor='(\w+)'", r"--keep-best \1"),
     (r" Give metrics to the learner: metrics=.*", " Name others with --metrics."),
+    (
+        r" Nothing was fine-tuned: learn\.fine_tune\(.*",
+        " A smaller --search ends sooner.",
+    ),
     (r"\bmixed_precision='(\w+)'", r"--mixed-precision \1"),
     (r"; None for the setting of `accelerate launch`", ""),
     (r"\bresume=True \(--resume\)", "--resume"),

@@ -382,9 +382,10 @@ def _fit(learn: Learner, config: RunConfig, **saved: Any) -> None:
 
 def _searched(learn: Learner, trials: int, epochs: int, lr: float | None) -> FineTunePlan:
     found = learn.search(trials, epochs=epochs, base_lr=lr, apply=False)
+    if found.trials:
+        say(found)
     if found.interrupted:
         raise KeyboardInterrupt
-    say(found)
     return found.plan
 
 
