@@ -14,6 +14,7 @@ from tests.training.tiny import TinyLoaders, moved, pretrained, snapshot, tiny_m
 from torch import nn
 
 from layergroups.errors import TrainingError
+from layergroups.reports import RunRecord, choices_in_words, record_run
 from layergroups.training import FineTuneDefaults, FineTunePlan, Learner, Trial
 from layergroups.training.recipes._fine_tune import usual_of
 from layergroups.training.recipes._phases import Phase
@@ -147,6 +148,42 @@ def test_ctrl_c_ends_the_search_and_says_that_nothing_was_tuned(
     assert learn.last_search is found
     assert not moved(before, learn.model)
     assert not learn.history
+
+
+def test_the_plan_and_the_record_of_a_run_keep_the_trials(tmp_path: Any) -> None:
+    learn = learner(n=120)
+    found = learn.search(4, epochs=1, defaults=PLAN.figures)
+    assert [(t["stage"], t["changes"], t["error"]) for t in learn.plan.search] == [
+        (t.stage, t.changes, t.error) for t in found.trials
+    ]
+    record_run(learn, measured=False).save(tmp_path / "run.json")
+    kept = FineTunePlan.from_dict(RunRecord.load(tmp_path / "run.json").plan)
+    assert kept == learn.plan
+    (row,) = (row for row in choices_in_words(learn.plan.to_dict()) if row[0] == "search")
+    assert str(len(found.trials)) in row[1]
+    assert found.reason in row[2]
+    assert found.reason in " ".join(str(learn.plan).split())
+    assert found.reason in learn.report(images=False).html()
+
+
+def test_older_plans_have_no_trials() -> None:
+    values = PLAN.to_dict()
+    del values["search"]
+    assert FineTunePlan.from_dict(values) == PLAN
+    assert not [row for row in choices_in_words(PLAN.to_dict()) if row[0] == "search"]
+
+
+def test_a_plan_without_a_second_phase_says_that_the_search_decided_it() -> None:
+    work = bench(learner(n=120))
+    ones, zeros = torch.ones(20).double(), torch.zeros(20).double()
+    work.trials = [
+        Trial(stage="head", changes={"base_lr": 1.0}, error=0, loss=0),
+        Trial(stage="tuned", error=1, loss=1),
+    ]
+    work._results = {0: (zeros, zeros), 1: (ones, ones)}
+    made, _ = work.plan_of_the_best()
+    assert (made.epochs, made.figures.base_lr) == (0, 1.0)
+    assert "search" in made.reasons["epochs"]
 
 
 @pytest.mark.parametrize("stage", ["head, 1/16", "head, 1/4", "head"])

@@ -21,6 +21,7 @@ _DECISIONS = {  # of fine_tune: how each is shown, and what it means
     "base_lr": ("learning rate of the head", "when it trains alone"),
     "batch_size": ("batch size", "when all groups train"),
     "part": ("part of the way", "from the weights after the head's epochs, 0, to the last ones, 1"),
+    "search": ("search", "held-out training items compare variants of the recipe"),
     "head": ("head", "its layers with weights"),
     "head_steps": ("steps of the head", "optimizer steps, when it trains alone"),
     "head_views": ("views for the head", "of each item: as it is, and augmented"),
@@ -189,6 +190,7 @@ def choices_in_words(plan: Mapping[str, Any] | None) -> list[tuple[str, str, str
         if value not in (None, "", [], {}):
             shown, meaning = _DECISIONS.get(name, (name.replace("_", " "), ""))
             why = "; ".join(filter(None, (meaning, plan["reasons"].get(name))))
+            value = count(len(value), "trial") if name == "search" else value
             found.append((shown, _choice(value, rate if "rate" in shown else None), why))
     return found
 

@@ -44,6 +44,8 @@ class FineTunePlan(Printable):
         part: where the end lies between the weights of the head's phase, 0, and the last ones, 1;
             None: held-out items choose it, or there is no second phase.
         reasons: why, by the name of a decision.
+        search: what `learn.search` has tried, in the order in which it ran: the fields of each
+            `Trial` but the time; `reasons["search"]` is what it chose.
         head: the layers of the head. This and the following are facts, which a plan does not set.
         head_steps, head_views: optimizer steps of the head, on so many views of each item.
         steps: optimizer steps of the second phase.
@@ -61,6 +63,7 @@ class FineTunePlan(Printable):
     batch_size: int = 0
     part: float | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    search: tuple[Mapping[str, Any], ...] = ()
     head: str = ""
     head_steps: int = 0
     head_views: int = 0
@@ -101,7 +104,7 @@ class FineTunePlan(Printable):
             own = vars(schedule) if kind in _SCHEDULES else {}
             values = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
             found["figures"][name] = {"kind": kind, **values}
-        return {**found, "rates": list(self.rates)}
+        return {**found, "rates": list(self.rates), "search": list(found["search"])}
 
     @classmethod
     def from_dict(

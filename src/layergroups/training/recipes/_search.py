@@ -118,6 +118,11 @@ class Trial:
         shown = {n: f"{v:g}" if isinstance(v, float) else v for n, v in self.changes.items()}
         return ", ".join(f"{name}={value}" for name, value in shown.items()) or "default"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields as JSON-ready values, without the time, which differs from run to run."""
+        return {name: value for name, value in asdict(self).items() if name != "seconds"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(Printable):
@@ -229,14 +234,11 @@ def search(
     finally:
         with uninterrupted():
             bench.snapshot.restore()
-    best, reason = bench.chosen()
-    changed = bench.figures(best.changes) if best is not None else plan.figures
-    epochs = 0 if best is not None and best.changes.get("epochs") == 0 else plan.epochs
-    reasons = {**plan.reasons, "search": reason}
+    found, reason = bench.plan_of_the_best(stopped)
     return SearchResult(
         trials=tuple(bench.trials),
-        plan=replace(plan, figures=changed, epochs=epochs, reasons=reasons),
-        reason=stopped + reason,
+        plan=found,
+        reason=reason,
         interrupted=bool(stopped),
         seconds=time.perf_counter() - started,
     )
@@ -301,6 +303,19 @@ class _Bench:
         for place, (head, depth, ratio) in enumerate(wanted[: 1 + n_tuned]):
             if time.perf_counter() < deadline or not place:
                 self._tuned(head, depth, ratio)
+
+    def plan_of_the_best(self, stopped: str = "") -> tuple[FineTunePlan, str]:
+        """The plan of the recipe that was chosen, with all trials, and why it was chosen."""
+        best, reason = self.chosen()
+        changes = {} if best is None else best.changes
+        reasons = {**self.plan.reasons, "search": stopped + reason}
+        epochs = changes.get("epochs", self.plan.epochs)
+        if epochs != self.plan.epochs:
+            reasons["epochs"] = "by the search: a head alone was better than with all groups tuned"
+        trials = tuple(trial.facts for trial in self.trials)
+        figures = self.figures(changes)
+        made = replace(self.plan, figures=figures, epochs=epochs, reasons=reasons, search=trials)
+        return made, stopped + reason
 
     def chosen(self) -> tuple[Trial | None, str]:
         """The trial that the judging items chose, None for the default recipe, and why."""
