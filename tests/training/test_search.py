@@ -110,6 +110,55 @@ def test_the_default_stays_unless_both_parts_speak_for_another() -> None:
     assert chosen((zeros, zeros), (zeros, zeros)) is None
 
 
+class Bars:
+    """A reporter that notes its bars: the title, the steps that were announced and those made."""
+
+    def __init__(self) -> None:
+        self.bars: list[list[Any]] = []
+
+    def bar(self, title: str, total: int) -> Any:
+        noted = [title, total, 0]
+        self.bars.append(noted)
+
+        class Noted:
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None: ...
+
+            def advance(self, loss: float = 0.0) -> None:
+                noted[2] += 1
+
+        return Noted()
+
+    def row(self, row: Any) -> None: ...
+
+
+@pytest.mark.parametrize("trials", [6, 12])
+def test_one_bar_counts_the_trials(trials: int) -> None:
+    shown = Bars()
+    found = tried(learner(n=120, progress=shown), trials)
+    *cached, (_, total, done) = shown.bars
+    assert len(found.trials) == done == total
+    assert len(cached) == 2  # passes of the frozen layers
+
+
+def test_the_number_of_heads_is_that_of_the_grid_at_most(caplog: Any) -> None:
+    work = bench(learner(n=120))
+    assert work.heads_of(24) == 24
+    assert not caplog.messages
+    assert work.heads_of(90) == len(work._variants(90)) == 24
+    assert "24 heads" in caplog.text
+
+
+def test_it_says_where_nothing_below_the_head_is_tuned(caplog: Any) -> None:
+    work = bench(learner(n=120, split=["1"]))
+    work.fill()
+    assert work.tuned_of(3) == 0
+    assert "heads only" in caplog.text
+    work.snapshot.restore()
+
+
 def test_the_plan_is_applied_and_says_where_it_comes_from() -> None:
     learn = learner(n=120)
     found = learn.search(4, epochs=1, defaults=PLAN.figures)

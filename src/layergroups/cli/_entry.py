@@ -46,6 +46,8 @@ _AS_OPTIONS = (
         r" Nothing was fine-tuned: learn\.fine_tune\(.*",
         " A smaller --search ends sooner.",
     ),
+    (r" An optuna study asks for as many as you like: .*", ""),
+    (r"three layer groups or more, and the outputs .*", "three layer groups or more: --split 3."),
     (r"\bmixed_precision='(\w+)'", r"--mixed-precision \1"),
     (r"; None for the setting of `accelerate launch`", ""),
     (r"\bresume=True \(--resume\)", "--resume"),

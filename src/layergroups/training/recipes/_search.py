@@ -17,7 +17,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
@@ -212,7 +212,7 @@ def search(
             f"study={study!r} must be an optuna study that minimises one loss: "
             "learn.search(study=optuna.create_study())."
         )
-    started = time.perf_counter()
+    started, shown = time.perf_counter(), learner.reporter
     bench = _Bench(learner, plan, cache_config, study)
     limit = float("inf") if budget is None else budget / 4
     stopped = ""
@@ -220,8 +220,12 @@ def search(
         with interrupts():
             bench.fill()
             n_tuned = max(1, trials // _TUNED)
-            bench.try_heads(trials - n_tuned, started + limit)
-            bench.try_tuning(n_tuned if budget is None else 99, started + 2 * limit)
+            n_heads = bench.heads_of(trials - n_tuned)
+            n_tuned = bench.tuned_of(n_tuned if budget is None else 99)
+            with shown.bar("search", _n_trials(n_heads, n_tuned)) as bar:
+                bench.advance = bar.advance
+                bench.try_heads(n_heads, started + limit)
+                bench.try_tuning(n_tuned, started + 2 * limit)
     except KeyboardInterrupt as cause:
         if is_termination(cause):
             raise
@@ -256,6 +260,7 @@ class _Bench:
         self.trials: list[Trial] = []
         self._heads: dict[str, Weights] = {}  # by the text of a trial's changes
         self._results: dict[int, tuple[Tensor, Tensor]] = {}  # errors on both parts, by trial
+        self.advance: Callable[[float], None] = lambda loss: None  # a bar, after each trial
         learner.placed_model()
         self.snapshot = Snapshot(learner, weights=True)
 
@@ -269,7 +274,9 @@ class _Bench:
 
     def fill(self) -> None:
         """Run the frozen layers once over the items as they are, and once augmented."""
+        progress = self.learner.progress
         run = self._begin(phases_of(self.plan)[0])
+        self.learner.progress = progress  # it has a bar of its own
         reason = why_not(run)
         if not reason:
             epochs = [UNVARIED, *([_FIRST_VIEW] if self.learner.data.augmented else [])]
@@ -278,6 +285,29 @@ class _Bench:
             reason = fill_cache(run, self.setup, epochs, also).reason
         if reason:
             raise TrainingError(f"search needs cached outputs of frozen layers, but {reason}.")
+
+    def heads_of(self, wanted: int) -> int:
+        """How many heads there are to try; a study may ask for any number."""
+        if self.study is not None or wanted <= len(self._grid):
+            return wanted
+        _log.warning(
+            "The search tries %s, all of its grid; %d were to be tried. An optuna study asks for "
+            "as many as you like: learn.search(study=optuna.create_study()).",
+            count(len(self._grid), "head"),
+            wanted,
+        )
+        return len(self._grid)
+
+    def tuned_of(self, wanted: int) -> int:
+        """How many variants to tune beside the default; 0 with no epochs or no cached inputs."""
+        if self.plan.epochs and not self._depths:
+            _log.warning(
+                "The search tries heads only. It also tunes groups below the head where there are "
+                "three layer groups or more, and the outputs of the first fit into "
+                "learn.feature_cache."
+            )
+        possible = 2 * len(_RATIOS) * len(self._depths) - 1
+        return max(0, min(wanted, possible)) if self.plan.epochs else 0
 
     def try_heads(self, n_heads: int, deadline: float) -> None:
         """Train heads in several rounds; the best quarter of each enters the next."""
@@ -293,12 +323,11 @@ class _Bench:
 
     def try_tuning(self, n_tuned: int, deadline: float) -> None:
         """The default and the best heads, tuned from some depths with some rates."""
-        if not self.plan.epochs:
+        if not n_tuned:
             return
-        depths = [len(b) for b in self.setup.cache.entries if len(b) < len(self._groups) - 1]
         heads = sorted((t for t in self.trials if t.stage == "head"), key=_rank)
         best = [heads[0].changes, {}] if heads and heads[0].changes else [{}]
-        wanted = [(head, d, r) for r in _RATIOS for d in sorted(depths) for head in best]
+        wanted = [(head, d, r) for r in _RATIOS for d in self._depths for head in best]
         wanted.sort(key=lambda each: each != ({}, self.usual_depth, 1))
         for place, (head, depth, ratio) in enumerate(wanted[: 1 + n_tuned]):
             if time.perf_counter() < deadline or not place:
@@ -362,15 +391,24 @@ class _Bench:
         return together[0] < together[1] and float(mine[1].mean()) < float(ours[1].mean())
 
     @property
+    def _depths(self) -> list[int]:
+        """How many groups a tuned trial can leave frozen: those whose outputs are cached."""
+        cached = self.setup.cache.entries
+        return sorted(len(b) for b in cached if len(b) < len(self._groups) - 1)
+
+    @property
     def _groups(self) -> Any:
         return self.learner.layer_groups
 
+    @property
+    def _grid(self) -> list[tuple[float, float, bool]]:
+        varied = self.learner.data.augmented and self.plan.figures.augmented
+        return list(product(_RATES, _DECAYS, (True, False) if varied else (True,)))
+
     def _variants(self, n_heads: int) -> list[dict[str, Any]]:
         """The default, and so many others of the grid, in an order that depends on the seed."""
-        usual = self.plan.figures
-        views = (True, False) if self.learner.data.augmented and usual.augmented else (True,)
-        others = []
-        for rate, decay, varied in list(product(_RATES, _DECAYS, views))[1:]:
+        usual, others = self.plan.figures, []
+        for rate, decay, varied in self._grid[1:]:
             changes: dict[str, Any] = {} if rate == 1 else {"base_lr": rate * usual.base_lr}
             changes |= {} if decay == 1 else {"head_decay": decay * usual.head_decay}
             others.append(changes | ({} if varied else {"augmented": False}))
@@ -473,6 +511,7 @@ class _Bench:
                 seconds=time.perf_counter() - started,
             )
         )
+        self.advance(self.trials[-1].loss)
 
     def _errors(
         self, run: FitContext, entry: CacheEntry, items: Sequence[int]
@@ -496,6 +535,13 @@ class _Bench:
                 outputs = learner.task.fitted(outputs, targets)
                 losses = item_losses(learner.loss_func, outputs, targets).double().cpu()
                 yield item_errors(outputs.cpu(), targets.cpu(), losses), losses
+
+
+def _n_trials(n_heads: int, n_tuned: int) -> int:
+    """The most trials that a search makes: heads in three rounds, and tuned ones."""
+    second = 1 + max(1, n_heads // 4)
+    third = 1 + max(1, second // 4)
+    return n_heads + second + third + (1 + n_tuned if n_tuned else 0)
 
 
 def _rank(trial: Trial) -> tuple[float, float]:
