@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -46,9 +46,10 @@ __all__ = [
     "all_children", "all_parameters", "average_what_trains", "call_uncompiled", "compiled_from",
     "ddp_wrappers", "drop_compiled_graphs", "each_module", "fake_tensor_log", "foreach_lerp_",
     "forward_hooks", "forward_pre_hooks", "is_compile_error", "is_compiled", "is_error_of_layers",
-    "is_persistent", "is_view", "known_to_ddp", "op_name", "op_packet", "own_buffers",
-    "own_modules", "own_parameters", "own_tensors", "set_versions", "storage_key", "tree_flatten",
-    "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version", "watch_ddp",
+    "is_exporting", "is_persistent", "is_view", "known_to_ddp", "op_name", "op_packet",
+    "own_buffers", "own_modules", "own_parameters", "own_tensors", "set_versions", "storage_key",
+    "tree_flatten", "tree_leaves", "tree_map_only", "tree_unflatten", "unwrap", "version",
+    "watch_ddp",
 ]  # fmt: skip
 
 # FakeTensorMode writes a record here for each operation that fails.
@@ -169,6 +170,12 @@ def is_compile_error(error: Exception) -> bool:
     from torch._dynamo.exc import TorchDynamoException
 
     return isinstance(error, TorchDynamoException)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs the model now; 2.6 knows only that something compiles it."""
+    known: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return known()
 
 
 def is_error_of_layers(error: Exception) -> bool:

@@ -290,6 +290,64 @@ def test_a_file_of_tokens_runs_alone(kind: str, ending: str, tmp_path: Path) -> 
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+def in_windows(described: dict[str, Any], folder: Path, texts: list[str]) -> dict[str, Any]:
+    """The inputs of a graph, made from its description and the tokenizer beside it alone."""
+    before = described["before_the_graph"]
+    (file,) = folder.glob("*.tokenizer.json")
+    tokens = tokenizers.Tokenizer.from_file(str(file))
+    tokens.enable_truncation(before["max_length"], stride=before["overlap"])
+    made = [tokens.encode(before["separator"].join(text.split("\t"))) for text in texts]
+    windows = [[each, *each.overflowing][: before["most_windows"]] for each in made]
+    shape = (len(texts), max(map(len, windows)), max(len(w) for each in windows for w in each))
+    found = {each["name"]: torch.zeros(shape, dtype=torch.long) for each in described["inputs"]}
+    found["input_ids"].fill_(before["padding"])
+    for row, each in enumerate(windows):
+        for place, window in enumerate(each):
+            found["input_ids"][row, place, : len(window)] = torch.tensor(window.ids)
+            found["attention_mask"][row, place, : len(window)] = 1
+    return found
+
+
+@pytest.mark.parametrize(("kind", "max_length"), [("bert", 8), ("gpt2", 12)])
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_file_of_windows_reads_long_texts_as_the_learner_does(
+    kind: str, max_length: int, ending: str, tmp_path: Path
+) -> None:
+    folder = model_folder(tmp_path / kind, kind)
+    dls = data(folder, max_length=max_length, long="windows", max_tokens=max_length * 4)
+    learn = learner(folder, dls)
+    learn.unfreeze()
+    learn.fit(2, 2e-2)
+    file = learn.export(tmp_path / f"m.{ending}")
+    described = json.loads((tmp_path / f"m.{ending}.json").read_text())
+    assert described["inputs"][0]["shape"] == ["batch", "windows", "tokens"]
+    texts = ["a fine film", "it is a dull story and " * 2, "a great cast , weak plot " * 9]
+    for batch in (texts, texts[:1], texts[2:]):
+        given = in_windows(described, tmp_path, batch)
+        if ending == "pt2":
+            found = torch.export.load(file).module()(*given.values())
+        else:
+            session = pytest.importorskip("onnxruntime").InferenceSession(str(file))
+            named = {name: value.numpy() for name, value in given.items()}
+            found = torch.from_numpy(session.run(None, named)[0])
+        expected = torch.stack([learn.predict(text).probabilities for text in batch])
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_description_of_a_file_says_how_texts_are_made(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "bert")
+    texts, labels = reviews(40)
+    table = {"title": texts, "body": texts[::-1], "label": labels}
+    dls = TextDataLoaders.from_table(
+        table, text=["title", "body"], model=folder, max_length=8, batch_size=8
+    )
+    learner(folder, dls).export(tmp_path / "m.pt2")
+    before = json.loads((tmp_path / "m.pt2.json").read_text())["before_the_graph"]
+    assert (before["columns"], before["separator"]) == (2, " [SEP] ")
+    assert (before["max_length"], before["long"], before["padding"]) == (8, "truncate", 0)
+    assert "overlap" not in before
+
+
 def test_data_of_a_different_tokenizer_or_of_images_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:

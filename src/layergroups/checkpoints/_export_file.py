@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -36,9 +36,13 @@ if TYPE_CHECKING:
 
 
 def _write_onnx(
-    program: ExportedProgram, path: Path, description: str, inputs: Sequence[str], output: str
+    program: ExportedProgram,
+    path: Path,
+    description: str,
+    inputs: Mapping[str, Tensor],
+    output: str,
 ) -> None:
-    axes: dict[int, Any] = {0: "batch"} if [*inputs] == [INPUT] else {0: "batch", 1: "tokens"}
+    names: dict[int, Any] = dict(enumerate(_varying([*inputs.values()])))
     try:
         made: Any = torch.onnx.export(
             program,
@@ -47,7 +51,7 @@ def _write_onnx(
             input_names=[*inputs],
             output_names=[output],
             # the default names are like s81
-            dynamic_shapes=_shapes(inputs, axes),
+            dynamic_shapes=_shapes(inputs, names),
         )
         made.model.metadata_props["layergroups"] = description
         made.save(str(path), external_data=False)
@@ -92,6 +96,8 @@ def _line(cause: BaseException, which: int = 0) -> str:
 INPUT: Final = "pixels"
 _EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
 DESCRIPTION: Final = "description.json"
+# the dimensions of tokens, without and with windows
+_AXES: Final = {False: ("batch", "tokens"), True: ("batch", "windows", "tokens")}
 VERSION: Final = 1
 
 
@@ -159,22 +165,52 @@ def _of_images(transform: EvalTransform) -> dict[str, Any]:
 def _of_texts(transform: TextTransform) -> dict[str, Any]:
     return {
         "inputs": [
-            {"name": name, "type": "int64", "shape": ["batch", "tokens"]}
+            {"name": name, "type": "int64", "shape": list(_AXES[transform.long == "windows"])}
             for name in (*transform.inputs, "attention_mask")
         ],
         "before_the_graph": {
             "tokenizer": "the file of this name with .tokenizer.json, for the package tokenizers",
+            "columns": transform.columns or None,  # not known
+            "separator": transform.separator,
             "max_length": transform.max_length,
-            "in_words": "Encode the text, cut it to max_length, pad a batch on the right with 0; "
-            "attention_mask is 1 for tokens and 0 for padding.",
+            "long": transform.long,
+            **_of_windows(transform),
+            "padding": transform.padding,
+            "in_words": " ".join(_steps_for_texts(transform)),
         },
     }
+
+
+def _of_windows(transform: TextTransform) -> dict[str, Any]:
+    if transform.long != "windows":
+        return {}
+    return {"overlap": transform.overlap, "most_windows": transform.most_windows}
+
+
+def _steps_for_texts(transform: TextTransform) -> Iterator[str]:
+    """What a program does with a text before it runs the graph."""
+    if transform.columns != 1:
+        yield "Join the columns of a text by separator, and leave out empty ones."
+    if transform.long == "windows":
+        yield (
+            "Encode the text in windows of at most max_length tokens, special tokens included; "
+            "each begins with the last overlap tokens of the one before it: "
+            "enable_truncation(max_length, stride=overlap), then encode(text) and its overflowing. "
+            "Keep the first most_windows. Fill up shorter texts with windows of padding alone: the "
+            "graph leaves them out, and averages the vectors of a text's windows before the head."
+        )
+    else:
+        yield "Encode the text, and cut it to max_length tokens, special tokens included."
+    yield (
+        "Pad input_ids on the right with padding, and other inputs with 0; attention_mask is 1 for "
+        "tokens and 0 for padding."
+    )
 
 
 class FromTokens(nn.Module):
     """A model of texts with its activation after it.
 
-    Shapes: int64 (N, L) in, for each of `names`; float32 (N, C) out.
+    Shapes: int64 (N, L) in, for each of `names`, or (N, K, L) for K windows; float32 (N, C) out.
     """
 
     def __init__(self, model: nn.Module, wanted: Portable, names: Sequence[str]) -> None:
@@ -245,8 +281,8 @@ def write_portable(
         def write_and_compare(part: str) -> None:
             text = json.dumps(description, ensure_ascii=False)
             write, run = _FORMATS[ending]
-            write(program, Path(part), text, [*inputs], wanted.task.output_name)
-            first = {name: value[:1] for name, value in inputs.items()}
+            write(program, Path(part), text, inputs, wanted.task.output_name)
+            first = {name: _first(value) for name, value in inputs.items()}
             answers = [run(Path(part), batch) for batch in (inputs, first)]
             found = torch.cat(answers)
             again = torch.cat([expected, expected[:1]])
@@ -274,7 +310,7 @@ def captured(model: FromPixels | FromTokens, example: Sequence[Tensor]) -> Expor
     """Capture the model as a graph for any number of images, or of texts of any length."""
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if isinstance(model, FromTokens):  # names of dimensions fail in the masks of transformers
-        axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+        axes = dict.fromkeys(range(len(_varying(example))), torch.export.Dim.DYNAMIC)
     try:
         program = torch.export.export(
             model,
@@ -294,7 +330,17 @@ def captured(model: FromPixels | FromTokens, example: Sequence[Tensor]) -> Expor
     return program
 
 
-def _shapes(inputs: Sequence[object], axes: dict[int, Any]) -> dict[str, Any]:
+def _varying(inputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """The names of the first dimensions of all inputs, those of any length."""
+    return {2: _AXES[False], 3: _AXES[True]}.get(inputs[0].ndim, ("batch",))
+
+
+def _first(value: Tensor) -> Tensor:
+    """The first image, or the first text, which has one window."""
+    return value[:1, :1] if value.ndim == len(_AXES[True]) else value[:1]
+
+
+def _shapes(inputs: Collection[object], axes: dict[int, Any]) -> dict[str, Any]:
     """The dimensions that vary, by arguments of `FromPixels` or `FromTokens`."""
     return {"inputs": tuple(axes for _ in inputs)} if len(inputs) > 1 else {INPUT: axes}
 
@@ -383,7 +429,11 @@ def _largest(spec: InputSpec) -> int:
 
 
 def _write_pt2(
-    program: ExportedProgram, path: Path, description: str, inputs: Sequence[str], output: str
+    program: ExportedProgram,
+    path: Path,
+    description: str,
+    inputs: Mapping[str, Tensor],
+    output: str,
 ) -> None:
     with path.open("wb") as opened:
         torch.export.save(program, opened, extra_files={DESCRIPTION: description})
@@ -397,7 +447,7 @@ def _run_pt2(path: Path, inputs: Mapping[str, Tensor]) -> Tensor:
     return answer
 
 
-_Write = Callable[["ExportedProgram", Path, str, Sequence[str], str], None]
+_Write = Callable[["ExportedProgram", Path, str, Mapping[str, Tensor], str], None]
 _Run = Callable[[Path, Mapping[str, Tensor]], Tensor]
 _FORMATS: Final[Mapping[str, tuple[_Write, _Run]]] = {
     ".onnx": (_write_onnx, _run_onnx),

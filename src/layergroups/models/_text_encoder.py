@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from layergroups._torch import is_exporting
 from layergroups.anatomy import eval_mode
 from layergroups.errors import ModelError, UnknownArchitectureError, WeightsError
 
@@ -69,10 +70,27 @@ class TextEncoder(nn.Module):
         if mask.ndim == 2:
             return self._vectors(inputs)
         present = mask.any(-1)  # (N, K): the windows that a text has
+        if is_exporting():
+            return self._mean_of_all(inputs, present)
         vectors = self._vectors({name: value[present] for name, value in inputs.items()})
         text = present.nonzero()[:, 0]
         total = vectors.new_zeros(len(mask), vectors.shape[1]).index_add(0, text, vectors)
         return total / present.sum(1, keepdim=True)
+
+    def _mean_of_all(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """The mean of a text's windows, by operations whose shapes depend on no value.
+
+        The windows that a text lacks are encoded too, with one token so that attention has one.
+        """
+        mask = inputs["attention_mask"]  # all inputs have its shape, as torch.export learns here
+        flat = {name: value.expand_as(mask).flatten(0, 1) for name, value in inputs.items()}
+        first = torch.arange(mask.shape[2], device=mask.device) == 0
+        flat["attention_mask"] = (mask | first).flatten(0, 1)
+        vectors = self._vectors(flat)
+        texts = torch.arange(mask.shape[0], device=mask.device).unsqueeze(1)
+        own = texts == texts.expand_as(present).flatten()  # (N, N x K)
+        share = (own & present.flatten()).to(vectors.dtype)
+        return share @ vectors / share.sum(1, keepdim=True)
 
     def _vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
         tokens = hidden_states(self.encoder(**inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +21,7 @@ _MOST: Final = 512  # tokens, if nobody asks for more: attention grows with the 
 MAX_TOKENS: Final = 16384  # of a batch
 _KIND: Final = "text"
 _FOLDER: Final = "tokenizer"
+_TRIAL: Final = ("These words are for a dry run of the model.", "These are as well.")
 
 
 class Encoded(NamedTuple):
@@ -105,15 +106,24 @@ class TextTransform:
         mark = self.tokenizer.sep_token
         return f" {mark} " if mark else "\n"
 
+    @property
+    def overlap(self) -> int:
+        """Tokens that a window shares with the one before it, without special tokens."""
+        return self.max_length // 8 if self.long == "windows" else 0
+
+    @property
+    def most_windows(self) -> int:
+        """Windows of a text at most."""
+        return max(1, self.max_tokens // self.max_length) if self.long == "windows" else 1
+
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """The tokens of each text."""
-        windows = self.long == "windows"
-        most = max(1, self.max_tokens // self.max_length) if windows else 1
+        most = self.most_windows
         made = self.tokenizer(
             [_encodable(text) for text in texts],
             truncation=True,
             max_length=self.max_length,
-            stride=self.max_length // 8 if windows else 0,
+            stride=self.overlap,
             return_overflowing_tokens=True,
             return_attention_mask=False,
         )
@@ -170,9 +180,14 @@ class TextTransform:
 
     def example(self) -> dict[str, Tensor]:
         """A batch of two texts, for a dry run."""
-        return self.collate(
-            self.encode(["These words are for a dry run of the model.", "These are as well."])
-        )
+        return self.collate(self.encode(_TRIAL))
+
+    def trial(self) -> dict[str, Tensor]:
+        """A batch of two texts to try an exported file with; of windows, one text has two."""
+        long, short = replace(self, long="truncate").encode(_TRIAL)
+        if self.long == "windows":
+            long = Encoded((*long.windows, *short.windows), False)
+        return self.collate([short, long])
 
     def to_config(self) -> dict[str, Any]:
         """The settings, JSON-ready; `save` writes the tokenizer."""

@@ -139,7 +139,8 @@ def _trial(
     config, example = learner.data.transform_config(), learner.data.example()
     if is_text_config(config):
         texts: Any = learner.data
-        return texts.transform, dict(example or {}), example, ""
+        tokens = texts.transform.trial()
+        return texts.transform, tokens, tokens, ""
     transform, keyword = transform_from_config(config), _keyword(example)
     pixels = trial_pixels(transform.size, transform.input.channels)
     images = normalise(pixels, transform.input)
