@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from layergroups import LayerGroups
 from layergroups.checkpoints import Portable, trial_pixels, write_portable
-from layergroups.checkpoints._export_file import clean_copy
+from layergroups.checkpoints._export_file import _run_pt2, clean_copy
 from layergroups.data import EvalTransform
 from layergroups.data.image._transforms import normalise
 from layergroups.errors import CheckpointError
@@ -178,6 +178,29 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(CheckpointError, match=r'onnx: pip install "layergroups\[onnx\]".*\.pt2'):
         write(tmp_path / "m.onnx", tiny())
     assert list(tmp_path.iterdir()) == []
+
+
+class Unknown(nn.Module):
+    """Uses an operation that ONNX does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x).mean((2, 3))[:, :2]
+
+
+@pytest.mark.slow
+def test_the_operation_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"bessel_j0.*learn\.export\(folder\)"):
+        write(tmp_path / "m.onnx", Unknown())
+
+
+def test_a_graph_that_does_not_run_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    shapes = {"input": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(nn.Linear(3, 2), (torch.zeros(4, 3),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    wrong = {"input": torch.zeros(1, 4)}
+    with pytest.raises(CheckpointError, match=r"input of shape \(1, 4\).*learn\.export\(folder\)"):
+        _run_pt2(path, wrong)
 
 
 class WithLogits(nn.Module):

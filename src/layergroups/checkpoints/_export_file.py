@@ -59,8 +59,8 @@ def _write_onnx(
         raise
     except Exception as cause:  # the converter's errors have no common base class
         raise CheckpointError(
-            f"The model cannot be written as ONNX: {_line(cause, -1)}. Use the format of "
-            'torch.export: learn.export("model.pt2").'
+            f"The model cannot be written as ONNX: {_line(_first_cause(cause))}. Use the format of "
+            f'torch.export: learn.export("model.pt2"). {_ANY_MODEL}'
         ) from cause
 
 
@@ -87,15 +87,23 @@ def check_packages() -> None:
         ) from cause
 
 
+def _first_cause(error: BaseException) -> BaseException:
+    """The error that was translated into others on the way."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _line(cause: BaseException, which: int = 0) -> str:
-    """The first line of an error; the last is where the converter puts the cause."""
+    """The first line of an error; the last is where onnxruntime puts the cause."""
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[which].rstrip('.')}" if lines else type(cause).__name__
+    return f"{type(cause).__name__}: {lines[which].rstrip('.:')}" if lines else type(cause).__name__
 
 
 INPUT: Final = "pixels"
 _EIGHT_BITS: Final = {1: "grey", 3: "RGB"}  # other images come as fractions
 DESCRIPTION: Final = "description.json"
+_ANY_MODEL: Final = "Any model can be exported to a folder: learn.export(folder)."
 # the dimensions of tokens, without and with windows
 _AXES: Final = {False: ("batch", "tokens"), True: ("batch", "windows", "tokens")}
 VERSION: Final = 1
@@ -311,6 +319,7 @@ def captured(model: FromPixels | FromTokens, example: Sequence[Tensor]) -> Expor
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if isinstance(model, FromTokens):  # names of dimensions fail in the masks of transformers
         axes = dict.fromkeys(range(len(_varying(example))), torch.export.Dim.DYNAMIC)
+    items = "texts" if isinstance(model, FromTokens) else "images"
     try:
         program = torch.export.export(
             model,
@@ -321,9 +330,8 @@ def captured(model: FromPixels | FromTokens, example: Sequence[Tensor]) -> Expor
     except Exception as cause:  # torch.export passes on the errors of the model's code
         raise CheckpointError(
             f"torch.export cannot capture {type(model.model).__name__} as one graph for any number "
-            f"of images: {_line(cause)}. Its forward must not branch on tensor values or on the "
-            "number of images: use torch.where, and x.flatten(1) or x.shape[0]. Any model can be "
-            "exported to a folder: learn.export(folder)."
+            f"of {items}: {_line(cause)}. Its forward must not branch on tensor values or on the "
+            f"number of {items}: use torch.where, and x.flatten(1) or x.shape[0]. {_ANY_MODEL}"
         ) from cause
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
@@ -442,9 +450,19 @@ def _write_pt2(
 def _run_pt2(path: Path, inputs: Mapping[str, Tensor]) -> Tensor:
     with path.open("rb") as opened:
         module = torch.export.load(opened).module()
-    with torch.no_grad():
-        answer: Tensor = module(*inputs.values())
+    try:
+        with torch.no_grad():
+            answer: Tensor = module(*inputs.values())
+    except Exception as cause:  # a graph raises AssertionError, RuntimeError and others
+        raise CheckpointError(
+            f"The graph that torch.export made does not run with {_sizes(inputs)}: {_line(cause)}. "
+            f"Nothing was written. The model may need a fixed number of items. {_ANY_MODEL}"
+        ) from cause
     return answer
+
+
+def _sizes(inputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} of shape {tuple(value.shape)}" for name, value in inputs.items())
 
 
 _Write = Callable[["ExportedProgram", Path, str, Mapping[str, Tensor], str], None]
