@@ -9,7 +9,7 @@ from torch import nn
 from layergroups.training import FineTuneDefaults
 
 # the tiny body begins from noise
-ALL = FineTuneDefaults(lowest=0, usual_part=0.8, head_dropout=True)
+ALL = FineTuneDefaults(lowest=0, usual_interpolation=0.8, head_dropout=True)
 
 
 def model_for(dls: TinyLoaders) -> nn.Sequential:

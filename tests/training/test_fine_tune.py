@@ -235,6 +235,9 @@ def test_the_dropout_of_the_head_is_off_in_the_second_phase(make) -> None:
 
 def test_a_checkpoint_of_a_phase_that_ends_elsewhere_is_a_different_one(make) -> None:
     state, setup = make(), FitSetup(cache=FeatureCache(), cache_config=FeatureCacheConfig())
-    plans = [FineTunePlan(epochs=2, figures=replace(QUICK, usual_part=p)) for p in (0.2, 0.2, 0.9)]
+    plans = [
+        FineTunePlan(epochs=2, figures=replace(QUICK, usual_interpolation=p))
+        for p in (0.2, 0.2, 0.9)
+    ]
     one, same, other = (setup.signature(state, phases_of(plan)[1]) for plan in plans)
     assert one == same != other

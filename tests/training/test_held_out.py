@@ -128,7 +128,7 @@ def test_without_pretrained_weights_only_the_ends_are_compared() -> None:
     watch = Watches()
     learn.fine_tune(1, defaults=FIGURES, callbacks=[watch])
     assert watch.choice.errors.keys() == {0.0, 1.0}
-    assert watch.choice.part in (0.0, 1.0)
+    assert watch.choice.interpolation in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
@@ -168,7 +168,7 @@ def test_the_end_lies_between_the_weights_before_and_after(options: dict[str, An
     if not options:  # else the average of the weights is the other end
         for name, tensor in end.items():
             if tensor.is_floating_point():
-                expected = torch.lerp(before[name], watch.last[name], FIGURES.usual_part)
+                expected = torch.lerp(before[name], watch.last[name], FIGURES.usual_interpolation)
                 torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
     assert learn.validate()["valid_loss"] == pytest.approx(rows[-1].valid_loss, abs=1e-5)
     assert not torch.equal(end["0.0.weight"], before["0.0.weight"])
@@ -180,7 +180,7 @@ def test_a_second_phase_that_does_harm_is_undone_to_the_bit(epochs: int, lr: flo
     figures = replace(FIGURES, head_steps=200)
     rows = learn.fine_tune(epochs, 1e-2, lr=lr, defaults=figures, callbacks=[watch])
     assert rows[0].metrics["accuracy"] > 0.8
-    assert watch.choice.part == 0.0
+    assert watch.choice.interpolation == 0.0
     assert watch.choice.errors[0.0] < watch.choice.errors[1.0]
     for name, tensor in snapshot(learn.model).items():
         assert torch.equal(tensor, watch.before[name]), name
@@ -204,7 +204,7 @@ def wrong(count: int, n: int = 100) -> torch.Tensor:
         ([10, 11, 30, 30, 30], 0.5, 0.25),  # next to the usual part among the good ones
     ],
 )
-def test_the_usual_part_stays_unless_another_is_better_by_a_standard_error(
+def test_the_usual_interpolation_stays_unless_another_is_better_by_a_standard_error(
     counts: list[int], usual: float, found: float
 ) -> None:
     errors = {part / 4: wrong(count) for part, count in enumerate(counts)}
@@ -245,7 +245,7 @@ def test_a_phase_that_a_callback_stops_ends_between_too() -> None:
         rows = learn.fine_tune(6, defaults=figures, callbacks=[watch, stops])
         assert len(rows) < 7
         assert watch.choice.judged is bool(figures.hold_out)
-    assert watch.choice.part == FIGURES.usual_part
+    assert watch.choice.interpolation == FIGURES.usual_interpolation
     assert not any(torch.equal(t, watch.last[n]) for n, t in learn.model.named_parameters())
 
 
@@ -355,8 +355,8 @@ def test_a_row_says_where_the_end_lies_if_it_is_not_the_usual_place() -> None:
     learn, watch = learner(n=150), Watches()
     figures = replace(FIGURES, head_steps=200)
     rows = learn.fine_tune(2, 1e-2, lr=30.0, defaults=figures, callbacks=[watch])
-    assert "0 of the way" in rows[-1].note
-    assert "of the way" not in rows[-2].note
+    assert "interpolation 0," in rows[-1].note
+    assert "interpolation" not in rows[-2].note
 
 
 def test_weight_decays_given_by_hand_are_as_before_after_the_head() -> None:
@@ -376,7 +376,7 @@ def test_weight_decays_given_by_hand_are_as_before_after_the_head() -> None:
         {"head_steps": 0},
         {"hold_out": 0.9},
         {"spread": -1.0},
-        {"usual_part": 2},
+        {"usual_interpolation": 2},
         {"views": "2"},
         {"base_lr": -1e-3},
     ],

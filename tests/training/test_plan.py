@@ -45,10 +45,10 @@ def test_the_plan_says_what_was_decided() -> None:
     assert (plan.held_out, plan.all_items, set(plan.errors)) == (
         18, True, {"0", "0.25", "0.5", "0.75", "1"},
     )  # fmt: skip
-    assert plan.part in (0.0, 0.25, 0.5, 0.75, 1.0)
-    assert set(plan.reasons) >= {"epochs", "batch_size", "part"}
+    assert plan.interpolation in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert set(plan.reasons) >= {"epochs", "batch_size", "interpolation"}
     assert plan.head == "BatchNorm1d, Linear"
-    for shown in ("batch size", "held-out items", "why", plan.reasons["part"]):
+    for shown in ("batch size", "held-out items", "why", plan.reasons["interpolation"]):
         assert shown in " ".join(str(plan).split())
 
 
@@ -67,14 +67,14 @@ def test_a_plan_is_repeated_to_the_bit(harm: bool) -> None:
     figures = replace(FIGURES, head_steps=200 if harm else 12)
     rows = one.fine_tune(2, 1e-2, lr=30.0 if harm else None, defaults=figures)
     again = two.fine_tune(plan=one.plan)
-    assert (one.plan.part == 0.0) is harm
+    assert (one.plan.interpolation == 0.0) is harm
     assert not moved(snapshot(one.model), two.model)
     assert [row.metrics for row in again] == [row.metrics for row in rows]
-    assert two.plan.reasons["part"] == "by the plan"
-    changed = replace(one.plan, part=0.5, batch_size=32)
+    assert two.plan.reasons["interpolation"] == "by the plan"
+    changed = replace(one.plan, interpolation=0.5, batch_size=32)
     three = learner(n=150)
     three.fine_tune(plan=changed)
-    assert (three.plan.part, three.plan.batch_size) == (0.5, 32)
+    assert (three.plan.interpolation, three.plan.batch_size) == (0.5, 32)
     assert moved(snapshot(one.model), three.model)
 
 
@@ -195,7 +195,7 @@ def test_without_pretrained_weights_the_end_is_nearer_to_the_last_ones() -> None
     parts = []
     for learn.pretrained in (True, False):
         plan = new_plan(learn, 1, base_lr=None, freeze_epochs=1, lr=None, defaults=None)
-        parts.append(plan.figures.usual_part)
+        parts.append(plan.figures.usual_interpolation)
     assert parts[0] < parts[1]
 
 

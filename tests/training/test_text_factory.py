@@ -22,7 +22,7 @@ from layergroups.training.recipes import FineTunePlan, new_plan
 
 FEW = FineTuneDefaults(
     head_steps=8, head_passes=1, least_steps=0, unfrozen_ratio=1.0, spread=0.1, lowest=1,
-    usual_part=0.8, head_dropout=True,
+    usual_interpolation=0.8, head_dropout=True,
 )  # fmt: skip
 
 

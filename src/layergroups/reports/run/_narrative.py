@@ -20,16 +20,16 @@ _DECISIONS = {  # of fine_tune: how each is shown, and what it means
     "rates": ("learning rates", "of each group, when all train"),
     "base_lr": ("learning rate of the head", "when it trains alone"),
     "batch_size": ("batch size", "when all groups train"),
-    "part": ("part of the way", "from the weights after the head's epochs, 0, to the last ones, 1"),
+    "interpolation": ("interpolation", "from the weights of the head's epochs, 0, to the last, 1"),
     "search": ("search", "held-out training items compare variants of the recipe"),
     "head": ("head", "its layers with weights"),
     "head_steps": ("steps of the head", "optimizer steps, when it trains alone"),
     "head_views": ("views for the head", "of each item: as it is, and augmented"),
     "steps": ("steps", "optimizer steps, when all groups train"),
-    "held_out": ("held-out items", "training items that choose the part of the way"),
+    "held_out": ("held-out items", "training items that choose the interpolation"),
     "all_items": ("held-out items train too", "in the last of several epochs"),
-    "errors": ("held-out errors", "their mean error at each part of the way"),
-    "losses": ("held-out losses", "their mean loss at each part of the way"),
+    "errors": ("held-out errors", "their mean error at each interpolation"),
+    "losses": ("held-out losses", "their mean loss at each interpolation"),
 }
 _WORSE = 1.02  # factor from which a final validation loss counts as worse than the best
 

@@ -24,7 +24,7 @@ _LEAST_EPOCHS: Final = 2
 _MOST_EPOCHS: Final = 20
 # A head of several layers, such as a decoder, is not finished when the second phase begins.
 _OF_A_DEEP_HEAD: Final[dict[str, Any]] = {
-    "unfrozen_ratio": 0.15, "spread": 0.1, "usual_part": 0.8, "head_dropout": True,
+    "unfrozen_ratio": 0.15, "spread": 0.1, "usual_interpolation": 0.8, "head_dropout": True,
 }  # fmt: skip
 # Each pixel has a label, so a few steps see many labels, and a step on feature maps is slow.
 _OF_MASKS: Final[dict[str, Any]] = {"head_steps": 100, "head_passes": 1}
@@ -70,8 +70,8 @@ def phases_of(
             items_per_batch=plan.batch_size,
             head_dropout=known.head_dropout,
             interpolate=plan.freeze_epochs > 0 and known.interpolate,
-            part=plan.part,
-            usual_part=known.usual_part,
+            interpolation=plan.interpolation,
+            usual_interpolation=known.usual_interpolation,
         ),
     )
     return tuple(phase for phase in phases if phase.epochs)
@@ -172,5 +172,5 @@ def usual_of(learner: LearnerState) -> FineTuneDefaults:
         found = FineTuneDefaults(**_OF_A_DEEP_HEAD | masks)
         return replace(found, unfrozen_ratio=_RATIO_OF_A_DECODER) if masks else found
     # Without pretrained weights the points between the phases are no good; see `ChooseWeights`.
-    part: dict[str, Any] = {"usual_part": 1.0} if learner.pretrained is False else {}
+    part: dict[str, Any] = {"usual_interpolation": 1.0} if learner.pretrained is False else {}
     return FineTuneDefaults(**part | masks)

@@ -35,7 +35,7 @@ _log = logging.getLogger("layergroups")
 _LEAST: Final = 16  # held-out items that can judge anything
 _LARGEST_PART: Final = 0.25  # of the items, to have the least number
 _MOST: Final = 1000  # more would cost time and decide the same
-_PARTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way
+_PARTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ENDS: Final = (0.0, 1.0)
 # Measured (benchmarks/README.md): as good as a second training from the start, in less time.
 MORE_STEPS: Final = 0.25
@@ -131,10 +131,10 @@ class ChooseWeights:
 
     def __init__(self, held_out: HeldOut, usual: float, part: float | None = None) -> None:
         self.held_out = held_out
-        self.errors: dict[float, float] = {}  # of the held-out items, by the part of the way
+        self.errors: dict[float, float] = {}  # of the held-out items, by the interpolation
         self.losses: dict[float, float] = {}  # likewise; those that are finite
         self.given, self.usual = part, usual
-        self.part = usual if part is None else part  # of the way
+        self.interpolation = usual if part is None else part
         self.judged = False
         self._before: Weights = {}
         self._run: FitContext | None = None
@@ -150,13 +150,13 @@ class ChooseWeights:
         if self.given is not None:
             return "by the plan"
         if not self.errors:
-            return "the usual part: no held-out items judged it"
+            return "the usual one: no held-out items judged it"
         nearest = min(self.errors, key=lambda part: abs(part - self.usual))
-        if self.part == nearest:
-            return "the usual part: on held-out items none is better by over a standard error"
-        by_errors = self.errors[nearest] > self.errors[self.part]
+        if self.interpolation == nearest:
+            return "the usual one: on held-out items none is better by over a standard error"
+        by_errors = self.errors[nearest] > self.errors[self.interpolation]
         worse = "error" if by_errors else "loss"
-        return f"on held-out items the {worse} is clearly larger at the usual part"
+        return f"on held-out items the {worse} is clearly larger at the usual one"
 
     def before_fit(self, run: FitContext) -> None:
         self._run = run
@@ -185,12 +185,12 @@ class ChooseWeights:
 
     def state_dict(self) -> dict[str, Any]:
         found = {"errors": list(self.errors.items()), "losses": list(self.losses.items())}
-        judged = {"part": self.part, "judged": self.judged, **found}
+        judged = {"interpolation": self.interpolation, "judged": self.judged, **found}
         return {"before": self._before, "head": self.held_out.head, **judged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._before, self.held_out.head = dict(state["before"]), dict(state["head"])
-        self.part, self.judged = state["part"], state["judged"]
+        self.interpolation, self.judged = state["interpolation"], state["judged"]
         self.errors, self.losses = dict(state["errors"]), dict(state.get("losses", ()))
         if self._run is not None:
             self._run.vary(left_out=self.left_out)
@@ -208,7 +208,7 @@ class ChooseWeights:
                 put(tensors, between(start, now, part))
                 errors[part], losses[part] = _errors(run, self.held_out.items)
             found = best(errors, losses, self.usual)
-            self.part = run.processes.from_main("the choice of weights", found)
+            self.interpolation = run.processes.from_main("the choice of weights", found)
             self.errors = {part: float(own.mean()) for part, own in errors.items()}
             means = {part: float(own.mean()) for part, own in losses.items()}
             self.losses = {part: mean for part, mean in means.items() if math.isfinite(mean)}
@@ -222,9 +222,9 @@ class ChooseWeights:
             self._judge(run)
         tensors = trained_tensors(run)
         if _same_shapes(self._before, tensors):
-            put(tensors, between(self._before, copied(tensors), self.part))
+            put(tensors, between(self._before, copied(tensors), self.interpolation))
             if self.errors:
-                run.note = f"{self.part:g} of the way from the head, by held-out items"
+                run.note = f"interpolation {self.interpolation:g}, by held-out items"
         else:
             _log.warning("The model was changed in this phase, so its last weights stay.")
         self._before = {}
@@ -262,7 +262,7 @@ def best(errors: Mapping[float, Tensor], losses: Mapping[float, Tensor], usual: 
     item: a few items judge with noise. Where the two contradict each other, errors count.
 
     Args:
-        errors: of each held-out item, float (N,), by the part of the way.
+        errors: of each held-out item, float (N,), by the interpolation.
         losses: likewise. Parts with an infinite or undefined loss are not chosen.
         usual: what is chosen if the items do not speak against it.
 

@@ -119,8 +119,8 @@ class FineTuneDefaults:
         head_dropout: whether the dropout layers of the head act in the second phase too. They keep
             the head from relying on a few features; the body would have to follow their noise.
         interpolate: end between the weights of the head's phase and the last ones; see `hold_out`.
-        usual_part: where between the end lies, unless held-out items speak against it; 0 are the
-            weights of the head's phase, 1 the last ones.
+        usual_interpolation: where between the end lies, unless held-out items speak against it; 0
+            are the weights of the head's phase, 1 the last ones.
         hold_out: part of the training items that chooses how far between, at least 16 items; it is
             held out until the last epoch, or in all steps of a single epoch. Fewer than 64 items
             have none to spare. 0 holds out none.
@@ -144,7 +144,7 @@ class FineTuneDefaults:
     least_batch: int = 16
     head_dropout: bool = False
     interpolate: bool = True
-    usual_part: float = 0.5
+    usual_interpolation: float = field(default=0.5, metadata={"was": "usual_part"})
     hold_out: float = 0.1
     head_schedule: Schedule = field(default_factory=lambda: FlatCos(pct_start=0.0))
     schedule: Schedule = field(
@@ -156,7 +156,7 @@ class FineTuneDefaults:
         for name in ("base_lr", "unfrozen_ratio", "head_decay"):
             number(name, getattr(self, name), 0, math.inf, type(self).__dict__[name])
         number("spread", self.spread, 0, 1, 0.1)
-        number("usual_part", self.usual_part, 0, 1, 0.5)
+        number("usual_interpolation", self.usual_interpolation, 0, 1, 0.5)
         number("hold_out", self.hold_out, 0, 0.5, 0.1)
         whole_number("lowest", self.lowest, 0, 1)
         whole_number("least_steps", self.least_steps, 0, 200)
@@ -184,8 +184,8 @@ class Phase:
         items_per_batch: as a plan has them; 0: by the two before.
         head_dropout: whether the dropout layers of the last group act.
         interpolate: end between the weights before and after the phase; see `ChooseWeights`.
-        part: where between; None: held-out items choose.
-        usual_part: where between, if there are none.
+        interpolation: where between; None: held-out items choose.
+        usual_interpolation: where between, if there are none.
         callbacks: of this phase.
     """
 
@@ -203,8 +203,8 @@ class Phase:
     items_per_batch: int = 0
     head_dropout: bool = True
     interpolate: bool = False
-    part: float | None = None
-    usual_part: float = 1.0
+    interpolation: float | None = None
+    usual_interpolation: float = 1.0
     callbacks: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
@@ -276,10 +276,10 @@ class FitSetup:
             freeze_to=phase.freeze_to,
             passes=[phase.passes, *head],
             held_out=len(self.held_out.items),
-            **({} if phase.part is None else {"part": phase.part}),
+            **({} if phase.interpolation is None else {"interpolation": phase.interpolation}),
             **({} if phase.augmented else {"augmented": False}),
             **({} if phase.head_dropout else {"head_dropout": False}),
-            **({"usual_part": phase.usual_part} if phase.interpolate else {}),
+            **({"usual_interpolation": phase.usual_interpolation} if phase.interpolate else {}),
         )
 
     def checkpointer(self, state: LearnerState, phase: Phase, kind: str = "") -> list[Checkpointer]:
@@ -316,8 +316,10 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if last and (done := last[0].finished(state)) is not None:
         return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    usual = phase.usual_part
-    choice = [ChooseWeights(setup.held_out, usual, phase.part)] if phase.interpolate else []
+    usual = phase.usual_interpolation
+    choice = (
+        [ChooseWeights(setup.held_out, usual, phase.interpolation)] if phase.interpolate else []
+    )
     own = [*without_head_dropout(phase), *phase.callbacks]
     callbacks = [*average, *choice, *own, *setup.callbacks, *state.callbacks, *last]
     run = setup.context(state, phase, phase.epochs, callbacks)

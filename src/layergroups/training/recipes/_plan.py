@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("layergroups")
 _SCHEDULES: Final = {kind.__name__: kind for kind in (Flat, FlatCos, OneCycle)}
-_LOGGED: Final = ("steps", "batch size", "learning rates", "held-out items", "part of the way")
+_LOGGED: Final = ("steps", "batch size", "learning rates", "held-out items", "interpolation")
 _OF_THE_LEARNER: Final = ("optimizer", "weight_decay", "batch_norm", "augment")
 
 
@@ -41,7 +41,7 @@ class FineTunePlan(Printable):
         figures: all settings; a plan repeats them.
         rates: of each layer group in the second phase; empty: by the figures.
         batch_size: items in a batch of the second phase; 0: by the figures.
-        part: where the end lies between the weights of the head's phase, 0, and the last ones, 1;
+        interpolation: between the weights of the head's phase, 0, and the last ones, 1 (WiSE-FT);
             None: held-out items choose it, or there is no second phase.
         reasons: why, by the name of a decision.
         search: what `learn.search` has tried, in the order in which it ran: the fields of each
@@ -49,10 +49,10 @@ class FineTunePlan(Printable):
         head: the layers of the head. This and the following are facts, which a plan does not set.
         head_steps, head_views: optimizer steps of the head, on so many views of each item.
         steps: optimizer steps of the second phase.
-        held_out: training items that chose `part`; they are in no step before the last of
+        held_out: training items that chose `interpolation`; they are in no step before the last of
             several epochs.
         all_items: whether the last epoch trained on all items.
-        errors, losses: means of the held-out items, by the part of the way.
+        errors, losses: means of the held-out items, by the interpolation.
         optimizer, weight_decay, batch_norm, augment: settings of the learner and its data.
     """
 
@@ -61,7 +61,7 @@ class FineTunePlan(Printable):
     figures: FineTuneDefaults = field(default_factory=FineTuneDefaults)
     rates: tuple[float, ...] = ()
     batch_size: int = 0
-    part: float | None = None
+    interpolation: float | None = field(default=None, metadata={"was": "part"})
     reasons: Mapping[str, str] = field(default_factory=dict)
     search: tuple[Mapping[str, Any], ...] = ()
     head: str = ""
@@ -82,14 +82,14 @@ class FineTunePlan(Printable):
         rates = ", ".join(map(rate, self.rates))
         return (
             f"FineTunePlan(epochs={self.epochs}, freeze_epochs={self.freeze_epochs}, "
-            f"rates=({rates}), batch_size={self.batch_size}, part={self.part}, …)"
+            f"rates=({rates}), batch_size={self.batch_size}, interpolation={self.interpolation}, …)"
         )
 
     def __post_init__(self) -> None:
         for name, example in (("epochs", 3), ("freeze_epochs", 1), ("batch_size", 16)):
             whole_number(name, getattr(self, name), 0, example)
-        if self.part is not None:
-            number("part", self.part, 0, 1, 0.8)
+        if self.interpolation is not None:
+            number("interpolation", self.interpolation, 0, 1, 0.8)
 
     def __rich__(self) -> Table:
         found, usual = self.to_dict(), FineTunePlan(epochs=0).to_dict()["figures"]
@@ -233,10 +233,10 @@ class RecordPlan:
         known = {"rates": run.groups.rates, "batch_size": size, "steps": run.step}
         if choice is None:
             return known | {"reasons": reasons}
-        reasons["part"] = choice.reason
+        reasons["interpolation"] = choice.reason
         return known | {
             "reasons": reasons,
-            "part": choice.part,
+            "interpolation": choice.interpolation,
             "held_out": len(choice.held_out.items) if choice.held_out.head else 0,
             "all_items": "left_out" not in run.varied,
             "errors": {f"{part:g}": error for part, error in choice.errors.items()},

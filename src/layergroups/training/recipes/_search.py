@@ -489,7 +489,7 @@ class _Bench:
         size = phase.batch_size(self.learner) or self.learner.data.batch_size or 64
         entry = self._train(run, figures, tuple(range(depth)), size)
         if figures.interpolate:
-            put(tensors, between(before, copied(tensors), figures.usual_part))
+            put(tensors, between(before, copied(tensors), figures.usual_interpolation))
         self._add(run, entry, "tuned", changes, started)
 
     def _add(
