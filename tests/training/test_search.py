@@ -143,12 +143,16 @@ def test_one_bar_counts_the_trials(trials: int) -> None:
     assert len(cached) == 2  # passes of the frozen layers
 
 
-def test_the_number_of_heads_is_that_of_the_grid_at_most(caplog: Any) -> None:
-    work = bench(learner(n=120))
-    assert work.heads_of(24) == 24
-    assert not caplog.messages
-    assert work.heads_of(90) == len(work._variants(90)) == 24
-    assert "24 heads" in caplog.text
+@pytest.mark.parametrize(("trials", "says"), [(30, False), (100, True)])
+def test_it_says_where_the_grid_has_fewer_heads(
+    trials: int, says: bool, caplog: Any, monkeypatch: Any
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(_Bench, "try_heads", lambda self, n_heads, deadline: asked.append(n_heads))
+    monkeypatch.setattr(_Bench, "try_tuning", lambda self, n_tuned, deadline: None)
+    tried(learner(n=120), trials)
+    assert asked == [24]
+    assert ("24 heads" in caplog.text) == says
 
 
 def test_it_says_where_nothing_below_the_head_is_tuned(caplog: Any) -> None:
@@ -294,9 +298,35 @@ def test_sigterm_ends_the_program(monkeypatch: Any) -> None:
 
 def test_a_budget_ends_the_search_but_not_the_default() -> None:
     found = tried(learner(n=120), 30, budget=1e-6)
-    assert [(t.stage, t.changes) for t in found.trials] == [
-        ("head, 1/16", {}), ("head, 1/4", {}), ("head", {}), ("tuned", {}),
-    ]  # fmt: skip
+    assert [(t.stage, t.changes) for t in found.trials] == [("head, 1/16", {}), ("tuned", {})]
+    assert found.plan.figures == PLAN.figures
+
+
+def test_the_epochs_fit_into_the_budget(caplog: Any) -> None:
+    work = bench(learner(n=120))
+    work.fill_seconds = 2.0  # two passes: one for each view
+    work.trials = [
+        Trial(stage="head, 1/16", error=1, loss=1, seconds=0.25),
+        Trial(stage="tuned", error=1, loss=1, seconds=1.3),
+    ]
+    plan = replace(PLAN, epochs=20)  # a head's phase of 2 + 4 seconds, and epochs of 1 + 1
+
+    def epochs(budget: float, choose: bool = True) -> int:
+        return work.within(plan, budget, 10, choose_epochs=choose).epochs
+
+    assert [epochs(100), epochs(27)] == [20, 5]
+    assert "too short" not in caplog.text
+    assert epochs(12) == 1
+    assert 'budget="18 s"' in caplog.text
+    caplog.clear()
+    assert epochs(27, choose=False) == 20
+    assert 'budget="92 s"' in caplog.text
+
+
+def test_a_search_with_a_budget_chooses_the_epochs_if_none_are_given() -> None:
+    options: dict[str, Any] = {"budget": 1e-3, "defaults": PLAN.figures, "apply": False}
+    assert learner(n=120).search(**options).plan.epochs == 1
+    assert learner(n=120).search(epochs=2, **options).plan.epochs == 2
 
 
 @pytest.mark.parametrize(

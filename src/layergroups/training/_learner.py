@@ -403,7 +403,8 @@ class Learner(LearnerState):
         Args:
             trials: how many variants.
             budget: instead, the time for search and fine-tuning, such as "20 min" or seconds.
-            epochs: of the second phase, as in `fine_tune`.
+            epochs: of the second phase, as in `fine_tune`; with a budget, None is no more of these
+                than fit into it, at least one. A line in the log says if it is too short.
             base_lr: rate of the head, as in `fine_tune`.
             defaults: the recipe whose variants are tried.
             study: an optuna `Study`, which then asks for the rates and weight decays of the heads
@@ -426,6 +427,7 @@ class Learner(LearnerState):
                 trials=trials,
                 budget=seconds,
                 study=study,
+                choose_epochs=epochs is None,
                 cache_config=self.feature_cache,
             )
         self.last_search = found

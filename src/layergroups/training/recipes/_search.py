@@ -14,6 +14,7 @@ Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification" (2016),
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import time
@@ -196,12 +197,14 @@ def search(
     trials: int = 30,
     budget: float | None = None,
     study: Any = None,
+    choose_epochs: bool = False,
     cache_config: Any,
 ) -> SearchResult:
     """Try variants of a plan; the learner is as before afterwards.
 
     With a budget, heads are tried for a quarter of it and tuning for as much again, so that the
-    rest is left for the fine-tuning; there may be as many trials as there is time for.
+    rest is left for the fine-tuning; there may be as many trials as there is time for. With
+    `choose_epochs` the plan has no more epochs than fit into that rest.
     """
     if learner.processes.is_distributed:
         raise TrainingError("search runs in one process; run it without torchrun, then fine_tune.")
@@ -212,20 +215,12 @@ def search(
             f"study={study!r} must be an optuna study that minimises one loss: "
             "learn.search(study=optuna.create_study())."
         )
-    started, shown = time.perf_counter(), learner.reporter
+    started = time.perf_counter()
     bench = _Bench(learner, plan, cache_config, study)
-    limit = float("inf") if budget is None else budget / 4
     stopped = ""
     try:
         with interrupts():
-            bench.fill()
-            n_tuned = max(1, trials // _TUNED)
-            n_heads = bench.heads_of(trials - n_tuned)
-            n_tuned = bench.tuned_of(n_tuned if budget is None else 99)
-            with shown.bar("search", _n_trials(n_heads, n_tuned)) as bar:
-                bench.advance = bar.advance
-                bench.try_heads(n_heads, started + limit)
-                bench.try_tuning(n_tuned, started + 2 * limit)
+            bench.run(trials, budget, started)
     except KeyboardInterrupt as cause:
         if is_termination(cause):
             raise
@@ -239,6 +234,9 @@ def search(
         with uninterrupted():
             bench.snapshot.restore()
     found, reason = bench.plan_of_the_best(stopped)
+    if budget is not None and not stopped:
+        spent = time.perf_counter() - started
+        found = bench.within(found, budget, spent, choose_epochs=choose_epochs)
     return SearchResult(
         trials=tuple(bench.trials),
         plan=found,
@@ -260,6 +258,7 @@ class _Bench:
         self.trials: list[Trial] = []
         self._heads: dict[str, Weights] = {}  # by the text of a trial's changes
         self._results: dict[int, tuple[Tensor, Tensor]] = {}  # errors on both parts, by trial
+        self.fill_seconds = 0.0
         self.advance: Callable[[float], None] = lambda loss: None  # a bar, after each trial
         learner.placed_model()
         self.snapshot = Snapshot(learner, weights=True)
@@ -272,9 +271,30 @@ class _Bench:
         """Frozen groups of the default trial: at least the first, whose outputs are cached."""
         return max(1, self.plan.figures.lowest)
 
+    def run(self, trials: int, budget: float | None, started: float) -> None:
+        """Make all trials, with a bar that counts them."""
+        shown, limit = self.learner.reporter, math.inf if budget is None else budget / 4
+        self.fill()
+        n_tuned = max(1, trials // _TUNED)
+        n_heads = self.heads_of(trials - n_tuned)
+        n_tuned = self.tuned_of(n_tuned if budget is None else 99)
+        n_trials = _n_trials(n_heads, n_tuned)
+        if n_trials < trials and budget is None:
+            _log.warning(
+                "The search makes %d trials instead of %d: its grid has %s. An optuna study "
+                "asks for as many as you like: learn.search(study=optuna.create_study()).",
+                n_trials,
+                trials,
+                count(n_heads, "head"),
+            )
+        with shown.bar("search", n_trials) as bar:
+            self.advance = bar.advance
+            self.try_heads(n_heads, started + limit)
+            self.try_tuning(n_tuned, started + 2 * limit)
+
     def fill(self) -> None:
         """Run the frozen layers once over the items as they are, and once augmented."""
-        progress = self.learner.progress
+        progress, started = self.learner.progress, time.perf_counter()
         run = self._begin(phases_of(self.plan)[0])
         self.learner.progress = progress  # it has a bar of its own
         reason = why_not(run)
@@ -285,18 +305,11 @@ class _Bench:
             reason = fill_cache(run, self.setup, epochs, also).reason
         if reason:
             raise TrainingError(f"search needs cached outputs of frozen layers, but {reason}.")
+        self.fill_seconds = time.perf_counter() - started
 
     def heads_of(self, wanted: int) -> int:
         """How many heads there are to try; a study may ask for any number."""
-        if self.study is not None or wanted <= len(self._grid):
-            return wanted
-        _log.warning(
-            "The search tries %s, all of its grid; %d were to be tried. An optuna study asks for "
-            "as many as you like: learn.search(study=optuna.create_study()).",
-            count(len(self._grid), "head"),
-            wanted,
-        )
-        return len(self._grid)
+        return wanted if self.study is not None else min(wanted, len(self._grid))
 
     def tuned_of(self, wanted: int) -> int:
         """How many variants to tune beside the default; 0 with no epochs or no cached inputs."""
@@ -310,12 +323,15 @@ class _Bench:
         return max(0, min(wanted, possible)) if self.plan.epochs else 0
 
     def try_heads(self, n_heads: int, deadline: float) -> None:
-        """Train heads in several rounds; the best quarter of each enters the next."""
+        """Train heads in several rounds; the best quarter of each enters the next.
+
+        After the deadline only the first trial, of the default, is made.
+        """
         chosen: Iterable[dict[str, Any]]
         chosen = self._variants(n_heads) if self.study is None else self._asked(n_heads)
         for stage, divisor in zip(_STAGES, _ROUNDS, strict=True):
             for changes in chosen:
-                if time.perf_counter() < deadline or not changes:
+                if time.perf_counter() < deadline or not self.trials:
                     self._head(stage, changes, max(1, self.plan.figures.head_steps // divisor))
             done = sorted((t for t in self.trials if t.stage == stage), key=_rank)
             better = [dict(trial.changes) for trial in done if trial.changes]
@@ -345,6 +361,38 @@ class _Bench:
         figures = self.figures(changes)
         made = replace(self.plan, figures=figures, epochs=epochs, reasons=reasons, search=trials)
         return made, stopped + reason
+
+    def within(
+        self, plan: FineTunePlan, budget: float, spent: float, *, choose_epochs: bool
+    ) -> FineTunePlan:
+        """The plan with as many epochs as fit into a budget, at least one; says if it is short."""
+        head, epoch = self._seconds_to_tune(plan.figures)
+        left = budget - spent - head
+        if choose_epochs and left < plan.epochs * epoch:
+            reason = f"as many as fit into the budget, of about {duration(epoch)} each"
+            fewer, usual = max(1, int(left / epoch)), plan.epochs
+            plan = replace(plan, epochs=fewer, reasons={**plan.reasons, "epochs": reason})
+            _log.warning("%s instead of %d: %s.", count(fewer, "epoch"), usual, reason)
+        needed = head + plan.epochs * epoch
+        if spent + needed > budget:
+            _log.warning(
+                "A budget of %s is too short: the search took %s, and the fine-tuning takes about "
+                '%s. Give budget="%d s" or more.',
+                *map(duration, (budget, spent, needed)),
+                math.ceil(max(spent + needed, 2 * needed)),  # the search may take half of it
+            )
+        return plan
+
+    def _seconds_to_tune(self, figures: FineTuneDefaults) -> tuple[float, float]:
+        """About how long the head's phase of `fine_tune` takes, and an epoch of the second one."""
+        rounds = dict(zip(_STAGES, _ROUNDS, strict=True))
+        heads = [t.seconds * rounds[t.stage] for t in self.trials if t.stage in rounds]
+        one_pass = self.fill_seconds / (1 + self.learner.data.augmented)
+        tuned = [trial.seconds for trial in self.trials if trial.stage == "tuned"]
+        views = 1 + (self.learner.data.augmented and figures.augmented)
+        used = views * (1 - _RANKING - _JUDGING)  # passes of a tuned trial
+        epoch = one_pass + max(tuned) / used if tuned else 3 * one_pass  # with the backward pass
+        return self.fill_seconds + heads[-1], epoch
 
     def chosen(self) -> tuple[Trial | None, str]:
         """The trial that the judging items chose, None for the default recipe, and why."""
