@@ -106,9 +106,10 @@ def test_ctrl_c_during_a_search_shows_what_it_found(
 
     monkeypatch.setattr(_Bench, "_add", interrupted)
     photos = make_photos(tmp_path / "many", each=60)
-    answer = run("train", photos, *TINY, "--search", 4, "--out", tmp_path / "m")
+    answer = run("train", photos, *TINY, "--search", 90, "--split", 2, "--out", tmp_path / "m")
     assert (answer.code, answer.out) == (130, "")
     assert answer.err.count("head, 1/16") >= 3
+    assert sum("search" in line for line in caplog.messages) == 3  # heads only, 24 of them, ended
     assert "learn." not in " ".join(caplog.messages)
     assert not (tmp_path / "m").exists()
 
