@@ -38,6 +38,7 @@ from layergroups.models._text_encoder import (
     check_tokens,
     describe_text_encoder,
     load_text_encoder,
+    measured_features,
 )
 from layergroups.models._weights import compare, read_weights
 
@@ -49,5 +50,6 @@ __all__ = [
     "change_input_channels", "check_network", "check_tokens", "checked_range", "classifier_layers",
     "compare", "create_body", "create_head", "describe_head", "describe_text_encoder", "grow_head",
     "head_from_description", "is_linear", "list_models", "load_model", "load_text_encoder",
-    "model_of", "outputs_of", "read_weights", "replace_head", "shrink_head", "with_channels",
+    "measured_features", "model_of", "outputs_of", "read_weights", "replace_head",
+    "shrink_head", "with_channels",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from layergroups.anatomy import eval_mode
 from layergroups.errors import ModelError, UnknownArchitectureError, WeightsError
 
 _LOG = logging.getLogger("layergroups")
+_ROUNDING: Final = 1e-3  # relative
 POOLINGS: Final = ("mean", "cls", "last")
 _STATED: Final = {
     "pooling_mode_mean_tokens": "mean",
@@ -42,6 +43,14 @@ class BodyWithHead(nn.Sequential):
         return self[1](self[0](*args, **inputs))
 
 
+class NoPooler(nn.Module):
+    """In place of a pooler that a model calls even if it is None, as SqueezeBERT does."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Give back the hidden states."""
+        return hidden
+
+
 class TextEncoder(nn.Module):
     """An encoder of transformers that gives one vector for each text.
 
@@ -57,12 +66,6 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.pooling = checked_pooling(pooling)
-
-    @property
-    def features(self) -> int:
-        """Length of a text's vector."""
-        config: Any = self.encoder.config
-        return int(config.hidden_size)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Encode tokens, and pool them."""
@@ -181,24 +184,50 @@ def check_tokens(body: TextEncoder, source: object, length: int, highest: int) -
     """
     encoder: Any = body.encoder
     words = encoder.get_input_embeddings()
-    if highest >= words.num_embeddings:
+    known = words.weight.shape[0]
+    if highest >= known:
         raise ModelError(
             f"The tokenizer of {source} has token {highest}, but its model has "
-            f"{words.num_embeddings} tokens. Give a folder whose tokenizer and weights fit."
+            f"{known} tokens. Give a folder whose tokenizer and weights fit."
         )
     try:
         positions = int(getattr(encoder.config, "max_position_embeddings", 0) or 0)
     except NotImplementedError:
         return
-    tables = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m is not words]
-    for table in tables:  # in RoBERTa, positions begin after that of padding
-        if table.num_embeddings == positions and table.padding_idx is not None:
-            limit = positions - table.padding_idx - 1
+    for table in encoder.modules():  # I-BERT's tables are no nn.Embedding
+        padding, weight = getattr(table, "padding_idx", None), getattr(table, "weight", None)
+        if table is words or padding is None or weight is None:
+            continue
+        if weight.shape[0] == positions:  # in RoBERTa, positions begin after that of padding
+            limit = positions - padding - 1
             if length > limit:
                 raise ModelError(
                     f"{source} takes {limit} tokens at most, but max_length is {length}. Give "
                     f"TextDataLoaders.from_table(..., max_length={limit})."
                 )
+
+
+def measured_features(body: TextEncoder, inputs: Mapping[str, Tensor]) -> int:
+    """Length of a text's vector, by a trial with a batch of two texts or more; changes nothing.
+
+    A log line warns if padding changes the vectors.
+    """
+    tokens = inputs["attention_mask"].sum(-1)  # (N,), or (N, K) for windows
+    length = tokens if tokens.ndim == 1 else tokens.amax(1)
+    row = int(length.argmin())
+    alone = {name: value[row : row + 1, ..., : int(length[row])] for name, value in inputs.items()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), eval_mode(body):
+        padded, plain = body(**inputs)[row], body(**alone)[0]
+    apart = float((padded - plain).norm() / plain.norm())
+    if apart > _ROUNDING:
+        _LOG.warning(
+            "%s: in a trial the vector of a text changes by %.1f%% if the text is padded, so its "
+            "prediction depends on the other texts of its batch. The model reads no attention "
+            "mask, or it draws random numbers. Most other encoders give the same vector, such as "
+            '"sentence-transformers/all-MiniLM-L6-v2".',
+            type(body.encoder).__name__, 100 * apart,
+        )  # fmt: skip
+    return int(plain.shape[0])
 
 
 def build_text_encoder(config: Mapping[str, Any], pooling: str) -> TextEncoder:
@@ -229,8 +258,23 @@ def _encoder_of(model: Any) -> nn.Module:
         model = model.get_encoder()
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None
+        if _calls_none(model):
+            model.pooler = NoPooler()
     encoder: nn.Module = model.float().eval()
     return encoder
+
+
+def _calls_none(encoder: nn.Module) -> bool:
+    """Whether a trial ends because a module that is None is called; changes nothing."""
+    ids = torch.tensor([[1, 2, 3, 4]])
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), eval_mode(encoder):
+            encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except TypeError as error:
+        return "'NoneType' object is not callable" in str(error)
+    except Exception:  # of any class; with real texts it comes again, or does not
+        return False
+    return False
 
 
 def _pooling_of(name: str, encoder: nn.Module, pooler: bool) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from layergroups.models import (
     create_head,
     describe_text_encoder,
     load_text_encoder,
+    measured_features,
 )
 from layergroups.tasks import LossFunc
 from layergroups.training._learner import Learner, LearnerOptions
@@ -102,9 +103,10 @@ def text_learner(
         name = dls.transform.model
         body, reason = load_text_encoder(name, pretrained=pretrained, pooling=pooling)
         check_tokens(body, name, dls.transform.max_length, dls.train.items.highest_token)
+        features = measured_features(body, dls.example())
         units = None if y_range else task.target_units(dls.targets())
         head = custom_head or create_head(
-            body.features, dls.n_outputs, pool=False, lin_ftrs=lin_ftrs, ps=ps, y_range=y_range,
+            features, dls.n_outputs, pool=False, lin_ftrs=lin_ftrs, ps=ps, y_range=y_range,
             units=units,
         )  # fmt: skip
     model = BodyWithHead(body, head)
