@@ -14,6 +14,7 @@ from tests.texts import BAD, GOOD, model_folder, reviews
 from layergroups import Interpretation, TextDataLoaders, text_learner
 from layergroups.errors import LayerGroupsError
 from layergroups.reports import RunRecord, RunReport, record_run, word_scores
+from layergroups.reports._word_scores import _words
 from layergroups.training import Learner
 
 HOSTILE = '<script>alert("x")</script> <img src=x onerror=alert(1)> dull film'
@@ -42,6 +43,35 @@ def test_the_pieces_are_the_text_and_the_word_that_decides_has_the_largest_score
         assert max(abs(score) for _, score in pieces) == 1
         right += max(pieces, key=lambda pair: pair[1])[0] in (*GOOD, *BAD)
     assert right > 13  # of 30; a word by chance: 8
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ("这|部|电影|非常|好", "这|部|电影|非常|好"),
+        ("とても|un|bel|ievable|です", "とても|unbelievable|です"),
+        ("ดี|มา|ก", "ดี|มา|ก"),
+        ("un|bel|ievable| |films", "unbelievable|films"),
+        ("19|90|s|-|era", "1990s|-|era"),
+        ("пре|красный| |фильм", "прекрасный|фильм"),
+        ("영|화는", "영화는"),
+    ],
+)
+def test_tokens_are_joined_to_words_where_words_have_spaces(tokens: str, words: str) -> None:
+    parts, spans, place = tokens.split("|"), [(0, 0)], 0
+    for part in parts:
+        if part != " ":
+            spans.append((place, place + len(part)))
+        place += len(part)
+    text = "".join(parts)
+    found = _words(text, spans, [1.0] * len(spans))
+    assert [text[start:end] for start, end, _ in found] == words.split("|")
+    assert sum(score for *_, score in found) == len(spans) - 1
+
+
+def test_bytes_of_a_character_are_one_word() -> None:
+    found = _words("好电", [(0, 1), (0, 1), (0, 1), (1, 2), (1, 2)], [1.0] * 5)
+    assert found == [(0, 1, 3.0), (1, 2, 2.0)]
 
 
 def test_looking_changes_nothing(learn: Learner) -> None:

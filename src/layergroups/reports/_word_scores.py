@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,11 @@ from layergroups.data import data_source
 from layergroups.errors import LayerGroupsError
 from layergroups.reports._protocols import Answering
 
+# how the names of characters begin, in scripts that write words without spaces
+_NO_SPACES: Final = (
+    "CJK ", "HALFWIDTH KATAKANA", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA", "KHMER", "LAO", "MYANMAR",
+    "THAI",
+)  # fmt: skip
 Marked = tuple[tuple[str, float], ...]
 
 
@@ -22,7 +29,8 @@ def word_scores(learn: Answering, text: str, target: int | None = None) -> Marke
     """A text in pieces, each with how much it spoke for an output, from -1 to 1; changes nothing.
 
     The score of a token is the product of its embedding with the gradient of the output; a word has
-    the sum of its tokens. The largest of a text is 1 or -1. What lies beyond the limit has 0.
+    the sum of its tokens; in scripts without spaces, such as Chinese, each token is a word. The
+    largest of a text is 1 or -1. What lies beyond the limit has 0.
 
     Source: Shrikumar and others, "Learning Important Features Through Propagating Activation
     Differences" (2017), on gradient x input.
@@ -44,17 +52,40 @@ def word_scores(learn: Answering, text: str, target: int | None = None) -> Marke
 
     inputs = single_batch(tree_map_only(Tensor, first_window, data.load(text)))
     tokens = _token_scores(learn.model, inputs, target)[: len(spans)]
-    words: list[tuple[int, int, float]] = []
-    for (start, end), score in zip(spans, tokens, strict=False):
-        if end <= start:
-            continue  # a special token
-        if words and start <= words[-1][1] and text[start - 1 : start + 1].isalnum() and start:
-            first, _, total = words.pop()
-            words.append((first, end, total + score))
-        else:
-            words.append((start, end, score))
+    words = _words(text, spans, tokens)
     most = max((abs(score) for *_, score in words), default=0.0) or 1.0
     return tuple(_pieces(text, [(a, b, score / most) for a, b, score in words]))
+
+
+def _words(
+    text: str, spans: Sequence[tuple[int, int]], scores: Sequence[float]
+) -> list[tuple[int, int, float]]:
+    """Tokens joined to words, with the sum of their scores."""
+    words: list[tuple[int, int, float]] = []
+    for (start, end), score in zip(spans, scores, strict=False):
+        if end <= start:
+            continue  # a special token
+        if words and _goes_on(text, words[-1][1], start):
+            first, last, total = words.pop()
+            words.append((first, max(last, end), total + score))
+        else:
+            words.append((start, end, score))
+    return words
+
+
+def _goes_on(text: str, last: int, start: int) -> bool:
+    """Whether a token that begins at `start` belongs to the word that ends at `last`.
+
+    Between words of scripts without spaces there is no mark, so there each token is a word.
+    """
+    if start < last:
+        return True  # some tokens are bytes of a character
+    around = text[start - 1 : start + 1]
+    return start == last and around.isalnum() and not any(map(_without_spaces, around))
+
+
+def _without_spaces(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(_NO_SPACES)
 
 
 def _pieces(text: str, words: Sequence[tuple[int, int, float]]) -> Iterator[tuple[str, float]]:
