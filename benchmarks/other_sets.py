@@ -145,9 +145,9 @@ def pasted(out: Path, root: Path, backgrounds: list[Path]) -> None:
             image.paste(item, place, item.getchannel("A"))
             seen = item.getchannel("A").point([255 * (v > 127) for v in range(256)])
             mask.paste(kinds.index(kind) + 1, place, seen)
-        image.save(out / "images" / f"{i:03}.png")
+        image.save(out / "images" / f"{i:03}.jpg", quality=95)
         mask.save(out / "masks" / f"{i:03}.png")
-        rows.append([f"{i:03}.png", part])
+        rows.append([f"{i:03}", part])
     with (out / "split.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
