@@ -52,6 +52,17 @@ def test_the_plan_says_what_was_decided() -> None:
         assert shown in " ".join(str(plan).split())
 
 
+def test_a_plan_with_earlier_names_of_fields_loads() -> None:
+    learn = learner()
+    learn.fine_tune(1, defaults=FIGURES)
+    values = json.loads(json.dumps(learn.plan.to_dict()))
+    values["part"] = values.pop("interpolation")
+    values["figures"]["usual_part"] = values["figures"].pop("usual_interpolation")
+    for new in ("losses", "search"):
+        del values[new]
+    assert FineTunePlan.from_dict(values) == replace(learn.plan, losses={})
+
+
 def test_a_plan_is_data() -> None:
     learn = learner()
     learn.fine_tune(1, defaults=replace(FIGURES, schedule=OneCycle(div=10)))

@@ -168,14 +168,7 @@ DecoderName = Annotated[
     ),
 ]
 _MADE_OTHERWISE = {"out", "checkpoint_dir", "from_run", "weights", "search", "freeze_epochs"}
-_OF_THE_RUN = (
-    "arch",
-    "weights",
-    "pretrained",
-    "decoder",
-    "pooling",
-    "split",
-)  # what --from decides
+_OF_THE_RUN = ("arch", "weights", "pretrained", "decoder", "pooling", "split")  # by --from
 _EXAMPLES = """Examples:
  layergroups train photos --out pets
  layergroups train labels.csv --images photos --size 160 --metrics f1

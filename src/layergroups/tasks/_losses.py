@@ -498,9 +498,9 @@ def _shares(weights: Any, n: int, example: str) -> tuple[float, ...]:
 def _check_parts(parts: Sequence[LossFunc]) -> None:
     meanings = {known: part for part in parts if (known := meaning_of(part)) is not None}
     if len(meanings) > 1:
-        told = "; ".join(f"{loss_name(part)}: {known.value}" for known, part in meanings.items())
+        shown = "; ".join(f"{loss_name(part)}: {known.value}" for known, part in meanings.items())
         raise TrainingError(
-            f"These losses interpret outputs in different ways ({told}), so they have no sum. For "
+            f"These losses interpret outputs in different ways ({shown}), so they have no sum. For "
             "one class per item or pixel use CrossEntropy, FocalLoss, DiceLoss; for several labels "
             "BinaryCrossEntropy, BinaryFocalLoss, BinaryDiceLoss."
         )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -439,10 +439,9 @@ class Learner(LearnerState):
     def plan(self) -> FineTunePlan | None:
         """What the last `fine_tune` has decided; None before one."""
         known = next((row.plan for row in reversed(self.history) if row.plan is not None), None)
-        if self._last_plan is not None and self._last_plan.to_dict() == known:
-            return cast(
-                "FineTunePlan", self._last_plan
-            )  # with schedules of your own, which rows do not hold
+        last: FineTunePlan | None = self._last_plan
+        if last is not None and last.to_dict() == known:
+            return last  # rows do not hold schedules of your own
         return None if known is None else FineTunePlan.from_dict(known)
 
     @takes_fit_options

@@ -27,7 +27,6 @@ from layergroups._paths import path_of
 from layergroups.checkpoints import Saved, Series, join_tensors, split_tensors
 from layergroups.data import items_in
 from layergroups.errors import CheckpointError, TrainingError
-from layergroups.tasks import SumLoss
 from layergroups.training.loop import FitContext, position_of, restore_position
 from layergroups.training.optim import Schedule
 from layergroups.training.persistence import check_resumable, restore, state_of
@@ -100,12 +99,14 @@ def _settings(function: object) -> dict[str, Any]:
         known = {"of": name_of(function.func), **function.keywords}
     made = {}
     for name, value in known.items():
-        parts = list(value) if isinstance(value, tuple | list) else [value]
-        plain = all(isinstance(part, bool | int | float | str | None) for part in parts)
-        if plain and name[:1] != "_" and name != "training":  # the mode of a module
-            made[name] = parts if isinstance(value, tuple | list) else value
-    if isinstance(function, SumLoss):
-        made["losses"] = [[name_of(loss), _settings(loss)] for loss in function.losses]
+        if name[:1] == "_" or name == "training":  # the mode of a module
+            continue
+        several = isinstance(value, tuple | list)
+        parts = list(value) if several else [value]
+        if all(isinstance(part, bool | int | float | str | None) for part in parts):
+            made[name] = parts if several else value
+        elif several and all(map(callable, parts)):  # such as the losses of a sum
+            made[name] = [[name_of(part), _settings(part)] for part in parts]
     return made
 
 

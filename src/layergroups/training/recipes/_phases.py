@@ -316,10 +316,8 @@ def fit_phase(state: LearnerState, phase: Phase, setup: FitSetup) -> History:
     if last and (done := last[0].finished(state)) is not None:
         return done
     average = [] if state.ema is None else [EMA(state, state.ema)]
-    usual = phase.usual_interpolation
-    choice = (
-        [ChooseWeights(setup.held_out, usual, phase.interpolation)] if phase.interpolate else []
-    )
+    places = phase.usual_interpolation, phase.interpolation
+    choice = [ChooseWeights(setup.held_out, *places)] if phase.interpolate else []
     own = [*without_head_dropout(phase), *phase.callbacks]
     callbacks = [*average, *choice, *own, *setup.callbacks, *state.callbacks, *last]
     run = setup.context(state, phase, phase.epochs, callbacks)

@@ -203,12 +203,12 @@ class RecordPlan:
 
     def after_fit(self, run: FitContext) -> None:
         self._write(run)  # again, if a callback ended the fit after this one was called
-        found = [
-            f"{name} {value} ({why})" if why else f"{name} {value}"
-            for name, value, why in choices_in_words(self.plan.to_dict())
-            if name in _LOGGED
-        ]
-        if run.phase != "head":
+        if run.phase != "head" and run.processes.is_main:
+            found = [
+                f"{name} {value} ({why})" if why else f"{name} {value}"
+                for name, value, why in choices_in_words(self.plan.to_dict())
+                if name in _LOGGED
+            ]
             _log.info("fine_tune: %s.", "; ".join(found))
 
     def _write(self, run: FitContext) -> None:
